@@ -1,0 +1,129 @@
+"""MobileNetV2: inverted residuals with linear bottlenecks, in six widths.
+
+Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381; layers from keras.applications. Accuracies as reported
+with the checkpoints (tensorflow/models, research/slim/nets/mobilenet); 22 combinations of width and resolution.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from zoo.plugin import IMAGENET1K, Architecture, Head, Stage, Weights, hookimpl, normalize
+
+PAPER = "https://arxiv.org/abs/1801.04381"
+BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
+
+# name: (width multiplier, parameters without top)
+WIDTHS = {
+    "mobilenetv2": (1.0, 2_257_984),
+    "mobilenetv2_035": (0.35, 410_208),
+    "mobilenetv2_050": (0.5, 706_224),
+    "mobilenetv2_075": (0.75, 1_382_064),
+    "mobilenetv2_130": (1.3, 3_766_048),
+    "mobilenetv2_140": (1.4, 4_363_712),
+}
+
+# width multiplier: {resolution in pixels: (top-1, top-5)}
+REPORTED = {
+    1.0: {224: (0.718, 0.910), 192: (0.707, 0.901), 160: (0.688, 0.890), 128: (0.653, 0.869), 96: (0.603, 0.832)},
+    0.35: {224: (0.603, 0.829), 192: (0.582, 0.812), 160: (0.557, 0.791), 128: (0.508, 0.750), 96: (0.455, 0.704)},
+    0.5: {224: (0.654, 0.864), 192: (0.639, 0.854), 160: (0.610, 0.832), 128: (0.577, 0.808), 96: (0.512, 0.758)},
+    0.75: {224: (0.698, 0.896), 192: (0.687, 0.889), 160: (0.664, 0.873), 128: (0.632, 0.853), 96: (0.588, 0.816)},
+    1.3: {224: (0.744, 0.921)},
+    1.4: {224: (0.750, 0.925)},
+}
+
+# The paper's sequences of blocks (table 2): blocks of one output width, by their numbers in Keras.
+SEQUENCES = {
+    "sequence2": range(1, 3),
+    "sequence3": range(3, 6),
+    "sequence4": range(6, 10),
+    "sequence5": range(10, 13),
+    "sequence6": range(13, 16),
+    "sequence7": range(16, 17),
+}
+
+
+def _block_layers(block: int) -> list[str]:
+    parts = ("expand", "expand_BN", "depthwise", "depthwise_BN", "project", "project_BN")
+    return [f"block_{block}_{part}" for part in parts]
+
+
+STAGES = (
+    Stage("stem", ("Conv1", "bn_Conv1")),
+    Stage(
+        "sequence1",
+        tuple(f"expanded_conv_{part}" for part in ("depthwise", "depthwise_BN", "project", "project_BN")),
+    ),
+    *(Stage(name, tuple(layer for b in blocks for layer in _block_layers(b))) for name, blocks in SEQUENCES.items()),
+    Stage("top", ("Conv_1", "Conv_1_bn")),
+)
+
+
+def build(input_shape: tuple[int, int, int], *, width: float):
+    """Build the backbone; see `zoo.plugin.Architecture.build`."""
+    import keras
+
+    pixels = keras.Input(input_shape, name="image")
+    return keras.applications.MobileNetV2(
+        input_tensor=normalize(pixels, "tf"), alpha=width, include_top=False, weights=None
+    )
+
+
+def build_classifier(input_shape: tuple[int, int, int], classes: int, *, width: float):
+    """Build the published classifier, giving logits; see `zoo.plugin.Architecture.build_classifier`."""
+    import keras
+
+    pixels = keras.Input(input_shape, name="image")
+    return keras.applications.MobileNetV2(
+        input_tensor=normalize(pixels, "tf"),
+        alpha=width,
+        include_top=True,
+        weights=None,
+        classes=classes,
+        classifier_activation=None,
+    )
+
+
+@hookimpl
+def zoo_architectures():
+    return [
+        Architecture(
+            name=name,
+            summary=f"inverted residuals, width {width:g}: small and quick on phones and boards",
+            build=partial(build, width=width),
+            build_classifier=partial(build_classifier, width=width),
+            input_size=(224, 224),
+            min_size=32,
+            parameters=parameters,
+            stages=STAGES,
+            head=Head(pool="avg", dropout=0.2),
+            source=PAPER,
+            licence="Apache-2.0",
+        )
+        for name, (width, parameters) in WIDTHS.items()
+    ]
+
+
+@hookimpl
+def zoo_weights():
+    # Keras publishes no digest for these files. 224 comes first: it is what a plain name means.
+    for name, (width, _) in WIDTHS.items():
+        for resolution, (top1, top5) in REPORTED[width].items():
+            for includes_top in (False, True):
+                suffix = "" if includes_top else "_no_top"
+                filename = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{width}_{resolution}{suffix}.h5"
+                yield Weights(
+                    architecture=name,
+                    tag="imagenet1k",
+                    url=BASE_URL + filename,
+                    filename=filename,
+                    includes_top=includes_top,
+                    input_size=(resolution, resolution),
+                    class_index=IMAGENET1K,
+                    licence="Apache-2.0",
+                    source="https://github.com/tensorflow/models/tree/master/research/slim/nets/mobilenet",
+                    paper=PAPER,
+                    top1=top1,
+                    top5=top5,
+                )

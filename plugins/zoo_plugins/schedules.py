@@ -1,0 +1,57 @@
+"""The schedules: head-only, fine-tune (the default), full, and scratch for random weights."""
+
+from __future__ import annotations
+
+from zoo.plugin import Architecture, Phase, Schedule, hookimpl
+
+
+def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
+    """Head on a frozen base, then the top third of the stages at a low rate.
+
+    For VGG that is block5; for MobileNetV2 everything from block_13 up.
+    """
+    stages = max(1, len(architecture.stages) // 3)
+    return (
+        Phase(name="head", train="head", epochs=3, learning_rate=1e-3),
+        Phase(name="top", train=f"last:{stages}", epochs=2, learning_rate=1e-4, rate="cosine"),
+    )
+
+
+@hookimpl
+def zoo_schedules():
+    return [
+        Schedule(
+            name="fine-tune",
+            summary="the head on a frozen base, then the top stages at a low rate",
+            phases=fine_tune,
+        ),
+        Schedule(
+            name="head-only",
+            summary="the head on a frozen base, nothing else",
+            phases=(Phase(name="head", train="head", epochs=5, learning_rate=1e-3),),
+        ),
+        Schedule(
+            name="full",
+            summary="the head on a frozen base, then every layer at a low rate",
+            phases=(
+                Phase(name="head", train="head", epochs=3, learning_rate=1e-3),
+                Phase(name="all", train="all", epochs=5, learning_rate=1e-4, rate="cosine"),
+            ),
+        ),
+        Schedule(
+            name="scratch",
+            summary="every layer from random weights, BatchNorm statistics included",
+            phases=(
+                Phase(
+                    name="scratch",
+                    train="all",
+                    epochs=20,
+                    learning_rate=2e-3,
+                    rate="cosine",
+                    batch_norm="update",
+                    batch_norm_momentum=0.9,
+                    patience=None,
+                ),
+            ),
+        ),
+    ]

@@ -1,0 +1,59 @@
+"""zoo_runtime: runs image classifiers exported by zoo, with onnxruntime, numpy and Pillow.
+
+    from zoo_runtime import Predictor
+
+    predictor = Predictor("model.onnx")
+    print(predictor("cat.jpg").label)
+"""
+
+from ._decode import MAX_PIXELS, SUFFIXES, decode
+from ._errors import (
+    CorruptModel,
+    CorruptPicture,
+    ModelError,
+    ModelNotFound,
+    NotAnExport,
+    NotAPicture,
+    PictureError,
+    PictureNotFound,
+    PictureTooLarge,
+    UnknownSchema,
+    UnknownTask,
+    UnsupportedPicture,
+    ZooRuntimeError,
+)
+from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
+from ._predictor import Prediction, Predictor, list_pictures
+from ._selftest import CheckResult, check, record, versions
+from ._version import __version__
+
+__all__ = [
+    "INPUT",
+    "MAX_PIXELS",
+    "OUTPUT",
+    "SUFFIXES",
+    "CheckResult",
+    "CorruptModel",
+    "CorruptPicture",
+    "ImageSpec",
+    "ModelError",
+    "ModelInfo",
+    "ModelNotFound",
+    "NotAPicture",
+    "NotAnExport",
+    "PictureError",
+    "PictureNotFound",
+    "PictureTooLarge",
+    "Prediction",
+    "Predictor",
+    "UnknownSchema",
+    "UnknownTask",
+    "UnsupportedPicture",
+    "ZooRuntimeError",
+    "__version__",
+    "check",
+    "decode",
+    "list_pictures",
+    "record",
+    "versions",
+]

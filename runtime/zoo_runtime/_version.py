@@ -1,0 +1,3 @@
+"""The one version number of finezoo and finezoo-runtime."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,72 @@
+"""Starting Keras: quietly, repeatably, and with layer names that do not depend on what was built before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from types import ModuleType
+
+
+def start() -> ModuleType:
+    """Import Keras and return it.
+
+    The first import is of TensorFlow (or what KERAS_BACKEND names): it takes seconds and writes notes about the
+    processor to stderr past Python; those are dropped, errors are not.
+    """
+    if "keras" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        # Equal seeds must give equal weights; read by TensorFlow when it starts.
+        os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
+        with _without_stderr():
+            import keras
+    import keras
+
+    return keras
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Send file descriptor 2 nowhere: TensorFlow's first lines are written by C++ before logging can be set."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def fresh_names() -> Iterator[None]:
+    """Give unnamed layers the names that they have in a fresh process.
+
+    Keras counts unnamed layers over the whole process, so that a second InceptionV3 has 188 other names than the
+    first. The count is set aside and put back. (Keras offers no public way but `clear_session`, which also drops
+    what other models hold.)
+    """
+    from keras.src.backend.common import global_state
+
+    key = "object_name_uids"
+    kept = global_state.get_global_attribute(key)
+    global_state.set_global_attribute(key, defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(key, defaultdict(int) if kept is None else kept)
+
+
+def runs_on_tensorflow() -> bool:
+    """Whether Keras computes with TensorFlow in this process."""
+    return start().backend.backend() == "tensorflow"
+
+
+def has_accelerator() -> bool:
+    """Whether Keras sees a GPU or TPU."""
+    keras = start()
+    return any(keras.distribution.list_devices(kind) for kind in ("gpu", "tpu"))

@@ -1,0 +1,342 @@
+"""The command `zoo`: parse, call one function, print. No logic, and no heavy import before it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.errors import InstallationError, UsageError, ZooError
+from zoo.reporter import Reporter
+
+KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "plugins")
+RUNTIME_HINT = (
+    "zoo_runtime is missing though zoo is here. The distributions finezoo and finezoo-runtime bring the same package, and "
+    "removing one takes the other's files: reinstall with `pip install --force-reinstall --no-deps finezoo` "
+    "(from a clone: `pip install --force-reinstall --no-deps .`)."
+)
+
+
+def main() -> None:
+    """Run the command; every exit code is decided here."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # File names need not be valid text; printing one must not end the run.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        sys.exit(_run())
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run() -> int:
+    try:
+        return cli.main(standalone_mode=False) or 0
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ZooError as error:
+        click.echo(f"error: {error}", err=True)
+        return 2 if isinstance(error, UsageError) else 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "zoo_runtime":
+            raise
+        click.echo(f"error: {InstallationError(RUNTIME_HINT)}", err=True)
+        return 1
+    except Exception as error:
+        runtime = sys.modules.get("zoo_runtime")
+        if runtime is None or not isinstance(error, runtime.ZooRuntimeError):
+            raise
+        click.echo(f"error: {error}", err=True)
+        return 1
+
+
+class ConsoleReporter(Reporter):
+    """Prints to the screen; bars only where somebody watches."""
+
+    def say(self, text: str) -> None:
+        click.echo(text)
+
+    def warn(self, text: str) -> None:
+        click.echo(click.style("warning: ", fg="yellow") + text, err=True)
+
+    def block(self, title: str, text: str) -> None:
+        rule = "=" * 78
+        click.echo(click.style(f"{rule}\n{title}\n{text}\n{rule}", fg="yellow"), err=True)
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        if not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        # Nothing is drawn until the first step is done, and nothing stays on the screen.
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def _registry():
+    from zoo import registry
+
+    return registry.load(warn=lambda text: click.echo(f"warning: {text}", err=True))
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    try:
+        height, width = (int(side) for side in (sides * 2 if len(sides) == 1 else sides))
+    except ValueError:
+        raise click.BadParameter(f"must be SIDE or HEIGHTxWIDTH in pixels, such as 160 or 120x160. Received: {value!r}.") from None
+    if not (1 <= height <= 4096 and 1 <= width <= 4096):
+        raise click.BadParameter(f"must be 1 to 4096 pixels. Received: {value!r}.")
+    return height, width
+
+
+def _numbers(kind: type, minimum: float) -> Callable:
+    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
+        if value is None:
+            return None
+        try:
+            numbers = tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or not all(minimum <= number < float("inf") for number in numbers):
+            what = "whole numbers" if kind is int else "numbers above 0"
+            raise click.BadParameter(f"must be {what}, separated by commas. Received: {value!r}.")
+        return numbers
+
+    return parse
+
+
+def _folder(default: str) -> dict[str, Any]:
+    return {"type": click.Path(file_okay=False, path_type=Path), "default": default, "show_default": True}
+
+
+resize_option = click.option(
+    "--resize", default="squash", show_default=True, help="squash, crop, crop:FRACTION (default 0.875) or pad."
+)
+size_option = click.option(
+    "--size", callback=_size, metavar="SIDE|HxW", help="Picture size in pixels (default: what suits data and weights)."
+)
+exported_option = click.option("--exported", **_folder("exported"), help="Where exports are.")
+runs_option = click.option("--runs", **_folder("runs"), help="Where run folders are.")
+name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="finezoo", prog_name="zoo")
+def cli() -> None:
+    """Fine-tune an image classifier on your own pictures and run it on a device.
+
+    \b
+    zoo list                                  networks, weights, schedules ...
+    zoo finetune mobilenetv2                  try it, on embedded pictures of digits
+    zoo finetune mobilenetv2 --data photos/   your own: a folder for each class
+    zoo predict mobilenetv2-photos cat.jpg
+    """
+
+
+@cli.command("list")
+@click.argument("kind", required=False)
+@click.argument("filter", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
+def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
+    """Show what can be chosen.
+
+    KIND is architectures (the default), weights, augmentations, schedules or plugins; FILTER is a part of the name.
+    With --json and no KIND, everything is listed.
+    """
+    from zoo import listing
+
+    if kind is not None and kind not in KIND_NAMES:
+        if filter is not None:
+            raise click.UsageError(f"KIND must be one of {', '.join(KIND_NAMES)}. Received: {kind!r}.")
+        kind, filter = None, kind
+    rows = listing.rows(_registry(), (kind,) if kind else KIND_NAMES if as_json else ("architectures",), filter or "")
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    elif rows:
+        click.echo(listing.table(rows))
+    else:
+        raise click.UsageError(
+            f"nothing of kind {kind or 'architectures'} has {filter!r} in its name. Kinds: {', '.join(KIND_NAMES)}."
+        )
+
+
+@cli.command()
+@click.argument("name")
+def info(name: str) -> None:
+    """Show all that is known of one architecture, weights, augmentation policy or schedule."""
+    from zoo import listing
+
+    click.echo(listing.describe(_registry(), name))
+
+
+@cli.command()
+@click.argument("architecture", metavar="ARCH[.TAG]")
+@click.option("--data", default="digits", show_default=True, help="Folder, CSV, .npz, or 'digits'.")
+@click.option("--weights", default="auto", show_default=True, help="auto, none, a tag, or the path of a file.")
+@size_option
+@resize_option
+@click.option("--schedule", help="See `zoo list schedules` (default: the architecture's; scratch on random weights).")
+@click.option("--augment", default="none", show_default=True, help="See `zoo list augmentations`.")
+@click.option("--epochs", callback=_numbers(int, 0), metavar="N[,N...]", help="One a phase, or of the longest phase.")
+@click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option(
+    "--learning-rate", callback=_numbers(float, 1e-12), metavar="R[,R...]", help="One a phase, or of the fastest phase."
+)
+@click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases.")
+@click.option(
+    "--val-split",
+    type=click.FloatRange(0, 0.8, min_open=True),
+    help="Fraction taken as validation (default 0.15; 0.10 of a given train/).",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@name_option
+@runs_option
+@exported_option
+@click.option("--no-export", is_flag=True, help="Train and evaluate only.")
+def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, **values: Any) -> None:
+    """Fine-tune a network on your pictures, export it, and judge the exported file."""
+    begun = time.perf_counter()
+    registry = _registry()
+    registry.resolve(architecture)
+    from zoo import workflow
+    from zoo.evaluate.metrics import table
+
+    options = workflow.Options(
+        architecture=architecture, learning_rates=learning_rate, export=not no_export, **values
+    )
+    result = workflow.finetune(options, registry, ConsoleReporter())
+    click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
+    click.echo(f"Run        {result.run.folder}")
+    if result.exported:
+        click.echo(f"Export     {result.exported} ({result.exported.stat().st_size / 1e6:.1f} MB)")
+        click.echo(f"Predict    zoo-runtime predict {_quoted(result.exported)} {_quoted(result.sample)}")
+    if options.data == "digits":
+        click.echo(f"Your own   zoo finetune {architecture} --data FOLDER   (a folder of pictures for each class)")
+    click.echo(f"Took       {time.perf_counter() - begun:.0f} s")
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(os.fspath(path))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--data", help="Pictures (default: those of the run).")
+@click.option("--part", type=click.Choice(["train", "val", "test", "all"]), help="Which of them (default: test, or all).")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@runs_option
+@exported_option
+def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs: Path, exported: Path) -> None:
+    """Judge MODEL (an exported file, the name of an export, or a run folder) on pictures."""
+    from zoo import workflow
+    from zoo.evaluate.metrics import table
+
+    path = workflow.resolve_model(model, exported, runs)
+    reporter = Reporter() if as_json else ConsoleReporter()
+    metrics = workflow.evaluate(path, _registry(), reporter, data=data, part=part)
+    click.echo(json.dumps(metrics) if as_json else table(metrics))
+
+
+@cli.command()
+@click.argument("what", metavar="RUN|ARCH.TAG")
+@click.option("--top", is_flag=True, help="Export the published classifier ARCH.TAG itself, with its own classes.")
+@size_option
+@resize_option
+@click.option("--data", help="Where a run's pictures are now; with --top, pictures for the parity check (default digits).")
+@name_option
+@runs_option
+@exported_option
+def export(
+    what: str,
+    top: bool,
+    size: tuple[int, int] | None,
+    resize: str,
+    data: str | None,
+    name: str | None,
+    runs: Path,
+    exported: Path,
+) -> None:
+    """Export a finished run again, or with --top a published classifier."""
+    registry = _registry()
+    context = click.get_current_context()
+    if top:
+        registry.resolve(what)
+        from zoo import workflow
+
+        target = workflow.export_top(
+            what,
+            registry,
+            ConsoleReporter(),
+            name=name,
+            exported=exported,
+            size=size,
+            resize=resize,
+            data=data or "digits",
+        )
+    else:
+        from zoo import workflow
+
+        given = [o for o in ("size", "resize") if context.get_parameter_source(o).name == "COMMANDLINE"]
+        if given:
+            raise click.UsageError(f"--{given[0]} goes with --top; a run keeps the size and resize it was trained with.")
+        folder = Path(what) if Path(what).is_dir() else runs / what
+        result = workflow.export_run(folder, registry, ConsoleReporter(), name=name, exported=exported, data=data)
+        target = result.exported
+    click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--top", type=click.IntRange(1), metavar="K", help="Show the K likeliest classes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads to use (default: one a core).")
+@runs_option
+@exported_option
+def predict(
+    model: str, paths: tuple[str, ...], top: int | None, as_json: bool, threads: int | None, runs: Path, exported: Path
+) -> int:
+    """Label pictures with MODEL (an exported file, the name of an export, or a run folder)."""
+    from zoo import workflow
+    from zoo_runtime import cli as runtime
+
+    path = workflow.resolve_model(model, exported, runs)
+    return runtime.predict(os.fspath(path), paths, top=top, as_json=as_json, threads=threads)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def doctor(as_json: bool) -> int:
+    """Show versions, plugins and their state, cache, mirror and providers. Exit 1 if something is wrong."""
+    from zoo import doctor as checks
+
+    report = checks.examine()
+    click.echo(json.dumps(report, indent=1) if as_json else checks.table(report))
+    return 1 if report["problems"] else 0
+
+
+if __name__ == "__main__":
+    main()

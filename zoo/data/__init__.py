@@ -1,0 +1,1 @@
+"""A user's pictures: sources (where they are) -> pixels (decoded once) -> split (who learns, who judges)."""

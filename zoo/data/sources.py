@@ -1,0 +1,284 @@
+"""Where pictures come from: class folders, split folders, a CSV, an .npz, or the embedded digits.
+
+A source is only listed here, never decoded; `pixels` does that, and `split` decides which picture serves what.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zoo.errors import DataLayout, DataNotFound, EmptyClass
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+# What file managers leave behind; nobody means them as pictures.
+IGNORED = {"thumbs.db", "desktop.ini"}
+HELP = (
+    "zoo reads a folder of class folders, a folder with train/ (and val/, test/) of class folders, a CSV with the "
+    "columns path,label[,split], an .npz with x_train, y_train[, x_test, y_test], or the name 'digits'."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a source.
+
+    Args:
+        name: How messages and lists call it: the path, or "x_train[12]".
+        content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3).
+        label: Index of its class.
+        split: "train", "val", "test", or None where the source gives none.
+    """
+
+    name: str
+    content: Path | np.ndarray
+    label: int
+    split: str | None
+
+    def digest(self) -> str:
+        """sha256 of the file's bytes, or of the array's.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        if isinstance(self.content, Path):
+            with self.content.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        header = str(self.content.shape).encode()
+        return hashlib.sha256(header + np.ascontiguousarray(self.content).tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled pictures.
+
+    Args:
+        name: Short name, used in the names of runs and exports.
+        classes: Class names, sorted; a picture's label is an index into them.
+        pictures: In a fixed order.
+        size: The (height, width) in pixels that suits these pictures, or None to use the network's own.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    size: tuple[int, int] | None = None
+
+
+def open_source(data: str) -> Source:
+    """List the pictures of a source.
+
+    Args:
+        data: A path, or the name "digits".
+
+    Returns:
+        The source, with two classes or more, every one of which has a picture.
+
+    Raises:
+        DataNotFound: Nothing is there.
+        DataLayout: It is not arranged as zoo reads it.
+        EmptyClass: A class has no picture, or there is only one class.
+    """
+    path = Path(data).expanduser()
+    if data == "digits" and not path.exists():
+        return _digits()
+    if not path.exists():
+        raise DataNotFound(f"there is nothing at {data!r}. {HELP}")
+    if path.is_dir():
+        return _from_folder(path)
+    if path.suffix.lower() == ".csv":
+        return _from_csv(path)
+    if path.suffix.lower() == ".npz":
+        return _from_npz(path)
+    raise DataLayout(f"{data!r} is neither a folder nor a .csv nor an .npz. {HELP}")
+
+
+def short_name(text: str) -> str:
+    """Bring a name to letters, digits, '.', '_' and '-', as export and run folders need."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
+
+
+def _source(name: str, labelled: list[tuple[str, Path | np.ndarray, str, str | None]], size=None) -> Source:
+    """Build a source from (name, content, class name, split)."""
+    classes = tuple(sorted({label for _, _, label, _ in labelled}))
+    if len(classes) < 2:
+        found = f"only the class {classes[0]!r}" if classes else "no picture"
+        raise EmptyClass(f"{name} has {found}; a classifier needs two classes or more. {HELP}")
+    index = {label: i for i, label in enumerate(classes)}
+    pictures = tuple(Picture(n, content, index[label], split) for n, content, label, split in labelled)
+    return Source(short_name(name), classes, pictures, size)
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _files(path: Path) -> list[Path]:
+    """Every file below a folder but hidden ones and what file managers leave behind."""
+    return sorted(
+        p
+        for p in path.rglob("*")
+        if p.is_file()
+        and p.name.lower() not in IGNORED
+        and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
+
+
+def _from_folder(root: Path) -> Source:
+    name = root.resolve().name
+    folders = _folders(root)
+    if not folders:
+        loose = len(_files(root))
+        hint = f"It holds {loose} files but no class folders." if loose else "The folder is empty."
+        raise DataLayout(f"{str(root)!r} has no class folders. {hint} Put the pictures of each class in a folder. {HELP}")
+    kinds = {folder: SPLITS.get(folder.name.lower()) for folder in folders}
+    # Classes may be called "train" and "plane": it is a split only if nothing else stands beside it.
+    if not all(kinds.values()) or not any(_folders(folder) for folder in folders):
+        return _source(name, _class_folders(root, None))
+    twice = [split for split in ("train", "val", "test") if list(kinds.values()).count(split) > 1]
+    if twice:
+        names = [folder.name for folder, split in kinds.items() if split == twice[0]]
+        raise DataLayout(f"{str(root)!r} has several folders for {twice[0]}: {', '.join(names)}. Keep one.")
+    if "train" not in kinds.values():
+        raise DataLayout(f"{str(root)!r} has {', '.join(f.name for f in folders)} but no train/ folder.")
+    given = set(kinds.values())
+    labelled = []
+    # train/ alone is no split: its pictures are split like those of a plain folder.
+    for folder, split in kinds.items():
+        labelled += _class_folders(folder, split if given != {"train"} else None)
+    _check_split_classes(str(root), labelled)
+    return _source(name, labelled)
+
+
+def _class_folders(root: Path, split: str | None) -> list[tuple[str, Path, str, str | None]]:
+    labelled = []
+    for folder in _folders(root):
+        files = _files(folder)
+        if not files:
+            raise EmptyClass(f"the class folder {str(folder)!r} is empty. Add pictures to it, or remove it.")
+        labelled += [(str(file), file, folder.name, split) for file in files]
+    return labelled
+
+
+def _check_split_classes(name: str, labelled: list[tuple[str, Path | np.ndarray, str, str | None]]) -> None:
+    """Raise unless train has every class that another split has."""
+    per_split: dict[str | None, set[str]] = {}
+    for _, _, label, split in labelled:
+        per_split.setdefault(split, set()).add(label)
+    trained = per_split.get("train", set())
+    for split, labels in per_split.items():
+        unknown = sorted(labels - trained) if split in ("val", "test") else []
+        if unknown:
+            raise DataLayout(f"{name}: {split} has classes that train has no picture of: {', '.join(unknown)}.")
+        missing = sorted(trained - labels) if split in ("val", "test") else []
+        if missing:
+            raise EmptyClass(f"{name}: {split} has no picture of {', '.join(missing)}. Add some, or leave {split} out.")
+
+
+def _from_csv(path: Path) -> Source:
+    labelled: list[tuple[str, Path, str, str | None]] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = [column.strip().lower() for column in reader.fieldnames or []]
+            if not {"path", "label"} <= set(columns):
+                raise DataLayout(
+                    f"{str(path)!r} must begin with a line that names the columns path,label[,split]. "
+                    f"Received: {','.join(columns) or 'nothing'}."
+                )
+            reader.fieldnames = columns
+            for row in reader:
+                where, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+                given = (row.get("split") or "").strip().lower()
+                if not where or not label:
+                    raise DataLayout(f"{str(path)!r}, line {reader.line_num}: path and label must not be empty.")
+                if given and given not in SPLITS:
+                    raise DataLayout(
+                        f"{str(path)!r}, line {reader.line_num}: split must be train, val or test. Received: {given!r}."
+                    )
+                # A relative path counts from the CSV's own folder.
+                labelled.append((where, path.parent / where, label, SPLITS.get(given)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataLayout(f"{str(path)!r} is not a CSV in UTF-8: {error}.") from None
+    splits = {split for *_, split in labelled}
+    if None in splits and len(splits) > 1:
+        raise DataLayout(f"{str(path)!r} gives a split for some pictures only. Give it for all, or for none.")
+    if splits == {"train"}:
+        labelled = [(*row[:3], None) for row in labelled]
+    elif None not in splits and labelled:
+        if "train" not in splits:
+            raise DataLayout(f"{str(path)!r} has no picture with split train.")
+        _check_split_classes(str(path), labelled)
+    return _source(path.stem, labelled)
+
+
+def _from_npz(path: Path) -> Source:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test") if key in archive.files}
+            found = ", ".join(archive.files)
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataLayout(f"{str(path)!r} cannot be read as an .npz of plain arrays: {error}") from None
+    if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
+        raise DataLayout(f"{str(path)!r} must hold x_train and y_train, and may hold x_test and y_test. Found: {found}.")
+    labelled = []
+    splits = ("train", "test") if "x_test" in arrays else ("train",)
+    labels = np.concatenate([_labels(path, arrays[f"y_{split}"]) for split in splits])
+    # Zero-padded, so that sorting the names sorts the numbers: "02" before "10".
+    width = len(str(labels.max())) if labels.dtype.kind in "iu" and len(labels) else 0
+    for split in splits:
+        pictures, marks = arrays[f"x_{split}"], _labels(path, arrays[f"y_{split}"])
+        fits = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))
+        if pictures.dtype != np.uint8 or not fits:
+            raise DataLayout(
+                f"{str(path)!r}: x_{split} must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3). "
+                f"Received: {pictures.dtype} {pictures.shape}."
+            )
+        if len(pictures) != len(marks):
+            raise DataLayout(f"{str(path)!r}: x_{split} has {len(pictures)} pictures, y_{split} {len(marks)} labels.")
+        for i, (picture, mark) in enumerate(zip(pictures, marks, strict=True)):
+            label = str(mark).zfill(width)
+            labelled.append((f"x_{split}[{i}]", picture, label, split if len(splits) > 1 else None))
+    if len(splits) > 1:
+        _check_split_classes(str(path), labelled)
+    return _source(path.stem, labelled)
+
+
+def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+        raise DataLayout(
+            f"{str(path)!r}: labels must be whole numbers or texts, one a picture. "
+            f"Received: {labels.dtype} {labels.shape}."
+        )
+    if labels.dtype.kind in "iu" and len(labels) and labels.min() < 0:
+        raise DataLayout(f"{str(path)!r}: labels must not be negative. Received: {labels.min()}.")
+    return labels
+
+
+def _digits() -> Source:
+    """scikit-learn's handwritten digits: 1,797 pictures of 8x8 pixels, embedded in the package."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pictures = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    labelled = [
+        (f"digits[{i}]", picture, str(label), None)
+        for i, (picture, label) in enumerate(zip(pictures, digits.target, strict=True))
+    ]
+    return _source("digits", labelled, size=(64, 64))

@@ -1,0 +1,137 @@
+"""Which picture serves what: train, validation, test. Stratified, seeded, and honest.
+
+Byte-equal pictures never stand on two sides of an automatic split; a given split that shares a picture between sides
+is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.data.sources import Picture
+from zoo.errors import EmptyClass, SplitLeak
+
+TEST_SHARE = 0.15
+VAL_SHARE = 0.15
+VAL_SHARE_OF_TRAIN = 0.10
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into a source's pictures, int64 arrays in rising order.
+
+    Args:
+        train: What the network learns from.
+        val: What early stopping and the choice of the best epoch look at.
+        test: What is looked at once, at the end.
+        how: What decided it, in words.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    how: str
+
+
+def split(
+    pictures: Sequence[Picture],
+    digests: Sequence[str],
+    usable: Sequence[int],
+    classes: Sequence[str],
+    *,
+    seed: int,
+    val_share: float | None = None,
+) -> Split:
+    """Divide pictures.
+
+    Args:
+        pictures: All pictures of the source.
+        digests: sha256 of each.
+        usable: Indices of those that can be decoded.
+        classes: Class names.
+        seed: Of the automatic part.
+        val_share: Fraction taken as validation, in (0, 1); None means 15 % of a plain folder and 10 % of a given
+            train.
+
+    Returns:
+        The split; every class has a picture in each part.
+
+    Raises:
+        SplitLeak: A given split has the same picture on two sides.
+        EmptyClass: A class has too few pictures.
+    """
+    given = {part: [i for i in usable if pictures[i].split == part] for part in ("train", "val", "test")}
+    rng = np.random.default_rng(seed)
+    if not given["train"]:
+        val_share = VAL_SHARE if val_share is None else val_share
+        rest, test = _take(usable, TEST_SHARE, pictures, digests, classes, rng)
+        train, val = _take(rest, val_share / (1 - TEST_SHARE), pictures, digests, classes, rng)
+        shares = f"{1 - TEST_SHARE - val_share:.0%} / {val_share:.0%} / {TEST_SHARE:.0%}"
+        how = f"train / val / test split {shares}, stratified, seed {seed}"
+    else:
+        _refuse_leaks(pictures, digests, given)
+        train, val, test = given["train"], given["val"], given["test"]
+        parts = [f"{part} as given" for part in ("train", "val", "test") if given[part]]
+        if not test:
+            train, test = _take(train, TEST_SHARE, pictures, digests, classes, rng)
+            parts.append(f"test {TEST_SHARE:.0%} of train")
+        if not val:
+            share = VAL_SHARE_OF_TRAIN if val_share is None else val_share
+            train, val = _take(train, share, pictures, digests, classes, rng)
+            parts.append(f"val {share:.0%} of train")
+        how = ", ".join(parts) + ("" if len(parts) == 3 and all(given.values()) else f", stratified, seed {seed}")
+    for name, part in (("train", train), ("val", val), ("test", test)):
+        missing = set(range(len(classes))) - {pictures[i].label for i in part}
+        if missing:
+            names = ", ".join(classes[label] for label in sorted(missing))
+            raise EmptyClass(
+                f"the {name} part has no picture of {names}: each class needs at least three different pictures "
+                "that can be read. Add pictures, or remove the class."
+            )
+    return Split(*(np.array(sorted(part), dtype=np.int64) for part in (train, val, test)), how)
+
+
+def _take(
+    indices: Sequence[int],
+    share: float,
+    pictures: Sequence[Picture],
+    digests: Sequence[str],
+    classes: Sequence[str],
+    rng: np.random.Generator,
+) -> tuple[list[int], list[int]]:
+    """Split off a share of every class, at least one picture; copies of a picture move together."""
+    copies: dict[str, list[int]] = {}
+    for i in indices:
+        copies.setdefault(digests[i], []).append(i)
+    kept: list[int] = []
+    taken: list[int] = []
+    for label in range(len(classes)):
+        groups = [group for group in copies.values() if pictures[group[0]].label == label]
+        order = rng.permutation(len(groups))
+        count = sum(map(len, groups))
+        wanted = max(1, round(count * share)) if len(groups) > 1 else 0
+        before = len(taken)
+        for position in order:
+            group = groups[position]
+            target = taken if len(taken) - before < wanted else kept
+            target += group
+    return kept, taken
+
+
+def _refuse_leaks(pictures: Sequence[Picture], digests: Sequence[str], given: dict[str, list[int]]) -> None:
+    seen: dict[str, tuple[str, int]] = {}
+    shared = []
+    for part, indices in given.items():
+        for i in indices:
+            other, first = seen.setdefault(digests[i], (part, i))
+            if other != part:
+                shared.append(f"{pictures[first].name} ({other}) = {pictures[i].name} ({part})")
+    if shared:
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+        raise SplitLeak(
+            f"{len(shared)} pictures stand in two parts of the given split: {'; '.join(shared[:5])}{more}. "
+            "A test on pictures that were trained on measures memory; remove them from one side."
+        )

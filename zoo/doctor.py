@@ -1,0 +1,98 @@
+"""What `zoo doctor` finds out about an installation: versions, plugins, folders, providers, and what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zoo import paths, registry, runs
+from zoo.plugin import Architecture, Weights
+
+
+def examine() -> dict[str, Any]:
+    """Look at this installation.
+
+    Returns:
+        versions, plugins, folders, providers, and problems: a list of texts, empty where all is well.
+    """
+    os.environ.pop("ZOO_STRICT_PLUGINS", None)
+    found = registry.load()
+    problems = [f"plugin {plugin} is broken: {plugin.error}\n{plugin.trace.rstrip()}" for plugin in found.broken]
+    problems += [f"{key!r} is brought by {' and '.join(map(str, plugins))}" for (_, key), plugins in found.conflicts.items()]
+    names = {architecture.name for architecture in found.all(Architecture)}
+    orphans = sorted({entry.id for entry in found.all(Weights)} - {e.id for e in found.all(Weights) if e.architecture in names})
+    problems += [f"weights {identity} are for an architecture that no plugin brings" for identity in orphans]
+    problems += _installation()
+    mirror = paths.mirror()
+    if mirror and not mirror.is_dir():
+        problems.append(f"ZOO_WEIGHTS_DIR names {str(mirror)!r}, which is no folder")
+    return {
+        "versions": runs.versions(),
+        "plugins": [
+            {"name": p.name, "distribution": p.distribution, "version": p.version, "state": state}
+            for group, state in ((found.plugins, "loaded"), (found.broken, "broken"))
+            for p in group
+        ],
+        "folders": {
+            "cache (ZOO_CACHE)": _folder(paths.cache()),
+            "mirror (ZOO_WEIGHTS_DIR)": _folder(mirror) if mirror else "not set",
+            "Keras's cache": _folder(paths.keras_cache()),
+            "network": "forbidden by ZOO_OFFLINE" if paths.offline() else "allowed",
+        },
+        "providers": _providers(problems),
+        "problems": problems,
+    }
+
+
+def _installation() -> list[str]:
+    """Two distributions bring zoo_runtime; removing one takes the other's files."""
+    have = set()
+    for name in ("finezoo", "finezoo-runtime"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            metadata.version(name)
+            have.add(name)
+    problems = []
+    if len(have) == 2:
+        problems.append(
+            "finezoo and finezoo-runtime are both installed and bring the same package zoo_runtime; removing one takes the "
+            "other's files. Keep one: `pip uninstall finezoo-runtime`, then `pip install --force-reinstall --no-deps finezoo`."
+        )
+    for module in ("zoo_runtime", "zoo_plugins"):
+        if find_spec(module) is None:
+            problems.append(
+                f"the package {module} is missing, as after removing finezoo-runtime beside finezoo. "
+                "Reinstall: `pip install --force-reinstall --no-deps finezoo`."
+            )
+    return problems
+
+
+def _folder(path: Path) -> str:
+    if not path.is_dir():
+        return f"{path} (not there yet)"
+    files = [p for p in path.rglob("*") if p.is_file()]
+    return f"{path} ({len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.0f} MB)"
+
+
+def _providers(problems: list[str]) -> list[str]:
+    try:
+        import onnxruntime
+
+        return onnxruntime.get_available_providers()
+    except ImportError as error:
+        problems.append(f"onnxruntime cannot be imported: {error}")
+        return []
+
+
+def table(report: dict[str, Any]) -> str:
+    """Lay a report out for reading."""
+    lines = ["versions"] + [f"  {name:<14} {version}" for name, version in report["versions"].items()]
+    lines += ["plugins"]
+    lines += [f"  {p['name']:<14} {p['state']:<8} {p['distribution']} {p['version']}" for p in report["plugins"]]
+    lines += ["folders"] + [f"  {label:<26} {value}" for label, value in report["folders"].items()]
+    lines += ["onnxruntime providers", "  " + ", ".join(report["providers"])]
+    lines += ["problems"] + [f"  {problem}" for problem in report["problems"] or ["none"]]
+    return "\n".join(lines)

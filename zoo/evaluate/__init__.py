@@ -1,0 +1,1 @@
+"""Judging an exported file on pictures: metrics, table, report."""

@@ -1,0 +1,104 @@
+"""Proof that the exported graph computes what the trained network computes, on real pictures and on logits.
+
+A saturated softmax hides a wrong network, so logits are compared too, through an in-memory copy of the graph that has
+them as a second output.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from zoo.convert.keras_to_onnx import INPUT, LOGITS, PROBABILITIES
+from zoo.errors import ConversionFailed, ParityFailed
+
+if TYPE_CHECKING:
+    import keras
+
+TOLERANCE = 1e-4
+PICTURES = 64
+BATCH = 16
+
+
+def check(model: keras.Model, graph: onnx.ModelProto, pixels: np.ndarray) -> dict[str, Any]:
+    """Compare a converted graph with its network.
+
+    Args:
+        model: The network, with the layers `logits` and `probabilities`.
+        graph: What `convert` gave, with both outputs.
+        pixels: Real pictures, uint8 array (pictures, height, width, channels).
+
+    Returns:
+        pictures, tolerance, logits_difference and probabilities_difference: max|difference| / max|Keras|; and
+        top1_equal: pictures whose likeliest class is the same.
+
+    Raises:
+        ConversionFailed: onnxruntime cannot run the graph.
+        ParityFailed: Values differ, are not finite, or do not depend on the picture.
+    """
+    import keras
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [node.name for node in session.get_inputs()]
+        if names != [INPUT]:
+            raise ConversionFailed(f"the graph must have the one input {INPUT!r}. Received: {names}.")
+        for size in (1, 3):
+            session.run(None, {INPUT: np.resize(pixels, (size, *pixels.shape[1:]))})
+        here = [
+            session.run([LOGITS, PROBABILITIES], {INPUT: pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)
+        ]
+    except ConversionFailed:
+        raise
+    except Exception as error:
+        # onnxruntime's exceptions share no base class.
+        raise ConversionFailed(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error
+    both = keras.Model(model.input, [model.get_layer(LOGITS).output, model.get_layer(PROBABILITIES).output])
+    there = [both.predict_on_batch(pixels[i : i + BATCH].astype("float32")) for i in range(0, len(pixels), BATCH)]
+    logits, probabilities = (np.concatenate([batch[k] for batch in here]) for k in (0, 1))
+    keras_logits, keras_probabilities = (np.concatenate([np.asarray(batch[k]) for batch in there]) for k in (0, 1))
+    return compare(keras_logits, logits, keras_probabilities, probabilities)
+
+
+def compare(
+    keras_logits: np.ndarray, logits: np.ndarray, keras_probabilities: np.ndarray, probabilities: np.ndarray
+) -> dict[str, Any]:
+    """Compare outputs of the network and of the graph, float arrays (pictures, classes); see `check`."""
+    for label, values in (("network", keras_logits), ("exported graph", logits)):
+        if not np.isfinite(values).all():
+            raise ParityFailed(f"the {label} gives values that are not finite; training went wrong, or the graph did.")
+    scale = float(np.abs(keras_logits).max())
+    if len(logits) > 1 and float(np.ptp(keras_logits, axis=0).max()) <= 1e-6 * max(scale, 1e-30):
+        raise ParityFailed(
+            "the network gives the same logits for every picture, so that nothing can be compared (and nothing was learnt)."
+        )
+    differences = {}
+    for label, expected, received in (
+        ("logits", keras_logits, logits),
+        ("probabilities", keras_probabilities, probabilities),
+    ):
+        difference = float(np.abs(expected - received).max() / np.abs(expected).max())
+        # Written so that a NaN fails.
+        if not difference <= TOLERANCE:
+            raise ParityFailed(
+                f"the exported graph's {label} differ from the network's by {difference:.2g} of their greatest value "
+                f"(allowed {TOLERANCE:g})."
+            )
+        differences[label] = difference
+    ordered = np.sort(keras_logits, axis=1)
+    decided = ordered[:, -1] - ordered[:, -2] > TOLERANCE * scale
+    equal = keras_logits.argmax(axis=1) == logits.argmax(axis=1)
+    if not equal[decided].all():
+        raise ParityFailed(f"the likeliest class differs for {int((~equal & decided).sum())} of {len(equal)} pictures.")
+    return {
+        "pictures": len(logits),
+        "tolerance": TOLERANCE,
+        "logits_difference": differences["logits"],
+        "probabilities_difference": differences["probabilities"],
+        "top1_equal": int(equal.sum()),
+    }

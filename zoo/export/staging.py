@@ -1,0 +1,76 @@
+"""From a graph that has passed to a file in its place: metadata, self-test, a last look, one atomic replace."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import zoo_runtime
+from zoo.convert.keras_to_onnx import without_logits
+from zoo.errors import ParityFailed
+from zoo.runs import replacing
+from zoo_runtime import ModelInfo, Predictor
+
+
+def serialize(graph: onnx.ModelProto, info: ModelInfo) -> bytes:
+    """The bytes of the exported file: the graph with its one output, and the metadata."""
+    model = without_logits(graph)
+    model.producer_name, model.producer_version = "zoo", zoo_runtime.__version__
+    del model.metadata_props[:]
+    for key, text in info.to_metadata().items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, text
+    return model.SerializeToString(deterministic=True)
+
+
+def with_selftest(graph: onnx.ModelProto, info: ModelInfo) -> ModelInfo:
+    """Add what this machine decodes and computes for the synthetic pictures."""
+    predictor = Predictor(serialize(graph, info))
+    return dataclasses.replace(info, selftest=zoo_runtime.record(predictor, synthetic_jpegs()))
+
+
+def place(data: bytes, target: Path) -> None:
+    """Write an exported file, look at it once more as the device will, and put it in place by one replace.
+
+    Raises:
+        ParityFailed: What was written does not pass its own self-test.
+    """
+    with replacing(target) as temporary:
+        temporary.write_bytes(data)
+        result = zoo_runtime.check(Predictor(temporary))
+        if not (result.passed and result.pixels_equal):
+            raise ParityFailed(f"the written file fails its own self-test: {result}.")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Put a copy of an exported file in place by one atomic replace."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def synthetic_jpegs() -> list[bytes]:
+    """Two made-up pictures: one large and turned by EXIF, so that scaling and turning are tested; one small.
+
+    They depend on nothing but this code and the JPEG encoder, and show no user's picture.
+    """
+    from PIL import Image
+
+    pictures = []
+    for height, width, orientation in ((360, 480, 6), (80, 96, 1)):
+        y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
+        ring = np.hypot(y - 0.45, x - 0.6) < 0.25
+        stripes = np.sin(24 * np.pi * (x + 0.4 * y)) > 0
+        image = np.stack([255 * x, 255 * y, 255 * (1 - x) * (1 - y)], axis=-1)
+        image[ring] = image[ring] * 0.4 + np.array([150, 90, 20])
+        image[stripes & (y > 0.75)] *= 0.5
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stream = io.BytesIO()
+        Image.fromarray(image.round().clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85, exif=exif)
+        pictures.append(stream.getvalue())
+    return pictures

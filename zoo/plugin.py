@@ -1,0 +1,459 @@
+"""The public plugin API: everything that a plugin needs, and the only module of zoo that a plugin imports.
+
+A plugin is a module named by an entry point of the group `zoo.plugins`. It implements hooks (see `zoo.hookspecs`)
+that return the data classes below:
+
+    from zoo.plugin import Augmentation, hookimpl
+
+    @hookimpl
+    def zoo_augmentations():
+        return [Augmentation(name="mirror", summary="flips every picture", build=build_mirror)]
+
+All classes are frozen and checked when made. Importing this module imports neither Keras nor numpy; `build` functions
+import what they need in their bodies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pluggy
+
+from zoo.errors import InvalidPluginData
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+__all__ = [
+    "IMAGENET1K",
+    "Architecture",
+    "Augmentation",
+    "ClassIndex",
+    "Head",
+    "Phase",
+    "Schedule",
+    "Stage",
+    "Weights",
+    "hookimpl",
+    "normalize",
+]
+
+hookimpl = pluggy.HookimplMarker("zoo")
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
+POOLS = ("avg", "max", "flatten", "l2norm")
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+RATES = ("constant", "cosine")
+
+
+def _require(condition: bool, owner: object, problem: str, received: object) -> None:
+    if not condition:
+        raise InvalidPluginData(f"{type(owner).__name__}: {problem}. Received: {received!r}.")
+
+
+def _require_name(owner: object, name: object) -> None:
+    _require(
+        isinstance(name, str) and NAME.fullmatch(name) is not None,
+        owner,
+        "a name is lower-case letters, digits, '_' and '-', and begins with a letter or digit",
+        name,
+    )
+
+
+def _require_text(owner: object, label: str, text: object) -> None:
+    _require(isinstance(text, str) and bool(text.strip()), owner, f"{label} must be a text", text)
+
+
+def _is_count(value: object, minimum: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named part of a backbone, the unit in which schedules freeze and unfreeze.
+
+    Args:
+        name: What the family calls it ("block5").
+        layers: Names of the layers, as Keras names them in a fresh process. Layers without weights may be left out.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _require_text(self, "name", self.name)
+        object.__setattr__(self, "layers", tuple(self.layers))
+        _require(
+            bool(self.layers) and all(isinstance(layer, str) for layer in self.layers),
+            self,
+            "layers must be one or more layer names",
+            self.layers,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What stands on a backbone: 1x1 convolution (optional) -> pool -> dropout -> hidden layers -> classes.
+
+    Args:
+        pool: "avg" or "max" over the positions of the feature map, "l2norm" (its root mean square over the
+            positions), or "flatten", which keeps the positions and ties the network to one input size.
+        hidden: Units of each hidden dense layer (ReLU), in order.
+        dropout: Fraction of the pooled features set to zero in training, in 0..1; stands between the pool and the
+            first hidden layer.
+        weight_l1: L1 penalty on the kernels of the head's dense layers.
+        weight_l2: L2 penalty on the same kernels.
+        reduce: Channels of a 1x1 convolution (ReLU) in front of the pool; None for no such convolution.
+    """
+
+    pool: Literal["avg", "max", "flatten", "l2norm"] = "avg"
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    weight_l1: float = 0.0
+    weight_l2: float = 0.0
+    reduce: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        _require(self.pool in POOLS, self, f"pool must be one of {', '.join(POOLS)}", self.pool)
+        _require(all(map(_is_count, self.hidden)), self, "hidden must be positive whole numbers", self.hidden)
+        _require(_is_number(self.dropout) and 0 <= self.dropout < 1, self, "dropout must be in [0, 1)", self.dropout)
+        for penalty in (self.weight_l1, self.weight_l2):
+            _require(_is_number(penalty) and penalty >= 0, self, "a weight penalty must not be negative", penalty)
+        _require(self.reduce is None or _is_count(self.reduce), self, "reduce must be a channel count", self.reduce)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network that can be built from nothing.
+
+    Args:
+        name: What a user types ("mobilenetv2_035").
+        summary: One line for `zoo list`.
+        build: `build(input_shape) -> keras.Model`. `input_shape` is (height, width, channels). The model takes
+            float32 pictures in 0..255, RGB (or grey, where `channels` is 1), NHWC, normalises them itself (see
+            `normalize`) and gives the feature map, float32 (batch, h, w, features). It must be a flat functional
+            model of Keras's own layers, so that it can be cut anywhere and loaded again without this plugin.
+        input_size: Default (height, width) in pixels.
+        min_size: Smallest height and width, in pixels, at which the feature map is not empty.
+        channels: 3 for colour, 1 for grey.
+        parameters: Weights of the backbone in numbers, without head and without preprocessing layers.
+        stages: Stem first, top last; every layer with weights is in exactly one.
+        head: The head that this family does best with.
+        default_schedule: Name of the schedule used with pretrained weights.
+        build_classifier: Optional `build_classifier(input_shape, classes) -> keras.Model`: the published network
+            with its top, same input, giving **logits**, float32 (batch, classes).
+        source: Where the method and the code come from (paper, repository).
+        licence: Licence of the code that builds the network.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[tuple[int, int, int]], keras.Model]
+    input_size: tuple[int, int]
+    min_size: int
+    parameters: int
+    stages: tuple[Stage, ...]
+    source: str
+    licence: str
+    channels: int = 3
+    head: Head = field(default_factory=Head)
+    default_schedule: str = "fine-tune"
+    build_classifier: Callable[[tuple[int, int, int], int], keras.Model] | None = None
+
+    def __post_init__(self) -> None:
+        _require_name(self, self.name)
+        for label in ("summary", "source", "licence", "default_schedule"):
+            _require_text(self, label, getattr(self, label))
+        _require(callable(self.build), self, "build must be a function", self.build)
+        top = self.build_classifier
+        _require(top is None or callable(top), self, "build_classifier must be a function or None", top)
+        object.__setattr__(self, "input_size", tuple(self.input_size))
+        size = self.input_size
+        _require(len(size) == 2 and all(map(_is_count, size)), self, "input_size must be (height, width)", size)
+        _require(_is_count(self.min_size), self, "min_size must be a positive whole number of pixels", self.min_size)
+        _require(min(size) >= self.min_size, self, f"input_size must be at least min_size {self.min_size}", size)
+        _require(self.channels in (1, 3), self, "channels must be 1 or 3", self.channels)
+        _require(_is_count(self.parameters), self, "parameters must be a positive whole number", self.parameters)
+        _require(isinstance(self.head, Head), self, "head must be a Head", self.head)
+        object.__setattr__(self, "stages", tuple(self.stages))
+        stages = self.stages
+        _require(
+            bool(stages) and all(isinstance(stage, Stage) for stage in stages),
+            self,
+            "stages must be one or more Stage",
+            stages,
+        )
+        names = [stage.name for stage in stages]
+        _require(len(set(names)) == len(names), self, "stage names must differ", names)
+        layers = [layer for stage in stages for layer in stage.layers]
+        twice = sorted({layer for layer in layers if layers.count(layer) > 1})
+        _require(not twice, self, "a layer must stand in one stage only", twice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassIndex:
+    """A file that names the classes of a published classifier.
+
+    The file is JSON: {"0": ["n01440764", "tench"], ...}, index -> [identifier, name].
+
+    Args:
+        url: Where it is published.
+        filename: Its name in a mirror or cache.
+        hash: "md5:..." or "sha256:..." of the file, or None.
+        bytes: Its length, or None.
+    """
+
+    url: str
+    filename: str
+    hash: str | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_file(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Published weights of an architecture, by the id `architecture.tag`.
+
+    One id may have several entries: with and without the top, and for several input resolutions.
+
+    Args:
+        architecture: Name of the architecture, also of another plugin's.
+        tag: What the weights were trained on and how ("imagenet1k").
+        url: Where the file is published.
+        filename: Its name in a mirror folder or cache; Keras's own name where Keras publishes it.
+        hash: "md5:..." or "sha256:..." where one is published; None means that zoo records the digest when it
+            first downloads the file and checks it from then on.
+        bytes: Length of the file where known.
+        includes_top: Whether the file holds the classifier's last layer too.
+        input_size: (height, width) in pixels at which the weights were trained.
+        class_index: Names of the classes; needed to export the published classifier.
+        classes: Number of classes of the top.
+        load: Optional `load(model, path)` for a layout that `keras.Model.load_weights` does not read.
+        licence: Licence of the weights.
+        source: Who published them.
+        paper: The paper, if any.
+        top1: Reported ImageNet top-1 accuracy, in 0..1, or None.
+        top5: Reported ImageNet top-5 accuracy, in 0..1, or None.
+    """
+
+    architecture: str
+    tag: str
+    url: str
+    filename: str
+    includes_top: bool
+    input_size: tuple[int, int]
+    licence: str
+    source: str
+    hash: str | None = None
+    bytes: int | None = None
+    class_index: ClassIndex | None = None
+    classes: int = 1000
+    load: Callable[[keras.Model, Path], None] | None = None
+    paper: str | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_name(self, self.architecture)
+        _require_name(self, self.tag)
+        _require_file(self)
+        for label in ("licence", "source"):
+            _require_text(self, label, getattr(self, label))
+        object.__setattr__(self, "input_size", tuple(self.input_size))
+        size = self.input_size
+        _require(len(size) == 2 and all(map(_is_count, size)), self, "input_size must be (height, width)", size)
+        _require(_is_count(self.classes, 2), self, "classes must be 2 or more", self.classes)
+        _require(self.load is None or callable(self.load), self, "load must be a function or None", self.load)
+        for score in (self.top1, self.top5):
+            fits = score is None or (_is_number(score) and 0 <= score <= 1)
+            _require(fits, self, "an accuracy is a fraction in 0..1", score)
+
+    @property
+    def id(self) -> str:
+        """`architecture.tag`."""
+        return f"{self.architecture}.{self.tag}"
+
+
+def _require_file(owner: Weights | ClassIndex) -> None:
+    _require(
+        isinstance(owner.url, str) and owner.url.startswith(("https://", "http://")),
+        owner,
+        "url must begin with https:// or http://",
+        owner.url,
+    )
+    plain = isinstance(owner.filename, str) and owner.filename and Path(owner.filename).name == owner.filename
+    _require(bool(plain), owner, "filename must be a plain file name", owner.filename)
+    known = owner.hash is None or (isinstance(owner.hash, str) and HASH.fullmatch(owner.hash) is not None)
+    _require(known, owner, "hash must be 'md5:<32 hex>', 'sha256:<64 hex>' or None", owner.hash)
+    _require(owner.bytes is None or _is_count(owner.bytes), owner, "bytes must be a positive whole number", owner.bytes)
+
+
+IMAGENET1K = ClassIndex(
+    url="https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json",
+    filename="imagenet_class_index.json",
+    hash="md5:c2c37ea517e94d9795004a39431a14cb",
+)
+"""The 1,000 classes of ILSVRC-2012, as Keras publishes and caches them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """A policy that alters training pictures, and nothing but training pictures.
+
+    Args:
+        name: What a user types ("light").
+        summary: One line for `zoo list`.
+        build: `build(**parameters) -> f`, and `f(images, labels, seeds) -> (images, labels)`. images: float32 array
+            (batch, height, width, channels) in 0..255; labels: float32 array (batch, classes), rows sum to 1; seeds:
+            uint64 array (batch,), one per picture, already made of run seed, epoch and picture. Returns arrays of
+            the same shapes, dtypes and ranges. All randomness must come from the seeds.
+        parameters: Default values of what `build` takes.
+    """
+
+    name: str
+    summary: str
+    build: Callable[..., Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require_name(self, self.name)
+        _require_text(self, "summary", self.summary)
+        _require(callable(self.build), self, "build must be a function", self.build)
+        _require(isinstance(self.parameters, Mapping), self, "parameters must be a mapping", self.parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stretch of training with a fixed set of moving layers. The head always moves.
+
+    Args:
+        name: What it is called on screen and in history.csv.
+        train: "head"; "last:N" (the N last stages); "from:LAYER" (that layer and everything above); or "all".
+        epochs: Passes over the training pictures, at most (early stopping may end the phase).
+        learning_rate: Peak learning rate.
+        optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop".
+        rate: "constant", or "cosine": warm-up over a tenth of the steps, then a cosine down to a hundredth.
+        rate_decay: Factor on the update of each stage per stage below the top; 1 moves all alike, 0.5 halves the
+            step of every stage further down. The head and the last stage keep the full rate.
+        batch_norm: "frozen" keeps statistics, scale and shift of every BatchNorm layer of the backbone; "update"
+            trains those that the phase trains.
+        batch_norm_momentum: Momentum of the moving statistics while they move; None keeps the layer's own.
+        augment: Whether the chosen augmentation policy applies in this phase.
+        views: None draws every epoch's augmentation afresh; K repeats the same K views of a picture in turn.
+        patience: Epochs without a better validation loss after which the phase ends; None never ends early.
+    """
+
+    name: str
+    train: str
+    epochs: int
+    learning_rate: float
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    rate: Literal["constant", "cosine"] = "constant"
+    rate_decay: float = 1.0
+    batch_norm: Literal["frozen", "update"] = "frozen"
+    batch_norm_momentum: float | None = None
+    augment: bool = True
+    views: int | None = None
+    patience: int | None = 5
+
+    def __post_init__(self) -> None:
+        _require_text(self, "name", self.name)
+        _require(
+            isinstance(self.train, str) and re.fullmatch(r"head|all|last:[1-9]\d*|from:\S+", self.train) is not None,
+            self,
+            "train must be 'head', 'last:N', 'from:LAYER' or 'all'",
+            self.train,
+        )
+        _require(_is_count(self.epochs), self, "epochs must be a positive whole number", self.epochs)
+        rate = self.learning_rate
+        _require(_is_number(rate) and 0 < rate < 100, self, "learning_rate must be above 0 and below 100", rate)
+        _require(
+            self.optimizer in OPTIMIZERS, self, f"optimizer must be one of {', '.join(OPTIMIZERS)}", self.optimizer
+        )
+        _require(self.rate in RATES, self, f"rate must be one of {', '.join(RATES)}", self.rate)
+        decay = self.rate_decay
+        _require(_is_number(decay) and 0 < decay <= 1, self, "rate_decay must be in (0, 1]", decay)
+        _require(self.batch_norm in ("frozen", "update"), self, "batch_norm must be frozen or update", self.batch_norm)
+        momentum = self.batch_norm_momentum
+        fits = momentum is None or (_is_number(momentum) and 0 < momentum < 1)
+        _require(fits, self, "batch_norm_momentum must be in (0, 1) or None", momentum)
+        _require(isinstance(self.augment, bool), self, "augment must be true or false", self.augment)
+        _require(self.views is None or _is_count(self.views), self, "views must be a count or None", self.views)
+        patience = self.patience
+        _require(patience is None or _is_count(patience), self, "patience must be a count or None", patience)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Phases in order.
+
+    Args:
+        name: What a user types ("fine-tune").
+        summary: One line for `zoo list`.
+        phases: The phases, or a function `phases(architecture) -> phases` where they depend on its stages.
+    """
+
+    name: str
+    summary: str
+    phases: tuple[Phase, ...] | Callable[[Architecture], tuple[Phase, ...]]
+
+    def __post_init__(self) -> None:
+        _require_name(self, self.name)
+        _require_text(self, "summary", self.summary)
+        if not callable(self.phases):
+            object.__setattr__(self, "phases", self._checked(self.phases))
+
+    def phases_for(self, architecture: Architecture) -> tuple[Phase, ...]:
+        """Return the phases for one architecture.
+
+        Raises:
+            InvalidPluginData: The schedule's function did not return phases.
+        """
+        return self._checked(self.phases(architecture)) if callable(self.phases) else self.phases
+
+    def _checked(self, phases: object) -> tuple[Phase, ...]:
+        fits = isinstance(phases, (tuple, list)) and phases and all(isinstance(phase, Phase) for phase in phases)
+        _require(bool(fits), self, f"the phases of {self.name!r} must be one or more Phase", phases)
+        return tuple(phases)
+
+
+def normalize(pixels: keras.KerasTensor, mode: Literal["tf", "torch", "caffe"]) -> keras.KerasTensor:
+    """Bring pixels from 0..255 to what a family was trained on, with Keras's own layers inside the graph.
+
+    Args:
+        pixels: Symbolic float32 tensor (batch, height, width, 3), RGB, in 0..255.
+        mode: "tf" (to -1..1), "torch" (to 0..1, minus the ImageNet mean, over its standard deviation) or "caffe" (BGR,
+            minus the ImageNet mean); the modes of `keras.applications.imagenet_utils.preprocess_input`.
+
+    Returns:
+        Symbolic float32 tensor of the same shape.
+
+    Raises:
+        InvalidPluginData: The mode is another.
+    """
+    import keras
+
+    if mode == "tf":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(pixels)
+    if mode == "torch":
+        mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        scale = [1 / (255 * d) for d in deviation]
+        offset = [-m / d for m, d in zip(mean, deviation, strict=True)]
+        return keras.layers.Rescaling(scale, offset=offset, name="normalize")(pixels)
+    if mode == "caffe":
+        offset = [-103.939, -116.779, -123.68]
+        return keras.layers.Rescaling(1.0, offset=offset, name="normalize")(pixels[..., ::-1])
+    raise InvalidPluginData(f"normalize: mode must be tf, torch or caffe. Received: {mode!r}.")

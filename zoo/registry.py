@@ -1,0 +1,244 @@
+"""Finds, loads, isolates and indexes plugins. Nothing happens at import; `load()` does the work.
+
+pluggy's own entry-point loader stops at the first exception, and one bad plugin would then end every command. Here
+each plugin is imported, registered and asked on its own; what fails becomes a `BrokenPlugin` and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import pluggy
+
+from zoo import hookspecs
+from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName
+from zoo.plugin import Architecture, Augmentation, Schedule, Weights
+
+GROUP = "zoo.plugins"
+HOOKS = {
+    "zoo_architectures": Architecture,
+    "zoo_weights": Weights,
+    "zoo_augmentations": Augmentation,
+    "zoo_schedules": Schedule,
+}
+KINDS = {Architecture: "architecture", Weights: "weights", Augmentation: "augmentation", Schedule: "schedule"}
+Item = Architecture | Weights | Augmentation | Schedule
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was loaded: its entry-point name, and the distribution that brings it."""
+
+    name: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+@dataclass(frozen=True)
+class BrokenPlugin(Plugin):
+    """A plugin that cannot be used, and why."""
+
+    error: str
+    trace: str
+
+
+@dataclass
+class Registry:
+    """All that the loaded plugins bring, by name.
+
+    `resolve` is how a user's word becomes data; the dictionaries are for listing.
+    """
+
+    plugins: list[Plugin] = field(default_factory=list)
+    broken: list[BrokenPlugin] = field(default_factory=list)
+    items: dict[type, dict[object, Item]] = field(default_factory=lambda: {kind: {} for kind in HOOKS.values()})
+    origin: dict[int, Plugin] = field(default_factory=dict)
+    conflicts: dict[tuple[type, object], list[Plugin]] = field(default_factory=dict)
+
+    def plugin_of(self, item: Item) -> Plugin:
+        """The plugin that brought an item."""
+        return self.origin[id(item)]
+
+    def all(self, kind: type) -> list[Item]:
+        """Every usable item of a kind, in the order in which plugins listed them."""
+        return list(self.items[kind].values())
+
+    def architecture(self, name: str) -> Architecture:
+        """Look an architecture up.
+
+        Raises:
+            UnknownName: No plugin brings it.
+            DuplicateName: Two plugins do.
+        """
+        return self._get(Architecture, name, "`zoo list architectures` shows them.")
+
+    def augmentation(self, name: str) -> Augmentation:
+        """Look an augmentation policy up; raises as `architecture`."""
+        return self._get(Augmentation, name, "`zoo list augmentations` shows them.")
+
+    def schedule(self, name: str) -> Schedule:
+        """Look a schedule up; raises as `architecture`."""
+        return self._get(Schedule, name, "`zoo list schedules` shows them.")
+
+    def weights_of(self, architecture: str, tag: str | None = None, top: bool | None = None) -> list[Weights]:
+        """Every entry of published weights of an architecture, in the order listed."""
+        return [
+            entry
+            for entry in self.items[Weights].values()
+            if entry.architecture == architecture
+            and (tag is None or entry.tag == tag)
+            and (top is None or entry.includes_top is top)
+        ]
+
+    def resolve(self, name: str) -> tuple[Architecture, str | None]:
+        """Split what a user typed, `mobilenetv2` or `mobilenetv2.imagenet1k`, into architecture and tag.
+
+        Raises:
+            UnknownName: The architecture, or the tag for that architecture, does not exist.
+            DuplicateName: Two plugins bring the architecture, or the weights.
+        """
+        head, _, tag = name.partition(".")
+        architecture = self.architecture(head)
+        if not tag:
+            return architecture, None
+        self.check_tag(architecture.name, tag)
+        return architecture, tag
+
+    def check_tag(self, architecture: str, tag: str) -> None:
+        """Raise UnknownName unless the architecture has weights of that tag, DuplicateName if two plugins bring them."""
+        for (kind, key), plugins in self.conflicts.items():
+            if kind is Weights and key[:2] == (architecture, tag):
+                raise _duplicate(f"weights {architecture}.{tag}", plugins)
+        tags = {entry.tag for entry in self.weights_of(architecture)}
+        if tag not in tags:
+            raise UnknownName(f"weights tag for {architecture}", tag, tags, f"`zoo info {architecture}` shows them.")
+
+    def _get(self, kind: type, name: str, hint: str):
+        if (kind, name) in self.conflicts:
+            raise _duplicate(f"{KINDS[kind]} {name!r}", self.conflicts[kind, name])
+        if name not in self.items[kind]:
+            raise UnknownName(KINDS[kind], name, map(str, self.items[kind]), hint)
+        return self.items[kind][name]
+
+    def add(self, plugin: Plugin, items: Iterable[Item]) -> None:
+        """Index what a plugin brings. A name that is already taken is withdrawn from both and kept as a conflict."""
+        for item in items:
+            kind = type(item)
+            key = _key(item)
+            self.origin[id(item)] = plugin
+            if (kind, key) in self.conflicts:
+                self.conflicts[kind, key].append(plugin)
+            elif key in self.items[kind]:
+                other = self.items[kind].pop(key)
+                self.conflicts[kind, key] = [self.origin[id(other)], plugin]
+            else:
+                self.items[kind][key] = item
+
+
+def _key(item: Item) -> object:
+    if isinstance(item, Weights):
+        return (item.architecture, item.tag, item.includes_top, item.input_size)
+    return item.name
+
+
+def _duplicate(what: str, plugins: list[Plugin]) -> DuplicateName:
+    return DuplicateName(
+        f"{what} is brought by {len(plugins)} plugins: {' and '.join(map(str, plugins))}. "
+        "None of them is used; uninstall all but one of these distributions."
+    )
+
+
+def load(entry_points: Iterable[metadata.EntryPoint] | None = None, warn: Callable[[str], None] | None = None) -> Registry:
+    """Load every plugin.
+
+    Args:
+        entry_points: Where to look; None means the installed entry points of the group `zoo.plugins`.
+        warn: Called with one line for each plugin that cannot be used and each name given twice.
+
+    Returns:
+        The registry.
+
+    Raises:
+        BrokenPluginError: ZOO_STRICT_PLUGINS=1 and a plugin cannot be used.
+        DuplicateName: ZOO_STRICT_PLUGINS=1 and a name is given twice.
+    """
+    strict = os.environ.get("ZOO_STRICT_PLUGINS", "") not in ("", "0")
+    registry = Registry()
+    manager = pluggy.PluginManager("zoo")
+    manager.add_hookspecs(hookspecs)
+    found = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+    # A folder that stands twice on sys.path shows its entry points twice.
+    unique = {(point.name, point.value, _distribution(point)): point for point in found}
+    for point in sorted(unique.values(), key=lambda point: point.name):
+        plugin = Plugin(point.name, *_distribution(point))
+        try:
+            items = _collect(manager, point)
+        except (Exception, SystemExit) as error:
+            if strict:
+                raise BrokenPluginError(f"plugin {plugin} cannot be used: {_describe(error)}") from error
+            broken = BrokenPlugin(
+                plugin.name, plugin.distribution, plugin.version, _describe(error), traceback.format_exc()
+            )
+            registry.broken.append(broken)
+            if warn:
+                warn(f"plugin {plugin} is left out: {broken.error} (`zoo doctor` shows more)")
+            continue
+        registry.plugins.append(plugin)
+        registry.add(plugin, items)
+    for (kind, key), plugins in registry.conflicts.items():
+        error = _duplicate(f"{KINDS[kind]} {key!r}", plugins)
+        if strict:
+            raise error
+        if warn:
+            warn(str(error))
+    return registry
+
+
+def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
+    distribution = point.dist
+    return (distribution.name, distribution.version) if distribution else ("unknown distribution", "?")
+
+
+def _describe(error: BaseException) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[Item]:
+    """Import one plugin and call each of its hooks; everything it returns is checked."""
+    module = point.load()
+    registered = manager.register(module, name=f"{point.name} of {_distribution(point)[0]}")
+    items: list[Item] = []
+    try:
+        unknown = [
+            caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in HOOKS
+        ]
+        if unknown:
+            raise InvalidPluginData(f"there is no hook {unknown[0]!r}. Hooks: {', '.join(HOOKS)}.")
+        if not manager.get_hookcallers(module):
+            raise InvalidPluginData(f"it implements none of the hooks {', '.join(HOOKS)}.")
+        for hook, kind in HOOKS.items():
+            for implementation in getattr(manager.hook, hook).get_hookimpls():
+                if implementation.plugin is module:
+                    items += _checked(hook, kind, implementation.function())
+    finally:
+        # A plugin stays registered only while it is asked, so that none sees or disturbs another.
+        manager.unregister(name=registered)
+    return items
+
+
+def _checked(hook: str, kind: type, returned: object) -> list[Item]:
+    if isinstance(returned, (str, bytes)) or not isinstance(returned, Iterable):
+        raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {returned!r}.")
+    items = list(returned)
+    for item in items:
+        if not isinstance(item, kind):
+            raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {item!r}.")
+    return items

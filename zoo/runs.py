@@ -1,0 +1,147 @@
+"""The run folder: created exclusively, every file written atomically, loaded back.
+
+`<runs>/<UTC>-<architecture>-<6 hex>/` holds run.json (resolved configuration, versions, plugins, digests, split),
+history.csv (a row an epoch), model.keras, metrics.json, report.html and model.onnx.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import platform
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import RunError
+
+SCHEMA = 1
+PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def model(self) -> Path:
+        """The trained network, as Keras saves it."""
+        return self.folder / "model.keras"
+
+    @property
+    def exported(self) -> Path:
+        """The exported file."""
+        return self.folder / "model.onnx"
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file atomically."""
+        with replacing(self.folder / name) as temporary:
+            temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run.
+
+        Raises:
+            RunError: It is missing or damaged.
+        """
+        try:
+            return json.loads((self.folder / name).read_text())
+        except OSError as error:
+            raise RunError(f"{str(self.folder / name)!r} cannot be read: {error.strerror}.") from None
+        except ValueError as error:
+            raise RunError(f"{str(self.folder / name)!r} is damaged: {error}.") from None
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Write history.csv, a row an epoch."""
+        with (
+            replacing(self.folder / "history.csv") as temporary,
+            temporary.open("w", newline="") as stream,
+        ):
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def read_history(self) -> list[dict[str, str]]:
+        """Read history.csv back; empty where there is none."""
+        try:
+            with (self.folder / "history.csv").open(newline="") as stream:
+                return list(csv.DictReader(stream))
+        except OSError:
+            return []
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there takes its place at the end, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The ending is kept: Keras and onnxruntime go by it.
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create(parent: Path, architecture: str) -> Run:
+    """Create a run folder that did not exist before.
+
+    Raises:
+        RunError: The folder cannot be made.
+    """
+    while True:
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        folder = parent / f"{now}-{architecture}-{secrets.token_hex(3)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=False)
+        except FileExistsError:
+            if parent.is_dir():
+                continue
+            raise RunError(f"{str(parent)!r} is not a folder; choose another --runs.") from None
+        except OSError as error:
+            raise RunError(f"the run folder {str(folder)!r} cannot be made: {error.strerror}.") from None
+        return Run(folder)
+
+
+def load(folder: Path) -> tuple[Run, dict[str, Any]]:
+    """Open a run folder that training has finished.
+
+    Returns:
+        The run and its run.json.
+
+    Raises:
+        RunError: It is no run folder, of another schema, or training did not finish.
+    """
+    if not (folder / "run.json").is_file():
+        raise RunError(f"{str(folder)!r} is no run folder: it has no run.json. `zoo finetune` prints the folder it makes.")
+    run = Run(folder)
+    record = run.read_json("run.json")
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise RunError(f"{str(folder)!r} was written by another version of zoo (schema {SCHEMA} is read here).")
+    if record.get("status") != "trained" or not run.model.is_file():
+        raise RunError(f"{str(folder)!r}: training did not finish (status {record.get('status')!r}). Train again.")
+    return run, record
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's result, without importing them."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,0 +1,82 @@
+"""Batches of decoded pictures for Keras: shuffled, augmented, and decided by (run seed, epoch, picture) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from zoo import backend
+
+Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def picture_seeds(seed: int, epoch: int, pictures: np.ndarray) -> np.ndarray:
+    """One seed a picture: uint64 array, mixed from run seed, epoch and picture index (splitmix64's finaliser)."""
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(epoch) * np.uint64(0xD1B54A32D192ED03)
+        z = z + (pictures.astype(np.uint64) + np.uint64(1)) * np.uint64(0x8CB92BA72F3D8DD7)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def make_batches(
+    array: np.ndarray,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    batch_size: int,
+    seed: int = 0,
+    first_epoch: int = 0,
+    shuffle: bool = False,
+    augment: Augment | None = None,
+    views: int | None = None,
+):
+    """Make a `keras.utils.PyDataset`.
+
+    Args:
+        array: uint8 array (pictures, height, width, channels).
+        rows: Which pictures, int64 array.
+        labels: Class index of every picture of `array`, int64 array.
+        classes: Number of classes.
+        batch_size: Pictures a batch; the last may be smaller.
+        seed: The run's seed.
+        first_epoch: Number of the first epoch, counted over the whole run.
+        shuffle: Whether each epoch has an order of its own.
+        augment: See `zoo.plugin.Augmentation`; None leaves pictures as they are.
+        views: Number of views that repeat; None for a fresh one every epoch.
+
+    Returns:
+        Batches of (pictures, one-hot labels): uint8, or float32 where augmented, (batch, height, width, channels) in
+        0..255; float32 (batch, classes).
+    """
+    keras = backend.start()
+    one_hot = np.eye(classes, dtype="float32")
+
+    class Batches(keras.utils.PyDataset):
+        def __init__(self) -> None:
+            super().__init__(workers=0)
+            self.epoch = first_epoch
+            self.order = self._order()
+
+        def __len__(self) -> int:
+            return -(-len(rows) // batch_size)
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            chosen = self.order[index * batch_size : (index + 1) * batch_size]
+            pictures, marks = array[chosen], one_hot[labels[chosen]]
+            if augment is None:
+                return pictures, marks
+            view = self.epoch if views is None else self.epoch % views
+            return augment(pictures.astype("float32"), marks, picture_seeds(seed, view, chosen))
+
+        def on_epoch_end(self) -> None:
+            self.epoch += 1
+            self.order = self._order()
+
+        def _order(self) -> np.ndarray:
+            return np.random.default_rng((seed, self.epoch)).permutation(rows) if shuffle else rows
+
+    return Batches()

@@ -1,0 +1,265 @@
+"""Runs the phases: sets what moves, compiles, fits, keeps the best epoch. Nobody else compiles or fits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo import backend
+from zoo.errors import TrainingError
+from zoo.plugin import Architecture, Phase
+from zoo.reporter import Reporter
+from zoo.train import phases as phase_tools
+from zoo.train.batches import Augment, make_batches
+
+if TYPE_CHECKING:
+    import keras
+
+LAG_PICTURES = 512
+LAG_ALLOWED = 0.10
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the network learns from and is judged by while it trains.
+
+    Args:
+        array: uint8 array (pictures, height, width, channels), values 0..255.
+        labels: Class index of each picture, int64 array.
+        train: Indices to learn from, int64 array.
+        val: Indices for early stopping and the choice of the best epoch, int64 array.
+        classes: Number of classes.
+    """
+
+    array: np.ndarray
+    labels: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
+    classes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training gave.
+
+    Args:
+        history: A row an epoch: phase, epoch (counted over the run, from 1), learning_rate, loss, accuracy, val_loss,
+            val_accuracy, seconds.
+        phases: For each phase its settings, the layers it moved, its seconds.
+        best_epoch: The epoch whose weights the network now has.
+        warnings: What the user should know.
+    """
+
+    history: list[dict[str, Any]]
+    phases: list[dict[str, Any]]
+    best_epoch: int
+    warnings: list[str]
+
+
+def train(
+    model: keras.Model,
+    backbone: Sequence[str],
+    architecture: Architecture,
+    schedule: Sequence[Phase],
+    pictures: Pictures,
+    *,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None,
+    reporter: Reporter,
+) -> Outcome:
+    """Train a network in place; it ends with the weights of the epoch of least validation loss.
+
+    Args:
+        model: Ends in the layers `logits` and `probabilities`.
+        backbone: Names of the backbone's layers, input first.
+        architecture: For its stages.
+        schedule: Phases in order.
+        pictures: Decoded pictures.
+        batch_size: Pictures a step.
+        seed: Decides order and augmentation.
+        augment: Policy for training pictures, or None.
+        reporter: Hears of phases and epochs.
+
+    Returns:
+        History and what moved.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    keras = backend.start()
+    trainer = keras.Model(model.input, model.get_layer("logits").output)
+    best = _Best()
+    history: list[dict[str, Any]] = []
+    done: list[dict[str, Any]] = []
+    warnings: list[str] = []
+
+    for number, phase in enumerate(schedule, start=1):
+        moving = phase_tools.apply(model, backbone, architecture, phase)
+        reporter.say(
+            f"Phase {number}/{len(schedule)} {phase.name}: trains {phase.train}, {len(moving.layers)} layers, "
+            f"{moving.parameters:,} of {moving.total:,} parameters; {phase.epochs} epochs, "
+            f"{phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
+        )
+        begun = time.perf_counter()
+        batches = make_batches(
+            pictures.array,
+            pictures.train,
+            pictures.labels,
+            classes=pictures.classes,
+            batch_size=batch_size,
+            seed=seed,
+            first_epoch=len(history),
+            shuffle=True,
+            augment=augment if phase.augment else None,
+            views=phase.views,
+        )
+        trainer.compile(
+            optimizer=_optimizer(phase, len(batches), moving.scales),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=_jit(),
+        )
+        epochs = _fit(trainer, batches, _plain_batches(pictures, pictures.val, batch_size), phase, history, best, reporter)
+        if phase.batch_norm == "update":
+            warnings += _check_lag(trainer, pictures, batch_size, history[-1]["accuracy"], phase, reporter)
+        # The next phase, or the export, begins from the best epoch so far.
+        trainer.set_weights(best.weights)
+        done.append(
+            {
+                **asdict(phase),
+                "moved_layers": list(moving.layers),
+                "moved_parameters": moving.parameters,
+                "epochs_run": epochs,
+                "seconds": round(time.perf_counter() - begun, 2),
+            }
+        )
+    reporter.say(f"Kept epoch {best.epoch}: validation loss {best.loss:.4f}")
+    return Outcome(history, done, best.epoch, warnings)
+
+
+class _Best:
+    """Weights of the epoch of least validation loss, over all phases."""
+
+    def __init__(self) -> None:
+        self.loss, self.epoch, self.weights = float("inf"), 0, None
+
+
+def _plain_batches(pictures: Pictures, rows: np.ndarray, batch_size: int):
+    return make_batches(pictures.array, rows, pictures.labels, classes=pictures.classes, batch_size=batch_size)
+
+
+def _fit(
+    trainer: keras.Model,
+    batches: keras.utils.PyDataset,
+    validation: keras.utils.PyDataset,
+    phase: Phase,
+    history: list[dict[str, Any]],
+    best: _Best,
+    reporter: Reporter,
+) -> int:
+    """Fit one phase, adding to the history; return how many epochs ran."""
+    keras = backend.start()
+    first = len(history)
+
+    class Watch(keras.callbacks.Callback):
+        """Progress, history, best epoch, early stopping, and a stop at a loss that is not finite."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begun = time.perf_counter()
+            self.context = reporter.progress(f"epoch {first + epoch + 1}")
+            self.advance = self.context.__enter__()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.advance(batch + 1, len(batches))
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.context.__exit__(None, None, None)
+            row = {
+                "phase": phase.name,
+                "epoch": first + epoch + 1,
+                "learning_rate": float(keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)),
+                **{key: float(logs[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
+                "seconds": round(time.perf_counter() - self.begun, 2),
+            }
+            if not np.isfinite(row["loss"]):
+                raise TrainingError(
+                    f"the loss of epoch {row['epoch']} is {row['loss']}: the learning rate {phase.learning_rate:g} of "
+                    f"phase {phase.name!r} is too high. Try --learning-rate {phase.learning_rate / 10:g}."
+                )
+            history.append(row)
+            reporter.say(
+                f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
+                f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  {row['seconds']:.1f} s"
+            )
+            if row["val_loss"] < best.loss:
+                best.loss, best.epoch, best.weights = row["val_loss"], row["epoch"], trainer.get_weights()
+            since = row["epoch"] - max(best.epoch, first)
+            if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
+                reporter.say(f"  no better validation loss for {phase.patience} epochs: phase ends")
+                trainer.stop_training = True
+
+    trainer.fit(batches, epochs=phase.epochs, validation_data=validation, callbacks=[Watch()], verbose=0, shuffle=False)
+    if best.weights is None:
+        raise TrainingError(
+            f"the validation loss of phase {phase.name!r} was never finite; lower --learning-rate below "
+            f"{phase.learning_rate:g}."
+        )
+    return len(history) - first
+
+
+def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.optimizers.Optimizer:
+    keras = backend.start()
+    rate: Any = phase.learning_rate
+    if phase.rate == "cosine":
+        warmup = max(1, steps * phase.epochs // 10)
+        rate = keras.optimizers.schedules.CosineDecay(
+            phase.learning_rate / 100,
+            max(1, steps * phase.epochs - warmup),
+            alpha=0.01,
+            warmup_target=phase.learning_rate,
+            warmup_steps=warmup,
+        )
+    base = {
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "sgd": keras.optimizers.SGD,
+        "rmsprop": keras.optimizers.RMSprop,
+    }[phase.optimizer]
+    options = {"momentum": 0.9} if phase.optimizer == "sgd" else {}
+    if phase.rate_decay == 1:
+        return base(rate, **options)
+
+    class Scaled(base):
+        """Scales each variable's step. Scaling gradients would change nothing under Adam."""
+
+        def update_step(self, gradient, variable, learning_rate):
+            path = self._trainable_variables[self._get_variable_index(variable)].path
+            super().update_step(gradient, variable, learning_rate * scales[path])
+
+    return Scaled(rate, **options)
+
+
+def _jit() -> bool | str:
+    """XLA is 2 to 30 times slower than TensorFlow's own kernels on a CPU; JAX and GPUs decide for themselves."""
+    return False if backend.runs_on_tensorflow() and not backend.has_accelerator() else "auto"
+
+
+def _check_lag(
+    trainer: keras.Model, pictures: Pictures, batch_size: int, accuracy: float, phase: Phase, reporter: Reporter
+) -> list[str]:
+    """Compare training pictures seen with the moving statistics against training mode, which uses the batch's own."""
+    rows = pictures.train[:: max(1, len(pictures.train) // LAG_PICTURES)][:LAG_PICTURES]
+    seen = trainer.evaluate(_plain_batches(pictures, rows, batch_size), verbose=0, return_dict=True)["accuracy"]
+    if seen >= accuracy - LAG_ALLOWED:
+        return []
+    warning = (
+        f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {seen:.3f} with "
+        f"them and {accuracy:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum."
+    )
+    reporter.warn(warning)
+    return [warning]

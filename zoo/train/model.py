@@ -1,0 +1,167 @@
+"""From an architecture to a network: backbone, pretrained weights, head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo import backend
+from zoo.errors import InvalidPluginData, UsageError, WeightsIncompatible
+from zoo.plugin import Architecture, Head, Weights
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build_backbone(architecture: Architecture, size: tuple[int, int]) -> keras.Model:
+    """Build a backbone with random weights.
+
+    Args:
+        architecture: What to build.
+        size: (height, width) in pixels.
+
+    Returns:
+        A flat functional model: float32 (batch, height, width, channels) in 0..255 -> feature map.
+
+    Raises:
+        UsageError: The size is below what the architecture accepts.
+        InvalidPluginData: The plugin's model does not keep the contract.
+    """
+    check_size(architecture, size)
+    backend.start()
+    with backend.fresh_names():
+        model = _single_input(architecture.build((*size, architecture.channels)))
+    wanted = (None, *size, architecture.channels)
+    if tuple(model.input.shape) != wanted or len(model.output.shape) != 4:
+        raise InvalidPluginData(
+            f"{architecture.name}: build must give a model from {wanted} to a feature map (batch, h, w, features). "
+            f"Received: {model.input.shape} -> {model.output.shape}."
+        )
+    check_stages(architecture, model)
+    return model
+
+
+def _single_input(model: keras.Model) -> keras.Model:
+    """The same layers with one input that is no list, as keras.applications gives for an `input_tensor`."""
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise InvalidPluginData(f"{model.name}: a network must have one input and one output.")
+    return backend.start().Model(model.inputs[0], model.outputs[0], name=model.name)
+
+
+def build_classifier(architecture: Architecture, size: tuple[int, int], classes: int) -> keras.Model:
+    """Build the published network with its top and random weights, ending in `logits` and `probabilities`.
+
+    Raises:
+        UsageError: The architecture has no published top, or the size is too small.
+    """
+    check_size(architecture, size)
+    keras = backend.start()
+    if architecture.build_classifier is None:
+        raise UsageError(f"{architecture.name} has no published classifier; fine-tune it with `zoo finetune`.")
+    with backend.fresh_names():
+        model = _single_input(architecture.build_classifier((*size, architecture.channels), classes))
+    logits = keras.layers.Activation("linear", name="logits")(model.output)
+    probabilities = keras.layers.Activation("softmax", name="probabilities")(logits)
+    return keras.Model(model.input, probabilities, name=architecture.name)
+
+
+def check_size(architecture: Architecture, size: tuple[int, int]) -> None:
+    """Raise UsageError if pictures of a size (height, width) are too small for an architecture."""
+    if min(size) < architecture.min_size:
+        raise UsageError(
+            f"{architecture.name} needs pictures of at least {architecture.min_size} x {architecture.min_size} pixels. "
+            f"Received: --size {size[0]}x{size[1]}."
+        )
+
+
+def check_stages(architecture: Architecture, backbone: keras.Model) -> None:
+    """Raise InvalidPluginData unless the stages name existing layers and cover every layer with weights."""
+    present = {layer.name for layer in backbone.layers}
+    weighted = {layer.name for layer in backbone.layers if layer.weights}
+    named = {layer for stage in architecture.stages for layer in stage.layers}
+    problems = []
+    if named - present:
+        problems.append(f"stages name layers that do not exist: {', '.join(sorted(named - present)[:5])}")
+    if weighted - named:
+        problems.append(f"layers with weights stand in no stage: {', '.join(sorted(weighted - named)[:5])}")
+    if problems:
+        raise InvalidPluginData(f"{architecture.name}: {'; '.join(problems)}.")
+
+
+def load_weights(model: keras.Model, path: Path, entry: Weights | None = None) -> None:
+    """Load a weights file into a network.
+
+    Args:
+        model: A backbone, or a classifier where the file includes the top.
+        path: An .h5 file as Keras publishes them, or a .keras file, of which the layers of the same names are taken.
+        entry: The published entry, for its own way of loading.
+
+    Raises:
+        WeightsIncompatible: The file is damaged or of another network.
+    """
+    try:
+        if entry is not None and entry.load is not None:
+            entry.load(model, path)
+        elif path.suffix == ".keras":
+            _copy_layers(model, path)
+        else:
+            model.load_weights(path)
+    except WeightsIncompatible:
+        raise
+    except Exception as error:
+        # h5py, zipfile and Keras raise OSError, ValueError, KeyError, AttributeError and more on a foreign file.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsIncompatible(
+            f"{str(path)!r} does not fit {model.name}: {reason}. "
+            "It must hold this architecture at this width, without the top (unless the top is exported)."
+        ) from error
+
+
+def _copy_layers(model: keras.Model, path: Path) -> None:
+    keras = backend.start()
+    saved = {layer.name: layer for layer in keras.models.load_model(path, compile=False).layers}
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        other = saved.get(layer.name)
+        if other is None:
+            raise WeightsIncompatible(f"{str(path)!r} has no layer {layer.name!r}; it is another architecture.")
+        layer.set_weights(other.get_weights())
+
+
+def attach_head(backbone: keras.Model, head: Head, classes: int, name: str) -> keras.Model:
+    """Put a head on a backbone.
+
+    Args:
+        backbone: What `build_backbone` gives.
+        head: Pool, hidden layers, dropout.
+        classes: Number of classes.
+        name: Name of the whole.
+
+    Returns:
+        The whole network, flat; its last layers are `logits` and `probabilities` (softmax).
+    """
+    keras = backend.start()
+    layers = keras.layers
+    x = backbone.output
+    if head.reduce:
+        x = layers.Conv2D(head.reduce, 1, activation="relu", name="head_reduce")(x)
+    if head.pool == "avg":
+        x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+    elif head.pool == "max":
+        x = layers.GlobalMaxPooling2D(name="head_pool")(x)
+    elif head.pool == "flatten":
+        x = layers.Flatten(name="head_pool")(x)
+    else:
+        x = keras.ops.sqrt(keras.ops.mean(keras.ops.square(x), axis=(1, 2)) + 1e-12)
+    if head.dropout:
+        x = layers.Dropout(head.dropout, name="head_dropout")(x)
+
+    def penalty():
+        return keras.regularizers.L1L2(head.weight_l1, head.weight_l2) if head.weight_l1 or head.weight_l2 else None
+
+    for i, units in enumerate(head.hidden, start=1):
+        x = layers.Dense(units, activation="relu", kernel_regularizer=penalty(), name=f"head_hidden{i}")(x)
+    logits = layers.Dense(classes, kernel_regularizer=penalty(), name="logits")(x)
+    probabilities = layers.Activation("softmax", name="probabilities")(logits)
+    return keras.Model(backbone.input, probabilities, name=name)

@@ -1,0 +1,147 @@
+"""Which layers a phase moves, and the epochs and rates that a user asked for instead of the schedule's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zoo import backend
+from zoo.errors import UnknownName, UsageError
+from zoo.plugin import Architecture, Phase
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Moving:
+    """What a phase trains.
+
+    Args:
+        layers: Names of the layers with trainable weights, input first.
+        parameters: Their trainable weights, in numbers.
+        total: All weights of the network, in numbers.
+        scales: Path of each trainable variable -> factor on its update.
+    """
+
+    layers: tuple[str, ...]
+    parameters: int
+    total: int
+    scales: dict[str, float]
+
+
+def override(
+    phases: Sequence[Phase],
+    *,
+    epochs: Sequence[int] | None = None,
+    learning_rates: Sequence[float] | None = None,
+    optimizer: str | None = None,
+) -> tuple[Phase, ...]:
+    """Apply a user's wishes to a schedule.
+
+    Args:
+        phases: The schedule's.
+        epochs: One number a phase (0 leaves the phase out), or a single one for the longest phase, the others in
+            proportion.
+        learning_rates: One a phase, or a single one for the highest, the others in proportion.
+        optimizer: For all phases.
+
+    Returns:
+        The phases to train.
+
+    Raises:
+        UsageError: Another number of values than of phases, or no epoch left.
+    """
+    names = ", ".join(phase.name for phase in phases)
+    for label, values in (("--epochs", epochs), ("--learning-rate", learning_rates)):
+        if values is not None and len(values) not in (1, len(phases)):
+            raise UsageError(
+                f"{label} takes one value, or one for each of the {len(phases)} phases ({names}). Received: {len(values)}."
+            )
+    if epochs is not None and len(epochs) == 1 and len(phases) > 1:
+        longest = max(phase.epochs for phase in phases)
+        epochs = [epochs[0] and max(1, round(phase.epochs * epochs[0] / longest)) for phase in phases]
+    if learning_rates is not None and len(learning_rates) == 1:
+        highest = max(phase.learning_rate for phase in phases)
+        learning_rates = [phase.learning_rate * learning_rates[0] / highest for phase in phases]
+    changed = []
+    for i, phase in enumerate(phases):
+        wishes: dict = {}
+        if epochs is not None:
+            if not epochs[i]:
+                continue
+            wishes["epochs"] = epochs[i]
+        if learning_rates is not None:
+            wishes["learning_rate"] = learning_rates[i]
+        if optimizer is not None:
+            wishes["optimizer"] = optimizer
+        changed.append(dataclasses.replace(phase, **wishes))
+    if not changed:
+        raise UsageError("--epochs leaves nothing to train; give at least one phase an epoch.")
+    return tuple(changed)
+
+
+def select(architecture: Architecture, layers: Sequence[str], train: str) -> set[str]:
+    """Names of the backbone's layers that a selector means.
+
+    Args:
+        architecture: For its stages.
+        layers: All layers of the backbone, input first.
+        train: "head", "last:N", "from:LAYER" or "all".
+
+    Raises:
+        UsageError: More stages are asked for than there are.
+        UnknownName: There is no such layer.
+    """
+    kind, _, argument = train.partition(":")
+    if kind == "head":
+        return set()
+    if kind == "all":
+        return set(layers)
+    if kind == "from":
+        if argument not in layers:
+            raise UnknownName(f"layer of {architecture.name}", argument, layers)
+        return set(layers[layers.index(argument) :])
+    stages = architecture.stages
+    if int(argument) > len(stages):
+        raise UsageError(f"{architecture.name} has {len(stages)} stages. Received: {train!r}.")
+    return {layer for stage in stages[-int(argument) :] for layer in stage.layers}
+
+
+def apply(model: keras.Model, backbone: Sequence[str], architecture: Architecture, phase: Phase) -> Moving:
+    """Set `trainable` layer by layer for a phase; only this function does.
+
+    Args:
+        model: The whole network.
+        backbone: Names of the backbone's layers, input first; all others are the head.
+        architecture: For its stages.
+        phase: What moves.
+
+    Returns:
+        What will move. The network must be compiled anew before it trains.
+    """
+    keras = backend.start()
+    selected = select(architecture, list(backbone), phase.train)
+    stage_of = {layer: i for i, stage in enumerate(architecture.stages) for layer in stage.layers}
+    last = len(architecture.stages) - 1
+    frozen_names = set(backbone)
+    moving, scales = [], {}
+    for layer in model.layers:
+        in_backbone = layer.name in frozen_names
+        trainable = not in_backbone or layer.name in selected
+        if in_backbone and isinstance(layer, keras.layers.BatchNormalization):
+            # trainable=False also keeps the statistics; `training=False` on the whole base does not in Keras 3.
+            trainable = trainable and phase.batch_norm == "update"
+            if trainable and phase.batch_norm_momentum is not None:
+                layer.momentum = phase.batch_norm_momentum
+        layer.trainable = trainable
+        if layer.trainable_weights:
+            moving.append(layer.name)
+            below = last - stage_of[layer.name] if in_backbone else 0
+            scales.update({weight.path: phase.rate_decay**below for weight in layer.trainable_weights})
+    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    return Moving(tuple(moving), parameters, model.count_params(), scales)
+
