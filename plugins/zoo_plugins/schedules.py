@@ -12,8 +12,8 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     """
     stages = max(1, len(architecture.stages) // 3)
     return (
-        Phase(name="head", train="head", epochs=3, learning_rate=1e-3),
-        Phase(name="top", train=f"last:{stages}", epochs=2, learning_rate=1e-4, rate="cosine"),
+        Phase(name="head", train="head", epochs=2, learning_rate=1e-3),
+        Phase(name="top", train=f"last:{stages}", epochs=3, learning_rate=3e-4, rate="cosine"),
     )
 
 

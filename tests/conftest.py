@@ -1,0 +1,143 @@
+"""Fixtures for all tests: an environment of its own, synthetic photographs, the command run in this process, a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path_factory, monkeypatch):
+    """No test sees the user's caches, weights or network."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("ZOO_WEIGHTS_DIR", "ZOO_STRICT_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ZOO_CACHE", str(home / "cache"))
+    monkeypatch.setenv("KERAS_HOME", str(home / "keras"))
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+
+
+@dataclass
+class Ran:
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def zoo(monkeypatch, capsys):
+    """Run `zoo` as its script does, in this process, so that TensorFlow is imported once for all tests."""
+
+    def run(*arguments: object) -> Ran:
+        from zoo import cli
+
+        monkeypatch.setattr(sys, "argv", ["zoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ran(stopped.value.code or 0, captured.out, captured.err)
+
+    return run
+
+
+def write_photos(folder: Path, per_class: int, size: tuple[int, int] = (60, 80), seed: int = 0) -> None:
+    """Three classes that a network can tell apart: red discs, green bars, blue noise; JPEGs, each one different."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width]
+    for label in ("bars", "discs", "noise"):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            picture = rng.integers(0, 60, (height, width, 3))
+            shift = rng.integers(-8, 9, 2)
+            if label == "discs":
+                picture[np.hypot(y - height / 2 - shift[0], x - width / 2 - shift[1]) < height / 3, 0] = 230
+            elif label == "bars":
+                picture[:, ((x + shift[0]) // 8 % 2 == 0)[0], 1] = 230
+            else:
+                picture[..., 2] = rng.integers(0, 256, (height, width))
+            Image.fromarray(picture.astype(np.uint8)).save(folder / label / f"{label}{i:03}.jpg", quality=92)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A folder of three class folders with 24 photographs each."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    write_photos(folder, 24)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, photos):
+    """A finished run of the smallest network on the photographs: (run folder, exports folder, what was printed)."""
+    import contextlib
+    import io
+
+    from zoo import cli
+
+    folder = tmp_path_factory.mktemp("finished")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ZOO_CACHE", str(folder / "cache"))
+    patch.setenv("KERAS_HOME", str(folder / "keras"))
+    patch.setenv("ZOO_OFFLINE", "1")
+    patch.delenv("ZOO_WEIGHTS_DIR", raising=False)
+    arguments = ["finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--epochs", 25, "--batch-size", 8]
+    arguments += ["--runs", folder / "runs", "--exported", folder / "exported", "--name", "shapes"]
+    patch.setattr(sys, "argv", ["zoo", *map(str, arguments)])
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stopped:
+        cli.main()
+    patch.undo()
+    assert not stopped.value.code, err.getvalue()
+    (run,) = (folder / "runs").iterdir()
+    return run, folder / "exported", out.getvalue() + err.getvalue()
+
+
+@pytest.fixture
+def install_plugin(tmp_path, monkeypatch):
+    """Install a plugin as a stranger's distribution: a module and its metadata on sys.path."""
+
+    def install(name: str, code: str, distribution: str | None = None) -> None:
+        folder = tmp_path / f"site-{name}"
+        distribution = distribution or f"zoo-{name}"
+        info = folder / f"{distribution.replace('-', '_')}-1.2.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[zoo.plugins]\n{name} = {name}_plugin_module\n")
+        (folder / f"{name}_plugin_module.py").write_text(code)
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+        monkeypatch.delitem(sys.modules, f"{name}_plugin_module", raising=False)
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real pictures that ZOO_TEST_DATA names."""
+    given = os.environ.get("ZOO_TEST_DATA")
+    if not given:
+        pytest.skip("ZOO_TEST_DATA does not name a folder of real pictures")
+    return Path(given)
+
+
+REAL_WEIGHTS = os.environ.get("ZOO_WEIGHTS_DIR")
+
+
+@pytest.fixture
+def real_weights(monkeypatch) -> Path:
+    """The folder of real weights that ZOO_WEIGHTS_DIR named when the tests began, set as the mirror."""
+    if not REAL_WEIGHTS:
+        pytest.skip("ZOO_WEIGHTS_DIR does not name a folder of real weights")
+    monkeypatch.setenv("ZOO_WEIGHTS_DIR", REAL_WEIGHTS)
+    return Path(REAL_WEIGHTS)

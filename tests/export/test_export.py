@@ -1,0 +1,140 @@
+"""Exports: what the file says, what is replaced and when, the pictures that both sides see."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import zoo_runtime
+from zoo_runtime import Predictor
+
+
+def test_the_file_describes_itself(finished, photos):
+    run, exported, _ = finished
+    file = exported / "shapes" / "model.onnx"
+    assert file.read_bytes() == (run / "model.onnx").read_bytes()
+    assert sorted(p.name for p in exported.rglob("*")) == ["model.onnx", "shapes"]
+    info = Predictor(file).info
+    record = json.loads((run / "run.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert info.classes == ("bars", "discs", "noise") and info.task == "multiclass"
+    assert info.image.to_json() == {
+        "size": [32, 32],
+        "channels": 3,
+        "resize": "squash",
+        "fraction": 0.875,
+        "filter": "bilinear",
+    }
+    assert info.architecture["name"] == "mobilenetv2_035"
+    assert info.weights["random"] is True and "ZOO_OFFLINE" in info.weights["reason"]
+    assert info.run["id"] == run.name and info.run["seed"] == 0 and "keras" in info.run["versions"]
+    assert info.data["digest"] == record["data"]["digest"] and info.data["counts"] == {"train": 48, "val": 12, "test": 12}
+    assert info.metrics["test"]["accuracy"] == metrics["test"]["accuracy"]
+    assert info.parity["pictures"] == 60 and info.parity["logits_difference"] < 1e-4
+    assert len(info.selftest["pictures"]) == 2
+
+
+def test_it_passes_its_own_check_and_fails_a_tampered_one(finished):
+    _, exported, _ = finished
+    predictor = Predictor(exported / "shapes" / "model.onnx")
+    result = zoo_runtime.check(predictor)
+    assert result.passed and result.pixels_equal and result.probability_difference == 0
+    rows = [picture["probabilities"] for picture in predictor.info.selftest["pictures"]]
+    assert all(abs(sum(row) - 1) < 1e-5 for row in rows)
+    assert rows[0] != rows[1]
+    rows[1][0] += 0.01
+    assert not zoo_runtime.check(predictor).passed
+
+
+def test_training_evaluation_and_device_see_the_same_pixels(finished, photos, monkeypatch):
+    """Bit for bit: the training cache, the parity check and the predictor."""
+    from zoo.data import pixels, sources
+    from zoo_runtime import ImageSpec
+
+    run, exported, _ = finished
+    source = sources.open_source(str(photos))
+    cached = pixels.load_pixels(source.pictures, ImageSpec((32, 32)), run.parent.parent / "cache" / "pixels")
+    assert cached.cached, "the run's own cache is the one that is read"
+    predictor = Predictor(exported / "shapes" / "model.onnx")
+    for row, picture in zip(cached.array, source.pictures, strict=True):
+        assert np.array_equal(row, predictor.decode(picture.content))
+
+
+def test_metrics_are_those_of_the_exported_file(finished, photos, zoo, monkeypatch):
+    run, exported, printed = finished
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] >= 0.9 and metrics["test"]["pictures"] == 12
+    assert metrics["validation"]["pictures"] == 12
+    assert np.sum(metrics["test"]["confusion_matrix"]) == 12
+    assert f"accuracy {metrics['test']['accuracy']:.4f}" in printed
+    again = json.loads(zoo("evaluate", run, "--json").out)
+    assert again == metrics["test"]
+    everything = json.loads(zoo("evaluate", exported / "shapes", "--data", photos, "--json").out)
+    assert everything["pictures"] == 72
+    by_hand = [
+        Predictor(exported / "shapes")(str(path)).label == path.parent.name for path in sorted(photos.rglob("*.jpg"))
+    ]
+    assert everything["accuracy"] == pytest.approx(np.mean(by_hand))
+
+
+def test_report_is_a_page_with_the_figures(finished):
+    run, _, _ = finished
+    page = (run / "report.html").read_text()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert f"{metrics['test']['accuracy']:.4f}" in page and "mobilenetv2_035 on photos" in page
+    assert page.count("<tr>") > 15 and "{{" not in page
+
+
+def test_export_again_gives_the_same_network(finished, zoo, tmp_path):
+    run, exported, _ = finished
+    ran = zoo("export", run, "--exported", tmp_path / "second", "--name", "other")
+    assert ran.code == 0, ran.err
+    first = Predictor(exported / "shapes")
+    second = Predictor(tmp_path / "second" / "other" / "model.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    assert np.array_equal(first.probabilities(pixels), second.probabilities(pixels))
+    assert first.info == second.info
+
+
+def test_a_failed_export_replaces_nothing(finished, zoo, tmp_path, monkeypatch):
+    from zoo.export import parity
+
+    run, _, _ = finished
+    copy = tmp_path / "runs" / run.name
+    shutil.copytree(run, copy)
+    target = tmp_path / "exported" / "shapes" / "model.onnx"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"the one before")
+    before = (copy / "model.onnx").read_bytes()
+    monkeypatch.setattr(parity, "TOLERANCE", 1e-12)
+    ran = zoo("export", copy, "--exported", tmp_path / "exported")
+    assert ran.code == 1
+    assert "logits differ" in ran.err and "Traceback" not in ran.err
+    assert target.read_bytes() == b"the one before"
+    assert (copy / "model.onnx").read_bytes() == before
+    assert os.listdir(target.parent) == ["model.onnx"]
+
+
+def test_export_of_a_run_whose_pictures_changed_is_refused(finished, zoo, tmp_path, photos):
+    run, _, _ = finished
+    other = tmp_path / "photos"
+    shutil.copytree(photos, other)
+    assert zoo("export", run, "--data", other, "--exported", tmp_path / "moved").code == 0
+    next((other / "discs").iterdir()).unlink()
+    ran = zoo("export", run, "--data", other, "--exported", tmp_path / "exported")
+    assert ran.code == 1 and "--data" in ran.err
+    assert not (tmp_path / "exported").exists()
+
+
+def test_what_is_no_run_is_named(zoo, tmp_path):
+    assert "no run folder" in zoo("export", tmp_path).err
+    assert zoo("export", tmp_path).code == 1
+    ran = zoo("evaluate", "nothing", "--exported", tmp_path)
+    assert ran.code == 2 and "Exports in" in ran.err
+    (tmp_path / "run.json").write_text('{"schema": 1, "status": "running"}')
+    ran = zoo("export", tmp_path)
+    assert ran.code == 1 and "did not finish" in ran.err

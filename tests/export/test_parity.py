@@ -1,0 +1,149 @@
+"""Parity: an export that computes something else must fail, whatever the way in which it differs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from zoo import backend, registry
+from zoo.convert.keras_to_onnx import convert, without_logits
+from zoo.errors import ConversionFailed, ParityFailed
+from zoo.export import parity
+from zoo.testing import randomize, synthetic_pixels
+from zoo.train.model import attach_head, build_backbone
+
+RNG = np.random.default_rng(0)
+PIXELS = synthetic_pixels(70, (32, 32), 3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    architecture = registry.load().architecture("mobilenetv2_035")
+    backend.start().utils.set_random_seed(0)
+    backbone = build_backbone(architecture, (32, 32))
+    randomize(backbone)
+    return attach_head(backbone, architecture.head, 4, "test")
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    return convert(model)
+
+
+def broken(graph, change):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    change(copy.graph)
+    return copy
+
+
+def test_a_good_graph_passes_with_figures(model, graph):
+    figures = parity.check(model, graph, PIXELS)
+    assert figures["pictures"] == 70 and figures["top1_equal"] == 70
+    assert 0 < figures["logits_difference"] < 1e-4 and figures["probabilities_difference"] < 1e-4
+
+
+def test_names_and_shapes_are_ours(graph):
+    def shape(value):
+        return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+    assert [(i.name, i.type.tensor_type.elem_type, shape(i)) for i in graph.graph.input] == [
+        ("image", onnx.TensorProto.UINT8, ["batch", 32, 32, 3])
+    ]
+    assert {o.name: shape(o) for o in graph.graph.output} == {"logits": ["batch", 4], "probabilities": ["batch", 4]}
+    assert [o.name for o in without_logits(graph).graph.output] == ["probabilities"]
+    assert {opset.version for opset in graph.opset_import if not opset.domain} == {17}
+    names = [name for node in graph.graph.node for name in (*node.input, *node.output)]
+    assert not [name for name in names if name.startswith("unk__") or name == "Identity:0"]
+
+
+def scale_a_weight(factor):
+    def change(graph):
+        kernels = [w for w in graph.initializer if len(w.dims) == 2]
+        kernels[-1].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernels[-1]) * np.float32(factor), kernels[-1].name))
+
+    return change
+
+
+def swap_classes(graph):
+    for node in graph.node:
+        if "logits" in node.output:
+            node.output[0] = "unswapped"
+    order = numpy_helper.from_array(np.array([1, 0, 2, 3]), "order")
+    graph.initializer.append(order)
+    graph.node.append(onnx.helper.make_node("Gather", ["unswapped", "order"], ["logits"], axis=1))
+
+
+@pytest.mark.parametrize("factor", [1.001, 0.0, np.nan])
+def test_another_weight_fails(model, graph, factor):
+    with pytest.raises(ParityFailed):
+        parity.check(model, broken(graph, scale_a_weight(factor)), PIXELS)
+
+
+def test_a_missing_op_fails(model, graph):
+    def unsupported(graph):
+        graph.node[0].op_type = "StatefulPartitionedCall"
+
+    with pytest.raises(ConversionFailed, match="onnxruntime cannot run"):
+        parity.check(model, broken(graph, unsupported), PIXELS)
+
+
+def test_a_second_input_fails(model, graph):
+    def add(graph):
+        graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1]))
+
+    with pytest.raises(ConversionFailed, match="one input"):
+        parity.check(model, broken(graph, add), PIXELS)
+
+
+def test_a_fixed_batch_fails(model, graph):
+    def fix(graph):
+        graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+    with pytest.raises(ConversionFailed):
+        parity.check(model, broken(graph, fix), PIXELS)
+
+
+LOGITS = RNG.normal(size=(70, 4)).astype("float32") * 5
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def compare(logits, reference=LOGITS):
+    return parity.compare(reference, logits, softmax(reference), softmax(logits))
+
+
+def test_logits_are_compared_where_the_softmax_hides_a_difference():
+    sure = LOGITS + np.array([400, 0, 0, 0], "float32")
+    wrong = sure + np.array([0, 40, 0, 0], "float32")
+    assert np.array_equal(softmax(sure), softmax(wrong))
+    with pytest.raises(ParityFailed, match="logits differ"):
+        compare(wrong, sure)
+
+
+def test_the_tolerance_is_relative_to_the_greatest_logit():
+    scale = np.abs(LOGITS).max()
+    assert compare(LOGITS + np.float32(0.9e-4 * scale))["logits_difference"] == pytest.approx(0.9e-4, rel=0.02)
+    with pytest.raises(ParityFailed, match="logits differ"):
+        compare(LOGITS + np.float32(1.2e-4 * scale))
+
+
+def test_constant_and_infinite_logits_fail():
+    with pytest.raises(ParityFailed, match="same logits for every picture"):
+        compare(np.tile(LOGITS[:1], (70, 1)), np.tile(LOGITS[:1], (70, 1)))
+    bad = LOGITS.copy()
+    bad[3, 2] = np.nan
+    with pytest.raises(ParityFailed, match="not finite"):
+        compare(bad)
+    with pytest.raises(ParityFailed, match="not finite"):
+        compare(LOGITS, bad)
+
+
+def test_swapped_classes_fail(model, graph):
+    with pytest.raises(ParityFailed):
+        parity.check(model, broken(graph, swap_classes), PIXELS)

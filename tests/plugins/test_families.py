@@ -1,0 +1,222 @@
+"""The built-in families, by the kit that plugin authors run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from zoo import registry, testing
+from zoo.errors import InvalidPluginData
+from zoo.plugin import Architecture, Augmentation, Head, Schedule, Stage
+
+# Parameters without top as Keras documents them, https://keras.io/api/applications/.
+PARAMETERS = {
+    "mobilenetv2": 2_257_984,
+    "mobilenetv2_035": 410_208,
+    "mobilenetv2_050": 706_224,
+    "mobilenetv2_075": 1_382_064,
+    "mobilenetv2_130": 3_766_048,
+    "mobilenetv2_140": 4_363_712,
+    "vgg16": 14_714_688,
+    "vgg19": 20_024_384,
+}
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return registry.load()
+
+
+def test_every_family_is_there(plugins):
+    assert {item.name: item.parameters for item in plugins.all(Architecture)} == PARAMETERS
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2_035", "vgg16"])
+def test_keeps_the_contract(plugins, name):
+    testing.check_architecture(plugins.architecture(name), (32, 48))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(PARAMETERS) - {"mobilenetv2", "mobilenetv2_035", "vgg16"}))
+def test_the_other_widths_and_depths_keep_the_contract(plugins, name):
+    testing.check_architecture(plugins.architecture(name))
+
+
+@pytest.mark.parametrize(("name", "mode"), [("mobilenetv2", "tf"), ("vgg16", "caffe")])
+def test_normalization_is_keras_own(plugins, name, mode):
+    """The first layers of the network do what the family's preprocess_input does."""
+    import keras
+
+    from zoo.train.model import build_backbone
+
+    model = build_backbone(plugins.architecture(name), (32, 32))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
+    normalized = keras.Model(model.input, model.get_layer("normalize").output).predict_on_batch(pixels)
+    expected = keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode=mode)
+    assert np.abs(normalized - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "vgg16"])
+def test_classifier_has_the_backbones_layers(plugins, name):
+    from zoo.train.model import build_backbone, build_classifier
+
+    architecture = plugins.architecture(name)
+    top = build_classifier(architecture, (32, 32), 10)
+    names = {layer.name for layer in top.layers}
+    assert {layer.name for layer in build_backbone(architecture, (32, 32)).layers} <= names
+    assert {"predictions", "logits", "probabilities"} <= names
+    rows = top.predict_on_batch(np.zeros((2, 32, 32, 3), "float32"))
+    assert rows.shape == (2, 10) and np.allclose(rows.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["none", "light"])
+def test_augmentations_keep_the_contract(plugins, name):
+    testing.check_augmentation(plugins.augmentation(name))
+    testing.check_augmentation(plugins.augmentation(name), channels=1)
+
+
+def test_every_listed_augmentation_and_schedule_is_tested(plugins):
+    assert {item.name for item in plugins.all(Augmentation)} == {"none", "light"}
+    assert {item.name for item in plugins.all(Schedule)} == {"fine-tune", "full", "head-only", "scratch"}
+
+
+def test_light_flips_half_the_pictures_and_moves_little(plugins):
+    policy = plugins.augmentation("light").build(flip=True, rotation=0.0, shift=0.0)
+    ramp = np.broadcast_to(np.linspace(0, 255, 32, dtype="float32")[None, None, :, None], (200, 16, 32, 3)).copy()
+    labels = np.ones((200, 1), "float32")
+    out, _ = policy(ramp, labels, np.arange(200, dtype=np.uint64))
+    flipped = out[:, 8, 0, 0] > out[:, 8, -1, 0]
+    assert 70 < flipped.sum() < 130
+    assert np.abs(out[flipped] - ramp[flipped][:, :, ::-1]).max() < 0.1
+    assert np.abs(out[~flipped] - ramp[~flipped]).max() < 0.1
+
+    shifted, _ = plugins.augmentation("light").build(flip=False, rotation=0.0, shift=0.25)(
+        ramp, labels, np.arange(200, dtype=np.uint64)
+    )
+    moves = (shifted[:, 8, 16, 0] - ramp[:, 8, 16, 0]) / (255 / 31)
+    assert -8.01 <= moves.min() < -6 and 6 < moves.max() <= 8.01
+
+    disc = np.zeros((50, 33, 33, 1), "float32")
+    disc[:, 16, 28] = 255
+    turned, _ = plugins.augmentation("light").build(flip=False, rotation=30.0, shift=0.0)(
+        disc, labels[:50], np.arange(50, dtype=np.uint64)
+    )
+    y, x = np.mgrid[0:33, 0:33] - 16
+    weights = turned[..., 0] / turned.sum(axis=(1, 2, 3))[:, None, None]
+    angles = np.degrees(np.arctan2((weights * y).sum(axis=(1, 2)), (weights * x).sum(axis=(1, 2))))
+    assert -30.5 < angles.min() < -20 and 20 < angles.max() < 30.5
+
+
+@pytest.mark.parametrize("architecture", ["mobilenetv2_035", "vgg16"])
+@pytest.mark.parametrize("schedule", ["head-only", "fine-tune", "full", "scratch"])
+def test_schedules_fit(plugins, schedule, architecture):
+    testing.check_schedule(plugins.schedule(schedule), plugins.architecture(architecture))
+
+
+def test_too_small_a_picture_is_refused(zoo, photos, tmp_path):
+    ran = zoo("finetune", "vgg16", "--data", photos, "--size", "31x64", "--runs", tmp_path / "runs")
+    assert ran.code == 2
+    assert "at least 32 x 32" in ran.err and "31x64" in ran.err
+    assert not (tmp_path / "runs").exists()
+
+
+def _build(shape):
+    import keras
+
+    pixels = keras.Input(shape)
+    x = keras.layers.Conv2D(4, 3, name="one")(pixels)
+    return keras.Model(pixels, keras.layers.Conv2D(4, 3, name="two")(x))
+
+
+def architecture(**changes) -> Architecture:
+    values = {
+        "name": "tiny",
+        "summary": "two convolutions",
+        "build": _build,
+        "input_size": (32, 32),
+        "min_size": 8,
+        "parameters": 3 * 9 * 4 + 4 + 4 * 9 * 4 + 4,
+        "stages": (Stage("a", ("one",)), Stage("b", ("two",))),
+        "source": "here",
+        "licence": "MIT",
+    }
+    return Architecture(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"parameters": 17}, "17 promised"),
+        ({"stages": (Stage("a", ("one",)),)}, "stand in no stage: two"),
+        ({"stages": (Stage("a", ("one", "two", "three")),)}, "do not exist: three"),
+    ],
+)
+def test_the_kit_finds_what_is_wrong(changes, problem):
+    with pytest.raises((AssertionError, InvalidPluginData), match=problem):
+        testing.check_architecture(architecture(**changes), (16, 16))
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "flatten", "l2norm"])
+def test_heads_train_save_and_export(pool):
+    head = Head(pool=pool, hidden=(6,), dropout=0.3, weight_l2=1e-4, weight_l1=1e-5, reduce=3)
+    testing.check_architecture(architecture(head=head), (16, 16))
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: architecture(name="Tiny"), "lower-case"),
+        (lambda: architecture(min_size=64), "at least min_size"),
+        (lambda: architecture(channels=4), "channels must be"),
+        (lambda: architecture(stages=(Stage("a", ("one",)), Stage("a", ("two",)))), "stage names must differ"),
+        (lambda: architecture(stages=(Stage("a", ("one",)), Stage("b", ("one",)))), "one stage only"),
+        (lambda: architecture(build="x"), "build must be a function"),
+        (lambda: Head(pool="mean"), "pool must be"),
+        (lambda: Head(dropout=1.0), "dropout must be"),
+        (lambda: Stage("a", ()), "one or more layer names"),
+    ],
+)
+def test_data_classes_refuse_what_the_contract_does_not_allow(make, problem):
+    with pytest.raises(InvalidPluginData, match=problem):
+        make()
+
+
+def test_a_strangers_architecture_runs_the_whole_way(zoo, install_plugin, photos, tmp_path):
+    """A plugin that is only installed: listed, fine-tuned, exported, predicting; and its file needs no plugin."""
+    install_plugin(
+        "tiny",
+        """
+from zoo.plugin import Architecture, Head, Stage, hookimpl
+
+def build(shape):
+    import keras
+    from zoo.plugin import normalize
+    pixels = keras.Input(shape)
+    x = normalize(pixels, "torch")
+    for i in range(1, 3):
+        x = keras.layers.Conv2D(8 * i, 3, strides=2, padding="same", activation="relu", name=f"conv{i}")(x)
+    return keras.Model(pixels, x)
+
+@hookimpl
+def zoo_architectures():
+    yield Architecture(name="tiny", summary="two convolutions", build=build, input_size=(32, 32), min_size=8,
+                       parameters=1392, stages=[Stage("a", ["conv1"]), Stage("b", ["conv2"])], head=Head(pool="max"),
+                       source="here", licence="MIT")
+""",
+    )
+    ran = zoo(
+        *("finetune", "tiny", "--data", photos, "--epochs", 20, "--learning-rate", 0.01, "--batch-size", 8),
+        *("--runs", tmp_path / "runs", "--exported", tmp_path / "exported"),
+    )
+    assert ran.code == 0, ran.err
+    assert "no plugin lists pretrained weights of tiny" in ran.err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "metrics.json").read_text())["test"]["accuracy"] >= 0.9
+    assert json.loads((run / "run.json").read_text())["plugins"][-1] == "tiny (zoo-tiny 1.2)"
+    picture = next((photos / "discs").iterdir())
+    predicted = zoo("predict", tmp_path / "exported" / "tiny-photos" / "model.onnx", picture)
+    assert predicted.code == 0 and "discs" in predicted.out
+
+

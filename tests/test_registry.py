@@ -1,0 +1,176 @@
+"""Plugins: found by entry points, isolated one by one. Every test installs its plugin as a stranger would."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+GOOD = """
+from zoo.plugin import Augmentation, Phase, Schedule, hookimpl
+
+def build():
+    return lambda images, labels, seeds: (255 - images, labels)
+
+@hookimpl
+def zoo_augmentations():
+    return [Augmentation(name="negative", summary="inverts", build=build)]
+
+@hookimpl
+def zoo_schedules():
+    return (Schedule(name=n, summary="one epoch", phases=[Phase(name="a", train="all", epochs=1, learning_rate=0.1)]) for n in ["blink"])
+"""
+
+BROKEN = {
+    "raises_at_import": ("import nothing_of_that_name", "nothing_of_that_name"),
+    "exits_at_import": ("raise SystemExit('bye')", "bye"),
+    "syntax": ("def", "SyntaxError"),
+    "raises_in_hook": (
+        "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_architectures():\n    raise RuntimeError('no luck')",
+        "no luck",
+    ),
+    "raises_in_generator": (
+        "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_weights():\n    yield from [1/0]",
+        "ZeroDivisionError",
+    ),
+    "returns_rubbish": (
+        "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_schedules():\n    return [{'name': 'x'}]",
+        "must return Schedule objects",
+    ),
+    "returns_none": (
+        "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_schedules():\n    return None",
+        "must return Schedule objects",
+    ),
+    "bad_data": (
+        "from zoo.plugin import Phase, hookimpl\n@hookimpl\ndef zoo_schedules():\n"
+        "    return [Phase(name='x', train='top', epochs=1, learning_rate=1e-3)]",
+        "train must be",
+    ),
+    "misspelt_hook": (
+        "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_architecture():\n    return []",
+        "there is no hook 'zoo_architecture'",
+    ),
+    "argument": (
+        "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_schedules(registry):\n    return []",
+        "PluginValidationError",
+    ),
+    "no_hook": ("x = 1", "implements none of the hooks"),
+}
+
+
+def names(zoo, kind: str) -> list[str]:
+    ran = zoo("list", kind, "--json")
+    assert ran.code == 0
+    return [row["name"] for row in json.loads(ran.out)]
+
+
+def test_a_strangers_plugin_is_listed_with_its_origin(zoo, install_plugin):
+    install_plugin("good", GOOD, "zoo-stranger")
+    rows = json.loads(zoo("list", "--json").out)
+    mine = {row["name"]: row for row in rows if row["plugin"] == "good"}
+    assert mine["negative"]["kind"] == "augmentation"
+    assert mine["blink"]["kind"] == "schedule"
+    assert mine["good"]["distribution"] == "zoo-stranger"
+    assert mine["good"]["version"] == "1.2"
+    assert {"kind", "name", "plugin"} <= set.intersection(*(set(row) for row in rows))
+    assert "inverts" in zoo("info", "negative").out
+    assert "zoo-stranger 1.2" in zoo("info", "negative").out
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_is_named_and_the_rest_works(zoo, install_plugin, case):
+    code, reason = BROKEN[case]
+    install_plugin(case, code)
+    install_plugin("good", GOOD)
+    ran = zoo("list")
+    assert ran.code == 0
+    assert "mobilenetv2 " in ran.out and "vgg19" in ran.out
+    warnings = [line for line in ran.err.splitlines() if line]
+    assert len(warnings) == 1
+    assert f"{case} (zoo-{case} 1.2)" in warnings[0] and reason in warnings[0]
+    assert "negative" in names(zoo, "augmentations")
+    doctor = zoo("doctor")
+    assert doctor.code == 1
+    assert "Traceback" in doctor.out and reason in doctor.out
+
+
+@pytest.mark.parametrize("case", ["raises_at_import", "returns_rubbish"])
+def test_strict_makes_a_broken_plugin_fatal(zoo, install_plugin, monkeypatch, case):
+    install_plugin(case, BROKEN[case][0])
+    monkeypatch.setenv("ZOO_STRICT_PLUGINS", "1")
+    ran = zoo("list")
+    assert ran.code == 1
+    assert case in ran.err and "Traceback" not in ran.err
+
+
+DUPLICATE = """
+from zoo.plugin import Phase, Schedule, hookimpl
+
+@hookimpl
+def zoo_schedules():
+    return [Schedule(name="full", summary="other", phases=[Phase(name="a", train="all", epochs=1, learning_rate=0.1)])]
+"""
+
+
+def test_a_name_given_twice_is_usable_by_nobody(zoo, install_plugin, photos):
+    install_plugin("twin", DUPLICATE)
+    ran = zoo("finetune", "mobilenetv2_035", "--data", photos, "--schedule", "full")
+    assert ran.code == 1
+    assert "schedules (finezoo" in ran.err and "twin (zoo-twin 1.2)" in ran.err
+    listed = names(zoo, "schedules")
+    assert "full" not in listed and "fine-tune" in listed
+    assert "twin (zoo-twin 1.2)" in zoo("list").err
+
+
+def test_strict_makes_a_name_given_twice_fatal(zoo, install_plugin, monkeypatch):
+    install_plugin("twin", DUPLICATE)
+    monkeypatch.setenv("ZOO_STRICT_PLUGINS", "1")
+    ran = zoo("list")
+    assert ran.code == 1 and "'full'" in ran.err
+
+
+def test_weights_for_another_plugins_architecture(zoo, install_plugin):
+    install_plugin(
+        "more",
+        """
+from zoo.plugin import Weights, hookimpl
+
+@hookimpl
+def zoo_weights():
+    for arch in ("vgg16", "nobody"):
+        yield Weights(architecture=arch, tag="birds", url="https://example.org/b.h5", filename="b.h5", includes_top=False,
+                      input_size=(96, 96), licence="MIT", source="https://example.org")
+""",
+    )
+    assert "vgg16.birds, without top" in zoo("info", "vgg16.birds").out
+    doctor = zoo("doctor")
+    assert doctor.code == 1 and "nobody.birds" in doctor.out and "vgg16.birds" not in doctor.out
+
+
+def test_unknown_names_suggest_the_nearest(zoo):
+    for arguments, nearest in (
+        (["info", "mobilnetv2"], "mobilenetv2"),
+        (["finetune", "vgg166"], "vgg16"),
+        (["finetune", "mobilenetv2.imagenet"], "imagenet1k"),
+        (["finetune", "vgg16", "--schedule", "finetune"], "fine-tune"),
+        (["finetune", "vgg16", "--augment", "lite"], "light"),
+    ):
+        ran = zoo(*arguments)
+        assert ran.code == 2
+        assert f"Did you mean {nearest}" in ran.err, ran.err
+
+
+def test_list_shows_what_the_table_promises(zoo, monkeypatch, tmp_path):
+    weights = tmp_path / "mirror"
+    weights.mkdir()
+    (weights / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.5_128_no_top.h5").write_bytes(b"x")
+    monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(weights))
+    rows = {row["name"]: row for row in json.loads(zoo("list", "architectures", "--json").out)}
+    assert len(rows) == 8
+    assert rows["mobilenetv2_050"]["at_hand"] is True and rows["mobilenetv2"]["at_hand"] is False
+    assert rows["vgg16"]["parameters"] == 14_714_688 and rows["vgg16"]["top1"] == 0.713
+    assert rows["mobilenetv2_140"]["size"] == [224, 224]
+    text = zoo("list", "050").out.splitlines()
+    assert len(text) == 2 and "706,224" in text[1] and "yes" in text[1] and "0.654" in text[1]
+    assert len(json.loads(zoo("list", "weights", "--json").out)) == 2 * 22 + 4
+    assert zoo("list", "nothing-like-this").code == 2

@@ -1,0 +1,270 @@
+"""Training: what moves, what stays to the bit, what seeds decide."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from zoo import backend, registry
+from zoo.errors import TrainingError, UnknownName, UsageError
+from zoo.plugin import Architecture, Head, Phase, Stage, normalize
+from zoo.reporter import Reporter
+from zoo.train import engine, phases
+from zoo.train.batches import make_batches, picture_seeds
+from zoo.train.model import attach_head, build_backbone
+
+SIZE = (32, 32)
+
+
+def build_tiny(shape):
+    import keras
+
+    x = pixels = keras.Input(shape)
+    x = normalize(x, "tf")
+    for i in (1, 2, 3):
+        x = keras.layers.Conv2D(8, 3, strides=2, use_bias=False, name=f"conv{i}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.99, name=f"bn{i}")(x)
+        x = keras.layers.ReLU(name=f"relu{i}")(x)
+    return keras.Model(pixels, x)
+
+
+@pytest.fixture(scope="module")
+def architecture():
+    """Three stages of convolution and BatchNorm: what MobileNetV2 has, in a hundredth of the time."""
+    return Architecture(
+        name="tiny",
+        summary="three convolutions",
+        build=build_tiny,
+        input_size=SIZE,
+        min_size=32,
+        parameters=1,
+        stages=tuple(Stage(f"stage{i}", (f"conv{i}", f"bn{i}")) for i in (1, 2, 3)),
+        source="here",
+        licence="MIT",
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Two classes that brightness tells apart."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % 2
+    array = (rng.integers(0, 100, (48, *SIZE, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    return engine.Pictures(array, labels, np.arange(0, 36), np.arange(36, 48), 2)
+
+
+def network(architecture, seed=0):
+    from zoo.testing import randomize
+
+    backend.start().utils.set_random_seed(seed)
+    backbone = build_backbone(architecture, SIZE)
+    randomize(backbone)
+    model = attach_head(backbone, architecture.head, 2, "test")
+    return model, [layer.name for layer in backbone.layers]
+
+
+def run(architecture, pictures, *schedule, augment=None, seed=0, batch_size=12, prepare=lambda model: None):
+    model, backbone = network(architecture, seed)
+    prepare(model)
+    before = {weight.path: weight.numpy().copy() for weight in model.weights}
+    outcome = engine.train(
+        model,
+        backbone,
+        architecture,
+        schedule,
+        pictures,
+        batch_size=batch_size,
+        seed=seed,
+        augment=augment,
+        reporter=Reporter(),
+    )
+    after = {weight.path: weight.numpy() for weight in model.weights}
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    return model, before, after, changed, outcome
+
+
+def layers_of(paths):
+    return {path.rsplit("/", 1)[0] for path in paths}
+
+
+@pytest.mark.parametrize("train", ["head", "last:1", "last:2", "from:relu2", "all"])
+def test_a_phase_moves_what_it_names_and_nothing_else(architecture, pictures, train):
+    """To the bit: above all BatchNorm's statistics, which Keras 3 moves under `training=False`."""
+    phase = Phase(name="x", train=train, epochs=1, learning_rate=1e-2, optimizer="sgd")
+    model, _, _, changed, outcome = run(architecture, pictures, phase)
+    expected = {
+        "head": [],
+        "last:1": ["conv3"],
+        "last:2": ["conv2", "conv3"],
+        "from:relu2": ["conv3"],
+        "all": ["conv1", "conv2", "conv3"],
+    }[train] + ["logits"]
+    assert layers_of(changed) == set(expected)
+    assert list(outcome.phases[0]["moved_layers"]) == expected
+
+
+def test_pretrained_batch_norm_keeps_its_statistics_in_every_phase_of_the_default_schedule(pictures):
+    """The same on MobileNetV2 itself, whose statistics Keras 3 would move."""
+    plugins = registry.load()
+    network = plugins.architecture("mobilenetv2_035")
+    model, before, after, changed, _ = run(network, pictures, *plugins.schedule("full").phases_for(network)[-1:])
+    norms = {layer.name for layer in model.layers if type(layer).__name__ == "BatchNormalization"}
+    assert len(norms) == 52 and not layers_of(changed) & norms
+    assert all(np.array_equal(before[path], after[path]) for path in before if "moving_" in path)
+    assert len(layers_of(changed)) == 53
+
+
+def test_update_moves_the_statistics_and_sets_their_momentum(architecture, pictures):
+    phase = Phase(
+        name="x", train="all", epochs=1, learning_rate=1e-3, batch_norm="update", batch_norm_momentum=0.5, patience=None
+    )
+    model, _, _, changed, _ = run(architecture, pictures, phase)
+    assert {"bn1/moving_mean", "bn3/moving_variance", "bn1/gamma"} <= changed
+    assert model.get_layer("bn1").momentum == 0.5
+
+
+def test_trained_layers_train_again_after_a_frozen_phase(architecture, pictures):
+    """Changing `trainable` without compiling anew would silently train the old set."""
+    first = Phase(name="a", train="head", epochs=1, learning_rate=1e-2, optimizer="sgd")
+    second = Phase(name="b", train="last:1", epochs=1, learning_rate=1e-2, optimizer="sgd")
+    _, _, _, changed, outcome = run(architecture, pictures, first, second)
+    assert layers_of(changed) == {"conv3", "logits"} or outcome.best_epoch == 1
+    assert [phase["moved_layers"] for phase in outcome.phases] == [["logits"], ["conv3", "logits"]]
+    assert [row["epoch"] for row in outcome.history] == [1, 2]
+    assert [row["phase"] for row in outcome.history] == ["a", "b"]
+
+
+def test_same_seed_same_bytes_another_seed_others(architecture, pictures):
+    light = registry.load().augmentation("light")
+    augment = light.build(**light.parameters)
+    phase = Phase(name="x", train="last:2", epochs=2, learning_rate=1e-3, rate="cosine")
+    results = [run(architecture, pictures, phase, augment=augment, seed=seed)[2] for seed in (3, 3, 4)]
+    assert all(np.array_equal(results[0][path], results[1][path]) for path in results[0])
+    assert not np.array_equal(results[0]["logits/kernel"], results[2]["logits/kernel"])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
+def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, optimizer):
+    """The update is scaled, not the gradient, which Adam would undo: a step a stage down is a tenth."""
+    steps = {}
+    one_batch = engine.Pictures(pictures.array, pictures.labels, pictures.train[:12], pictures.val, 2)
+    for decay in (1.0, 0.1):
+        phase = Phase(name="x", train="last:2", epochs=1, learning_rate=1e-3, optimizer=optimizer, rate_decay=decay)
+        _, before, after, _, _ = run(architecture, one_batch, phase)
+        steps[decay] = {
+            path: np.abs(after[path] - before[path]).mean() for path in ("conv3/kernel", "conv2/kernel")
+        }
+    assert steps[0.1]["conv3/kernel"] == pytest.approx(steps[1.0]["conv3/kernel"], rel=1e-3)
+    # Decoupled weight decay is not scaled; it is 0.4 % of the learning rate times weights below 1.
+    assert steps[0.1]["conv2/kernel"] == pytest.approx(0.1 * steps[1.0]["conv2/kernel"], rel=0.02)
+
+
+def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
+    """A rate far too high makes later epochs worse; the network must end with the weights of the best."""
+    phase = Phase(name="x", train="head", epochs=30, learning_rate=5.0, optimizer="sgd", patience=3)
+    model, _, _, _, outcome = run(architecture, pictures, phase)
+    losses = [row["val_loss"] for row in outcome.history]
+    assert outcome.best_epoch == int(np.argmin(losses)) + 1
+    assert len(losses) < 30 and len(losses) == outcome.best_epoch + 3
+    trainer = backend.start().Model(model.input, model.get_layer("logits").output)
+    logits = trainer.predict_on_batch(pictures.array[pictures.val].astype("float32"))
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(12), pictures.labels[pictures.val]] - np.log(np.exp(shifted).sum(axis=1))
+    assert -chosen.mean() == pytest.approx(min(losses), rel=1e-3, abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_rate(architecture, pictures):
+    phase = Phase(name="wild", train="all", epochs=9, learning_rate=99.0, optimizer="sgd", patience=None)
+    head = Head(hidden=(64, 64, 64))
+    with pytest.raises(TrainingError, match=r"99 .*'wild'.*--learning-rate 9\.9"):
+        run(dataclasses.replace(architecture, head=head), pictures, phase, batch_size=4)
+
+
+def test_lagging_statistics_are_reported(architecture, pictures):
+    """With a momentum near 1 the statistics stay where they were; the phase must say so, and be silent otherwise."""
+    values = {"name": "x", "train": "all", "epochs": 4, "learning_rate": 1e-2, "batch_norm": "update", "patience": None}
+
+    def displace(model):
+        for i in (1, 2, 3):
+            model.get_layer(f"bn{i}").moving_mean.assign_add(np.full(8, 50.0, "float32"))
+
+    lagging = run(architecture, pictures, Phase(**values, batch_norm_momentum=0.9999), prepare=displace)[4]
+    assert len(lagging.warnings) == 1 and "BatchNorm statistics lag" in lagging.warnings[0]
+    following = run(architecture, pictures, Phase(**values, batch_norm_momentum=0.3), prepare=displace)[4]
+    assert following.warnings == [] and following.history[-1]["val_accuracy"] == 1
+
+
+def test_order_and_augmentation_depend_on_seed_epoch_and_picture_alone(pictures):
+    seen = []
+
+    def spy(images, labels, seeds):
+        seen.append(seeds)
+        return images, labels
+
+    def epoch(seed, number, batch_size, views=None):
+        seen.clear()
+        batches = make_batches(
+            pictures.array,
+            pictures.train,
+            pictures.labels,
+            classes=2,
+            batch_size=batch_size,
+            seed=seed,
+            first_epoch=number,
+            shuffle=True,
+            augment=spy,
+            views=views,
+        )
+        given = np.concatenate([batches[i][0] for i in range(len(batches))])
+        return given, np.concatenate(seen)
+
+    first, seeds = epoch(0, 0, 10)
+    again, seeds_again = epoch(0, 0, 7)
+    assert np.array_equal(first, again) and np.array_equal(seeds, seeds_again)
+    assert not np.array_equal(first, epoch(0, 1, 10)[0]) and not np.array_equal(first, epoch(1, 0, 10)[0])
+    assert len(set(seeds.tolist())) == len(pictures.train)
+    assert set(seeds.tolist()) & set(epoch(0, 1, 10)[1].tolist()) == set()
+    assert set(epoch(0, 3, 10, views=3)[1].tolist()) == set(seeds.tolist())
+    assert picture_seeds(5, 2, np.array([7]))[0] == picture_seeds(5, 2, np.array([3, 7]))[1]
+
+
+def test_override_epochs_and_rates():
+    schedule = (
+        Phase(name="head", train="head", epochs=3, learning_rate=1e-3),
+        Phase(name="top", train="last:1", epochs=6, learning_rate=1e-4),
+    )
+    assert [p.epochs for p in phases.override(schedule, epochs=(3, 5))] == [3, 5]
+    assert [p.epochs for p in phases.override(schedule, epochs=(10,))] == [5, 10]
+    assert [p.epochs for p in phases.override(schedule, epochs=(1,))] == [1, 1]
+    assert [p.name for p in phases.override(schedule, epochs=(2, 0))] == ["head"]
+    assert [p.learning_rate for p in phases.override(schedule, learning_rates=(0.1,))] == pytest.approx([0.1, 0.01])
+    assert [p.learning_rate for p in phases.override(schedule, learning_rates=(0.1, 0.2))] == [0.1, 0.2]
+    assert {p.optimizer for p in phases.override(schedule, optimizer="sgd")} == {"sgd"}
+    assert phases.override(schedule) == schedule
+    with pytest.raises(UsageError, match=r"2 phases \(head, top\)"):
+        phases.override(schedule, epochs=(1, 2, 3))
+    with pytest.raises(UsageError, match="nothing to train"):
+        phases.override(schedule, epochs=(0,))
+
+
+def test_selectors_that_fit_nothing(architecture):
+    with pytest.raises(UsageError, match="3 stages"):
+        phases.select(architecture, [], "last:4")
+    with pytest.raises(UnknownName, match="Did you mean block_13_expand"):
+        phases.select(architecture, ["block_13_expand", "Conv_1"], "from:block13_expand")
+
+
+def test_history_and_run_record_of_a_finished_run(finished):
+    run, _, _ = finished
+    record = json.loads((run / "run.json").read_text())
+    with (run / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert record["status"] == "trained"
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 26))
+    losses = [float(row["val_loss"]) for row in rows]
+    assert losses[record["best_epoch"] - 1] == min(losses)
+    assert max(float(row["learning_rate"]) for row in rows) <= record["phases"][0]["learning_rate"]

@@ -1,0 +1,148 @@
+"""The compliance kit: what plugin authors run on what they publish, and what zoo runs on its own plugins.
+
+    from zoo import testing
+
+    def test_my_network():
+        testing.check_architecture(my_plugin.zoo_architectures()[0])
+
+Every function raises AssertionError with what is wrong.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zoo import backend
+from zoo.plugin import Architecture, Augmentation, Schedule
+from zoo.train import phases
+
+if TYPE_CHECKING:
+    import keras
+
+PREPROCESSING = ("Rescaling", "Normalization")
+
+
+def check_architecture(architecture: Architecture, size: tuple[int, int] | None = None) -> None:
+    """Check that an architecture keeps the contract of `zoo.plugin.Architecture`, from build to exported file.
+
+    Args:
+        architecture: What to check.
+        size: (height, width) in pixels to build at; None means its smallest.
+
+    Raises:
+        AssertionError: A part of the contract is not kept.
+    """
+    from zoo.convert.keras_to_onnx import convert
+    from zoo.export import parity
+    from zoo.train.model import attach_head, build_backbone
+
+    keras = backend.start()
+    size = size or (architecture.min_size, architecture.min_size)
+    keras.utils.set_random_seed(0)
+    backbone = build_backbone(architecture, size)
+    assert None not in backbone.output.shape[1:], f"the feature map has no fixed shape: {backbone.output.shape}"
+    parameters = sum(
+        layer.count_params() for layer in backbone.layers if layer.__class__.__name__ not in PREPROCESSING
+    )
+    assert parameters == architecture.parameters, f"{parameters:,} parameters, {architecture.parameters:,} promised"
+
+    names = [layer.name for layer in backbone.layers]
+    again = [layer.name for layer in build_backbone(architecture, size).layers]
+    assert names == again, f"a second build has other layer names: {sorted(set(again) - set(names))[:5]}"
+
+    randomize(backbone)
+    pixels = synthetic_pixels(8, size, architecture.channels, seed=1)
+    features = backbone.predict_on_batch(pixels.astype("float32"))
+    assert np.isfinite(features).all(), "the feature map is not finite on pixels in 0..255"
+    assert np.abs(np.diff(features, axis=0)).max() > 0, "the feature map does not depend on the picture"
+
+    model = attach_head(backbone, architecture.head, 5, architecture.name)
+    with tempfile.TemporaryDirectory(prefix="zoo-testing-") as folder:
+        path = Path(folder, "model.keras")
+        model.save(path)
+        loaded = keras.models.load_model(path, compile=False)
+    same = np.array_equal(
+        model.predict_on_batch(pixels.astype("float32")), loaded.predict_on_batch(pixels.astype("float32"))
+    )
+    assert same, "a saved and loaded network gives other values"
+    # Raises with the reason where the graph cannot be converted or differs.
+    parity.check(model, convert(model), pixels)
+
+
+def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int = 0) -> np.ndarray:
+    """Pictures that differ in colour, coarse pattern and noise: uint8 array (count, height, width, channels)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 4, 4, channels)).astype(float)
+    rows, columns = (np.arange(side) * 4 // side for side in size)
+    pictures = coarse[:, rows][:, :, columns] * rng.uniform(0.2, 1, (count, 1, 1, 1))
+    noise = rng.normal(0, 20, (count, *size, channels))
+    return (pictures + noise).clip(0, 255).astype(np.uint8)
+
+
+def randomize(model: keras.Model, seed: int = 0) -> None:
+    """Give a network's BatchNorm layers statistics, scales and shifts as a trained one has.
+
+    With Keras's initial ones many a deep network gives about 1e-17 everywhere, and any tolerance passes. The
+    statistics are those of synthetic pictures, moved a little, so that signals neither vanish nor explode.
+    """
+    keras = backend.start()
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if not layers:
+        return
+    kept = [(layer.momentum, layer.trainable) for layer in layers]
+    for layer in layers:
+        layer.momentum, layer.trainable = 0.0, True
+    _, height, width, channels = model.input.shape
+    model(synthetic_pixels(16, (height, width), channels, seed).astype("float32"), training=True)
+    rng = np.random.default_rng(seed)
+    for layer, (momentum, trainable) in zip(layers, kept, strict=True):
+        layer.momentum, layer.trainable = momentum, trainable
+        deviation = np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
+        layer.moving_mean.assign_add(0.3 * deviation * rng.uniform(-1, 1, deviation.shape))
+        layer.moving_variance.assign(deviation**2 * rng.uniform(0.7, 1.4, deviation.shape))
+        if layer.gamma is not None:
+            layer.gamma.assign(rng.uniform(0.6, 1.5, deviation.shape))
+        if layer.beta is not None:
+            layer.beta.assign(rng.uniform(-0.4, 0.4, deviation.shape))
+
+
+def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
+    """Check that a policy keeps shapes, dtypes and ranges, and that the seeds alone decide what it does.
+
+    Raises:
+        AssertionError: A part of the contract of `zoo.plugin.Augmentation` is not kept.
+    """
+    policy = augmentation.build(**augmentation.parameters)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 24, 32, channels)).astype("float32")
+    labels = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
+    seeds = np.arange(6, dtype=np.uint64)
+    before = images.copy()
+    out, marks = (np.asarray(array) for array in policy(images.copy(), labels.copy(), seeds))
+    assert out.shape == images.shape and out.dtype == np.float32, f"pictures became {out.dtype} {out.shape}"
+    assert marks.shape == labels.shape and marks.dtype == np.float32, f"labels became {marks.dtype} {marks.shape}"
+    assert out.min() >= 0 and out.max() <= 255, f"pixels left 0..255: {out.min()} to {out.max()}"
+    assert np.allclose(marks.sum(axis=1), 1, atol=1e-5), "rows of labels no longer sum to 1"
+    again, _ = policy(before.copy(), labels.copy(), seeds)
+    assert np.array_equal(out, np.asarray(again)), "the same seeds gave other pictures"
+
+
+def check_schedule(schedule: Schedule, architecture: Architecture) -> None:
+    """Check that a schedule's phases fit an architecture.
+
+    Raises:
+        AssertionError: A phase selects stages or layers that do not exist.
+    """
+    from zoo.errors import UsageError
+    from zoo.train.model import build_backbone
+
+    layers = [layer.name for layer in build_backbone(architecture, (architecture.min_size,) * 2).layers]
+    for phase in schedule.phases_for(architecture):
+        try:
+            phases.select(architecture, layers, phase.train)
+        except UsageError as error:
+            raise AssertionError(f"{schedule.name}, phase {phase.name}: {error}") from error
