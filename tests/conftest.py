@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path_factory, monkeypatch):
@@ -116,7 +114,9 @@ def install_plugin(tmp_path, monkeypatch):
         (info / "entry_points.txt").write_text(f"[zoo.plugins]\n{name} = {name}_plugin_module\n")
         (folder / f"{name}_plugin_module.py").write_text(code)
         monkeypatch.syspath_prepend(str(folder))
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+        monkeypatch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        )
         monkeypatch.delitem(sys.modules, f"{name}_plugin_module", raising=False)
 
     return install

@@ -18,7 +18,8 @@ def zoo_augmentations():
 
 @hookimpl
 def zoo_schedules():
-    return (Schedule(name=n, summary="one epoch", phases=[Phase(name="a", train="all", epochs=1, learning_rate=0.1)]) for n in ["blink"])
+    phases = [Phase(name="a", train="all", epochs=1, learning_rate=0.1)]
+    return (Schedule(name=name, summary="one epoch", phases=phases) for name in ["blink"])
 """
 
 BROKEN = {
@@ -138,8 +139,8 @@ from zoo.plugin import Weights, hookimpl
 @hookimpl
 def zoo_weights():
     for arch in ("vgg16", "nobody"):
-        yield Weights(architecture=arch, tag="birds", url="https://example.org/b.h5", filename="b.h5", includes_top=False,
-                      input_size=(96, 96), licence="MIT", source="https://example.org")
+        yield Weights(architecture=arch, tag="birds", url="https://example.org/b.h5", filename="b.h5",
+                      includes_top=False, input_size=(96, 96), licence="MIT", source="https://example.org")
 """,
     )
     assert "vgg16.birds, without top" in zoo("info", "vgg16.birds").out

@@ -18,8 +18,8 @@ from zoo.reporter import Reporter
 
 KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "plugins")
 RUNTIME_HINT = (
-    "zoo_runtime is missing though zoo is here. The distributions finezoo and finezoo-runtime bring the same package, and "
-    "removing one takes the other's files: reinstall with `pip install --force-reinstall --no-deps finezoo` "
+    "zoo_runtime is missing though zoo is here. The distributions finezoo and finezoo-runtime bring the same package, "
+    "and removing one takes the other's files: reinstall with `pip install --force-reinstall --no-deps finezoo` "
     "(from a clone: `pip install --force-reinstall --no-deps .`)."
 )
 
@@ -104,7 +104,9 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     try:
         height, width = (int(side) for side in (sides * 2 if len(sides) == 1 else sides))
     except ValueError:
-        raise click.BadParameter(f"must be SIDE or HEIGHTxWIDTH in pixels, such as 160 or 120x160. Received: {value!r}.") from None
+        raise click.BadParameter(
+            f"must be SIDE or HEIGHTxWIDTH in pixels, such as 160 or 120x160. Received: {value!r}."
+        ) from None
     if not (1 <= height <= 4096 and 1 <= width <= 4096):
         raise click.BadParameter(f"must be 1 to 4096 pixels. Received: {value!r}.")
     return height, width
@@ -222,9 +224,7 @@ def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, **
     from zoo import workflow
     from zoo.evaluate.metrics import table
 
-    options = workflow.Options(
-        architecture=architecture, learning_rates=learning_rate, export=not no_export, **values
-    )
+    options = workflow.Options(architecture=architecture, learning_rates=learning_rate, export=not no_export, **values)
     result = workflow.finetune(options, registry, ConsoleReporter())
     click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Run        {result.run.folder}")
@@ -245,7 +245,9 @@ def _quoted(path: Path) -> str:
 @cli.command()
 @click.argument("model")
 @click.option("--data", help="Pictures (default: those of the run).")
-@click.option("--part", type=click.Choice(["train", "val", "test", "all"]), help="Which of them (default: test, or all).")
+@click.option(
+    "--part", type=click.Choice(["train", "val", "test", "all"]), help="Which of them (default: test, or all)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @runs_option
 @exported_option
@@ -265,7 +267,9 @@ def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs
 @click.option("--top", is_flag=True, help="Export the published classifier ARCH.TAG itself, with its own classes.")
 @size_option
 @resize_option
-@click.option("--data", help="Where a run's pictures are now; with --top, pictures for the parity check (default digits).")
+@click.option(
+    "--data", help="Where a run's pictures are now; with --top, pictures for the parity check (default digits)."
+)
 @name_option
 @runs_option
 @exported_option
@@ -301,7 +305,9 @@ def export(
 
         given = [o for o in ("size", "resize") if context.get_parameter_source(o).name == "COMMANDLINE"]
         if given:
-            raise click.UsageError(f"--{given[0]} goes with --top; a run keeps the size and resize it was trained with.")
+            raise click.UsageError(
+                f"--{given[0]} goes with --top; a run keeps the size and resize it was trained with."
+            )
         folder = Path(what) if Path(what).is_dir() else runs / what
         result = workflow.export_run(folder, registry, ConsoleReporter(), name=name, exported=exported, data=data)
         target = result.exported

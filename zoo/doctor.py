@@ -22,9 +22,13 @@ def examine() -> dict[str, Any]:
     os.environ.pop("ZOO_STRICT_PLUGINS", None)
     found = registry.load()
     problems = [f"plugin {plugin} is broken: {plugin.error}\n{plugin.trace.rstrip()}" for plugin in found.broken]
-    problems += [f"{key!r} is brought by {' and '.join(map(str, plugins))}" for (_, key), plugins in found.conflicts.items()]
+    problems += [
+        f"{key!r} is brought by {' and '.join(map(str, plugins))}" for (_, key), plugins in found.conflicts.items()
+    ]
     names = {architecture.name for architecture in found.all(Architecture)}
-    orphans = sorted({entry.id for entry in found.all(Weights)} - {e.id for e in found.all(Weights) if e.architecture in names})
+    orphans = sorted(
+        {entry.id for entry in found.all(Weights)} - {e.id for e in found.all(Weights) if e.architecture in names}
+    )
     problems += [f"weights {identity} are for an architecture that no plugin brings" for identity in orphans]
     problems += _installation()
     mirror = paths.mirror()
@@ -58,8 +62,9 @@ def _installation() -> list[str]:
     problems = []
     if len(have) == 2:
         problems.append(
-            "finezoo and finezoo-runtime are both installed and bring the same package zoo_runtime; removing one takes the "
-            "other's files. Keep one: `pip uninstall finezoo-runtime`, then `pip install --force-reinstall --no-deps finezoo`."
+            "finezoo and finezoo-runtime are both installed and bring the same package zoo_runtime; removing one takes "
+            "the other's files. Keep one: `pip uninstall finezoo-runtime`, then "
+            "`pip install --force-reinstall --no-deps finezoo`."
         )
     for module in ("zoo_runtime", "zoo_plugins"):
         if find_spec(module) is None:

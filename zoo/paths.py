@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+PARTIAL = ".partial-"
+LEFTOVER_SECONDS = 3600
 
 
 def cache() -> Path:
@@ -30,4 +38,29 @@ def keras_cache() -> Path:
 
 def offline() -> bool:
     """Whether ZOO_OFFLINE=1 forbids the network."""
-    return os.environ.get("ZOO_OFFLINE", "") not in ("", "0")
+    return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
+
+
+@contextlib.contextmanager
+def partial(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder inside a cache folder, where things are made before they are moved to their place.
+
+    What killed processes left behind goes too: temporary folders in which nothing has been written for an hour.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(f"{PARTIAL}*"):
+        # Another process may be cleaning up as well.
+        with contextlib.suppress(OSError):
+            used = max(path.stat().st_mtime for path in (leftover, *leftover.iterdir()))
+            if time.time() - used > LEFTOVER_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+    # Not tempfile's: its folders and files are closed to all others, and a cache may be shared.
+    temporary = folder / f"{PARTIAL}{secrets.token_hex(6)}"
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -112,7 +112,7 @@ class Registry:
         return architecture, tag
 
     def check_tag(self, architecture: str, tag: str) -> None:
-        """Raise UnknownName unless the architecture has weights of that tag, DuplicateName if two plugins bring them."""
+        """Raise UnknownName unless the architecture has weights of that tag, DuplicateName if two plugins do."""
         for (kind, key), plugins in self.conflicts.items():
             if kind is Weights and key[:2] == (architecture, tag):
                 raise _duplicate(f"weights {architecture}.{tag}", plugins)
@@ -155,7 +155,9 @@ def _duplicate(what: str, plugins: list[Plugin]) -> DuplicateName:
     )
 
 
-def load(entry_points: Iterable[metadata.EntryPoint] | None = None, warn: Callable[[str], None] | None = None) -> Registry:
+def load(
+    entry_points: Iterable[metadata.EntryPoint] | None = None, warn: Callable[[str], None] | None = None
+) -> Registry:
     """Load every plugin.
 
     Args:
@@ -217,9 +219,7 @@ def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[
     registered = manager.register(module, name=f"{point.name} of {_distribution(point)[0]}")
     items: list[Item] = []
     try:
-        unknown = [
-            caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in HOOKS
-        ]
+        unknown = [caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in HOOKS]
         if unknown:
             raise InvalidPluginData(f"there is no hook {unknown[0]!r}. Hooks: {', '.join(HOOKS)}.")
         if not manager.get_hookcallers(module):

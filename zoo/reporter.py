@@ -1,4 +1,7 @@
-"""What the functions of the workshop tell whoever called them. The base class says nothing; `cli` brings one that prints."""
+"""What the functions of the workshop tell whoever called them.
+
+The base class says nothing; `cli` brings one that prints.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Run:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""
         with replacing(self.folder / name) as temporary:
-            temporary.write_text(json.dumps(value, indent=2) + "\n")
+            temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run.
@@ -58,7 +58,7 @@ class Run:
             RunError: It is missing or damaged.
         """
         try:
-            return json.loads((self.folder / name).read_text())
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except OSError as error:
             raise RunError(f"{str(self.folder / name)!r} cannot be read: {error.strerror}.") from None
         except ValueError as error:
@@ -68,7 +68,7 @@ class Run:
         """Write history.csv, a row an epoch."""
         with (
             replacing(self.folder / "history.csv") as temporary,
-            temporary.open("w", newline="") as stream,
+            temporary.open("w", newline="", encoding="utf-8") as stream,
         ):
             writer = csv.DictWriter(stream, list(rows[0]))
             writer.writeheader()
@@ -77,7 +77,7 @@ class Run:
     def read_history(self) -> list[dict[str, str]]:
         """Read history.csv back; empty where there is none."""
         try:
-            with (self.folder / "history.csv").open(newline="") as stream:
+            with (self.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
                 return list(csv.DictReader(stream))
         except OSError:
             return []
@@ -128,7 +128,8 @@ def load(folder: Path) -> tuple[Run, dict[str, Any]]:
         RunError: It is no run folder, of another schema, or training did not finish.
     """
     if not (folder / "run.json").is_file():
-        raise RunError(f"{str(folder)!r} is no run folder: it has no run.json. `zoo finetune` prints the folder it makes.")
+        hint = "`zoo finetune` prints the folder it makes."
+        raise RunError(f"{str(folder)!r} is no run folder: it has no run.json. {hint}")
     run = Run(folder)
     record = run.read_json("run.json")
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:

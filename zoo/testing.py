@@ -45,9 +45,7 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
     keras.utils.set_random_seed(0)
     backbone = build_backbone(architecture, size)
     assert None not in backbone.output.shape[1:], f"the feature map has no fixed shape: {backbone.output.shape}"
-    parameters = sum(
-        layer.count_params() for layer in backbone.layers if layer.__class__.__name__ not in PREPROCESSING
-    )
+    parameters = sum(layer.count_params() for layer in backbone.layers if layer.__class__.__name__ not in PREPROCESSING)
     assert parameters == architecture.parameters, f"{parameters:,} parameters, {architecture.parameters:,} promised"
 
     names = [layer.name for layer in backbone.layers]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,9 @@ from zoo.errors import HashMismatch, WeightsUnavailable
 from zoo.plugin import ClassIndex, Weights
 
 CONNECT_SECONDS = 5
+IMPATIENT_SECONDS = 1
 READ_SECONDS = 30
-RECORDED = "digests.json"
-HDF5 = b"\x89HDF\r\n\x1a\n"
+RECORDED = ".sha256"
 Progress = Callable[[int, int], None]
 
 
@@ -56,7 +58,8 @@ def at_hand(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
     places += [(paths.cache() / "weights", "cache"), (paths.keras_cache(), "Keras's cache")]
     for folder, place in places:
         path = folder / entry.filename
-        if path.is_file():
+        # Not Path.is_file, which raises where a folder may not be entered.
+        if os.path.isfile(path):
             return path, place
     return None
 
@@ -118,8 +121,11 @@ def read_class_index(path: Path) -> list[str]:
     """
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        return ["_".join(index[str(i)]) for i in range(len(index))]
-    except (ValueError, KeyError, TypeError) as error:
+        rows = [index[str(i)] for i in range(len(index))]
+        if not rows or not all(isinstance(row, list) for row in rows):
+            raise ValueError('not of the form {"0": [identifier, name], ...}')
+        return ["_".join(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise HashMismatch(f"{str(path)!r} is no class index file: {error!r}. Remove it and try again.") from None
 
 
@@ -143,54 +149,48 @@ def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, 
     found = at_hand(entry)
     if found:
         path, place = found
-        recorded = _recorded(path) if place == "cache" else None
-        return path, place, _checked(path, entry, recorded)
+        return path, place, _checked(path, entry, _recorded(path) if place == "cache" else None)
     if paths.offline():
         raise WeightsUnavailable(f"{entry.filename} is not at hand and ZOO_OFFLINE=1 forbids the network")
     path = paths.cache() / "weights" / entry.filename
-    _download(entry, path, progress)
-    digest = _checked(path, entry, None)
-    _record(path, digest)
-    return path, "download", digest
+    return path, "download", _download(entry, path, progress)
 
 
 def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> str:
-    """Return a file's sha256, or raise HashMismatch."""
-    digest = digest_of(path)
-    expected = entry.hash or (f"sha256:{recorded}" if recorded else None)
-    if expected:
-        algorithm, _, wanted = expected.partition(":")
+    """Return a file's sha256, or raise HashMismatch; WeightsUnavailable where the file may not be read."""
+    expected = entry.hash or recorded
+    algorithm, _, wanted = expected.partition(":") if expected else ("sha256", "", "")
+    try:
+        digest = digest_of(path)
         received = digest if algorithm == "sha256" else digest_of(path, algorithm)
-        if received != wanted:
-            origin = "published" if entry.hash else "recorded when it was first downloaded"
-            raise HashMismatch(
-                f"{str(path)!r} has {algorithm} {received}, but {wanted} was {origin}. The file is damaged or another; "
-                "remove it and try again."
-            )
+    except OSError as error:
+        raise WeightsUnavailable(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    if wanted and received != wanted:
+        origin = "published" if entry.hash else f"recorded in {path.name + RECORDED!r} when it was first downloaded"
+        raise HashMismatch(
+            f"{str(path)!r} has {algorithm} {received}, but {wanted} was {origin}. The file is damaged or another; "
+            "remove it and try again."
+        )
     return digest
 
 
 def _recorded(path: Path) -> str | None:
+    """The digest that a download left beside a file, as "sha256:...", or None."""
     try:
-        return json.loads((path.parent / RECORDED).read_text()).get(path.name)
-    except (OSError, ValueError, AttributeError):
+        digest = path.with_name(path.name + RECORDED).read_text(encoding="utf-8").split()[0]
+    except (OSError, ValueError, IndexError):
         return None
+    return f"sha256:{digest}"
 
 
-def _record(path: Path, digest: str) -> None:
-    file = path.parent / RECORDED
-    try:
-        known = json.loads(file.read_text())
-    except (OSError, ValueError):
-        known = {}
-    known[path.name] = digest
-    temporary = file.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
-    os.replace(temporary, file)
+def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None) -> str:
+    """Download through pooch: into a temporary folder, moved to its name only when complete and right.
 
+    The file's digest is recorded beside it, as `sha256sum` writes it, and a later download must have it too: that is
+    all there is to go by where no hash is published.
 
-def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None) -> None:
-    """Download through pooch: into a temporary file, moved to its name only when complete and right.
+    Returns:
+        The file's sha256, hex.
 
     Raises:
         WeightsUnavailable: No connection within CONNECT_SECONDS, an answer other than the file, or a cut transfer.
@@ -203,46 +203,82 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
     reason = _unreachable(entry.url)
     if reason:
         raise WeightsUnavailable(f"{entry.url} cannot be reached: {reason}")
-
-    def download(url: str, output: str, pooch_object: object) -> None:
-        bar = _Bar(progress) if progress else False
-        http = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=(CONNECT_SECONDS, READ_SECONDS))
-        http(url, output, pooch_object)
-        with open(output, "rb") as stream:
-            head = stream.read(len(HDF5))
-        if path.suffix == ".h5" and head != HDF5:
-            # A hotel's login page answers 200 too.
-            raise ValueError("what came back is not an HDF5 file")
-
+    bar = _Bar(progress) if progress else False
+    http = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=(CONNECT_SECONDS, READ_SECONDS))
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(entry.url, entry.hash, fname=path.name, path=path.parent, downloader=download)
+        with paths.partial(path.parent) as temporary:
+            file = Path(pooch.retrieve(entry.url, entry.hash, fname=path.name, path=temporary, downloader=http))
+            _refuse_other_files(file, entry)
+            # pooch closes its files to all others, and a cache may be shared.
+            file.chmod(temporary.stat().st_mode & 0o666)
+            digest = digest_of(file)
+            record = path.with_name(path.name + RECORDED)
+            known = _recorded(path)
+            if known not in (None, f"sha256:{digest}") and not entry.hash:
+                raise ValueError(
+                    f"what came back has sha256:{digest}, but an earlier download had {known}; "
+                    f"remove {str(record)!r} if the publisher has replaced the file"
+                )
+            draft = temporary / record.name
+            draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+            # The record first: a file without one would never be checked.
+            os.replace(draft, record)
+            os.replace(file, path)
     except (requests.RequestException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsUnavailable(f"downloading {entry.url} failed: {reason}") from error
+    return digest
+
+
+def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
+    """Raise ValueError if a download is not what its name says: a hotel's login page answers 200 too."""
+    size = file.stat().st_size
+    if entry.bytes and size != entry.bytes:
+        raise ValueError(f"{size} bytes came back, not {entry.bytes}")
+    if file.suffix == ".h5":
+        import h5py
+
+        try:
+            h5py.File(file).close()
+        except OSError as error:
+            # h5py sees a missing end too, which a server without a Content-Length cannot tell.
+            raise ValueError(f"what came back is not a whole HDF5 file ({error})") from None
+    if file.suffix == ".json":
+        json.loads(file.read_bytes())
 
 
 def _unreachable(url: str) -> str:
     """Try once to reach a server; return why it cannot be reached, or "".
 
-    The attempt runs beside, because looking a name up can take longer than any time-out that sockets know.
+    The attempts run beside, because looking a name up can take longer than any time-out that sockets know. There are
+    two at once: a patient one, for slow lines, and one that gives each of a server's addresses little time, for lines
+    on which IPv6 leads nowhere and that would never come to the IPv4 address.
     """
     import requests
 
-    outcome: list[str] = []
+    outcomes: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def attempt() -> None:
+    def attempt(connect_seconds: float) -> None:
         try:
-            requests.head(url, timeout=CONNECT_SECONDS, allow_redirects=True)
-            outcome.append("")
-        except requests.RequestException as error:
-            outcome.append(_brief(error))
+            requests.head(url, timeout=(connect_seconds, CONNECT_SECONDS), allow_redirects=True)
+            outcomes.put("")
+        except Exception as error:
+            outcomes.put(_brief(error))
 
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    return outcome[0] if outcome else f"no answer within {CONNECT_SECONDS} s"
+    reason = ""
+    end = time.monotonic() + CONNECT_SECONDS
+    waits = (IMPATIENT_SECONDS, CONNECT_SECONDS)
+    for seconds in waits:
+        threading.Thread(target=attempt, args=[seconds], daemon=True).start()
+    for _ in waits:
+        try:
+            reason = outcomes.get(timeout=max(0, end - time.monotonic()))
+        except queue.Empty:
+            return f"no answer within {CONNECT_SECONDS} s"
+        if not reason:
+            break
+    return reason
 
 
 def _brief(error: Exception) -> str:
@@ -252,7 +288,7 @@ def _brief(error: Exception) -> str:
         cause = cause.args[0]
     reason = getattr(cause, "reason", None)
     text = str(reason or cause)
-    return text.rsplit(": ", 1)[-1] if ">: " in text or "HTTPConnection" in text else text
+    return text.partition("): ")[2] or text if "Connection(" in text else text.rpartition(">: ")[2]
 
 
 class _Bar:

@@ -158,10 +158,14 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     run.write_json("run.json", record)
     left_out = record["data"]["left_out"]
     if left_out:
-        reporter.warn(f"{len(left_out)} of {len(source.pictures)} files are left out; {run.folder}/run.json lists them.")
+        reporter.warn(
+            f"{len(left_out)} of {len(source.pictures)} files are left out; {run.folder}/run.json lists them."
+        )
     try:
         model = _train(architecture, found, prepared, phases, options, registry, run, record, reporter)
-        return _export(model, architecture, prepared, run, record, name, options.exported if options.export else None, reporter)
+        return _export(
+            model, architecture, prepared, run, record, name, options.exported if options.export else None, reporter
+        )
     except BaseException as error:
         if record["status"] == "running":
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -240,7 +244,9 @@ def export_top(
     entries = registry.weights_of(architecture.name, tag, top=True)
     entries = [entry for entry in entries if entry.tag == entries[0].tag and entry.class_index]
     if not entries:
-        raise UsageError(f"{wanted} has no published weights with a top and class names; `zoo info {wanted}` shows them.")
+        raise UsageError(
+            f"{wanted} has no published weights with a top and class names; `zoo info {wanted}` shows them."
+        )
     name = name or f"{architecture.name}-{entries[0].tag}"
     if sources.short_name(name) != name:
         raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
@@ -253,7 +259,9 @@ def export_top(
         raise WeightsUnavailable(f"{error}.\n{weights.advice(entries[0])}") from None
     _say_found(found, reporter)
     if len(classes) != found.entry.classes:
-        raise ExportError(f"{found.entry.class_index.filename} names {len(classes)} classes, not {found.entry.classes}.")
+        raise ExportError(
+            f"{found.entry.class_index.filename} names {len(classes)} classes, not {found.entry.classes}."
+        )
     spec = _spec(architecture, size, resize)
     pictures = sources.open_source(data).pictures
     step = max(1, len(pictures) // PARITY_PICTURES)
@@ -308,9 +316,7 @@ def evaluate(
     if model.is_dir():
         run, record = runs.load(model)
         file = run.exported
-        if not file.is_file():
-            raise RunError(f"{str(model)!r} has no model.onnx; make it with `zoo export {model}`.")
-    predictor = Predictor(file)
+    predictor = Predictor(file if file.is_file() or record is None else _exported_for_now(run, record))
     if record is None and data is None:
         raise UsageError("give the pictures with --data; only a run folder remembers its own.")
     if data is None:
@@ -339,6 +345,16 @@ def evaluate(
     with reporter.progress(f"evaluating {part}") as progress:
         probabilities = metrics.predict(predictor, [source.pictures[i].content for i in rows], progress)
     return metrics.measure(probabilities, labels, predictor.info.classes)
+
+
+def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:
+    """The bytes of an exported file for a run that keeps none."""
+    from zoo.convert.keras_to_onnx import convert
+    from zoo.export import staging
+
+    model = backend.start().models.load_model(run.model, compile=False)
+    info = ModelInfo(classes=tuple(record["classes"]), task="multiclass", image=ImageSpec(**record["image"]))
+    return staging.serialize(convert(model), info)
 
 
 def resolve_model(text: str, exported: Path, runs_folder: Path) -> Path:
@@ -394,7 +410,13 @@ def _choose_weights(
         if not path.is_file():
             raise WeightsUnavailable(f"there is no weights file at {wish!r}.")
         reporter.say(f"Weights: {path}")
-        return path, {"random": False, "id": None, "file": path.name, "sha256": weights.digest_of(path), "place": "path"}
+        return path, {
+            "random": False,
+            "id": None,
+            "file": path.name,
+            "sha256": weights.digest_of(path),
+            "place": "path",
+        }
     explicit = tag or (wish if wish != "auto" else None)
     if explicit:
         registry.check_tag(architecture.name, explicit)
@@ -554,9 +576,7 @@ def _record(
         "classes": list(prepared.source.classes),
         "data": {
             **prepared.describe(),
-            "left_out": [
-                {"picture": pictures[i].name, "why": why} for i, why in sorted(prepared.pixels.bad.items())
-            ],
+            "left_out": [{"picture": pictures[i].name, "why": why} for i, why in sorted(prepared.pixels.bad.items())],
         },
         "plugins": sorted(used),
         "versions": runs.versions(),
@@ -608,9 +628,7 @@ def _train(
         [layer.name for layer in backbone.layers],
         architecture,
         phases,
-        engine.Pictures(
-            prepared.pixels.array, prepared.labels, prepared.split.train, prepared.split.val, len(classes)
-        ),
+        engine.Pictures(prepared.pixels.array, prepared.labels, prepared.split.train, prepared.split.val, len(classes)),
         batch_size=options.batch_size,
         seed=options.seed,
         augment=None if policy.name == "none" else policy.build(**policy.parameters),
@@ -650,7 +668,8 @@ def _export(
         image=prepared.spec,
         architecture=_describe(architecture),
         weights=record["weights"],
-        run={key: record[key] for key in ("id", "created", "versions", "plugins")} | {"seed": record["options"]["seed"]},
+        run={key: record[key] for key in ("id", "created", "versions", "plugins")}
+        | {"seed": record["options"]["seed"]},
         data=prepared.describe(),
     )
     # Pictures that training did not learn from come first: a network is surest of those it knows.
@@ -673,12 +692,18 @@ def _export(
     if exported is not None:
         staging.place(data, run.exported)
         target = exported / name / "model.onnx"
-        staging.copy(run.exported, target)
+        try:
+            staging.copy(run.exported, target)
+        except OSError as error:
+            raise ExportError(
+                f"{str(target)!r} cannot be written: {error.strerror}. The run is kept; "
+                f"`zoo export {run.folder} --exported FOLDER` puts its export elsewhere."
+            ) from error
     record["seconds"]["export"] = round(time.perf_counter() - begun, 2)
     record["parity"] = info.parity
     run.write_json("run.json", record)
     with runs.replacing(run.folder / "report.html") as temporary:
-        temporary.write_text(report.render(record, metrics, run.read_history()))
+        temporary.write_text(report.render(record, metrics, run.read_history()), encoding="utf-8")
     return Result(run, metrics, target, _sample(prepared, run))
 
 

@@ -12,7 +12,7 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     """
     stages = max(1, len(architecture.stages) // 3)
     return (
-        Phase(name="head", train="head", epochs=2, learning_rate=1e-3),
+        Phase(name="head", train="head", epochs=2, learning_rate=3e-3),
         Phase(name="top", train=f"last:{stages}", epochs=3, learning_rate=3e-4, rate="cosine"),
     )
 
@@ -45,8 +45,8 @@ def zoo_schedules():
                 Phase(
                     name="scratch",
                     train="all",
-                    epochs=20,
-                    learning_rate=2e-3,
+                    epochs=16,
+                    learning_rate=1e-3,
                     rate="cosine",
                     batch_norm="update",
                     batch_norm_momentum=0.9,

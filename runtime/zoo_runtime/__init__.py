@@ -1,9 +1,9 @@
 """zoo_runtime: runs image classifiers exported by zoo, with onnxruntime, numpy and Pillow.
 
-    from zoo_runtime import Predictor
+from zoo_runtime import Predictor
 
-    predictor = Predictor("model.onnx")
-    print(predictor("cat.jpg").label)
+predictor = Predictor("model.onnx")
+print(predictor("cat.jpg").label)
 """
 
 from ._decode import MAX_PIXELS, SUFFIXES, decode

@@ -7,10 +7,15 @@ What is defined here, once:
 - EXIF orientation is applied. Colour profiles are ignored. The first frame of an animation is taken.
 - Palettes are resolved; CMYK and YCbCr become RGB as Pillow converts them.
 - Transparent pixels are laid over white.
-- 16-bit greys are divided by 257 and rounded; 32-bit integers count as 16-bit and are clipped to that range.
+- 16-bit greys are divided by 257 and rounded; 32-bit integers count as 16-bit and are clipped to that range. 16-bit
+  colours keep their high byte, as Pillow reads them.
 - 32-bit floats and Lab have no defined range and are refused.
-- JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the size wanted.
-- A truncated or damaged file is an error, never a picture with made-up pixels.
+- JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the size wanted; a Pillow
+  image is taken as large as it is.
+- A truncated or damaged file is an error, never a picture with made-up pixels. Beyond proof: a JPEG that was cut and
+  then given an end marker, where it is progressive or where only its last block (8 or 16 pixels square) is hurt.
+
+Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` has to stay off for that.
 """
 
 from __future__ import annotations
@@ -18,10 +23,11 @@ from __future__ import annotations
 import io
 import math
 import os
+import struct
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ._errors import CorruptPicture, NotAPicture, PictureNotFound, PictureTooLarge, UnsupportedPicture
 from ._format import ImageSpec
@@ -31,12 +37,13 @@ Source = "str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | np.nda
 MAX_PIXELS = 89_478_485
 """Bound on width x height, in pixels: Pillow's own, a quarter of a GiB as RGB."""
 
+# Resizing a row of 80 million pixels, a file of 78 kB, takes 1.3 GB for the filter alone.
+MAX_SIDE = 65_535
+
 # Only these formats: others are drawings that need a program of their own (EPS), or parsers that few have tested.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "TGA", "DIB")
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .ppm .pgm .pbm .pnm .webp .tif .tiff .avif .jp2 .j2k .jpx "
-    ".ico .tga".split()
-)
+_ENDINGS = "jpg jpeg jpe jfif mpo png apng gif bmp dib ppm pgm pbm pnm webp tif tiff avif jp2 j2k jpx ico tga"
+SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS.split())
 """File endings of the formats that are read, in lower case."""
 
 _FILTERS = {
@@ -54,14 +61,15 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_NOISE = bytes(range(1, 255)) * 2
 
 
 def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture to the pixels that a network with this spec takes.
 
     Args:
-        source: A path, the bytes of a file, a binary file object, a uint8 array (H, W), (H, W, 1), (H, W, 3) RGB or
-            (H, W, 4) RGBA, or a Pillow image.
+        source: A path, the bytes of a file, a binary file object (read from where it stands), a uint8 array (H, W),
+            (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, or a Pillow image.
         spec: Size, channels and way of resizing.
         max_pixels: Bound on width x height of the stored picture, in pixels.
 
@@ -72,33 +80,33 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         PictureNotFound: No file at the path, or it may not be read.
         NotAPicture: The file is empty or of no format that is read.
         CorruptPicture: The file is truncated or damaged.
-        PictureTooLarge: More than `max_pixels`.
+        PictureTooLarge: More than `max_pixels`, or a side of more than 65,535.
         UnsupportedPicture: Pixels without a defined 8-bit meaning.
     """
     if isinstance(source, np.ndarray):
-        return _finish(_from_array(source), spec, 1, max_pixels)
+        return _guarded("the array", lambda: _finish(_from_array(source), spec, 1, max_pixels))
     if isinstance(source, Image.Image):
-        return _guarded("the image", lambda: _finish(source, spec, _orientation(source), max_pixels))
+        return _guarded("the image", lambda: _from_image(source, spec, max_pixels))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_stream(io.BytesIO(source), "the bytes given", spec, max_pixels)
+        return _guarded("the data given", lambda: _from_stream(io.BytesIO(source), spec, max_pixels))
     if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
+        name = _printable(os.fspath(source))
         try:
-            with open(name, "rb") as stream:
-                return _from_stream(stream, _quoted(name), spec, max_pixels)
-        except OSError as error:
-            raise PictureNotFound(f"{_quoted(name)} cannot be read: {error.strerror or error}.") from None
+            with open(source, "rb") as stream:
+                return _guarded(name, lambda: _from_stream(stream, spec, max_pixels))
+        except (OSError, ValueError) as error:
+            # ValueError is a name that no file can have, with a zero byte in it.
+            raise PictureNotFound(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if hasattr(source, "read"):
-        stream = source
-        if not (hasattr(stream, "seekable") and stream.seekable()):
-            stream = io.BytesIO(stream.read())
-        return _from_stream(stream, "the file given", spec, max_pixels)
+        return _guarded("the file given", lambda: _from_stream(source, spec, max_pixels))
     raise UnsupportedPicture(
-        f"a picture is a path, bytes, a binary file, a uint8 array or a Pillow image. Received: {type(source).__name__}."
+        "a picture is a path, bytes, a binary file, a uint8 array or a Pillow image. "
+        f"Received: {type(source).__name__}."
     )
 
 
-def _quoted(name: str | bytes) -> str:
+def _printable(name: str | bytes) -> str:
+    """A file's name as text that can be written anywhere, though it need not be UTF-8."""
     return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
 
 
@@ -110,44 +118,92 @@ def _guarded(name: str, work):
         raise type(error)(f"{name}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(f"{name}: {error}") from None
-    except UnidentifiedImageError:
-        raise NotAPicture(f"{name} is not a picture in a format that is read here ({', '.join(FORMATS)}).") from None
     except MemoryError:
-        raise PictureTooLarge(f"{name} needs more memory than there is.") from None
+        raise PictureTooLarge(f"{name}: needs more memory than there is") from None
     except Exception as error:
         # Pillow's parsers raise OSError, SyntaxError, ValueError, struct.error, KeyError, TypeError and more.
         reason = str(error).strip() or type(error).__name__
-        raise CorruptPicture(f"{name} is damaged: {reason}") from None
+        raise CorruptPicture(f"{name}: damaged: {reason}") from None
 
 
-def _from_stream(stream: BinaryIO, name: str, spec: ImageSpec, max_pixels: int) -> np.ndarray:
-    def work() -> np.ndarray:
-        start = stream.tell()
-        if not stream.read(1):
-            raise NotAPicture("the file is empty")
-        stream.seek(start)
-        with Image.open(stream, formats=FORMATS) as image:
+def _from_stream(stream: BinaryIO, spec: ImageSpec, max_pixels: int) -> np.ndarray:
+    if not (hasattr(stream, "seekable") and stream.seekable()) or stream.tell() != 0:
+        # Pillow's parsers jump, to places that they count from the beginning.
+        stream = io.BytesIO(stream.read())
+    with _open(stream) as image:
+        _check_pixels(image, max_pixels)
+        drafted = image.format in ("JPEG", "MPO")
+        # TIFF turns itself while loading and then says so; JPEG has to be asked first, for the draft's size.
+        orientation = _orientation(image) if drafted else 1
+        if drafted:
+            wanted = _wanted(image.size, spec, orientation)
+            image.draft(image.mode, wanted)
+        _load(image)
+        if drafted and not image.info.get("progressive") and _grey_corner(image):
+            _refuse_missing_end(stream, image, wanted)
+        if not drafted:
             _check_pixels(image, max_pixels)
-            drafted = image.format in ("JPEG", "MPO")
-            # TIFF turns itself while loading and then says so; JPEG has to be asked first, for the draft's size.
-            orientation = _orientation(image) if drafted else 1
-            if drafted:
-                image.draft(image.mode, _wanted(image.size, spec, orientation))
-            image.load()
-            if drafted and not image.info.get("progressive") and _flat_corner(image):
-                _refuse_missing_end(stream, start, image)
-            if not drafted:
-                _check_pixels(image, max_pixels)
-                orientation = _orientation(image)
-            return _finish(image, spec, orientation, max_pixels)
+            orientation = _orientation(image)
+        return _finish(image, spec, orientation, max_pixels)
 
-    return _guarded(name, work)
+
+def _from_image(image: Image.Image, spec: ImageSpec, max_pixels: int) -> np.ndarray:
+    _check_pixels(image, max_pixels)
+    _load(image)
+    return _finish(image, spec, _orientation(image), max_pixels)
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    """Open as `Image.open` does, but under our bound alone and with the parser's reason for a refusal.
+
+    `Image.open` prints a warning from 89 megapixels on and refuses 179, whatever `max_pixels` says, and a file that
+    only its parser refuses, such as a truncated TIFF, is "cannot identify image file" there.
+    """
+    Image.preinit()
+    prefix = stream.read(16)
+    if isinstance(prefix, str):
+        raise UnsupportedPicture("a text file; open it in binary mode")
+    if not prefix:
+        raise NotAPicture("the file is empty")
+    prefix = prefix.ljust(16, b"\0")
+    refusal = None
+    for name in FORMATS:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN.get(name, (None, None))
+        accepted = factory and (accept is None or accept(prefix))
+        if isinstance(accepted, str):
+            raise NotAPicture(f"this Pillow was built without {name}: {accepted}")
+        if accepted:
+            stream.seek(0)
+            try:
+                return factory(stream, "")
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:
+                # A format without a signature (TGA) accepts everything; its refusal says nothing.
+                refusal = refusal or (accept and (str(error).strip() or type(error).__name__))
+    if refusal:
+        raise CorruptPicture(f"damaged: {refusal}")
+    raise NotAPicture(f"not a picture in a format that is read here ({', '.join(FORMATS)})")
+
+
+def _load(image: Image.Image) -> None:
+    """Load the pixels, and bring a PNG's transparent level or colour to the bits that Pillow brings the pixels to."""
+    key = image.info.get("transparency")
+    if image.format == "PNG" and isinstance(key, (int, tuple)) and getattr(image, "tile", None):
+        raw_mode = image.tile[0][3]
+        if raw_mode in ("L;2", "L;4"):
+            image.info["transparency"] = key * (85 if raw_mode == "L;2" else 17)
+        elif raw_mode == "RGB;16B":
+            image.info["transparency"] = tuple(level >> 8 for level in key)
+    image.load()
 
 
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise PictureTooLarge(f"{width} x {height} is more than {max_pixels} pixels")
+    if max(width, height) > MAX_SIDE:
+        raise PictureTooLarge(f"{width} x {height} has a side of more than {MAX_SIDE} pixels")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -158,29 +214,33 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _flat_corner(image: Image.Image) -> bool:
-    """Whether the last pixels are all alike, as they are where libjpeg had to make them up."""
+def _grey_corner(image: Image.Image) -> bool:
+    """Whether the last pixel is the mid-grey that libjpeg puts where the coded data have run out."""
     width, height = image.size
-    extremes = image.crop((max(0, width - 4), max(0, height - 4), width, height)).getextrema()
-    return all(low == high for low, high in (extremes if isinstance(extremes[0], tuple) else (extremes,)))
+    corner = image.crop((width - 1, height - 1, width, height))
+    # CMYK is too rare for a rule of its own.
+    return image.mode == "CMYK" or abs(corner.convert("L").getpixel((0, 0)) - 128) <= 2
 
 
-def _refuse_missing_end(stream: BinaryIO, start: int, image: Image.Image) -> None:
+def _refuse_missing_end(stream: BinaryIO, image: Image.Image, wanted: tuple[int, int]) -> None:
     """Raise if the coded data end before the picture does, though an end marker follows.
 
-    libjpeg fills the rest with one colour and only warns, which Pillow does not pass on. Data put in front of the end
+    libjpeg fills the rest with grey and only warns, which Pillow does not pass on. Data put in front of the end
     marker are skipped when the picture was complete, and change its last pixels when it was not.
     """
-    stream.seek(start)
+    stream.seek(0)
     data = stream.read()
     end = data.rfind(b"\xff\xd9")
     if end < 0:
         return
-    longer = data[:end] + bytes(range(1, 255)) * 4 + data[end:]
-    with Image.open(io.BytesIO(longer), formats=("JPEG",)) as second:
-        second.draft(image.mode, image.size)
+    # The zero byte takes back a marker's first half. Restart markers, from the one that is due, serve a picture that
+    # was cut between two restart intervals: it waits for the next.
+    _, due = max((data.rfind(bytes((0xFF, 0xD0 + number)), 0, end), number + 1) for number in range(8))
+    padding = b"\0" + b"".join(_NOISE + bytes((0xFF, 0xD0 + (due + count) % 8)) for count in range(8))
+    with _open(io.BytesIO(data[:end] + padding + data[end:])) as second:
+        second.draft(image.mode, wanted)
         second.load()
-        if second.size == image.size and second.tobytes() != image.tobytes():
+        if second.tobytes() != image.tobytes():
             raise CorruptPicture("the file ends before the picture does")
 
 
@@ -203,10 +263,15 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode.startswith("I"):
         # "I;16" and its byte orders hold 16 bits; "I" holds what a 16-bit PNG or PGM gave on older Pillow.
-        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+        stored = np.asarray(image)
+        levels = ((np.clip(stored, 0, 65535).astype(np.int32) + 128) // 257).astype(np.uint8)
+        if isinstance(image.info.get("transparency"), int):
+            levels[stored == image.info["transparency"]] = 255
+        return Image.fromarray(levels)
     if mode in ("F", "LAB"):
         raise UnsupportedPicture(f"pixels of mode {mode} have no defined 8-bit range; save the picture as 8-bit RGB")
+    if mode == "La":
+        image = image.convert("LA")
     if mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
@@ -232,30 +297,34 @@ def _turned_target(spec: ImageSpec, orientation: int) -> tuple[int, int]:
 
 
 def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: int) -> np.ndarray:
-    """8 bits -> size -> upright -> channels. Turning comes after resizing, where it is cheap."""
+    """8 bits -> size -> upright -> padding -> channels. Turning comes after resizing, where it is cheap."""
     _check_pixels(image, max_pixels)
     image = _resized(_to_8_bit(image), spec, _turned_target(spec, orientation))
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
-    pixels = np.asarray(image.convert("RGB" if spec.channels == 3 else "L"))
+    height, width = spec.size
+    if image.size != (width, height):
+        padded = Image.new(image.mode, (width, height))
+        padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        image = padded
+    # A copy that the caller may write to.
+    pixels = np.array(image.convert("RGB" if spec.channels == 3 else "L"))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _resized(image: Image.Image, spec: ImageSpec, target: tuple[int, int]) -> Image.Image:
+    """To the target's (width, height), or for "pad" to the largest size of the same aspect within it."""
     width, height = image.size
     filter = _FILTERS[spec.filter]
     if spec.resize == "squash":
         return image.resize(target, filter)
     scales = target[0] / width, target[1] / height
-    if spec.resize == "crop":
-        kept = spec.fraction / max(scales)
-        half_width, half_height = target[0] * kept / 2, target[1] * kept / 2
-        box = (width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height)
-        # Rounding must not put the box a hair outside the picture.
-        box = (max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3]))
-        return image.resize(target, filter, box=box)
-    scale = min(scales)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    padded = Image.new(image.mode, target)
-    padded.paste(image.resize(inner, filter), ((target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2))
-    return padded
+    if spec.resize == "pad":
+        scale = min(scales)
+        return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), filter)
+    kept = spec.fraction / max(scales)
+    half_width, half_height = target[0] * kept / 2, target[1] * kept / 2
+    box = (width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height)
+    # Rounding must not put the box a hair outside the picture.
+    box = (max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3]))
+    return image.resize(target, filter, box=box)

@@ -1,18 +1,18 @@
 """The errors that zoo_runtime raises, drawn once as a tree.
 
-    ZooRuntimeError
-    ├── PictureError
-    │   ├── PictureNotFound       no file there, or it may not be read
-    │   ├── NotAPicture           empty, or of no format that is read here
-    │   ├── CorruptPicture        truncated or damaged
-    │   ├── PictureTooLarge       more pixels than the bound allows
-    │   └── UnsupportedPicture    pixels without a defined 8-bit meaning (32-bit float, Lab, arrays of another dtype)
-    └── ModelError
-        ├── ModelNotFound         no file there, or it may not be read
-        ├── CorruptModel          onnxruntime cannot load it, or its metadata do not hold together
-        ├── NotAnExport           an ONNX file, but not one that zoo exported
-        ├── UnknownSchema         exported by a version of zoo that this runtime does not know
-        └── UnknownTask           a task that this runtime does not know
+ZooRuntimeError
+├── PictureError
+│   ├── PictureNotFound       no file there, or it may not be read
+│   ├── NotAPicture           empty, or of no format that is read here
+│   ├── CorruptPicture        truncated or damaged
+│   ├── PictureTooLarge       more pixels than the bound allows
+│   └── UnsupportedPicture    pixels without a defined 8-bit meaning (32-bit float, Lab, arrays of another dtype)
+└── ModelError
+    ├── ModelNotFound         no file there, or it may not be read
+    ├── CorruptModel          onnxruntime cannot load it, or its metadata do not hold together
+    ├── NotAnExport           an ONNX file, but not one that zoo exported
+    ├── UnknownSchema         exported by a version of zoo that this runtime does not know
+    └── UnknownTask           a task that this runtime does not know
 """
 
 

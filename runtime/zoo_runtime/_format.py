@@ -18,6 +18,7 @@ INPUT, OUTPUT = "image", "probabilities"
 RESIZES = ("squash", "crop", "pad")
 FILTERS = ("bilinear", "bicubic", "lanczos")
 PREFIX = "zoo."
+DETAILS = ("architecture", "weights", "run", "data", "metrics", "parity", "selftest")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ModelInfo:
     def to_metadata(self) -> dict[str, str]:
         """The entries of metadata_props: key -> JSON text."""
         values = {"schema": SCHEMA, "classes": list(self.classes), "task": self.task, "image": self.image.to_json()}
-        for key in ("architecture", "weights", "run", "data", "metrics", "parity", "selftest"):
+        for key in DETAILS:
             values[key] = getattr(self, key)
         return {PREFIX + key: json.dumps(value, sort_keys=True) for key, value in values.items()}
 
@@ -105,29 +106,37 @@ class ModelInfo:
         """
         if PREFIX + "schema" not in metadata:
             raise NotAnExport(
-                "the file has no zoo metadata; it was not exported by zoo. Export one with `zoo finetune` or `zoo export`."
+                "the file has no zoo metadata; it was not exported by zoo. "
+                "Export one with `zoo finetune` or `zoo export`."
             )
         values: dict[str, Any] = {}
         for key, text in metadata.items():
             if key.startswith(PREFIX):
                 try:
                     values[key.removeprefix(PREFIX)] = json.loads(text)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise CorruptModel(f"metadata {key} is not JSON: {error}") from None
         schema = values.pop("schema")
         if schema != SCHEMA:
             raise UnknownSchema(
-                f"the file has schema {schema!r}, this runtime reads schema {SCHEMA}. Upgrade zoo_runtime on this machine."
+                f"the file has schema {schema!r}, this runtime reads schema {SCHEMA}. "
+                "Upgrade zoo_runtime on this machine."
             )
         task = values.get("task")
         if task not in TASKS:
-            raise UnknownTask(f"the file's task is {task!r}, this runtime knows {', '.join(TASKS)}. Upgrade zoo_runtime.")
+            known = ", ".join(TASKS)
+            raise UnknownTask(f"the file's task is {task!r}, this runtime knows {known}. Upgrade zoo_runtime.")
         try:
-            classes = tuple(values["classes"])
-            if len(classes) < 2 or len(set(classes)) != len(classes) or not all(isinstance(c, str) for c in classes):
+            classes = values["classes"]
+            if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
+                raise ValueError("classes must be a list of names")
+            if len(classes) < 2 or len(set(classes)) != len(classes):
                 raise ValueError("classes must be two or more different names")
             image = ImageSpec(**values["image"])
-            others = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
-            return cls(**{**others, "classes": classes, "image": image})
+            others = {key: values.get(key, {}) for key in DETAILS}
+            for key, value in others.items():
+                if not isinstance(value, dict):
+                    raise ValueError(f"{key} must be an object. Received: {value!r:.100}.")
+            return cls(tuple(classes), task, image, **others)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptModel(f"the file's metadata do not hold together: {error}") from None

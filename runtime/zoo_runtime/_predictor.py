@@ -74,7 +74,11 @@ class Predictor:
         self._threads = threads
         self._max_pixels = max_pixels
         self._session = _open_session(model, threads, providers)
-        self.info = ModelInfo.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+        try:
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise CorruptModel(f"the file's metadata are not UTF-8: {error}") from None
+        self.info = ModelInfo.from_metadata(metadata)
         self._check_graph()
 
     def __call__(self, source: Source | Sequence[Source]) -> Prediction | list[Prediction]:
@@ -106,7 +110,12 @@ class Predictor:
 
         Yields:
             A Prediction or a PictureError for each picture, in order.
+
+        Raises:
+            ValueError: A batch of less than one picture.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")
         sources = iter(sources)
         with ThreadPoolExecutor(self._threads or os.cpu_count()) as pool:
             while batch := list(itertools.islice(sources, batch_size)):
@@ -163,6 +172,9 @@ class Predictor:
         outputs = [(node.name, node.type, node.shape[1:]) for node in self._session.get_outputs()]
         if inputs != wanted or outputs != [(OUTPUT, "tensor(float)", [len(self.info.classes)])]:
             raise CorruptModel(f"the file's graph is not what its metadata say. Inputs {inputs}, outputs {outputs}.")
+        batch = self._session.get_inputs()[0].shape[0]
+        if isinstance(batch, int):
+            raise CorruptModel(f"the file's graph takes only batches of {batch}; an export of zoo takes any.")
 
 
 def _open_session(
@@ -172,34 +184,41 @@ def _open_session(
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    if not isinstance(model, bytes):
-        model = os.fspath(model)
+    if isinstance(model, bytes):
+        content, name = model, "the bytes given"
+    else:
+        model = os.fsdecode(model)
         if os.path.isdir(model):
             model = os.path.join(model, "model.onnx")
+        name = repr(model)
         try:
-            with open(model, "rb"):
-                pass
-        except OSError as error:
-            raise ModelNotFound(f"{model!r} cannot be read: {error.strerror}.") from None
+            with open(model, "rb") as stream:
+                # onnxruntime opens no file whose name is not UTF-8; Python marks such bytes with these characters.
+                content = stream.read() if any("\udc80" <= letter <= "\udcff" for letter in model) else model
+        except (OSError, ValueError) as error:
+            raise ModelNotFound(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     try:
-        return onnxruntime.InferenceSession(model, options, providers=list(providers or ["CPUExecutionProvider"]))
+        return onnxruntime.InferenceSession(content, options, providers=list(providers or ["CPUExecutionProvider"]))
     except Exception as error:
         # onnxruntime's exceptions share no base class.
-        what = "the bytes given" if isinstance(model, bytes) else repr(model)
-        raise CorruptModel(f"onnxruntime cannot load {what}: {str(error).splitlines()[0]}") from None
+        raise CorruptModel(f"onnxruntime cannot load {name}: {str(error).splitlines()[0]}") from None
 
 
 def list_pictures(folder: str | os.PathLike) -> list[str]:
     """Every file below a folder whose name ends as a picture's does, sorted; hidden files and folders are left out.
 
     Raises:
-        PictureNotFound: There is no such folder.
+        PictureNotFound: There is no such folder, or one below it may not be read.
     """
-    root = os.fspath(folder)
+    root = os.fsdecode(folder)
     if not os.path.isdir(root):
         raise PictureNotFound(f"there is no folder {root!r}.")
+
+    def refuse(error: OSError) -> None:
+        raise PictureNotFound(f"{error.filename!r} cannot be read: {error.strerror}.")
+
     found = []
-    for parent, folders, files in os.walk(root):
+    for parent, folders, files in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:

@@ -92,31 +92,32 @@ def check(predictor: Predictor) -> CheckResult:
     if not selftest.get("pictures"):
         raise CorruptModel("the file has no self-test")
     equal, pixel_difference, probability_difference = True, 0, 0.0
-    for picture in selftest["pictures"]:
-        try:
+    try:
+        tolerance = float(selftest.get("tolerance", TOLERANCE))
+        workshop = dict(selftest.get("versions", {}))
+        for picture in selftest["pictures"]:
             jpeg, digest = base64.b64decode(picture["jpeg"]), picture["sha256"]
             rows, columns = picture["sample"]["step"]
             sample = np.frombuffer(base64.b64decode(picture["sample"]["pixels"]), np.uint8).astype(int)
-            expected = np.array(picture["probabilities"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptModel(f"the file's self-test cannot be read: {error}") from None
-        pixels = predictor.decode(jpeg)
-        equal &= hashlib.sha256(pixels.tobytes()).hexdigest() == digest
-        here = pixels[::rows, ::columns].ravel().astype(int)
-        row = predictor.probabilities(pixels[None])[0]
-        if here.shape != sample.shape or row.shape != expected.shape:
-            raise CorruptModel("the file's self-test is of another size than its network")
-        pixel_difference = max(pixel_difference, int(abs(here - sample).max()))
-        difference = float(abs(row - expected).max())
-        # A NaN is never within the tolerance.
-        probability_difference = max(probability_difference, difference if difference == difference else np.inf)
-    tolerance = float(selftest.get("tolerance", TOLERANCE))
+            expected = np.array(picture["probabilities"], float)
+            pixels = predictor.decode(jpeg)
+            equal &= hashlib.sha256(pixels.tobytes()).hexdigest() == digest
+            here = pixels[::rows, ::columns].ravel().astype(int)
+            row = predictor.probabilities(pixels[None])[0]
+            if here.shape != sample.shape or row.shape != expected.shape:
+                raise ValueError("it is of another size than the network")
+            pixel_difference = max(pixel_difference, int(abs(here - sample).max()))
+            difference = float(abs(row - expected).max())
+            # A NaN is never within the tolerance.
+            probability_difference = max(probability_difference, difference if difference == difference else np.inf)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptModel(f"the file's self-test cannot be read: {error}") from None
     return CheckResult(
         passed=probability_difference <= tolerance,
         pixels_equal=equal,
         pixel_difference=pixel_difference,
         probability_difference=probability_difference,
         tolerance=tolerance,
-        workshop=dict(selftest.get("versions", {})),
+        workshop=workshop,
         device=versions(),
     )

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 from ._errors import PictureError, PictureNotFound, ZooRuntimeError
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    # Pillow's remarks on odd but readable files would stand between the answers.
+    warnings.filterwarnings("ignore", module="PIL")
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -32,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def predict(model: str, paths: Sequence[str], *, top: int | None = None, as_json: bool = False, threads: int | None = None) -> int:
+def predict(
+    model: str, paths: Sequence[str], *, top: int | None = None, as_json: bool = False, threads: int | None = None
+) -> int:
     """Predict files and folders and print a line a picture.
 
     Args:
@@ -65,7 +70,7 @@ def predict(model: str, paths: Sequence[str], *, top: int | None = None, as_json
             if as_json:
                 print(json.dumps({"path": path, "error": kind, "message": str(result)}), flush=True)
             else:
-                print(f"{path}: {kind}: {result}", file=sys.stderr)
+                print(f"{path}: {kind}: {str(result).removeprefix(path + ': ')}", file=sys.stderr)
         elif as_json:
             line = {
                 "path": path,
@@ -154,10 +159,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more. Received: {text!r}.")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -168,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("predict", help="label pictures", description="Label pictures, a line each.")
     one.add_argument("model", help="model.onnx, or the folder that holds it")
     one.add_argument("paths", nargs="+", metavar="path", help="a picture, or a folder of pictures")
-    one.add_argument("--top", type=_positive, metavar="K", help="show the K likeliest classes (default 1; with --json all)")
+    one.add_argument("--top", type=_positive, metavar="K", help="show the K likeliest classes (default 1, --json all)")
     one.add_argument("--json", action="store_true", help="print one JSON object a picture")
     one.add_argument("--threads", type=_positive, metavar="N", help="threads to use (default: one a core)")
     one.set_defaults(run=_predict)

@@ -32,7 +32,11 @@ def test_the_file_describes_itself(finished, photos):
     assert info.architecture["name"] == "mobilenetv2_035"
     assert info.weights["random"] is True and "ZOO_OFFLINE" in info.weights["reason"]
     assert info.run["id"] == run.name and info.run["seed"] == 0 and "keras" in info.run["versions"]
-    assert info.data["digest"] == record["data"]["digest"] and info.data["counts"] == {"train": 48, "val": 12, "test": 12}
+    assert info.data["digest"] == record["data"]["digest"] and info.data["counts"] == {
+        "train": 48,
+        "val": 12,
+        "test": 12,
+    }
     assert info.metrics["test"]["accuracy"] == metrics["test"]["accuracy"]
     assert info.parity["pictures"] == 60 and info.parity["logits_difference"] < 1e-4
     assert len(info.selftest["pictures"]) == 2

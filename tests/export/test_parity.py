@@ -62,7 +62,9 @@ def test_names_and_shapes_are_ours(graph):
 def scale_a_weight(factor):
     def change(graph):
         kernels = [w for w in graph.initializer if len(w.dims) == 2]
-        kernels[-1].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernels[-1]) * np.float32(factor), kernels[-1].name))
+        kernels[-1].CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(kernels[-1]) * np.float32(factor), kernels[-1].name)
+        )
 
     return change
 

@@ -218,5 +218,3 @@ def zoo_architectures():
     picture = next((photos / "discs").iterdir())
     predicted = zoo("predict", tmp_path / "exported" / "tiny-photos" / "model.onnx", picture)
     assert predicted.code == 0 and "discs" in predicted.out
-
-

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,8 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-# What file managers leave behind; nobody means them as pictures.
-IGNORED = {"thumbs.db", "desktop.ini"}
+# What file managers and archivers leave behind; nobody means them as pictures or classes.
+IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 HELP = (
     "zoo reads a folder of class folders, a folder with train/ (and val/, test/) of class folders, a CSV with the "
     "columns path,label[,split], an .npz with x_train, y_train[, x_test, y_test], or the name 'digits'."
@@ -89,14 +89,22 @@ def open_source(data: str) -> Source:
         The source, with two classes or more, every one of which has a picture.
 
     Raises:
-        DataNotFound: Nothing is there.
+        DataNotFound: Nothing is there, or it may not be read.
         DataLayout: It is not arranged as zoo reads it.
         EmptyClass: A class has no picture, or there is only one class.
     """
-    path = Path(data).expanduser()
+    try:
+        return _open(data)
+    except OSError as error:
+        where = os.fspath(error.filename or data)
+        raise DataNotFound(f"{where!r} cannot be read: {error.strerror or error}.") from None
+
+
+def _open(data: str) -> Source:
+    path = Path(os.path.expanduser(data))
     if data == "digits" and not path.exists():
         return _digits()
-    if not path.exists():
+    if not data or not path.exists():
         raise DataNotFound(f"there is nothing at {data!r}. {HELP}")
     if path.is_dir():
         return _from_folder(path)
@@ -114,6 +122,7 @@ def short_name(text: str) -> str:
 
 def _source(name: str, labelled: list[tuple[str, Path | np.ndarray, str, str | None]], size=None) -> Source:
     """Build a source from (name, content, class name, split)."""
+    labelled = [(_printable(n), content, _printable(label), split) for n, content, label, split in labelled]
     classes = tuple(sorted({label for _, _, label, _ in labelled}))
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no picture"
@@ -123,19 +132,48 @@ def _source(name: str, labelled: list[tuple[str, Path | np.ndarray, str, str | N
     return Source(short_name(name), classes, pictures, size)
 
 
+def _printable(text: str) -> str:
+    """File names are bytes and need not be UTF-8; names of classes go into files that are."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _meant(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in IGNORED
+
+
 def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in path.iterdir() if _meant(p.name) and p.is_dir())
 
 
-def _files(path: Path) -> list[Path]:
-    """Every file below a folder but hidden ones and what file managers leave behind."""
-    return sorted(
-        p
-        for p in path.rglob("*")
-        if p.is_file()
-        and p.name.lower() not in IGNORED
-        and not any(part.startswith(".") for part in p.relative_to(path).parts)
-    )
+def _files(root: Path) -> list[Path]:
+    """Every file below a folder but hidden ones and what file managers leave behind.
+
+    Links are followed, but no folder is entered twice, nor one that the root lies in. A link to nothing counts as a
+    file, so that it is reported with the bad pictures.
+
+    Raises:
+        OSError: A folder below may not be read; its pictures would be missing without a word.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    real = Path(os.path.realpath(root))
+    seen = {str(real), *map(str, real.parents)}
+
+    def is_new(folder: str) -> bool:
+        place = os.path.realpath(folder)
+        return place not in seen and not seen.add(place)
+
+    found = []
+    for folder, folders, names in os.walk(root, onerror=stop, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if _meant(name) and is_new(os.path.join(folder, name))]
+        for name in filter(_meant, names):
+            path = os.path.join(folder, name)
+            # A pipe or a device is there but no file, and reading it would never end.
+            if os.path.isfile(path) or not os.path.exists(path):
+                found.append(Path(path))
+    return sorted(found)
 
 
 def _from_folder(root: Path) -> Source:
@@ -144,10 +182,20 @@ def _from_folder(root: Path) -> Source:
     if not folders:
         loose = len(_files(root))
         hint = f"It holds {loose} files but no class folders." if loose else "The folder is empty."
-        raise DataLayout(f"{str(root)!r} has no class folders. {hint} Put the pictures of each class in a folder. {HELP}")
+        hint += " Put the pictures of each class in a folder."
+        raise DataLayout(f"{str(root)!r} has no class folders. {hint} {HELP}")
     kinds = {folder: SPLITS.get(folder.name.lower()) for folder in folders}
-    # Classes may be called "train" and "plane": it is a split only if nothing else stands beside it.
-    if not all(kinds.values()) or not any(_folders(folder) for folder in folders):
+    # Classes may be called "train" and "plane": it is a split only if it has class folders and nothing stands beside.
+    if not any(_folders(folder) for folder, split in kinds.items() if split):
+        return _source(name, _class_folders(root, None))
+    others = [folder.name for folder, split in kinds.items() if not split]
+    parts = [folder.name for folder, split in kinds.items() if split]
+    if others and len(parts) > 1 and "train" in kinds.values():
+        raise DataLayout(
+            f"{str(root)!r} has {', '.join(parts)} with folders in them, as a split has, but also {', '.join(others)}. "
+            "If it is a split, move those elsewhere; if all are classes, rename the first ones."
+        )
+    if others:
         return _source(name, _class_folders(root, None))
     twice = [split for split in ("train", "val", "test") if list(kinds.values()).count(split) > 1]
     if twice:
@@ -211,7 +259,11 @@ def _from_csv(path: Path) -> Source:
                         f"{str(path)!r}, line {reader.line_num}: split must be train, val or test. Received: {given!r}."
                     )
                 # A relative path counts from the CSV's own folder.
-                labelled.append((where, path.parent / where, label, SPLITS.get(given)))
+                file = path.parent / where
+                if "\\" in where and not os.path.exists(file):
+                    # Written on Windows.
+                    file = path.parent / where.replace("\\", "/")
+                labelled.append((where, file, label, SPLITS.get(given)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataLayout(f"{str(path)!r} is not a CSV in UTF-8: {error}.") from None
     splits = {split for *_, split in labelled}
@@ -231,10 +283,14 @@ def _from_npz(path: Path) -> Source:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test") if key in archive.files}
             found = ", ".join(archive.files)
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:
+        # On damaged files zipfile, zlib and numpy raise OSError, ValueError, NotImplementedError, TokenError and more.
         raise DataLayout(f"{str(path)!r} cannot be read as an .npz of plain arrays: {error}") from None
     if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
-        raise DataLayout(f"{str(path)!r} must hold x_train and y_train, and may hold x_test and y_test. Found: {found}.")
+        wanted = "x_train and y_train, and may hold x_test and y_test"
+        raise DataLayout(f"{str(path)!r} must hold {wanted}. Found: {found}.")
     labelled = []
     splits = ("train", "test") if "x_test" in arrays else ("train",)
     labels = np.concatenate([_labels(path, arrays[f"y_{split}"]) for split in splits])

@@ -65,9 +65,9 @@ def split(
     """
     given = {part: [i for i in usable if pictures[i].split == part] for part in ("train", "val", "test")}
     rng = np.random.default_rng(seed)
-    if not given["train"]:
+    if all(picture.split is None for picture in pictures):
         val_share = VAL_SHARE if val_share is None else val_share
-        rest, test = _take(usable, TEST_SHARE, pictures, digests, classes, rng)
+        rest, test = _take(usable, TEST_SHARE, pictures, digests, classes, rng, leave=2)
         train, val = _take(rest, val_share / (1 - TEST_SHARE), pictures, digests, classes, rng)
         shares = f"{1 - TEST_SHARE - val_share:.0%} / {val_share:.0%} / {TEST_SHARE:.0%}"
         how = f"train / val / test split {shares}, stratified, seed {seed}"
@@ -76,7 +76,7 @@ def split(
         train, val, test = given["train"], given["val"], given["test"]
         parts = [f"{part} as given" for part in ("train", "val", "test") if given[part]]
         if not test:
-            train, test = _take(train, TEST_SHARE, pictures, digests, classes, rng)
+            train, test = _take(train, TEST_SHARE, pictures, digests, classes, rng, leave=1 if val else 2)
             parts.append(f"test {TEST_SHARE:.0%} of train")
         if not val:
             share = VAL_SHARE_OF_TRAIN if val_share is None else val_share
@@ -101,23 +101,36 @@ def _take(
     digests: Sequence[str],
     classes: Sequence[str],
     rng: np.random.Generator,
+    leave: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """Split off a share of every class, at least one picture; copies of a picture move together."""
+    """Split off a share of every class; copies of a picture move together.
+
+    A class with two different pictures or more gives one at least, and keeps `leave` of them if it has more than that.
+    """
     copies: dict[str, list[int]] = {}
     for i in indices:
         copies.setdefault(digests[i], []).append(i)
+    groups: list[list[list[int]]] = [[] for _ in classes]
+    for group in copies.values():
+        groups[pictures[group[0]].label].append(group)
     kept: list[int] = []
     taken: list[int] = []
-    for label in range(len(classes)):
-        groups = [group for group in copies.values() if pictures[group[0]].label == label]
-        order = rng.permutation(len(groups))
-        count = sum(map(len, groups))
-        wanted = max(1, round(count * share)) if len(groups) > 1 else 0
-        before = len(taken)
-        for position in order:
-            group = groups[position]
-            target = taken if len(taken) - before < wanted else kept
-            target += group
+    for own in groups:
+        shuffled = [own[position] for position in rng.permutation(len(own))]
+        count = sum(map(len, own))
+        room = min(max(1, round(count * share)), count - 1)
+        stay: list[list[int]] = []
+        go: list[list[int]] = []
+        for group in shuffled:
+            # A picture with many copies would fill a small part alone; it stays where there is room.
+            fits = len(group) <= room and len(own) - len(go) > leave
+            room -= len(group) if fits else 0
+            (go if fits else stay).append(group)
+        if not go and len(stay) > 1:
+            go = [min(stay, key=len)]
+            stay.remove(go[0])
+        kept += [i for group in stay for i in group]
+        taken += [i for group in go for i in group]
     return kept, taken
 
 

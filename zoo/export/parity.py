@@ -75,7 +75,8 @@ def compare(
     scale = float(np.abs(keras_logits).max())
     if len(logits) > 1 and float(np.ptp(keras_logits, axis=0).max()) <= 1e-6 * max(scale, 1e-30):
         raise ParityFailed(
-            "the network gives the same logits for every picture, so that nothing can be compared (and nothing was learnt)."
+            "the network gives the same logits for every picture, so that nothing can be compared "
+            "(and nothing was learnt)."
         )
     differences = {}
     for label, expected, received in (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LAG_PICTURES = 512
 LAG_ALLOWED = 0.10
+INITIAL_ALLOWED = 0.01
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,14 @@ def train(
             metrics=["accuracy"],
             jit_compile=_jit(),
         )
-        epochs = _fit(trainer, batches, _plain_batches(pictures, pictures.val, batch_size), phase, history, best, reporter)
-        if phase.batch_norm == "update":
-            warnings += _check_lag(trainer, pictures, batch_size, history[-1]["accuracy"], phase, reporter)
+        epochs = _fit(
+            trainer, batches, _plain_batches(pictures, pictures.val, batch_size), phase, history, best, reporter
+        )
         # The next phase, or the export, begins from the best epoch so far.
         trainer.set_weights(best.weights)
+        if phase.batch_norm == "update":
+            steps = max(0, best.epoch - len(history) + epochs) * len(batches)
+            warnings += _settle_statistics(trainer, pictures, batch_size, steps, history, best, phase, reporter)
         done.append(
             {
                 **asdict(phase),
@@ -249,17 +253,59 @@ def _jit() -> bool | str:
     return False if backend.runs_on_tensorflow() and not backend.has_accelerator() else "auto"
 
 
-def _check_lag(
-    trainer: keras.Model, pictures: Pictures, batch_size: int, accuracy: float, phase: Phase, reporter: Reporter
+def _settle_statistics(
+    trainer: keras.Model,
+    pictures: Pictures,
+    batch_size: int,
+    steps: int,
+    history: list[dict[str, Any]],
+    best: _Best,
+    phase: Phase,
+    reporter: Reporter,
 ) -> list[str]:
-    """Compare training pictures seen with the moving statistics against training mode, which uses the batch's own."""
+    """Make sure that BatchNorm's moving statistics are those of the training pictures.
+
+    They lag behind the weights where the steps were so few that much of the initial values is left, or where training
+    pictures score far lower with them than in training mode, which uses each batch's own. They are then measured anew,
+    as the mean over training batches (Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm").
+
+    Returns:
+        A warning if they lag still.
+    """
+    keras = backend.start()
     rows = pictures.train[:: max(1, len(pictures.train) // LAG_PICTURES)][:LAG_PICTURES]
-    seen = trainer.evaluate(_plain_batches(pictures, rows, batch_size), verbose=0, return_dict=True)["accuracy"]
-    if seen >= accuracy - LAG_ALLOWED:
+    sample = _plain_batches(pictures, rows, batch_size)
+    trained = history[best.epoch - 1]["accuracy"]
+
+    def accuracy() -> float:
+        return trainer.evaluate(sample, verbose=0, return_dict=True)["accuracy"]
+
+    moving = [x for x in trainer.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
+    momenta = [layer.momentum for layer in moving]
+    unsettled = any(momentum**steps > INITIAL_ALLOWED for momentum in momenta)
+    seen = accuracy()
+    if seen >= trained - LAG_ALLOWED and not unsettled:
+        return []
+    for index in range(len(sample)):
+        for layer in moving:
+            layer.momentum = index / (index + 1)
+        trainer(keras.ops.convert_to_tensor(sample[index][0], "float32"), training=True)
+    for layer, momentum in zip(moving, momenta, strict=True):
+        layer.momentum = momentum
+    loss = trainer.evaluate(_plain_batches(pictures, pictures.val, batch_size), verbose=0, return_dict=True)["loss"]
+    settled = accuracy()
+    reporter.say(
+        f"  BatchNorm statistics lagged behind the weights (training pictures: {seen:.3f}, in training mode "
+        f"{trained:.3f}); measured anew: {settled:.3f}, val loss {loss:.4f}"
+    )
+    if unsettled or settled > seen:
+        best.loss, best.weights = loss, trainer.get_weights()
+    trainer.set_weights(best.weights)
+    if max(settled, seen) >= trained - LAG_ALLOWED:
         return []
     warning = (
-        f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {seen:.3f} with "
-        f"them and {accuracy:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum."
+        f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {settled:.3f} "
+        f"with them and {trained:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum."
     )
     reporter.warn(warning)
     return [warning]

@@ -59,7 +59,8 @@ def override(
     for label, values in (("--epochs", epochs), ("--learning-rate", learning_rates)):
         if values is not None and len(values) not in (1, len(phases)):
             raise UsageError(
-                f"{label} takes one value, or one for each of the {len(phases)} phases ({names}). Received: {len(values)}."
+                f"{label} takes one value, or one for each of the {len(phases)} phases ({names}). "
+                f"Received: {len(values)}."
             )
     if epochs is not None and len(epochs) == 1 and len(phases) > 1:
         longest = max(phase.epochs for phase in phases)
@@ -144,4 +145,3 @@ def apply(model: keras.Model, backbone: Sequence[str], architecture: Architectur
             scales.update({weight.path: phase.rate_decay**below for weight in layer.trainable_weights})
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return Moving(tuple(moving), parameters, model.count_params(), scales)
-

@@ -1,0 +1,55 @@
+"""Fixtures for the data tests: small pictures on disk, and this process without root's rights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def put() -> Callable[..., Path]:
+    """Write a picture, each one different unless `seed` is given; the ending decides the format."""
+    count = iter(range(10**6))
+
+    def write(path: Path, seed: int | None = None, size: tuple[int, int] = (24, 32)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(next(count) if seed is None else seed)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """A context in which permissions count: they do not for root, as which containers run tests."""
+
+    @contextlib.contextmanager
+    def drop() -> Iterator[None]:
+        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return drop
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user may enter; pytest's own is closed to all others."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)

@@ -1,0 +1,436 @@
+"""The pixel cache: the decoder's own pixels, decoded once, bounded, and never half-written."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from subprocess import PIPE
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import zoo_runtime
+from zoo import paths
+from zoo.data import pixels as module
+from zoo.data.pixels import check_readable, load_pixels
+from zoo.data.sources import Picture, open_source
+from zoo.errors import DataError, UnreadablePictures
+from zoo_runtime import ImageSpec
+
+SPEC = ImageSpec(size=(20, 16))
+
+
+@pytest.fixture
+def pictures(tmp_path, put) -> tuple[Picture, ...]:
+    """Ten pictures in two classes, of several formats and modes, one of them turned by EXIF."""
+    for i, name in enumerate(("a/0.jpg", "a/1.png", "b/2.webp", "b/3.bmp", "a/4.jpg", "b/5.tif")):
+        put(tmp_path / "data" / name, size=(40 + 9 * i, 60 - 5 * i))
+    noise = np.random.default_rng(7).integers(0, 256, (30, 50, 4), dtype=np.uint8)
+    Image.fromarray(noise[..., 0]).save(tmp_path / "data/a/6-grey.png")
+    Image.fromarray(noise).save(tmp_path / "data/b/7-alpha.png")
+    Image.fromarray(noise[..., :3]).quantize(16).save(tmp_path / "data/a/8-palette.gif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise[..., :3]).save(tmp_path / "data/b/9-turned.jpg", exif=exif)
+    return open_source(str(tmp_path / "data")).pictures
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "pixels"
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[object]:
+    """What the decoder was asked for."""
+    calls = []
+    decode = zoo_runtime.decode
+
+    def counting(source, spec):
+        calls.append(source)
+        return decode(source, spec)
+
+    monkeypatch.setattr(zoo_runtime, "decode", counting)
+    return calls
+
+
+def entries(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
+
+
+def some(put, folder: Path, count: int, start: int = 0) -> list[Picture]:
+    """Different pictures; the same numbers give the same files."""
+    files = [put(folder / f"{i}.png", seed=i) for i in range(start, start + count)]
+    return [Picture(str(file), file, 0, None) for file in files]
+
+
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        ImageSpec(size=(16, 20), channels=1),
+        ImageSpec(size=(24, 24), resize="crop", fraction=0.9),
+        ImageSpec(size=(24, 12), resize="pad", filter="lanczos"),
+    ],
+)
+def test_pixels_are_the_decoders_to_the_bit(pictures, cache, spec):
+    found = load_pixels(pictures, spec, cache)
+    assert found.array.shape == (10, *spec.size, spec.channels) and found.array.dtype == np.uint8
+    assert not found.cached and not found.bad and found.usable == list(range(10))
+    for row, picture in zip(found.array, pictures, strict=True):
+        assert np.array_equal(row, zoo_runtime.decode(picture.content, spec)), picture.name
+    assert [picture.digest() for picture in pictures] == list(found.digests)
+
+
+def test_arrays_of_an_npz_too(tmp_path, cache):
+    x = np.random.default_rng(0).integers(0, 256, (300, 9, 7), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=np.arange(300) % 3)
+    source = open_source(str(tmp_path / "x.npz"))
+    found = load_pixels(source.pictures, SPEC, cache)
+    for row, picture in zip(found.array, x, strict=True):
+        assert np.array_equal(row, zoo_runtime.decode(picture, SPEC))
+
+
+def test_the_second_call_decodes_nothing(pictures, cache, decoded):
+    first = load_pixels(pictures, SPEC, cache)
+    assert len(decoded) == 10
+    second = load_pixels(pictures, SPEC, cache)
+    assert len(decoded) == 10
+    assert (first.cached, second.cached) == (False, True)
+    assert np.array_equal(first.array, second.array) and first.digests == second.digests
+    assert isinstance(second.array, np.memmap) and not second.array.flags.writeable
+    assert len(entries(cache)) == 1
+
+
+def test_a_changed_file_gives_other_pixels(pictures, cache, put):
+    before = load_pixels(pictures, SPEC, cache)
+    put(pictures[3].content, seed=99)
+    after = load_pixels(pictures, SPEC, cache)
+    assert not after.cached
+    changed = [i for i in range(10) if not np.array_equal(before.array[i], after.array[i])]
+    assert changed == [3] and before.digests[3] != after.digests[3]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": (20, 17)},
+        {"channels": 1},
+        {"resize": "pad"},
+        {"resize": "crop", "fraction": 0.5},
+        {"filter": "bicubic"},
+    ],
+)
+def test_another_spec_gives_other_pixels(pictures, cache, change):
+    before = load_pixels(pictures, SPEC, cache)
+    after = load_pixels(pictures, ImageSpec(**{**SPEC.to_json(), **change}), cache)
+    assert not after.cached and not np.array_equal(before.array, after.array)
+
+
+def test_another_decoder_gives_other_pixels(pictures, cache, monkeypatch):
+    load_pixels(pictures, SPEC, cache)
+    here = zoo_runtime.versions()
+    monkeypatch.setattr(zoo_runtime, "versions", lambda: {**here, "libjpeg": "another"})
+    assert not load_pixels(pictures, SPEC, cache).cached
+
+
+def test_progress_rises_to_all(pictures, cache):
+    heard = []
+    load_pixels(pictures, SPEC, cache, lambda done, total: heard.append((done, total)))
+    assert heard[-1] == (10, 10) and sorted(set(heard)) == heard
+
+
+# --- bad pictures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def messy(tmp_path, put) -> tuple[Picture, ...]:
+    """Twenty good pictures and one of every kind of bad one."""
+    folder = tmp_path / "messy"
+    for i in range(20):
+        put(folder / "ab"[i % 2] / f"{i:02}.jpg")
+    whole = put(tmp_path / "whole.png", size=(60, 60)).read_bytes()
+    (folder / "a/cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "a/empty.jpg").touch()
+    (folder / "b/gone.jpg").symlink_to(folder / "nowhere")
+    (folder / "b/notes.txt").write_text("not a picture")
+    return open_source(str(folder)).pictures
+
+
+KINDS = {
+    "cut.png": "CorruptPicture",
+    "empty.jpg": "NotAPicture",
+    "gone.jpg": "PictureNotFound",
+    "notes.txt": "NotAPicture",
+}
+
+
+def test_bad_pictures_are_listed_with_the_reason(messy, cache):
+    found = load_pixels(messy, SPEC, cache)
+    assert {Path(messy[i].name).name: why.partition(":")[0] for i, why in found.bad.items()} == KINDS
+    assert len(found.usable) == 20 and not set(found.usable) & set(found.bad)
+    assert all(found.array[i].max() == 0 for i in found.bad) and all(found.array[i].max() > 0 for i in found.usable)
+    assert [i for i, digest in enumerate(found.digests) if not digest] == [
+        i for i, picture in enumerate(messy) if picture.name.endswith("gone.jpg")
+    ]
+    check_readable(messy, found)
+
+
+def test_the_reasons_are_remembered_and_name_no_path_of_another_run(messy, cache, tmp_path):
+    """The cache goes by content: the same pictures may lie elsewhere by now."""
+    first = load_pixels(messy, SPEC, cache)
+    shutil.move(tmp_path / "messy", tmp_path / "moved")
+    second = load_pixels(open_source(str(tmp_path / "moved")).pictures, SPEC, cache)
+    assert second.cached and second.bad == first.bad
+    assert not any(str(tmp_path) in why for why in second.bad.values())
+
+
+def test_a_csv_may_name_what_no_file_can_be_called(tmp_path, put, cache):
+    put(tmp_path / "1.png")
+    put(tmp_path / "2.png")
+    (tmp_path / "a.csv").write_text(f"path,label\n1.png,a\n2.png,b\n.,a\n{'x' * 300}.png,b\n")
+    pictures = [*open_source(str(tmp_path / "a.csv")).pictures, Picture("nul", Path("a\0b"), 0, None)]
+    found = load_pixels(pictures, SPEC, cache)
+    assert found.usable == [0, 1]
+    assert all(why.startswith("PictureNotFound: it cannot be read") for why in found.bad.values())
+
+
+def test_permissions_are_a_reason(open_folder, put, unprivileged):
+    pictures = some(put, open_folder, 6)
+    pictures[2].content.chmod(0)
+    with unprivileged():
+        found = load_pixels(pictures, SPEC, open_folder / "cache")
+    assert found.bad == {2: "PictureNotFound: it cannot be read: Permission denied."}
+
+
+def test_more_than_a_fifth_is_an_error_that_names_them(tmp_path, put, cache):
+    pictures = some(put, tmp_path / "x", 19)
+    for i in range(4):
+        pictures[i].content.write_bytes(b"")
+    # 4 of 20 are a fifth and no more.
+    twenty = [*pictures, *some(put, tmp_path / "x", 1, start=50)]
+    check_readable(twenty, load_pixels(twenty, SPEC, cache))
+    with pytest.raises(UnreadablePictures, match="4 of 19 pictures cannot be read, more than 20%") as caught:
+        check_readable(pictures, load_pixels(pictures, SPEC, cache))
+    for picture in pictures[:4]:
+        assert f"{picture.name}: NotAPicture" in str(caught.value)
+
+
+def test_a_long_list_of_bad_pictures_is_cut(tmp_path, put, cache):
+    pictures = some(put, tmp_path / "x", 30)
+    for picture in pictures[:25]:
+        picture.content.write_bytes(b"?")
+    with pytest.raises(UnreadablePictures, match="and 15 more") as caught:
+        check_readable(pictures, load_pixels(pictures, SPEC, cache))
+    assert str(caught.value).count("NotAPicture") == 10
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_is_bounded_and_the_least_recently_used_set_goes(tmp_path, put, cache, monkeypatch):
+    size = 10 * 20 * 16 * 3
+    monkeypatch.setattr(module, "CACHE_BYTES", 3 * size + size // 2)
+    sets = [some(put, tmp_path / f"s{k}", 10, start=100 * k) for k in range(4)]
+    for k in range(3):
+        load_pixels(sets[k], SPEC, cache)
+        for path in cache.iterdir():
+            # Ages that a file system's clock can tell apart.
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 100))
+    assert load_pixels(sets[0], SPEC, cache).cached
+    load_pixels(sets[3], SPEC, cache)
+    assert len(entries(cache)) == 3
+    assert [load_pixels(sets[k], SPEC, cache).cached for k in (0, 2, 3)] == [True, True, True]
+    assert not load_pixels(sets[1], SPEC, cache).cached
+
+
+def test_a_set_that_is_in_use_can_go(tmp_path, put, cache, monkeypatch):
+    monkeypatch.setattr(module, "CACHE_BYTES", 1)
+    mine = load_pixels(some(put, tmp_path / "a", 10), SPEC, cache)
+    before = mine.array.copy()
+    load_pixels(some(put, tmp_path / "b", 10, start=50), SPEC, cache)
+    assert len(entries(cache)) == 1
+    assert np.array_equal(mine.array, before)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_nothing_half_written_is_left_and_the_rest_is_not_decoded(tmp_path, put, cache, decoded, error):
+    pictures = some(put, tmp_path / "x", 400)
+
+    def interrupt(done, total):
+        raise error
+
+    with pytest.raises(error):
+        load_pixels(pictures, SPEC, cache, interrupt)
+    assert entries(cache) == []
+    assert len(decoded) < 300
+    assert not load_pixels(pictures, SPEC, cache).cached
+
+
+def test_a_broken_decoder_leaves_nothing(pictures, cache, monkeypatch):
+    monkeypatch.setattr(zoo_runtime, "decode", lambda *_: np.zeros((3, 3, 3), np.uint8)[None].repeat(2, 0))
+    with pytest.raises(Exception, match="broadcast"):
+        load_pixels(pictures, SPEC, cache)
+    assert entries(cache) == []
+
+
+def test_a_full_disk_is_found_out_before_and_removes_nothing(tmp_path, put, cache, monkeypatch):
+    load_pixels(some(put, tmp_path / "a", 10), SPEC, cache)
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10**6, 10**6, 5000))
+    with pytest.raises(DataError, match=r"has 0\.0 GB free. Point ZOO_CACHE to a larger disk"):
+        load_pixels(some(put, tmp_path / "b", 30, start=50), SPEC, cache)
+    assert len(entries(cache)) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
+def test_a_disk_that_fills_up_meanwhile_is_an_error_and_not_a_crash(pictures, cache, monkeypatch):
+    """Written through a map, a full disk is SIGBUS: the space is reserved first."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        load_pixels(pictures, SPEC, cache)
+    assert entries(cache) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
+def test_the_space_is_reserved(pictures, cache):
+    load_pixels(pictures, SPEC, cache)
+    (file,) = cache.glob("*/pixels.npy")
+    assert file.stat().st_blocks * 512 >= file.stat().st_size
+
+
+def test_a_cache_that_cannot_be_written(open_folder, tmp_path, put, unprivileged, pictures):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be written to .*Point ZOO_CACHE"):
+        load_pixels(pictures, SPEC, tmp_path / "file")
+    closed = open_folder / "closed"
+    closed.mkdir(0o755)
+    own = some(put, open_folder / "x", 4)
+    with unprivileged(), pytest.raises(DataError, match="Permission denied"):
+        load_pixels(own, SPEC, closed)
+
+
+def test_a_cache_of_another_user_can_be_read(open_folder, put, unprivileged):
+    pictures = some(put, open_folder / "x", 4)
+    load_pixels(pictures, SPEC, open_folder / "cache")
+    with unprivileged():
+        assert load_pixels(pictures, SPEC, open_folder / "cache").cached
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "junk", "no bad.json", "bad bad.json"])
+def test_a_damaged_set_is_decoded_again(pictures, cache, damage):
+    whole = load_pixels(pictures, SPEC, cache).array.copy()
+    (place,) = cache.iterdir()
+    if damage == "no bad.json":
+        (place / "bad.json").unlink()
+    elif damage == "bad bad.json":
+        (place / "bad.json").write_text("{")
+    else:
+        data = (place / "pixels.npy").read_bytes()
+        (place / "pixels.npy").write_bytes({"cut": data[:-1], "empty": b"", "junk": b"junk" * 99}[damage])
+    again = load_pixels(pictures, SPEC, cache)
+    assert not again.cached and np.array_equal(again.array, whole)
+    assert load_pixels(pictures, SPEC, cache).cached
+
+
+def test_what_killed_processes_left_goes_after_an_hour(pictures, cache):
+    """A younger one may be of a run that is decoding now; the bound does not touch it either."""
+    for name, age in ((".partial-old", 4000), (".partial-young", 1000)):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "pixels.npy").write_bytes(b"x")
+        for path in (cache / name / "pixels.npy", cache / name):
+            os.utime(path, (time.time() - age, time.time() - age))
+    load_pixels(pictures, SPEC, cache)
+    assert [name for name in entries(cache) if name.startswith(".")] == [".partial-young"]
+
+
+def test_the_bound_spares_what_is_being_made(pictures, cache, monkeypatch):
+    monkeypatch.setattr(module, "CACHE_BYTES", 1)
+    with paths.partial(cache) as temporary:
+        (temporary / "pixels.npy").write_bytes(b"x" * 1000)
+        load_pixels(pictures, SPEC, cache)
+        assert (temporary / "pixels.npy").exists()
+
+
+def test_two_threads_at_once(pictures, cache):
+    barrier = threading.Barrier(2)
+    results = []
+
+    def work():
+        barrier.wait()
+        results.append(load_pixels(pictures, SPEC, cache))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2 and np.array_equal(results[0].array, results[1].array)
+    assert len(entries(cache)) == 1
+
+
+def test_another_run_is_first(pictures, cache, monkeypatch):
+    """Both decode; the second finds the place taken and uses what is there."""
+    put = module._put
+    first = []
+
+    def late(temporary, place, digests):
+        shutil.copytree(temporary, place)
+        first.append((place / "pixels.npy").stat().st_ino)
+        put(temporary, place, digests)
+
+    monkeypatch.setattr(module, "_put", late)
+    found = load_pixels(pictures, SPEC, cache)
+    assert [path.stat().st_ino for path in cache.glob("*/pixels.npy")] == first
+    assert np.array_equal(found.array[0], zoo_runtime.decode(pictures[0].content, SPEC))
+
+
+PROCESS = """
+import hashlib, json, sys
+from pathlib import Path
+from subprocess import PIPE
+from zoo.data.pixels import load_pixels
+from zoo.data.sources import open_source
+from zoo_runtime import ImageSpec
+pictures = open_source(sys.argv[1]).pictures
+print("ready", flush=True)
+sys.stdin.readline()
+found = load_pixels(pictures, ImageSpec(size=(64, 64)), Path(sys.argv[2]))
+print(json.dumps([hashlib.sha256(found.array.tobytes()).hexdigest(), len(found.bad)]))
+"""
+
+
+def test_two_processes_at_once(tmp_path, put, cache):
+    for i in range(60):
+        put(tmp_path / "data" / "ab"[i % 2] / f"{i}.jpg")
+    command = [sys.executable, "-c", PROCESS, str(tmp_path / "data"), str(cache)]
+    runs = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
+    for run in runs:
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    outputs = [run.communicate(timeout=60) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert json.loads(outputs[0][0]) == json.loads(outputs[1][0]) and json.loads(outputs[0][0])[1] == 0
+    assert len(entries(cache)) == 1

@@ -1,0 +1,478 @@
+"""Sources: what is found where, under which names and labels, and how each wrong arrangement is answered."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.data.sources import open_source, short_name
+from zoo.errors import DataError, DataLayout, DataNotFound, EmptyClass
+
+
+def listed(source) -> list[tuple[str, str, str | None]]:
+    """(file name, class, split) of every picture, in order."""
+    return [(Path(p.name).name, source.classes[p.label], p.split) for p in source.pictures]
+
+
+def parts(source) -> dict[str | None, int]:
+    return dict(Counter(picture.split for picture in source.pictures))
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_class_folders_are_the_classes_in_the_order_of_their_names(tmp_path, put):
+    for name in ("zebra/1.png", "ape/2.png", "ape/10.png", "Bear/x.jpg"):
+        put(tmp_path / "my animals!" / name)
+    source = open_source(str(tmp_path / "my animals!"))
+    assert source.classes == ("Bear", "ape", "zebra")
+    assert source.name == "my-animals" and source.size is None
+    assert listed(source) == [
+        ("x.jpg", "Bear", None),
+        ("10.png", "ape", None),
+        ("2.png", "ape", None),
+        ("1.png", "zebra", None),
+    ]
+    assert [p.content for p in source.pictures] == [Path(p.name) for p in source.pictures]
+
+
+def test_folders_inside_a_class_belong_to_it(tmp_path, put):
+    for name in ("cat/1.png", "cat/monday/2.png", "cat/monday/early/3.png", "dog/4.png"):
+        put(tmp_path / name)
+    assert Counter(label for _, label, _ in listed(open_source(str(tmp_path)))) == {"cat": 3, "dog": 1}
+
+
+def test_what_file_managers_leave_behind_is_no_picture_and_no_class(tmp_path, put):
+    put(tmp_path / "cat/1.png")
+    put(tmp_path / "dog/2.png")
+    hidden = ["cat/.DS_Store", "cat/._1.png", "cat/Thumbs.db", "dog/desktop.ini", "dog/.thumbs/2.png", ".git/x/1.png"]
+    for name in [*hidden, "__MACOSX/cat/._1.png", "cat/@eaDir/1.png", "dog/sub/THUMBS.DB"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tmp_path / "cat/1.png", tmp_path / name)
+    source = open_source(str(tmp_path))
+    assert listed(source) == [("1.png", "cat", None), ("2.png", "dog", None)]
+
+
+def test_other_files_in_a_class_are_listed_so_that_they_can_be_reported(tmp_path, put):
+    put(tmp_path / "cat/1.png")
+    put(tmp_path / "dog/2.png")
+    (tmp_path / "dog/notes.txt").write_text("woof")
+    assert [name for name, _, _ in listed(open_source(str(tmp_path)))] == ["1.png", "2.png", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (("train", "val", "test"), {"train": 4, "val": 4, "test": 4}),
+        (("training", "validation", "testing"), {"train": 4, "val": 4, "test": 4}),
+        (("Train", "Valid", "TEST"), {"train": 4, "val": 4, "test": 4}),
+        (("train", "test"), {"train": 4, "test": 4}),
+        (("train", "val"), {"train": 4, "val": 4}),
+        (("train",), {None: 4}),
+    ],
+)
+def test_split_folders(tmp_path, put, folders, expected):
+    for folder in folders:
+        for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+            put(tmp_path / folder / name)
+    source = open_source(str(tmp_path))
+    assert source.classes == ("cat", "dog")
+    assert parts(source) == expected
+    for picture in source.pictures:
+        assert source.classes[picture.label] == Path(picture.name).parent.name
+
+
+def test_classes_may_be_called_train_and_plane(tmp_path, put):
+    """Also when the pictures of a class lie in folders of its own."""
+    put(tmp_path / "train/steam/1.png")
+    put(tmp_path / "train/2.png")
+    put(tmp_path / "plane/3.png")
+    source = open_source(str(tmp_path))
+    assert source.classes == ("plane", "train")
+    assert parts(source) == {None: 3}
+
+
+def test_classes_may_be_called_train_and_test(tmp_path, put):
+    put(tmp_path / "train/1.png")
+    put(tmp_path / "test/2.png")
+    assert open_source(str(tmp_path)).classes == ("test", "train")
+
+
+def test_a_split_beside_another_folder_is_not_taken_for_three_classes(tmp_path, put):
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png", "models/1.png"):
+        put(tmp_path / name)
+    with pytest.raises(DataLayout, match=r"test, train with folders in them.*but also models"):
+        open_source(str(tmp_path))
+
+
+def test_a_split_folder_of_the_same_part_twice(tmp_path, put):
+    for name in ("train", "val", "validation"):
+        put(tmp_path / name / "cat/1.png")
+        put(tmp_path / name / "dog/1.png")
+    with pytest.raises(DataLayout, match="several folders for val: val, validation"):
+        open_source(str(tmp_path))
+
+
+def test_a_split_without_train(tmp_path, put):
+    for name in ("val/cat/1.png", "val/dog/1.png", "test/cat/1.png", "test/dog/1.png"):
+        put(tmp_path / name)
+    with pytest.raises(DataLayout, match="no train/ folder"):
+        open_source(str(tmp_path))
+
+
+def test_a_class_of_test_that_train_does_not_know(tmp_path, put):
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png", "test/Cow/1.png"):
+        put(tmp_path / name)
+    with pytest.raises(DataLayout, match="test has classes that train has no picture of: Cow"):
+        open_source(str(tmp_path))
+
+
+def test_a_class_that_test_lacks(tmp_path, put):
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png"):
+        put(tmp_path / name)
+    with pytest.raises(EmptyClass, match="test has no picture of dog"):
+        open_source(str(tmp_path))
+
+
+def test_loose_pictures(tmp_path, put):
+    for i in range(3):
+        put(tmp_path / f"{i}.png")
+    with pytest.raises(DataLayout, match="holds 3 files but no class folders"):
+        open_source(str(tmp_path))
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(DataLayout, match="The folder is empty"):
+        open_source(str(tmp_path))
+
+
+def test_one_class(tmp_path, put):
+    put(tmp_path / "cat/1.png")
+    with pytest.raises(EmptyClass, match="only the class 'cat'"):
+        open_source(str(tmp_path))
+
+
+def test_an_empty_class(tmp_path, put):
+    put(tmp_path / "cat/1.png")
+    put(tmp_path / "dog/1.png")
+    (tmp_path / "cow").mkdir()
+    (tmp_path / "cow/.DS_Store").touch()
+    with pytest.raises(EmptyClass, match="cow' is empty"):
+        open_source(str(tmp_path))
+
+
+def test_links_are_followed_but_never_round_in_circles(tmp_path, put):
+    put(tmp_path / "elsewhere/1.png")
+    put(tmp_path / "elsewhere/deep/2.png")
+    data = tmp_path / "data"
+    put(data / "cat/3.png")
+    put(data / "dog/4.png")
+    (data / "cat/more").symlink_to(tmp_path / "elsewhere")
+    (data / "cat/again").symlink_to(tmp_path / "elsewhere")
+    (data / "cat/round").symlink_to(data / "cat")
+    (data / "cat/up").symlink_to(data)
+    (data / "cow").symlink_to(tmp_path / "elsewhere/deep")
+    found = listed(open_source(str(data)))
+    assert Counter((label, name) for name, label, _ in found) == {
+        ("cat", "1.png"): 1,
+        ("cat", "2.png"): 1,
+        ("cat", "3.png"): 1,
+        ("cow", "2.png"): 1,
+        ("dog", "4.png"): 1,
+    }
+
+
+def test_a_link_to_nothing_is_listed_and_a_pipe_is_not(tmp_path, put):
+    put(tmp_path / "cat/1.png")
+    put(tmp_path / "dog/2.png")
+    (tmp_path / "dog/gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "dog/pipe.png")
+    assert [name for name, _, _ in listed(open_source(str(tmp_path)))] == ["1.png", "2.png", "gone.png"]
+
+
+def test_file_names_that_are_no_text(tmp_path, put):
+    """They are bytes on Linux; messages, run.json and the exported file are UTF-8."""
+    for folder in (b"caf\xe9", b"bar"):
+        os.mkdir(os.fsencode(tmp_path) + b"/" + folder)
+    target = os.fsencode(tmp_path) + b"/caf\xe9/gru\xdf.png"
+    os.rename(put(tmp_path / "a.png"), target)
+    put(tmp_path / "bar/1.png")
+    source = open_source(str(tmp_path))
+    assert source.classes == ("bar", "caf\\udce9")
+    strange = source.pictures[1]
+    assert strange.name.encode().endswith(b"gru\\udcdf.png")
+    assert os.fsencode(strange.content) == target and len(strange.digest()) == 64
+
+
+def test_folders_that_may_not_be_read_are_named(open_folder, put, unprivileged):
+    for name in ("cat/1.png", "cat/secret/2.png", "dog/3.png"):
+        put(open_folder / name)
+    (open_folder / "cat/secret").chmod(0)
+    with unprivileged(), pytest.raises(DataNotFound, match="secret' cannot be read: Permission denied"):
+        open_source(str(open_folder))
+    open_folder.chmod(0o311)
+    with unprivileged(), pytest.raises(DataNotFound, match="cannot be read: Permission denied"):
+        open_source(str(open_folder))
+
+
+@pytest.mark.parametrize("path", ["nowhere", "", "a\0b", "x" * 5000, "~nobody-of-that-name/x", "~/nowhere"])
+def test_a_path_that_does_not_exist(path):
+    with pytest.raises(DataNotFound):
+        open_source(path)
+
+
+def test_a_file_of_another_type(tmp_path, put):
+    with pytest.raises(DataLayout, match=r"neither a folder nor a \.csv nor an \.npz"):
+        open_source(str(put(tmp_path / "1.png")))
+
+
+@pytest.mark.parametrize(
+    ("text", "short"), [("My Cats & Dogs", "My-Cats-Dogs"), ("..", "data"), ("é", "data"), ("a.b_c-1", "a.b_c-1")]
+)
+def test_short_names_are_fit_for_folders(text, short):
+    assert short_name(text) == short
+
+
+# --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path, put):
+    """Write a CSV beside four pictures; `{}` in it stands for the absolute folder."""
+    for name in ("a1", "a2", "b1", "b2"):
+        put(tmp_path / f"pictures/{name}.png")
+
+    def write(text: str, encoding: str = "utf-8") -> str:
+        path = tmp_path / "pets.csv"
+        path.write_bytes(text.replace("{}", str(tmp_path)).encode(encoding))
+        return str(path)
+
+    return write
+
+
+def test_csv_with_a_byte_order_mark_and_both_kinds_of_path(table, tmp_path):
+    text = 'Path, LABEL\r\npictures/a1.png,ape\r\n"{}/pictures/b1.png", bear \r\n./pictures/../pictures/b2.png,bear\r\n'
+    source = open_source(table(text, "utf-8-sig"))
+    assert source.name == "pets" and source.classes == ("ape", "bear")
+    assert [p.label for p in source.pictures] == [0, 1, 1]
+    assert source.pictures[0].content == tmp_path / "pictures/a1.png"
+    assert source.pictures[0].name == "pictures/a1.png"
+    assert all(p.content.is_file() and p.split is None for p in source.pictures)
+
+
+def test_csv_with_a_split(table):
+    rows = ["a1.png,a,train", "b1.png,b,Training", "a2.png,a,val", "b2.png,b,valid"]
+    source = open_source(table("path,label,split\n" + "\n".join(f"pictures/{row}" for row in rows)))
+    assert [p.split for p in source.pictures] == ["train", "train", "val", "val"]
+
+
+def test_csv_in_which_all_is_train_has_no_split(table):
+    source = open_source(table("split,label,path\ntrain,a,pictures/a1.png\ntrain,b,pictures/b1.png\n"))
+    assert parts(source) == {None: 2}
+
+
+def test_csv_written_on_windows(table):
+    source = open_source(table("path,label\npictures\\a1.png,a\npictures\\b1.png,b\n"))
+    assert all(p.content.is_file() for p in source.pictures)
+
+
+def test_csv_with_a_picture_that_is_not_there_lists_it(table):
+    """It is a bad picture, found before training; not a crash."""
+    source = open_source(table("path,label\npictures/a1.png,a\npictures/gone.png,b\n"))
+    assert [p.name for p in source.pictures] == ["pictures/a1.png", "pictures/gone.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("", DataLayout, "Received: nothing"),
+        ("file,class\n1.png,a\n", DataLayout, "Received: file,class"),
+        ("path;label\n1.png;a\n", DataLayout, "Received: path;label"),
+        ("path,label\n", EmptyClass, "no picture"),
+        ("path,label\n1.png,a\n2.png,a\n", EmptyClass, "only the class 'a'"),
+        ("path,label\n1.png,a\n2.png,\n", DataLayout, "line 3: path and label must not be empty"),
+        ("path,label\n1.png,a\n2.png\n", DataLayout, "line 3: path and label must not be empty"),
+        ("path,label\n,a\n", DataLayout, "line 2"),
+        ("path,label,split\n1.png,a,train\n2.png,b,\n", DataLayout, "a split for some pictures only"),
+        ("path,label,split\n1.png,a,train\n2.png,b,dev\n", DataLayout, "line 3.*Received: 'dev'"),
+        ("path,label,split\n1.png,a,val\n2.png,b,test\n", DataLayout, "no picture with split train"),
+        ("path,label,split\n1.png,a,train\n2.png,b,test\n", DataLayout, "test has classes that train .* not?.*: b"),
+        ("path,label,split\n1.png,a,train\n2.png,b,train\n3.png,a,test\n", EmptyClass, "test has no picture of b"),
+    ],
+)
+def test_csv_that_cannot_be_meant(table, text, error, message):
+    with pytest.raises(error, match=message):
+        open_source(table(text))
+
+
+def test_csv_in_another_encoding(table):
+    with pytest.raises(DataLayout, match="UTF-8"):
+        open_source(table("path,label\nä.png,a\nö.png,b\n", "latin-1"))
+
+
+# --- npz -------------------------------------------------------------------------------------------------------------
+
+
+def arrays(count: int = 6, shape: tuple[int, ...] = (5, 4), seed: int = 0, **others: np.ndarray) -> dict:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    return {"x_train": x, "y_train": np.arange(count) % 2, **others}
+
+
+@pytest.fixture
+def archive(tmp_path):
+    def write(save=np.savez, **content: np.ndarray) -> str:
+        save(tmp_path / "small.npz", **content)
+        return str(tmp_path / "small.npz")
+
+    return write
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1), (5, 4, 3)])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_shapes(archive, shape, save):
+    content = arrays(shape=shape)
+    source = open_source(archive(save, **content))
+    assert source.name == "small" and source.classes == ("0", "1")
+    assert [p.label for p in source.pictures] == [0, 1, 0, 1, 0, 1]
+    assert source.pictures[3].name == "x_train[3]" and source.pictures[3].split is None
+    assert np.array_equal(source.pictures[3].content, content["x_train"][3])
+
+
+def test_npz_with_a_test_part(archive):
+    content = arrays()
+    test = arrays(4, seed=1)
+    source = open_source(archive(**content, x_test=test["x_train"], y_test=test["y_train"]))
+    assert parts(source) == {"train": 6, "test": 4}
+    assert source.pictures[6].name == "x_test[0]"
+
+
+def test_npz_labels_in_a_column(archive):
+    content = arrays()
+    content["y_train"] = content["y_train"][:, None]
+    assert [p.label for p in open_source(archive(**content)).pictures] == [0, 1, 0, 1, 0, 1]
+
+
+def test_npz_numbers_sort_as_numbers(archive):
+    content = arrays(12)
+    content["y_train"] = np.arange(12, dtype=np.uint8)
+    source = open_source(archive(**content))
+    assert source.classes[2] == "02" and source.classes[10] == "10"
+    assert [p.label for p in source.pictures] == list(range(12))
+
+
+def test_npz_with_names(archive):
+    content = arrays()
+    content["y_train"] = np.array(["cat", "dog"] * 3)
+    assert open_source(archive(**content)).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x_train": np.zeros((6, 5, 4), np.float32)}, DataLayout, r"uint8.*Received: float32 \(6, 5, 4\)"),
+        ({"x_train": np.zeros((6, 20), np.uint8)}, DataLayout, r"Received: uint8 \(6, 20\)"),
+        ({"x_train": np.zeros((6, 5, 4, 2), np.uint8)}, DataLayout, r"Received: uint8 \(6, 5, 4, 2\)"),
+        ({"x_train": np.zeros((5, 5, 4), np.uint8)}, DataLayout, "5 pictures, y_train 6 labels"),
+        ({"y_train": np.zeros(6)}, DataLayout, r"whole numbers or texts.*Received: float64 \(6,\)"),
+        ({"y_train": np.zeros((6, 2), int)}, DataLayout, r"Received: int64 \(6, 2\)"),
+        ({"y_train": np.array([-1, 0] * 3)}, DataLayout, "Received: -1"),
+        ({"y_train": np.zeros(6, int)}, EmptyClass, "only the class '0'"),
+        ({"y_train": np.array(["a", "b"] * 3, dtype=object)}, DataLayout, "plain arrays"),
+        ({"x_test": np.zeros((6, 5, 4), np.uint8)}, DataLayout, "may hold x_test and y_test. Found: x_train, y_train"),
+        ({"x_train": np.zeros((0, 5, 4), np.uint8), "y_train": np.zeros(0, int)}, EmptyClass, "no picture"),
+    ],
+)
+def test_npz_that_cannot_be_meant(archive, change, error, message):
+    with pytest.raises(error, match=message):
+        open_source(archive(**arrays() | change))
+
+
+def test_npz_without_the_keys(archive):
+    with pytest.raises(DataLayout, match=r"must hold x_train and y_train.*Found: images, labels"):
+        open_source(archive(images=np.zeros((2, 4, 4), np.uint8), labels=np.arange(2)))
+
+
+class Bomb:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_npz_is_never_unpickled(archive, tmp_path):
+    bomb = np.empty(6, dtype=object)
+    bomb[:] = [Bomb(tmp_path / "exploded")] * 6
+    with pytest.raises(DataLayout, match="plain arrays"):
+        open_source(archive(**arrays() | {"x_train": bomb}))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_that_is_damaged_is_always_our_error(archive, save):
+    """Whatever bytes are hit: zipfile, zlib and numpy raise a dozen kinds of exceptions."""
+    path = Path(archive(save, **arrays()))
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    failed = 0
+    for _ in range(200):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(0, len(whole), 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes()[: None if rng.random() < 0.7 else rng.integers(0, len(whole))])
+        try:
+            open_source(str(path))
+        except DataError:
+            failed += 1
+    assert failed > 100
+
+
+def test_an_npy_named_npz(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(DataLayout, match="npz of plain arrays"):
+        open_source(str(tmp_path / "a.npz"))
+
+
+# --- digits, digests -------------------------------------------------------------------------------------------------
+
+
+def test_digits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = open_source("digits")
+    assert source.name == "digits" and source.size == (64, 64) and len(source.pictures) == 1797
+    assert source.classes == tuple("0123456789")
+    assert [p.label for p in source.pictures[:5]] == [0, 1, 2, 3, 4]
+    stacked = np.stack([p.content for p in source.pictures])
+    assert stacked.shape == (1797, 8, 8) and stacked.dtype == np.uint8
+    # scikit-learn's 0..16 as 0..255; the sum says that none has been altered.
+    assert (stacked.min(), stacked.max(), zlib.crc32(stacked.tobytes())) == (0, 255, 766230820)
+
+
+def test_a_folder_called_digits_is_meant_first(tmp_path, put, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "digits/one/1.png")
+    put(tmp_path / "digits/two/2.png")
+    assert open_source("digits").classes == ("one", "two")
+
+
+def test_digests_tell_bytes_and_shapes_apart(tmp_path, put):
+    put(tmp_path / "d/a/1.png", seed=1)
+    put(tmp_path / "d/b/copy.png", seed=1)
+    Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / "d/b/other.png")
+    first, copy, other = (p.digest() for p in open_source(str(tmp_path / "d")).pictures)
+    assert first == copy != other
+    x = np.arange(24, dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=np.stack([x.reshape(4, 6), x.reshape(4, 6)]), y_train=np.arange(2))
+    np.savez(tmp_path / "b.npz", x_train=np.stack([x.reshape(6, 4), x.reshape(6, 4)]), y_train=np.arange(2))
+    a, b = (open_source(str(tmp_path / f"{name}.npz")).pictures for name in "ab")
+    assert a[0].digest() == a[1].digest() != b[0].digest()

@@ -1,0 +1,109 @@
+"""Fixtures of the runtime's tests: a tiny exported file made without TensorFlow, and pictures that it tells apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from zoo_runtime import ImageSpec, ModelInfo, Predictor, record
+
+CLASSES = ("red", "green", "blue")
+SPEC = ImageSpec((24, 32))
+SHARPNESS = 0.02
+"""The tiny network: softmax(SHARPNESS * mean level of red, green and blue)."""
+
+
+def _jpeg(colour: tuple[int, int, int]) -> bytes:
+    """A JPEG of 40 x 56 pixels, mostly of one colour."""
+    rows, columns = np.mgrid[0:40, 0:56]
+    shade = (rows * 3 + columns) % 40
+    out = io.BytesIO()
+    Image.fromarray((np.array(colour) + shade[:, :, None]).astype(np.uint8)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def _graph(
+    metadata: dict[str, str],
+    size: tuple[int, int] = SPEC.size,
+    channels: int = 3,
+    classes: int = 3,
+    batch: int | str = "batch",
+    pixel_type: int = TensorProto.UINT8,
+    names: tuple[str, str] = ("image", "probabilities"),
+) -> bytes:
+    weights = (np.eye(channels, classes) * SHARPNESS).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", [names[0]], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["levels"], ["means"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], [names[1]], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(names[0], pixel_type, [batch, *size, channels])],
+        [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, [batch, classes])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, metadata)
+    return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def graph() -> Callable[..., bytes]:
+    """Make the bytes of the tiny network with these metadata_props; what else is said makes it disagree with them."""
+    return _graph
+
+
+@pytest.fixture(scope="session")
+def info() -> ModelInfo:
+    """What the tiny export says of itself, its self-test included."""
+    bare = ModelInfo(
+        classes=CLASSES,
+        task="multiclass",
+        image=SPEC,
+        architecture={"name": "tiny", "licence": "MIT"},
+        weights={"id": "scratch"},
+        metrics={"accuracy": 0.9375, "per_class": [1.0, 0.9, 0.9]},
+        run={"seed": 0},
+    )
+    predictor = Predictor(_graph(bare.to_metadata()))
+    return ModelInfo(**{**vars(bare), "selftest": record(predictor, [_jpeg((200, 10, 10)), _jpeg((10, 90, 200))])})
+
+
+@pytest.fixture(scope="session")
+def model_bytes(info) -> bytes:
+    """The tiny export's bytes."""
+    return _graph(info.to_metadata())
+
+
+@pytest.fixture
+def model(tmp_path, model_bytes) -> Path:
+    """The tiny export as a file, in a folder of its own."""
+    path = tmp_path / "tiny" / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(model_bytes)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder with a red, a green and a blue picture, a damaged one, and files that are no pictures."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    (folder / "red.jpg").write_bytes(_jpeg((200, 10, 10)))
+    (folder / "green.JPG").write_bytes(_jpeg((10, 200, 10)))
+    (folder / "more" / "blue.jpeg").write_bytes(_jpeg((10, 10, 200)))
+    (folder / "damaged.jpg").write_bytes(_jpeg((200, 10, 10))[:500])
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden" / "red.jpg").write_bytes(_jpeg((200, 10, 10)))
+    (folder / ".red.jpg").write_bytes(_jpeg((200, 10, 10)))
+    return folder

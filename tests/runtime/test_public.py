@@ -1,0 +1,86 @@
+"""The public surface: exactly these names, and the errors as the tree that `_errors.py` draws."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import zoo_runtime
+
+NAMES = {
+    "INPUT",
+    "MAX_PIXELS",
+    "OUTPUT",
+    "SUFFIXES",
+    "CheckResult",
+    "CorruptModel",
+    "CorruptPicture",
+    "ImageSpec",
+    "ModelError",
+    "ModelInfo",
+    "ModelNotFound",
+    "NotAPicture",
+    "NotAnExport",
+    "PictureError",
+    "PictureNotFound",
+    "PictureTooLarge",
+    "Prediction",
+    "Predictor",
+    "UnknownSchema",
+    "UnknownTask",
+    "UnsupportedPicture",
+    "ZooRuntimeError",
+    "__version__",
+    "check",
+    "decode",
+    "list_pictures",
+    "record",
+    "versions",
+}
+
+
+def test_all_is_exactly_these_names():
+    assert set(zoo_runtime.__all__) == NAMES
+    assert len(zoo_runtime.__all__) == len(NAMES)
+
+
+def test_every_name_exists_and_no_other_public_name_does():
+    public = {name for name in vars(zoo_runtime) if not name.startswith("_")} - {"cli"}
+    assert public | {"__version__"} == NAMES
+
+
+def test_every_public_class_and_function_is_documented():
+    for name in NAMES - {"INPUT", "OUTPUT", "MAX_PIXELS", "SUFFIXES", "__version__"}:
+        assert (getattr(zoo_runtime, name).__doc__ or "").strip(), name
+
+
+def test_suffixes_are_lower_case_endings():
+    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".bmp"} <= zoo_runtime.SUFFIXES
+    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in zoo_runtime.SUFFIXES)
+
+
+@pytest.mark.parametrize(
+    "base, names",
+    [
+        ("PictureError", "PictureNotFound NotAPicture CorruptPicture PictureTooLarge UnsupportedPicture"),
+        ("ModelError", "ModelNotFound CorruptModel NotAnExport UnknownSchema UnknownTask"),
+        ("ZooRuntimeError", "PictureError ModelError"),
+    ],
+)
+def test_error_tree(base, names):
+    for name in names.split():
+        assert getattr(zoo_runtime, name).__bases__ == (getattr(zoo_runtime, base),)
+    assert zoo_runtime.ZooRuntimeError.__bases__ == (Exception,)
+
+
+def test_a_device_needs_only_onnxruntime_numpy_and_pillow():
+    """Importing and loading must not reach for the workshop's packages, which a device does not have."""
+    code = (
+        "import sys, zoo_runtime, zoo_runtime.cli\n"
+        "heavy = {'tensorflow', 'keras', 'onnx', 'click', 'rich', 'pluggy', 'zoo', 'zoo_plugins', 'sklearn', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

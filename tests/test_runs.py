@@ -1,0 +1,177 @@
+"""Run folders: made by one process only, written whole or not at all, and read back with clear errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import threading
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from zoo import runs
+from zoo.errors import RunError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+# --- create ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_is_named_by_time_and_architecture(tmp_path):
+    run = runs.create(tmp_path / "not/yet", "vgg16")
+    assert re.fullmatch(r"\d{8}T\d{6}Z-vgg16-[0-9a-f]{6}", run.id)
+    assert run.folder.parent == tmp_path / "not/yet" and names(run.folder) == []
+    assert (run.model.name, run.exported.name) == ("model.keras", "model.onnx")
+
+
+class Noon(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 1, 12, tzinfo=tz)
+
+
+def test_a_folder_that_exists_is_never_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "datetime", Noon)
+    draw = iter(["aaaaaa", "aaaaaa", "aaaaaa", "bbbbbb"])
+    monkeypatch.setattr(secrets, "token_hex", lambda size: next(draw))
+    first = runs.create(tmp_path, "net")
+    (first.folder / "run.json").write_text("mine")
+    second = runs.create(tmp_path, "net")
+    assert (first.id, second.id) == ("20260101T120000Z-net-aaaaaa", "20260101T120000Z-net-bbbbbb")
+    assert (first.folder / "run.json").read_text() == "mine" and names(second.folder) == []
+
+
+def test_many_at_once_all_get_their_own(tmp_path):
+    made = []
+    threads = [threading.Thread(target=lambda: made.append(runs.create(tmp_path, "net").id)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 20 and names(tmp_path) == sorted(made)
+
+
+@pytest.mark.parametrize("parent", ["file", "file/below", "dangling"])
+def test_a_parent_that_is_no_folder(tmp_path, parent):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone/deep")
+    with pytest.raises(RunError, match=r"is not a folder; choose another --runs|cannot be made"):
+        runs.create(tmp_path / parent, "net")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_json_and_history_come_back(tmp_path):
+    run = runs.create(tmp_path, "net")
+    value = {"classes": ["Bär", "caf\udce9"], "seed": 3, "share": 0.15}
+    run.write_json("run.json", value)
+    assert run.read_json("run.json") == value
+    assert run.read_history() == []
+    run.write_history([{"phase": "head", "epoch": 1, "loss": 0.5}, {"phase": "head", "epoch": 2, "loss": 0.25}])
+    assert run.read_history() == [
+        {"phase": "head", "epoch": "1", "loss": "0.5"},
+        {"phase": "head", "epoch": "2", "loss": "0.25"},
+    ]
+    assert names(run.folder) == ["history.csv", "run.json"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"old")
+    with pytest.raises(error), runs.replacing(path) as temporary:
+        temporary.write_bytes(b"ne")
+        raise error
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["model.keras"]
+
+
+def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
+    path = tmp_path / "deep/model.keras"
+    for content in (b"old", b"new"):
+        with runs.replacing(path) as temporary:
+            assert temporary.parent == path.parent and temporary.suffix == ".keras" and not temporary.exists()
+            temporary.write_bytes(content)
+            assert (path.read_bytes() if path.exists() else None) == (None if content == b"old" else b"old")
+        assert path.read_bytes() == content and names(path.parent) == ["model.keras"]
+
+
+def test_what_cannot_be_json_leaves_the_old_file(tmp_path):
+    run = runs.create(tmp_path, "net")
+    run.write_json("metrics.json", {"accuracy": 1})
+    with pytest.raises(TypeError):
+        run.write_json("metrics.json", {"accuracy": object()})
+    assert run.read_json("metrics.json") == {"accuracy": 1} and names(run.folder) == ["metrics.json"]
+
+
+def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), runs.replacing(path):
+        pass
+    assert path.read_bytes() == b"old"
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def finished(tmp_path: Path, **changes) -> Path:
+    run = runs.create(tmp_path, "net")
+    run.write_json("run.json", {"schema": runs.SCHEMA, "status": "trained", "seed": 3, **changes})
+    run.model.write_bytes(b"model")
+    return run.folder
+
+
+def test_a_finished_run_loads(tmp_path):
+    folder = finished(tmp_path)
+    run, record = runs.load(folder)
+    assert run.folder == folder and record["seed"] == 3
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"schema": ', "\xff"])
+def test_a_damaged_run_json(tmp_path, content):
+    folder = finished(tmp_path)
+    (folder / "run.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(RunError, match=r"run\.json' is damaged"):
+        runs.load(folder)
+
+
+@pytest.mark.parametrize("content", [[], None, {}, {"schema": 99, "status": "trained"}, {"schema": "1"}])
+def test_another_schema(tmp_path, content):
+    folder = finished(tmp_path)
+    (folder / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="another version of zoo"):
+        runs.load(folder)
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed: MemoryError", None])
+def test_training_that_did_not_finish(tmp_path, status):
+    with pytest.raises(RunError, match=f"training did not finish .status {status!r}"):
+        runs.load(finished(tmp_path, status=status))
+
+
+def test_a_run_without_its_model(tmp_path):
+    folder = finished(tmp_path)
+    (folder / "model.keras").unlink()
+    with pytest.raises(RunError, match="did not finish"):
+        runs.load(folder)
+
+
+@pytest.mark.parametrize("folder", ["", "nowhere"])
+def test_no_run_folder(tmp_path, folder):
+    with pytest.raises(RunError, match=r"is no run folder: it has no run\.json"):
+        runs.load(tmp_path / folder)
+
+
+def test_versions_are_those_installed():
+    import numpy
+
+    found = runs.versions()
+    assert found["numpy"] == numpy.__version__ and "finezoo" in found
+    assert found["python"].startswith("3.")

@@ -1,0 +1,577 @@
+"""Weights files: where they are looked for, what is downloaded from which kind of server, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import json
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from zoo import paths, weights
+from zoo.errors import HashMismatch, WeightsUnavailable
+from zoo.plugin import IMAGENET1K, ClassIndex, Weights
+
+
+class Server:
+    """A web server on this machine: path -> bytes, or a function of the request's handler."""
+
+    def __init__(self) -> None:
+        self.answers: dict = {}
+        self.requests: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                outer.requests.append(f"HEAD {self.path}")
+                self._answer(b"")
+
+            def do_GET(self) -> None:
+                outer.requests.append(f"GET {self.path}")
+                self._answer(None)
+
+            def _answer(self, body: bytes | None) -> None:
+                answer = outer.answers.get(self.path, 404)
+                if callable(answer):
+                    answer(self)
+                    return
+                status, data = (answer, b"gone") if isinstance(answer, int) else (200, answer)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data if body is None else body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    """These tests have a network, which ends at this machine; whatever proxy is set must not stand between."""
+    monkeypatch.delenv("ZOO_OFFLINE")
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def hdf5(tmp_path):
+    """Bytes of an HDF5 file."""
+
+    def make(seed: int = 0) -> bytes:
+        path = tmp_path / "made.h5"
+        with h5py.File(path, "w") as file:
+            file["x"] = np.random.default_rng(seed).random(5000)
+        return path.read_bytes()
+
+    return make
+
+
+def entry(url: str = "http://127.0.0.1:9/w.h5", filename: str = "w.h5", size: int = 224, **others) -> Weights:
+    return Weights(
+        architecture="net",
+        tag="imagenet1k",
+        url=url,
+        filename=filename,
+        includes_top=False,
+        input_size=(size, size),
+        licence="MIT",
+        source="here",
+        **others,
+    )
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def store() -> Path:
+    return paths.cache() / "weights"
+
+
+def stored() -> list[str]:
+    return sorted(path.name for path in store().iterdir()) if store().exists() else []
+
+
+def place(folder: Path, name: str, data: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def find(*entries: Weights, size: int = 224, **options) -> weights.Found:
+    return weights.find(entries, (size, size), **options)
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def test_mirror_before_cache_before_keras_before_the_network(tmp_path, monkeypatch, server, hdf5):
+    data = hdf5()
+    server.answers["/w.h5"] = data
+    wanted = entry(f"{server.url}/w.h5")
+    monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "mirror"))
+    files = [
+        ("mirror", place(tmp_path / "mirror", "w.h5", b"mirror")),
+        ("cache", place(store(), "w.h5", b"cache")),
+        ("Keras's cache", place(paths.keras_cache(), "w.h5", b"keras")),
+    ]
+    for where, path in files:
+        assert weights.at_hand(wanted) == (path, where)
+        found = find(wanted)
+        assert (found.path, found.place) == (path, where)
+        assert found.sha256 == sha256(path.read_bytes())
+        assert found.entry is found.wanted is wanted and found.reason == ""
+        path.unlink()
+    assert server.requests == []
+    assert weights.at_hand(wanted) is None
+    found = find(wanted)
+    assert (found.path, found.place, found.sha256) == (store() / "w.h5", "download", sha256(data))
+    assert found.path.read_bytes() == data
+    assert find(wanted).place == "cache"
+    assert server.requests.count("GET /w.h5") == 1
+
+
+def test_places_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "c"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "k"))
+    assert paths.cache() == tmp_path / "c" and paths.keras_cache() == tmp_path / "k" / "models"
+    assert paths.mirror() is None
+    monkeypatch.setenv("ZOO_WEIGHTS_DIR", "~/mirror")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.mirror() == tmp_path / "mirror"
+    monkeypatch.delenv("ZOO_CACHE")
+    monkeypatch.delenv("KERAS_HOME")
+    assert paths.cache().name == "zoo" and paths.keras_cache() == tmp_path / ".keras" / "models"
+
+
+def test_a_file_that_cannot_be_read_is_named(monkeypatch, tmp_path):
+    path = place(store(), "w.h5", b"x")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(weights, "digest_of", refuse)
+    with pytest.raises(WeightsUnavailable, match=r"w\.h5' cannot be read: Permission denied"):
+        find(entry())
+
+
+# --- without a network -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["1", "yes", "true"])
+def test_offline_makes_no_connection_at_all(monkeypatch, server, hdf5, value):
+    """Not even a name is looked up."""
+    server.answers["/w.h5"] = hdf5()
+    touched = []
+
+    def trap(*arguments, **_):
+        touched.append(arguments)
+        raise OSError("no network here")
+
+    for name in ("socket", "create_connection", "getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, trap)
+    monkeypatch.setenv("ZOO_OFFLINE", value)
+    with pytest.raises(WeightsUnavailable, match=r"w\.h5 is not at hand and ZOO_OFFLINE=1 forbids the network"):
+        find(entry(f"{server.url}/w.h5"), entry("http://example.invalid/o.h5", "o.h5", 160))
+    with pytest.raises(WeightsUnavailable):
+        weights.find_file(IMAGENET1K)
+    assert touched == [] and server.requests == []
+    monkeypatch.delenv("ZOO_OFFLINE")
+    with pytest.raises(WeightsUnavailable):
+        find(entry(f"{server.url}/w.h5"))
+    assert touched
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "no"])
+def test_offline_can_be_said_not_to_be_meant(monkeypatch, value):
+    monkeypatch.setenv("ZOO_OFFLINE", value)
+    assert not paths.offline()
+
+
+def test_nobody_listens(hdf5):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        begun = time.monotonic()
+        with pytest.raises(WeightsUnavailable, match=r"/w\.h5 cannot be reached: .*refused"):
+            find(entry(f"http://127.0.0.1:{unused.getsockname()[1]}/w.h5"))
+    assert time.monotonic() - begun < 1 and stored() == []
+
+
+def test_a_name_that_does_not_resolve(monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(WeightsUnavailable, match=r"cannot be reached: .*Name or service not known"):
+        find(entry("http://weights.example/w.h5"))
+
+
+def test_a_name_server_that_never_answers(monkeypatch):
+    """No time-out of a socket covers looking a name up."""
+    monkeypatch.setattr(weights, "CONNECT_SECONDS", 0.3)
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20))
+    begun = time.monotonic()
+    with pytest.raises(WeightsUnavailable, match=r"no answer within 0\.3 s"):
+        find(entry("http://weights.example/w.h5"))
+    assert time.monotonic() - begun < 2
+    released.set()
+
+
+@contextlib.contextmanager
+def silent_server(backlog: int = 5) -> Iterator[int]:
+    """A port on which connections are accepted by the system and never answered."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(backlog)
+        yield listener.getsockname()[1]
+
+
+def test_a_server_that_accepts_and_never_answers(monkeypatch):
+    assert weights.CONNECT_SECONDS == 5
+    monkeypatch.setattr(weights, "CONNECT_SECONDS", 0.4)
+    with silent_server() as port:
+        begun = time.monotonic()
+        with pytest.raises(WeightsUnavailable, match=r"no answer within|timed out"):
+            find(entry(f"http://127.0.0.1:{port}/w.h5"))
+        assert 0.3 < time.monotonic() - begun < 2
+    assert stored() == []
+
+
+def test_addresses_that_lead_nowhere_do_not_hide_the_one_that_works(monkeypatch, server, hdf5):
+    """As where IPv6 is announced and then dropped: every connection to it hangs until its time is up."""
+    server.answers["/w.h5"] = hdf5()
+    monkeypatch.setattr(weights, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(weights, "IMPATIENT_SECONDS", 0.2)
+    with silent_server(backlog=0) as dead, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", dead))
+        with socket.socket() as probe:
+            probe.settimeout(0.1)
+            if probe.connect_ex(("127.0.0.1", dead)) == 0:
+                pytest.skip("a full backlog does not make connections hang on this system")
+        live = int(server.url.rpartition(":")[2])
+        answers = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (dead, dead, dead, live)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+        begun = time.monotonic()
+        assert weights._unreachable(f"{server.url}/w.h5") == ""
+        assert time.monotonic() - begun < 1.8
+
+
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_a_download_with_a_published_hash(server, hdf5, algorithm):
+    data = hdf5()
+    server.answers["/w.h5"] = data
+    known = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+    heard = []
+    found = find(entry(f"{server.url}/w.h5", hash=known), progress=lambda done, total: heard.append((done, total)))
+    assert found.path.read_bytes() == data and found.sha256 == sha256(data)
+    assert heard[-1] == (len(data), len(data)) and all(total == len(data) for _, total in heard)
+    assert stored() == ["w.h5", "w.h5.sha256"]
+
+
+def test_a_download_follows_redirects(server, hdf5):
+    data = hdf5()
+    server.answers["/real.h5"] = data
+
+    def elsewhere(handler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "/real.h5")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.answers["/w.h5"] = elsewhere
+    assert find(entry(f"{server.url}/w.h5")).path.read_bytes() == data
+
+
+def test_others_may_read_what_is_downloaded(server, hdf5):
+    """pooch's temporary files are closed to them, and a cache may be shared."""
+    server.answers["/w.h5"] = hdf5()
+    found = find(entry(f"{server.url}/w.h5"))
+    usual = place(store(), "usual", b"")
+    assert stat.S_IMODE(found.path.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+
+
+HTML = b"<!DOCTYPE html><title>Welcome to the Grand Hotel</title>" + b" " * 30000
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("cut", "failed: .*IncompleteRead|failed: .*(broken|closed)"),
+        ("cut without length", "not a whole HDF5 file .*truncated"),
+        ("html", "not a whole HDF5 file"),
+        ("empty", "not a whole HDF5 file"),
+        (404, "404"),
+        (403, "403"),
+        (500, "500"),
+        ("wrong hash", "hash"),
+        ("wrong length", r"bytes came back, not 12345"),
+    ],
+)
+def test_what_a_server_may_do_instead(server, hdf5, kind, message):
+    """Nothing is left, under the final name or another."""
+    data = hdf5()
+
+    def cut(handler) -> None:
+        handler.send_response(200)
+        if kind == "cut":
+            handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(data[: len(data) // 2])
+
+    answers = {"html": HTML, "empty": b"", "wrong hash": hdf5(1), "cut": cut, "cut without length": cut}
+    server.answers["/w.h5"] = kind if isinstance(kind, int) else answers.get(kind, data)
+    facts = {"wrong hash": {"hash": f"sha256:{sha256(data)}"}, "wrong length": {"bytes": 12345}}
+    with pytest.raises(WeightsUnavailable, match=message) as caught:
+        find(entry(f"{server.url}/w.h5", **facts.get(kind, {})))
+    assert f"downloading {server.url}/w.h5 failed" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert stored() == []
+    # A clean retry is all it takes.
+    server.answers["/w.h5"] = data
+    assert find(entry(f"{server.url}/w.h5")).place == "download"
+
+
+def test_a_server_that_stops_in_the_middle(monkeypatch, server, hdf5):
+    monkeypatch.setattr(weights, "READ_SECONDS", 0.3)
+    released = threading.Event()
+
+    def stall(handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "50000")
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(hdf5()[:1000])
+            released.wait(20)
+
+    server.answers["/w.h5"] = stall
+    begun = time.monotonic()
+    with pytest.raises(WeightsUnavailable, match=r"failed: .*timed out"):
+        find(entry(f"{server.url}/w.h5"))
+    assert time.monotonic() - begun < 5 and stored() == []
+    released.set()
+
+
+def test_an_interrupted_download_leaves_nothing(server, hdf5):
+    server.answers["/w.h5"] = hdf5()
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(entry(f"{server.url}/w.h5"), progress=interrupt)
+    assert stored() == []
+
+
+def test_what_a_killed_download_left_goes_after_an_hour(server, hdf5):
+    server.answers["/w.h5"] = hdf5()
+    old = place(store() / ".partial-1", "tmp123", b"x")
+    for path in (old, old.parent):
+        os.utime(path, (time.time() - 4000, time.time() - 4000))
+    find(entry(f"{server.url}/w.h5"))
+    assert stored() == ["w.h5", "w.h5.sha256"]
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path, server, hdf5):
+    server.answers["/w.h5"] = hdf5()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
+    with pytest.raises(WeightsUnavailable, match=r"failed: .*(Not a directory|File exists)"):
+        find(entry(f"{server.url}/w.h5"))
+
+
+def test_two_downloads_at_once(server, hdf5):
+    data = hdf5()
+    server.answers["/w.h5"] = data
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(find(entry(f"{server.url}/w.h5")).sha256)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [sha256(data)] * 4 and stored() == ["w.h5", "w.h5.sha256"]
+
+
+# --- hashes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_at_hand_is_checked_against_the_published_hash(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "mirror"))
+    place(tmp_path / "mirror", "w.h5", b"another")
+    with pytest.raises(HashMismatch, match=rf"w\.h5' has md5 {hashlib.md5(b'another').hexdigest()}, but 0+ was publ"):
+        find(entry(hash="md5:" + "0" * 32))
+
+
+def test_the_digest_is_recorded_at_the_first_download_and_checked_ever_after(server, hdf5):
+    data = hdf5()
+    server.answers["/w.h5"] = data
+    wanted = entry(f"{server.url}/w.h5")
+    find(wanted)
+    # As `sha256sum -c` reads it.
+    assert (store() / "w.h5.sha256").read_text() == f"{sha256(data)}  w.h5\n"
+    damaged = bytearray(data)
+    damaged[5000] ^= 1
+    place(store(), "w.h5", bytes(damaged))
+    with pytest.raises(HashMismatch, match=r"recorded in 'w\.h5\.sha256' when it was first downloaded.*remove it"):
+        find(wanted)
+    (store() / "w.h5").unlink()
+    assert find(wanted).sha256 == sha256(data)
+
+
+def test_another_file_at_a_later_download_is_refused(server, hdf5):
+    server.answers["/w.h5"] = hdf5()
+    wanted = entry(f"{server.url}/w.h5")
+    find(wanted).path.unlink()
+    server.answers["/w.h5"] = hdf5(1)
+    with pytest.raises(WeightsUnavailable, match=r"an earlier download had.*remove '.*w\.h5\.sha256' if the publisher"):
+        find(wanted)
+    assert stored() == ["w.h5.sha256"]
+    (store() / "w.h5.sha256").unlink()
+    assert find(wanted).place == "download"
+
+
+@pytest.mark.parametrize("record", ["", "\n", "\xff"])
+def test_a_damaged_record_is_none(record):
+    place(store(), "w.h5", b"x")
+    place(store(), "w.h5.sha256", record.encode("latin-1"))
+    assert find(entry()).sha256 == sha256(b"x")
+
+
+# --- resolutions -----------------------------------------------------------------------------------------------------
+
+SIDES = (96, 128, 160, 192, 224)
+
+
+@pytest.mark.parametrize(
+    ("size", "order"),
+    [
+        ((160, 160), [160, 192, 128, 224, 96]),
+        ((224, 224), [224, 192, 160, 128, 96]),
+        ((64, 64), [96, 128, 160, 192, 224]),
+        ((500, 500), [224, 192, 160, 128, 96]),
+        ((144, 144), [160, 128, 192, 96, 224]),
+        ((100, 225), [160, 128, 192, 96, 224]),
+    ],
+)
+def test_resolutions_by_nearness_and_of_two_as_near_the_larger(size, order):
+    entries = [entry(filename=f"{side}.h5", size=side) for side in SIDES]
+    assert [e.input_size[0] for e in weights.by_fit(entries, size)] == order
+    assert [e.input_size[0] for e in weights.by_fit(entries[::-1], size)] == order
+
+
+def test_the_nearest_resolution_at_hand_when_the_best_cannot_be_had(server):
+    entries = [entry(f"{server.url}/{side}.h5", f"{side}.h5", side) for side in SIDES]
+    place(store(), "96.h5", b"96")
+    place(store(), "224.h5", b"224")
+    found = find(*entries, size=128)
+    assert (found.entry, found.wanted) == (entries[0], entries[1])
+    assert found.path.name == "96.h5" and found.place == "cache" and found.sha256 == sha256(b"96")
+    assert "404" in found.reason and f"{server.url}/128.h5" in found.reason
+    # As near as 96: the larger.
+    assert find(*entries, size=160).entry is entries[4]
+
+
+def test_the_best_resolution_is_downloaded_although_another_is_at_hand(server, hdf5):
+    server.answers["/128.h5"] = hdf5()
+    entries = [entry(f"{server.url}/{side}.h5", f"{side}.h5", side) for side in SIDES]
+    place(store(), "96.h5", b"96")
+    found = find(*entries, size=128)
+    assert found.place == "download" and found.entry is found.wanted is entries[1]
+
+
+def test_a_damaged_file_is_not_passed_over_for_another_resolution():
+    entries = [entry(filename="160.h5", size=160, hash="md5:" + "0" * 32), entry(filename="128.h5", size=128)]
+    place(store(), "160.h5", b"160")
+    place(store(), "128.h5", b"128")
+    with pytest.raises(HashMismatch):
+        find(*entries, size=160)
+
+
+# --- class names -----------------------------------------------------------------------------------------------------
+
+
+def index(**others) -> ClassIndex:
+    return ClassIndex(**{"url": "http://127.0.0.1:9/i.json", "filename": "i.json", **others})
+
+
+def test_a_class_index_is_found_like_weights(server, tmp_path, monkeypatch):
+    data = json.dumps({"1": ["n2", "goldfish"], "0": ["n1", "tench"]}).encode()
+    server.answers["/i.json"] = data
+    wanted = index(url=f"{server.url}/i.json", hash=f"md5:{hashlib.md5(data).hexdigest()}")
+    path = weights.find_file(wanted)
+    assert path == store() / "i.json"
+    assert weights.read_class_index(path) == ["n1_tench", "n2_goldfish"]
+    monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "mirror"))
+    place(tmp_path / "mirror", "i.json", data)
+    assert weights.find_file(wanted).parent == tmp_path / "mirror"
+
+
+def test_a_login_page_is_no_class_index(server):
+    server.answers["/i.json"] = HTML
+    with pytest.raises(WeightsUnavailable, match=r"downloading .* failed"):
+        weights.find_file(index(url=f"{server.url}/i.json"))
+    assert stored() == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '[["a", "b"]]',
+        '{"1": ["a", "b"]}',
+        '{"0": "cat"}',
+        '{"0": [1, 2]}',
+        '{"0": null}',
+        "\xff",
+        "3",
+    ],
+)
+def test_a_corrupt_class_index(tmp_path, content):
+    path = place(tmp_path, "i.json", content.encode("latin-1"))
+    with pytest.raises(HashMismatch, match=r"i\.json' is no class index file.*Remove it"):
+        weights.read_class_index(path)
+
+
+def test_advice_names_address_and_folders():
+    text = weights.advice(entry("http://weights.example/w.h5"))
+    assert "http://weights.example/w.h5" in text and "ZOO_WEIGHTS_DIR" in text and str(store()) in text
