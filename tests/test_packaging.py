@@ -43,7 +43,11 @@ def test_every_source_file_is_in_the_wheel(wheel):
     which, archive = wheel
     folders = {"zoo": "zoo", "zoo_plugins": "plugins/zoo_plugins", "zoo_runtime": "runtime/zoo_runtime"}
     for package, folder in folders.items() if which == "." else [("zoo_runtime", "runtime/zoo_runtime")]:
-        for path in (REPOSITORY / folder).rglob("*.py"):
+        sources = [
+            path for path in (REPOSITORY / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        ]
+        assert len(sources) >= 8
+        for path in sources:
             name = f"{package}/{path.relative_to(REPOSITORY / folder).as_posix()}"
             assert archive.read(name) == path.read_bytes()
 

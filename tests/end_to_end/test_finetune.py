@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo import registry
+
 QUICK = ("--size", 32, "--epochs", 1, "--batch-size", 16)
 
 
@@ -130,10 +132,17 @@ def test_a_run_continues_from_a_runs_own_model(zoo, finished, photos, tmp_path):
     run, _, _ = finished
     ran = zoo(
         *("finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", run / "model.keras"),
-        *("--schedule", "head-only", "--epochs", 5, "--learning-rate", 0.01, *folders(tmp_path)),
+        *("--schedule", "head-only", "--epochs", 10, "--batch-size", 8, "--learning-rate", 0.01, *folders(tmp_path)),
     )
     assert ran.code == 0, ran.err
     (second,) = (tmp_path / "runs").iterdir()
+    import keras
+
+    before, after = (keras.models.load_model(folder / "model.keras", compile=False) for folder in (run, second))
+    stages = registry.load().architecture("mobilenetv2_035").stages
+    for layer in (layer for stage in stages for layer in stage.layers):
+        for old, new in zip(before.get_layer(layer).weights, after.get_layer(layer).weights, strict=True):
+            assert old.numpy().tobytes() == new.numpy().tobytes(), "the head alone may move"
     assert json.loads((second / "metrics.json").read_text())["test"]["accuracy"] >= 0.75
     record = json.loads((second / "run.json").read_text())
     assert record["weights"]["random"] is False and record["weights"]["file"] == "model.keras"

@@ -1,0 +1,80 @@
+"""From the start of `zoo-runtime predict` to its label, and its peak memory, beside the least that its parts need.
+
+    python benchmarks/cold_start.py MODEL [--rounds 20]
+
+MODEL is an exported file. Pictures of 0.2, 2 and 12 megapixels are made with a fixed seed: noise over shapes, saved as
+JPEG, harder to decode than most photographs. Every row is a whole process, the rows take turns. "parts alone" imports
+onnxruntime, numpy and Pillow and opens the session, without a picture: the floor for any program built on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZES = {"0.2 MP": (400, 500), "2 MP": (1200, 1667), "12 MP": (3000, 4000)}
+FLOOR = "import numpy, PIL.Image, onnxruntime, sys; onnxruntime.InferenceSession(sys.argv[1])"
+
+
+def write_picture(path: Path, size: tuple[int, int]) -> None:
+    """Coarse colours with fine noise, as a JPEG."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        size[::-1], Image.Resampling.BICUBIC
+    )
+    noisy = np.asarray(coarse, np.int16) + rng.integers(-12, 13, (*size, 3), dtype=np.int16)
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def measure(command: list[str]) -> tuple[float, float]:
+    """Run a process; return seconds and peak memory in MB (10^6 bytes)."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begun
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} exits with {process.returncode}")
+    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    script = Path(sys.executable).with_name("zoo-runtime")
+    with tempfile.TemporaryDirectory() as folder:
+        commands = {"parts alone": [sys.executable, "-c", FLOOR, os.fspath(options.model)]}
+        for name, size in SIZES.items():
+            path = Path(folder, f"{name}.jpg")
+            write_picture(path, size)
+            commands[f"predict, {name}"] = [os.fspath(script), "predict", os.fspath(options.model), os.fspath(path)]
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        for number in range(options.rounds + 1):
+            for name, command in commands.items():
+                result = measure(command)
+                if number:  # the first round fills the disk's cache
+                    found[name].append(result)
+    print(f"{options.model}, {os.cpu_count()} cores, {options.rounds} rounds")
+    print(f"{'':18}{'seconds':>9}{'least':>8}{'most':>8}{'ratio':>8}{'peak MB':>9}")
+    for name, results in found.items():
+        times = [seconds for seconds, _ in results]
+        ratio = statistics.median(
+            own / floor for (own, _), (floor, _) in zip(results, found["parts alone"], strict=True)
+        )
+        memory = max(peak for _, peak in results)
+        print(f"{name:18}{statistics.median(times):9.3f}{min(times):8.3f}{max(times):8.3f}{ratio:8.2f}{memory:9.1f}")
+
+
+if __name__ == "__main__":
+    main()

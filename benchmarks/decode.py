@@ -1,0 +1,88 @@
+"""Pictures a second from files to pixels: zoo's pixel cache against what others do with the same files, in one run.
+
+    python benchmarks/decode.py FOLDER [--size 160] [--rounds 5]
+
+FOLDER holds class folders. The sides take turns, so that a busy moment hurts all alike. Each starts from files in the
+disk's cache and ends with uint8 or float pixels of the size asked for:
+
+- zoo: `zoo.data.pixels.load_pixels` into an empty cache: digest, decode, resize, write the memory-mapped array
+- zoo, cached: the same call again, which reads the files' digests and maps the array
+- pillow: Pillow as tutorials use it, in as many threads: open, convert, resize, no draft
+- keras: `keras.utils.image_dataset_from_directory`, as Keras's guides load pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from PIL import Image
+
+from zoo.data import pixels, sources
+from zoo_runtime import ImageSpec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=160, help="side in pixels (default 160)")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    import keras
+
+    pictures = sources.open_source(os.fspath(options.folder)).pictures
+    spec = ImageSpec(size=(options.size, options.size))
+    paths = [picture.content for picture in pictures]
+    cache = Path(tempfile.mkdtemp(prefix="zoo-benchmark-"))
+
+    def zoo() -> None:
+        shutil.rmtree(cache)
+        pixels.load_pixels(pictures, spec, cache)
+
+    def zoo_cached() -> None:
+        assert pixels.load_pixels(pictures, spec, cache).cached
+
+    def one(path: Path) -> np.ndarray:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize(spec.size[::-1], Image.Resampling.BILINEAR))
+
+    def pillow() -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            np.stack(list(pool.map(one, paths)))
+
+    # Parts of a split would give the class folders; a flat list of files loads the same way.
+    def keras_dataset() -> None:
+        dataset = keras.utils.image_dataset_from_directory(
+            options.folder, labels=None, image_size=spec.size, shuffle=False, verbose=False
+        )
+        assert sum(len(batch) for batch in dataset) == len(paths)
+
+    sides = {"zoo": zoo, "zoo, cached": zoo_cached, "pillow": pillow, "keras": keras_dataset}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(options.rounds + 1):
+        for name, run in sides.items():
+            begun = time.perf_counter()
+            run()
+            if number:  # the first round warms up disk, threads and tracing
+                seconds[name].append(time.perf_counter() - begun)
+    shutil.rmtree(cache)
+
+    print(f"{len(paths)} pictures to {options.size} x {options.size}, {os.cpu_count()} cores, {options.rounds} rounds")
+    print(f"{'side':14}{'pictures/s':>12}{'least':>9}{'most':>9}{'zoo is faster by':>19}")
+    for name, times in seconds.items():
+        ratio = statistics.median(other / own for other, own in zip(times, seconds["zoo"], strict=True))
+        middle, least, most = (len(paths) / t for t in (statistics.median(times), max(times), min(times)))
+        print(f"{name:14}{middle:12,.0f}{least:9,.0f}{most:9,.0f}{ratio:19.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the README tells a plugin author works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from zoo import registry, testing
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def block(first_line: str) -> str:
+    (found,) = re.findall(rf"^```\w+\n({re.escape(first_line)}\n.*?)^```$", README.read_text("utf-8"), re.M | re.S)
+    return found
+
+
+def test_the_example_plugin_is_listed_keeps_the_contract_and_trains(zoo, install_plugin, photos, tmp_path, monkeypatch):
+    install_plugin("quick", block("# zoo_quick.py"))
+    listed = zoo("list", "quick")
+    assert listed.code == 0 and "93,248" in listed.out and "three convolutions" in listed.out
+    plugins = registry.load()
+    testing.check_architecture(plugins.architecture("quick"))
+    testing.check_schedule(plugins.schedule("plain"), plugins.architecture("quick"))
+    ran = zoo(
+        *("finetune", "quick", "--data", photos, "--size", 32, "--schedule", "plain", "--epochs", 8),
+        *("--batch-size", 8, "--runs", tmp_path / "runs", "--exported", tmp_path / "exported"),
+    )
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "exported" / "quick-photos" / "model.onnx").stat().st_size > 4 * 93_248
+    # The example's own test, as the README prints it.
+    monkeypatch.setitem(sys.modules, "zoo_quick", sys.modules["quick_plugin_module"])
+    names: dict = {}
+    exec(block("# test_zoo_quick.py"), names)
+    names["test_it_keeps_the_contract"]()
+
+
+def test_every_option_and_command_of_the_readme_exists(zoo):
+    text = README.read_text("utf-8")
+    commands = set(re.findall(r"(?:^|`| )zoo (list|info|finetune|evaluate|export|predict|doctor)\b", text, re.M))
+    assert len(commands) == 7
+    helps = "".join(zoo(command, "--help").out for command in sorted(commands))
+    options = set(re.findall(r"`(--[a-z-]+)`", text))
+    assert len(options) >= 10
+    assert {option for option in options if option not in helps} == set()
