@@ -158,6 +158,7 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
         "input": f"{item.input_size[0]}x{item.input_size[1]}x{item.channels}, at least {item.min_size}x{item.min_size}",
         "head": ", ".join(parts),
         "schedule": f"{item.default_schedule} (scratch on random weights)",
+        "learning rate": f"{item.learning_rate:g} from random weights",
         "stages": ", ".join(stage.name for stage in item.stages),
         "classifier": "zoo export --top" if item.build_classifier else "none published",
         "licence": item.licence,
@@ -186,9 +187,14 @@ def _weights_facts(entry: Weights) -> dict[str, Any]:
 
 def _describe_schedule(registry: Registry, item: Schedule) -> str:
     text = f"{item.name}: {item.summary}\n" + _facts({"plugin": registry.plugin_of(item)})
-    if callable(item.phases):
-        return text + "\n  phases depend on the architecture"
-    for phase in item.phases:
+    phases = item.phases
+    if callable(phases):
+        if not registry.all(Architecture):
+            return text + "\nphases depend on the architecture, and there is none"
+        example = registry.all(Architecture)[0]
+        text += f"\nphases depend on the architecture; for {example.name}:"
+        phases = item.phases_for(example)
+    for phase in phases:
         text += (
             f"\n  {phase.name}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
             f"{phase.learning_rate:g} ({phase.rate}), BatchNorm {phase.batch_norm}"

@@ -151,6 +151,8 @@ class Architecture:
         stages: Stem first, top last; every layer with weights is in exactly one.
         head: The head that this family does best with.
         default_schedule: Name of the schedule used with pretrained weights.
+        learning_rate: Adam's rate at which the whole network learns from random weights, in batches of 32. The
+            built-in schedules take theirs from it: a tenth for pretrained layers.
         build_classifier: Optional `build_classifier(input_shape, classes) -> keras.Model`: the published network
             with its top, same input, giving **logits**, float32 (batch, classes).
         source: Where the method and the code come from (paper, repository).
@@ -169,6 +171,7 @@ class Architecture:
     channels: int = 3
     head: Head = field(default_factory=Head)
     default_schedule: str = "fine-tune"
+    learning_rate: float = 1e-3
     build_classifier: Callable[[tuple[int, int, int], int], keras.Model] | None = None
 
     def __post_init__(self) -> None:
@@ -176,6 +179,8 @@ class Architecture:
         for label in ("summary", "source", "licence", "default_schedule"):
             _require_text(self, label, getattr(self, label))
         _require(callable(self.build), self, "build must be a function", self.build)
+        rate = self.learning_rate
+        _require(_is_number(rate) and 0 < rate < 100, self, "learning_rate must be above 0 and below 100", rate)
         top = self.build_classifier
         _require(top is None or callable(top), self, "build_classifier must be a function or None", top)
         object.__setattr__(self, "input_size", tuple(self.input_size))

@@ -98,6 +98,7 @@ def zoo_architectures():
             parameters=parameters,
             stages=STAGES,
             head=Head(pool="avg", dropout=0.2),
+            learning_rate=3e-3,
             source=PAPER,
             licence="Apache-2.0",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -169,20 +170,21 @@ def _fit(
     """Fit one phase, adding to the history; return how many epochs ran."""
     keras = backend.start()
     first = len(history)
+    # Closed after every epoch, and where one is interrupted: a bar hides the terminal's cursor.
+    bars = contextlib.ExitStack()
 
     class Watch(keras.callbacks.Callback):
         """Progress, history, best epoch, early stopping, and a stop at a loss that is not finite."""
 
         def on_epoch_begin(self, epoch, logs=None):
             self.begun = time.perf_counter()
-            self.context = reporter.progress(f"epoch {first + epoch + 1}")
-            self.advance = self.context.__enter__()
+            self.advance = bars.enter_context(reporter.progress(f"epoch {first + epoch + 1}"))
 
         def on_train_batch_end(self, batch, logs=None):
             self.advance(batch + 1, len(batches))
 
         def on_epoch_end(self, epoch, logs=None):
-            self.context.__exit__(None, None, None)
+            bars.close()
             row = {
                 "phase": phase.name,
                 "epoch": first + epoch + 1,
@@ -207,7 +209,9 @@ def _fit(
                 reporter.say(f"  no better validation loss for {phase.patience} epochs: phase ends")
                 trainer.stop_training = True
 
-    trainer.fit(batches, epochs=phase.epochs, validation_data=validation, callbacks=[Watch()], verbose=0, shuffle=False)
+    options = {"validation_data": validation, "callbacks": [Watch()], "verbose": 0, "shuffle": False}
+    with bars:
+        trainer.fit(batches, epochs=phase.epochs, **options)
     if best.weights is None:
         raise TrainingError(
             f"the validation loss of phase {phase.name!r} was never finite; lower --learning-rate below "
