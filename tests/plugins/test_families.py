@@ -158,6 +158,31 @@ def test_the_kit_finds_what_is_wrong(changes, problem):
         testing.check_architecture(architecture(**changes), (16, 16))
 
 
+def _build_unnamed(shape):
+    import keras
+
+    pixels = keras.Input(shape)
+    x = keras.layers.Conv2D(4, 3)(pixels)
+    return keras.Model(pixels, keras.layers.Conv2D(4, 3)(x))
+
+
+def test_unnamed_layers_have_the_names_of_a_fresh_process_in_every_build():
+    """Keras counts unnamed layers over the process; stages, saved files and weights need the same names each time."""
+    from zoo import backend
+    from zoo.train.model import build_backbone
+
+    def count() -> int:
+        return int(backend.start().layers.Conv2D(4, 3).name.removeprefix("conv2d").removeprefix("_") or 0)
+
+    first = count()
+    unnamed = architecture(build=_build_unnamed, stages=(Stage("a", ("conv2d",)), Stage("b", ("conv2d_1",))))
+    for _ in range(2):
+        names = [layer.name for layer in build_backbone(unnamed, (16, 16)).layers]
+        assert names == ["input_layer", "conv2d", "conv2d_1"]
+    assert count() == first + 1, "what others build goes on counting from where it was"
+    testing.check_architecture(unnamed, (16, 16))
+
+
 @pytest.mark.parametrize("pool", ["avg", "max", "flatten", "l2norm"])
 def test_heads_train_save_and_export(pool):
     head = Head(pool=pool, hidden=(6,), dropout=0.3, weight_l2=1e-4, weight_l1=1e-5, reduce=3)

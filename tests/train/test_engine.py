@@ -162,12 +162,16 @@ def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, opti
 
 
 def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
-    """A rate far too high makes later epochs worse; the network must end with the weights of the best."""
-    phase = Phase(name="x", train="head", epochs=30, learning_rate=5.0, optimizer="sgd", patience=3)
+    """Wrong labels in validation punish a network that grows sure; it must end with the weights of the best epoch."""
+    labels = pictures.labels.copy()
+    labels[pictures.val[:4]] = 1 - labels[pictures.val[:4]]
+    pictures = dataclasses.replace(pictures, labels=labels)
+    phase = Phase(name="x", train="head", epochs=30, learning_rate=0.05, optimizer="sgd", patience=3)
     model, _, _, _, outcome = run(architecture, pictures, phase)
     losses = [row["val_loss"] for row in outcome.history]
     assert outcome.best_epoch == int(np.argmin(losses)) + 1
     assert len(losses) < 30 and len(losses) == outcome.best_epoch + 3
+    assert losses[-1] > 1.1 * min(losses), "the last epoch must be worse for this to test anything"
     trainer = backend.start().Model(model.input, model.get_layer("logits").output)
     logits = trainer.predict_on_batch(pictures.array[pictures.val].astype("float32"))
     shifted = logits - logits.max(axis=1, keepdims=True)
