@@ -51,6 +51,22 @@ BROKEN = {
         "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_architecture():\n    return []",
         "there is no hook 'zoo_architecture'",
     ),
+    "subclass": (
+        "from zoo.plugin import Schedule, hookimpl\nclass Mine(Schedule):\n    def __post_init__(self): pass\n"
+        "@hookimpl\ndef zoo_schedules():\n    return [Mine(name='x', summary='y', phases=())]",
+        "must return Schedule objects",
+    ),
+    "raises_no_exception": ("class Odd(BaseException): pass\nraise Odd('odd')", "Odd: odd"),
+    "raises_unspeakable": (
+        "class Mute(Exception):\n    def __str__(self): raise RuntimeError\nraise Mute()",
+        "Mute",
+    ),
+    "lists_twice": (
+        "from zoo.plugin import Phase, Schedule, hookimpl\n@hookimpl\ndef zoo_schedules():\n"
+        "    phases = [Phase(name='a', train='all', epochs=1, learning_rate=0.1)]\n"
+        "    return [Schedule(name='same', summary='s', phases=phases) for _ in range(2)]",
+        "lists 'same' twice",
+    ),
     "argument": (
         "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_schedules(registry):\n    return []",
         "PluginValidationError",
@@ -175,3 +191,70 @@ def test_list_shows_what_the_table_promises(zoo, monkeypatch, tmp_path):
     assert len(text) == 2 and "706,224" in text[1] and "yes" in text[1] and "0.654" in text[1]
     assert len(json.loads(zoo("list", "weights", "--json").out)) == 2 * 22 + 4
     assert zoo("list", "nothing-like-this").code == 2
+
+
+def test_a_distribution_whose_entry_points_cannot_be_read_is_named(zoo, install_plugin, tmp_path):
+    install_plugin("good", GOOD)
+    (info,) = (tmp_path / "site-good").glob("*.dist-info")
+    other = info.with_name("zoo_torn-1.0.dist-info")
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo-torn\nVersion: 1.0\n")
+    (other / "entry_points.txt").write_text("[zoo.plugins]\nno equals sign\n")
+    ran = zoo("list", "augmentations")
+    assert ran.code == 0 and "negative" in ran.out and "light" in ran.out
+    assert "the entry points of zoo-torn cannot be read" in ran.err
+
+
+def test_what_a_plugin_prints_does_not_spoil_json(zoo, install_plugin):
+    install_plugin("loud", "print('hello from a plugin')\n" + GOOD)
+    ran = zoo("list", "--json")
+    assert any(row["name"] == "negative" for row in json.loads(ran.out))
+    assert "hello from a plugin" in ran.err
+
+
+def test_a_schedule_that_fails_for_an_architecture_is_named(zoo, install_plugin, photos, tmp_path):
+    install_plugin(
+        "fails",
+        "from zoo.plugin import Schedule, hookimpl\n\ndef phases(architecture):\n    raise RuntimeError('boom')\n\n"
+        "@hookimpl\ndef zoo_schedules():\n    return [Schedule(name='fails', summary='s', phases=phases)]\n",
+    )
+    ran = zoo("finetune", "vgg16", "--data", photos, "--schedule", "fails", "--runs", tmp_path / "runs")
+    assert ran.code == 1
+    assert "schedule 'fails' has no phases for vgg16: RuntimeError: boom (" in ran.err
+    assert "fails_plugin_module.py:4)" in ran.err
+    assert zoo("info", "fails").code == 1
+
+
+FOREIGN = """
+from zoo.plugin import Weights, hookimpl
+
+@hookimpl
+def zoo_weights():
+    yield Weights(architecture="mobilenetv2_035", tag="{tag}", url="https://example.org/y.h5", filename="y.h5",
+                  includes_top=False, input_size=(64, 64), licence="MIT", source="https://example.org")
+"""
+
+
+def test_another_plugins_file_does_not_slip_into_published_weights(zoo, install_plugin, photos):
+    """The same tag at another resolution would be taken silently where it fits better."""
+    install_plugin("aaa", FOREIGN.format(tag="imagenet1k"))
+    for arguments in (["--weights", "imagenet1k"], []):
+        ran = zoo("finetune", "mobilenetv2_035", "--data", photos, "--size", 64, *arguments)
+        assert ran.code == 1
+        assert "mobilenetv2_035.imagenet1k" in ran.err and "aaa (zoo-aaa 1.2)" in ran.err and "brought by 2" in ran.err
+
+
+def test_an_architectures_own_weights_come_first(zoo, install_plugin):
+    from zoo import registry
+
+    install_plugin("aaa", FOREIGN.format(tag="mine"))
+    entries = registry.load().weights_of("mobilenetv2_035", top=False)
+    assert [entry.tag for entry in entries] == ["imagenet1k"] * 5 + ["mine"]
+    (row,) = [row for row in json.loads(zoo("list", "--json").out) if row["name"] == "mobilenetv2_035"]
+    assert row["top1"] == 0.603
+
+
+def test_info_of_a_name_given_twice_says_so(zoo, install_plugin):
+    install_plugin("twin", DUPLICATE)
+    ran = zoo("info", "full")
+    assert ran.code == 1 and "brought by 2 plugins" in ran.err

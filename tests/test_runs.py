@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from zoo import runs
-from zoo.errors import RunError
+from zoo.errors import RunError, WriteError
 
 
 def names(folder: Path) -> list[str]:
@@ -113,7 +113,7 @@ def test_what_cannot_be_json_leaves_the_old_file(tmp_path):
 def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
-    with pytest.raises(FileNotFoundError), runs.replacing(path):
+    with pytest.raises(WriteError, match=r"model\.onnx' cannot be written: No such file"), runs.replacing(path):
         pass
     assert path.read_bytes() == b"old"
 
@@ -175,3 +175,25 @@ def test_versions_are_those_installed():
     found = runs.versions()
     assert found["numpy"] == numpy.__version__ and "finezoo" in found
     assert found["python"].startswith("3.")
+
+
+def test_pictures_and_their_parts_come_back(tmp_path):
+    run = runs.create(tmp_path, "x")
+    rows = [
+        {"part": part, "class": "a, b", "sha256": f"{part}0", "picture": f'{part} "1".jpg'}
+        for part in ("train", "test")
+    ]
+    run.write_pictures(rows)
+    assert run.parts() == {"train0": "train", "test0": "test"}
+    (run.folder / "pictures.csv").unlink()
+    with pytest.raises(RunError, match=r"pictures\.csv"):
+        run.parts()
+
+
+@pytest.mark.parametrize("folder", ["file/deeper", "file"])
+def test_what_cannot_be_a_folder_is_found_out_before(tmp_path, folder):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(WriteError, match="is no folder"):
+        runs.check_writable(tmp_path / folder)
+    runs.check_writable(tmp_path / "new" / "deeper")
+    assert not (tmp_path / "new").exists()

@@ -30,8 +30,14 @@ def start() -> ModuleType:
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
     """Send file descriptor 2 nowhere: TensorFlow's first lines are written by C++ before logging can be set."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:
+        # Started with a closed stderr: there is nothing to keep quiet.
+        yield
+        return
+    if sys.stderr:
+        sys.stderr.flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

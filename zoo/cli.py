@@ -66,8 +66,12 @@ def _run() -> int:
 class ConsoleReporter(Reporter):
     """Prints to the screen; bars only where somebody watches."""
 
+    def __init__(self, *, only_warnings: bool = False):
+        self._only_warnings = only_warnings
+
     def say(self, text: str) -> None:
-        click.echo(text)
+        if not self._only_warnings:
+            click.echo(text)
 
     def warn(self, text: str) -> None:
         click.echo(click.style("warning: ", fg="yellow") + text, err=True)
@@ -112,7 +116,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     return height, width
 
 
-def _numbers(kind: type, minimum: float) -> Callable:
+def _numbers(kind: type, minimum: float, limit: float) -> Callable:
     def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
         if value is None:
             return None
@@ -120,8 +124,8 @@ def _numbers(kind: type, minimum: float) -> Callable:
             numbers = tuple(kind(part) for part in value.split(","))
         except ValueError:
             numbers = ()
-        if not numbers or not all(minimum <= number < float("inf") for number in numbers):
-            what = "whole numbers" if kind is int else "numbers above 0"
+        if not numbers or not all(minimum <= number < limit for number in numbers):
+            what = f"whole numbers from {minimum}" if kind is int else f"numbers above 0 and below {limit:g}"
             raise click.BadParameter(f"must be {what}, separated by commas. Received: {value!r}.")
         return numbers
 
@@ -200,10 +204,15 @@ def info(name: str) -> None:
 @resize_option
 @click.option("--schedule", help="See `zoo list schedules` (default: the architecture's; scratch on random weights).")
 @click.option("--augment", default="none", show_default=True, help="See `zoo list augmentations`.")
-@click.option("--epochs", callback=_numbers(int, 0), metavar="N[,N...]", help="One a phase, or of the longest phase.")
+@click.option(
+    "--epochs", callback=_numbers(int, 0, 10**6), metavar="N[,N...]", help="One a phase, or of the longest phase."
+)
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option(
-    "--learning-rate", callback=_numbers(float, 1e-12), metavar="R[,R...]", help="One a phase, or of the fastest phase."
+    "--learning-rate",
+    callback=_numbers(float, 1e-12, 100),
+    metavar="R[,R...]",
+    help="One a phase, or of the fastest phase.",
 )
 @click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases.")
 @click.option(
@@ -222,6 +231,7 @@ def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, **
     registry = _registry()
     registry.resolve(architecture)
     from zoo import workflow
+    from zoo.data import sources
     from zoo.evaluate.metrics import table
 
     options = workflow.Options(architecture=architecture, learning_rates=learning_rate, export=not no_export, **values)
@@ -231,7 +241,7 @@ def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, **
     if result.exported:
         click.echo(f"Export     {result.exported} ({result.exported.stat().st_size / 1e6:.1f} MB)")
         click.echo(f"Predict    zoo-runtime predict {_quoted(result.exported)} {_quoted(result.sample)}")
-    if options.data == "digits":
+    if sources.location(options.data) == sources.EMBEDDED:
         click.echo(f"Your own   zoo finetune {architecture} --data FOLDER   (a folder of pictures for each class)")
     click.echo(f"Took       {time.perf_counter() - begun:.0f} s")
 
@@ -257,8 +267,8 @@ def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs
     from zoo.evaluate.metrics import table
 
     path = workflow.resolve_model(model, exported, runs)
-    reporter = Reporter() if as_json else ConsoleReporter()
-    metrics = workflow.evaluate(path, _registry(), reporter, data=data, part=part)
+    reporter = ConsoleReporter(only_warnings=as_json)
+    metrics = workflow.evaluate(path, _registry(), reporter, data=data, part=part, runs_folder=runs)
     click.echo(json.dumps(metrics) if as_json else table(metrics))
 
 
@@ -329,7 +339,7 @@ def predict(
     from zoo import workflow
     from zoo_runtime import cli as runtime
 
-    path = workflow.resolve_model(model, exported, runs)
+    path = workflow.resolve_model(model, exported, runs, to_predict=True)
     return runtime.predict(os.fspath(path), paths, top=top, as_json=as_json, threads=threads)
 
 

@@ -23,7 +23,8 @@ def examine() -> dict[str, Any]:
     found = registry.load()
     problems = [f"plugin {plugin} is broken: {plugin.error}\n{plugin.trace.rstrip()}" for plugin in found.broken]
     problems += [
-        f"{key!r} is brought by {' and '.join(map(str, plugins))}" for (_, key), plugins in found.conflicts.items()
+        f"{'.'.join(key) if isinstance(key, tuple) else key} is brought by {' and '.join(map(str, plugins))}"
+        for (_, key), plugins in found.conflicts.items()
     ]
     names = {architecture.name for architecture in found.all(Architecture)}
     orphans = sorted(
@@ -66,6 +67,9 @@ def _installation() -> list[str]:
             "the other's files. Keep one: `pip uninstall finezoo-runtime`, then "
             "`pip install --force-reinstall --no-deps finezoo`."
         )
+    absent = [name for name in runs.PACKAGES if name not in runs.versions()]
+    if absent:
+        problems.append(f"not installed: {', '.join(absent)}. Reinstall: `pip install --force-reinstall finezoo`.")
     for module in ("zoo_runtime", "zoo_plugins"):
         if find_spec(module) is None:
             problems.append(

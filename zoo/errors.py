@@ -22,6 +22,7 @@ next. Exit codes are decided in `cli.py` alone. Errors of the predictor (`zoo_ru
     │   └── SplitLeak              the same picture stands in two of the given splits
     ├── TrainingError              training cannot go on (loss is not finite, nothing to train)
     ├── RunError                   a run folder is missing, incomplete or of another schema
+    ├── WriteError                 a result cannot be written: full disk, no permission
     ├── ExportError
     │   ├── ConversionFailed       the graph could not be brought to ONNX
     │   └── ParityFailed           the exported file does not do what the trained network does
@@ -31,7 +32,20 @@ next. Exit codes are decided in `cli.py` alone. Errors of the predictor (`zoo_ru
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+
+
+def reason(error: BaseException) -> str:
+    """One line on a foreign exception: its type, its text, and the place in the code that raised it."""
+    try:
+        text = (str(error).strip().splitlines() or [""])[0]
+    except Exception:
+        # A plugin's exception may be broken too.
+        text = ""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
 
 
 class ZooError(Exception):
@@ -125,6 +139,10 @@ class TrainingError(ZooError):
 
 class RunError(ZooError):
     """A run folder is missing, incomplete, or written by a version that this one does not know."""
+
+
+class WriteError(ZooError):
+    """A file or folder of results cannot be written: the disk is full, or writing is not permitted."""
 
 
 class ExportError(ZooError):

@@ -133,8 +133,10 @@ def describe(registry: Registry, name: str) -> str:
     """
     head, _, tag = name.partition(".")
     known = {kind: {item.name for item in registry.all(kind)} for kind in (Architecture, Augmentation, Schedule)}
-    conflicted = {key for kind, key in registry.conflicts if kind is Architecture}
-    if head in known[Architecture] | conflicted:
+    for kind, key in registry.conflicts:
+        if kind in known:
+            known[kind].add(key)
+    if head in known[Architecture]:
         architecture, _ = registry.resolve(name)
         return _describe_architecture(registry, architecture, tag or None)
     if name in known[Schedule]:

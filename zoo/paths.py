@@ -18,7 +18,7 @@ def cache() -> Path:
     """ZOO_CACHE, or the user's cache folder."""
     given = os.environ.get("ZOO_CACHE")
     if given:
-        return Path(given).expanduser()
+        return _expanded(given)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("zoo", appauthor=False))
@@ -27,13 +27,17 @@ def cache() -> Path:
 def mirror() -> Path | None:
     """ZOO_WEIGHTS_DIR: a folder with weights files under their published names, or None."""
     given = os.environ.get("ZOO_WEIGHTS_DIR")
-    return Path(given).expanduser() if given else None
+    return _expanded(given) if given else None
 
 
 def keras_cache() -> Path:
     """Where Keras keeps the weights that it downloads."""
-    home = os.environ.get("KERAS_HOME") or Path("~", ".keras")
-    return Path(home).expanduser() / "models"
+    return _expanded(os.environ.get("KERAS_HOME") or "~/.keras") / "models"
+
+
+def _expanded(text: str) -> Path:
+    """Not Path.expanduser, which raises where "~name" is no user."""
+    return Path(os.path.expanduser(text))
 
 
 def offline() -> bool:

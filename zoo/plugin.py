@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
-from zoo.errors import InvalidPluginData
+from zoo.errors import InvalidPluginData, reason
 
 if TYPE_CHECKING:
     import keras
@@ -425,9 +425,19 @@ class Schedule:
         """Return the phases for one architecture.
 
         Raises:
-            InvalidPluginData: The schedule's function did not return phases.
+            InvalidPluginData: The schedule's function raised, or did not return phases.
         """
-        return self._checked(self.phases(architecture)) if callable(self.phases) else self.phases
+        if not callable(self.phases):
+            return self.phases
+        try:
+            phases = self.phases(architecture)
+        except InvalidPluginData:
+            raise
+        except Exception as error:
+            raise InvalidPluginData(
+                f"schedule {self.name!r} has no phases for {architecture.name}: {reason(error)}"
+            ) from error
+        return self._checked(phases)
 
     def _checked(self, phases: object) -> tuple[Phase, ...]:
         fits = isinstance(phases, (tuple, list)) and phases and all(isinstance(phase, Phase) for phase in phases)

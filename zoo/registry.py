@@ -6,7 +6,9 @@ each plugin is imported, registered and asked on its own; what fails becomes a `
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from importlib import metadata
 import pluggy
 
 from zoo import hookspecs
-from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName
+from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName, reason
 from zoo.plugin import Architecture, Augmentation, Schedule, Weights
 
 GROUP = "zoo.plugins"
@@ -88,14 +90,16 @@ class Registry:
         return self._get(Schedule, name, "`zoo list schedules` shows them.")
 
     def weights_of(self, architecture: str, tag: str | None = None, top: bool | None = None) -> list[Weights]:
-        """Every entry of published weights of an architecture, in the order listed."""
-        return [
+        """Every entry of published weights of an architecture; those of the plugin that brings it come first."""
+        own = self.items[Architecture].get(architecture)
+        found = [
             entry
             for entry in self.items[Weights].values()
             if entry.architecture == architecture
             and (tag is None or entry.tag == tag)
             and (top is None or entry.includes_top is top)
         ]
+        return sorted(found, key=lambda entry: own is None or self.plugin_of(entry) != self.plugin_of(own))
 
     def resolve(self, name: str) -> tuple[Architecture, str | None]:
         """Split what a user typed, `mobilenetv2` or `mobilenetv2.imagenet1k`, into architecture and tag.
@@ -111,13 +115,16 @@ class Registry:
         self.check_tag(architecture.name, tag)
         return architecture, tag
 
-    def check_tag(self, architecture: str, tag: str) -> None:
-        """Raise UnknownName unless the architecture has weights of that tag, DuplicateName if two plugins do."""
-        for (kind, key), plugins in self.conflicts.items():
-            if kind is Weights and key[:2] == (architecture, tag):
-                raise _duplicate(f"weights {architecture}.{tag}", plugins)
+    def check_tag(self, architecture: str, tag: str | None) -> None:
+        """Raise UnknownName unless the architecture has weights of that tag, DuplicateName if two plugins bring them.
+
+        Without a tag only the second is checked, where no other weights are left.
+        """
         tags = {entry.tag for entry in self.weights_of(architecture)}
-        if tag not in tags:
+        for (kind, key), plugins in self.conflicts.items():
+            if kind is Weights and key[0] == architecture and (key[1] == tag or not (tag or tags)):
+                raise _duplicate(f"weights {'.'.join(key)}", plugins)
+        if tag and tag not in tags:
             raise UnknownName(f"weights tag for {architecture}", tag, tags, f"`zoo info {architecture}` shows them.")
 
     def _get(self, kind: type, name: str, hint: str):
@@ -130,22 +137,29 @@ class Registry:
     def add(self, plugin: Plugin, items: Iterable[Item]) -> None:
         """Index what a plugin brings. A name that is already taken is withdrawn from both and kept as a conflict."""
         for item in items:
-            kind = type(item)
-            key = _key(item)
+            kind, name = type(item), _name(item)
             self.origin[id(item)] = plugin
-            if (kind, key) in self.conflicts:
-                self.conflicts[kind, key].append(plugin)
-            elif key in self.items[kind]:
-                other = self.items[kind].pop(key)
-                self.conflicts[kind, key] = [self.origin[id(other)], plugin]
+            if (kind, name) in self.conflicts:
+                others = self.conflicts[kind, name]
+                self.conflicts[kind, name] = others if plugin in others else [*others, plugin]
+                continue
+            held = {key: other for key, other in self.items[kind].items() if _name(other) == name}
+            owners = {self.origin[id(other)] for other in held.values()} - {plugin}
+            if owners:
+                for key in held:
+                    del self.items[kind][key]
+                self.conflicts[kind, name] = [*owners, plugin]
             else:
-                self.items[kind][key] = item
+                self.items[kind][_key(item)] = item
+
+
+def _name(item: Item) -> object:
+    """What one plugin alone may bring: a name, or the (architecture, tag) of weights, of which there are many files."""
+    return (item.architecture, item.tag) if isinstance(item, Weights) else item.name
 
 
 def _key(item: Item) -> object:
-    if isinstance(item, Weights):
-        return (item.architecture, item.tag, item.includes_top, item.input_size)
-    return item.name
+    return (*_name(item), item.includes_top, item.input_size) if isinstance(item, Weights) else item.name
 
 
 def _duplicate(what: str, plugins: list[Plugin]) -> DuplicateName:
@@ -175,19 +189,20 @@ def load(
     registry = Registry()
     manager = pluggy.PluginManager("zoo")
     manager.add_hookspecs(hookspecs)
-    found = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-    # A folder that stands twice on sys.path shows its entry points twice.
-    unique = {(point.name, point.value, _distribution(point)): point for point in found}
-    for point in sorted(unique.values(), key=lambda point: point.name):
+    found = _entry_points(warn) if entry_points is None else entry_points
+    for point in sorted(found, key=lambda point: point.name):
         plugin = Plugin(point.name, *_distribution(point))
         try:
-            items = _collect(manager, point)
-        except (Exception, SystemExit) as error:
+            # What a plugin prints must not stand between the lines of `--json`.
+            with contextlib.redirect_stdout(sys.stderr):
+                items = _collect(manager, point)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            why = reason(error)
             if strict:
-                raise BrokenPluginError(f"plugin {plugin} cannot be used: {_describe(error)}") from error
-            broken = BrokenPlugin(
-                plugin.name, plugin.distribution, plugin.version, _describe(error), traceback.format_exc()
-            )
+                raise BrokenPluginError(f"plugin {plugin} cannot be used: {why}") from error
+            broken = BrokenPlugin(plugin.name, plugin.distribution, plugin.version, why, traceback.format_exc())
             registry.broken.append(broken)
             if warn:
                 warn(f"plugin {plugin} is left out: {broken.error} (`zoo doctor` shows more)")
@@ -195,7 +210,7 @@ def load(
         registry.plugins.append(plugin)
         registry.add(plugin, items)
     for (kind, key), plugins in registry.conflicts.items():
-        error = _duplicate(f"{KINDS[kind]} {key!r}", plugins)
+        error = _duplicate(f"{KINDS[kind]} {_text(key)!r}", plugins)
         if strict:
             raise error
         if warn:
@@ -208,29 +223,42 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
     return (distribution.name, distribution.version) if distribution else ("unknown distribution", "?")
 
 
-def _describe(error: BaseException) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+def _text(name: object) -> str:
+    return ".".join(name) if isinstance(name, tuple) else str(name)
+
+
+def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoint]:
+    """The installed entry points of the group; a distribution whose list cannot be read is named and left out."""
+    try:
+        return list(metadata.entry_points(group=GROUP))
+    except Exception:
+        # importlib.metadata reads all distributions at once and stops at the first bad one.
+        points = {}
+        for distribution in metadata.distributions():
+            try:
+                for point in distribution.entry_points.select(group=GROUP):
+                    points.setdefault((distribution.name, point.name), point)
+            except Exception as error:
+                if warn:
+                    warn(f"the entry points of {distribution.name} cannot be read: {reason(error)}")
+        return list(points.values())
 
 
 def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[Item]:
     """Import one plugin and call each of its hooks; everything it returns is checked."""
     module = point.load()
-    registered = manager.register(module, name=f"{point.name} of {_distribution(point)[0]}")
+    # pluggy checks the signatures, and refuses a module that two entry points name.
+    manager.register(module, name=f"{point.name} of {_distribution(point)[0]}")
+    unknown = [caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in HOOKS]
+    if unknown:
+        raise InvalidPluginData(f"there is no hook {unknown[0]!r}. Hooks: {', '.join(HOOKS)}.")
+    if not manager.get_hookcallers(module):
+        raise InvalidPluginData(f"it implements none of the hooks {', '.join(HOOKS)}.")
     items: list[Item] = []
-    try:
-        unknown = [caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in HOOKS]
-        if unknown:
-            raise InvalidPluginData(f"there is no hook {unknown[0]!r}. Hooks: {', '.join(HOOKS)}.")
-        if not manager.get_hookcallers(module):
-            raise InvalidPluginData(f"it implements none of the hooks {', '.join(HOOKS)}.")
-        for hook, kind in HOOKS.items():
-            for implementation in getattr(manager.hook, hook).get_hookimpls():
-                if implementation.plugin is module:
-                    items += _checked(hook, kind, implementation.function())
-    finally:
-        # A plugin stays registered only while it is asked, so that none sees or disturbs another.
-        manager.unregister(name=registered)
+    for hook, kind in HOOKS.items():
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            if implementation.plugin is module:
+                items += _checked(hook, kind, implementation.function())
     return items
 
 
@@ -239,6 +267,11 @@ def _checked(hook: str, kind: type, returned: object) -> list[Item]:
         raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {returned!r}.")
     items = list(returned)
     for item in items:
-        if not isinstance(item, kind):
+        # Not isinstance: a class of the plugin's own could skip the checks.
+        if type(item) is not kind:
             raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {item!r}.")
+    keys = [_key(item) for item in items]
+    twice = [item for item in items if keys.count(_key(item)) > 1]
+    if twice:
+        raise InvalidPluginData(f"{hook} lists {_text(_name(twice[0]))!r} twice.")
     return items

@@ -1,7 +1,7 @@
 """The run folder: created exclusively, every file written atomically, loaded back.
 
-`<runs>/<UTC>-<architecture>-<6 hex>/` holds run.json (resolved configuration, versions, plugins, digests, split),
-history.csv (a row an epoch), model.keras, metrics.json, report.html and model.onnx.
+`<runs>/<UTC>-<architecture>-<6 hex>/` holds run.json (resolved configuration, versions, plugins, digests), pictures.csv
+(which picture served what), history.csv (a row an epoch), model.keras, metrics.json, report.html and model.onnx.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import RunError
+from zoo.errors import RunError, WriteError
 
 SCHEMA = 1
 PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow", "scikit-learn")
@@ -66,8 +66,28 @@ class Run:
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write history.csv, a row an epoch."""
+        self._write_csv("history.csv", rows)
+
+    def write_pictures(self, rows: list[dict[str, str]]) -> None:
+        """Write pictures.csv, a row a picture: part, class, sha256, picture."""
+        self._write_csv("pictures.csv", rows)
+
+    def parts(self) -> dict[str, str]:
+        """sha256 of every picture of the run -> "train", "val" or "test".
+
+        Raises:
+            RunError: pictures.csv is missing or damaged.
+        """
+        path = self.folder / "pictures.csv"
+        try:
+            with path.open(newline="", encoding="utf-8") as stream:
+                return {row["sha256"]: row["part"] for row in csv.DictReader(stream)}
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise RunError(f"{str(path)!r} cannot be read: {error}.") from None
+
+    def _write_csv(self, name: str, rows: list[dict[str, Any]]) -> None:
         with (
-            replacing(self.folder / "history.csv") as temporary,
+            replacing(self.folder / name) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as stream,
         ):
             writer = csv.DictWriter(stream, list(rows[0]))
@@ -85,17 +105,35 @@ class Run:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is written there takes its place at the end, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary path beside `path`; what is written there takes its place at the end, or not at all.
+
+    Raises:
+        WriteError: The disk is full, or writing is not permitted.
+    """
     # The ending is kept: Keras and onnxruntime go by it.
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise WriteError if a folder that is to be made, or is there, could not be written to; nothing is made."""
+    there = Path(os.path.abspath(folder))
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise WriteError(f"{str(folder)!r} cannot be made: {str(there)!r} is no folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise WriteError(f"{str(folder)!r} cannot be written to: no permission for {str(there)!r}.")
 
 
 def create(parent: Path, architecture: str) -> Run:

@@ -129,12 +129,11 @@ def read_class_index(path: Path) -> list[str]:
         raise HashMismatch(f"{str(path)!r} is no class index file: {error!r}. Remove it and try again.") from None
 
 
-def advice(entry: Weights) -> str:
+def advice(entry: Weights | ClassIndex) -> str:
     """What a user can do to supply a file."""
     return (
         f"Download {entry.url}\n"
-        f"into a folder and set ZOO_WEIGHTS_DIR to that folder, or put the file into {paths.cache() / 'weights'}, "
-        "or pass its path: --weights FILE."
+        f"into a folder and set ZOO_WEIGHTS_DIR to that folder, or put the file into {paths.cache() / 'weights'}"
     )
 
 

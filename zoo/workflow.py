@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
+import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backend, paths, runs, weights
+from zoo import backend, origin, paths, runs, weights
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
-from zoo.data import split as splitting
-from zoo.errors import DataError, ExportError, RunError, UsageError, WeightsUnavailable, ZooError
-from zoo.plugin import Architecture, Augmentation, Phase, Schedule
+from zoo.errors import (
+    DataError,
+    ExportError,
+    InvalidPluginData,
+    UsageError,
+    WeightsUnavailable,
+    WriteError,
+    reason,
+)
+from zoo.plugin import Architecture, Augmentation, ClassIndex, Phase, Schedule, Weights
+from zoo.prepared import Prepared, digest_of, prepare, prepare_again
 from zoo.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train import phases as phase_tools
+from zoo.train.batches import Augment
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
     import onnx
 
-RANDOM_SCHEDULE = "scratch"
 PARITY_PICTURES = 64
 
 
@@ -92,32 +101,6 @@ class Result:
     sample: Path
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Pictures ready to be learnt from: source -> pixels -> split."""
-
-    source: sources.Source
-    spec: ImageSpec
-    pixels: pixel_cache.Pixels
-    split: splitting.Split
-    labels: np.ndarray = field(repr=False)
-
-    @property
-    def digest(self) -> str:
-        """sha256 over every usable picture's digest and class, whatever their order and paths."""
-        rows = sorted(f"{self.pixels.digests[i]} {self.source.classes[self.labels[i]]}" for i in self.pixels.usable)
-        return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
-
-    def contents(self, rows: Sequence[int]) -> list[object]:
-        """Paths or arrays of some pictures."""
-        return [self.source.pictures[i].content for i in rows]
-
-    def describe(self) -> dict[str, Any]:
-        """For run.json and the exported file."""
-        parts = {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
-        return {"name": self.source.name, "digest": self.digest, "counts": parts, "split": self.split.how}
-
-
 def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result:
     """Fine-tune a network on a user's pictures, export it and judge the exported file.
 
@@ -135,33 +118,33 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     architecture, tag = registry.resolve(options.architecture)
     augmentation = registry.augmentation(options.augment)
     source = sources.open_source(options.data)
-    name = options.name or f"{architecture.name}-{source.name}"
-    if sources.short_name(name) != name:
-        raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
+    name = _checked_name(options.name or f"{architecture.name}-{source.name}")
+    if options.export:
+        runs.check_writable(options.exported / name)
     asked = options.schedule or architecture.default_schedule
     _phases(registry.schedule(asked), architecture, options)
 
-    found, origin = _choose_weights(architecture, tag, options, source, registry, reporter)
-    schedule = registry.schedule(options.schedule or (RANDOM_SCHEDULE if origin["random"] else asked))
+    found, begin = origin.choose(architecture, tag, options.weights, options.size or source.size, registry, reporter)
+    schedule = registry.schedule(options.schedule or (origin.RANDOM_SCHEDULE if begin["random"] else asked))
     phases = _phases(schedule, architecture, options)
-    if origin["random"]:
+    if begin["random"]:
         reporter.say(f"Weights: random, schedule {schedule.name}")
         if any(phase.train != "all" for phase in phases):
             reporter.warn(f"schedule {schedule.name} keeps layers frozen that have random weights; expect little.")
-    size = _size(architecture, options, source, origin)
+    size = _size(architecture, options, source, begin)
     spec = _spec(architecture, size, options.resize)
-
-    prepared = _prepare(source, spec, options, reporter)
+    prepared = prepare(source, spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
     run = runs.create(options.runs, architecture.name)
-    reporter.say(f"Run folder {run.folder}")
-    record = _record(run, options, architecture, registry, augmentation, schedule, origin, prepared)
-    run.write_json("run.json", record)
-    left_out = record["data"]["left_out"]
-    if left_out:
-        reporter.warn(
-            f"{len(left_out)} of {len(source.pictures)} files are left out; {run.folder}/run.json lists them."
-        )
+    record = _record(run, options, architecture, registry, augmentation, schedule, begin, prepared)
     try:
+        run.write_json("run.json", record)
+        run.write_pictures(prepared.listed())
+        reporter.say(f"Run folder {run.folder}")
+        left_out = record["data"]["left_out"]
+        if left_out:
+            reporter.warn(
+                f"{len(left_out)} of {len(source.pictures)} files are left out; {run.folder}/run.json lists them."
+            )
         model = _train(architecture, found, prepared, phases, options, registry, run, record, reporter)
         return _export(
             model, architecture, prepared, run, record, name, options.exported if options.export else None, reporter
@@ -170,7 +153,8 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
         if record["status"] == "running":
             interrupted = isinstance(error, KeyboardInterrupt)
             record["status"] = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
-            run.write_json("run.json", record)
+            with contextlib.suppress(WriteError):
+                run.write_json("run.json", record)
         raise
 
 
@@ -195,16 +179,12 @@ def export_run(
     """
     run, record = runs.load(folder)
     architecture = registry.architecture(record["architecture"]["name"])
-    options = _options_of(record, data)
-    prepared = _prepare(sources.open_source(options.data), ImageSpec(**record["image"]), options, reporter)
-    if prepared.digest != record["data"]["digest"]:
-        raise RunError(
-            f"the pictures at {options.data!r} are not those that {run.id} was trained on, so that neither parity nor "
-            "test figures would mean anything. Give the folder that holds them with --data."
-        )
+    name = _checked_name(name or record["name"])
+    runs.check_writable(exported / name)
+    prepared = prepare_again(run, record, data, reporter)
     keras = backend.start()
     model = keras.models.load_model(run.model, compile=False)
-    return _export(model, architecture, prepared, run, record, name or record["name"], exported, reporter)
+    return _export(model, architecture, prepared, run, record, name, exported, reporter)
 
 
 def export_top(
@@ -241,110 +221,148 @@ def export_top(
 
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
+    registry.check_tag(architecture.name, tag)
     entries = registry.weights_of(architecture.name, tag, top=True)
-    entries = [entry for entry in entries if entry.tag == entries[0].tag and entry.class_index]
+    entries = [entry for entry in origin.first_tag(entries) if entry.class_index]
     if not entries:
         raise UsageError(
             f"{wanted} has no published weights with a top and class names; `zoo info {wanted}` shows them."
         )
-    name = name or f"{architecture.name}-{entries[0].tag}"
-    if sources.short_name(name) != name:
-        raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
+    target = exported / _checked_name(name or f"{architecture.name}-{entries[0].tag}") / "model.onnx"
+    runs.check_writable(target.parent)
+    missing: Weights | ClassIndex = weights.by_fit(entries, size)[0]
     try:
         with reporter.progress("downloading weights") as progress:
             found = weights.find(entries, size, progress)
+        missing = found.entry.class_index
         with reporter.progress("downloading class names") as progress:
-            classes = weights.read_class_index(weights.find_file(found.entry.class_index, progress))
+            classes = weights.read_class_index(weights.find_file(missing, progress))
     except WeightsUnavailable as error:
-        raise WeightsUnavailable(f"{error}.\n{weights.advice(entries[0])}") from None
-    _say_found(found, reporter)
+        raise WeightsUnavailable(f"{error}.\n{weights.advice(missing)}.") from None
+    origin.say(found, reporter)
     if len(classes) != found.entry.classes:
         raise ExportError(
             f"{found.entry.class_index.filename} names {len(classes)} classes, not {found.entry.classes}."
         )
     spec = _spec(architecture, size, resize)
-    pictures = sources.open_source(data).pictures
+    pictures = sources.open_source(data, fewest_classes=1).pictures
     step = max(1, len(pictures) // PARITY_PICTURES)
     chosen = pictures[::step][:PARITY_PICTURES]
     reporter.say(f"Parity is checked on {len(chosen)} pictures of {data}")
     pixels = pixel_cache.load_pixels(chosen, spec, paths.cache() / "pixels")
+    pixel_cache.check_readable(chosen, pixels.bad)
     backend.start()
     model = build_classifier(architecture, size, found.entry.classes)
     load_weights(model, found.path, found.entry)
-    origin = _origin(found)
     info = ModelInfo(
         classes=tuple(classes),
         task="multiclass",
         image=spec,
         architecture=_describe(architecture),
-        weights=origin,
+        weights=origin.describe(found),
         run={"created": _now(), "versions": runs.versions()},
         metrics={"published": {"top1": found.entry.top1, "top5": found.entry.top5}},
     )
     graph, info = _checked_graph(model, info, pixels.array[pixels.usable], reporter)
     from zoo.export import staging
 
-    target = exported / name / "model.onnx"
     staging.place(staging.serialize(graph, info), target)
     return target
 
 
 def evaluate(
-    model: Path, registry: Registry, reporter: Reporter, *, data: str | None, part: str | None
+    model: Path, registry: Registry, reporter: Reporter, *, data: str | None, part: str | None, runs_folder: Path
 ) -> dict[str, Any]:
     """Judge an exported file on pictures.
 
     Args:
         model: An exported file, or a run folder.
         registry: The loaded plugins.
-        reporter: Hears of progress.
+        reporter: Hears of progress, of what is judged, and of pictures that the network was trained on.
         data: Pictures; None means the run's own.
-        part: "train", "val", "test" or "all"; None means the test part where the pictures have a given split (or are
-            the run's own), else all.
+        part: "train", "val", "test" or "all"; None means the test part where there is one, else all.
+        runs_folder: Where the run of an exported file is looked for: it knows which pictures were trained on.
 
     Returns:
-        As `zoo.evaluate.metrics.measure`.
+        As `zoo.evaluate.metrics.measure`, and `part`.
 
     Raises:
-        UsageError: No pictures are given for a file.
-        DataError: The pictures have a class that the network does not know.
+        UsageError: No pictures are given for a file whose run is not there, or they have no such part.
+        DataError: The pictures have a class that the network does not know, or cannot be read.
     """
     from zoo.evaluate import metrics
 
-    record = None
-    file = model
-    if model.is_dir():
-        run, record = runs.load(model)
-        file = run.exported
-    predictor = Predictor(file if file.is_file() or record is None else _exported_for_now(run, record))
-    if record is None and data is None:
-        raise UsageError("give the pictures with --data; only a run folder remembers its own.")
+    predictor, run, record = _open_model(model, runs_folder)
     if data is None:
-        options = _options_of(record, None)
-        prepared = _prepare(sources.open_source(options.data), ImageSpec(**record["image"]), options, reporter)
-        if prepared.digest != record["data"]["digest"]:
-            raise RunError(f"the pictures at {options.data!r} have changed since the run; give others with --data.")
-        source, part = prepared.source, part or "test"
-        rows = prepared.pixels.usable if part == "all" else list(getattr(prepared.split, part))
+        if run is None or record is None:
+            raise UsageError("give the pictures with --data: the run of this file, which knows its own, is not there.")
+        prepared = prepare_again(run, record, None, reporter)
+        source, digests = prepared.source, prepared.pixels.digests
+        readable = set(prepared.pixels.usable)
     else:
-        source = sources.open_source(data)
-        given = any(picture.split for picture in source.pictures)
-        part = part or ("test" if any(picture.split == "test" for picture in source.pictures) else "all")
-        if part != "all" and not given:
-            raise UsageError(f"{data!r} has no given split; leave --part out to judge all of it.")
-        rows = [i for i, picture in enumerate(source.pictures) if part in ("all", picture.split)]
-        if not rows:
-            raise DataError(f"{data!r} has no pictures in its {part} part.")
-    unknown = sorted(set(source.classes) - set(predictor.info.classes))
+        source = sources.open_source(data, fewest_classes=1)
+        digests = pixel_cache.digests_of(source.pictures)
+        readable = set(range(len(digests)))
+    known = run.parts() if run else {}
+    parts: list[str | None] = [picture.split for picture in source.pictures]
+    if known.keys() and known.keys() <= set(digests):
+        # The run's own pictures, wherever they are now: what was test then is test now.
+        parts = [known.get(digest) for digest in digests]
+    part = part or ("test" if "test" in parts else "all")
+    rows = [i for i in sorted(readable) if part in ("all", parts[i])]
+    if not rows:
+        raise UsageError(f"{data or source.name!r} has no {part} part; leave --part out to judge all of it.")
+    unknown = sorted({source.classes[source.pictures[i].label] for i in rows} - set(predictor.info.classes))
     if unknown:
         raise DataError(
             f"the network does not know {', '.join(unknown[:5])}; it knows {', '.join(predictor.info.classes[:10])}."
         )
-    index = {label: i for i, label in enumerate(predictor.info.classes)}
-    labels = np.array([index[source.classes[source.pictures[i].label]] for i in rows])
+    reporter.say(f"{part.capitalize()} pictures of {source.name}: {len(rows)}")
+    _warn_of_trained(predictor.info, source, digests, rows, known, reporter)
+
     with reporter.progress(f"evaluating {part}") as progress:
-        probabilities = metrics.predict(predictor, [source.pictures[i].content for i in rows], progress)
-    return metrics.measure(probabilities, labels, predictor.info.classes)
+        probabilities, bad = metrics.predict(predictor, [source.pictures[i].content for i in rows], progress)
+    pictures = [source.pictures[i] for i in rows]
+    pixel_cache.check_readable(pictures, bad)
+    if bad:
+        shown = "; ".join(f"{pictures[i].name}: {why}" for i, why in list(bad.items())[:5])
+        reporter.warn(f"{len(bad)} of {len(rows)} files are left out: {shown}")
+    index = {label: i for i, label in enumerate(predictor.info.classes)}
+    labels = [index[source.classes[picture.label]] for i, picture in enumerate(pictures) if i not in bad]
+    return {"part": part, **metrics.measure(probabilities, np.array(labels), predictor.info.classes)}
+
+
+def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, dict[str, Any] | None]:
+    """Open an exported file or a run folder; of a file, find the run too."""
+    if (model.is_dir() and not (model / "model.onnx").is_file()) or (model / "run.json").is_file():
+        run, record = runs.load(model)
+        return Predictor(run.exported if run.exported.is_file() else _exported_for_now(run, record)), run, record
+    predictor = Predictor(model)
+    folder = runs_folder / str(predictor.info.run.get("id", ""))
+    if predictor.info.run.get("id") and (folder / "run.json").is_file():
+        return predictor, *runs.load(folder)
+    return predictor, None, None
+
+
+def _warn_of_trained(
+    info: ModelInfo,
+    source: sources.Source,
+    digests: Sequence[str],
+    rows: Sequence[int],
+    known: dict[str, str],
+    reporter: Reporter,
+) -> None:
+    """Figures on pictures that a network learnt from say how well it remembers."""
+    seen = sum(known.get(digests[i]) in ("train", "val") for i in rows)
+    if seen:
+        reporter.warn(
+            f"the network was trained or chosen by {seen} of these {len(rows)} pictures; the figures flatter."
+        )
+    elif not known and digest_of(source, digests, range(len(digests))) == info.data.get("digest"):
+        reporter.warn(
+            "these are the very pictures that the network was trained, chosen and tested by. Only its run folder "
+            "knows which is which: `zoo evaluate RUN` judges by its test pictures alone."
+        )
 
 
 def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:
@@ -357,23 +375,39 @@ def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:
     return staging.serialize(convert(model), info)
 
 
-def resolve_model(text: str, exported: Path, runs_folder: Path) -> Path:
+def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: bool = False) -> Path:
     """Turn what a user typed into a file or run folder: a path, an export's name, or a run's id.
 
+    Args:
+        text: As typed.
+        exported: Where exports are.
+        runs_folder: Where runs are.
+        to_predict: Whether only a file will do.
+
     Raises:
-        UsageError: Nothing of that name is there.
+        UsageError: Nothing of that name is there, or it has no exported file.
     """
-    candidates = [Path(text), exported / text, runs_folder / text]
-    for path in candidates:
-        if path.is_file() or (path / "run.json").is_file():
+    for path in (Path(text), exported / text, runs_folder / text):
+        # Not Path.is_file, which raises on names that are too long and folders that may not be entered.
+        if os.path.isfile(path):
             return path
-        if (path / "model.onnx").is_file():
+        if os.path.isfile(path / "model.onnx") and (to_predict or not os.path.isfile(path / "run.json")):
             return path / "model.onnx"
+        if os.path.isfile(path / "run.json"):
+            if to_predict:
+                raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
+            return path
     names = sorted(p.parent.name for p in exported.glob("*/model.onnx"))
     raise UsageError(
         f"there is no exported file, export or run called {text!r}. "
         f"Exports in {str(exported)!r}: {', '.join(names) or 'none'}."
     )
+
+
+def _checked_name(name: str) -> str:
+    if sources.short_name(name) != name:
+        raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
+    return name
 
 
 def _phases(schedule: Schedule, architecture: Architecture, options: Options) -> tuple[Phase, ...]:
@@ -391,98 +425,12 @@ def _phases(schedule: Schedule, architecture: Architecture, options: Options) ->
     return phases
 
 
-def _choose_weights(
-    architecture: Architecture,
-    tag: str | None,
-    options: Options,
-    source: sources.Source,
-    registry: Registry,
-    reporter: Reporter,
-) -> tuple[weights.Found | Path | None, dict[str, Any]]:
-    """Find the weights that training begins from; also say what run.json and the exported file record of them."""
-    wish = options.weights
-    if tag and wish not in ("auto", tag):
-        raise UsageError(f"{options.architecture} asks for {tag!r} and --weights for {wish!r}; give one of them.")
-    if wish == "none":
-        return None, {"random": True, "id": None, "reason": "--weights none"}
-    if wish not in ("auto", tag) and _is_path(wish):
-        path = Path(wish).expanduser()
-        if not path.is_file():
-            raise WeightsUnavailable(f"there is no weights file at {wish!r}.")
-        reporter.say(f"Weights: {path}")
-        return path, {
-            "random": False,
-            "id": None,
-            "file": path.name,
-            "sha256": weights.digest_of(path),
-            "place": "path",
-        }
-    explicit = tag or (wish if wish != "auto" else None)
-    if explicit:
-        registry.check_tag(architecture.name, explicit)
-    entries = registry.weights_of(architecture.name, explicit, top=False)
-    entries = [entry for entry in entries if entry.tag == entries[0].tag]
-    if not entries:
-        reason = f"no plugin lists pretrained weights of {architecture.name}"
-        _say_random(architecture, reason, "", reporter)
-        return None, {"random": True, "id": None, "reason": reason}
-    size = options.size or source.size or entries[0].input_size
-    try:
-        with reporter.progress("downloading weights") as progress:
-            found = weights.find(entries, size, progress)
-    except WeightsUnavailable as error:
-        wanted = weights.by_fit(entries, size)[0]
-        if explicit:
-            raise WeightsUnavailable(f"{wanted.id}: {error}.\n{weights.advice(wanted)}") from None
-        _say_random(architecture, str(error), weights.advice(wanted), reporter)
-        return None, {"random": True, "id": None, "reason": str(error)}
-    _say_found(found, reporter)
-    return found, _origin(found)
-
-
-def _is_path(text: str) -> bool:
-    return "/" in text or "\\" in text or text.endswith((".h5", ".keras")) or Path(text).is_file()
-
-
-def _say_random(architecture: Architecture, reason: str, advice: str, reporter: Reporter) -> None:
-    text = f"{architecture.name} starts from RANDOM weights, because {reason}.\n"
-    text += f"It will need more pictures and epochs; the default schedule is now {RANDOM_SCHEDULE!r}.\n"
-    if advice:
-        text += f"To start from pretrained weights: {advice[0].lower()}{advice[1:]}"
-    reporter.block("NO PRETRAINED WEIGHTS", text.rstrip())
-
-
-def _say_found(found: weights.Found, reporter: Reporter) -> None:
-    reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, from the {found.place})")
-    if found.entry is not found.wanted:
-        height, width = found.wanted.input_size
-        reporter.warn(
-            f"the weights trained at {height}x{width} could not be had ({found.reason}); those trained at "
-            f"{found.entry.input_size[0]}x{found.entry.input_size[1]} are used."
-        )
-
-
-def _origin(found: weights.Found) -> dict[str, Any]:
-    entry = found.entry
-    return {
-        "random": False,
-        "id": entry.id,
-        "file": entry.filename,
-        "sha256": found.sha256,
-        "place": found.place,
-        "input_size": list(entry.input_size),
-        "wanted_input_size": list(found.wanted.input_size),
-        "licence": entry.licence,
-        "source": entry.source,
-    }
-
-
 def _size(
-    architecture: Architecture, options: Options, source: sources.Source, origin: dict[str, Any]
+    architecture: Architecture, options: Options, source: sources.Source, begin: dict[str, Any]
 ) -> tuple[int, int]:
     from zoo.train.model import check_size
 
-    size = options.size or source.size or tuple(origin.get("input_size") or architecture.input_size)
+    size = options.size or source.size or tuple(begin.get("input_size") or architecture.input_size)
     check_size(architecture, size)
     return size
 
@@ -496,42 +444,6 @@ def _spec(architecture: Architecture, size: tuple[int, int], resize: str) -> Ima
         return ImageSpec(size=size, channels=architecture.channels, resize=way, **kept)
     except ValueError as error:
         raise UsageError(f"--resize must be squash, crop, crop:FRACTION or pad, --size in pixels: {error}.") from None
-
-
-def _prepare(source: sources.Source, spec: ImageSpec, options: Options, reporter: Reporter) -> Prepared:
-    begun = time.perf_counter()
-    with reporter.progress("decoding pictures") as progress:
-        pixels = pixel_cache.load_pixels(source.pictures, spec, paths.cache() / "pixels", progress)
-    pixel_cache.check_readable(source.pictures, pixels)
-    split = splitting.split(
-        source.pictures,
-        pixels.digests,
-        pixels.usable,
-        source.classes,
-        seed=options.seed,
-        val_share=options.val_split,
-    )
-    labels = np.array([picture.label for picture in source.pictures], dtype=np.int64)
-    seconds = time.perf_counter() - begun
-    decoded = "found decoded" if pixels.cached else f"decoded in {seconds:.1f} s"
-    reporter.say(
-        f"Data: {source.name}, {len(pixels.usable)} pictures of {len(source.classes)} classes, {decoded}; "
-        f"{len(split.train)} to train on, {len(split.val)} to validate, {len(split.test)} to test ({split.how})"
-    )
-    _warn_of_contradictions(source, pixels, reporter)
-    return Prepared(source, spec, pixels, split, labels)
-
-
-def _warn_of_contradictions(source: sources.Source, pixels: pixel_cache.Pixels, reporter: Reporter) -> None:
-    """The same picture under two classes teaches nothing right; the user should know."""
-    first: dict[str, int] = {}
-    pairs = []
-    for i in pixels.usable:
-        other = first.setdefault(pixels.digests[i], i)
-        if source.pictures[other].label != source.pictures[i].label:
-            pairs.append(f"{source.pictures[other].name} = {source.pictures[i].name}")
-    if pairs:
-        reporter.warn(f"{len(pairs)} pictures stand in two classes: {'; '.join(pairs[:3])}. Remove one of each pair.")
 
 
 def _now() -> str:
@@ -554,14 +466,13 @@ def _record(
     registry: Registry,
     augmentation: Augmentation,
     schedule: Schedule,
-    origin: dict[str, Any],
+    begin: dict[str, Any],
     prepared: Prepared,
 ) -> dict[str, Any]:
     """The first version of run.json."""
     pictures = prepared.source.pictures
     used = {str(registry.plugin_of(item)) for item in (architecture, augmentation, schedule)}
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    where = options.data if options.data == "digits" else str(Path(options.data).expanduser().resolve())
     return {
         "schema": runs.SCHEMA,
         "id": run.id,
@@ -569,9 +480,9 @@ def _record(
         "created": _now(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "name": options.name or f"{architecture.name}-{prepared.source.name}",
-        "options": {**resolved, "data": where, "schedule": schedule.name},
+        "options": {**resolved, "data": sources.location(options.data), "schedule": schedule.name},
         "architecture": _describe(architecture),
-        "weights": origin,
+        "weights": begin,
         "image": prepared.spec.to_json(),
         "classes": list(prepared.source.classes),
         "data": {
@@ -584,17 +495,6 @@ def _record(
         "warnings": [],
         "seconds": {},
     }
-
-
-def _options_of(record: dict[str, Any], data: str | None) -> Options:
-    """The options of an earlier run that decide its pictures."""
-    kept = record["options"]
-    return Options(
-        architecture=kept["architecture"],
-        data=data or kept["data"],
-        val_split=kept["val_split"],
-        seed=kept["seed"],
-    )
 
 
 def _train(
@@ -631,7 +531,7 @@ def _train(
         engine.Pictures(prepared.pixels.array, prepared.labels, prepared.split.train, prepared.split.val, len(classes)),
         batch_size=options.batch_size,
         seed=options.seed,
-        augment=None if policy.name == "none" else policy.build(**policy.parameters),
+        augment=None if policy.name == "none" else _policy(policy),
         reporter=reporter,
     )
     run.write_history(outcome.history)
@@ -642,6 +542,13 @@ def _train(
     record["seconds"]["train"] = round(time.perf_counter() - begun, 2)
     run.write_json("run.json", record)
     return model
+
+
+def _policy(augmentation: Augmentation) -> Augment:
+    try:
+        return augmentation.build(**augmentation.parameters)
+    except Exception as error:
+        raise InvalidPluginData(f"augmentation {augmentation.name!r} cannot be built: {reason(error)}") from error
 
 
 def _export(
@@ -681,23 +588,25 @@ def _export(
     for part, key in (("val", "validation"), ("test", "test")):
         rows = getattr(split, part)
         with reporter.progress(f"evaluating {key}") as progress:
-            probabilities = judging.predict(predictor, prepared.contents(rows), progress)
+            probabilities, bad = judging.predict(predictor, prepared.contents(rows), progress)
+        for i, why in bad.items():
+            raise DataError(f"{prepared.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
         metrics[key] = judging.measure(probabilities, prepared.labels[rows], prepared.source.classes)
     summary = {
         key: {label: metrics[key][label] for label in ("accuracy", "macro_f1", "loss", "pictures")} for key in metrics
     }
     data = staging.serialize(graph, dataclasses.replace(info, metrics=summary))
-    run.write_json("metrics.json", metrics)
     target = None
     if exported is not None:
         staging.place(data, run.exported)
+    run.write_json("metrics.json", metrics)
+    if exported is not None:
         target = exported / name / "model.onnx"
         try:
             staging.copy(run.exported, target)
-        except OSError as error:
-            raise ExportError(
-                f"{str(target)!r} cannot be written: {error.strerror}. The run is kept; "
-                f"`zoo export {run.folder} --exported FOLDER` puts its export elsewhere."
+        except WriteError as error:
+            raise WriteError(
+                f"{error} The run is kept; `zoo export {run.folder} --exported FOLDER` puts its export elsewhere."
             ) from error
     record["seconds"]["export"] = round(time.perf_counter() - begun, 2)
     record["parity"] = info.parity
@@ -734,16 +643,3 @@ def _sample(prepared: Prepared, run: runs.Run) -> Path:
     image = content[:, :, 0] if content.ndim == 3 and content.shape[2] == 1 else content
     Image.fromarray(image).save(path)
     return path
-
-
-__all__ = [
-    "Options",
-    "Prepared",
-    "Result",
-    "ZooError",
-    "evaluate",
-    "export_run",
-    "export_top",
-    "finetune",
-    "resolve_model",
-]

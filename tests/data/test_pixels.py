@@ -185,7 +185,7 @@ def test_bad_pictures_are_listed_with_the_reason(messy, cache):
     assert [i for i, digest in enumerate(found.digests) if not digest] == [
         i for i, picture in enumerate(messy) if picture.name.endswith("gone.jpg")
     ]
-    check_readable(messy, found)
+    check_readable(messy, found.bad)
 
 
 def test_the_reasons_are_remembered_and_name_no_path_of_another_run(messy, cache, tmp_path):
@@ -221,9 +221,9 @@ def test_more_than_a_fifth_is_an_error_that_names_them(tmp_path, put, cache):
         pictures[i].content.write_bytes(b"")
     # 4 of 20 are a fifth and no more.
     twenty = [*pictures, *some(put, tmp_path / "x", 1, start=50)]
-    check_readable(twenty, load_pixels(twenty, SPEC, cache))
+    check_readable(twenty, load_pixels(twenty, SPEC, cache).bad)
     with pytest.raises(UnreadablePictures, match="4 of 19 pictures cannot be read, more than 20%") as caught:
-        check_readable(pictures, load_pixels(pictures, SPEC, cache))
+        check_readable(pictures, load_pixels(pictures, SPEC, cache).bad)
     for picture in pictures[:4]:
         assert f"{picture.name}: NotAPicture" in str(caught.value)
 
@@ -233,7 +233,7 @@ def test_a_long_list_of_bad_pictures_is_cut(tmp_path, put, cache):
     for picture in pictures[:25]:
         picture.content.write_bytes(b"?")
     with pytest.raises(UnreadablePictures, match="and 15 more") as caught:
-        check_readable(pictures, load_pixels(pictures, SPEC, cache))
+        check_readable(pictures, load_pixels(pictures, SPEC, cache).bad)
     assert str(caught.value).count("NotAPicture") == 10
 
 
@@ -434,3 +434,64 @@ def test_two_processes_at_once(tmp_path, put, cache):
     assert [run.returncode for run in runs] == [0, 0], outputs
     assert json.loads(outputs[0][0]) == json.loads(outputs[1][0]) and json.loads(outputs[0][0])[1] == 0
     assert len(entries(cache)) == 1
+
+
+# --- what a file is may change ---------------------------------------------------------------------------------------
+
+
+def test_a_passing_fault_is_an_error_and_is_not_remembered(pictures, cache, monkeypatch):
+    """Too many open files, a network drive that blinks: the picture must not count as bad ever after."""
+    opened = Picture.open
+    failing = {"on": False}
+
+    def flaky(self):
+        if failing["on"] and self is pictures[3]:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(self)
+
+    def after_digests(*arguments):
+        failing["on"] = True
+        return create(*arguments)
+
+    create = module._create
+    monkeypatch.setattr(Picture, "open", flaky)
+    monkeypatch.setattr(module, "_create", after_digests)
+    with pytest.raises(DataError, match=r"could be read a moment ago and cannot now: Too many open files\. Run again"):
+        load_pixels(pictures, SPEC, cache)
+    assert entries(cache) == []
+    monkeypatch.undo()
+    assert load_pixels(pictures, SPEC, cache).bad == {}
+
+
+def test_a_file_that_changes_meanwhile_is_not_kept_under_its_old_digest(pictures, cache, monkeypatch):
+    def after_digests(*arguments):
+        pictures[2].content.write_bytes(pictures[5].content.read_bytes())
+        return create(*arguments)
+
+    create = module._create
+    monkeypatch.setattr(module, "_create", after_digests)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        load_pixels(pictures, SPEC, cache)
+    assert entries(cache) == []
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "short"])
+def test_a_damaged_set_is_made_anew(pictures, cache, damage):
+    before = load_pixels(pictures, SPEC, cache).array.copy()
+    (place,) = cache.iterdir()
+    if damage == "rubbish":
+        (place / "bad.json").write_text("[]")
+    else:
+        np.save(place / "pixels.npy", before[:3])
+    again = load_pixels(pictures, SPEC, cache)
+    assert not again.cached and np.array_equal(again.array, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_a_csv_is_a_bad_picture_and_does_not_hang(tmp_path, put, cache):
+    for i in range(5):
+        put(tmp_path / f"{i}.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "a.csv").write_text("path,label\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n4.png,b\npipe.jpg,a\n")
+    found = load_pixels(open_source(str(tmp_path / "a.csv")).pictures, SPEC, cache)
+    assert found.bad == {5: "PictureNotFound: it cannot be read: it is no regular file."}

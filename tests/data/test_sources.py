@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.sources import open_source, short_name
+from zoo.data.sources import location, open_source, short_name
 from zoo.errors import DataError, DataLayout, DataNotFound, EmptyClass
 
 
@@ -476,3 +476,64 @@ def test_digests_tell_bytes_and_shapes_apart(tmp_path, put):
     np.savez(tmp_path / "b.npz", x_train=np.stack([x.reshape(6, 4), x.reshape(6, 4)]), y_train=np.arange(2))
     a, b = (open_source(str(tmp_path / f"{name}.npz")).pictures for name in "ab")
     assert a[0].digest() == a[1].digest() != b[0].digest()
+
+
+# --- nothing is left aside without a word ----------------------------------------------------------------------------
+
+
+def test_a_class_folder_that_is_a_link_to_nothing(tmp_path, put):
+    put(tmp_path / "a/1.png")
+    put(tmp_path / "b/1.png")
+    (tmp_path / "c").symlink_to("/nowhere")
+    with pytest.raises(DataLayout, match=r"c' is a link to nothing \('/nowhere'\)\. Repair or remove it"):
+        open_source(str(tmp_path))
+
+
+def test_pictures_beside_the_class_folders_are_remarked(tmp_path, put):
+    for name in ("a/1.png", "b/1.png", "loose.png", "other.JPG"):
+        put(tmp_path / name)
+    (tmp_path / "README.txt").write_text("nobody takes this for a picture")
+    source = open_source(str(tmp_path))
+    assert len(source.pictures) == 2
+    assert len(source.remarks) == 1
+    assert source.remarks[0].startswith("2 pictures beside the folders") and "loose.png, other.JPG" in source.remarks[0]
+
+
+def test_a_csv_row_with_too_many_values_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("path,label\n1.png,a\nmy, cat1.jpg,cat\n")
+    with pytest.raises(DataLayout, match=r"line 3: 3 values for 2 columns.*double quotes"):
+        open_source(str(tmp_path / "a.csv"))
+
+
+def test_labels_of_two_integer_types_stay_whole_numbers(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8)
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=x[:10],
+        y_train=np.arange(10, dtype=np.int64) % 2 * 10,
+        x_test=x[10:],
+        y_test=np.arange(10, dtype=np.uint64) % 2 * 10,
+    )
+    assert open_source(str(tmp_path / "a.npz")).classes == ("00", "10")
+
+
+def test_empty_labels_in_an_npz(tmp_path):
+    x = np.zeros((3, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=np.array(["a", " ", "b"]))
+    with pytest.raises(DataLayout, match="label 1 is empty"):
+        open_source(str(tmp_path / "a.npz"))
+
+
+def test_one_class_is_enough_to_judge_by(tmp_path, put):
+    put(tmp_path / "a/1.png")
+    assert open_source(str(tmp_path), fewest_classes=1).classes == ("a",)
+    with pytest.raises(EmptyClass, match="two classes or more"):
+        open_source(str(tmp_path))
+
+
+def test_where_a_source_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert location("digits") == "digits"
+    (tmp_path / "digits").mkdir()
+    assert location("digits") == str(tmp_path / "digits")
+    assert location("../x") == str(tmp_path.parent / "x")

@@ -10,7 +10,7 @@ import pytest
 
 from zoo.data.sources import Picture
 from zoo.data.split import Split, split
-from zoo.errors import EmptyClass, SplitLeak
+from zoo.errors import EmptyClass, SplitLeak, UsageError
 
 CLASSES = ("a", "b", "c", "d", "e", "f")
 
@@ -184,3 +184,17 @@ def test_many_classes_and_pictures_take_no_square_time():
     result = split(pictures, digests, range(100_000), [str(i) for i in range(1000)], seed=0)
     assert time.perf_counter() - begun < 5
     assert len(result.test) == 15_000
+
+
+def test_a_share_is_refused_where_validation_is_given():
+    rows = [*plain(10, 10, part="train"), *plain(4, 4, part="val", prefix="v"), *plain(4, 4, part="test", prefix="t")]
+    with pytest.raises(UsageError, match="--val-split cannot be used"):
+        divide(rows, val_share=0.2)
+    assert len(divide(rows).val) == 8
+
+
+def test_an_array_and_the_same_with_one_channel_are_one_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    flat, deep = (Picture("x", array, 0, None).digest() for array in (picture, picture[:, :, None]))
+    assert flat == deep
+    assert flat != Picture("x", picture.reshape(4, 16), 0, None).digest()

@@ -35,6 +35,7 @@ def test_what_is_printed(finished):
         "metrics.json",
         "model.keras",
         "model.onnx",
+        "pictures.csv",
         "report.html",
         "run.json",
     ]
@@ -76,7 +77,9 @@ def test_no_export_leaves_none_but_evaluates(zoo, photos, tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     assert not (tmp_path / "exported").exists() and not (run / "model.onnx").exists()
     metrics = json.loads((run / "metrics.json").read_text())
-    assert json.loads(zoo("evaluate", run, "--json").out) == metrics["test"]
+    assert json.loads(zoo("evaluate", run, "--json").out) == {"part": "test", **metrics["test"]}
+    ran = zoo("predict", run, next(photos.rglob("*.jpg")))
+    assert ran.code == 2 and f"`zoo export {run}` makes one" in ran.err
     assert zoo("export", run, "--exported", tmp_path / "exported").code == 0
     assert (tmp_path / "exported" / "mobilenetv2_035-photos" / "model.onnx").is_file()
 
@@ -174,7 +177,7 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
         (["--data", "nowhere"], 1, "there is nothing at 'nowhere'"),
         (["--weights", "imagenet1k"], 1, "ZOO_OFFLINE=1 forbids the network"),
         (["--weights", "imagnet1k"], 2, "Did you mean imagenet1k"),
-        (["--weights", "no/such/file.h5"], 1, "there is no weights file"),
+        (["--weights", "no/such/file.h5"], 1, "'no/such/file.h5' cannot be read"),
         (["--epochs", "1,2,3"], 2, "--epochs takes one value"),
         (["--epochs", "many"], 2, "whole numbers"),
         (["--epochs", "0"], 2, "nothing to train"),

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,7 +82,7 @@ def test_metrics_are_those_of_the_exported_file(finished, photos, zoo, monkeypat
     assert np.sum(metrics["test"]["confusion_matrix"]) == 12
     assert f"accuracy {metrics['test']['accuracy']:.4f}" in printed
     again = json.loads(zoo("evaluate", run, "--json").out)
-    assert again == metrics["test"]
+    assert again == {"part": "test", **metrics["test"]}
     everything = json.loads(zoo("evaluate", exported / "shapes", "--data", photos, "--json").out)
     assert everything["pictures"] == 72
     by_hand = [
@@ -142,3 +148,136 @@ def test_what_is_no_run_is_named(zoo, tmp_path):
     (tmp_path / "run.json").write_text('{"schema": 1, "status": "running"}')
     ran = zoo("export", tmp_path)
     assert ran.code == 1 and "did not finish" in ran.err
+
+
+@pytest.fixture
+def renamed(photos, tmp_path):
+    """The pictures of the finished run under other names, so that every order of theirs is another."""
+    folder = tmp_path / "renamed"
+    for path in sorted(photos.rglob("*.jpg")):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        target = folder / path.parent.name / f"{digest[:12]}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return folder
+
+
+def same(one, other) -> bool:
+    """Whether metrics are those of the same pictures; the order of a sum may differ."""
+    return one["confusion_matrix"] == other["confusion_matrix"] and one["loss"] == pytest.approx(other["loss"])
+
+
+def test_a_run_judges_by_its_own_test_pictures_wherever_they_are_and_however_named(
+    finished, zoo, renamed, tmp_path, monkeypatch
+):
+    """Divided anew, most of the test pictures would be ones that the network learnt from."""
+    from zoo.evaluate import metrics
+
+    run, exported, _ = finished
+    with (run / "pictures.csv").open(newline="") as stream:
+        test = {row["sha256"] for row in csv.DictReader(stream) if row["part"] == "test"}
+    assert len(test) == 12
+    judged = []
+    predict = metrics.predict
+
+    def noting(predictor, contents, progress=None):
+        judged.append({hashlib.sha256(Path(content).read_bytes()).hexdigest() for content in contents})
+        return predict(predictor, contents, progress)
+
+    monkeypatch.setattr(metrics, "predict", noting)
+    copy = tmp_path / "runs" / run.name
+    shutil.copytree(run, copy)
+    before = json.loads((copy / "metrics.json").read_text())["test"]
+    assert zoo("export", copy, "--data", renamed, "--exported", tmp_path / "exported").code == 0
+    assert judged[1] == test
+    assert same(json.loads((copy / "metrics.json").read_text())["test"], before)
+
+    judged.clear()
+    folders = ("--runs", run.parent, "--exported", exported)
+    for model in (run, "shapes"):
+        ran = zoo("evaluate", model, "--data", renamed, *folders)
+        assert ran.code == 0 and "Test pictures of renamed: 12" in ran.out and "figures flatter" not in ran.err
+    assert judged == [test, test]
+    ran = zoo("evaluate", "shapes", *folders)
+    assert "Test pictures of photos: 12" in ran.out
+    ran = zoo("evaluate", "shapes", "--data", renamed, "--part", "all", *folders)
+    assert "trained or chosen by 60 of these 72 pictures" in ran.err
+    # Without its run, a file only knows that these are the pictures it came from.
+    ran = zoo("evaluate", exported / "shapes", "--data", renamed, "--runs", tmp_path / "none")
+    assert "All pictures of renamed: 72" in ran.out and "the very pictures" in ran.err
+
+
+def test_swapped_pictures_of_a_given_split_stay_what_they_were(zoo, photos, tmp_path):
+    data = tmp_path / "given"
+    for i, path in enumerate(sorted(photos.rglob("*.jpg"))):
+        target = data / ("test" if i % 3 == 0 else "train") / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    folders = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
+    arguments = ("--size", 32, "--epochs", 1, "--name", "given")
+    assert zoo("finetune", "mobilenetv2_035", "--data", data, *arguments, *folders).code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    before = json.loads(zoo("evaluate", run, "--json").out)
+    (data / "train").rename(data / "was")
+    (data / "test").rename(data / "train")
+    (data / "was").rename(data / "test")
+    after = json.loads(zoo("evaluate", run, "--json").out)
+    assert same(after, before) and after["pictures"] == 24
+
+
+def test_evaluate_leaves_out_what_cannot_be_read_and_says_so(zoo, finished, photos, tmp_path):
+    _, exported, _ = finished
+    data = tmp_path / "one"
+    shutil.copytree(photos / "discs", data / "discs")
+    (data / "discs" / "zz.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    ran = zoo("evaluate", "shapes", "--data", data, "--exported", exported, "--runs", tmp_path / "none")
+    assert ran.code == 0, ran.err
+    assert "1 of 25 files are left out" in ran.err and "zz.jpg: CorruptPicture" in ran.err
+    assert ", 24 pictures" in ran.out
+    for path in list((data / "discs").iterdir())[:8]:
+        path.write_bytes(b"?")
+    ran = zoo("evaluate", "shapes", "--data", data, "--exported", exported, "--runs", tmp_path / "none")
+    assert ran.code == 1 and "more than 20%" in ran.err
+
+
+def test_an_export_stays_in_its_folder(zoo, finished, tmp_path):
+    run, _, _ = finished
+    ran = zoo("export", run, "--name", "../escaped", "--exported", tmp_path / "exported")
+    assert ran.code == 2 and "--name may hold" in ran.err
+    (tmp_path / "file").write_text("x")
+    ran = zoo("export", run, "--exported", tmp_path / "file")
+    assert ran.code == 2 and "is a file" in ran.err
+    ran = zoo("export", run, "--exported", tmp_path / "file" / "deeper")
+    assert ran.code == 1 and "is no folder" in ran.err
+
+
+def test_a_disk_that_is_full_is_an_error_with_a_name(zoo, finished, tmp_path):
+    """A bound on the size of files stands for the disk: writing the model fails in the middle."""
+    run, _, _ = finished
+    copy = tmp_path / "runs" / run.name
+    shutil.copytree(run, copy)
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 600; exec "$0" -m zoo.cli "$@"', sys.executable, "export", copy, "--exported", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "model.onnx' cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_interrupts_wait_for_tf2onnx(monkeypatch):
+    """Its `except:` clauses would swallow Ctrl-C, and a stopped export would go on."""
+    from zoo.convert import keras_to_onnx
+
+    reached = []
+    with pytest.raises(KeyboardInterrupt), keras_to_onnx._interrupts_held():
+        try:
+            signal.raise_signal(signal.SIGINT)
+            reached.append("still converting")
+        except BaseException:
+            reached.append("swallowed")
+    assert reached == ["still converting"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

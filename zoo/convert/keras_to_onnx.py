@@ -7,11 +7,15 @@ conversion runs in a child process on TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +81,8 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
         return {PROBABILITIES: probabilities, LOGITS: logits}
 
     try:
-        graph, _ = tf2onnx.convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
+        with _interrupts_held():
+            graph, _ = tf2onnx.convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
     except Exception as error:
         # tf2onnx and TensorFlow share no base class of their errors.
         raise ConversionFailed(f"tf2onnx cannot convert the network: {error}") from error
@@ -85,6 +90,22 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
     _rename(graph.graph, {graph.graph.output[0].name: LOGITS, graph.graph.output[1].name: PROBABILITIES})
     _rename(graph.graph, {graph.graph.input[0].name: INPUT})
     return graph
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait: tf2onnx has `except:` clauses that would swallow it, and the export would go on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        if held:
+            raise KeyboardInterrupt
 
 
 def _convert_in_child(model: keras.Model) -> onnx.ModelProto:

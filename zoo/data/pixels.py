@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,9 +69,9 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
         The pixels.
 
     Raises:
-        DataError: The cache cannot be written, or the disk is too small.
+        DataError: The cache cannot be written, the disk is too small, or a file changed meanwhile.
     """
-    digests = _in_threads(_digest, pictures)
+    digests = digests_of(pictures)
     place = folder / _key(digests, spec)
     found = _find(place, digests)
     if found:
@@ -79,7 +79,7 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
     try:
         _make_room(folder, len(pictures) * math.prod(spec.size) * spec.channels)
         with paths.partial(folder) as temporary:
-            bad = _decode_all(pictures, spec, temporary / "pixels.npy", progress)
+            bad = _decode_all(pictures, digests, spec, temporary / "pixels.npy", progress)
             (temporary / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
             _put(temporary, place, digests)
     except OSError as error:
@@ -93,9 +93,13 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
     return replace(found, cached=False)
 
 
-def check_readable(pictures: Sequence[Picture], pixels: Pixels) -> None:
-    """Raise UnreadablePictures if more than a fifth of the pictures are bad, naming the first few."""
-    bad = pixels.bad
+def digests_of(pictures: Sequence[Picture]) -> list[str]:
+    """sha256 of each picture, hex; empty where the file cannot be read."""
+    return _in_threads(_digest, pictures)
+
+
+def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
+    """Raise UnreadablePictures if more than a fifth of the pictures are bad (index -> why), naming the first few."""
     if len(bad) > BAD_SHARE * len(pictures):
         shown = "\n".join(f"  {pictures[i].name}: {bad[i]}" for i in sorted(bad)[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
@@ -132,13 +136,15 @@ def _digest(picture: Picture) -> str:
         return ""
 
 
-def _decode_all(pictures: Sequence[Picture], spec: ImageSpec, path: Path, progress: Progress | None) -> dict[int, str]:
+def _decode_all(
+    pictures: Sequence[Picture], digests: Sequence[str], spec: ImageSpec, path: Path, progress: Progress | None
+) -> dict[int, str]:
     """Decode pictures into an .npy file; return index -> why, of those that cannot be decoded."""
     array = _create(path, (len(pictures), *spec.size, spec.channels))
     bad: dict[int, str] = {}
 
     def work(index: int) -> None:
-        pixels = _decode(pictures[index], spec)
+        pixels = _decode(pictures[index], digests[index], spec)
         if isinstance(pixels, str):
             bad[index] = pixels
         else:
@@ -150,17 +156,28 @@ def _decode_all(pictures: Sequence[Picture], spec: ImageSpec, path: Path, progre
     return bad
 
 
-def _decode(picture: Picture, spec: ImageSpec) -> np.ndarray | str:
-    """Return the pixels, or why there are none: without the path, for the cache is also found from another one."""
+def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
+    """Return the pixels, or why there are none: without the path, for the cache is also found from another one.
+
+    Raises:
+        DataError: A file whose digest was taken is another now, or cannot be read any more. What was decoded must not
+            be kept under the digest of what it was.
+    """
     try:
-        if isinstance(picture.content, Path):
-            with picture.content.open("rb") as stream:
-                return zoo_runtime.decode(stream, spec)
-        return zoo_runtime.decode(picture.content, spec)
+        if not isinstance(picture.content, Path):
+            return zoo_runtime.decode(picture.content, spec)
+        with picture.open() as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                raise DataError(f"{picture.name} was changed while it was read. Run again when nothing writes there.")
+            stream.seek(0)
+            return zoo_runtime.decode(stream, spec)
     except PictureError as error:
         return f"{type(error).__name__}: {error}"
     except (OSError, ValueError) as error:
-        return f"{PictureNotFound.__name__}: it cannot be read: {getattr(error, 'strerror', None) or error}."
+        why = getattr(error, "strerror", None) or error
+        if digest:
+            raise DataError(f"{picture.name} could be read a moment ago and cannot now: {why}. Run again.") from error
+        return f"{PictureNotFound.__name__}: it cannot be read: {why}."
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -202,7 +219,9 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
     try:
         bad = {int(index): why for index, why in json.loads((place / "bad.json").read_text(encoding="utf-8")).items()}
         array = np.load(place / "pixels.npy", mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, AttributeError):
+        return None
+    if len(array) != len(digests) or array.dtype != np.uint8:
         return None
     with contextlib.suppress(OSError):
         # Marks the set as used; not allowed where the cache belongs to another user.

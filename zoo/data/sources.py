@@ -6,16 +6,21 @@ A source is only listed here, never decoded; `pixels` does that, and `split` dec
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from zoo.errors import DataLayout, DataNotFound, EmptyClass
+from zoo_runtime import SUFFIXES
 
+EMBEDDED = "digits"
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -56,10 +61,21 @@ class Picture:
             OSError: The file cannot be read.
         """
         if isinstance(self.content, Path):
-            with self.content.open("rb") as stream:
+            with self.open() as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()
-        header = str(self.content.shape).encode()
-        return hashlib.sha256(header + np.ascontiguousarray(self.content).tobytes()).hexdigest()
+        # (H, W) and (H, W, 1) are the same picture.
+        shape = self.content.shape[:2] if self.content.shape[2:] == (1,) else self.content.shape
+        return hashlib.sha256(str(shape).encode() + np.ascontiguousarray(self.content).tobytes()).hexdigest()
+
+    def open(self) -> BinaryIO:
+        """Open a picture's file.
+
+        Raises:
+            OSError: It cannot be opened, or is a pipe or device, of which reading might never end.
+        """
+        if self.content.exists() and not self.content.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(self.content))
+        return self.content.open("rb")
 
 
 @dataclass(frozen=True)
@@ -71,38 +87,51 @@ class Source:
         classes: Class names, sorted; a picture's label is an index into them.
         pictures: In a fixed order.
         size: The (height, width) in pixels that suits these pictures, or None to use the network's own.
+        remarks: What the user should know of what was left aside.
     """
 
     name: str
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
     size: tuple[int, int] | None = None
+    remarks: tuple[str, ...] = ()
 
 
-def open_source(data: str) -> Source:
+def location(data: str) -> str:
+    """Where a source is, whatever the working directory: an absolute path, or "digits" for the embedded data."""
+    path = Path(os.path.expanduser(data))
+    return data if data == EMBEDDED and not path.exists() else str(path.resolve())
+
+
+def open_source(data: str, *, fewest_classes: int = 2) -> Source:
     """List the pictures of a source.
 
     Args:
         data: A path, or the name "digits".
+        fewest_classes: 2 to learn from the pictures; 1 is enough to judge by them.
 
     Returns:
-        The source, with two classes or more, every one of which has a picture.
+        The source, every class of which has a picture.
 
     Raises:
         DataNotFound: Nothing is there, or it may not be read.
         DataLayout: It is not arranged as zoo reads it.
-        EmptyClass: A class has no picture, or there is only one class.
+        EmptyClass: A class has no picture, or there are too few classes.
     """
     try:
-        return _open(data)
+        source = _open(data)
     except OSError as error:
         where = os.fspath(error.filename or data)
         raise DataNotFound(f"{where!r} cannot be read: {error.strerror or error}.") from None
+    if len(source.classes) < fewest_classes:
+        found = f"only the class {source.classes[0]!r}" if source.classes else "no picture"
+        raise EmptyClass(f"{data!r} has {found}; a classifier needs two classes or more. {HELP}")
+    return source
 
 
 def _open(data: str) -> Source:
     path = Path(os.path.expanduser(data))
-    if data == "digits" and not path.exists():
+    if data == EMBEDDED and not path.exists():
         return _digits()
     if not data or not path.exists():
         raise DataNotFound(f"there is nothing at {data!r}. {HELP}")
@@ -120,16 +149,18 @@ def short_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
 
 
-def _source(name: str, labelled: list[tuple[str, Path | np.ndarray, str, str | None]], size=None) -> Source:
+def _source(
+    name: str,
+    labelled: list[tuple[str, Path | np.ndarray, str, str | None]],
+    size: tuple[int, int] | None = None,
+    remarks: Sequence[str] = (),
+) -> Source:
     """Build a source from (name, content, class name, split)."""
     labelled = [(_printable(n), content, _printable(label), split) for n, content, label, split in labelled]
     classes = tuple(sorted({label for _, _, label, _ in labelled}))
-    if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no picture"
-        raise EmptyClass(f"{name} has {found}; a classifier needs two classes or more. {HELP}")
     index = {label: i for i, label in enumerate(classes)}
     pictures = tuple(Picture(n, content, index[label], split) for n, content, label, split in labelled)
-    return Source(short_name(name), classes, pictures, size)
+    return Source(short_name(name), classes, pictures, size, tuple(remarks))
 
 
 def _printable(text: str) -> str:
@@ -142,7 +173,24 @@ def _meant(name: str) -> bool:
 
 
 def _folders(path: Path) -> list[Path]:
+    """The folders in a folder.
+
+    Raises:
+        DataLayout: A link leads nowhere; a class might be missing without a word.
+    """
+    for entry in sorted(path.iterdir()):
+        if _meant(entry.name) and entry.is_symlink() and not entry.exists():
+            raise DataLayout(f"{str(entry)!r} is a link to nothing ({os.readlink(entry)!r}). Repair or remove it.")
     return sorted(p for p in path.iterdir() if _meant(p.name) and p.is_dir())
+
+
+def _loose(path: Path) -> list[str]:
+    """A remark on the pictures that stand beside folders, where none are looked for."""
+    names = sorted(_printable(p.name) for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return [f"{len(names)} pictures beside the folders in {str(path)!r} are in no class and left aside: {shown}"]
 
 
 def _files(root: Path) -> list[Path]:
@@ -187,7 +235,7 @@ def _from_folder(root: Path) -> Source:
     kinds = {folder: SPLITS.get(folder.name.lower()) for folder in folders}
     # Classes may be called "train" and "plane": it is a split only if it has class folders and nothing stands beside.
     if not any(_folders(folder) for folder, split in kinds.items() if split):
-        return _source(name, _class_folders(root, None))
+        return _source(name, _class_folders(root, None), remarks=_loose(root))
     others = [folder.name for folder, split in kinds.items() if not split]
     parts = [folder.name for folder, split in kinds.items() if split]
     if others and len(parts) > 1 and "train" in kinds.values():
@@ -196,7 +244,7 @@ def _from_folder(root: Path) -> Source:
             "If it is a split, move those elsewhere; if all are classes, rename the first ones."
         )
     if others:
-        return _source(name, _class_folders(root, None))
+        return _source(name, _class_folders(root, None), remarks=_loose(root))
     twice = [split for split in ("train", "val", "test") if list(kinds.values()).count(split) > 1]
     if twice:
         names = [folder.name for folder, split in kinds.items() if split == twice[0]]
@@ -204,12 +252,13 @@ def _from_folder(root: Path) -> Source:
     if "train" not in kinds.values():
         raise DataLayout(f"{str(root)!r} has {', '.join(f.name for f in folders)} but no train/ folder.")
     given = set(kinds.values())
-    labelled = []
+    labelled, remarks = [], _loose(root)
     # train/ alone is no split: its pictures are split like those of a plain folder.
     for folder, split in kinds.items():
         labelled += _class_folders(folder, split if given != {"train"} else None)
+        remarks += _loose(folder)
     _check_split_classes(str(root), labelled)
-    return _source(name, labelled)
+    return _source(name, labelled, remarks=remarks)
 
 
 def _class_folders(root: Path, split: str | None) -> list[tuple[str, Path, str, str | None]]:
@@ -252,6 +301,11 @@ def _from_csv(path: Path) -> Source:
             for row in reader:
                 where, label = (row["path"] or "").strip(), (row["label"] or "").strip()
                 given = (row.get("split") or "").strip().lower()
+                if None in row:
+                    raise DataLayout(
+                        f"{str(path)!r}, line {reader.line_num}: {len(columns) + len(row[None])} values for "
+                        f"{len(columns)} columns. Put a path that has a comma in it between double quotes."
+                    )
                 if not where or not label:
                     raise DataLayout(f"{str(path)!r}, line {reader.line_num}: path and label must not be empty.")
                 if given and given not in SPLITS:
@@ -293,11 +347,11 @@ def _from_npz(path: Path) -> Source:
         raise DataLayout(f"{str(path)!r} must hold {wanted}. Found: {found}.")
     labelled = []
     splits = ("train", "test") if "x_test" in arrays else ("train",)
-    labels = np.concatenate([_labels(path, arrays[f"y_{split}"]) for split in splits])
+    labels = {split: _labels(path, arrays[f"y_{split}"]) for split in splits}
     # Zero-padded, so that sorting the names sorts the numbers: "02" before "10".
-    width = len(str(labels.max())) if labels.dtype.kind in "iu" and len(labels) else 0
+    width = max(len(str(given.max())) if given.dtype.kind in "iu" and len(given) else 0 for given in labels.values())
     for split in splits:
-        pictures, marks = arrays[f"x_{split}"], _labels(path, arrays[f"y_{split}"])
+        pictures, marks = arrays[f"x_{split}"], labels[split]
         fits = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))
         if pictures.dtype != np.uint8 or not fits:
             raise DataLayout(
@@ -324,6 +378,8 @@ def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
         )
     if labels.dtype.kind in "iu" and len(labels) and labels.min() < 0:
         raise DataLayout(f"{str(path)!r}: labels must not be negative. Received: {labels.min()}.")
+    if labels.dtype.kind == "U" and not all(label.strip() for label in labels):
+        raise DataLayout(f"{str(path)!r}: label {int(np.argmin([bool(x.strip()) for x in labels]))} is empty.")
     return labels
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from zoo.data.sources import Picture
-from zoo.errors import EmptyClass, SplitLeak
+from zoo.errors import EmptyClass, SplitLeak, UsageError
 
+PARTS = ("train", "val", "test")
 TEST_SHARE = 0.15
 VAL_SHARE = 0.15
 VAL_SHARE_OF_TRAIN = 0.10
@@ -62,8 +63,11 @@ def split(
     Raises:
         SplitLeak: A given split has the same picture on two sides.
         EmptyClass: A class has too few pictures.
+        UsageError: A share is asked for, and the data bring validation pictures.
     """
-    given = {part: [i for i in usable if pictures[i].split == part] for part in ("train", "val", "test")}
+    given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
+    if given["val"] and val_share is not None:
+        raise UsageError("--val-split cannot be used here: the data bring validation pictures of their own.")
     rng = np.random.default_rng(seed)
     if all(picture.split is None for picture in pictures):
         val_share = VAL_SHARE if val_share is None else val_share

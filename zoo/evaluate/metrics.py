@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from zoo.errors import DataError
 from zoo_runtime import PictureError, Predictor
 
 
 def predict(
     predictor: Predictor, contents: Sequence[object], progress: Callable[[int, int], None] | None = None
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[int, str]]:
     """Run pictures through the predictor.
 
     Args:
@@ -22,20 +21,18 @@ def predict(
         progress: Called with (pictures done, pictures in all).
 
     Returns:
-        float64 array (pictures, classes).
-
-    Raises:
-        DataError: A picture cannot be read any more.
+        float64 array (pictures, classes) of those that can be read, and for the others index -> why, beginning with
+        the name of the error.
     """
-    rows = []
-    for content, result in zip(contents, predictor.predict_each(contents), strict=True):
+    rows, bad = [], {}
+    for i, result in enumerate(predictor.predict_each(contents)):
         if isinstance(result, PictureError):
-            name = content if not isinstance(content, np.ndarray) else "an array"
-            raise DataError(f"{name} could be read before and cannot now: {result}")
-        rows.append(list(result.probabilities.values()))
+            bad[i] = f"{type(result).__name__}: {result}"
+        else:
+            rows.append(list(result.probabilities.values()))
         if progress:
-            progress(len(rows), len(contents))
-    return np.array(rows)
+            progress(i + 1, len(contents))
+    return np.array(rows).reshape(len(rows), len(predictor.info.classes)), bad
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import backend
-from zoo.errors import InvalidPluginData, UsageError, WeightsIncompatible
+from zoo.errors import InvalidPluginData, UsageError, WeightsIncompatible, ZooError, reason
 from zoo.plugin import Architecture, Head, Weights
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def build_backbone(architecture: Architecture, size: tuple[int, int]) -> keras.M
     check_size(architecture, size)
     backend.start()
     with backend.fresh_names():
-        model = _single_input(architecture.build((*size, architecture.channels)))
+        model = _single_input(_built(architecture, architecture.build, (*size, architecture.channels)))
     wanted = (None, *size, architecture.channels)
     if tuple(model.input.shape) != wanted or len(model.output.shape) != 4:
         raise InvalidPluginData(
@@ -39,6 +40,15 @@ def build_backbone(architecture: Architecture, size: tuple[int, int]) -> keras.M
         )
     check_stages(architecture, model)
     return model
+
+
+def _built(architecture: Architecture, build: Callable[..., keras.Model], *arguments: object) -> keras.Model:
+    try:
+        return build(*arguments)
+    except ZooError:
+        raise
+    except Exception as error:
+        raise InvalidPluginData(f"{architecture.name} cannot be built for {arguments[0]}: {reason(error)}") from error
 
 
 def _single_input(model: keras.Model) -> keras.Model:
@@ -59,7 +69,8 @@ def build_classifier(architecture: Architecture, size: tuple[int, int], classes:
     if architecture.build_classifier is None:
         raise UsageError(f"{architecture.name} has no published classifier; fine-tune it with `zoo finetune`.")
     with backend.fresh_names():
-        model = _single_input(architecture.build_classifier((*size, architecture.channels), classes))
+        build = architecture.build_classifier
+        model = _single_input(_built(architecture, build, (*size, architecture.channels), classes))
     logits = keras.layers.Activation("linear", name="logits")(model.output)
     probabilities = keras.layers.Activation("softmax", name="probabilities")(logits)
     return keras.Model(model.input, probabilities, name=architecture.name)
@@ -110,9 +121,9 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None) -
         raise
     except Exception as error:
         # h5py, zipfile and Keras raise OSError, ValueError, KeyError, AttributeError and more on a foreign file.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsIncompatible(
-            f"{str(path)!r} does not fit {model.name}: {reason}. "
+            f"{str(path)!r} does not fit {model.name}: {why}. "
             "It must hold this architecture at this width, without the top (unless the top is exported)."
         ) from error
 
