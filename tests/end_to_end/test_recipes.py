@@ -100,10 +100,8 @@ def test_a_classifier_without_its_class_names_is_refused(zoo, tmp_path, real_wei
 
 @pytest.mark.real
 def test_evaluate_judges_a_flat_data_set_of_another_name(zoo, tmp_path, real_weights, test_data):
-    """flowers has no split: 70/15/15; the test part again through `zoo evaluate`."""
-    accuracy, _ = finetune(
-        *("mobilenetv2_035", "--data", test_data / "flowers", "--size", 96, "--epochs", "2,2"), folder=tmp_path
-    )
-    assert accuracy >= 0.75
+    """flowers has no split: 70/15/15; the test part again through `zoo evaluate`. Expected: 0.73."""
+    accuracy, _ = finetune("mobilenetv2_035", "--data", test_data / "flowers", folder=tmp_path)
+    assert accuracy >= 0.66
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads(zoo("evaluate", run, "--json").out)["accuracy"] == pytest.approx(accuracy, abs=1e-9)
