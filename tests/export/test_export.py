@@ -272,6 +272,8 @@ def test_interrupts_wait_for_tf2onnx(monkeypatch):
     """Its `except:` clauses would swallow Ctrl-C, and a stopped export would go on."""
     from zoo.convert import keras_to_onnx
 
+    # A shell starts background jobs with SIGINT ignored.
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
     reached = []
     with pytest.raises(KeyboardInterrupt), keras_to_onnx._interrupts_held():
         try:
@@ -280,4 +282,4 @@ def test_interrupts_wait_for_tf2onnx(monkeypatch):
         except BaseException:
             reached.append("swallowed")
     assert reached == ["still converting"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, outer) is signal.default_int_handler

@@ -95,15 +95,17 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Let Ctrl-C wait: tf2onnx has `except:` clauses that would swallow it, and the export would go on."""
-    if threading.current_thread() is not threading.main_thread():
+    # Handlers are the main thread's; and who ignores Ctrl-C, as a shell's background jobs do, goes on ignoring it.
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
         yield
         return
     held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        signal.signal(signal.SIGINT, before)
         if held:
             raise KeyboardInterrupt
 
