@@ -1,14 +1,15 @@
 """Pictures a second from files to pixels: zoo's pixel cache against what others do with the same files, in one run.
 
-    python benchmarks/decode.py FOLDER [--size 160] [--rounds 5]
+    python benchmarks/decode.py FOLDER [--size 160] [--resave 450x375] [--rounds 5]
 
-FOLDER holds class folders. The sides take turns, so that a busy moment hurts all alike. Each starts from files in the
-disk's cache and ends with uint8 or float pixels of the size asked for:
+FOLDER holds class folders. --resave brings every picture to one size first, as JPEG of quality 90 (a picture that is
+enlarged for that has less detail, and decodes faster, than one that was taken so). The sides take turns, so that a busy
+moment hurts all alike. Each starts from files in the disk's cache and ends with pixels of the size asked for:
 
 - zoo: `zoo.data.pixels.load_pixels` into an empty cache: digest, decode, resize, write the memory-mapped array
 - zoo, cached: the same call again, which reads the files' digests and maps the array
 - pillow: Pillow as tutorials use it, in as many threads: open, convert, resize, no draft
-- keras: `keras.utils.image_dataset_from_directory`, as Keras's guides load pictures
+- keras: `keras.utils.image_dataset_from_directory`, as Keras's guides load pictures, which resizes without antialiasing
 """
 
 from __future__ import annotations
@@ -31,21 +32,36 @@ from zoo.data import pixels, sources
 from zoo_runtime import ImageSpec
 
 
+def resave(source: Path, target: Path, size: str) -> Path:
+    """Write every picture anew in one size, width x height; return the folder."""
+    width, height = map(int, size.split("x"))
+    for picture in sources.open_source(os.fspath(source)).pictures:
+        path = target / picture.content.relative_to(source).with_suffix(".jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(picture.content) as image:
+            image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+    return target
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=160, help="side in pixels (default 160)")
+    parser.add_argument("--resave", metavar="WxH", help="bring the files to this width and height first")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     import keras
 
+    temporary = tempfile.TemporaryDirectory(prefix="zoo-benchmark-")
+    if options.resave:
+        options.folder = resave(options.folder, Path(temporary.name, "pictures"), options.resave)
     pictures = sources.open_source(os.fspath(options.folder)).pictures
     spec = ImageSpec(size=(options.size, options.size))
     paths = [picture.content for picture in pictures]
-    cache = Path(tempfile.mkdtemp(prefix="zoo-benchmark-"))
+    cache = Path(temporary.name, "cache")
 
     def zoo() -> None:
-        shutil.rmtree(cache)
+        shutil.rmtree(cache, ignore_errors=True)
         pixels.load_pixels(pictures, spec, cache)
 
     def zoo_cached() -> None:
@@ -74,9 +90,10 @@ def main() -> None:
             run()
             if number:  # the first round warms up disk, threads and tracing
                 seconds[name].append(time.perf_counter() - begun)
-    shutil.rmtree(cache)
+    temporary.cleanup()
 
-    print(f"{len(paths)} pictures to {options.size} x {options.size}, {os.cpu_count()} cores, {options.rounds} rounds")
+    what = f"{len(paths)} pictures" + (f" of {options.resave}" if options.resave else "")
+    print(f"{what} to {options.size} x {options.size}, {os.cpu_count()} cores, {options.rounds} rounds")
     print(f"{'side':14}{'pictures/s':>12}{'least':>9}{'most':>9}{'zoo is faster by':>19}")
     for name, times in seconds.items():
         ratio = statistics.median(other / own for other, own in zip(times, seconds["zoo"], strict=True))
