@@ -18,15 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 SIZES = {"0.2 MP": (400, 500), "2 MP": (1200, 1667), "12 MP": (3000, 4000)}
 FLOOR = "import numpy, PIL.Image, onnxruntime, sys; onnxruntime.InferenceSession(sys.argv[1])"
 
 
 def write_picture(path: Path, size: tuple[int, int]) -> None:
     """Coarse colours with fine noise, as a JPEG."""
+    import numpy as np
+    from PIL import Image
+
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
         size[::-1], Image.Resampling.BICUBIC
@@ -51,13 +51,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.write:
+        for name, size in SIZES.items():
+            write_picture(options.write / f"{name}.jpg", size)
+        return
     script = Path(sys.executable).with_name("zoo-runtime")
     with tempfile.TemporaryDirectory() as folder:
         commands = {"parts alone": [sys.executable, "-c", FLOOR, os.fspath(options.model)]}
-        for name, size in SIZES.items():
+        # In a process of its own: what a child inherits of this one's memory would count as the child's peak.
+        subprocess.run([sys.executable, __file__, "--write", folder, options.model], check=True)
+        for name in SIZES:
             path = Path(folder, f"{name}.jpg")
-            write_picture(path, size)
             commands[f"predict, {name}"] = [os.fspath(script), "predict", os.fspath(options.model), os.fspath(path)]
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for number in range(options.rounds + 1):

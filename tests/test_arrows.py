@@ -19,7 +19,7 @@ ALLOWED = {
     "zoo.errors": set(),
     "zoo.reporter": set(),
     "zoo.paths": set(),
-    "zoo.backend": set(),
+    "zoo.backend": {"zoo.errors"},
     "zoo.plugin": {"zoo.errors"},
     "zoo.hookspecs": {"zoo.plugin"},
     "zoo.registry": {"zoo.errors", "zoo.plugin", "zoo.hookspecs"},

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from types import ModuleType
+
+from zoo.errors import InstallationError
+
+BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def start() -> ModuleType:
@@ -20,11 +25,33 @@ def start() -> ModuleType:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         # Equal seeds must give equal weights; read by TensorFlow when it starts.
         os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
-        with _without_stderr():
-            import keras
+        try:
+            with _without_stderr():
+                import keras
+        except (ImportError, ValueError) as error:
+            # Keras says ValueError of a backend that it does not know.
+            raise InstallationError(f"Keras cannot start on the backend {wanted()!r}: {error}") from error
+        # Keras also reads ~/.keras/keras.json, which may ask for what pixels and exports are not.
+        keras.config.set_image_data_format("channels_last")
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
     import keras
 
     return keras
+
+
+def wanted() -> str:
+    """The backend that Keras will start on, as far as the environment says."""
+    return os.environ.get("KERAS_BACKEND") or "tensorflow"
+
+
+def check() -> None:
+    """Raise InstallationError if Keras's backend is not installed, without importing it."""
+    if wanted() not in BACKENDS or importlib.util.find_spec(wanted()) is None:
+        raise InstallationError(
+            f"KERAS_BACKEND asks for {wanted()!r}, which is not installed or not known. "
+            f"Known: {', '.join(BACKENDS)}; tensorflow comes with zoo."
+        )
 
 
 @contextlib.contextmanager

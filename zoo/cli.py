@@ -329,7 +329,7 @@ def export(
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Show the K likeliest classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads to use (default: one a core).")
+@click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="Threads to use (default: one a core).")
 @runs_option
 @exported_option
 def predict(

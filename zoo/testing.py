@@ -5,7 +5,7 @@
     def test_my_network():
         testing.check_architecture(my_plugin.zoo_architectures()[0])
 
-Every function raises AssertionError with what is wrong.
+Every function raises AssertionError, or the ZooError that a user would see, with what is wrong.
 """
 
 from __future__ import annotations
@@ -127,6 +127,9 @@ def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
     assert np.allclose(marks.sum(axis=1), 1, atol=1e-5), "rows of labels no longer sum to 1"
     again, _ = policy(before.copy(), labels.copy(), seeds)
     assert np.array_equal(out, np.asarray(again)), "the same seeds gave other pictures"
+    if not np.array_equal(out, before):
+        other, _ = policy(before.copy(), labels.copy(), seeds + np.uint64(100))
+        assert not np.array_equal(out, np.asarray(other)), "other seeds gave the same pictures"
 
 
 def check_schedule(schedule: Schedule, architecture: Architecture) -> None:

@@ -21,6 +21,7 @@ from zoo.errors import (
     DataError,
     ExportError,
     InvalidPluginData,
+    RunError,
     UsageError,
     WeightsUnavailable,
     WriteError,
@@ -115,6 +116,7 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     Raises:
         ZooError: With what to do about it. What was in place before stays in place.
     """
+    backend.check()
     architecture, tag = registry.resolve(options.architecture)
     augmentation = registry.augmentation(options.augment)
     source = sources.open_source(options.data)
@@ -182,8 +184,7 @@ def export_run(
     name = _checked_name(name or record["name"])
     runs.check_writable(exported / name)
     prepared = prepare_again(run, record, data, reporter)
-    keras = backend.start()
-    model = keras.models.load_model(run.model, compile=False)
+    model = _load_model(run)
     return _export(model, architecture, prepared, run, record, name, exported, reporter)
 
 
@@ -365,12 +366,21 @@ def _warn_of_trained(
         )
 
 
+def _load_model(run: runs.Run) -> keras.Model:
+    keras = backend.start()
+    try:
+        return keras.models.load_model(run.model, compile=False)
+    except Exception as error:
+        # Keras, zipfile and h5py share no base class, and Keras calls a damaged file "not found".
+        raise RunError(f"{str(run.model)!r} is damaged: {reason(error)}") from error
+
+
 def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:
     """The bytes of an exported file for a run that keeps none."""
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import staging
 
-    model = backend.start().models.load_model(run.model, compile=False)
+    model = _load_model(run)
     info = ModelInfo(classes=tuple(record["classes"]), task="multiclass", image=ImageSpec(**record["image"]))
     return staging.serialize(convert(model), info)
 

@@ -8,7 +8,7 @@ What is defined here, once:
 - Palettes are resolved; CMYK and YCbCr become RGB as Pillow converts them.
 - Transparent pixels are laid over white.
 - 16-bit greys are divided by 257 and rounded; 32-bit integers count as 16-bit and are clipped to that range. 16-bit
-  colours keep their high byte, as Pillow reads them.
+  colours, and greys with transparency, keep their high byte, as Pillow reads them.
 - 32-bit floats and Lab have no defined range and are refused.
 - JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the size wanted; a Pillow
   image is taken as large as it is.

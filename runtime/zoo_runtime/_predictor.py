@@ -15,6 +15,8 @@ from ._decode import MAX_PIXELS, SUFFIXES, Source, decode
 from ._errors import CorruptModel, ModelNotFound, PictureError, PictureNotFound
 from ._format import INPUT, OUTPUT, ModelInfo
 
+MAX_THREADS = 256
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -69,8 +71,11 @@ class Predictor:
         providers: Sequence[str] | None = None,
         max_pixels: int = MAX_PIXELS,
     ):
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be 1 or more. Received: {threads}.")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads must be 1 to {MAX_THREADS}. Received: {threads}.")
+        available = onnxruntime.get_available_providers()
+        if not set(providers or ()) <= set(available):
+            raise ValueError(f"providers must be of {', '.join(available)}. Received: {list(providers or ())}.")
         self._threads = threads
         self._max_pixels = max_pixels
         self._session = _open_session(model, threads, providers)
@@ -114,6 +119,8 @@ class Predictor:
         Raises:
             ValueError: A batch of less than one picture.
         """
+        if isinstance(sources, (str, bytes)):
+            raise TypeError("predict_each takes many pictures; call the predictor itself for one.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")
         sources = iter(sources)
@@ -151,7 +158,13 @@ class Predictor:
 
         Returns:
             float32 array (batch, classes), rows sum to 1.
+
+        Raises:
+            ValueError: An array of another shape or dtype.
         """
+        wanted = (*self.info.image.size, self.info.image.channels)
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
+            raise ValueError(f"pixels must be uint8 (batch, {wanted}). Received: {pixels.dtype} {pixels.shape}.")
         return self._session.run([OUTPUT], {INPUT: pixels})[0]
 
     def _try_decode(self, source: Source) -> np.ndarray | PictureError:
@@ -217,9 +230,16 @@ def list_pictures(folder: str | os.PathLike) -> list[str]:
     def refuse(error: OSError) -> None:
         raise PictureNotFound(f"{error.filename!r} cannot be read: {error.strerror}.")
 
+    # Links are followed, as in training, but no folder is entered twice.
+    seen = {os.path.realpath(root)}
+
+    def is_new(path: str) -> bool:
+        real = os.path.realpath(path)
+        return real not in seen and not seen.add(real)
+
     found = []
-    for parent, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        folders[:] = [n for n in sorted(folders) if not n.startswith(".") and is_new(os.path.join(parent, n))]
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
                 found.append(os.path.join(parent, name))

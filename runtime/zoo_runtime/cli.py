@@ -158,6 +158,15 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if result.passed else 1
 
 
+def _threads(text: str) -> int:
+    from ._predictor import MAX_THREADS
+
+    number = _positive(text)
+    if number > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_THREADS}. Received: {text}.")
+    return number
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more. Received: {text!r}.")
@@ -174,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("paths", nargs="+", metavar="path", help="a picture, or a folder of pictures")
     one.add_argument("--top", type=_positive, metavar="K", help="show the K likeliest classes (default 1, --json all)")
     one.add_argument("--json", action="store_true", help="print one JSON object a picture")
-    one.add_argument("--threads", type=_positive, metavar="N", help="threads to use (default: one a core)")
+    one.add_argument("--threads", type=_threads, metavar="N", help="threads to use (default: one a core)")
     one.set_defaults(run=_predict)
 
     two = commands.add_parser("info", help="what the file says of itself")

@@ -222,6 +222,67 @@ def test_lagging_statistics_are_measured_anew(architecture, pictures):
     assert (rows.argmax(axis=1) == pictures.labels[pictures.val]).mean() >= 0.9
 
 
+def test_statistics_are_measured_over_all_classes_though_rows_stand_class_by_class(architecture, pictures):
+    """Batches of one class each would lose the variance between the classes."""
+    order = np.argsort(pictures.labels, kind="stable")
+    by_class = dataclasses.replace(
+        pictures,
+        array=pictures.array[order],
+        labels=pictures.labels[order],
+        train=np.r_[0:18, 24:42],
+        val=np.r_[18:24, 42:48],
+    )
+    # Of a first layer alone, the weights of which stay: what its statistics should be is known.
+    phase = Phase(
+        name="x",
+        train="all",
+        epochs=1,
+        learning_rate=1e-9,
+        batch_norm="update",
+        batch_norm_momentum=0.999,
+        optimizer="sgd",
+        patience=None,
+    )
+    model, *_ = run(architecture, by_class, phase, batch_size=12)
+    keras = backend.start()
+    maps = keras.Model(model.input, model.get_layer("conv1").output).predict_on_batch(
+        by_class.array[by_class.train].astype("float32")
+    )
+    ratio = model.get_layer("bn1").moving_variance.numpy() / maps.var(axis=(0, 1, 2))
+    assert ratio.min() > 0.8 and ratio.max() < 1.2
+
+
+def test_a_phase_that_does_not_win_leaves_the_statistics_of_the_one_that_did(architecture, pictures):
+    labels = pictures.labels.copy()
+    labels[pictures.val[:4]] = 1 - labels[pictures.val[:4]]
+    pictures = dataclasses.replace(pictures, labels=labels)
+    head = Phase(name="head", train="head", epochs=5, learning_rate=1e-3, patience=None)
+    worse = Phase(
+        name="all",
+        train="all",
+        epochs=2,
+        learning_rate=9.0,
+        optimizer="sgd",
+        batch_norm="update",
+        batch_norm_momentum=0.999,
+        patience=None,
+    )
+    _, before, after, _, outcome = run(architecture, pictures, head, worse)
+    assert outcome.best_epoch <= 5
+    for path in before:
+        if "moving" in path:
+            assert before[path].tobytes() == after[path].tobytes(), path
+
+
+def test_a_few_pictures_too_many_for_whole_batches_go_with_the_last(pictures):
+    batches = make_batches(
+        pictures.array, np.arange(25), pictures.labels, classes=2, batch_size=12, seed=0, shuffle=True
+    )
+    assert [len(batches[i][0]) for i in range(len(batches))] == [12, 13]
+    plain = make_batches(pictures.array, np.arange(25), pictures.labels, classes=2, batch_size=12)
+    assert [len(plain[i][0]) for i in range(len(plain))] == [12, 12, 1]
+
+
 def test_order_and_augmentation_depend_on_seed_epoch_and_picture_alone(pictures):
     seen = []
 

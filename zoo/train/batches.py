@@ -41,7 +41,8 @@ def make_batches(
         rows: Which pictures, int64 array.
         labels: Class index of every picture of `array`, int64 array.
         classes: Number of classes.
-        batch_size: Pictures a batch; the last may be smaller.
+        batch_size: Pictures a batch; the last has what is left, and where it is shuffled, less than a quarter of a
+            batch goes with the one before.
         seed: The run's seed.
         first_epoch: Number of the first epoch, counted over the whole run.
         shuffle: Whether each epoch has an order of its own.
@@ -62,10 +63,14 @@ def make_batches(
             self.order = self._order()
 
         def __len__(self) -> int:
-            return -(-len(rows) // batch_size)
+            whole, rest = divmod(len(rows), batch_size)
+            # BatchNorm's statistics of a few pictures are noise: in training they go with the batch before.
+            alone = rest >= batch_size / 4 or not shuffle or not whole
+            return whole + (1 if rest and alone else 0)
 
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            chosen = self.order[index * batch_size : (index + 1) * batch_size]
+            end = None if index == len(self) - 1 else (index + 1) * batch_size
+            chosen = self.order[index * batch_size : end]
             pictures, marks = array[chosen], one_hot[labels[chosen]]
             if augment is None:
                 return pictures, marks

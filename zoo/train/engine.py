@@ -131,9 +131,9 @@ def train(
         )
         # The next phase, or the export, begins from the best epoch so far.
         trainer.set_weights(best.weights)
-        if phase.batch_norm == "update":
-            steps = max(0, best.epoch - len(history) + epochs) * len(batches)
-            warnings += _settle_statistics(trainer, pictures, batch_size, steps, history, best, phase, reporter)
+        steps = (best.epoch - len(history) + epochs) * len(batches)
+        if phase.batch_norm == "update" and steps > 0:
+            warnings += _settle_statistics(trainer, pictures, batch_size, seed, steps, history, best, phase, reporter)
         done.append(
             {
                 **asdict(phase),
@@ -170,6 +170,7 @@ def _fit(
     """Fit one phase, adding to the history; return how many epochs ran."""
     keras = backend.start()
     first = len(history)
+    lowest = [float("inf"), first]
     # Closed after every epoch, and where one is interrupted: a bar hides the terminal's cursor.
     bars = contextlib.ExitStack()
 
@@ -204,7 +205,9 @@ def _fit(
             )
             if row["val_loss"] < best.loss:
                 best.loss, best.epoch, best.weights = row["val_loss"], row["epoch"], trainer.get_weights()
-            since = row["epoch"] - max(best.epoch, first)
+            if row["val_loss"] < lowest[0]:
+                lowest[:] = row["val_loss"], row["epoch"]
+            since = row["epoch"] - lowest[1]
             if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
                 reporter.say(f"  no better validation loss for {phase.patience} epochs: phase ends")
                 trainer.stop_training = True
@@ -261,6 +264,7 @@ def _settle_statistics(
     trainer: keras.Model,
     pictures: Pictures,
     batch_size: int,
+    seed: int,
     steps: int,
     history: list[dict[str, Any]],
     best: _Best,
@@ -271,24 +275,28 @@ def _settle_statistics(
 
     They lag behind the weights where the steps were so few that much of the initial values is left, or where training
     pictures score far lower with them than in training mode, which uses each batch's own. They are then measured anew,
-    as the mean over training batches (Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm").
+    as the mean over training batches (Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm"), and
+    kept if the validation loss is lower with them.
 
     Returns:
         A warning if they lag still.
     """
     keras = backend.start()
-    rows = pictures.train[:: max(1, len(pictures.train) // LAG_PICTURES)][:LAG_PICTURES]
+    moving = [x for x in trainer.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
+    if not moving:
+        return []
+    # Shuffled, for training rows stand class by class; whole batches, for each counts alike.
+    rows = np.random.default_rng(seed).permutation(pictures.train)[:LAG_PICTURES]
+    rows = rows[: len(rows) // batch_size * batch_size or len(rows)]
     sample = _plain_batches(pictures, rows, batch_size)
     trained = history[best.epoch - 1]["accuracy"]
 
     def accuracy() -> float:
         return trainer.evaluate(sample, verbose=0, return_dict=True)["accuracy"]
 
-    moving = [x for x in trainer.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
     momenta = [layer.momentum for layer in moving]
-    unsettled = any(momentum**steps > INITIAL_ALLOWED for momentum in momenta)
     seen = accuracy()
-    if seen >= trained - LAG_ALLOWED and not unsettled:
+    if seen >= trained - LAG_ALLOWED and all(momentum**steps <= INITIAL_ALLOWED for momentum in momenta):
         return []
     for index in range(len(sample)):
         for layer in moving:
@@ -297,18 +305,18 @@ def _settle_statistics(
     for layer, momentum in zip(moving, momenta, strict=True):
         layer.momentum = momentum
     loss = trainer.evaluate(_plain_batches(pictures, pictures.val, batch_size), verbose=0, return_dict=True)["loss"]
-    settled = accuracy()
-    reporter.say(
-        f"  BatchNorm statistics lagged behind the weights (training pictures: {seen:.3f}, in training mode "
-        f"{trained:.3f}); measured anew: {settled:.3f}, val loss {loss:.4f}"
-    )
-    if unsettled or settled > seen:
-        best.loss, best.weights = loss, trainer.get_weights()
+    if loss < best.loss:
+        settled = accuracy()
+        reporter.say(
+            f"  BatchNorm statistics lagged behind the weights (training pictures: {seen:.3f}, in training mode "
+            f"{trained:.3f}); measured anew: {settled:.3f}, val loss {loss:.4f}"
+        )
+        best.loss, best.weights, seen = loss, trainer.get_weights(), settled
     trainer.set_weights(best.weights)
-    if max(settled, seen) >= trained - LAG_ALLOWED:
+    if seen >= trained - LAG_ALLOWED:
         return []
     warning = (
-        f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {settled:.3f} "
+        f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {seen:.3f} "
         f"with them and {trained:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum."
     )
     reporter.warn(warning)

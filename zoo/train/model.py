@@ -38,6 +38,12 @@ def build_backbone(architecture: Architecture, size: tuple[int, int]) -> keras.M
             f"{architecture.name}: build must give a model from {wanted} to a feature map (batch, h, w, features). "
             f"Received: {model.input.shape} -> {model.output.shape}."
         )
+    nested = [layer.name for layer in model.layers if isinstance(layer, backend.start().Model)]
+    if nested:
+        raise InvalidPluginData(
+            f"{architecture.name}: build must give a flat model, whose every layer can be frozen by name. "
+            f"Received networks inside it: {', '.join(nested[:5])}."
+        )
     check_stages(architecture, model)
     return model
 
