@@ -135,6 +135,15 @@ def test_the_tolerance_is_relative_to_the_greatest_logit():
         compare(LOGITS + np.float32(1.2e-4 * scale))
 
 
+def test_a_graph_that_ignores_pictures_that_hardly_differ_fails():
+    rng = np.random.default_rng(0)
+    logits = np.array([20, -3, -3, 1.0]) + rng.uniform(-1, 1, (20, 4)) * 1.7e-3
+    constant = np.tile(logits.mean(axis=0), (20, 1))
+    with pytest.raises(ParityFailed, match="as much as the pictures do"):
+        parity.compare(logits, constant, softmax(logits), softmax(constant))
+    parity.compare(logits, logits + 1e-5, softmax(logits), softmax(logits + 1e-5))
+
+
 def test_constant_and_infinite_logits_fail():
     with pytest.raises(ParityFailed, match="same logits for every picture"):
         compare(np.tile(LOGITS[:1], (70, 1)), np.tile(LOGITS[:1], (70, 1)))

@@ -276,7 +276,7 @@ def _settle_statistics(
     They lag behind the weights where the steps were so few that much of the initial values is left, or where training
     pictures score far lower with them than in training mode, which uses each batch's own. They are then measured anew,
     as the mean over training batches (Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm"), and
-    kept if the validation loss is lower with them.
+    kept in the first case, and in the second if validation loss or training accuracy is better with them.
 
     Returns:
         A warning if they lag still.
@@ -296,7 +296,8 @@ def _settle_statistics(
 
     momenta = [layer.momentum for layer in moving]
     seen = accuracy()
-    if seen >= trained - LAG_ALLOWED and all(momentum**steps <= INITIAL_ALLOWED for momentum in momenta):
+    unsettled = any(momentum**steps > INITIAL_ALLOWED for momentum in momenta)
+    if seen >= trained - LAG_ALLOWED and not unsettled:
         return []
     for index in range(len(sample)):
         for layer in moving:
@@ -305,8 +306,9 @@ def _settle_statistics(
     for layer, momentum in zip(moving, momenta, strict=True):
         layer.momentum = momentum
     loss = trainer.evaluate(_plain_batches(pictures, pictures.val, batch_size), verbose=0, return_dict=True)["loss"]
-    if loss < best.loss:
-        settled = accuracy()
+    settled = accuracy()
+    # Statistics near their initial values give about the same answer for every picture: little loss, and no network.
+    if unsettled or loss < best.loss or settled > seen:
         reporter.say(
             f"  BatchNorm statistics lagged behind the weights (training pictures: {seen:.3f}, in training mode "
             f"{trained:.3f}); measured anew: {settled:.3f}, val loss {loss:.4f}"
