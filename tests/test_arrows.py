@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What each part may import of ours. A part may always import itself.
-BOTTOM = {"zoo.errors", "zoo.reporter", "zoo.paths", "zoo.backend"}
+BOTTOM = {"zoo.errors", "zoo.reporter", "zoo.paths", "zoo.backend", "zoo.application"}
 PLUGINS = BOTTOM | {"zoo.plugin", "zoo.hookspecs", "zoo.registry"}
 STORES = PLUGINS | {"zoo.data", "zoo.weights", "zoo.runs", "zoo_runtime"}
 ALLOWED = {
@@ -20,7 +20,8 @@ ALLOWED = {
     "zoo.reporter": set(),
     "zoo.paths": set(),
     "zoo.backend": {"zoo.errors"},
-    "zoo.plugin": {"zoo.errors"},
+    "zoo.application": {"zoo.errors"},
+    "zoo.plugin": {"zoo.errors", "zoo.application"},
     "zoo.hookspecs": {"zoo.plugin"},
     "zoo.registry": {"zoo.errors", "zoo.plugin", "zoo.hookspecs"},
     "zoo.data": {"zoo.errors", "zoo.paths", "zoo_runtime"},
@@ -97,7 +98,10 @@ LIGHT_COMMANDS = [
     ["info", "fine-tune"],
     ["--help"],
     ["--version"],
-    *([command, "--help"] for command in ("list", "info", "finetune", "evaluate", "export", "predict", "doctor")),
+    *(
+        [command, "--help"]
+        for command in ("list", "info", "finetune", "evaluate", "export", "predict", "verify", "doctor")
+    ),
 ]
 
 

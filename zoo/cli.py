@@ -325,6 +325,42 @@ def export(
 
 
 @cli.command()
+@click.argument("architecture", metavar="ARCH[.TAG]")
+@click.option("--data", required=True, help="Folder of pictures called by WordNet identifier: n01440764_tench.jpg.")
+@size_option
+@resize_option
+@click.option(
+    "--at-least", type=click.FloatRange(0, 1), metavar="TOP1", help="Exit 1 where top-1 accuracy is below this."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def verify(
+    architecture: str, data: str, size: tuple[int, int] | None, resize: str, at_least: float | None, as_json: bool
+) -> int:
+    """Check published weights: get the file, check its hash, and score it on pictures of ImageNet's classes."""
+    registry = _registry()
+    registry.resolve(architecture)
+    from zoo import workflow
+
+    reporter = ConsoleReporter(only_warnings=as_json)
+    figures = workflow.verify(architecture, data, registry, reporter, size=size, resize=resize)
+    if figures["left_out"]:
+        shown = "; ".join(f"{name}: {why}" for name, why in list(figures["left_out"].items())[:5])
+        reporter.warn(f"{len(figures['left_out'])} files are left out: {shown}")
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        for key in ("top1", "top5"):
+            reported = figures[f"reported_{key}"]
+            note = f" (reported on ImageNet's validation pictures: {reported:.3f})" if reported else ""
+            click.echo(f"{key.replace('top', 'top-')}      {figures[key]:.4f}{note}")
+        click.echo(f"pictures   {figures['pictures']}, {resize} to {figures['size'][0]}x{figures['size'][1]}")
+    if at_least is not None and figures["top1"] < at_least:
+        click.echo(f"error: top-1 accuracy {figures['top1']:.4f} is below {at_least:g}.", err=True)
+        return 1
+    return 0
+
+
+@cli.command()
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Show the K likeliest classes.")

@@ -15,14 +15,17 @@ import what they need in their bodies.
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
+from zoo.application import KerasApplication, copy_weights, normalize, rebuild
 from zoo.errors import InvalidPluginData, reason
 
 if TYPE_CHECKING:
@@ -35,12 +38,16 @@ __all__ = [
     "Augmentation",
     "ClassIndex",
     "Head",
+    "KerasApplication",
     "Phase",
     "Schedule",
     "Stage",
     "Weights",
+    "copy_weights",
     "hookimpl",
+    "imagenet_weights",
     "normalize",
+    "rebuild",
 ]
 
 hookimpl = pluggy.HookimplMarker("zoo")
@@ -84,7 +91,8 @@ class Stage:
 
     Args:
         name: What the family calls it ("block5").
-        layers: Names of the layers, as Keras names them in a fresh process. Layers without weights may be left out.
+        layers: Names of the layers, as Keras names them in a fresh process, or patterns with `*` ("block5_*"). Layers
+            without weights may be left out.
     """
 
     name: str
@@ -99,6 +107,22 @@ class Stage:
             "layers must be one or more layer names",
             self.layers,
         )
+
+    def members(self, layers: Iterable[str]) -> dict[str, list[str]]:
+        """Say which layers each name or pattern of this stage means.
+
+        Args:
+            layers: Names of all layers of a backbone.
+
+        Returns:
+            Name or pattern -> the layers that it means, in their order; none where there is no such layer.
+        """
+        layers = list(layers)
+        present = set(layers)
+        return {
+            wanted: fnmatch.filter(layers, wanted) if "*" in wanted else [wanted] * (wanted in present)
+            for wanted in self.layers
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +225,8 @@ class Architecture:
         )
         names = [stage.name for stage in stages]
         _require(len(set(names)) == len(names), self, "stage names must differ", names)
-        layers = [layer for stage in stages for layer in stage.layers]
-        twice = sorted({layer for layer in layers if layers.count(layer) > 1})
+        counts = Counter(layer for stage in stages for layer in stage.layers)
+        twice = sorted(layer for layer, count in counts.items() if count > 1)
         _require(not twice, self, "a layer must stand in one stage only", twice)
 
 
@@ -445,30 +469,44 @@ class Schedule:
         return tuple(phases)
 
 
-def normalize(pixels: keras.KerasTensor, mode: Literal["tf", "torch", "caffe"]) -> keras.KerasTensor:
-    """Bring pixels from 0..255 to what a family was trained on, with Keras's own layers inside the graph.
+def imagenet_weights(
+    architecture: str,
+    base_url: str,
+    filenames: tuple[str, str],
+    *,
+    size: int,
+    hashes: tuple[str | None, str | None] = (None, None),
+    lengths: tuple[int | None, int | None] = (None, None),
+    published_as: tuple[str, str] | None = None,
+    **facts: Any,
+) -> list[Weights]:
+    """Describe the two files that a network trained on ImageNet-1k is published as, under the tag "imagenet1k".
 
     Args:
-        pixels: Symbolic float32 tensor (batch, height, width, 3), RGB, in 0..255.
-        mode: "tf" (to -1..1), "torch" (to 0..1, minus the ImageNet mean, over its standard deviation) or "caffe" (BGR,
-            minus the ImageNet mean); the modes of `keras.applications.imagenet_utils.preprocess_input`.
+        architecture: Name of the architecture.
+        base_url: What stands before a file's name in its address.
+        filenames: Names without and with top.
+        size: Height and width in pixels at which it was trained.
+        hashes: "md5:..." or "sha256:..." of each file, or None.
+        lengths: Length in bytes of each file where known.
+        published_as: Names in the addresses where they are others than those in Keras's cache.
+        facts: Other fields of `Weights`: licence, source, paper, top1, top5, load.
 
     Returns:
-        Symbolic float32 tensor of the same shape.
-
-    Raises:
-        InvalidPluginData: The mode is another.
+        The entry without top and the one with it.
     """
-    import keras
-
-    if mode == "tf":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(pixels)
-    if mode == "torch":
-        mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        scale = [1 / (255 * d) for d in deviation]
-        offset = [-m / d for m, d in zip(mean, deviation, strict=True)]
-        return keras.layers.Rescaling(scale, offset=offset, name="normalize")(pixels)
-    if mode == "caffe":
-        offset = [-103.939, -116.779, -123.68]
-        return keras.layers.Rescaling(1.0, offset=offset, name="normalize")(pixels[..., ::-1])
-    raise InvalidPluginData(f"normalize: mode must be tf, torch or caffe. Received: {mode!r}.")
+    return [
+        Weights(
+            architecture=architecture,
+            tag="imagenet1k",
+            url=base_url + (published_as or filenames)[i],
+            filename=filenames[i],
+            hash=hashes[i],
+            bytes=lengths[i],
+            includes_top=bool(i),
+            input_size=(size, size),
+            class_index=IMAGENET1K,
+            **facts,
+        )
+        for i in range(2)
+    ]

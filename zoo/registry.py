@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -79,7 +80,13 @@ class Registry:
             UnknownName: No plugin brings it.
             DuplicateName: Two plugins do.
         """
-        return self._get(Architecture, name, "`zoo list architectures` shows them.")
+        return self._get(Architecture, self.spelled(name), "`zoo list architectures` shows them.")
+
+    def spelled(self, name: str) -> str:
+        """An architecture's listed name, of one with other capitals, hyphens or underscores ("ResNet50")."""
+        known = [*self.items[Architecture], *(key for kind, key in self.conflicts if kind is Architecture)]
+        alike = [other for other in known if _squeezed(other) == _squeezed(name)]
+        return alike[0] if name not in known and len(alike) == 1 else name
 
     def augmentation(self, name: str) -> Augmentation:
         """Look an augmentation policy up; raises as `architecture`."""
@@ -160,6 +167,10 @@ def _name(item: Item) -> object:
 
 def _key(item: Item) -> object:
     return (*_name(item), item.includes_top, item.input_size) if isinstance(item, Weights) else item.name
+
+
+def _squeezed(name: str) -> str:
+    return re.sub("[-_]", "", name.lower())
 
 
 def _duplicate(what: str, plugins: list[Plugin]) -> DuplicateName:

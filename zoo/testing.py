@@ -10,7 +10,9 @@ Every function raises AssertionError, or the ZooError that a user would see, wit
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +24,18 @@ from zoo.train import phases
 
 if TYPE_CHECKING:
     import keras
+    import onnx
 
 PREPROCESSING = ("Rescaling", "Normalization")
 
 
-def check_architecture(architecture: Architecture, size: tuple[int, int] | None = None) -> None:
+def check_architecture(architecture: Architecture, size: tuple[int, int] | None = None, *, transposes: int = 4) -> None:
     """Check that an architecture keeps the contract of `zoo.plugin.Architecture`, from build to exported file.
 
     Args:
         architecture: What to check.
         size: (height, width) in pixels to build at; None means its smallest.
+        transposes: How many Transpose nodes the exported graph may have; each costs a copy of a map.
 
     Raises:
         AssertionError: A part of the contract is not kept.
@@ -68,7 +72,43 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
     )
     assert same, "a saved and loaded network gives other values"
     # Raises with the reason where the graph cannot be converted or differs.
-    parity.check(model, convert(model), pixels)
+    graph = convert(model)
+    check_graph(graph, transposes)
+    parity.check(model, graph, pixels)
+
+
+def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
+    """Check that a converted graph is one that any device runs, and runs fast.
+
+    Args:
+        graph: What `zoo.convert.keras_to_onnx.convert` gives.
+        transposes: How many Transpose nodes it may have.
+
+    Raises:
+        AssertionError: It has another input than `image`, operators that are not ONNX's own, too many Transposes, or a
+            BatchNorm behind a convolution that is not folded into it.
+    """
+    nodes = graph.graph.node
+    inputs = [value.name for value in graph.graph.input]
+    assert inputs == ["image"], f"the graph's inputs are {inputs}"
+    foreign = {f"{node.domain}:{node.op_type}" for node in nodes if node.domain}
+    assert not foreign, f"operators that are not ONNX's own: {sorted(foreign)}"
+    count = sum(node.op_type == "Transpose" for node in nodes)
+    assert count <= transposes, f"{count} Transpose nodes, at most {transposes} are allowed"
+
+    constants = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
+    readers = defaultdict(list)
+    for node in nodes:
+        for name in node.input:
+            readers[name].append(node)
+    for node in nodes:
+        if node.op_type != "Conv" or len(readers[node.output[0]]) != 1:
+            continue
+        (reader,) = readers[node.output[0]]
+        scales = reader.op_type in ("Mul", "Add") and any(
+            math.prod(constants.get(name, ())) == constants[node.input[1]][0] > 1 for name in reader.input
+        )
+        assert not scales and reader.op_type != "BatchNormalization", f"not folded into its convolution: {reader.name}"
 
 
 def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int = 0) -> np.ndarray:
@@ -84,28 +124,31 @@ def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int
 def randomize(model: keras.Model, seed: int = 0) -> None:
     """Give a network's BatchNorm layers statistics, scales and shifts as a trained one has.
 
-    With Keras's initial ones many a deep network gives about 1e-17 everywhere, and any tolerance passes. The
-    statistics are those of synthetic pictures, moved a little, so that signals neither vanish nor explode.
+    With Keras's initial ones many a deep network gives about 1e-17 everywhere, and any tolerance passes. Scales and
+    shifts are random; the statistics are then those of synthetic pictures, moved a little, so that signals neither
+    vanish nor explode.
     """
     keras = backend.start()
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     if not layers:
         return
     kept = [(layer.momentum, layer.trainable) for layer in layers]
+    rng = np.random.default_rng(seed)
     for layer in layers:
         layer.momentum, layer.trainable = 0.0, True
+        if layer.gamma is not None:
+            layer.gamma.assign(rng.uniform(0.6, 1.5, layer.gamma.shape))
+        if layer.beta is not None:
+            layer.beta.assign(rng.uniform(-0.4, 0.4, layer.beta.shape))
     _, height, width, channels = model.input.shape
-    model(synthetic_pixels(16, (height, width), channels, seed).astype("float32"), training=True)
-    rng = np.random.default_rng(seed)
+    model(synthetic_pixels(32, (height, width), channels, seed).astype("float32"), training=True)
     for layer, (momentum, trainable) in zip(layers, kept, strict=True):
         layer.momentum, layer.trainable = momentum, trainable
         deviation = np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
-        layer.moving_mean.assign_add(0.3 * deviation * rng.uniform(-1, 1, deviation.shape))
-        layer.moving_variance.assign(deviation**2 * rng.uniform(0.7, 1.4, deviation.shape))
-        if layer.gamma is not None:
-            layer.gamma.assign(rng.uniform(0.6, 1.5, deviation.shape))
-        if layer.beta is not None:
-            layer.beta.assign(rng.uniform(-0.4, 0.4, deviation.shape))
+        layer.moving_mean.assign_add(0.1 * deviation * rng.uniform(-1, 1, deviation.shape))
+        # A channel that hardly varies over so few pictures would be blown up on others, and rounding with it.
+        floor = np.median(deviation) / 10
+        layer.moving_variance.assign(np.maximum(deviation, floor) ** 2 * rng.uniform(0.8, 1.25, deviation.shape))
 
 
 def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:

@@ -218,19 +218,97 @@ def export_top(
         UsageError: There is no published classifier.
         WeightsUnavailable: Its weights or class names are not to be had.
     """
-    from zoo.train.model import build_classifier, load_weights
+    architecture, tag = registry.resolve(wanted)
+    size = size or architecture.input_size
+    published = _published(architecture, tag, size, registry)
+    target = exported / _checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
+    runs.check_writable(target.parent)
+    found, classes = _fetch_published(published, size, reporter)
+    pictures = sources.open_source(data, fewest_classes=1).pictures
+    reporter.say(f"Parity is checked on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
+    graph, info = _published_graph(architecture, found, classes, _spec(architecture, size, resize), pictures, reporter)
+    from zoo.export import staging
+
+    staging.place(staging.serialize(graph, info), target)
+    return target
+
+
+def verify(
+    wanted: str,
+    data: str,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    size: tuple[int, int] | None = None,
+    resize: str = "squash",
+) -> dict[str, Any]:
+    """Check published weights: get the file, check its hash, and score the exported classifier on ImageNet pictures.
+
+    Args:
+        wanted: `architecture` or `architecture.tag`.
+        data: Folder of pictures named by WordNet identifier; see `zoo.data.sources.open_identified`.
+        registry: The loaded plugins.
+        reporter: Hears of every step.
+        size: (height, width) in pixels; None means the size that the first listed weights were trained at.
+        resize: As in `Options`.
+
+    Returns:
+        name, weights (as in the exported file), size, resize, pictures, top1, top5 (in 0..1), reported_top1,
+        reported_top5 (or None), parity, and left_out: unreadable picture -> why.
+
+    Raises:
+        UsageError: There is no published classifier.
+        WeightsUnavailable: Its weights or class names are not to be had.
+        HashMismatch: A file is not the published one.
+        DataError: The pictures do not tell their classes, or cannot be read.
+    """
+    from zoo.evaluate import metrics
+    from zoo.export import staging
 
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
+    spec = _spec(architecture, size, resize)
+    found, classes = _fetch_published(_published(architecture, tag, size, registry), size, reporter)
+    pictures = sources.open_identified(data, classes)
+    graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
+    predictor = Predictor(staging.serialize(graph, info))
+    with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
+        probabilities, bad = metrics.predict(predictor, [picture.content for picture in pictures], progress)
+    pixel_cache.check_readable(pictures, bad)
+    labels = np.array([picture.label for i, picture in enumerate(pictures) if i not in bad])
+    best = np.argsort(-probabilities, axis=1)[:, :5]
+    return {
+        "name": found.entry.id,
+        "weights": info.weights,
+        "size": list(size),
+        "resize": resize,
+        "pictures": len(labels),
+        "top1": float((best[:, 0] == labels).mean()),
+        "top5": float((best == labels[:, None]).any(axis=1).mean()),
+        "reported_top1": found.entry.top1,
+        "reported_top5": found.entry.top5,
+        "parity": info.parity,
+        "left_out": {pictures[i].name: why for i, why in bad.items()},
+    }
+
+
+def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
+    """Entries of the published classifier; raises UsageError where there is none."""
     registry.check_tag(architecture.name, tag)
     entries = registry.weights_of(architecture.name, tag, top=True)
     entries = [entry for entry in origin.first_tag(entries) if entry.class_index]
-    if not entries:
+    if not entries or architecture.build_classifier is None:
+        wanted = f"{architecture.name}.{tag}" if tag else architecture.name
         raise UsageError(
             f"{wanted} has no published weights with a top and class names; `zoo info {wanted}` shows them."
         )
-    target = exported / _checked_name(name or f"{architecture.name}-{entries[0].tag}") / "model.onnx"
-    runs.check_writable(target.parent)
+    return entries
+
+
+def _fetch_published(
+    entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter
+) -> tuple[weights.Found, list[str]]:
+    """Get the weights with top that fit a size best, and the names of their classes."""
     missing: Weights | ClassIndex = weights.by_fit(entries, size)[0]
     try:
         with reporter.progress("downloading weights") as progress:
@@ -245,15 +323,26 @@ def export_top(
         raise ExportError(
             f"{found.entry.class_index.filename} names {len(classes)} classes, not {found.entry.classes}."
         )
-    spec = _spec(architecture, size, resize)
-    pictures = sources.open_source(data, fewest_classes=1).pictures
+    return found, classes
+
+
+def _published_graph(
+    architecture: Architecture,
+    found: weights.Found,
+    classes: Sequence[str],
+    spec: ImageSpec,
+    pictures: Sequence[sources.Picture],
+    reporter: Reporter,
+) -> tuple[onnx.ModelProto, ModelInfo]:
+    """Build the published classifier, convert it, and compare both on some of the pictures."""
+    from zoo.train.model import build_classifier, load_weights
+
     step = max(1, len(pictures) // PARITY_PICTURES)
     chosen = pictures[::step][:PARITY_PICTURES]
-    reporter.say(f"Parity is checked on {len(chosen)} pictures of {data}")
     pixels = pixel_cache.load_pixels(chosen, spec, paths.cache() / "pixels")
     pixel_cache.check_readable(chosen, pixels.bad)
     backend.start()
-    model = build_classifier(architecture, size, found.entry.classes)
+    model = build_classifier(architecture, spec.size, found.entry.classes)
     load_weights(model, found.path, found.entry)
     info = ModelInfo(
         classes=tuple(classes),
@@ -264,11 +353,7 @@ def export_top(
         run={"created": _now(), "versions": runs.versions()},
         metrics={"published": {"top1": found.entry.top1, "top5": found.entry.top5}},
     )
-    graph, info = _checked_graph(model, info, pixels.array[pixels.usable], reporter)
-    from zoo.export import staging
-
-    staging.place(staging.serialize(graph, info), target)
-    return target
+    return _checked_graph(model, info, pixels.array[pixels.usable], reporter)
 
 
 def evaluate(
@@ -428,10 +513,8 @@ def _phases(schedule: Schedule, architecture: Architecture, options: Options) ->
         learning_rates=options.learning_rates,
         optimizer=options.optimizer,
     )
-    layers = [layer for stage in architecture.stages for layer in stage.layers]
     for phase in phases:
-        if phase.train.startswith("last:"):
-            phase_tools.select(architecture, layers, phase.train)
+        phase_tools.check_stages(architecture, phase.train)
     return phases
 
 
@@ -527,7 +610,7 @@ def _train(
     keras.utils.set_random_seed(options.seed)
     backbone = build_backbone(architecture, prepared.spec.size)
     if isinstance(found, Path):
-        load_weights(backbone, found)
+        load_weights(backbone, found, layouts=registry.weights_of(architecture.name, top=False))
     elif found is not None:
         load_weights(backbone, found.path, found.entry)
     classes = prepared.source.classes

@@ -6,9 +6,7 @@ with the checkpoints (tensorflow/models, research/slim/nets/mobilenet); 22 combi
 
 from __future__ import annotations
 
-from functools import partial
-
-from zoo.plugin import IMAGENET1K, Architecture, Head, Stage, Weights, hookimpl, normalize
+from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
 
 PAPER = "https://arxiv.org/abs/1801.04381"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
@@ -43,56 +41,23 @@ SEQUENCES = {
     "sequence7": range(16, 17),
 }
 
-
-def _block_layers(block: int) -> list[str]:
-    parts = ("expand", "expand_BN", "depthwise", "depthwise_BN", "project", "project_BN")
-    return [f"block_{block}_{part}" for part in parts]
-
-
 STAGES = (
     Stage("stem", ("Conv1", "bn_Conv1")),
-    Stage(
-        "sequence1",
-        tuple(f"expanded_conv_{part}" for part in ("depthwise", "depthwise_BN", "project", "project_BN")),
-    ),
-    *(Stage(name, tuple(layer for b in blocks for layer in _block_layers(b))) for name, blocks in SEQUENCES.items()),
+    Stage("sequence1", ("expanded_conv_*",)),
+    *(Stage(name, tuple(f"block_{block}_*" for block in blocks)) for name, blocks in SEQUENCES.items()),
     Stage("top", ("Conv_1", "Conv_1_bn")),
 )
 
 
-def build(input_shape: tuple[int, int, int], *, width: float):
-    """Build the backbone; see `zoo.plugin.Architecture.build`."""
-    import keras
-
-    pixels = keras.Input(input_shape, name="image")
-    return keras.applications.MobileNetV2(
-        input_tensor=normalize(pixels, "tf"), alpha=width, include_top=False, weights=None
-    )
-
-
-def build_classifier(input_shape: tuple[int, int, int], classes: int, *, width: float):
-    """Build the published classifier, giving logits; see `zoo.plugin.Architecture.build_classifier`."""
-    import keras
-
-    pixels = keras.Input(input_shape, name="image")
-    return keras.applications.MobileNetV2(
-        input_tensor=normalize(pixels, "tf"),
-        alpha=width,
-        include_top=True,
-        weights=None,
-        classes=classes,
-        classifier_activation=None,
-    )
-
-
 @hookimpl
 def zoo_architectures():
-    return [
-        Architecture(
+    for name, (width, parameters) in WIDTHS.items():
+        network = KerasApplication("MobileNetV2", "tf", {"alpha": width})
+        yield Architecture(
             name=name,
             summary=f"inverted residuals, width {width:g}: small and quick on phones and boards",
-            build=partial(build, width=width),
-            build_classifier=partial(build_classifier, width=width),
+            build=network.build,
+            build_classifier=network.build_classifier,
             input_size=(224, 224),
             min_size=32,
             parameters=parameters,
@@ -102,8 +67,6 @@ def zoo_architectures():
             source=PAPER,
             licence="Apache-2.0",
         )
-        for name, (width, parameters) in WIDTHS.items()
-    ]
 
 
 @hookimpl
@@ -111,20 +74,15 @@ def zoo_weights():
     # Keras publishes no digest for these files. 224 comes first: it is what a plain name means.
     for name, (width, _) in WIDTHS.items():
         for resolution, (top1, top5) in REPORTED[width].items():
-            for includes_top in (False, True):
-                suffix = "" if includes_top else "_no_top"
-                filename = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{width}_{resolution}{suffix}.h5"
-                yield Weights(
-                    architecture=name,
-                    tag="imagenet1k",
-                    url=BASE_URL + filename,
-                    filename=filename,
-                    includes_top=includes_top,
-                    input_size=(resolution, resolution),
-                    class_index=IMAGENET1K,
-                    licence="Apache-2.0",
-                    source="https://github.com/tensorflow/models/tree/master/research/slim/nets/mobilenet",
-                    paper=PAPER,
-                    top1=top1,
-                    top5=top5,
-                )
+            stem = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{width}_{resolution}"
+            yield from imagenet_weights(
+                name,
+                BASE_URL,
+                (f"{stem}_no_top.h5", f"{stem}.h5"),
+                size=resolution,
+                licence="Apache-2.0",
+                source="https://github.com/tensorflow/models/tree/master/research/slim/nets/mobilenet",
+                paper=PAPER,
+                top1=top1,
+                top5=top5,
+            )

@@ -1,8 +1,8 @@
 """One wrapper around tf2onnx: a Keras network becomes an ONNX graph with names of ours.
 
-`from_function` with a signature is used because `tf2onnx.convert.from_keras` fails on Sequential models and broke
-repeatedly (https://github.com/onnx/tensorflow-onnx/issues/2319). Where Keras computes with another backend, the
-conversion runs in a child process on TensorFlow.
+The network is traced as a function with a signature, because `tf2onnx.convert.from_keras` fails on Sequential models
+and broke repeatedly (https://github.com/onnx/tensorflow-onnx/issues/2319). Where Keras computes with another backend,
+the conversion runs in a child process on TensorFlow. What cleans the graph up is in `zoo.convert.optimize`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ from typing import TYPE_CHECKING
 import onnx
 
 from zoo import backend
+from zoo.convert.optimize import optimize
 from zoo.errors import ConversionFailed
 
 if TYPE_CHECKING:
     import keras
 
 OPSET = 17
+# Of tf2onnx's own passes only those that onnxruntime leaves over. Its transpose pass raises on MobileNetV3 and leaves
+# 104 Transposes there; onnxruntime's leaves 1.
+TF2ONNX_PASSES = ("fold_constants", "remove_identity")
 INPUT, PROBABILITIES, LOGITS = "image", "probabilities", "logits"
 
 
@@ -46,6 +50,7 @@ def convert(model: keras.Model) -> onnx.ModelProto:
         ConversionFailed: tf2onnx refuses the network or gives an invalid graph.
     """
     graph = _convert_here(model) if backend.runs_on_tensorflow() else _convert_in_child(model)
+    graph = optimize(graph)
     _tidy(graph)
     try:
         onnx.checker.check_model(graph, full_check=True)
@@ -67,7 +72,8 @@ def without_logits(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _convert_here(model: keras.Model) -> onnx.ModelProto:
     import keras
     import tensorflow as tf
-    import tf2onnx
+    from tf2onnx import optimizer, tf_loader
+    from tf2onnx.tfonnx import process_tf_graph
 
     for name in ("tf2onnx", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -80,9 +86,27 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
         probabilities, logits = both(tf.cast(image, tf.float32), training=False)
         return {PROBABILITIES: probabilities, LOGITS: logits}
 
+    passes = {name: optimizer._get_optimizers()[name] for name in TF2ONNX_PASSES}
     try:
-        with _interrupts_held():
-            graph, _ = tf2onnx.convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
+        with _interrupts_held(), tf.device("/cpu:0"):
+            with _plain_grouped_convolutions():
+                traced = serve.get_concrete_function()
+            # Variables of the network are inputs too, of type resource.
+            names = [tensor.name for tensor in traced.inputs if tensor.dtype != tf.resource]
+            outputs = [tensor.name for tensor in traced.outputs]
+            frozen = tf_loader.from_function(traced, names, outputs)
+            with tf.Graph().as_default() as tf_graph:
+                tf.import_graph_def(frozen, name="")
+                graph = process_tf_graph(
+                    tf_graph,
+                    opset=OPSET,
+                    input_names=names,
+                    output_names=outputs,
+                    custom_op_handlers={"Erfc": (_erfc, [])},
+                    continue_on_error=False,
+                )
+                _pool_channels_first(graph)
+                graph = optimizer.optimize_graph(graph, catch_errors=False, optimizers=passes).make_model("zoo")
     except Exception as error:
         # tf2onnx and TensorFlow share no base class of their errors.
         raise ConversionFailed(f"tf2onnx cannot convert the network: {error}") from error
@@ -90,6 +114,61 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
     _rename(graph.graph, {graph.graph.output[0].name: LOGITS, graph.graph.output[1].name: PROBABILITIES})
     _rename(graph.graph, {graph.graph.input[0].name: INPUT})
     return graph
+
+
+@contextlib.contextmanager
+def _plain_grouped_convolutions() -> Iterator[None]:
+    """Trace grouped convolutions as the TensorFlow op that they are.
+
+    On a CPU Keras wraps them in a function compiled by XLA, because TensorFlow's own kernel has no gradient there; it
+    would stand in the graph as a StatefulPartitionedCall.
+    """
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import nn
+
+    class Uncompiled:
+        """The module tensorflow, with a `function` that does not compile."""
+
+        def __getattr__(self, name):
+            return getattr(tf, name)
+
+        @staticmethod
+        def function(*arguments, **options):
+            return (lambda f: f) if options.get("jit_compile") else tf.function(*arguments, **options)
+
+    nn.tf = Uncompiled()
+    try:
+        yield
+    finally:
+        nn.tf = tf
+
+
+def _pool_channels_first(graph) -> None:
+    """Pool over height and width of NCHW maps, between Transposes that cancel out with others.
+
+    A mean over NHWC at the end of a network keeps Transposes alive on every branch that leads to it.
+    """
+    for node in graph.get_nodes():
+        pools = node.type in ("ReduceMean", "ReduceMax") and node.get_attr_value("axes") == [1, 2]
+        if not pools or len(graph.get_shape(node.input[0]) or ()) != 4:
+            continue
+        graph.insert_new_node_on_input(node, "Transpose", node.input[0], perm=[0, 3, 1, 2])
+        node.set_attr("axes", [2, 3])
+        if node.get_attr_value("keepdims", 1):
+            graph.insert_new_node_on_output("Transpose", node.output[0], perm=[0, 2, 3, 1])
+
+
+def _erfc(context, node, name, arguments) -> None:
+    """Erfc(x) = 1 + Erf(-x), of which ONNX has the latter; TensorFlow writes GELU with it."""
+    import numpy as np
+
+    (x,), (y,) = node.input, node.output
+    kind, shape = context.get_dtype(y), context.get_shape(y)
+    context.remove_node(node.name)
+    negated = context.make_node("Neg", [x], dtypes=[kind], shapes=[shape])
+    error_function = context.make_node("Erf", negated.output, dtypes=[kind], shapes=[shape])
+    one = context.make_const(f"{name}_one", np.array(1, "float32"))
+    context.make_node("Add", [*error_function.output, *one.output], outputs=[y], dtypes=[kind], shapes=[shape])
 
 
 @contextlib.contextmanager

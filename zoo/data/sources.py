@@ -36,6 +36,8 @@ HELP = (
     "zoo reads a folder of class folders, a folder with train/ (and val/, test/) of class folders, a CSV with the "
     "columns path,label[,split], an .npz with x_train, y_train[, x_test, y_test], or the name 'digits'."
 )
+IDENTIFIER = re.compile(r"n\d{8}")
+IDENTIFIED = "Pictures must be called n01440764_tench.jpg, or stand in folders called n01440764, by WordNet identifier."
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,41 @@ def _open(data: str) -> Source:
     if path.suffix.lower() == ".npz":
         return _from_npz(path)
     raise DataLayout(f"{data!r} is neither a folder nor a .csv nor an .npz. {HELP}")
+
+
+def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
+    """List pictures that tell their class by its WordNet identifier, as those of ImageNet do.
+
+    Args:
+        folder: Holds them, at any depth: `n01440764_tench.jpg`, or `n01440764/00000293.jpg`.
+        classes: Class names that begin with an identifier ("n01440764_tench"), in the order of a network's output.
+
+    Returns:
+        The pictures; labels are indices into `classes`.
+
+    Raises:
+        DataNotFound: There is no such folder, or it may not be read.
+        DataLayout: It holds no picture, or a picture is of no class.
+    """
+    root = Path(os.path.expanduser(folder))
+    if not root.is_dir():
+        raise DataNotFound(f"{folder!r} is no folder. {IDENTIFIED}")
+    index = {IDENTIFIER.match(name).group(): i for i, name in enumerate(classes) if IDENTIFIER.match(name)}
+    try:
+        paths = [path for path in _files(root) if path.suffix.lower() in SUFFIXES]
+    except OSError as error:
+        raise DataNotFound(f"{os.fspath(error.filename or folder)!r} cannot be read: {error.strerror}.") from None
+    if not paths:
+        raise DataLayout(f"{folder!r} holds no pictures. {IDENTIFIED}")
+    pictures = []
+    for path in paths:
+        found = IDENTIFIER.match(path.name) or IDENTIFIER.match(path.parent.name)
+        label = index.get(found.group()) if found else None
+        if label is None:
+            why = f"{found.group()} is none of the network's classes" if found else "it names no WordNet identifier"
+            raise DataLayout(f"the class of {str(path)!r} is not known: {why}. {IDENTIFIED}")
+        pictures.append(Picture(_printable(str(path.relative_to(root))), path, label, None))
+    return pictures
 
 
 def short_name(text: str) -> str:

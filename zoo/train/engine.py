@@ -99,9 +99,10 @@ def train(
     history: list[dict[str, Any]] = []
     done: list[dict[str, Any]] = []
     warnings: list[str] = []
+    rates = phase_tools.dropout_rates(model)
 
     for number, phase in enumerate(schedule, start=1):
-        moving = phase_tools.apply(model, backbone, architecture, phase)
+        moving = phase_tools.apply(model, backbone, architecture, phase, rates)
         reporter.say(
             f"Phase {number}/{len(schedule)} {phase.name}: trains {phase.train}, {len(moving.layers)} layers, "
             f"{moving.parameters:,} of {moving.total:,} parameters; {phase.epochs} epochs, "
@@ -143,6 +144,8 @@ def train(
                 "seconds": round(time.perf_counter() - begun, 2),
             }
         )
+    for name, rate in rates.items():
+        model.get_layer(name).rate = rate
     reporter.say(f"Kept epoch {best.epoch}: validation loss {best.loss:.4f}")
     return Outcome(history, done, best.epoch, warnings)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import backend
 from zoo.errors import InvalidPluginData, UsageError, WeightsIncompatible, ZooError, reason
 from zoo.plugin import Architecture, Head, Weights
+from zoo.train import phases
 
 if TYPE_CHECKING:
     import keras
@@ -92,46 +93,54 @@ def check_size(architecture: Architecture, size: tuple[int, int]) -> None:
 
 
 def check_stages(architecture: Architecture, backbone: keras.Model) -> None:
-    """Raise InvalidPluginData unless the stages name existing layers and cover every layer with weights."""
-    present = {layer.name for layer in backbone.layers}
-    weighted = {layer.name for layer in backbone.layers if layer.weights}
-    named = {layer for stage in architecture.stages for layer in stage.layers}
-    problems = []
-    if named - present:
-        problems.append(f"stages name layers that do not exist: {', '.join(sorted(named - present)[:5])}")
-    if weighted - named:
-        problems.append(f"layers with weights stand in no stage: {', '.join(sorted(weighted - named)[:5])}")
-    if problems:
-        raise InvalidPluginData(f"{architecture.name}: {'; '.join(problems)}.")
+    """Raise InvalidPluginData unless the stages name existing layers and cover every layer with weights once."""
+    staged = phases.stage_of(architecture, [layer.name for layer in backbone.layers])
+    left_out = [layer.name for layer in backbone.layers if layer.weights and layer.name not in staged]
+    if left_out:
+        raise InvalidPluginData(
+            f"{architecture.name}: layers with weights stand in no stage: {', '.join(left_out[:5])}."
+        )
 
 
-def load_weights(model: keras.Model, path: Path, entry: Weights | None = None) -> None:
+def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, layouts: Sequence[Weights] = ()) -> None:
     """Load a weights file into a network.
 
     Args:
         model: A backbone, or a classifier where the file includes the top.
         path: An .h5 file as Keras publishes them, or a .keras file, of which the layers of the same names are taken.
-        entry: The published entry, for its own way of loading.
+        entry: The published entry that the file is, for its own way of loading.
+        layouts: Of a file that is no published entry: entries whose ways of loading are tried too.
 
     Raises:
         WeightsIncompatible: The file is damaged or of another network.
     """
-    try:
-        if entry is not None and entry.load is not None:
-            entry.load(model, path)
-        elif path.suffix == ".keras":
-            _copy_layers(model, path)
-        else:
-            model.load_weights(path)
-    except WeightsIncompatible:
-        raise
-    except Exception as error:
-        # h5py, zipfile and Keras raise OSError, ValueError, KeyError, AttributeError and more on a foreign file.
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsIncompatible(
-            f"{str(path)!r} does not fit {model.name}: {why}. "
-            "It must hold this architecture at this width, without the top (unless the top is exported)."
-        ) from error
+    if entry is not None and entry.load is not None:
+        ways = [entry.load]
+    elif path.suffix == ".keras":
+        ways = [_copy_layers]
+    else:
+        ways = [_load_as_keras, *dict.fromkeys(other.load for other in layouts if other.load is not None)]
+    problems = []
+    for load in ways:
+        try:
+            # A published layout is built to read the file; its unnamed layers need the names of a first build.
+            with backend.fresh_names():
+                load(model, path)
+            return
+        except Exception as error:
+            # h5py, zipfile and Keras raise OSError, ValueError, KeyError, AttributeError and more on a foreign file.
+            if isinstance(error, WeightsIncompatible) and str(path) in str(error):
+                raise
+            problems.append((str(error).strip().splitlines() or [type(error).__name__])[0])
+    raise WeightsIncompatible(
+        f"{str(path)!r} does not fit {model.name}: {'; or: '.join(problems)}. "
+        "It must hold this architecture at this width, without the top (unless the top is exported)."
+    )
+
+
+def _load_as_keras(model: keras.Model, path: Path) -> None:
+    """Load a file as Keras does."""
+    model.load_weights(path)
 
 
 def _copy_layers(model: keras.Model, path: Path) -> None:

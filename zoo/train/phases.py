@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo import backend
-from zoo.errors import UnknownName, UsageError
+from zoo.errors import InvalidPluginData, UnknownName, UsageError
 from zoo.plugin import Architecture, Phase
 
 if TYPE_CHECKING:
@@ -106,27 +106,68 @@ def select(architecture: Architecture, layers: Sequence[str], train: str) -> set
         if argument not in layers:
             raise UnknownName(f"layer of {architecture.name}", argument, layers)
         return set(layers[layers.index(argument) :])
-    stages = architecture.stages
-    if int(argument) > len(stages):
-        raise UsageError(f"{architecture.name} has {len(stages)} stages. Received: {train!r}.")
-    return {layer for stage in stages[-int(argument) :] for layer in stage.layers}
+    check_stages(architecture, train)
+    first = len(architecture.stages) - int(argument)
+    return {layer for layer, stage in stage_of(architecture, layers).items() if stage >= first}
 
 
-def apply(model: keras.Model, backbone: Sequence[str], architecture: Architecture, phase: Phase) -> Moving:
-    """Set `trainable` layer by layer for a phase; only this function does.
+def check_stages(architecture: Architecture, train: str) -> None:
+    """Raise UsageError if a selector asks for more stages than an architecture has."""
+    kind, _, argument = train.partition(":")
+    if kind == "last" and int(argument) > len(architecture.stages):
+        raise UsageError(f"{architecture.name} has {len(architecture.stages)} stages. Received: {train!r}.")
+
+
+def stage_of(architecture: Architecture, layers: Sequence[str]) -> dict[str, int]:
+    """Number of the stage (0 is the stem) of every layer that stands in one.
+
+    Args:
+        architecture: For its stages.
+        layers: All layers of the backbone.
+
+    Raises:
+        InvalidPluginData: A stage names layers that do not exist, or a layer stands in two stages.
+    """
+    stages: dict[str, int] = {}
+    for i, stage in enumerate(architecture.stages):
+        for wanted, found in stage.members(layers).items():
+            if not found:
+                raise InvalidPluginData(f"{architecture.name}: stages name layers that do not exist: {wanted}.")
+            twice = [layer for layer in found if stages.get(layer, i) != i]
+            if twice:
+                raise InvalidPluginData(f"{architecture.name}: a layer must stand in one stage only: {twice[0]}.")
+            stages.update(dict.fromkeys(found, i))
+    return stages
+
+
+def dropout_rates(model: keras.Model) -> dict[str, float]:
+    """Name of each dropout layer -> its rate."""
+    keras = backend.start()
+    return {layer.name: layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)}
+
+
+def apply(
+    model: keras.Model,
+    backbone: Sequence[str],
+    architecture: Architecture,
+    phase: Phase,
+    rates: Mapping[str, float],
+) -> Moving:
+    """Set `trainable` layer by layer for a phase; only this function does. What is frozen drops nothing out either.
 
     Args:
         model: The whole network.
         backbone: Names of the backbone's layers, input first; all others are the head.
         architecture: For its stages.
         phase: What moves.
+        rates: What `dropout_rates` gave before the first phase.
 
     Returns:
         What will move. The network must be compiled anew before it trains.
     """
     keras = backend.start()
     selected = select(architecture, list(backbone), phase.train)
-    stage_of = {layer: i for i, stage in enumerate(architecture.stages) for layer in stage.layers}
+    stages = stage_of(architecture, backbone)
     last = len(architecture.stages) - 1
     frozen_names = set(backbone)
     moving, scales = [], {}
@@ -139,9 +180,12 @@ def apply(model: keras.Model, backbone: Sequence[str], architecture: Architectur
             if trainable and phase.batch_norm_momentum is not None:
                 layer.momentum = phase.batch_norm_momentum
         layer.trainable = trainable
+        if layer.name in rates:
+            # A frozen base is a constant function of the picture, though `fit` calls it in training mode.
+            layer.rate = rates[layer.name] if trainable else 0.0
         if layer.trainable_weights:
             moving.append(layer.name)
-            below = last - stage_of[layer.name] if in_backbone else 0
+            below = last - stages[layer.name] if in_backbone else 0
             scales.update({weight.path: phase.rate_decay**below for weight in layer.trainable_weights})
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return Moving(tuple(moving), parameters, model.count_params(), scales)

@@ -1,0 +1,137 @@
+"""ConvNeXt: a plain convolutional network with the habits of transformers, in five sizes.
+
+Source: Liu et al. 2022, https://arxiv.org/abs/2201.03545; layers from keras.applications, digests and reported
+accuracies as Keras publishes them (https://keras.io/api/applications/). Base, large and xlarge were pretrained on
+ImageNet-21k.
+
+The same network is built of other layers, and published weights are reshaped when they are loaded: depthwise
+convolutions instead of those with a group a channel, which TensorFlow trains on a CPU only through XLA, and 1x1
+convolutions instead of dense layers over maps, which export to a dozen nodes of shape arithmetic each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.plugin import Architecture, Head, KerasApplication, Stage, copy_weights, hookimpl, imagenet_weights
+
+if TYPE_CHECKING:
+    import keras
+
+PAPER = "https://arxiv.org/abs/2201.03545"
+BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/convnext/"
+
+# name: (name in Keras, parameters without top, top-1)
+NETWORKS = {
+    "convnext_tiny": ("ConvNeXtTiny", 27_820_128, 0.813),
+    "convnext_small": ("ConvNeXtSmall", 49_454_688, 0.823),
+    "convnext_base": ("ConvNeXtBase", 87_566_464, 0.853),
+    "convnext_large": ("ConvNeXtLarge", 196_230_336, 0.863),
+    "convnext_xlarge": ("ConvNeXtXLarge", 348_147_968, 0.867),
+}
+
+# name: sha256 without and with top
+HASHES = {
+    "convnext_tiny": (
+        "sha256:d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+        "sha256:8ae6e78ce2933352b1ef4008e6dd2f17bc40771563877d156bc6426c7cf503ff",
+    ),
+    "convnext_small": (
+        "sha256:6fc8009faa2f00c1c1dfce59feea9b0745eb260a7dd11bee65c8e20843da6eab",
+        "sha256:ce1277d8f1ee5a0ef0e171469089c18f5233860ceaf9b168049cb9263fd7483c",
+    ),
+    "convnext_base": (
+        "sha256:40a20c5548a5e9202f69735ecc06c990e6b7c9d2de39f0361e27baeb24cb7c45",
+        "sha256:52cbb006d3dadd03f6e095a8ca1aca47aecdd75acb4bc74bce1f5c695d0086e6",
+    ),
+    "convnext_large": (
+        "sha256:96f02b6f0753d4f543261bc9d09bed650f24dd6bc02ddde3066135b63d23a1cd",
+        "sha256:070c5ed9ed289581e477741d3b34beffa920db8cf590899d6d2c67fba2a198a6",
+    ),
+    "convnext_xlarge": (
+        "sha256:de3f8a54174130e0cecdc71583354753d557fcf1f4487331558e2a16ba0cfe05",
+        "sha256:c1f5ccab661354fc3a79a10fa99af82f0fbf10ec65cb894a3ae0815f17a889ee",
+    ),
+}
+
+
+def change(layer: keras.Layer) -> keras.Layer:
+    """What zoo's graph has in the place of a layer of Keras's; see `zoo.plugin.rebuild`."""
+    import keras
+
+    if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
+        return keras.layers.DepthwiseConv2D(
+            layer.kernel_size,
+            padding=layer.padding,
+            depthwise_initializer="glorot_uniform",
+            name=layer.name,
+        )
+    if isinstance(layer, keras.layers.Dense) and "_pointwise_conv_" in layer.name:
+        return keras.layers.Conv2D(layer.units, 1, name=layer.name)
+    return layer
+
+
+class _Network(KerasApplication):
+    def load(self, model: keras.Model, path: Path) -> None:
+        """Load a published file, its kernels reshaped to the layers of `change`."""
+        import keras
+
+        def convert(layer, arrays):
+            if isinstance(layer, keras.layers.DepthwiseConv2D):
+                return [arrays[0].transpose(0, 1, 3, 2), *arrays[1:]]
+            if "_pointwise_conv_" in layer.name:
+                return [arrays[0][None, None], *arrays[1:]]
+            return arrays
+
+        copy_weights(self.read(path, model), model, convert)
+
+
+def _network(keras_name: str) -> _Network:
+    return _Network(keras_name, "torch", {"include_preprocessing": False}, change)
+
+
+def _stages(name: str) -> tuple[Stage, ...]:
+    return (
+        Stage("stem", (f"{name}_stem_*",)),
+        Stage("stage1", (f"{name}_stage_0_*",)),
+        *(Stage(f"stage{i + 1}", (f"{name}_downsampling_*_{i - 1}", f"{name}_stage_{i}_*")) for i in range(1, 3)),
+        Stage("stage4", (f"{name}_downsampling_*_2", f"{name}_stage_3_*", "layer_normalization")),
+    )
+
+
+@hookimpl
+def zoo_architectures():
+    for name, (keras_name, parameters, _) in NETWORKS.items():
+        network = _network(keras_name)
+        yield Architecture(
+            name=name,
+            summary=f"{name.removeprefix('convnext_')}: 7x7 depthwise convolutions and GELU; accurate and large",
+            build=network.build,
+            build_classifier=network.build_classifier,
+            input_size=(224, 224),
+            min_size=32,
+            parameters=parameters,
+            stages=_stages(name),
+            head=Head(pool="avg", dropout=0.2),
+            learning_rate=5e-4,
+            source=PAPER,
+            licence="Apache-2.0",
+        )
+
+
+@hookimpl
+def zoo_weights():
+    for name, (keras_name, _, top1) in NETWORKS.items():
+        yield from imagenet_weights(
+            name,
+            BASE_URL,
+            (f"{name}_notop.h5", f"{name}.h5"),
+            size=224,
+            hashes=HASHES[name],
+            load=_network(keras_name).load,
+            licence="MIT",
+            source="https://github.com/facebookresearch/ConvNeXt",
+            paper=PAPER,
+            top1=top1,
+        )

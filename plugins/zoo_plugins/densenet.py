@@ -1,0 +1,70 @@
+"""DenseNet: every layer sees all layers before it in its block; 121, 169 and 201 layers.
+
+Source: Huang et al. 2016, https://arxiv.org/abs/1608.06993; layers from keras.applications, digests and reported
+accuracies as Keras publishes them (https://keras.io/api/applications/).
+"""
+
+from __future__ import annotations
+
+from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+
+PAPER = "https://arxiv.org/abs/1608.06993"
+BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
+
+# layers: (parameters without top, top-1, top-5)
+NETWORKS = {
+    121: (7_037_504, 0.750, 0.923),
+    169: (12_642_880, 0.762, 0.932),
+    201: (18_321_984, 0.773, 0.936),
+}
+
+# layers: md5 without and with top
+HASHES = {
+    121: ("md5:30ee3e1110167f948a6b9946edeeb738", "md5:9d60b8095a5708f2dcce2bca79d332c7"),
+    169: ("md5:b8c4d4c20dd625c148057b9ff1c1176b", "md5:d699b8f76981ab1b30698df4c175e90b"),
+    201: ("md5:c13680b51ded0fb44dff2d8f86ac8bb1", "md5:1ceb130c1ea1b78c3bf6114dbdfd8807"),
+}
+
+# A dense block and the transition behind it; behind the last there is none.
+STAGES = (
+    Stage("conv1", ("conv1_*",)),
+    *(Stage(f"conv{i}", (f"conv{i}_*", f"pool{i}_*")) for i in range(2, 5)),
+    Stage("conv5", ("conv5_*", "bn")),
+)
+
+
+@hookimpl
+def zoo_architectures():
+    for layers, (parameters, _, _) in NETWORKS.items():
+        network = KerasApplication(f"DenseNet{layers}", "torch")
+        yield Architecture(
+            name=f"densenet{layers}",
+            summary=f"densely connected network of {layers} layers: few parameters for its accuracy",
+            build=network.build,
+            build_classifier=network.build_classifier,
+            input_size=(224, 224),
+            min_size=32,
+            parameters=parameters,
+            stages=STAGES,
+            head=Head(pool="avg", dropout=0.2),
+            source=PAPER,
+            licence="Apache-2.0",
+        )
+
+
+@hookimpl
+def zoo_weights():
+    for layers, (_, top1, top5) in NETWORKS.items():
+        stem = f"densenet{layers}_weights_tf_dim_ordering_tf_kernels"
+        yield from imagenet_weights(
+            f"densenet{layers}",
+            BASE_URL,
+            (f"{stem}_notop.h5", f"{stem}.h5"),
+            size=224,
+            hashes=HASHES[layers],
+            licence="BSD-3-Clause",
+            source="https://github.com/liuzhuang13/DenseNet",
+            paper=PAPER,
+            top1=top1,
+            top5=top5,
+        )

@@ -1,0 +1,178 @@
+"""EfficientNet and EfficientNetV2: inverted residuals with squeeze-and-excite, scaled in depth, width and resolution.
+
+Sources: Tan and Le 2019, https://arxiv.org/abs/1905.11946, and 2021, https://arxiv.org/abs/2104.00298; layers from
+keras.applications, digests and reported accuracies as Keras publishes them (https://keras.io/api/applications/).
+
+Two things are changed. Keras's preprocessing layers give another graph with `weights=None` than with ImageNet weights,
+and hold the means as weights: they are left out, and `normalize` stands there with the same effect. Squeeze-and-excite
+keeps the pooled dimensions instead of reshaping to them, which exports to a pooling and two convolutions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.plugin import Architecture, Head, KerasApplication, Stage, copy_weights, hookimpl, imagenet_weights
+
+if TYPE_CHECKING:
+    import keras
+
+PAPER, PAPER_V2 = "https://arxiv.org/abs/1905.11946", "https://arxiv.org/abs/2104.00298"
+BASE_URL = "https://storage.googleapis.com/keras-applications/"
+BASE_URL_V2 = "https://storage.googleapis.com/tensorflow/keras-applications/efficientnet_v2/"
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# variant: (size in pixels, parameters without top, top-1, top-5)
+NETWORKS = {
+    "b0": (224, 4_049_564, 0.771, 0.933),
+    "b1": (240, 6_575_232, 0.791, 0.944),
+    "b2": (260, 7_768_562, 0.801, 0.949),
+    "b3": (300, 10_783_528, 0.816, 0.957),
+    "b4": (380, 17_673_816, 0.829, 0.964),
+    "b5": (456, 28_513_520, 0.836, 0.967),
+    "b6": (528, 40_960_136, 0.840, 0.968),
+    "b7": (600, 64_097_680, 0.843, 0.970),
+}
+
+# variant: (size in pixels, blocks, parameters without top, top-1, top-5)
+NETWORKS_V2 = {
+    "b0": (224, 6, 5_919_312, 0.787, 0.943),
+    "b1": (240, 6, 6_931_124, 0.798, 0.950),
+    "b2": (260, 6, 8_769_374, 0.805, 0.951),
+    "b3": (300, 6, 12_930_622, 0.820, 0.958),
+    "s": (384, 6, 20_331_360, 0.839, 0.967),
+    "m": (480, 7, 53_150_388, 0.853, 0.974),
+    "l": (480, 7, 117_746_848, 0.857, 0.975),
+}
+
+# variant: md5 without and with top
+HASHES = {
+    "b0": ("md5:50bc09e76180e00e4465e1a485ddc09d", "md5:902e53a9f72be733fc0bcb005b3ebbac"),
+    "b1": ("md5:74c4e6b3e1f6a1eea24c589628592432", "md5:1d254153d4ab51201f1646940f018540"),
+    "b2": ("md5:111f8e2ac8aa800a7a99e3239f7bfb39", "md5:b15cce36ff4dcbd00b6dd88e7857a6ad"),
+    "b3": ("md5:af6d107764bb5b1abb91932881670226", "md5:ffd1fdc53d0ce67064dc6a9c7960ede0"),
+    "b4": ("md5:ebc24e6d6c33eaebbd558eafbeedf1ba", "md5:18c95ad55216b8f92d7e70b3a046e2fc"),
+    "b5": ("md5:38879255a25d3c92d5e44e04ae6cec6f", "md5:ace28f2a6363774853a83a0b21b9421a"),
+    "b6": ("md5:9ecce42647a20130c1f39a5d4cb75743", "md5:165f6e37dce68623721b423839de8be5"),
+    "b7": ("md5:cbcfe4450ddf6f3ad90b1b398090fe4a", "md5:8c03f828fec3ef71311cd463b6759d99"),
+}
+HASHES_V2 = {
+    "b0": ("md5:893217f2bb855e2983157299931e43ff", "md5:21ecbf6da12460d5c40bb2f29ceb2188"),
+    "b1": ("md5:0e80663031ca32d657f9caa404b6ec37", "md5:069f0534ff22adf035c89e2d9547a9dc"),
+    "b2": ("md5:1dfe2e7a5d45b6632553a8961ea609eb", "md5:424e49f28180edbde1e94797771950a7"),
+    "b3": ("md5:f6abf7b5849ac99a89b50dd3fd532856", "md5:1f1fc43bd98a6e4fd8fdfd551e02c7a0"),
+    "s": ("md5:af0682fb74e8c54910f2d4393339c070", "md5:e1d88a8495beba45748fedd0cecbe016"),
+    "m": ("md5:1b8dc055df72dde80d614482840fe342", "md5:a3bf6aa3276309f4fc6a34aa114c95cd"),
+    "l": ("md5:b0b66b5c863aef5b46e8608fe1711615", "md5:27e6d408b53c7ebc868fefa357689935"),
+}
+
+
+def change(layer: keras.Layer) -> keras.Layer | None:
+    """What zoo's graph has in the place of a layer of Keras's; see `zoo.plugin.rebuild`."""
+    import keras
+
+    if isinstance(layer, keras.layers.Normalization) or layer.name.startswith("rescaling"):
+        return None
+    if layer.name.endswith("_se_squeeze"):
+        return keras.layers.GlobalAveragePooling2D(keepdims=True, name=layer.name)
+    if layer.name.endswith("_se_reshape"):
+        return None
+    return layer
+
+
+class _Network(KerasApplication):
+    """EfficientNet; the second version brings no preprocessing layers."""
+
+    def load(self, model: keras.Model, path: Path) -> None:
+        """Load a published file; its means must be those of ImageNet, which `normalize` stands for.
+
+        Raises:
+            WeightsIncompatible: The file holds a network that normalises in another way.
+        """
+        import keras
+        import numpy as np
+
+        layout = self.read(path, model)
+        for layer in layout.layers:
+            if isinstance(layer, keras.layers.Normalization):
+                mean, variance = (np.asarray(array).reshape(-1) for array in layer.get_weights()[:2])
+                # Published files hold deviations where variances should be, and Keras's graph divides by them in two
+                # steps (https://github.com/tensorflow/tensorflow/issues/49930).
+                if not (np.allclose(mean, MEAN, atol=1e-3) and np.allclose(variance, DEVIATION, atol=1e-3)):
+                    raise ValueError(f"it normalises by {mean} and {variance}, not as ImageNet's weights do")
+        copy_weights(layout, model)
+
+
+def _stages(blocks: int) -> tuple[Stage, ...]:
+    return (
+        Stage("stem", ("stem_*",)),
+        *(Stage(f"block{i}", (f"block{i}*",)) for i in range(1, blocks + 1)),
+        Stage("top", ("top_conv", "top_bn")),
+    )
+
+
+def _first(variant: str) -> _Network:
+    return _Network(f"EfficientNet{variant.upper()}", "torch", change=change)
+
+
+def _second(variant: str) -> KerasApplication:
+    # Keras's own preprocessing: ImageNet means for B0 to B3, -1..1 for S, M and L.
+    mode = "torch" if variant.startswith("b") else "128"
+    return KerasApplication(f"EfficientNetV2{variant.upper()}", mode, {"include_preprocessing": False}, change)
+
+
+@hookimpl
+def zoo_architectures():
+    described = [
+        (f"efficientnet_{variant}", _first(variant), size, _stages(7), parameters, PAPER, "quick to train well")
+        for variant, (size, parameters, _, _) in NETWORKS.items()
+    ] + [
+        (f"efficientnetv2_{variant}", _second(variant), size, _stages(blocks), parameters, PAPER_V2, "fused blocks")
+        for variant, (size, blocks, parameters, _, _) in NETWORKS_V2.items()
+    ]
+    for name, network, size, stages, parameters, paper, trait in described:
+        yield Architecture(
+            name=name,
+            summary=f"inverted residuals scaled to {size} pixels, squeeze-and-excite: {trait}",
+            build=network.build,
+            build_classifier=network.build_classifier,
+            input_size=(size, size),
+            min_size=32,
+            parameters=parameters,
+            stages=stages,
+            head=Head(pool="avg", dropout=0.2),
+            source=paper,
+            licence="Apache-2.0",
+        )
+
+
+@hookimpl
+def zoo_weights():
+    for variant, (size, _, top1, top5) in NETWORKS.items():
+        yield from imagenet_weights(
+            f"efficientnet_{variant}",
+            BASE_URL,
+            (f"efficientnet{variant}_notop.h5", f"efficientnet{variant}.h5"),
+            size=size,
+            hashes=HASHES[variant],
+            load=_first(variant).load,
+            licence="Apache-2.0",
+            source="https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet",
+            paper=PAPER,
+            top1=top1,
+            top5=top5,
+        )
+    for variant, (size, _, _, top1, top5) in NETWORKS_V2.items():
+        yield from imagenet_weights(
+            f"efficientnetv2_{variant}",
+            BASE_URL_V2,
+            (f"efficientnetv2-{variant}_notop.h5", f"efficientnetv2-{variant}.h5"),
+            size=size,
+            hashes=HASHES_V2[variant],
+            licence="Apache-2.0",
+            source="https://github.com/google/automl/tree/master/efficientnetv2",
+            paper=PAPER_V2,
+            top1=top1,
+            top5=top5,
+        )

@@ -1,0 +1,155 @@
+"""ResNeXt: residual networks whose 3x3 convolutions work in 32 groups (32x4d), of 50 and 101 layers.
+
+Source: Xie et al. 2016, https://arxiv.org/abs/1611.05431. Keras 3 has no ResNeXt: it is built here, with the layer
+names of keras-applications 1.0.8 (https://github.com/keras-team/keras-applications), whose release files hold the
+weights and whose README reports the accuracies. Those files keep a grouped convolution as a depthwise one with a
+channel multiplier, its outputs summed within each group; they are converted when they are loaded.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.plugin import Architecture, Head, Stage, hookimpl, imagenet_weights, normalize
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+PAPER = "https://arxiv.org/abs/1611.05431"
+BASE_URL = "https://github.com/keras-team/keras-applications/releases/download/resnet/"
+GROUPS = 32
+EPSILON = 1.001e-5
+
+# name: (blocks of conv2 to conv5, parameters without top, top-1, top-5)
+NETWORKS = {
+    "resnext50": ((3, 4, 6, 3), 23_048_128, 0.777, 0.938),
+    "resnext101": ((3, 4, 23, 3), 42_266_560, 0.787, 0.943),
+}
+
+# name: md5 without and with top
+HASHES = {
+    "resnext50": ("md5:62527c363bdd9ec598bed41947b379fc", "md5:67a5b30d522ed92f75a1f16eef299d1a"),
+    "resnext101": ("md5:0f678c91647380debd923963594981b3", "md5:34fb605428fcc7aa4d62f44404c11509"),
+}
+
+# name: length in bytes without and with top
+LENGTHS: dict[str, tuple[int | None, int | None]] = {}
+
+
+def build(input_shape: tuple[int, int, int], *, blocks: tuple[int, ...]) -> keras.Model:
+    """Build the backbone; see `zoo.plugin.Architecture.build`."""
+    import keras
+
+    layers = keras.layers
+    pixels = keras.Input(input_shape, name="image")
+    x = layers.ZeroPadding2D(3, name="conv1_pad")(normalize(pixels, "torch"))
+    x = layers.Conv2D(64, 7, strides=2, use_bias=False, name="conv1_conv")(x)
+    x = layers.BatchNormalization(epsilon=EPSILON, name="conv1_bn")(x)
+    x = layers.Activation("relu", name="conv1_relu")(x)
+    x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    x = layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)
+    for stack, (filters, count) in enumerate(zip((128, 256, 512, 1024), blocks, strict=True), start=2):
+        for block in range(1, count + 1):
+            strides = 2 if block == 1 and stack > 2 else 1
+            x = _block(x, filters, strides, f"conv{stack}_block{block}", shortcut=block == 1)
+    return keras.Model(pixels, x)
+
+
+def _block(x: keras.KerasTensor, filters: int, strides: int, name: str, *, shortcut: bool) -> keras.KerasTensor:
+    from keras import layers
+
+    def norm(x, part):
+        return layers.BatchNormalization(epsilon=EPSILON, name=f"{name}_{part}_bn")(x)
+
+    def convolution(x, channels, size, part, **options):
+        return layers.Conv2D(channels, size, use_bias=False, name=f"{name}_{part}_conv", **options)(x)
+
+    before = norm(convolution(x, 2 * filters, 1, 0, strides=strides), 0) if shortcut else x
+    x = layers.Activation("relu", name=f"{name}_1_relu")(norm(convolution(x, filters, 1, 1), 1))
+    x = layers.ZeroPadding2D(1, name=f"{name}_2_pad")(x)
+    x = norm(convolution(x, filters, 3, 2, strides=strides, groups=GROUPS), 2)
+    x = layers.Activation("relu", name=f"{name}_2_relu")(x)
+    x = norm(convolution(x, 2 * filters, 1, 3), 3)
+    return layers.Activation("relu", name=f"{name}_out")(layers.Add(name=f"{name}_add")([before, x]))
+
+
+def build_classifier(input_shape: tuple[int, int, int], classes: int, *, blocks: tuple[int, ...]) -> keras.Model:
+    """Build the published classifier, giving logits; see `zoo.plugin.Architecture.build_classifier`."""
+    import keras
+
+    backbone = build(input_shape, blocks=blocks)
+    x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(backbone.output)
+    return keras.Model(backbone.input, keras.layers.Dense(classes, name="probs")(x))
+
+
+def load(model: keras.Model, path: Path) -> None:
+    """Load a file in the layout of keras-applications 1.0.8 into a network of `build` or `build_classifier`."""
+    import h5py
+    import keras
+
+    with h5py.File(path) as file:
+        groups = file.get("model_weights", file)
+        for layer in model.layers:
+            if not layer.weights:
+                continue
+            arrays = [groups[layer.name][name][()] for name in groups[layer.name].attrs["weight_names"]]
+            if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
+                arrays = [grouped_kernel(arrays[0], layer.groups)]
+            layer.set_weights(arrays)
+
+
+def grouped_kernel(depthwise: np.ndarray, groups: int) -> np.ndarray:
+    """The kernel of a grouped convolution from a depthwise one whose outputs are summed within each group.
+
+    Args:
+        depthwise: (height, width, channels, multiplier); output m of input channel i of a group adds to output m of
+            that group, and multiplier is channels / groups.
+        groups: Number of groups.
+
+    Returns:
+        (height, width, channels / groups, channels), as a Conv2D with that many groups has it.
+    """
+    height, width, channels, multiplier = depthwise.shape
+    parts = depthwise.reshape(height, width, groups, channels // groups, multiplier)
+    return parts.transpose(0, 1, 3, 2, 4).reshape(height, width, channels // groups, groups * multiplier)
+
+
+@hookimpl
+def zoo_architectures():
+    for name, (blocks, parameters, _, _) in NETWORKS.items():
+        yield Architecture(
+            name=name,
+            summary=f"residual network of {name.removeprefix('resnext')} layers with grouped convolutions (32x4d)",
+            build=partial(build, blocks=blocks),
+            build_classifier=partial(build_classifier, blocks=blocks),
+            input_size=(224, 224),
+            min_size=32,
+            parameters=parameters,
+            stages=tuple(Stage(f"conv{i}", (f"conv{i}_*",)) for i in range(1, 6)),
+            head=Head(pool="avg", dropout=0.2),
+            source=PAPER,
+            licence="MIT",
+        )
+
+
+@hookimpl
+def zoo_weights():
+    for name, (_, _, top1, top5) in NETWORKS.items():
+        stem = f"{name}_weights_tf_dim_ordering_tf_kernels"
+        yield from imagenet_weights(
+            name,
+            BASE_URL,
+            (f"{stem}_notop.h5", f"{stem}.h5"),
+            size=224,
+            hashes=HASHES[name],
+            lengths=LENGTHS.get(name, (None, None)),
+            load=load,
+            licence="BSD-3-Clause",
+            source="https://github.com/facebookresearch/ResNeXt",
+            paper=PAPER,
+            top1=top1,
+            top5=top5,
+        )
