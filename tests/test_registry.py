@@ -188,8 +188,8 @@ def test_list_shows_what_the_table_promises(zoo, monkeypatch, tmp_path):
     assert rows["vgg16"]["parameters"] == 14_714_688 and rows["vgg16"]["top1"] == 0.713
     assert rows["mobilenetv2_140"]["size"] == [224, 224]
     text = zoo("list", "050").out.splitlines()
-    assert len(text) == 2 and "706,224" in text[1] and "yes" in text[1] and "0.654" in text[1]
-    assert len(json.loads(zoo("list", "weights", "--json").out)) == 2 * 22 + 4
+    assert len(text) == 3 and "706,224" in text[2] and "yes" in text[2] and "0.654" in text[2]
+    assert len(json.loads(zoo("list", "weights", "--json").out)) == 2 * (22 + 16 + 44)
     assert zoo("list", "nothing-like-this").code == 2
 
 

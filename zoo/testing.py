@@ -147,7 +147,7 @@ def randomize(model: keras.Model, seed: int = 0) -> None:
         deviation = np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
         layer.moving_mean.assign_add(0.1 * deviation * rng.uniform(-1, 1, deviation.shape))
         # A channel that hardly varies over so few pictures would be blown up on others, and rounding with it.
-        floor = np.median(deviation) / 10
+        floor = np.median(deviation) / 3
         layer.moving_variance.assign(np.maximum(deviation, floor) ** 2 * rng.uniform(0.8, 1.25, deviation.shape))
 
 

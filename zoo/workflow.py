@@ -268,6 +268,7 @@ def verify(
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
     spec = _spec(architecture, size, resize)
+    sources.identified_folder(data)
     found, classes = _fetch_published(_published(architecture, tag, size, registry), size, reporter)
     pictures = sources.open_identified(data, classes)
     graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)

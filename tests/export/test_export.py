@@ -263,7 +263,7 @@ def test_a_disk_that_is_full_is_an_error_with_a_name(zoo, finished, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and "model.onnx' cannot be written: File too large" in done.stderr
+    assert done.returncode == 1 and "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 

@@ -78,12 +78,15 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
     for name in ("tf2onnx", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     both = keras.Model(model.input, [model.get_layer(PROBABILITIES).output, model.get_layer(LOGITS).output])
+    variables = {f"variable_{i}": variable for i, variable in enumerate(both.variables)}
+    signature = [tf.TensorSpec((None, *model.input.shape[1:]), tf.uint8, name=INPUT)]
+    signature += [tf.TensorSpec(variable.shape, variable.dtype, name=name) for name, variable in variables.items()]
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((None, *model.input.shape[1:]), tf.uint8, name=INPUT)], jit_compile=False
-    )
-    def serve(image):
-        probabilities, logits = both(tf.cast(image, tf.float32), training=False)
+    @tf.function(input_signature=signature, jit_compile=False, autograph=False)
+    def serve(image, *values):
+        # Weights are inputs while tf2onnx works: it copies a graph a dozen times, and constants with it.
+        with keras.StatelessScope(zip(variables.values(), values, strict=True)):
+            probabilities, logits = both(tf.cast(image, tf.float32), training=False)
         return {PROBABILITIES: probabilities, LOGITS: logits}
 
     passes = {name: optimizer._get_optimizers()[name] for name in TF2ONNX_PASSES}
@@ -91,8 +94,7 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
         with _interrupts_held(), tf.device("/cpu:0"):
             with _plain_grouped_convolutions():
                 traced = serve.get_concrete_function()
-            # Variables of the network are inputs too, of type resource.
-            names = [tensor.name for tensor in traced.inputs if tensor.dtype != tf.resource]
+            names = [tensor.name for tensor in traced.inputs]
             outputs = [tensor.name for tensor in traced.outputs]
             frozen = tf_loader.from_function(traced, names, outputs)
             with tf.Graph().as_default() as tf_graph:
@@ -112,7 +114,14 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
         raise ConversionFailed(f"tf2onnx cannot convert the network: {error}") from error
     # Outputs of a dictionary come in the order of its sorted keys, under names of TensorFlow's.
     _rename(graph.graph, {graph.graph.output[0].name: LOGITS, graph.graph.output[1].name: PROBABILITIES})
-    _rename(graph.graph, {graph.graph.input[0].name: INPUT})
+    _rename(graph.graph, {value.name: value.name.partition(":")[0] for value in graph.graph.input})
+    del graph.graph.input[1:]
+    used = {name for node in graph.graph.node for name in node.input}
+    graph.graph.initializer.extend(
+        onnx.numpy_helper.from_array(keras.ops.convert_to_numpy(variable), name)
+        for name, variable in variables.items()
+        if name in used
+    )
     return graph
 
 

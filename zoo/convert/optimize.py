@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from zoo.errors import ConversionFailed
+from zoo.errors import ConversionFailed, WriteError
 
 
 def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -25,6 +25,7 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises:
         ConversionFailed: onnxruntime cannot read the graph.
+        WriteError: The folder for temporary files is full.
     """
     import onnxruntime
 
@@ -38,6 +39,10 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             # onnxruntime's exceptions share no base class.
+            if "serialization failed" in str(error):
+                raise WriteError(
+                    f"the graph cannot be written to {folder!r}; is the disk full? TMPDIR names another folder."
+                ) from error
             raise ConversionFailed(f"onnxruntime cannot read the graph: {str(error).splitlines()[0]}") from error
         cleaned = onnx.load(path)
     # onnxruntime lists every domain that it knows.

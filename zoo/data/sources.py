@@ -146,6 +146,14 @@ def _open(data: str) -> Source:
     raise DataLayout(f"{data!r} is neither a folder nor a .csv nor an .npz. {HELP}")
 
 
+def identified_folder(folder: str) -> Path:
+    """The folder of `open_identified`; raises DataNotFound where there is none."""
+    root = Path(os.path.expanduser(folder))
+    if not root.is_dir():
+        raise DataNotFound(f"{folder!r} is no folder. {IDENTIFIED}")
+    return root
+
+
 def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
     """List pictures that tell their class by its WordNet identifier, as those of ImageNet do.
 
@@ -160,9 +168,7 @@ def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
         DataNotFound: There is no such folder, or it may not be read.
         DataLayout: It holds no picture, or a picture is of no class.
     """
-    root = Path(os.path.expanduser(folder))
-    if not root.is_dir():
-        raise DataNotFound(f"{folder!r} is no folder. {IDENTIFIED}")
+    root = identified_folder(folder)
     index = {IDENTIFIER.match(name).group(): i for i, name in enumerate(classes) if IDENTIFIER.match(name)}
     try:
         paths = [path for path in _files(root) if path.suffix.lower() in SUFFIXES]
