@@ -105,3 +105,21 @@ def test_evaluate_judges_a_flat_data_set_of_another_name(zoo, tmp_path, real_wei
     assert accuracy >= 0.66
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads(zoo("evaluate", run, "--json").out)["accuracy"] == pytest.approx(accuracy, abs=1e-9)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("name", "floor"), [("mobilenet_025", 0.53), ("mobilenetv2", 0.80)])
+def test_published_weights_are_verified(zoo, real_weights, test_data, name, floor):
+    pictures = test_data / "imagenet_sample"
+    ran = zoo("verify", name, "--data", pictures, "--at-least", floor, "--json")
+    assert ran.code == 0, ran.err
+    figures = json.loads(ran.out)
+    assert figures["pictures"] == 500 and floor <= figures["top1"] < figures["top5"] < 0.97
+    assert figures["weights"]["id"] == f"{name}.imagenet1k"
+    assert zoo("verify", name, "--data", pictures, "--at-least", 0.99).code == 1
+
+
+@pytest.mark.real
+def test_pictures_that_do_not_tell_their_class_are_refused(zoo, real_weights, photos):
+    ran = zoo("verify", "mobilenet_025", "--data", photos)
+    assert ran.code == 1 and "names no WordNet identifier" in ran.err and "n01440764_tench.jpg" in ran.err

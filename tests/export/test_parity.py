@@ -11,7 +11,8 @@ from zoo import backend, registry
 from zoo.convert.keras_to_onnx import convert, without_logits
 from zoo.errors import ConversionFailed, ParityFailed
 from zoo.export import parity
-from zoo.testing import randomize, synthetic_pixels
+from zoo.plugin import Head
+from zoo.testing import check_graph, randomize, synthetic_pixels
 from zoo.train.model import attach_head, build_backbone
 
 RNG = np.random.default_rng(0)
@@ -158,3 +159,50 @@ def test_constant_and_infinite_logits_fail():
 def test_swapped_classes_fail(model, graph):
     with pytest.raises(ParityFailed):
         parity.check(model, broken(graph, swap_classes), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda graph: graph.input.add(name="mean"), "inputs are"),
+        (lambda graph: graph.node[1].__setattr__("domain", "com.microsoft"), "not ONNX's own"),
+        (lambda graph: graph.node.extend([onnx.helper.make_node("Transpose", ["x"], ["y"])] * 4), "5 Transpose nodes"),
+    ],
+)
+def test_the_graph_check_finds_what_a_device_would_mind(graph, change, problem):
+    check_graph(graph)
+    with pytest.raises(AssertionError, match=problem):
+        check_graph(broken(graph, change))
+
+
+def test_every_batch_norm_behind_a_convolution_is_folded(graph):
+    """MobileNetV2 has one behind each of its 52 convolutions; the graph check notices one that is left."""
+    convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 52 and all(len(node.input) == 3 for node in convolutions)
+
+    def unfold(copy):
+        position, node = next((i, node) for i, node in enumerate(copy.node) if node.op_type == "Conv")
+        channels = next(tensor.dims[0] for tensor in copy.initializer if tensor.name == node.input[1])
+        copy.initializer.append(numpy_helper.from_array(np.ones((channels, 1, 1), "float32"), "scale"))
+        result, node.output[0] = node.output[0], "unscaled"
+        copy.node.insert(position + 1, onnx.helper.make_node("Mul", ["unscaled", "scale"], [result], name="bn"))
+
+    with pytest.raises(AssertionError, match="not folded into its convolution: bn"):
+        check_graph(broken(graph, unfold))
+
+
+def test_grouped_convolutions_and_gelu_are_plain_operators():
+    """Keras compiles the one by XLA on a CPU and writes the other with Erfc, which ONNX does not have."""
+    keras = backend.start()
+    pixels = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, activation="gelu")(pixels)
+    x = keras.layers.Conv2D(8, 3, groups=4)(x)
+    x = keras.layers.Conv2D(8, 3, groups=8)(x)
+    network = attach_head(keras.Model(pixels, x), Head(), 4, "grouped")
+    converted = convert(network)
+    groups = [attribute.i for node in converted.graph.node for attribute in node.attribute if attribute.name == "group"]
+    assert groups == [1, 4, 8]
+    check_graph(converted)
+    assert parity.check(network, converted, PIXELS)["logits_difference"] < 1e-5
+    # Keras itself is as it was.
+    assert network.predict_on_batch(PIXELS[:2].astype("float32")).shape == (2, 4)

@@ -127,6 +127,31 @@ def test_update_moves_the_statistics_and_sets_their_momentum(architecture, pictu
     assert model.get_layer("bn1").momentum == 0.5
 
 
+def test_a_frozen_base_drops_nothing_out(architecture, pictures):
+    """`fit` calls the base in training mode too; frozen, it must still be a constant function of the picture."""
+
+    def with_dropout(rate):
+        def build(shape):
+            import keras
+
+            base = build_tiny(shape)
+            return keras.Model(base.input, keras.layers.Dropout(rate, name="drop3")(base.output))
+
+        last = Stage("stage3", ("conv3", "bn3", "drop*"))
+        return dataclasses.replace(architecture, build=build, stages=(*architecture.stages[:2], last))
+
+    head = Phase(name="x", train="head", epochs=1, learning_rate=1e-2)
+    losses = {}
+    for rate in (0.2, 0.8):
+        for train in ("head", "last:1"):
+            phase = dataclasses.replace(head, train=train)
+            model, _, _, _, outcome = run(with_dropout(rate), pictures, phase)
+            losses[rate, train] = outcome.history[0]["loss"]
+            assert model.get_layer("drop3").rate == rate
+    assert losses[0.2, "head"] == losses[0.8, "head"]
+    assert losses[0.2, "last:1"] != losses[0.8, "last:1"]
+
+
 def test_trained_layers_train_again_after_a_frozen_phase(architecture, pictures):
     """Changing `trainable` without compiling anew would silently train the old set."""
     first = Phase(name="a", train="head", epochs=1, learning_rate=1e-2, optimizer="sgd")

@@ -168,14 +168,26 @@ def _pool_channels_first(graph) -> None:
 
 
 def _erfc(context, node, name, arguments) -> None:
-    """Erfc(x) = 1 + Erf(-x), of which ONNX has the latter; TensorFlow writes GELU with it."""
+    """Erfc(x) = 1 + Erf(-x), of which ONNX has the latter.
+
+    TensorFlow's GELU is x / 2 * Erfc(-x * c). As x / 2 * (1 + Erf(x / (1 / c))) onnxruntime knows and fuses it.
+    """
     import numpy as np
 
     (x,), (y,) = node.input, node.output
     kind, shape = context.get_dtype(y), context.get_shape(y)
+    product = node.inputs[0]
+    signs = [source for source in product.inputs if source.type == "Neg"] if product.type == "Mul" else []
     context.remove_node(node.name)
-    negated = context.make_node("Neg", [x], dtypes=[kind], shapes=[shape])
-    error_function = context.make_node("Erf", negated.output, dtypes=[kind], shapes=[shape])
+    factors = [source for source in product.inputs if source.is_const()] if signs else []
+    if factors:
+        divisor = context.make_const(
+            f"{name}_divisor", (1 / factors[0].get_tensor_value(as_list=False)).astype("float32")
+        )
+        positive = context.make_node("Div", [signs[0].input[0], *divisor.output], dtypes=[kind], shapes=[shape])
+    else:
+        positive = context.make_node("Neg", [x], dtypes=[kind], shapes=[shape])
+    error_function = context.make_node("Erf", positive.output, dtypes=[kind], shapes=[shape])
     one = context.make_const(f"{name}_one", np.array(1, "float32"))
     context.make_node("Add", [*error_function.output, *one.output], outputs=[y], dtypes=[kind], shapes=[shape])
 

@@ -1,0 +1,196 @@
+"""Every backbone at its own size: checked, exported and timed beside the same network in Keras.
+
+    python benchmarks/backbones.py                         all networks, a table for the README on stdout
+    python benchmarks/backbones.py resnet50 vgg16          some of them
+    python benchmarks/backbones.py --json results.jsonl    kept as it goes; what is there already is not run again
+
+Each network runs in a process of its own, with random weights (seed 0) and BatchNorm statistics of synthetic pictures,
+and a head for 5 classes. Checked: parameter count, layer names over two builds, stages, the graph (one input, ONNX's
+own operators, at most 4 Transposes, folded BatchNorm), parity on 8 pictures, the predictor on one. Columns:
+
+    parameters   without top            MB, nodes   of the exported file        export   conversion alone, seconds
+    difference   max|difference| / max|Keras| on logits
+    1, 2         milliseconds for one picture in onnxruntime, median, with 1 and 2 threads
+    MB peak      memory of a process that loads the file and labels one picture
+    Keras/ORT    median time of a tf.function of the Keras network over onnxruntime's, sides taking turns, all threads
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PEAK = """
+import re, sys
+from zoo_runtime import Predictor
+import numpy as np
+p = Predictor(sys.argv[1])
+h, w = p.info.image.size
+p(np.zeros((h, w, 3), "uint8"))
+# Not getrusage, whose figure includes the process that started this one.
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024)
+"""
+SECONDS = 2.0
+ROUNDS = 5
+
+
+def measure(name: str) -> dict:
+    """Check and time one network, in this process."""
+    import numpy as np
+    import onnxruntime
+
+    from zoo import backend, registry, testing
+    from zoo.convert.keras_to_onnx import convert
+    from zoo.export import parity, staging
+    from zoo.train.model import attach_head, build_backbone
+    from zoo_runtime import ImageSpec, ModelInfo
+
+    keras = backend.start()
+    import tensorflow as tf
+
+    architecture = registry.load().architecture(name)
+    size = architecture.input_size
+    smallest = (architecture.min_size, architecture.min_size)
+    keras.utils.set_random_seed(0)
+    small = build_backbone(architecture, smallest)
+    testing.randomize(small)
+    backbone = build_backbone(architecture, size)
+    assert [layer.name for layer in small.layers] == [layer.name for layer in backbone.layers], "layer names differ"
+    parameters = sum(x.count_params() for x in backbone.layers if x.__class__.__name__ not in testing.PREPROCESSING)
+    assert parameters == architecture.parameters, f"{parameters:,} parameters, {architecture.parameters:,} promised"
+    backbone.set_weights(small.get_weights())
+    del small
+    model = attach_head(backbone, architecture.head, 5, name)
+
+    begun = time.perf_counter()
+    graph = convert(model)
+    export = time.perf_counter() - begun
+    testing.check_graph(graph)
+    pixels = testing.synthetic_pixels(8, size, architecture.channels)
+    figures = parity.check(model, graph, pixels)
+    info = ModelInfo(
+        classes=tuple("abcde"),
+        task="multiclass",
+        image=ImageSpec(size=size),
+        architecture={"name": name},
+    )
+    data = staging.serialize(graph, info)
+
+    def session(threads: int) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    picture = pixels[:1]
+    run = {threads: session(threads) for threads in (1, 2)}
+    as_float = tf.constant(picture.astype("float32"))
+    function = tf.function(lambda x: model(x, training=False), jit_compile=False, reduce_retracing=True)
+    sides = {
+        "keras": lambda: function(as_float).numpy(),
+        "1": lambda: run[1].run(None, {"image": picture}),
+        "2": lambda: run[2].run(None, {"image": picture}),
+    }
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for call in sides.values():
+        call()
+    for _ in range(ROUNDS):
+        for side, call in sides.items():
+            end = time.perf_counter() + SECONDS / ROUNDS
+            while True:
+                before = time.perf_counter()
+                call()
+                times[side].append(time.perf_counter() - before)
+                if time.perf_counter() >= end:
+                    break
+    p50 = {side: float(np.median(values)) * 1e3 for side, values in times.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        path.write_bytes(data)
+        peak = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True).stdout
+    return {
+        "name": name,
+        "size": size[0],
+        "parameters": parameters,
+        "megabytes": len(data) / 1e6,
+        "nodes": len(graph.graph.node),
+        "transposes": sum(node.op_type == "Transpose" for node in graph.graph.node),
+        "export_seconds": export,
+        "difference": figures["logits_difference"],
+        "ms_1": p50["1"],
+        "ms_2": p50["2"],
+        "peak_megabytes": float(peak),
+        "keras_ratio": p50["keras"] / min(p50["1"], p50["2"]),
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| network | size | parameters | MB | nodes | Transposes | export s | difference | 1 thread ms | 2 threads ms "
+        "| peak MB | Keras / onnxruntime |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['name']} | {row['size']} | {row['parameters']:,} | {row['megabytes']:.1f} | {row['nodes']} | "
+            f"{row['transposes']} | {row['export_seconds']:.1f} | {row['difference']:.0e} | {row['ms_1']:.1f} | "
+            f"{row['ms_2']:.1f} | {row['peak_megabytes']:.0f} | {row['keras_ratio']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="networks (default: all)")
+    parser.add_argument("--json", type=Path, help="file to keep results in, a line each")
+    parser.add_argument("--timeout", type=int, default=1200, help="seconds a network may take (default 1200)")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.names[0])))
+        return 0
+
+    from zoo import registry
+    from zoo.plugin import Architecture
+
+    names = options.names or [item.name for item in registry.load().all(Architecture)]
+    rows = {}
+    if options.json and options.json.exists():
+        rows = {row["name"]: row for row in map(json.loads, options.json.read_text().splitlines())}
+    failed = []
+    for name in names:
+        if name in rows:
+            continue
+        try:
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", name],
+                capture_output=True,
+                text=True,
+                timeout=options.timeout,
+                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            )
+            problem = (done.stderr.strip().splitlines() or ["?"])[-1] if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            problem = f"took more than {options.timeout} s"
+        if problem:
+            failed.append(name)
+            print(f"{name}: {problem}", file=sys.stderr, flush=True)
+            continue
+        rows[name] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{name}: {rows[name]}", file=sys.stderr, flush=True)
+        if options.json:
+            with options.json.open("a") as stream:
+                stream.write(json.dumps(rows[name]) + "\n")
+    print(table([rows[name] for name in names if name in rows]))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
