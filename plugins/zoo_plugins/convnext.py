@@ -55,6 +55,15 @@ HASHES = {
     ),
 }
 
+# name: length in bytes without top
+LENGTHS = {
+    "convnext_tiny": 111_650_432,
+    "convnext_small": 198_551_472,
+    "convnext_base": 350_926_856,
+    "convnext_large": 785_596_384,
+    "convnext_xlarge": 1_393_257_616,
+}
+
 
 def change(layer: keras.Layer) -> keras.Layer:
     """What zoo's graph has in the place of a layer of Keras's; see `zoo.plugin.rebuild`."""
@@ -129,6 +138,7 @@ def zoo_weights():
             (f"{name}_notop.h5", f"{name}.h5"),
             size=224,
             hashes=HASHES[name],
+            lengths=(LENGTHS[name], None),
             load=_network(keras_name).load,
             licence="MIT",
             source="https://github.com/facebookresearch/ConvNeXt",

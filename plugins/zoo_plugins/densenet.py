@@ -25,6 +25,9 @@ HASHES = {
     201: ("md5:c13680b51ded0fb44dff2d8f86ac8bb1", "md5:1ceb130c1ea1b78c3bf6114dbdfd8807"),
 }
 
+# layers: length in bytes without top
+LENGTHS = {121: 29_084_464, 169: 51_877_672, 201: 74_836_368}
+
 # A dense block and the transition behind it; behind the last there is none.
 STAGES = (
     Stage("conv1", ("conv1_*",)),
@@ -62,6 +65,7 @@ def zoo_weights():
             (f"{stem}_notop.h5", f"{stem}.h5"),
             size=224,
             hashes=HASHES[layers],
+            lengths=(LENGTHS[layers], None),
             licence="BSD-3-Clause",
             source="https://github.com/liuzhuang13/DenseNet",
             paper=PAPER,

@@ -67,6 +67,27 @@ HASHES_V2 = {
     "l": ("md5:b0b66b5c863aef5b46e8608fe1711615", "md5:27e6d408b53c7ebc868fefa357689935"),
 }
 
+# variant: length in bytes without top
+LENGTHS = {
+    "b0": 16_705_208,
+    "b1": 27_018_416,
+    "b2": 31_790_344,
+    "b3": 43_941_136,
+    "b4": 71_686_520,
+    "b5": 115_263_384,
+    "b6": 165_234_480,
+    "b7": 258_076_736,
+}
+LENGTHS_V2 = {
+    "b0": 24_274_472,
+    "b1": 28_456_008,
+    "b2": 35_839_040,
+    "b3": 52_606_240,
+    "s": 82_420_632,
+    "m": 214_201_816,
+    "l": 473_176_280,
+}
+
 
 def change(layer: keras.Layer) -> keras.Layer | None:
     """What zoo's graph has in the place of a layer of Keras's; see `zoo.plugin.rebuild`."""
@@ -156,6 +177,7 @@ def zoo_weights():
             (f"efficientnet{variant}_notop.h5", f"efficientnet{variant}.h5"),
             size=size,
             hashes=HASHES[variant],
+            lengths=(LENGTHS[variant], None),
             load=_first(variant).load,
             licence="Apache-2.0",
             source="https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet",
@@ -170,6 +192,7 @@ def zoo_weights():
             (f"efficientnetv2-{variant}_notop.h5", f"efficientnetv2-{variant}.h5"),
             size=size,
             hashes=HASHES_V2[variant],
+            lengths=(LENGTHS_V2[variant], None),
             licence="Apache-2.0",
             source="https://github.com/google/automl/tree/master/efficientnetv2",
             paper=PAPER_V2,

@@ -64,6 +64,7 @@ def zoo_weights():
                 BASE_URL,
                 (f"{stem}_no_top.h5", f"{stem}.h5"),
                 size=resolution,
+                lengths=(17_225_924 if (width, resolution) == (1.0, 224) else None, None),
                 licence="Apache-2.0",
                 source="https://github.com/tensorflow/models/blob/master/research/slim/nets/mobilenet_v1.md",
                 paper=PAPER,

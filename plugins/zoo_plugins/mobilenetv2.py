@@ -80,6 +80,7 @@ def zoo_weights():
                 BASE_URL,
                 (f"{stem}_no_top.h5", f"{stem}.h5"),
                 size=resolution,
+                lengths=(9_406_464 if (width, resolution) == (1.0, 224) else None, None),
                 licence="Apache-2.0",
                 source="https://github.com/tensorflow/models/tree/master/research/slim/nets/mobilenet",
                 paper=PAPER,

@@ -37,6 +37,9 @@ HASHES = {
     "mobilenetv3_large_minimalistic": ("md5:ec5221f64a2f6d1ef965a614bdae7973", "md5:675e7b876c45c57e9e63e6d90a36599c"),
 }
 
+# name: length in bytes without top, where known
+LENGTHS = {"mobilenetv3_large": 12_683_000, "mobilenetv3_small": 4_334_752}
+
 # Blocks of one output width, by their numbers in Keras; block 0 stands alone.
 SEQUENCES = {
     "MobileNetV3Small": (range(1, 3), range(3, 6), range(6, 8), range(8, 11)),
@@ -105,6 +108,7 @@ def zoo_weights():
             (f"{stem}_no_top_v2.h5", f"{stem}.h5"),
             size=224,
             hashes=HASHES[name],
+            lengths=(LENGTHS.get(name), None),
             licence="Apache-2.0",
             source="https://github.com/tensorflow/models/tree/master/research/slim/nets/mobilenet",
             paper=PAPER,

@@ -23,6 +23,9 @@ HASHES = {
     "nasnet_large": ("md5:d81d89dc07e6e56530c4e77faddd61b5", "md5:11577c9a518f0070763c2b964a382f17"),
 }
 
+# name: length in bytes without top
+LENGTHS = {"nasnet_mobile": 19_993_432, "nasnet_large": 343_610_240}
+
 
 def _cell(number: int, first: bool) -> tuple[str, ...]:
     """Layers of a normal cell; the first of a block brings the output of the one before to its size in two paths."""
@@ -78,6 +81,7 @@ def zoo_weights():
             published_as=(f"{published}-no-top.h5", f"{published}.h5"),
             size=size,
             hashes=HASHES[name],
+            lengths=(LENGTHS[name], None),
             licence="Apache-2.0",
             source="https://github.com/tensorflow/models/tree/master/research/slim/nets/nasnet",
             paper=PAPER,

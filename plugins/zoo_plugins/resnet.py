@@ -31,8 +31,15 @@ HASHES = {
     "resnet152v2": ("md5:ed17cf2e0169df9d443503ef94b23b33", "md5:a49b44d1979771252814e80f8ec446f9"),
 }
 
-# name: length in bytes without and with top
-LENGTHS: dict[str, tuple[int | None, int | None]] = {}
+# name: length in bytes without and with top, where known
+LENGTHS = {
+    "resnet50": (94_765_736, 102_967_424),
+    "resnet101": (171_446_536, None),
+    "resnet152": (234_698_864, None),
+    "resnet50v2": (94_668_760, None),
+    "resnet101v2": (171_317_808, None),
+    "resnet152v2": (234_545_216, None),
+}
 
 
 def _stages(name: str) -> tuple[Stage, ...]:
@@ -72,7 +79,7 @@ def zoo_weights():
             (f"{stem}_notop.h5", f"{stem}.h5"),
             size=224,
             hashes=HASHES[name],
-            lengths=LENGTHS.get(name, (None, None)),
+            lengths=LENGTHS[name],
             licence="MIT",
             source="https://github.com/KaimingHe/deep-residual-networks",
             paper=PAPER_V2 if name.endswith("v2") else PAPER,

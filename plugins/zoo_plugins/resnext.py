@@ -35,9 +35,6 @@ HASHES = {
     "resnext101": ("md5:0f678c91647380debd923963594981b3", "md5:34fb605428fcc7aa4d62f44404c11509"),
 }
 
-# name: length in bytes without and with top
-LENGTHS: dict[str, tuple[int | None, int | None]] = {}
-
 
 def build(input_shape: tuple[int, int, int], *, blocks: tuple[int, ...]) -> keras.Model:
     """Build the backbone; see `zoo.plugin.Architecture.build`."""
@@ -145,7 +142,6 @@ def zoo_weights():
             (f"{stem}_notop.h5", f"{stem}.h5"),
             size=224,
             hashes=HASHES[name],
-            lengths=LENGTHS.get(name, (None, None)),
             load=load,
             licence="BSD-3-Clause",
             source="https://github.com/facebookresearch/ResNeXt",

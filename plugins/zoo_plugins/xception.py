@@ -11,7 +11,7 @@ from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, im
 PAPER = "https://arxiv.org/abs/1610.02357"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/xception/"
 HASHES = ("md5:b0042744bf5b25fce3cb969f33bebb97", "md5:0a58e3b7378bc2990ea3b43d5981f1f6")
-LENGTHS = (None, None)
+LENGTHS = (83_683_744, 91_884_032)
 
 # Convolutions on the residual connections have no names of their own. Block: number among the unnamed.
 RESIDUAL = {2: "", 3: "_1", 4: "_2", 13: "_3"}
