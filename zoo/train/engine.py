@@ -14,6 +14,7 @@ from zoo import backend
 from zoo.errors import TrainingError
 from zoo.plugin import Architecture, Phase
 from zoo.reporter import Reporter
+from zoo.train import grouped
 from zoo.train import phases as phase_tools
 from zoo.train.batches import Augment, make_batches
 
@@ -101,49 +102,52 @@ def train(
     warnings: list[str] = []
     rates = phase_tools.dropout_rates(model)
 
-    for number, phase in enumerate(schedule, start=1):
-        moving = phase_tools.apply(model, backbone, architecture, phase, rates)
-        reporter.say(
-            f"Phase {number}/{len(schedule)} {phase.name}: trains {phase.train}, {len(moving.layers)} layers, "
-            f"{moving.parameters:,} of {moving.total:,} parameters; {phase.epochs} epochs, "
-            f"{phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
-        )
-        begun = time.perf_counter()
-        batches = make_batches(
-            pictures.array,
-            pictures.train,
-            pictures.labels,
-            classes=pictures.classes,
-            batch_size=batch_size,
-            seed=seed,
-            first_epoch=len(history),
-            shuffle=True,
-            augment=augment if phase.augment else None,
-            views=phase.views,
-        )
-        trainer.compile(
-            optimizer=_optimizer(phase, len(batches), moving.scales),
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=_jit(),
-        )
-        epochs = _fit(
-            trainer, batches, _plain_batches(pictures, pictures.val, batch_size), phase, history, best, reporter
-        )
-        # The next phase, or the export, begins from the best epoch so far.
-        trainer.set_weights(best.weights)
-        steps = (best.epoch - len(history) + epochs) * len(batches)
-        if phase.batch_norm == "update" and steps > 0:
-            warnings += _settle_statistics(trainer, pictures, batch_size, seed, steps, history, best, phase, reporter)
-        done.append(
-            {
-                **asdict(phase),
-                "moved_layers": list(moving.layers),
-                "moved_parameters": moving.parameters,
-                "epochs_run": epochs,
-                "seconds": round(time.perf_counter() - begun, 2),
-            }
-        )
+    with grouped.cut(model):
+        for number, phase in enumerate(schedule, start=1):
+            moving = phase_tools.apply(model, backbone, architecture, phase, rates)
+            reporter.say(
+                f"Phase {number}/{len(schedule)} {phase.name}: trains {phase.train}, {len(moving.layers)} layers, "
+                f"{moving.parameters:,} of {moving.total:,} parameters; {phase.epochs} epochs, "
+                f"{phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
+            )
+            begun = time.perf_counter()
+            batches = make_batches(
+                pictures.array,
+                pictures.train,
+                pictures.labels,
+                classes=pictures.classes,
+                batch_size=batch_size,
+                seed=seed,
+                first_epoch=len(history),
+                shuffle=True,
+                augment=augment if phase.augment else None,
+                views=phase.views,
+            )
+            trainer.compile(
+                optimizer=_optimizer(phase, len(batches), moving.scales),
+                loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+                metrics=["accuracy"],
+                jit_compile=_jit(),
+            )
+            epochs = _fit(
+                trainer, batches, _plain_batches(pictures, pictures.val, batch_size), phase, history, best, reporter
+            )
+            # The next phase, or the export, begins from the best epoch so far.
+            trainer.set_weights(best.weights)
+            steps = (best.epoch - len(history) + epochs) * len(batches)
+            if phase.batch_norm == "update" and steps > 0:
+                warnings += _settle_statistics(
+                    trainer, pictures, batch_size, seed, steps, history, best, phase, reporter
+                )
+            done.append(
+                {
+                    **asdict(phase),
+                    "moved_layers": list(moving.layers),
+                    "moved_parameters": moving.parameters,
+                    "epochs_run": epochs,
+                    "seconds": round(time.perf_counter() - begun, 2),
+                }
+            )
     for name, rate in rates.items():
         model.get_layer(name).rate = rate
     reporter.say(f"Kept epoch {best.epoch}: validation loss {best.loss:.4f}")
