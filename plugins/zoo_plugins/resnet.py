@@ -72,6 +72,7 @@ def zoo_architectures():
 @hookimpl
 def zoo_weights():
     for name, (_, _, top1, top5) in NETWORKS.items():
+        second = name.endswith("v2")
         stem = f"{name}_weights_tf_dim_ordering_tf_kernels"
         yield from imagenet_weights(
             name,
@@ -80,9 +81,12 @@ def zoo_weights():
             size=224,
             hashes=HASHES[name],
             lengths=LENGTHS[name],
-            licence="MIT",
-            source="https://github.com/KaimingHe/deep-residual-networks",
-            paper=PAPER_V2 if name.endswith("v2") else PAPER,
+            # Converted from the authors' Caffe files; the second version from TensorFlow's, hence -1..1.
+            licence="Apache-2.0" if second else "MIT",
+            source="https://github.com/tensorflow/models/blob/master/research/slim/nets/resnet_v2.py"
+            if second
+            else "https://github.com/KaimingHe/deep-residual-networks",
+            paper=PAPER_V2 if second else PAPER,
             top1=top1,
             top5=top5,
         )
