@@ -121,12 +121,12 @@ def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int
     return (pictures + noise).clip(0, 255).astype(np.uint8)
 
 
-def randomize(model: keras.Model, seed: int = 0) -> None:
+def randomize(model: keras.Model, seed: int = 0, pictures: int = 32) -> None:
     """Give a network's BatchNorm layers statistics, scales and shifts as a trained one has.
 
     With Keras's initial ones many a deep network gives about 1e-17 everywhere, and any tolerance passes. Scales and
-    shifts are random; the statistics are then those of synthetic pictures, moved a little, so that signals neither
-    vanish nor explode.
+    shifts are random; the statistics are then those of so many synthetic pictures, moved a little, so that signals
+    neither vanish nor explode.
     """
     keras = backend.start()
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -141,7 +141,7 @@ def randomize(model: keras.Model, seed: int = 0) -> None:
         if layer.beta is not None:
             layer.beta.assign(rng.uniform(-0.4, 0.4, layer.beta.shape))
     _, height, width, channels = model.input.shape
-    model(synthetic_pixels(32, (height, width), channels, seed).astype("float32"), training=True)
+    model(synthetic_pixels(pictures, (height, width), channels, seed).astype("float32"), training=True)
     for layer, (momentum, trainable) in zip(layers, kept, strict=True):
         layer.momentum, layer.trainable = momentum, trainable
         deviation = np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
