@@ -21,6 +21,7 @@ import numpy as np
 from zoo import backend
 from zoo.plugin import Architecture, Augmentation, Schedule
 from zoo.train import phases
+from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
@@ -41,7 +42,7 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
         AssertionError: A part of the contract is not kept.
     """
     from zoo.convert.keras_to_onnx import convert
-    from zoo.export import parity
+    from zoo.export import parity, staging
     from zoo.train.model import attach_head, build_backbone
 
     keras = backend.start()
@@ -75,6 +76,15 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
     graph = convert(model)
     check_graph(graph, transposes)
     parity.check(model, graph, pixels)
+
+    spec = ImageSpec(size=size, channels=architecture.channels)
+    described = {"name": architecture.name}
+    info = ModelInfo(classes=tuple("abcde"), task="multiclass", image=spec, architecture=described)
+    predictor = Predictor(staging.serialize(graph, info))
+    expected = model.predict_on_batch(pixels.astype("float32"))
+    for picture, row in zip(pixels, expected, strict=True):
+        result = predictor(picture if architecture.channels == 3 else picture[..., 0])
+        assert np.abs(np.array(list(result.probabilities.values())) - row).max() <= 1e-4, "the predictor differs"
 
 
 def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
