@@ -6,7 +6,8 @@
 
 Each network runs in a process of its own, with random weights (seed 0) and BatchNorm statistics of synthetic pictures,
 and a head for 5 classes. Checked: parameter count, layer names over two builds, stages, the graph (one input, ONNX's
-own operators, at most 4 Transposes, folded BatchNorm), parity on 8 pictures, the predictor on one. Columns:
+own operators, at most 4 Transposes, folded BatchNorm), parity on 8 pictures, the predictor's answer on
+one. Columns:
 
     parameters   without top            MB, nodes   of the exported file        export   conversion alone, seconds
     difference   max|difference| / max|Keras| on logits
@@ -49,7 +50,7 @@ def measure(name: str) -> dict:
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import parity, staging
     from zoo.train.model import attach_head, build_backbone
-    from zoo_runtime import ImageSpec, ModelInfo
+    from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
     keras = backend.start()
     import tensorflow as tf
@@ -64,7 +65,7 @@ def measure(name: str) -> dict:
     parameters = sum(x.count_params() for x in backbone.layers if x.__class__.__name__ not in testing.PREPROCESSING)
     assert parameters == architecture.parameters, f"{parameters:,} parameters, {architecture.parameters:,} promised"
     # At the size that is measured: with the statistics of small maps the values of large ones explode.
-    testing.randomize(backbone, pictures=8)
+    testing.randomize(backbone, pictures=8, batch_size=8 if size[0] < 450 else 2)
     model = attach_head(backbone, architecture.head, 5, name)
 
     begun = time.perf_counter()
@@ -80,6 +81,9 @@ def measure(name: str) -> dict:
         architecture={"name": name},
     )
     data = staging.serialize(graph, info)
+    result = Predictor(data)(pixels[0])
+    (row,) = model.predict_on_batch(pixels[:1].astype("float32"))
+    assert np.abs(np.array(list(result.probabilities.values())) - row).max() <= 1e-4, "the predictor differs"
 
     def session(threads: int) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -175,7 +179,8 @@ def main() -> int:
                 timeout=options.timeout,
                 env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
             )
-            problem = (done.stderr.strip().splitlines() or ["?"])[-1] if done.returncode else ""
+            said = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}; out of memory?"])[-1]
+            problem = said if done.returncode else ""
         except subprocess.TimeoutExpired:
             problem = f"took more than {options.timeout} s"
         if problem:

@@ -34,10 +34,23 @@ ALLOWED = {
     "zoo.testing": STORES | {"zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
     "zoo.origin": STORES,
     "zoo.prepared": STORES,
-    "zoo.workflow": STORES | {"zoo.origin", "zoo.prepared", "zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
+    "zoo.augmentation": STORES | {"zoo.prepared", "zoo.train"},
+    "zoo.schedules": PLUGINS | {"zoo.train"},
+    "zoo.workflow": STORES
+    | {
+        "zoo.augmentation",
+        "zoo.schedules",
+        "zoo.origin",
+        "zoo.prepared",
+        "zoo.convert",
+        "zoo.train",
+        "zoo.evaluate",
+        "zoo.export",
+    },
     "zoo.listing": {"zoo.errors", "zoo.plugin", "zoo.registry", "zoo.weights"},
     "zoo.doctor": {"zoo.paths", "zoo.plugin", "zoo.registry", "zoo.runs"},
-    "zoo.cli": STORES | {"zoo.workflow", "zoo.listing", "zoo.doctor", "zoo.evaluate"},
+    "zoo.cli": STORES
+    | {"zoo.schedules", "zoo.augmentation", "zoo.workflow", "zoo.listing", "zoo.doctor", "zoo.evaluate"},
     "zoo_plugins": {"zoo.plugin"},
     "zoo_runtime": set(),
 }
@@ -90,7 +103,7 @@ def test_only_convert_imports_tensorflow(module, path):
     assert not heavy or part_of(module) == "zoo.convert"
 
 
-HEAVY = ("tensorflow", "keras", "numpy", "PIL", "onnxruntime", "onnx", "sklearn", "pooch", "requests")
+HEAVY = ("tensorflow", "keras", "numpy", "PIL", "onnxruntime", "onnx", "sklearn", "pooch", "requests", "matplotlib")
 LIGHT_COMMANDS = [
     ["list"],
     ["list", "--json"],
@@ -98,9 +111,13 @@ LIGHT_COMMANDS = [
     ["info", "fine-tune"],
     ["--help"],
     ["--version"],
+    ["augment", "--help"],
+    ["schedule", "--help"],
+    ["schedule", "show", "--help"],
+    ["augment", "preview", "--help"],
     *(
         [command, "--help"]
-        for command in ("list", "info", "finetune", "evaluate", "export", "predict", "verify", "doctor")
+        for command in ("list", "info", "finetune", "evaluate", "export", "plot", "predict", "verify", "doctor")
     ),
 ]
 

@@ -38,8 +38,8 @@ def test_the_example_plugin_is_listed_keeps_the_contract_and_trains(zoo, install
 
 def test_every_option_and_command_of_the_readme_exists(zoo):
     text = README.read_text("utf-8")
-    commands = set(re.findall(r"(?:^|`| )zoo (list|info|finetune|evaluate|export|predict|doctor)\b", text, re.M))
-    assert len(commands) == 7
+    commands = set(re.findall(r"(?:^|`| )zoo (list|info|finetune|evaluate|export|plot|predict|doctor)\b", text, re.M))
+    assert len(commands) == 8
     helps = "".join(zoo(command, "--help").out for command in sorted(commands))
     options = set(re.findall(r"`(--[a-z-]+)`", text))
     assert len(options) >= 10

@@ -183,7 +183,7 @@ def test_list_shows_what_the_table_promises(zoo, monkeypatch, tmp_path):
     (weights / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.5_128_no_top.h5").write_bytes(b"x")
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(weights))
     rows = {row["name"]: row for row in json.loads(zoo("list", "architectures", "--json").out)}
-    assert len(rows) == 54
+    assert len(rows) == 57
     assert rows["mobilenetv2_050"]["at_hand"] is True and rows["mobilenetv2"]["at_hand"] is False
     assert rows["vgg16"]["parameters"] == 14_714_688 and rows["vgg16"]["top1"] == 0.713
     assert rows["mobilenetv2_140"]["size"] == [224, 224]

@@ -23,10 +23,11 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
     """Bring pixels from 0..255 to what a family was trained on, with Keras's own layers inside the graph.
 
     Args:
-        pixels: Symbolic float32 tensor (batch, height, width, 3), RGB, in 0..255.
+        pixels: Symbolic float32 tensor (batch, height, width, 3), RGB, in 0..255; grey, with one channel, for the
+            modes that treat all channels alike ("tf", "128", "unit", "none").
         mode: "tf" (to -1..1), "torch" (to 0..1, minus the ImageNet mean, over its standard deviation), "caffe" (BGR,
             minus the ImageNet mean); the modes of `keras.applications.imagenet_utils.preprocess_input`. Or "128" (minus
-            128, over 128) or "none".
+            128, over 128), "unit" (to 0..1) or "none".
 
     Returns:
         Symbolic float32 tensor of the same shape.
@@ -40,6 +41,8 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
         return pixels
     if mode == "tf":
         return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(pixels)
+    if mode == "unit":
+        return keras.layers.Rescaling(1 / 255, name="normalize")(pixels)
     if mode == "128":
         return keras.layers.Rescaling(1 / 128, offset=-1.0, name="normalize")(pixels)
     if mode == "torch":
@@ -49,7 +52,7 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
     if mode == "caffe":
         offset = [-103.939, -116.779, -123.68]
         return keras.layers.Rescaling(1.0, offset=offset, name="normalize")(pixels[..., ::-1])
-    raise InvalidPluginData(f"normalize: mode must be tf, torch, caffe, 128 or none. Received: {mode!r}.")
+    raise InvalidPluginData(f"normalize: mode must be tf, torch, caffe, 128, unit or none. Received: {mode!r}.")
 
 
 @dataclass(frozen=True)

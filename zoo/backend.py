@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 from zoo.errors import InstallationError
@@ -92,6 +92,24 @@ def fresh_names() -> Iterator[None]:
         yield
     finally:
         global_state.set_global_attribute(key, defaultdict(int) if kept is None else kept)
+
+
+@contextlib.contextmanager
+def names_after(names: Iterable[str]) -> Iterator[None]:
+    """Give unnamed layers and operations names that go on from those of a network: `add_3` behind `add` to `add_2`.
+
+    Args:
+        names: Names of the operations that the network has.
+    """
+    with fresh_names():
+        from keras.src.backend.common import global_state
+
+        counts = global_state.get_global_attribute("object_name_uids")
+        for name in names:
+            stem, _, number = name.rpartition("_")
+            base, count = (stem, int(number) + 1) if stem and number.isdecimal() else (name, 1)
+            counts[base] = max(counts[base], count)
+        yield
 
 
 def runs_on_tensorflow() -> bool:

@@ -132,6 +132,21 @@ def _numbers(kind: type, minimum: float, limit: float) -> Callable:
     return parse
 
 
+def _pool(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    from zoo.plugin import POOLS
+
+    if value is None:
+        return None
+    pool, _, grid = value.partition(":")
+    if pool not in POOLS or (grid and not (pool == "roi" and grid.isdecimal() and 1 <= int(grid) <= 64)):
+        raise click.BadParameter(f"must be {', '.join(POOLS)} or roi:GRID, such as roi:4. Received: {value!r}.")
+    return {"pool": pool, **({"grid": int(grid)} if grid else {})}
+
+
+def _hidden(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    return () if value == "none" else _numbers(int, 1, 65537)(context, parameter, value)
+
+
 def _folder(default: str) -> dict[str, Any]:
     return {"type": click.Path(file_okay=False, path_type=Path), "default": default, "show_default": True}
 
@@ -202,8 +217,17 @@ def info(name: str) -> None:
 @click.option("--weights", default="auto", show_default=True, help="auto, none, a tag, or the path of a file.")
 @size_option
 @resize_option
-@click.option("--schedule", help="See `zoo list schedules` (default: the architecture's; scratch on random weights).")
-@click.option("--augment", default="none", show_default=True, help="See `zoo list augmentations`.")
+@click.option(
+    "--schedule",
+    help="See `zoo list schedules`, or a TOML file of phases (default: the architecture's; scratch on random weights).",
+)
+@click.option(
+    "--augment",
+    default="none",
+    show_default=True,
+    metavar="POLICY[:K=V,...]",
+    help="See `zoo list augmentations`, and `zoo augment preview`.",
+)
 @click.option(
     "--epochs", callback=_numbers(int, 0, 10**6), metavar="N[,N...]", help="One a phase, or of the longest phase."
 )
@@ -215,6 +239,32 @@ def info(name: str) -> None:
     help="One a phase, or of the fastest phase.",
 )
 @click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases.")
+@click.option("--pool", callback=_pool, metavar="POOL", help="avg, max, flatten, l2norm, roi or roi:GRID.")
+@click.option("--hidden", callback=_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or none.")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features.")
+@click.option("--l1", "weight_l1", type=click.FloatRange(0), help="L1 penalty on the head's kernels.")
+@click.option("--l2", "weight_l2", type=click.FloatRange(0), help="L2 penalty on the head's kernels.")
+@click.option("--reduce", type=click.IntRange(1), metavar="N", help="1x1 convolution to N channels before the pool.")
+@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
+@click.option(
+    "--patience",
+    type=click.IntRange(0),
+    metavar="N",
+    help="End a phase after N epochs without a better validation loss; 0: never (default: the schedule's).",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="The epoch of least validation loss, or the last one.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(1, 1000),
+    metavar="K",
+    help="K augmented copies of each picture, computed ahead (default: a fresh one every epoch).",
+)
 @click.option(
     "--val-split",
     type=click.FloatRange(0, 0.8, min_open=True),
@@ -225,7 +275,7 @@ def info(name: str) -> None:
 @runs_option
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate only.")
-def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, **values: Any) -> None:
+def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, keep: str, **values: Any) -> None:
     """Fine-tune a network on your pictures, export it, and judge the exported file."""
     begun = time.perf_counter()
     registry = _registry()
@@ -234,7 +284,16 @@ def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, **
     from zoo.data import sources
     from zoo.evaluate.metrics import table
 
-    options = workflow.Options(architecture=architecture, learning_rates=learning_rate, export=not no_export, **values)
+    pool = values.pop("pool") or {}
+    head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
+    options = workflow.Options(
+        architecture=architecture,
+        learning_rates=learning_rate,
+        export=not no_export,
+        keep_best=keep == "best",
+        head=pool | {key: value for key, value in head.items() if value is not None},
+        **values,
+    )
     result = workflow.finetune(options, registry, ConsoleReporter())
     click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Run        {result.run.folder}")
@@ -250,6 +309,25 @@ def _quoted(path: Path) -> str:
     import shlex
 
     return shlex.quote(os.fspath(path))
+
+
+@cli.group()
+def schedule() -> None:
+    """See what a schedule trains."""
+
+
+@schedule.command("show")
+@click.argument("name", metavar="SCHEDULE")
+@click.argument("architecture", metavar="ARCH")
+@size_option
+@click.option("--classes", type=click.IntRange(2, 100000), default=2, show_default=True)
+def schedule_show(name: str, architecture: str, size: tuple[int, int] | None, classes: int) -> None:
+    """Show phase by phase what SCHEDULE (a name or a TOML file) trains of ARCH."""
+    from zoo import schedules
+
+    registry = _registry()
+    found = schedules.find(name, registry)
+    click.echo(schedules.show(found, registry.architecture(architecture), size=size, classes=classes))
 
 
 @cli.command()
@@ -313,14 +391,17 @@ def export(
     else:
         from zoo import workflow
 
-        given = [o for o in ("size", "resize") if context.get_parameter_source(o).name == "COMMANDLINE"]
-        if given:
-            raise click.UsageError(
-                f"--{given[0]} goes with --top; a run keeps the size and resize it was trained with."
-            )
+        if context.get_parameter_source("resize").name == "COMMANDLINE":
+            raise click.UsageError("--resize goes with --top; a run keeps the resize it was trained with.")
         folder = Path(what) if Path(what).is_dir() else runs / what
-        result = workflow.export_run(folder, registry, ConsoleReporter(), name=name, exported=exported, data=data)
+        result = workflow.export_run(
+            folder, registry, ConsoleReporter(), name=name, exported=exported, data=data, size=size
+        )
         target = result.exported
+        if size:
+            from zoo.evaluate.metrics import table
+
+            click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -377,6 +458,58 @@ def predict(
 
     path = workflow.resolve_model(model, exported, runs, to_predict=True)
     return runtime.predict(os.fspath(path), paths, top=top, as_json=as_json, threads=threads)
+
+
+@cli.group()
+def augment() -> None:
+    """Look at what augmentation policies do."""
+
+
+@augment.command("preview")
+@click.argument("policy", metavar="POLICY[:K=V,...]")
+@click.option("--data", required=True, help="As of `zoo finetune`.")
+@click.option(
+    "--size", callback=_size, metavar="SIDE|HxW", help="Picture size in pixels (default: the data's, or 224)."
+)
+@click.option(
+    "--pictures", type=click.IntRange(1, 64), default=6, show_default=True, help="Of as many classes as can be."
+)
+@click.option("--copies", type=click.IntRange(1, 32), default=5, show_default=True, help="Of each picture.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png",
+    help="Where the sheet is put (default: augment-POLICY.png, here).",
+)
+def preview(policy: str, **values: Any) -> None:
+    """Draw a sheet of pictures before and after POLICY, with their labels."""
+    from zoo import augmentation
+
+    click.echo(f"Sheet      {augmentation.preview(policy, _registry(), ConsoleReporter(), **values)}")
+
+
+@cli.command()
+@click.argument("wanted", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png",
+    help="Where the picture is put (default: curves.png, in the run folder of one RUN, here for several).",
+)
+@click.option(
+    "--smooth",
+    type=click.FloatRange(0, 0.99),
+    default=0.8,
+    show_default=True,
+    help="Weight of the past in the lines; 0 draws them through the dots.",
+)
+@runs_option
+def plot(wanted: tuple[str, ...], output: Path | None, smooth: float, runs: Path) -> None:
+    """Draw accuracy and loss over the epochs of RUN (a run folder or a run's id), several over one another."""
+    from zoo.evaluate import curves
+
+    click.echo(f"Curves     {curves.plot(wanted, runs, output, smooth)}")
 
 
 @cli.command()

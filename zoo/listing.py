@@ -9,7 +9,7 @@ from typing import Any
 from zoo import weights
 from zoo.errors import UnknownName
 from zoo.plugin import Architecture, Augmentation, Schedule, Weights
-from zoo.registry import Registry
+from zoo.registry import Registry, squeezed
 
 COLUMNS = {
     "architecture": ("name", "parameters", "size", "top1", "licence", "at_hand", "plugin", "summary"),
@@ -28,7 +28,7 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
     Args:
         registry: The loaded plugins.
         kinds: Of "architectures", "weights", "augmentations", "schedules", "plugins".
-        part: What the name must contain.
+        part: What the name must contain; capitals, hyphens and underscores do not matter.
 
     Returns:
         A dictionary a thing, with at least kind, name, plugin.
@@ -40,7 +40,7 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
         "schedules": lambda: [_plain(registry, "schedule", item) for item in registry.all(Schedule)],
         "plugins": lambda: _plugins(registry),
     }
-    return [row for kind in kinds for row in makers[kind]() if part.lower() in row["name"].lower()]
+    return [row for kind in kinds for row in makers[kind]() if squeezed(part) in squeezed(row["name"])]
 
 
 def _architecture(registry: Registry, item: Architecture) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _weights_facts(entry: Weights) -> dict[str, Any]:
     found = weights.at_hand(entry)
     return {
         "size": "x".join(map(str, entry.input_size)),
-        "top-1, top-5": f"{entry.top1}, {entry.top5} (reported, ImageNet)" if entry.top1 else "not reported",
+        "top-1, top-5": f"{entry.top1}, {entry.top5 or '-'} (reported, ImageNet)" if entry.top1 else "not reported",
         "at hand": f"{found[0]} ({found[1]})" if found else "no",
         "file": entry.filename + (f", {entry.bytes:,} bytes" if entry.bytes else ""),
         "url": entry.url,

@@ -53,7 +53,9 @@ def choose(
     entries = first_tag(registry.weights_of(architecture.name, explicit, top=False))
     if not entries:
         reason = f"no plugin lists pretrained weights of {architecture.name}"
-        _say_random(architecture, reason, None, reporter)
+        # A network that is meant to be trained from nothing needs no warning.
+        if architecture.default_schedule != RANDOM_SCHEDULE:
+            _say_random(architecture, reason, None, reporter)
         return None, {"random": True, "id": None, "reason": reason}
     size = size or entries[0].input_size
     try:

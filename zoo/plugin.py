@@ -54,7 +54,7 @@ hookimpl = pluggy.HookimplMarker("zoo")
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
-POOLS = ("avg", "max", "flatten", "l2norm")
+POOLS = ("avg", "max", "flatten", "l2norm", "roi")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 RATES = ("constant", "cosine")
 
@@ -131,7 +131,10 @@ class Head:
 
     Args:
         pool: "avg" or "max" over the positions of the feature map, "l2norm" (its root mean square over the
-            positions), or "flatten", which keeps the positions and ties the network to one input size.
+            positions), "flatten", which keeps the positions and ties the network to one input size, or "roi": the
+            maximum of each cell of a fixed grid laid over a map of any size, flattened (region-of-interest pooling,
+            Girshick 2015, https://arxiv.org/abs/1504.08083).
+        grid: Rows and columns of the grid of "roi".
         hidden: Units of each hidden dense layer (ReLU), in order.
         dropout: Fraction of the pooled features set to zero in training, in 0..1; stands between the pool and the
             first hidden layer.
@@ -140,7 +143,8 @@ class Head:
         reduce: Channels of a 1x1 convolution (ReLU) in front of the pool; None for no such convolution.
     """
 
-    pool: Literal["avg", "max", "flatten", "l2norm"] = "avg"
+    pool: Literal["avg", "max", "flatten", "l2norm", "roi"] = "avg"
+    grid: int = 4
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     weight_l1: float = 0.0
@@ -150,6 +154,7 @@ class Head:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         _require(self.pool in POOLS, self, f"pool must be one of {', '.join(POOLS)}", self.pool)
+        _require(_is_count(self.grid), self, "grid must be a positive whole number", self.grid)
         _require(all(map(_is_count, self.hidden)), self, "hidden must be positive whole numbers", self.hidden)
         _require(_is_number(self.dropout) and 0 <= self.dropout < 1, self, "dropout must be in [0, 1)", self.dropout)
         for penalty in (self.weight_l1, self.weight_l2):
@@ -179,6 +184,8 @@ class Architecture:
             built-in schedules take theirs from it: a tenth for pretrained layers.
         build_classifier: Optional `build_classifier(input_shape, classes) -> keras.Model`: the published network
             with its top, same input, giving **logits**, float32 (batch, classes).
+        classifier_size: The only (height, width) in pixels that the published top takes, where it flattens the map;
+            None where it takes any.
         source: Where the method and the code come from (paper, repository).
         licence: Licence of the code that builds the network.
     """
@@ -197,6 +204,7 @@ class Architecture:
     default_schedule: str = "fine-tune"
     learning_rate: float = 1e-3
     build_classifier: Callable[[tuple[int, int, int], int], keras.Model] | None = None
+    classifier_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _require_name(self, self.name)
@@ -207,13 +215,16 @@ class Architecture:
         _require(_is_number(rate) and 0 < rate < 100, self, "learning_rate must be above 0 and below 100", rate)
         top = self.build_classifier
         _require(top is None or callable(top), self, "build_classifier must be a function or None", top)
+        only = self.classifier_size
+        fits = only is None or (isinstance(only, tuple) and len(only) == 2 and all(map(_is_count, only)))
+        _require(fits, self, "classifier_size must be (height, width) or None", only)
         object.__setattr__(self, "input_size", tuple(self.input_size))
         size = self.input_size
         _require(len(size) == 2 and all(map(_is_count, size)), self, "input_size must be (height, width)", size)
         _require(_is_count(self.min_size), self, "min_size must be a positive whole number of pixels", self.min_size)
         _require(min(size) >= self.min_size, self, f"input_size must be at least min_size {self.min_size}", size)
         _require(self.channels in (1, 3), self, "channels must be 1 or 3", self.channels)
-        _require(_is_count(self.parameters), self, "parameters must be a positive whole number", self.parameters)
+        _require(_is_count(self.parameters, 0), self, "parameters must be a whole number", self.parameters)
         _require(isinstance(self.head, Head), self, "head must be a Head", self.head)
         object.__setattr__(self, "stages", tuple(self.stages))
         stages = self.stages
@@ -346,7 +357,8 @@ class Augmentation:
         name: What a user types ("light").
         summary: One line for `zoo list`.
         build: `build(**parameters) -> f`, and `f(images, labels, seeds) -> (images, labels)`. images: float32 array
-            (batch, height, width, channels) in 0..255; labels: float32 array (batch, classes), rows sum to 1; seeds:
+            (batch, height, width, channels) in 0..255; labels: float32 array (batch, classes) in 0..1, 1 where a
+            picture is of a class (rows sum to 1, unless the data are multi-label); seeds:
             uint64 array (batch,), one per picture, already made of run seed, epoch and picture. Returns arrays of
             the same shapes, dtypes and ranges. All randomness must come from the seeds.
         parameters: Default values of what `build` takes.
@@ -371,6 +383,8 @@ class Phase:
     Args:
         name: What it is called on screen and in history.csv.
         train: "head"; "last:N" (the N last stages); "from:LAYER" (that layer and everything above); or "all".
+        depth: How many stages, stem first, the network has in this phase; None for all. A network that is cut
+            ends in a head of its own, which is new in every phase of another depth; stages count within the cut.
         epochs: Passes over the training pictures, at most (early stopping may end the phase).
         learning_rate: Peak learning rate.
         optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop".
@@ -392,6 +406,7 @@ class Phase:
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     rate: Literal["constant", "cosine"] = "constant"
     rate_decay: float = 1.0
+    depth: int | None = None
     batch_norm: Literal["frozen", "update"] = "frozen"
     batch_norm_momentum: float | None = None
     augment: bool = True
@@ -415,6 +430,7 @@ class Phase:
         _require(self.rate in RATES, self, f"rate must be one of {', '.join(RATES)}", self.rate)
         decay = self.rate_decay
         _require(_is_number(decay) and 0 < decay <= 1, self, "rate_decay must be in (0, 1]", decay)
+        _require(self.depth is None or _is_count(self.depth), self, "depth must be a count or None", self.depth)
         _require(self.batch_norm in ("frozen", "update"), self, "batch_norm must be frozen or update", self.batch_norm)
         momentum = self.batch_norm_momentum
         fits = momentum is None or (_is_number(momentum) and 0 < momentum < 1)

@@ -22,13 +22,21 @@ from zoo_runtime import ImageSpec
 
 @dataclass(frozen=True)
 class Prepared:
-    """A source whose pictures are decoded and divided."""
+    """A source whose pictures are decoded and divided.
+
+    Args:
+        source: Where the pictures come from.
+        spec: How they were decoded.
+        pixels: What they were decoded to.
+        split: Which of them serves what.
+        targets: float32 array (pictures, classes), 1 where a picture is of a class, else 0.
+    """
 
     source: sources.Source
     spec: ImageSpec
     pixels: pixel_cache.Pixels
     split: splitting.Split
-    labels: np.ndarray = field(repr=False)
+    targets: np.ndarray = field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -46,11 +54,11 @@ class Prepared:
 
     def listed(self) -> list[dict[str, str]]:
         """A row for every picture that is used: part, class, sha256, picture."""
-        pictures, classes = self.source.pictures, self.source.classes
+        pictures = self.source.pictures
         return [
             {
                 "part": part,
-                "class": classes[pictures[i].label],
+                "class": self.source.class_of(pictures[i]),
                 "sha256": self.pixels.digests[i],
                 "picture": pictures[i].name,
             }
@@ -61,7 +69,7 @@ class Prepared:
 
 def digest_of(source: sources.Source, digests: Sequence[str], rows: Sequence[int]) -> str:
     """sha256 over some pictures' digests and classes, whatever their order and paths."""
-    lines = sorted(f"{digests[i]} {source.classes[source.pictures[i].label]}" for i in rows)
+    lines = sorted(f"{digests[i]} {source.class_of(source.pictures[i])}" for i in rows)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -86,10 +94,12 @@ def prepare(
     for remark in source.remarks:
         reporter.warn(remark)
     _warn_of_contradictions(source, pixels, reporter)
-    return Prepared(source, spec, pixels, split, _labels(source))
+    return Prepared(source, spec, pixels, split, targets_of(source.pictures, len(source.classes)))
 
 
-def prepare_again(run: Run, record: dict[str, Any], data: str | None, reporter: Reporter) -> Prepared:
+def prepare_again(
+    run: Run, record: dict[str, Any], data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
+) -> Prepared:
     """Decode the pictures of a finished run and divide them as they were divided, wherever and however named now.
 
     Args:
@@ -97,6 +107,7 @@ def prepare_again(run: Run, record: dict[str, Any], data: str | None, reporter: 
         record: Its run.json.
         data: Where the pictures are; None means where they were.
         reporter: Hears of progress.
+        size: (height, width) in pixels; None means the run's.
 
     Raises:
         RunError: They are not the pictures of the run.
@@ -104,7 +115,8 @@ def prepare_again(run: Run, record: dict[str, Any], data: str | None, reporter: 
     """
     data = data or record["options"]["data"]
     source = sources.open_source(data)
-    pixels = _decode(source, ImageSpec(**record["image"]), reporter)
+    spec = ImageSpec(**{**record["image"], **({"size": size} if size else {})})
+    pixels = _decode(source, spec, reporter)
     if digest_of(source, pixels.digests, pixels.usable) != record["data"]["digest"]:
         raise RunError(
             f"the pictures at {data!r} are not those that {run.id} was trained on, so that neither parity nor "
@@ -116,11 +128,15 @@ def prepare_again(run: Run, record: dict[str, Any], data: str | None, reporter: 
         for part in splitting.PARTS
     }
     split = splitting.Split(**rows, how=record["data"]["split"])
-    return Prepared(source, ImageSpec(**record["image"]), pixels, split, _labels(source))
+    return Prepared(source, spec, pixels, split, targets_of(source.pictures, len(source.classes)))
 
 
-def _labels(source: sources.Source) -> np.ndarray:
-    return np.array([picture.label for picture in source.pictures], dtype=np.int64)
+def targets_of(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
+    """float32 array (pictures, classes): 1 where a picture is of a class, else 0."""
+    targets = np.zeros((len(pictures), classes), "float32")
+    for row, picture in zip(targets, pictures, strict=True):
+        row[list(picture.labels)] = 1
+    return targets
 
 
 def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
@@ -136,7 +152,7 @@ def _warn_of_contradictions(source: sources.Source, pixels: pixel_cache.Pixels, 
     pairs = []
     for i in pixels.usable:
         other = first.setdefault(pixels.digests[i], i)
-        if source.pictures[other].label != source.pictures[i].label:
+        if source.pictures[other].labels != source.pictures[i].labels:
             pairs.append(f"{source.pictures[other].name} = {source.pictures[i].name}")
     if pairs:
         reporter.warn(f"{len(pairs)} pictures stand in two classes: {'; '.join(pairs[:3])}. Remove one of each pair.")

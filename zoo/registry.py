@@ -85,7 +85,7 @@ class Registry:
     def spelled(self, name: str) -> str:
         """An architecture's listed name, of one with other capitals, hyphens or underscores ("ResNet50")."""
         known = [*self.items[Architecture], *(key for kind, key in self.conflicts if kind is Architecture)]
-        alike = [other for other in known if _squeezed(other) == _squeezed(name)]
+        alike = [other for other in known if squeezed(other) == squeezed(name)]
         return alike[0] if name not in known and len(alike) == 1 else name
 
     def augmentation(self, name: str) -> Augmentation:
@@ -169,7 +169,8 @@ def _key(item: Item) -> object:
     return (*_name(item), item.includes_top, item.input_size) if isinstance(item, Weights) else item.name
 
 
-def _squeezed(name: str) -> str:
+def squeezed(name: str) -> str:
+    """A name without what does not matter in it: capitals, hyphens, underscores."""
     return re.sub("[-_]", "", name.lower())
 
 

@@ -1,7 +1,8 @@
 """The run folder: created exclusively, every file written atomically, loaded back.
 
 `<runs>/<UTC>-<architecture>-<6 hex>/` holds run.json (resolved configuration, versions, plugins, digests), pictures.csv
-(which picture served what), history.csv (a row an epoch), model.keras, metrics.json, report.html and model.onnx.
+(which picture served what), history.csv (a row an epoch), curves.png (the same drawn), model.keras, metrics.json,
+report.html and model.onnx.
 """
 
 from __future__ import annotations

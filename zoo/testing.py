@@ -131,27 +131,40 @@ def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int
     return (pictures + noise).clip(0, 255).astype(np.uint8)
 
 
-def randomize(model: keras.Model, seed: int = 0, pictures: int = 32) -> None:
-    """Give a network's BatchNorm layers statistics, scales and shifts as a trained one has.
+def randomize(model: keras.Model, seed: int = 0, pictures: int = 32, batch_size: int = 32) -> None:
+    """Give a network's biases, scales and BatchNorm statistics values as a trained one has.
 
-    With Keras's initial ones many a deep network gives about 1e-17 everywhere, and any tolerance passes. Scales and
-    shifts are random; the statistics are then those of so many synthetic pictures, moved a little, so that signals
-    neither vanish nor explode.
+    With Keras's initial ones many a deep network gives about 1e-17 everywhere, and any tolerance passes; ConvNeXt
+    scales what its blocks add by 1e-6, so that a block could compute anything. Biases, scales and shifts are random;
+    BatchNorm's statistics are then those of so many synthetic pictures, taken in batches of `batch_size`, and moved a
+    little, so that signals neither vanish nor explode.
     """
     keras = backend.start()
+    rng = np.random.default_rng(seed)
+    for weight in model.trainable_weights:
+        value = np.asarray(weight)
+        # What begins as one value everywhere: zeros are biases and shifts, others scales.
+        if value.size > 1 and not np.ptp(value):
+            weight.assign(rng.uniform(0.2, 1, value.shape) if value.any() else rng.normal(0, 0.1, value.shape))
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     if not layers:
         return
     kept = [(layer.momentum, layer.trainable) for layer in layers]
-    rng = np.random.default_rng(seed)
     for layer in layers:
-        layer.momentum, layer.trainable = 0.0, True
+        layer.trainable = True
         if layer.gamma is not None:
-            layer.gamma.assign(rng.uniform(0.6, 1.5, layer.gamma.shape))
+            # Small in front of a sum, as training makes them: where branches outweigh what they are added to, rounding
+            # grows with depth, and two machines differ by as much as an error would.
+            layer.gamma.assign(rng.uniform(0.3, 1, layer.gamma.shape) * (0.3 if _is_added(layer) else 1))
         if layer.beta is not None:
             layer.beta.assign(rng.uniform(-0.4, 0.4, layer.beta.shape))
     _, height, width, channels = model.input.shape
-    model(synthetic_pixels(pictures, (height, width), channels, seed).astype("float32"), training=True)
+    pixels = synthetic_pixels(pictures, (height, width), channels, seed).astype("float32")
+    for index in range(math.ceil(pictures / batch_size)):
+        for layer in layers:
+            # So that the statistics end as the mean over the batches.
+            layer.momentum = index / (index + 1)
+        model(pixels[index * batch_size : (index + 1) * batch_size], training=True)
     for layer, (momentum, trainable) in zip(layers, kept, strict=True):
         layer.momentum, layer.trainable = momentum, trainable
         deviation = np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
@@ -161,12 +174,22 @@ def randomize(model: keras.Model, seed: int = 0, pictures: int = 32) -> None:
         layer.moving_variance.assign(np.maximum(deviation, floor) ** 2 * rng.uniform(0.8, 1.25, deviation.shape))
 
 
+def _is_added(layer: keras.Layer) -> bool:
+    """Whether a layer's output is added to another map, with dropout between them or not."""
+    for node in layer._outbound_nodes:
+        kind = type(node.operation).__name__
+        if kind == "Add" or (kind == "Dropout" and _is_added(node.operation)):
+            return True
+    return False
+
+
 def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
     """Check that a policy keeps shapes, dtypes and ranges, and that the seeds alone decide what it does.
 
     Raises:
         AssertionError: A part of the contract of `zoo.plugin.Augmentation` is not kept.
     """
+    backend.start()
     policy = augmentation.build(**augmentation.parameters)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 24, 32, channels)).astype("float32")
@@ -177,7 +200,15 @@ def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
     assert out.shape == images.shape and out.dtype == np.float32, f"pictures became {out.dtype} {out.shape}"
     assert marks.shape == labels.shape and marks.dtype == np.float32, f"labels became {marks.dtype} {marks.shape}"
     assert out.min() >= 0 and out.max() <= 255, f"pixels left 0..255: {out.min()} to {out.max()}"
+    assert marks.min() >= 0 and marks.max() <= 1, f"labels left 0..1: {marks.min()} to {marks.max()}"
     assert np.allclose(marks.sum(axis=1), 1, atol=1e-5), "rows of labels no longer sum to 1"
+    # Multi-label data: a picture of all classes, of two, of one, of none.
+    several = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 1]], "float32")
+    _, marks = (np.asarray(array) for array in policy(images.copy(), several.copy(), seeds))
+    assert marks.shape == several.shape and marks.dtype == np.float32, f"labels became {marks.dtype} {marks.shape}"
+    assert marks.min() >= 0 and marks.max() <= 1, f"multi-hot labels left 0..1: {marks.min()} to {marks.max()}"
+    alone, mark = (np.asarray(array) for array in policy(images[:1].copy(), labels[:1].copy(), seeds[:1]))
+    assert alone.shape == images[:1].shape and mark.shape == labels[:1].shape, "a picture alone got another shape"
     again, _ = policy(before.copy(), labels.copy(), seeds)
     assert np.array_equal(out, np.asarray(again)), "the same seeds gave other pictures"
     if not np.array_equal(out, before):

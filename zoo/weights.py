@@ -131,9 +131,10 @@ def read_class_index(path: Path) -> list[str]:
 
 def advice(entry: Weights | ClassIndex) -> str:
     """What a user can do to supply a file."""
+    named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "
     return (
         f"Download {entry.url}\n"
-        f"into a folder and set ZOO_WEIGHTS_DIR to that folder, or put the file into {paths.cache() / 'weights'}"
+        f"{named}into a folder and set ZOO_WEIGHTS_DIR to that folder, or put the file into {paths.cache() / 'weights'}"
     )
 
 

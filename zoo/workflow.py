@@ -7,14 +7,15 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backend, origin, paths, runs, weights
+from zoo import augmentation as policies
+from zoo import backend, origin, paths, runs, schedules, weights
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.errors import (
@@ -27,7 +28,7 @@ from zoo.errors import (
     WriteError,
     reason,
 )
-from zoo.plugin import Architecture, Augmentation, ClassIndex, Phase, Schedule, Weights
+from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule, Weights
 from zoo.prepared import Prepared, digest_of, prepare, prepare_again
 from zoo.registry import Registry
 from zoo.reporter import Reporter
@@ -52,12 +53,18 @@ class Options:
         weights: "auto", "none", a tag, or a path.
         size: (height, width) in pixels; None means what suits the data, else the weights.
         resize: "squash", "crop", "crop:FRACTION" or "pad".
-        schedule: Name; None means the architecture's default, or `scratch` on random weights.
-        augment: Name of the augmentation policy.
+        schedule: Name, or path of a TOML file; None means the architecture's default, or `scratch` on random weights.
+        augment: The augmentation policy and its parameters; see `zoo.augmentation.parse`.
         epochs: See `zoo.train.phases.override`.
         batch_size: Pictures a step.
         learning_rates: See `zoo.train.phases.override`.
         optimizer: For all phases; None leaves it to the schedule.
+        head: What differs from the architecture's head: names and values of `zoo.plugin.Head`.
+        label_smoothing: Share of every target that is spread over all classes, in [0, 1).
+        patience: Epochs without a better validation loss that end a phase; 0 never does; None leaves it to the
+            schedule.
+        keep_best: Whether the epoch of least validation loss is kept, else the last.
+        views: Augmented copies of a picture, computed ahead; None makes a fresh one every epoch.
         val_split: Fraction taken as validation; None means the default.
         seed: Decides split, initial weights, order and augmentation.
         name: Of the export; None means `<architecture>-<data name>`.
@@ -77,6 +84,11 @@ class Options:
     batch_size: int = 32
     learning_rates: tuple[float, ...] | None = None
     optimizer: str | None = None
+    head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    label_smoothing: float = 0.0
+    patience: int | None = None
+    keep_best: bool = True
+    views: int | None = None
     val_split: float | None = None
     seed: int = 0
     name: str | None = None
@@ -118,26 +130,32 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     """
     backend.check()
     architecture, tag = registry.resolve(options.architecture)
-    augmentation = registry.augmentation(options.augment)
+    augmentation, parameters = policies.parse(options.augment, registry)
     source = sources.open_source(options.data)
     name = _checked_name(options.name or f"{architecture.name}-{source.name}")
     if options.export:
         runs.check_writable(options.exported / name)
+    head = _head(architecture, options.head)
     asked = options.schedule or architecture.default_schedule
-    _phases(registry.schedule(asked), architecture, options)
+    _phases(schedules.find(asked, registry), architecture, options)
+    if options.views is not None and augmentation.name == "none":
+        raise UsageError("--views goes with --augment: without it every view of a picture is the same.")
+    augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
 
     found, begin = origin.choose(architecture, tag, options.weights, options.size or source.size, registry, reporter)
-    schedule = registry.schedule(options.schedule or (origin.RANDOM_SCHEDULE if begin["random"] else asked))
+    schedule = schedules.find(options.schedule or (origin.RANDOM_SCHEDULE if begin["random"] else asked), registry)
     phases = _phases(schedule, architecture, options)
     if begin["random"]:
         reporter.say(f"Weights: random, schedule {schedule.name}")
-        if any(phase.train != "all" for phase in phases):
+        if phases[-1].train != "all":
             reporter.warn(f"schedule {schedule.name} keeps layers frozen that have random weights; expect little.")
     size = _size(architecture, options, source, begin)
     spec = _spec(architecture, size, options.resize)
     prepared = prepare(source, spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
     run = runs.create(options.runs, architecture.name)
     record = _record(run, options, architecture, registry, augmentation, schedule, begin, prepared)
+    record["augmentation"] = {"name": augmentation.name, "parameters": parameters}
+    record["head"] = dataclasses.asdict(head)
     try:
         run.write_json("run.json", record)
         run.write_pictures(prepared.listed())
@@ -147,7 +165,7 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
             reporter.warn(
                 f"{len(left_out)} of {len(source.pictures)} files are left out; {run.folder}/run.json lists them."
             )
-        model = _train(architecture, found, prepared, phases, options, registry, run, record, reporter)
+        model = _train(architecture, head, found, prepared, phases, options, registry, run, record, reporter, augment)
         return _export(
             model, architecture, prepared, run, record, name, options.exported if options.export else None, reporter
         )
@@ -161,7 +179,14 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
 
 
 def export_run(
-    folder: Path, registry: Registry, reporter: Reporter, *, name: str | None, exported: Path, data: str | None = None
+    folder: Path,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    name: str | None,
+    exported: Path,
+    data: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Result:
     """Export a finished run again, with the same checks.
 
@@ -169,23 +194,33 @@ def export_run(
         folder: The run folder.
         registry: The loaded plugins.
         reporter: Hears of every step.
-        name: Of the export; None means the run's own.
+        name: Of the export; None means the run's own, with the size behind it where that is another.
         exported: Where it is put.
         data: Where the run's pictures are now; None means where they were.
+        size: (height, width) in pixels of the exported file's pictures; None means those of the run. Another size is
+            judged anew and leaves the run folder as it is.
 
     Returns:
         As `finetune`.
 
     Raises:
         RunError: No finished run is there, or its pictures have changed.
+        UsageError: The network cannot take pictures of that size.
     """
     run, record = runs.load(folder)
     architecture = registry.architecture(record["architecture"]["name"])
-    name = _checked_name(name or record["name"])
+    other = size is not None and list(size) != record["image"]["size"]
+    name = _checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
     runs.check_writable(exported / name)
-    prepared = prepare_again(run, record, data, reporter)
     model = _load_model(run)
-    return _export(model, architecture, prepared, run, record, name, exported, reporter)
+    if other:
+        from zoo.train.model import at_size
+
+        head = Head(**record["head"]) if "head" in record else architecture.head
+        classes, task = len(record["classes"]), record.get("task", "multiclass")
+        model = at_size(model, architecture, head, size, classes=classes, task=task)
+    prepared = prepare_again(run, record, data, reporter, size)
+    return _export(model, architecture, prepared, run, record, name, exported, reporter, keep=not other)
 
 
 def export_top(
@@ -220,13 +255,15 @@ def export_top(
     """
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
+    spec = _spec(architecture, size, resize)
     published = _published(architecture, tag, size, registry)
     target = exported / _checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
     runs.check_writable(target.parent)
-    found, classes = _fetch_published(published, size, reporter)
+    classes = _fetch_classes(published, reporter)
+    found = _fetch_published(published, size, reporter)
     pictures = sources.open_source(data, fewest_classes=1).pictures
     reporter.say(f"Parity is checked on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
-    graph, info = _published_graph(architecture, found, classes, _spec(architecture, size, resize), pictures, reporter)
+    graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
     from zoo.export import staging
 
     staging.place(staging.serialize(graph, info), target)
@@ -249,7 +286,7 @@ def verify(
         data: Folder of pictures named by WordNet identifier; see `zoo.data.sources.open_identified`.
         registry: The loaded plugins.
         reporter: Hears of every step.
-        size: (height, width) in pixels; None means the size that the first listed weights were trained at.
+        size: (height, width) in pixels; None means the architecture's own.
         resize: As in `Options`.
 
     Returns:
@@ -269,14 +306,17 @@ def verify(
     size = size or architecture.input_size
     spec = _spec(architecture, size, resize)
     sources.identified_folder(data)
-    found, classes = _fetch_published(_published(architecture, tag, size, registry), size, reporter)
+    published = _published(architecture, tag, size, registry)
+    # What is small comes first: a folder of other pictures is refused before a gigabyte is fetched.
+    classes = _fetch_classes(published, reporter)
     pictures = sources.open_identified(data, classes)
+    found = _fetch_published(published, size, reporter)
     graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
     predictor = Predictor(staging.serialize(graph, info))
     with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
         probabilities, bad = metrics.predict(predictor, [picture.content for picture in pictures], progress)
     pixel_cache.check_readable(pictures, bad)
-    labels = np.array([picture.label for i, picture in enumerate(pictures) if i not in bad])
+    labels = np.array([picture.labels[0] for i, picture in enumerate(pictures) if i not in bad])
     best = np.argsort(-probabilities, axis=1)[:, :5]
     return {
         "name": found.entry.id,
@@ -294,7 +334,13 @@ def verify(
 
 
 def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
-    """Entries of the published classifier; raises UsageError where there is none."""
+    """Entries of the published classifier, the one that fits a size best first.
+
+    Raises:
+        UsageError: There is none, or it takes no pictures of that size.
+    """
+    from zoo.train.model import check_size
+
     registry.check_tag(architecture.name, tag)
     entries = registry.weights_of(architecture.name, tag, top=True)
     entries = [entry for entry in origin.first_tag(entries) if entry.class_index]
@@ -303,28 +349,41 @@ def _published(architecture: Architecture, tag: str | None, size: tuple[int, int
         raise UsageError(
             f"{wanted} has no published weights with a top and class names; `zoo info {wanted}` shows them."
         )
-    return entries
+    check_size(architecture, size)
+    only = architecture.classifier_size
+    if only not in (None, size):
+        raise UsageError(
+            f"the published top of {architecture.name} flattens its map: it takes pictures of {only[0]}x{only[1]} "
+            f"only. Received: --size {size[0]}x{size[1]}."
+        )
+    return weights.by_fit(entries, size)
 
 
-def _fetch_published(
-    entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter
-) -> tuple[weights.Found, list[str]]:
-    """Get the weights with top that fit a size best, and the names of their classes."""
-    missing: Weights | ClassIndex = weights.by_fit(entries, size)[0]
+def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
+    """Get the names of the classes of a published classifier; a small file."""
+    index = entries[0].class_index
+    try:
+        with reporter.progress("downloading class names") as progress:
+            classes = weights.read_class_index(weights.find_file(index, progress))
+    except WeightsUnavailable as error:
+        text = f"{error}.\n{weights.advice(index)}."
+        if not weights.at_hand(entries[0]):
+            text += f"\nThe weights are not at hand either: {entries[0].url}, as {entries[0].filename}."
+        raise WeightsUnavailable(text) from None
+    if len(classes) != entries[0].classes:
+        raise ExportError(f"{index.filename} names {len(classes)} classes, not {entries[0].classes}.")
+    return classes
+
+
+def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> weights.Found:
+    """Get the weights with top that fit a size best."""
     try:
         with reporter.progress("downloading weights") as progress:
             found = weights.find(entries, size, progress)
-        missing = found.entry.class_index
-        with reporter.progress("downloading class names") as progress:
-            classes = weights.read_class_index(weights.find_file(missing, progress))
     except WeightsUnavailable as error:
-        raise WeightsUnavailable(f"{error}.\n{weights.advice(missing)}.") from None
+        raise WeightsUnavailable(f"{error}.\n{weights.advice(entries[0])}.") from None
     origin.say(found, reporter)
-    if len(classes) != found.entry.classes:
-        raise ExportError(
-            f"{found.entry.class_index.filename} names {len(classes)} classes, not {found.entry.classes}."
-        )
-    return found, classes
+    return found
 
 
 def _published_graph(
@@ -399,7 +458,8 @@ def evaluate(
     rows = [i for i in sorted(readable) if part in ("all", parts[i])]
     if not rows:
         raise UsageError(f"{data or source.name!r} has no {part} part; leave --part out to judge all of it.")
-    unknown = sorted({source.classes[source.pictures[i].label] for i in rows} - set(predictor.info.classes))
+    present = {source.classes[label] for i in rows for label in source.pictures[i].labels}
+    unknown = sorted(present - set(predictor.info.classes))
     if unknown:
         raise DataError(
             f"the network does not know {', '.join(unknown[:5])}; it knows {', '.join(predictor.info.classes[:10])}."
@@ -414,9 +474,15 @@ def evaluate(
     if bad:
         shown = "; ".join(f"{pictures[i].name}: {why}" for i, why in list(bad.items())[:5])
         reporter.warn(f"{len(bad)} of {len(rows)} files are left out: {shown}")
-    index = {label: i for i, label in enumerate(predictor.info.classes)}
-    labels = [index[source.classes[picture.label]] for i, picture in enumerate(pictures) if i not in bad]
-    return {"part": part, **metrics.measure(probabilities, np.array(labels), predictor.info.classes)}
+    multilabel = predictor.info.task == "multilabel"
+    if source.multilabel and not multilabel:
+        raise DataError(f"the pictures of {source.name!r} have several labels each, and the network gives one.")
+    # In the order of the network's classes, of which the pictures may lack some.
+    targets = np.zeros((len(pictures) - len(bad), len(predictor.info.classes)))
+    judged = [picture for i, picture in enumerate(pictures) if i not in bad]
+    for row, picture in zip(targets, judged, strict=True):
+        row[[predictor.info.classes.index(source.classes[label]) for label in picture.labels]] = 1
+    return {"part": part, **metrics.measure(probabilities, targets, predictor.info.classes, multilabel=multilabel)}
 
 
 def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, dict[str, Any] | None]:
@@ -467,7 +533,8 @@ def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:
     from zoo.export import staging
 
     model = _load_model(run)
-    info = ModelInfo(classes=tuple(record["classes"]), task="multiclass", image=ImageSpec(**record["image"]))
+    task = record.get("task", "multiclass")
+    info = ModelInfo(classes=tuple(record["classes"]), task=task, image=ImageSpec(**record["image"]))
     return staging.serialize(convert(model), info)
 
 
@@ -513,10 +580,20 @@ def _phases(schedule: Schedule, architecture: Architecture, options: Options) ->
         epochs=options.epochs,
         learning_rates=options.learning_rates,
         optimizer=options.optimizer,
+        patience=options.patience,
+        views=options.views,
     )
-    for phase in phases:
-        phase_tools.check_stages(architecture, phase.train)
+    # What is left of it: an --epochs of 0 leaves phases out.
+    schedules.check_fit(dataclasses.replace(schedule, phases=phases), architecture)
     return phases
+
+
+def _head(architecture: Architecture, wishes: Mapping[str, Any]) -> Head:
+    """The architecture's head with what a user wants instead."""
+    try:
+        return dataclasses.replace(architecture.head, **wishes)
+    except InvalidPluginData as error:
+        raise UsageError(str(error)) from None
 
 
 def _size(
@@ -565,7 +642,9 @@ def _record(
 ) -> dict[str, Any]:
     """The first version of run.json."""
     pictures = prepared.source.pictures
-    used = {str(registry.plugin_of(item)) for item in (architecture, augmentation, schedule)}
+    # A schedule of a user's file is of no plugin.
+    items = [item for item in (architecture, augmentation, schedule) if id(item) in registry.origin]
+    used = {str(registry.plugin_of(item)) for item in items}
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     return {
         "schema": runs.SCHEMA,
@@ -579,6 +658,7 @@ def _record(
         "weights": begin,
         "image": prepared.spec.to_json(),
         "classes": list(prepared.source.classes),
+        "task": prepared.source.task,
         "data": {
             **prepared.describe(),
             "left_out": [{"picture": pictures[i].name, "why": why} for i, why in sorted(prepared.pixels.bad.items())],
@@ -593,6 +673,7 @@ def _record(
 
 def _train(
     architecture: Architecture,
+    head: Head,
     found: weights.Found | Path | None,
     prepared: Prepared,
     phases: Sequence[Phase],
@@ -601,6 +682,7 @@ def _train(
     run: runs.Run,
     record: dict[str, Any],
     reporter: Reporter,
+    augment: Augment | None,
 ) -> keras.Model:
     begun = time.perf_counter()
     reporter.say("Starting Keras")
@@ -614,19 +696,21 @@ def _train(
         load_weights(backbone, found, layouts=registry.weights_of(architecture.name, top=False))
     elif found is not None:
         load_weights(backbone, found.path, found.entry)
-    classes = prepared.source.classes
-    model = attach_head(backbone, architecture.head, len(classes), architecture.name)
-    policy = registry.augmentation(options.augment)
+    task = prepared.source.task
+    model = attach_head(backbone, head, len(prepared.source.classes), architecture.name, task=task)
     outcome = engine.train(
         model,
         [layer.name for layer in backbone.layers],
         architecture,
         phases,
-        engine.Pictures(prepared.pixels.array, prepared.labels, prepared.split.train, prepared.split.val, len(classes)),
+        engine.Pictures(prepared.pixels.array, prepared.targets, prepared.split.train, prepared.split.val, task),
         batch_size=options.batch_size,
         seed=options.seed,
-        augment=None if policy.name == "none" else _policy(policy),
+        augment=augment,
         reporter=reporter,
+        head=head,
+        label_smoothing=options.label_smoothing,
+        keep_best=options.keep_best,
     )
     run.write_history(outcome.history)
     with runs.replacing(run.model) as temporary:
@@ -635,14 +719,19 @@ def _train(
     record["warnings"] += outcome.warnings
     record["seconds"]["train"] = round(time.perf_counter() - begun, 2)
     run.write_json("run.json", record)
+    _draw_curves(run, record, reporter)
     return model
 
 
-def _policy(augmentation: Augmentation) -> Augment:
+def _draw_curves(run: runs.Run, record: dict[str, Any], reporter: Reporter) -> None:
+    """Draw curves.png; a trained network is not lost to a picture of its history."""
+    from zoo.evaluate import curves
+
     try:
-        return augmentation.build(**augmentation.parameters)
+        curves.draw([curves.of_run(run, record, run.id)], run.folder / curves.FILE)
     except Exception as error:
-        raise InvalidPluginData(f"augmentation {augmentation.name!r} cannot be built: {reason(error)}") from error
+        # matplotlib, its fonts and a user's matplotlibrc share no base class of errors.
+        reporter.warn(f"{curves.FILE} was not drawn: {reason(error)}. `zoo plot {run.folder}` tries again.")
 
 
 def _export(
@@ -654,10 +743,14 @@ def _export(
     name: str,
     exported: Path | None,
     reporter: Reporter,
+    keep: bool = True,
 ) -> Result:
-    """Convert, check, judge and put in place. Nothing is replaced before every check has passed."""
+    """Convert, check, judge and put in place. Nothing is replaced before every check has passed.
+
+    With `keep` the run folder gets the file, its figures and the report too.
+    """
+    from zoo.evaluate import curves, report
     from zoo.evaluate import metrics as judging
-    from zoo.evaluate import report
     from zoo.export import staging
 
     begun = time.perf_counter()
@@ -665,7 +758,7 @@ def _export(
     split = prepared.split
     info = ModelInfo(
         classes=prepared.source.classes,
-        task="multiclass",
+        task=prepared.source.task,
         image=prepared.spec,
         architecture=_describe(architecture),
         weights=record["weights"],
@@ -685,17 +778,19 @@ def _export(
             probabilities, bad = judging.predict(predictor, prepared.contents(rows), progress)
         for i, why in bad.items():
             raise DataError(f"{prepared.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
-        metrics[key] = judging.measure(probabilities, prepared.labels[rows], prepared.source.classes)
-    summary = {
-        key: {label: metrics[key][label] for label in ("accuracy", "macro_f1", "loss", "pictures")} for key in metrics
-    }
+        metrics[key] = judging.measure(
+            probabilities, prepared.targets[rows], prepared.source.classes, multilabel=prepared.source.multilabel
+        )
+    summary = {key: judging.summary(figures) for key, figures in metrics.items()}
     data = staging.serialize(graph, dataclasses.replace(info, metrics=summary))
-    target = None
+    target = exported / name / "model.onnx" if exported is not None else None
+    if not keep:
+        staging.place(data, target)
+        return Result(run, metrics, target, _sample(prepared, run))
     if exported is not None:
         staging.place(data, run.exported)
     run.write_json("metrics.json", metrics)
-    if exported is not None:
-        target = exported / name / "model.onnx"
+    if target is not None:
         try:
             staging.copy(run.exported, target)
         except WriteError as error:
@@ -706,7 +801,9 @@ def _export(
     record["parity"] = info.parity
     run.write_json("run.json", record)
     with runs.replacing(run.folder / "report.html") as temporary:
-        temporary.write_text(report.render(record, metrics, run.read_history()), encoding="utf-8")
+        drawn = (run.folder / curves.FILE).is_file()
+        page = report.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
+        temporary.write_text(page, encoding="utf-8")
     return Result(run, metrics, target, _sample(prepared, run))
 
 
@@ -717,7 +814,7 @@ def _checked_graph(
     from zoo.export import parity, staging
 
     graph = convert(model)
-    figures = parity.check(model, graph, pixels)
+    figures = parity.check(model, graph, pixels, multilabel=info.task == "multilabel")
     reporter.say(
         f"Parity with Keras on {figures['pictures']} pictures: logits differ by {figures['logits_difference']:.1e}, "
         f"probabilities by {figures['probabilities_difference']:.1e} of their greatest value "

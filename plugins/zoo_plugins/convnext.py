@@ -31,6 +31,9 @@ NETWORKS = {
     "convnext_xlarge": ("ConvNeXtXLarge", 348_147_968, 0.867),
 }
 
+# Pretrained on ImageNet-21k, then trained on ImageNet-1k.
+FROM_21K = ("convnext_base", "convnext_large", "convnext_xlarge")
+
 # name: sha256 without and with top
 HASHES = {
     "convnext_tiny": (
@@ -115,7 +118,8 @@ def zoo_architectures():
         network = _network(keras_name)
         yield Architecture(
             name=name,
-            summary=f"{name.removeprefix('convnext_')}: 7x7 depthwise convolutions and GELU; accurate and large",
+            summary=f"{name.removeprefix('convnext_')}: 7x7 depthwise convolutions and GELU; accurate and large"
+            + (" (weights from ImageNet-21k)" if name in FROM_21K else ""),
             build=network.build,
             build_classifier=network.build_classifier,
             input_size=(224, 224),
@@ -141,7 +145,8 @@ def zoo_weights():
             lengths=(LENGTHS[name], None),
             load=_network(keras_name).load,
             licence="MIT",
-            source="https://github.com/facebookresearch/ConvNeXt",
+            source="https://github.com/facebookresearch/ConvNeXt"
+            + (" (pretrained on ImageNet-21k)" if name in FROM_21K else ""),
             paper=PAPER,
             top1=top1,
         )

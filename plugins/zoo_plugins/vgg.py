@@ -39,6 +39,8 @@ def zoo_architectures():
             summary=f"{sum(convolutions)} convolutions of 3x3: the course's network, large and slow on a device",
             build=network.build,
             build_classifier=network.build_classifier,
+            # Its top flattens the map.
+            classifier_size=(224, 224),
             input_size=(224, 224),
             min_size=32,
             parameters=parameters,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ._errors import CorruptModel, NotAnExport, UnknownSchema, UnknownTask
 
 SCHEMA = 1
-TASKS = ("binary", "multiclass")
+TASKS = ("binary", "multiclass", "multilabel")
 INPUT, OUTPUT = "image", "probabilities"
 RESIZES = ("squash", "crop", "pad")
 FILTERS = ("bilinear", "bicubic", "lanczos")
@@ -65,7 +65,8 @@ class ModelInfo:
 
     Args:
         classes: Class names, in the order of the network's output.
-        task: "binary" or "multiclass"; the output is one probability a class either way.
+        task: "binary", "multiclass" or "multilabel"; the output is one probability a class in any case. Those of a
+            multi-label network do not sum to 1: a picture may be of several classes, or of none.
         image: How pictures become pixels.
         architecture: Name, source and licence of the network.
         weights: What training began from: id, file digest, licence, source; or that it began from random weights.

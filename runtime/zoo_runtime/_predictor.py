@@ -16,6 +16,7 @@ from ._errors import CorruptModel, ModelNotFound, PictureError, PictureNotFound
 from ._format import INPUT, OUTPUT, ModelInfo
 
 MAX_THREADS = 256
+THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,16 @@ class Prediction:
     Args:
         label: The likeliest class.
         confidence: Its probability, in 0..1.
-        probabilities: Class name -> probability in 0..1, in the order of the file's classes; they sum to 1.
+        probabilities: Class name -> probability in 0..1, in the order of the file's classes; they sum to 1, unless
+            the network is multi-label.
+        labels: The classes that the picture is of: the likeliest one; of a multi-label network every class with a
+            probability of 0.5 or more, likeliest first, and maybe none.
     """
 
     label: str
     confidence: float
     probabilities: dict[str, float]
+    labels: tuple[str, ...] = ()
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The `count` likeliest classes with their probabilities, likeliest first."""
@@ -157,7 +162,7 @@ class Predictor:
             pixels: uint8 array (batch, height, width, channels), as `decode` gives them.
 
         Returns:
-            float32 array (batch, classes), rows sum to 1.
+            float32 array (batch, classes); rows sum to 1, unless the network is multi-label.
 
         Raises:
             ValueError: An array of another shape or dtype.
@@ -176,7 +181,10 @@ class Predictor:
     def _name(self, row: np.ndarray) -> Prediction:
         best = int(row.argmax())
         named = dict(zip(self.info.classes, map(float, row), strict=True))
-        return Prediction(self.info.classes[best], float(row[best]), named)
+        labels: tuple[str, ...] = (self.info.classes[best],)
+        if self.info.task == "multilabel":
+            labels = tuple(self.info.classes[i] for i in (-row).argsort(kind="stable") if row[i] >= THRESHOLD)
+        return Prediction(self.info.classes[best], float(row[best]), named, labels)
 
     def _check_graph(self) -> None:
         """Raise CorruptModel unless inputs and outputs are what the metadata say."""

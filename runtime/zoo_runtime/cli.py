@@ -78,10 +78,14 @@ def predict(
                 "confidence": result.confidence,
                 "probabilities": dict(result.top(top)) if top else result.probabilities,
             }
+            if predictor.info.task == "multilabel":
+                line["labels"] = list(result.labels)
             print(json.dumps(line), flush=True)
         else:
-            shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(top or 1))
-            print(f"{path}: {shown}", flush=True)
+            # Of several labels, those that hold; --top shows the likeliest whether they hold or not.
+            count = top or (len(result.labels) if predictor.info.task == "multilabel" else 1)
+            shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count))
+            print(f"{path}: {shown or 'no class'}", flush=True)
     if not listed:
         raise PictureNotFound("there is no picture in " + ", ".join(map(repr, paths)) + ".")
     return 1 if failed else 0

@@ -70,7 +70,7 @@ def entries(cache: Path) -> list[str]:
 def some(put, folder: Path, count: int, start: int = 0) -> list[Picture]:
     """Different pictures; the same numbers give the same files."""
     files = [put(folder / f"{i}.png", seed=i) for i in range(start, start + count)]
-    return [Picture(str(file), file, 0, None) for file in files]
+    return [Picture(str(file), file, (0,), None) for file in files]
 
 
 # --- what comes out --------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_a_csv_may_name_what_no_file_can_be_called(tmp_path, put, cache):
     put(tmp_path / "1.png")
     put(tmp_path / "2.png")
     (tmp_path / "a.csv").write_text(f"path,label\n1.png,a\n2.png,b\n.,a\n{'x' * 300}.png,b\n")
-    pictures = [*open_source(str(tmp_path / "a.csv")).pictures, Picture("nul", Path("a\0b"), 0, None)]
+    pictures = [*open_source(str(tmp_path / "a.csv")).pictures, Picture("nul", Path("a\0b"), (0,), None)]
     found = load_pixels(pictures, SPEC, cache)
     assert found.usable == [0, 1]
     assert all(why.startswith("PictureNotFound: it cannot be read") for why in found.bad.values())

@@ -18,7 +18,7 @@ from zoo.errors import DataError, DataLayout, DataNotFound, EmptyClass
 
 def listed(source) -> list[tuple[str, str, str | None]]:
     """(file name, class, split) of every picture, in order."""
-    return [(Path(p.name).name, source.classes[p.label], p.split) for p in source.pictures]
+    return [(Path(p.name).name, source.class_of(p), p.split) for p in source.pictures]
 
 
 def parts(source) -> dict[str | None, int]:
@@ -86,7 +86,7 @@ def test_split_folders(tmp_path, put, folders, expected):
     assert source.classes == ("cat", "dog")
     assert parts(source) == expected
     for picture in source.pictures:
-        assert source.classes[picture.label] == Path(picture.name).parent.name
+        assert source.class_of(picture) == Path(picture.name).parent.name
 
 
 def test_classes_may_be_called_train_and_plane(tmp_path, put):
@@ -261,7 +261,7 @@ def test_csv_with_a_byte_order_mark_and_both_kinds_of_path(table, tmp_path):
     text = 'Path, LABEL\r\npictures/a1.png,ape\r\n"{}/pictures/b1.png", bear \r\n./pictures/../pictures/b2.png,bear\r\n'
     source = open_source(table(text, "utf-8-sig"))
     assert source.name == "pets" and source.classes == ("ape", "bear")
-    assert [p.label for p in source.pictures] == [0, 1, 1]
+    assert [p.labels[0] for p in source.pictures] == [0, 1, 1]
     assert source.pictures[0].content == tmp_path / "pictures/a1.png"
     assert source.pictures[0].name == "pictures/a1.png"
     assert all(p.content.is_file() and p.split is None for p in source.pictures)
@@ -341,7 +341,7 @@ def test_npz_shapes(archive, shape, save):
     content = arrays(shape=shape)
     source = open_source(archive(save, **content))
     assert source.name == "small" and source.classes == ("0", "1")
-    assert [p.label for p in source.pictures] == [0, 1, 0, 1, 0, 1]
+    assert [p.labels[0] for p in source.pictures] == [0, 1, 0, 1, 0, 1]
     assert source.pictures[3].name == "x_train[3]" and source.pictures[3].split is None
     assert np.array_equal(source.pictures[3].content, content["x_train"][3])
 
@@ -357,7 +357,7 @@ def test_npz_with_a_test_part(archive):
 def test_npz_labels_in_a_column(archive):
     content = arrays()
     content["y_train"] = content["y_train"][:, None]
-    assert [p.label for p in open_source(archive(**content)).pictures] == [0, 1, 0, 1, 0, 1]
+    assert [p.labels[0] for p in open_source(archive(**content)).pictures] == [0, 1, 0, 1, 0, 1]
 
 
 def test_npz_numbers_sort_as_numbers(archive):
@@ -365,7 +365,7 @@ def test_npz_numbers_sort_as_numbers(archive):
     content["y_train"] = np.arange(12, dtype=np.uint8)
     source = open_source(archive(**content))
     assert source.classes[2] == "02" and source.classes[10] == "10"
-    assert [p.label for p in source.pictures] == list(range(12))
+    assert [p.labels[0] for p in source.pictures] == list(range(12))
 
 
 def test_npz_with_names(archive):
@@ -451,7 +451,7 @@ def test_digits(tmp_path, monkeypatch):
     source = open_source("digits")
     assert source.name == "digits" and source.size == (64, 64) and len(source.pictures) == 1797
     assert source.classes == tuple("0123456789")
-    assert [p.label for p in source.pictures[:5]] == [0, 1, 2, 3, 4]
+    assert [p.labels[0] for p in source.pictures[:5]] == [0, 1, 2, 3, 4]
     stacked = np.stack([p.content for p in source.pictures])
     assert stacked.shape == (1797, 8, 8) and stacked.dtype == np.uint8
     # scikit-learn's 0..16 as 0..255; the sum says that none has been altered.

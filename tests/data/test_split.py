@@ -17,7 +17,7 @@ CLASSES = ("a", "b", "c", "d", "e", "f")
 
 def divide(rows: list[tuple[int, str, str | None]], bad: set[int] | None = None, **options) -> Split:
     """Split pictures given as (label, digest, part), some of which cannot be decoded."""
-    pictures = [Picture(f"{i}.png", Path(f"{i}.png"), label, part) for i, (label, _, part) in enumerate(rows)]
+    pictures = [Picture(f"{i}.png", Path(f"{i}.png"), (label,), part) for i, (label, _, part) in enumerate(rows)]
     usable = [i for i in range(len(rows)) if i not in (bad or set())]
     classes = CLASSES[: max(label for label, _, _ in rows) + 1]
     options.setdefault("seed", 0)
@@ -178,7 +178,7 @@ def test_many_classes_and_pictures_take_no_square_time():
     """100,000 pictures of 1,000 classes: 0.3 s on 2 cores; going through all of them per class took half a minute."""
     import time
 
-    pictures = [Picture(str(i), Path(str(i)), i % 1000, None) for i in range(100_000)]
+    pictures = [Picture(str(i), Path(str(i)), (i % 1000,), None) for i in range(100_000)]
     digests = [str(i) for i in range(100_000)]
     begun = time.perf_counter()
     result = split(pictures, digests, range(100_000), [str(i) for i in range(1000)], seed=0)
@@ -195,6 +195,6 @@ def test_a_share_is_refused_where_validation_is_given():
 
 def test_an_array_and_the_same_with_one_channel_are_one_picture():
     picture = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
-    flat, deep = (Picture("x", array, 0, None).digest() for array in (picture, picture[:, :, None]))
+    flat, deep = (Picture("x", array, (0,), None).digest() for array in (picture, picture[:, :, None]))
     assert flat == deep
-    assert flat != Picture("x", picture.reshape(4, 16), 0, None).digest()
+    assert flat != Picture("x", picture.reshape(4, 16), (0,), None).digest()

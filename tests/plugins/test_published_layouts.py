@@ -149,3 +149,81 @@ def test_convnext(plugins, tmp_path, top):
     output = model.get_layer("logits").output if top else model.output
     pixels = synthetic_pixels(4, SIZE, 3).astype("float32")
     assert agree(keras.Model(model.input, output).predict_on_batch(pixels), layout.predict_on_batch(pixels))
+
+
+# One member of each family, and of each way of normalising; EfficientNet, ConvNeXt and ResNeXt stand above.
+KERAS_OWN = {
+    "densenet121": "densenet",
+    "efficientnetv2_b0": None,
+    "efficientnetv2_s": None,
+    "inceptionresnetv2": "inception_resnet_v2",
+    "inceptionv3": "inception_v3",
+    "mobilenet_025": "mobilenet",
+    "mobilenetv2_035": "mobilenet_v2",
+    "mobilenetv3_large_minimalistic": None,
+    "mobilenetv3_small": None,
+    "nasnet_mobile": "nasnet",
+    "resnet50": "resnet",
+    "resnet50v2": "resnet_v2",
+    "vgg16": "vgg16",
+    "xception": "xception",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("top", [False, True])
+@pytest.mark.parametrize("name", KERAS_OWN)
+def test_same_outputs_as_keras_own_network(plugins, tmp_path, name, top):
+    """What Keras gives behind the family's own preprocess_input, or its preprocessing layers where it has some."""
+    keras = backend.start()
+    architecture = plugins.architecture(name)
+    application = architecture.build.__self__
+    size = (96, 96) if top or name != "vgg16" else (64, 64)
+    options = {key: value for key, value in application.options.items() if key != "include_preprocessing"}
+    if top:
+        options.update(classes=7, classifier_activation=None)
+    with backend.fresh_names():
+        function = getattr(keras.applications, application.name)
+        layout = function(weights=None, include_top=top, input_shape=(*size, 3), **options)
+
+    def prepared(pixels):
+        module = KERAS_OWN[name] and getattr(keras.applications, KERAS_OWN[name])
+        return module.preprocess_input(pixels.copy()) if module else pixels
+
+    pixels = synthetic_pixels(22, size, 3).astype("float32")
+    rng = np.random.default_rng(0)
+    for weight in layout.trainable_weights:
+        if weight.path.endswith("bias"):
+            weight.assign(rng.normal(0, 0.1, weight.shape))
+    norms = [layer for layer in layout.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        layer.momentum = 0.0
+    layout(prepared(pixels[6:]), training=True)
+    write_as_published(layout, tmp_path / "x.h5")
+
+    model = build_classifier(architecture, size, 7) if top else build_backbone(architecture, size)
+    load_weights(model, tmp_path / "x.h5", plugins.weights_of(name, top=top)[0])
+    output = model.get_layer("logits").output if top else model.output
+    received = keras.Model(model.input, output).predict_on_batch(pixels[:6])
+    assert agree(received, layout.predict_on_batch(prepared(pixels[:6])))
+
+
+def test_a_convnext_whose_blocks_are_wrong_fails():
+    """Its blocks' outputs are scaled by 1e-6 at first; a check on such weights would notice nothing."""
+    from zoo.convert.keras_to_onnx import convert
+    from zoo.errors import ParityFailed
+    from zoo.export import parity
+    from zoo.train.model import attach_head
+
+    architecture = registry.load().architecture("convnext_tiny")
+    backbone = build_backbone(architecture, (32, 32))
+    testing.randomize(backbone)
+    model = attach_head(backbone, architecture.head, 5, "test")
+    graph = convert(model)
+    pixels = synthetic_pixels(4, (32, 32), 3)
+    parity.check(model, graph, pixels)
+    for node in graph.graph.node:
+        if node.op_type == "Erf":
+            node.op_type = "Neg"
+    with pytest.raises(ParityFailed):
+        parity.check(model, graph, pixels)

@@ -264,7 +264,7 @@ def test_unknown_schema(graph, info, schema):
         Predictor(graph({**info.to_metadata(), "zoo.schema": schema}))
 
 
-@pytest.mark.parametrize("task", ['"multilabel"', '"regression"', "null", "[]"])
+@pytest.mark.parametrize("task", ['"several"', '"regression"', "null", "[]"])
 def test_unknown_task(graph, info, task):
     with pytest.raises(UnknownTask, match="binary, multiclass"):
         Predictor(graph({**info.to_metadata(), "zoo.task": task}))

@@ -53,8 +53,13 @@ def pictures():
     """Two classes that brightness tells apart."""
     rng = np.random.default_rng(0)
     labels = np.arange(48) % 2
+    targets = np.eye(2, dtype="float32")[labels]
     array = (rng.integers(0, 100, (48, *SIZE, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
-    return engine.Pictures(array, labels, np.arange(0, 36), np.arange(36, 48), 2)
+    return engine.Pictures(array, targets, np.arange(0, 36), np.arange(36, 48))
+
+
+def labels_of(pictures):
+    return pictures.targets.argmax(axis=1)
 
 
 def network(architecture, seed=0):
@@ -176,7 +181,7 @@ def test_same_seed_same_bytes_another_seed_others(architecture, pictures):
 def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, optimizer):
     """The update is scaled, not the gradient, which Adam would undo: a step a stage down is a tenth."""
     steps = {}
-    one_batch = engine.Pictures(pictures.array, pictures.labels, pictures.train[:12], pictures.val, 2)
+    one_batch = engine.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     for decay in (1.0, 0.1):
         phase = Phase(name="x", train="last:2", epochs=1, learning_rate=1e-3, optimizer=optimizer, rate_decay=decay)
         _, before, after, _, _ = run(architecture, one_batch, phase)
@@ -188,9 +193,9 @@ def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, opti
 
 def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
     """Wrong labels in validation punish a network that grows sure; it must end with the weights of the best epoch."""
-    labels = pictures.labels.copy()
-    labels[pictures.val[:4]] = 1 - labels[pictures.val[:4]]
-    pictures = dataclasses.replace(pictures, labels=labels)
+    targets = pictures.targets.copy()
+    targets[pictures.val[:4]] = 1 - targets[pictures.val[:4]]
+    pictures = dataclasses.replace(pictures, targets=targets)
     phase = Phase(name="x", train="head", epochs=30, learning_rate=0.05, optimizer="sgd", patience=3)
     model, _, _, _, outcome = run(architecture, pictures, phase)
     losses = [row["val_loss"] for row in outcome.history]
@@ -200,7 +205,7 @@ def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
     trainer = backend.start().Model(model.input, model.get_layer("logits").output)
     logits = trainer.predict_on_batch(pictures.array[pictures.val].astype("float32"))
     shifted = logits - logits.max(axis=1, keepdims=True)
-    chosen = shifted[np.arange(12), pictures.labels[pictures.val]] - np.log(np.exp(shifted).sum(axis=1))
+    chosen = shifted[np.arange(12), labels_of(pictures)[pictures.val]] - np.log(np.exp(shifted).sum(axis=1))
     assert -chosen.mean() == pytest.approx(min(losses), rel=1e-3, abs=1e-5)
 
 
@@ -244,16 +249,16 @@ def test_lagging_statistics_are_measured_anew(architecture, pictures):
     assert np.abs(means).max() < 10
     assert model.get_layer("bn1").momentum == 0.9999
     rows = model.predict_on_batch(pictures.array[pictures.val].astype("float32"))
-    assert (rows.argmax(axis=1) == pictures.labels[pictures.val]).mean() >= 0.9
+    assert (rows.argmax(axis=1) == labels_of(pictures)[pictures.val]).mean() >= 0.9
 
 
 def test_statistics_are_measured_over_all_classes_though_rows_stand_class_by_class(architecture, pictures):
     """Batches of one class each would lose the variance between the classes."""
-    order = np.argsort(pictures.labels, kind="stable")
+    order = np.argsort(labels_of(pictures), kind="stable")
     by_class = dataclasses.replace(
         pictures,
         array=pictures.array[order],
-        labels=pictures.labels[order],
+        targets=pictures.targets[order],
         train=np.r_[0:18, 24:42],
         val=np.r_[18:24, 42:48],
     )
@@ -278,9 +283,9 @@ def test_statistics_are_measured_over_all_classes_though_rows_stand_class_by_cla
 
 
 def test_a_phase_that_does_not_win_leaves_the_statistics_of_the_one_that_did(architecture, pictures):
-    labels = pictures.labels.copy()
-    labels[pictures.val[:4]] = 1 - labels[pictures.val[:4]]
-    pictures = dataclasses.replace(pictures, labels=labels)
+    targets = pictures.targets.copy()
+    targets[pictures.val[:4]] = 1 - targets[pictures.val[:4]]
+    pictures = dataclasses.replace(pictures, targets=targets)
     head = Phase(name="head", train="head", epochs=5, learning_rate=1e-3, patience=None)
     worse = Phase(
         name="all",
@@ -300,11 +305,9 @@ def test_a_phase_that_does_not_win_leaves_the_statistics_of_the_one_that_did(arc
 
 
 def test_a_few_pictures_too_many_for_whole_batches_go_with_the_last(pictures):
-    batches = make_batches(
-        pictures.array, np.arange(25), pictures.labels, classes=2, batch_size=12, seed=0, shuffle=True
-    )
+    batches = make_batches(pictures.array, np.arange(25), pictures.targets, batch_size=12, seed=0, shuffle=True)
     assert [len(batches[i][0]) for i in range(len(batches))] == [12, 13]
-    plain = make_batches(pictures.array, np.arange(25), pictures.labels, classes=2, batch_size=12)
+    plain = make_batches(pictures.array, np.arange(25), pictures.targets, batch_size=12)
     assert [len(plain[i][0]) for i in range(len(plain))] == [12, 12, 1]
 
 
@@ -315,19 +318,17 @@ def test_order_and_augmentation_depend_on_seed_epoch_and_picture_alone(pictures)
         seen.append(seeds)
         return images, labels
 
-    def epoch(seed, number, batch_size, views=None):
+    def epoch(seed, number, batch_size):
         seen.clear()
         batches = make_batches(
             pictures.array,
             pictures.train,
-            pictures.labels,
-            classes=2,
+            pictures.targets,
             batch_size=batch_size,
             seed=seed,
             first_epoch=number,
             shuffle=True,
             augment=spy,
-            views=views,
         )
         given = np.concatenate([batches[i][0] for i in range(len(batches))])
         return given, np.concatenate(seen)
@@ -338,7 +339,6 @@ def test_order_and_augmentation_depend_on_seed_epoch_and_picture_alone(pictures)
     assert not np.array_equal(first, epoch(0, 1, 10)[0]) and not np.array_equal(first, epoch(1, 0, 10)[0])
     assert len(set(seeds.tolist())) == len(pictures.train)
     assert set(seeds.tolist()) & set(epoch(0, 1, 10)[1].tolist()) == set()
-    assert set(epoch(0, 3, 10, views=3)[1].tolist()) == set(seeds.tolist())
     assert picture_seeds(5, 2, np.array([7]))[0] == picture_seeds(5, 2, np.array([3, 7]))[1]
 
 
@@ -378,3 +378,52 @@ def test_history_and_run_record_of_a_finished_run(finished):
     losses = [float(row["val_loss"]) for row in rows]
     assert losses[record["best_epoch"] - 1] == min(losses)
     assert max(float(row["learning_rate"]) for row in rows) <= record["phases"][0]["learning_rate"]
+
+
+def test_views_are_computed_once_and_take_turns(architecture, pictures):
+    """Two views of 36 pictures are altered once, and the third epoch sees the first again."""
+    seen = []
+
+    def spy(images, labels, seeds):
+        seen.append(len(images))
+        return np.clip(images + (seeds % np.uint64(50)).astype("float32")[:, None, None, None], 0, 255), labels
+
+    phase = Phase(name="x", train="head", epochs=5, learning_rate=1e-3, views=2)
+    run(architecture, pictures, phase, augment=spy)
+    assert sum(seen) == 2 * 36
+    seen.clear()
+    run(architecture, pictures, dataclasses.replace(phase, views=None), augment=spy)
+    # Keras looks at a batch before the first step.
+    assert sum(seen) >= 5 * 36
+
+
+def test_views_are_what_the_first_epochs_would_see(pictures, tmp_path):
+    from zoo.train import views
+
+    def shifted(images, labels, seeds):
+        return np.clip(images + (seeds % np.uint64(50)).astype("float32")[:, None, None, None], 0, 255), labels
+
+    rows = pictures.train[3:20]
+    done = []
+    computed = views.compute(
+        *(pictures.array, rows, pictures.targets, shifted),
+        **{"count": 2, "seed": 5, "folder": tmp_path / "views", "progress": lambda *counts: done.append(counts)},
+    )
+    assert done[-1] == (34, 34) and list((tmp_path / "views").iterdir()) == []
+    common = {"batch_size": 4, "seed": 5, "shuffle": True}
+    for epoch in range(4):
+        ahead = make_batches(pictures.array, rows, pictures.targets, first_epoch=epoch, views=computed, **common)
+        online = make_batches(pictures.array, rows, pictures.targets, first_epoch=epoch, augment=shifted, **common)
+        equal = [np.array_equal(ahead[i][0], np.rint(online[i][0])) for i in range(len(ahead))]
+        assert all(equal) if epoch < 2 else not any(equal)
+        assert all(np.array_equal(ahead[i][1], online[i][1]) for i in range(len(ahead)))
+
+
+def test_views_that_do_not_fit_the_disk_are_refused(pictures, tmp_path):
+    from zoo.train import views
+
+    with pytest.raises(TrainingError, match="fewer --views"):
+        views.compute(
+            *(pictures.array, pictures.train, pictures.targets, lambda *given: given[:2]),
+            **{"count": 10**10, "seed": 0, "folder": tmp_path, "progress": lambda *counts: None},
+        )

@@ -2,6 +2,7 @@
 
 The work is onnxruntime's, offline and at its basic level, which keeps to ONNX's own operators: every BatchNorm that
 directly follows a convolution (depthwise too) disappears in it, and Transposes between NHWC and NCHW cancel out.
+Reshapes get constant targets.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from zoo.errors import ConversionFailed, WriteError
@@ -45,9 +47,50 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
                 ) from error
             raise ConversionFailed(f"onnxruntime cannot read the graph: {str(error).splitlines()[0]}") from error
         cleaned = onnx.load(path)
+    _reshape_to_constants(cleaned.graph)
     # onnxruntime lists every domain that it knows.
     used = {node.domain for node in cleaned.graph.node}
     kept = [opset for opset in cleaned.opset_import if opset.domain in used]
     del cleaned.opset_import[:]
     cleaned.opset_import.extend(kept)
     return cleaned
+
+
+def _reshape_to_constants(graph: onnx.GraphProto) -> None:
+    """Give every Reshape whose target is computed, though only the batch is unknown, the constant target [-1, ...].
+
+    Flattening a map is otherwise seven nodes of shape arithmetic, which compilers for accelerators refuse.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    # Shape arithmetic is in whole numbers; weights stay where they are.
+    whole = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+    constants = {
+        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.data_type in whole
+    }
+    for node in graph.node:
+        maker = makers.get(node.input[1]) if node.op_type == "Reshape" else None
+        while maker is not None and maker.op_type == "Cast":
+            maker = makers.get(maker.input[0])
+        if maker is None or maker.op_type != "Concat":
+            continue
+        batch, *others = maker.input
+        if batch in constants or not all(name in constants and (constants[name] > 0).all() for name in others):
+            continue
+        target = np.concatenate([[-1], *(constants[name].reshape(-1) for name in others)]).astype(np.int64)
+        name = f"{node.name}_target"
+        graph.initializer.append(onnx.numpy_helper.from_array(target, name))
+        node.input[1] = name
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and constants that nothing reads."""
+    wanted = {value.name for value in graph.output}
+    for i in reversed(range(len(graph.node))):
+        if wanted & set(graph.node[i].output):
+            wanted |= set(graph.node[i].input)
+        else:
+            del graph.node[i]
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name not in wanted:
+            del graph.initializer[i]

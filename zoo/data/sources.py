@@ -34,8 +34,10 @@ SPLITS = {
 IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 HELP = (
     "zoo reads a folder of class folders, a folder with train/ (and val/, test/) of class folders, a CSV with the "
-    "columns path,label[,split], an .npz with x_train, y_train[, x_test, y_test], or the name 'digits'."
+    "columns path,label[,split] (or path,labels[,split], several labels between semicolons), an .npz with x_train, "
+    "y_train[, x_test, y_test], or the name 'digits'."
 )
+SEPARATOR = ";"
 IDENTIFIER = re.compile(r"n\d{8}")
 IDENTIFIED = "Pictures must be called n01440764_tench.jpg, or stand in folders called n01440764, by WordNet identifier."
 
@@ -47,13 +49,13 @@ class Picture:
     Args:
         name: How messages and lists call it: the path, or "x_train[12]".
         content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3).
-        label: Index of its class.
+        labels: Indices of its classes in rising order: exactly one, unless the source is multi-label.
         split: "train", "val", "test", or None where the source gives none.
     """
 
     name: str
     content: Path | np.ndarray
-    label: int
+    labels: tuple[int, ...]
     split: str | None
 
     def digest(self) -> str:
@@ -86,10 +88,11 @@ class Source:
 
     Args:
         name: Short name, used in the names of runs and exports.
-        classes: Class names, sorted; a picture's label is an index into them.
+        classes: Class names, sorted; a picture's labels are indices into them.
         pictures: In a fixed order.
         size: The (height, width) in pixels that suits these pictures, or None to use the network's own.
         remarks: What the user should know of what was left aside.
+        multilabel: Whether a picture may have several classes, or none.
     """
 
     name: str
@@ -97,6 +100,16 @@ class Source:
     pictures: tuple[Picture, ...]
     size: tuple[int, int] | None = None
     remarks: tuple[str, ...] = ()
+    multilabel: bool = False
+
+    @property
+    def task(self) -> str:
+        """What the exported file calls it: "binary", "multiclass" or "multilabel"."""
+        return "multilabel" if self.multilabel else "binary" if len(self.classes) == 2 else "multiclass"
+
+    def class_of(self, picture: Picture) -> str:
+        """Name of a picture's class; of several, all of them between semicolons."""
+        return SEPARATOR.join(self.classes[label] for label in picture.labels)
 
 
 def location(data: str) -> str:
@@ -183,7 +196,7 @@ def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
         if label is None:
             why = f"{found.group()} is none of the network's classes" if found else "it names no WordNet identifier"
             raise DataLayout(f"the class of {str(path)!r} is not known: {why}. {IDENTIFIED}")
-        pictures.append(Picture(_printable(str(path.relative_to(root))), path, label, None))
+        pictures.append(Picture(_printable(str(path.relative_to(root))), path, (label,), None))
     return pictures
 
 
@@ -194,16 +207,21 @@ def short_name(text: str) -> str:
 
 def _source(
     name: str,
-    labelled: list[tuple[str, Path | np.ndarray, str, str | None]],
+    labelled: list[tuple[str, Path | np.ndarray, str | tuple[str, ...], str | None]],
     size: tuple[int, int] | None = None,
     remarks: Sequence[str] = (),
+    *,
+    multilabel: bool = False,
 ) -> Source:
-    """Build a source from (name, content, class name, split)."""
-    labelled = [(_printable(n), content, _printable(label), split) for n, content, label, split in labelled]
-    classes = tuple(sorted({label for _, _, label, _ in labelled}))
+    """Build a source from (name, content, class name or names, split)."""
+    named = [tuple(map(_printable, (given,) if isinstance(given, str) else given)) for _, _, given, _ in labelled]
+    classes = tuple(sorted({label for labels in named for label in labels}))
     index = {label: i for i, label in enumerate(classes)}
-    pictures = tuple(Picture(n, content, index[label], split) for n, content, label, split in labelled)
-    return Source(short_name(name), classes, pictures, size, tuple(remarks))
+    pictures = tuple(
+        Picture(_printable(n), content, tuple(sorted({index[label] for label in labels})), split)
+        for (n, content, _, split), labels in zip(labelled, named, strict=True)
+    )
+    return Source(short_name(name), classes, pictures, size, tuple(remarks), multilabel)
 
 
 def _printable(text: str) -> str:
@@ -314,11 +332,13 @@ def _class_folders(root: Path, split: str | None) -> list[tuple[str, Path, str, 
     return labelled
 
 
-def _check_split_classes(name: str, labelled: list[tuple[str, Path | np.ndarray, str, str | None]]) -> None:
+def _check_split_classes(
+    name: str, labelled: list[tuple[str, Path | np.ndarray, str | tuple[str, ...], str | None]]
+) -> None:
     """Raise unless train has every class that another split has."""
     per_split: dict[str | None, set[str]] = {}
-    for _, _, label, split in labelled:
-        per_split.setdefault(split, set()).add(label)
+    for _, _, given, split in labelled:
+        per_split.setdefault(split, set()).update((given,) if isinstance(given, str) else given)
     trained = per_split.get("train", set())
     for split, labels in per_split.items():
         unknown = sorted(labels - trained) if split in ("val", "test") else []
@@ -330,27 +350,29 @@ def _check_split_classes(name: str, labelled: list[tuple[str, Path | np.ndarray,
 
 
 def _from_csv(path: Path) -> Source:
-    labelled: list[tuple[str, Path, str, str | None]] = []
+    labelled: list[tuple[str, Path, str | tuple[str, ...], str | None]] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             columns = [column.strip().lower() for column in reader.fieldnames or []]
-            if not {"path", "label"} <= set(columns):
+            if "path" not in columns or len({"label", "labels"} & set(columns)) != 1:
                 raise DataLayout(
-                    f"{str(path)!r} must begin with a line that names the columns path,label[,split]. "
-                    f"Received: {','.join(columns) or 'nothing'}."
+                    f"{str(path)!r} must begin with a line that names the columns path,label[,split], or "
+                    f"path,labels[,split] where a picture may have several. Received: {','.join(columns) or 'nothing'}."
                 )
             reader.fieldnames = columns
+            multilabel = "labels" in columns
             for row in reader:
-                where, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+                where, label = (row["path"] or "").strip(), (row["labels" if multilabel else "label"] or "").strip()
                 given = (row.get("split") or "").strip().lower()
                 if None in row:
                     raise DataLayout(
                         f"{str(path)!r}, line {reader.line_num}: {len(columns) + len(row[None])} values for "
                         f"{len(columns)} columns. Put a path that has a comma in it between double quotes."
                     )
-                if not where or not label:
-                    raise DataLayout(f"{str(path)!r}, line {reader.line_num}: path and label must not be empty.")
+                if not where or not (label or multilabel):
+                    wanted = "path" if multilabel else "path and label"
+                    raise DataLayout(f"{str(path)!r}, line {reader.line_num}: {wanted} must not be empty.")
                 if given and given not in SPLITS:
                     raise DataLayout(
                         f"{str(path)!r}, line {reader.line_num}: split must be train, val or test. Received: {given!r}."
@@ -360,7 +382,8 @@ def _from_csv(path: Path) -> Source:
                 if "\\" in where and not os.path.exists(file):
                     # Written on Windows.
                     file = path.parent / where.replace("\\", "/")
-                labelled.append((where, file, label, SPLITS.get(given)))
+                several = tuple(part.strip() for part in label.split(SEPARATOR) if part.strip())
+                labelled.append((where, file, several if multilabel else label, SPLITS.get(given)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataLayout(f"{str(path)!r} is not a CSV in UTF-8: {error}.") from None
     splits = {split for *_, split in labelled}
@@ -372,7 +395,7 @@ def _from_csv(path: Path) -> Source:
         if "train" not in splits:
             raise DataLayout(f"{str(path)!r} has no picture with split train.")
         _check_split_classes(str(path), labelled)
-    return _source(path.stem, labelled)
+    return _source(path.stem, labelled, multilabel=multilabel)
 
 
 def _from_npz(path: Path) -> Source:

@@ -6,6 +6,7 @@ is refused.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,10 +70,11 @@ def split(
     if given["val"] and val_share is not None:
         raise UsageError("--val-split cannot be used here: the data bring validation pictures of their own.")
     rng = np.random.default_rng(seed)
+    strata = _strata(pictures, usable, len(classes))
     if all(picture.split is None for picture in pictures):
         val_share = VAL_SHARE if val_share is None else val_share
-        rest, test = _take(usable, TEST_SHARE, pictures, digests, classes, rng, leave=2)
-        train, val = _take(rest, val_share / (1 - TEST_SHARE), pictures, digests, classes, rng)
+        rest, test = _take(usable, TEST_SHARE, strata, digests, rng, leave=2)
+        train, val = _take(rest, val_share / (1 - TEST_SHARE), strata, digests, rng)
         shares = f"{1 - TEST_SHARE - val_share:.0%} / {val_share:.0%} / {TEST_SHARE:.0%}"
         how = f"train / val / test split {shares}, stratified, seed {seed}"
     else:
@@ -80,15 +82,15 @@ def split(
         train, val, test = given["train"], given["val"], given["test"]
         parts = [f"{part} as given" for part in ("train", "val", "test") if given[part]]
         if not test:
-            train, test = _take(train, TEST_SHARE, pictures, digests, classes, rng, leave=1 if val else 2)
+            train, test = _take(train, TEST_SHARE, strata, digests, rng, leave=1 if val else 2)
             parts.append(f"test {TEST_SHARE:.0%} of train")
         if not val:
             share = VAL_SHARE_OF_TRAIN if val_share is None else val_share
-            train, val = _take(train, share, pictures, digests, classes, rng)
+            train, val = _take(train, share, strata, digests, rng)
             parts.append(f"val {share:.0%} of train")
         how = ", ".join(parts) + ("" if len(parts) == 3 and all(given.values()) else f", stratified, seed {seed}")
     for name, part in (("train", train), ("val", val), ("test", test)):
-        missing = set(range(len(classes))) - {pictures[i].label for i in part}
+        missing = set(range(len(classes))) - {label for i in part for label in pictures[i].labels}
         if missing:
             names = ", ".join(classes[label] for label in sorted(missing))
             raise EmptyClass(
@@ -98,25 +100,31 @@ def split(
     return Split(*(np.array(sorted(part), dtype=np.int64) for part in (train, val, test)), how)
 
 
+def _strata(pictures: Sequence[Picture], usable: Sequence[int], classes: int) -> list[int]:
+    """The class by which each picture is divided: its own; of several, the rarest; of none, a stratum of its own."""
+    counts = Counter(label for i in usable for label in pictures[i].labels)
+    return [min(picture.labels, key=lambda label: (counts[label], label), default=classes) for picture in pictures]
+
+
 def _take(
     indices: Sequence[int],
     share: float,
-    pictures: Sequence[Picture],
+    strata: Sequence[int],
     digests: Sequence[str],
-    classes: Sequence[str],
     rng: np.random.Generator,
     leave: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """Split off a share of every class; copies of a picture move together.
+    """Split off a share of every stratum; copies of a picture move together.
 
-    A class with two different pictures or more gives one at least, and keeps `leave` of them if it has more than that.
+    A stratum with two different pictures or more gives one at least, and keeps `leave` of them if it has more than
+    that.
     """
     copies: dict[str, list[int]] = {}
     for i in indices:
         copies.setdefault(digests[i], []).append(i)
-    groups: list[list[list[int]]] = [[] for _ in classes]
+    groups: list[list[list[int]]] = [[] for _ in range(max(strata, default=0) + 1)]
     for group in copies.values():
-        groups[pictures[group[0]].label].append(group)
+        groups[strata[group[0]]].append(group)
     kept: list[int] = []
     taken: list[int] = []
     for own in groups:

@@ -1,4 +1,4 @@
-"""report.html of a run: one page, without anything fetched from elsewhere."""
+"""report.html of a run: one page that shows curves.png beside it and fetches nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from importlib.resources import files
 from typing import Any
 
 
-def render(run: dict[str, Any], metrics: dict[str, Any], history: list[dict[str, Any]]) -> str:
+def render(
+    run: dict[str, Any], metrics: dict[str, Any], history: list[dict[str, Any]], *, curves: str | None = None
+) -> str:
     """Render the page.
 
     Args:
         run: The content of run.json.
         metrics: The content of metrics.json; empty where nothing was measured.
         history: A row an epoch.
+        curves: Name of the picture of the curves, beside the page; None where there is none.
 
     Returns:
         HTML; class and file names are escaped.
@@ -35,4 +38,5 @@ def render(run: dict[str, Any], metrics: dict[str, Any], history: list[dict[str,
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     metrics = {"test": metrics.get("test"), "validation": metrics.get("validation")}
     template = files(__package__).joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(template).render(run=run, metrics=metrics, history=history, settings=settings)
+    content = {"run": run, "metrics": metrics, "history": history, "settings": settings, "curves": curves}
+    return environment.from_string(template).render(content)

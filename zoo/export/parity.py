@@ -22,17 +22,20 @@ PICTURES = 64
 BATCH = 16
 
 
-def check(model: keras.Model, graph: onnx.ModelProto, pixels: np.ndarray) -> dict[str, Any]:
+def check(
+    model: keras.Model, graph: onnx.ModelProto, pixels: np.ndarray, *, multilabel: bool = False
+) -> dict[str, Any]:
     """Compare a converted graph with its network.
 
     Args:
         model: The network, with the layers `logits` and `probabilities`.
         graph: What `convert` gave, with both outputs.
         pixels: Real pictures, uint8 array (pictures, height, width, channels).
+        multilabel: Whether each class is decided on its own, rather than one of all.
 
     Returns:
         pictures, tolerance, logits_difference and probabilities_difference: max|difference| / max|Keras|; and
-        top1_equal: pictures whose likeliest class is the same.
+        top1_equal: pictures whose likeliest class is the same, or of a multi-label network every decision.
 
     Raises:
         ConversionFailed: onnxruntime cannot run the graph.
@@ -62,13 +65,26 @@ def check(model: keras.Model, graph: onnx.ModelProto, pixels: np.ndarray) -> dic
     there = [both.predict_on_batch(pixels[i : i + BATCH].astype("float32")) for i in range(0, len(pixels), BATCH)]
     logits, probabilities = (np.concatenate([batch[k] for batch in here]) for k in (0, 1))
     keras_logits, keras_probabilities = (np.concatenate([np.asarray(batch[k]) for batch in there]) for k in (0, 1))
-    return compare(keras_logits, logits, keras_probabilities, probabilities)
+    return compare(keras_logits, logits, keras_probabilities, probabilities, multilabel=multilabel)
 
 
 def compare(
-    keras_logits: np.ndarray, logits: np.ndarray, keras_probabilities: np.ndarray, probabilities: np.ndarray
+    keras_logits: np.ndarray,
+    logits: np.ndarray,
+    keras_probabilities: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    multilabel: bool = False,
 ) -> dict[str, Any]:
-    """Compare outputs of the network and of the graph, float arrays (pictures, classes); see `check`."""
+    """Compare outputs of the network and of the graph; see `check`.
+
+    Args:
+        keras_logits: The network's, float array (pictures, classes), or (pictures, 1) of a binary one.
+        logits: The graph's.
+        keras_probabilities: The network's, float array (pictures, classes).
+        probabilities: The graph's.
+        multilabel: Whether each class is decided on its own.
+    """
     for label, values in (("network", keras_logits), ("exported graph", logits)):
         if not np.isfinite(values).all():
             raise ParityFailed(f"the {label} gives values that are not finite; training went wrong, or the graph did.")
@@ -95,9 +111,16 @@ def compare(
     # Where pictures hardly differ, a graph that ignores them would be within the tolerance.
     if len(logits) > 1 and float(np.abs(keras_logits - logits).max()) > spread / 4:
         raise ParityFailed("the exported graph differs from the network by as much as the pictures do.")
-    ordered = np.sort(keras_logits, axis=1)
-    decided = ordered[:, -1] - ordered[:, -2] > TOLERANCE * scale
-    equal = keras_logits.argmax(axis=1) == logits.argmax(axis=1)
+    if multilabel:
+        decided = (np.abs(keras_logits) > TOLERANCE * scale).all(axis=1)
+        equal = ((keras_logits > 0) == (logits > 0)).all(axis=1)
+    else:
+        if logits.shape[1] == 1:
+            # One unit is the logit of the second class against a first one of 0.
+            keras_logits, logits = (np.hstack([np.zeros_like(values), values]) for values in (keras_logits, logits))
+        ordered = np.sort(keras_logits, axis=1)
+        decided = ordered[:, -1] - ordered[:, -2] > TOLERANCE * scale
+        equal = keras_logits.argmax(axis=1) == logits.argmax(axis=1)
     if not equal[decided].all():
         raise ParityFailed(f"the likeliest class differs for {int((~equal & decided).sum())} of {len(equal)} pictures.")
     return {

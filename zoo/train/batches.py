@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoo import backend
+
+if TYPE_CHECKING:
+    from zoo.train.views import Views
 
 Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -24,37 +28,36 @@ def picture_seeds(seed: int, epoch: int, pictures: np.ndarray) -> np.ndarray:
 def make_batches(
     array: np.ndarray,
     rows: np.ndarray,
-    labels: np.ndarray,
+    targets: np.ndarray,
     *,
-    classes: int,
     batch_size: int,
+    single_unit: bool = False,
     seed: int = 0,
     first_epoch: int = 0,
     shuffle: bool = False,
     augment: Augment | None = None,
-    views: int | None = None,
+    views: Views | None = None,
 ):
     """Make a `keras.utils.PyDataset`.
 
     Args:
         array: uint8 array (pictures, height, width, channels).
-        rows: Which pictures, int64 array.
-        labels: Class index of every picture of `array`, int64 array.
-        classes: Number of classes.
+        rows: Which pictures, int64 array, rising.
+        targets: float32 array (pictures, classes) in 0..1.
         batch_size: Pictures a batch; the last has what is left, and where it is shuffled, less than a quarter of a
             batch goes with the one before.
+        single_unit: Whether the network is binary with one logit, that of the second class.
         seed: The run's seed.
         first_epoch: Number of the first epoch, counted over the whole run.
         shuffle: Whether each epoch has an order of its own.
         augment: See `zoo.plugin.Augmentation`; None leaves pictures as they are.
-        views: Number of views that repeat; None for a fresh one every epoch.
+        views: Augmented pictures computed ahead, which take turns by epoch, in the place of `augment`.
 
     Returns:
-        Batches of (pictures, one-hot labels): uint8, or float32 where augmented, (batch, height, width, channels) in
-        0..255; float32 (batch, classes).
+        Batches of (pictures, targets): uint8, or float32 where augmented, (batch, height, width, channels) in 0..255;
+        float32 (batch, classes), or (batch, 1) of a single unit.
     """
     keras = backend.start()
-    one_hot = np.eye(classes, dtype="float32")
 
     class Batches(keras.utils.PyDataset):
         def __init__(self) -> None:
@@ -70,12 +73,17 @@ def make_batches(
 
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
             end = None if index == len(self) - 1 else (index + 1) * batch_size
-            chosen = self.order[index * batch_size : end]
-            pictures, marks = array[chosen], one_hot[labels[chosen]]
+            pictures, marks = self._take(self.order[index * batch_size : end])
+            return pictures, marks[:, 1:] if single_unit else marks
+
+        def _take(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            if views is not None:
+                view, places = self.epoch % len(views), np.searchsorted(rows, chosen)
+                return views.pixels[view, places], views.targets[view, places]
+            pictures, marks = array[chosen], targets[chosen]
             if augment is None:
                 return pictures, marks
-            view = self.epoch if views is None else self.epoch % views
-            return augment(pictures.astype("float32"), marks, picture_seeds(seed, view, chosen))
+            return augment(pictures.astype("float32"), marks, picture_seeds(seed, self.epoch, chosen))
 
         def on_epoch_end(self) -> None:
             self.epoch += 1

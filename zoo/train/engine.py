@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backend
+from zoo import backend, paths
 from zoo.errors import TrainingError
-from zoo.plugin import Architecture, Phase
+from zoo.plugin import Architecture, Head, Phase
 from zoo.reporter import Reporter
 from zoo.train import grouped
 from zoo.train import phases as phase_tools
 from zoo.train.batches import Augment, make_batches
+from zoo.train.stretch import Stretch, cut
+from zoo.train.views import Views
+from zoo.train.views import compute as compute_views
 
 if TYPE_CHECKING:
     import keras
@@ -32,17 +35,17 @@ class Pictures:
 
     Args:
         array: uint8 array (pictures, height, width, channels), values 0..255.
-        labels: Class index of each picture, int64 array.
+        targets: float32 array (pictures, classes), 1 where a picture is of a class, else 0.
         train: Indices to learn from, int64 array.
         val: Indices for early stopping and the choice of the best epoch, int64 array.
-        classes: Number of classes.
+        task: "multiclass", "binary" or "multilabel"; see `zoo.train.model.attach_head`.
     """
 
     array: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     train: np.ndarray
     val: np.ndarray
-    classes: int
+    task: str = "multiclass"
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,25 @@ def train(
     seed: int,
     augment: Augment | None,
     reporter: Reporter,
+    head: Head | None = None,
+    label_smoothing: float = 0.0,
+    keep_best: bool = True,
 ) -> Outcome:
-    """Train a network in place; it ends with the weights of the epoch of least validation loss.
+    """Train a network in place; it ends with the weights of the epoch of least validation loss, or of the last epoch.
 
     Args:
         model: Ends in the layers `logits` and `probabilities`.
         backbone: Names of the backbone's layers, input first.
         architecture: For its stages.
-        schedule: Phases in order.
+        schedule: Phases in order; the last one has the whole network.
         pictures: Decoded pictures.
         batch_size: Pictures a step.
         seed: Decides order and augmentation.
         augment: Policy for training pictures, or None.
         reporter: Hears of phases and epochs.
+        head: What cut networks end in, for phases with a depth; None means the architecture's.
+        label_smoothing: Share of every target that is spread over all classes, in [0, 1).
+        keep_best: Whether the best epoch is kept, else the last.
 
     Returns:
         History and what moved.
@@ -94,51 +103,67 @@ def train(
     Raises:
         TrainingError: The loss is not finite.
     """
-    keras = backend.start()
-    trainer = keras.Model(model.input, model.get_layer("logits").output)
-    best = _Best()
+    whole = Stretch(model, tuple(backbone), architecture)
+    cuts: dict[int, Stretch] = {}
+    stretch, best = whole, _Best(keep_best)
     history: list[dict[str, Any]] = []
     done: list[dict[str, Any]] = []
     warnings: list[str] = []
-    rates = phase_tools.dropout_rates(model)
+    originals = phase_tools.originals(model)
+    batching = {"batch_size": batch_size, "single_unit": pictures.task == "binary"}
+    views: dict[int, Views] = {}
 
     with grouped.cut(model):
         for number, phase in enumerate(schedule, start=1):
-            moving = phase_tools.apply(model, backbone, architecture, phase, rates)
+            before, stretch = stretch, whole
+            if phase.depth is not None and phase.depth < len(architecture.stages):
+                if phase.depth not in cuts:
+                    classes = pictures.targets.shape[1]
+                    cuts[phase.depth] = cut(whole, phase.depth, head or architecture.head, classes, pictures.task)
+                stretch = cuts[phase.depth]
+            if stretch is not before:
+                # Weights and losses of networks of different depths cannot be compared.
+                best = _Best(keep_best)
+            moving = phase_tools.apply(stretch.model, stretch.backbone, stretch.architecture, phase, originals)
+            depth = "" if stretch is whole else f"the first {phase.depth} stages, "
             reporter.say(
-                f"Phase {number}/{len(schedule)} {phase.name}: trains {phase.train}, {len(moving.layers)} layers, "
-                f"{moving.parameters:,} of {moving.total:,} parameters; {phase.epochs} epochs, "
-                f"{phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
+                f"Phase {number}/{len(schedule)} {phase.name}: {depth}trains {phase.train}, "
+                f"{len(moving.layers)} layers, {moving.parameters:,} of {moving.total:,} parameters; "
+                f"{phase.epochs} epochs, {phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
             )
             begun = time.perf_counter()
+            policy = augment if phase.augment else None
+            if policy is not None and phase.views is not None and phase.views not in views:
+                with reporter.progress(f"computing {phase.views} views") as progress:
+                    views[phase.views] = compute_views(
+                        *(pictures.array, pictures.train, pictures.targets, policy),
+                        **{"count": phase.views, "seed": seed, "folder": paths.cache() / "views", "progress": progress},
+                    )
             batches = make_batches(
                 pictures.array,
                 pictures.train,
-                pictures.labels,
-                classes=pictures.classes,
-                batch_size=batch_size,
+                pictures.targets,
+                **batching,
                 seed=seed,
                 first_epoch=len(history),
                 shuffle=True,
-                augment=augment if phase.augment else None,
-                views=phase.views,
+                augment=policy,
+                views=views[phase.views] if policy is not None and phase.views is not None else None,
             )
+            trainer = stretch.trainer
             trainer.compile(
                 optimizer=_optimizer(phase, len(batches), moving.scales),
-                loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-                metrics=["accuracy"],
+                loss=_loss(pictures.task, label_smoothing),
+                metrics=[_accuracy(pictures.task)],
                 jit_compile=_jit(),
             )
-            epochs = _fit(
-                trainer, batches, _plain_batches(pictures, pictures.val, batch_size), phase, history, best, reporter
-            )
+            validation = make_batches(pictures.array, pictures.val, pictures.targets, **batching)
+            epochs = _fit(trainer, batches, validation, phase, history, best, reporter)
             # The next phase, or the export, begins from the best epoch so far.
             trainer.set_weights(best.weights)
             steps = (best.epoch - len(history) + epochs) * len(batches)
             if phase.batch_norm == "update" and steps > 0:
-                warnings += _settle_statistics(
-                    trainer, pictures, batch_size, seed, steps, history, best, phase, reporter
-                )
+                warnings += _settle_statistics(trainer, pictures, batching, seed, steps, history, best, phase, reporter)
             done.append(
                 {
                     **asdict(phase),
@@ -148,21 +173,41 @@ def train(
                     "seconds": round(time.perf_counter() - begun, 2),
                 }
             )
-    for name, rate in rates.items():
-        model.get_layer(name).rate = rate
-    reporter.say(f"Kept epoch {best.epoch}: validation loss {best.loss:.4f}")
+    phase_tools.restore_dropout(model, originals)
+    kept = f"validation loss {best.loss:.4f}" + ("" if keep_best else ", the last")
+    reporter.say(f"Kept epoch {best.epoch}: {kept}")
     return Outcome(history, done, best.epoch, warnings)
 
 
+def _loss(task: str, label_smoothing: float) -> keras.losses.Loss:
+    losses = backend.start().losses
+    kind = losses.CategoricalCrossentropy if task == "multiclass" else losses.BinaryCrossentropy
+    return kind(from_logits=True, label_smoothing=label_smoothing)
+
+
+def _accuracy(task: str) -> keras.metrics.Metric:
+    """Share of pictures whose likeliest class is right; of a multi-label network, share of right decisions."""
+    keras = backend.start()
+    if task == "multiclass":
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
+
+    def decided_right(targets, logits):
+        return keras.ops.mean(keras.ops.equal(targets > 0.5, logits > 0), axis=-1)
+
+    return keras.metrics.MeanMetricWrapper(decided_right, name="accuracy")
+
+
 class _Best:
-    """Weights of the epoch of least validation loss, over all phases."""
+    """Weights of the epoch of least validation loss over all phases of a depth, or of the last epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_best: bool) -> None:
         self.loss, self.epoch, self.weights = float("inf"), 0, None
+        self._keep_best = keep_best
 
-
-def _plain_batches(pictures: Pictures, rows: np.ndarray, batch_size: int):
-    return make_batches(pictures.array, rows, pictures.labels, classes=pictures.classes, batch_size=batch_size)
+    def offer(self, loss: float, epoch: int, trainer: keras.Model) -> None:
+        """Keep an epoch's weights if they are to be kept."""
+        if loss < self.loss or not self._keep_best:
+            self.loss, self.epoch, self.weights = loss, epoch, trainer.get_weights()
 
 
 def _fit(
@@ -210,8 +255,7 @@ def _fit(
                 f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
                 f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  {row['seconds']:.1f} s"
             )
-            if row["val_loss"] < best.loss:
-                best.loss, best.epoch, best.weights = row["val_loss"], row["epoch"], trainer.get_weights()
+            best.offer(row["val_loss"], row["epoch"], trainer)
             if row["val_loss"] < lowest[0]:
                 lowest[:] = row["val_loss"], row["epoch"]
             since = row["epoch"] - lowest[1]
@@ -270,7 +314,7 @@ def _jit() -> bool | str:
 def _settle_statistics(
     trainer: keras.Model,
     pictures: Pictures,
-    batch_size: int,
+    batching: dict[str, Any],
     seed: int,
     steps: int,
     history: list[dict[str, Any]],
@@ -294,8 +338,8 @@ def _settle_statistics(
         return []
     # Shuffled, for training rows stand class by class; whole batches, for each counts alike.
     rows = np.random.default_rng(seed).permutation(pictures.train)[:LAG_PICTURES]
-    rows = rows[: len(rows) // batch_size * batch_size or len(rows)]
-    sample = _plain_batches(pictures, rows, batch_size)
+    rows = rows[: len(rows) // batching["batch_size"] * batching["batch_size"] or len(rows)]
+    sample = make_batches(pictures.array, rows, pictures.targets, **batching)
     trained = history[best.epoch - 1]["accuracy"]
 
     def accuracy() -> float:
@@ -312,7 +356,8 @@ def _settle_statistics(
         trainer(keras.ops.convert_to_tensor(sample[index][0], "float32"), training=True)
     for layer, momentum in zip(moving, momenta, strict=True):
         layer.momentum = momentum
-    loss = trainer.evaluate(_plain_batches(pictures, pictures.val, batch_size), verbose=0, return_dict=True)["loss"]
+    validation = make_batches(pictures.array, pictures.val, pictures.targets, **batching)
+    loss = trainer.evaluate(validation, verbose=0, return_dict=True)["loss"]
     settled = accuracy()
     # Statistics near their initial values give about the same answer for every picture: little loss, and no network.
     if unsettled or loss < best.loss or settled > seen:

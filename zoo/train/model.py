@@ -132,9 +132,10 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
             if isinstance(error, WeightsIncompatible) and str(path) in str(error):
                 raise
             problems.append((str(error).strip().splitlines() or [type(error).__name__])[0])
+    top = "without the top" if len(model.output.shape) == 4 else "with its top"
     raise WeightsIncompatible(
         f"{str(path)!r} does not fit {model.name}: {'; or: '.join(problems)}. "
-        "It must hold this architecture at this width, without the top (unless the top is exported)."
+        f"It must hold this architecture at this width, {top}."
     )
 
 
@@ -155,7 +156,9 @@ def _copy_layers(model: keras.Model, path: Path) -> None:
         layer.set_weights(other.get_weights())
 
 
-def attach_head(backbone: keras.Model, head: Head, classes: int, name: str) -> keras.Model:
+def attach_head(
+    backbone: keras.Model, head: Head, classes: int, name: str, *, task: str = "multiclass", prefix: str = ""
+) -> keras.Model:
     """Put a head on a backbone.
 
     Args:
@@ -163,31 +166,91 @@ def attach_head(backbone: keras.Model, head: Head, classes: int, name: str) -> k
         head: Pool, hidden layers, dropout.
         classes: Number of classes.
         name: Name of the whole.
+        task: "multiclass" (softmax), "binary" (one sigmoid unit, the logit of the second class against the first) or
+            "multilabel" (a sigmoid a class).
+        prefix: Stands in front of the names of the head's layers.
 
     Returns:
-        The whole network, flat; its last layers are `logits` and `probabilities` (softmax).
+        The whole network, flat; its last layers are `logits`, (batch, classes) or (batch, 1) of a binary one, and
+        `probabilities`, (batch, classes).
     """
+    backend.start()
+    # Slices and sums are unnamed operations; the backbone may have some too.
+    with backend.names_after(operation.name for operation in backbone.operations):
+        return _with_head(backbone, head, classes, name, task, prefix)
+
+
+def _with_head(backbone: keras.Model, head: Head, classes: int, name: str, task: str, prefix: str) -> keras.Model:
     keras = backend.start()
     layers = keras.layers
     x = backbone.output
     if head.reduce:
-        x = layers.Conv2D(head.reduce, 1, activation="relu", name="head_reduce")(x)
+        x = layers.Conv2D(head.reduce, 1, activation="relu", name=f"{prefix}head_reduce")(x)
     if head.pool == "avg":
-        x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+        x = layers.GlobalAveragePooling2D(name=f"{prefix}head_pool")(x)
     elif head.pool == "max":
-        x = layers.GlobalMaxPooling2D(name="head_pool")(x)
-    elif head.pool == "flatten":
-        x = layers.Flatten(name="head_pool")(x)
-    else:
+        x = layers.GlobalMaxPooling2D(name=f"{prefix}head_pool")(x)
+    elif head.pool == "l2norm":
         x = keras.ops.sqrt(keras.ops.mean(keras.ops.square(x), axis=(1, 2)) + 1e-12)
+    else:
+        if head.pool == "roi":
+            x = _cells(_cells(x, head.grid, axis=1), head.grid, axis=2)
+        x = layers.Flatten(name=f"{prefix}head_pool")(x)
     if head.dropout:
-        x = layers.Dropout(head.dropout, name="head_dropout")(x)
+        x = layers.Dropout(head.dropout, name=f"{prefix}head_dropout")(x)
 
     def penalty():
         return keras.regularizers.L1L2(head.weight_l1, head.weight_l2) if head.weight_l1 or head.weight_l2 else None
 
     for i, units in enumerate(head.hidden, start=1):
-        x = layers.Dense(units, activation="relu", kernel_regularizer=penalty(), name=f"head_hidden{i}")(x)
-    logits = layers.Dense(classes, kernel_regularizer=penalty(), name="logits")(x)
-    probabilities = layers.Activation("softmax", name="probabilities")(logits)
+        x = layers.Dense(units, activation="relu", kernel_regularizer=penalty(), name=f"{prefix}head_hidden{i}")(x)
+    units = 1 if task == "binary" else classes
+    logits = layers.Dense(units, kernel_regularizer=penalty(), name=f"{prefix}logits")(x)
+    if task == "binary":
+        # sigmoid(-x) and sigmoid(x), not 1 - p: of a small p the difference keeps nothing.
+        both = layers.Concatenate(name=f"{prefix}both_logits")([-logits, logits])
+        probabilities = layers.Activation("sigmoid", name=f"{prefix}probabilities")(both)
+    else:
+        activation = "sigmoid" if task == "multilabel" else "softmax"
+        probabilities = layers.Activation(activation, name=f"{prefix}probabilities")(logits)
     return keras.Model(backbone.input, probabilities, name=name)
+
+
+def at_size(
+    model: keras.Model, architecture: Architecture, head: Head, size: tuple[int, int], *, classes: int, task: str
+) -> keras.Model:
+    """The same network, with the same weights, for pictures of another size.
+
+    Args:
+        model: What `attach_head` gave, trained.
+        architecture: Of its backbone.
+        head: Its head.
+        size: (height, width) in pixels.
+        classes: Number of classes.
+        task: See `attach_head`.
+
+    Raises:
+        UsageError: The size is too small, or the head flattens the map.
+    """
+    if head.pool == "flatten":
+        raise UsageError(
+            "a head that flattens the map is tied to the size that it was trained at. Train with --pool roi, which "
+            "lays a fixed grid over maps of any size, or with avg."
+        )
+    other = attach_head(build_backbone(architecture, size), head, classes, model.name, task=task)
+    for layer in other.layers:
+        if layer.weights:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    return other
+
+
+def _cells(x: keras.KerasTensor, count: int, axis: int) -> keras.KerasTensor:
+    """The maximum of each of `count` cells along an axis; cells overlap where there are more of them than positions."""
+    from keras import ops
+
+    length = x.shape[axis]
+    cells = []
+    for i in range(count):
+        first, end = i * length // count, -(-(i + 1) * length // count)
+        cells.append(ops.max(x[:, first:end] if axis == 1 else x[:, :, first:end], axis=axis, keepdims=True))
+    return ops.concatenate(cells, axis=axis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,8 @@ def override(
     epochs: Sequence[int] | None = None,
     learning_rates: Sequence[float] | None = None,
     optimizer: str | None = None,
+    patience: int | None = None,
+    views: int | None = None,
 ) -> tuple[Phase, ...]:
     """Apply a user's wishes to a schedule.
 
@@ -48,6 +50,8 @@ def override(
             proportion.
         learning_rates: One a phase, or a single one for the highest, the others in proportion.
         optimizer: For all phases.
+        patience: For all phases; 0 never ends one early.
+        views: For all phases that augment.
 
     Returns:
         The phases to train.
@@ -79,6 +83,10 @@ def override(
             wishes["learning_rate"] = learning_rates[i]
         if optimizer is not None:
             wishes["optimizer"] = optimizer
+        if patience is not None:
+            wishes["patience"] = patience or None
+        if views is not None and phase.augment:
+            wishes["views"] = views
         changed.append(dataclasses.replace(phase, **wishes))
     if not changed:
         raise UsageError("--epochs leaves nothing to train; give at least one phase an epoch.")
@@ -140,10 +148,75 @@ def stage_of(architecture: Architecture, layers: Sequence[str]) -> dict[str, int
     return stages
 
 
-def dropout_rates(model: keras.Model) -> dict[str, float]:
-    """Name of each dropout layer -> its rate."""
+@dataclass(frozen=True)
+class Originals:
+    """What phases change in layers besides weights, as it was before the first.
+
+    Args:
+        dropout: Name of each dropout layer -> its rate.
+        momentum: Name of each BatchNorm layer -> momentum of its statistics.
+    """
+
+    dropout: dict[str, float]
+    momentum: dict[str, float]
+
+
+def originals(model: keras.Model) -> Originals:
+    """Note what phases will change."""
+    layers = backend.start().layers
+    return Originals(
+        {layer.name: layer.rate for layer in model.layers if isinstance(layer, layers.Dropout)},
+        {layer.name: layer.momentum for layer in model.layers if isinstance(layer, layers.BatchNormalization)},
+    )
+
+
+def restore_dropout(model: keras.Model, before: Originals) -> None:
+    """Give dropout layers their rates back."""
+    for name, rate in before.dropout.items():
+        model.get_layer(name).rate = rate
+
+
+def output_of_stage(
+    model: keras.Model, backbone: Sequence[str], architecture: Architecture, stage: int
+) -> keras.KerasTensor:
+    """The feature map that a stage hands on.
+
+    Layers without weights belong to the highest stage that they get their input from. Where several tensors lead on
+    (residual branches, dense blocks), it is the last of them.
+
+    Args:
+        model: The whole network.
+        backbone: Names of the backbone's layers, input first.
+        architecture: For its stages.
+        stage: Number of the stage; 0 is the stem.
+
+    Raises:
+        InvalidPluginData: No map leads from the stage to the next.
+    """
     keras = backend.start()
-    return {layer.name: layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)}
+    stages = stage_of(architecture, backbone)
+    # Keras offers no public way to a network's graph. Deeper nodes are called first.
+    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
+    makers = {node.operation.name: node for node in nodes}
+    reached: dict[str, int] = {}
+    for name, node in makers.items():
+        sources = [tensor._keras_history.operation.name for tensor in node.input_tensors]
+        reached[name] = max([stages.get(name, -1), *(reached[source] for source in sources)])
+    leading = {
+        tensor._keras_history.operation.name
+        for name, node in makers.items()
+        if reached[name] > stage
+        for tensor in node.input_tensors
+    }
+    found = [name for name in makers if name in leading and reached[name] <= stage]
+    last = makers[found[-1]] if found else None
+    # Padding belongs to the convolution behind it.
+    while last is not None and isinstance(last.operation, keras.layers.ZeroPadding2D):
+        last = makers[last.input_tensors[0]._keras_history.operation.name]
+    if last is None or len(last.outputs[0].shape) != 4:
+        name = architecture.stages[stage].name
+        raise InvalidPluginData(f"{architecture.name}: no feature map leads from stage {name!r} to the next.")
+    return last.outputs[0]
 
 
 def apply(
@@ -151,7 +224,7 @@ def apply(
     backbone: Sequence[str],
     architecture: Architecture,
     phase: Phase,
-    rates: Mapping[str, float],
+    before: Originals,
 ) -> Moving:
     """Set `trainable` layer by layer for a phase; only this function does. What is frozen drops nothing out either.
 
@@ -160,7 +233,7 @@ def apply(
         backbone: Names of the backbone's layers, input first; all others are the head.
         architecture: For its stages.
         phase: What moves.
-        rates: What `dropout_rates` gave before the first phase.
+        before: What `originals` gave before the first phase.
 
     Returns:
         What will move. The network must be compiled anew before it trains.
@@ -177,12 +250,12 @@ def apply(
         if in_backbone and isinstance(layer, keras.layers.BatchNormalization):
             # trainable=False also keeps the statistics; `training=False` on the whole base does not in Keras 3.
             trainable = trainable and phase.batch_norm == "update"
-            if trainable and phase.batch_norm_momentum is not None:
-                layer.momentum = phase.batch_norm_momentum
+            if trainable:
+                layer.momentum = phase.batch_norm_momentum or before.momentum[layer.name]
         layer.trainable = trainable
-        if layer.name in rates:
+        if layer.name in before.dropout:
             # A frozen base is a constant function of the picture, though `fit` calls it in training mode.
-            layer.rate = rates[layer.name] if trainable else 0.0
+            layer.rate = before.dropout[layer.name] if trainable else 0.0
         if layer.trainable_weights:
             moving.append(layer.name)
             below = last - stages[layer.name] if in_backbone else 0

@@ -1,0 +1,98 @@
+"""RandAugment's fourteen operations on one picture, by Pillow (E. Cubuk et al., 2019, arXiv:1909.13719).
+
+Strengths are torchvision's, which grow with the magnitude for every operation; in the authors' code solarize and
+posterize become weaker. The strongest are AutoAugment's. What a moved picture leaves empty is grey, as in their code;
+shears go about the centre, so that they do not push the subject out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+OPERATIONS = (
+    "identity",
+    "autocontrast",
+    "equalize",
+    "rotate",
+    "solarize",
+    "color",
+    "posterize",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+)
+ENHANCERS = ("color", "contrast", "brightness", "sharpness")
+GREY = 128
+
+
+def apply_randomly(picture: np.ndarray, rng: np.random.Generator, count: int, strength: float) -> np.ndarray:
+    """Apply some operations to a picture, drawn with replacement.
+
+    Args:
+        picture: float32 array (height, width, channels) in 0..255; one channel is grey, three are RGB. Rounded to whole
+            numbers, which is what decoded pictures hold.
+        rng: Which operations, and which way.
+        count: How many, one after another.
+        strength: 0 to 1, the strongest.
+
+    Returns:
+        uint8 array (height, width, channels).
+    """
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.rint(picture).astype("uint8")
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    for i in rng.integers(len(OPERATIONS), size=count):
+        image = apply(image, OPERATIONS[i], strength, 1 if rng.random() < 0.5 else -1)
+    return np.asarray(image).reshape(picture.shape)
+
+
+def apply(image: Image.Image, name: str, strength: float, sign: int) -> Image.Image:
+    """Apply one operation to an "L" or "RGB" picture.
+
+    Args:
+        image: The picture.
+        name: One of `OPERATIONS`; "color" leaves a grey picture as it is.
+        strength: 0 (nothing) to 1; identity, autocontrast and equalize have none.
+        sign: 1 or -1: which way; of enhancers, more or less.
+    """
+    from PIL import ImageEnhance, ImageOps
+
+    if name in ENHANCERS:
+        return getattr(ImageEnhance, name.capitalize())(image).enhance(1 + 0.9 * strength * sign)
+    if name in ("autocontrast", "equalize"):
+        return getattr(ImageOps, name)(image)
+    if name == "solarize":
+        return ImageOps.solarize(image, round(256 * (1 - strength)))
+    if name == "posterize":
+        return ImageOps.posterize(image, 8 - round(4 * strength))
+    if name == "identity":
+        return image
+    return _move(image, name, strength * sign)
+
+
+def _move(image: Image.Image, name: str, strength: float) -> Image.Image:
+    from PIL import Image
+
+    fill = GREY if image.mode == "L" else (GREY,) * 3
+    if name == "rotate":
+        return image.rotate(30 * strength, Image.Resampling.BILINEAR, fillcolor=fill)
+    width, height = image.size
+    lean, shift = 0.3 * strength, 150 / 331 * strength
+    # New (x, y) -> old: x' = a x + b y + c, y' = d x + e y + f.
+    coefficients = {
+        "shear_x": (1, lean, -lean * height / 2, 0, 1, 0),
+        "shear_y": (1, 0, 0, lean, 1, -lean * width / 2),
+        "translate_x": (1, 0, shift * width, 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, shift * height),
+    }[name]
+    return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR, fillcolor=fill)

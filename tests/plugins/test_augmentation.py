@@ -1,0 +1,545 @@
+"""Augmentation policies: the contract by the kit, and numbers measured on pictures of dots, ramps and flat colours."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import zoo_runtime
+from zoo import augmentation, registry, testing
+from zoo.errors import InvalidPluginData, UnknownName, UsageError
+from zoo.plugin import Augmentation
+from zoo_plugins import randaugment
+from zoo_runtime import ImageSpec
+
+POLICIES = ("none", "light", "standard", "strong", "course", "randaugment", "erasing", "mixup", "cutmix")
+MIXING = ("mixup", "cutmix")
+COUNT = 300
+SEEDS = np.arange(COUNT, dtype=np.uint64) + np.uint64(1 << 40)
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return registry.load()
+
+
+@pytest.fixture
+def run(plugins):
+    """Apply a policy to pictures, with every parameter that is not given at its neutral value; return both results."""
+    neutral = {"flip": False, "crop": 1.0}
+
+    def run(name, images, labels=None, **given):
+        policy = plugins.augmentation(name)
+        parameters = {**{key: neutral.get(key, 0.0) for key in policy.parameters}, **given}
+        labels = np.ones((len(images), 1), "float32") if labels is None else labels
+        images, labels = augmentation.build(policy, parameters)(images.copy(), labels.copy(), SEEDS[: len(images)])
+        return np.asarray(images), np.asarray(labels)
+
+    return run
+
+
+def same(picture: np.ndarray) -> np.ndarray:
+    """Many copies of one picture, (height, width) or (height, width, channels)."""
+    picture = picture[..., None] if picture.ndim == 2 else picture
+    return np.broadcast_to(picture, (COUNT, *picture.shape)).astype("float32")
+
+
+def dots(size: tuple[int, int], right: int, down: int) -> np.ndarray:
+    """Copies of a picture, black but for one dot so far from its centre."""
+    picture = np.zeros(size, "float32")
+    picture[size[0] // 2 + down, size[1] // 2 + right] = 255
+    return same(picture)
+
+
+def places(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of the dot in each picture, in pixels from the centre: x to the right, y down."""
+    y, x = np.indices(images.shape[1:3], dtype=float)
+    shares = images[..., 0] / images.sum(axis=(1, 2, 3))[:, None, None]
+    return (shares * (x - images.shape[2] // 2)).sum((1, 2)), (shares * (y - images.shape[1] // 2)).sum((1, 2))
+
+
+def test_every_listed_policy_is_tested(plugins):
+    assert {item.name for item in plugins.all(Augmentation)} == set(POLICIES)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", POLICIES)
+def test_policies_keep_the_contract(plugins, name, channels):
+    testing.check_augmentation(plugins.augmentation(name), channels)
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 1), (20, 20, 3), (31, 18, 3)], ids=str)
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_picture_depends_on_its_seed_alone(plugins, name, shape):
+    """Not on its place in the batch; and, unless it is mixed with others, not on what else the batch holds."""
+    policy = plugins.augmentation(name)
+    augment = augmentation.build(policy, policy.parameters)
+    images = testing.synthetic_pixels(6, shape[:2], shape[2]).astype("float32")
+    labels, seeds = np.eye(6, dtype="float32"), SEEDS[:6]
+    out, marks = map(np.asarray, augment(images.copy(), labels.copy(), seeds))
+    assert out.shape == images.shape and out.min() >= 0 and out.max() <= 255
+    order = [4, 0, 5, 2, 1, 3]
+    moved, moved_marks = map(np.asarray, augment(images[order], labels[order], seeds[order]))
+    assert np.array_equal(moved, out[order]) and np.array_equal(moved_marks, marks[order])
+    if name not in MIXING:
+        assert np.array_equal(marks, labels)
+        for i in range(6):
+            alone, _ = augment(images[i : i + 1].copy(), labels[i : i + 1].copy(), seeds[i : i + 1])
+            assert np.array_equal(alone[0], out[i])
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
+def test_half_the_pictures_are_mirrored_unless_flip_is_off(plugins, name):
+    """Of a ramp, with everything else as good as off; alone in a batch, a picture is mixed with itself."""
+    little = {"smallest": 0.01, "largest": 0.01, "aspect": 1.0, "operations": 1, "alpha": 1.0, "crop": 1.0}
+    policy = plugins.augmentation(name)
+    ramp = same(np.tile(np.linspace(20, 200, 32), (16, 1)))[:1]
+    for flip, least, most in ((True, 0.38 * COUNT, 0.62 * COUNT), (False, 0, 0)):
+        parameters = {key: little.get(key, 0.0) for key in policy.parameters} | {"flip": flip}
+        augment = augmentation.build(policy, parameters)
+        outs = [augment(ramp.copy(), np.ones((1, 1), "float32"), SEEDS[i : i + 1])[0] for i in range(COUNT)]
+        falling = [out[0, :, 0].mean() > out[0, :, -1].mean() for out in outs]
+        assert least <= sum(falling) <= most
+        if name not in ("randaugment", "mixup"):
+            assert all(
+                np.abs(out[:, :, :: -1 if down else 1] - ramp).max() < 1e-3
+                for out, down in zip(outs, falling, strict=True)
+            )
+
+
+def test_course_turns_up_to_its_angle_without_shearing_pictures_that_are_not_square(run):
+    right, _ = run("course", dots((41, 65), 14, 0), rotation=45.0)
+    down, _ = run("course", dots((41, 65), 0, 14), rotation=45.0)
+    (x, y), (u, v) = places(right), places(down)
+    angles = np.degrees(np.arctan2(y, x))
+    assert -45.5 < angles.min() < -42 and 42 < angles.max() < 45.5
+    assert np.abs(np.hypot(x, y) - 14).max() < 0.3 and np.abs(np.hypot(u, v) - 14).max() < 0.3
+    assert np.abs((x * u + y * v) / 14**2).max() < 0.03, "what was at a right angle still is"
+    assert abs(angles.mean()) < 5
+
+
+def test_course_shifts_by_up_to_its_fraction_of_each_side(run):
+    out, _ = run("course", dots((41, 81), 0, 0), shift=0.2)
+    x, y = places(out)
+    assert -16.3 < x.min() < -15 and 15 < x.max() < 16.3
+    assert -8.3 < y.min() < -7.5 and 7.5 < y.max() < 8.3
+    assert abs(np.corrcoef(x, y)[0, 1]) < 0.2
+
+
+def test_course_shears_by_an_angle_in_radians(run):
+    """By Keras 2's matrix: what is right of the centre moves up or down, what is under it stays."""
+    x, y = places(run("course", dots((65, 65), 16, 0), shear=0.4)[0])
+    angles = np.arcsin(np.clip(y / x, -1, 1))
+    assert -0.41 < angles.min() < -0.37 and 0.37 < angles.max() < 0.41
+    assert np.abs(x - 16 / np.cos(angles)).max() < 0.1
+    x, y = places(run("course", dots((65, 65), 0, 16), shear=0.4)[0])
+    assert np.abs(x).max() < 0.01 and np.abs(y - 16).max() < 0.01
+
+
+def test_course_zooms_both_sides_independently(run):
+    across = 20 / places(run("course", dots((65, 65), 20, 0), zoom=0.2)[0])[0]
+    along = 20 / places(run("course", dots((65, 65), 0, 20), zoom=0.2)[0])[1]
+    for factor in (across, along):
+        assert 0.79 < factor.min() < 0.82 and 1.18 < factor.max() < 1.21
+    assert abs(np.corrcoef(across, along)[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("name", ["light", "course"])
+def test_what_lies_outside_repeats_the_edge(run, name):
+    rows = np.tile(np.arange(40.0)[:, None], (1, 30))
+    out, _ = run(name, same(rows), shift=0.4)
+    moved = out[:, 20, 15, 0] - 20
+    assert moved.min() < -15 and moved.max() > 15
+    expected = np.clip(np.arange(40) + moved[:, None], 0, 39)
+    assert np.abs(out[..., 0] - expected[:, :, None]).max() < 1e-3
+
+
+def test_light_flips_half_the_pictures_and_moves_little(plugins):
+    policy = plugins.augmentation("light").build(flip=True, rotation=0.0, shift=0.0)
+    ramp = np.broadcast_to(np.linspace(0, 255, 32, dtype="float32")[None, None, :, None], (200, 16, 32, 3)).copy()
+    labels = np.ones((200, 1), "float32")
+    out, _ = policy(ramp, labels, np.arange(200, dtype=np.uint64))
+    flipped = out[:, 8, 0, 0] > out[:, 8, -1, 0]
+    assert 70 < flipped.sum() < 130
+    assert np.abs(out[flipped] - ramp[flipped][:, :, ::-1]).max() < 0.1
+    assert np.abs(out[~flipped] - ramp[~flipped]).max() < 0.1
+
+    shifted, _ = plugins.augmentation("light").build(flip=False, rotation=0.0, shift=0.25)(
+        ramp, labels, np.arange(200, dtype=np.uint64)
+    )
+    moves = (shifted[:, 8, 16, 0] - ramp[:, 8, 16, 0]) / (255 / 31)
+    assert -8.01 <= moves.min() < -6 and 6 < moves.max() <= 8.01
+
+    disc = np.zeros((50, 33, 33, 1), "float32")
+    disc[:, 16, 28] = 255
+    turned, _ = plugins.augmentation("light").build(flip=False, rotation=30.0, shift=0.0)(
+        disc, labels[:50], np.arange(50, dtype=np.uint64)
+    )
+    angles = np.degrees(np.arctan2(*reversed(places(turned))))
+    assert -30.5 < angles.min() < -20 and 20 < angles.max() < 30.5
+
+
+def test_standard_shows_a_part_of_the_picture(run):
+    """Its area is at least what is asked, its sides change by up to 4:3, and it lies within the picture."""
+    across = run("standard", same(np.tile(np.arange(101.0), (61, 1))), crop=0.4)[0][:, 30, :, 0]
+    along = run("standard", same(np.tile(np.arange(61.0)[:, None], (1, 101))), crop=0.4)[0][:, :, 50, 0]
+    # Measured away from the edge, where half a pixel may be repeated.
+    x, y = (across[:, 90] - across[:, 10]) / 80, (along[:, 50] - along[:, 10]) / 40
+    assert 0.39 < (x * y).min() < 0.43 and 0.97 < (x * y).max() < 1.01
+    assert 0.74 < (x / y).min() < 0.82 and 1.22 < (x / y).max() < 1.34
+    assert x.max() < 1.01 and y.max() < 1.01
+    assert across[:, 1].min() > 0 and across[:, -2].max() < 100 and np.ptp(across[:, 50]) > 15
+
+
+def test_brightness_and_contrast_stay_in_their_range(run):
+    flat, _ = run("standard", same(np.full((8, 8, 3), 100.0)), brightness=0.2)
+    assert np.ptp(flat, axis=(1, 2, 3)).max() < 1e-3
+    assert 79.9 < flat.min() < 82 and 118 < flat.max() < 120.1
+
+    two = np.full((8, 8, 3), 50.0)
+    two[:4] = 150
+    out, _ = run("standard", same(two), contrast=0.2)
+    difference = out[:, 0].mean((1, 2)) - out[:, -1].mean((1, 2))
+    assert 79.9 < difference.min() < 82 and 118 < difference.max() < 120.1
+    assert np.abs(out.mean((1, 2, 3)) - 100).max() < 1e-3
+
+
+def test_saturation_and_hue_keep_the_brightness(run):
+    luma = np.array([0.299, 0.587, 0.114])
+    colour = same(np.full((4, 4, 3), (150.0, 100.0, 60.0)))
+    grey = same(np.full((4, 4, 3), 90.0))
+    for parameters in ({"saturation": 0.4}, {"hue": 0.1}):
+        out, _ = run("strong", colour, **parameters)
+        assert np.abs(out @ luma - colour @ luma).max() < 0.05
+        assert np.abs(run("strong", grey, **parameters)[0] - 90).max() < 0.05, "grey stays grey"
+    saturated, _ = run("strong", colour, saturation=0.4)
+    factor = (saturated[..., 0] - saturated[..., 2])[:, 0, 0] / 90
+    assert 0.599 < factor.min() < 0.62 and 1.38 < factor.max() < 1.401
+    yiq = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    before = yiq @ colour[0, 0, 0]
+    turned = run("strong", colour, hue=0.1)[0][:, 0, 0] @ yiq.T
+    angles = np.degrees(np.angle((turned[:, 0] + 1j * turned[:, 1]) / (before[0] + 1j * before[1])))
+    assert -36.1 < angles.min() < -33 and 33 < angles.max() < 36.1
+    ten, _ = run("strong", same(np.full((4, 4), 90.0)), saturation=0.4, hue=0.5)
+    assert np.abs(ten - 90).max() < 1e-3, "pictures of one channel have no colour"
+
+
+def test_erasing_fills_one_rectangle_of_the_area_that_is_asked(run):
+    parameters = {"smallest": 0.05, "largest": 0.3, "aspect": 3.0}
+    out, _ = run("erasing", same(np.full((60, 80, 3), 100.5)), probability=0.6, **parameters)
+    erased = (out != 100.5).all(axis=3)
+    hit = erased.any(axis=(1, 2))
+    assert 0.5 < hit.mean() < 0.7
+    high, wide = erased.any(axis=2).sum(axis=1)[hit], erased.any(axis=1).sum(axis=1)[hit]
+    assert np.array_equal(high * wide, erased.sum(axis=(1, 2))[hit]), "it is one whole rectangle"
+    shares = high * wide / (60 * 80)
+    assert 0.045 < shares.min() < 0.07 and 0.25 < shares.max() < 0.305
+    assert 0.3 < (high / wide).min() < 0.45 and 2.3 < (high / wide).max() < 3.2
+    filled = out[erased]
+    assert 120 < filled.mean() < 135 and filled.min() == 0 and filled.max() == 255
+    assert (run("erasing", same(np.full((20, 20), 100.5)), probability=0.0, **parameters)[0] == 100.5).all()
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("mixup", 0.2), ("mixup", 1.0), ("cutmix", 1.0)])
+def test_labels_are_mixed_as_the_pixels_are(run, name, alpha):
+    """Every picture has a grey of its own and a class of its own, so that its pixels tell what it is made of."""
+    greys = np.linspace(0, 255, COUNT).astype("float32")
+    images = np.broadcast_to(greys[:, None, None, None], (COUNT, 20, 30, 3))
+    out, labels = run(name, images, np.eye(COUNT, dtype="float32"), alpha=alpha)
+    assert np.allclose(labels.sum(axis=1), 1) and ((labels > 0).sum(axis=1) <= 2).all()
+    own = labels.diagonal()
+    assert own.min() < 0.25 and own.max() > 0.9
+    if name == "mixup":
+        assert np.abs(out - (labels @ greys)[:, None, None, None]).max() < 1e-2
+        # Beta(0.2, 0.2) is near its ends, Beta(1, 1) is even.
+        assert (0.5 < np.mean((own < 0.1) | (own > 0.9)) < 0.8) if alpha == 0.2 else (0.4 < own.mean() < 0.6)
+    else:
+        share = (out[..., 0] == greys[:, None, None]).mean(axis=(1, 2))
+        assert np.abs(share - own).max() < 1e-6
+        assert np.isin(out, greys).all()
+    # The same with several labels a picture, or none: each is mixed like the pixels.
+    several = (np.random.default_rng(0).random((COUNT, 4)) < 0.4).astype("float32")
+    _, mixed = run(name, images, several, alpha=alpha)
+    assert np.abs(mixed - labels @ several).max() < 1e-6
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("operation", randaugment.OPERATIONS)
+def test_randaugment_operations(operation, mode):
+    pixels = testing.synthetic_pixels(1, (40, 60), 3 if mode == "RGB" else 1)[0]
+    image = Image.fromarray(pixels if mode == "RGB" else pixels[..., 0])
+    for sign in (1, -1):
+        out = randaugment.apply(image, operation, 1.0, sign)
+        assert out.size == image.size and out.mode == mode
+        idle = operation == "identity" or (operation == "color" and mode == "L")
+        assert idle == (out.tobytes() == image.tobytes()) or operation in ("autocontrast", "equalize")
+        if operation not in ("autocontrast", "equalize"):
+            assert randaugment.apply(image, operation, 0.0, sign).tobytes() == image.tobytes()
+
+
+def test_randaugment_strengths(run):
+    grey = Image.new("L", (60, 40), 100)
+
+    def value(name, strength, sign):
+        return randaugment.apply(grey, name, strength, sign).getpixel((0, 0))
+
+    assert (value("brightness", 0.5, 1), value("brightness", 1, -1)) == (145, 10)
+    assert (value("solarize", 0.5, 1), value("solarize", 1, 1)) == (100, 155)
+    assert value("posterize", 1, 1) == 96
+    moved = randaugment.apply(grey, "translate_x", 0.5, 1)
+    assert moved.getpixel((59, 20)) == 128 and moved.getpixel((60 - 16, 20)) == 100
+    dot = Image.new("L", (61, 41), randaugment.GREY)
+    dot.putpixel((30 + 16, 20), 255)
+    for name, angle in (("rotate", 30), ("shear_y", np.degrees(np.arctan(0.3)))):
+        x, y = places(np.asarray(randaugment.apply(dot, name, 1.0, 1), "float32")[None, ..., None] - randaugment.GREY)
+        assert abs(abs(np.degrees(np.arctan2(y, x))[0]) - angle) < 1
+    out, _ = run("randaugment", same(testing.synthetic_pixels(1, (24, 24), 1)[0]), operations=3, magnitude=30)
+    assert len(np.unique(out.reshape(COUNT, -1), axis=0)) > COUNT / 2
+
+
+# What a user types.
+
+
+def test_parameters_are_read_by_the_type_of_their_defaults(plugins):
+    policy, parameters = augmentation.parse("course:rotation=30, flip=False", plugins)
+    assert policy.name == "course"
+    assert parameters == {"flip": False, "rotation": 30.0, "shift": 0.2, "shear": 0.2, "zoom": 0.2}
+    assert isinstance(parameters["rotation"], float)
+    assert augmentation.describe(policy, parameters) == "course:flip=false,rotation=30,shift=0.2,shear=0.2,zoom=0.2"
+    assert augmentation.parse(augmentation.describe(policy, parameters), plugins) == (policy, parameters)
+    assert augmentation.parse("none", plugins)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("coarse", "no augmentation called 'coarse'. Did you mean course"),
+        ("course:rotatoin=3", "no parameter of the policy course called 'rotatoin'. Did you mean rotation"),
+        ("none:flip=true", "no parameter of the policy none called 'flip'.*Known: none"),
+        ("course:", "NAME:PARAMETER=VALUE"),
+        ("course:rotation", "'rotation' is no PARAMETER=VALUE"),
+        ("course:rotation=30,,zoom=0.1", "'' is no PARAMETER=VALUE"),
+        ("course:rotation=30,rotation=40", "rotation is given twice"),
+        ("course:rotation=far", "rotation must be a number, such as 45. Received: 'far'"),
+        ("course:rotation=nan", "rotation must be a number"),
+        ("course:flip=1", "flip must be true or false, such as true. Received: '1'"),
+        ("randaugment:operations=1.5", "operations must be a whole number, such as 2"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(plugins, text, problem):
+    with pytest.raises(UsageError, match=problem):
+        augmentation.parse(text, plugins)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("course:rotation=200", r"rotation must be a number from 0 to 180 \(degrees\). Received: 200.0"),
+        ("light:shift=-0.1", "shift must be a number from 0 to 1"),
+        ("standard:crop=0", "crop must be a number from 0.05 to 1"),
+        ("strong:hue=0.6", "hue must be"),
+        ("mixup:alpha=0", "alpha must be"),
+        ("cutmix:alpha=0", "alpha must be"),
+        ("randaugment:operations=0", "operations must be a whole number from 1 to 14"),
+        ("randaugment:magnitude=31", "magnitude must be a number from 0 to 30"),
+        ("erasing:smallest=0.5", "smallest must not be above largest"),
+        ("erasing:probability=2", "probability must be"),
+    ],
+)
+def test_policies_refuse_parameters_out_of_range(plugins, text, problem):
+    with pytest.raises(UsageError, match=f"the policy {text.partition(':')[0]} refuses .*{problem}"):
+        augmentation.build(*augmentation.parse(text, plugins))
+
+
+def test_policies_refuse_values_of_another_type(plugins):
+    for name, key, value in (("light", "flip", 1), ("course", "zoom", "0.2"), ("course", "zoom", True)):
+        policy = plugins.augmentation(name)
+        with pytest.raises(ValueError, match=f"{key} must be"):
+            policy.build(**{**policy.parameters, key: value})
+
+
+STRANGE = """
+from zoo.plugin import Augmentation, hookimpl
+
+def build(*, text, sides):
+    if text != "good":
+        raise RuntimeError("only good is good")
+    return lambda images, labels, seeds: (images, labels)
+
+@hookimpl
+def zoo_augmentations():
+    yield Augmentation(name="odd", summary="odd", build=build, parameters={"text": "bad", "sides": (1, 2)})
+"""
+
+
+def test_errors_of_a_strangers_policy(install_plugin):
+    install_plugin("odd", STRANGE)
+    plugins = registry.load()
+    policy, parameters = augmentation.parse("odd", plugins)
+    with pytest.raises(InvalidPluginData, match="'odd' cannot be built: RuntimeError: only good is good"):
+        augmentation.build(policy, parameters)
+    with pytest.raises(UsageError, match=r"the policy odd refuses odd:text=worse.*only good is good"):
+        augmentation.build(*augmentation.parse("odd:text=worse", plugins))
+    assert augmentation.build(*augmentation.parse("odd:text=good", plugins))
+    with pytest.raises(UsageError, match="sides cannot be given here"):
+        augmentation.parse("odd:sides=3", plugins)
+    with pytest.raises(UnknownName):
+        augmentation.parse("odd:side=3", plugins)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("course:rotatoin=3", "Did you mean rotation"), ("course:zoom=3", "zoom must be a number from 0 to 0.9")],
+)
+def test_finetune_refuses_a_policy_before_anything_long_begins(zoo, photos, tmp_path, text, problem):
+    ran = zoo("finetune", "mobilenetv2_035", "--data", photos, "--augment", text, "--runs", tmp_path / "runs")
+    assert ran.code == 2 and problem in ran.err
+    assert ran.out == "" and not (tmp_path / "runs").exists()
+
+
+TINY = """
+from zoo.plugin import Architecture, Stage, hookimpl
+
+def build(shape):
+    import keras
+    pixels = keras.Input(shape)
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    return keras.Model(pixels, keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv")(x))
+
+@hookimpl
+def zoo_architectures():
+    yield Architecture(name="tiny", summary="one convolution", build=build, input_size=(24, 24), min_size=8,
+                       parameters=224, stages=[Stage("a", ["conv"])], source="here", licence="MIT")
+"""
+
+
+def test_a_run_trains_with_a_policy_and_records_what_it_did(zoo, install_plugin, photos, tmp_path):
+    install_plugin("tiny", TINY)
+    records = {}
+    for text in ("none", "cutmix:flip=false", "course:rotation=30"):
+        runs = tmp_path / text.partition(":")[0]
+        ran = zoo(
+            *("finetune", "tiny", "--data", photos, "--epochs", 1, "--batch-size", 16, "--augment", text),
+            *("--no-export", "--runs", runs),
+        )
+        assert ran.code == 0, ran.err
+        (run,) = runs.iterdir()
+        record = json.loads((run / "run.json").read_text())
+        assert record["options"]["augment"] == text
+        assert any(plugin.startswith("augmentation (") for plugin in record["plugins"])
+        records[text] = record["augmentation"], (run / "history.csv").read_text()
+    assert records["none"][0] == {"name": "none", "parameters": {}}
+    assert records["cutmix:flip=false"][0] == {"name": "cutmix", "parameters": {"flip": False, "alpha": 1.0}}
+    assert records["course:rotation=30"][0]["parameters"]["rotation"] == 30.0
+    assert len({history for _, history in records.values()}) == 3
+
+
+# The sheet.
+
+
+def test_preview_draws_pictures_before_and_after(zoo, photos, tmp_path):
+    sheets = {}
+    for text in ("none", "light", "mixup"):
+        output = tmp_path / f"{text}.png"
+        arguments = ("--size", "160x200", "--pictures", 4, "--copies", 2, "--output", output)
+        ran = zoo("augment", "preview", text, "--data", photos, *arguments)
+        assert ran.code == 0, ran.err
+        assert str(output) in ran.out
+        sheets[text] = np.asarray(Image.open(output))
+    high, wide = 160 + augmentation.STRIP + augmentation.GAP, 200 + augmentation.GAP
+    top = augmentation.GAP + 3 * augmentation.STRIP
+    assert {sheet.shape for sheet in sheets.values()} == {(top + 4 * high, 3 * wide + augmentation.GAP, 3)}
+
+    def cell(text, row, column):
+        left = augmentation.GAP + column * wide
+        return sheets[text][top + row * high : top + row * high + 160, left : left + 200]
+
+    spec = ImageSpec(size=(160, 200))
+    decoded = {
+        (folder.name, path): zoo_runtime.decode(path, spec) for folder in photos.iterdir() for path in folder.iterdir()
+    }
+    for text in sheets:
+        found = [
+            [label for (label, _), pixels in decoded.items() if np.array_equal(pixels, cell(text, row, 0))]
+            for row in range(4)
+        ]
+        assert found == [["bars"], ["discs"], ["noise"], ["bars"]]
+    for row in range(4):
+        for column in (1, 2):
+            assert np.array_equal(cell("none", row, 0), cell("none", row, column))
+            assert not np.array_equal(cell("light", row, 0), cell("light", row, column))
+        assert not np.array_equal(cell("light", row, 1), cell("light", row, 2))
+
+
+def test_preview_shows_what_an_epoch_of_training_sees(zoo, plugins, photos, tmp_path):
+    """Copy k of a picture is what a run of the same seed and size makes of it in epoch k."""
+    from zoo.data import sources
+    from zoo.train.batches import picture_seeds
+
+    ran = zoo(
+        *("augment", "preview", "course", "--data", photos, "--size", 160, "--pictures", 3, "--seed", 5),
+        *("--copies", 1, "--output", tmp_path / "sheet.png"),
+    )
+    assert ran.code == 0, ran.err
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    source = sources.open_source(str(photos))
+    spec = ImageSpec(size=(160, 160))
+    array = np.stack([zoo_runtime.decode(picture.content, spec) for picture in source.pictures])
+    policy = plugins.augmentation("course")
+    seen, _ = augmentation.build(policy, policy.parameters)(
+        array.astype("float32"), np.eye(len(array), dtype="float32"), picture_seeds(5, 0, np.arange(len(array)))
+    )
+    top, left = sheet.shape[0] - 3 * (160 + augmentation.STRIP + augmentation.GAP), 160 + 2 * augmentation.GAP
+    shown = sheet[top : top + 160, left : left + 160]
+    assert sum(np.array_equal(np.rint(picture).astype("uint8"), shown) for picture in seen) == 1
+
+
+def test_preview_of_digits_is_large_enough_to_be_seen(zoo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = zoo("augment", "preview", "light:flip=false", "--data", "digits", "--pictures", 2, "--copies", 1)
+    assert ran.code == 0, ran.err
+    sheet = Image.open(tmp_path / "augment-light.png")
+    assert sheet.width == 2 * 3 * 64 + 3 * augmentation.GAP
+
+
+def test_labels_on_the_sheet():
+    classes = ("cats", "dogs", "owls")
+    for shares, text in (
+        ([1, 0, 0], "cats"),
+        ([0.3, 0.7, 0], "dogs 0.70, cats 0.30"),
+        ([0, 1, 1], "dogs, owls"),
+        ([1, 0.4, 0], "cats 1.00, dogs 0.40"),
+        ([0, 0, 0], "no class"),
+    ):
+        assert augmentation._label(np.array(shares, "float32"), classes) == text
+
+
+def test_preview_leaves_out_what_cannot_be_read(zoo, tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / "data" / label / f"{i}.png")
+    (tmp_path / "data" / "a" / "0.png").write_bytes(b"nothing")
+    arguments = ("--data", tmp_path / "data", "--copies", 1, "--output", tmp_path / "sheet.png")
+    ran = zoo("augment", "preview", "none", *arguments)
+    assert ran.code == 0 and "1 pictures cannot be read" in ran.err and "0.png" in ran.err
+    for path in (tmp_path / "data").rglob("*.png"):
+        path.write_bytes(b"nothing")
+    ran = zoo("augment", "preview", "none", *arguments)
+    assert ran.code == 1 and "none of the pictures of data can be read" in ran.err
+
+
+def test_preview_says_what_is_wrong(zoo, photos, tmp_path):
+    ran = zoo("augment", "preview", "lite", "--data", photos, "--output", tmp_path / "x.png")
+    assert ran.code == 2 and "Did you mean light" in ran.err
+    ran = zoo("augment", "preview", "course:zoom=3", "--data", photos, "--output", tmp_path / "x.png")
+    assert ran.code == 2 and "zoom must be" in ran.err
+    (tmp_path / "file").write_text("in the way")
+    ran = zoo("augment", "preview", "light", "--data", photos, "--output", tmp_path / "file" / "x.png")
+    assert ran.code == 1 and "is no folder" in ran.err
+    ran = zoo("augment", "preview", "light", "--data", tmp_path / "nothing", "--output", tmp_path / "x.png")
+    assert ran.code == 1 and "there is nothing at" in ran.err
+    assert not (tmp_path / "x.png").exists()

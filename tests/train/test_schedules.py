@@ -1,0 +1,242 @@
+"""Schedules: what each phase trains, layer by layer; growing networks; files of phases."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from zoo import backend, registry
+from zoo.plugin import Head, Phase
+from zoo.reporter import Reporter
+from zoo.train import engine
+from zoo.train.model import attach_head, build_backbone
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return registry.load()
+
+
+def learnable(size, channels=3, count=40):
+    """Two classes that brightness tells apart."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    cut = count * 3 // 4
+    return engine.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count), "binary")
+
+
+def run(architecture, size, phases, head, pictures=None):
+    """Train, noting all weights of the backbone where each phase begins and at the end."""
+    keras = backend.start()
+    keras.utils.set_random_seed(0)
+    backbone = build_backbone(architecture, size)
+    model = attach_head(backbone, head, 2, "test", task="binary")
+    names = [layer.name for layer in backbone.layers]
+    notes = []
+
+    def note():
+        notes.append(
+            {
+                name: [np.asarray(w) for w in model.get_layer(name).weights]
+                for name in names
+                if model.get_layer(name).weights
+            }
+        )
+
+    class Listener(Reporter):
+        def say(self, text):
+            if text.startswith("Phase "):
+                note()
+
+    outcome = engine.train(
+        model,
+        names,
+        architecture,
+        phases,
+        pictures or learnable(size, architecture.channels),
+        batch_size=10,
+        seed=0,
+        augment=None,
+        reporter=Listener(),
+        head=head,
+    )
+    note()
+    changed = [
+        {
+            name
+            for name in before
+            if any(a.tobytes() != b.tobytes() for a, b in zip(before[name], after[name], strict=True))
+        }
+        for before, after in itertools.pairwise(notes)
+    ]
+    return model, outcome, changed
+
+
+def test_a_growing_network_leaves_earlier_steps_as_they_are(plugins):
+    """To the bit while they are frozen; the last phase moves all of it."""
+    architecture = plugins.architecture("catsdogs_convnet")
+    phases = plugins.schedule("grow").phases_for(architecture)
+    short = [Phase(**{**vars(phase), "epochs": 1}) for phase in phases]
+    assert [phase.depth for phase in short] == [1, 2, 3, 4, None]
+    model, outcome, changed = run(architecture, (48, 48), short, Head(pool="flatten", hidden=(8,)))
+    assert changed == [{"conv1"}, {"conv2"}, {"conv3"}, {"conv4"}, {"conv1", "conv2", "conv3", "conv4"}]
+    assert [row["moved_layers"] for row in outcome.phases][1] == ["conv2", "depth2_head_hidden1", "depth2_logits"]
+    assert model.layers[-1].name == "probabilities" and not any("depth" in layer.name for layer in model.layers)
+    assert outcome.best_epoch == 5, "losses of networks of other depths do not count"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "stages"), [("vgg16", 5), ("resnet50", 5), ("densenet121", 5), ("mobilenetv2_035", 9)]
+)
+def test_families_grow(plugins, name, stages):
+    """BatchNorm of earlier steps stays too."""
+    architecture = plugins.architecture(name)
+    members = [
+        {layer for found in stage.members(layers_of(architecture)).values() for layer in found}
+        for stage in architecture.stages
+    ]
+    assert len(members) == stages
+    phases = plugins.schedule("grow").phases_for(architecture)
+    short = [Phase(**{**vars(phase), "epochs": 1}) for phase in phases]
+    _, _, changed = run(architecture, (64, 64), short, Head(pool="flatten"))
+    for step, layers in enumerate(changed[:-1]):
+        assert layers and layers <= members[step], step
+    assert all(changed[-1] & stage for stage in members)
+
+
+def layers_of(architecture):
+    return [layer.name for layer in build_backbone(architecture, (64, 64)).layers]
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet50v2", "inceptionv3", "nasnet_mobile", "convnext_tiny"])
+def test_a_cut_has_all_layers_of_its_stages(plugins, name):
+    """The map that a stage hands on is found in residual, branching and dense networks."""
+    from zoo.train.phases import output_of_stage
+
+    keras = backend.start()
+    architecture = plugins.architecture(name)
+    size = (max(architecture.min_size, 64),) * 2
+    backbone = build_backbone(architecture, size)
+    names = [layer.name for layer in backbone.layers]
+    model = attach_head(backbone, architecture.head, 3, name)
+    wanted = set()
+    for number, stage in enumerate(architecture.stages[:-1]):
+        wanted |= {layer for found in stage.members(names).values() for layer in found}
+        stem = keras.Model(model.input, output_of_stage(model, names, architecture, number))
+        got = {layer.name for layer in stem.layers if layer.weights}
+        assert got == {layer for layer in wanted if model.get_layer(layer).weights}, stage.name
+
+
+# What each schedule moves of vgg16's blocks; "head" is always there.
+TRAINED = {
+    "head-only": [0],
+    "fine-tune": [0, 1],
+    "full": [0, 5],
+    "gradual-unfreeze": [0, 1, 2, 3, 4, 5],
+    "discriminative": [0, 5],
+    "scratch": [5],
+    "grow": [1, 1, 1, 1, 1, 5],
+}
+CONVOLUTIONS = (2, 2, 3, 3, 3)
+
+
+def test_each_schedule_trains_what_it_says(plugins):
+    from zoo.train import phases as phase_tools
+    from zoo.train.stretch import Stretch, cut
+
+    vgg = plugins.architecture("vgg16")
+    backbone = build_backbone(vgg, (32, 32))
+    model = attach_head(backbone, vgg.head, 2, "vgg16", task="binary")
+    whole = Stretch(model, tuple(layer.name for layer in backbone.layers), vgg)
+    before = phase_tools.originals(model)
+    for name, counts in TRAINED.items():
+        phases = plugins.schedule(name).phases_for(vgg)
+        assert len(phases) == len(counts), name
+        for phase, count in zip(phases, counts, strict=True):
+            depth = phase.depth or 5
+            stretch = whole if depth == 5 else cut(whole, depth, vgg.head, 2, "binary")
+            moving = phase_tools.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
+            prefix = "" if depth == 5 else f"depth{depth}_"
+            blocks = range(depth - count + 1, depth + 1)
+            expected = [f"block{b}_conv{c}" for b in blocks for c in range(1, CONVOLUTIONS[b - 1] + 1)]
+            assert list(moving.layers) == [*expected, f"{prefix}head_hidden1", f"{prefix}logits"], (name, phase.name)
+
+
+def test_discriminative_rates_fall_toward_the_stem(plugins):
+    from zoo.train import phases as phase_tools
+
+    vgg = plugins.architecture("vgg16")
+    backbone = build_backbone(vgg, (32, 32))
+    model = attach_head(backbone, vgg.head, 2, "vgg16")
+    phase = plugins.schedule("discriminative").phases_for(vgg)[-1]
+    names = [layer.name for layer in backbone.layers]
+    scales = phase_tools.apply(model, names, vgg, phase, phase_tools.originals(model)).scales
+    rates = [scales[f"block{b}_conv1/kernel"] for b in range(1, 6)]
+    assert rates == pytest.approx([0.01, 0.0316, 0.1, 0.316, 1.0], rel=0.01) and scales["logits/kernel"] == 1
+
+
+def test_show_says_what_would_train(zoo):
+    """VGG16 with its head: 30 weight tensors before, 4 after freezing."""
+    ran = zoo("schedule", "show", "head-only", "vgg16", "--size", 32)
+    assert ran.code == 0, ran.err
+    assert "30 weight tensors can train" in ran.out and "4 weight tensors in 2 layers" in ran.out
+    ran = zoo("schedule", "show", "grow", "vgg16", "--size", 32)
+    assert "stage 2, the first 2 of 5 stages" in ran.out and "block2_conv1, block2_conv2, depth2_" in ran.out
+
+
+TOML = """
+[[phase]]
+name = "warm"
+train = "head"
+epochs = 2
+learning_rate = 0.01
+patience = 0
+
+[[phase]]
+name = "all"
+train = "all"
+epochs = 3
+learning_rate = 1e-3
+rate = "cosine"
+"""
+
+
+def test_a_file_of_phases_trains(zoo, photos, tmp_path):
+    import json
+
+    (tmp_path / "Mine.toml").write_text(TOML)
+    ran = zoo(
+        *("finetune", "mnist_convnet", "--data", photos, "--schedule", tmp_path / "Mine.toml", "--batch-size", 8),
+        *("--runs", tmp_path / "runs", "--exported", tmp_path / "exported"),
+    )
+    assert ran.code == 0, ran.err
+    (run,) = (tmp_path / "runs").iterdir()
+    record = json.loads((run / "run.json").read_text())
+    assert record["options"]["schedule"] == "mine"
+    assert [(p["name"], p["epochs_run"], p["patience"]) for p in record["phases"]] == [("warm", 2, None), ("all", 3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("phase = 3", "one or more [[phase]]"),
+        (TOML.replace('rate = "cosine"', 'rates = "cosine"'), "rates"),
+        (TOML.replace('train = "head"\n', ""), "train must be given"),
+        (TOML.replace('"all"\nepochs', '"some"\nepochs'), "train must be 'head'"),
+        (TOML.replace('train = "all"', 'train = "last:4"'), "has 3 stages in phase 'all'"),
+        (TOML.replace('rate = "cosine"', "depth = 2"), "for the whole network behind it"),
+        (TOML.replace('rate = "cosine"', "depth = 9"), "asks for depth 9"),
+        ("phase = [", "is no TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_before_anything_begins(zoo, photos, tmp_path, text, problem):
+    (tmp_path / "mine.toml").write_text(text)
+    ran = zoo(
+        "finetune", "mnist_convnet", "--data", photos, "--schedule", tmp_path / "mine.toml", "--runs", tmp_path / "runs"
+    )
+    assert ran.code == 2 and problem in ran.err
+    assert not (tmp_path / "runs").exists()

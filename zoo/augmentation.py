@@ -1,0 +1,259 @@
+"""Augmentation policies as a user types them, `course:rotation=30,shear=0.1`, and a sheet that shows what they do.
+
+The policies themselves are plugins, see `zoo.plugin.Augmentation`.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import zoo_runtime
+from zoo import backend, runs
+from zoo.data import sources
+from zoo.errors import InvalidPluginData, UnknownName, UnreadablePictures, UsageError, reason
+from zoo.plugin import Augmentation
+from zoo.prepared import targets_of
+from zoo.registry import Registry
+from zoo.reporter import Reporter
+from zoo.train.batches import Augment, picture_seeds
+from zoo_runtime import ImageSpec, PictureError
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
+SHAPE = "a policy is written NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE"
+SIZE = (224, 224)
+# Of the sheet, in pixels: no picture is narrower, the strip of text under it, space between and around.
+NARROWEST, STRIP, GAP = 160, 22, 8
+
+
+def parse(text: str, registry: Registry) -> tuple[Augmentation, dict[str, Any]]:
+    """Read what a user typed.
+
+    Args:
+        text: `NAME` or `NAME:PARAMETER=VALUE,...`; a value is of the type of the parameter's default.
+        registry: The loaded plugins.
+
+    Returns:
+        The policy, and the value of each of its parameters.
+
+    Raises:
+        UnknownName: There is no such policy, or it has no such parameter.
+        DuplicateName: Two plugins bring the policy.
+        UsageError: It is written in another way, or a value is not of the parameter's type.
+    """
+    name, colon, rest = text.partition(":")
+    policy = registry.augmentation(name)
+    parameters, given = dict(policy.parameters), set()
+    for part in rest.split(",") if colon else ():
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise UsageError(f"{SHAPE}. Received: {text!r}, in which {part!r} is no PARAMETER=VALUE.")
+        if key not in parameters:
+            hint = f"`zoo info {name}` shows their defaults."
+            raise UnknownName(f"parameter of the policy {name}", key, parameters, hint)
+        if key in given:
+            raise UsageError(f"{key} is given twice. Received: {text!r}.")
+        given.add(key)
+        parameters[key] = _value(key, value, policy.parameters[key])
+    return policy, parameters
+
+
+def _value(key: str, text: str, default: object) -> object:
+    """Read a value of the type of a default; raises UsageError."""
+    if isinstance(default, bool):
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        wanted = "true or false"
+    elif isinstance(default, (int, float)):
+        wanted = "a whole number" if isinstance(default, int) else "a number"
+        try:
+            number = type(default)(text)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    elif isinstance(default, str):
+        return text
+    else:
+        raise UsageError(f"{key} cannot be given here: its default, {default!r}, is neither a number nor a text.")
+    raise UsageError(f"{key} must be {wanted}, such as {_written(default)}. Received: {text!r}.")
+
+
+def _written(value: object) -> str:
+    """A parameter's value as a user would type it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def describe(policy: Augmentation, parameters: Mapping[str, Any]) -> str:
+    """The whole of a policy as a user would type it; `parse` reads it, but numbers are rounded to four digits."""
+    listed = ",".join(f"{key}={_written(value)}" for key, value in parameters.items())
+    return f"{policy.name}:{listed}" if listed else policy.name
+
+
+def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
+    """Make the function that alters pictures. Starts Keras, which a plugin's `build` may import.
+
+    Args:
+        policy: The policy.
+        parameters: As `parse` gives them.
+
+    Raises:
+        UsageError: The policy refuses the parameters that the user gave.
+        InvalidPluginData: It cannot be built with its own.
+    """
+    backend.start()
+    try:
+        return policy.build(**parameters)
+    except Exception as error:
+        if dict(parameters) != dict(policy.parameters):
+            why = str(error) if isinstance(error, ValueError) else reason(error)
+            raise UsageError(f"the policy {policy.name} refuses {describe(policy, parameters)}: {why}") from error
+        raise InvalidPluginData(f"augmentation {policy.name!r} cannot be built: {reason(error)}") from error
+
+
+def preview(
+    text: str,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    data: str,
+    size: tuple[int, int] | None = None,
+    pictures: int = 6,
+    copies: int = 5,
+    seed: int = 0,
+    output: Path | None = None,
+) -> Path:
+    """Draw pictures as they are decoded, and beside them copies as training would see them, with their labels.
+
+    Copy k is drawn with the seeds of epoch k of a run with the same seed; of policies that mix pictures, the partners
+    are those of the sheet.
+
+    Args:
+        text: The policy; see `parse`.
+        registry: The loaded plugins.
+        reporter: Hears of pictures that are left out.
+        data: See `zoo.data.sources`; of given splits, training pictures alone are shown.
+        size: (height, width) in pixels; None means what suits the data, else 224 x 224.
+        pictures: How many, of as many classes as there are.
+        copies: How many of each.
+        seed: Decides which pictures, and what happens to them.
+        output: A PNG file; what is there is replaced. None means `augment-NAME.png` here.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: See `parse` and `build`.
+        DataError: The pictures cannot be read.
+        WriteError: The file cannot be written.
+    """
+    policy, parameters = parse(text, registry)
+    source = sources.open_source(data, fewest_classes=1)
+    output = output or Path(f"augment-{policy.name}.png")
+    runs.check_writable(output.parent)
+    spec = ImageSpec(size=size or source.size or SIZE, channels=3)
+    rows, decoded = _decode(source, spec, pictures, seed, reporter)
+    labels = targets_of([source.pictures[row] for row in rows], len(source.classes))
+    augment = build(policy, parameters)
+    columns = [("as decoded", decoded, labels)]
+    for copy in range(copies):
+        altered, shares = augment(decoded.astype("float32"), labels.copy(), picture_seeds(seed, copy, np.array(rows)))
+        columns.append((f"epoch {copy + 1}", np.rint(altered).astype("uint8"), shares))
+    where = f"{source.name}, {spec.size[0]} x {spec.size[1]} pixels, seed {seed}"
+    sheet = _draw(columns, source.classes, describe(policy, parameters).replace(",", ", "), where)
+    with runs.replacing(output) as temporary:
+        sheet.save(temporary, format="PNG")
+    return output
+
+
+def _decode(
+    source: sources.Source, spec: ImageSpec, count: int, seed: int, reporter: Reporter
+) -> tuple[list[int], np.ndarray]:
+    """Decode some training pictures, of every class in turn.
+
+    Returns:
+        Their indices, and a uint8 array (pictures, height, width, channels) in 0..255.
+    """
+    by_class: dict[tuple[int, ...], list[int]] = {}
+    for i in np.random.default_rng(seed).permutation(len(source.pictures)):
+        if source.pictures[i].split in (None, "train"):
+            by_class.setdefault(source.pictures[i].labels, []).append(int(i))
+    queues = [by_class[labels] for labels in sorted(by_class)]
+    turns = (queue[k] for k in range(len(source.pictures)) for queue in queues if k < len(queue))
+    found: dict[int, np.ndarray] = {}
+    bad = {}
+    for i in turns:
+        if len(found) == count:
+            break
+        try:
+            found[i] = zoo_runtime.decode(source.pictures[i].content, spec)
+        except PictureError as error:
+            bad[source.pictures[i].name] = f"{type(error).__name__}: {error}"
+    shown = "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:5])
+    if not found:
+        raise UnreadablePictures(f"none of the pictures of {source.name} can be read: {shown}")
+    if bad:
+        reporter.warn(f"{len(bad)} pictures cannot be read and are left out: {shown}")
+    return list(found), np.stack(list(found.values()))
+
+
+def _draw(
+    columns: Sequence[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], title: str, where: str
+) -> Image.Image:
+    """Lay pictures out, a row a picture.
+
+    Args:
+        columns: (title, uint8 pictures (rows, height, width, channels), labels (rows, classes) in 0..1).
+        classes: Class names.
+        title: Stands above all, broken where it is too long.
+        where: Stands under it.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = columns[0][1].shape[1:3]
+    scale = max(1, math.ceil(NARROWEST / width))
+    high, wide = scale * height + STRIP + GAP, scale * width + GAP
+    large, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    across = len(columns) * wide + GAP
+    lines = [*textwrap.wrap(title, max(20, across // 10)), where]
+    top = GAP + len(lines) * STRIP + STRIP
+    sheet = Image.new("RGB", (across, top + len(columns[0][1]) * high), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, line in enumerate(lines):
+        draw.text((GAP, GAP + i * STRIP), line, "black", large if i < len(lines) - 1 else small)
+    for column, (name, pictures, labels) in enumerate(columns):
+        left = GAP + column * wide
+        draw.text((left, top - STRIP), name, "dimgray", small)
+        for row, (pixels, shares) in enumerate(zip(pictures, labels, strict=True)):
+            picture = Image.fromarray(pixels).resize((scale * width, scale * height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (left, top + row * high))
+            words = _fitting(_label(shares, classes), small, scale * width)
+            draw.text((left, top + row * high + scale * height + 2), words, "black", small)
+    return sheet
+
+
+def _label(shares: np.ndarray, classes: Sequence[str]) -> str:
+    """The classes of a picture, with their shares where it is a mixture: "cats 0.70, dogs 0.30"."""
+    held = [(float(shares[i]), classes[i]) for i in np.argsort(-shares, kind="stable") if shares[i] >= 0.005]
+    if all(share > 0.995 for share, _ in held):
+        return ", ".join(name for _, name in held) or "no class"
+    # Classes may be called 0 and 2: without the comma "2 0.70 0 0.30" cannot be read.
+    return ", ".join(f"{name} {share:.2f}" for share, name in held)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """As much of a text as so many pixels hold."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"

@@ -1,0 +1,400 @@
+"""Learning curves: accuracy and loss of one run, or of several over one another, as a PNG.
+
+Dots are what was measured. The line over them is smoothed exponentially, as in the plots of F. Chollet, "Deep Learning
+with Python" (1st edition, section 5.3), with two differences. The course begins with the first value itself, which at
+a factor of 0.8 then counts five times as much as any other: here the mean starts empty and is divided by the weight it
+has gathered (as Adam does with its moments, https://arxiv.org/abs/1412.6980, section 3), so that every value enters
+alike. And the mean starts anew with each phase: other layers move there, at another rate, from the weights of the best
+epoch so far, and a mean that went on would show that step as a slow drift in the phase after it.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import runs
+from zoo.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FILE = "curves.png"
+SMOOTH = 0.8
+PANELS = ("accuracy", "loss")
+COLUMNS = ("accuracy", "val_accuracy", "loss", "val_loss")
+
+# Okabe and Ito's colours for every kind of colour vision (https://jfly.uni-koeln.de/color/), without yellow, which
+# white paper swallows. Where they are used up, runs differ by marks on their lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SHAPES = ("", "s", "^", "D")
+TRAINING, VALIDATION = "#D55E00", "#0072B2"
+
+WIDTH, HEIGHT = 9.0, 6.5  # inches
+DPI = 120
+LONGEST_LABEL = 24  # characters
+LONGEST_NAME = 90
+SKEWED = 20
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A run's history as numbers.
+
+    Args:
+        name: What the run is called in the picture.
+        epochs: Number of each epoch, ascending.
+        phases: (name, how many of the epochs) of each phase, in order; the counts add up to the epochs.
+        values: accuracy and val_accuracy in 0..1, loss and val_loss: a number an epoch, NaN where there is none.
+        best_epoch: The epoch whose weights were kept, or None where that is not known.
+    """
+
+    name: str
+    epochs: tuple[int, ...]
+    phases: tuple[tuple[str, int], ...]
+    values: dict[str, tuple[float, ...]]
+    best_epoch: int | None
+
+    def points(self, column: str) -> list[tuple[int, float]]:
+        """(epoch, value) of a column where the value is finite."""
+        return [(x, y) for x, y in zip(self.epochs, self.values[column], strict=True) if math.isfinite(y)]
+
+    def line(self, column: str, factor: float) -> list[tuple[int, float]]:
+        """(epoch, smoothed value) of a column where the value is finite; smoothing starts anew with each phase."""
+        line, rows = [], iter(zip(self.epochs, self.values[column], strict=True))
+        for _, count in self.phases:
+            phase = [(x, y) for x, y in itertools.islice(rows, count) if math.isfinite(y)]
+            line += zip((x for x, _ in phase), smooth([y for _, y in phase], factor), strict=True)
+        return line
+
+
+def smooth(values: Sequence[float], factor: float) -> list[float]:
+    """Mean of each value and those before it, each weighing `factor` times what the next one does.
+
+    Args:
+        values: Finite numbers.
+        factor: 0 (no smoothing) to below 1.
+
+    Returns:
+        As many numbers; the first is the first value, and no value of a constant series changes.
+    """
+    smoothed, total, weight = [], 0.0, 0.0
+    for value in values:
+        total = factor * total + (1 - factor) * value
+        weight = factor * weight + (1 - factor)
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def of_run(run: runs.Run, record: dict[str, Any], name: str) -> Curves:
+    """Read a run's curves from its folder.
+
+    Args:
+        run: The run folder.
+        record: Its run.json: `phases` tells how many epochs each took, `best_epoch` which one was kept.
+        name: What to call it.
+
+    Raises:
+        UsageError: There is no history.csv: training has not ended, or was cut short.
+        RunError: history.csv is damaged.
+    """
+    path = run.folder / "history.csv"
+    try:
+        history = run.read_history()
+        epochs = tuple(int(row["epoch"]) for row in history)
+        values = {column: tuple(float(row.get(column) or "nan") for row in history) for column in COLUMNS}
+        named = [str(row["phase"]) for row in history]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise RunError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}.") from None
+    if not history:
+        raise UsageError(
+            f"the run {run.id!r} has no epochs to draw: history.csv is written when training has ended, and the "
+            f"status of this run is {record.get('status')!r}."
+        )
+    # The record first: two phases that follow one another may have the same name.
+    phases = tuple((str(phase["name"]), int(phase["epochs_run"])) for phase in record.get("phases", ()))
+    if sum(count for _, count in phases) != len(history):
+        phases = tuple((phase, len(list(rows))) for phase, rows in itertools.groupby(named))
+    return Curves(name, epochs, phases, values, record.get("best_epoch"))
+
+
+def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
+    """Draw one or several runs into a PNG, atomically.
+
+    Args:
+        curves: As `figure`.
+        path: Where the PNG is put.
+        factor: As `smooth`.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    drawn = figure(curves, factor)
+    with runs.replacing(path) as temporary:
+        drawn.savefig(temporary, format="png", dpi=DPI)
+
+
+def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
+    """Draw accuracy above loss over the epochs.
+
+    One run: training and validation in a colour each, phases named at the top and parted by lines. Several: a colour
+    each, no phases. In both, training is dashed, validation is not, and a ring is around the epoch that was kept.
+
+    Args:
+        curves: One or more.
+        factor: As `smooth`.
+
+    Returns:
+        A figure of two axes, accuracy and loss, which no window shows.
+    """
+    # Not pyplot: it keeps every figure, and looks for a screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    columns, rows = _legend_shape(curves)
+    drawn = Figure(figsize=(WIDTH, HEIGHT + 0.2 * max(0, rows - 1)), layout="constrained")
+    FigureCanvasAgg(drawn)
+    panels = drawn.subplots(2, 1, sharex=True)
+    dot = 5 if max(len(run.epochs) for run in curves) <= 40 else 3
+    for panel, metric in zip(panels, PANELS, strict=True):
+        for number, run in enumerate(curves):
+            _draw_run(panel, run, metric, factor, number if len(curves) > 1 else None, dot)
+        panel.set_ylabel(metric)
+        # An offset would be written where the names of phases are.
+        panel.ticklabel_format(axis="y", useOffset=False)
+        panel.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    if _is_skewed([y for run in curves for column in ("loss", "val_loss") for _, y in run.points(column)]):
+        panels[1].set_yscale("log")
+        panels[1].set_ylabel("loss (log scale)")
+    panels[1].set_xlim(min(run.epochs[0] for run in curves) - 0.5, max(run.epochs[-1] for run in curves) + 0.5)
+    panels[1].xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    dots = "each epoch" if len(curves) == 1 else "validation, each epoch"
+    lines = f"smoothed by {factor:g}, anew with each phase" if factor else "not smoothed"
+    panels[1].set_xlabel(f"epoch    (dots: {dots}; lines: {lines})", fontsize=9)
+    drawn.align_ylabels(panels)
+    _add_legend(drawn, curves, columns, dot)
+    if len(curves) == 1:
+        drawn.suptitle(curves[0].name, fontsize=10, parse_math=False)
+        _mark_phases(drawn, panels, curves[0])
+    return drawn
+
+
+def _draw_run(panel: Axes, run: Curves, metric: str, factor: float, number: int | None, dot: float) -> None:
+    """Draw one run into one panel; `number` is its place among several, or None."""
+    for column, label in ((metric, "training"), (f"val_{metric}", "validation")):
+        training = label == "training"
+        colour, shape = _look(number, training)
+        faint = training and number is not None
+        points, line = run.points(column), run.line(column, factor)
+        # Of several runs the training dots would be in the way, but a single one is all there is to see.
+        if not faint or len(points) == 1:
+            panel.plot(
+                *zip(*points, strict=True),
+                linestyle="none",
+                marker="o",
+                markersize=dot,
+                markeredgewidth=0,
+                color=colour,
+                alpha=0.5,
+                label=f"{run.name} {label} dots",
+            )
+        panel.plot(
+            *zip(*line, strict=True),
+            linestyle="--" if training else "-",
+            linewidth=1.2 if faint else 1.8,
+            marker=shape,
+            markersize=5,
+            markevery=max(1, len(line) // 8),
+            color=colour,
+            alpha=0.6 if faint else 1,
+            label=f"{run.name} {label} line",
+        )
+        kept = [(x, y) for x, y in points if x == run.best_epoch and not training]
+        # Without points this draws nothing; two empty lists would put a ring at the figure's corner, and the layout
+        # would make room for it.
+        panel.plot(*zip(*kept, strict=True), **_ring(colour), label=f"{run.name} kept")
+
+
+def _look(number: int | None, training: bool) -> tuple[str, str]:
+    """Colour, and shape of the marks on the line."""
+    if number is None:
+        return (TRAINING if training else VALIDATION), ""
+    return COLOURS[number % len(COLOURS)], SHAPES[number // len(COLOURS) % len(SHAPES)]
+
+
+def _ring(colour: str) -> dict[str, Any]:
+    style = {"linestyle": "none", "marker": "o", "markersize": 12, "markerfacecolor": "none"}
+    return {**style, "markeredgecolor": colour, "markeredgewidth": 1.8, "zorder": 5, "clip_on": False}
+
+
+def _is_skewed(losses: Sequence[float]) -> bool:
+    """Whether one bad epoch, or a good start long past, would press half of the losses onto the axis."""
+    return bool(losses) and min(losses) > 0 and max(losses) > SKEWED * sorted(losses)[len(losses) // 2]
+
+
+def _legend_shape(curves: Sequence[Curves]) -> tuple[int, int]:
+    """Columns and rows of the legend, from the length of the names."""
+    entries = len(curves) + 3
+    if len(curves) == 1:
+        return entries, 1
+    columns = max(1, min(entries, int(WIDTH / (0.7 + 0.075 * max(len(run.name) for run in curves)))))
+    return columns, -(-entries // columns)
+
+
+def _add_legend(drawn: Figure, curves: Sequence[Curves], columns: int, dot: float) -> None:
+    """Below the panels, where it hides nothing."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    grey = "#555555"
+    if len(curves) > 1:
+        for number, run in enumerate(curves):
+            colour, shape = _look(number, False)
+            handles.append(Line2D([], [], color=colour, marker=shape, markersize=5, linewidth=1.8, label=run.name))
+    for training in (True, False):
+        colour = grey if len(curves) > 1 else _look(None, training)[0]
+        style, label = ("--", "training") if training else ("-", "validation")
+        marker = "o" if len(curves) == 1 else ""
+        handles.append(
+            Line2D([], [], color=colour, linestyle=style, marker=marker, markersize=dot, linewidth=1.8, label=label)
+        )
+    if len(curves) > 1:
+        handles.append(Line2D([], [], **_ring(grey), label="epoch that was kept"))
+    elif curves[0].best_epoch is not None:
+        handles.append(Line2D([], [], **_ring(VALIDATION), label=f"kept: epoch {curves[0].best_epoch}"))
+    legend = drawn.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        # A name may hold a dollar sign.
+        text.set_parse_math(False)
+
+
+def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
+    """A line at each border, and above the upper panel as many of the names as there is room for."""
+    labels, spans, begin = [], [], 0
+    for name, count in run.phases:
+        first, last = run.epochs[begin], run.epochs[begin + count - 1]
+        if begin:
+            for panel in panels:
+                panel.axvline(first - 0.5, color="#999999", linewidth=0.8, linestyle=":", zorder=1)
+        begin += count
+        spans.append((first + last) / 2)
+        labels.append(
+            panels[0].text(
+                spans[-1],
+                1.03,
+                name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL // 2]}…{name[-LONGEST_LABEL // 2 :]}",
+                transform=panels[0].get_xaxis_transform(),
+                horizontalalignment="center",
+                verticalalignment="bottom",
+                fontsize=8,
+                color="#444444",
+                parse_math=False,
+            )
+        )
+    # Widths are known once the figure is laid out.
+    drawn.draw_without_rendering()
+    if _overlapping(labels, 8):
+        for label in labels:
+            label.set_rotation(90)
+        drawn.draw_without_rendering()
+        for label in _overlapping(labels, 1):
+            label.remove()
+
+
+def _overlapping(labels: Sequence[Any], gap: float) -> list[Any]:
+    """The labels that come nearer than `gap` pixels to the last one on their left that stays."""
+    near, edge = [], -math.inf
+    for label in labels:
+        box = label.get_window_extent()
+        if box.x0 < edge + gap:
+            near.append(label)
+        else:
+            edge = box.x1
+    return near
+
+
+def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, factor: float = SMOOTH) -> Path:
+    """Draw finished runs, several over one another.
+
+    Args:
+        wanted: Run folders, or ids of runs below `runs_folder`; a run named twice is drawn once.
+        runs_folder: Where runs are.
+        output: The PNG; None means the run folder's own curves.png for one run, ./curves.png for several.
+        factor: As `smooth`.
+
+    Returns:
+        The PNG.
+
+    Raises:
+        UsageError: A run is not there or has not finished training; the output is no .png, or would be taken for a
+            run's own picture; the factor is out of range; there are more runs than colours and marks.
+        RunError: A run folder is damaged or of another schema.
+        WriteError: The PNG cannot be written.
+    """
+    folders = list({os.path.realpath(folder): folder for folder in (_find(w, runs_folder) for w in wanted)}.values())
+    if len(folders) > len(COLOURS) * len(SHAPES):
+        raise UsageError(
+            f"at most {len(COLOURS) * len(SHAPES)} runs can be told apart in one picture. Received: {len(folders)}."
+        )
+    if not 0 <= factor < 1:
+        # click lets nan through.
+        raise UsageError(f"--smooth must be at least 0 and below 1. Received: {factor:g}.")
+    if output is not None and output.suffix.lower() != ".png":
+        raise UsageError(f"--output must end in .png. Received: {str(output)!r}.")
+    if output is None:
+        output = folders[0] / FILE if len(folders) == 1 else Path(FILE)
+        if len(folders) > 1 and os.path.isfile("run.json"):
+            raise UsageError("the current folder is a run's, and curves.png in it is its own; name a file: --output.")
+    found = [(runs.Run(folder), _record(folder)) for folder in folders]
+    curves = [of_run(run, record, name) for (run, record), name in zip(found, names(found), strict=True)]
+    draw(curves, output, factor)
+    return output
+
+
+def names(found: Sequence[tuple[runs.Run, dict[str, Any]]]) -> list[str]:
+    """The shortest names that tell runs apart: architecture, with augmentation, or else the run's id."""
+    if len(found) == 1:
+        return [found[0][0].id]
+    plain = [record["architecture"]["name"] for _, record in found]
+    augment = [record["options"]["augment"] for _, record in found]
+    augmented = [
+        f"{name}, {'no' if policy == 'none' else policy} augmentation"
+        for name, policy in zip(plain, augment, strict=True)
+    ]
+    ids = [run.id for run, _ in found]
+    # Copies of a run have one id.
+    numbered = [f"{name} ({number})" for number, name in enumerate(ids, start=1)]
+    for names in (plain, augmented, ids):
+        if len(set(names)) == len(names) and max(map(len, names)) <= LONGEST_NAME:
+            return names
+    return numbered
+
+
+def _find(text: str, runs_folder: Path) -> Path:
+    for folder in (Path(text), runs_folder / text):
+        # Not Path.is_file, which raises on names that are too long and folders that may not be entered.
+        if os.path.isfile(folder / "run.json"):
+            return folder
+    there = sorted(path.parent.name for path in runs_folder.glob("*/run.json"))
+    nearest = difflib.get_close_matches(text, there, n=1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    shown = ("… " if len(there) > 5 else "") + ", ".join(there[-5:])
+    raise UsageError(f"there is no run {text!r}.{hint} Runs in {str(runs_folder)!r}: {shown or 'none'}.")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = runs.Run(folder).read_json("run.json")
+    if not isinstance(record, dict) or record.get("schema") != runs.SCHEMA:
+        raise RunError(f"{str(folder)!r} was written by another version of zoo (schema {runs.SCHEMA} is read here).")
+    return record

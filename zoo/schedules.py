@@ -1,0 +1,178 @@
+"""Schedules as a user names them, by name or as a TOML file of phases; and what one would train, phase by phase.
+
+    [[phase]]
+    name = "head"
+    train = "head"
+    epochs = 3
+    learning_rate = 3e-3
+
+    [[phase]]
+    name = "top"
+    train = "last:2"
+    epochs = 5
+    learning_rate = 1e-4
+    rate = "cosine"
+
+A phase takes what `zoo.plugin.Phase` takes. A whole number of 0 for `patience` means never to stop early.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import InvalidPluginData, UnknownName, UsageError
+from zoo.plugin import Architecture, Phase, Schedule
+from zoo.registry import Registry
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Phase))
+REQUIRED = tuple(field.name for field in dataclasses.fields(Phase) if field.default is dataclasses.MISSING)
+
+
+def find(text: str, registry: Registry) -> Schedule:
+    """Find a schedule.
+
+    Args:
+        text: Name of a schedule, or path of a TOML file (it ends in .toml).
+        registry: The loaded plugins.
+
+    Raises:
+        UnknownName: No plugin brings it, or a phase of the file has a key that phases do not have.
+        UsageError: The file cannot be read or does not hold phases.
+    """
+    return _read(Path(os.path.expanduser(text))) if text.lower().endswith(".toml") else registry.schedule(text)
+
+
+def check_fit(schedule: Schedule, architecture: Architecture) -> None:
+    """Raise UsageError unless a schedule's phases fit an architecture's stages and end with the whole network."""
+    phases = schedule.phases_for(architecture)
+    count = len(architecture.stages)
+    for phase in phases:
+        depth = count if phase.depth is None else phase.depth
+        if depth > count:
+            raise UsageError(f"{architecture.name} has {count} stages; phase {phase.name!r} asks for depth {depth}.")
+        kind, _, argument = phase.train.partition(":")
+        if kind == "last" and int(argument) > depth:
+            raise UsageError(
+                f"{architecture.name} has {depth} stages in phase {phase.name!r}. Received: {phase.train!r}."
+            )
+    if phases[-1].depth not in (None, count):
+        raise UsageError(
+            f"the last phase of schedule {schedule.name!r}, {phases[-1].name!r}, has a depth of {phases[-1].depth}: "
+            f"there must be one for the whole network behind it."
+        )
+
+
+def _read(path: Path) -> Schedule:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the schedule {str(path)!r} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the schedule {str(path)!r} is no TOML: {error}.") from None
+    listed = content.get("phase")
+    if set(content) - {"phase", "name", "summary"} or not isinstance(listed, list) or not listed:
+        raise UsageError(
+            f"the schedule {str(path)!r} must hold one or more [[phase]] tables, and may hold name and summary. "
+            f"Received: {', '.join(content) or 'nothing'}."
+        )
+    phases = tuple(_phase(path, number, table) for number, table in enumerate(listed, start=1))
+    try:
+        return Schedule(
+            name=str(content.get("name", path.stem)).lower(),
+            summary=str(content.get("summary", f"phases of {path.name}")),
+            phases=phases,
+        )
+    except InvalidPluginData as error:
+        raise UsageError(f"the schedule {str(path)!r}: {error}") from None
+
+
+def _phase(path: Path, number: int, table: Any) -> Phase:
+    where = f"the schedule {str(path)!r}, phase {number}"
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: [[phase]] must be a table. Received: {table!r}.")
+    for key in table:
+        if key not in FIELDS:
+            raise UnknownName(f"key of a phase ({path.name}, phase {number})", key, FIELDS, "See `zoo schedule show`.")
+    missing = [key for key in REQUIRED if key not in table]
+    if missing:
+        raise UsageError(f"{where}: {', '.join(missing)} must be given.")
+    # TOML has no null, and a patience of no epoch would end every phase at once.
+    values = {key: None if key == "patience" and value == 0 else value for key, value in table.items()}
+    try:
+        return Phase(**values)
+    except InvalidPluginData as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def show(schedule: Schedule, architecture: Architecture, *, size: tuple[int, int] | None, classes: int) -> str:
+    """Say phase by phase what would train; builds the network.
+
+    Args:
+        schedule: The schedule.
+        architecture: The network.
+        size: (height, width) in pixels; None means the architecture's own.
+        classes: Number of classes.
+
+    Returns:
+        Text: for each phase the layers that move, their weight tensors and parameters.
+
+    Raises:
+        UsageError: The schedule does not fit the architecture, or the size is too small.
+    """
+    from zoo import backend
+    from zoo.train import phases as phase_tools
+    from zoo.train.model import attach_head, build_backbone
+    from zoo.train.stretch import Stretch, cut
+
+    check_fit(schedule, architecture)
+    backend.start()
+    backbone = build_backbone(architecture, size or architecture.input_size)
+    task = "binary" if classes == 2 else "multiclass"
+    model = attach_head(backbone, architecture.head, classes, architecture.name, task=task)
+    whole = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
+    before = phase_tools.originals(model)
+    height, width = size or architecture.input_size
+    lines = [
+        f"{schedule.name} on {architecture.name} at {height}x{width}, {classes} classes: "
+        f"{len(model.trainable_weights)} weight tensors can train, {model.count_params():,} parameters in all"
+    ]
+    for number, phase in enumerate(schedule.phases_for(architecture), start=1):
+        stretch = whole
+        if phase.depth is not None and phase.depth < len(architecture.stages):
+            stretch = cut(whole, phase.depth, architecture.head, classes, task)
+        moving = phase_tools.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
+        depth = "" if stretch is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
+        lines += [
+            "",
+            f"{number}. {phase.name}{depth}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
+            f"{phase.learning_rate:g} ({phase.rate}), BatchNorm {phase.batch_norm}",
+            f"   {len(stretch.model.trainable_weights)} weight tensors in {len(moving.layers)} layers, "
+            f"{moving.parameters:,} of {moving.total:,} parameters",
+            *_layers(moving, phase),
+        ]
+    return "\n".join(lines)
+
+
+def _layers(moving: Any, phase: Phase) -> list[str]:
+    """Names of moving layers, wrapped; where rates differ, a line for each."""
+    import textwrap
+
+    if phase.rate_decay == 1:
+        return textwrap.wrap(", ".join(moving.layers), 100, initial_indent="   ", subsequent_indent="   ")
+    by_scale: dict[float, list[str]] = {}
+    for path, scale in moving.scales.items():
+        names = by_scale.setdefault(scale, [])
+        layer = path.rpartition("/")[0]
+        if layer not in names:
+            names.append(layer)
+    return [
+        line
+        for scale, names in by_scale.items()
+        for line in textwrap.wrap(
+            f"{phase.learning_rate * scale:g}: {', '.join(names)}", 100, initial_indent="   ", subsequent_indent="     "
+        )
+    ]
