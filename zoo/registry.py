@@ -7,6 +7,7 @@ each plugin is imported, registered and asked on its own; what fails becomes a `
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -231,8 +232,14 @@ def load(
 
 
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    distribution = point.dist
-    return (distribution.name, distribution.version) if distribution else ("unknown distribution", "?")
+    return _name_and_version(point.dist) if point.dist else ("unknown distribution", "?")
+
+
+@functools.lru_cache
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Read once: each look at `name` or `version` parses the whole of METADATA, the README in it too."""
+    known = distribution.metadata
+    return known["Name"], known["Version"]
 
 
 def _text(name: object) -> str:
