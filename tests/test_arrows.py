@@ -31,7 +31,7 @@ ALLOWED = {
     "zoo.train": STORES,
     "zoo.evaluate": STORES,
     "zoo.export": STORES | {"zoo.convert"},
-    "zoo.testing": STORES | {"zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
+    "zoo.testing": STORES | {"zoo.schedules", "zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
     "zoo.origin": STORES,
     "zoo.prepared": STORES,
     "zoo.augmentation": STORES | {"zoo.prepared", "zoo.train"},

@@ -157,6 +157,15 @@ resize_option = click.option(
 size_option = click.option(
     "--size", callback=_size, metavar="SIDE|HxW", help="Picture size in pixels (default: what suits data and weights)."
 )
+pool_option = click.option(
+    "--pool",
+    callback=_pool,
+    metavar="POOL",
+    help="avg, max, flatten, l2norm, roi or roi:GRID (default: the network's).",
+)
+hidden_option = click.option(
+    "--hidden", callback=_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or none."
+)
 exported_option = click.option("--exported", **_folder("exported"), help="Where exports are.")
 runs_option = click.option("--runs", **_folder("runs"), help="Where run folders are.")
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
@@ -239,8 +248,8 @@ def info(name: str) -> None:
     help="One a phase, or of the fastest phase.",
 )
 @click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases.")
-@click.option("--pool", callback=_pool, metavar="POOL", help="avg, max, flatten, l2norm, roi or roi:GRID.")
-@click.option("--hidden", callback=_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or none.")
+@pool_option
+@hidden_option
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features.")
 @click.option("--l1", "weight_l1", type=click.FloatRange(0), help="L1 penalty on the head's kernels.")
 @click.option("--l2", "weight_l2", type=click.FloatRange(0), help="L2 penalty on the head's kernels.")
@@ -321,13 +330,25 @@ def schedule() -> None:
 @click.argument("architecture", metavar="ARCH")
 @size_option
 @click.option("--classes", type=click.IntRange(2, 100000), default=2, show_default=True)
-def schedule_show(name: str, architecture: str, size: tuple[int, int] | None, classes: int) -> None:
+@pool_option
+@hidden_option
+def schedule_show(
+    name: str,
+    architecture: str,
+    size: tuple[int, int] | None,
+    classes: int,
+    pool: dict[str, Any] | None,
+    hidden: tuple[int, ...] | None,
+) -> None:
     """Show phase by phase what SCHEDULE (a name or a TOML file) trains of ARCH."""
+    import dataclasses
+
     from zoo import schedules
 
     registry = _registry()
-    found = schedules.find(name, registry)
-    click.echo(schedules.show(found, registry.architecture(architecture), size=size, classes=classes))
+    found, network = schedules.find(name, registry), registry.architecture(architecture)
+    head = dataclasses.replace(network.head, **(pool or {}), **({} if hidden is None else {"hidden": hidden}))
+    click.echo(schedules.show(found, network, size=size, classes=classes, head=head))
 
 
 @cli.command()

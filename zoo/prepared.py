@@ -155,4 +155,6 @@ def _warn_of_contradictions(source: sources.Source, pixels: pixel_cache.Pixels, 
         if source.pictures[other].labels != source.pictures[i].labels:
             pairs.append(f"{source.pictures[other].name} = {source.pictures[i].name}")
     if pairs:
-        reporter.warn(f"{len(pairs)} pictures stand in two classes: {'; '.join(pairs[:3])}. Remove one of each pair.")
+        reporter.warn(
+            f"{len(pairs)} pictures stand twice with different labels: {'; '.join(pairs[:3])}. Remove one of each pair."
+        )

@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import InvalidPluginData, UnknownName, UsageError
-from zoo.plugin import Architecture, Phase, Schedule
+from zoo.plugin import Architecture, Head, Phase, Schedule
 from zoo.registry import Registry
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Phase))
@@ -82,12 +83,17 @@ def _read(path: Path) -> Schedule:
     phases = tuple(_phase(path, number, table) for number, table in enumerate(listed, start=1))
     try:
         return Schedule(
-            name=str(content.get("name", path.stem)).lower(),
+            name=_slug(str(content.get("name", path.stem))),
             summary=str(content.get("summary", f"phases of {path.name}")),
             phases=phases,
         )
     except InvalidPluginData as error:
         raise UsageError(f"the schedule {str(path)!r}: {error}") from None
+
+
+def _slug(text: str) -> str:
+    """A name as schedules have it, of any text: "My phases (2)" is my-phases-2."""
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_") or "phases"
 
 
 def _phase(path: Path, number: int, table: Any) -> Phase:
@@ -101,14 +107,21 @@ def _phase(path: Path, number: int, table: Any) -> Phase:
     if missing:
         raise UsageError(f"{where}: {', '.join(missing)} must be given.")
     # TOML has no null, and a patience of no epoch would end every phase at once.
-    values = {key: None if key == "patience" and value == 0 else value for key, value in table.items()}
+    values = {key: None if (key, repr(value)) == ("patience", "0") else value for key, value in table.items()}
     try:
         return Phase(**values)
     except InvalidPluginData as error:
         raise UsageError(f"{where}: {error}") from None
 
 
-def show(schedule: Schedule, architecture: Architecture, *, size: tuple[int, int] | None, classes: int) -> str:
+def show(
+    schedule: Schedule,
+    architecture: Architecture,
+    *,
+    size: tuple[int, int] | None,
+    classes: int,
+    head: Head | None = None,
+) -> str:
     """Say phase by phase what would train; builds the network.
 
     Args:
@@ -116,6 +129,7 @@ def show(schedule: Schedule, architecture: Architecture, *, size: tuple[int, int
         architecture: The network.
         size: (height, width) in pixels; None means the architecture's own.
         classes: Number of classes.
+        head: None means the architecture's own.
 
     Returns:
         Text: for each phase the layers that move, their weight tensors and parameters.
@@ -132,7 +146,8 @@ def show(schedule: Schedule, architecture: Architecture, *, size: tuple[int, int
     backend.start()
     backbone = build_backbone(architecture, size or architecture.input_size)
     task = "binary" if classes == 2 else "multiclass"
-    model = attach_head(backbone, architecture.head, classes, architecture.name, task=task)
+    head = head or architecture.head
+    model = attach_head(backbone, head, classes, architecture.name, task=task)
     whole = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
     before = phase_tools.originals(model)
     height, width = size or architecture.input_size
@@ -143,7 +158,7 @@ def show(schedule: Schedule, architecture: Architecture, *, size: tuple[int, int
     for number, phase in enumerate(schedule.phases_for(architecture), start=1):
         stretch = whole
         if phase.depth is not None and phase.depth < len(architecture.stages):
-            stretch = cut(whole, phase.depth, architecture.head, classes, task)
+            stretch = cut(whole, phase.depth, head, classes, task)
         moving = phase_tools.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
         depth = "" if stretch is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
         lines += [

@@ -20,7 +20,6 @@ import numpy as np
 
 from zoo import backend
 from zoo.plugin import Architecture, Augmentation, Schedule
-from zoo.train import phases
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -220,14 +219,13 @@ def check_schedule(schedule: Schedule, architecture: Architecture) -> None:
     """Check that a schedule's phases fit an architecture.
 
     Raises:
-        AssertionError: A phase selects stages or layers that do not exist.
+        AssertionError: A phase selects stages or layers that do not exist, or the last one has not all of the network.
     """
+    from zoo import schedules
     from zoo.errors import UsageError
-    from zoo.train.model import build_backbone
 
-    layers = [layer.name for layer in build_backbone(architecture, (architecture.min_size,) * 2).layers]
-    for phase in schedule.phases_for(architecture):
-        try:
-            phases.select(architecture, layers, phase.train)
-        except UsageError as error:
-            raise AssertionError(f"{schedule.name}, phase {phase.name}: {error}") from error
+    try:
+        # Cuts the network and selects in every phase what would train.
+        schedules.show(schedule, architecture, size=(architecture.min_size,) * 2, classes=3)
+    except UsageError as error:
+        raise AssertionError(f"{schedule.name}: {error}") from error

@@ -137,14 +137,13 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
         runs.check_writable(options.exported / name)
     head = _head(architecture, options.head)
     asked = options.schedule or architecture.default_schedule
-    _phases(schedules.find(asked, registry), architecture, options)
-    if options.views is not None and augmentation.name == "none":
-        raise UsageError("--views goes with --augment: without it every view of a picture is the same.")
+    _check_augmented(_phases(schedules.find(asked, registry), architecture, options), augmentation)
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
 
     found, begin = origin.choose(architecture, tag, options.weights, options.size or source.size, registry, reporter)
     schedule = schedules.find(options.schedule or (origin.RANDOM_SCHEDULE if begin["random"] else asked), registry)
     phases = _phases(schedule, architecture, options)
+    _check_augmented(phases, augmentation)
     if begin["random"]:
         reporter.say(f"Weights: random, schedule {schedule.name}")
         if phases[-1].train != "all":
@@ -198,7 +197,7 @@ def export_run(
         exported: Where it is put.
         data: Where the run's pictures are now; None means where they were.
         size: (height, width) in pixels of the exported file's pictures; None means those of the run. Another size is
-            judged anew and leaves the run folder as it is.
+            judged anew and leaves the run's own file, figures and report as they are.
 
     Returns:
         As `finetune`.
@@ -464,6 +463,9 @@ def evaluate(
         raise DataError(
             f"the network does not know {', '.join(unknown[:5])}; it knows {', '.join(predictor.info.classes[:10])}."
         )
+    multilabel = predictor.info.task == "multilabel"
+    if not multilabel and any(len(source.pictures[i].labels) != 1 for i in rows):
+        raise DataError(f"pictures of {source.name!r} have several labels or none, and the network gives one class.")
     reporter.say(f"{part.capitalize()} pictures of {source.name}: {len(rows)}")
     _warn_of_trained(predictor.info, source, digests, rows, known, reporter)
 
@@ -474,9 +476,6 @@ def evaluate(
     if bad:
         shown = "; ".join(f"{pictures[i].name}: {why}" for i, why in list(bad.items())[:5])
         reporter.warn(f"{len(bad)} of {len(rows)} files are left out: {shown}")
-    multilabel = predictor.info.task == "multilabel"
-    if source.multilabel and not multilabel:
-        raise DataError(f"the pictures of {source.name!r} have several labels each, and the network gives one.")
     # In the order of the network's classes, of which the pictures may lack some.
     targets = np.zeros((len(pictures) - len(bad), len(predictor.info.classes)))
     judged = [picture for i, picture in enumerate(pictures) if i not in bad]
@@ -586,6 +585,14 @@ def _phases(schedule: Schedule, architecture: Architecture, options: Options) ->
     # What is left of it: an --epochs of 0 leaves phases out.
     schedules.check_fit(dataclasses.replace(schedule, phases=phases), architecture)
     return phases
+
+
+def _check_augmented(phases: Sequence[Phase], augmentation: Augmentation) -> None:
+    """Raise UsageError where a policy or views are asked for and would change nothing."""
+    if augmentation.name == "none" and any(phase.views is not None for phase in phases):
+        raise UsageError("--views goes with --augment: without it every view of a picture is the same.")
+    if augmentation.name != "none" and not any(phase.augment for phase in phases):
+        raise UsageError(f"no phase of the schedule augments; leave --augment {augmentation.name} out.")
 
 
 def _head(architecture: Architecture, wishes: Mapping[str, Any]) -> Head:
@@ -758,7 +765,8 @@ def _export(
     split = prepared.split
     info = ModelInfo(
         classes=prepared.source.classes,
-        task=prepared.source.task,
+        # Runs of before there were binary networks have a softmax over two classes.
+        task=record.get("task", "multiclass"),
         image=prepared.spec,
         architecture=_describe(architecture),
         weights=record["weights"],

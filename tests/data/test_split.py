@@ -198,3 +198,22 @@ def test_an_array_and_the_same_with_one_channel_are_one_picture():
     flat, deep = (Picture("x", array, (0,), None).digest() for array in (picture, picture[:, :, None]))
     assert flat == deep
     assert flat != Picture("x", picture.reshape(4, 16), (0,), None).digest()
+
+
+def test_several_labels_are_divided_by_the_rarest():
+    """20 pictures of b, all of them also a; 80 of a alone; 10 of neither."""
+    labels = [(0, 1)] * 20 + [(0,)] * 80 + [()] * 10
+    pictures = [Picture(str(i), Path(str(i)), own, None) for i, own in enumerate(labels)]
+    digests = [str(i) for i in range(len(labels))]
+    divided = split(pictures, digests, range(len(labels)), ("a", "b"), seed=3)
+    for part, counts in ((divided.test, (3, 12, 2)), (divided.val, (3, 12, 1))):
+        kinds = [labels[i] for i in part]
+        assert abs(kinds.count((0, 1)) - counts[0]) <= 1 and abs(kinds.count((0,)) - counts[1]) <= 1
+        assert kinds.count(()) >= 1
+
+
+def test_a_rare_label_need_not_be_in_every_part():
+    labels = [(0, 1)] * 1 + [(0,)] * 30 + [()] * 30
+    pictures = [Picture(str(i), Path(str(i)), own, None) for i, own in enumerate(labels)]
+    divided = split(pictures, [str(i) for i in range(61)], range(61), ("a", "b"), seed=0)
+    assert 0 in divided.train

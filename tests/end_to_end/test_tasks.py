@@ -117,7 +117,8 @@ def rows_of(run, part):
     [
         ("path,label,labels\n0.png,a,a\n", "names the columns"),
         ("path,labels\n,a\n", "path must not be empty"),
-        ("path,labels\n0.png,\n1.png,\n", "no picture"),
+        ("path,labels\n0.png,\n1.png,\n", "no label on any picture"),
+        ("path,labels\n0.png,a\n1.png,\n", "only the label 'a' (for one thing"),
     ],
 )
 def test_wrong_lists_of_labels(zoo, several, tmp_path, text, problem):

@@ -206,3 +206,42 @@ def test_grouped_convolutions_and_gelu_are_plain_operators():
     assert parity.check(network, converted, PIXELS)["logits_difference"] < 1e-5
     # Keras itself is as it was.
     assert network.predict_on_batch(PIXELS[:2].astype("float32")).shape == (2, 4)
+
+
+def test_one_unit_and_several_labels_are_decided_class_by_class():
+    logits = RNG.normal(size=(30, 1)).astype("float32") * 5
+    both = np.hstack([-logits, logits])
+    probabilities = 1 / (1 + np.exp(-both))
+    assert parity.compare(logits, logits, probabilities, probabilities)["top1_equal"] == 30
+    with pytest.raises(ParityFailed, match="likeliest class"):
+        parity.compare(logits, logits, probabilities[:, ::-1], probabilities[:, ::-1])
+    several = RNG.normal(size=(30, 3)).astype("float32") * 5
+    probabilities = 1 / (1 + np.exp(-several))
+    assert parity.compare(several, several, probabilities, probabilities, multilabel=True)["top1_equal"] == 30
+    order = [1, 0, 2]
+    with pytest.raises(ParityFailed, match="likeliest class"):
+        parity.compare(several, several, probabilities[:, order], probabilities[:, order], multilabel=True)
+
+
+@pytest.mark.parametrize("body", ["a dense layer over a map", "squeeze-and-excite of dense layers"])
+def test_shapes_of_several_unknown_numbers_are_left_computed(body):
+    """A dense layer over a map reshapes to [batch * height * width, channels] and back."""
+    keras = backend.start()
+    pixels = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2)(pixels)
+    if body.startswith("a"):
+        x = keras.layers.Dense(6, activation="relu")(x)
+    else:
+        weights = keras.layers.Dense(8, activation="sigmoid")(keras.layers.GlobalAveragePooling2D(keepdims=True)(x))
+        x = keras.layers.Multiply()([x, weights])
+    network = attach_head(keras.Model(pixels, x), Head(pool="flatten"), 4, "dense")
+    converted = convert(network)
+    assert parity.check(network, converted, PIXELS)["logits_difference"] < 1e-5
+
+
+def test_flattening_is_one_node(model):
+    """Compilers for accelerators refuse targets of a Reshape that are computed."""
+    backbone = backend.start().Model(model.input, model.get_layer("out_relu").output)
+    converted = convert(attach_head(backbone, Head(pool="flatten"), 4, "flat"))
+    kinds = [node.op_type for node in converted.graph.node]
+    assert "Reshape" in kinds and not {"Shape", "Squeeze", "Unsqueeze", "Concat"} & set(kinds)

@@ -230,6 +230,8 @@ def test_a_file_of_phases_trains(zoo, photos, tmp_path):
         (TOML.replace('train = "all"', 'train = "last:4"'), "has 3 stages in phase 'all'"),
         (TOML.replace('rate = "cosine"', "depth = 2"), "for the whole network behind it"),
         (TOML.replace('rate = "cosine"', "depth = 9"), "asks for depth 9"),
+        (TOML.replace("patience = 0", "patience = false"), "patience must be"),
+        (TOML.replace("patience = 0", "views = 3"), "--views goes with --augment"),
         ("phase = [", "is no TOML"),
     ],
 )
@@ -240,3 +242,50 @@ def test_a_wrong_file_is_refused_before_anything_begins(zoo, photos, tmp_path, t
     )
     assert ran.code == 2 and problem in ran.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "problem"),
+    [('train = "from:nosuch"', "nosuch"), ('train = "from:conv3"\ndepth = 2', "in the 2 stages of")],
+)
+def test_a_layer_that_is_not_there_is_found_before_the_first_phase(zoo, photos, tmp_path, last, problem):
+    end = '[[phase]]\nname = "end"\ntrain = "all"\nepochs = 1\nlearning_rate = 1e-3\n'
+    (tmp_path / "My phases (2).toml").write_text(TOML.replace('train = "all"', last) + end)
+    ran = zoo(
+        *("finetune", "mnist_convnet", "--data", photos, "--schedule", tmp_path / "My phases (2).toml"),
+        *("--runs", tmp_path / "runs"),
+    )
+    assert ran.code == 2 and problem in ran.err
+    assert "my-phases-2" in ran.out and "epoch " not in ran.out
+
+
+@pytest.mark.parametrize(("train", "depth"), [("last:3", 2), ("all", 99), ("from:nosuch", None), ("all", 2)])
+def test_the_kit_refuses_schedules_that_do_not_fit(plugins, train, depth):
+    from zoo import testing
+    from zoo.plugin import Schedule
+
+    phases = (Phase(name="x", train=train, epochs=1, learning_rate=1e-3, depth=depth),)
+    with pytest.raises(AssertionError, match="odd"):
+        testing.check_schedule(Schedule(name="odd", summary="-", phases=phases), plugins.architecture("mnist_convnet"))
+
+
+def test_growing_gives_the_same_bytes_again(plugins):
+    architecture = plugins.architecture("catsdogs_convnet")
+    phases = [Phase(**{**vars(p), "epochs": 1}) for p in plugins.schedule("grow").phases_for(architecture)]
+    head = Head(pool="flatten", hidden=(8,), dropout=0.3)
+    first, second = (run(architecture, (48, 48), phases, head)[0].get_weights() for _ in range(2))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
+
+
+def test_penalties_do_not_choose_the_epoch(plugins):
+    """On labels of chance the cross-entropy only rises; a penalty on shrinking kernels must not hide that."""
+    architecture = plugins.architecture("mnist_dense")
+    pictures = learnable((8, 8), 1)
+    targets = np.eye(2, dtype="float32")[np.random.default_rng(1).permutation(np.arange(40) % 2)]
+    pictures = engine.Pictures(pictures.array, targets, pictures.train, pictures.val, "binary")
+    phase = Phase(name="x", train="all", epochs=6, learning_rate=1e-3, patience=None)
+    head = Head(pool="flatten", hidden=(16,), weight_l2=0.5)
+    _, outcome, _ = run(architecture, (8, 8), [phase], head, pictures)
+    losses = [row["val_loss"] for row in outcome.history]
+    assert outcome.best_epoch == 1 + int(np.argmin(losses))
+    assert max(losses) < 3 < outcome.history[0]["loss"], "the penalty is about 8, in the training loss alone"

@@ -61,6 +61,9 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
 
     Flattening a map is otherwise seven nodes of shape arithmetic, which compilers for accelerators refuse.
     """
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        # Branches and loops read names of the graph around them.
+        return
     makers = {name: node for node in graph.node for name in node.output}
     # Shape arithmetic is in whole numbers; weights stay where they are.
     whole = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
@@ -74,13 +77,24 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
         if maker is None or maker.op_type != "Concat":
             continue
         batch, *others = maker.input
-        if batch in constants or not all(name in constants and (constants[name] > 0).all() for name in others):
+        if not _is_one_number(batch, makers):
+            continue
+        if not all(name in constants and (constants[name] > 0).all() for name in others):
             continue
         target = np.concatenate([[-1], *(constants[name].reshape(-1) for name in others)]).astype(np.int64)
-        name = f"{node.name}_target"
+        name = f"target_of_{node.output[0]}"
         graph.initializer.append(onnx.numpy_helper.from_array(target, name))
         node.input[1] = name
     _drop_unused(graph)
+
+
+def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
+    """Whether a tensor is computed as one number of a shape, rather than several of them or a constant."""
+    for kind in ("Unsqueeze", "Squeeze"):
+        if name not in makers or makers[name].op_type != kind:
+            return False
+        name = makers[name].input[0]
+    return True
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

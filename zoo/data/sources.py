@@ -140,6 +140,9 @@ def open_source(data: str, *, fewest_classes: int = 2) -> Source:
         raise DataNotFound(f"{where!r} cannot be read: {error.strerror or error}.") from None
     if len(source.classes) < fewest_classes:
         found = f"only the class {source.classes[0]!r}" if source.classes else "no picture"
+        if source.multilabel:
+            found = f"only the label {source.classes[0]!r}" if source.classes else "no label on any picture"
+            found += " (for one thing that is there or not, give every picture one of two classes in a column `label`)"
         raise EmptyClass(f"{data!r} has {found}; a classifier needs two classes or more. {HELP}")
     return source
 
@@ -344,7 +347,9 @@ def _check_split_classes(
         unknown = sorted(labels - trained) if split in ("val", "test") else []
         if unknown:
             raise DataLayout(f"{name}: {split} has classes that train has no picture of: {', '.join(unknown)}.")
-        missing = sorted(trained - labels) if split in ("val", "test") else []
+        # A rare one of several labels need not be in every part.
+        several = any(not isinstance(given, str) for _, _, given, _ in labelled)
+        missing = sorted(trained - labels) if split in ("val", "test") and not several else []
         if missing:
             raise EmptyClass(f"{name}: {split} has no picture of {', '.join(missing)}. Add some, or leave {split} out.")
 

@@ -59,7 +59,7 @@ def split(
             train.
 
     Returns:
-        The split; every class has a picture in each part.
+        The split; every class has a picture in each part, or of multi-label data at least in train.
 
     Raises:
         SplitLeak: A given split has the same picture on two sides.
@@ -91,6 +91,9 @@ def split(
         how = ", ".join(parts) + ("" if len(parts) == 3 and all(given.values()) else f", stratified, seed {seed}")
     for name, part in (("train", train), ("val", val), ("test", test)):
         missing = set(range(len(classes))) - {label for i in part for label in pictures[i].labels}
+        if missing and name != "train" and any(len(pictures[i].labels) != 1 for i in usable):
+            # Of several labels a rare one need not be everywhere; figures leave it out where it is not.
+            continue
         if missing:
             names = ", ".join(classes[label] for label in sorted(missing))
             raise EmptyClass(

@@ -111,18 +111,18 @@ def compare(
     # Where pictures hardly differ, a graph that ignores them would be within the tolerance.
     if len(logits) > 1 and float(np.abs(keras_logits - logits).max()) > spread / 4:
         raise ParityFailed("the exported graph differs from the network by as much as the pictures do.")
-    if multilabel:
-        decided = (np.abs(keras_logits) > TOLERANCE * scale).all(axis=1)
-        equal = ((keras_logits > 0) == (logits > 0)).all(axis=1)
+    if multilabel or logits.shape[1] == 1:
+        # A class holds where its logit is positive; one unit is the second class's against the first.
+        signed = keras_logits if multilabel else np.hstack([-keras_logits, keras_logits])
+        same = ((signed > 0) == (probabilities > 0.5)) | (np.abs(signed) <= TOLERANCE * scale)
+        equal, decided = same.all(axis=1), np.ones(len(logits), bool)
     else:
-        if logits.shape[1] == 1:
-            # One unit is the logit of the second class against a first one of 0.
-            keras_logits, logits = (np.hstack([np.zeros_like(values), values]) for values in (keras_logits, logits))
         ordered = np.sort(keras_logits, axis=1)
         decided = ordered[:, -1] - ordered[:, -2] > TOLERANCE * scale
         equal = keras_logits.argmax(axis=1) == logits.argmax(axis=1)
     if not equal[decided].all():
-        raise ParityFailed(f"the likeliest class differs for {int((~equal & decided).sum())} of {len(equal)} pictures.")
+        wrong = int((~equal & decided).sum())
+        raise ParityFailed(f"the likeliest class differs for {wrong} of {len(equal)} pictures.")
     return {
         "pictures": len(logits),
         "tolerance": TOLERANCE,

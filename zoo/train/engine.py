@@ -54,7 +54,8 @@ class Outcome:
 
     Args:
         history: A row an epoch: phase, epoch (counted over the run, from 1), learning_rate, loss, accuracy, val_loss,
-            val_accuracy, seconds.
+            val_accuracy, seconds. val_loss is without the penalties on weights, which would make an epoch look better
+            whose weights are smaller.
         phases: For each phase its settings, the layers it moved, its seconds.
         best_epoch: The epoch whose weights the network now has.
         warnings: What the user should know.
@@ -104,7 +105,7 @@ def train(
         TrainingError: The loss is not finite.
     """
     whole = Stretch(model, tuple(backbone), architecture)
-    cuts: dict[int, Stretch] = {}
+    stretches = _stretches(whole, schedule, head or architecture.head, pictures)
     stretch, best = whole, _Best(keep_best)
     history: list[dict[str, Any]] = []
     done: list[dict[str, Any]] = []
@@ -115,12 +116,7 @@ def train(
 
     with grouped.cut(model):
         for number, phase in enumerate(schedule, start=1):
-            before, stretch = stretch, whole
-            if phase.depth is not None and phase.depth < len(architecture.stages):
-                if phase.depth not in cuts:
-                    classes = pictures.targets.shape[1]
-                    cuts[phase.depth] = cut(whole, phase.depth, head or architecture.head, classes, pictures.task)
-                stretch = cuts[phase.depth]
+            before, stretch = stretch, stretches[number - 1]
             if stretch is not before:
                 # Weights and losses of networks of different depths cannot be compared.
                 best = _Best(keep_best)
@@ -177,6 +173,19 @@ def train(
     kept = f"validation loss {best.loss:.4f}" + ("" if keep_best else ", the last")
     reporter.say(f"Kept epoch {best.epoch}: {kept}")
     return Outcome(history, done, best.epoch, warnings)
+
+
+def _stretches(whole: Stretch, schedule: Sequence[Phase], head: Head, pictures: Pictures) -> list[Stretch]:
+    """The network of each phase. All selectors are checked here, before the first phase begins."""
+    cuts: dict[int, Stretch] = {len(whole.architecture.stages): whole}
+    found = []
+    for phase in schedule:
+        depth = phase.depth or len(whole.architecture.stages)
+        if depth not in cuts:
+            cuts[depth] = cut(whole, depth, head, pictures.targets.shape[1], pictures.task)
+        found.append(cuts[depth])
+        phase_tools.select(found[-1].architecture, found[-1].backbone, phase.train)
+    return found
 
 
 def _loss(task: str, label_smoothing: float) -> keras.losses.Loss:
@@ -245,6 +254,7 @@ def _fit(
                 **{key: float(logs[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
                 "seconds": round(time.perf_counter() - self.begun, 2),
             }
+            row["val_loss"] -= _penalty(trainer)
             if not np.isfinite(row["loss"]):
                 raise TrainingError(
                     f"the loss of epoch {row['epoch']} is {row['loss']}: the learning rate {phase.learning_rate:g} of "
@@ -272,6 +282,12 @@ def _fit(
             f"{phase.learning_rate:g}."
         )
     return len(history) - first
+
+
+def _penalty(trainer: keras.Model) -> float:
+    """What regularizers add to the loss at the present weights."""
+    keras = backend.start()
+    return float(sum(float(keras.ops.convert_to_numpy(loss)) for loss in trainer.losses))
 
 
 def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.optimizers.Optimizer:
@@ -357,7 +373,7 @@ def _settle_statistics(
     for layer, momentum in zip(moving, momenta, strict=True):
         layer.momentum = momentum
     validation = make_batches(pictures.array, pictures.val, pictures.targets, **batching)
-    loss = trainer.evaluate(validation, verbose=0, return_dict=True)["loss"]
+    loss = trainer.evaluate(validation, verbose=0, return_dict=True)["loss"] - _penalty(trainer)
     settled = accuracy()
     # Statistics near their initial values give about the same answer for every picture: little loss, and no network.
     if unsettled or loss < best.loss or settled > seen:

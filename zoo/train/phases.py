@@ -112,7 +112,8 @@ def select(architecture: Architecture, layers: Sequence[str], train: str) -> set
         return set(layers)
     if kind == "from":
         if argument not in layers:
-            raise UnknownName(f"layer of {architecture.name}", argument, layers)
+            where = f"layer in the {len(architecture.stages)} stages of {architecture.name} that this phase has"
+            raise UnknownName(where, argument, layers)
         return set(layers[layers.index(argument) :])
     check_stages(architecture, train)
     first = len(architecture.stages) - int(argument)

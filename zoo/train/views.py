@@ -45,6 +45,8 @@ def compute(
 ) -> Views:
     """Alter every picture `count` times; view k is what epoch k would see online, rounded to whole levels.
 
+    Policies that mix pictures find other partners, for the batches are others.
+
     Args:
         array: uint8 array (pictures, height, width, channels).
         rows: Which pictures, int64 array, rising.
