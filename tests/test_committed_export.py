@@ -26,7 +26,7 @@ def test_it_reads_digits():
     chosen = source.pictures[::6]
     results = predictor([picture.content for picture in chosen])
     right = np.mean(
-        [result.label == source.classes[picture.label] for result, picture in zip(results, chosen, strict=True)]
+        [result.label == source.classes[picture.labels[0]] for result, picture in zip(results, chosen, strict=True)]
     )
     assert right >= 0.97
     assert predictor.info.metrics["test"]["accuracy"] >= 0.95

@@ -78,15 +78,15 @@ QUICK = (
     "catsdogs_convnet",
     "mnist_convnet",
     "mnist_dense",
-    "efficientnet_b0",
     "mobilenet_025",
     "mobilenetv2",
     "mobilenetv2_035",
     "mobilenetv3_small",
-    "resnext50",
     "vgg16",
 )
 SLOW = (
+    "efficientnet_b0",
+    "resnext50",
     "convnext_tiny",
     "densenet121",
     "efficientnetv2_b0",
@@ -200,7 +200,7 @@ def test_every_listed_schedule_is_tested(plugins):
     assert {item.name for item in plugins.all(Schedule)} == SCHEDULES
 
 
-@pytest.mark.parametrize("architecture", ["mobilenetv2_035", "vgg16"])
+@pytest.mark.parametrize("architecture", [pytest.param("mobilenetv2_035", marks=pytest.mark.slow), "vgg16"])
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 def test_schedules_fit(plugins, schedule, architecture):
     testing.check_schedule(plugins.schedule(schedule), plugins.architecture(architecture))

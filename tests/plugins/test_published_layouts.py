@@ -134,6 +134,7 @@ def test_efficientnet(plugins, tmp_path, top):
         load_weights(model, tmp_path / "other.h5", entry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [False, True])
 def test_convnext(plugins, tmp_path, top):
     keras = backend.start()
@@ -208,6 +209,7 @@ def test_same_outputs_as_keras_own_network(plugins, tmp_path, name, top):
     assert agree(received, layout.predict_on_batch(prepared(pixels[:6])))
 
 
+@pytest.mark.slow
 def test_a_convnext_whose_blocks_are_wrong_fails():
     """Its blocks' outputs are scaled by 1e-6 at first; a check on such weights would notice nothing."""
     from zoo.convert.keras_to_onnx import convert

@@ -112,7 +112,16 @@ def layers_of(architecture):
     return [layer.name for layer in build_backbone(architecture, (64, 64)).layers]
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "resnet50v2", "inceptionv3", "nasnet_mobile", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50v2",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("mobilenetv2", "inceptionv3", "nasnet_mobile", "convnext_tiny")
+        ),
+    ],
+)
 def test_a_cut_has_all_layers_of_its_stages(plugins, name):
     """The map that a stage hands on is found in residual, branching and dense networks."""
     from zoo.train.phases import output_of_stage
