@@ -28,7 +28,7 @@ ALLOWED = {
     "zoo.weights": {"zoo.errors", "zoo.paths", "zoo.plugin"},
     "zoo.runs": {"zoo.errors"},
     "zoo.convert": {"zoo.errors", "zoo.backend"},
-    "zoo.train": STORES,
+    "zoo.train": STORES | {"zoo.convert"},
     "zoo.evaluate": STORES,
     "zoo.export": STORES | {"zoo.convert"},
     "zoo.testing": STORES | {"zoo.schedules", "zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},

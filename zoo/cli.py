@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +131,20 @@ def _numbers(kind: type, minimum: float, limit: float) -> Callable:
         return numbers
 
     return parse
+
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {unit[0] + "iB": 1024**power for power, unit in enumerate(("KB", "MB", "GB", "TB"), start=1)}
+
+
+def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip(), re.IGNORECASE)
+    units = {unit.upper(): size for unit, size in UNITS.items()}
+    if not found or found[2].upper() not in units:
+        raise click.BadParameter(f"must be a number of bytes, such as 500MB, 8GB or 0. Received: {value!r}.")
+    return int(float(found[1]) * units[found[2].upper()])
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
@@ -273,6 +288,13 @@ def info(name: str) -> None:
     type=click.IntRange(1, 1000),
     metavar="K",
     help="K augmented copies of each picture, computed ahead (default: a fresh one every epoch).",
+)
+@click.option(
+    "--cache-size",
+    callback=_bytes,
+    metavar="BYTES",
+    help="What outputs of frozen layers may take on the disk, such as 500MB or 8GB; 0: run all layers in every step "
+    "(default: 4 GB or half of what is free, and no cache where it saves little).",
 )
 @click.option(
     "--val-split",

@@ -65,6 +65,8 @@ class Options:
             schedule.
         keep_best: Whether the epoch of least validation loss is kept, else the last.
         views: Augmented copies of a picture, computed ahead; None makes a fresh one every epoch.
+        cache_size: Bytes that outputs of frozen layers may take on the disk, over all runs; 0 runs all layers in every
+            step; None means 4 GB or half of what is free, and no such cache where it would save little.
         val_split: Fraction taken as validation; None means the default.
         seed: Decides split, initial weights, order and augmentation.
         name: Of the export; None means `<architecture>-<data name>`.
@@ -89,6 +91,7 @@ class Options:
     patience: int | None = None
     keep_best: bool = True
     views: int | None = None
+    cache_size: int | None = None
     val_split: float | None = None
     seed: int = 0
     name: str | None = None
@@ -695,6 +698,7 @@ def _train(
     reporter.say("Starting Keras")
     keras = backend.start()
     from zoo.train import engine
+    from zoo.train.features import Settings
     from zoo.train.model import attach_head, build_backbone, load_weights
 
     keras.utils.set_random_seed(options.seed)
@@ -718,7 +722,15 @@ def _train(
         head=head,
         label_smoothing=options.label_smoothing,
         keep_best=options.keep_best,
+        features=Settings(
+            folder=paths.cache() / "features",
+            limit=options.cache_size,
+            pictures=prepared.pixels.key,
+            policy=repr(record["augmentation"]),
+            always=options.cache_size is not None,
+        ),
     )
+    record["prefix"] = outcome.prefix
     run.write_history(outcome.history)
     with runs.replacing(run.model) as temporary:
         model.save(temporary)

@@ -71,9 +71,7 @@ def test_a_saved_model_loads_in_a_new_process_without_plugins(finished):
 
 
 def test_no_export_leaves_none_but_evaluates(zoo, photos, tmp_path):
-    ran = zoo(
-        "finetune", "mobilenetv2_035", "--data", photos, *QUICK, *folders(tmp_path), "--no-export", "--weights", "none"
-    )
+    ran = zoo("finetune", "mnist_convnet", "--data", photos, *QUICK, *folders(tmp_path), "--no-export")
     assert ran.code == 0, ran.err
     assert "NO PRETRAINED" not in ran.err and "Export  " not in ran.out
     (run,) = (tmp_path / "runs").iterdir()
@@ -83,7 +81,7 @@ def test_no_export_leaves_none_but_evaluates(zoo, photos, tmp_path):
     ran = zoo("predict", run, next(photos.rglob("*.jpg")))
     assert ran.code == 2 and f"`zoo export {run}` makes one" in ran.err
     assert zoo("export", run, "--exported", tmp_path / "exported").code == 0
-    assert (tmp_path / "exported" / "mobilenetv2_035-photos" / "model.onnx").is_file()
+    assert (tmp_path / "exported" / "mnist_convnet-photos" / "model.onnx").is_file()
 
 
 def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
@@ -117,13 +115,14 @@ def test_frozen_random_weights_are_warned_of_and_never_exported(zoo, photos, tmp
     assert not (tmp_path / "exported").exists()
 
 
-def test_same_command_same_bytes_of_weights(zoo, photos, tmp_path):
+@pytest.mark.parametrize("name", ["mnist_convnet", pytest.param("mobilenetv2_035", marks=pytest.mark.slow)])
+def test_same_command_same_bytes_of_weights(zoo, photos, tmp_path, name):
     """And another seed gives others. Two epochs of everything, augmented."""
     import keras
 
     def weights(seed, folder):
         arguments = ("--data", photos, "--size", 32, "--epochs", 2, "--augment", "light", "--weights", "none")
-        ran = zoo("finetune", "mobilenetv2_035", *arguments, "--seed", seed, "--no-export", "--runs", tmp_path / folder)
+        ran = zoo("finetune", name, *arguments, "--seed", seed, "--no-export", "--runs", tmp_path / folder)
         assert ran.code == 0, ran.err
         (run,) = (tmp_path / folder).iterdir()
         return keras.models.load_model(run / "model.keras", compile=False).get_weights()
@@ -162,7 +161,7 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
     (data / "bars" / "empty.jpg").write_bytes(b"")
     whole = next((data / "noise").iterdir()).read_bytes()
     (data / "noise" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    ran = zoo("finetune", "mobilenetv2_035", "--data", data, *QUICK, *folders(tmp_path), "--no-export")
+    ran = zoo("finetune", "mnist_convnet", "--data", data, *QUICK, *folders(tmp_path), "--no-export")
     assert ran.code == 0, ran.err
     assert "3 of 75 files are left out" in ran.err
     (run,) = (tmp_path / "runs").iterdir()

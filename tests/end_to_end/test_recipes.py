@@ -66,7 +66,7 @@ def test_cats_and_dogs(tmp_path, real_weights, test_data, network, floor):
     assert np.mean([f"/{label}/" in path for path, label in labelled]) == pytest.approx(accuracy, abs=1e-9)
     (run,) = (tmp_path / "runs").iterdir()
     with (run / "history.csv").open() as stream:
-        assert len(list(csv.DictReader(stream))) == 5
+        assert len(list(csv.DictReader(stream))) == 8
 
 
 @pytest.mark.real

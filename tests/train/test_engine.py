@@ -14,7 +14,7 @@ from zoo.errors import TrainingError, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Stage, normalize
 from zoo.reporter import Reporter
 from zoo.train import engine, phases
-from zoo.train.batches import make_batches, picture_seeds
+from zoo.train.batches import augmented, make_batches, picture_seeds, plain
 from zoo.train.model import attach_head, build_backbone
 
 SIZE = (32, 32)
@@ -305,10 +305,11 @@ def test_a_phase_that_does_not_win_leaves_the_statistics_of_the_one_that_did(arc
 
 
 def test_a_few_pictures_too_many_for_whole_batches_go_with_the_last(pictures):
-    batches = make_batches(pictures.array, np.arange(25), pictures.targets, batch_size=12, seed=0, shuffle=True)
+    take = plain(pictures.array, pictures.targets)
+    batches = make_batches(take, np.arange(25), batch_size=12, seed=0, shuffle=True)
     assert [len(batches[i][0]) for i in range(len(batches))] == [12, 13]
-    plain = make_batches(pictures.array, np.arange(25), pictures.targets, batch_size=12)
-    assert [len(plain[i][0]) for i in range(len(plain))] == [12, 12, 1]
+    unshuffled = make_batches(take, np.arange(25), batch_size=12)
+    assert [len(unshuffled[i][0]) for i in range(len(unshuffled))] == [12, 12, 1]
 
 
 def test_order_and_augmentation_depend_on_seed_epoch_and_picture_alone(pictures):
@@ -321,14 +322,12 @@ def test_order_and_augmentation_depend_on_seed_epoch_and_picture_alone(pictures)
     def epoch(seed, number, batch_size):
         seen.clear()
         batches = make_batches(
-            pictures.array,
+            augmented(pictures.array, pictures.targets, spy, seed),
             pictures.train,
-            pictures.targets,
             batch_size=batch_size,
             seed=seed,
             first_epoch=number,
             shuffle=True,
-            augment=spy,
         )
         given = np.concatenate([batches[i][0] for i in range(len(batches))])
         return given, np.concatenate(seen)
@@ -406,14 +405,16 @@ def test_views_are_what_the_first_epochs_would_see(pictures, tmp_path):
     rows = pictures.train[3:20]
     done = []
     computed = views.compute(
-        *(pictures.array, rows, pictures.targets, shifted),
-        **{"count": 2, "seed": 5, "folder": tmp_path / "views", "progress": lambda *counts: done.append(counts)},
+        views.Views(pictures.array, rows, pictures.targets, shifted, 2, 5),
+        folder=tmp_path / "views",
+        progress=lambda *counts: done.append(counts),
     )
     assert done[-1] == (34, 34) and list((tmp_path / "views").iterdir()) == []
     common = {"batch_size": 4, "seed": 5, "shuffle": True}
     for epoch in range(4):
-        ahead = make_batches(pictures.array, rows, pictures.targets, first_epoch=epoch, views=computed, **common)
-        online = make_batches(pictures.array, rows, pictures.targets, first_epoch=epoch, augment=shifted, **common)
+        ahead = make_batches(computed, rows, first_epoch=epoch, **common)
+        afresh = augmented(pictures.array, pictures.targets, shifted, 5)
+        online = make_batches(afresh, rows, first_epoch=epoch, **common)
         equal = [np.array_equal(ahead[i][0], np.rint(online[i][0])) for i in range(len(ahead))]
         assert all(equal) if epoch < 2 else not any(equal)
         assert all(np.array_equal(ahead[i][1], online[i][1]) for i in range(len(ahead)))
@@ -424,6 +425,7 @@ def test_views_that_do_not_fit_the_disk_are_refused(pictures, tmp_path):
 
     with pytest.raises(TrainingError, match="fewer --views"):
         views.compute(
-            *(pictures.array, pictures.train, pictures.targets, lambda *given: given[:2]),
-            **{"count": 10**10, "seed": 0, "folder": tmp_path, "progress": lambda *counts: None},
+            views.Views(pictures.array, pictures.train, pictures.targets, lambda *given: given[:2], 10**10, 0),
+            folder=tmp_path,
+            progress=lambda *counts: None,
         )

@@ -49,8 +49,31 @@ def convert(model: keras.Model) -> onnx.ModelProto:
     Raises:
         ConversionFailed: tf2onnx refuses the network or gives an invalid graph.
     """
-    graph = _convert_here(model) if backend.runs_on_tensorflow() else _convert_in_child(model)
-    graph = optimize(graph)
+    keras = backend.start()
+    names = (LOGITS, PROBABILITIES)
+    both = keras.Model(model.input, [model.get_layer(name).output for name in names])
+    return _checked(both, names, "uint8")
+
+
+def convert_maps(model: keras.Model) -> onnx.ModelProto:
+    """Convert the lower part of a network.
+
+    Args:
+        model: One input, float32 (batch, height, width, channels) in 0..255, and a list of outputs.
+
+    Returns:
+        A graph with the input `image`, float32 [batch, height, width, channels], and the outputs `map_0`, `map_1` ...,
+        float32, in the order of the model's.
+
+    Raises:
+        ConversionFailed: tf2onnx refuses the network or gives an invalid graph.
+    """
+    return _checked(model, tuple(f"map_{i}" for i in range(len(model.outputs))), "float32")
+
+
+def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
+    convert_model = _convert_here if backend.runs_on_tensorflow() else _convert_in_child
+    graph = optimize(convert_model(model, names, pixels))
     _tidy(graph)
     try:
         onnx.checker.check_model(graph, full_check=True)
@@ -69,7 +92,8 @@ def without_logits(graph: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _convert_here(model: keras.Model) -> onnx.ModelProto:
+def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
+    """Convert a model with a list of outputs; its input is of the kind `pixels`, "uint8" or "float32"."""
     import keras
     import tensorflow as tf
     from tf2onnx import optimizer, tf_loader
@@ -77,17 +101,18 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
 
     for name in ("tf2onnx", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    both = keras.Model(model.input, [model.get_layer(PROBABILITIES).output, model.get_layer(LOGITS).output])
-    variables = {f"variable_{i}": variable for i, variable in enumerate(both.variables)}
-    signature = [tf.TensorSpec((None, *model.input.shape[1:]), tf.uint8, name=INPUT)]
+    variables = {f"variable_{i}": variable for i, variable in enumerate(model.variables)}
+    signature = [tf.TensorSpec((None, *model.inputs[0].shape[1:]), pixels, name=INPUT)]
     signature += [tf.TensorSpec(variable.shape, variable.dtype, name=name) for name, variable in variables.items()]
 
     @tf.function(input_signature=signature, jit_compile=False, autograph=False)
     def serve(image, *values):
         # Weights are inputs while tf2onnx works: it copies a graph a dozen times, and constants with it.
         with keras.StatelessScope(zip(variables.values(), values, strict=True)):
-            probabilities, logits = both(tf.cast(image, tf.float32), training=False)
-        return {PROBABILITIES: probabilities, LOGITS: logits}
+            outputs = model(tf.cast(image, tf.float32), training=False)
+        # Outputs of a dictionary come in the order of its sorted keys.
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return {f"{i:06}": output for i, output in enumerate(outputs)}
 
     passes = {name: optimizer._get_optimizers()[name] for name in TF2ONNX_PASSES}
     try:
@@ -112,8 +137,8 @@ def _convert_here(model: keras.Model) -> onnx.ModelProto:
     except Exception as error:
         # tf2onnx and TensorFlow share no base class of their errors.
         raise ConversionFailed(f"tf2onnx cannot convert the network: {error}") from error
-    # Outputs of a dictionary come in the order of its sorted keys, under names of TensorFlow's.
-    _rename(graph.graph, {graph.graph.output[0].name: LOGITS, graph.graph.output[1].name: PROBABILITIES})
+    given = [value.name for value in graph.graph.output]
+    _rename(graph.graph, dict(zip(given, output_names, strict=True)))
     _rename(graph.graph, {value.name: value.name.partition(":")[0] for value in graph.graph.input})
     del graph.graph.input[1:]
     used = {name for node in graph.graph.node for name in node.input}
@@ -210,12 +235,12 @@ def _interrupts_held() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-def _convert_in_child(model: keras.Model) -> onnx.ModelProto:
+def _convert_in_child(model: keras.Model, output_names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="zoo-convert-") as folder:
         source, target = Path(folder, "model.keras"), Path(folder, "model.onnx")
         model.save(source)
         done = subprocess.run(
-            [sys.executable, "-m", __name__, str(source), str(target)],
+            [sys.executable, "-m", __name__, str(source), str(target), pixels, *output_names],
             env={**os.environ, "KERAS_BACKEND": "tensorflow"},
             capture_output=True,
             text=True,
@@ -247,10 +272,10 @@ def _tidy(model: onnx.ModelProto) -> None:
     graph.doc_string = model.doc_string = ""
 
 
-def main(source: str, target: str) -> None:
+def main(source: str, target: str, pixels: str, *output_names: str) -> None:
     """Convert one saved network; run as a process of its own by `_convert_in_child`."""
     keras = backend.start()
-    onnx.save(_convert_here(keras.models.load_model(source, compile=False)), target)
+    onnx.save(_convert_here(keras.models.load_model(source, compile=False), output_names, pixels), target)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,14 @@ class Pixels:
         digests: sha256 of each picture, hex; empty where the file could not be read.
         bad: Index of each picture that could not be decoded -> why, beginning with the name of the error.
         cached: Whether an earlier run had decoded them.
+        key: Tells these pixels, in their order, from all others.
     """
 
     array: np.ndarray
     digests: tuple[str, ...]
     bad: dict[int, str]
     cached: bool
+    key: str
 
     @property
     def usable(self) -> list[int]:
@@ -226,7 +228,7 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
     with contextlib.suppress(OSError):
         # Marks the set as used; not allowed where the cache belongs to another user.
         os.utime(place)
-    return Pixels(array, tuple(digests), bad, cached=True)
+    return Pixels(array, tuple(digests), bad, cached=True, key=place.name)
 
 
 def _make_room(folder: Path, wanted: int) -> None:

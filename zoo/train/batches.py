@@ -1,18 +1,17 @@
-"""Batches of decoded pictures for Keras: shuffled, augmented, and decided by (run seed, epoch, picture) alone."""
+"""Batches of pictures for Keras: shuffled, augmented, and decided by (run seed, epoch, picture) alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from zoo import backend
 
-if TYPE_CHECKING:
-    from zoo.train.views import Views
-
 Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# (epoch, indices of pictures) -> what the network takes of them (an array, or a list of arrays), and their targets.
+Take = Callable[[int, np.ndarray], tuple[Any, np.ndarray]]
 
 
 def picture_seeds(seed: int, epoch: int, pictures: np.ndarray) -> np.ndarray:
@@ -25,37 +24,49 @@ def picture_seeds(seed: int, epoch: int, pictures: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
+def plain(array: np.ndarray, targets: np.ndarray) -> Take:
+    """Pictures as they are.
+
+    Args:
+        array: uint8 array (pictures, height, width, channels).
+        targets: float32 array (pictures, classes) in 0..1.
+    """
+    return lambda epoch, chosen: (array[chosen], targets[chosen])
+
+
+def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> Take:
+    """Pictures altered anew in every epoch: float32 (batch, height, width, channels) in 0..255."""
+
+    def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return augment(array[chosen].astype("float32"), targets[chosen], picture_seeds(seed, epoch, chosen))
+
+    return take
+
+
 def make_batches(
-    array: np.ndarray,
+    take: Take,
     rows: np.ndarray,
-    targets: np.ndarray,
     *,
     batch_size: int,
     single_unit: bool = False,
     seed: int = 0,
     first_epoch: int = 0,
     shuffle: bool = False,
-    augment: Augment | None = None,
-    views: Views | None = None,
 ):
     """Make a `keras.utils.PyDataset`.
 
     Args:
-        array: uint8 array (pictures, height, width, channels).
+        take: Gives the pictures of a batch.
         rows: Which pictures, int64 array, rising.
-        targets: float32 array (pictures, classes) in 0..1.
         batch_size: Pictures a batch; the last has what is left, and where it is shuffled, less than a quarter of a
             batch goes with the one before.
         single_unit: Whether the network is binary with one logit, that of the second class.
         seed: The run's seed.
         first_epoch: Number of the first epoch, counted over the whole run.
         shuffle: Whether each epoch has an order of its own.
-        augment: See `zoo.plugin.Augmentation`; None leaves pictures as they are.
-        views: Augmented pictures computed ahead, which take turns by epoch, in the place of `augment`.
 
     Returns:
-        Batches of (pictures, targets): uint8, or float32 where augmented, (batch, height, width, channels) in 0..255;
-        float32 (batch, classes), or (batch, 1) of a single unit.
+        Batches of (what `take` gives, targets): float32 (batch, classes), or (batch, 1) of a single unit.
     """
     keras = backend.start()
 
@@ -71,19 +82,12 @@ def make_batches(
             alone = rest >= batch_size / 4 or not shuffle or not whole
             return whole + (1 if rest and alone else 0)
 
-        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
             end = None if index == len(self) - 1 else (index + 1) * batch_size
-            pictures, marks = self._take(self.order[index * batch_size : end])
+            pictures, marks = take(self.epoch, self.order[index * batch_size : end])
+            # Keras tells several inputs from one by the tuple.
+            pictures = tuple(pictures) if isinstance(pictures, list) else pictures
             return pictures, marks[:, 1:] if single_unit else marks
-
-        def _take(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            if views is not None:
-                view, places = self.epoch % len(views), np.searchsorted(rows, chosen)
-                return views.pixels[view, places], views.targets[view, places]
-            pictures, marks = array[chosen], targets[chosen]
-            if augment is None:
-                return pictures, marks
-            return augment(pictures.astype("float32"), marks, picture_seeds(seed, self.epoch, chosen))
 
         def on_epoch_end(self) -> None:
             self.epoch += 1

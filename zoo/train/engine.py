@@ -14,12 +14,11 @@ from zoo import backend, paths
 from zoo.errors import TrainingError
 from zoo.plugin import Architecture, Head, Phase
 from zoo.reporter import Reporter
-from zoo.train import grouped
+from zoo.train import grouped, prefix, stretch, views
 from zoo.train import phases as phase_tools
-from zoo.train.batches import Augment, make_batches
-from zoo.train.stretch import Stretch, cut
-from zoo.train.views import Views
-from zoo.train.views import compute as compute_views
+from zoo.train.batches import Augment, Take, augmented, make_batches, plain
+from zoo.train.features import Features, Feed, Gain, Settings
+from zoo.train.stretch import Stretch
 
 if TYPE_CHECKING:
     import keras
@@ -59,12 +58,14 @@ class Outcome:
         phases: For each phase its settings, the layers it moved, its seconds.
         best_epoch: The epoch whose weights the network now has.
         warnings: What the user should know.
+        prefix: What the frozen prefix did, see `zoo.train.features.Gain`.
     """
 
     history: list[dict[str, Any]]
     phases: list[dict[str, Any]]
     best_epoch: int
     warnings: list[str]
+    prefix: dict[str, Any]
 
 
 def train(
@@ -81,6 +82,7 @@ def train(
     head: Head | None = None,
     label_smoothing: float = 0.0,
     keep_best: bool = True,
+    features: Settings | None = None,
 ) -> Outcome:
     """Train a network in place; it ends with the weights of the epoch of least validation loss, or of the last epoch.
 
@@ -97,6 +99,7 @@ def train(
         head: What cut networks end in, for phases with a depth; None means the architecture's.
         label_smoothing: Share of every target that is spread over all classes, in [0, 1).
         keep_best: Whether the best epoch is kept, else the last.
+        features: How the outputs of what is frozen are kept; None runs the whole network in every step.
 
     Returns:
         History and what moved.
@@ -106,60 +109,50 @@ def train(
     """
     whole = Stretch(model, tuple(backbone), architecture)
     stretches = _stretches(whole, schedule, head or architecture.head, pictures)
-    stretch, best = whole, _Best(keep_best)
+    now, best = whole, _Best(keep_best)
     history: list[dict[str, Any]] = []
     done: list[dict[str, Any]] = []
     warnings: list[str] = []
     originals = phase_tools.originals(model)
     batching = {"batch_size": batch_size, "single_unit": pictures.task == "binary"}
-    views: dict[int, Views] = {}
+    feeds = _Feeds(pictures, augment, seed, features, reporter)
 
     with grouped.cut(model):
+        cuts = _cuts(schedule, stretches, originals) if features is not None else [None] * len(schedule)
+        feeds.plan(schedule, cuts, stretches)
         for number, phase in enumerate(schedule, start=1):
-            before, stretch = stretch, stretches[number - 1]
-            if stretch is not before:
+            before, now = now, stretches[number - 1]
+            if now is not before:
                 # Weights and losses of networks of different depths cannot be compared.
                 best = _Best(keep_best)
-            moving = phase_tools.apply(stretch.model, stretch.backbone, stretch.architecture, phase, originals)
-            depth = "" if stretch is whole else f"the first {phase.depth} stages, "
+            moving = phase_tools.apply(now.model, now.backbone, now.architecture, phase, originals)
+            depth = "" if now is whole else f"the first {phase.depth} stages, "
             reporter.say(
                 f"Phase {number}/{len(schedule)} {phase.name}: {depth}trains {phase.train}, "
                 f"{len(moving.layers)} layers, {moving.parameters:,} of {moving.total:,} parameters; "
                 f"{phase.epochs} epochs, {phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
             )
             begun = time.perf_counter()
-            policy = augment if phase.augment else None
-            if policy is not None and phase.views is not None and phase.views not in views:
-                with reporter.progress(f"computing {phase.views} views") as progress:
-                    views[phase.views] = compute_views(
-                        *(pictures.array, pictures.train, pictures.targets, policy),
-                        **{"count": phase.views, "seed": seed, "folder": paths.cache() / "views", "progress": progress},
-                    )
+            feed = feeds.of(number - 1)
             batches = make_batches(
-                pictures.array,
-                pictures.train,
-                pictures.targets,
-                **batching,
-                seed=seed,
-                first_epoch=len(history),
-                shuffle=True,
-                augment=policy,
-                views=views[phase.views] if policy is not None and phase.views is not None else None,
+                *(feed.train, pictures.train),
+                **{**batching, "seed": seed, "first_epoch": len(history), "shuffle": True},
             )
-            trainer = stretch.trainer
-            trainer.compile(
+            validation = make_batches(feed.validation, pictures.val, **batching)
+            feed.learner.compile(
                 optimizer=_optimizer(phase, len(batches), moving.scales),
                 loss=_loss(pictures.task, label_smoothing),
                 metrics=[_accuracy(pictures.task)],
                 jit_compile=_jit(),
             )
-            validation = make_batches(pictures.array, pictures.val, pictures.targets, **batching)
-            epochs = _fit(trainer, batches, validation, phase, history, best, reporter)
+            epochs = _fit(feed.learner, now.trainer, batches, validation, phase, history, best, reporter)
+            feeds.count(feed, epochs)
             # The next phase, or the export, begins from the best epoch so far.
-            trainer.set_weights(best.weights)
+            now.trainer.set_weights(best.weights)
             steps = (best.epoch - len(history) + epochs) * len(batches)
             if phase.batch_norm == "update" and steps > 0:
-                warnings += _settle_statistics(trainer, pictures, batching, seed, steps, history, best, phase, reporter)
+                settling = _Settling(feed, now.trainer, pictures, batching, seed, reporter)
+                warnings += settling.settle(steps, history, best, phase)
             done.append(
                 {
                     **asdict(phase),
@@ -170,9 +163,109 @@ def train(
                 }
             )
     phase_tools.restore_dropout(model, originals)
+    gain = feeds.gain
+    if gain.told():
+        reporter.say(gain.told())
     kept = f"validation loss {best.loss:.4f}" + ("" if keep_best else ", the last")
     reporter.say(f"Kept epoch {best.epoch}: {kept}")
-    return Outcome(history, done, best.epoch, warnings)
+    return Outcome(history, done, best.epoch, warnings, gain.to_json())
+
+
+class _Feeds:
+    """What each phase is fitted on: pictures or their features, as they are or altered."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        augment: Augment | None,
+        seed: int,
+        features: Settings | None,
+        reporter: Reporter,
+    ):
+        self._pictures, self._augment, self._seed, self._reporter = pictures, augment, seed, reporter
+        self._features = features and Features(features, pictures.array, pictures.targets, reporter)
+        self._views: dict[int, Take] = {}
+
+    @property
+    def gain(self) -> Gain:
+        """What the frozen prefix did."""
+        return self._features.gain if self._features else Gain()
+
+    def plan(self, schedule: Sequence[Phase], cuts: list[prefix.Cut | None], stretches: list[Stretch]) -> None:
+        """Decide whether the prefix is used, from all phases."""
+        self._schedule, self._cuts, self._stretches = schedule, cuts, stretches
+        count = len(self._pictures.train) + len(self._pictures.val)
+        passes = sum(phase.epochs * count for phase, cut in zip(schedule, cuts, strict=True) if cut is not None)
+        if self._features is None or not self._features.worth(passes - count):
+            self._cuts = [None] * len(cuts)
+
+    def of(self, index: int) -> Feed:
+        """What a phase is fitted on; its layers are set."""
+        phase, now, pictures = self._schedule[index], self._stretches[index], self._pictures
+        cut, reading = self._cuts[index], self._reading(phase)
+        as_they_are = plain(pictures.array, pictures.targets)
+        made_ahead = None
+        if reading == "online":
+            train = augmented(pictures.array, pictures.targets, self._augment, self._seed)
+        elif reading == "plain":
+            train = as_they_are
+        else:
+            made_ahead = views.Views(
+                pictures.array, pictures.train, pictures.targets, self._augment, phase.views, self._seed
+            )
+            train = self._computed(made_ahead)
+        feed = Feed(now.trainer, train, as_they_are)
+        if cut is None:
+            return feed
+        return self._features.feed(
+            *(now.trainer, cut, self._later(index), feed),
+            **{"train": pictures.train, "val": pictures.val, "views": made_ahead, "online": reading == "online"},
+        )
+
+    def count(self, feed: Feed, epochs: int) -> None:
+        """Note that a phase has read its features in so many epochs."""
+        if feed.kept:
+            self.gain.read += epochs * (len(self._pictures.train) + len(self._pictures.val))
+
+    def _reading(self, phase: Phase) -> str | int:
+        """ "plain", "online", or how many views are made ahead."""
+        if self._augment is None or not phase.augment:
+            return "plain"
+        return "online" if phase.views is None else phase.views
+
+    def _later(self, index: int) -> list[prefix.Cut]:
+        """Where the phases to come cut the network that read the same, as long as nothing below is trained before."""
+        found, lowest = [], self._cuts[index].layers
+        for other in range(index + 1, len(self._schedule)):
+            cut = self._cuts[other]
+            if cut is None or self._stretches[other] is not self._stretches[index] or not cut.layers <= lowest:
+                break
+            lowest = cut.layers
+            if self._reading(self._schedule[other]) == self._reading(self._schedule[index]):
+                found.append(cut)
+        return found
+
+    def _computed(self, wanted: views.Views) -> Take:
+        """Views as pixels, made when the first batch is wanted: their features may be there already."""
+
+        def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            if wanted.count not in self._views:
+                with self._reporter.progress(f"computing {wanted.count} views") as progress:
+                    self._views[wanted.count] = views.compute(wanted, folder=paths.cache() / "views", progress=progress)
+            return self._views[wanted.count](epoch, chosen)
+
+        return take
+
+
+def _cuts(
+    schedule: Sequence[Phase], stretches: list[Stretch], originals: phase_tools.Originals
+) -> list[prefix.Cut | None]:
+    """Where each phase cuts its network."""
+    found = []
+    for phase, now in zip(schedule, stretches, strict=True):
+        phase_tools.apply(now.model, now.backbone, now.architecture, phase, originals)
+        found.append(prefix.find(now.trainer))
+    return found
 
 
 def _stretches(whole: Stretch, schedule: Sequence[Phase], head: Head, pictures: Pictures) -> list[Stretch]:
@@ -182,7 +275,7 @@ def _stretches(whole: Stretch, schedule: Sequence[Phase], head: Head, pictures: 
     for phase in schedule:
         depth = phase.depth or len(whole.architecture.stages)
         if depth not in cuts:
-            cuts[depth] = cut(whole, depth, head, pictures.targets.shape[1], pictures.task)
+            cuts[depth] = stretch.cut(whole, depth, head, pictures.targets.shape[1], pictures.task)
         found.append(cuts[depth])
         phase_tools.select(found[-1].architecture, found[-1].backbone, phase.train)
     return found
@@ -220,7 +313,8 @@ class _Best:
 
 
 def _fit(
-    trainer: keras.Model,
+    learner: keras.Model,
+    network: keras.Model,
     batches: keras.utils.PyDataset,
     validation: keras.utils.PyDataset,
     phase: Phase,
@@ -228,7 +322,7 @@ def _fit(
     best: _Best,
     reporter: Reporter,
 ) -> int:
-    """Fit one phase, adding to the history; return how many epochs ran."""
+    """Fit one phase, adding to the history; return how many epochs ran. `learner` is `network` or a part of it."""
     keras = backend.start()
     first = len(history)
     lowest = [float("inf"), first]
@@ -250,11 +344,11 @@ def _fit(
             row = {
                 "phase": phase.name,
                 "epoch": first + epoch + 1,
-                "learning_rate": float(keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)),
+                "learning_rate": float(keras.ops.convert_to_numpy(learner.optimizer.learning_rate)),
                 **{key: float(logs[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
                 "seconds": round(time.perf_counter() - self.begun, 2),
             }
-            row["val_loss"] -= _penalty(trainer)
+            row["val_loss"] -= _penalty(learner)
             if not np.isfinite(row["loss"]):
                 raise TrainingError(
                     f"the loss of epoch {row['epoch']} is {row['loss']}: the learning rate {phase.learning_rate:g} of "
@@ -265,17 +359,17 @@ def _fit(
                 f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
                 f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  {row['seconds']:.1f} s"
             )
-            best.offer(row["val_loss"], row["epoch"], trainer)
+            best.offer(row["val_loss"], row["epoch"], network)
             if row["val_loss"] < lowest[0]:
                 lowest[:] = row["val_loss"], row["epoch"]
             since = row["epoch"] - lowest[1]
             if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
                 reporter.say(f"  no better validation loss for {phase.patience} epochs: phase ends")
-                trainer.stop_training = True
+                learner.stop_training = True
 
     options = {"validation_data": validation, "callbacks": [Watch()], "verbose": 0, "shuffle": False}
     with bars:
-        trainer.fit(batches, epochs=phase.epochs, **options)
+        learner.fit(batches, epochs=phase.epochs, **options)
     if best.weights is None:
         raise TrainingError(
             f"the validation loss of phase {phase.name!r} was never finite; lower --learning-rate below "
@@ -284,10 +378,10 @@ def _fit(
     return len(history) - first
 
 
-def _penalty(trainer: keras.Model) -> float:
+def _penalty(learner: keras.Model) -> float:
     """What regularizers add to the loss at the present weights."""
     keras = backend.start()
-    return float(sum(float(keras.ops.convert_to_numpy(loss)) for loss in trainer.losses))
+    return float(sum(float(keras.ops.convert_to_numpy(loss)) for loss in learner.losses))
 
 
 def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.optimizers.Optimizer:
@@ -327,67 +421,74 @@ def _jit() -> bool | str:
     return False if backend.runs_on_tensorflow() and not backend.has_accelerator() else "auto"
 
 
-def _settle_statistics(
-    trainer: keras.Model,
-    pictures: Pictures,
-    batching: dict[str, Any],
-    seed: int,
-    steps: int,
-    history: list[dict[str, Any]],
-    best: _Best,
-    phase: Phase,
-    reporter: Reporter,
-) -> list[str]:
-    """Make sure that BatchNorm's moving statistics are those of the training pictures.
+class _Settling:
+    """Makes sure that BatchNorm's moving statistics are those of the training pictures.
 
     They lag behind the weights where the steps were so few that much of the initial values is left, or where training
     pictures score far lower with them than in training mode, which uses each batch's own. They are then measured anew,
     as the mean over training batches (Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm"), and
     kept in the first case, and in the second if validation loss or training accuracy is better with them.
-
-    Returns:
-        A warning if they lag still.
     """
-    keras = backend.start()
-    moving = [x for x in trainer.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
-    if not moving:
-        return []
-    # Shuffled, for training rows stand class by class; whole batches, for each counts alike.
-    rows = np.random.default_rng(seed).permutation(pictures.train)[:LAG_PICTURES]
-    rows = rows[: len(rows) // batching["batch_size"] * batching["batch_size"] or len(rows)]
-    sample = make_batches(pictures.array, rows, pictures.targets, **batching)
-    trained = history[best.epoch - 1]["accuracy"]
 
-    def accuracy() -> float:
-        return trainer.evaluate(sample, verbose=0, return_dict=True)["accuracy"]
+    def __init__(
+        self,
+        feed: Feed,
+        network: keras.Model,
+        pictures: Pictures,
+        batching: dict[str, Any],
+        seed: int,
+        reporter: Reporter,
+    ):
+        self._learner, self._network, self._reporter = feed.learner, network, reporter
+        # Shuffled, for training rows stand class by class; whole batches, for each counts alike.
+        rows = np.random.default_rng(seed).permutation(pictures.train)[:LAG_PICTURES]
+        rows = rows[: len(rows) // batching["batch_size"] * batching["batch_size"] or len(rows)]
+        self._sample_rows, self._feed, self._pictures, self._batching = rows, feed, pictures, batching
 
-    momenta = [layer.momentum for layer in moving]
-    seen = accuracy()
-    unsettled = any(momentum**steps > INITIAL_ALLOWED for momentum in momenta)
-    if seen >= trained - LAG_ALLOWED and not unsettled:
-        return []
-    for index in range(len(sample)):
-        for layer in moving:
-            layer.momentum = index / (index + 1)
-        trainer(keras.ops.convert_to_tensor(sample[index][0], "float32"), training=True)
-    for layer, momentum in zip(moving, momenta, strict=True):
-        layer.momentum = momentum
-    validation = make_batches(pictures.array, pictures.val, pictures.targets, **batching)
-    loss = trainer.evaluate(validation, verbose=0, return_dict=True)["loss"] - _penalty(trainer)
-    settled = accuracy()
-    # Statistics near their initial values give about the same answer for every picture: little loss, and no network.
-    if unsettled or loss < best.loss or settled > seen:
-        reporter.say(
-            f"  BatchNorm statistics lagged behind the weights (training pictures: {seen:.3f}, in training mode "
-            f"{trained:.3f}); measured anew: {settled:.3f}, val loss {loss:.4f}"
+    def settle(self, steps: int, history: list[dict[str, Any]], best: _Best, phase: Phase) -> list[str]:
+        """Settle them after a phase whose best epoch ended after `steps` steps; return a warning if they lag still."""
+        keras = backend.start()
+        learner = self._learner
+        moving = [x for x in learner.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
+        if not moving:
+            return []
+        sample = make_batches(self._feed.validation, self._sample_rows, **self._batching)
+        trained = history[best.epoch - 1]["accuracy"]
+
+        def accuracy() -> float:
+            return learner.evaluate(sample, verbose=0, return_dict=True)["accuracy"]
+
+        momenta = [layer.momentum for layer in moving]
+        seen = accuracy()
+        unsettled = any(momentum**steps > INITIAL_ALLOWED for momentum in momenta)
+        if seen >= trained - LAG_ALLOWED and not unsettled:
+            return []
+        for index in range(len(sample)):
+            for layer in moving:
+                layer.momentum = index / (index + 1)
+            given = sample[index][0]
+            inputs = [
+                keras.ops.convert_to_tensor(x, "float32") for x in (given if isinstance(given, tuple) else [given])
+            ]
+            learner(inputs if isinstance(given, tuple) else inputs[0], training=True)
+        for layer, momentum in zip(moving, momenta, strict=True):
+            layer.momentum = momentum
+        validation = make_batches(self._feed.validation, self._pictures.val, **self._batching)
+        loss = learner.evaluate(validation, verbose=0, return_dict=True)["loss"] - _penalty(learner)
+        settled = accuracy()
+        # Statistics near their initial values give about the same answer for every picture: little loss, no network.
+        if unsettled or loss < best.loss or settled > seen:
+            self._reporter.say(
+                f"  BatchNorm statistics lagged behind the weights (training pictures: {seen:.3f}, in training mode "
+                f"{trained:.3f}); measured anew: {settled:.3f}, val loss {loss:.4f}"
+            )
+            best.loss, best.weights, seen = loss, self._network.get_weights(), settled
+        self._network.set_weights(best.weights)
+        if seen >= trained - LAG_ALLOWED:
+            return []
+        warning = (
+            f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {seen:.3f} "
+            f"with them and {trained:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum."
         )
-        best.loss, best.weights, seen = loss, trainer.get_weights(), settled
-    trainer.set_weights(best.weights)
-    if seen >= trained - LAG_ALLOWED:
-        return []
-    warning = (
-        f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {seen:.3f} "
-        f"with them and {trained:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum."
-    )
-    reporter.warn(warning)
-    return [warning]
+        self._reporter.warn(warning)
+        return [warning]

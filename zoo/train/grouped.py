@@ -37,6 +37,21 @@ def cut(model: keras.Model) -> Iterator[None]:
             del layer.convolution_op
 
 
+@contextlib.contextmanager
+def whole(model: keras.Model) -> Iterator[None]:
+    """Inside, within `cut` too, the model's grouped convolutions are what they are; an exported graph keeps them so."""
+    layers = {layer: vars(layer).pop("convolution_op") for layer in _cut_layers(model)}
+    try:
+        yield
+    finally:
+        for layer, operation in layers.items():
+            layer.convolution_op = operation
+
+
+def _cut_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in model.layers if "convolution_op" in vars(layer)]
+
+
 def _grouped(model: keras.Model) -> list[keras.layers.Conv2D]:
     keras = backend.start()
     found = []

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from zoo.errors import TrainingError
-from zoo.train.batches import Augment, picture_seeds
+from zoo.train.batches import Augment, Take, picture_seeds
 
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class Views:
-    """Views of some pictures.
-
-    Args:
-        pixels: uint8 array (views, pictures, height, width, channels), memory-mapped.
-        targets: float32 array (views, pictures, classes).
-    """
-
-    pixels: np.ndarray
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-
-def compute(
-    array: np.ndarray,
-    rows: np.ndarray,
-    targets: np.ndarray,
-    augment: Augment,
-    *,
-    count: int,
-    seed: int,
-    folder: Path,
-    progress: Callable[[int, int], None],
-) -> Views:
-    """Alter every picture `count` times; view k is what epoch k would see online, rounded to whole levels.
+    """Views of some pictures: view k is what epoch k would see online, rounded to whole levels.
 
     Policies that mix pictures find other partners, for the batches are others.
 
@@ -54,37 +29,71 @@ def compute(
         augment: The policy.
         count: Views a picture.
         seed: The run's seed.
-        folder: Where the views are kept while they are used; nothing is left there after.
-        progress: Called with (pictures done, pictures in all).
+    """
+
+    array: np.ndarray
+    rows: np.ndarray
+    targets: np.ndarray
+    augment: Augment
+    count: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.count * len(self.rows)
+
+    def place(self, epoch: int, chosen: np.ndarray) -> np.ndarray:
+        """Where an epoch's views of some pictures stand among all views."""
+        return epoch % self.count * len(self.rows) + np.searchsorted(self.rows, chosen)
+
+    def generate(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Make all of them: their places, pixels as uint8 (views, height, width, channels), targets as float32."""
+        for view in range(self.count):
+            # Shuffled, for rows stand class by class, and policies that mix pictures take what stands beside.
+            order = np.random.default_rng((self.seed, view)).permutation(len(self.rows))
+            for begin in range(0, len(order), BATCH):
+                chosen = self.rows[order[begin : begin + BATCH]]
+                pictures, labels = self.augment(
+                    self.array[chosen].astype("float32"),
+                    self.targets[chosen].copy(),
+                    picture_seeds(self.seed, view, chosen),
+                )
+                yield self.place(view, chosen), np.rint(pictures).astype(np.uint8), labels
+
+
+def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None]) -> Take:
+    """Make all views ahead.
+
+    Args:
+        views: Which.
+        folder: Where they are kept while they are used; nothing is left there after.
+        progress: Called with (views made, views in all).
 
     Returns:
-        Views of `rows`, in their order.
+        What gives them, as uint8.
 
     Raises:
         TrainingError: The disk has no room for them.
     """
-    shape = (count, len(rows), *array.shape[1:])
+    shape = (len(views), *views.array.shape[1:])
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(folder).free
     if needed > free:
         raise TrainingError(
-            f"{count} views of {len(rows)} pictures take {needed / 1e9:.1f} GB and {str(folder)!r} has "
+            f"{views.count} views of {len(views.rows)} pictures take {needed / 1e9:.1f} GB and {str(folder)!r} has "
             f"{free / 1e9:.1f} GB free. Ask for fewer --views, or none: each epoch then makes its own."
         )
     # Unlinked from the beginning: a killed run leaves nothing behind.
     with tempfile.TemporaryFile(dir=folder) as file:
         pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
-    marks = np.empty((count, len(rows), targets.shape[1]), "float32")
-    for view in range(count):
-        # Shuffled, for rows stand class by class, and policies that mix pictures take what stands beside.
-        order = np.random.default_rng((seed, view)).permutation(len(rows))
-        for begin in range(0, len(order), BATCH):
-            places = order[begin : begin + BATCH]
-            chosen = rows[places]
-            pictures, labels = augment(
-                array[chosen].astype("float32"), targets[chosen].copy(), picture_seeds(seed, view, chosen)
-            )
-            pixels[view, places] = np.rint(pictures).astype(np.uint8)
-            marks[view, places] = labels
-            progress(view * len(rows) + begin + len(places), count * len(rows))
-    return Views(pixels, marks)
+    targets = np.empty((len(views), views.targets.shape[1]), "float32")
+    done = 0
+    for places, pictures, labels in views.generate():
+        pixels[places], targets[places] = pictures, labels
+        done += len(places)
+        progress(done, len(views))
+
+    def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        places = views.place(epoch, chosen)
+        return pixels[places], targets[places]
+
+    return take

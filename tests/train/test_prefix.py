@@ -1,0 +1,319 @@
+"""The frozen prefix: where networks are cut, that features are what Keras computes, what is kept and what is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from zoo import backend, registry
+from zoo.plugin import Head, Phase
+from zoo.reporter import Reporter
+from zoo.testing import randomize
+from zoo.train import engine, phases, prefix, views
+from zoo.train.batches import plain
+from zoo.train.features import Features, Feed, Settings
+from zoo.train.model import attach_head, build_backbone
+from zoo.train.stretch import Stretch
+
+SIZE = (64, 64)
+
+
+class Listener(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    warn = say
+
+
+def pictures(size=SIZE, channels=3, count=40):
+    """Two classes that brightness tells apart."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    cut = count * 3 // 4
+    return engine.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count))
+
+
+def network(name, train, *, size=SIZE, seed=0, head=None):
+    """A randomised network whose layers are set for a phase."""
+    architecture = registry.load().architecture(name)
+    backend.start().utils.set_random_seed(seed)
+    backbone = build_backbone(architecture, size)
+    randomize(backbone)
+    model = attach_head(backbone, head or architecture.head, 2, name)
+    now = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
+    phase = Phase(name="x", train=train, epochs=1, learning_rate=1e-3)
+    phases.apply(now.model, now.backbone, architecture, phase, phases.originals(model))
+    return now
+
+
+def features(folder, given, reporter=None, **settings):
+    settings = Settings(folder, **{"pictures": "these", "policy": "this", "always": True, **settings})
+    return Features(settings, given.array, given.targets, reporter or Listener())
+
+
+def feed(now, given, made, **options):
+    as_they_are = plain(given.array, given.targets)
+    options = {"views": None, "online": False, "later": [], **options}
+    later = options.pop("later")
+    cut = prefix.find(now.trainer)
+    unchanged = Feed(now.trainer, as_they_are, as_they_are)
+    return made.feed(now.trainer, cut, later, unchanged, train=given.train, val=given.val, **options)
+
+
+CUTS = [
+    ("mnist_convnet", "head", 1, None),
+    ("mnist_convnet", "last:1", 1, None),
+    ("mnist_convnet", "last:2", 1, None),
+    # After the global pool; in front of the expansion of a residual block; between two.
+    ("mobilenetv2_035", "head", 1, 1280),
+    ("mobilenetv2_035", "from:block_13_expand", 1, 4 * 4 * 32),
+    ("mobilenetv2_035", "from:block_8_depthwise", 2, None),
+    *(
+        pytest.param(*cut, marks=pytest.mark.slow)
+        for cut in (
+            ("resnet50", "head", 1, 2048),
+            ("resnet50", "last:1", 1, 4 * 4 * 1024),
+            ("resnet50", "from:conv4_block3_2_conv", 2, None),
+            ("densenet121", "head", 1, 1024),
+            ("densenet121", "last:1", None, None),
+            ("densenet121", "from:conv4_block10_1_conv", None, None),
+            ("resnext50", "last:1", None, None),
+            ("nasnet_mobile", "last:1", None, None),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "train", "tensors", "floats"), CUTS)
+def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, name, train, tensors, floats):
+    import tensorflow as tf
+
+    keras = backend.start()
+    channels = registry.load().architecture(name).channels
+    given = pictures(channels=channels)
+    # Without dropout, which would drop other units in the second of two steps.
+    now = network(name, train, head=dataclasses.replace(registry.load().architecture(name).head, dropout=0))
+    cut = prefix.find(now.trainer)
+    if tensors is not None:
+        assert len(cut.tensors) == tensors
+    assert floats is None or cut.floats == floats
+    trainable = {layer.name for layer in now.trainer.layers if layer.trainable_weights}
+    assert cut.layers and not cut.layers & trainable
+    made = feed(now, given, features(tmp_path, given))
+    assert made.kept and {layer.name for layer in made.learner.layers if layer.trainable_weights} == trainable
+
+    chosen = given.train[:8]
+    read, targets = made.train(0, chosen)
+    lower = keras.Model(now.trainer.inputs[0], list(cut.tensors))
+    pixels = tf.constant(given.array[chosen].astype("float32"))
+    whole = lower(pixels)
+    for expected, received in zip(whole if isinstance(whole, list) else [whole], read, strict=True):
+        assert np.abs(received - expected).max() / np.abs(expected).max() <= 1e-4
+
+    def step(model, inputs):
+        with tf.GradientTape() as tape:
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True)(targets, model(inputs, training=True))
+        weights = now.trainer.trainable_weights
+        return float(loss), [float(tf.norm(g)) for g in tape.gradient(loss, [w.value for w in weights])]
+
+    whole, part = step(now.trainer, pixels), step(made.learner, [tf.constant(x) for x in read])
+    assert part[0] == pytest.approx(whole[0], rel=1e-3)
+    greatest = max(whole[1])
+    assert part[1] == pytest.approx(whole[1], rel=1e-3, abs=1e-6 * greatest)
+
+
+def test_nothing_is_cut_where_everything_trains():
+    assert prefix.find(network("mnist_convnet", "all").trainer) is None
+
+
+def test_dropout_that_drops_is_above_the_cut():
+    """And behind it nothing is constant: the flat head of a frozen base is cut in front of its dropout."""
+    now = network("mnist_convnet", "head", head=Head(pool="flatten", dropout=0.5, hidden=(8,)))
+    cut = prefix.find(now.trainer)
+    rest = {layer.name for layer in backend.start().Model(list(cut.tensors), now.trainer.output).layers}
+    assert {"head_dropout", "head_hidden1", "logits"} <= rest and "conv1" not in rest
+
+
+def test_the_digest_of_features_knows_weights_structure_and_nothing_else():
+    now = network("mnist_convnet", "last:1")
+    (tensor,) = prefix.find(now.trainer).tensors
+    first = prefix.digest(now.trainer, tensor)
+    other = network("mnist_convnet", "last:1")
+    (tensor,) = prefix.find(other.trainer).tensors
+    assert prefix.digest(other.trainer, tensor) == first
+    lowest = next(layer for layer in other.trainer.layers if layer.weights)
+    highest = other.trainer.get_layer("logits")
+    highest.set_weights([w + 1 for w in highest.get_weights()])
+    assert prefix.digest(other.trainer, tensor) == first, "what is above does not matter"
+    lowest.set_weights([w + 1e-6 for w in lowest.get_weights()])
+    assert prefix.digest(other.trainer, tensor) != first
+    larger = network("mnist_convnet", "last:1", size=(48, 48))
+    (tensor,) = prefix.find(larger.trainer).tensors
+    assert prefix.digest(larger.trainer, tensor) != first
+
+
+def train(name, given, schedule, *, settings, seed=0, augment=None, reporter=None, head=None):
+    architecture = registry.load().architecture(name)
+    backend.start().utils.set_random_seed(seed)
+    backbone = build_backbone(architecture, given.array.shape[1:3])
+    randomize(backbone)
+    head = head or architecture.head
+    model = attach_head(backbone, head, 2, "test", task=given.task)
+    outcome = engine.train(
+        *(model, [layer.name for layer in backbone.layers], architecture, schedule, given),
+        **{"batch_size": 10, "seed": seed, "augment": augment, "reporter": reporter or Listener()},
+        **{"head": head, "features": settings},
+    )
+    return outcome, model.get_weights()
+
+
+SCHEDULE = (
+    Phase(name="head", train="head", epochs=2, learning_rate=1e-3),
+    Phase(name="top", train="last:1", epochs=2, learning_rate=1e-3),
+    Phase(name="all", train="all", epochs=1, learning_rate=1e-4),
+)
+
+
+def losses(outcome):
+    return [row[key] for row in outcome.history for key in ("loss", "val_loss")]
+
+
+def test_training_is_the_same_with_and_without_and_found_features_change_no_bit(tmp_path):
+    given, heard = pictures(channels=1), Listener()
+    plainly, _ = train("mnist_convnet", given, SCHEDULE, settings=None)
+    settings = Settings(tmp_path, pictures="these", always=True)
+    first, weights = train("mnist_convnet", given, SCHEDULE, settings=settings, reporter=heard)
+    assert losses(first) == pytest.approx(losses(plainly), rel=1e-3)
+    computed = [text for text in heard.said if "pictures computed in" in text]
+    assert len(computed) == 1 and "40 pictures computed" in computed[0], "once for both phases"
+    assert any(
+        text.startswith("Frozen prefix: 40 pictures went through it once and were read 160 times")
+        for text in heard.said
+    )
+    assert first.prefix["computed"] == 40 and first.prefix["read"] == 160 and first.prefix["engine"] == "onnxruntime"
+    heard.said.clear()
+    second, again = train("mnist_convnet", given, SCHEDULE, settings=settings, reporter=heard)
+    assert second.prefix["computed"] == 0 and second.prefix["found"] == 40 and second.prefix["seconds_preparing"] == 0
+    assert losses(second) == losses(first)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(weights, again, strict=True))
+
+
+def brighter(images, labels, seeds):
+    return np.clip(images + (seeds % np.uint64(50)).astype("float32")[:, None, None, None], 0, 255), labels
+
+
+@pytest.mark.parametrize("count", [None, 2])
+def test_altered_pictures_go_through_the_prefix_too(tmp_path, count):
+    given = pictures(channels=1)
+    schedule = [dataclasses.replace(phase, views=count) for phase in SCHEDULE]
+    plainly, _ = train("mnist_convnet", given, schedule, settings=None, augment=brighter)
+    settings = Settings(tmp_path, pictures="these", policy="brighter", always=True)
+    outcome, _ = train("mnist_convnet", given, schedule, settings=settings, augment=brighter)
+    assert losses(outcome) == pytest.approx(losses(plainly), rel=1e-3)
+    if count is None:
+        # What is made anew in every epoch is not kept; validation pictures are.
+        assert outcome.prefix["streamed"] >= 4 * 30 and outcome.prefix["computed"] == 10
+    else:
+        assert outcome.prefix["streamed"] == 0 and outcome.prefix["computed"] == 2 * 30 + 10
+        again, _ = train("mnist_convnet", given, schedule, settings=settings, augment=brighter)
+        assert losses(again) == losses(outcome) and again.prefix["computed"] == 0
+        other = dataclasses.replace(settings, policy="darker")
+        assert train("mnist_convnet", given, schedule, settings=other, augment=brighter)[0].prefix["computed"] == 60
+
+
+def test_what_does_not_fit_is_said_and_computed_anew(tmp_path):
+    given, heard = pictures(channels=1), Listener()
+    plainly, _ = train("mnist_convnet", given, SCHEDULE[1:2], settings=None)
+    settings = Settings(tmp_path, limit=1000, pictures="these", always=True)
+    outcome, _ = train("mnist_convnet", given, SCHEDULE[1:2], settings=settings, reporter=heard)
+    assert any(re.search(r"would take .* GB or more, and --cache-size allows", text) for text in heard.said)
+    assert outcome.prefix["computed"] == 0 and outcome.prefix["streamed"] >= 60
+    assert losses(outcome) == pytest.approx(losses(plainly), rel=1e-3)
+
+
+def test_a_tight_cache_keeps_sixteen_bits_a_number(tmp_path):
+    given = pictures(channels=1)
+    now = network("mnist_convnet", "last:1")
+    cut = prefix.find(now.trainer)
+    exact = feed(now, given, features(tmp_path / "a", given)).train(0, given.train)[0]
+    made = features(tmp_path / "b", given, limit=int(40 * cut.floats * 2.5))
+    close = feed(now, given, made).train(0, given.train)[0]
+    assert made.gain.bytes == 40 * cut.floats * 2
+    for a, b in zip(exact, close, strict=True):
+        assert 0 < np.abs(a - b).max() / np.abs(a).max() <= 1e-4
+
+
+def test_a_broken_cache_folder_costs_speed_only(tmp_path):
+    given, heard = pictures(channels=1), Listener()
+    (tmp_path / "file").touch()
+    settings = Settings(tmp_path / "file" / "features", pictures="these", always=True)
+    outcome, _ = train("mnist_convnet", given, SCHEDULE[:1], settings=settings, reporter=heard)
+    assert any("cannot be kept in" in text and "ZOO_CACHE" in text for text in heard.said)
+    assert np.isfinite(losses(outcome)).all()
+
+
+def test_other_sets_give_way_to_new_ones(tmp_path):
+    given = pictures(channels=1)
+    now = network("mnist_convnet", "last:1")
+    size = 40 * prefix.find(now.trainer).floats * 4
+    for name in ("a", "b", "c"):
+        feed(now, given, features(tmp_path, given, pictures=name, limit=int(2.5 * size)))
+    assert len(list(tmp_path.iterdir())) == 2
+    for name, computed in (("c", 0), ("b", 0), ("a", 40)):
+        made = features(tmp_path, given, pictures=name, limit=int(2.5 * size))
+        feed(now, given, made)
+        assert made.gain.computed == computed
+
+
+def test_pictures_that_were_not_computed_are_never_read_as_nothing(tmp_path):
+    given = pictures(channels=1)
+    now = network("mnist_convnet", "last:1")
+    half = dataclasses.replace(given, train=given.train[:10])
+    made = feed(now, half, features(tmp_path, given))
+    (read,), _ = made.validation(0, given.train[8:14])
+    (whole,), _ = feed(now, given, features(tmp_path / "other", given)).validation(0, given.train[8:14])
+    assert np.abs(read - whole).max() <= 1e-4 * np.abs(whole).max() and np.abs(read[-1]).max() > 0
+    # Another split needs others: only those are computed.
+    rest = features(tmp_path, given)
+    feed(now, given, rest)
+    assert rest.gain.computed == 20 and rest.gain.found == 20
+
+
+def test_views_that_mix_labels_bring_them(tmp_path):
+    given = pictures(channels=1)
+
+    def mixed(images, labels, seeds):
+        return images, labels * 0.75 + 0.125
+
+    now = network("mnist_convnet", "last:1")
+    made = features(tmp_path, given)
+    wanted = views.Views(given.array, given.train, given.targets, mixed, 2, 0)
+    got = feed(now, given, made, views=wanted).train(3, given.train[:4])[1]
+    assert np.allclose(got, given.targets[given.train[:4]] * 0.75 + 0.125)
+
+
+def test_from_the_command(zoo, photos, tmp_path):
+    arguments = ("finetune", "mnist_convnet", "--data", photos, "--size", 32, "--schedule", "head-only")
+    folders = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported", "--epochs", 3)
+    ran = zoo(*arguments, *folders, "--cache-size", "50MB")
+    assert ran.code == 0, ran.err
+    assert "frozen prefix: 60 pictures computed in" in ran.out and "were read 180 times" in ran.out
+    (run,) = (tmp_path / "runs").iterdir()
+    record = json.loads((run / "run.json").read_text())
+    assert record["prefix"]["computed"] == 60 and record["options"]["cache_size"] == 50_000_000
+    ran = zoo(*arguments, *folders, "--cache-size", "50MB")
+    assert "60 pictures, found computed" in ran.out
+    ran = zoo(*arguments, *folders, "--cache-size", 0)
+    assert ran.code == 0 and "frozen prefix" not in ran.out
+    ran = zoo(*arguments, *folders, "--cache-size", "lots")
+    assert ran.code == 2 and "such as 500MB, 8GB or 0" in ran.err
