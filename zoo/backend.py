@@ -118,6 +118,17 @@ def runs_on_tensorflow() -> bool:
 
 
 def has_accelerator() -> bool:
-    """Whether Keras sees a GPU or TPU."""
+    """Whether Keras computes on a GPU or TPU."""
     keras = start()
-    return any(keras.distribution.list_devices(kind) for kind in ("gpu", "tpu"))
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available() or torch.backends.mps.is_available()
+    for kind in ("gpu", "tpu"):
+        try:
+            if keras.distribution.list_devices(kind):
+                return True
+        except RuntimeError:
+            # JAX raises where TensorFlow gives an empty list.
+            continue
+    return False

@@ -726,7 +726,6 @@ def _train(
             folder=paths.cache() / "features",
             limit=options.cache_size,
             pictures=prepared.pixels.key,
-            policy=repr(record["augmentation"]),
             always=options.cache_size is not None,
         ),
     )

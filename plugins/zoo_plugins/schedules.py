@@ -11,16 +11,8 @@ from __future__ import annotations
 from zoo.plugin import Architecture, Phase, Schedule, hookimpl
 
 HEAD_EPOCHS, HEAD_RATE = 5, 3e-3
-PRETRAINED, HIGHEST = 0.1, 1e-4
+PRETRAINED = 0.1
 MANY_STAGES = 6
-
-
-def pretrained_rate(architecture: Architecture) -> float:
-    """What pretrained layers learn at: a tenth of what random ones do, and no more than 1e-4.
-
-    Of 3e-5, 1e-4 and 3e-4 for MobileNetV2's top on 1,800 photographs of cats and dogs, the last cost half a point.
-    """
-    return min(PRETRAINED * architecture.learning_rate, HIGHEST)
 
 
 def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
@@ -29,7 +21,7 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     For VGG that is block5; for MobileNetV2 everything from block_13 up.
     """
     stages = max(1, len(architecture.stages) // 3)
-    rate = pretrained_rate(architecture)
+    rate = PRETRAINED * architecture.learning_rate
     return (
         Phase(name="head", train="head", epochs=HEAD_EPOCHS, learning_rate=HEAD_RATE),
         Phase(name="top", train=f"last:{stages}", epochs=3, learning_rate=rate, rate="cosine"),
@@ -38,7 +30,7 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
 
 def full(architecture: Architecture) -> tuple[Phase, ...]:
     """Head on a frozen base, then everything at a low rate."""
-    rate = pretrained_rate(architecture)
+    rate = PRETRAINED * architecture.learning_rate
     return (
         Phase(name="head", train="head", epochs=HEAD_EPOCHS, learning_rate=HEAD_RATE),
         Phase(name="all", train="all", epochs=5, learning_rate=rate, rate="cosine"),
@@ -47,7 +39,7 @@ def full(architecture: Architecture) -> tuple[Phase, ...]:
 
 def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
     """Head, then one stage more a phase from the top to the stem, at a low rate."""
-    rate = pretrained_rate(architecture)
+    rate = PRETRAINED * architecture.learning_rate
     stages = len(architecture.stages)
     epochs = 2 if stages <= MANY_STAGES else 1
     return (
@@ -62,7 +54,7 @@ def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
 
 def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
     """Head on a frozen base, then everything, each stage at a lower rate than the one above it."""
-    rate = pretrained_rate(architecture)
+    rate = PRETRAINED * architecture.learning_rate
     # About a hundredth of the rate is left at the stem, however many stages there are.
     decay = 0.01 ** (1 / max(1, len(architecture.stages) - 1))
     return (

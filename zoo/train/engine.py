@@ -164,8 +164,8 @@ def train(
             )
     phase_tools.restore_dropout(model, originals)
     gain = feeds.gain
-    if gain.told():
-        reporter.say(gain.told())
+    for line in gain.told():
+        reporter.say(line)
     kept = f"validation loss {best.loss:.4f}" + ("" if keep_best else ", the last")
     reporter.say(f"Kept epoch {best.epoch}: {kept}")
     return Outcome(history, done, best.epoch, warnings, gain.to_json())
@@ -224,8 +224,8 @@ class _Feeds:
 
     def count(self, feed: Feed, epochs: int) -> None:
         """Note that a phase has read its features in so many epochs."""
-        if feed.kept:
-            self.gain.read += epochs * (len(self._pictures.train) + len(self._pictures.val))
+        if self._features is not None:
+            self._features.count(feed, epochs * len(self._pictures.train), epochs * len(self._pictures.val))
 
     def _reading(self, phase: Phase) -> str | int:
         """ "plain", "online", or how many views are made ahead."""

@@ -8,21 +8,23 @@ fit the cache, the lower part still runs on onnxruntime, batch by batch.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import zoo_runtime
 from zoo import backend
 from zoo.errors import ConversionFailed
 from zoo.reporter import Reporter
 from zoo.train import grouped, prefix
-from zoo.train.batches import Take
-from zoo.train.store import Cache, Store
+from zoo.train.batches import Take, picture_seeds
+from zoo.train.store import Cache, Store, Wanted
 from zoo.train.views import Views
 
 if TYPE_CHECKING:
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 CHECKED_PICTURES = 8
-BATCH = 32
+# Pictures that go through at once: as many as these pixels, and no more than these; memory grows with them.
+BATCH_PIXELS, BATCH = 1_600_000, 32
+# So many are on the disk for good before the next are computed: an interrupted run keeps them.
+FINISHED_TOGETHER = 512
 # Where fewer pixels than these need not go through the prefix again, converting it takes longer than it saves:
 # MobileNetV2's takes 4 s, in which Keras sends 500 pictures of 224 x 224 through.
 WORTH_PIXELS = 25_000_000
@@ -44,15 +49,21 @@ class Settings:
         folder: Of the cache.
         limit: Bytes that it may take; None means the default, 0 turns the prefix off.
         pictures: Tells these decoded pictures, in their order, from all others.
-        policy: Tells the augmentation policy and its parameters from all others.
         always: Whether the prefix is used where it saves little, too.
     """
 
     folder: Path
     limit: int | None = None
     pictures: str = ""
-    policy: str = ""
     always: bool = False
+
+
+# Places in a set, pixels as uint8 (pictures, height, width, channels), and labels where they are kept beside features.
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+class _Unsound(Exception):
+    """The lower part gives no row a picture, or another one in training: it cannot be computed ahead."""
 
 
 class Lower:
@@ -66,12 +77,22 @@ class Lower:
     Attributes:
         engine: "onnxruntime" or "Keras".
         note: Why it is Keras where it might be the other, or nothing.
+        sound: Whether it gives a row a picture, the same in training mode.
     """
 
     def __init__(self, network: keras.Model, tensors: Sequence[keras.KerasTensor], sample: np.ndarray):
         keras = backend.start()
         self._model = keras.Model(network.inputs[0], list(tensors))
-        self._session, self.engine, self.note = None, "Keras", ""
+        self._session, self.engine, self.note, self.sound = None, "Keras", "", True
+        # Not traced: that takes longer than these few pictures.
+        pixels = keras.ops.convert_to_tensor(sample)
+        expected, training = (
+            [keras.ops.convert_to_numpy(x) for x in _listed(self._model(pixels, training=mode))]
+            for mode in (False, True)
+        )
+        if any(len(values) != len(sample) for values in expected) or _difference(expected, training) > TOLERANCE:
+            self.sound = False
+            return
         if backend.has_accelerator():
             return
         from zoo.convert.keras_to_onnx import convert_maps
@@ -80,33 +101,35 @@ class Lower:
             with grouped.whole(self._model):
                 graph = convert_maps(self._model)
             self._session = _session(graph.SerializeToString())
-            difference = self._difference(sample)
-            if difference <= TOLERANCE:
-                self.engine = "onnxruntime"
-            else:
-                self.note = f"onnxruntime's features differ from Keras's by {difference:.1e} of their greatest value"
+            difference = _difference(expected, self(sample))
         except ConversionFailed as error:
-            self.note = str(error).splitlines()[0]
-        if self.note:
+            self.note, self._session = str(error).splitlines()[0], None
+            return
+        if difference > TOLERANCE:
+            self.note = f"onnxruntime's features differ from Keras's by {difference:.1e} of their greatest value"
             self._session = None
+        elif self._session is not None:
+            self.engine = "onnxruntime"
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Features of pictures: float32 (pictures, height, width, channels) -> a float32 array for each tensor."""
         if self._session is not None:
-            return self._session.run(None, {self._session.get_inputs()[0].name: pixels})
+            try:
+                return self._session.run(None, {self._session.get_inputs()[0].name: pixels})
+            except Exception as error:
+                # onnxruntime's exceptions share no base class. Memory that it cannot have, Keras may have.
+                self._session, self.engine = None, "Keras"
+                self.note = f"onnxruntime failed: {str(error).splitlines()[0]}"
         return [np.asarray(values) for values in _listed(self._model.predict_on_batch(pixels))]
 
-    def _difference(self, sample: np.ndarray) -> float:
-        """The greatest difference over tensors, as a share of Keras's greatest value; not finite counts as infinite."""
-        keras = backend.start()
-        # Not traced: that takes longer than these few pictures.
-        expected = self._model(keras.ops.convert_to_tensor(sample), training=False)
-        worst = 0.0
-        for wanted, given in zip(_listed(expected), self(sample), strict=True):
-            wanted = keras.ops.convert_to_numpy(wanted)
-            share = float(np.abs(wanted - given).max() / max(float(np.abs(wanted).max()), 1e-30))
-            worst = max(worst, share) if share == share else float("inf")
-        return worst
+
+def _difference(expected: Sequence[np.ndarray], given: Sequence[np.ndarray]) -> float:
+    """The greatest difference over tensors, as a share of the greatest value; not finite counts as infinite."""
+    worst = 0.0
+    for wanted, values in zip(expected, given, strict=True):
+        share = float(np.abs(wanted - values).max() / max(float(np.abs(wanted).max()), 1e-30))
+        worst = max(worst, share) if np.isfinite(share) else float("inf")
+    return worst
 
 
 def _listed(outputs: Any) -> list[Any]:
@@ -133,12 +156,13 @@ class Gain:
     Args:
         engine: What it ran on: "onnxruntime" or "Keras".
         computed: Pictures (or views of them) that went through it and were kept.
-        found: Pictures (or views) that an earlier run had computed.
-        read: How often one was read instead of computed.
+        found: Pictures (or views) whose features an earlier run had computed.
+        read: How often features were read instead of computed.
         streamed: Pictures that went through it and were not kept.
         seconds_preparing: Converting it and comparing it with Keras.
         seconds_computing: Of those computed and kept.
-        bytes: What is kept on the disk.
+        seconds_read: What those read would have taken, at the speed of those computed for the same phase or a later.
+        bytes: What the computed ones take on the disk.
     """
 
     engine: str = ""
@@ -148,21 +172,19 @@ class Gain:
     streamed: int = 0
     seconds_preparing: float = 0.0
     seconds_computing: float = 0.0
+    seconds_read: float = 0.0
     bytes: int = 0
 
-    def told(self) -> str:
-        """What a user is told at the end of training; nothing where the prefix was not used."""
-        if not self.read:
-            return ""
-        once = self.computed + self.found
-        text = f"Frozen prefix: {once:,} pictures went through it once and were read {self.read:,} times"
-        if not self.computed:
-            return text
-        rate = self.seconds_computing / self.computed
-        saved = (self.read - self.computed) * rate - self.seconds_preparing
-        return (
-            f"{text}; at {1 / rate:,.0f} pictures/s and {self.seconds_preparing:.1f} s to prepare, {saved:.0f} s saved"
-        )
+    def told(self) -> list[str]:
+        """What a user is told at the end of training."""
+        lines = []
+        if self.read:
+            text = f"Frozen prefix: features of {self.computed + self.found:,} pictures were read {self.read:,} times"
+            saved = self.seconds_read - self.seconds_computing - self.seconds_preparing
+            lines.append(f"{text}; that saved about {saved:.0f} s" if saved >= 1 else text)
+        if self.streamed:
+            lines.append(f"Frozen prefix: {self.streamed:,} pictures went through it on {self.engine}, not kept")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """For run.json."""
@@ -177,13 +199,15 @@ class Feed:
         learner: The network from what `train` and `validation` give, to the logits.
         train: Gives training batches.
         validation: Gives batches of pictures as they are.
-        kept: Whether batches are read from the cache.
+        kept: Whether training and validation batches are read from the cache.
+        rate: Seconds that a picture took which was computed for the phase; 0 if none was.
     """
 
     learner: keras.Model
     train: Take
     validation: Take
-    kept: bool = False
+    kept: tuple[bool, bool] = (False, False)
+    rate: float = 0.0
 
 
 class Features:
@@ -204,7 +228,12 @@ class Features:
         self._cache = Cache(settings.folder, settings.limit)
         # Pictures that nothing tells from others are computed anew in every run.
         self._pictures = settings.pictures or secrets.token_hex(16)
+        height, width = array.shape[1:3]
+        self._batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+        self._keeps = True
         self._filled: set[Path] = set()
+        self._lowers: dict[tuple[str, ...], Lower] = {}
+        self._rates: dict[Path, float] = {}
         self.gain = Gain()
 
     def worth(self, passes: int) -> bool:
@@ -238,77 +267,79 @@ class Features:
             online: Whether `plain.train` alters pictures anew in every epoch.
         """
         keras = backend.start()
+        # Weights below the cut stay as they are while a phase lasts.
+        self._digests: dict[int, str] = {}
         self._network, self._sample = network, self._array[train[:CHECKED_PICTURES]].astype("float32")
         altered = online or views is not None
         try:
             pictures = self._of_pictures(cut, later, val if altered else np.union1d(train, val))
             of_views = self._of_views(cut, later, views) if views is not None else None
-        except OSError as error:
-            self._reporter.warn(
-                f"features cannot be kept in {str(self._cache.folder)!r}: {error.strerror or error}. "
-                "They are computed anew in every epoch; ZOO_CACHE names another folder."
-            )
-            pictures = of_views = None
-        streamed = (altered and of_views is None) or pictures is None
-        if streamed:
-            lower = self._lower_for(cut.tensors)
-            if lower.engine == "Keras":
-                # Batch by batch Keras does the same in one piece.
-                return plain
-        learner = keras.Model(list(cut.tensors), network.outputs[0])
+            train_from, validation_from = (of_views if altered else pictures), pictures
+            if train_from is None or validation_from is None:
+                lower = self._lower_for(cut.tensors)
+                if lower.engine == "Keras":
+                    # Batch by batch Keras does the same in one piece.
+                    return plain
+        except _Unsound:
+            return plain
         return Feed(
-            learner,
-            train=(of_views if altered else pictures) or self._stream(lower, plain.train),
-            validation=pictures or self._stream(lower, plain.validation),
-            kept=not streamed,
+            keras.Model(list(cut.tensors), network.outputs[0]),
+            train=train_from[0] if train_from else self._stream(lower, plain.train),
+            validation=validation_from[0] if validation_from else self._stream(lower, plain.validation),
+            kept=(train_from is not None, validation_from is not None),
+            rate=max((found[1] for found in (train_from, validation_from) if found), default=0.0),
         )
 
-    def _of_pictures(self, cut: prefix.Cut, later: Sequence[prefix.Cut], rows: np.ndarray) -> Take | None:
-        """What reads features of pictures as they are; they are computed if they are not there."""
+    def count(self, feed: Feed, train: int, validation: int) -> None:
+        """Note that a phase has read so many training and validation pictures."""
+        read = sum(count for count, kept in zip((train, validation), feed.kept, strict=True) if kept)
+        self.gain.read += read
+        self.gain.seconds_read += read * feed.rate
 
-        def batches(missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for begin in range(0, len(missing), BATCH):
-                chosen = missing[begin : begin + BATCH]
-                yield chosen, self._array[chosen]
+    def _of_pictures(self, cut: prefix.Cut, later: Sequence[prefix.Cut], rows: np.ndarray) -> tuple[Take, float] | None:
+        """What reads features of pictures as they are, and the seconds that one took; None if they cannot be kept."""
+
+        def batches(missing: np.ndarray) -> Iterator[Batch]:
+            for chosen in np.array_split(missing, -(-len(missing) // self._batch)):
+                yield chosen, self._array[chosen], None
 
         stores = self._stores(cut, later, self._pictures, len(self._array), rows, batches)
         if stores is None:
             return None
-        lower: list[Lower] = []
 
         def take(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
             if any(len(store.missing(chosen)) for store in stores):
                 # Training pictures as they are, where a phase reads altered ones; few, and seldom.
-                lower[:] = lower or [self._lower_for(cut.tensors)]
-                return lower[0](self._array[chosen].astype("float32")), self._targets[chosen]
+                return self._lower_for(cut.tensors)(self._array[chosen].astype("float32")), self._targets[chosen]
             return [store[chosen] for store in stores], self._targets[chosen]
 
-        return take
+        return take, self._rate(stores)
 
-    def _of_views(self, cut: prefix.Cut, later: Sequence[prefix.Cut], views: Views) -> Take | None:
-        """What reads features of augmented copies."""
-        told = [self._pictures, self._settings.policy or secrets.token_hex(16), views.count, views.seed]
-        key = repr([*told, views.rows.tolist(), views.targets[views.rows].tolist()])
-        rows = np.arange(len(views))
-        labels = self._cache.open([(f"labels of {key}", len(views), len(views), (views.targets.shape[1],))])
-        if labels is None:
-            return None
+    def _of_views(self, cut: prefix.Cut, later: Sequence[prefix.Cut], views: Views) -> tuple[Take, float] | None:
+        """What reads features of augmented copies, and the seconds that one took; None if they cannot be kept."""
+        # What the policy makes of a few pictures tells it from others: names and parameters outlive its code.
+        some = views.rows[:CHECKED_PICTURES]
+        made = views.augment(
+            views.array[some].astype("float32"), views.targets[some].copy(), picture_seeds(views.seed, 0, some)
+        )
+        told = [np.asarray(part).tobytes() for part in (*made, views.rows, views.targets[views.rows])]
+        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in told)).hexdigest()
+        key = repr([self._pictures, digest, views.count, views.seed])
 
-        def batches(missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for places, pixels, targets in views.generate():
-                labels[0].write(places, targets)
-                yield places, pixels
-            labels[0].finish(rows)
+        def batches(missing: np.ndarray) -> Iterator[Batch]:
+            return views.generate()
 
-        stores = self._stores(cut, later, key, len(views), rows, batches, labels[0])
+        labels = Wanted(f"labels of {key}", len(views), np.arange(len(views)), (views.targets.shape[1],))
+        stores = self._stores(cut, later, key, len(views), np.arange(len(views)), batches, labels)
         if stores is None:
             return None
+        *features, targets = stores
 
         def take(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
             places = views.place(epoch, chosen)
-            return [store[places] for store in stores], labels[0][places]
+            return [store[places] for store in features], targets[places]
 
-        return take
+        return take, self._rate(features)
 
     def _stores(
         self,
@@ -317,82 +348,119 @@ class Features:
         pictures: str,
         count: int,
         rows: np.ndarray,
-        batches,
-        beside: Store | None = None,
+        batches: Callable[[np.ndarray], Iterable[Batch]],
+        labels: Wanted | None = None,
     ) -> list[Store] | None:
-        """The sets of a cut's tensors, with all rows computed; None if they would not fit the cache."""
+        """The sets of a cut's tensors, and of labels, with all rows computed; None if they cannot be kept."""
+        if not self._keeps:
+            return None
+        beside = [labels] if labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())
-        stores = self._open(tensors, pictures, count, len(rows))
-        if stores is None and later:
-            tensors = list(cut.tensors)
-            stores = self._open(tensors, pictures, count, len(rows))
-        if stores is None:
-            needed = cut.floats * 2 * len(rows)
-            self._reporter.say(
-                f"  frozen prefix: features of {len(rows):,} pictures would take {needed / 1e9:.1f} GB or more, and "
-                f"--cache-size allows {self._cache.limit / 1e9:.1f} GB; computed anew in every epoch"
+        opened: list[Store] = []
+        try:
+            found = self._cache.open([*self._wanted(tensors, pictures, count, rows), *beside])
+            if found is None and later:
+                tensors = list(cut.tensors)
+                found = self._cache.open([*self._wanted(tensors, pictures, count, rows), *beside])
+            if found is None:
+                self._reporter.say(
+                    f"  frozen prefix: features of {len(rows):,} pictures would take "
+                    f"{cut.floats * 2 * len(rows) / 1e9:.1f} GB or more, and {self._cache.refusal}; "
+                    "computed anew in every epoch"
+                )
+                return None
+            opened = found
+            missing = np.unique(np.concatenate([store.missing(rows) for store in opened]))
+            if len(missing):
+                self._fill(tensors, opened, missing, batches(missing))
+            else:
+                self._reporter.say(f"  frozen prefix: {len(rows):,} pictures, found computed")
+        except OSError as error:
+            # What is half-written would fill the disk for nothing.
+            self._cache.drop(opened)
+            self._keeps = False
+            self._reporter.warn(
+                f"features cannot be kept in {str(self._cache.folder)!r}: {error.strerror or error}. "
+                "They are computed anew in every epoch; ZOO_CACHE names another folder."
             )
             return None
-        lacking = [store.missing(rows) for store in [*stores, *([beside] if beside else [])]]
-        missing = np.unique(np.concatenate(lacking))
-        if len(missing):
-            wanted = [i for i, store in enumerate(stores) if beside is not None or len(lacking[i])]
-            self._fill([tensors[i] for i in wanted], [stores[i] for i in wanted], missing, batches(missing))
-            self.gain.bytes += sum(store.row_bytes for store in stores) * len(missing)
-        else:
-            self._reporter.say(f"  frozen prefix: {len(rows):,} pictures, found computed")
-        places = {store.folder for store in stores}
-        if not places <= self._filled:
+        if not any(store.folder in self._filled for store in opened):
             self.gain.found += len(rows) - len(missing)
-        self._filled |= places
-        return stores[: len(cut.tensors)]
+        self._filled.update(store.folder for store in opened)
+        return [*opened[: len(cut.tensors)], *opened[len(tensors) :]]
 
-    def _open(self, tensors: Sequence[keras.KerasTensor], pictures: str, count: int, needed: int) -> list[Store] | None:
+    def _wanted(
+        self, tensors: Sequence[keras.KerasTensor], pictures: str, count: int, rows: np.ndarray
+    ) -> list[Wanted]:
         import onnxruntime
 
         keras = backend.start()
         engine = ["Keras" if backend.has_accelerator() else onnxruntime.__version__]
-        engine += [keras.__version__, keras.backend.backend()]
-        return self._cache.open(
-            (repr([prefix.digest(self._network, tensor), engine, pictures]), count, needed, tuple(tensor.shape[1:]))
-            for tensor in tensors
-        )
+        engine += [zoo_runtime.__version__, keras.__version__, keras.backend.backend()]
+        return [Wanted(repr([self._digest(x), engine, pictures]), count, rows, tuple(x.shape[1:])) for x in tensors]
 
     def _fill(
-        self,
-        tensors: Sequence[keras.KerasTensor],
-        stores: Sequence[Store],
-        rows: np.ndarray,
-        batches: Iterable[tuple[np.ndarray, np.ndarray]],
+        self, tensors: Sequence[keras.KerasTensor], stores: Sequence[Store], rows: np.ndarray, batches: Iterable[Batch]
     ) -> None:
+        """Compute rows of the sets of some tensors; labels that come with them go to the set behind those."""
         lower = self._lower_for(tensors)
         begun = time.perf_counter()
-        done = 0
+        done, waiting = 0, []
+
+        def finish() -> None:
+            for store in stores:
+                store.finish(np.concatenate(waiting))
+            waiting.clear()
+
         with self._reporter.progress("frozen prefix") as progress:
-            for places, pixels in batches:
-                for store, values in zip(stores, lower(pixels.astype("float32")), strict=True):
-                    store.write(places, values)
+            for places, pixels, labels in batches:
+                values = lower(pixels.astype("float32"))
+                for store, rows_of in zip(stores, values if labels is None else [*values, labels], strict=True):
+                    store.write(places, rows_of)
+                waiting.append(places)
                 done += len(places)
+                if sum(map(len, waiting)) >= FINISHED_TOGETHER:
+                    finish()
                 progress(done, len(rows))
-        for store in stores:
-            store.finish(rows)
+        if waiting:
+            finish()
         seconds = time.perf_counter() - begun
+        self.gain.engine = lower.engine
         self.gain.computed += done
         self.gain.seconds_computing += seconds
         size = sum(store.row_bytes for store in stores) * done
+        self.gain.bytes += size
+        self._rates.update({store.folder: seconds / done for store in stores})
         self._reporter.say(
             f"  frozen prefix: {done:,} pictures computed in {seconds:.1f} s on {lower.engine}, "
             f"{size / 1e6:,.0f} MB kept"
         )
 
+    def _digest(self, tensor: keras.KerasTensor) -> str:
+        if id(tensor) not in self._digests:
+            self._digests[id(tensor)] = prefix.digest(self._network, tensor)
+        return self._digests[id(tensor)]
+
+    def _rate(self, stores: Sequence[Store]) -> float:
+        return max((self._rates.get(store.folder, 0.0) for store in stores), default=0.0)
+
     def _lower_for(self, tensors: Sequence[keras.KerasTensor]) -> Lower:
-        begun = time.perf_counter()
-        lower = Lower(self._network, tensors, self._sample)
-        self.gain.seconds_preparing += time.perf_counter() - begun
-        self.gain.engine = lower.engine
-        if lower.note:
-            self._reporter.warn(f"the frozen prefix runs on Keras: {lower.note}.")
-        return lower
+        """The lower part that gives some tensors; what was prepared before, if it is the same with the same weights.
+
+        Raises:
+            _Unsound: It gives no row a picture, or another one in training.
+        """
+        key = tuple(self._digest(tensor) for tensor in tensors)
+        if key not in self._lowers:
+            begun = time.perf_counter()
+            lower = self._lowers[key] = Lower(self._network, tensors, self._sample)
+            self.gain.seconds_preparing += time.perf_counter() - begun
+            self.gain.engine = lower.engine
+            if lower.note:
+                self._reporter.warn(f"the frozen prefix runs on Keras: {lower.note}.")
+        if not self._lowers[key].sound:
+            raise _Unsound
+        return self._lowers[key]
 
     def _stream(self, lower: Lower, take: Take) -> Take:
         """Pictures that another gives, sent through the prefix."""

@@ -38,6 +38,9 @@ CHEAP = (
 )
 
 
+UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class Cut:
     """Where a network is cut.
@@ -104,8 +107,9 @@ def digest(network: keras.Model, tensor: keras.KerasTensor) -> str:
     for node in _ancestors([tensor], makers):
         numbers.update({id(output): f"{len(numbers)}.{i}" for i, output in enumerate(node.outputs)})
         told = json.dumps(_described(node, numbers), sort_keys=True, default=repr)
-        # An address says nothing about what is there: such features are found by nobody.
-        found.update((told + secrets.token_hex(16) if " at 0x" in told else told).encode())
+        # What says nothing about what it computes is found by nobody.
+        unknown = UNKNOWN in told or " at 0x" in told
+        found.update((told + secrets.token_hex(16) if unknown else told).encode())
         for weight in getattr(node.operation, "weights", ()):
             found.update(backend.start().ops.convert_to_numpy(weight).tobytes())
     found.update(numbers[id(tensor)].encode())
@@ -123,12 +127,19 @@ def _graph(network: keras.Model) -> list[Any]:
 
 
 def _is_constant(operation: keras.Operation) -> bool:
+    """Whether an operation gives the same for the same input in training too; layers inside it count."""
     layers = backend.start().layers
-    if isinstance(operation, layers.BatchNormalization) and operation.trainable:
+    if getattr(operation, "trainable_weights", None):
         return False
-    if getattr(operation, "_seed_generators", None) and getattr(operation, "rate", 1):
-        return False
-    return not getattr(operation, "trainable_weights", None)
+    for layer in operation._flatten_layers() if isinstance(operation, layers.Layer) else ():
+        if isinstance(layer, layers.BatchNormalization) and layer.trainable:
+            return False
+        if isinstance(layer, layers.SpectralNormalization):
+            # Its kernel moves in training.
+            return False
+        if getattr(layer, "_seed_generators", None) and not (isinstance(layer, layers.Dropout) and layer.rate == 0):
+            return False
+    return True
 
 
 def _ancestors(tensors: Sequence[keras.KerasTensor], makers: dict[int, Any]) -> list[Any]:
@@ -193,7 +204,7 @@ def _described(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if isinstance(operation, keras.layers.Layer):
         config = dict(operation.get_config())
-        for key in ("name", "trainable", "seed", "rate", "momentum", "dtype"):
+        for key in ("name", "trainable", "seed", "rate", "momentum"):
             config.pop(key, None)
         config = {k: v for k, v in config.items() if not k.endswith(("_initializer", "_regularizer", "_constraint"))}
     else:
@@ -201,14 +212,23 @@ def _described(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
         config = {k: v for k, v in vars(operation).items() if not k.startswith("_") and k != "name"}
 
     def told(value: Any) -> str:
+        if id(value) in numbers:
+            return numbers[id(value)]
+        if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
+            value = keras.ops.convert_to_numpy(value)
         if isinstance(value, np.ndarray):
             # Printed, a large array is cut short.
             return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-        return numbers.get(id(value)) or repr(value)
+        return UNKNOWN if callable(value) else repr(value)
 
     arguments = node.arguments
+    kind = type(operation)
+    # The code of a class or function of somebody else's may be another tomorrow, under the same name.
+    ours = kind.__module__.split(".")[0] in ("keras", "zoo") and not isinstance(operation, keras.layers.Lambda)
+    activation = getattr(getattr(operation, "activation", None), "__module__", "keras")
+    ours = ours and str(activation).split(".")[0] == "keras"
     return {
-        "operation": f"{type(operation).__module__}.{type(operation).__name__}",
+        "operation": f"{kind.__module__}.{kind.__name__}" if ours else UNKNOWN,
         "config": keras.tree.map_structure(told, config),
         "inputs": [told(tensor) for tensor in node.input_tensors],
         "arguments": repr(keras.tree.map_structure(told, [list(arguments.args), dict(arguments.kwargs)])),

@@ -13,8 +13,10 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,25 @@ from zoo import paths
 FORMAT = 1
 LEVELS = 65535
 DEFAULT_BYTES = 4 << 30
+# What the cache leaves free on the disk, for what a run has to write at its end.
+RESERVE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A set that a run wants.
+
+    Args:
+        key: Tells its rows from those of all other sets.
+        count: How many rows it has, computed or not.
+        rows: Which of them are needed, int64.
+        shape: Of a row.
+    """
+
+    key: str
+    count: int
+    rows: np.ndarray
+    shape: tuple[int, ...]
 
 
 class Store:
@@ -31,7 +52,7 @@ class Store:
 
     Args:
         folder: The set's.
-        rows: How many rows there are, computed or not.
+        count: How many rows it has, computed or not.
         shape: Of a row.
         fixed_point: Whether rows are kept in 16 bits a number.
 
@@ -42,21 +63,25 @@ class Store:
         OSError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path, rows: int, shape: tuple[int, ...], fixed_point: bool):
+    def __init__(self, folder: Path, count: int, shape: tuple[int, ...], fixed_point: bool):
         self.folder, self.shape, self._fixed_point = folder, shape, fixed_point
         kind = "<u2" if fixed_point else "<f4"
-        folder.mkdir(parents=True, exist_ok=True)
         self.row_bytes = math.prod(shape) * np.dtype(kind).itemsize
-        # Files are as long as all rows; the disk gives room to what is written only.
-        for name, size in (("values", self.row_bytes), ("spans", 8), ("done", 1)):
-            with (folder / name).open("ab") as file:
-                if file.tell() < rows * size:
-                    file.truncate(rows * size)
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = {"values": count * self.row_bytes, "spans": count * 8, "done": count}
+        if any(_size(folder / name) != size for name, size in sizes.items()):
+            # New, or what another process left when it was killed while it made or removed the set.
+            for name in ("done", "values", "spans"):
+                (folder / name).unlink(missing_ok=True)
+            for name, size in sizes.items():
+                with (folder / name).open("wb") as file:
+                    # The disk gives room to those values only that are written.
+                    file.truncate(size)
         # Kept open: another run may remove the set, and what is open stays until this one ends.
-        self._file = (folder / "values").open("r+b", buffering=0)
-        self._values = np.memmap(folder / "values", kind, "r", shape=(rows, *shape))
-        self._spans = np.memmap(folder / "spans", "<f4", "r+", shape=(rows, 2))
-        self._done = np.memmap(folder / "done", np.uint8, "r+", shape=(rows,))
+        self._files = {name: (folder / name).open("r+b", buffering=0) for name in sizes}
+        self._values = np.memmap(self._files["values"], kind, "r", shape=(count, *shape))
+        self._spans = np.memmap(self._files["spans"], "<f4", "r", shape=(count, 2))
+        self._done = np.memmap(self._files["done"], np.uint8, "r", shape=(count,))
         with contextlib.suppress(OSError):
             # Marks the set as used.
             os.utime(folder)
@@ -77,26 +102,49 @@ class Store:
         """Put rows in; they count as computed after `finish`.
 
         Raises:
-            OSError: The disk is full. (Written through the map, that would kill the process.)
+            OSError: The disk is full. (Written through a map, that would kill the process.)
         """
         values = np.ascontiguousarray(values, "<f4")
         if self._fixed_point:
             flat = values.reshape(len(values), -1)
             low, high = flat.min(axis=1), flat.max(axis=1)
             step = np.where(high > low, (high - low) / LEVELS, 1).astype("<f4")
-            self._spans[rows, 0], self._spans[rows, 1] = low, step
+            for row, span in zip(rows, np.stack([low, step], axis=1).astype("<f4"), strict=True):
+                self._put("spans", row, span)
             levels = np.rint((flat - low[:, None]) / step[:, None])
             values = np.clip(levels, 0, LEVELS).astype("<u2")
         for row, value in zip(rows, values, strict=True):
-            if os.pwrite(self._file.fileno(), value.tobytes(), int(row) * self.row_bytes) != self.row_bytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._put("values", row, value)
 
     def finish(self, rows: np.ndarray) -> None:
-        """Mark rows as computed, when they are safely on the disk."""
-        os.fsync(self._file.fileno())
-        self._spans.flush()
-        self._done[rows] = 1
-        self._done.flush()
+        """Mark rows as computed, when they are safely on the disk.
+
+        Raises:
+            OSError: They are not.
+        """
+        for name in ("values", "spans"):
+            os.fsync(self._files[name].fileno())
+        for row in rows:
+            self._put("done", row, np.uint8(1))
+
+    def _put(self, name: str, row: int, value: np.ndarray) -> None:
+        data, file = value.tobytes(), self._files[name]
+        file.seek(int(row) * len(data))
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _taken(path: Path) -> int:
+    """What a file takes on the disk, holes left out."""
+    status = path.stat()
+    return getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
 
 
 class Cache:
@@ -106,10 +154,13 @@ class Cache:
         folder: Where they are.
         limit: Bytes that they may take; None means 4 GB or half of what the disk has free (with what they take now),
             whichever is less.
+
+    Attributes:
+        refusal: Why the last sets that were asked for were not opened.
     """
 
     def __init__(self, folder: Path, limit: int | None = None):
-        self.folder = folder
+        self.folder, self.refusal = folder, ""
         self._used: set[Path] = set()
         if limit is None:
             place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
@@ -117,42 +168,74 @@ class Cache:
             limit = min(DEFAULT_BYTES, free // 2)
         self.limit = limit
 
-    def open(self, wanted: Iterable[tuple[str, int, int, tuple[int, ...]]]) -> list[Store] | None:
+    def open(self, wanted: Sequence[Wanted]) -> list[Store] | None:
         """Open sets, making room for them: others that have not been used for longest go.
 
         Args:
-            wanted: For each set its key, how many rows it has, how many of them will be needed, the shape of a row.
+            wanted: The sets.
 
         Returns:
-            The sets, or None if they would not fit the bound together.
+            They, or None if they would not fit the bound or the disk together; `refusal` says which.
 
         Raises:
             OSError: The folder cannot be written.
         """
-        wanted = list(wanted)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with paths.partial(self.folder):
+            # What killed processes left goes with it.
+            pass
         sets = self._sets()
-        for fixed_point, size in ((False, 4), (True, 2)):
-            places = [self._place(key, fixed_point) for key, *_ in wanted]
-            final = sum(needed * (math.prod(shape) * size + 9) for _, _, needed, shape in wanted)
-            held = sum(size for _, size, path in sets if path in self._used.difference(places))
-            if final + held <= self.limit:
+        free = max(0, shutil.disk_usage(self.folder).free - RESERVE_BYTES)
+        for fixed_point in (False, True):
+            places = [self._place(one.key, fixed_point) for one in wanted]
+            more = sum(self._lacking(place, one, fixed_point) for place, one in zip(places, wanted, strict=True))
+            there = sum(size for _, size, path in sets if path in self._used.union(places))
+            others = [entry for entry in sets if entry[2] not in self._used.union(places)]
+            if there + more > self.limit:
+                # Rows of other splits may take the room.
+                stale = [path for _, _, path in sets if path in set(places) - self._used]
+                held = sum(size for _, size, path in sets if path in self._used)
+                anew = sum(self._lacking(None, one, fixed_point) for one in wanted)
+                if stale and held + anew <= self.limit:
+                    for path in stale:
+                        self._remove(path)
+                    return self.open(wanted)
+                self.refusal = f"--cache-size allows {self.limit / 1e9:.1f} GB"
+            elif more > free + sum(size for _, size, _ in others):
+                self.refusal = f"the disk of {str(self.folder)!r} has no room for them"
+            else:
                 break
         else:
             return None
-        there = sum(size for _, size, path in sets if path in places)
-        others = [entry for entry in sets if entry[2] not in self._used.union(places)]
-        taken = max(final, there) + held + sum(size for _, size, _ in others)
-        while others and (taken > self.limit or self._free() + there < final):
+        taken = there + more + sum(size for _, size, _ in others)
+        while others and (taken > self.limit or more > free):
             _, size, oldest = others.pop()
-            taken -= size
-            shutil.rmtree(oldest, ignore_errors=True)
-        if self._free() + there < final:
-            return None
+            taken, free = taken - size, free + size
+            self._remove(oldest)
         self._used.update(places)
-        return [
-            Store(place, rows, shape, fixed_point) for place, (_, rows, _, shape) in zip(places, wanted, strict=True)
-        ]
+        return [Store(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
+
+    def drop(self, stores: Sequence[Store]) -> None:
+        """Remove sets, whole or half-written."""
+        for store in stores:
+            self._used.discard(store.folder)
+            self._remove(store.folder)
+
+    def _lacking(self, place: Path | None, wanted: Wanted, fixed_point: bool) -> int:
+        """Bytes that the rows take which are not there yet."""
+        row = math.prod(wanted.shape) * (2 if fixed_point else 4)
+        count = len(wanted.rows)
+        if place is not None:
+            with contextlib.suppress(OSError):
+                done = np.fromfile(place / "done", np.uint8)
+                count = int((done[wanted.rows] == 0).sum()) if len(done) == wanted.count else count
+        return count * row + 9 * wanted.count
+
+    def _remove(self, path: Path) -> None:
+        """Take a set away whole: half-removed, it would look like one."""
+        gone = self.folder / f"{paths.PARTIAL}{secrets.token_hex(6)}"
+        with contextlib.suppress(OSError):
+            os.rename(path, gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _place(self, key: str, fixed_point: bool) -> Path:
         text = json.dumps([FORMAT, key, fixed_point])
@@ -166,9 +249,5 @@ class Cache:
             for path in self.folder.iterdir():
                 with contextlib.suppress(OSError):
                     if path.is_dir() and not path.name.startswith(paths.PARTIAL):
-                        size = sum(file.stat().st_blocks * 512 for file in path.iterdir())
-                        found.append((path.stat().st_mtime, size, path))
+                        found.append((path.stat().st_mtime, sum(map(_taken, path.iterdir())), path))
         return sorted(found, reverse=True)
-
-    def _free(self) -> int:
-        return shutil.disk_usage(self.folder).free
