@@ -56,7 +56,7 @@ def test_digits_from_the_mirror(tmp_path, real_weights):
 @pytest.mark.real
 @pytest.mark.parametrize(("network", "floor"), [("mobilenetv2", 0.98), ("mobilenetv2_035", 0.95)])
 def test_cats_and_dogs(tmp_path, real_weights, test_data, network, floor):
-    """Expected: 0.984 to 0.990 for mobilenetv2, 0.96 to 0.97 for mobilenetv2_035."""
+    """Expected: 0.984 to 0.992 for mobilenetv2, 0.96 to 0.97 for mobilenetv2_035."""
     data = test_data / "catsdogs"
     accuracy, _ = finetune(network, "--data", data, folder=tmp_path)
     assert accuracy >= floor
@@ -100,7 +100,7 @@ def test_a_classifier_without_its_class_names_is_refused(zoo, tmp_path, real_wei
 
 @pytest.mark.real
 def test_evaluate_judges_a_flat_data_set_of_another_name(zoo, tmp_path, real_weights, test_data):
-    """flowers has no split: 70/15/15; the test part again through `zoo evaluate`. Expected: 0.73."""
+    """flowers has no split: 70/15/15; the test part again through `zoo evaluate`. Expected: 0.71 to 0.73."""
     accuracy, _ = finetune("mobilenetv2_035", "--data", test_data / "flowers", folder=tmp_path)
     assert accuracy >= 0.66
     (run,) = (tmp_path / "runs").iterdir()
