@@ -178,6 +178,9 @@ pool_option = click.option(
     metavar="POOL",
     help="avg, max, flatten, l2norm, roi or roi:GRID (default: the network's).",
 )
+reduce_option = click.option(
+    "--reduce", type=click.IntRange(1), metavar="N", help="1x1 convolution to N channels before the pool."
+)
 hidden_option = click.option(
     "--hidden", callback=_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or none."
 )
@@ -268,7 +271,7 @@ def info(name: str) -> None:
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features.")
 @click.option("--l1", "weight_l1", type=click.FloatRange(0), help="L1 penalty on the head's kernels.")
 @click.option("--l2", "weight_l2", type=click.FloatRange(0), help="L2 penalty on the head's kernels.")
-@click.option("--reduce", type=click.IntRange(1), metavar="N", help="1x1 convolution to N channels before the pool.")
+@reduce_option
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
 @click.option(
     "--patience",
@@ -354,6 +357,7 @@ def schedule() -> None:
 @click.option("--classes", type=click.IntRange(2, 100000), default=2, show_default=True)
 @pool_option
 @hidden_option
+@reduce_option
 def schedule_show(
     name: str,
     architecture: str,
@@ -361,6 +365,7 @@ def schedule_show(
     classes: int,
     pool: dict[str, Any] | None,
     hidden: tuple[int, ...] | None,
+    reduce: int | None,
 ) -> None:
     """Show phase by phase what SCHEDULE (a name or a TOML file) trains of ARCH."""
     import dataclasses
@@ -369,7 +374,8 @@ def schedule_show(
 
     registry = _registry()
     found, network = schedules.find(name, registry), registry.architecture(architecture)
-    head = dataclasses.replace(network.head, **(pool or {}), **({} if hidden is None else {"hidden": hidden}))
+    wishes = {key: value for key, value in {"hidden": hidden, "reduce": reduce}.items() if value is not None}
+    head = dataclasses.replace(network.head, **(pool or {}), **wishes)
     click.echo(schedules.show(found, network, size=size, classes=classes, head=head))
 
 

@@ -196,6 +196,8 @@ def test_show_says_what_would_train(zoo):
     assert ran.code == 0, ran.err
     assert "30 weight tensors can train" in ran.out and "4 weight tensors in 2 layers" in ran.out
     ran = zoo("schedule", "show", "grow", "vgg16", "--size", 32)
+    reduced = zoo("schedule", "show", "head-only", "vgg16", "--size", 32, "--reduce", 8)
+    assert "6 weight tensors in 3 layers" in reduced.out and "head_reduce" in reduced.out
     assert "stage 2, the first 2 of 5 stages" in ran.out and "block2_conv1, block2_conv2, depth2_" in ran.out
 
 
