@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import sys
 from collections import defaultdict
@@ -35,6 +36,8 @@ def start() -> ModuleType:
         keras.config.set_image_data_format("channels_last")
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
+        # Advice on retracing, which nobody who trains by a command can follow.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     import keras
 
     return keras

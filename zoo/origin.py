@@ -120,7 +120,9 @@ def _own_file(wish: str, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
 
 def _say_random(architecture: Architecture, reason: str, wanted: Weights | None, reporter: Reporter) -> None:
     text = f"{architecture.name} starts from RANDOM weights, because {reason}.\n"
-    text += f"It will need more pictures and epochs; the default schedule is now {RANDOM_SCHEDULE!r}."
+    text += (
+        f"It will need more pictures and epochs; unless --schedule names another, the schedule is {RANDOM_SCHEDULE!r}."
+    )
     if wanted:
         advice = weights.advice(wanted)
         text += f"\nTo start from pretrained weights: {advice[0].lower()}{advice[1:]}, "

@@ -147,10 +147,12 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     schedule = schedules.find(options.schedule or (origin.RANDOM_SCHEDULE if begin["random"] else asked), registry)
     phases = _phases(schedule, architecture, options)
     _check_augmented(phases, augmentation)
+    warnings: list[str] = []
     if begin["random"]:
         reporter.say(f"Weights: random, schedule {schedule.name}")
         if phases[-1].train != "all":
-            reporter.warn(f"schedule {schedule.name} keeps layers frozen that have random weights; expect little.")
+            warnings.append(f"schedule {schedule.name} keeps layers frozen that have random weights; expect little.")
+            reporter.warn(warnings[-1])
     size = _size(architecture, options, source, begin)
     spec = _spec(architecture, size, options.resize)
     prepared = prepare(source, spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
@@ -158,6 +160,7 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     record = _record(run, options, architecture, registry, augmentation, schedule, begin, prepared)
     record["augmentation"] = {"name": augmentation.name, "parameters": parameters}
     record["head"] = dataclasses.asdict(head)
+    record["warnings"] += warnings
     try:
         run.write_json("run.json", record)
         run.write_pictures(prepared.listed())

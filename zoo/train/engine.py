@@ -126,11 +126,11 @@ def train(
                 # Weights and losses of networks of different depths cannot be compared.
                 best = _Best(keep_best)
             moving = phase_tools.apply(now.model, now.backbone, now.architecture, phase, originals)
-            depth = "" if now is whole else f"the first {phase.depth} stages, "
+            depth = "" if now is whole else f"the first {phase.depth} of {len(whole.architecture.stages)} stages, "
             reporter.say(
                 f"Phase {number}/{len(schedule)} {phase.name}: {depth}trains {phase.train}, "
-                f"{len(moving.layers)} layers, {moving.parameters:,} of {moving.total:,} parameters; "
-                f"{phase.epochs} epochs, {phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
+                f"{_count(len(moving.layers), 'layer')}, {moving.parameters:,} of {moving.total:,} parameters; "
+                f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
             )
             begun = time.perf_counter()
             feed = feeds.of(number - 1)
@@ -169,6 +169,10 @@ def train(
     kept = f"validation loss {best.loss:.4f}" + ("" if keep_best else ", the last")
     reporter.say(f"Kept epoch {best.epoch}: {kept}")
     return Outcome(history, done, best.epoch, warnings, gain.to_json())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class _Feeds:
