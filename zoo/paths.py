@@ -45,6 +45,36 @@ def offline() -> bool:
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
 
+def sets(folder: Path) -> list[tuple[float, int, Path]]:
+    """The sets that a bounded cache holds, each a folder; what is being made or removed is left out.
+
+    Returns:
+        When each was used, the bytes that it takes on the disk, its path; last used first.
+    """
+    found = []
+    # Another run may be removing one.
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.is_dir() and not path.name.startswith(PARTIAL):
+                    found.append((path.stat().st_mtime, sum(map(_taken, path.iterdir())), path))
+    return sorted(found, reverse=True)
+
+
+def remove_set(path: Path) -> None:
+    """Take a set away whole: half-removed, it would look like one. `partial` cleans up what a killed process leaves."""
+    gone = path.parent / f"{PARTIAL}{secrets.token_hex(6)}"
+    with contextlib.suppress(OSError):
+        os.rename(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _taken(path: Path) -> int:
+    """Bytes of a file, holes left out."""
+    status = path.stat()
+    return min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
+
+
 @contextlib.contextmanager
 def partial(folder: Path) -> Iterator[Path]:
     """Give a temporary folder inside a cache folder, where things are made before they are moved to their place.

@@ -240,13 +240,7 @@ def _make_room(folder: Path, wanted: int) -> None:
         DataError: They would not fit the disk even then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sets: list[tuple[float, int, Path]] = []
-    for path in folder.iterdir():
-        # Another run may be removing it. What is being made is `paths.partial`'s to clean up.
-        with contextlib.suppress(OSError):
-            if path.is_dir() and not path.name.startswith(paths.PARTIAL):
-                sets.append((path.stat().st_mtime, sum(file.stat().st_size for file in path.iterdir()), path))
-    sets.sort(reverse=True)
+    sets = paths.sets(folder)
     held = sum(size for _, size, _ in sets)
     if shutil.disk_usage(folder).free + held < wanted:
         raise DataError(
@@ -257,4 +251,4 @@ def _make_room(folder: Path, wanted: int) -> None:
     while sets and (held + wanted > CACHE_BYTES or shutil.disk_usage(folder).free < wanted):
         _, size, oldest = sets.pop()
         held -= size
-        shutil.rmtree(oldest, ignore_errors=True)
+        paths.remove_set(oldest)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from zoo.convert.keras_to_onnx import INPUT, LOGITS, PROBABILITIES
+from zoo.convert.session import open_session
 from zoo.errors import ConversionFailed, ParityFailed
 
 if TYPE_CHECKING:
@@ -42,22 +43,17 @@ def check(
         ParityFailed: Values differ, are not finite, or do not depend on the picture.
     """
     import keras
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    session = open_session(graph)
+    names = [node.name for node in session.get_inputs()]
+    if names != [INPUT]:
+        raise ConversionFailed(f"the graph must have the one input {INPUT!r}. Received: {names}.")
     try:
-        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        names = [node.name for node in session.get_inputs()]
-        if names != [INPUT]:
-            raise ConversionFailed(f"the graph must have the one input {INPUT!r}. Received: {names}.")
         for size in (1, 3):
             session.run(None, {INPUT: np.resize(pixels, (size, *pixels.shape[1:]))})
         here = [
             session.run([LOGITS, PROBABILITIES], {INPUT: pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)
         ]
-    except ConversionFailed:
-        raise
     except Exception as error:
         # onnxruntime's exceptions share no base class.
         raise ConversionFailed(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error

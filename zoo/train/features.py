@@ -96,11 +96,12 @@ class Lower:
         if backend.has_accelerator():
             return
         from zoo.convert.keras_to_onnx import convert_maps
+        from zoo.convert.session import open_session
 
         try:
             with grouped.whole(self._model):
                 graph = convert_maps(self._model)
-            self._session = _session(graph.SerializeToString())
+            self._session = open_session(graph)
             difference = _difference(expected, self(sample))
         except ConversionFailed as error:
             self.note, self._session = str(error).splitlines()[0], None
@@ -135,18 +136,6 @@ def _difference(expected: Sequence[np.ndarray], given: Sequence[np.ndarray]) -> 
 def _listed(outputs: Any) -> list[Any]:
     """Keras gives the one output of a model with a list of one as it is."""
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-
-def _session(graph: bytes):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        # onnxruntime's exceptions share no base class.
-        raise ConversionFailed(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error
 
 
 @dataclass

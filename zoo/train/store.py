@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,12 +140,6 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _taken(path: Path) -> int:
-    """What a file takes on the disk, holes left out."""
-    status = path.stat()
-    return getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
-
-
 class Cache:
     """The sets of all runs, within a bound.
 
@@ -164,7 +157,7 @@ class Cache:
         self._used: set[Path] = set()
         if limit is None:
             place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-            free = shutil.disk_usage(place).free + sum(size for _, size, _ in self._sets())
+            free = shutil.disk_usage(place).free + sum(size for _, size, _ in paths.sets(self.folder))
             limit = min(DEFAULT_BYTES, free // 2)
         self.limit = limit
 
@@ -183,7 +176,7 @@ class Cache:
         with paths.partial(self.folder):
             # What killed processes left goes with it.
             pass
-        sets = self._sets()
+        sets = paths.sets(self.folder)
         free = max(0, shutil.disk_usage(self.folder).free - RESERVE_BYTES)
         for fixed_point in (False, True):
             places = [self._place(one.key, fixed_point) for one in wanted]
@@ -197,7 +190,7 @@ class Cache:
                 anew = sum(self._lacking(None, one, fixed_point) for one in wanted)
                 if stale and held + anew <= self.limit:
                     for path in stale:
-                        self._remove(path)
+                        paths.remove_set(path)
                     return self.open(wanted)
                 self.refusal = f"--cache-size allows {self.limit / 1e9:.1f} GB"
             elif more > free + sum(size for _, size, _ in others):
@@ -210,7 +203,7 @@ class Cache:
         while others and (taken > self.limit or more > free):
             _, size, oldest = others.pop()
             taken, free = taken - size, free + size
-            self._remove(oldest)
+            paths.remove_set(oldest)
         self._used.update(places)
         return [Store(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
 
@@ -218,7 +211,7 @@ class Cache:
         """Remove sets, whole or half-written."""
         for store in stores:
             self._used.discard(store.folder)
-            self._remove(store.folder)
+            paths.remove_set(store.folder)
 
     def _lacking(self, place: Path | None, wanted: Wanted, fixed_point: bool) -> int:
         """Bytes that the rows take which are not there yet."""
@@ -230,24 +223,6 @@ class Cache:
                 count = int((done[wanted.rows] == 0).sum()) if len(done) == wanted.count else count
         return count * row + 9 * wanted.count
 
-    def _remove(self, path: Path) -> None:
-        """Take a set away whole: half-removed, it would look like one."""
-        gone = self.folder / f"{paths.PARTIAL}{secrets.token_hex(6)}"
-        with contextlib.suppress(OSError):
-            os.rename(path, gone)
-            shutil.rmtree(gone, ignore_errors=True)
-
     def _place(self, key: str, fixed_point: bool) -> Path:
         text = json.dumps([FORMAT, key, fixed_point])
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def _sets(self) -> list[tuple[float, int, Path]]:
-        """When each set was last used, the bytes that it takes, its folder; last used first."""
-        found = []
-        # Another run may be removing one.
-        with contextlib.suppress(OSError):
-            for path in self.folder.iterdir():
-                with contextlib.suppress(OSError):
-                    if path.is_dir() and not path.name.startswith(paths.PARTIAL):
-                        found.append((path.stat().st_mtime, sum(map(_taken, path.iterdir())), path))
-        return sorted(found, reverse=True)
