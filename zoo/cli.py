@@ -68,6 +68,7 @@ class ConsoleReporter(Reporter):
     """Prints to the screen; bars only where somebody watches."""
 
     def __init__(self, *, only_warnings: bool = False):
+        super().__init__()
         self._only_warnings = only_warnings
 
     def say(self, text: str) -> None:
@@ -309,14 +310,18 @@ def info(name: str) -> None:
 @runs_option
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate only.")
-def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, keep: str, **values: Any) -> None:
+@click.option("--profile", is_flag=True, help="At the end, print where the time went.")
+def finetune(
+    architecture: str, learning_rate: tuple | None, no_export: bool, keep: str, profile: bool, **values: Any
+) -> None:
     """Fine-tune a network on your pictures, export it, and judge the exported file."""
-    begun = time.perf_counter()
-    registry = _registry()
-    registry.resolve(architecture)
-    from zoo import workflow
-    from zoo.data import sources
-    from zoo.evaluate.metrics import table
+    reporter = ConsoleReporter()
+    with reporter.timing.measure("start"):
+        registry = _registry()
+        registry.resolve(architecture)
+        from zoo import workflow
+        from zoo.data import sources
+        from zoo.evaluate.metrics import table
 
     pool = values.pop("pool") or {}
     head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
@@ -328,7 +333,7 @@ def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, ke
         head=pool | {key: value for key, value in head.items() if value is not None},
         **values,
     )
-    result = workflow.finetune(options, registry, ConsoleReporter())
+    result = workflow.finetune(options, registry, reporter)
     click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Run        {result.run.folder}")
     click.echo(f"Report     {result.run.folder / 'report.html'}")
@@ -337,7 +342,9 @@ def finetune(architecture: str, learning_rate: tuple | None, no_export: bool, ke
         click.echo(f"Predict    zoo-runtime predict {_quoted(result.exported)} {_quoted(result.sample)}")
     if sources.location(options.data) == sources.EMBEDDED:
         click.echo(f"Your own   zoo finetune {architecture} --data FOLDER   (a folder of pictures for each class)")
-    click.echo(f"Took       {time.perf_counter() - begun:.0f} s")
+    click.echo(f"Took       {time.perf_counter() - reporter.timing.begun:.0f} s")
+    if profile:
+        click.echo(f"\n{reporter.timing.table()}")
 
 
 def _quoted(path: Path) -> str:

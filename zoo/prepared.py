@@ -82,10 +82,12 @@ def prepare(
         DataError: Too many cannot be read, a class is left without pictures, or a given split leaks.
     """
     begun = time.perf_counter()
-    pixels = _decode(source, spec, reporter)
-    split = splitting.split(
-        source.pictures, pixels.digests, pixels.usable, source.classes, seed=seed, val_share=val_share
-    )
+    with reporter.timing.measure("decoding"):
+        pixels = _decode(source, spec, reporter)
+    with reporter.timing.measure("dividing"):
+        split = splitting.split(
+            source.pictures, pixels.digests, pixels.usable, source.classes, seed=seed, val_share=val_share
+        )
     decoded = "found decoded" if pixels.cached else f"decoded in {time.perf_counter() - begun:.1f} s"
     reporter.say(
         f"Data: {source.name}, {len(pixels.usable)} pictures of {len(source.classes)} classes, {decoded}; "

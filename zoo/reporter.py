@@ -8,9 +8,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from zoo.timing import Timing
+
 
 class Reporter:
-    """Receives messages and progress; silent unless overridden."""
+    """Receives messages and progress; silent unless overridden.
+
+    Attributes:
+        timing: Where the time went since it was made.
+    """
+
+    def __init__(self) -> None:
+        self.timing = Timing()
 
     def say(self, text: str) -> None:
         """Report a step that is done or begins."""

@@ -143,7 +143,9 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     _check_augmented(_phases(schedules.find(asked, registry), architecture, options), augmentation)
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
 
-    found, begin = origin.choose(architecture, tag, options.weights, options.size or source.size, registry, reporter)
+    with reporter.timing.measure("weights"):
+        wanted = options.size or source.size
+        found, begin = origin.choose(architecture, tag, options.weights, wanted, registry, reporter)
     schedule = schedules.find(options.schedule or (origin.RANDOM_SCHEDULE if begin["random"] else asked), registry)
     phases = _phases(schedule, architecture, options)
     _check_augmented(phases, augmentation)
@@ -155,7 +157,8 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
             reporter.warn(warnings[-1])
     size = _size(architecture, options, source, begin)
     spec = _spec(architecture, size, options.resize)
-    prepared = prepare(source, spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
+    with reporter.timing.measure("pictures"):
+        prepared = prepare(source, spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
     run = runs.create(options.runs, architecture.name)
     record = _record(run, options, architecture, registry, augmentation, schedule, begin, prepared)
     record["augmentation"] = {"name": augmentation.name, "parameters": parameters}
@@ -170,10 +173,13 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
             reporter.warn(
                 f"{len(left_out)} of {len(source.pictures)} files are left out; {run.folder}/run.json lists them."
             )
-        model = _train(architecture, head, found, prepared, phases, options, registry, run, record, reporter, augment)
-        return _export(
-            model, architecture, prepared, run, record, name, options.exported if options.export else None, reporter
-        )
+        with reporter.timing.measure("training"):
+            model = _train(
+                architecture, head, found, prepared, phases, options, registry, run, record, reporter, augment
+            )
+        exported = options.exported if options.export else None
+        with reporter.timing.measure("export"):
+            return _export(model, architecture, prepared, run, record, name, exported, reporter)
     except BaseException as error:
         if record["status"] == "running":
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -699,19 +705,21 @@ def _train(
 ) -> keras.Model:
     begun = time.perf_counter()
     reporter.say("Starting Keras")
-    keras = backend.start()
+    with reporter.timing.measure("starting Keras"):
+        keras = backend.start()
     from zoo.train import engine
     from zoo.train.features import Settings
     from zoo.train.model import attach_head, build_backbone, load_weights
 
-    keras.utils.set_random_seed(options.seed)
-    backbone = build_backbone(architecture, prepared.spec.size)
-    if isinstance(found, Path):
-        load_weights(backbone, found, layouts=registry.weights_of(architecture.name, top=False))
-    elif found is not None:
-        load_weights(backbone, found.path, found.entry)
     task = prepared.source.task
-    model = attach_head(backbone, head, len(prepared.source.classes), architecture.name, task=task)
+    with reporter.timing.measure("building the network"):
+        keras.utils.set_random_seed(options.seed)
+        backbone = build_backbone(architecture, prepared.spec.size)
+        if isinstance(found, Path):
+            load_weights(backbone, found, layouts=registry.weights_of(architecture.name, top=False))
+        elif found is not None:
+            load_weights(backbone, found.path, found.entry)
+        model = attach_head(backbone, head, len(prepared.source.classes), architecture.name, task=task)
     outcome = engine.train(
         model,
         [layer.name for layer in backbone.layers],
@@ -734,13 +742,14 @@ def _train(
     )
     record["prefix"] = outcome.prefix
     run.write_history(outcome.history)
-    with runs.replacing(run.model) as temporary:
+    with reporter.timing.measure("saving"), runs.replacing(run.model) as temporary:
         model.save(temporary)
     record.update(phases=outcome.phases, best_epoch=outcome.best_epoch, status="trained")
     record["warnings"] += outcome.warnings
     record["seconds"]["train"] = round(time.perf_counter() - begun, 2)
     run.write_json("run.json", record)
-    _draw_curves(run, record, reporter)
+    with reporter.timing.measure("drawing curves"):
+        _draw_curves(run, record, reporter)
     return model
 
 
@@ -789,14 +798,14 @@ def _export(
         data=prepared.describe(),
     )
     # Pictures that training did not learn from come first: a network is surest of those it knows.
-    chosen = np.concatenate([split.val, split.train])[: max(PARITY_PICTURES, min(256, len(split.val)))]
+    chosen = np.concatenate([split.val, split.train])[:PARITY_PICTURES]
     graph, info = _checked_graph(model, info, prepared.pixels.array[chosen], reporter)
 
     predictor = Predictor(staging.serialize(graph, info))
     metrics = {}
     for part, key in (("val", "validation"), ("test", "test")):
         rows = getattr(split, part)
-        with reporter.progress(f"evaluating {key}") as progress:
+        with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
             probabilities, bad = judging.predict(predictor, prepared.contents(rows), progress)
         for i, why in bad.items():
             raise DataError(f"{prepared.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
@@ -835,14 +844,17 @@ def _checked_graph(
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import parity, staging
 
-    graph = convert(model)
-    figures = parity.check(model, graph, pixels, multilabel=info.task == "multilabel")
+    with reporter.timing.measure("converting"):
+        graph = convert(model)
+    with reporter.timing.measure("checking parity"):
+        figures = parity.check(model, graph, pixels, multilabel=info.task == "multilabel")
     reporter.say(
         f"Parity with Keras on {figures['pictures']} pictures: logits differ by {figures['logits_difference']:.1e}, "
         f"probabilities by {figures['probabilities_difference']:.1e} of their greatest value "
         f"(allowed {figures['tolerance']:g})"
     )
-    return graph, staging.with_selftest(graph, dataclasses.replace(info, parity=figures))
+    with reporter.timing.measure("self-test"):
+        return graph, staging.with_selftest(graph, dataclasses.replace(info, parity=figures))
 
 
 def _sample(prepared: Prepared, run: runs.Run) -> Path:

@@ -6,6 +6,7 @@ import collections
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 import zoo_runtime
 from zoo import paths
 from zoo.data import pixels as module
-from zoo.data.pixels import check_readable, load_pixels
+from zoo.data.pixels import RELEASED_BYTES, Reader, check_readable, load_pixels
 from zoo.data.sources import Picture, open_source
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import ImageSpec
@@ -495,3 +496,32 @@ def test_a_pipe_in_a_csv_is_a_bad_picture_and_does_not_hang(tmp_path, put, cache
     (tmp_path / "a.csv").write_text("path,label\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n4.png,b\npipe.jpg,a\n")
     found = load_pixels(open_source(str(tmp_path / "a.csv")).pictures, SPEC, cache)
     assert found.bad == {5: "PictureNotFound: it cannot be read: it is no regular file."}
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads /proc")
+def test_pages_that_were_read_are_given_back(tmp_path):
+    """Read whole, a set twice as large as what may stay mapped leaves less than that; what it gives is unchanged."""
+    rows = 2 * RELEASED_BYTES // (1 << 20)
+    written = np.lib.format.open_memmap(tmp_path / "set.npy", "w+", np.uint8, (rows, 1 << 20))
+    writer = Reader(written)
+    for row in range(rows):
+        written[row] = row % 251
+        writer.touched(written[row].nbytes)
+    del written, writer
+    array = np.load(tmp_path / "set.npy", mmap_mode="r")
+    reader, most = Reader(array), 0
+    for row in range(rows):
+        assert (reader[np.array([row])] == row % 251).all()
+        most = max(most, _mapped(tmp_path / "set.npy"))
+    assert 0 < most <= RELEASED_BYTES + (1 << 20)
+
+
+def _mapped(path):
+    """Bytes of a file that this process has in memory."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found

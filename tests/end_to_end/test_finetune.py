@@ -90,9 +90,16 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
         *("finetune", "mobilenetv2_035", "--data", photos, "--size", "32x48", "--resize", "crop:0.8", "--seed", 7),
         *("--weights", first / "model.keras", "--schedule", "full", "--epochs", "1,2", "--learning-rate", "0.01,0.002"),
         *("--optimizer", "sgd", "--batch-size", 10, "--val-split", 0.3, "--augment", "light", "--name", "mine"),
-        *folders(tmp_path),
+        *("--profile", *folders(tmp_path)),
     )
     assert ran.code == 0, ran.err
+    table = ran.out.partition(" seconds   share  step\n")[2].splitlines()
+    steps = {line[18:]: float(line[:8]) for line in table if "%" in line}
+    outer = [name for name in steps if not name.startswith(" ")]
+    assert outer[:5] == ["start", "weights", "pictures", "training", "export"] and outer[-1] == "in all"
+    assert sum(steps[name] for name in outer[:-1]) == pytest.approx(steps["in all"], abs=0.1)
+    assert {"  phase head", "  phase all", "    first step", "    validation", "  checking parity"} <= steps.keys()
+    assert 0.1 < float(table[-1].split()[2]) < 50 and table[-1].startswith("Peak memory ")
     (run,) = (tmp_path / "runs").iterdir()
     record = json.loads((run / "run.json").read_text())
     assert record["image"] == {"size": [32, 48], "channels": 3, "resize": "crop", "fraction": 0.8, "filter": "bilinear"}

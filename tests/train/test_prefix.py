@@ -27,6 +27,7 @@ class Listener(Reporter):
     """Keeps what is said."""
 
     def __init__(self):
+        super().__init__()
         self.said = []
 
     def say(self, text):

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import math
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ from zoo_runtime import ImageSpec, PictureError, PictureNotFound
 BAD_SHARE = 0.20
 CACHE_BYTES = 8 << 30
 CHUNK = 32
+# Read or written pages of a mapped file count as the process's memory until they are given back.
+RELEASED_BYTES = 128 << 20
 Progress = Callable[[int, int], None]
 
 
@@ -95,6 +98,33 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
     return replace(found, cached=False)
 
 
+class Reader:
+    """Reads rows of a memory-mapped array, and gives pages back after every 128 MB, so that memory stays bounded.
+
+    Args:
+        array: (rows, ...), mapped or not.
+    """
+
+    def __init__(self, array: np.ndarray):
+        self._array, self._touched = array, 0
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """A copy of some rows: array (len(rows), ...)."""
+        values = self._array[rows]
+        self.touched(values.nbytes)
+        return values
+
+    def touched(self, count: int) -> None:
+        """Note that so many bytes were read or written."""
+        self._touched += count
+        mapped = getattr(self._array, "_mmap", None)
+        if self._touched < RELEASED_BYTES or not hasattr(mapped, "madvise"):
+            return
+        self._touched = 0
+        # What was written stays in the system's cache of the file, and gets to the disk from there.
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def digests_of(pictures: Sequence[Picture]) -> list[str]:
     """sha256 of each picture, hex; empty where the file cannot be read."""
     return _in_threads(_digest, pictures)
@@ -143,6 +173,7 @@ def _decode_all(
 ) -> dict[int, str]:
     """Decode pictures into an .npy file; return index -> why, of those that cannot be decoded."""
     array = _create(path, (len(pictures), *spec.size, spec.channels))
+    reader = Reader(array)
     bad: dict[int, str] = {}
 
     def work(index: int) -> None:
@@ -151,6 +182,7 @@ def _decode_all(
             bad[index] = pixels
         else:
             array[index] = pixels
+            reader.touched(pixels.nbytes)
 
     _in_threads(work, range(len(pictures)), progress)
     # A set that is in its place must be whole, after a power cut too.

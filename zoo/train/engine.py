@@ -133,26 +133,27 @@ def train(
                 f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
             )
             begun = time.perf_counter()
-            feed = feeds.of(number - 1)
-            batches = make_batches(
-                *(feed.train, pictures.train),
-                **{**batching, "seed": seed, "first_epoch": len(history), "shuffle": True},
-            )
-            validation = make_batches(feed.validation, pictures.val, **batching)
-            feed.learner.compile(
-                optimizer=_optimizer(phase, len(batches), moving.scales),
-                loss=_loss(pictures.task, label_smoothing),
-                metrics=[_accuracy(pictures.task)],
-                jit_compile=_jit(),
-            )
-            epochs = _fit(feed.learner, now.trainer, batches, validation, phase, history, best, reporter)
-            feeds.count(feed, epochs)
-            # The next phase, or the export, begins from the best epoch so far.
-            now.trainer.set_weights(best.weights)
-            steps = (best.epoch - len(history) + epochs) * len(batches)
-            if phase.batch_norm == "update" and steps > 0:
-                settling = _Settling(feed, now.trainer, pictures, batching, seed, reporter)
-                warnings += settling.settle(steps, history, best, phase)
+            with reporter.timing.measure(f"phase {phase.name}"):
+                feed = feeds.of(number - 1)
+                batches = make_batches(
+                    *(feed.train, pictures.train),
+                    **{**batching, "seed": seed, "first_epoch": len(history), "shuffle": True},
+                )
+                validation = make_batches(feed.validation, pictures.val, **batching)
+                feed.learner.compile(
+                    optimizer=_optimizer(phase, len(batches), moving.scales),
+                    loss=_loss(pictures.task, label_smoothing),
+                    metrics=[_accuracy(pictures.task)],
+                    jit_compile=_jit(),
+                )
+                epochs = _fit(feed.learner, now.trainer, batches, validation, phase, history, best, reporter)
+                feeds.count(feed, epochs)
+                # The next phase, or the export, begins from the best epoch so far.
+                now.trainer.set_weights(best.weights)
+                steps = (best.epoch - len(history) + epochs) * len(batches)
+                if phase.batch_norm == "update" and steps > 0:
+                    settling = _Settling(feed, now.trainer, pictures, batching, seed, reporter)
+                    warnings += settling.settle(steps, history, best, phase)
             done.append(
                 {
                     **asdict(phase),
@@ -340,8 +341,20 @@ def _fit(
             self.begun = time.perf_counter()
             self.advance = bars.enter_context(reporter.progress(f"epoch {first + epoch + 1}"))
 
+        def on_train_batch_begin(self, batch, logs=None):
+            self.step_begun = time.perf_counter()
+
         def on_train_batch_end(self, batch, logs=None):
+            # The first step traces the network.
+            first_step = len(history) == first and batch == 0
+            reporter.timing.add("first step" if first_step else "steps", time.perf_counter() - self.step_begun)
             self.advance(batch + 1, len(batches))
+
+        def on_test_begin(self, logs=None):
+            self.test_begun = time.perf_counter()
+
+        def on_test_end(self, logs=None):
+            reporter.timing.add("validation", time.perf_counter() - self.test_begun)
 
         def on_epoch_end(self, epoch, logs=None):
             bars.close()

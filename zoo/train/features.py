@@ -20,6 +20,7 @@ import numpy as np
 
 import zoo_runtime
 from zoo import backend
+from zoo.data.pixels import Reader
 from zoo.errors import ConversionFailed
 from zoo.reporter import Reporter
 from zoo.train import grouped, prefix
@@ -288,9 +289,11 @@ class Features:
     def _of_pictures(self, cut: prefix.Cut, later: Sequence[prefix.Cut], rows: np.ndarray) -> tuple[Take, float] | None:
         """What reads features of pictures as they are, and the seconds that one took; None if they cannot be kept."""
 
+        rows_of = Reader(self._array)
+
         def batches(missing: np.ndarray) -> Iterator[Batch]:
             for chosen in np.array_split(missing, -(-len(missing) // self._batch)):
-                yield chosen, self._array[chosen], None
+                yield chosen, rows_of[chosen], None
 
         stores = self._stores(cut, later, self._pictures, len(self._array), rows, batches)
         if stores is None:
@@ -401,7 +404,8 @@ class Features:
                 store.finish(np.concatenate(waiting))
             waiting.clear()
 
-        with self._reporter.progress("frozen prefix") as progress:
+        timed = self._reporter.timing.measure("computing the frozen prefix")
+        with timed, self._reporter.progress("frozen prefix") as progress:
             for places, pixels, labels in batches:
                 values = lower(pixels.astype("float32"))
                 for store, rows_of in zip(stores, values if labels is None else [*values, labels], strict=True):
@@ -442,7 +446,8 @@ class Features:
         key = tuple(self._digest(tensor) for tensor in tensors)
         if key not in self._lowers:
             begun = time.perf_counter()
-            lower = self._lowers[key] = Lower(self._network, tensors, self._sample)
+            with self._reporter.timing.measure("preparing the frozen prefix"):
+                lower = self._lowers[key] = Lower(self._network, tensors, self._sample)
             self.gain.seconds_preparing += time.perf_counter() - begun
             self.gain.engine = lower.engine
             if lower.note:

@@ -1,4 +1,4 @@
-"""Numbers computed once for each picture of a set, kept on disk between runs: a bounded, memory-mapped cache.
+"""Numbers computed once for each picture of a set, kept on disk between runs: a bounded cache.
 
 A set is a folder: `values` holds a row a picture, `done` says which rows have been computed.
 Where rows as float32 would not fit, they are kept as 16-bit fixed-point numbers between the least and the greatest
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,24 +79,23 @@ class Store:
                     file.truncate(size)
         # Kept open: another run may remove the set, and what is open stays until this one ends.
         self._files = {name: (folder / name).open("r+b", buffering=0) for name in sizes}
-        self._values = np.memmap(self._files["values"], kind, "r", shape=(count, *shape))
-        self._spans = np.memmap(self._files["spans"], "<f4", "r", shape=(count, 2))
-        self._done = np.memmap(self._files["done"], np.uint8, "r", shape=(count,))
+        self._kinds = {"values": np.dtype((kind, shape)), "spans": np.dtype(("<f4", (2,))), "done": np.dtype("u1")}
+        self._count, self._reading = count, threading.Lock()
         with contextlib.suppress(OSError):
             # Marks the set as used.
             os.utime(folder)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Rows that have been computed: float32 array (len(rows), *shape)."""
-        values = self._values[rows]
+        values = self._get("values", rows)
         if not self._fixed_point:
             return values
-        low, step = (self._spans[rows, i].reshape(-1, *(1 for _ in self.shape)) for i in (0, 1))
+        low, step = self._get("spans", rows).T.reshape(2, -1, *(1 for _ in self.shape))
         return values * step + low
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
         """Those of some rows that have not been computed."""
-        return rows[self._done[rows] == 0]
+        return rows[self._get("done", np.arange(self._count))[rows] == 0]
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Put rows in; they count as computed after `finish`.
@@ -126,11 +126,28 @@ class Store:
         for row in rows:
             self._put("done", row, np.uint8(1))
 
+    def _get(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of a file, read rather than mapped: mapped pages count as memory until the set is closed."""
+        kind, shape = self._kinds[name].base, self._kinds[name].shape
+        values = np.empty((len(rows), *shape), kind)
+        size = self._kinds[name].itemsize
+        # Rows that follow one another are read at once.
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        with self._reading:
+            for part in np.split(np.arange(len(rows)), breaks):
+                if len(part):
+                    self._files[name].seek(int(rows[part[0]]) * size)
+                    into = memoryview(values[part[0] : part[-1] + 1].reshape(-1).view("u1"))
+                    if self._files[name].readinto(into) != len(into):
+                        raise OSError(errno.EIO, os.strerror(errno.EIO), self._files[name].name)
+        return values
+
     def _put(self, name: str, row: int, value: np.ndarray) -> None:
         data, file = value.tobytes(), self._files[name]
-        file.seek(int(row) * len(data))
-        if file.write(data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with self._reading:
+            file.seek(int(row) * len(data))
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _size(path: Path) -> int:

@@ -1,0 +1,252 @@
+"""Fine-tuning by zoo against Keras's transfer-learning guide: the same pictures, split, size and weights, in one run.
+
+    python benchmarks/finetune.py FOLDER WEIGHTS [--size 160] [--rounds 1] [--seed 0] [--counts 500,1000,2000,20000]
+
+FOLDER has train/ and test/, each with class folders; WEIGHTS is MobileNetV2's published file without the top. Each side
+is a process of its own, timed from its start to its end, and they take turns:
+
+- guide: https://keras.io/guides/transfer_learning/ as its users write it: `image_dataset_from_directory`, flip and
+  rotation layers, MobileNetV2 called with training=False, the head at 1e-3 for 3 epochs, then the layers from index 100
+  on at 1e-5 for 2 epochs, batch 32; then the test pictures are judged and the network is saved
+- zoo: `zoo finetune mobilenetv2` with its defaults; it ends with a checked, judged ONNX file
+- zoo, head only: the same with `--schedule head-only`
+- zoo, again: the first command again, where it finds pixels and features computed
+
+"speedup" is the guide's seconds over a side's, and stands only where the side's test accuracy reaches the guide's.
+"an epoch of the head" is the mean without each side's first, which traces the network; zoo's frozen prefix, computed
+once, stands beside it. "limit" is what this machine needs at least: all pictures decoded, and sent once through the
+exported file. With --counts, zoo alone runs on so many training pictures, some of them repeated where there are not so
+many (and 200 test pictures): seconds and peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+VAL_SHARE = 0.1
+HEAD_EPOCHS, TOP_EPOCHS = 3, 2
+
+
+def run_guide(folder: Path, weights: str, size: int, seed: int) -> None:
+    """The guide's recipe; prints one line of JSON."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    load = keras.utils.image_dataset_from_directory
+    options = {"image_size": (size, size), "batch_size": 32, "label_mode": "binary", "seed": seed, "verbose": False}
+    train, val, test = (load(folder / part, shuffle=part == "train", **options) for part in ("train", "val", "test"))
+    augment = keras.Sequential([keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.1)])
+    base = keras.applications.MobileNetV2((size, size, 3), include_top=False, weights=weights)
+    base.trainable = False
+    inputs = keras.Input((size, size, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(augment(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
+    x = keras.layers.Dropout(0.2)(x)
+    model = keras.Model(inputs, keras.layers.Dense(1)(x))
+
+    class Clock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begun = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            seconds.append(time.perf_counter() - self.begun)
+
+    seconds: list[float] = []
+
+    def fit(rate: float, epochs: int) -> None:
+        model.compile(
+            optimizer=keras.optimizers.Adam(rate),
+            loss=keras.losses.BinaryCrossentropy(from_logits=True),
+            metrics=[keras.metrics.BinaryAccuracy(threshold=0.0)],
+        )
+        model.fit(train, epochs=epochs, validation_data=val, callbacks=[Clock()], verbose=0)
+
+    fit(1e-3, HEAD_EPOCHS)
+    base.trainable = True
+    for layer in base.layers[:100]:
+        layer.trainable = False
+    fit(1e-5, TOP_EPOCHS)
+    accuracy = model.evaluate(test, verbose=0)[1]
+    model.save("guide.keras")
+    print(json.dumps({"accuracy": accuracy, "epochs": seconds}))
+
+
+def link(pictures: list[tuple[Path, str]], folder: Path) -> None:
+    """Put (picture, class) into class folders, by links."""
+    for number, (picture, label) in enumerate(pictures):
+        place = folder / label / f"{number:06}{picture.suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(picture)
+
+
+def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, str]]]:
+    """Give both sides one split: the given test pictures, and a tenth of the given training pictures to validate by."""
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    def listed(part: str) -> list[tuple[Path, str]]:
+        return [(p.resolve(), p.parent.name) for p in sorted((folder / part).glob("*/*")) if p.is_file()]
+
+    given = listed("train")
+    rows = train_test_split(
+        np.arange(len(given)), test_size=VAL_SHARE, stratify=[label for _, label in given], random_state=seed
+    )
+    parts = {name: [given[i] for i in sorted(chosen)] for name, chosen in zip(("train", "val"), rows, strict=True)}
+    parts["test"] = listed("test")
+    for part, pictures in parts.items():
+        link(pictures, target / part)
+    return parts
+
+
+def timed(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a process; return its output, seconds, and the most memory it held in bytes."""
+    log = folder / f"{time.time_ns()}.log"
+    begun = time.perf_counter()
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+    text = log.read_text(errors="replace")
+    if status:
+        sys.exit(f"{' '.join(command)} failed:\n{text[-2000:]}")
+    return {
+        "seconds": time.perf_counter() - begun,
+        "memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "text": text,
+    }
+
+
+def guide_side(data: Path, weights: Path, size: int, seed: int, folder: Path) -> dict[str, Any]:
+    found = timed([sys.executable, __file__, str(data), str(weights), "--guide", f"{size},{seed}"], folder, {})
+    told = json.loads(found["text"].splitlines()[-1])
+    epochs = told["epochs"][1:HEAD_EPOCHS]
+    return {**found, "accuracy": told["accuracy"], "head_epoch": sum(epochs) / len(epochs)}
+
+
+def zoo_side(
+    data: Path, weights: Path, size: int, seed: int, folder: Path, cache: Path, *options: str
+) -> dict[str, Any]:
+    program = str(Path(sys.executable).with_name("zoo"))
+    command = [program, "finetune", "mobilenetv2", "--data", str(data), "--weights", str(weights)]
+    command += ["--size", str(size), "--seed", str(seed), "--profile", *options]
+    found = timed(command, folder, {"ZOO_CACHE": str(cache)})
+    run = max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    with (run / "history.csv").open() as file:
+        head = [float(row["seconds"]) for row in csv.DictReader(file) if row["phase"] == "head"][1:]
+    record = json.loads((run / "run.json").read_text())
+    return {
+        **found,
+        "accuracy": json.loads((run / "metrics.json").read_text())["test"]["accuracy"],
+        "head_epoch": sum(head) / len(head),
+        "prefix": record["prefix"]["seconds_preparing"] + record["prefix"]["seconds_computing"],
+        "export": run / "model.onnx",
+    }
+
+
+def limit(data: Path, size: int, export: Path) -> tuple[int, float, float]:
+    """(pictures, seconds to decode them all, seconds to send them through an exported file)."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    from zoo_runtime import ImageSpec, Predictor, decode
+
+    paths = sorted(path for path in data.glob("*/*/*"))
+    spec = ImageSpec(size=(size, size))
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pixels = list(pool.map(lambda path: decode(path, spec), paths, chunksize=32))
+    decoding = time.perf_counter() - begun
+    predictor = Predictor(export)
+    begun = time.perf_counter()
+    for start in range(0, len(pixels), 32):
+        predictor.probabilities(np.stack(pixels[start : start + 32]))
+    return len(paths), decoding, time.perf_counter() - begun
+
+
+def compare(options: argparse.Namespace, weights: Path) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory(prefix="zoo-benchmark-") as name:
+        folder = Path(name)
+        divide(options.folder, folder / "data", options.seed)
+        common = (folder / "data", weights, options.size)
+        for round_number in range(options.rounds):
+            seed = options.seed + round_number
+            place = folder / f"round{round_number}"
+            place.mkdir()
+            cache = place / "cache"
+            rows.setdefault("guide", []).append(guide_side(*common, seed, place))
+            rows.setdefault("zoo", []).append(zoo_side(*common, seed, place, cache))
+            rows.setdefault("zoo, again", []).append(zoo_side(*common, seed, place, cache))
+            head_only = zoo_side(*common, seed, place, place / "other", "--schedule", "head-only")
+            rows.setdefault("zoo, head only", []).append(head_only)
+        count, decoding, running = limit(folder / "data", options.size, rows["zoo"][0]["export"])
+
+    def mean(label: str, key: str) -> float:
+        return sum(row[key] for row in rows[label]) / len(rows[label])
+
+    print(f"{options.size} pixels, seeds {options.seed} to {options.seed + options.rounds - 1}, means:")
+    print("side               seconds  accuracy  speedup  head epoch s  prefix s  memory GB")
+    for label in rows:
+        reached = mean(label, "accuracy") >= mean("guide", "accuracy")
+        speedup = f"{mean('guide', 'seconds') / mean(label, 'seconds'):8.1f}" if reached else "       -"
+        prefix = f"{mean(label, 'prefix'):9.1f}" if label != "guide" else "        -"
+        memory = max(row["memory"] for row in rows[label]) / 1e9
+        print(
+            f"{label:16} {mean(label, 'seconds'):9.1f} {mean(label, 'accuracy'):9.4f} {speedup} "
+            f"{mean(label, 'head_epoch'):13.2f} {prefix} {memory:10.2f}"
+        )
+    print(f"limit: {count:,} pictures decoded in {decoding:.1f} s, through the exported file in {running:.1f} s")
+    print(f"\nzoo, where the time went:\n{rows['zoo'][-1]['text'].partition('Took')[2]}", flush=True)
+
+
+def grow(options: argparse.Namespace, weights: Path) -> None:
+    print(f"{'pictures':>9} {'seconds':>8} {'memory GB':>10}   {options.size} pixels, seed {options.seed}")
+    for count in options.counts:
+        with tempfile.TemporaryDirectory(prefix="zoo-benchmark-") as name:
+            folder = Path(name)
+            parts = divide(options.folder, folder / "all", options.seed)
+            given = random.Random(options.seed).sample(parts["train"], len(parts["train"]))
+            link([given[i % len(given)] for i in range(count)], folder / "data" / "train")
+            for part in ("val", "test"):
+                link(parts[part][:: max(1, len(parts[part]) // 200)], folder / "data" / part)
+            found = zoo_side(folder / "data", weights, options.size, options.seed, folder, folder / "cache")
+        print(f"{count:9,} {found['seconds']:8.1f} {found['memory'] / 1e9:10.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--size", type=int, default=160, help="side in pixels (default 160)")
+    parser.add_argument("--rounds", type=int, default=1, help="each with the next seed (default 1)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--counts",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=(),
+        help="instead of comparing, run zoo on so many training pictures, such as 500,1000,2000,20000",
+    )
+    parser.add_argument("--guide", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    weights = options.weights.resolve()
+    if options.guide:
+        size, seed = map(int, options.guide.split(","))
+        run_guide(options.folder, str(weights), size, seed)
+    elif options.counts:
+        grow(options, weights)
+    else:
+        compare(options, weights)
+
+
+if __name__ == "__main__":
+    main()
