@@ -274,6 +274,7 @@ def info(name: str) -> None:
 @click.option("--l2", "weight_l2", type=click.FloatRange(0), help="L2 penalty on the head's kernels.")
 @reduce_option
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
+@click.option("--balance", is_flag=True, help="Let every class count alike in the loss, however many pictures it has.")
 @click.option(
     "--patience",
     type=click.IntRange(0),

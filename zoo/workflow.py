@@ -61,6 +61,8 @@ class Options:
         optimizer: For all phases; None leaves it to the schedule.
         head: What differs from the architecture's head: names and values of `zoo.plugin.Head`.
         label_smoothing: Share of every target that is spread over all classes, in [0, 1).
+        balance: Whether every class counts alike in the losses, however many pictures it has; for pictures of one class
+            each.
         patience: Epochs without a better validation loss that end a phase; 0 never does; None leaves it to the
             schedule.
         keep_best: Whether the epoch of least validation loss is kept, else the last.
@@ -88,6 +90,7 @@ class Options:
     optimizer: str | None = None
     head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     label_smoothing: float = 0.0
+    balance: bool = False
     patience: int | None = None
     keep_best: bool = True
     views: int | None = None
@@ -135,6 +138,8 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     architecture, tag = registry.resolve(options.architecture)
     augmentation, parameters = policies.parse(options.augment, registry)
     source = sources.open_source(options.data)
+    if options.balance and source.multilabel:
+        raise UsageError("--balance is for pictures of one class each; these have several labels or none.")
     name = _checked_name(options.name or f"{architecture.name}-{source.name}")
     if options.export:
         runs.check_writable(options.exported / name)
@@ -732,6 +737,7 @@ def _train(
         reporter=reporter,
         head=head,
         label_smoothing=options.label_smoothing,
+        balance=options.balance,
         keep_best=options.keep_best,
         features=Settings(
             folder=paths.cache() / "features",

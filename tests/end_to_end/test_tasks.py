@@ -86,6 +86,8 @@ def several(tmp_path_factory):
 
 def test_several_labels(zoo, several, tmp_path):
     arguments = ("catsdogs_convnet", "--data", several / "pictures.csv", "--size", 48, "--pool", "flatten")
+    refused = zoo("finetune", *arguments, "--balance")
+    assert refused.code == 2 and "--balance is for pictures of one class each" in refused.err
     run, record, metrics, predictor = finetune(
         zoo, tmp_path, *arguments, "--hidden", "none", "--epochs", 8, "--learning-rate", "0.003", "--batch-size", 8
     )
@@ -141,6 +143,31 @@ def test_label_smoothing_keeps_the_loss_up(zoo, two, tmp_path):
         float(row["loss"]) for row in csv.DictReader((next((tmp_path / "b/runs").iterdir()) / "history.csv").open())
     ]
     assert min(smoothed) > 0.325 and min(plain) < 0.3
+
+
+def test_balance_finds_the_rare_class(zoo, tmp_path):
+    """Two classes that overlap, one nine times as frequent: what is unsure is called the frequent one, unless balanced.
+
+    The left half is darker than the right by 36 against brighter by 36, give or take 60: nobody can tell more than 73 %
+    of the pictures of each class.
+    """
+    rng = np.random.default_rng(0)
+    for label, level, counts in (("rare", -18, (30, 10, 50)), ("frequent", 18, (270, 90, 50))):
+        for part, count in zip(("train", "val", "test"), counts, strict=True):
+            folder = tmp_path / "data" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                means = 128 + rng.normal(level, 30) * np.repeat([1, -1], 14)
+                pixels = np.clip(rng.normal(means, 5, (28, 28)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    arguments = ("mnist_dense", "--data", tmp_path / "data", "--epochs", 20, "--learning-rate", "1e-3")
+    found = {}
+    for name, options in (("plain", ()), ("balanced", ("--balance",))):
+        _, record, metrics, _ = finetune(zoo, tmp_path / name, *arguments, *options)
+        assert record["options"]["balance"] is bool(options)
+        found[name] = {label: row["recall"] for label, row in metrics["test"]["per_class"].items()}
+    assert found["plain"]["rare"] < 0.4 and found["plain"]["frequent"] > 0.9
+    assert 0.55 < found["balanced"]["rare"] < 0.85 and 0.55 < found["balanced"]["frequent"] < 0.85
 
 
 def test_patience_and_the_last_epoch(zoo, two, tmp_path):

@@ -429,3 +429,27 @@ def test_views_that_do_not_fit_the_disk_are_refused(pictures, tmp_path):
             folder=tmp_path,
             progress=lambda *counts: None,
         )
+
+
+def test_balanced_weights_make_every_class_count_alike():
+    """Over the training pictures the weights of each class sum to the same, and are 1 on average."""
+    targets = np.zeros((60, 3), "float32")
+    targets[:40, 0] = targets[40:55, 1] = targets[55:, 2] = 1
+    uneven = engine.Pictures(np.zeros((60, 4, 4, 3), np.uint8), targets, np.arange(0, 60, 2), np.arange(1, 60, 2))
+    weights = engine.class_weights(uneven)
+    counts = targets[::2].sum(axis=0)
+    assert counts.tolist() == [20, 8, 2] and (weights * counts).tolist() == pytest.approx([10, 10, 10])
+    # Of a mixture, by its shares; a single unit keeps the weights of both its classes.
+    mixed = np.array([[0.5, 0.5, 0], [0, 0, 1]], "float32")
+    (batch,) = [*make_batches(lambda epoch, rows: (rows, mixed), np.arange(2), batch_size=2, class_weights=weights)]
+    assert batch[2].tolist() == pytest.approx([(0.5 + 1.25) / 2, 5]) and batch[2].dtype == np.float32
+    (batch,) = [
+        *make_batches(
+            lambda epoch, rows: (rows, mixed[:, :2]),
+            np.arange(2),
+            batch_size=2,
+            single_unit=True,
+            class_weights=np.array([3, 1], "float32"),
+        )
+    ]
+    assert batch[1].shape == (2, 1) and batch[2].tolist() == [2, 0]

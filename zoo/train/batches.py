@@ -53,6 +53,7 @@ def make_batches(
     *,
     batch_size: int,
     single_unit: bool = False,
+    class_weights: np.ndarray | None = None,
     seed: int = 0,
     first_epoch: int = 0,
     shuffle: bool = False,
@@ -65,12 +66,15 @@ def make_batches(
         batch_size: Pictures a batch; the last has what is left, and where it is shuffled, less than a quarter of a
             batch goes with the one before.
         single_unit: Whether the network is binary with one logit, that of the second class.
+        class_weights: float32 array (classes,): what a picture of each class counts in the loss; None counts all alike.
+            Of a mixture of pictures, the mean by its shares.
         seed: The run's seed.
         first_epoch: Number of the first epoch, counted over the whole run.
         shuffle: Whether each epoch has an order of its own.
 
     Returns:
-        Batches of (what `take` gives, targets): float32 (batch, classes), or (batch, 1) of a single unit.
+        Batches of (what `take` gives, targets): float32 (batch, classes), or (batch, 1) of a single unit; with class
+        weights, (.., .., float32 (batch,)).
     """
     keras = backend.start()
 
@@ -86,12 +90,13 @@ def make_batches(
             alone = rest >= batch_size / 4 or not shuffle or not whole
             return whole + (1 if rest and alone else 0)
 
-        def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+        def __getitem__(self, index: int) -> tuple[Any, ...]:
             end = None if index == len(self) - 1 else (index + 1) * batch_size
             pictures, marks = take(self.epoch, self.order[index * batch_size : end])
             # Keras tells several inputs from one by the tuple.
             pictures = tuple(pictures) if isinstance(pictures, list) else pictures
-            return pictures, marks[:, 1:] if single_unit else marks
+            batch = pictures, marks[:, 1:] if single_unit else marks
+            return batch if class_weights is None else (*batch, (marks @ class_weights).astype("float32"))
 
         def on_epoch_end(self) -> None:
             self.epoch += 1

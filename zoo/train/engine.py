@@ -81,6 +81,7 @@ def train(
     reporter: Reporter,
     head: Head | None = None,
     label_smoothing: float = 0.0,
+    balance: bool = False,
     keep_best: bool = True,
     features: Settings | None = None,
 ) -> Outcome:
@@ -98,6 +99,7 @@ def train(
         reporter: Hears of phases and epochs.
         head: What cut networks end in, for phases with a depth; None means the architecture's.
         label_smoothing: Share of every target that is spread over all classes, in [0, 1).
+        balance: Whether every class counts alike in the losses, however many pictures it has.
         keep_best: Whether the best epoch is kept, else the last.
         features: How the outputs of what is frozen are kept; None runs the whole network in every step.
 
@@ -115,6 +117,7 @@ def train(
     warnings: list[str] = []
     originals = phase_tools.originals(model)
     batching = {"batch_size": batch_size, "single_unit": pictures.task == "binary"}
+    batching["class_weights"] = class_weights(pictures) if balance else None
     feeds = _Feeds(pictures, augment, seed, features, reporter)
 
     with grouped.cut(model):
@@ -170,6 +173,19 @@ def train(
     kept = f"validation loss {best.loss:.4f}" + ("" if keep_best else ", the last")
     reporter.say(f"Kept epoch {best.epoch}: {kept}")
     return Outcome(history, done, best.epoch, warnings, gain.to_json())
+
+
+def class_weights(pictures: Pictures) -> np.ndarray:
+    """Weights that make every class count alike: pictures / (classes * pictures of the class), 1 on average.
+
+    The "balanced" rule of scikit-learn's `compute_class_weight`, after King and Zeng 2001, "Logistic Regression in Rare
+    Events Data".
+
+    Returns:
+        float32 array (classes,).
+    """
+    counts = pictures.targets[pictures.train].sum(axis=0)
+    return (len(pictures.train) / (len(counts) * np.maximum(counts, 1))).astype("float32")
 
 
 def _count(number: int, noun: str) -> str:
