@@ -267,6 +267,17 @@ def info(name: str) -> None:
     help="One a phase, or of the fastest phase.",
 )
 @click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases.")
+@click.option(
+    "--rate",
+    type=click.Choice(["constant", "cosine", "one-cycle"]),
+    help="How the learning rate moves in every phase (default: the schedule's).",
+)
+@click.option(
+    "--clip-norm",
+    type=click.FloatRange(0, min_open=True),
+    metavar="NORM",
+    help="Scale gradients down to this norm where theirs is greater.",
+)
 @pool_option
 @hidden_option
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features.")

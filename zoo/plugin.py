@@ -56,7 +56,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 POOLS = ("avg", "max", "flatten", "l2norm", "roi")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
-RATES = ("constant", "cosine")
+RATES = ("constant", "cosine", "one-cycle")
 
 
 def _require(condition: bool, owner: object, problem: str, received: object) -> None:
@@ -388,7 +388,9 @@ class Phase:
         epochs: Passes over the training pictures, at most (early stopping may end the phase).
         learning_rate: Peak learning rate.
         optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop".
-        rate: "constant", or "cosine": warm-up over a tenth of the steps, then a cosine down to a hundredth.
+        rate: "constant"; "cosine": warm-up over a tenth of the steps, then a cosine down to a hundredth; or
+            "one-cycle": from a 25th up over three tenths of the steps, then a cosine down to a ten-thousandth (Smith
+            and Topin 2018, https://arxiv.org/abs/1708.07120, without their cycle of momentum).
         rate_decay: Factor on the update of each stage per stage below the top; 1 moves all alike, 0.5 halves the
             step of every stage further down. The head and the last stage keep the full rate.
         batch_norm: "frozen" keeps statistics, scale and shift of every BatchNorm layer of the backbone; "update"
@@ -397,6 +399,8 @@ class Phase:
         augment: Whether the chosen augmentation policy applies in this phase.
         views: None draws every epoch's augmentation afresh; K repeats the same K views of a picture in turn.
         patience: Epochs without a better validation loss after which the phase ends; None never ends early.
+        clip_norm: The norm that the gradient of all weights together is scaled down to where it is greater; None leaves
+            it as it is.
     """
 
     name: str
@@ -404,7 +408,7 @@ class Phase:
     epochs: int
     learning_rate: float
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    rate: Literal["constant", "cosine"] = "constant"
+    rate: Literal["constant", "cosine", "one-cycle"] = "constant"
     rate_decay: float = 1.0
     depth: int | None = None
     batch_norm: Literal["frozen", "update"] = "frozen"
@@ -412,6 +416,7 @@ class Phase:
     augment: bool = True
     views: int | None = None
     patience: int | None = 5
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         _require_text(self, "name", self.name)
@@ -439,6 +444,8 @@ class Phase:
         _require(self.views is None or _is_count(self.views), self, "views must be a count or None", self.views)
         patience = self.patience
         _require(patience is None or _is_count(patience), self, "patience must be a count or None", patience)
+        norm = self.clip_norm
+        _require(norm is None or (_is_number(norm) and norm > 0), self, "clip_norm must be above 0 or None", norm)
 
 
 @dataclass(frozen=True, kw_only=True)

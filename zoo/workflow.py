@@ -59,6 +59,8 @@ class Options:
         batch_size: Pictures a step.
         learning_rates: See `zoo.train.phases.override`.
         optimizer: For all phases; None leaves it to the schedule.
+        rate: How the learning rate moves in all phases, see `zoo.plugin.Phase`; None leaves it to the schedule.
+        clip_norm: Norm that gradients are scaled down to in all phases; None leaves it to the schedule.
         head: What differs from the architecture's head: names and values of `zoo.plugin.Head`.
         label_smoothing: Share of every target that is spread over all classes, in [0, 1).
         balance: Whether every class counts alike in the losses, however many pictures it has; for pictures of one class
@@ -88,6 +90,8 @@ class Options:
     batch_size: int = 32
     learning_rates: tuple[float, ...] | None = None
     optimizer: str | None = None
+    rate: str | None = None
+    clip_norm: float | None = None
     head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     label_smoothing: float = 0.0
     balance: bool = False
@@ -596,6 +600,8 @@ def _phases(schedule: Schedule, architecture: Architecture, options: Options) ->
         epochs=options.epochs,
         learning_rates=options.learning_rates,
         optimizer=options.optimizer,
+        rate=options.rate,
+        clip_norm=options.clip_norm,
         patience=options.patience,
         views=options.views,
     )

@@ -191,6 +191,37 @@ def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, opti
     assert steps[0.1]["conv2/kernel"] == pytest.approx(0.1 * steps[1.0]["conv2/kernel"], rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("rate", "rising", "first", "last"), [("cosine", 0.1, 0.01, 0.01), ("one-cycle", 0.3, 0.04, 1e-4)]
+)
+def test_the_rate_rises_and_falls(architecture, pictures, rate, rising, first, last):
+    """In every epoch's row stands the rate after its last step."""
+    phase = Phase(name="x", train="head", epochs=10, learning_rate=1e-3, rate=rate, patience=None)
+    history = run(architecture, pictures, phase)[4].history
+    steps = -(-len(pictures.train) // 12)
+    warmup = int(10 * steps * rising)
+    for epoch, row in enumerate(history, start=1):
+        done = epoch * steps
+        if done < warmup:
+            expected = first + (1 - first) * done / warmup
+        else:
+            share = (done - warmup) / (10 * steps - warmup)
+            expected = last + (1 - last) * (1 + np.cos(np.pi * share)) / 2
+        assert row["learning_rate"] == pytest.approx(1e-3 * expected, rel=1e-4)
+
+
+def test_gradients_are_clipped(architecture, pictures):
+    """One step of SGD moves all weights together by the rate times the norm, where the gradient is greater."""
+    one_batch = engine.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    moved = {}
+    for norm in (None, 1e-3, 1e6):
+        phase = Phase(name="x", train="all", epochs=1, learning_rate=0.1, optimizer="sgd", clip_norm=norm)
+        _, before, after, _, _ = run(architecture, one_batch, phase)
+        moved[norm] = np.sqrt(sum(float(((after[path] - before[path]) ** 2).sum()) for path in before))
+    assert moved[1e-3] == pytest.approx(1e-4, rel=1e-2)
+    assert moved[None] == pytest.approx(moved[1e6], rel=1e-6) and moved[None] > 1e-3
+
+
 def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
     """Wrong labels in validation punish a network that grows sure; it must end with the weights of the best epoch."""
     targets = pictures.targets.copy()

@@ -420,12 +420,13 @@ def _penalty(learner: keras.Model) -> float:
 def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.optimizers.Optimizer:
     keras = backend.start()
     rate: Any = phase.learning_rate
-    if phase.rate == "cosine":
-        warmup = max(1, steps * phase.epochs // 10)
+    if phase.rate != "constant":
+        rising, begin, end = (0.1, 1 / 100, 0.01) if phase.rate == "cosine" else (0.3, 1 / 25, 1e-4)
+        warmup = max(1, int(steps * phase.epochs * rising))
         rate = keras.optimizers.schedules.CosineDecay(
-            phase.learning_rate / 100,
+            phase.learning_rate * begin,
             max(1, steps * phase.epochs - warmup),
-            alpha=0.01,
+            alpha=end,
             warmup_target=phase.learning_rate,
             warmup_steps=warmup,
         )
@@ -435,7 +436,9 @@ def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.opti
         "sgd": keras.optimizers.SGD,
         "rmsprop": keras.optimizers.RMSprop,
     }[phase.optimizer]
-    options = {"momentum": 0.9} if phase.optimizer == "sgd" else {}
+    options: dict[str, Any] = {"momentum": 0.9} if phase.optimizer == "sgd" else {}
+    if phase.clip_norm is not None:
+        options["global_clipnorm"] = phase.clip_norm
     if phase.rate_decay == 1:
         return base(rate, **options)
 

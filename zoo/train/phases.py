@@ -39,6 +39,8 @@ def override(
     epochs: Sequence[int] | None = None,
     learning_rates: Sequence[float] | None = None,
     optimizer: str | None = None,
+    rate: str | None = None,
+    clip_norm: float | None = None,
     patience: int | None = None,
     views: int | None = None,
 ) -> tuple[Phase, ...]:
@@ -50,6 +52,8 @@ def override(
             proportion.
         learning_rates: One a phase, or a single one for the highest, the others in proportion.
         optimizer: For all phases.
+        rate: For all phases: how the learning rate moves, see `zoo.plugin.Phase`.
+        clip_norm: For all phases.
         patience: For all phases; 0 never ends one early.
         views: For all phases that augment.
 
@@ -83,6 +87,10 @@ def override(
             wishes["learning_rate"] = learning_rates[i]
         if optimizer is not None:
             wishes["optimizer"] = optimizer
+        if rate is not None:
+            wishes["rate"] = rate
+        if clip_norm is not None:
+            wishes["clip_norm"] = clip_norm
         if patience is not None:
             wishes["patience"] = patience or None
         if views is not None and phase.augment:
