@@ -278,6 +278,12 @@ def info(name: str) -> None:
     metavar="NORM",
     help="Scale gradients down to this norm where theirs is greater.",
 )
+@click.option(
+    "--ema",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="MOMENTUM",
+    help="Judge and keep a moving average of the weights, such as 0.99.",
+)
 @pool_option
 @hidden_option
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features.")

@@ -401,6 +401,8 @@ class Phase:
         patience: Epochs without a better validation loss after which the phase ends; None never ends early.
         clip_norm: The norm that the gradient of all weights together is scaled down to where it is greater; None leaves
             it as it is.
+        ema: Momentum of a moving average over steps of the trained weights, in (0, 1), which is what is judged, and
+            kept, after every epoch (Polyak and Juditsky 1992); None judges and keeps the weights themselves.
     """
 
     name: str
@@ -417,6 +419,7 @@ class Phase:
     views: int | None = None
     patience: int | None = 5
     clip_norm: float | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         _require_text(self, "name", self.name)
@@ -446,6 +449,9 @@ class Phase:
         _require(patience is None or _is_count(patience), self, "patience must be a count or None", patience)
         norm = self.clip_norm
         _require(norm is None or (_is_number(norm) and norm > 0), self, "clip_norm must be above 0 or None", norm)
+        ema = self.ema
+        fits = ema is None or (_is_number(ema) and 0 < ema < 1)
+        _require(fits, self, "ema must be in (0, 1) or None", ema)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,7 @@ class Options:
         optimizer: For all phases; None leaves it to the schedule.
         rate: How the learning rate moves in all phases, see `zoo.plugin.Phase`; None leaves it to the schedule.
         clip_norm: Norm that gradients are scaled down to in all phases; None leaves it to the schedule.
+        ema: Momentum of a moving average of weights in all phases; None leaves it to the schedule.
         head: What differs from the architecture's head: names and values of `zoo.plugin.Head`.
         label_smoothing: Share of every target that is spread over all classes, in [0, 1).
         balance: Whether every class counts alike in the losses, however many pictures it has; for pictures of one class
@@ -92,6 +93,7 @@ class Options:
     optimizer: str | None = None
     rate: str | None = None
     clip_norm: float | None = None
+    ema: float | None = None
     head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     label_smoothing: float = 0.0
     balance: bool = False
@@ -602,6 +604,7 @@ def _phases(schedule: Schedule, architecture: Architecture, options: Options) ->
         optimizer=options.optimizer,
         rate=options.rate,
         clip_norm=options.clip_norm,
+        ema=options.ema,
         patience=options.patience,
         views=options.views,
     )

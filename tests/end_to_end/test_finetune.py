@@ -90,7 +90,7 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
         *("finetune", "mobilenetv2_035", "--data", photos, "--size", "32x48", "--resize", "crop:0.8", "--seed", 7),
         *("--weights", first / "model.keras", "--schedule", "full", "--epochs", "1,2", "--learning-rate", "0.01,0.002"),
         *("--optimizer", "sgd", "--batch-size", 10, "--val-split", 0.3, "--augment", "light", "--name", "mine"),
-        *("--profile", *folders(tmp_path)),
+        *("--rate", "one-cycle", "--clip-norm", 2, "--ema", 0.9, "--profile", *folders(tmp_path)),
     )
     assert ran.code == 0, ran.err
     table = ran.out.partition(" seconds   share  step\n")[2].splitlines()
@@ -105,6 +105,7 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
     assert record["image"] == {"size": [32, 48], "channels": 3, "resize": "crop", "fraction": 0.8, "filter": "bilinear"}
     phases = [(p["name"], p["epochs_run"], p["learning_rate"], p["optimizer"]) for p in record["phases"]]
     assert phases == [("head", 1, 0.01, "sgd"), ("all", 2, 0.002, "sgd")]
+    assert all((p["rate"], p["clip_norm"], p["ema"]) == ("one-cycle", 2, 0.9) for p in record["phases"])
     assert record["phases"][0]["moved_layers"] == ["logits"] and record["phases"][0]["moved_parameters"] == 1280 * 3 + 3
     assert record["data"]["counts"] == {"train": 39, "val": 21, "test": 12}
     assert record["options"]["augment"] == "light" and record["options"]["batch_size"] == 10

@@ -222,6 +222,29 @@ def test_gradients_are_clipped(architecture, pictures):
     assert moved[None] == pytest.approx(moved[1e6], rel=1e-6) and moved[None] > 1e-3
 
 
+def test_the_average_of_weights_is_judged_and_kept(architecture, pictures):
+    """One step an epoch: after three, m * (m * w1 + (1 - m) * w2) + (1 - m) * w3."""
+    one_batch = engine.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    options = {"name": "x", "train": "all", "learning_rate": 0.01, "optimizer": "sgd", "patience": None}
+    weights, averages = [], {}
+    for epochs in (1, 2, 3):
+        _, _, after, _, outcome = run(architecture, one_batch, Phase(**options, epochs=epochs))
+        assert outcome.best_epoch == epochs
+        weights.append(after)
+    model, _, after, changed, outcome = run(architecture, one_batch, Phase(**options, epochs=3, ema=0.75))
+    assert outcome.best_epoch == 3
+    for path in changed:
+        first, second, third = (each[path].astype("float64") for each in weights)
+        averages[path] = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+        np.testing.assert_allclose(after[path], averages[path], rtol=1e-4, atol=1e-6)
+    assert any(not np.allclose(averages[path], weights[2][path], rtol=1e-3) for path in changed)
+    # What was judged is what was kept.
+    pixels, targets = pictures.array[pictures.val].astype("float32"), pictures.targets[pictures.val]
+    probabilities = np.asarray(model(pixels))
+    loss = -np.log((probabilities * targets).sum(axis=1)).mean()
+    assert outcome.history[-1]["val_loss"] == pytest.approx(loss, rel=1e-4)
+
+
 def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
     """Wrong labels in validation punish a network that grows sure; it must end with the weights of the best epoch."""
     targets = pictures.targets.copy()

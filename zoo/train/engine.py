@@ -400,7 +400,9 @@ def _fit(
                 reporter.say(f"  no better validation loss for {phase.patience} epochs: phase ends")
                 learner.stop_training = True
 
-    options = {"validation_data": validation, "callbacks": [Watch()], "verbose": 0, "shuffle": False}
+    # The average stands in the network's weights while validation runs and an epoch ends, so that it is what is kept.
+    average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
+    options = {"validation_data": validation, "callbacks": [*average, Watch()], "verbose": 0, "shuffle": False}
     with bars:
         learner.fit(batches, epochs=phase.epochs, **options)
     if best.weights is None:
@@ -439,6 +441,8 @@ def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.opti
     options: dict[str, Any] = {"momentum": 0.9} if phase.optimizer == "sgd" else {}
     if phase.clip_norm is not None:
         options["global_clipnorm"] = phase.clip_norm
+    if phase.ema is not None:
+        options.update(use_ema=True, ema_momentum=phase.ema)
     if phase.rate_decay == 1:
         return base(rate, **options)
 

@@ -41,6 +41,7 @@ def override(
     optimizer: str | None = None,
     rate: str | None = None,
     clip_norm: float | None = None,
+    ema: float | None = None,
     patience: int | None = None,
     views: int | None = None,
 ) -> tuple[Phase, ...]:
@@ -54,6 +55,7 @@ def override(
         optimizer: For all phases.
         rate: For all phases: how the learning rate moves, see `zoo.plugin.Phase`.
         clip_norm: For all phases.
+        ema: For all phases.
         patience: For all phases; 0 never ends one early.
         views: For all phases that augment.
 
@@ -91,6 +93,8 @@ def override(
             wishes["rate"] = rate
         if clip_norm is not None:
             wishes["clip_norm"] = clip_norm
+        if ema is not None:
+            wishes["ema"] = ema
         if patience is not None:
             wishes["patience"] = patience or None
         if views is not None and phase.augment:
