@@ -22,7 +22,7 @@ from PIL import Image
 import zoo_runtime
 from zoo import paths
 from zoo.data import pixels as module
-from zoo.data.pixels import RELEASED_BYTES, Reader, check_readable, load_pixels
+from zoo.data.pixels import RELEASED_BYTES, MappedRows, check_readable, load_pixels
 from zoo.data.sources import Picture, open_source
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import ImageSpec
@@ -503,13 +503,13 @@ def test_pages_that_were_read_are_given_back(tmp_path):
     """Read whole, a set twice as large as what may stay mapped leaves less than that; what it gives is unchanged."""
     rows = 2 * RELEASED_BYTES // (1 << 20)
     written = np.lib.format.open_memmap(tmp_path / "set.npy", "w+", np.uint8, (rows, 1 << 20))
-    writer = Reader(written)
+    writer = MappedRows(written)
     for row in range(rows):
         written[row] = row % 251
         writer.touched(written[row].nbytes)
     del written, writer
     array = np.load(tmp_path / "set.npy", mmap_mode="r")
-    reader, most = Reader(array), 0
+    reader, most = MappedRows(array), 0
     for row in range(rows):
         assert (reader[np.array([row])] == row % 251).all()
         most = max(most, _mapped(tmp_path / "set.npy"))

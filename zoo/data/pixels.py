@@ -98,8 +98,8 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
     return replace(found, cached=False)
 
 
-class Reader:
-    """Reads rows of a memory-mapped array, and gives pages back after every 128 MB, so that memory stays bounded.
+class MappedRows:
+    """Rows of a memory-mapped array, whose pages are given back after every 128 MB, so that memory stays bounded.
 
     Args:
         array: (rows, ...), mapped or not.
@@ -173,7 +173,7 @@ def _decode_all(
 ) -> dict[int, str]:
     """Decode pictures into an .npy file; return index -> why, of those that cannot be decoded."""
     array = _create(path, (len(pictures), *spec.size, spec.channels))
-    reader = Reader(array)
+    rows = MappedRows(array)
     bad: dict[int, str] = {}
 
     def work(index: int) -> None:
@@ -182,7 +182,7 @@ def _decode_all(
             bad[index] = pixels
         else:
             array[index] = pixels
-            reader.touched(pixels.nbytes)
+            rows.touched(pixels.nbytes)
 
     _in_threads(work, range(len(pictures)), progress)
     # A set that is in its place must be whole, after a power cut too.

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import keras
 
 TOLERANCE = 1e-4
-PICTURES = 64
 BATCH = 16
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from zoo import backend
-from zoo.data.pixels import Reader
+from zoo.data.pixels import MappedRows
 
 Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 # (epoch, indices of pictures) -> what the network takes of them (an array, or a list of arrays), and their targets.
@@ -32,14 +32,14 @@ def plain(array: np.ndarray, targets: np.ndarray) -> Take:
         array: uint8 array (pictures, height, width, channels).
         targets: float32 array (pictures, classes) in 0..1.
     """
-    rows = Reader(array)
+    rows = MappedRows(array)
     return lambda epoch, chosen: (rows[chosen], targets[chosen])
 
 
 def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> Take:
     """Pictures altered anew in every epoch: float32 (batch, height, width, channels) in 0..255."""
 
-    rows = Reader(array)
+    rows = MappedRows(array)
 
     def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return augment(rows[chosen].astype("float32"), targets[chosen], picture_seeds(seed, epoch, chosen))

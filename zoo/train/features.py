@@ -20,7 +20,7 @@ import numpy as np
 
 import zoo_runtime
 from zoo import backend
-from zoo.data.pixels import Reader
+from zoo.data.pixels import MappedRows
 from zoo.errors import ConversionFailed
 from zoo.reporter import Reporter
 from zoo.train import grouped, prefix
@@ -289,7 +289,7 @@ class Features:
     def _of_pictures(self, cut: prefix.Cut, later: Sequence[prefix.Cut], rows: np.ndarray) -> tuple[Take, float] | None:
         """What reads features of pictures as they are, and the seconds that one took; None if they cannot be kept."""
 
-        rows_of = Reader(self._array)
+        rows_of = MappedRows(self._array)
 
         def batches(missing: np.ndarray) -> Iterator[Batch]:
             for chosen in np.array_split(missing, -(-len(missing) // self._batch)):

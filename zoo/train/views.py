@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.pixels import Reader
+from zoo.data.pixels import MappedRows
 from zoo.errors import TrainingError
 from zoo.train.batches import Augment, Take, picture_seeds
 
@@ -86,17 +86,17 @@ def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None])
     # Unlinked from the beginning: a killed run leaves nothing behind.
     with tempfile.TemporaryFile(dir=folder) as file:
         pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
-    reader = Reader(pixels)
+    rows = MappedRows(pixels)
     targets = np.empty((len(views), views.targets.shape[1]), "float32")
     done = 0
     for places, pictures, labels in views.generate():
         pixels[places], targets[places] = pictures, labels
-        reader.touched(pictures.nbytes)
+        rows.touched(pictures.nbytes)
         done += len(places)
         progress(done, len(views))
 
     def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         places = views.place(epoch, chosen)
-        return reader[places], targets[places]
+        return rows[places], targets[places]
 
     return take
