@@ -12,12 +12,13 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What each part may import of ours. A part may always import itself.
-BOTTOM = {"zoo.errors", "zoo.reporter", "zoo.paths", "zoo.backend", "zoo.application"}
+BOTTOM = {"zoo.errors", "zoo.timing", "zoo.reporter", "zoo.paths", "zoo.backend", "zoo.application"}
 PLUGINS = BOTTOM | {"zoo.plugin", "zoo.hookspecs", "zoo.registry"}
 STORES = PLUGINS | {"zoo.data", "zoo.weights", "zoo.runs", "zoo_runtime"}
 ALLOWED = {
     "zoo.errors": set(),
-    "zoo.reporter": set(),
+    "zoo.timing": set(),
+    "zoo.reporter": {"zoo.timing"},
     "zoo.paths": set(),
     "zoo.backend": {"zoo.errors"},
     "zoo.application": {"zoo.errors"},
