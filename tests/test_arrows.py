@@ -37,21 +37,13 @@ ALLOWED = {
     "zoo.prepared": STORES,
     "zoo.augmentation": STORES | {"zoo.prepared", "zoo.train"},
     "zoo.schedules": PLUGINS | {"zoo.train"},
+    "zoo.recipe": STORES | {"zoo.augmentation", "zoo.schedules", "zoo.origin", "zoo.prepared", "zoo.train"},
     "zoo.workflow": STORES
-    | {
-        "zoo.augmentation",
-        "zoo.schedules",
-        "zoo.origin",
-        "zoo.prepared",
-        "zoo.convert",
-        "zoo.train",
-        "zoo.evaluate",
-        "zoo.export",
-    },
+    | {"zoo.recipe", "zoo.origin", "zoo.prepared", "zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
     "zoo.listing": {"zoo.errors", "zoo.plugin", "zoo.registry", "zoo.weights"},
     "zoo.doctor": {"zoo.paths", "zoo.plugin", "zoo.registry", "zoo.runs"},
     "zoo.cli": STORES
-    | {"zoo.schedules", "zoo.augmentation", "zoo.workflow", "zoo.listing", "zoo.doctor", "zoo.evaluate"},
+    | {"zoo.schedules", "zoo.augmentation", "zoo.recipe", "zoo.workflow", "zoo.listing", "zoo.doctor", "zoo.evaluate"},
     "zoo_plugins": {"zoo.plugin"},
     "zoo_runtime": set(),
 }
@@ -118,7 +110,18 @@ LIGHT_COMMANDS = [
     ["augment", "preview", "--help"],
     *(
         [command, "--help"]
-        for command in ("list", "info", "finetune", "evaluate", "export", "plot", "predict", "verify", "doctor")
+        for command in (
+            "list",
+            "info",
+            "finetune",
+            "lr-find",
+            "evaluate",
+            "export",
+            "plot",
+            "predict",
+            "verify",
+            "doctor",
+        )
     ),
 ]
 

@@ -190,6 +190,120 @@ runs_option = click.option("--runs", **_folder("runs"), help="Where run folders 
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
 
 
+# What decides how a network is trained.
+TRAINING_OPTIONS = (
+    click.argument("architecture", metavar="ARCH[.TAG]"),
+    click.option("--data", default="digits", show_default=True, help="Folder, CSV, .npz, or 'digits'."),
+    click.option("--weights", default="auto", show_default=True, help="auto, none, a tag, or the path of a file."),
+    size_option,
+    resize_option,
+    click.option(
+        "--schedule",
+        help="See `zoo list schedules`, or a TOML file of phases "
+        "(default: the architecture's; scratch on random weights).",
+    ),
+    click.option(
+        "--augment",
+        default="none",
+        show_default=True,
+        metavar="POLICY[:K=V,...]",
+        help="See `zoo list augmentations`, and `zoo augment preview`.",
+    ),
+    click.option(
+        "--epochs", callback=_numbers(int, 0, 10**6), metavar="N[,N...]", help="One a phase, or of the longest phase."
+    ),
+    click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True),
+    click.option(
+        "--learning-rate",
+        callback=_numbers(float, 1e-12, 100),
+        metavar="R[,R...]",
+        help="One a phase, or of the fastest phase.",
+    ),
+    click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases."),
+    click.option(
+        "--rate",
+        type=click.Choice(["constant", "cosine", "one-cycle"]),
+        help="How the learning rate moves in every phase (default: the schedule's).",
+    ),
+    click.option(
+        "--clip-norm",
+        type=click.FloatRange(0, min_open=True),
+        metavar="NORM",
+        help="Scale gradients down to this norm where theirs is greater.",
+    ),
+    click.option(
+        "--ema",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        metavar="MOMENTUM",
+        help="Judge and keep a moving average of the weights, such as 0.99.",
+    ),
+    pool_option,
+    hidden_option,
+    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features."),
+    click.option("--l1", "weight_l1", type=click.FloatRange(0), help="L1 penalty on the head's kernels."),
+    click.option("--l2", "weight_l2", type=click.FloatRange(0), help="L2 penalty on the head's kernels."),
+    reduce_option,
+    click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True),
+    click.option(
+        "--balance", is_flag=True, help="Let every class count alike in the loss, however many pictures it has."
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(0),
+        metavar="N",
+        help="End a phase after N epochs without a better validation loss; 0: never (default: the schedule's).",
+    ),
+    click.option(
+        "--keep",
+        type=click.Choice(["best", "last"]),
+        default="best",
+        show_default=True,
+        help="The epoch of least validation loss, or the last one.",
+    ),
+    click.option(
+        "--views",
+        type=click.IntRange(1, 1000),
+        metavar="K",
+        help="K augmented copies of each picture, computed ahead (default: a fresh one every epoch).",
+    ),
+    click.option(
+        "--cache-size",
+        callback=_bytes,
+        metavar="BYTES",
+        help="What outputs of frozen layers may take on the disk, such as 500MB or 8GB; "
+        "0: run all layers in every step (default: 4 GB or half of what is free, and no cache where it saves little).",
+    ),
+    click.option(
+        "--val-split",
+        type=click.FloatRange(0, 0.8, min_open=True),
+        help="Fraction taken as validation (default 0.15; 0.10 of a given train/).",
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
+)
+
+
+def training_options(command: Callable) -> Callable:
+    """Give a command ARCH and all options that decide how a network is trained."""
+    for option in reversed(TRAINING_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _options(values: dict[str, Any], **others: Any):
+    """What a user asks of training, of the values of `TRAINING_OPTIONS`."""
+    from zoo.recipe import Options
+
+    values = {**values, **others}
+    pool = values.pop("pool") or {}
+    head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
+    return Options(
+        learning_rates=values.pop("learning_rate"),
+        keep_best=values.pop("keep") == "best",
+        head=pool | {key: value for key, value in head.items() if value is not None},
+        **values,
+    )
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="finezoo", prog_name="zoo")
 def cli() -> None:
@@ -240,98 +354,13 @@ def info(name: str) -> None:
 
 
 @cli.command()
-@click.argument("architecture", metavar="ARCH[.TAG]")
-@click.option("--data", default="digits", show_default=True, help="Folder, CSV, .npz, or 'digits'.")
-@click.option("--weights", default="auto", show_default=True, help="auto, none, a tag, or the path of a file.")
-@size_option
-@resize_option
-@click.option(
-    "--schedule",
-    help="See `zoo list schedules`, or a TOML file of phases (default: the architecture's; scratch on random weights).",
-)
-@click.option(
-    "--augment",
-    default="none",
-    show_default=True,
-    metavar="POLICY[:K=V,...]",
-    help="See `zoo list augmentations`, and `zoo augment preview`.",
-)
-@click.option(
-    "--epochs", callback=_numbers(int, 0, 10**6), metavar="N[,N...]", help="One a phase, or of the longest phase."
-)
-@click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
-@click.option(
-    "--learning-rate",
-    callback=_numbers(float, 1e-12, 100),
-    metavar="R[,R...]",
-    help="One a phase, or of the fastest phase.",
-)
-@click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases.")
-@click.option(
-    "--rate",
-    type=click.Choice(["constant", "cosine", "one-cycle"]),
-    help="How the learning rate moves in every phase (default: the schedule's).",
-)
-@click.option(
-    "--clip-norm",
-    type=click.FloatRange(0, min_open=True),
-    metavar="NORM",
-    help="Scale gradients down to this norm where theirs is greater.",
-)
-@click.option(
-    "--ema",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="MOMENTUM",
-    help="Judge and keep a moving average of the weights, such as 0.99.",
-)
-@pool_option
-@hidden_option
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features.")
-@click.option("--l1", "weight_l1", type=click.FloatRange(0), help="L1 penalty on the head's kernels.")
-@click.option("--l2", "weight_l2", type=click.FloatRange(0), help="L2 penalty on the head's kernels.")
-@reduce_option
-@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
-@click.option("--balance", is_flag=True, help="Let every class count alike in the loss, however many pictures it has.")
-@click.option(
-    "--patience",
-    type=click.IntRange(0),
-    metavar="N",
-    help="End a phase after N epochs without a better validation loss; 0: never (default: the schedule's).",
-)
-@click.option(
-    "--keep",
-    type=click.Choice(["best", "last"]),
-    default="best",
-    show_default=True,
-    help="The epoch of least validation loss, or the last one.",
-)
-@click.option(
-    "--views",
-    type=click.IntRange(1, 1000),
-    metavar="K",
-    help="K augmented copies of each picture, computed ahead (default: a fresh one every epoch).",
-)
-@click.option(
-    "--cache-size",
-    callback=_bytes,
-    metavar="BYTES",
-    help="What outputs of frozen layers may take on the disk, such as 500MB or 8GB; 0: run all layers in every step "
-    "(default: 4 GB or half of what is free, and no cache where it saves little).",
-)
-@click.option(
-    "--val-split",
-    type=click.FloatRange(0, 0.8, min_open=True),
-    help="Fraction taken as validation (default 0.15; 0.10 of a given train/).",
-)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@training_options
 @name_option
 @runs_option
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate only.")
 @click.option("--profile", is_flag=True, help="At the end, print where the time went.")
-def finetune(
-    architecture: str, learning_rate: tuple | None, no_export: bool, keep: str, profile: bool, **values: Any
-) -> None:
+def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -> None:
     """Fine-tune a network on your pictures, export it, and judge the exported file."""
     reporter = ConsoleReporter()
     with reporter.timing.measure("start"):
@@ -341,16 +370,7 @@ def finetune(
         from zoo.data import sources
         from zoo.evaluate.metrics import table
 
-    pool = values.pop("pool") or {}
-    head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
-    options = workflow.Options(
-        architecture=architecture,
-        learning_rates=learning_rate,
-        export=not no_export,
-        keep_best=keep == "best",
-        head=pool | {key: value for key, value in head.items() if value is not None},
-        **values,
-    )
+    options = _options(values, architecture=architecture, export=not no_export)
     result = workflow.finetune(options, registry, reporter)
     click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Run        {result.run.folder}")
@@ -369,6 +389,60 @@ def _quoted(path: Path) -> str:
     import shlex
 
     return shlex.quote(os.fspath(path))
+
+
+@cli.command("lr-find")
+@training_options
+@click.option("--lowest", type=click.FloatRange(1e-12, 100), default=1e-6, show_default=True, help="First rate.")
+@click.option("--highest", type=click.FloatRange(1e-12, 100), default=1.0, show_default=True, help="Last rate.")
+@click.option(
+    "--steps", type=click.IntRange(20, 10000), default=100, show_default=True, help="Rates to try, one a batch."
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="lr-find.png",
+    show_default=True,
+    metavar="FILE.png",
+    help="Where the picture is put.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def lr_find(
+    architecture: str, lowest: float, highest: float, steps: int, output: Path, as_json: bool, **values: Any
+) -> None:
+    """Suggest a learning rate for each phase, by a range test.
+
+    The rate rises from step to step. Where the loss is lowest, training has gone as fast as it can: a tenth of that
+    rate is suggested. Where it never falls, as of layers that fit the pictures already, it is a third of the rate at
+    which it begins to rise. A phase is tested after those before it have trained. Nothing is kept but the picture.
+    """
+    import dataclasses
+
+    if not lowest < highest:
+        raise click.UsageError(f"--lowest must be below --highest. Received: {lowest:g} and {highest:g}.")
+    if output.suffix.lower() != ".png":
+        raise click.UsageError(f"--output must end in .png. Received: {str(output)!r}.")
+    registry = _registry()
+    registry.resolve(architecture)
+    from zoo import workflow
+
+    reporter = ConsoleReporter(only_warnings=as_json)
+    options = _options(values, architecture=architecture)
+    span = {"lowest": lowest, "highest": highest, "steps": steps}
+    tests = workflow.find_rates(options, registry, reporter, **span, output=output)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(test) for test in tests]))
+        return
+    click.echo("")
+    for test in tests:
+        rate = "none" if test.suggestion is None else f"{test.suggestion:g}"
+        click.echo(f"{test.phase:10} {rate:8} {test.note}")
+    click.echo(f"Picture    {output}")
+    if all(test.suggestion is not None for test in tests):
+        rates = ",".join(f"{test.suggestion:g}" for test in tests)
+        click.echo(
+            f"Use        zoo finetune {architecture} --data {_quoted(Path(options.data))} --learning-rate {rates}"
+        )
 
 
 @cli.group()

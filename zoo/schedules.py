@@ -164,12 +164,22 @@ def show(
         lines += [
             "",
             f"{number}. {phase.name}{depth}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
-            f"{phase.learning_rate:g} ({phase.rate}), BatchNorm {phase.batch_norm}",
+            f"{phase.learning_rate:g} ({phase.rate}), BatchNorm {phase.batch_norm}{_further(phase)}",
             f"   {len(stretch.model.trainable_weights)} weight tensors in {len(moving.layers)} layers, "
             f"{moving.parameters:,} of {moving.total:,} parameters",
             *_layers(moving, phase),
         ]
     return "\n".join(lines)
+
+
+def _further(phase: Phase) -> str:
+    """What a phase has beyond what every phase has."""
+    told = []
+    if phase.clip_norm is not None:
+        told.append(f", gradients clipped to a norm of {phase.clip_norm:g}")
+    if phase.ema is not None:
+        told.append(f", weights averaged with momentum {phase.ema:g}")
+    return "".join(told)
 
 
 def _layers(moving: Any, phase: Phase) -> list[str]:

@@ -7,106 +7,40 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import augmentation as policies
-from zoo import backend, origin, paths, runs, schedules, weights
+from zoo import backend, origin, paths, recipe, runs, weights
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.errors import (
     DataError,
     ExportError,
-    InvalidPluginData,
     RunError,
     UsageError,
     WeightsUnavailable,
     WriteError,
     reason,
 )
-from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule, Weights
-from zoo.prepared import Prepared, digest_of, prepare, prepare_again
+from zoo.plugin import Architecture, Head, Weights
+from zoo.prepared import Prepared, digest_of, prepare_again
+from zoo.recipe import Options, Plan
 from zoo.registry import Registry
 from zoo.reporter import Reporter
-from zoo.train import phases as phase_tools
-from zoo.train.batches import Augment
+from zoo.train.feeds import Pictures
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
     import onnx
 
+    from zoo.train.rates import RangeTest
+
 PARITY_PICTURES = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a user asks of `finetune`.
-
-    Args:
-        architecture: `name` or `name.tag`.
-        data: A path, or "digits"; see `zoo.data.sources`.
-        weights: "auto", "none", a tag, or a path.
-        size: (height, width) in pixels; None means what suits the data, else the weights.
-        resize: "squash", "crop", "crop:FRACTION" or "pad".
-        schedule: Name, or path of a TOML file; None means the architecture's default, or `scratch` on random weights.
-        augment: The augmentation policy and its parameters; see `zoo.augmentation.parse`.
-        epochs: See `zoo.train.phases.override`.
-        batch_size: Pictures a step.
-        learning_rates: See `zoo.train.phases.override`.
-        optimizer: For all phases; None leaves it to the schedule.
-        rate: How the learning rate moves in all phases, see `zoo.plugin.Phase`; None leaves it to the schedule.
-        clip_norm: Norm that gradients are scaled down to in all phases; None leaves it to the schedule.
-        ema: Momentum of a moving average of weights in all phases; None leaves it to the schedule.
-        head: What differs from the architecture's head: names and values of `zoo.plugin.Head`.
-        label_smoothing: Share of every target that is spread over all classes, in [0, 1).
-        balance: Whether every class counts alike in the losses, however many pictures it has; for pictures of one class
-            each.
-        patience: Epochs without a better validation loss that end a phase; 0 never does; None leaves it to the
-            schedule.
-        keep_best: Whether the epoch of least validation loss is kept, else the last.
-        views: Augmented copies of a picture, computed ahead; None makes a fresh one every epoch.
-        cache_size: Bytes that outputs of frozen layers may take on the disk, over all runs; 0 runs all layers in every
-            step; None means 4 GB or half of what is free, and no such cache where it would save little.
-        val_split: Fraction taken as validation; None means the default.
-        seed: Decides split, initial weights, order and augmentation.
-        name: Of the export; None means `<architecture>-<data name>`.
-        runs: Where the run folder is made.
-        exported: Where the export is put.
-        export: Whether to put it there.
-    """
-
-    architecture: str
-    data: str = "digits"
-    weights: str = "auto"
-    size: tuple[int, int] | None = None
-    resize: str = "squash"
-    schedule: str | None = None
-    augment: str = "none"
-    epochs: tuple[int, ...] | None = None
-    batch_size: int = 32
-    learning_rates: tuple[float, ...] | None = None
-    optimizer: str | None = None
-    rate: str | None = None
-    clip_norm: float | None = None
-    ema: float | None = None
-    head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    label_smoothing: float = 0.0
-    balance: bool = False
-    patience: int | None = None
-    keep_best: bool = True
-    views: int | None = None
-    cache_size: int | None = None
-    val_split: float | None = None
-    seed: int = 0
-    name: str | None = None
-    runs: Path = Path("runs")
-    exported: Path = Path("exported")
-    export: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,41 +74,10 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
     Raises:
         ZooError: With what to do about it. What was in place before stays in place.
     """
-    backend.check()
-    architecture, tag = registry.resolve(options.architecture)
-    augmentation, parameters = policies.parse(options.augment, registry)
-    source = sources.open_source(options.data)
-    if options.balance and source.multilabel:
-        raise UsageError("--balance is for pictures of one class each; these have several labels or none.")
-    name = _checked_name(options.name or f"{architecture.name}-{source.name}")
-    if options.export:
-        runs.check_writable(options.exported / name)
-    head = _head(architecture, options.head)
-    asked = options.schedule or architecture.default_schedule
-    _check_augmented(_phases(schedules.find(asked, registry), architecture, options), augmentation)
-    augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
-
-    with reporter.timing.measure("weights"):
-        wanted = options.size or source.size
-        found, begin = origin.choose(architecture, tag, options.weights, wanted, registry, reporter)
-    schedule = schedules.find(options.schedule or (origin.RANDOM_SCHEDULE if begin["random"] else asked), registry)
-    phases = _phases(schedule, architecture, options)
-    _check_augmented(phases, augmentation)
-    warnings: list[str] = []
-    if begin["random"]:
-        reporter.say(f"Weights: random, schedule {schedule.name}")
-        if phases[-1].train != "all":
-            warnings.append(f"schedule {schedule.name} keeps layers frozen that have random weights; expect little.")
-            reporter.warn(warnings[-1])
-    size = _size(architecture, options, source, begin)
-    spec = _spec(architecture, size, options.resize)
-    with reporter.timing.measure("pictures"):
-        prepared = prepare(source, spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
-    run = runs.create(options.runs, architecture.name)
-    record = _record(run, options, architecture, registry, augmentation, schedule, begin, prepared)
-    record["augmentation"] = {"name": augmentation.name, "parameters": parameters}
-    record["head"] = dataclasses.asdict(head)
-    record["warnings"] += warnings
+    plan = recipe.plan(options, registry, reporter)
+    prepared = plan.prepare(reporter)
+    run = runs.create(options.runs, plan.architecture.name)
+    record = _record(run, plan, registry, prepared)
     try:
         run.write_json("run.json", record)
         run.write_pictures(prepared.listed())
@@ -182,15 +85,14 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
         left_out = record["data"]["left_out"]
         if left_out:
             reporter.warn(
-                f"{len(left_out)} of {len(source.pictures)} files are left out; {run.folder}/run.json lists them."
+                f"{len(left_out)} of {len(prepared.source.pictures)} files are left out; "
+                f"{run.folder}/run.json lists them."
             )
         with reporter.timing.measure("training"):
-            model = _train(
-                architecture, head, found, prepared, phases, options, registry, run, record, reporter, augment
-            )
+            model = _train(plan, prepared, registry, run, record, reporter)
         exported = options.exported if options.export else None
         with reporter.timing.measure("export"):
-            return _export(model, architecture, prepared, run, record, name, exported, reporter)
+            return _export(model, plan.architecture, prepared, run, record, plan.name, exported, reporter)
     except BaseException as error:
         if record["status"] == "running":
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -198,6 +100,60 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
             with contextlib.suppress(WriteError):
                 run.write_json("run.json", record)
         raise
+
+
+def find_rates(
+    options: Options,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    lowest: float,
+    highest: float,
+    steps: int,
+    output: Path | None = None,
+) -> list[RangeTest]:
+    """Test a range of learning rates at the beginning of every phase, and draw what came of it.
+
+    Each phase but the last is trained after its test, for the next goes on from there. Nothing is kept but the picture.
+
+    Args:
+        options: As for `finetune`.
+        registry: The loaded plugins.
+        reporter: Hears of every step.
+        lowest: The first rate.
+        highest: The last one, unless the loss diverges before.
+        steps: How many, one a batch.
+        output: Where the picture is put; None draws none.
+
+    Returns:
+        A test a phase.
+
+    Raises:
+        ZooError: With what to do about it.
+    """
+    if output is not None:
+        runs.check_writable(output.parent)
+    plan = recipe.plan(dataclasses.replace(options, export=False), registry, reporter)
+    prepared = plan.prepare(reporter)
+    model, backbone = plan.build(registry, reporter)
+    from zoo.evaluate import rates
+    from zoo.train import engine
+    from zoo.train.rates import Sweep
+
+    tests = engine.find_rates(
+        *(model, backbone, plan.architecture, plan.phases),
+        *(_pictures(prepared), plan.learning(prepared), reporter, Sweep(lowest, highest, steps)),
+    )
+    if output is not None:
+        pairs = zip(plan.phases, tests, strict=True)
+        rates.draw(
+            [
+                rates.Panel(phase.name, test.rates, test.changes, phase.learning_rate, test.suggestion, test.note)
+                for phase, test in pairs
+            ],
+            output,
+        )
+    return tests
 
 
 def export_run(
@@ -232,7 +188,7 @@ def export_run(
     run, record = runs.load(folder)
     architecture = registry.architecture(record["architecture"]["name"])
     other = size is not None and list(size) != record["image"]["size"]
-    name = _checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
+    name = recipe.checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
     runs.check_writable(exported / name)
     model = _load_model(run)
     if other:
@@ -277,9 +233,9 @@ def export_top(
     """
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
-    spec = _spec(architecture, size, resize)
+    spec = recipe.image_spec(architecture, size, resize)
     published = _published(architecture, tag, size, registry)
-    target = exported / _checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
+    target = exported / recipe.checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
     runs.check_writable(target.parent)
     classes = _fetch_classes(published, reporter)
     found = _fetch_published(published, size, reporter)
@@ -326,7 +282,7 @@ def verify(
 
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
-    spec = _spec(architecture, size, resize)
+    spec = recipe.image_spec(architecture, size, resize)
     sources.identified_folder(data)
     published = _published(architecture, tag, size, registry)
     # What is small comes first: a folder of other pictures is refused before a gigabyte is fetched.
@@ -589,67 +545,6 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
     )
 
 
-def _checked_name(name: str) -> str:
-    if sources.short_name(name) != name:
-        raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
-    return name
-
-
-def _phases(schedule: Schedule, architecture: Architecture, options: Options) -> tuple[Phase, ...]:
-    """The schedule's phases as the user wants them, every selector checked before anything long begins."""
-    phases = phase_tools.override(
-        schedule.phases_for(architecture),
-        epochs=options.epochs,
-        learning_rates=options.learning_rates,
-        optimizer=options.optimizer,
-        rate=options.rate,
-        clip_norm=options.clip_norm,
-        ema=options.ema,
-        patience=options.patience,
-        views=options.views,
-    )
-    # What is left of it: an --epochs of 0 leaves phases out.
-    schedules.check_fit(dataclasses.replace(schedule, phases=phases), architecture)
-    return phases
-
-
-def _check_augmented(phases: Sequence[Phase], augmentation: Augmentation) -> None:
-    """Raise UsageError where a policy or views are asked for and would change nothing."""
-    if augmentation.name == "none" and any(phase.views is not None for phase in phases):
-        raise UsageError("--views goes with --augment: without it every view of a picture is the same.")
-    if augmentation.name != "none" and not any(phase.augment for phase in phases):
-        raise UsageError(f"no phase of the schedule augments; leave --augment {augmentation.name} out.")
-
-
-def _head(architecture: Architecture, wishes: Mapping[str, Any]) -> Head:
-    """The architecture's head with what a user wants instead."""
-    try:
-        return dataclasses.replace(architecture.head, **wishes)
-    except InvalidPluginData as error:
-        raise UsageError(str(error)) from None
-
-
-def _size(
-    architecture: Architecture, options: Options, source: sources.Source, begin: dict[str, Any]
-) -> tuple[int, int]:
-    from zoo.train.model import check_size
-
-    size = options.size or source.size or tuple(begin.get("input_size") or architecture.input_size)
-    check_size(architecture, size)
-    return size
-
-
-def _spec(architecture: Architecture, size: tuple[int, int], resize: str) -> ImageSpec:
-    way, _, fraction = resize.partition(":")
-    try:
-        kept = {"fraction": float(fraction)} if fraction else {}
-        if kept and way != "crop":
-            raise ValueError("only crop takes a fraction")
-        return ImageSpec(size=size, channels=architecture.channels, resize=way, **kept)
-    except ValueError as error:
-        raise UsageError(f"--resize must be squash, crop, crop:FRACTION or pad, --size in pixels: {error}.") from None
-
-
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -663,97 +558,51 @@ def _describe(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def _record(
-    run: runs.Run,
-    options: Options,
-    architecture: Architecture,
-    registry: Registry,
-    augmentation: Augmentation,
-    schedule: Schedule,
-    begin: dict[str, Any],
-    prepared: Prepared,
-) -> dict[str, Any]:
+def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -> dict[str, Any]:
     """The first version of run.json."""
-    pictures = prepared.source.pictures
+    options, source = plan.options, prepared.source
     # A schedule of a user's file is of no plugin.
-    items = [item for item in (architecture, augmentation, schedule) if id(item) in registry.origin]
+    items = [item for item in (plan.architecture, plan.augmentation, plan.schedule) if id(item) in registry.origin]
     used = {str(registry.plugin_of(item)) for item in items}
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    bad = sorted(prepared.pixels.bad.items())
     return {
         "schema": runs.SCHEMA,
         "id": run.id,
         "status": "running",
         "created": _now(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "name": options.name or f"{architecture.name}-{prepared.source.name}",
-        "options": {**resolved, "data": sources.location(options.data), "schedule": schedule.name},
-        "architecture": _describe(architecture),
-        "weights": begin,
+        "name": plan.name,
+        "options": {**resolved, "data": sources.location(options.data), "schedule": plan.schedule.name},
+        "architecture": _describe(plan.architecture),
+        "head": dataclasses.asdict(plan.head),
+        "weights": plan.begin,
+        "augmentation": {"name": plan.augmentation.name, "parameters": plan.parameters},
         "image": prepared.spec.to_json(),
-        "classes": list(prepared.source.classes),
-        "task": prepared.source.task,
+        "classes": list(source.classes),
+        "task": source.task,
         "data": {
             **prepared.describe(),
-            "left_out": [{"picture": pictures[i].name, "why": why} for i, why in sorted(prepared.pixels.bad.items())],
+            "left_out": [{"picture": source.pictures[i].name, "why": why} for i, why in bad],
         },
         "plugins": sorted(used),
         "versions": runs.versions(),
         "phases": [],
-        "warnings": [],
+        "warnings": [*plan.warnings],
         "seconds": {},
     }
 
 
 def _train(
-    architecture: Architecture,
-    head: Head,
-    found: weights.Found | Path | None,
-    prepared: Prepared,
-    phases: Sequence[Phase],
-    options: Options,
-    registry: Registry,
-    run: runs.Run,
-    record: dict[str, Any],
-    reporter: Reporter,
-    augment: Augment | None,
+    plan: Plan, prepared: Prepared, registry: Registry, run: runs.Run, record: dict[str, Any], reporter: Reporter
 ) -> keras.Model:
     begun = time.perf_counter()
-    reporter.say("Starting Keras")
-    with reporter.timing.measure("starting Keras"):
-        keras = backend.start()
+    model, backbone = plan.build(registry, reporter)
     from zoo.train import engine
-    from zoo.train.features import Settings
-    from zoo.train.model import attach_head, build_backbone, load_weights
 
-    task = prepared.source.task
-    with reporter.timing.measure("building the network"):
-        keras.utils.set_random_seed(options.seed)
-        backbone = build_backbone(architecture, prepared.spec.size)
-        if isinstance(found, Path):
-            load_weights(backbone, found, layouts=registry.weights_of(architecture.name, top=False))
-        elif found is not None:
-            load_weights(backbone, found.path, found.entry)
-        model = attach_head(backbone, head, len(prepared.source.classes), architecture.name, task=task)
     outcome = engine.train(
-        model,
-        [layer.name for layer in backbone.layers],
-        architecture,
-        phases,
-        engine.Pictures(prepared.pixels.array, prepared.targets, prepared.split.train, prepared.split.val, task),
-        batch_size=options.batch_size,
-        seed=options.seed,
-        augment=augment,
-        reporter=reporter,
-        head=head,
-        label_smoothing=options.label_smoothing,
-        balance=options.balance,
-        keep_best=options.keep_best,
-        features=Settings(
-            folder=paths.cache() / "features",
-            limit=options.cache_size,
-            pictures=prepared.pixels.key,
-            always=options.cache_size is not None,
-        ),
+        *(model, backbone, plan.architecture, plan.phases),
+        *(_pictures(prepared), plan.learning(prepared), reporter),
     )
     record["prefix"] = outcome.prefix
     run.write_history(outcome.history)
@@ -766,6 +615,11 @@ def _train(
     with reporter.timing.measure("drawing curves"):
         _draw_curves(run, record, reporter)
     return model
+
+
+def _pictures(prepared: Prepared) -> Pictures:
+    split = prepared.split
+    return Pictures(prepared.pixels.array, prepared.targets, split.train, split.val, prepared.source.task)
 
 
 def _draw_curves(run: runs.Run, record: dict[str, Any], reporter: Reporter) -> None:

@@ -13,7 +13,7 @@ from zoo import backend, registry
 from zoo.errors import TrainingError, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Stage, normalize
 from zoo.reporter import Reporter
-from zoo.train import engine, phases
+from zoo.train import engine, feeds, phases
 from zoo.train.batches import augmented, make_batches, picture_seeds, plain
 from zoo.train.model import attach_head, build_backbone
 
@@ -55,7 +55,7 @@ def pictures():
     labels = np.arange(48) % 2
     targets = np.eye(2, dtype="float32")[labels]
     array = (rng.integers(0, 100, (48, *SIZE, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
-    return engine.Pictures(array, targets, np.arange(0, 36), np.arange(36, 48))
+    return feeds.Pictures(array, targets, np.arange(0, 36), np.arange(36, 48))
 
 
 def labels_of(pictures):
@@ -82,10 +82,8 @@ def run(architecture, pictures, *schedule, augment=None, seed=0, batch_size=12, 
         architecture,
         schedule,
         pictures,
-        batch_size=batch_size,
-        seed=seed,
-        augment=augment,
-        reporter=Reporter(),
+        engine.Learning(batch_size=batch_size, seed=seed, augment=augment),
+        Reporter(),
     )
     after = {weight.path: weight.numpy() for weight in model.weights}
     changed = {path for path in before if not np.array_equal(before[path], after[path])}
@@ -181,7 +179,7 @@ def test_same_seed_same_bytes_another_seed_others(architecture, pictures):
 def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, optimizer):
     """The update is scaled, not the gradient, which Adam would undo: a step a stage down is a tenth."""
     steps = {}
-    one_batch = engine.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = feeds.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     for decay in (1.0, 0.1):
         phase = Phase(name="x", train="last:2", epochs=1, learning_rate=1e-3, optimizer=optimizer, rate_decay=decay)
         _, before, after, _, _ = run(architecture, one_batch, phase)
@@ -212,7 +210,7 @@ def test_the_rate_rises_and_falls(architecture, pictures, rate, rising, first, l
 
 def test_gradients_are_clipped(architecture, pictures):
     """One step of SGD moves all weights together by the rate times the norm, where the gradient is greater."""
-    one_batch = engine.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = feeds.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     moved = {}
     for norm in (None, 1e-3, 1e6):
         phase = Phase(name="x", train="all", epochs=1, learning_rate=0.1, optimizer="sgd", clip_norm=norm)
@@ -224,7 +222,7 @@ def test_gradients_are_clipped(architecture, pictures):
 
 def test_the_average_of_weights_is_judged_and_kept(architecture, pictures):
     """One step an epoch: after three, m * (m * w1 + (1 - m) * w2) + (1 - m) * w3."""
-    one_batch = engine.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = feeds.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     options = {"name": "x", "train": "all", "learning_rate": 0.01, "optimizer": "sgd", "patience": None}
     weights, averages = [], {}
     for epochs in (1, 2, 3):
@@ -294,9 +292,7 @@ def test_lagging_statistics_are_measured_anew(architecture, pictures):
 
     model, backbone = network(architecture)
     displace(model)
-    outcome = engine.train(
-        model, backbone, architecture, [phase], pictures, batch_size=12, seed=0, augment=None, reporter=Listener()
-    )
+    outcome = engine.train(model, backbone, architecture, [phase], pictures, engine.Learning(batch_size=12), Listener())
     assert outcome.history[-1]["val_accuracy"] <= 0.6 and outcome.warnings == []
     assert any("measured anew" in text for text in said)
     means = np.concatenate([model.get_layer(f"bn{i}").moving_mean.numpy() for i in (1, 2, 3)])
@@ -489,8 +485,8 @@ def test_balanced_weights_make_every_class_count_alike():
     """Over the training pictures the weights of each class sum to the same, and are 1 on average."""
     targets = np.zeros((60, 3), "float32")
     targets[:40, 0] = targets[40:55, 1] = targets[55:, 2] = 1
-    uneven = engine.Pictures(np.zeros((60, 4, 4, 3), np.uint8), targets, np.arange(0, 60, 2), np.arange(1, 60, 2))
-    weights = engine.class_weights(uneven)
+    uneven = feeds.Pictures(np.zeros((60, 4, 4, 3), np.uint8), targets, np.arange(0, 60, 2), np.arange(1, 60, 2))
+    weights = feeds.class_weights(uneven)
     counts = targets[::2].sum(axis=0)
     assert counts.tolist() == [20, 8, 2] and (weights * counts).tolist() == pytest.approx([10, 10, 10])
     # Of a mixture, by its shares; a single unit keeps the weights of both its classes.

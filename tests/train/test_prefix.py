@@ -13,7 +13,7 @@ from zoo import backend, registry
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter
 from zoo.testing import randomize
-from zoo.train import engine, phases, prefix, store, views
+from zoo.train import engine, feeds, phases, prefix, store, views
 from zoo.train import features as feature_module
 from zoo.train.batches import plain
 from zoo.train.features import Features, Feed, Settings
@@ -42,7 +42,7 @@ def pictures(size=SIZE, channels=3, count=40):
     labels = np.arange(count) % 2
     array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
     cut = count * 3 // 4
-    return engine.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count))
+    return feeds.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count))
 
 
 def network(name, train, *, size=SIZE, seed=0, head=None):
@@ -176,8 +176,8 @@ def train(name, given, schedule, *, settings, seed=0, augment=None, reporter=Non
     model = attach_head(backbone, head, 2, "test", task=given.task)
     outcome = engine.train(
         *(model, [layer.name for layer in backbone.layers], architecture, schedule, given),
-        **{"batch_size": 10, "seed": seed, "augment": augment, "reporter": reporter or Listener()},
-        **{"head": head, "features": settings},
+        engine.Learning(batch_size=10, seed=seed, augment=augment, head=head, features=settings),
+        reporter or Listener(),
     )
     return outcome, model.get_weights()
 

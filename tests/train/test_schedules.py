@@ -10,7 +10,7 @@ import pytest
 from zoo import backend, registry
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter
-from zoo.train import engine
+from zoo.train import engine, feeds
 from zoo.train.model import attach_head, build_backbone
 
 
@@ -25,7 +25,7 @@ def learnable(size, channels=3, count=40):
     labels = np.arange(count) % 2
     array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
     cut = count * 3 // 4
-    return engine.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count), "binary")
+    return feeds.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count), "binary")
 
 
 def run(architecture, size, phases, head, pictures=None, keep_best=True):
@@ -57,12 +57,8 @@ def run(architecture, size, phases, head, pictures=None, keep_best=True):
         architecture,
         phases,
         pictures or learnable(size, architecture.channels),
-        batch_size=10,
-        seed=0,
-        augment=None,
-        reporter=Listener(),
-        head=head,
-        keep_best=keep_best,
+        engine.Learning(batch_size=10, head=head, keep_best=keep_best),
+        Listener(),
     )
     note()
     changed = [
@@ -201,6 +197,18 @@ def test_show_says_what_would_train(zoo):
     assert "stage 2, the first 2 of 5 stages" in ran.out and "block2_conv1, block2_conv2, depth2_" in ran.out
 
 
+def test_show_tells_of_clipping_and_averages_where_there_are_any(zoo, tmp_path):
+    path = tmp_path / "mine.toml"
+    phase = '[[phase]]\nname = "head"\ntrain = "head"\nepochs = 1\nlearning_rate = 0.01\n'
+    path.write_text(f"{phase}{phase}ema = 0.9\nclip_norm = 1.5\nrate = 'one-cycle'\n")
+    first, second = zoo("schedule", "show", path, "mnist_convnet").out.split("\n\n")[1:]
+    assert "BatchNorm frozen\n" in first
+    assert (
+        "(one-cycle), BatchNorm frozen, gradients clipped to a norm of 1.5, weights averaged with momentum 0.9"
+        in second
+    )
+
+
 TOML = """
 [[phase]]
 name = "warm"
@@ -295,7 +303,7 @@ def test_penalties_do_not_choose_the_epoch(plugins):
     architecture = plugins.architecture("mnist_dense")
     pictures = learnable((8, 8), 1)
     targets = np.eye(2, dtype="float32")[np.random.default_rng(1).permutation(np.arange(40) % 2)]
-    pictures = engine.Pictures(pictures.array, targets, pictures.train, pictures.val, "binary")
+    pictures = feeds.Pictures(pictures.array, targets, pictures.train, pictures.val, "binary")
     phase = Phase(name="x", train="all", epochs=6, learning_rate=1e-3, patience=None)
     head = Head(pool="flatten", hidden=(16,), weight_l2=0.5)
     _, outcome, _ = run(architecture, (8, 8), [phase], head, pictures)

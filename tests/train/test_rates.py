@@ -1,0 +1,186 @@
+"""The learning-rate range test: what it suggests, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo import backend
+from zoo.plugin import Architecture, Head, Phase, Stage, normalize
+from zoo.reporter import Reporter
+from zoo.train import engine, feeds, rates
+from zoo.train.model import attach_head, build_backbone
+
+SIZE = (16, 16)
+SWEEP = rates.Sweep(1e-5, 10.0, 60)
+
+
+def build_plain(shape):
+    import keras
+
+    x = pixels = keras.Input(shape)
+    x = normalize(x, "tf")
+    for i in (1, 2):
+        x = keras.layers.Conv2D(8, 3, strides=2, use_bias=False, name=f"conv{i}")(x)
+        x = keras.layers.BatchNormalization(name=f"bn{i}")(x)
+        x = keras.layers.ReLU(name=f"relu{i}")(x)
+    return keras.Model(pixels, x)
+
+
+ARCHITECTURE = Architecture(
+    name="plain",
+    summary="two convolutions",
+    build=build_plain,
+    input_size=SIZE,
+    min_size=16,
+    parameters=1,
+    stages=tuple(Stage(f"stage{i}", (f"conv{i}", f"bn{i}")) for i in (1, 2)),
+    head=Head(dropout=0.2),
+    source="here",
+    licence="MIT",
+)
+HEAD = Phase(name="head", train="head", epochs=4, learning_rate=0.1)
+TOP = Phase(name="top", train="last:1", epochs=1, learning_rate=1e-3, rate="cosine", ema=0.9)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Two classes that brightness tells apart, but for one picture in eight."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(96) % 2
+    array = (rng.integers(0, 120, (96, *SIZE, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
+    shown = np.where(np.arange(96) % 8 == 5, 1 - labels, labels)
+    return feeds.Pictures(array, np.eye(2, dtype="float32")[shown], np.arange(72), np.arange(72, 96))
+
+
+def find(pictures, *schedule, sweep=SWEEP, **learning):
+    backend.start().utils.set_random_seed(0)
+    backbone = build_backbone(ARCHITECTURE, SIZE)
+    model = attach_head(backbone, ARCHITECTURE.head, 2, "test")
+    before = model.get_weights()
+    given = engine.Learning(batch_size=12, **learning)
+    names = [layer.name for layer in backbone.layers]
+    tests = engine.find_rates(model, names, ARCHITECTURE, schedule, pictures, given, Reporter(), sweep)
+    same = [np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    return tests, same
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
+def test_every_optimizer_leaves_weights_as_they_were(pictures, optimizer):
+    (test,), same = find(pictures, dataclasses.replace(HEAD, optimizer=optimizer, clip_norm=1.0))
+    assert all(same) and all(np.isfinite(test.changes))
+    assert min(test.changes) < -0.03
+
+
+def test_the_rates_and_what_is_suggested(pictures):
+    (test,), same = find(pictures, HEAD)
+    assert all(same)
+    assert test.phase == "head" and test.rates[0] == pytest.approx(1e-5)
+    assert np.allclose(np.diff(np.log(test.rates)), np.log(1e6) / 59)
+    assert len(test.rates) == len(test.changes) and all(np.isfinite(test.changes))
+    # At the lowest rates nothing has moved yet; the loss falls later.
+    assert abs(test.changes[0]) < 0.15 and min(test.changes) < -0.1
+    assert test.suggestion == pytest.approx(test.rates[int(np.argmin(test.changes))] / 10, rel=0.05)
+
+
+def test_moving_statistics_are_as_before(pictures):
+    (test,), same = find(pictures, dataclasses.replace(TOP, batch_norm="update"))
+    assert all(same) and min(test.changes) < -0.1
+
+
+def test_the_same_seed_gives_the_same_and_another_does_not(pictures):
+    first, again, other = (find(pictures, HEAD, seed=seed)[0][0].changes for seed in (0, 0, 1))
+    assert first == again and first != other
+
+
+def test_a_later_phase_is_tested_from_what_those_before_have_learnt(pictures):
+    (head, top), same = find(pictures, HEAD, TOP)
+    (alone,), _ = find(pictures, TOP)
+    # From random weights the whole loss can be learnt; after the head little is left.
+    assert min(alone.changes) < min(top.changes) - 0.05
+    assert (head.phase, top.phase) == ("head", "top") and not all(same)
+
+
+def test_a_test_ends_where_the_loss_diverges(pictures):
+    (test,), same = find(pictures, HEAD, sweep=rates.Sweep(1e-3, 99.0, 200))
+    assert all(same) and len(test.rates) < 200 and test.rates[-1] < 99
+    assert test.changes[-1] > 1
+
+
+def test_balance_and_smoothed_labels_are_part_of_the_loss(pictures):
+    uneven = dataclasses.replace(pictures, train=np.setdiff1d(np.arange(72), np.arange(1, 72, 4)))
+    losses = [find(uneven, HEAD, **given)[0][0].changes for given in ({}, {"balance": True}, {"label_smoothing": 0.2})]
+    assert len(set(losses)) == 3
+
+
+RATES = np.geomspace(1e-6, 1, 121)
+NOISE = np.random.default_rng(1).normal(0, 0.01, 121)
+
+
+def test_the_lowest_point_of_a_dip():
+    dip = -np.exp(-(((np.log10(RATES) + 2) / 0.7) ** 2)) + (RATES > 0.1) * (RATES - 0.1) * 4
+    found = rates.judge("head", RATES, dip + NOISE)
+    assert found.suggestion == pytest.approx(1e-3, rel=0.35)
+    assert "lowest at 0.0" in found.note and "a tenth" in found.note
+
+
+def test_where_it_only_rises_a_third_of_where_it_begins():
+    rise = (RATES > 1e-3) * np.log10(RATES / 1e-3).clip(0)
+    found = rates.judge("top", RATES, rise + NOISE)
+    assert 0.5e-3 / 3 < found.suggestion < 2.5e-3 / 3
+    assert "no rate makes the loss smaller" in found.note
+
+
+def test_nothing_is_suggested_where_nothing_moves():
+    found = rates.judge("top", RATES, NOISE)
+    assert found.suggestion is None and "at none" in found.note
+
+
+def test_a_loss_that_still_falls_says_so():
+    found = rates.judge("head", RATES, -RATES + NOISE)
+    assert found.suggestion == pytest.approx(0.1) and "still falls" in found.note
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 200])
+def test_smoothing_keeps_length_constants_and_places(count):
+    smoothed, error = rates.smooth(np.full(count, 3.0))
+    assert len(smoothed) == count and np.allclose(smoothed, 3) and error == pytest.approx(0, abs=1e-12)
+    spike = np.zeros(count)
+    spike[count // 2] = 1
+    assert int(np.argmax(rates.smooth(spike)[0])) == count // 2
+
+
+def test_the_command(zoo, photos, tmp_path):
+    picture = tmp_path / "found.png"
+    asked = ("lr-find", "mnist_convnet", "--data", photos, "--size", 32, "--batch-size", 16, "--steps", 30)
+    ran = zoo(*asked, "--output", picture)
+    assert ran.code == 0, ran.err
+    assert "Phase 1/1" in ran.out and f"Picture    {picture}" in ran.out
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("Use ")]
+    assert f"zoo finetune mnist_convnet --data {photos} --learning-rate " in line
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG" and drawn.width > 600
+    assert not (tmp_path / "runs").exists()
+
+    as_json = zoo(*asked, "--output", picture, "--json")
+    (test,) = json.loads(as_json.out)
+    assert set(test) == {"phase", "rates", "changes", "suggestion", "note"}
+    assert f"{test['suggestion']:g}" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--lowest", 1, "--highest", 0.1), "--lowest must be below --highest"),
+        (("--output", "found.jpg"), "must end in .png"),
+        (("--steps", 3), "20<=x"),
+        (("--schedule", "nowhere.toml"), "cannot be read"),
+    ],
+)
+def test_wrong_usage(zoo, photos, options, told):
+    ran = zoo("lr-find", "mnist_convnet", "--data", photos, *options)
+    assert ran.code == 2 and told in ran.err

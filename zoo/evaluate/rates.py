@@ -1,0 +1,65 @@
+"""The picture of learning-rate range tests: how the loss changes over rates, a panel a phase, as a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo import runs
+from zoo.evaluate.curves import DPI, TRAINING, VALIDATION, WIDTH
+
+PANEL_HEIGHT = 3.0  # inches
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One phase's test.
+
+    Args:
+        phase: Its name.
+        rates: Learning rates, rising.
+        changes: What each one's loss lies above the loss before the test.
+        scheduled: The rate that the schedule has.
+        suggested: The rate that the test suggests, or None.
+        note: Why.
+    """
+
+    phase: str
+    rates: Sequence[float]
+    changes: Sequence[float]
+    scheduled: float
+    suggested: float | None
+    note: str
+
+
+def draw(panels: Sequence[Panel], path: Path) -> None:
+    """Draw range tests into a PNG, atomically.
+
+    Args:
+        panels: One a phase, in order.
+        path: Where the PNG is put.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    # Not pyplot: it keeps every figure, and looks for a screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(WIDTH, PANEL_HEIGHT * len(panels) + 0.5), layout="constrained")
+    FigureCanvasAgg(drawn)
+    for axes, panel in zip(drawn.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        axes.axhline(0, color="#b0b0b0", linewidth=0.8)
+        axes.plot(panel.rates, panel.changes, color="#000000", linewidth=1.5)
+        axes.axvline(panel.scheduled, color=TRAINING, linestyle="--", label=f"schedule: {panel.scheduled:g}")
+        if panel.suggested is not None:
+            axes.axvline(panel.suggested, color=VALIDATION, label=f"suggested: {panel.suggested:g}")
+        axes.set_xscale("log")
+        axes.set_ylabel("change of loss")
+        axes.set_title(f"{panel.phase}: {panel.note}", fontsize=9, parse_math=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+    axes.set_xlabel("learning rate")
+    with runs.replacing(path) as temporary:
+        drawn.savefig(temporary, format="png", dpi=DPI)
