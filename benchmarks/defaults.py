@@ -2,10 +2,10 @@
 
     python benchmarks/defaults.py DATA ARCH [--weights PATH] [--size 160] [--seeds 3] RECIPE...
 
-A recipe is phases joined by "+", each TRAIN*EPOCHS@RATE with "~cosine" or "~one-cycle" behind it where the rate moves,
-and after the last "#POLICY" (and "/VIEWS") where pictures are augmented:
+A recipe is phases joined by "+", each TRAIN*EPOCHS@RATE, with "~cosine" or "~one-cycle" behind it where the rate moves
+and "!EPOCHS" for a patience other than 5; after the last "#POLICY" (and "/VIEWS") where pictures are augmented:
 
-    "head*5@3e-3+last:2*3@1e-4~cosine"        "head*8@3e-3#light/2"
+    "head*5@3e-3+last:2*3@1e-4~cosine!1"        "head*8@3e-3#light/2"
 
 Test pictures take no part: of those that `zoo finetune` would train and validate on with seed 0, each seed draws 60 %
 to train on, 10 % to choose the epoch by, and judges the network on the other 30 %. All recipes see the same draws.
@@ -27,7 +27,9 @@ from pathlib import Path
 import numpy as np
 
 TRAIN, CHOOSE = 0.6, 0.1
-PHASE = re.compile(r"(?P<train>head|all|last:\d+|from:[^*]+)\*(?P<epochs>\d+)@(?P<rate>[\d.e-]+)(~(?P<moves>[a-z-]+))?")
+PHASE = re.compile(
+    r"(?P<train>head|all|last:\d+|from:[^*]+)\*(?P<epochs>\d+)@(?P<rate>[\d.e-]+)(~(?P<moves>[a-z-]+))?(!(?P<patience>\d+))?"
+)
 
 
 def parse(text: str):
@@ -48,6 +50,7 @@ def parse(text: str):
                 epochs=int(found["epochs"]),
                 learning_rate=float(found["rate"]),
                 rate=found["moves"] or "constant",
+                patience=int(found["patience"] or 5),
                 views=int(views) if views else None,
             )
         )

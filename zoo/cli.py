@@ -227,15 +227,15 @@ TRAINING_OPTIONS = (
     ),
     click.option(
         "--clip-norm",
-        type=click.FloatRange(0, min_open=True),
+        type=click.FloatRange(0),
         metavar="NORM",
-        help="Scale gradients down to this norm where theirs is greater.",
+        help="Scale gradients down to this norm where theirs is greater; 0: never (default: the schedule's).",
     ),
     click.option(
         "--ema",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=click.FloatRange(0, 1, max_open=True),
         metavar="MOMENTUM",
-        help="Judge and keep a moving average of the weights, such as 0.99.",
+        help="Judge and keep a moving average of the weights, such as 0.99; 0: none (default: the schedule's).",
     ),
     pool_option,
     hidden_option,
@@ -259,6 +259,13 @@ TRAINING_OPTIONS = (
         default="best",
         show_default=True,
         help="The epoch of least validation loss, or the last one.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="What trained layers compute in; weights, and the exported file, are float32 in any case.",
     ),
     click.option(
         "--views",

@@ -55,6 +55,7 @@ class Options:
         patience: Epochs without a better validation loss that end a phase; 0 never does; None leaves it to the
             schedule.
         keep_best: Whether the epoch of least validation loss is kept, else the last.
+        precision: "float32" or "bfloat16"; see `zoo.train.engine.Learning`.
         views: Augmented copies of a picture, computed ahead; None makes a fresh one every epoch.
         cache_size: Bytes that outputs of frozen layers may take on the disk, over all runs; 0 runs all layers in every
             step; None means 4 GB or half of what is free, and no such cache where it would save little.
@@ -85,6 +86,7 @@ class Options:
     balance: bool = False
     patience: int | None = None
     keep_best: bool = True
+    precision: str = "float32"
     views: int | None = None
     cache_size: int | None = None
     val_split: float | None = None
@@ -169,6 +171,7 @@ class Plan:
             label_smoothing=options.label_smoothing,
             balance=options.balance,
             keep_best=options.keep_best,
+            precision=options.precision,
             features=Settings(
                 folder=paths.cache() / "features",
                 limit=options.cache_size,

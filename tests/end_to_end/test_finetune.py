@@ -91,6 +91,7 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
         *("--weights", first / "model.keras", "--schedule", "full", "--epochs", "1,2", "--learning-rate", "0.01,0.002"),
         *("--optimizer", "sgd", "--batch-size", 10, "--val-split", 0.3, "--augment", "light", "--name", "mine"),
         *("--rate", "one-cycle", "--clip-norm", 2, "--ema", 0.9, "--profile", *folders(tmp_path)),
+        *("--precision", "bfloat16"),
     )
     assert ran.code == 0, ran.err
     table = ran.out.partition(" seconds   share  step\n")[2].splitlines()
@@ -108,6 +109,7 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
     assert all((p["rate"], p["clip_norm"], p["ema"]) == ("one-cycle", 2, 0.9) for p in record["phases"])
     assert record["phases"][0]["moved_layers"] == ["logits"] and record["phases"][0]["moved_parameters"] == 1280 * 3 + 3
     assert record["data"]["counts"] == {"train": 39, "val": 21, "test": 12}
+    assert record["options"]["precision"] == "bfloat16"
     assert record["options"]["augment"] == "light" and record["options"]["batch_size"] == 10
     assert (tmp_path / "exported" / "mine" / "model.onnx").is_file()
 

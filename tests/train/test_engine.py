@@ -15,6 +15,7 @@ from zoo.plugin import Architecture, Head, Phase, Stage, normalize
 from zoo.reporter import Reporter
 from zoo.train import engine, feeds, phases
 from zoo.train.batches import augmented, make_batches, picture_seeds, plain
+from zoo.train.features import Settings
 from zoo.train.model import attach_head, build_backbone
 
 SIZE = (32, 32)
@@ -243,6 +244,46 @@ def test_the_average_of_weights_is_judged_and_kept(architecture, pictures):
     assert outcome.history[-1]["val_loss"] == pytest.approx(loss, rel=1e-4)
 
 
+def test_the_average_goes_with_statistics_that_move(architecture, pictures):
+    """Statistics are not averaged: they must still fit the averaged weights."""
+    phase = Phase(
+        name="x", train="all", epochs=12, learning_rate=3e-3, batch_norm="update", batch_norm_momentum=0.9, ema=0.8
+    )
+    model, _, _, changed, outcome = run(architecture, pictures, phase)
+    assert any("moving_mean" in path for path in changed)
+    answers = np.asarray(model(pictures.array[pictures.val].astype("float32"))).argmax(axis=1)
+    right = (answers == labels_of(pictures)[pictures.val]).mean()
+    assert right >= 0.9 and outcome.history[outcome.best_epoch - 1]["val_accuracy"] == pytest.approx(right)
+
+
+def test_layers_compute_in_bfloat16_while_they_train_and_only_then(architecture, pictures, tmp_path):
+    seen = {}
+
+    class Listener(Reporter):
+        def say(self, text):
+            if text.startswith("  epoch"):
+                seen[int(text.split()[1])] = {layer.name: layer.compute_dtype for layer in model.layers}
+
+    model, backbone = network(architecture)
+    schedule = (
+        Phase(name="top", train="last:1", epochs=1, learning_rate=1e-3),
+        Phase(name="all", train="all", epochs=5, learning_rate=1e-2, patience=None),
+    )
+    settings = Settings(folder=tmp_path, always=True)
+    learning = engine.Learning(batch_size=12, precision="bfloat16", features=settings)
+    outcome = engine.train(model, backbone, architecture, schedule, pictures, learning, Listener())
+    low = {epoch: {name for name, kind in kinds.items() if kind == "bfloat16"} for epoch, kinds in seen.items()}
+    # What is below the cut is computed by onnxruntime, in float32.
+    assert "conv3" in low[1] and "conv2" not in low[1]
+    assert {"conv1", "conv2", "conv3", "head_pool"} <= low[6] and not {"logits", "normalize"} & low[6]
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert {str(weight.dtype) for weight in model.weights} == {"float32"}
+    _, _, _, _, exact = run(architecture, pictures, *schedule)
+    first, same = outcome.history[0]["loss"], exact.history[0]["loss"]
+    assert first != same and first == pytest.approx(same, rel=0.02)
+    assert outcome.history[-1]["val_accuracy"] >= 0.9
+
+
 def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
     """Wrong labels in validation punish a network that grows sure; it must end with the weights of the best epoch."""
     targets = pictures.targets.copy()
@@ -404,6 +445,9 @@ def test_override_epochs_and_rates():
     assert [p.learning_rate for p in phases.override(schedule, learning_rates=(0.1, 0.2))] == [0.1, 0.2]
     assert {p.optimizer for p in phases.override(schedule, optimizer="sgd")} == {"sgd"}
     assert phases.override(schedule) == schedule
+    averaged = phases.override(schedule, ema=0.9, clip_norm=2.0)
+    assert {(p.ema, p.clip_norm) for p in averaged} == {(0.9, 2.0)}
+    assert {(p.ema, p.clip_norm) for p in phases.override(averaged, ema=0, clip_norm=0)} == {(None, None)}
     with pytest.raises(UsageError, match=r"2 phases \(head, top\)"):
         phases.override(schedule, epochs=(1, 2, 3))
     with pytest.raises(UsageError, match="nothing to train"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 
 from zoo import backend, registry
+from zoo.errors import TrainingError
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter
 from zoo.testing import randomize
@@ -203,6 +205,7 @@ def test_training_is_the_same_with_and_without_and_found_features_change_no_bit(
     assert len(computed) == 1 and "40 pictures computed" in computed[0], "once for both phases"
     assert any(text.startswith("Frozen prefix: features of 40 pictures were read 160 times") for text in heard.said)
     assert first.prefix["computed"] == 40 and first.prefix["read"] == 160 and first.prefix["engine"] == "onnxruntime"
+    assert first.prefix["numbers"] == "float32"
     heard.said.clear()
     second, again = train("mnist_convnet", given, SCHEDULE, settings=settings, reporter=heard)
     assert second.prefix["computed"] == 0 and second.prefix["found"] == 40 and second.prefix["seconds_preparing"] == 0
@@ -252,7 +255,7 @@ def test_a_tight_cache_keeps_sixteen_bits_a_number(tmp_path):
     exact = feed(now, given, features(tmp_path / "a", given)).train(0, given.train)[0]
     made = features(tmp_path / "b", given, limit=int(40 * cut.floats * 2.5))
     close = feed(now, given, made).train(0, given.train)[0]
-    assert made.gain.bytes == 40 * cut.floats * 2
+    assert made.gain.bytes == 40 * cut.floats * 2 and made.gain.numbers == "16-bit fixed point"
     for a, b in zip(exact, close, strict=True):
         assert 0 < np.abs(a - b).max() / np.abs(a).max() <= 1e-4
 
@@ -285,6 +288,30 @@ def test_a_disk_that_fills_up_is_left_as_it_was(tmp_path, monkeypatch):
     assert len([text for text in heard.said if "No space left" in text]) == 1 and list(tmp_path.iterdir()) == []
     assert outcome.prefix["computed"] == 0 and outcome.prefix["streamed"] > 0
     assert losses(outcome) == pytest.approx(losses(plainly), rel=1e-3)
+
+
+def test_features_that_another_program_cuts_short_are_said_to_be(tmp_path):
+    class Cutter(Listener):
+        def say(self, text):
+            if text.startswith("  epoch   1"):
+                for path in tmp_path.glob("*/values"):
+                    os.truncate(path, 1000)
+
+    settings = Settings(tmp_path, pictures="these", always=True)
+    with pytest.raises(TrainingError, match=r"(?s)phase 'head' learns from could not be read: .*values.*command again"):
+        train("mnist_convnet", pictures(channels=1), SCHEDULE, settings=settings, reporter=Cutter())
+    whole, _ = train("mnist_convnet", pictures(channels=1), SCHEDULE, settings=settings)
+    assert whole.prefix["computed"] == 40
+
+
+def test_what_a_policy_raises_is_what_is_raised():
+    """Not an error of TensorFlow's that quotes it."""
+
+    def failing(images, labels, seeds):
+        raise ZeroDivisionError("a policy's own")
+
+    with pytest.raises(ZeroDivisionError, match="a policy's own"):
+        train("mnist_convnet", pictures(channels=1), SCHEDULE, settings=None, augment=failing)
 
 
 def test_a_set_that_was_half_removed_is_computed_anew(tmp_path):

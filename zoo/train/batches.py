@@ -74,7 +74,7 @@ def make_batches(
 
     Returns:
         Batches of (what `take` gives, targets): float32 (batch, classes), or (batch, 1) of a single unit; with class
-        weights, (.., .., float32 (batch,)).
+        weights, (.., .., float32 (batch,)). Its attribute `failed` is the error that `take` raised, or None.
     """
     keras = backend.start()
 
@@ -82,6 +82,8 @@ def make_batches(
         def __init__(self) -> None:
             super().__init__(workers=0)
             self.epoch = first_epoch
+            # Keras's backends tell an error of this class in words of their own.
+            self.failed: Exception | None = None
             self.order = self._order()
 
         def __len__(self) -> int:
@@ -92,7 +94,11 @@ def make_batches(
 
         def __getitem__(self, index: int) -> tuple[Any, ...]:
             end = None if index == len(self) - 1 else (index + 1) * batch_size
-            pictures, marks = take(self.epoch, self.order[index * batch_size : end])
+            try:
+                pictures, marks = take(self.epoch, self.order[index * batch_size : end])
+            except Exception as error:
+                self.failed = error
+                raise
             # Keras tells several inputs from one by the tuple.
             pictures = tuple(pictures) if isinstance(pictures, list) else pictures
             batch = pictures, marks[:, 1:] if single_unit else marks

@@ -35,6 +35,7 @@ class Learning:
         label_smoothing: Share of every target that is spread over all classes, in [0, 1).
         balance: Whether every class counts alike in the losses, however many pictures it has.
         keep_best: Whether the best epoch is kept, else the last.
+        precision: "float32" or "bfloat16", which is what layers above the frozen prefix compute in while they train.
         features: How the outputs of what is frozen are kept; None runs the whole network in every step.
     """
 
@@ -45,6 +46,7 @@ class Learning:
     label_smoothing: float = 0.0
     balance: bool = False
     keep_best: bool = True
+    precision: str = "float32"
     features: Settings | None = None
 
 
@@ -232,10 +234,12 @@ class _Training:
         """Train a phase; the network then has the weights of the best epoch so far."""
         phase, history, best = ready.phase, self._history, self._best
         network, steps = ready.now.trainer, len(ready.batches)
-        self._compile(ready, phase)
-        epochs = fitting.fit(
-            ready.feed.learner, network, ready.batches, ready.validation, phase, history, best, self._reporter
-        )
+        learner = ready.feed.learner
+        with fitting.computing_in(self._learning.precision, learner):
+            self._compile(ready, phase)
+            epochs = fitting.fit(
+                learner, network, ready.batches, ready.validation, phase, history, best, self._reporter
+            )
         self._feeds.count(ready.feed, epochs)
         # The next phase, or the export, begins from the best epoch so far.
         network.set_weights(best.weights)
@@ -257,8 +261,10 @@ class _Training:
 
     def test(self, ready: _Ready, sweep: Sweep) -> RangeTest:
         """Try rates on a phase; the network ends with the weights that it had."""
-        self._compile(ready, sweep.of(ready.phase))
-        return sweep.run(ready.phase, ready.feed.learner, ready.now.trainer, ready.batches, self._reporter)
+        learner = ready.feed.learner
+        with fitting.computing_in(self._learning.precision, learner):
+            self._compile(ready, sweep.of(ready.phase))
+            return sweep.run(ready.phase, learner, ready.now.trainer, ready.batches, self._reporter)
 
     def end(self) -> Outcome:
         """Tell what came of it."""

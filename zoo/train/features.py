@@ -153,6 +153,7 @@ class Gain:
         seconds_computing: Of those computed and kept.
         seconds_read: What those read would have taken, at the speed of those computed for the same phase or a later.
         bytes: What the computed ones take on the disk.
+        numbers: What they are kept as, see `zoo.train.store.Store`; empty where none are.
     """
 
     engine: str = ""
@@ -164,6 +165,7 @@ class Gain:
     seconds_computing: float = 0.0
     seconds_read: float = 0.0
     bytes: int = 0
+    numbers: str = ""
 
     def told(self) -> list[str]:
         """What a user is told at the end of training."""
@@ -362,6 +364,7 @@ class Features:
                 )
                 return None
             opened = found
+            self.gain.numbers = opened[0].numbers
             missing = np.unique(np.concatenate([store.missing(rows) for store in opened]))
             if len(missing):
                 self._fill(tensors, opened, missing, batches(missing))
@@ -426,7 +429,7 @@ class Features:
         self._rates.update({store.folder: seconds / done for store in stores})
         self._reporter.say(
             f"  frozen prefix: {done:,} pictures computed in {seconds:.1f} s on {lower.engine}, "
-            f"{size / 1e6:,.0f} MB kept"
+            f"{size / 1e6:,.0f} MB kept as {stores[0].numbers}"
         )
 
     def _digest(self, tensor: keras.KerasTensor) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,11 @@ def fit(
     best: Best,
     reporter: Reporter,
 ) -> int:
-    """Fit one phase, adding to the history; return how many epochs ran. `learner` is `network` or a part of it."""
+    """Fit one phase, adding to the history; return how many epochs ran. `learner` is `network` or a part of it.
+
+    Raises:
+        TrainingError: The loss is not finite, or pictures or features cannot be read any more.
+    """
     keras = backend.start()
     first = len(history)
     lowest = [float("inf"), first]
@@ -100,8 +105,19 @@ def fit(
     # The average stands in the network's weights while validation runs and an epoch ends, so that it is what is kept.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
     options = {"validation_data": validation, "callbacks": [*average, Watch()], "verbose": 0, "shuffle": False}
-    with bars:
-        learner.fit(batches, epochs=phase.epochs, **options)
+    try:
+        with bars:
+            learner.fit(batches, epochs=phase.epochs, **options)
+    except Exception as error:
+        failed = batches.failed or validation.failed
+        if failed is None or failed is error:
+            raise
+        if isinstance(failed, OSError):
+            raise TrainingError(
+                f"what phase {phase.name!r} learns from could not be read: {failed}. Another program may have changed "
+                "it; run the command again, and what is missing is computed anew."
+            ) from failed
+        raise failed from None
     if best.weights is None:
         raise TrainingError(
             f"the validation loss of phase {phase.name!r} was never finite; lower --learning-rate below "
@@ -156,6 +172,32 @@ def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.opti
 def _jit() -> bool | str:
     """XLA is 2 to 30 times slower than TensorFlow's own kernels on a CPU; JAX and GPUs decide for themselves."""
     return False if backend.runs_on_tensorflow() and not backend.has_accelerator() else "auto"
+
+
+@contextlib.contextmanager
+def computing_in(precision: str, learner: keras.Model) -> Iterator[None]:
+    """Let a network compute in a precision while a phase lasts; weights, gradients' sums and logits stay float32.
+
+    Args:
+        precision: "float32", or "bfloat16" as Keras's mixed_bfloat16 has it.
+        learner: Ends in the layer of the logits.
+    """
+    keras = backend.start()
+    last = learner.layers[-1]
+    whole = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
+    changed = {
+        layer: layer.dtype_policy
+        for layer in learner.layers
+        if precision != "float32" and layer is not last and not isinstance(layer, whole)
+        if isinstance(layer, keras.layers.Layer)
+    }
+    try:
+        for layer in changed:
+            layer.dtype_policy = keras.DTypePolicy(f"mixed_{precision}")
+        yield
+    finally:
+        for layer, policy in changed.items():
+            layer.dtype_policy = policy
 
 
 def compile_for(

@@ -54,8 +54,8 @@ def override(
         learning_rates: One a phase, or a single one for the highest, the others in proportion.
         optimizer: For all phases.
         rate: For all phases: how the learning rate moves, see `zoo.plugin.Phase`.
-        clip_norm: For all phases.
-        ema: For all phases.
+        clip_norm: For all phases; 0 never clips.
+        ema: For all phases; 0 averages nothing.
         patience: For all phases; 0 never ends one early.
         views: For all phases that augment.
 
@@ -92,9 +92,9 @@ def override(
         if rate is not None:
             wishes["rate"] = rate
         if clip_norm is not None:
-            wishes["clip_norm"] = clip_norm
+            wishes["clip_norm"] = clip_norm or None
         if ema is not None:
-            wishes["ema"] = ema
+            wishes["ema"] = ema or None
         if patience is not None:
             wishes["patience"] = patience or None
         if views is not None and phase.augment:

@@ -58,6 +58,7 @@ class Store:
 
     Attributes:
         row_bytes: What a row takes.
+        numbers: What its numbers are kept as: "float32" or "16-bit fixed point".
 
     Raises:
         OSError: The folder cannot be written.
@@ -66,6 +67,7 @@ class Store:
     def __init__(self, folder: Path, count: int, shape: tuple[int, ...], fixed_point: bool):
         self.folder, self.shape, self._fixed_point = folder, shape, fixed_point
         kind = "<u2" if fixed_point else "<f4"
+        self.numbers = "16-bit fixed point" if fixed_point else "float32"
         self.row_bytes = math.prod(shape) * np.dtype(kind).itemsize
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {"values": count * self.row_bytes, "spans": count * 8, "done": count}
