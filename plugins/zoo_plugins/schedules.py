@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from zoo.plugin import Architecture, Phase, Schedule, hookimpl
 
-HEAD_EPOCHS, HEAD_RATE = 5, 3e-3
+# A rate that falls to nothing: a constant one leaves the head wherever its last steps threw it (0.656 against 0.682 on
+# five kinds of flowers, after five epochs).
+HEAD = Phase(name="head", train="head", epochs=8, learning_rate=3e-3, rate="cosine")
 PRETRAINED = 0.1
 MANY_STAGES = 6
 
@@ -18,13 +20,14 @@ MANY_STAGES = 6
 def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     """Head on a frozen base, then the top third of the stages at a low rate.
 
-    For VGG that is block5; for MobileNetV2 everything from block_13 up.
+    For VGG that is block5; for MobileNetV2 everything from block_13 up. The rate rises through the first epoch, so that
+    a gentle epoch is there to be kept where the head has left little to learn; the first that is worse ends the phase.
     """
     stages = max(1, len(architecture.stages) // 3)
     rate = PRETRAINED * architecture.learning_rate
     return (
-        Phase(name="head", train="head", epochs=HEAD_EPOCHS, learning_rate=HEAD_RATE),
-        Phase(name="top", train=f"last:{stages}", epochs=3, learning_rate=rate, rate="cosine"),
+        HEAD,
+        Phase(name="top", train=f"last:{stages}", epochs=3, learning_rate=rate, rate="one-cycle", patience=1),
     )
 
 
@@ -32,7 +35,7 @@ def full(architecture: Architecture) -> tuple[Phase, ...]:
     """Head on a frozen base, then everything at a low rate."""
     rate = PRETRAINED * architecture.learning_rate
     return (
-        Phase(name="head", train="head", epochs=HEAD_EPOCHS, learning_rate=HEAD_RATE),
+        HEAD,
         Phase(name="all", train="all", epochs=5, learning_rate=rate, rate="cosine"),
     )
 
@@ -43,7 +46,7 @@ def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
     stages = len(architecture.stages)
     epochs = 2 if stages <= MANY_STAGES else 1
     return (
-        Phase(name="head", train="head", epochs=HEAD_EPOCHS, learning_rate=HEAD_RATE),
+        HEAD,
         *(
             Phase(name=f"top {count}", train=f"last:{count}", epochs=epochs, learning_rate=rate)
             for count in range(1, stages)
@@ -58,7 +61,7 @@ def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
     # About a hundredth of the rate is left at the stem, however many stages there are.
     decay = 0.01 ** (1 / max(1, len(architecture.stages) - 1))
     return (
-        Phase(name="head", train="head", epochs=HEAD_EPOCHS, learning_rate=HEAD_RATE),
+        HEAD,
         Phase(name="all", train="all", epochs=5, learning_rate=rate, rate="cosine", rate_decay=decay),
     )
 
@@ -104,7 +107,7 @@ def zoo_schedules():
         Schedule(
             name="head-only",
             summary="the head on a frozen base, nothing else",
-            phases=(Phase(name="head", train="head", epochs=HEAD_EPOCHS, learning_rate=HEAD_RATE),),
+            phases=(HEAD,),
         ),
         Schedule(name="full", summary="the head on a frozen base, then every layer at a low rate", phases=full),
         Schedule(
