@@ -2,8 +2,9 @@
 
     python benchmarks/defaults.py DATA ARCH [--weights PATH] [--size 160] [--seeds 3] RECIPE...
 
-A recipe is phases joined by "+", each TRAIN*EPOCHS@RATE, with "~cosine" or "~one-cycle" behind it where the rate moves
-and "!EPOCHS" for a patience other than 5; after the last "#POLICY" (and "/VIEWS") where pictures are augmented:
+A recipe is phases joined by "+", each TRAIN*EPOCHS@RATE, with "~cosine" or "~one-cycle" behind it where the rate moves,
+"!EPOCHS" for a patience other than 5 and "?LOSS" where a validation loss leaves it out; after the last "#POLICY" (and
+"/VIEWS") where pictures are augmented:
 
     "head*5@3e-3+last:2*3@1e-4~cosine!1"        "head*8@3e-3#light/2"
 
@@ -28,7 +29,8 @@ import numpy as np
 
 TRAIN, CHOOSE = 0.6, 0.1
 PHASE = re.compile(
-    r"(?P<train>head|all|last:\d+|from:[^*]+)\*(?P<epochs>\d+)@(?P<rate>[\d.e-]+)(~(?P<moves>[a-z-]+))?(!(?P<patience>\d+))?"
+    r"(?P<train>head|all|last:\d+|from:[^*]+)\*(?P<epochs>\d+)@(?P<rate>[\d.e-]+)"
+    r"(~(?P<moves>[a-z-]+))?(!(?P<patience>\d+))?(\?(?P<enough>[\d.]+))?"
 )
 
 
@@ -50,6 +52,7 @@ def parse(text: str):
                 epochs=int(found["epochs"]),
                 learning_rate=float(found["rate"]),
                 rate=found["moves"] or "constant",
+                enough=float(found["enough"]) if found["enough"] else None,
                 patience=int(found["patience"] or 5),
                 views=int(views) if views else None,
             )

@@ -403,6 +403,9 @@ class Phase:
             it as it is.
         ema: Momentum of a moving average over steps of the trained weights, in (0, 1), which is what is judged, and
             kept, after every epoch (Polyak and Juditsky 1992); None judges and keeps the weights themselves.
+        enough: The phase is left out where the best epoch so far has no more than this validation loss (nor more than a
+            quarter of what guessing by the classes' shares would give): with so few errors left, validation pictures
+            could not tell whether it helps. None never leaves it out.
     """
 
     name: str
@@ -420,6 +423,7 @@ class Phase:
     patience: int | None = 5
     clip_norm: float | None = None
     ema: float | None = None
+    enough: float | None = None
 
     def __post_init__(self) -> None:
         _require_text(self, "name", self.name)
@@ -452,6 +456,9 @@ class Phase:
         ema = self.ema
         fits = ema is None or (_is_number(ema) and 0 < ema < 1)
         _require(fits, self, "ema must be in (0, 1) or None", ema)
+        enough = self.enough
+        fits = enough is None or (_is_number(enough) and enough > 0)
+        _require(fits, self, "enough must be a loss above 0 or None", enough)
 
 
 @dataclass(frozen=True, kw_only=True)

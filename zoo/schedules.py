@@ -175,6 +175,8 @@ def show(
 def _further(phase: Phase) -> str:
     """What a phase has beyond what every phase has."""
     told = []
+    if phase.enough is not None:
+        told.append(f", left out at a validation loss of {phase.enough:g} or less")
     if phase.clip_norm is not None:
         told.append(f", gradients clipped to a norm of {phase.clip_norm:g}")
     if phase.ema is not None:

@@ -18,16 +18,25 @@ MANY_STAGES = 6
 
 
 def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
-    """Head on a frozen base, then the top third of the stages at a low rate.
+    """Head on a frozen base, then the top third of the stages: gently, and at a higher rate where that is not enough.
 
-    For VGG that is block5; for MobileNetV2 everything from block_13 up. The rate rises through the first epoch, so that
-    a gentle epoch is there to be kept where the head has left little to learn; the first that is worse ends the phase.
+    The top third is block5 of VGG, everything from block_13 up of MobileNetV2. A high rate is what pictures need that
+    are unlike those of the pretraining; those that are like them it harms, and one gentle epoch is all they need.
     """
     stages = max(1, len(architecture.stages) // 3)
     rate = PRETRAINED * architecture.learning_rate
     return (
         HEAD,
-        Phase(name="top", train=f"last:{stages}", epochs=3, learning_rate=rate, rate="one-cycle", patience=1),
+        Phase(name="gentle", train=f"last:{stages}", epochs=1, learning_rate=rate / 6),
+        Phase(
+            name="top",
+            train=f"last:{stages}",
+            epochs=3,
+            learning_rate=rate,
+            rate="cosine",
+            patience=1,
+            enough=0.1,
+        ),
     )
 
 

@@ -244,6 +244,44 @@ def test_the_average_of_weights_is_judged_and_kept(architecture, pictures):
     assert outcome.history[-1]["val_loss"] == pytest.approx(loss, rel=1e-4)
 
 
+def test_a_phase_is_left_out_where_what_is_there_is_enough(architecture, pictures):
+    said = []
+
+    class Listener(Reporter):
+        def say(self, text):
+            said.append(text)
+
+    def phases_run(enough, given=pictures):
+        model, backbone = network(architecture)
+        schedule = (
+            Phase(name="head", train="head", epochs=20, learning_rate=0.05),
+            Phase(name="top", train="last:1", epochs=1, learning_rate=1e-4, enough=enough),
+        )
+        outcome = engine.train(
+            model, backbone, architecture, schedule, given, engine.Learning(batch_size=12), Listener()
+        )
+        return [phase["name"] for phase in outcome.phases], min(row["val_loss"] for row in outcome.history[:20])
+
+    ran, loss = phases_run(None)
+    assert ran == ["head", "top"] and 1e-6 < loss < 0.17
+    assert phases_run(loss * 0.9)[0] == ["head", "top"] and not any("left out" in text for text in said)
+    assert phases_run(loss * 1.1)[0] == ["head"]
+    assert f"Phase 2/2 top: left out, for a validation loss of {loss:.4f} is at most {loss * 1.1:.2g}" in said
+
+
+def test_the_loss_of_guessing(pictures):
+    """Entropy: ln 2 of two even classes; of one in ten, less; of labels of their own, the mean over them."""
+    assert feeds.loss_of_guessing(pictures) == pytest.approx(np.log(2), rel=1e-3)
+    targets = np.eye(2, dtype="float32")[(np.arange(40) % 10 == 0).astype(int)]
+    rare = feeds.Pictures(np.zeros((40, 4, 4, 3), np.uint8), targets, np.arange(40), np.arange(1))
+    assert feeds.loss_of_guessing(rare) == pytest.approx(0.325, abs=1e-3)
+    several = feeds.Pictures(
+        rare.array, np.tile([1.0, 0.0], (40, 1)).astype("float32"), rare.train, rare.val, "multilabel"
+    )
+    several.targets[::2] = [1, 1]
+    assert feeds.loss_of_guessing(several) == pytest.approx(np.log(2) / 2, rel=1e-3)
+
+
 def test_the_average_goes_with_statistics_that_move(architecture, pictures):
     """Statistics are not averaged: they must still fit the averaged weights."""
     phase = Phase(

@@ -200,12 +200,12 @@ def test_show_says_what_would_train(zoo):
 def test_show_tells_of_clipping_and_averages_where_there_are_any(zoo, tmp_path):
     path = tmp_path / "mine.toml"
     phase = '[[phase]]\nname = "head"\ntrain = "head"\nepochs = 1\nlearning_rate = 0.01\n'
-    path.write_text(f"{phase}{phase}ema = 0.9\nclip_norm = 1.5\nrate = 'one-cycle'\n")
+    path.write_text(f"{phase}{phase}ema = 0.9\nclip_norm = 1.5\nrate = 'one-cycle'\nenough = 0.05\n")
     first, second = zoo("schedule", "show", path, "mnist_convnet").out.split("\n\n")[1:]
     assert "BatchNorm frozen\n" in first
     assert (
-        "(one-cycle), BatchNorm frozen, gradients clipped to a norm of 1.5, weights averaged with momentum 0.9"
-        in second
+        "(one-cycle), BatchNorm frozen, left out at a validation loss of 0.05 or less, "
+        "gradients clipped to a norm of 1.5, weights averaged with momentum 0.9\n" in second
     )
 
 

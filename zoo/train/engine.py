@@ -14,13 +14,16 @@ from zoo.train import fitting, grouped, prefix, stretch
 from zoo.train import phases as phase_tools
 from zoo.train.batches import Augment, make_batches
 from zoo.train.features import Feed, Settings
-from zoo.train.feeds import Feeds, Pictures, class_weights
+from zoo.train.feeds import Feeds, Pictures, class_weights, loss_of_guessing
 from zoo.train.rates import RangeTest, Sweep
 from zoo.train.settling import Settling
 from zoo.train.stretch import Stretch
 
 if TYPE_CHECKING:
     import keras
+
+# Of the loss of guessing: more than this is never good enough, see `zoo.plugin.Phase`.
+GUESSED = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class Outcome:
         history: A row an epoch: phase, epoch (counted over the run, from 1), learning_rate, loss, accuracy, val_loss,
             val_accuracy, seconds. val_loss is without the penalties on weights, which would make an epoch look better
             whose weights are smaller.
-        phases: For each phase its settings, the layers it moved, its seconds.
+        phases: For each phase that was trained its settings, the layers it moved, its seconds.
         best_epoch: The epoch whose weights the network now has.
         warnings: What the user should know.
         prefix: What the frozen prefix did, see `zoo.train.features.Gain`.
@@ -101,8 +104,9 @@ def train(
     with grouped.cut(model):
         training.plan()
         for index in range(len(schedule)):
-            with training.phase(index) as ready:
-                training.fit(ready)
+            if training.needs(index):
+                with training.phase(index) as ready:
+                    training.fit(ready)
     return training.end()
 
 
@@ -206,6 +210,21 @@ class _Training:
                 phase_tools.apply(now.model, now.backbone, now.architecture, phase, self._originals)
                 cuts[index] = prefix.find(now.trainer)
         self._feeds.plan(self._schedule, cuts, self._stretches)
+
+    def needs(self, index: int) -> bool:
+        """Whether a phase is trained: not where what is there is good enough for it."""
+        phase, best = self._schedule[index], self._best
+        if phase.enough is None or self._stretches[index] is not self._now:
+            return True
+        # Smoothed labels and weights of classes make losses greater, so that the phase is trained rather than not.
+        enough = min(phase.enough, GUESSED * loss_of_guessing(self._pictures))
+        if best.loss > enough:
+            return True
+        self._reporter.say(
+            f"Phase {index + 1}/{len(self._schedule)} {phase.name}: left out, for a validation loss of {best.loss:.4f} "
+            f"is at most {enough:.2g}"
+        )
+        return False
 
     @contextlib.contextmanager
     def phase(self, index: int) -> Iterator[_Ready]:

@@ -48,6 +48,16 @@ def class_weights(pictures: Pictures) -> np.ndarray:
     return (len(pictures.train) / (len(counts) * np.maximum(counts, 1))).astype("float32")
 
 
+def loss_of_guessing(pictures: Pictures) -> float:
+    """Mean cross-entropy, in nats, of answers that are the classes' shares of the training pictures."""
+    shares = pictures.targets[pictures.train].mean(axis=0).astype(float)
+    entropies = -shares * np.log(np.maximum(shares, 1e-12))
+    if pictures.task != "multilabel":
+        return float(entropies.sum())
+    rest = 1 - shares
+    return float((entropies - rest * np.log(np.maximum(rest, 1e-12))).mean())
+
+
 class Feeds:
     """What each phase is fitted on: pictures or their features, as they are or altered."""
 
