@@ -11,7 +11,8 @@ A recipe is phases joined by "+", each TRAIN*EPOCHS@RATE, with "~cosine" or "~on
 Test pictures take no part: of those that `zoo finetune` would train and validate on with seed 0, each seed draws 60 %
 to train on, 10 % to choose the epoch by, and judges the network on the other 30 %. All recipes see the same draws.
 Printed: accuracy and log loss, means over the seeds, the standard error of the difference to the first recipe's
-accuracy, and seconds of training with all features computed before.
+accuracy (a picture that several seeds judge counts as one), and seconds of training; those of the first recipe include
+computing the features that the others find.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def parse(text: str):
                 learning_rate=float(found["rate"]),
                 rate=found["moves"] or "constant",
                 enough=float(found["enough"]) if found["enough"] else None,
-                patience=int(found["patience"] or 5),
+                patience=int(found["patience"] or 5) or None,
                 views=int(views) if views else None,
             )
         )
@@ -145,7 +146,8 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         right = np.concatenate([result[0] for result in results]).astype(float)
         first = right if first is None else first
         difference = right - first
-        error = difference.std() / math.sqrt(len(difference))
+        pictures = np.concatenate([rows[2] for rows in draws])
+        error = math.sqrt((np.bincount(pictures, difference - difference.mean()) ** 2).sum()) / len(difference)
         print(
             f"{text:60} {right.mean():8.4f}  {difference.mean():+.4f} +- {error:.4f} "
             f"{np.mean([r[1] for r in results]):9.4f} {np.mean([r[2] for r in results]):8.1f}",

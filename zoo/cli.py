@@ -392,7 +392,7 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
         click.echo(f"\n{reporter.timing.table()}")
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: str | Path) -> str:
     import shlex
 
     return shlex.quote(os.fspath(path))
@@ -446,10 +446,29 @@ def lr_find(
         click.echo(f"{test.phase:10} {rate:8} {test.note}")
     click.echo(f"Picture    {output}")
     if all(test.suggestion is not None for test in tests):
-        rates = ",".join(f"{test.suggestion:g}" for test in tests)
-        click.echo(
-            f"Use        zoo finetune {architecture} --data {_quoted(Path(options.data))} --learning-rate {rates}"
-        )
+        rates = [f"{test.suggestion:g}" for test in tests]
+        # --learning-rate has a place for phases too that --epochs leaves out.
+        if values["epochs"] and 0 in values["epochs"]:
+            found = iter(rates)
+            rates = [next(found) if count else rates[0] for count in values["epochs"]]
+        typed = [word for name in values for word in _typed(name, values[name]) if name != "learning_rate"]
+        command = ["zoo", "finetune", architecture, *typed, "--learning-rate", ",".join(rates)]
+        click.echo(f"Use        {' '.join(map(_quoted, command))}")
+
+
+def _typed(name: str, value: Any) -> list[str]:
+    """An option of this command as it can be typed again; nothing where it was not typed."""
+    context = click.get_current_context()
+    if context.get_parameter_source(name) != click.core.ParameterSource.COMMANDLINE:
+        return []
+    (option,) = [parameter.opts[0] for parameter in context.command.params if parameter.name == name]
+    if isinstance(value, bool):
+        return [option]
+    if isinstance(value, dict):
+        value = f"{value['pool']}:{value['grid']}" if "grid" in value else value["pool"]
+    elif isinstance(value, tuple):
+        value = ("x" if name == "size" else ",").join(map(str, value)) or "none"
+    return [option, str(value)]
 
 
 @cli.group()

@@ -110,7 +110,7 @@ def zoo_schedules():
     return [
         Schedule(
             name="fine-tune",
-            summary="the head on a frozen base, then the top stages at a low rate",
+            summary="the head on a frozen base, then the top stages, gently, and faster where the loss asks for it",
             phases=fine_tune,
         ),
         Schedule(

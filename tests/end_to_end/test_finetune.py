@@ -189,7 +189,7 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
         (["--weights", "imagenet1k"], 1, "ZOO_OFFLINE=1 forbids the network"),
         (["--weights", "imagnet1k"], 2, "Did you mean imagenet1k"),
         (["--weights", "no/such/file.h5"], 1, "'no/such/file.h5' cannot be read"),
-        (["--epochs", "1,2,3"], 2, "--epochs takes one value"),
+        (["--epochs", "1,2,3,4"], 2, "--epochs takes one value"),
         (["--epochs", "many"], 2, "whole numbers"),
         (["--epochs", "0"], 2, "nothing to train"),
         (["--size", "8"], 2, "at least 32 x 32"),

@@ -66,7 +66,10 @@ def test_cats_and_dogs(tmp_path, real_weights, test_data, network, floor):
     assert np.mean([f"/{label}/" in path for path, label in labelled]) == pytest.approx(accuracy, abs=1e-9)
     (run,) = (tmp_path / "runs").iterdir()
     with (run / "history.csv").open() as stream:
-        assert len(list(csv.DictReader(stream))) == 8
+        phases = [row["phase"] for row in csv.DictReader(stream)]
+    # What a gentle epoch leaves of mobilenetv2's loss is too little for more.
+    assert phases[:9] == ["head"] * 8 + ["gentle"]
+    assert phases[9:] == [] if network == "mobilenetv2" else set(phases[9:]) <= {"top"} and len(phases) <= 12
 
 
 @pytest.mark.real

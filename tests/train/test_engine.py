@@ -251,22 +251,26 @@ def test_a_phase_is_left_out_where_what_is_there_is_enough(architecture, picture
         def say(self, text):
             said.append(text)
 
-    def phases_run(enough, given=pictures):
+    def phases_run(enough, **others):
         model, backbone = network(architecture)
         schedule = (
             Phase(name="head", train="head", epochs=20, learning_rate=0.05),
             Phase(name="top", train="last:1", epochs=1, learning_rate=1e-4, enough=enough),
         )
-        outcome = engine.train(
-            model, backbone, architecture, schedule, given, engine.Learning(batch_size=12), Listener()
-        )
-        return [phase["name"] for phase in outcome.phases], min(row["val_loss"] for row in outcome.history[:20])
+        learning = engine.Learning(batch_size=12, **others)
+        outcome = engine.train(model, backbone, architecture, schedule, pictures, learning, Listener())
+        trained = [phase["name"] for phase in outcome.phases if phase["epochs_run"]]
+        assert ["left_out" in phase for phase in outcome.phases] == [False, trained == ["head"]]
+        return trained, min(row["val_loss"] for row in outcome.history[:20])
 
     ran, loss = phases_run(None)
     assert ran == ["head", "top"] and 1e-6 < loss < 0.17
     assert phases_run(loss * 0.9)[0] == ["head", "top"] and not any("left out" in text for text in said)
     assert phases_run(loss * 1.1)[0] == ["head"]
     assert f"Phase 2/2 top: left out, for a validation loss of {loss:.4f} is at most {loss * 1.1:.2g}" in said
+    said.clear()
+    # Classes' weights change what a loss means.
+    assert phases_run(loss * 1.5, balance=True)[0] == ["head", "top"]
 
 
 def test_the_loss_of_guessing(pictures):
@@ -280,6 +284,14 @@ def test_the_loss_of_guessing(pictures):
     )
     several.targets[::2] = [1, 1]
     assert feeds.loss_of_guessing(several) == pytest.approx(np.log(2) / 2, rel=1e-3)
+
+
+def test_an_average_over_too_few_steps_is_warned_of(architecture, pictures):
+    """Three steps an epoch: after six, 0.99^5 of the average are the first step's weights."""
+    head = Phase(name="head", train="head", epochs=2, learning_rate=1e-3, ema=0.99)
+    (warning,) = run(architecture, pictures, head)[4].warnings
+    assert "'head' has 6 steps: 95%" in warning and "--ema" in warning
+    assert run(architecture, pictures, dataclasses.replace(head, epochs=9, ema=0.9))[4].warnings == []
 
 
 def test_the_average_goes_with_statistics_that_move(architecture, pictures):
@@ -483,6 +495,11 @@ def test_override_epochs_and_rates():
     assert [p.learning_rate for p in phases.override(schedule, learning_rates=(0.1, 0.2))] == [0.1, 0.2]
     assert {p.optimizer for p in phases.override(schedule, optimizer="sgd")} == {"sgd"}
     assert phases.override(schedule) == schedule
+    sparing = [dataclasses.replace(phase, enough=0.1) for phase in schedule]
+    assert {p.enough for p in phases.override(sparing, epochs=(9,))} == {0.1}
+    assert {p.enough for p in phases.override(sparing, epochs=(3, 5))} == {None}
+    with pytest.raises(UsageError, match=r"phase 'head' cannot be trained so: .*nan"):
+        phases.override(schedule, clip_norm=float("nan"))
     averaged = phases.override(schedule, ema=0.9, clip_norm=2.0)
     assert {(p.ema, p.clip_norm) for p in averaged} == {(0.9, 2.0)}
     assert {(p.ema, p.clip_norm) for p in phases.override(averaged, ema=0, clip_norm=0)} == {(None, None)}

@@ -304,14 +304,27 @@ def test_features_that_another_program_cuts_short_are_said_to_be(tmp_path):
     assert whole.prefix["computed"] == 40
 
 
-def test_what_a_policy_raises_is_what_is_raised():
-    """Not an error of TensorFlow's that quotes it."""
+# Keras fetches the first two batches itself, the others inside TensorFlow.
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ZeroDivisionError("a policy's own"), (ZeroDivisionError, "^a policy's own$")),
+        (OSError(5, "Input/output error"), (TrainingError, r"could not be read: .*Input/output error")),
+    ],
+)
+def test_what_a_batch_raises_is_told_in_its_own_words(first, error, told):
+    calls = []
 
     def failing(images, labels, seeds):
-        raise ZeroDivisionError("a policy's own")
+        calls.append(len(images))
+        if len(calls) > first:
+            raise error
+        return images, labels
 
-    with pytest.raises(ZeroDivisionError, match="a policy's own"):
+    with pytest.raises(told[0], match=told[1]):
         train("mnist_convnet", pictures(channels=1), SCHEDULE, settings=None, augment=failing)
+    assert len(calls) == first + 1
 
 
 def test_a_set_that_was_half_removed_is_computed_anew(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import weakref
 
 import numpy as np
 import pytest
@@ -109,6 +111,29 @@ def test_a_test_ends_where_the_loss_diverges(pictures):
     (test,), same = find(pictures, HEAD, sweep=rates.Sweep(1e-3, 99.0, 200))
     assert all(same) and len(test.rates) < 200 and test.rates[-1] < 99
     assert test.changes[-1] > 1
+    # The cliff at the end must not hide the dip before it.
+    assert test.suggestion == pytest.approx(test.rates[int(np.argmin(test.changes))] / 10, rel=0.05)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_dip_is_found_where_everything_moves_and_then_diverges(pictures, optimizer):
+    phase = Phase(name="all", train="all", epochs=1, learning_rate=1e-3, optimizer=optimizer, batch_norm="update")
+    (test,), same = find(pictures, phase, sweep=rates.Sweep(1e-5, 99.0, 150))
+    assert all(same) and len(test.rates) < 150
+    assert test.suggestion == pytest.approx(test.rates[int(np.argmin(test.changes))] / 10, rel=0.05)
+
+
+def test_batches_are_not_held(pictures, monkeypatch):
+    """A pass over all of a large set must not take its memory."""
+    made = []
+
+    def augment(images, labels, seeds):
+        made.append(weakref.ref(images))
+        assert sum(reference() is not None for reference in made) <= 4
+        return images, labels
+
+    find(pictures, HEAD, augment=augment)
+    assert len(made) >= 60
 
 
 def test_balance_and_smoothed_labels_are_part_of_the_loss(pictures):
@@ -137,7 +162,14 @@ def test_where_it_only_rises_a_third_of_where_it_begins():
 
 def test_nothing_is_suggested_where_nothing_moves():
     found = rates.judge("top", RATES, NOISE)
-    assert found.suggestion is None and "at none" in found.note
+    assert found.suggestion is None and "moves at none; look further up" in found.note
+
+
+def test_what_diverges_at_once_sends_nobody_further_up():
+    found = rates.judge("top", RATES[:1], np.zeros(1), diverged=True)
+    assert found.suggestion is None and "look further down" in found.note
+    falling = rates.judge("top", RATES, -RATES + NOISE, diverged=True)
+    assert falling.suggestion == pytest.approx(0.1) and "further" not in falling.note
 
 
 def test_a_loss_that_still_falls_says_so():
@@ -161,7 +193,7 @@ def test_the_command(zoo, photos, tmp_path):
     assert ran.code == 0, ran.err
     assert "Phase 1/1" in ran.out and f"Picture    {picture}" in ran.out
     (line,) = [line for line in ran.out.splitlines() if line.startswith("Use ")]
-    assert f"zoo finetune mnist_convnet --data {photos} --learning-rate " in line
+    assert f"zoo finetune mnist_convnet --data {photos} --size 32x32 --batch-size 16 --learning-rate " in line
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG" and drawn.width > 600
     assert not (tmp_path / "runs").exists()
@@ -170,6 +202,28 @@ def test_the_command(zoo, photos, tmp_path):
     (test,) = json.loads(as_json.out)
     assert set(test) == {"phase", "rates", "changes", "suggestion", "note"}
     assert f"{test['suggestion']:g}" in line
+
+
+def test_what_is_printed_to_use_can_be_typed(zoo, photos, tmp_path):
+    """With the schedule that was tested, a phase that is left out, and options of every kind."""
+    schedule = tmp_path / "three phases.toml"
+    phases = (("a", "head"), ("b", "last:1"), ("c", "all"))
+    shape = '[[phase]]\nname = "{}"\ntrain = "{}"\nepochs = 1\nlearning_rate = 1e-3\n'
+    schedule.write_text("".join(shape.format(*phase) for phase in phases))
+    options = [
+        *("--data", photos, "--weights", "none", "--size", "32x40", "--schedule", schedule, "--epochs", "0,1,1"),
+        *("--pool", "roi:2", "--hidden", "8,4", "--balance", "--batch-size", 16, "--cache-size", "50MB"),
+    ]
+    ran = zoo("lr-find", "mnist_convnet", *options, "--steps", 30, "--output", tmp_path / "found.png")
+    assert ran.code == 0, ran.err
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("Use ")]
+    typed = shlex.split(line)[2:]
+    assert typed[-1].count(",") == 2 and {"32x40", "roi:2", "8,4", "0,1,1", "50000000", "--balance"} <= set(typed)
+    trained = zoo(*typed, "--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
+    assert trained.code == 0, trained.err
+    (run,) = (tmp_path / "runs").iterdir()
+    used = [phase["learning_rate"] for phase in json.loads((run / "run.json").read_text())["phases"]]
+    assert used == [float(rate) for rate in typed[-1].split(",")[1:]]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Of the loss of guessing: more than this is never good enough, see `zoo.plugin.Phase`.
 GUESSED = 0.25
+# The first step's weights may count for as much in an average of weights.
+FIRST_STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class Outcome:
         history: A row an epoch: phase, epoch (counted over the run, from 1), learning_rate, loss, accuracy, val_loss,
             val_accuracy, seconds. val_loss is without the penalties on weights, which would make an epoch look better
             whose weights are smaller.
-        phases: For each phase that was trained its settings, the layers it moved, its seconds.
+        phases: For each phase its settings, the layers it moved, its seconds; and why it was left out, if it was.
         best_epoch: The epoch whose weights the network now has.
         warnings: What the user should know.
         prefix: What the frozen prefix did, see `zoo.train.features.Gain`.
@@ -214,16 +216,17 @@ class _Training:
     def needs(self, index: int) -> bool:
         """Whether a phase is trained: not where what is there is good enough for it."""
         phase, best = self._schedule[index], self._best
-        if phase.enough is None or self._stretches[index] is not self._now:
+        # Weights of classes make losses smaller too.
+        if phase.enough is None or self._learning.balance or self._stretches[index] is not self._now:
             return True
-        # Smoothed labels and weights of classes make losses greater, so that the phase is trained rather than not.
         enough = min(phase.enough, GUESSED * loss_of_guessing(self._pictures))
-        if best.loss > enough:
+        # Written so that a NaN is not enough.
+        if not best.loss <= enough:
             return True
-        self._reporter.say(
-            f"Phase {index + 1}/{len(self._schedule)} {phase.name}: left out, for a validation loss of {best.loss:.4f} "
-            f"is at most {enough:.2g}"
-        )
+        why = f"a validation loss of {best.loss:.4f} is at most {enough:.2g}"
+        self._reporter.say(f"Phase {index + 1}/{len(self._schedule)} {phase.name}: left out, for {why}")
+        nothing = {"moved_layers": [], "moved_parameters": 0, "epochs_run": 0, "seconds": 0.0}
+        self._done.append({**asdict(phase), **nothing, "left_out": why})
         return False
 
     @contextlib.contextmanager
@@ -254,6 +257,7 @@ class _Training:
         phase, history, best = ready.phase, self._history, self._best
         network, steps = ready.now.trainer, len(ready.batches)
         learner = ready.feed.learner
+        self._warn_of_average(phase, steps)
         with fitting.computing_in(self._learning.precision, learner):
             self._compile(ready, phase)
             epochs = fitting.fit(
@@ -277,6 +281,17 @@ class _Training:
                 "seconds": round(time.perf_counter() - ready.begun, 2),
             }
         )
+
+    def _warn_of_average(self, phase: Phase, steps: int) -> None:
+        """Keras begins an average of weights with those after the first step, and never forgets them quite."""
+        share = phase.ema ** (steps * phase.epochs - 1) if phase.ema is not None else 0.0
+        if share > FIRST_STEP:
+            text = (
+                f"phase {phase.name!r} has {steps * phase.epochs} steps: {share:.0%} of weights averaged with momentum "
+                f"{phase.ema:g} will be those of its first step. Lower --ema."
+            )
+            self._warnings.append(text)
+            self._reporter.warn(text)
 
     def test(self, ready: _Ready, sweep: Sweep) -> RangeTest:
         """Try rates on a phase; the network ends with the weights that it had."""

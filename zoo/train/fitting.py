@@ -105,25 +105,39 @@ def fit(
     # The average stands in the network's weights while validation runs and an epoch ends, so that it is what is kept.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
     options = {"validation_data": validation, "callbacks": [*average, Watch()], "verbose": 0, "shuffle": False}
-    try:
-        with bars:
-            learner.fit(batches, epochs=phase.epochs, **options)
-    except Exception as error:
-        failed = batches.failed or validation.failed
-        if failed is None or failed is error:
-            raise
-        if isinstance(failed, OSError):
-            raise TrainingError(
-                f"what phase {phase.name!r} learns from could not be read: {failed}. Another program may have changed "
-                "it; run the command again, and what is missing is computed anew."
-            ) from failed
-        raise failed from None
+    with bars, reading(phase, batches, validation):
+        learner.fit(batches, epochs=phase.epochs, **options)
     if best.weights is None:
         raise TrainingError(
             f"the validation loss of phase {phase.name!r} was never finite; lower --learning-rate below "
             f"{phase.learning_rate:g}."
         )
     return len(history) - first
+
+
+@contextlib.contextmanager
+def reading(phase: Phase, *batches: keras.utils.PyDataset) -> Iterator[None]:
+    """Tell what batches raise in its own words, rather than in those of Keras's backend.
+
+    Args:
+        phase: What they are read for.
+        batches: What `zoo.train.batches.make_batches` gave.
+
+    Raises:
+        TrainingError: A file could not be read.
+    """
+    try:
+        yield
+    except Exception as error:
+        failed = next((each.failed for each in batches if each.failed is not None), None)
+        if isinstance(failed, OSError):
+            raise TrainingError(
+                f"what phase {phase.name!r} learns from could not be read: {failed}. Another program may have changed "
+                "it; run the command again, and what is missing is computed anew."
+            ) from failed
+        if failed is None or failed is error:
+            raise
+        raise failed from None
 
 
 def penalty(learner: keras.Model) -> float:

@@ -49,7 +49,8 @@ def override(
 
     Args:
         phases: The schedule's.
-        epochs: One number a phase (0 leaves the phase out), or a single one for the longest phase, the others in
+        epochs: One number a phase (0 leaves the phase out, and nothing else does then), or a single
+            one for the longest phase, the others in
             proportion.
         learning_rates: One a phase, or a single one for the highest, the others in proportion.
         optimizer: For all phases.
@@ -72,6 +73,7 @@ def override(
                 f"{label} takes one value, or one for each of the {len(phases)} phases ({names}). "
                 f"Received: {len(values)}."
             )
+    one_by_one = epochs is not None and len(epochs) > 1
     if epochs is not None and len(epochs) == 1 and len(phases) > 1:
         longest = max(phase.epochs for phase in phases)
         epochs = [epochs[0] and max(1, round(phase.epochs * epochs[0] / longest)) for phase in phases]
@@ -85,6 +87,9 @@ def override(
             if not epochs[i]:
                 continue
             wishes["epochs"] = epochs[i]
+            if one_by_one:
+                # Who names a phase's epochs wants them.
+                wishes["enough"] = None
         if learning_rates is not None:
             wishes["learning_rate"] = learning_rates[i]
         if optimizer is not None:
@@ -99,7 +104,10 @@ def override(
             wishes["patience"] = patience or None
         if views is not None and phase.augment:
             wishes["views"] = views
-        changed.append(dataclasses.replace(phase, **wishes))
+        try:
+            changed.append(dataclasses.replace(phase, **wishes))
+        except InvalidPluginData as error:
+            raise UsageError(f"phase {phase.name!r} cannot be trained so: {error}") from None
     if not changed:
         raise UsageError("--epochs leaves nothing to train; give at least one phase an epoch.")
     return tuple(changed)

@@ -19,6 +19,7 @@ from zoo import backend
 from zoo.errors import TrainingError
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
+from zoo.train.fitting import reading
 
 if TYPE_CHECKING:
     import keras
@@ -87,39 +88,45 @@ class Sweep:
             reporter: Hears of the result and of progress.
 
         Raises:
-            TrainingError: The loss is not finite at the lowest rate.
+            TrainingError: The loss is not finite before any training, or pictures or features cannot be read any more.
         """
-        weights = network.get_weights()
         learner.optimizer.build(learner.trainable_variables)
-        state = [backend.start().ops.convert_to_numpy(variable) for variable in learner.optimizer.variables]
+        # Dropout's random state too, so that a batch meets the same masks before and after.
+        kept = [
+            (variable, backend.start().ops.convert_to_numpy(variable))
+            for variable in (*network.variables, *learner.optimizer.variables)
+        ]
         rates = np.geomspace(self.lowest, self.highest, self.steps)
         count = min(self.steps, len(batches))
-        given = [batches[index] for index in range(count)]
 
-        def step(rate: float, batch: tuple) -> float:
+        def step(rate: float, index: int) -> float:
             learner.optimizer.learning_rate = rate
             # What Keras reports is a mean over all steps since then.
             learner.reset_metrics()
-            return float(learner.train_on_batch(*batch, return_dict=True)["loss"])
+            return float(learner.train_on_batch(*batches[index], return_dict=True)["loss"])
+
+        def restore() -> None:
+            for variable, value in kept:
+                variable.assign(value)
 
         changes: list[float] = []
-        with reporter.progress(f"rates for {phase.name}") as progress:
+        diverged = False
+        with reading(phase, batches), reporter.progress(f"rates for {phase.name}") as progress:
             # In training mode too, for dropout makes losses greater.
-            before = [step(0.0, batch) for batch in given]
-            network.set_weights(weights)
-            for variable, value in zip(learner.optimizer.variables, state, strict=True):
-                variable.assign(value)
+            before = [step(0.0, index) for index in range(count)]
+            restore()
             for number, rate in enumerate(rates):
-                changes.append(step(rate, given[number % count]) - before[number % count])
+                changes.append(step(rate, number % count) - before[number % count])
                 progress(number + 1, self.steps)
-                if not math.isfinite(changes[-1]) or _has_diverged(changes, before):
+                diverged = not math.isfinite(changes[-1]) or _has_diverged(changes, before)
+                if diverged:
                     break
-        network.set_weights(weights)
+        restore()
         if not math.isfinite(sum(before)):
             raise TrainingError(f"the loss of phase {phase.name!r} is not finite before any training.")
         if not math.isfinite(changes[-1]):
             changes.pop()
-        found = judge(phase.name, rates[: len(changes)], np.array(changes))
+        found = judge(phase.name, rates[: len(changes)], np.array(changes), diverged)
         reporter.say(f"  rates from {rates[0]:g} to {rates[len(changes) - 1]:.3g}: {found.note}")
         return found
 
@@ -129,20 +136,21 @@ def _has_diverged(changes: list[float], before: list[float]) -> bool:
     return len(changes) > LATE and np.mean(changes[-LATE:]) > DIVERGED * np.mean(before)
 
 
-def judge(phase: str, rates: np.ndarray, changes: np.ndarray) -> RangeTest:
+def judge(phase: str, rates: np.ndarray, changes: np.ndarray, diverged: bool = False) -> RangeTest:
     """Suggest a rate: a tenth of that at which the loss is lowest; where it never falls, a third of where it rises.
 
     Args:
         phase: Name of the phase.
         rates: Rising, float64 (steps,).
         changes: What each step's loss lies above that of the same batch before the test, float64 (steps,).
+        diverged: Whether the test ended because the loss did.
     """
     smoothed, error = smooth(changes)
     lowest = int(np.argmin(smoothed))
     quiet = np.flatnonzero(smoothed <= MOVED * error)
     rises = int(quiet[-1]) + 1 if len(quiet) else 0
     if smoothed[lowest] < -MOVED * error:
-        if lowest == len(rates) - 1:
+        if lowest == len(rates) - 1 and not diverged:
             note = f"the loss still falls at {rates[lowest]:.2g}; look further up"
         else:
             note = f"the loss is lowest at {rates[lowest]:.2g}, suggested is a tenth of that"
@@ -151,7 +159,8 @@ def judge(phase: str, rates: np.ndarray, changes: np.ndarray) -> RangeTest:
         suggestion = rates[rises] / BELOW_RISING
         note = f"no rate makes the loss smaller than it is; it rises from {rates[rises]:.2g} on, suggested is a third"
     else:
-        suggestion, note = None, "the loss moves at none of them; look further up"
+        way = f"diverges from {rates[-1]:.2g} on; look further down" if diverged else "moves at none; look further up"
+        suggestion, note = None, f"the loss {way}"
     rounded = suggestion and float(f"{suggestion:.2g}")
     return RangeTest(phase, tuple(map(float, rates)), tuple(map(float, smoothed)), rounded, note)
 
@@ -169,4 +178,6 @@ def smooth(values: np.ndarray) -> tuple[np.ndarray, float]:
     # As long as the values, however few: "same" gives the length of the longer of two.
     total, weight = (np.convolve(x, kernel)[3 * WIDTH : -3 * WIDTH] for x in (values, np.ones(len(values))))
     smoothed = total / weight
-    return smoothed, float(np.std(values - smoothed) * np.sqrt((kernel**2).sum()) / kernel.sum())
+    # The median, for where the loss diverges a few steps differ by more than all others together.
+    deviation = 1.4826 * np.median(np.abs(values - smoothed))
+    return smoothed, float(deviation * np.sqrt((kernel**2).sum()) / kernel.sum())

@@ -89,7 +89,8 @@ class Settling:
             return []
         warning = (
             f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {seen:.3f} "
-            f"with them and {trained:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum."
+            f"with them and {trained:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum"
+            f"{' or --ema' if phase.ema is not None else ''}."
         )
         self._reporter.warn(warning)
         return [warning]
