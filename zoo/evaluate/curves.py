@@ -119,8 +119,9 @@ def of_run(run: runs.Run, record: dict[str, Any], name: str) -> Curves:
             f"the run {run.id!r} has no epochs to draw: history.csv is written when training has ended, and the "
             f"status of this run is {record.get('status')!r}."
         )
-    # The record first: two phases that follow one another may have the same name.
-    phases = tuple((str(phase["name"]), int(phase["epochs_run"])) for phase in record.get("phases", ()))
+    # The record first: two phases that follow one another may have the same name. One that was left out shows nothing.
+    counted = ((str(phase["name"]), int(phase["epochs_run"])) for phase in record.get("phases", ()))
+    phases = tuple((name, count) for name, count in counted if count)
     if sum(count for _, count in phases) != len(history):
         phases = tuple((phase, len(list(rows))) for phase, rows in itertools.groupby(named))
     return Curves(name, epochs, phases, values, record.get("best_epoch"))
