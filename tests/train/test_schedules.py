@@ -141,7 +141,7 @@ def test_a_cut_has_all_layers_of_its_stages(plugins, name):
 # What each schedule moves of vgg16's blocks; "head" is always there.
 TRAINED = {
     "head-only": [0],
-    "fine-tune": [0, 1],
+    "fine-tune": [0, 1, 1],
     "full": [0, 5],
     "gradual-unfreeze": [0, 1, 2, 3, 4, 5],
     "discriminative": [0, 5],
