@@ -21,13 +21,14 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     """Head on a frozen base, then the top third of the stages: gently, and at a higher rate where that is not enough.
 
     The top third is block5 of VGG, everything from block_13 up of MobileNetV2. A high rate is what pictures need that
-    are unlike those of the pretraining; those that are like them it harms, and one gentle epoch is all they need.
+    are unlike those of the pretraining; those that are like them it harms, and one gentle epoch is all they need, or
+    none.
     """
     stages = max(1, len(architecture.stages) // 3)
     rate = PRETRAINED * architecture.learning_rate
     return (
         HEAD,
-        Phase(name="gentle", train=f"last:{stages}", epochs=1, learning_rate=rate / 6),
+        Phase(name="gentle", train=f"last:{stages}", epochs=1, learning_rate=rate / 6, enough=0.05),
         Phase(
             name="top",
             train=f"last:{stages}",

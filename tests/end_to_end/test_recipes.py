@@ -67,9 +67,9 @@ def test_cats_and_dogs(tmp_path, real_weights, test_data, network, floor):
     (run,) = (tmp_path / "runs").iterdir()
     with (run / "history.csv").open() as stream:
         phases = [row["phase"] for row in csv.DictReader(stream)]
-    # What a gentle epoch leaves of mobilenetv2's loss is too little for more.
-    assert phases[:9] == ["head"] * 8 + ["gentle"]
-    assert phases[9:] == [] if network == "mobilenetv2" else set(phases[9:]) <= {"top"} and len(phases) <= 12
+    # What the head leaves of mobilenetv2's loss is too little for more than a gentle epoch, if that.
+    assert phases[:8] == ["head"] * 8
+    assert phases[8:] in ([], ["gentle"]) if network == "mobilenetv2" else set(phases[8:]) <= {"gentle", "top"}
 
 
 @pytest.mark.real
