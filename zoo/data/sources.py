@@ -411,7 +411,7 @@ def _from_npz(path: Path) -> Source:
     except PermissionError:
         raise
     except Exception as error:
-        # On damaged files zipfile, zlib and numpy raise OSError, ValueError, NotImplementedError, TokenError and more.
+        # On damaged files zipfile, zlib and numpy raise OSError, ValueError, NotImplementedError and more.
         raise DataLayout(f"{str(path)!r} cannot be read as an .npz of plain arrays: {error}") from None
     if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
         wanted = "x_train and y_train, and may hold x_test and y_test"

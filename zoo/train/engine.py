@@ -125,13 +125,13 @@ def find_rates(
     """Test a range of learning rates at the beginning of every phase; each but the last is then trained as it says.
 
     Args:
-        model: As for `train`, like the others.
-        backbone: ...
-        architecture: ...
-        schedule: ...
-        pictures: ...
-        learning: ...
-        reporter: ...
+        model: As for `train`, like all but the last.
+        backbone: Names of the backbone's layers, input first.
+        architecture: For its stages.
+        schedule: Phases in order; those that `train` might leave out are trained too.
+        pictures: Decoded pictures.
+        learning: How it is trained in all phases.
+        reporter: Hears of phases, tests and epochs.
         sweep: The rates.
 
     Returns:

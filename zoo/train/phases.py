@@ -49,9 +49,8 @@ def override(
 
     Args:
         phases: The schedule's.
-        epochs: One number a phase (0 leaves the phase out, and nothing else does then), or a single
-            one for the longest phase, the others in
-            proportion.
+        epochs: One number a phase (0 leaves the phase out, and nothing else does then), or a single one for the
+            longest phase, the others in proportion.
         learning_rates: One a phase, or a single one for the highest, the others in proportion.
         optimizer: For all phases.
         rate: For all phases: how the learning rate moves, see `zoo.plugin.Phase`.
