@@ -38,12 +38,24 @@ ALLOWED = {
     "zoo.augmentation": STORES | {"zoo.prepared", "zoo.train"},
     "zoo.schedules": PLUGINS | {"zoo.train"},
     "zoo.recipe": STORES | {"zoo.augmentation", "zoo.schedules", "zoo.origin", "zoo.prepared", "zoo.train"},
+    "zoo.compact": STORES | {"zoo.prepared", "zoo.convert", "zoo.evaluate", "zoo.export"},
+    "zoo.delivery": STORES | {"zoo.compact", "zoo.prepared", "zoo.convert", "zoo.evaluate", "zoo.export"},
     "zoo.workflow": STORES
+    | {"zoo.compact", "zoo.delivery"}
     | {"zoo.recipe", "zoo.origin", "zoo.prepared", "zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
     "zoo.listing": {"zoo.errors", "zoo.plugin", "zoo.registry", "zoo.weights"},
     "zoo.doctor": {"zoo.paths", "zoo.plugin", "zoo.registry", "zoo.runs"},
     "zoo.cli": STORES
-    | {"zoo.schedules", "zoo.augmentation", "zoo.recipe", "zoo.workflow", "zoo.listing", "zoo.doctor", "zoo.evaluate"},
+    | {
+        "zoo.compact",
+        "zoo.schedules",
+        "zoo.augmentation",
+        "zoo.recipe",
+        "zoo.workflow",
+        "zoo.listing",
+        "zoo.doctor",
+        "zoo.evaluate",
+    },
     "zoo_plugins": {"zoo.plugin"},
     "zoo_runtime": set(),
 }

@@ -188,6 +188,19 @@ hidden_option = click.option(
 exported_option = click.option("--exported", **_folder("exported"), help="Where exports are.")
 runs_option = click.option("--runs", **_folder("runs"), help="Where run folders are.")
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
+COMPACT_OPTIONS = (
+    click.option("--int8", is_flag=True, help="Make an int8 file too, as NAME-int8, if it stands the two tests below."),
+    click.option("--fp16", is_flag=True, help="Make a file with 16-bit weights too, half as large, as NAME-fp16."),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(0, 100),
+        default=1.0,
+        show_default=True,
+        metavar="POINTS",
+        help="Accuracy on the test pictures that these may lose, in points of a hundred.",
+    ),
+    click.option("--int8-any-speed", is_flag=True, help="Take an int8 file that is not faster on this machine too."),
+)
 
 
 # What decides how a network is trained.
@@ -296,6 +309,43 @@ def training_options(command: Callable) -> Callable:
     return command
 
 
+def compact_options(command: Callable) -> Callable:
+    """Give a command the options that make smaller files."""
+    for option in reversed(COMPACT_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _compact(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of `COMPACT_OPTIONS` out of those of a command, for the functions of `workflow`.
+
+    Raises:
+        UsageError: A limit of a file that is not made.
+    """
+    from zoo.compact import KINDS, Limits
+
+    wanted = tuple(kind for kind in KINDS if values.pop(kind))
+    typed = [name for name in ("max_drop", "int8_any_speed") if _typed(name, values[name])]
+    if typed and not wanted:
+        raise click.UsageError(f"--{typed[0].replace('_', '-')} goes with --int8 or --fp16.")
+    if values["int8_any_speed"] and "int8" not in wanted:
+        raise click.UsageError("--int8-any-speed goes with --int8.")
+    return {"compact": wanted, "limits": Limits(values.pop("max_drop") / 100, values.pop("int8_any_speed"))}
+
+
+def _show_compacts(result: Any) -> int:
+    """Print what came of smaller files; 1 where one was refused."""
+    from zoo import compact
+
+    for made, path in result.compacts:
+        click.echo(f"{made.kind:<10} {path or 'refused'}")
+        for line in compact.describe(made.figures):
+            click.echo(f"           {line}")
+        if made.refusal:
+            click.echo(f"error: no {made.kind} file is exported: {made.refusal}.", err=True)
+    return 1 if any(path is None for _, path in result.compacts) else 0
+
+
 def _options(values: dict[str, Any], **others: Any):
     """What a user asks of training, of the values of `TRAINING_OPTIONS`."""
     from zoo.recipe import Options
@@ -366,9 +416,13 @@ def info(name: str) -> None:
 @runs_option
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate only.")
+@compact_options
 @click.option("--profile", is_flag=True, help="At the end, print where the time went.")
-def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -> None:
+def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -> int:
     """Fine-tune a network on your pictures, export it, and judge the exported file."""
+    compact = _compact(values)
+    if no_export and compact["compact"]:
+        raise click.UsageError("--no-export exports no smaller file either.")
     reporter = ConsoleReporter()
     with reporter.timing.measure("start"):
         registry = _registry()
@@ -378,18 +432,20 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
         from zoo.evaluate.metrics import table
 
     options = _options(values, architecture=architecture, export=not no_export)
-    result = workflow.finetune(options, registry, reporter)
+    result = workflow.finetune(options, registry, reporter, **compact)
     click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Run        {result.run.folder}")
     click.echo(f"Report     {result.run.folder / 'report.html'}")
     if result.exported:
         click.echo(f"Export     {result.exported} ({result.exported.stat().st_size / 1e6:.1f} MB)")
         click.echo(f"Predict    zoo-runtime predict {_quoted(result.exported)} {_quoted(result.sample)}")
+    code = _show_compacts(result)
     if sources.location(options.data) == sources.EMBEDDED:
         click.echo(f"Your own   zoo finetune {architecture} --data FOLDER   (a folder of pictures for each class)")
     click.echo(f"Took       {time.perf_counter() - reporter.timing.begun:.0f} s")
     if profile:
         click.echo(f"\n{reporter.timing.table()}")
+    return code
 
 
 def _quoted(path: str | Path) -> str:
@@ -533,6 +589,7 @@ def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs
 @click.option(
     "--data", help="Where a run's pictures are now; with --top, pictures for the parity check (default digits)."
 )
+@compact_options
 @name_option
 @runs_option
 @exported_option
@@ -545,8 +602,17 @@ def export(
     name: str | None,
     runs: Path,
     exported: Path,
-) -> None:
-    """Export a finished run again, or with --top a published classifier."""
+    **values: Any,
+) -> int:
+    """Export a finished run again, or with --top a published classifier.
+
+    With --int8 or --fp16 the smaller file is made alone, and the float32 export is left as it is.
+    """
+    compact = _compact(values)
+    if top and compact["compact"]:
+        raise click.UsageError(
+            f"--{compact['compact'][0]} goes with a run: a smaller file is judged on the run's test pictures."
+        )
     registry = _registry()
     context = click.get_current_context()
     if top:
@@ -570,14 +636,17 @@ def export(
             raise click.UsageError("--resize goes with --top; a run keeps the resize it was trained with.")
         folder = Path(what) if Path(what).is_dir() else runs / what
         result = workflow.export_run(
-            folder, registry, ConsoleReporter(), name=name, exported=exported, data=data, size=size
+            *(folder, registry, ConsoleReporter()), name=name, exported=exported, data=data, size=size, **compact
         )
         target = result.exported
+        if target is None:
+            return _show_compacts(result)
         if size:
             from zoo.evaluate.metrics import table
 
             click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    return 0
 
 
 @cli.command()

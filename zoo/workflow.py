@@ -8,15 +8,16 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo import backend, origin, paths, recipe, runs, weights
+from zoo.compact import Limits
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
+from zoo.delivery import PARITY_PICTURES, Product, Result, checked_graph, deliver, describe
 from zoo.errors import (
     DataError,
     ExportError,
@@ -40,36 +41,26 @@ if TYPE_CHECKING:
 
     from zoo.train.rates import RangeTest
 
-PARITY_PICTURES = 64
 
-
-@dataclass(frozen=True)
-class Result:
-    """What `finetune` and `export_run` leave behind.
-
-    Args:
-        run: The run folder.
-        metrics: The content of metrics.json.
-        exported: The exported file, or None.
-        sample: A picture to try it on.
-    """
-
-    run: runs.Run
-    metrics: dict[str, Any]
-    exported: Path | None
-    sample: Path
-
-
-def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result:
+def finetune(
+    options: Options,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    compact: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> Result:
     """Fine-tune a network on a user's pictures, export it and judge the exported file.
 
     Args:
         options: What is wanted.
         registry: The loaded plugins.
         reporter: Hears of every step.
+        compact: Smaller files to make besides, of `zoo.compact.KINDS`.
+        limits: What these may cost.
 
     Returns:
-        Run folder, metrics, exported file.
+        Run folder, metrics, exported files.
 
     Raises:
         ZooError: With what to do about it. What was in place before stays in place.
@@ -92,7 +83,8 @@ def finetune(options: Options, registry: Registry, reporter: Reporter) -> Result
             model = _train(plan, prepared, registry, run, record, reporter)
         exported = options.exported if options.export else None
         with reporter.timing.measure("export"):
-            return _export(model, plan.architecture, prepared, run, record, plan.name, exported, reporter)
+            product = Product(model, plan.architecture, prepared, run, record, plan.name)
+            return deliver(product, exported, reporter, compact=compact, limits=limits)
     except BaseException as error:
         if record["status"] == "running":
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -165,6 +157,8 @@ def export_run(
     exported: Path,
     data: str | None = None,
     size: tuple[int, int] | None = None,
+    compact: Sequence[str] = (),
+    limits: Limits | None = None,
 ) -> Result:
     """Export a finished run again, with the same checks.
 
@@ -177,6 +171,8 @@ def export_run(
         data: Where the run's pictures are now; None means where they were.
         size: (height, width) in pixels of the exported file's pictures; None means those of the run. Another size is
             judged anew and leaves the run's own file, figures and report as they are.
+        compact: Smaller files to make, of `zoo.compact.KINDS`; where there are any, the float32 export is left alone.
+        limits: What these may cost.
 
     Returns:
         As `finetune`.
@@ -198,7 +194,8 @@ def export_run(
         classes, task = len(record["classes"]), record.get("task", "multiclass")
         model = at_size(model, architecture, head, size, classes=classes, task=task)
     prepared = prepare_again(run, record, data, reporter, size)
-    return _export(model, architecture, prepared, run, record, name, exported, reporter, keep=not other)
+    product = Product(model, architecture, prepared, run, record, name)
+    return deliver(*(product, exported, reporter), keep=not other, float32=not compact, compact=compact, limits=limits)
 
 
 def export_top(
@@ -386,12 +383,12 @@ def _published_graph(
         classes=tuple(classes),
         task="multiclass",
         image=spec,
-        architecture=_describe(architecture),
+        architecture=describe(architecture),
         weights=origin.describe(found),
         run={"created": _now(), "versions": runs.versions()},
         metrics={"published": {"top1": found.entry.top1, "top5": found.entry.top5}},
     )
-    return _checked_graph(model, info, pixels.array[pixels.usable], reporter)
+    return checked_graph(model, info, pixels.array[pixels.usable], reporter)
 
 
 def evaluate(
@@ -549,15 +546,6 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _describe(architecture: Architecture) -> dict[str, Any]:
-    return {
-        "name": architecture.name,
-        "parameters": architecture.parameters,
-        "source": architecture.source,
-        "licence": architecture.licence,
-    }
-
-
 def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -> dict[str, Any]:
     """The first version of run.json."""
     options, source = plan.options, prepared.source
@@ -574,7 +562,7 @@ def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "name": plan.name,
         "options": {**resolved, "data": sources.location(options.data), "schedule": plan.schedule.name},
-        "architecture": _describe(plan.architecture),
+        "architecture": describe(plan.architecture),
         "head": dataclasses.asdict(plan.head),
         "weights": plan.begin,
         "augmentation": {"name": plan.augmentation.name, "parameters": plan.parameters},
@@ -631,109 +619,3 @@ def _draw_curves(run: runs.Run, record: dict[str, Any], reporter: Reporter) -> N
     except Exception as error:
         # matplotlib, its fonts and a user's matplotlibrc share no base class of errors.
         reporter.warn(f"{curves.FILE} was not drawn: {reason(error)}. `zoo plot {run.folder}` tries again.")
-
-
-def _export(
-    model: keras.Model,
-    architecture: Architecture,
-    prepared: Prepared,
-    run: runs.Run,
-    record: dict[str, Any],
-    name: str,
-    exported: Path | None,
-    reporter: Reporter,
-    keep: bool = True,
-) -> Result:
-    """Convert, check, judge and put in place. Nothing is replaced before every check has passed.
-
-    With `keep` the run folder gets the file, its figures and the report too.
-    """
-    from zoo.evaluate import curves, report
-    from zoo.evaluate import metrics as judging
-    from zoo.export import staging
-
-    begun = time.perf_counter()
-    reporter.say("Exporting to ONNX")
-    split = prepared.split
-    info = ModelInfo(
-        classes=prepared.source.classes,
-        # Runs of before there were binary networks have a softmax over two classes.
-        task=record.get("task", "multiclass"),
-        image=prepared.spec,
-        architecture=_describe(architecture),
-        weights=record["weights"],
-        run={key: record[key] for key in ("id", "created", "versions", "plugins")}
-        | {"seed": record["options"]["seed"]},
-        data=prepared.describe(),
-    )
-    # Pictures that training did not learn from come first: a network is surest of those it knows.
-    chosen = np.concatenate([split.val, split.train])[:PARITY_PICTURES]
-    graph, info = _checked_graph(model, info, prepared.pixels.array[chosen], reporter)
-
-    predictor = Predictor(staging.serialize(graph, info))
-    metrics = {}
-    for part, key in (("val", "validation"), ("test", "test")):
-        rows = getattr(split, part)
-        with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
-            probabilities, bad = judging.predict(predictor, prepared.contents(rows), progress)
-        for i, why in bad.items():
-            raise DataError(f"{prepared.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
-        metrics[key] = judging.measure(
-            probabilities, prepared.targets[rows], prepared.source.classes, multilabel=prepared.source.multilabel
-        )
-    summary = {key: judging.summary(figures) for key, figures in metrics.items()}
-    data = staging.serialize(graph, dataclasses.replace(info, metrics=summary))
-    target = exported / name / "model.onnx" if exported is not None else None
-    if not keep:
-        staging.place(data, target)
-        return Result(run, metrics, target, _sample(prepared, run))
-    if exported is not None:
-        staging.place(data, run.exported)
-    run.write_json("metrics.json", metrics)
-    if target is not None:
-        try:
-            staging.copy(run.exported, target)
-        except WriteError as error:
-            raise WriteError(
-                f"{error} The run is kept; `zoo export {run.folder} --exported FOLDER` puts its export elsewhere."
-            ) from error
-    record["seconds"]["export"] = round(time.perf_counter() - begun, 2)
-    record["parity"] = info.parity
-    run.write_json("run.json", record)
-    with runs.replacing(run.folder / "report.html") as temporary:
-        drawn = (run.folder / curves.FILE).is_file()
-        page = report.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
-        temporary.write_text(page, encoding="utf-8")
-    return Result(run, metrics, target, _sample(prepared, run))
-
-
-def _checked_graph(
-    model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter
-) -> tuple[onnx.ModelProto, ModelInfo]:
-    from zoo.convert.keras_to_onnx import convert
-    from zoo.export import parity, staging
-
-    with reporter.timing.measure("converting"):
-        graph = convert(model)
-    with reporter.timing.measure("checking parity"):
-        figures = parity.check(model, graph, pixels, multilabel=info.task == "multilabel")
-    reporter.say(
-        f"Parity with Keras on {figures['pictures']} pictures: logits differ by {figures['logits_difference']:.1e}, "
-        f"probabilities by {figures['probabilities_difference']:.1e} of their greatest value "
-        f"(allowed {figures['tolerance']:g})"
-    )
-    with reporter.timing.measure("self-test"):
-        return graph, staging.with_selftest(graph, dataclasses.replace(info, parity=figures))
-
-
-def _sample(prepared: Prepared, run: runs.Run) -> Path:
-    """A test picture to try the export on; arrays are written out for that."""
-    content = prepared.source.pictures[int(prepared.split.test[0])].content
-    if isinstance(content, Path):
-        return content
-    from PIL import Image
-
-    path = run.folder / "sample.png"
-    image = content[:, :, 0] if content.ndim == 3 and content.shape[2] == 1 else content
-    Image.fromarray(image).save(path)
-    return path

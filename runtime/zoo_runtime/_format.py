@@ -18,7 +18,7 @@ INPUT, OUTPUT = "image", "probabilities"
 RESIZES = ("squash", "crop", "pad")
 FILTERS = ("bilinear", "bicubic", "lanczos")
 PREFIX = "zoo."
-DETAILS = ("architecture", "weights", "run", "data", "metrics", "parity", "selftest")
+DETAILS = ("architecture", "weights", "run", "data", "metrics", "parity", "precision", "selftest")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class ModelInfo:
         data: Name, digest and counts of the pictures.
         metrics: Figures on the test pictures.
         parity: Greatest differences between the trained network and this file.
+        precision: How numbers are stored, where that is not float32: `kind` is "int8" or "fp16", and how it was made.
         selftest: Pictures, digests and expected probabilities for `check`.
     """
 
@@ -86,6 +87,7 @@ class ModelInfo:
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    precision: dict[str, Any] = field(default_factory=dict)
     selftest: dict[str, Any] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:

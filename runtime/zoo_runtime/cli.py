@@ -121,7 +121,10 @@ def _info(options: argparse.Namespace) -> int:
         "classes": names,
         "task": info.task,
         "input": f"{height} x {width} x {info.image.channels}, {info.image.resize}{kept}, {info.image.filter}",
-        **{key: _brief(getattr(info, key)) for key in ("architecture", "weights", "data", "metrics", "parity", "run")},
+        **{
+            key: _brief(getattr(info, key))
+            for key in ("architecture", "weights", "precision", "data", "metrics", "parity", "run")
+        },
     }
     for label, value in rows.items():
         if value:

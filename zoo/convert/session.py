@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def open_session(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Open a graph.
+def open_session(graph: onnx.ModelProto, *, as_written: bool = False) -> onnxruntime.InferenceSession:
+    """Open a graph, or with `as_written` without onnxruntime's own optimisations.
 
     Raises:
         ConversionFailed: onnxruntime cannot run it.
@@ -22,6 +22,8 @@ def open_session(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:

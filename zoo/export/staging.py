@@ -28,10 +28,17 @@ def serialize(graph: onnx.ModelProto, info: ModelInfo) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def with_selftest(graph: onnx.ModelProto, info: ModelInfo) -> ModelInfo:
-    """Add what this machine decodes and computes for the synthetic pictures."""
+def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float | None = None) -> ModelInfo:
+    """Add what this machine decodes and computes for the synthetic pictures.
+
+    Args:
+        graph: The graph.
+        info: What the file says of itself so far.
+        tolerance: How far probabilities may be apart on another machine; None means the usual bound.
+    """
     predictor = Predictor(serialize(graph, info))
-    return dataclasses.replace(info, selftest=zoo_runtime.record(predictor, synthetic_jpegs()))
+    options = {} if tolerance is None else {"tolerance": tolerance}
+    return dataclasses.replace(info, selftest=zoo_runtime.record(predictor, synthetic_jpegs(), **options))
 
 
 def place(data: bytes, target: Path) -> None:

@@ -1,0 +1,166 @@
+"""Smaller files: int8 and 16-bit weights, beside a float32 export that they never touch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+import zoo_runtime
+from zoo import compact
+from zoo.export import half
+from zoo_runtime import Predictor
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run, and of its export, that a test may write to."""
+    folder, exported, _ = finished
+    shutil.copytree(folder, tmp_path / "runs" / folder.name)
+    shutil.copytree(exported, tmp_path / "exported")
+    return tmp_path / "runs" / folder.name
+
+
+def export(zoo, run, *options):
+    return zoo("export", run, "--exported", run.parent.parent / "exported", *options)
+
+
+def stored(path, kind):
+    """Bytes of a file's tensors of one type."""
+    graph = onnx.load(path).graph
+    return sum(len(t.raw_data) for t in graph.initializer if t.data_type == kind)
+
+
+def test_int8(zoo, run, photos):
+    exported = run.parent.parent / "exported"
+    before = {path: path.read_bytes() for path in (run / "model.onnx", exported / "shapes" / "model.onnx")}
+    ran = export(zoo, run, "--int8", "--int8-any-speed", "--max-drop", 25)
+    assert ran.code == 0, ran.err
+    file = exported / "shapes-int8" / "model.onnx"
+    assert file.read_bytes() == (run / "model-int8.onnx").read_bytes()
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert stored(file, TensorProto.INT8) > 350_000 and file.stat().st_size < 0.5 * len(before[run / "model.onnx"])
+
+    figures = json.loads((run / "int8.json").read_text())
+    ways = [trial["way"] for trial in figures["tried"]]
+    for key, values in {
+        "activations": {"uint8", "int8"},
+        "per_channel": {True, False},
+        "weight_bits": {7, 8},
+        "calibration": {"minmax", "percentile", "entropy"},
+    }.items():
+        assert {way[key] for way in ways} == values
+    assert len(ways[1]["left_out"]) == 1 and ways[0]["left_out"] == []
+    chosen = {key: figures[key] for key in ways[0]}
+    allowed = [trial for trial in figures["tried"] if set(trial["way"]["left_out"]) >= set(chosen["left_out"][:1])]
+    assert min(allowed, key=lambda trial: trial["error"])["way"] == chosen
+    # 48 training pictures: half of them calibrate, the others judge beside the 12 of validation.
+    assert figures["calibration_pictures"] == 24 and figures["judged_on"] == 36
+
+    predictor, plain = Predictor(file), Predictor(exported / "shapes")
+    assert predictor.info.precision["kind"] == "int8" and plain.info.precision == {}
+    assert zoo_runtime.check(predictor).passed
+    assert predictor.info.metrics["test"]["accuracy"] == figures["accuracy"]
+    assert json.loads(zoo("evaluate", file, "--data", photos, "--json").out)["accuracy"] > 0.8
+    pixels = np.stack([plain.decode(path) for path in sorted(photos.rglob("*.jpg"))])
+    # The same network, in other steps: near, and not equal.
+    difference = np.abs(predictor.probabilities(pixels) - plain.probabilities(pixels))
+    assert 1e-6 < difference.mean() < 0.05
+    assert f"accuracy {figures['accuracy']:.4f} instead of" in ran.out and "ways tried" in ran.out
+
+
+def test_fp16(zoo, run, photos):
+    exported = run.parent.parent / "exported"
+    before = (exported / "shapes" / "model.onnx").read_bytes()
+    ran = export(zoo, run, "--fp16")
+    assert ran.code == 0, ran.err
+    file = exported / "shapes-fp16" / "model.onnx"
+    assert (exported / "shapes" / "model.onnx").read_bytes() == before
+    assert stored(file, TensorProto.FLOAT16) > 750_000 and stored(file, TensorProto.FLOAT) < 60_000
+    assert file.stat().st_size < 0.56 * len(before)
+    figures = json.loads((run / "fp16.json").read_text())
+    assert figures["parity_with_rounded"] < 1e-4 and figures["refusal"] is None
+    predictor, plain = Predictor(file), Predictor(exported / "shapes")
+    assert predictor.info.precision["kind"] == "fp16" and zoo_runtime.check(predictor).passed
+    pixels = np.stack([plain.decode(path) for path in sorted(photos.rglob("*.jpg"))])
+    assert 0 < np.abs(predictor.probabilities(pixels) - plain.probabilities(pixels)).max() < 0.02
+
+
+@pytest.mark.slow
+def test_finetune_makes_them_too(zoo, photos, tmp_path):
+    ran = zoo(
+        *("finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", "none", "--epochs", 1),
+        *("--name", "small", "--runs", tmp_path / "runs", "--exported", tmp_path / "exported"),
+        *("--int8", "--fp16", "--int8-any-speed", "--max-drop", 100),
+    )
+    assert ran.code == 0, ran.err
+    assert sorted(p.name for p in (tmp_path / "exported").iterdir()) == ["small", "small-fp16", "small-int8"]
+    assert "int8       " in ran.out and "fp16       " in ran.out and "Export     " in ran.out
+
+
+def test_a_slower_int8_file_is_refused(zoo, run, monkeypatch):
+    exported = run.parent.parent / "exported"
+    before = (exported / "shapes" / "model.onnx").read_bytes()
+    monkeypatch.setattr(compact, "compare_speed", lambda first, second, pixels: (1.0, 2.0, 0.5))
+    ran = export(zoo, run, "--int8", "--max-drop", 100)
+    assert ran.code == 1 and "not faster" in ran.err and "--int8-any-speed" in ran.err
+    assert not (exported / "shapes-int8").exists() and not (run / "model-int8.onnx").exists()
+    assert (exported / "shapes" / "model.onnx").read_bytes() == before
+    figures = json.loads((run / "int8.json").read_text())
+    assert "not faster" in figures["refusal"] and len(figures["tried"]) >= 7
+
+
+def test_a_file_that_loses_accuracy_is_refused(zoo, run, monkeypatch):
+    """Weights of the wrong sign: the file does what such weights do, and that is not enough."""
+    rounded = half._weights
+    monkeypatch.setattr(half, "_weights", lambda graph: ((t, -v) for t, v in rounded(graph)))
+    ran = export(zoo, run, "--fp16", "--max-drop", 30)
+    assert ran.code == 1
+    assert "no fp16 file is exported: accuracy falls from" in ran.err and "--max-drop allows 30" in ran.err
+    assert [p.name for p in (run.parent.parent / "exported").iterdir()] == ["shapes"]
+    assert "accuracy falls" in json.loads((run / "fp16.json").read_text())["refusal"]
+
+
+def test_16_bit_weights_that_are_not_read_back_are_an_error(zoo, run, monkeypatch):
+    halve = half.halve
+
+    def swapped(graph):
+        made = halve(graph)
+        same = [t for t in made.graph.initializer if t.data_type == TensorProto.FLOAT16]
+        values = onnx.numpy_helper.to_array(same[-1])
+        same[-1].raw_data = values[::-1].tobytes()
+        return made
+
+    monkeypatch.setattr(half, "halve", swapped)
+    ran = export(zoo, run, "--fp16")
+    assert ran.code == 1 and "differ" in ran.err
+    assert not (run.parent.parent / "exported" / "shapes-fp16").exists()
+
+
+def test_weights_beyond_16_bits_stay_as_they_are():
+    values = np.linspace(-1, 1, 512, dtype=np.float32).reshape(16, 32)
+    great = values * 1e6
+    tensors = [onnx.numpy_helper.from_array(v, n) for n, v in (("small", values), ("great", great))]
+    nodes = [onnx.helper.make_node("Add", ["small", "great"], ["sum"])]
+    output = onnx.helper.make_tensor_value_info("sum", TensorProto.FLOAT, [16, 32])
+    graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "two", [], [output], tensors))
+    kinds = {t.name: t.data_type for t in half.halve(graph).graph.initializer}
+    assert kinds == {"small_float16": TensorProto.FLOAT16, "great": TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize(
+    "arguments, problem",
+    [
+        (("export", "somewhere", "--max-drop", 2), "--max-drop goes with --int8 or --fp16"),
+        (("export", "somewhere", "--fp16", "--int8-any-speed"), "--int8-any-speed goes with --int8"),
+        (("export", "mobilenetv2.imagenet1k", "--top", "--int8"), "goes with a run"),
+        (("finetune", "mobilenetv2", "--no-export", "--int8"), "--no-export"),
+    ],
+)
+def test_wrong_usage(zoo, arguments, problem):
+    ran = zoo(*arguments)
+    assert ran.code == 2 and problem in ran.err

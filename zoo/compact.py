@@ -1,0 +1,260 @@
+"""Smaller files of a network that is exported: int8, or weights of 16 bits; made, judged, and refused where they lose.
+
+Nothing here touches the float32 export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.errors import DataError
+from zoo.prepared import Prepared
+from zoo.reporter import Reporter
+from zoo_runtime import ModelInfo, Predictor
+
+if TYPE_CHECKING:
+    import onnx
+
+KINDS = ("int8", "fp16")
+PARTS = (("val", "validation"), ("test", "test"))
+PAIRS = 200
+WARM_UP = 10
+PARITY_PICTURES = 64
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a smaller file may cost.
+
+    Args:
+        max_drop: Loss of accuracy on the test pictures, in 0..1.
+        any_speed: Whether an int8 file may be slower on this machine than the float32 one.
+    """
+
+    max_drop: float = 0.01
+    any_speed: bool = False
+
+
+@dataclass(frozen=True)
+class Compact:
+    """A smaller file and what it costs.
+
+    Args:
+        kind: "int8" or "fp16".
+        content: The file.
+        metrics: As those of the float32 file: "validation" and "test".
+        figures: For the run folder: accuracies, drop, speedup, sizes, and what was tried.
+        refusal: Why it is not to be used; None where it is.
+    """
+
+    kind: str
+    content: bytes
+    metrics: dict[str, Any]
+    figures: dict[str, Any]
+    refusal: str | None
+
+
+def make(
+    kind: str,
+    graph: onnx.ModelProto,
+    info: ModelInfo,
+    prepared: Prepared,
+    metrics: dict[str, Any],
+    limits: Limits,
+    reporter: Reporter,
+    *,
+    seed: int,
+) -> Compact:
+    """Make a smaller file of an exported network and judge it.
+
+    Args:
+        kind: "int8" or "fp16".
+        graph: What `convert` gave and parity has passed, with both outputs.
+        info: What the float32 file says of itself.
+        prepared: The run's pictures.
+        metrics: Figures of the float32 file.
+        limits: What it may cost.
+        reporter: Hears of every step.
+        seed: Decides which training pictures ranges are found on.
+
+    Raises:
+        ConversionFailed: onnxruntime refuses to quantise the network.
+        ParityFailed: The 16-bit weights are not read back as they were written.
+    """
+    from zoo.evaluate import metrics as judging
+    from zoo.export import staging
+
+    with reporter.timing.measure(f"making {kind}"):
+        if kind == "int8":
+            made, precision, tried = _int8(graph, prepared, limits, reporter, seed)
+        else:
+            made, precision, tried = _fp16(graph, prepared)
+    tolerance = precision.pop("tolerance")
+    plain = staging.serialize(graph, info)
+    info = dataclasses.replace(info, precision={"kind": kind, **precision})
+    info = staging.with_selftest(made, info, tolerance=tolerance)
+    changed = judge(Predictor(staging.serialize(made, info)), prepared, reporter)
+    summary = {key: judging.summary(figures) for key, figures in changed.items()}
+    content = staging.serialize(made, dataclasses.replace(info, metrics=summary))
+    before, after = metrics["test"]["accuracy"], changed["test"]["accuracy"]
+    sample = prepared.pixels.array[prepared.split.test[:1]]
+    milliseconds = compare_speed(Predictor(plain), Predictor(content), sample)
+    figures = {
+        "kind": kind,
+        "accuracy": after,
+        "float32_accuracy": before,
+        "max_drop": limits.max_drop,
+        "speedup": milliseconds[2],
+        "milliseconds": milliseconds[1],
+        "float32_milliseconds": milliseconds[0],
+        "bytes": len(content),
+        "float32_bytes": len(plain),
+        "test_pictures": changed["test"]["pictures"],
+        **precision,
+        "selftest_tolerance": tolerance,
+        **tried,
+    }
+    figures["refusal"] = _refusal(figures, limits)
+    return Compact(kind, content, changed, figures, figures["refusal"])
+
+
+def judge(predictor: Predictor, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
+    """Figures of an exported file on the run's validation and test pictures, decoded as the device does.
+
+    Raises:
+        DataError: A picture that could be read before cannot now.
+    """
+    from zoo.evaluate import metrics as judging
+
+    found = {}
+    for part, key in PARTS:
+        rows = getattr(prepared.split, part)
+        with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
+            probabilities, bad = judging.predict(predictor, prepared.contents(rows), progress)
+        for i, why in bad.items():
+            raise DataError(f"{prepared.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
+        found[key] = judging.measure(
+            probabilities, prepared.targets[rows], prepared.source.classes, multilabel=prepared.source.multilabel
+        )
+    return found
+
+
+def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> tuple[float, float, float]:
+    """Median milliseconds of two predictors' networks, taken by turns, and the median of the pairs' ratios.
+
+    Args:
+        first: One.
+        second: The other.
+        pixels: One picture, uint8 array (1, height, width, channels).
+
+    Returns:
+        Milliseconds of the first, of the second, and first / second: above 1 where the second is faster.
+    """
+    seconds: list[list[float]] = []
+    for _ in range(WARM_UP + PAIRS):
+        pair = []
+        for predictor in (first, second):
+            begun = time.perf_counter()
+            predictor.probabilities(pixels)
+            pair.append(time.perf_counter() - begun)
+        seconds.append(pair)
+    kept = seconds[WARM_UP:]
+    one, other = (1000 * statistics.median(pair[k] for pair in kept) for k in (0, 1))
+    return one, other, statistics.median(pair[0] / pair[1] for pair in kept)
+
+
+def describe(figures: dict[str, Any]) -> list[str]:
+    """Lines for the end of a command: what the smaller file costs and gains, and how it was made."""
+    before, after = figures["float32_accuracy"], figures["accuracy"]
+    lines = [
+        f"accuracy {after:.4f} instead of {before:.4f} on {figures['test_pictures']} test pictures, "
+        f"{figures['bytes'] / 1e6:.1f} MB instead of {figures['float32_bytes'] / 1e6:.1f}, "
+        f"{figures['milliseconds']:.2f} ms instead of {figures['float32_milliseconds']:.2f} "
+        f"({figures['speedup']:.2f} times as fast here)"
+    ]
+    if figures["kind"] == "int8":
+        way = "one scale a channel" if figures["per_channel"] else "one scale a tensor"
+        lines.append(
+            f"{figures['activations']} activations, weights of {figures['weight_bits']} bits, {way}, "
+            f"ranges by {figures['calibration']} on "
+            f"{figures['calibration_pictures']} training pictures, {len(figures['left_out'])} operations left in "
+            f"float32; {len(figures['tried'])} ways tried"
+        )
+    return lines
+
+
+def _refusal(figures: dict[str, Any], limits: Limits) -> str | None:
+    drop = figures["float32_accuracy"] - figures["accuracy"]
+    # Written so that a NaN is refused; accuracies are counts, whose differences a float may miss by a hair.
+    if not drop <= limits.max_drop + 1e-9:
+        return (
+            f"accuracy falls from {figures['float32_accuracy']:.4f} to {figures['accuracy']:.4f} on the test pictures, "
+            f"by {100 * drop:.2f} points; --max-drop allows {100 * limits.max_drop:g}"
+        )
+    if figures["kind"] == "int8" and not limits.any_speed and figures["speedup"] <= 1:
+        return (
+            f"it is not faster than float32 on this machine ({figures['milliseconds']:.2f} ms against "
+            f"{figures['float32_milliseconds']:.2f}); --int8-any-speed exports it for a device that differs"
+        )
+    return None
+
+
+def _int8(
+    graph: onnx.ModelProto, prepared: Prepared, limits: Limits, reporter: Reporter, seed: int
+) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
+    from zoo.export import quantize
+
+    train = np.random.default_rng(seed).permutation(prepared.split.train)
+    count = max(1, min(quantize.CALIBRATION_PICTURES, len(train) // 2))
+    # Validation pictures first: a network is surest of those it was trained on, and hides there what it lost.
+    judged = np.concatenate([prepared.split.val, train[count:]])[: quantize.JUDGING_PICTURES]
+    judge = quantize.Judge(_pixels(prepared, judged), prepared.targets[judged], prepared.source.multilabel)
+    with reporter.progress("trying ways to int8") as progress:
+        outcome = quantize.quantize(
+            *(graph, _pixels(prepared, train[:count]), judge),
+            max_drop=limits.max_drop,
+            any_speed=limits.any_speed,
+            progress=progress,
+        )
+    way = outcome.chosen.way
+    precision = {
+        **dataclasses.asdict(way),
+        "calibration_pictures": count,
+        "logits_error": outcome.chosen.error,
+        "tolerance": quantize.selftest_tolerance(outcome.graph, judge.pixels[:PARITY_PICTURES]),
+    }
+    tried = {
+        "judged_on": outcome.judged_on,
+        "float32_accuracy_there": outcome.accuracy,
+        "tried": [trial.to_json() for trial in outcome.trials],
+    }
+    return outcome.graph, precision, tried
+
+
+def _fp16(graph: onnx.ModelProto, prepared: Prepared) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
+    from zoo.convert.session import open_session
+    from zoo.export import half, parity, quantize
+
+    rows = np.concatenate([prepared.split.val, prepared.split.train])[:PARITY_PICTURES]
+    judge = quantize.Judge(_pixels(prepared, rows), prepared.targets[rows], prepared.source.multilabel)
+    made = half.halve(graph)
+    plain, rounded, stored = (judge.outputs(open_session(one)) for one in (graph, half.rounded(graph), made))
+    # The file must do what rounded weights do; what rounding itself does is judged on the test pictures.
+    figures = parity.compare(rounded[0], stored[0], rounded[1], stored[1], multilabel=judge.multilabel)
+    precision = {
+        "logits_error": quantize.relative_error(plain[0], stored[0]),
+        "parity_with_rounded": figures["logits_difference"],
+        "tolerance": None,
+    }
+    return made, precision, {}
+
+
+def _pixels(prepared: Prepared, rows: Sequence[int]) -> np.ndarray:
+    return np.ascontiguousarray(prepared.pixels.array[rows])
