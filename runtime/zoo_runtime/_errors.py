@@ -12,7 +12,8 @@ ZooRuntimeError
     ├── CorruptModel          onnxruntime cannot load it, or its metadata do not hold together
     ├── NotAnExport           an ONNX file, but not one that zoo exported
     ├── UnknownSchema         exported by a version of zoo that this runtime does not know
-    └── UnknownTask           a task that this runtime does not know
+    ├── UnknownTask           a task that this runtime does not know
+    └── ProviderNotStarted    the file may be well, but what was to run it is not there
 """
 
 
@@ -66,3 +67,7 @@ class UnknownSchema(ModelError):
 
 class UnknownTask(ModelError):
     """A task that this runtime does not know."""
+
+
+class ProviderNotStarted(ModelError):
+    """An execution provider that onnxruntime was built with cannot work on this machine."""

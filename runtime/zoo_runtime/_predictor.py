@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 import os
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 
 from ._decode import MAX_PIXELS, SUFFIXES, Source, decode
-from ._errors import CorruptModel, ModelNotFound, PictureError, PictureNotFound
+from ._errors import CorruptModel, ModelError, PictureError, PictureNotFound
 from ._format import INPUT, OUTPUT, ModelInfo
+from ._session import Provider, Settings, model_file, open_session, read_tuned
 
-MAX_THREADS = 256
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
 THRESHOLD = 0.5
 
 
@@ -47,14 +54,24 @@ class Predictor:
 
     Args:
         model: Path of the file (or of the folder that holds it as `model.onnx`), or its bytes.
-        threads: Threads of the network and of decoding; None leaves it to onnxruntime (one a core).
-        providers: onnxruntime execution providers, best first; None means the CPU.
+        threads: Threads of the network and of decoding, 1 to 256; None means what was tuned, else one a core.
+        providers: Where the network runs, best first: names such as "cpu", "openvino", "cuda", "tensorrt", "coreml",
+            "nnapi", "qnn", "xnnpack", or onnxruntime's own, or pairs of a name and options. Where "cpu" is among them,
+            another that cannot be started costs a warning, else it is an error. None means what was tuned, else the
+            processor.
+        spinning: Whether threads of the network wait by spinning; None means what was tuned, else True.
+        arena: Whether the network keeps its memory; None means what was tuned, else True.
         max_pixels: Bound on a picture's width x height.
+
+    What was tuned is kept beside the file by `zoo-runtime tune`, and holds for the machine that it was tuned on.
 
     Attributes:
         info: What the file says of itself, a `ModelInfo`.
+        settings: How the network is run, a `Settings`.
 
     Raises:
+        ValueError: Threads out of range, or a provider that the installed onnxruntime does not have.
+        ProviderNotStarted: A provider cannot work on this machine.
         ModelNotFound: No file at the path.
         CorruptModel: onnxruntime cannot load it.
         NotAnExport: Not a file that zoo exported.
@@ -73,22 +90,23 @@ class Predictor:
         model: str | os.PathLike | bytes,
         *,
         threads: int | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
+        spinning: bool | None = None,
+        arena: bool | None = None,
         max_pixels: int = MAX_PIXELS,
     ):
-        if threads is not None and not 1 <= threads <= MAX_THREADS:
-            raise ValueError(f"threads must be 1 to {MAX_THREADS}. Received: {threads}.")
-        available = onnxruntime.get_available_providers()
-        if not set(providers or ()) <= set(available):
-            raise ValueError(f"providers must be of {', '.join(available)}. Received: {list(providers or ())}.")
-        self._threads = threads
+        self._model = model if isinstance(model, bytes) else model_file(model)
+        given = {"threads": threads, "providers": providers, "spinning": spinning, "arena": arena}
+        given = {key: value for key, value in given.items() if value is not None}
+        tuned = None if isinstance(self._model, bytes) else read_tuned(self._model)
+        self.settings = dataclasses.replace(tuned.settings if tuned else Settings(), **given)
+        self._ahead = tuned.ahead if tuned else None
+        self._workers = self.settings.threads or usable_cores()
         self._max_pixels = max_pixels
-        self._session = _open_session(model, threads, providers)
-        try:
-            metadata = self._session.get_modelmeta().custom_metadata_map
-        except UnicodeDecodeError as error:
-            raise CorruptModel(f"the file's metadata are not UTF-8: {error}") from None
-        self.info = ModelInfo.from_metadata(metadata)
+        self._session = open_session(self._model, self.settings, self._ahead)
+        self._single: onnxruntime.InferenceSession | None = None
+        self._lock = threading.Lock()
+        self.info = ModelInfo.from_metadata(_metadata(self._session))
         self._check_graph()
 
     def __call__(self, source: Source | Sequence[Source]) -> Prediction | list[Prediction]:
@@ -114,6 +132,10 @@ class Predictor:
     def predict_each(self, sources: Iterable[Source], *, batch_size: int = 8) -> Iterator[Prediction | PictureError]:
         """Predict many pictures; what cannot be read comes out as its error, and the rest goes on.
 
+        A list or tuple is shared out: each thread decodes a batch and runs it, so that decoding and inference overlap
+        and no thread waits for another. Of anything else, such as a camera's stream, no picture is taken before those
+        of the batch before it are answered.
+
         Args:
             sources: Pictures, see `decode`.
             batch_size: Pictures that go through the network at once.
@@ -122,20 +144,69 @@ class Predictor:
             A Prediction or a PictureError for each picture, in order.
 
         Raises:
+            TypeError: One picture instead of many.
             ValueError: A batch of less than one picture.
         """
         if isinstance(sources, (str, bytes)):
             raise TypeError("predict_each takes many pictures; call the predictor itself for one.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")
-        sources = iter(sources)
-        with ThreadPoolExecutor(self._threads or os.cpu_count()) as pool:
+        if isinstance(sources, (list, tuple)) and len(sources) > batch_size:
+            return self._share_out(sources, batch_size)
+        return self._by_turns(iter(sources), batch_size)
+
+    def _by_turns(self, sources: Iterator[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
+        """Decode a batch, run it, answer, and only then take the next."""
+        with contextlib.ExitStack() as stack:
+            decode_all = map
             while batch := list(itertools.islice(sources, batch_size)):
-                decoded = list(pool.map(self._try_decode, batch))
-                pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-                rows = iter(self.probabilities(np.stack(pixels))) if pixels else iter(())
-                for item in decoded:
-                    yield item if isinstance(item, PictureError) else self._name(next(rows))
+                if len(batch) > 1 and decode_all is map:
+                    decode_all = stack.enter_context(_pool(self._workers)).map
+                yield from self._answers(list(decode_all(self._try_decode, batch)), self._session)
+
+    def _share_out(self, sources: Sequence[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
+        """Batches in as many threads as there are to use, each decoding and running its own."""
+        session = self._single_session()
+
+        def work(begin: int) -> list[Prediction | PictureError]:
+            decoded = [self._try_decode(source) for source in sources[begin : begin + batch_size]]
+            return self._answers(decoded, session)
+
+        begins = iter(range(0, len(sources), batch_size))
+        with _pool(self._workers) as pool:
+            # No more is under way than keeps every thread at work: an answer that nobody has taken yet holds memory.
+            waiting = deque(pool.submit(work, begin) for begin in itertools.islice(begins, 2 * self._workers))
+            try:
+                while waiting:
+                    answers = waiting.popleft().result()
+                    waiting.extend(pool.submit(work, begin) for begin in itertools.islice(begins, 1))
+                    yield from answers
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _answers(
+        self, decoded: Sequence[np.ndarray | PictureError], session: onnxruntime.InferenceSession
+    ) -> list[Prediction | PictureError]:
+        pixels = [item for item in decoded if isinstance(item, np.ndarray)]
+        rows = iter(session.run([OUTPUT], {INPUT: np.stack(pixels)})[0]) if pixels else iter(())
+        return [item if isinstance(item, PictureError) else self._name(next(rows)) for item in decoded]
+
+    def _single_session(self) -> onnxruntime.InferenceSession:
+        """The network with one thread, for threads that each run their own pictures; elsewhere than on the processor,
+        and where there is one thread anyway, the session that there is.
+        """
+        if self._workers == 1 or self.settings.providers != ("cpu",):
+            return self._session
+        with self._lock:
+            if self._single is None:
+                self._single = self._session
+                # The file may have been replaced since it was opened, and must not answer for the one before.
+                with contextlib.suppress(ModelError):
+                    session = open_session(self._model, dataclasses.replace(self.settings, threads=1), self._ahead)
+                    if _metadata(session) == _metadata(self._session):
+                        self._single = session
+            return self._single
 
     def predict_folder(
         self, folder: str | os.PathLike, *, batch_size: int = 8
@@ -198,31 +269,23 @@ class Predictor:
             raise CorruptModel(f"the file's graph takes only batches of {batch}; an export of zoo takes any.")
 
 
-def _open_session(
-    model: str | os.PathLike | bytes, threads: int | None, providers: Sequence[str] | None
-) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if isinstance(model, bytes):
-        content, name = model, "the bytes given"
-    else:
-        model = os.fsdecode(model)
-        if os.path.isdir(model):
-            model = os.path.join(model, "model.onnx")
-        name = repr(model)
-        try:
-            with open(model, "rb") as stream:
-                # onnxruntime opens no file whose name is not UTF-8; Python marks such bytes with these characters.
-                content = stream.read() if any("\udc80" <= letter <= "\udcff" for letter in model) else model
-        except (OSError, ValueError) as error:
-            raise ModelNotFound(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+def _metadata(session: onnxruntime.InferenceSession) -> dict[str, str]:
     try:
-        return onnxruntime.InferenceSession(content, options, providers=list(providers or ["CPUExecutionProvider"]))
-    except Exception as error:
-        # onnxruntime's exceptions share no base class.
-        raise CorruptModel(f"onnxruntime cannot load {name}: {str(error).splitlines()[0]}") from None
+        return session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise CorruptModel(f"the file's metadata are not UTF-8: {error}") from None
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    # The import is a part of the start that one picture does not need.
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(threads)
 
 
 def list_pictures(folder: str | os.PathLike) -> list[str]:

@@ -9,16 +9,10 @@ The sample is every `step`-th row and column of the decoded pixels, to say how f
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import platform
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import PIL
-from PIL import features
 
 from ._errors import CorruptModel
 from ._predictor import Predictor
@@ -52,6 +46,13 @@ class CheckResult:
 
 def versions() -> dict[str, str]:
     """Versions of what decides pixels and probabilities here."""
+    # These imports, and those below, take time that one label from the start of a process should not have to wait for.
+    import platform
+
+    import onnxruntime
+    import PIL
+    from PIL import features
+
     return {
         "pillow": PIL.__version__,
         "libjpeg": str(features.version("libjpeg_turbo") or features.version("jpg")),
@@ -69,6 +70,9 @@ def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLER
         jpegs: The pictures, as files.
         tolerance: How far probabilities may be apart on another machine, in 0..1.
     """
+    import base64
+    import hashlib
+
     pictures = []
     for jpeg in jpegs:
         pixels = predictor.decode(jpeg)
@@ -94,6 +98,9 @@ def check(predictor: Predictor) -> CheckResult:
         CorruptModel: The file has no self-test, or one that cannot be read.
         PictureError: This machine cannot decode the self-test's pictures.
     """
+    import base64
+    import hashlib
+
     selftest = predictor.info.selftest
     if not selftest.get("pictures"):
         raise CorruptModel("the file has no self-test")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +29,6 @@ PROVIDERS = {
 """Short names of onnxruntime's execution providers; onnxruntime's own names are taken too."""
 
 MAX_THREADS = 256
-TUNED_SUFFIX = ".tuned.json"
 TUNED_SCHEMA = 1
 
 Provider = "str | tuple[str, Mapping[str, Any]]"
@@ -95,18 +93,21 @@ def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, A
     return found
 
 
-def open_session(model: str | os.PathLike | bytes, settings: Settings) -> onnxruntime.InferenceSession:
+def open_session(
+    model: str | os.PathLike | bytes, settings: Settings, ahead: str | None = None
+) -> onnxruntime.InferenceSession:
     """Open an exported file.
 
     Args:
         model: Path of the file, or its bytes.
         settings: How it is run.
+        ahead: Path of the same network as it was optimised for this processor; None optimises it now.
 
     Raises:
         ValueError: The installed onnxruntime has no such provider.
         ModelNotFound: No file at the path.
         CorruptModel: onnxruntime cannot load it.
-        ProviderNotStarted: A provider that was asked for cannot work here.
+        ProviderNotStarted: A provider that was asked for cannot work here, and "cpu" is not behind it.
     """
     providers = full_providers(settings.providers)
     options = onnxruntime.SessionOptions()
@@ -118,6 +119,9 @@ def open_session(model: str | os.PathLike | bytes, settings: Settings) -> onnxru
     if not settings.arena:
         options.enable_cpu_mem_arena = False
     name = "the bytes given" if isinstance(model, bytes) else repr(os.fsdecode(model))
+    if ahead is not None and settings.providers == ("cpu",):
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        model = ahead
     content = model if isinstance(model, bytes) else _readable(os.fsdecode(model))
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
@@ -130,10 +134,13 @@ def open_session(model: str | os.PathLike | bytes, settings: Settings) -> onnxru
     # Where one cannot start, for want of a library or a device, onnxruntime prints that and goes on without it.
     missing = [(full, given) for full, given in providers if full not in session.get_providers()]
     if missing:
-        raise ProviderNotStarted(
+        text = (
             f"{_named(missing)} could not be started, though this onnxruntime was built with it: a driver, a library "
-            "or a device is missing. Its own words are above; ORT_LOG or `providers=['cpu']` go on without it."
+            "or a device is missing"
         )
+        if PROVIDERS["cpu"] not in [full for full, _ in providers]:
+            raise ProviderNotStarted(f"{text}. Name 'cpu' behind it to go on without it.")
+        warnings.warn(f"{text}; going on without it.", stacklevel=3)
     return session
 
 
@@ -165,23 +172,54 @@ def model_file(model: str | os.PathLike) -> str:
 # What was tuned
 
 
-def machine() -> dict[str, Any]:
-    """What tuned settings hold for: another machine or another onnxruntime is tuned anew."""
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "onnxruntime": onnxruntime.__version__}
+@dataclass(frozen=True)
+class Tuned:
+    """What `zoo-runtime tune` found for a file on this machine.
+
+    Args:
+        settings: The quickest.
+        ahead: Path of the network as onnxruntime optimises it for this processor, which opens faster; None where there
+            is none.
+    """
+
+    settings: Settings = Settings()
+    ahead: str | None = None
 
 
 def tuned_file(path: str) -> str:
     """Where the tuned settings of an exported file are kept: `model.tuned.json` beside `model.onnx`."""
-    return os.path.splitext(path)[0] + TUNED_SUFFIX
+    return os.path.splitext(path)[0] + ".tuned.json"
 
 
-def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]]) -> str:
-    """Keep settings beside an exported file, in one atomic replace; returns where."""
+def ahead_file(path: str) -> str:
+    """Where the optimised network of an exported file is kept: `model.tuned.onnx` beside `model.onnx`."""
+    return os.path.splitext(path)[0] + ".tuned.onnx"
+
+
+def optimize_ahead(path: str) -> str:
+    """Write the network as onnxruntime optimises it for this processor beside an exported file; returns where."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    target = ahead_file(path)
+    temporary = f"{target}.{os.getpid()}.onnx"
+    options.optimized_model_filepath = temporary
+    try:
+        onnxruntime.InferenceSession(path, options, providers=[PROVIDERS["cpu"]])
+        os.replace(temporary, target)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return target
+
+
+def write_tuned(path: str, tuned: Tuned, table: Sequence[Mapping[str, Any]]) -> str:
+    """Keep what was tuned beside an exported file, in one atomic replace; returns where."""
     target = tuned_file(path)
     content = {
         "schema": TUNED_SCHEMA,
-        "for": {**machine(), "bytes": os.path.getsize(path)},
-        "settings": settings.to_json(),
+        "for": _key(path),
+        "settings": tuned.settings.to_json(),
+        "ahead": tuned.ahead is not None,
         "table": list(table),
     }
     temporary = f"{target}.{os.getpid()}.tmp"
@@ -195,25 +233,56 @@ def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]
     return target
 
 
-def read_tuned(path: str) -> Settings | None:
-    """Settings that were tuned for this file on this machine, or None.
+def read_tuned(path: str) -> Tuned | None:
+    """What was tuned for this file on this machine; None where nothing was, or for another file, machine or version.
 
-    A file that cannot be read costs a warning and nothing else, for settings change the speed alone.
+    What cannot be read costs a warning and nothing else, for it changes the speed alone.
     """
     target = tuned_file(path)
+    if not os.path.exists(target):
+        return None
     try:
         with open(target, encoding="utf-8") as stream:
             content = json.load(stream)
-        if content["schema"] != TUNED_SCHEMA or content["for"] != {**machine(), "bytes": os.path.getsize(path)}:
+        if content["schema"] != TUNED_SCHEMA or content["for"] != _key(path):
             return None
         settings = Settings(**content["settings"])
         full_providers(settings.providers)
-        return settings
-    except FileNotFoundError:
-        return None
+        ahead = ahead_file(path)
+        return Tuned(settings, ahead if content["ahead"] and os.path.isfile(ahead) else None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         warnings.warn(
-            f"{target!r} cannot be used, so that the defaults are: {error}. `zoo-runtime tune` writes it anew.",
+            f"{target!r} cannot be used, so that the defaults are: {type(error).__name__}: {error}. "
+            "`zoo-runtime tune` writes it anew.",
             stacklevel=3,
         )
         return None
+
+
+def _key(path: str) -> dict[str, Any]:
+    """What tuned settings hold for: this file as it is, on this processor, in this onnxruntime."""
+    status = os.stat(path)
+    return {
+        "bytes": status.st_size,
+        "modified": status.st_mtime_ns,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _processor() -> str:
+    """Its name and features, so far as the system tells them."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+            text = stream.read()
+    except OSError:
+        import platform
+
+        return f"{platform.machine()} {platform.processor()}"
+    told = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "flags", "Features", "CPU implementer", "CPU part"):
+            told.setdefault(key.strip(), value.strip())
+    return " ".join(told.values())

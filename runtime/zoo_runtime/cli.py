@@ -1,4 +1,4 @@
-"""The command `zoo-runtime`: predict, info, check. Exit 0 done, 1 something failed, 2 wrong usage."""
+"""The command `zoo-runtime`: predict, info, check, bench, tune. Exit 0 done, 1 something failed, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ._errors import PictureError, PictureNotFound, ZooRuntimeError
 from ._version import __version__
+
+PROVIDERS_HELP = "where the network runs, best first: cpu, openvino, cuda, ... (default: what was tuned, or cpu)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,8 +37,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def run() -> None:
+    """The script `zoo-runtime`: `main`, and then the end of the process at once.
+
+    Taking the interpreter and onnxruntime apart takes a tenth of the time to a label, and nothing is left to be done.
+    """
+    code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
 def predict(
-    model: str, paths: Sequence[str], *, top: int | None = None, as_json: bool = False, threads: int | None = None
+    model: str,
+    paths: Sequence[str],
+    *,
+    top: int | None = None,
+    as_json: bool = False,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
 ) -> int:
     """Predict files and folders and print a line a picture.
 
@@ -46,24 +67,17 @@ def predict(
         top: How many classes to show, likeliest first; None shows the likeliest alone, or in JSON all.
         as_json: Print one JSON object a picture instead.
         threads: See `Predictor`.
+        providers: See `Predictor`.
 
     Returns:
         0, or 1 if any picture could not be predicted.
     """
     from ._predictor import Predictor
 
-    predictor = Predictor(model, threads=threads)
+    predictor = Predictor(model, threads=threads, providers=providers)
     failed = False
-    listed: list[str] = []
-
-    def pictures() -> Iterator[str]:
-        for path in _expand(paths):
-            listed.append(path)
-            yield path
-
-    # A short batch size keeps the answers coming while a folder is read.
-    for index, result in enumerate(predictor.predict_each(pictures())):
-        path = listed[index]
+    listed = list(_expand(paths))
+    for path, result in zip(listed, predictor.predict_each(listed), strict=True):
         if isinstance(result, PictureError):
             failed = True
             kind = type(result).__name__
@@ -102,7 +116,8 @@ def _expand(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    return predict(options.model, options.paths, top=options.top, as_json=options.json, threads=options.threads)
+    chosen = {"threads": options.threads, "providers": options.providers}
+    return predict(options.model, options.paths, top=options.top, as_json=options.json, **chosen)
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -165,13 +180,104 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if result.passed else 1
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from . import _bench as measuring
+
+    chosen = {"threads": options.threads, "providers": options.providers}
+    if options.compare:
+        if not options.paths:
+            options.usage("--compare takes two exported files, and then pictures or folders")
+        other, *paths = options.paths
+        result = measuring.compare(options.model, other, paths, **chosen)
+        if options.json:
+            print(json.dumps(result))
+            return 0
+        for key, label in (("latency", "photo to label"), ("network", "network alone")):
+            row = result[key]
+            low, high = row["middle_half"]
+            print(
+                f"{label:<15} {row['ratio']:.3f} times as long by the second (middle half {low:.3f} to {high:.3f}): "
+                f"{row['first']:.2f} ms, {row['second']:.2f} ms"
+            )
+        print(f"{'labels':<15} equal for {result['equal_labels']} of {result['pictures']} pictures")
+        return 0
+    result = measuring.bench(options.model, options.paths, seconds=options.seconds, **chosen)
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{result['model']}, {result['megabytes']:.1f} MB; {result['pictures']} pictures")
+    print(_settings(result["settings"]))
+    print(f"{'milliseconds':<15} {'p50':>8} {'p90':>8} {'p99':>8}")
+    for key, label in (("latency", "photo to label"), ("decoding", "  decoding"), ("network", "  network")):
+        print(f"{label:<15} " + " ".join(f"{value:8.2f}" for value in result[key].values()))
+    start, folder = result["start"], result["folder"]
+    peak = "" if start["peak_megabytes"] is None else f", peak memory {start['peak_megabytes']:.0f} MB"
+    print(f"{'cold start':<15} {start['seconds']:.3f} s from the start of a process to a label{peak}")
+    print("network alone, pictures a second")
+    for row in result["throughput"]:
+        print(f"  {row['threads']:>3} threads, batch {row['batch']:<3} {row['network']:8.0f}")
+    print(
+        f"{folder['pictures']} pictures in a row: {folder['per_second']:.0f} a second "
+        f"(decoding alone {folder['decoding_alone']:.0f}, network alone {folder['network_alone']:.0f})"
+    )
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from . import _bench as measuring
+
+    def say(text: str) -> None:
+        if not options.json:
+            print(text, file=sys.stderr)
+
+    result = measuring.tune(options.model, seconds=options.seconds, providers=options.providers, said=say)
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{'network alone, milliseconds':<48} {'p50':>8} {'p90':>8}")
+    for row in sorted(result["table"], key=lambda row: row["p50"]):
+        print(f"{_settings(row):<48} {row['p50']:8.2f} {row['p90']:8.2f}")
+    print(f"chosen          {_settings(result['settings'])}")
+    print(f"optimised ahead {'yes: it opens faster' if result['ahead'] else 'no: it opens no faster'}")
+    print(f"kept in         {result['file']}")
+    return 0
+
+
+def _settings(row: dict) -> str:
+    names = [name if isinstance(name, str) else name[0] for name in row["providers"]]
+    threads = "a thread a core" if row["threads"] is None else f"{row['threads']} thread" + "s" * (row["threads"] > 1)
+    waits = "spinning" if row["spinning"] else "sleeping"
+    return f"{', '.join(names)}, {threads}, {waits}, {'memory kept' if row['arena'] else 'memory given back'}"
+
+
 def _threads(text: str) -> int:
-    from ._predictor import MAX_THREADS
+    from ._session import MAX_THREADS
 
     number = _positive(text)
     if number > MAX_THREADS:
         raise argparse.ArgumentTypeError(f"must be at most {MAX_THREADS}. Received: {text}.")
     return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"must be seconds, above 0 and at most 3600. Received: {text!r}.")
+    return seconds
+
+
+def _names(text: str) -> list[str]:
+    from ._session import full_providers
+
+    names = [name.strip() for name in text.split(",")]
+    try:
+        full_providers(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return names
 
 
 def _positive(text: str) -> int:
@@ -191,6 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--top", type=_positive, metavar="K", help="show the K likeliest classes (default 1, --json all)")
     one.add_argument("--json", action="store_true", help="print one JSON object a picture")
     one.add_argument("--threads", type=_threads, metavar="N", help="threads to use (default: one a core)")
+    one.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
     one.set_defaults(run=_predict)
 
     two = commands.add_parser("info", help="what the file says of itself")
@@ -202,8 +309,35 @@ def _parser() -> argparse.ArgumentParser:
     three.add_argument("model")
     three.add_argument("--json", action="store_true", help="print the result as JSON")
     three.set_defaults(run=_check)
+
+    four = commands.add_parser(
+        "bench",
+        help="measure speed and memory on this machine",
+        description="Measure an exported file on this machine: latency, cold start, memory, throughput.",
+    )
+    four.add_argument("model", help="model.onnx, or the folder that holds it")
+    four.add_argument("paths", nargs="*", metavar="path", help="pictures and folders (default: the file's own two)")
+    four.add_argument(
+        "--compare", action="store_true", help="MODEL and the first path are two files: ratios pair by pair"
+    )
+    four.add_argument("--threads", type=_threads, metavar="N", help="threads to use (default: tuned, or one a core)")
+    four.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
+    four.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="of each measurement (default 2)")
+    four.add_argument("--json", action="store_true", help="print the figures as JSON")
+    four.set_defaults(run=_bench, usage=four.error)
+
+    five = commands.add_parser(
+        "tune",
+        help="find the settings that suit this machine",
+        description="Measure threads, spinning and memory on this machine and keep the best beside the file.",
+    )
+    five.add_argument("model", help="model.onnx, or the folder that holds it")
+    five.add_argument("--providers", type=_names, metavar="P,...", help="where it may run (default: cpu)")
+    five.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="of each setting (default 2)")
+    five.add_argument("--json", action="store_true", help="print the table as JSON")
+    five.set_defaults(run=_tune)
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
