@@ -108,7 +108,6 @@ class Engine:
     def _openvino(self) -> tuple[Callable, Callable]:
         import cv2
         import numpy as np
-        import openvino
 
         cv2.setNumThreads(self.threads)
         request = open_vino(self.name, self.files, self.threads).create_infer_request()
@@ -120,7 +119,6 @@ class Engine:
             image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
             return cv2.cvtColor(cv2.resize(image, (self.side, self.side)), cv2.COLOR_BGR2RGB)[None]
 
-        del openvino
         return network, theirs
 
     def _keras(self) -> tuple[Callable, Callable]:
@@ -163,7 +161,9 @@ def serve(name: str, files: dict[str, str], threads: int) -> None:
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
     engine = Engine(name, files, threads)
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    # What libraries print goes nowhere, and nothing but answers to the one who asks.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
     print(json.dumps("ready"), file=out, flush=True)
     for line in sys.stdin:
         ask = json.loads(line)
@@ -260,8 +260,8 @@ def whole_folder(name: str, files: dict[str, str], folder: str) -> None:
     print(json.dumps(seconds))
 
 
-def convert(run: str, photographs: str, target: str) -> None:
-    """LiteRT's files of the run's network, by TensorFlow's converter."""
+def prepare(run: str, photographs: str, target: str) -> None:
+    """LiteRT's files of the run's network, by TensorFlow's converter, and the pictures; prints the network's side."""
     import keras
     import tensorflow as tf
 
@@ -282,6 +282,8 @@ def convert(run: str, photographs: str, target: str) -> None:
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
     Path(target, "int8.tflite").write_bytes(converter.convert())
+    write_pictures(photographs, Path(target))
+    Path(target, "side").write_text(str(predictor.info.image.size[0]))
 
 
 # What runs them
@@ -292,23 +294,23 @@ def photographs_of(folder: str, count: int) -> list[Path]:
     return random.Random(0).sample(found, min(count, len(found)))
 
 
-def write_pictures(photographs: str, target: Path) -> dict[str, list[str]]:
+def write_pictures(photographs: str, target: Path) -> None:
     """Some photographs at each size, as JPEG and one of 12 megapixels as PNG."""
     import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    written: dict[str, list[str]] = {}
     for size, (height, width) in SIZES.items():
         for i, path in enumerate(photographs_of(photographs, PHOTOGRAPHS)):
             image = Image.open(path).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             noisy = np.asarray(image, np.int16) + rng.normal(0, 3, (height, width, 1)).round().astype(np.int16)
             image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-            file = target / f"{size.replace(' ', '')}-{i}.jpg"
-            image.save(file, quality=90)
-            written.setdefault(size, []).append(str(file))
+            image.save(picture(target, size, i), quality=90)
     image.save(target / "12MP.png")
-    return written
+
+
+def picture(folder: Path, size: str, number: int) -> Path:
+    return folder / f"{size.replace(' ', '')}-{number}.jpg"
 
 
 class Process:
@@ -390,15 +392,16 @@ def measure_latency(files: dict[str, str], pictures: dict[str, list[str]], threa
 def run(command: list[str]) -> tuple[float, float, str]:
     """Run a process; return seconds, peak memory in MB (10^6 bytes) and its output."""
     begun = time.perf_counter()
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, env=quiet())
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors, env=quiet())
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
+        errors.seek(0)
         text = output.read().decode()
-    if process.returncode:
-        raise SystemExit(f"{command} exits with {process.returncode}")
+        if process.returncode:
+            raise SystemExit(f"{command} exits with {process.returncode}: {errors.read().decode()[-2000:]}")
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6, text
 
 
@@ -415,7 +418,7 @@ def measure_start(files: dict[str, str], pictures: dict[str, list[str]], png: st
         for name in names:
             for column, picture in columns.items():
                 result = run(command(name, picture))
-                if i:
+                if i or rounds == 1:
                     taken.setdefault((name, column), []).append(result)
     print(f"\nfrom the start of a process to the first label, seconds (median of {rounds}); peak memory, MB")
     print(f"{'':15}" + "".join(f"{column:>20}" for column in columns))
@@ -503,8 +506,8 @@ def main() -> None:
         return first_label(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])
     if sys.argv[1:2] == ["--folder"]:
         return whole_folder(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])
-    if sys.argv[1:2] == ["--convert"]:
-        return convert(*sys.argv[2:])
+    if sys.argv[1:2] == ["--prepare"]:
+        return prepare(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("photographs")
@@ -513,15 +516,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        # In a process of its own: a child begins with its parent's peak of memory, so this one stays small.
         subprocess.run(
-            [sys.executable, __file__, "--convert", str(options.run), options.photographs, folder],
+            [sys.executable, __file__, "--prepare", str(options.run), options.photographs, folder],
             check=True,
             env=quiet(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        from zoo_runtime import Predictor
-
         files = {
             "zoo": str(options.run / "model.onnx"),
             "zoo int8": str(options.run / "model-int8.onnx"),
@@ -529,8 +531,8 @@ def main() -> None:
             "LiteRT int8": str(root / "int8.tflite"),
             "keras": str(options.run / "model.keras"),
         }
-        files["side"] = str(Predictor(files["zoo"]).info.image.size[0])
-        pictures = write_pictures(options.photographs, root)
+        files["side"] = (root / "side").read_text()
+        pictures = {size: [str(picture(root, size, i)) for i in range(PHOTOGRAPHS)] for size in SIZES}
         for threads in options.threads:
             measure_latency(files, pictures, threads, options.rounds)
         measure_start(files, pictures, str(root / "12MP.png"), options.rounds)

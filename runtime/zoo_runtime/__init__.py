@@ -17,6 +17,7 @@ from ._errors import (
     PictureError,
     PictureNotFound,
     PictureTooLarge,
+    ProviderNotStarted,
     UnknownSchema,
     UnknownTask,
     UnsupportedPicture,
@@ -25,6 +26,7 @@ from ._errors import (
 from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
 from ._predictor import Prediction, Predictor, list_pictures
 from ._selftest import CheckResult, check, record, versions
+from ._session import Settings
 from ._version import __version__
 
 __all__ = [
@@ -46,6 +48,8 @@ __all__ = [
     "PictureTooLarge",
     "Prediction",
     "Predictor",
+    "ProviderNotStarted",
+    "Settings",
     "UnknownSchema",
     "UnknownTask",
     "UnsupportedPicture",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from zoo_runtime import (
     PictureNotFound,
     PictureTooLarge,
     Predictor,
+    ProviderNotStarted,
+    Settings,
     UnknownSchema,
     UnknownTask,
     UnsupportedPicture,
@@ -125,6 +129,52 @@ def test_a_batch_of_none_is_refused(model, batch_size):
         list(Predictor(model).predict_each([plain(0, 0, 0)], batch_size=batch_size))
 
 
+def test_a_list_is_shared_out_with_the_answers_of_one_by_one(model, pictures):
+    levels = np.random.default_rng(2).integers(0, 256, (60, 3))
+    sources: list = [plain(*level) for level in levels]
+    sources[7], sources[33], sources[59] = b"nonsense", pictures / "gone.jpg", pictures / "damaged.jpg"
+    one_by_one = list(Predictor(model, threads=1).predict_each(iter(sources)))
+    for threads in (1, 2, 5):
+        shared = list(Predictor(model, threads=threads).predict_each(sources, batch_size=4))
+        assert [type(result) for result in shared] == [type(result) for result in one_by_one]
+        for ours, theirs in zip(shared, one_by_one, strict=True):
+            if isinstance(theirs, PictureError):
+                assert str(ours) == str(theirs)
+            else:
+                np.testing.assert_allclose(
+                    list(ours.probabilities.values()), list(theirs.probabilities.values()), atol=1e-6
+                )
+
+
+def test_a_list_is_not_decoded_far_ahead_of_its_answers(model):
+    """Answers that nobody takes would fill the memory."""
+    asked = []
+
+    class Spy(Predictor):
+        def decode(self, source):
+            asked.append(source)
+            return super().decode(plain(*([source % 256] * 3)))
+
+    answers = Spy(model, threads=2).predict_each(list(range(400)), batch_size=4)
+    next(answers)
+    time.sleep(0.3)
+    assert len(asked) <= 5 * 4
+    answers.close()
+    assert len(asked) <= 5 * 4
+
+
+def test_a_file_that_is_replaced_does_not_answer_for_the_one_before(model, graph, info):
+    """The second session, which a list is shared out on, is opened when the first list comes."""
+    predictor = Predictor(model, threads=2)
+    swapped = dataclasses.replace(info, classes=("blue", "green", "red"))
+    (model.parent / "new").write_bytes(graph(swapped.to_metadata()))
+    os.replace(model.parent / "new", model)
+    assert {result.label for result in predictor([plain(250, 0, 0)] * 20)} == {"red"}
+    assert Predictor(model)(plain(250, 0, 0)).label == "blue"
+    os.remove(model)
+    assert {result.label for result in predictor([plain(250, 0, 0)] * 20)} == {"red"}
+
+
 # Folders
 
 
@@ -185,6 +235,40 @@ def test_a_file_whose_name_is_not_utf_8(model):
 def test_threads_below_one_are_refused(model, threads):
     with pytest.raises(ValueError, match=f"Received: {threads}"):
         Predictor(model, threads=threads)
+
+
+@pytest.mark.parametrize("providers", [["cpu"], ["CPUExecutionProvider"], [("cpu", {})], ["CPU"]])
+def test_providers_by_name(model, providers):
+    predictor = Predictor(model, providers=providers)
+    assert predictor(plain(0, 250, 0)).label == "green"
+    assert predictor.settings.providers == tuple(providers)
+
+
+def test_a_provider_that_is_not_there_is_refused_with_those_that_are(model):
+    with pytest.raises(ValueError, match=r"has: .*cpu.*Received: 'tensorrt'"):
+        Predictor(model, providers=["tensorrt"])
+    with pytest.raises(ValueError, match="name one at least"):
+        Predictor(model, providers=[])
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_cannot_start_is_an_error_unless_the_processor_is_named_too(model, monkeypatch):
+    """As an onnxruntime built for CUDA does on a machine without one: it goes on without a word of its own."""
+    built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: built)
+    with pytest.raises(ProviderNotStarted, match="cuda could not be started"):
+        Predictor(model, providers=["cuda"])
+    with pytest.warns(UserWarning, match="going on without it"):
+        predictor = Predictor(model, providers=["cuda", "cpu"])
+    assert predictor(plain(0, 0, 250)).label == "blue"
+
+
+def test_settings_are_checked_and_kept(model):
+    predictor = Predictor(model, threads=2, spinning=False, arena=False)
+    assert predictor.settings == Settings(2, False, False, ("cpu",))
+    assert predictor(plain(0, 250, 0)).label == "green"
+    with pytest.raises(ValueError, match="Received: 257"):
+        Settings(threads=257)
 
 
 def test_one_predictor_in_many_threads(model):

@@ -28,6 +28,8 @@ NAMES = {
     "PictureTooLarge",
     "Prediction",
     "Predictor",
+    "ProviderNotStarted",
+    "Settings",
     "UnknownSchema",
     "UnknownTask",
     "UnsupportedPicture",
@@ -65,7 +67,7 @@ def test_suffixes_are_lower_case_endings():
     "base, names",
     [
         ("PictureError", "PictureNotFound NotAPicture CorruptPicture PictureTooLarge UnsupportedPicture"),
-        ("ModelError", "ModelNotFound CorruptModel NotAnExport UnknownSchema UnknownTask"),
+        ("ModelError", "ModelNotFound CorruptModel NotAnExport UnknownSchema UnknownTask ProviderNotStarted"),
         ("ZooRuntimeError", "PictureError ModelError"),
     ],
 )
@@ -78,9 +80,18 @@ def test_error_tree(base, names):
 def test_a_device_needs_only_onnxruntime_numpy_and_pillow():
     """Importing and loading must not reach for the workshop's packages, which a device does not have."""
     code = (
-        "import sys, zoo_runtime, zoo_runtime.cli\n"
+        "import sys, zoo_runtime, zoo_runtime.cli, zoo_runtime._bench\n"
         "heavy = {'tensorflow', 'keras', 'onnx', 'click', 'rich', 'pluggy', 'zoo', 'zoo_plugins', 'sklearn', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_the_first_label_waits_for_no_import_that_it_does_not_need():
+    shown = "print(sorted({'concurrent.futures', 'hashlib', 'platform'} & set(sys.modules)))"
+    ran, parts = (
+        subprocess.run([sys.executable, "-c", f"import sys, {text}; {shown}"], capture_output=True, check=True)
+        for text in ("zoo_runtime.cli", "numpy, onnxruntime, PIL.Image")
+    )
+    assert ran.stdout == parts.stdout

@@ -1,0 +1,151 @@
+"""zoo-runtime bench and tune: figures that hold together, settings that are kept, found and forgotten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from zoo_runtime import Predictor, Settings
+from zoo_runtime.cli import main
+
+RED = np.full((30, 40, 3), (250, 0, 0), np.uint8)
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        code = main([os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments])
+        return code, capsys.readouterr().out
+
+    return call
+
+
+def test_bench(run, model, pictures):
+    os.remove(pictures / "damaged.jpg")
+    code, out = run("bench", model, pictures, "--seconds", 0.05, "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert figures["pictures"] == 3 and figures["settings"]["providers"] == ["cpu"]
+    assert figures["megabytes"] == pytest.approx(model.stat().st_size / 1e6)
+    for key in ("latency", "decoding", "network"):
+        assert 0 < figures[key]["p50"] <= figures[key]["p90"] <= figures[key]["p99"] < 1000
+    assert figures["latency"]["p50"] > figures["decoding"]["p50"]
+    assert 0.03 < figures["start"]["seconds"] < 60 and 20 < figures["start"]["peak_megabytes"] < 2000
+    rows = figures["throughput"]
+    assert {row["batch"] for row in rows} == {1, 8} and min(row["threads"] for row in rows) == 1
+    assert all(row["network"] > 1 for row in rows)
+    assert all(figures["folder"][key] > 1 for key in ("per_second", "decoding_alone", "network_alone"))
+
+
+def test_bench_in_words_with_the_files_own_pictures(run, model):
+    code, out = run("bench", model.parent, "--threads", 1, "--seconds", 0.01)
+    assert code == 0
+    for text in ("2 pictures", "cpu, 1 thread", "photo to label", "cold start", "batch 8", "in a row"):
+        assert text in out
+
+
+def test_compare(run, model, pictures, tmp_path):
+    os.remove(pictures / "damaged.jpg")
+    other = shutil.copytree(model.parent, tmp_path / "other")
+    code, out = run("bench", "--compare", model, other, pictures, "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert figures["pictures"] == figures["equal_labels"] == 3
+    for key in ("latency", "network"):
+        low, high = figures[key]["middle_half"]
+        assert low <= figures[key]["ratio"] <= high and figures[key]["first"] > 0
+    code, out = run("bench", "--compare", model, other)
+    assert code == 0 and "equal for 2 of 2" in out
+
+
+def test_tune_keeps_what_it_finds(run, model):
+    before = Predictor(model)(RED)
+    code, out = run("tune", model, "--seconds", 0.05, "--json")
+    assert code == 0
+    result = json.loads(out)
+    kept = json.loads((model.parent / "model.tuned.json").read_text())
+    assert result["file"] == str(model.parent / "model.tuned.json") and kept["settings"] == result["settings"]
+    assert {row["threads"] for row in result["table"]} >= {1} and {row["arena"] for row in result["table"]} == {
+        True,
+        False,
+    }
+    best = min(row["p50"] for row in result["table"])
+    (chosen,) = [row for row in result["table"] if {key: row[key] for key in result["settings"]} == result["settings"]]
+    assert chosen["p50"] <= best * 1.03
+    assert (model.parent / "model.tuned.onnx").exists() == result["ahead"]
+    predictor = Predictor(model)
+    assert predictor.settings.to_json()["threads"] == result["settings"]["threads"]
+    assert predictor(RED) == before
+    assert not [p.name for p in model.parent.iterdir() if "tmp" in p.name]
+
+
+def tuned(model, **changes):
+    """Write settings as tune does, but such as it would hardly choose."""
+    from zoo_runtime import _session
+
+    ahead = _session.optimize_ahead(str(model))
+    _session.write_tuned(str(model), _session.Tuned(Settings(threads=1, spinning=False), ahead), [])
+    path = model.parent / "model.tuned.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+def test_tuned_settings_are_used_and_yield_to_those_given(model):
+    tuned(model)
+    assert Predictor(model).settings == Predictor(model.parent).settings == Settings(threads=1, spinning=False)
+    assert Predictor(model, threads=2).settings == Settings(threads=2, spinning=False)
+    assert Predictor(model.read_bytes()).settings == Settings()
+
+
+def test_a_replaced_file_is_not_answered_for_by_what_was_tuned_before(model, graph, info):
+    """The optimised network of another file of the same size would give its answers."""
+    import dataclasses
+
+    tuned(model)
+    other = graph(dataclasses.replace(info, classes=("den", "green", "blue")).to_metadata())
+    assert len(other) == model.stat().st_size
+    (model.parent / "new").write_bytes(other)
+    os.replace(model.parent / "new", model)
+    predictor = Predictor(model)
+    assert predictor(RED).label == "den" and predictor.settings == Settings()
+
+
+@pytest.mark.parametrize("change", [{"schema": 2}, {"for": {"processor": "another"}}])
+def test_what_was_tuned_elsewhere_is_left_alone(model, change):
+    tuned(model, **change)
+    assert Predictor(model).settings == Settings()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "for": null}'])
+def test_what_cannot_be_read_costs_a_warning(model, content):
+    (model.parent / "model.tuned.json").write_text(content)
+    if content == '{"schema": 1, "for": null}':
+        assert Predictor(model).settings == Settings()
+        return
+    with pytest.warns(UserWarning, match="zoo-runtime tune"):
+        assert Predictor(model)(RED).label == "red"
+
+
+def test_a_missing_optimised_network_is_done_without(model):
+    tuned(model)
+    os.remove(model.parent / "model.tuned.onnx")
+    assert Predictor(model)(RED).label == "red"
+
+
+@pytest.mark.parametrize(
+    "arguments, problem",
+    [
+        (("bench", "model.onnx", "--compare"), "takes two exported files"),
+        (("bench", "model.onnx", "--seconds", "0"), "above 0"),
+        (("tune", "model.onnx", "--providers", "nonsense"), "Received: 'nonsense'"),
+        (("predict", "model.onnx", "a.jpg", "--providers", "tensorrt"), "cpu"),
+    ],
+)
+def test_wrong_usage(arguments, problem, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and problem in capsys.readouterr().err
