@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 THRESHOLD = 0.5
+LARGEST_TWICE = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Predictor:
         self._ahead = tuned.ahead if tuned else None
         self._workers = self.settings.threads or usable_cores()
         self._max_pixels = max_pixels
+        self._bytes = len(model) if isinstance(model, bytes) else _size(self._model)
         self._session = open_session(self._model, self.settings, self._ahead)
         self._single: onnxruntime.InferenceSession | None = None
         self._lock = threading.Lock()
@@ -193,10 +195,12 @@ class Predictor:
         return [item if isinstance(item, PictureError) else self._name(next(rows)) for item in decoded]
 
     def _single_session(self) -> onnxruntime.InferenceSession:
-        """The network with one thread, for threads that each run their own pictures; elsewhere than on the processor,
-        and where there is one thread anyway, the session that there is.
+        """The network with one thread, for threads that each run their own pictures.
+
+        It is the session that there is where one thread is all, elsewhere than on the processor, and of large networks,
+        which would take their memory twice and keep all threads at work with one picture.
         """
-        if self._workers == 1 or self.settings.providers != ("cpu",):
+        if self._workers == 1 or self.settings.providers != ("cpu",) or self._bytes > LARGEST_TWICE:
             return self._session
         with self._lock:
             if self._single is None:
@@ -267,6 +271,14 @@ class Predictor:
         batch = self._session.get_inputs()[0].shape[0]
         if isinstance(batch, int):
             raise CorruptModel(f"the file's graph takes only batches of {batch}; an export of zoo takes any.")
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where there is none, which opening it will say."""
+    try:
+        return os.path.getsize(path)
+    except (OSError, ValueError):
+        return 0
 
 
 def _metadata(session: onnxruntime.InferenceSession) -> dict[str, str]:
