@@ -62,7 +62,7 @@ class Engine:
         self.name, self.files, self.threads = name, files, threads
         from zoo_runtime import Predictor
 
-        self.ours = Predictor(files["zoo int8" if name == "zoo int8" else "zoo"], threads=threads)
+        self.ours = Predictor(files["zoo int8" if name == "zoo int8" else "zoo"], threads=threads, tuned=False)
         self.side = self.ours.info.image.size[0]
         self.network, self.theirs = self._open()
 
@@ -183,36 +183,42 @@ def serve(name: str, files: dict[str, str], threads: int) -> None:
         print(json.dumps({"seconds": seconds, "labels": labels}), file=out, flush=True)
 
 
-def first_label(name: str, files: dict[str, str], picture: str) -> None:
-    """The shortest program that a user of an engine writes for one picture."""
-    jpeg = Path(picture).read_bytes()
-    side = int(files["side"])
-    if name.startswith("LiteRT"):
-        import numpy as np
-        from ai_edge_litert.interpreter import Interpreter
-        from PIL import Image
-
-        interpreter = Interpreter(files[name])
-        interpreter.allocate_tensors()
-        taken = interpreter.get_input_details()[0]
-        image = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((side, side))
-        interpreter.set_tensor(taken["index"], np.asarray(image)[None].astype(taken["dtype"]))
-        interpreter.invoke()
-        print(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).argmax())
-    elif name.startswith("OpenVINO"):
-        import cv2
-        import numpy as np
-        import openvino
-
-        model = openvino.Core().compile_model(files["zoo int8" if name.endswith("int8") else "zoo"], "CPU")
-        image = cv2.resize(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), (side, side))
-        print(model(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None])[0].argmax())
-    else:
-        import keras
-
-        model = keras.models.load_model(files["keras"], compile=False)
-        image = keras.utils.load_img(io.BytesIO(jpeg), target_size=(side, side))
-        print(model.predict(keras.utils.img_to_array(image)[None], verbose=0).argmax())
+# The shortest program that a user of an engine writes for one picture: sys.argv is the file, the side and the picture.
+FIRST_LABEL = {
+    "zoo": """
+import sys
+from zoo_runtime import Predictor
+print(Predictor(sys.argv[1])(sys.argv[3]).label, flush=True)
+""",
+    "LiteRT": """
+import sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+interpreter = Interpreter(sys.argv[1])
+interpreter.allocate_tensors()
+taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+image = Image.open(sys.argv[3]).convert("RGB").resize((int(sys.argv[2]),) * 2)
+interpreter.set_tensor(taken["index"], np.asarray(image)[None].astype(taken["dtype"]))
+interpreter.invoke()
+print(interpreter.get_tensor(given["index"]).argmax(), flush=True)
+""",
+    "OpenVINO": """
+import sys
+import cv2
+import openvino
+model = openvino.Core().compile_model(sys.argv[1], "CPU")
+image = cv2.resize(cv2.imread(sys.argv[3]), (int(sys.argv[2]),) * 2)
+print(model(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None])[0].argmax(), flush=True)
+""",
+    "Keras predict": """
+import sys
+import keras
+model = keras.models.load_model(sys.argv[1], compile=False)
+image = keras.utils.load_img(sys.argv[3], target_size=(int(sys.argv[2]),) * 2)
+print(model.predict(keras.utils.img_to_array(image)[None], verbose=0).argmax(), flush=True)
+""",
+}
 
 
 def whole_folder(name: str, files: dict[str, str], folder: str) -> None:
@@ -222,7 +228,7 @@ def whole_folder(name: str, files: dict[str, str], folder: str) -> None:
     if name.startswith("zoo"):
         from zoo_runtime import Predictor
 
-        predictor = Predictor(files[name])
+        predictor = Predictor(files[name], tuned=False)
         predictor(paths[0])
         begun = time.perf_counter()
         labels = [result.label for _, result in predictor.predict_folder(folder)]
@@ -233,12 +239,14 @@ def whole_folder(name: str, files: dict[str, str], folder: str) -> None:
         labels = [engine.label(Path(path).read_bytes(), "theirs") for path in paths]
     elif name.startswith("OpenVINO"):
         import cv2
+        import numpy as np
         import openvino
 
         options = {"PERFORMANCE_HINT": "THROUGHPUT"}
         model = openvino.Core().compile_model(files["zoo int8" if name.endswith("int8") else "zoo"], "CPU", options)
         queue = openvino.AsyncInferQueue(model)
         labels = []
+        model(np.zeros((1, side, side, 3), np.uint8))
         queue.set_callback(lambda request, _: labels.append(request.get_output_tensor(0).data.argmax()))
         begun = time.perf_counter()
         for path in paths:
@@ -390,35 +398,36 @@ def measure_latency(files: dict[str, str], pictures: dict[str, list[str]], threa
 
 
 def run(command: list[str]) -> tuple[float, float, str]:
-    """Run a process; return seconds, peak memory in MB (10^6 bytes) and its output."""
-    begun = time.perf_counter()
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=output, stderr=errors, env=quiet())
+    """Run a process; return seconds to its last line, its peak memory in MB (10^6 bytes), and that line."""
+    with tempfile.TemporaryFile() as errors:
+        begun = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=quiet())
+        lines = [(line, time.perf_counter() - begun) for line in process.stdout]
         _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
         errors.seek(0)
-        text = output.read().decode()
-        if process.returncode:
+        if process.returncode or not lines:
             raise SystemExit(f"{command} exits with {process.returncode}: {errors.read().decode()[-2000:]}")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6, text
+    line, seconds = lines[-1]
+    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6, line.decode()
 
 
 def measure_start(files: dict[str, str], pictures: dict[str, list[str]], png: str, rounds: int) -> None:
     def command(name: str, picture: str) -> list[str]:
-        if name.startswith("zoo"):
-            return [str(Path(sys.executable).with_name("zoo-runtime")), "predict", files[name], picture]
-        return [sys.executable, __file__, "--first", name, json.dumps(files), picture]
+        (program,) = [code for engine, code in FIRST_LABEL.items() if name.startswith(engine)]
+        file = files.get(name) or files["zoo int8" if name.endswith("int8") else "zoo"]
+        if name == "Keras predict":
+            file = files["keras"]
+        return [sys.executable, "-c", program, file, files["side"], picture]
 
     names = [name for name in ENGINES if name not in ("OpenVINO f32", "tf.function")]
     columns = {size: paths[0] for size, paths in pictures.items()} | {"12 MP PNG": png}
     taken: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
     for i in range(rounds + 1):
         for name in names:
-            for column, picture in columns.items():
-                result = run(command(name, picture))
-                if i or rounds == 1:
+            for column, path in columns.items():
+                result = run(command(name, path))
+                if i:
                     taken.setdefault((name, column), []).append(result)
     print(f"\nfrom the start of a process to the first label, seconds (median of {rounds}); peak memory, MB")
     print(f"{'':15}" + "".join(f"{column:>20}" for column in columns))
@@ -502,8 +511,6 @@ def installed_size(names: tuple[str, ...]) -> float:
 def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         return serve(sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]))
-    if sys.argv[1:2] == ["--first"]:
-        return first_label(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])
     if sys.argv[1:2] == ["--folder"]:
         return whole_folder(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])
     if sys.argv[1:2] == ["--prepare"]:
@@ -512,6 +519,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("photographs")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--only", choices=["latency", "start", "folder", "sizes"], help="measure this alone")
     parser.add_argument("--threads", type=lambda text: [int(t) for t in text.split(",")], default=[1, 2])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -533,22 +541,30 @@ def main() -> None:
         }
         files["side"] = (root / "side").read_text()
         pictures = {size: [str(picture(root, size, i)) for i in range(PHOTOGRAPHS)] for size in SIZES}
-        for threads in options.threads:
-            measure_latency(files, pictures, threads, options.rounds)
-        measure_start(files, pictures, str(root / "12MP.png"), options.rounds)
-        many = root / "folder"
-        many.mkdir()
-        for path in photographs_of(options.photographs, FOLDER):
-            (many / path.name).write_bytes(path.read_bytes())
-        measure_folder(files, many, 3)
-        print("\nfiles, MB")
-        for name in ("zoo", "zoo int8", "LiteRT", "LiteRT int8", "keras"):
-            print(f"{name:15} {os.path.getsize(files[name]) / 1e6:8.1f}")
-        print("\ninstalled, with all that is needed, MB")
-        for name, distributions in DISTRIBUTIONS.items():
-            print(f"{name:15} {installed_size(distributions):8.0f}   {', '.join(distributions)}")
-        work, peak = operations(files["zoo"]), matrix_peak()
-        print(f"\nlimit: {work:.2f} x 10^9 operations at {peak:.0f} x 10^9 a second: {1000 * work / peak:.2f} ms")
+        if options.only in (None, "latency"):
+            for threads in options.threads:
+                measure_latency(files, pictures, threads, options.rounds)
+        if options.only in (None, "start"):
+            measure_start(files, pictures, str(root / "12MP.png"), options.rounds)
+        if options.only in (None, "folder"):
+            many = root / "folder"
+            many.mkdir()
+            for path in photographs_of(options.photographs, FOLDER):
+                (many / path.name).write_bytes(path.read_bytes())
+            measure_folder(files, many, 3)
+        if options.only in (None, "sizes"):
+            print_sizes(files)
+
+
+def print_sizes(files: dict[str, str]) -> None:
+    print("\nfiles, MB")
+    for name in ("zoo", "zoo int8", "LiteRT", "LiteRT int8", "keras"):
+        print(f"{name:15} {os.path.getsize(files[name]) / 1e6:8.1f}")
+    print("\ninstalled, with all that is needed, MB")
+    for name, distributions in DISTRIBUTIONS.items():
+        print(f"{name:15} {installed_size(distributions):8.0f}   {', '.join(distributions)}")
+    work, peak = operations(files["zoo"]), matrix_peak()
+    print(f"\nlimit: {work:.2f} x 10^9 operations at {peak:.0f} x 10^9 a second: {1000 * work / peak:.2f} ms")
 
 
 if __name__ == "__main__":

@@ -188,6 +188,15 @@ hidden_option = click.option(
 exported_option = click.option("--exported", **_folder("exported"), help="Where exports are.")
 runs_option = click.option("--runs", **_folder("runs"), help="Where run folders are.")
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """FloatRange lets NaN through."""
+    if value != value:
+        raise click.BadParameter("must be a number. Received: nan.")
+    return value
+
+
 COMPACT_OPTIONS = (
     click.option(
         "--int8", is_flag=True, help="Make an int8 file, NAME-int8, where it loses little and is faster here."
@@ -196,6 +205,7 @@ COMPACT_OPTIONS = (
     click.option(
         "--max-drop",
         type=click.FloatRange(0, 100),
+        callback=_number,
         default=1.0,
         show_default=True,
         metavar="POINTS",
@@ -341,7 +351,7 @@ def _show_compacts(result: Any) -> int:
 
     for made, path in result.compacts:
         click.echo(f"{made.kind:<10} {path or 'refused'}")
-        for line in compact.describe(made.figures):
+        for line in compact.describe(made.figures) if made.figures else ():
             click.echo(f"           {line}")
         if made.refusal:
             click.echo(f"error: no {made.kind} file is exported: {made.refusal}.", err=True)

@@ -14,11 +14,11 @@ import numpy as np
 from zoo import compact as compacting
 from zoo import runs
 from zoo.compact import Compact, Limits
-from zoo.errors import WriteError
+from zoo.errors import UsageError, WriteError, ZooError
 from zoo.plugin import Architecture
 from zoo.prepared import Prepared
 from zoo.reporter import Reporter
-from zoo_runtime import ModelInfo, Predictor
+from zoo_runtime import ModelError, ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
@@ -117,6 +117,8 @@ def deliver(
     if exported is None:
         return result
     limits = limits or Limits()
+    if float32:
+        _warn_of_others(exported, product.name, product.run, compact, reporter)
     made = [_compact(kind, graph, info, product, metrics, limits, exported, keep, reporter) for kind in compact]
     return dataclasses.replace(result, compacts=tuple(made))
 
@@ -211,6 +213,34 @@ def _keep(
         temporary.write_text(page, encoding="utf-8")
 
 
+def check_targets(exported: Path, name: str, kinds: Sequence[str]) -> None:
+    """Raise, before anything is trained, if smaller files could not be put in place, or would replace another kind.
+
+    Raises:
+        UsageError: A float32 export, or one of another kind, stands where a smaller file would.
+        WriteError: The folder may not be written to.
+    """
+    for kind in kinds:
+        target = compact_file(exported, name, kind)
+        runs.check_writable(target.parent)
+        there = _info_of(target)
+        if there is not None and there.precision.get("kind") != kind:
+            raise UsageError(f"{str(target)!r} is no {kind} file and is not replaced by one; choose another --name.")
+
+
+def compact_file(exported: Path, name: str, kind: str) -> Path:
+    """Where a smaller file of an export stands."""
+    return exported / f"{name}-{kind}" / "model.onnx"
+
+
+def _info_of(path: Path) -> ModelInfo | None:
+    """What an exported file says of itself; None where there is none, or none that can be read."""
+    try:
+        return Predictor(path, tuned=False).info if path.is_file() else None
+    except ModelError:
+        return None
+
+
 def _compact(
     kind: str,
     graph: onnx.ModelProto,
@@ -222,28 +252,46 @@ def _compact(
     keep: bool,
     reporter: Reporter,
 ) -> tuple[Compact, Path | None]:
-    """Make a smaller file; the run folder keeps what was tried, the file too where it is not refused."""
+    """Make a smaller file; the run folder keeps what was tried, the file too where it is not refused.
+
+    What goes wrong with it is a refusal: the float32 file is there by now, and another kind may come out well.
+    """
     from zoo.export import staging
 
     reporter.say(f"Making the {kind} file")
-    seed = product.record["options"]["seed"]
-    made = compacting.make(kind, graph, info, product.prepared, metrics, limits, reporter, seed=seed)
-    suffix = kind if keep else f"{product.prepared.spec.size[0]}x{product.prepared.spec.size[1]}-{kind}"
-    product.run.write_json(f"{suffix}.json", made.figures)
-    if made.refusal:
-        return made, None
-    kept, target = product.run.folder / f"model-{suffix}.onnx", exported / f"{product.name}-{kind}" / "model.onnx"
-    staging.place(made.content, kept)
-    _copy(kept, target, product.run)
-    return made, target
+    run, seed = product.run, product.record["options"]["seed"]
+    target = compact_file(exported, product.name, kind)
+    size = product.prepared.spec.size
+    suffix = kind if keep else f"{size[0]}x{size[1]}-{kind}"
+    try:
+        made = compacting.make(kind, graph, info, product.prepared, metrics, limits, reporter, seed=seed)
+        run.write_json(f"{suffix}.json", made.figures)
+        if not made.refusal:
+            kept = run.folder / f"model-{suffix}.onnx"
+            staging.place(made.content, kept)
+            _copy(kept, target, run, f" --{kind}")
+    except ZooError as error:
+        made = compacting.failed(kind, str(error))
+    if made.refusal and target.is_file():
+        reporter.warn(f"{target} is of an earlier export, and stays as it is.")
+    return made, None if made.refusal else target
 
 
-def _copy(source: Path, target: Path, run: runs.Run) -> None:
+def _warn_of_others(exported: Path, name: str, run: runs.Run, made: Sequence[str], reporter: Reporter) -> None:
+    """Smaller files of an earlier run under the same name would be taken for this one's."""
+    for kind in compacting.KINDS:
+        path = compact_file(exported, name, kind)
+        there = None if kind in made else _info_of(path)
+        if there is not None and there.precision.get("kind") == kind and there.run.get("id") != run.id:
+            reporter.warn(f"{path} is of another run; `zoo export {run.folder} --{kind}` makes it anew.")
+
+
+def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:
     from zoo.export import staging
 
     try:
         staging.copy(source, target)
     except WriteError as error:
         raise WriteError(
-            f"{error} The run is kept; `zoo export {run.folder} --exported FOLDER` puts its export elsewhere."
+            f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
         ) from error

@@ -17,7 +17,7 @@ from zoo import backend, origin, paths, recipe, runs, weights
 from zoo.compact import Limits
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
-from zoo.delivery import PARITY_PICTURES, Product, Result, checked_graph, deliver, describe
+from zoo.delivery import PARITY_PICTURES, Product, Result, check_targets, checked_graph, deliver, describe
 from zoo.errors import (
     DataError,
     ExportError,
@@ -66,6 +66,7 @@ def finetune(
         ZooError: With what to do about it. What was in place before stays in place.
     """
     plan = recipe.plan(options, registry, reporter)
+    check_targets(options.exported, plan.name, compact)
     prepared = plan.prepare(reporter)
     run = runs.create(options.runs, plan.architecture.name)
     record = _record(run, plan, registry, prepared)
@@ -186,6 +187,7 @@ def export_run(
     other = size is not None and list(size) != record["image"]["size"]
     name = recipe.checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
     runs.check_writable(exported / name)
+    check_targets(exported, name, compact)
     model = _load_model(run)
     if other:
         from zoo.train.model import at_size

@@ -14,6 +14,7 @@ from ._errors import (
     ModelNotFound,
     NotAnExport,
     NotAPicture,
+    NotWritten,
     PictureError,
     PictureNotFound,
     PictureTooLarge,
@@ -24,6 +25,7 @@ from ._errors import (
     ZooRuntimeError,
 )
 from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
+from ._pairs import Pairs, time_pairs
 from ._predictor import Prediction, Predictor, list_pictures
 from ._selftest import CheckResult, check, record, versions
 from ._session import Settings
@@ -43,6 +45,8 @@ __all__ = [
     "ModelNotFound",
     "NotAPicture",
     "NotAnExport",
+    "NotWritten",
+    "Pairs",
     "PictureError",
     "PictureNotFound",
     "PictureTooLarge",
@@ -59,5 +63,6 @@ __all__ = [
     "decode",
     "list_pictures",
     "record",
+    "time_pairs",
     "versions",
 ]

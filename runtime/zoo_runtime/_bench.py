@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ._errors import PictureNotFound
+from ._errors import NotWritten, PictureNotFound, ProviderNotStarted
+from ._format import INPUT, OUTPUT
+from ._pairs import time_pairs
 from ._predictor import Predictor, list_pictures, usable_cores
-from ._session import Settings, Tuned, full_providers, model_file, optimize_ahead, write_tuned
+from ._session import Settings, full_providers, model_file, open_session, write_tuned
 
 SECONDS = 2.0
 WARM_UP = 5
@@ -25,7 +27,6 @@ FEWEST, MOST = 20, 2000
 STARTS = 5
 BATCHES = (1, 8)
 FOLDER = 128
-PAIRS = 100
 ROUNDS = 3
 # A setting that is quicker by less than this is not worth departing from the usual one for.
 WORTH = 0.03
@@ -117,27 +118,33 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         "network": percentiles(repeat(predictor.probabilities, batches, seconds)),
         "start": _start(model, sources, options),
         "throughput": _throughput(model, decoded, seconds, options),
-        "folder": _folder(predictor, sources, decoded),
+        "folder": _folder(predictor, sources, decoded, options),
     }
 
 
 def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> dict[str, Any]:
-    """Measure two exported files pair by pair: the same picture through the one and then the other.
+    """Time two exported files by turns, on the same pictures and with the same settings, whatever was tuned for each.
+
+    Args:
+        first: Path of the one file, or of the folder that holds it.
+        second: Of the other.
+        paths: Pictures and folders of pictures; none means the first file's own synthetic ones.
+        options: As of `Predictor`.
 
     Returns:
-        For "latency" and "network": ratio (the median of second / first, below 1 where the second is faster), the
-        middle half of the ratios, and both medians in milliseconds; equal_labels and pictures.
+        For "latency" and "network": first, second (medians in milliseconds), ratio (first / second, the median over
+        pairs: above 1 where the second is faster) and middle_half of the ratios; equal_labels and pictures.
 
     Raises:
         PictureError: A picture cannot be read.
     """
-    one, other = (Predictor(model, **options) for model in (first, second))
+    one, other = (Predictor(model, tuned=False, **options) for model in (first, second))
     sources = pictures_for(one, paths)
-    labels = [(one(source).label, other(source).label) for source in sources[:FOLDER]]
+    labels = [(one(source).labels, other(source).labels) for source in sources[:FOLDER]]
     pixels = [(one.decode(source)[None], other.decode(source)[None]) for source in sources[:FOLDER]]
     return {
-        "latency": _pairs(one, other, [(source, source) for source in sources]),
-        "network": _pairs(one.probabilities, other.probabilities, pixels),
+        "latency": vars(time_pairs(one, other, [(source, source) for source in sources])),
+        "network": vars(time_pairs(one.probabilities, other.probabilities, pixels)),
         "pictures": len(labels),
         "equal_labels": sum(a == b for a, b in labels),
     }
@@ -148,9 +155,8 @@ def tune(
 ) -> dict[str, Any]:
     """Find the settings that suit this machine and keep them beside the file, where `Predictor` finds them.
 
-    Threads, spinning and memory are swept, for each provider alike; then the network as onnxruntime optimises it for
-    this processor is kept too, where a process opens it faster. What is quicker by less than 3 % is not chosen over
-    the usual settings, nor over fewer threads.
+    Threads, spinning and memory are swept, for each provider alike, one picture at a time. Of what is quicker than the
+    rest by less than 3 %, the usual settings are chosen, then those of fewer threads.
 
     Args:
         model: Path of the file, or of the folder that holds it.
@@ -159,81 +165,65 @@ def tune(
         said: Is told of every step.
 
     Returns:
-        settings, ahead (whether the optimised network is used), table [{settings, p50, p90}], file.
+        settings, table [{settings, p50, p90, p99}], left_out {provider: why it could not be measured}, file.
+
+    Raises:
+        ModelError: No provider can run the file.
+        NotWritten: The folder of the file may not be written to.
     """
     path = model_file(model)
-    chosen = [(name,) for name in providers or ("cpu",)]
-    full_providers([name for (name,) in chosen])
-    candidates = [
-        Settings(threads, spinning, arena, place)
-        for place in chosen
-        for threads in _counts()
-        for spinning in ((True, False) if threads > 1 else (True,))
-        for arena in (True, False)
-    ]
+    chosen = list(providers or ("cpu",))
+    full_providers(chosen)
+    usual = Predictor(path, tuned=False)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.access(folder, os.W_OK):
+        raise NotWritten(f"what is found is kept in {folder!r}, which may not be written to.")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *usual.info.image.size, usual.info.image.channels), np.uint8)
     taken: dict[Settings, list[float]] = {}
+    left_out: dict[str, str] = {}
     for number in range(ROUNDS):
-        said(f"round {number + 1} of {ROUNDS}: {len(candidates)} settings")
-        for settings in candidates:
-            predictor = _with(path, settings)
-            pixels = predictor.decode(pictures_for(predictor, ())[0])[None]
-            taken.setdefault(settings, []).extend(repeat(predictor.probabilities, [pixels], seconds / ROUNDS))
+        said(f"round {number + 1} of {ROUNDS}")
+        for settings in _candidates(chosen):
+            (place,) = settings.providers
+            try:
+                if place not in left_out:
+                    session = open_session(path, settings)
+                    times = repeat(lambda batch, s=session: s.run([OUTPUT], {INPUT: batch}), [pixels], seconds / ROUNDS)
+                    taken.setdefault(settings, []).extend(times)
+            except ProviderNotStarted as error:
+                left_out[place] = str(error)
+                said(f"{place} is left out: {error}")
+    if not taken:
+        raise ProviderNotStarted(f"none of {', '.join(chosen)} can run the file here.")
     table = [{**settings.to_json(), **percentiles(times)} for settings, times in taken.items()]
     best = min(row["p50"] for row in table)
     good = [settings for settings, row in zip(taken, table, strict=True) if row["p50"] <= best * (1 + WORTH)]
-    # Of those, as many threads as there are cores only where fewer do not do, and the usual settings first.
-    winner = min(good, key=lambda s: (s.threads or 0, not s.spinning, not s.arena))
-    ahead = _ahead(path, winner, said)
+    winner = min(good, key=lambda s: (s.threads is not None, s.threads or 0, not s.spinning, not s.arena))
     return {
         "settings": winner.to_json(),
-        "ahead": ahead is not None,
         "table": table,
-        "file": write_tuned(path, Tuned(winner, ahead), table),
+        "left_out": left_out,
+        "file": write_tuned(path, winner, table),
     }
 
 
-def _with(path: str, settings: Settings) -> Predictor:
-    """A predictor with exactly these settings, whatever was tuned before."""
-    return Predictor(
-        path,
-        threads=settings.threads,
-        providers=settings.providers,
-        spinning=settings.spinning,
-        arena=settings.arena,
-    )
+def _candidates(providers: Sequence[str]) -> list[Settings]:
+    """The usual settings of each provider, and every other."""
+    found = []
+    for place in providers:
+        found += [
+            Settings(threads, spinning, arena, (place,))
+            for threads in (None, *_counts())
+            for spinning in ((True, False) if threads != 1 else (True,))
+            for arena in (True, False)
+        ]
+    return found
 
 
 def _counts() -> list[int]:
     """1, 2, 4 ... and the number of cores."""
     cores = usable_cores()
     return sorted({*(2**i for i in range(cores.bit_length()) if 2**i < cores), cores})
-
-
-def _ahead(path: str, settings: Settings, said: Callable[[str], None]) -> str | None:
-    """Keep the optimised network where processes open it faster, pair by pair; remove it where they do not."""
-    if settings.providers != ("cpu",):
-        return None
-    said("the network as it is optimised for this processor")
-    ahead = optimize_ahead(path)
-    code = (
-        "import sys, time, onnxruntime as o; s = o.SessionOptions(); s.log_severity_level = 4\n"
-        "if sys.argv[2] == 'ahead': s.graph_optimization_level = o.GraphOptimizationLevel.ORT_DISABLE_ALL\n"
-        "t = time.perf_counter(); o.InferenceSession(sys.argv[1], s, providers=['CPUExecutionProvider'])\n"
-        "print(time.perf_counter() - t)"
-    )
-    pairs = []
-    for _ in range(2 * STARTS):
-        pair = [
-            float(
-                subprocess.run([sys.executable, "-c", code, *which], capture_output=True, check=True, text=True).stdout
-            )
-            for which in ((path, "plain"), (ahead, "ahead"))
-        ]
-        pairs.append(pair[1] / pair[0])
-    if statistics.median(pairs) < 1 - WORTH:
-        return ahead
-    os.remove(ahead)
-    return None
 
 
 def _start(model: str, sources: Sequence[str | bytes], options: dict[str, Any]) -> dict[str, float | None]:
@@ -273,13 +263,15 @@ def _throughput(
     return rows
 
 
-def _folder(predictor: Predictor, sources: Sequence[str | bytes], decoded: Sequence[np.ndarray]) -> dict[str, float]:
+def _folder(
+    predictor: Predictor, sources: Sequence[str | bytes], decoded: Sequence[np.ndarray], options: dict[str, Any]
+) -> dict[str, float]:
     """Pictures a second over many files, beside the decoder alone and the network alone, each on all threads."""
     from concurrent.futures import ThreadPoolExecutor
 
     many = list(itertools.islice(itertools.cycle(sources), FOLDER))
     stacks = [np.stack(list(itertools.islice(itertools.cycle(decoded), 8)))] * (FOLDER // 8)
-    threads = predictor.settings.threads or usable_cores()
+    threads = options.get("threads") or usable_cores()
 
     def rate(work: Callable[[], Any]) -> float:
         best = float("inf")
@@ -296,24 +288,4 @@ def _folder(predictor: Predictor, sources: Sequence[str | bytes], decoded: Seque
         "per_second": rate(lambda: list(predictor.predict_each(many))),
         "decoding_alone": decoding,
         "network_alone": rate(lambda: [predictor.probabilities(stack) for stack in stacks]),
-    }
-
-
-def _pairs(first: Callable, second: Callable, items: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
-    endless = itertools.cycle(items)
-    taken = []
-    for i in range(WARM_UP + PAIRS):
-        pair = []
-        for call, item in zip((first, second), next(endless), strict=True):
-            begun = time.perf_counter()
-            call(item)
-            pair.append(time.perf_counter() - begun)
-        if i >= WARM_UP:
-            taken.append(pair)
-    ratios = [b / a for a, b in taken]
-    return {
-        "ratio": statistics.median(ratios),
-        "middle_half": [float(np.percentile(ratios, q)) for q in (25, 75)],
-        "first": 1000 * statistics.median(a for a, _ in taken),
-        "second": 1000 * statistics.median(b for _, b in taken),
     }

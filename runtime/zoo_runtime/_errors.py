@@ -7,6 +7,7 @@ ZooRuntimeError
 │   ├── CorruptPicture        truncated or damaged
 │   ├── PictureTooLarge       more pixels than the bound allows
 │   └── UnsupportedPicture    pixels without a defined 8-bit meaning (32-bit float, Lab, arrays of another dtype)
+├── NotWritten                a result cannot be kept: no permission, full disk
 └── ModelError
     ├── ModelNotFound         no file there, or it may not be read
     ├── CorruptModel          onnxruntime cannot load it, or its metadata do not hold together
@@ -43,6 +44,10 @@ class PictureTooLarge(PictureError):
 
 class UnsupportedPicture(PictureError):
     """The pixels have no defined 8-bit meaning."""
+
+
+class NotWritten(ZooRuntimeError):
+    """A result cannot be written: no permission, or a full disk."""
 
 
 class ModelError(ZooRuntimeError):

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import onnxruntime
 
 from ._decode import MAX_PIXELS, SUFFIXES, Source, decode
-from ._errors import CorruptModel, ModelError, PictureError, PictureNotFound
+from ._errors import CorruptModel, ModelError, PictureError, PictureNotFound, ProviderNotStarted
 from ._format import INPUT, OUTPUT, ModelInfo
 from ._session import Provider, Settings, model_file, open_session, read_tuned
 
@@ -55,13 +56,15 @@ class Predictor:
 
     Args:
         model: Path of the file (or of the folder that holds it as `model.onnx`), or its bytes.
-        threads: Threads of the network and of decoding, 1 to 256; None means what was tuned, else one a core.
+        threads: Threads of the network and of what is done with lists and folders, 1 to 256; None means one a core,
+            for the network what was tuned.
         providers: Where the network runs, best first: names such as "cpu", "openvino", "cuda", "tensorrt", "coreml",
             "nnapi", "qnn", "xnnpack", or onnxruntime's own, or pairs of a name and options. Where "cpu" is among them,
             another that cannot be started costs a warning, else it is an error. None means what was tuned, else the
             processor.
         spinning: Whether threads of the network wait by spinning; None means what was tuned, else True.
         arena: Whether the network keeps its memory; None means what was tuned, else True.
+        tuned: Whether settings that were tuned for this file on this machine are used where none are given.
         max_pixels: Bound on a picture's width x height.
 
     What was tuned is kept beside the file by `zoo-runtime tune`, and holds for the machine that it was tuned on.
@@ -94,20 +97,31 @@ class Predictor:
         providers: Sequence[Provider] | None = None,
         spinning: bool | None = None,
         arena: bool | None = None,
+        tuned: bool = True,
         max_pixels: int = MAX_PIXELS,
     ):
         self._model = model if isinstance(model, bytes) else model_file(model)
         given = {"threads": threads, "providers": providers, "spinning": spinning, "arena": arena}
         given = {key: value for key, value in given.items() if value is not None}
-        tuned = None if isinstance(self._model, bytes) else read_tuned(self._model)
-        self.settings = dataclasses.replace(tuned.settings if tuned else Settings(), **given)
-        self._ahead = tuned.ahead if tuned else None
-        self._workers = self.settings.threads or usable_cores()
+        found = read_tuned(self._model) if tuned and not isinstance(self._model, bytes) else None
+        self.settings = dataclasses.replace(found or Settings(), **given)
+        # What is best for one picture need not be for many, on all cores.
+        self._workers = threads or usable_cores()
         self._max_pixels = max_pixels
         self._bytes = len(model) if isinstance(model, bytes) else _size(self._model)
-        self._session = open_session(self._model, self.settings, self._ahead)
+        try:
+            self._session = open_session(self._model, self.settings)
+        except ProviderNotStarted as error:
+            if providers is not None:
+                raise
+            # It was tuned when the provider could start.
+            warnings.warn(f"{error} What was tuned is left alone; `zoo-runtime tune` tunes anew.", stacklevel=2)
+            self.settings = dataclasses.replace(self.settings, providers=("cpu",))
+            self._session = open_session(self._model, self.settings)
         self._single: onnxruntime.InferenceSession | None = None
         self._lock = threading.Lock()
+        # Not every provider lets two threads into one session; DirectML does not.
+        self._run_lock = contextlib.nullcontext() if self.settings.providers == ("cpu",) else threading.Lock()
         self.info = ModelInfo.from_metadata(_metadata(self._session))
         self._check_graph()
 
@@ -136,7 +150,8 @@ class Predictor:
 
         A list or tuple is shared out: each thread decodes a batch and runs it, so that decoding and inference overlap
         and no thread waits for another. Of anything else, such as a camera's stream, no picture is taken before those
-        of the batch before it are answered.
+        of the batch before it are answered. The first list opens the network once more, with one thread, which takes
+        the memory of its weights again; of files above 100 MB it does not.
 
         Args:
             sources: Pictures, see `decode`.
@@ -191,7 +206,7 @@ class Predictor:
         self, decoded: Sequence[np.ndarray | PictureError], session: onnxruntime.InferenceSession
     ) -> list[Prediction | PictureError]:
         pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-        rows = iter(session.run([OUTPUT], {INPUT: np.stack(pixels)})[0]) if pixels else iter(())
+        rows = iter(self._run(session, np.stack(pixels))) if pixels else iter(())
         return [item if isinstance(item, PictureError) else self._name(next(rows)) for item in decoded]
 
     def _single_session(self) -> onnxruntime.InferenceSession:
@@ -200,16 +215,22 @@ class Predictor:
         It is the session that there is where one thread is all, elsewhere than on the processor, and of large networks,
         which would take their memory twice and keep all threads at work with one picture.
         """
-        if self._workers == 1 or self.settings.providers != ("cpu",) or self._bytes > LARGEST_TWICE:
+        if (
+            self._workers == 1 == self.settings.threads
+            or self.settings.providers != ("cpu",)
+            or self._bytes > LARGEST_TWICE
+        ):
             return self._session
         with self._lock:
             if self._single is None:
                 self._single = self._session
                 # The file may have been replaced since it was opened, and must not answer for the one before.
                 with contextlib.suppress(ModelError):
-                    session = open_session(self._model, dataclasses.replace(self.settings, threads=1), self._ahead)
+                    session = open_session(self._model, dataclasses.replace(self.settings, threads=1))
                     if _metadata(session) == _metadata(self._session):
                         self._single = session
+                if isinstance(self._model, bytes):
+                    self._model = b""
             return self._single
 
     def predict_folder(
@@ -245,7 +266,11 @@ class Predictor:
         wanted = (*self.info.image.size, self.info.image.channels)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
             raise ValueError(f"pixels must be uint8 (batch, {wanted}). Received: {pixels.dtype} {pixels.shape}.")
-        return self._session.run([OUTPUT], {INPUT: pixels})[0]
+        return self._run(self._session, pixels)
+
+    def _run(self, session: onnxruntime.InferenceSession, pixels: np.ndarray) -> np.ndarray:
+        with self._run_lock:
+            return session.run([OUTPUT], {INPUT: pixels})[0]
 
     def _try_decode(self, source: Source) -> np.ndarray | PictureError:
         try:

@@ -6,12 +6,12 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import onnxruntime
 
-from ._errors import CorruptModel, ModelNotFound, ProviderNotStarted
+from ._errors import CorruptModel, ModelNotFound, NotWritten, ProviderNotStarted
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -56,7 +56,9 @@ class Settings:
     providers: tuple[Provider, ...] = ("cpu",)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "providers", tuple(self.providers))
+        if isinstance(self.providers, str):
+            raise ValueError(f"providers must be a list of names. Received: {self.providers!r}.")
+        object.__setattr__(self, "providers", tuple(map(_short, self.providers)))
         if self.threads is not None and not (type(self.threads) is int and 1 <= self.threads <= MAX_THREADS):
             raise ValueError(f"threads must be 1 to {MAX_THREADS}. Received: {self.threads}.")
         if not self.providers:
@@ -67,10 +69,17 @@ class Settings:
         return asdict(self)
 
 
+def _short(provider: Provider) -> Provider:
+    """The short name where there is one; with options, where there are any."""
+    name, options = (provider, {}) if isinstance(provider, str) else provider
+    short = {full: short for short, full in PROVIDERS.items()}.get(name, name)
+    short = short.lower() if short.lower() in PROVIDERS else short
+    return (short, dict(options)) if options else short
+
+
 def available_providers() -> list[str]:
     """Names of the providers that the installed onnxruntime was built with, the short ones where there are."""
-    short = {full: name for name, full in PROVIDERS.items()}
-    return [short.get(name, name) for name in onnxruntime.get_available_providers()]
+    return [_short(name) for name in onnxruntime.get_available_providers()]
 
 
 def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
@@ -93,15 +102,12 @@ def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, A
     return found
 
 
-def open_session(
-    model: str | os.PathLike | bytes, settings: Settings, ahead: str | None = None
-) -> onnxruntime.InferenceSession:
+def open_session(model: str | os.PathLike | bytes, settings: Settings) -> onnxruntime.InferenceSession:
     """Open an exported file.
 
     Args:
         model: Path of the file, or its bytes.
         settings: How it is run.
-        ahead: Path of the same network as it was optimised for this processor; None optimises it now.
 
     Raises:
         ValueError: The installed onnxruntime has no such provider.
@@ -119,17 +125,16 @@ def open_session(
     if not settings.arena:
         options.enable_cpu_mem_arena = False
     name = "the bytes given" if isinstance(model, bytes) else repr(os.fsdecode(model))
-    if ahead is not None and settings.providers == ("cpu",):
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        model = ahead
     content = model if isinstance(model, bytes) else _readable(os.fsdecode(model))
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
         # onnxruntime's exceptions share no base class.
         reason = str(error).strip().splitlines()[0]
-        if [full for full, _ in providers] == [PROVIDERS["cpu"]]:
+        if settings.providers == ("cpu",):
             raise CorruptModel(f"onnxruntime cannot load {name}: {reason}") from None
+        # Where the processor cannot load it either, it is the file.
+        open_session(model, replace(settings, providers=("cpu",)))
         raise ProviderNotStarted(f"onnxruntime cannot load {name} for {_named(providers)}: {reason}") from None
     # Where one cannot start, for want of a library or a device, onnxruntime prints that and goes on without it.
     missing = [(full, given) for full, given in providers if full not in session.get_providers()]
@@ -145,8 +150,7 @@ def open_session(
 
 
 def _named(providers: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    short = {full: name for name, full in PROVIDERS.items()}
-    return ", ".join(short.get(full, full) for full, _ in providers)
+    return ", ".join(_short(full) for full, _ in providers)
 
 
 def _readable(path: str) -> str | bytes:
@@ -172,68 +176,41 @@ def model_file(model: str | os.PathLike) -> str:
 # What was tuned
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """What `zoo-runtime tune` found for a file on this machine.
-
-    Args:
-        settings: The quickest.
-        ahead: Path of the network as onnxruntime optimises it for this processor, which opens faster; None where there
-            is none.
-    """
-
-    settings: Settings = Settings()
-    ahead: str | None = None
-
-
 def tuned_file(path: str) -> str:
     """Where the tuned settings of an exported file are kept: `model.tuned.json` beside `model.onnx`."""
     return os.path.splitext(path)[0] + ".tuned.json"
 
 
-def ahead_file(path: str) -> str:
-    """Where the optimised network of an exported file is kept: `model.tuned.onnx` beside `model.onnx`."""
-    return os.path.splitext(path)[0] + ".tuned.onnx"
+def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]]) -> str:
+    """Keep settings beside an exported file, in one atomic replace; returns where.
 
-
-def optimize_ahead(path: str) -> str:
-    """Write the network as onnxruntime optimises it for this processor beside an exported file; returns where."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    target = ahead_file(path)
-    temporary = f"{target}.{os.getpid()}.onnx"
-    options.optimized_model_filepath = temporary
-    try:
-        onnxruntime.InferenceSession(path, options, providers=[PROVIDERS["cpu"]])
-        os.replace(temporary, target)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-    return target
-
-
-def write_tuned(path: str, tuned: Tuned, table: Sequence[Mapping[str, Any]]) -> str:
-    """Keep what was tuned beside an exported file, in one atomic replace; returns where."""
+    Raises:
+        NotWritten: The folder may not be written to, or the disk is full.
+    """
     target = tuned_file(path)
     content = {
         "schema": TUNED_SCHEMA,
         "for": _key(path),
-        "settings": tuned.settings.to_json(),
-        "ahead": tuned.ahead is not None,
+        "settings": settings.to_json(),
         "table": list(table),
     }
     temporary = f"{target}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
-        os.replace(temporary, target)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        try:
+            with open(temporary, "w", encoding="utf-8") as stream:
+                json.dump(content, stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+    except OSError as error:
+        raise NotWritten(f"{target!r} cannot be written: {error.strerror}.") from None
     return target
 
 
-def read_tuned(path: str) -> Tuned | None:
+def read_tuned(path: str) -> Settings | None:
     """What was tuned for this file on this machine; None where nothing was, or for another file, machine or version.
 
     What cannot be read costs a warning and nothing else, for it changes the speed alone.
@@ -248,8 +225,7 @@ def read_tuned(path: str) -> Tuned | None:
             return None
         settings = Settings(**content["settings"])
         full_providers(settings.providers)
-        ahead = ahead_file(path)
-        return Tuned(settings, ahead if content["ahead"] and os.path.isfile(ahead) else None)
+        return settings
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         warnings.warn(
             f"{target!r} cannot be used, so that the defaults are: {type(error).__name__}: {error}. "
@@ -260,7 +236,7 @@ def read_tuned(path: str) -> Tuned | None:
 
 
 def _key(path: str) -> dict[str, Any]:
-    """What tuned settings hold for: this file as it is, on this processor, in this onnxruntime."""
+    """What tuned settings hold for: a file of this size and time, on this processor, in this onnxruntime."""
     status = os.stat(path)
     return {
         "bytes": status.st_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -35,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `zoo-runtime predict ... | head` closes the pipe; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        print(f"error: the answer cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def run() -> None:
@@ -45,9 +51,14 @@ def run() -> None:
     code = main()
     try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        code = 1
+    except OSError as error:
+        code = 1
+        print(f"error: the answer cannot be written: {error.strerror}", file=sys.stderr)
+    with contextlib.suppress(OSError):
         sys.stderr.flush()
-    finally:
-        os._exit(code)
+    os._exit(code)
 
 
 def predict(
@@ -196,8 +207,8 @@ def _bench(options: argparse.Namespace) -> int:
             row = result[key]
             low, high = row["middle_half"]
             print(
-                f"{label:<15} {row['ratio']:.3f} times as long by the second (middle half {low:.3f} to {high:.3f}): "
-                f"{row['first']:.2f} ms, {row['second']:.2f} ms"
+                f"{label:<15} {row['first']:.2f} and {row['second']:.2f} ms: the second is {row['ratio']:.2f} times "
+                f"as fast (middle half of the pairs {low:.2f} to {high:.2f})"
             )
         print(f"{'labels':<15} equal for {result['equal_labels']} of {result['pictures']} pictures")
         return 0
@@ -238,7 +249,6 @@ def _tune(options: argparse.Namespace) -> int:
     for row in sorted(result["table"], key=lambda row: row["p50"]):
         print(f"{_settings(row):<48} {row['p50']:8.2f} {row['p90']:8.2f}")
     print(f"chosen          {_settings(result['settings'])}")
-    print(f"optimised ahead {'yes: it opens faster' if result['ahead'] else 'no: it opens no faster'}")
     print(f"kept in         {result['file']}")
     return 0
 

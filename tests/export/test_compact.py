@@ -12,7 +12,8 @@ from onnx import TensorProto
 
 import zoo_runtime
 from zoo import compact
-from zoo.export import half
+from zoo.errors import ConversionFailed
+from zoo.export import half, quantize
 from zoo_runtime import Predictor
 
 
@@ -105,13 +106,15 @@ def test_finetune_makes_them_too(zoo, photos, tmp_path):
 def test_a_slower_int8_file_is_refused(zoo, run, monkeypatch):
     exported = run.parent.parent / "exported"
     before = (exported / "shapes" / "model.onnx").read_bytes()
-    monkeypatch.setattr(compact, "compare_speed", lambda first, second, pixels: (1.0, 2.0, 0.5))
+    slower = zoo_runtime.Pairs(1.0, 2.0, 0.5, (0.4, 0.6))
+    monkeypatch.setattr(compact, "compare_speed", lambda first, second, pixels: slower)
+    monkeypatch.setattr(quantize, "CHOICES", ())
     ran = export(zoo, run, "--int8", "--max-drop", 100)
     assert ran.code == 1 and "not faster" in ran.err and "--int8-any-speed" in ran.err
     assert not (exported / "shapes-int8").exists() and not (run / "model-int8.onnx").exists()
     assert (exported / "shapes" / "model.onnx").read_bytes() == before
     figures = json.loads((run / "int8.json").read_text())
-    assert "not faster" in figures["refusal"] and len(figures["tried"]) >= 7
+    assert "not faster" in figures["refusal"] and len(figures["tried"]) >= 2
 
 
 def test_a_file_that_loses_accuracy_is_refused(zoo, run, monkeypatch):
@@ -141,6 +144,77 @@ def test_16_bit_weights_that_are_not_read_back_are_an_error(zoo, run, monkeypatc
     assert not (run.parent.parent / "exported" / "shapes-fp16").exists()
 
 
+def test_what_goes_wrong_with_one_kind_leaves_the_rest(zoo, run, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ConversionFailed("onnxruntime cannot quantise the network: no reason")
+
+    monkeypatch.setattr(quantize, "quantize", refuse)
+    ran = export(zoo, run, "--int8", "--fp16")
+    assert ran.code == 1 and "no int8 file is exported: onnxruntime cannot quantise" in ran.err
+    assert "fp16       " in ran.out
+    assert sorted(p.name for p in (run.parent.parent / "exported").iterdir()) == ["shapes", "shapes-fp16"]
+
+
+def test_a_float32_export_is_never_replaced_by_a_smaller_file(zoo, run):
+    exported = run.parent.parent / "exported"
+    shutil.copytree(exported / "shapes", exported / "shapes-fp16")
+    before = (exported / "shapes-fp16" / "model.onnx").read_bytes()
+    ran = export(zoo, run, "--fp16")
+    assert ran.code == 2 and "choose another --name" in ran.err
+    assert (exported / "shapes-fp16" / "model.onnx").read_bytes() == before
+
+
+def test_a_smaller_file_of_another_run_is_pointed_at(zoo, run):
+    exported = run.parent.parent / "exported"
+    assert export(zoo, run, "--fp16").code == 0
+    assert "another run" not in export(zoo, run).err
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "id": "another"}))
+    other = run.rename(run.with_name("another"))
+    ran = export(zoo, other)
+    assert ran.code == 0 and "shapes-fp16" in ran.err and "is of another run" in ran.err
+    assert Predictor(exported / "shapes-fp16").info.run["id"] == run.name
+
+
+def one_layer(kind, *constants):
+    """A classifier of one operation between pixels and probabilities."""
+    tensors = [onnx.numpy_helper.from_array(value, f"c{i}") for i, value in enumerate(constants)]
+    nodes = [
+        onnx.helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        onnx.helper.make_node("ReduceMean", ["levels"], ["means"], axes=[1, 2], keepdims=0),
+        onnx.helper.make_node(kind, ["means", *(t.name for t in tensors)], ["logits"]),
+        onnx.helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    image = onnx.helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 8, 8, 3])
+    outputs = [
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])
+        for name in ("logits", "probabilities")
+    ]
+    graph = onnx.helper.make_graph(nodes, "one", [image], outputs, tensors)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_what_has_no_weights_or_grows_is_not_called_int8():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    judge = quantize.Judge(pixels, np.eye(3)[rng.integers(0, 3, 12)])
+    with pytest.raises(ConversionFailed, match="nothing to bring to 8 bits"):
+        quantize.quantize(one_layer("Add", np.ones(3, np.float32)), pixels, judge, max_drop=1.0)
+    matrix = rng.normal(size=(3, 3)).astype(np.float32)
+    with pytest.raises(ConversionFailed, match="no int8 graph is smaller"):
+        quantize.quantize(one_layer("MatMul", matrix), pixels, judge, max_drop=1.0, any_speed=True)
+
+
+def test_of_several_labels_every_figure_counts():
+    """A file that says no to each of a hundred classes makes 99 of 100 decisions right."""
+    figures = {"kind": "fp16", "accuracy": 0.99, "float32_accuracy": 1.0}
+    assert compact._refusal(figures, compact.Limits(0.02)) is None
+    several = {"exact_match": 0.0, "float32_exact_match": 1.0}
+    assert "exact match falls from 1.0000 to 0.0000" in compact._refusal({**figures, **several}, compact.Limits(0.02))
+    judge = quantize.Judge(np.zeros((2, 1, 1, 3), np.uint8), np.array([[1, 0], [0, 0]]), multilabel=True)
+    assert judge.accuracy(np.zeros((2, 2))) == 0.5
+
+
 def test_weights_beyond_16_bits_stay_as_they_are():
     values = np.linspace(-1, 1, 512, dtype=np.float32).reshape(16, 32)
     great = values * 1e6
@@ -159,6 +233,7 @@ def test_weights_beyond_16_bits_stay_as_they_are():
         (("export", "somewhere", "--fp16", "--int8-any-speed"), "--int8-any-speed goes with --int8"),
         (("export", "mobilenetv2.imagenet1k", "--top", "--int8"), "goes with a run"),
         (("finetune", "mobilenetv2", "--no-export", "--int8"), "--no-export"),
+        (("export", "somewhere", "--int8", "--max-drop", "nan"), "must be a number"),
     ],
 )
 def test_wrong_usage(zoo, arguments, problem):

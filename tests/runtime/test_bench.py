@@ -9,9 +9,11 @@ import shutil
 import numpy as np
 import pytest
 
+import zoo_runtime
 from zoo_runtime import Predictor, Settings
 from zoo_runtime.cli import main
 
+ONE_THREAD = Settings(threads=1, spinning=False)
 RED = np.full((30, 40, 3), (250, 0, 0), np.uint8)
 
 
@@ -76,19 +78,17 @@ def test_tune_keeps_what_it_finds(run, model):
     best = min(row["p50"] for row in result["table"])
     (chosen,) = [row for row in result["table"] if {key: row[key] for key in result["settings"]} == result["settings"]]
     assert chosen["p50"] <= best * 1.03
-    assert (model.parent / "model.tuned.onnx").exists() == result["ahead"]
     predictor = Predictor(model)
     assert predictor.settings.to_json()["threads"] == result["settings"]["threads"]
     assert predictor(RED) == before
     assert not [p.name for p in model.parent.iterdir() if "tmp" in p.name]
 
 
-def tuned(model, **changes):
+def tuned(model, settings=ONE_THREAD, **changes):
     """Write settings as tune does, but such as it would hardly choose."""
     from zoo_runtime import _session
 
-    ahead = _session.optimize_ahead(str(model))
-    _session.write_tuned(str(model), _session.Tuned(Settings(threads=1, spinning=False), ahead), [])
+    _session.write_tuned(str(model), settings, [])
     path = model.parent / "model.tuned.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     return path
@@ -99,19 +99,6 @@ def test_tuned_settings_are_used_and_yield_to_those_given(model):
     assert Predictor(model).settings == Predictor(model.parent).settings == Settings(threads=1, spinning=False)
     assert Predictor(model, threads=2).settings == Settings(threads=2, spinning=False)
     assert Predictor(model.read_bytes()).settings == Settings()
-
-
-def test_a_replaced_file_is_not_answered_for_by_what_was_tuned_before(model, graph, info):
-    """The optimised network of another file of the same size would give its answers."""
-    import dataclasses
-
-    tuned(model)
-    other = graph(dataclasses.replace(info, classes=("den", "green", "blue")).to_metadata())
-    assert len(other) == model.stat().st_size
-    (model.parent / "new").write_bytes(other)
-    os.replace(model.parent / "new", model)
-    predictor = Predictor(model)
-    assert predictor(RED).label == "den" and predictor.settings == Settings()
 
 
 @pytest.mark.parametrize("change", [{"schema": 2}, {"for": {"processor": "another"}}])
@@ -130,10 +117,39 @@ def test_what_cannot_be_read_costs_a_warning(model, content):
         assert Predictor(model)(RED).label == "red"
 
 
-def test_a_missing_optimised_network_is_done_without(model):
-    tuned(model)
-    os.remove(model.parent / "model.tuned.onnx")
-    assert Predictor(model)(RED).label == "red"
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_tuned_provider_that_has_gone_costs_a_warning(model, monkeypatch):
+    built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: built)
+    tuned(model, Settings(providers=("cuda",)))
+    with pytest.warns(UserWarning, match="What was tuned is left alone"):
+        assert Predictor(model)(RED).label == "red"
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_tune_leaves_out_a_provider_that_cannot_start(run, model, monkeypatch):
+    built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: built)
+    code, out = run("tune", model, "--seconds", 0.01, "--providers", "cuda,cpu", "--json")
+    result = json.loads(out)
+    assert code == 0 and "could not be started" in result["left_out"]["cuda"]
+    assert {tuple(row["providers"]) for row in result["table"]} == {("cpu",)}
+    assert main(["tune", str(model), "--seconds", "0.01", "--providers", "cuda"]) == 1
+
+
+def test_tune_says_before_it_begins_that_it_may_not_write(model, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert main(["tune", str(model)]) == 1
+    assert "may not be written to" in capsys.readouterr().err
+
+
+def test_a_thing_timed_against_itself_is_as_fast():
+    """Whatever comes second, or finds the caches warm, has no advantage."""
+    values = np.random.default_rng(0).random(200_000)
+    pairs = zoo_runtime.time_pairs(np.sort, np.sort, [(values, values)], pairs=40)
+    assert 0.8 < pairs.ratio < 1.25 and pairs.middle_half[0] <= pairs.ratio <= pairs.middle_half[1]
+    pairs = zoo_runtime.time_pairs(np.sort, np.sort, [(values, values[:100_000])], pairs=10)
+    assert 1.5 < pairs.ratio < 3 and pairs.first > pairs.second
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,21 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert "_positive" not in captured.err
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_answer_that_cannot_be_written_is_an_error(model, unbuffered):
+    code = "from zoo_runtime.cli import run; run()"
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", code, "info", str(model)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert ran.returncode == 1 and "cannot be written" in ran.stderr and "Traceback" not in ran.stderr
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])

@@ -241,7 +241,7 @@ def test_threads_below_one_are_refused(model, threads):
 def test_providers_by_name(model, providers):
     predictor = Predictor(model, providers=providers)
     assert predictor(plain(0, 250, 0)).label == "green"
-    assert predictor.settings.providers == tuple(providers)
+    assert predictor.settings.providers == ("cpu",)
 
 
 def test_a_provider_that_is_not_there_is_refused_with_those_that_are(model):
@@ -249,6 +249,8 @@ def test_a_provider_that_is_not_there_is_refused_with_those_that_are(model):
         Predictor(model, providers=["tensorrt"])
     with pytest.raises(ValueError, match="name one at least"):
         Predictor(model, providers=[])
+    with pytest.raises(ValueError, match="a list of names"):
+        Predictor(model, providers="cpu")
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -261,6 +263,9 @@ def test_a_provider_that_cannot_start_is_an_error_unless_the_processor_is_named_
     with pytest.warns(UserWarning, match="going on without it"):
         predictor = Predictor(model, providers=["cuda", "cpu"])
     assert predictor(plain(0, 0, 250)).label == "blue"
+    assert [result.label for result in predictor([plain(0, 0, 250), plain(0, 250, 0)] * 20)] == ["blue", "green"] * 20
+    with pytest.raises(CorruptModel):
+        Predictor(b"garbage", providers=["cuda", "cpu"])
 
 
 def test_settings_are_checked_and_kept(model):

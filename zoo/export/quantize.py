@@ -18,9 +18,7 @@ import contextlib
 import dataclasses
 import io
 import logging
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ import onnx
 from zoo.convert.keras_to_onnx import INPUT, LOGITS, PROBABILITIES
 from zoo.convert.session import open_session
 from zoo.errors import ConversionFailed
+from zoo_runtime import time_pairs
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -51,7 +50,7 @@ JUDGING_PICTURES = 512
 SENSITIVITY_PICTURES = 32
 CHUNK = 8
 BATCH = 16
-PAIRS = 60
+PAIRS = 20
 TOLERANCES = 1e-3, 0.1
 FAITHFUL = 0.1
 NEXT_TO_NOTHING = 1.2
@@ -86,6 +85,7 @@ class Trial:
         error: Root mean square of the logits' change over that of the logits around their mean.
         speedup: Milliseconds of the float32 graph over those of this one, one picture at a time, taken by turns.
         bytes: Size of the graph.
+        failed: Why it came to nothing; empty where it did not.
     """
 
     way: Way
@@ -93,10 +93,11 @@ class Trial:
     error: float
     speedup: float
     bytes: int
+    failed: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, for JSON."""
-        return dataclasses.asdict(self)
+        """A plain dictionary, for JSON, which knows no infinity."""
+        return {**dataclasses.asdict(self), "error": self.error if np.isfinite(self.error) else None}
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,9 @@ class Judge:
         return logits, probabilities
 
     def accuracy(self, probabilities: np.ndarray) -> float:
-        """Share of right answers; of a multi-label network, of right decisions."""
+        """Share of right answers; of a multi-label network, of pictures with every decision right."""
         if self.multilabel:
-            return float(((probabilities >= 0.5) == (self.targets > 0.5)).mean())
+            return float(((probabilities >= 0.5) == (self.targets > 0.5)).all(axis=1).mean())
         return float((probabilities.argmax(axis=1) == self.targets.argmax(axis=1)).mean())
 
 
@@ -172,60 +173,95 @@ def quantize(
         The most faithful of those that are faster here, or of all.
 
     Raises:
-        ConversionFailed: onnxruntime refuses to quantise the graph.
+        ConversionFailed: onnxruntime refuses to quantise the graph in every way, or nothing in it has weights.
     """
-    quantizer = _Quantizer(graph, calibration)
-    reference = open_session(graph)
-    logits, probabilities = judge.outputs(reference)
-    plain = judge.accuracy(probabilities)
-    trials: list[tuple[Trial, onnx.ModelProto]] = []
+    search = _Search(graph, calibration, judge, max_drop, any_speed, progress)
+    search.run()
+    chosen = search.best()
+    if chosen is None:
+        reasons = [trial.failed for trial in search.trials if trial.failed]
+        raise ConversionFailed(reasons[0] if reasons else "no int8 graph is smaller than the float32 one.")
+    return Outcome(search.quantizer.graph(chosen.way), chosen, tuple(search.trials), search.accuracy, len(judge.pixels))
 
-    def attempt(way: Way) -> Trial:
-        made = quantizer.graph(way)
-        session = open_session(made)
-        changed, answers = judge.outputs(session)
-        trial = Trial(
-            way,
-            judge.accuracy(answers),
-            relative_error(logits, changed),
-            speedup(reference, session, judge.pixels[:1]),
-            made.ByteSize(),
-        )
-        trials.append((trial, made))
-        if progress:
-            progress(len(trials), LIKELY_TRIALS)
-        return trial
 
-    def is_fast(trial: Trial) -> bool:
-        return any_speed or trial.speedup > 1
+class _Search:
+    """Tries one way after the other, and goes on from the best so far."""
 
-    def best() -> Trial:
-        allowed = [trial for trial, _ in trials if set(trial.way.left_out) >= always]
-        return min([trial for trial in allowed if is_fast(trial)] or allowed, key=lambda trial: trial.error)
+    def __init__(
+        self,
+        graph: onnx.ModelProto,
+        calibration: np.ndarray,
+        judge: Judge,
+        max_drop: float,
+        any_speed: bool,
+        progress: Callable[[int, int], None] | None,
+    ):
+        self.quantizer = _Quantizer(graph, calibration)
+        self.trials: list[Trial] = []
+        self._reference, self._bytes = open_session(graph), graph.ByteSize()
+        self._judge, self._max_drop, self._any_speed, self._progress = judge, max_drop, any_speed, progress
+        self._logits, probabilities = judge.outputs(self._reference)
+        self.accuracy = judge.accuracy(probabilities)
+        self._always: set[str] = set()
 
-    whole, without = attempt(Way()), attempt(Way(left_out=(quantizer.first,)))
-    leaves = without.error <= NEXT_TO_NOTHING * whole.error and is_fast(without) >= is_fast(whole)
-    always = set(without.way.left_out) if leaves else set()
-    for name, values in CHOICES:
-        for value in values[1:]:
-            attempt(dataclasses.replace(best().way, **{name: value}))
-    chosen = best()
-
-    def enough(trial: Trial) -> bool:
-        return trial.error <= FAITHFUL and plain - trial.accuracy <= max_drop / 2
-
-    if not enough(chosen):
-        order = quantizer.most_sensitive(chosen.way, judge, logits)
+    def run(self) -> None:
+        """Make all trials."""
+        whole = self._attempt(Way())
+        if len(self.quantizer.weighted) > 1:
+            without = self._attempt(Way(left_out=(self.quantizer.weighted[0],)))
+            if without.error <= NEXT_TO_NOTHING * whole.error and self._is_fast(without) >= self._is_fast(whole):
+                self._always = set(without.way.left_out)
+        for name, values in CHOICES:
+            for value in values[1:]:
+                best = self.best()
+                self._attempt(dataclasses.replace(best.way if best else Way(), **{name: value}))
+        best = self.best()
+        if best is None or self._is_enough(best):
+            return
+        order = self.quantizer.most_sensitive(best.way, self._judge, self._logits)
         count = 1
         while count < len(order):
-            left_out = {*chosen.way.left_out, *order[:count]}
-            trial = attempt(dataclasses.replace(chosen.way, left_out=tuple(sorted(left_out))))
-            if enough(trial) or not is_fast(trial):
-                break
+            left_out = {*best.way.left_out, *order[:count]}
+            trial = self._attempt(dataclasses.replace(best.way, left_out=tuple(sorted(left_out))))
+            if self._is_enough(trial) or not self._is_fast(trial):
+                return
             count *= 2
-        chosen = best()
-    (made,) = [candidate for trial, candidate in trials if trial is chosen]
-    return Outcome(made, chosen, tuple(trial for trial, _ in trials), plain, len(judge.pixels))
+
+    def best(self) -> Trial | None:
+        """The most faithful of those that are faster, or of all; None where none has come to anything."""
+        able = [
+            trial
+            for trial in self.trials
+            # What is not smaller has left out all that counts.
+            if not trial.failed and trial.bytes < self._bytes and set(trial.way.left_out) >= self._always
+        ]
+        fast = [trial for trial in able if self._is_fast(trial)]
+        return min(fast or able, key=lambda trial: trial.error, default=None)
+
+    def _attempt(self, way: Way) -> Trial:
+        try:
+            made = self.quantizer.graph(way)
+            session = open_session(made)
+            changed, answers = self._judge.outputs(session)
+            trial = Trial(
+                way,
+                self._judge.accuracy(answers),
+                relative_error(self._logits, changed),
+                speedup(self._reference, session, self._judge.pixels[:1]),
+                made.ByteSize(),
+            )
+        except ConversionFailed as error:
+            trial = Trial(way, 0.0, float("inf"), 0.0, 0, str(error))
+        self.trials.append(trial)
+        if self._progress:
+            self._progress(len(self.trials), LIKELY_TRIALS)
+        return trial
+
+    def _is_fast(self, trial: Trial) -> bool:
+        return self._any_speed or trial.speedup > 1
+
+    def _is_enough(self, trial: Trial) -> bool:
+        return trial.error <= FAITHFUL and self.accuracy - trial.accuracy <= self._max_drop / 2
 
 
 def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:
@@ -257,17 +293,12 @@ def selftest_tolerance(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
 def speedup(
     reference: onnxruntime.InferenceSession, session: onnxruntime.InferenceSession, pixels: np.ndarray
 ) -> float:
-    """Time of one session over that of another: the median over pairs that follow one another."""
-    ratios = []
-    for i in range(PAIRS + 5):
-        seconds = []
-        for one in (reference, session):
-            begun = time.perf_counter()
-            one.run([PROBABILITIES], {INPUT: pixels})
-            seconds.append(time.perf_counter() - begun)
-        if i >= 5:
-            ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios)
+    """Time of one session over that of another, by turns: above 1 where the other is faster."""
+
+    def running(one: onnxruntime.InferenceSession) -> Callable[[np.ndarray], object]:
+        return lambda batch: one.run([PROBABILITIES], {INPUT: batch})
+
+    return time_pairs(running(reference), running(session), [(pixels, pixels)], pairs=PAIRS).ratio
 
 
 class _Quantizer:
@@ -278,14 +309,11 @@ class _Quantizer:
         self._pixels = calibration
         self._ranges: dict[str, Any] = {}
         self._frame = _outside(self._graph.graph)
-        self._weighted = [
+        self.weighted = [
             node.name for node in self._graph.graph.node if node.op_type in WEIGHTED and node.name not in self._frame
         ]
-
-    @property
-    def first(self) -> str:
-        """Name of the first operation with weights."""
-        return self._weighted[0]
+        if not self.weighted:
+            raise ConversionFailed(f"the network has no {', '.join(WEIGHTED)}: there is nothing to bring to 8 bits.")
 
     def graph(self, way: Way, only: Sequence[str] = ()) -> onnx.ModelProto:
         """The graph in 8 bits, or with `only` just these operations of it."""
@@ -320,7 +348,7 @@ class _Quantizer:
     def most_sensitive(self, way: Way, judge: Judge, logits: np.ndarray) -> list[str]:
         """Names of quantised operations, beginning with that which alone changes the logits most."""
         errors = {}
-        for name in self._weighted:
+        for name in self.weighted:
             if name not in way.left_out:
                 session = open_session(self.graph(way, only=[name]))
                 changed, _ = judge.outputs(session, SENSITIVITY_PICTURES)
