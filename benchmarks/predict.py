@@ -3,9 +3,10 @@
     pip install '.[benchmark]'
     python benchmarks/predict.py RUN PHOTOGRAPHS [--rounds 10] [--threads 1,2]
 
-RUN is a run folder with model.keras, model.onnx and, by `zoo export RUN --int8`, model-int8.onnx: one trained network
-for all. PHOTOGRAPHS is a folder of training pictures: LiteRT's int8 file is calibrated on them, and some are enlarged
-to 0.2, 2 and 12 megapixels, with a little noise, as a camera has it, and saved as JPEG of quality 90 (seed 0).
+RUN is a run folder with model.keras, model.onnx and model-int8.onnx (`zoo export RUN --int8 --int8-any-speed`): one
+trained network for all. PHOTOGRAPHS is a folder of training pictures: LiteRT's int8 file is calibrated on them, and
+some are enlarged to 0.2, 2 and 12 megapixels, with a little noise, as a camera has it, and saved as JPEG of quality 90
+(seed 0).
 
 Each engine is a process that stays; they take turns, one measurement each, a round through all of them after the other.
 Every engine but ours is measured with the decoder that its users take, and with ours:
@@ -484,8 +485,8 @@ def matrix_peak() -> float:
     return 2 * 2048**3 / best / 1e9
 
 
-def installed_size(names: tuple[str, ...]) -> float:
-    """Bytes of distributions and of all that they need, in MB."""
+def installed_size(names: tuple[str, ...]) -> float | None:
+    """Bytes of distributions and of all that they need, in MB; None where one of them is not installed."""
     import re
 
     waiting, seen, total = list(names), set(), 0
@@ -498,6 +499,9 @@ def installed_size(names: tuple[str, ...]) -> float:
         try:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
+            # What is needed by some other system alone is not here either.
+            if name in names:
+                return None
             continue
         for file in distribution.files or ():
             path = Path(distribution.locate_file(file))
@@ -522,6 +526,9 @@ def main() -> None:
     parser.add_argument("--only", choices=["latency", "start", "folder", "sizes"], help="measure this alone")
     parser.add_argument("--threads", type=lambda text: [int(t) for t in text.split(",")], default=[1, 2])
     options = parser.parse_args()
+    for name in ("model.keras", "model.onnx", "model-int8.onnx"):
+        if not (options.run / name).is_file():
+            parser.error(f"{str(options.run)!r} has no {name}; see above how it is made")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         # In a process of its own: a child begins with its parent's peak of memory, so this one stays small.
@@ -562,7 +569,9 @@ def print_sizes(files: dict[str, str]) -> None:
         print(f"{name:15} {os.path.getsize(files[name]) / 1e6:8.1f}")
     print("\ninstalled, with all that is needed, MB")
     for name, distributions in DISTRIBUTIONS.items():
-        print(f"{name:15} {installed_size(distributions):8.0f}   {', '.join(distributions)}")
+        size = installed_size(distributions)
+        shown = "not installed" if size is None else f"{size:8.0f}"
+        print(f"{name:15} {shown}   {', '.join(distributions)}")
     work, peak = operations(files["zoo"]), matrix_peak()
     print(f"\nlimit: {work:.2f} x 10^9 operations at {peak:.0f} x 10^9 a second: {1000 * work / peak:.2f} ms")
 

@@ -1,9 +1,12 @@
-"""What the README tells a plugin author works as it stands there."""
+"""What the READMEs tell a plugin author, and whoever sets up a device, works as it stands there."""
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 from zoo import registry, testing
@@ -44,3 +47,37 @@ def test_every_option_and_command_of_the_readme_exists(zoo):
     options = set(re.findall(r"`(--[a-z-]+)`", text))
     assert len(options) >= 10
     assert {option for option in options if option not in helps} == set()
+
+
+def test_the_service_of_the_runtimes_page_works(tmp_path, finished):
+    """Labels what comes, keeps what it cannot read, and is not stopped by a folder or a picture half written."""
+    text = (README.parent / "runtime" / "README.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(import os\n.*?)^```$", text, re.M | re.S)
+    (tmp_path / "watch.py").write_text(code)
+    inbox = tmp_path / "inbox"
+    (inbox / "folder").mkdir(parents=True)
+    run, _, _ = finished
+    sample = json.loads((run / "run.json").read_text())["options"]["data"]
+    picture = next(path for path in sorted(Path(sample).rglob("*.jpg")))
+    (inbox / "a.jpg").write_bytes(picture.read_bytes())
+    (inbox / "b.jpg").write_bytes(b"no picture")
+    (inbox / "c.jpg.part").write_bytes(b"half")
+    process = subprocess.Popen(
+        [sys.executable, "-u", tmp_path / "watch.py", run / "model.onnx", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert re.fullmatch(r"a\.jpg: (bars|discs|noise) \d\.\d{3}\n", process.stdout.readline())
+        assert process.stderr.readline().startswith("b.jpg: ")
+        (inbox / "d.jpg").write_bytes(picture.read_bytes())
+        assert process.stdout.readline().startswith("d.jpg: ")
+        end = time.monotonic() + 20
+        while (inbox / "d.jpg").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert sorted(path.name for path in inbox.iterdir()) == ["c.jpg.part", "folder"]
+    assert [path.read_bytes() for path in (tmp_path / "refused").iterdir()] == [b"no picture"]

@@ -351,8 +351,10 @@ def _show_compacts(result: Any) -> int:
 
     for made, path in result.compacts:
         click.echo(f"{made.kind:<10} {path or 'refused'}")
-        for line in compact.describe(made.figures) if made.figures else ():
-            click.echo(f"           {line}")
+        if made.figures:
+            for line in compact.describe(made.figures):
+                click.echo(f"           {line}")
+            click.echo(f"           all figures in {result.run.folder / made.record}")
         if made.refusal:
             click.echo(f"error: no {made.kind} file is exported: {made.refusal}.", err=True)
     return 1 if any(path is None for _, path in result.compacts) else 0

@@ -52,6 +52,7 @@ class Compact:
         metrics: As those of the float32 file: "validation" and "test".
         figures: For the run folder: accuracies, speedup, sizes, and what was tried; empty where nothing was made.
         refusal: Why it is not to be used; None where it is.
+        record: Name of the file in the run folder that has the figures.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Compact:
     metrics: dict[str, Any]
     figures: dict[str, Any]
     refusal: str | None
+    record: str = ""
 
 
 def make(
@@ -175,7 +177,7 @@ def describe(figures: dict[str, Any]) -> list[str]:
             f"{figures['activations']} activations, weights of {figures['weight_bits']} bits, {way}, "
             f"ranges by {figures['calibration']} on "
             f"{figures['calibration_pictures']} training pictures, {len(figures['left_out'])} operations left in "
-            f"float32; {len(figures['tried'])} ways tried"
+            f"float32; {len(figures['tried'])} ways tried on {figures['judged_on']} validation and training pictures"
         )
     return lines
 
@@ -186,9 +188,11 @@ def _refusal(figures: dict[str, Any], limits: Limits) -> str | None:
             before, after = figures[f"float32_{key}"], figures[key]
             # Written so that a NaN is refused; accuracies are counts, whose differences a float may miss by a hair.
             if not before - after <= limits.max_drop + 1e-9:
+                slower = "; --int8-any-speed tries what is not faster here too"
                 return (
                     f"{key.replace('_', ' ')} falls from {before:.4f} to {after:.4f} on the test pictures, by "
                     f"{100 * (before - after):.2f} points; --max-drop allows {100 * limits.max_drop:g}"
+                    f"{slower if figures['kind'] == 'int8' and not limits.any_speed else ''}"
                 )
     if figures["kind"] == "int8" and not limits.any_speed and figures["speedup"] <= 1:
         return (

@@ -265,7 +265,8 @@ def _compact(
     suffix = kind if keep else f"{size[0]}x{size[1]}-{kind}"
     try:
         made = compacting.make(kind, graph, info, product.prepared, metrics, limits, reporter, seed=seed)
-        run.write_json(f"{suffix}.json", made.figures)
+        made = dataclasses.replace(made, record=f"{suffix}.json")
+        run.write_json(made.record, made.figures)
         if not made.refusal:
             kept = run.folder / f"model-{suffix}.onnx"
             staging.place(made.content, kept)

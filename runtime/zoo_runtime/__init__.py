@@ -6,6 +6,12 @@ predictor = Predictor("model.onnx")
 print(predictor("cat.jpg").label)
 """
 
+import os as _os
+
+# From 1.29 on, ONNX Runtime tells its makers of every process and writes an identifier to the disk, unless this stands
+# in the environment before it is imported (https://github.com/microsoft/onnxruntime/pull/27379). Yours is kept.
+_os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from ._decode import MAX_PIXELS, SUFFIXES, decode
 from ._errors import (
     CorruptModel,

@@ -133,7 +133,7 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
 
     Returns:
         For "latency" and "network": first, second (medians in milliseconds), ratio (first / second, the median over
-        pairs: above 1 where the second is faster) and middle_half of the ratios; equal_labels and pictures.
+        pairs: above 1 where the second is faster) and middle_half of the ratios; same_classes, equal_labels, pictures.
 
     Raises:
         PictureError: A picture cannot be read.
@@ -145,6 +145,7 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
     return {
         "latency": vars(time_pairs(one, other, [(source, source) for source in sources])),
         "network": vars(time_pairs(one.probabilities, other.probabilities, pixels)),
+        "same_classes": one.info.classes == other.info.classes,
         "pictures": len(labels),
         "equal_labels": sum(a == b for a, b in labels),
     }

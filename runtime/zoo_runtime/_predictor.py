@@ -74,7 +74,7 @@ class Predictor:
         settings: How the network is run, a `Settings`.
 
     Raises:
-        ValueError: Threads out of range, or a provider that the installed onnxruntime does not have.
+        ValueError: Threads or `max_pixels` out of range, or a provider that the installed onnxruntime does not have.
         ProviderNotStarted: A provider cannot work on this machine.
         ModelNotFound: No file at the path.
         CorruptModel: onnxruntime cannot load it.
@@ -100,6 +100,8 @@ class Predictor:
         tuned: bool = True,
         max_pixels: int = MAX_PIXELS,
     ):
+        if not max_pixels > 0:
+            raise ValueError(f"max_pixels must be above 0. Received: {max_pixels!r}.")
         self._model = model if isinstance(model, bytes) else model_file(model)
         given = {"threads": threads, "providers": providers, "spinning": spinning, "arena": arena}
         given = {key: value for key, value in given.items() if value is not None}

@@ -60,7 +60,7 @@ class Settings:
             raise ValueError(f"providers must be a list of names. Received: {self.providers!r}.")
         object.__setattr__(self, "providers", tuple(map(_short, self.providers)))
         if self.threads is not None and not (type(self.threads) is int and 1 <= self.threads <= MAX_THREADS):
-            raise ValueError(f"threads must be 1 to {MAX_THREADS}. Received: {self.threads}.")
+            raise ValueError(f"threads must be a whole number, 1 to {MAX_THREADS}. Received: {self.threads!r}.")
         if not self.providers:
             raise ValueError("providers must name one at least, such as 'cpu'.")
 
@@ -71,10 +71,18 @@ class Settings:
 
 def _short(provider: Provider) -> Provider:
     """The short name where there is one; with options, where there are any."""
-    name, options = (provider, {}) if isinstance(provider, str) else provider
+    try:
+        name, options = (provider, {}) if isinstance(provider, str) else provider
+        options = dict(options)
+        if not isinstance(name, str):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"providers must be names, or pairs of a name and a dictionary of options. Received: {provider!r}."
+        ) from None
     short = {full: short for short, full in PROVIDERS.items()}.get(name, name)
     short = short.lower() if short.lower() in PROVIDERS else short
-    return (short, dict(options)) if options else short
+    return (short, options) if options else short
 
 
 def available_providers() -> list[str]:

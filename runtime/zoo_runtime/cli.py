@@ -206,10 +206,16 @@ def _bench(options: argparse.Namespace) -> int:
         for key, label in (("latency", "photo to label"), ("network", "network alone")):
             row = result[key]
             low, high = row["middle_half"]
+            told = f"the second is {row['ratio']:.2f} times as fast"
+            if low <= 1 <= high:
+                told += ", which may be chance"
             print(
-                f"{label:<15} {row['first']:.2f} and {row['second']:.2f} ms: the second is {row['ratio']:.2f} times "
-                f"as fast (middle half of the pairs {low:.2f} to {high:.2f})"
+                f"{label:<15} {row['first']:.2f} and {row['second']:.2f} ms; pair by pair {told} "
+                f"(middle half of the pairs {low:.2f} to {high:.2f})"
             )
+        if not result["same_classes"]:
+            print(f"{'labels':<15} of other classes: they cannot be compared")
+            return 0
         print(f"{'labels':<15} equal for {result['equal_labels']} of {result['pictures']} pictures")
         return 0
     result = measuring.bench(options.model, options.paths, seconds=options.seconds, **chosen)

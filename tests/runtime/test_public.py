@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -98,3 +99,18 @@ def test_the_first_label_waits_for_no_import_that_it_does_not_need():
         for text in ("zoo_runtime.cli", "numpy, onnxruntime, PIL.Image")
     )
     assert ran.stdout == parts.stdout
+
+
+def test_nothing_is_told_to_anybody_and_nothing_left_in_the_home_folder(model, tmp_path):
+    """onnxruntime's telemetry, which is silent by itself where it sees a CI."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "PYTHONHOME")}
+    code = "import sys; from zoo_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    subprocess.run(
+        [sys.executable, "-c", code, "check", str(model)],
+        env={**environment, "HOME": str(home)},
+        check=True,
+        capture_output=True,
+    )
+    assert list(home.rglob("*")) == []

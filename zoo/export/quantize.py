@@ -52,7 +52,8 @@ CHUNK = 8
 BATCH = 16
 PAIRS = 20
 TOLERANCES = 1e-3, 0.1
-FAITHFUL = 0.1
+FAITHFUL = 0.2
+LARGER = 1.25
 NEXT_TO_NOTHING = 1.2
 
 
@@ -165,12 +166,12 @@ def quantize(
         calibration: Training pictures, uint8 array (pictures, height, width, channels), that ranges are found on.
         judge: Pictures of neither the calibration nor the test.
         max_drop: The greatest loss of accuracy that is wanted, in 0..1; operations are left out, twice as many each
-            time, as long as more than half of it is lost or logits change by more than a tenth of their spread.
+            time, as long as more than half of it is lost or logits change by more than a fifth of their spread.
         any_speed: Whether a graph may be chosen that is slower here than the float32 one.
         progress: Called with (ways tried, how many there usually are).
 
     Returns:
-        The most faithful of those that are faster here, or of all.
+        The most faithful of those that lose little and are faster here; else of those that lose little; else of all.
 
     Raises:
         ConversionFailed: onnxruntime refuses to quantise the graph in every way, or nothing in it has weights.
@@ -216,27 +217,34 @@ class _Search:
                 best = self.best()
                 self._attempt(dataclasses.replace(best.way if best else Way(), **{name: value}))
         best = self.best()
-        if best is None or self._is_enough(best):
+        if best is None or self._loses_little(best):
             return
         order = self.quantizer.most_sensitive(best.way, self._judge, self._logits)
         count = 1
         while count < len(order):
             left_out = {*best.way.left_out, *order[:count]}
             trial = self._attempt(dataclasses.replace(best.way, left_out=tuple(sorted(left_out))))
-            if self._is_enough(trial) or not self._is_fast(trial):
+            if self._loses_little(trial) or not self._is_fast(trial):
                 return
             count *= 2
 
     def best(self) -> Trial | None:
-        """The most faithful of those that are faster, or of all; None where none has come to anything."""
+        """The most faithful of those that lose little and are faster; else of those that lose little; else of all.
+
+        Of these, what is larger than the smallest by more than a quarter stands back. None where none has come to
+        anything.
+        """
         able = [
             trial
             for trial in self.trials
             # What is not smaller has left out all that counts.
             if not trial.failed and trial.bytes < self._bytes and set(trial.way.left_out) >= self._always
         ]
-        fast = [trial for trial in able if self._is_fast(trial)]
-        return min(fast or able, key=lambda trial: trial.error, default=None)
+        faithful = [trial for trial in able if self._loses_little(trial)] or able
+        chosen = [trial for trial in faithful if self._is_fast(trial)] or faithful
+        smallest = min((trial.bytes for trial in chosen), default=0)
+        chosen = [trial for trial in chosen if trial.bytes <= LARGER * smallest]
+        return min(chosen, key=lambda trial: trial.error, default=None)
 
     def _attempt(self, way: Way) -> Trial:
         try:
@@ -260,7 +268,7 @@ class _Search:
     def _is_fast(self, trial: Trial) -> bool:
         return self._any_speed or trial.speedup > 1
 
-    def _is_enough(self, trial: Trial) -> bool:
+    def _loses_little(self, trial: Trial) -> bool:
         return trial.error <= FAITHFUL and self.accuracy - trial.accuracy <= self._max_drop / 2
 
 

@@ -243,6 +243,7 @@ class _Training:
             f"Phase {index + 1}/{len(self._schedule)} {phase.name}: {depth}trains {phase.train}, "
             f"{_count(len(moving.layers), 'layer')}, {moving.parameters:,} of {moving.total:,} parameters; "
             f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
+            f"{self._wishes(phase)}"
         )
         begun = time.perf_counter()
         with self._reporter.timing.measure(f"phase {phase.name}"):
@@ -251,6 +252,19 @@ class _Training:
             batches = make_batches(feed.train, self._pictures.train, **self._batching, **order)
             validation = make_batches(feed.validation, self._pictures.val, **self._batching)
             yield _Ready(phase, now, moving, feed, batches, validation, begun)
+
+    def _wishes(self, phase: Phase) -> str:
+        """What is asked for besides, so that it can be seen to be done."""
+        wishes = []
+        if phase.clip_norm is not None:
+            wishes.append(f"gradients of at most {phase.clip_norm:g}")
+        if phase.ema is not None:
+            wishes.append(f"weights averaged at {phase.ema:g}, which are judged and kept")
+        if self._learning.balance:
+            wishes.append("every class counts alike")
+        if self._learning.features.limit == 0:
+            wishes.append("all layers run in every step")
+        return "".join(f"; {wish}" for wish in wishes)
 
     def fit(self, ready: _Ready) -> None:
         """Train a phase; the network then has the weights of the best epoch so far."""
