@@ -60,7 +60,7 @@ def test_name_version_and_commands(wheel):
     assert set(facts["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
     (name,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     scripts = archive.read(name).decode()
-    assert "zoo-runtime = zoo_runtime.cli:main" in scripts
+    assert "zoo-runtime = zoo_runtime.cli:run" in scripts
     assert ("zoo = zoo.cli:main" in scripts) is (which == ".")
 
 

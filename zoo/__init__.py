@@ -3,8 +3,3 @@
 Nothing is imported here, so that every command starts at once; see `zoo.workflow` for the main functions and
 `zoo.plugin` for the public plugin API.
 """
-
-import os as _os
-
-# As in `zoo_runtime`, for what imports onnxruntime without it.
-_os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

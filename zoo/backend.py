@@ -13,6 +13,9 @@ from types import ModuleType
 
 from zoo.errors import InstallationError
 
+# As `zoo_runtime` does, for parts that import onnxruntime without it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 BACKENDS = ("tensorflow", "jax", "torch")
 
 

@@ -88,6 +88,8 @@ def _folder(path: Path) -> str:
 
 def _providers(problems: list[str]) -> list[str]:
     try:
+        # As in `zoo_runtime`: nothing is told to anybody.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         return onnxruntime.get_available_providers()

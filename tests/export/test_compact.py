@@ -128,6 +128,7 @@ def test_a_file_that_loses_accuracy_is_refused(zoo, run, monkeypatch):
     assert "accuracy falls" in json.loads((run / "fp16.json").read_text())["refusal"]
 
 
+@pytest.mark.slow
 def test_16_bit_weights_that_are_not_read_back_are_an_error(zoo, run, monkeypatch):
     halve = half.halve
 
@@ -164,6 +165,7 @@ def test_a_float32_export_is_never_replaced_by_a_smaller_file(zoo, run):
     assert (exported / "shapes-fp16" / "model.onnx").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_smaller_file_of_another_run_is_pointed_at(zoo, run):
     exported = run.parent.parent / "exported"
     assert export(zoo, run, "--fp16").code == 0

@@ -143,13 +143,28 @@ def test_tune_says_before_it_begins_that_it_may_not_write(model, monkeypatch, ca
     assert "may not be written to" in capsys.readouterr().err
 
 
-def test_a_thing_timed_against_itself_is_as_fast():
-    """Whatever comes second, or finds the caches warm, has no advantage."""
-    values = np.random.default_rng(0).random(200_000)
-    pairs = zoo_runtime.time_pairs(np.sort, np.sort, [(values, values)], pairs=40)
-    assert 0.8 < pairs.ratio < 1.25 and pairs.middle_half[0] <= pairs.ratio <= pairs.middle_half[1]
-    pairs = zoo_runtime.time_pairs(np.sort, np.sort, [(values, values[:100_000])], pairs=10)
-    assert 1.5 < pairs.ratio < 3 and pairs.first > pairs.second
+def test_what_comes_second_has_no_advantage(monkeypatch):
+    """By a clock of our own: a call takes long after the other one has run, and the later in a turn the longer."""
+    now, last, calls = 0.0, "", []
+
+    def taking(name, seconds):
+        def call(argument):
+            nonlocal now, last
+            now += seconds + (7 if last != name else 0)
+            last = name
+            calls.append((name, argument))
+
+        return call
+
+    monkeypatch.setattr("zoo_runtime._pairs.time.perf_counter", lambda: now)
+    pairs = zoo_runtime.time_pairs(taking("one", 2.0), taking("other", 2.0), [(1, 2)], pairs=10)
+    assert pairs == zoo_runtime.Pairs(2000.0, 2000.0, 1.0, (1.0, 1.0))
+    assert set(calls) == {("one", 1), ("other", 2)}
+    turns = [name for (name, _), (before, _) in zip(calls[1:], calls, strict=False) if name != before]
+    blocks = [calls[0][0], *turns]
+    # Each begins a turn as often as it ends one, so that blocks of two turns join: 13 instead of 24.
+    assert len(blocks) == 13 and abs(blocks.count("one") - blocks.count("other")) == 1
+    assert zoo_runtime.time_pairs(taking("a", 3.0), taking("b", 1.0), [(1, 2)], pairs=4).ratio == 3.0
 
 
 @pytest.mark.parametrize(

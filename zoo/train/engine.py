@@ -262,7 +262,7 @@ class _Training:
             wishes.append(f"weights averaged at {phase.ema:g}, which are judged and kept")
         if self._learning.balance:
             wishes.append("every class counts alike")
-        if self._learning.features.limit == 0:
+        if self._learning.features is not None and self._learning.features.limit == 0:
             wishes.append("all layers run in every step")
         return "".join(f"; {wish}" for wish in wishes)
 
