@@ -13,7 +13,7 @@ import numpy as np
 
 from zoo import compact as compacting
 from zoo import runs
-from zoo.compact import Compact, Limits
+from zoo.compact import PARITY_PICTURES, Compact, Limits
 from zoo.errors import UsageError, WriteError, ZooError
 from zoo.plugin import Architecture
 from zoo.prepared import Prepared
@@ -23,8 +23,6 @@ from zoo_runtime import ModelError, ModelInfo, Predictor
 if TYPE_CHECKING:
     import keras
     import onnx
-
-PARITY_PICTURES = 64
 
 
 @dataclass(frozen=True)

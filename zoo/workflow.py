@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import backend, origin, paths, recipe, runs, weights
-from zoo.compact import Limits
+from zoo.compact import PARITY_PICTURES, Limits
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
-from zoo.delivery import PARITY_PICTURES, Product, Result, check_targets, checked_graph, deliver, describe
+from zoo.delivery import Product, Result, check_targets, checked_graph, deliver, describe
 from zoo.errors import (
     DataError,
     ExportError,

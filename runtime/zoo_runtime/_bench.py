@@ -18,7 +18,7 @@ import numpy as np
 from ._errors import NotWritten, PictureNotFound, ProviderNotStarted
 from ._format import INPUT, OUTPUT
 from ._pairs import time_pairs
-from ._predictor import Predictor, list_pictures, usable_cores
+from ._predictor import Predictor, expand, usable_cores
 from ._session import Settings, full_providers, model_file, open_session, write_tuned
 
 SECONDS = 2.0
@@ -57,9 +57,7 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
     Raises:
         PictureNotFound: There is no picture in what is named, or none in the file.
     """
-    found: list[str | bytes] = []
-    for path in paths:
-        found += list_pictures(path) if os.path.isdir(path) else [path]
+    found: list[str | bytes] = list(expand(paths))
     if not paths:
         found = [base64.b64decode(picture["jpeg"]) for picture in predictor.info.selftest.get("pictures", ())]
     if not found:

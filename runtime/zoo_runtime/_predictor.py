@@ -327,6 +327,15 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
+def expand(paths: Iterable[str]) -> Iterator[str]:
+    """Files as they are named, and for a folder every picture below it (see `list_pictures`)."""
+    for path in paths:
+        if os.path.isdir(path):
+            yield from list_pictures(path)
+        else:
+            yield path
+
+
 def list_pictures(folder: str | os.PathLike) -> list[str]:
     """Every file below a folder whose name ends as a picture's does, sorted; hidden files and folders are left out.
 

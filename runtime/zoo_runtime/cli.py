@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from ._errors import PictureError, PictureNotFound, ZooRuntimeError
 from ._version import __version__
@@ -83,11 +83,11 @@ def predict(
     Returns:
         0, or 1 if any picture could not be predicted.
     """
-    from ._predictor import Predictor
+    from ._predictor import Predictor, expand
 
     predictor = Predictor(model, threads=threads, providers=providers)
     failed = False
-    listed = list(_expand(paths))
+    listed = list(expand(paths))
     for path, result in zip(listed, predictor.predict_each(listed), strict=True):
         if isinstance(result, PictureError):
             failed = True
@@ -114,16 +114,6 @@ def predict(
     if not listed:
         raise PictureNotFound("there is no picture in " + ", ".join(map(repr, paths)) + ".")
     return 1 if failed else 0
-
-
-def _expand(paths: Iterable[str]) -> Iterator[str]:
-    from ._predictor import list_pictures
-
-    for path in paths:
-        if os.path.isdir(path):
-            yield from list_pictures(path)
-        else:
-            yield path
 
 
 def _predict(options: argparse.Namespace) -> int:
