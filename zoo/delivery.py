@@ -143,9 +143,9 @@ def checked_graph(
     with reporter.timing.measure("checking parity"):
         figures = parity.check(model, graph, pixels, multilabel=info.task == "multilabel")
     reporter.say(
-        f"Parity with Keras on {figures['pictures']} pictures: logits differ by {figures['logits_difference']:.1e}, "
-        f"probabilities by {figures['probabilities_difference']:.1e} of their greatest value "
-        f"(allowed {figures['tolerance']:g})"
+        f"Parity with Keras on {figures['pictures']} pictures: logits differ by {figures['logits_difference']:.1e} of "
+        f"their greatest value (allowed {figures['tolerance']:g}), probabilities by "
+        f"{figures['probabilities_difference']:.1e}"
     )
     with reporter.timing.measure("self-test"):
         return graph, staging.with_selftest(graph, dataclasses.replace(info, parity=figures))

@@ -136,6 +136,17 @@ def test_the_tolerance_is_relative_to_the_greatest_logit():
         compare(LOGITS + np.float32(1.2e-4 * scale))
 
 
+def test_probabilities_may_differ_by_what_the_logits_difference_explains_and_no_more():
+    """Of a confident network, 1e-4 of the logits is more than 1e-4 of a probability; a wrong head is found anyway."""
+    sure = LOGITS * 5
+    sure[0] = [60, 60, 0, 0]
+    moved = sure + np.array([0.9e-4 * np.abs(sure).max(), 0, 0, 0], "float32")
+    assert compare(moved, sure)["probabilities_difference"] > 1e-3
+    probabilities = softmax(LOGITS)
+    with pytest.raises(ParityFailed, match="probabilities differ"):
+        parity.compare(LOGITS, LOGITS, probabilities, probabilities + np.float32(1.5e-4))
+
+
 def test_a_graph_that_ignores_pictures_that_hardly_differ_fails():
     rng = np.random.default_rng(0)
     logits = np.array([20, -3, -3, 1.0]) + rng.uniform(-1, 1, (20, 4)) * 1.7e-3

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import keras
 
 TOLERANCE = 1e-4
+# Softmax moves no probability by more than half of what the logits move, a sigmoid by a quarter. Confident networks have
+# large logits, so that 1e-4 of the logits may be more than 1e-4 of a probability.
+STEEPEST = 0.5
 BATCH = 16
 
 
@@ -39,7 +42,8 @@ def check(
 
     Raises:
         ConversionFailed: onnxruntime cannot run the graph.
-        ParityFailed: Values differ, are not finite, or do not depend on the picture.
+        ParityFailed: Logits differ by more than the tolerance, probabilities by more than that and than the logits'
+            own difference explains; values are not finite, or do not depend on the picture.
     """
     import keras
 
@@ -83,28 +87,32 @@ def compare(
     for label, values in (("network", keras_logits), ("exported graph", logits)):
         if not np.isfinite(values).all():
             raise ParityFailed(f"the {label} gives values that are not finite; training went wrong, or the graph did.")
-    scale = float(np.abs(keras_logits).max())
+    scale = max(float(np.abs(keras_logits).max()), 1e-30)
     spread = float(np.ptp(keras_logits, axis=0).max())
-    if len(logits) > 1 and spread <= 1e-6 * max(scale, 1e-30):
+    if len(logits) > 1 and spread <= 1e-6 * scale:
         raise ParityFailed(
             "the network gives the same logits for every picture, so that nothing can be compared "
             "(and nothing was learnt)."
         )
-    differences = {}
-    for label, expected, received in (
-        ("logits", keras_logits, logits),
-        ("probabilities", keras_probabilities, probabilities),
-    ):
-        difference = float(np.abs(expected - received).max() / np.abs(expected).max())
+    moved = float(np.abs(keras_logits - logits).max())
+    likeliest = max(float(keras_probabilities.max()), 1e-30)
+    differences = {
+        "logits": moved / scale,
+        "probabilities": float(np.abs(keras_probabilities - probabilities).max()) / likeliest,
+    }
+    allowed = {
+        "logits": TOLERANCE,
+        "probabilities": max(TOLERANCE, (STEEPEST * moved + float(np.finfo(np.float32).eps)) / likeliest),
+    }
+    for label, difference in differences.items():
         # Written so that a NaN fails.
-        if not difference <= TOLERANCE:
+        if not difference <= allowed[label]:
             raise ParityFailed(
                 f"the exported graph's {label} differ from the network's by {difference:.2g} of their greatest value "
-                f"(allowed {TOLERANCE:g})."
+                f"(allowed {allowed[label]:.2g})."
             )
-        differences[label] = difference
     # Where pictures hardly differ, a graph that ignores them would be within the tolerance.
-    if len(logits) > 1 and float(np.abs(keras_logits - logits).max()) > spread / 4:
+    if len(logits) > 1 and moved > spread / 4:
         raise ParityFailed("the exported graph differs from the network by as much as the pictures do.")
     if multilabel or logits.shape[1] == 1:
         # A class holds where its logit is positive; one unit is the second class's against the first.
