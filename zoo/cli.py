@@ -163,6 +163,15 @@ def _hidden(context: click.Context, parameter: click.Parameter, value: str | Non
     return () if value == "none" else _numbers(int, 1, 65537)(context, parameter, value)
 
 
+def _providers(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    from zoo_runtime import cli as runtime
+
+    try:
+        return None if value is None else runtime.provider_names(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _folder(default: str) -> dict[str, Any]:
     return {"type": click.Path(file_okay=False, path_type=Path), "default": default, "show_default": True}
 
@@ -705,17 +714,31 @@ def verify(
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Show the K likeliest classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture.")
 @click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="Threads to use (default: one a core).")
+@click.option(
+    "--providers",
+    callback=_providers,
+    metavar="P,...",
+    help="Where the network runs, best first: cpu, openvino, cuda, ... (default: what was tuned, or cpu).",
+)
 @runs_option
 @exported_option
 def predict(
-    model: str, paths: tuple[str, ...], top: int | None, as_json: bool, threads: int | None, runs: Path, exported: Path
+    model: str,
+    paths: tuple[str, ...],
+    top: int | None,
+    as_json: bool,
+    threads: int | None,
+    providers: list[str] | None,
+    runs: Path,
+    exported: Path,
 ) -> int:
     """Label pictures with MODEL (an exported file, the name of an export, or a run folder)."""
     from zoo import workflow
     from zoo_runtime import cli as runtime
 
     path = workflow.resolve_model(model, exported, runs, to_predict=True)
-    return runtime.predict(os.fspath(path), paths, top=top, as_json=as_json, threads=threads)
+    chosen = {"threads": threads, "providers": providers}
+    return runtime.predict(os.fspath(path), paths, top=top, as_json=as_json, **chosen)
 
 
 @cli.group()

@@ -45,6 +45,14 @@ def offline() -> bool:
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
 
+def size_text(size: float) -> str:
+    """Bytes in the unit that suits them: "1.2 GB", "25 MB", "310 kB"."""
+    for unit, number in (("GB", 1e9), ("MB", 1e6)):
+        if size >= number:
+            return f"{size / number:.{0 if size >= 10 * number else 1}f} {unit}"
+    return f"{size / 1e3:.0f} kB"
+
+
 def sets(folder: Path) -> list[tuple[float, int, Path]]:
     """The sets that a bounded cache holds, each a folder; what is being made or removed is left out.
 

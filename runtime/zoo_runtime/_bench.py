@@ -10,12 +10,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ._errors import NotWritten, PictureNotFound, ProviderNotStarted
+from ._errors import NotMeasured, NotWritten, PictureError, PictureNotFound, ProviderNotStarted
 from ._format import INPUT, OUTPUT
 from ._pairs import time_pairs
 from ._predictor import Predictor, expand, usable_cores
@@ -65,6 +65,28 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
     return found
 
 
+def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[list[str | bytes], list[str]]:
+    """The first pictures that can be read, 128 at most, and why others before them cannot.
+
+    Raises:
+        PictureError: None can be read.
+    """
+    found: list[str | bytes] = []
+    errors: list[PictureError] = []
+    for source in sources:
+        if len(found) == FOLDER:
+            break
+        try:
+            for predictor in predictors:
+                predictor.decode(source)
+            found.append(source)
+        except PictureError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found, [str(error) for error in errors]
+
+
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     """p50, p90 and p99 in milliseconds."""
     return {f"p{q}": 1000 * float(np.percentile(seconds, q)) for q in (50, 90, 99)}
@@ -95,22 +117,24 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         options: As of `Predictor`.
 
     Returns:
-        settings, pictures, megabytes (of the file), latency, decoding and network {p50, p90, p99 in milliseconds},
-        start {seconds, peak_megabytes} of a whole process, throughput [{threads, batch, network: pictures a second}],
-        and folder {pictures, per_second, decoding_alone, network_alone}.
+        settings, pictures, left_out [why a picture is], megabytes (of the file), latency, decoding and network {p50,
+        p90, p99 in milliseconds}, start {seconds, peak_megabytes} of a whole process, throughput [{threads, batch,
+        network: pictures a second}], and folder {pictures, per_second, decoding_alone, network_alone}.
 
     Raises:
-        PictureError: A picture cannot be read.
+        PictureError: No picture can be read.
+        NotMeasured: A process that labels one picture failed.
     """
     predictor = Predictor(model, **options)
-    sources = pictures_for(predictor, paths)
-    decoded = [predictor.decode(source) for source in sources[:FOLDER]]
+    sources, left_out = readable(pictures_for(predictor, paths), predictor)
+    decoded = [predictor.decode(source) for source in sources]
     batches = [pixels[None] for pixels in decoded]
     return {
         "model": model_file(model),
         "megabytes": os.path.getsize(model_file(model)) / 1e6,
         "settings": predictor.settings.to_json(),
         "pictures": len(sources),
+        "left_out": left_out,
         "latency": percentiles(repeat(predictor, sources, seconds)),
         "decoding": percentiles(repeat(predictor.decode, sources, seconds)),
         "network": percentiles(repeat(predictor.probabilities, batches, seconds)),
@@ -131,20 +155,22 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
 
     Returns:
         For "latency" and "network": first, second (medians in milliseconds), ratio (first / second, the median over
-        pairs: above 1 where the second is faster) and middle_half of the ratios; same_classes, equal_labels, pictures.
+        pairs: above 1 where the second is faster) and middle_half of the ratios; same_classes, equal_labels, pictures,
+        left_out [why a picture is].
 
     Raises:
-        PictureError: A picture cannot be read.
+        PictureError: No picture can be read.
     """
     one, other = (Predictor(model, tuned=False, **options) for model in (first, second))
-    sources = pictures_for(one, paths)
-    labels = [(one(source).labels, other(source).labels) for source in sources[:FOLDER]]
-    pixels = [(one.decode(source)[None], other.decode(source)[None]) for source in sources[:FOLDER]]
+    sources, left_out = readable(pictures_for(one, paths), one, other)
+    labels = [(one(source).labels, other(source).labels) for source in sources]
+    pixels = [(one.decode(source)[None], other.decode(source)[None]) for source in sources]
     return {
         "latency": vars(time_pairs(one, other, [(source, source) for source in sources])),
         "network": vars(time_pairs(one.probabilities, other.probabilities, pixels)),
         "same_classes": one.info.classes == other.info.classes,
         "pictures": len(labels),
+        "left_out": left_out,
         "equal_labels": sum(a == b for a, b in labels),
     }
 
@@ -154,8 +180,9 @@ def tune(
 ) -> dict[str, Any]:
     """Find the settings that suit this machine and keep them beside the file, where `Predictor` finds them.
 
-    Threads, spinning and memory are swept, for each provider alike, one picture at a time. Of what is quicker than the
-    rest by less than 3 %, the usual settings are chosen, then those of fewer threads.
+    Threads, spinning and memory are swept, for each provider alike, one picture at a time, in three rounds, so that
+    what else the machine does disturbs all alike. Settings must be quicker than the usual ones by 3 % in every round to
+    be chosen; of those within 3 % of the quickest, those of fewer threads.
 
     Args:
         model: Path of the file, or of the folder that holds it.
@@ -164,7 +191,8 @@ def tune(
         said: Is told of every step.
 
     Returns:
-        settings, table [{settings, p50, p90, p99}], left_out {provider: why it could not be measured}, file.
+        settings, usual (whether they are), table [{settings, p50, p90, p99}], left_out {provider: why it could not be
+        measured}, file.
 
     Raises:
         ModelError: No provider can run the file.
@@ -178,7 +206,7 @@ def tune(
     if not os.access(folder, os.W_OK):
         raise NotWritten(f"what is found is kept in {folder!r}, which may not be written to.")
     pixels = np.random.default_rng(0).integers(0, 256, (1, *usual.info.image.size, usual.info.image.channels), np.uint8)
-    taken: dict[Settings, list[float]] = {}
+    taken: dict[Settings, list[list[float]]] = {}
     left_out: dict[str, str] = {}
     for number in range(ROUNDS):
         said(f"round {number + 1} of {ROUNDS}")
@@ -188,22 +216,37 @@ def tune(
                 if place not in left_out:
                     session = open_session(path, settings)
                     times = repeat(lambda batch, s=session: s.run([OUTPUT], {INPUT: batch}), [pixels], seconds / ROUNDS)
-                    taken.setdefault(settings, []).extend(times)
+                    taken.setdefault(settings, []).append(times)
             except ProviderNotStarted as error:
                 left_out[place] = str(error)
                 said(f"{place} is left out: {error}")
     if not taken:
         raise ProviderNotStarted(f"none of {', '.join(chosen)} can run the file here.")
-    table = [{**settings.to_json(), **percentiles(times)} for settings, times in taken.items()]
-    best = min(row["p50"] for row in table)
-    good = [settings for settings, row in zip(taken, table, strict=True) if row["p50"] <= best * (1 + WORTH)]
-    winner = min(good, key=lambda s: (s.threads is not None, s.threads or 0, not s.spinning, not s.arena))
+    winner = quickest(taken)
+    table = [
+        {**settings.to_json(), **percentiles([t for times in rounds for t in times])}
+        for settings, rounds in taken.items()
+    ]
     return {
         "settings": winner.to_json(),
+        "usual": winner == next(iter(taken)),
         "table": table,
         "left_out": left_out,
         "file": write_tuned(path, winner, table),
     }
+
+
+def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
+    """The settings to use, of those measured, in seconds, in several rounds; the first are the usual ones."""
+    usual, *others = taken
+    rounds = {settings: [statistics.median(times) for times in taken[settings]] for settings in taken}
+    able = [s for s in others if all(a * (1 + WORTH) < b for a, b in zip(rounds[s], rounds[usual], strict=True))]
+    if not able:
+        return usual
+    whole = {settings: statistics.median([t for times in taken[settings] for t in times]) for settings in able}
+    best = min(whole.values())
+    good = [settings for settings in able if whole[settings] <= best * (1 + WORTH)]
+    return min(good, key=lambda s: (s.threads is None, s.threads or 0, not s.spinning, not s.arena))
 
 
 def _candidates(providers: Sequence[str]) -> list[Settings]:
@@ -237,7 +280,9 @@ def _start(model: str, sources: Sequence[str | bytes], options: dict[str, Any]) 
         )
         seconds.append(time.perf_counter() - begun)
         if done.returncode:
-            raise RuntimeError(f"a process that labels one picture failed: {done.stderr.decode(errors='replace')}")
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            why = said[-1] if said else f"exit status {done.returncode}"
+            raise NotMeasured(f"a process that labels one picture failed: {why}")
         peaks.append(json.loads(done.stdout.splitlines()[-1]))
     peak = max((value for value in peaks if value is not None), default=None)
     return {"seconds": statistics.median(seconds[1:]), "peak_megabytes": peak}

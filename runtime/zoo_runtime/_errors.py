@@ -8,6 +8,7 @@ ZooRuntimeError
 │   ├── PictureTooLarge       more pixels than the bound allows
 │   └── UnsupportedPicture    pixels without a defined 8-bit meaning (32-bit float, Lab, arrays of another dtype)
 ├── NotWritten                a result cannot be kept: no permission, full disk
+├── NotMeasured               a process that was to be timed failed
 └── ModelError
     ├── ModelNotFound         no file there, or it may not be read
     ├── CorruptModel          onnxruntime cannot load it, or its metadata do not hold together
@@ -48,6 +49,10 @@ class UnsupportedPicture(PictureError):
 
 class NotWritten(ZooRuntimeError):
     """A result cannot be written: no permission, or a full disk."""
+
+
+class NotMeasured(ZooRuntimeError):
+    """A process that was to be timed failed."""
 
 
 class ModelError(ZooRuntimeError):

@@ -218,7 +218,7 @@ class Predictor:
         which would take their memory twice and keep all threads at work with one picture.
         """
         if (
-            self._workers == 1 == self.settings.threads
+            (self._workers == 1 and self.settings.threads in (None, 1))
             or self.settings.providers != ("cpu",)
             or self._bytes > LARGEST_TWICE
         ):

@@ -95,7 +95,7 @@ def predict(
             if as_json:
                 print(json.dumps({"path": path, "error": kind, "message": str(result)}), flush=True)
             else:
-                print(f"{path}: {kind}: {str(result).removeprefix(path + ': ')}", file=sys.stderr)
+                print(_line(f"{path}: {kind}: {str(result).removeprefix(path + ': ')}"), file=sys.stderr)
         elif as_json:
             line = {
                 "path": path,
@@ -110,10 +110,15 @@ def predict(
             # Of several labels, those that hold; --top shows the likeliest whether they hold or not.
             count = top or (len(result.labels) if predictor.info.task == "multilabel" else 1)
             shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count))
-            print(f"{path}: {shown or 'no class'}", flush=True)
+            print(_line(f"{path}: {shown or 'no class'}"), flush=True)
     if not listed:
         raise PictureNotFound("there is no picture in " + ", ".join(map(repr, paths)) + ".")
     return 1 if failed else 0
+
+
+def _line(text: str) -> str:
+    """One line, whatever a file's name has in it."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -123,6 +128,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from ._predictor import Predictor
+    from ._selftest import TOLERANCE
 
     info = Predictor(options.model).info
     if options.json:
@@ -142,6 +148,10 @@ def _info(options: argparse.Namespace) -> int:
             for key in ("architecture", "weights", "precision", "data", "metrics", "parity", "run")
         },
     }
+    selftest = info.selftest
+    if selftest.get("pictures"):
+        tolerance = float(selftest.get("tolerance", TOLERANCE))
+        rows["selftest"] = f"{len(selftest['pictures'])} pictures, probabilities may differ by {tolerance:g} elsewhere"
     for label, value in rows.items():
         if value:
             print(f"{label:<13} {value}")
@@ -193,6 +203,7 @@ def _bench(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result))
             return 0
+        _tell_left_out(result)
         for key, label in (("latency", "photo to label"), ("network", "network alone")):
             row = result[key]
             low, high = row["middle_half"]
@@ -213,6 +224,7 @@ def _bench(options: argparse.Namespace) -> int:
         print(json.dumps(result))
         return 0
     print(f"{result['model']}, {result['megabytes']:.1f} MB; {result['pictures']} pictures")
+    _tell_left_out(result)
     print(_settings(result["settings"]))
     print(f"{'milliseconds':<15} {'p50':>8} {'p90':>8} {'p99':>8}")
     for key, label in (("latency", "photo to label"), ("decoding", "  decoding"), ("network", "  network")):
@@ -230,6 +242,11 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tell_left_out(result: dict) -> None:
+    for why in result["left_out"]:
+        print(f"left out: {_line(why)}", file=sys.stderr)
+
+
 def _tune(options: argparse.Namespace) -> int:
     from . import _bench as measuring
 
@@ -244,14 +261,16 @@ def _tune(options: argparse.Namespace) -> int:
     print(f"{'network alone, milliseconds':<48} {'p50':>8} {'p90':>8}")
     for row in sorted(result["table"], key=lambda row: row["p50"]):
         print(f"{_settings(row):<48} {row['p50']:8.2f} {row['p90']:8.2f}")
-    print(f"chosen          {_settings(result['settings'])}")
+    usual = " (nothing was quicker than these, the usual ones)" if result["usual"] else ""
+    print(f"chosen          {_settings(result['settings'])}{usual}")
     print(f"kept in         {result['file']}")
     return 0
 
 
 def _settings(row: dict) -> str:
     names = [name if isinstance(name, str) else name[0] for name in row["providers"]]
-    threads = "a thread a core" if row["threads"] is None else f"{row['threads']} thread" + "s" * (row["threads"] > 1)
+    count = row["threads"]
+    threads = "onnxruntime's threads" if count is None else f"{count} thread{'s' * (count > 1)}"
     waits = "spinning" if row["spinning"] else "sleeping"
     return f"{', '.join(names)}, {threads}, {waits}, {'memory kept' if row['arena'] else 'memory given back'}"
 
@@ -275,15 +294,24 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _names(text: str) -> list[str]:
+def provider_names(text: str) -> list[str]:
+    """The names of "openvino,cpu".
+
+    Raises:
+        ValueError: The installed onnxruntime has no such provider.
+    """
     from ._session import full_providers
 
     names = [name.strip() for name in text.split(",")]
+    full_providers(names)
+    return names
+
+
+def _names(text: str) -> list[str]:
     try:
-        full_providers(names)
+        return provider_names(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return names
 
 
 def _positive(text: str) -> int:

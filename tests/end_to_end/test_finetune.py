@@ -255,6 +255,10 @@ def test_predict_reports_one_bad_picture_and_labels_the_rest(zoo, finished, tmp_
     assert [os.path.basename(line["path"]) for line in lines] == ["a.png", "b.png", "c.png"]
     assert set(lines[0]) == {"path", "label", "confidence", "probabilities"}
     assert set(lines[1]) == {"path", "error", "message"} and lines[1]["error"] in ("CorruptPicture", "NotAPicture")
+    there = zoo("predict", "shapes", tmp_path / "a.png", "--providers", "cpu", "--json", "--exported", exported)
+    assert json.loads(there.out) == lines[0]
+    ran = zoo("predict", "shapes", tmp_path / "a.png", "--providers", "abacus", "--exported", exported)
+    assert ran.code == 2 and "Received: 'abacus'" in ran.err and "cpu" in ran.err
 
 
 def test_doctor_is_content_here(zoo):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import zoo_runtime
-from zoo_runtime import Predictor, Settings
+from zoo_runtime import Predictor, Settings, _bench
 from zoo_runtime.cli import main
 
 ONE_THREAD = Settings(threads=1, spinning=False)
@@ -27,10 +27,11 @@ def run(capsys):
 
 
 def test_bench(run, model, pictures):
-    os.remove(pictures / "damaged.jpg")
     code, out = run("bench", model, pictures, "--seconds", 0.05, "--json")
     assert code == 0
     figures = json.loads(out)
+    (why,) = figures["left_out"]
+    assert "damaged.jpg" in why
     assert figures["pictures"] == 3 and figures["settings"]["providers"] == ["cpu"]
     assert figures["megabytes"] == pytest.approx(model.stat().st_size / 1e6)
     for key in ("latency", "decoding", "network"):
@@ -51,7 +52,6 @@ def test_bench_in_words_with_the_files_own_pictures(run, model):
 
 
 def test_compare(run, model, pictures, tmp_path):
-    os.remove(pictures / "damaged.jpg")
     other = shutil.copytree(model.parent, tmp_path / "other")
     code, out = run("bench", "--compare", model, other, pictures, "--json")
     assert code == 0
@@ -75,13 +75,37 @@ def test_tune_keeps_what_it_finds(run, model):
         True,
         False,
     }
-    best = min(row["p50"] for row in result["table"])
     (chosen,) = [row for row in result["table"] if {key: row[key] for key in result["settings"]} == result["settings"]]
-    assert chosen["p50"] <= best * 1.03
+    assert result["usual"] or chosen["p50"] < result["table"][0]["p50"]
     predictor = Predictor(model)
     assert predictor.settings.to_json()["threads"] == result["settings"]["threads"]
     assert predictor(RED) == before
     assert not [p.name for p in model.parent.iterdir() if "tmp" in p.name]
+
+
+@pytest.mark.parametrize(
+    "rounds, expected",
+    [
+        ([[10, 10, 10], [9, 9, 9], [8, 8, 8]], 2),
+        # Quicker in two rounds of three may be chance, and so may 2 %.
+        ([[10, 10, 10], [5, 5, 10], [9.8, 9.8, 9.8]], 0),
+        # Fewer threads where it makes no difference.
+        ([[10, 10, 10], [8.1, 8.1, 8.1], [8, 8, 8]], 1),
+        ([[10, 10, 10]], 0),
+    ],
+)
+def test_tune_departs_from_the_usual_settings_only_for_what_is_quicker_in_every_round(rounds, expected):
+    settings = [Settings(), Settings(threads=1), Settings(threads=2)]
+    taken = {s: [[t, t, 99.0] for t in times] for s, times in zip(settings, rounds, strict=False)}
+    assert _bench.quickest(taken) == settings[expected]
+
+
+def test_bench_where_a_process_fails_or_no_picture_can_be_read(model, pictures, monkeypatch, capsys):
+    monkeypatch.setattr(_bench, "START", "raise SystemExit('no memory left')")
+    assert main(["bench", str(model), "--seconds", "0.01"]) == 1
+    assert "a process that labels one picture failed: no memory left" in capsys.readouterr().err
+    assert main(["bench", str(model), str(pictures / "damaged.jpg")]) == 1
+    assert "damaged.jpg" in capsys.readouterr().err
 
 
 def tuned(model, settings=ONE_THREAD, **changes):

@@ -76,6 +76,17 @@ def test_one_bad_picture_does_not_stop_the_rest(run, model, pictures):
     assert ran.err[0].count("damaged.jpg") == 1, "the path stands once"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_a_line_break_in_a_name_breaks_no_line(run, model, pictures):
+    odd = pictures / "two\nlines.jpg"
+    os.rename(pictures / "red.jpg", odd)
+    os.rename(pictures / "damaged.jpg", pictures / "torn\rapart.jpg")
+    ran = run("predict", model, odd, pictures / "torn\rapart.jpg")
+    assert len(ran.out) == len(ran.err) == 1
+    assert ran.out[0].startswith(str(odd).replace("\n", "\\n") + ": red ") and "torn\\rapart.jpg: " in ran.err[0]
+    assert json.loads(run("predict", model, odd, "--json").out[0])["path"] == str(odd)
+
+
 def test_json_lines(run, model, pictures):
     ran = run("predict", model, pictures / "red.jpg", pictures / "damaged.jpg", pictures / "gone.jpg", "--json")
     assert ran.code == 1 and ran.err == []
@@ -146,6 +157,7 @@ def test_info(run, model):
     assert rows["task"] == "multiclass"
     assert rows["input"] == "24 x 32 x 3, squash, bilinear"
     assert rows["metrics"] == "accuracy 0.9375"
+    assert rows["selftest"] == "2 pictures, probabilities may differ by 0.001 elsewhere"
 
 
 def test_info_json(run, model, info):

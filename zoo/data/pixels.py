@@ -276,8 +276,8 @@ def _make_room(folder: Path, wanted: int) -> None:
     held = sum(size for _, size, _ in sets)
     if shutil.disk_usage(folder).free + held < wanted:
         raise DataError(
-            f"the decoded pictures need {wanted / 1e9:.1f} GB and {str(folder)!r} has "
-            f"{shutil.disk_usage(folder).free / 1e9:.1f} GB free. "
+            f"the decoded pictures need {paths.size_text(wanted)} and {str(folder)!r} has "
+            f"{paths.size_text(shutil.disk_usage(folder).free)} free. "
             "Point ZOO_CACHE to a larger disk, or use a smaller --size."
         )
     while sets and (held + wanted > CACHE_BYTES or shutil.disk_usage(folder).free < wanted):

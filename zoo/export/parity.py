@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import keras
 
 TOLERANCE = 1e-4
-# Softmax moves no probability by more than half of what the logits move, a sigmoid by a quarter. Confident networks have
-# large logits, so that 1e-4 of the logits may be more than 1e-4 of a probability.
+# Softmax moves no probability by more than half of what the logits move, a sigmoid by a quarter. Confident networks
+# have large logits, so that 1e-4 of the logits may be more than 1e-4 of a probability.
 STEEPEST = 0.5
 BATCH = 16
 

@@ -211,7 +211,7 @@ class Cache:
                     for path in stale:
                         paths.remove_set(path)
                     return self.open(wanted)
-                self.refusal = f"--cache-size allows {self.limit / 1e9:.1f} GB"
+                self.refusal = f"--cache-size allows {paths.size_text(self.limit)}"
             elif more > free + sum(size for _, size, _ in others):
                 self.refusal = f"the disk of {str(self.folder)!r} has no room for them"
             else:
