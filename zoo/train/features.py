@@ -151,7 +151,8 @@ class Gain:
         streamed: Pictures that went through it and were not kept.
         seconds_preparing: Converting it and comparing it with Keras.
         seconds_computing: Of those computed and kept.
-        seconds_read: What those read would have taken, at the speed of those computed for the same phase or a later.
+        seconds_read: What those read would have taken, at the speed at which they, or others of their set, were
+            computed.
         bytes: What the computed ones take on the disk.
         numbers: What they are kept as, see `zoo.train.store.Store`; empty where none are.
     """
@@ -192,7 +193,7 @@ class Feed:
         train: Gives training batches.
         validation: Gives batches of pictures as they are.
         kept: Whether training and validation batches are read from the cache.
-        rate: Seconds that a picture took which was computed for the phase; 0 if none was.
+        rate: Seconds that a picture took when it was computed, in this run or an earlier; 0 if that is not known.
     """
 
     learner: keras.Model
@@ -225,7 +226,6 @@ class Features:
         self._keeps = True
         self._filled: set[Path] = set()
         self._lowers: dict[tuple[str, ...], Lower] = {}
-        self._rates: dict[Path, float] = {}
         self.gain = Gain()
 
     def worth(self, passes: int) -> bool:
@@ -307,7 +307,7 @@ class Features:
                 return self._lower_for(cut.tensors)(self._array[chosen].astype("float32")), self._targets[chosen]
             return [store[chosen] for store in stores], self._targets[chosen]
 
-        return take, self._rate(stores)
+        return take, max(store.seconds_a_row for store in stores)
 
     def _of_views(self, cut: prefix.Cut, later: Sequence[prefix.Cut], views: Views) -> tuple[Take, float] | None:
         """What reads features of augmented copies, and the seconds that one took; None if they cannot be kept."""
@@ -333,7 +333,7 @@ class Features:
             places = views.place(epoch, chosen)
             return [store[places] for store in features], targets[places]
 
-        return take, self._rate(features)
+        return take, max(store.seconds_a_row for store in features)
 
     def _stores(
         self,
@@ -426,7 +426,8 @@ class Features:
         self.gain.seconds_computing += seconds
         size = sum(store.row_bytes for store in stores) * done
         self.gain.bytes += size
-        self._rates.update({store.folder: seconds / done for store in stores})
+        for store in stores:
+            store.took(seconds / done)
         self._reporter.say(
             f"  frozen prefix: {done:,} pictures computed in {seconds:.1f} s on {lower.engine}, "
             f"{size / 1e6:,.0f} MB kept as {stores[0].numbers}"
@@ -436,9 +437,6 @@ class Features:
         if id(tensor) not in self._digests:
             self._digests[id(tensor)] = prefix.digest(self._network, tensor)
         return self._digests[id(tensor)]
-
-    def _rate(self, stores: Sequence[Store]) -> float:
-        return max((self._rates.get(store.folder, 0.0) for store in stores), default=0.0)
 
     def _lower_for(self, tensors: Sequence[keras.KerasTensor]) -> Lower:
         """The lower part that gives some tensors; what was prepared before, if it is the same with the same weights.

@@ -128,6 +128,20 @@ class Store:
         for row in rows:
             self._put("done", row, np.uint8(1))
 
+    @property
+    def seconds_a_row(self) -> float:
+        """What computing a row took, as `took` was told, in this run or an earlier one; 0 where it was not."""
+        try:
+            seconds = float((self.folder / "seconds").read_text())
+        except (OSError, ValueError):
+            return 0.0
+        return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+
+    def took(self, seconds_a_row: float) -> None:
+        """Keep what computing a row took, for what is said at the end of later runs."""
+        with contextlib.suppress(OSError):
+            (self.folder / "seconds").write_text(f"{seconds_a_row:.9f}")
+
     def _get(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows of a file, read rather than mapped: mapped pages count as memory until the set is closed."""
         kind, shape = self._kinds[name].base, self._kinds[name].shape
