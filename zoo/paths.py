@@ -46,11 +46,11 @@ def offline() -> bool:
 
 
 def size_text(size: float) -> str:
-    """Bytes in the unit that suits them: "1.2 GB", "25 MB", "310 kB"."""
-    for unit, number in (("GB", 1e9), ("MB", 1e6)):
-        if size >= number:
-            return f"{size / number:.{0 if size >= 10 * number else 1}f} {unit}"
-    return f"{size / 1e3:.0f} kB"
+    """Bytes in the unit that suits them: "1.2 GB", "25 MB", "310 kB", "12 bytes"."""
+    for unit, number in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= 0.9995 * number:
+            return f"{size / number:.{0 if size >= 9.95 * number else 1}f} {unit}"
+    return f"{size:.0f} bytes"
 
 
 def sets(folder: Path) -> list[tuple[float, int, Path]]:

@@ -55,8 +55,11 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
     """The files and folders named, or where none are, the synthetic pictures of the self-test.
 
     Raises:
-        PictureNotFound: There is no picture in what is named, or none in the file.
+        PictureNotFound: A path is not there, or there is no picture in what is named, or none in the file.
     """
+    for path in paths:
+        if not os.path.exists(path):
+            raise PictureNotFound(f"there is nothing at {path!r}.")
     found: list[str | bytes] = list(expand(paths))
     if not paths:
         found = [base64.b64decode(picture["jpeg"]) for picture in predictor.info.selftest.get("pictures", ())]
@@ -66,16 +69,16 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
 
 
 def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[list[str | bytes], list[str]]:
-    """The first pictures that can be read, 128 at most, and why others before them cannot.
+    """Of 128 pictures from all over the list, or of all that there are, those that can be read, and why others cannot.
 
     Raises:
         PictureError: None can be read.
     """
     found: list[str | bytes] = []
     errors: list[PictureError] = []
-    for source in sources:
-        if len(found) == FOLDER:
-            break
+    count = min(FOLDER, len(sources))
+    for i in range(count):
+        source = sources[i * len(sources) // count]
         try:
             for predictor in predictors:
                 predictor.decode(source)
@@ -112,21 +115,23 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
 
     Args:
         model: Path of the file, or of the folder that holds it.
-        paths: Pictures and folders of pictures; none means the file's own synthetic ones.
+        paths: Pictures and folders of pictures, of which 128 are taken; none means the file's own synthetic ones.
         seconds: How long each measurement goes on.
         options: As of `Predictor`.
 
     Returns:
-        settings, pictures, left_out [why a picture is], megabytes (of the file), latency, decoding and network {p50,
-        p90, p99 in milliseconds}, start {seconds, peak_megabytes} of a whole process, throughput [{threads, batch,
-        network: pictures a second}], and folder {pictures, per_second, decoding_alone, network_alone}.
+        settings, pictures, named (how many there are), left_out [why a picture is], megabytes (of the file), latency,
+        decoding and network {p50, p90, p99 in milliseconds}, start {seconds, peak_megabytes} of a whole process,
+        throughput [{threads, batch, network: pictures a second}], and folder {pictures, per_second, decoding_alone,
+        network_alone}.
 
     Raises:
         PictureError: No picture can be read.
         NotMeasured: A process that labels one picture failed.
     """
     predictor = Predictor(model, **options)
-    sources, left_out = readable(pictures_for(predictor, paths), predictor)
+    named = pictures_for(predictor, paths)
+    sources, left_out = readable(named, predictor)
     decoded = [predictor.decode(source) for source in sources]
     batches = [pixels[None] for pixels in decoded]
     return {
@@ -134,6 +139,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         "megabytes": os.path.getsize(model_file(model)) / 1e6,
         "settings": predictor.settings.to_json(),
         "pictures": len(sources),
+        "named": len(named),
         "left_out": left_out,
         "latency": percentiles(repeat(predictor, sources, seconds)),
         "decoding": percentiles(repeat(predictor.decode, sources, seconds)),
@@ -219,6 +225,8 @@ def tune(
                     taken.setdefault(settings, []).append(times)
             except ProviderNotStarted as error:
                 left_out[place] = str(error)
+                # What was measured of it before it failed is no reason to choose it.
+                taken = {other: rounds for other, rounds in taken.items() if other.providers != settings.providers}
                 said(f"{place} is left out: {error}")
     if not taken:
         raise ProviderNotStarted(f"none of {', '.join(chosen)} can run the file here.")
@@ -229,7 +237,7 @@ def tune(
     ]
     return {
         "settings": winner.to_json(),
-        "usual": winner == next(iter(taken)),
+        "usual": winner == usual_of(taken),
         "table": table,
         "left_out": left_out,
         "file": write_tuned(path, winner, table),
@@ -237,16 +245,22 @@ def tune(
 
 
 def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
-    """The settings to use, of those measured, in seconds, in several rounds; the first are the usual ones."""
-    usual, *others = taken
+    """The settings to use, of those measured, in seconds, in several rounds; see `tune`."""
+    usual = usual_of(taken)
     rounds = {settings: [statistics.median(times) for times in taken[settings]] for settings in taken}
-    able = [s for s in others if all(a * (1 + WORTH) < b for a, b in zip(rounds[s], rounds[usual], strict=True))]
+    able = [s for s in taken if all(a * (1 + WORTH) < b for a, b in zip(rounds[s], rounds[usual], strict=True))]
     if not able:
         return usual
     whole = {settings: statistics.median([t for times in taken[settings] for t in times]) for settings in able}
     best = min(whole.values())
     good = [settings for settings in able if whole[settings] <= best * (1 + WORTH)]
     return min(good, key=lambda s: (s.threads is None, s.threads or 0, not s.spinning, not s.arena))
+
+
+def usual_of(taken: Iterable[Settings]) -> Settings:
+    """What a `Predictor` uses by itself, or where that was not measured, the first."""
+    measured = list(taken)
+    return Settings() if Settings() in measured else measured[0]
 
 
 def _candidates(providers: Sequence[str]) -> list[Settings]:
@@ -280,9 +294,9 @@ def _start(model: str, sources: Sequence[str | bytes], options: dict[str, Any]) 
         )
         seconds.append(time.perf_counter() - begun)
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            why = said[-1] if said else f"exit status {done.returncode}"
-            raise NotMeasured(f"a process that labels one picture failed: {why}")
+            said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+            raise NotMeasured(f"a process that labels one picture ended with {': '.join([ended, *said])}")
         peaks.append(json.loads(done.stdout.splitlines()[-1]))
     peak = max((value for value in peaks if value is not None), default=None)
     return {"seconds": statistics.median(seconds[1:]), "peak_megabytes": peak}

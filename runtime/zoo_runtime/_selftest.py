@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ._errors import CorruptModel
+from ._format import ModelInfo
 from ._predictor import Predictor
 
 TOLERANCE = 1e-3
@@ -91,6 +92,20 @@ def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLER
     return {"versions": versions(), "tolerance": tolerance, "pictures": pictures}
 
 
+def tolerance_of(info: ModelInfo) -> float | None:
+    """How far probabilities may be apart on another machine, as the file says; None where it has no self-test.
+
+    Raises:
+        CorruptModel: What it says cannot be read.
+    """
+    if not info.selftest.get("pictures"):
+        return None
+    try:
+        return float(info.selftest.get("tolerance", TOLERANCE))
+    except (TypeError, ValueError) as error:
+        raise CorruptModel(f"the file's self-test cannot be read: {error}") from None
+
+
 def check(predictor: Predictor) -> CheckResult:
     """Replay the file's self-test on this machine.
 
@@ -102,11 +117,11 @@ def check(predictor: Predictor) -> CheckResult:
     import hashlib
 
     selftest = predictor.info.selftest
-    if not selftest.get("pictures"):
+    tolerance = tolerance_of(predictor.info)
+    if tolerance is None:
         raise CorruptModel("the file has no self-test")
     equal, pixel_difference, probability_difference = True, 0, 0.0
     try:
-        tolerance = float(selftest.get("tolerance", TOLERANCE))
         workshop = dict(selftest.get("versions", {}))
         for picture in selftest["pictures"]:
             jpeg, digest = base64.b64decode(picture["jpeg"]), picture["sha256"]

@@ -117,8 +117,8 @@ def predict(
 
 
 def _line(text: str) -> str:
-    """One line, whatever a file's name has in it."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    """One line, whatever a file's name has in it: a line break would be taken for the next picture's."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -128,7 +128,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from ._predictor import Predictor
-    from ._selftest import TOLERANCE
+    from ._selftest import tolerance_of
 
     info = Predictor(options.model).info
     if options.json:
@@ -148,10 +148,8 @@ def _info(options: argparse.Namespace) -> int:
             for key in ("architecture", "weights", "precision", "data", "metrics", "parity", "run")
         },
     }
-    selftest = info.selftest
-    if selftest.get("pictures"):
-        tolerance = float(selftest.get("tolerance", TOLERANCE))
-        rows["selftest"] = f"{len(selftest['pictures'])} pictures, probabilities may differ by {tolerance:g} elsewhere"
+    tolerance = tolerance_of(info)
+    rows["selftest"] = None if tolerance is None else f"probabilities may differ by {tolerance:g} on another machine"
     for label, value in rows.items():
         if value:
             print(f"{label:<13} {value}")
@@ -223,7 +221,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result))
         return 0
-    print(f"{result['model']}, {result['megabytes']:.1f} MB; {result['pictures']} pictures")
+    print(f"{result['model']}, {result['megabytes']:.1f} MB; {_pictures(result)}")
     _tell_left_out(result)
     print(_settings(result["settings"]))
     print(f"{'milliseconds':<15} {'p50':>8} {'p90':>8} {'p99':>8}")
@@ -240,6 +238,11 @@ def _bench(options: argparse.Namespace) -> int:
         f"(decoding alone {folder['decoding_alone']:.0f}, network alone {folder['network_alone']:.0f})"
     )
     return 0
+
+
+def _pictures(result: dict) -> str:
+    taken, named = result["pictures"], result["named"]
+    return f"{taken} pictures" + (f" of {named:,}, from all over" if named > taken + len(result["left_out"]) else "")
 
 
 def _tell_left_out(result: dict) -> None:
@@ -261,7 +264,7 @@ def _tune(options: argparse.Namespace) -> int:
     print(f"{'network alone, milliseconds':<48} {'p50':>8} {'p90':>8}")
     for row in sorted(result["table"], key=lambda row: row["p50"]):
         print(f"{_settings(row):<48} {row['p50']:8.2f} {row['p90']:8.2f}")
-    usual = " (nothing was quicker than these, the usual ones)" if result["usual"] else ""
+    usual = " (nothing else was quicker in every round)" if result["usual"] else ""
     print(f"chosen          {_settings(result['settings'])}{usual}")
     print(f"kept in         {result['file']}")
     return 0

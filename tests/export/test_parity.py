@@ -136,15 +136,29 @@ def test_the_tolerance_is_relative_to_the_greatest_logit():
         compare(LOGITS + np.float32(1.2e-4 * scale))
 
 
-def test_probabilities_may_differ_by_what_the_logits_difference_explains_and_no_more():
-    """Of a confident network, 1e-4 of the logits is more than 1e-4 of a probability; a wrong head is found anyway."""
-    sure = LOGITS * 5
-    sure[0] = [60, 60, 0, 0]
-    moved = sure + np.array([0.9e-4 * np.abs(sure).max(), 0, 0, 0], "float32")
-    assert compare(moved, sure)["probabilities_difference"] > 1e-3
-    probabilities = softmax(LOGITS)
-    with pytest.raises(ParityFailed, match="probabilities differ"):
-        parity.compare(LOGITS, LOGITS, probabilities, probabilities + np.float32(1.5e-4))
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def of_one_unit(x):
+    return np.hstack([sigmoid(-x), sigmoid(x)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "activation", "options"),
+    [(4, softmax, {}), (1, of_one_unit, {}), (3, sigmoid, {"multilabel": True})],
+)
+def test_probabilities_must_be_those_of_the_logits(columns, activation, options):
+    """Of a confident network they may differ from Keras's by more than the logits do; a wrong head is found anyway."""
+    sure = LOGITS[:, :columns] * 5
+    sure[0] = 0
+    moved = sure.copy()
+    moved[0, 0] += np.float32(0.9e-4 * np.abs(sure).max())
+    there, here = activation(sure), activation(moved)
+    assert parity.compare(sure, moved, there, here, **options)["probabilities_difference"] > 5e-4
+    for wrong in (here + np.float32(1.5e-5), np.rint(here * 255) / 255, np.zeros_like(here), here * np.nan):
+        with pytest.raises(ParityFailed, match="those of its logits"):
+            parity.compare(sure, moved, there, wrong, **options)
 
 
 def test_a_graph_that_ignores_pictures_that_hardly_differ_fails():
@@ -224,13 +238,13 @@ def test_one_unit_and_several_labels_are_decided_class_by_class():
     both = np.hstack([-logits, logits])
     probabilities = 1 / (1 + np.exp(-both))
     assert parity.compare(logits, logits, probabilities, probabilities)["top1_equal"] == 30
-    with pytest.raises(ParityFailed, match="likeliest class"):
+    with pytest.raises(ParityFailed, match="those of its logits"):
         parity.compare(logits, logits, probabilities[:, ::-1], probabilities[:, ::-1])
     several = RNG.normal(size=(30, 3)).astype("float32") * 5
     probabilities = 1 / (1 + np.exp(-several))
     assert parity.compare(several, several, probabilities, probabilities, multilabel=True)["top1_equal"] == 30
     order = [1, 0, 2]
-    with pytest.raises(ParityFailed, match="likeliest class"):
+    with pytest.raises(ParityFailed, match="those of its logits"):
         parity.compare(several, several, probabilities[:, order], probabilities[:, order], multilabel=True)
 
 

@@ -124,7 +124,7 @@ def test_other_families_keep_the_contract(plugins, name):
     testing.check_architecture(plugins.architecture(name))
 
 
-@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("name", sorted(PARAMETERS.keys() - {*QUICK, *SLOW, "convnext_xlarge"}))
 def test_every_network_is_built_as_promised(plugins, name):
     """Stages cover it, and it has the published number of parameters."""

@@ -103,7 +103,12 @@ def test_tune_departs_from_the_usual_settings_only_for_what_is_quicker_in_every_
 def test_bench_where_a_process_fails_or_no_picture_can_be_read(model, pictures, monkeypatch, capsys):
     monkeypatch.setattr(_bench, "START", "raise SystemExit('no memory left')")
     assert main(["bench", str(model), "--seconds", "0.01"]) == 1
-    assert "a process that labels one picture failed: no memory left" in capsys.readouterr().err
+    assert "a process that labels one picture ended with status 1: no memory left" in capsys.readouterr().err
+    monkeypatch.setattr(_bench, "START", "import os; os.kill(os.getpid(), 9)")
+    assert main(["bench", str(model), "--seconds", "0.01"]) == 1
+    assert "ended with signal 9" in capsys.readouterr().err
+    assert main(["bench", str(model), str(pictures), str(pictures / "gone.jpg")]) == 1
+    assert "gone.jpg" in capsys.readouterr().err
     assert main(["bench", str(model), str(pictures / "damaged.jpg")]) == 1
     assert "damaged.jpg" in capsys.readouterr().err
 
@@ -159,6 +164,46 @@ def test_tune_leaves_out_a_provider_that_cannot_start(run, model, monkeypatch):
     assert code == 0 and "could not be started" in result["left_out"]["cuda"]
     assert {tuple(row["providers"]) for row in result["table"]} == {("cpu",)}
     assert main(["tune", str(model), "--seconds", "0.01", "--providers", "cuda"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("fails_at", [2, 15])
+def test_tune_leaves_out_a_provider_that_fails_later(run, model, monkeypatch, fails_at):
+    """Quicker than the processor as long as it ran, it is not chosen."""
+    calls = []
+
+    def sometimes(path, settings):
+        calls.append(settings.providers == ("azure",))
+        if sum(calls) >= fails_at and calls[-1]:
+            raise zoo_runtime.ProviderNotStarted("azure has gone")
+        return open_session(path, Settings())
+
+    open_session = _bench.open_session
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["azure", "CPUExecutionProvider"])
+    monkeypatch.setattr(_bench, "open_session", sometimes)
+    code, out = run("tune", model, "--seconds", 0.01, "--providers", "azure,cpu", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["left_out"] == {"azure": "azure has gone"}
+    assert all(row["providers"] == ["cpu"] for row in [*result["table"], result["settings"]])
+
+
+def test_the_usual_settings_are_those_that_a_predictor_has():
+    """Not those of the provider that is named first: that one must be quicker."""
+    away = Settings(providers=("openvino",))
+    assert _bench.quickest({away: [[10.0]] * 3, Settings(): [[9.9]] * 3}) == Settings()
+    assert _bench.quickest({away: [[9.8]] * 3, Settings(): [[9.9]] * 3}) == Settings()
+    assert _bench.quickest({away: [[9.0]] * 3, Settings(): [[9.9]] * 3}) == away
+    assert _bench.quickest({away: [[9.0]] * 3}) == away
+
+
+def test_bench_takes_pictures_from_all_over(model):
+    """Of a folder with many, the first would be of one class."""
+    predictor = Predictor(model)
+    sources = [f"{i}.jpg" for i in range(1000)]
+    predictor.decode = lambda source: RED
+    taken, _ = _bench.readable(sources, predictor)
+    assert len(taken) == 128 and taken[0] == "0.jpg" and taken[-1] == "992.jpg"
+    assert _bench.readable(sources[:5], predictor)[0] == sources[:5]
 
 
 def test_tune_says_before_it_begins_that_it_may_not_write(model, monkeypatch, capsys):

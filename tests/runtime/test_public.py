@@ -24,6 +24,7 @@ NAMES = {
     "ModelNotFound",
     "NotAPicture",
     "NotAnExport",
+    "NotMeasured",
     "NotWritten",
     "Pairs",
     "PictureError",
@@ -72,7 +73,7 @@ def test_suffixes_are_lower_case_endings():
     [
         ("PictureError", "PictureNotFound NotAPicture CorruptPicture PictureTooLarge UnsupportedPicture"),
         ("ModelError", "ModelNotFound CorruptModel NotAnExport UnknownSchema UnknownTask ProviderNotStarted"),
-        ("ZooRuntimeError", "PictureError ModelError NotWritten"),
+        ("ZooRuntimeError", "PictureError ModelError NotWritten NotMeasured"),
     ],
 )
 def test_error_tree(base, names):

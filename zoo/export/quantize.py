@@ -55,6 +55,7 @@ FAITHFUL = 0.2
 LARGER = 1.25
 NEXT_TO_NOTHING = 1.2
 NEARLY_AS_FAST = 1.1
+SMALLER = 0.9
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,8 @@ def quantize(
         calibration: Training pictures, uint8 array (pictures, height, width, channels), that ranges are found on.
         judge: Pictures of neither the calibration nor the test.
         max_drop: The greatest loss of accuracy that is wanted, in 0..1; operations are left out, twice as many each
-            time, as long as more than half of it is lost or logits change by more than a fifth of their spread.
+            time, as long as more than half of it is lost or logits change by more than a fifth of their spread, and
+            the graph is faster than the float32 one, where it has to be.
         any_speed: Whether a graph may be chosen that is slower here than the float32 one.
         progress: Called with (ways tried, how many there usually are).
 
@@ -174,14 +176,19 @@ def quantize(
         What `choose` takes of all that was tried.
 
     Raises:
-        ConversionFailed: onnxruntime refuses to quantise the graph in every way, or nothing in it has weights.
+        ConversionFailed: onnxruntime refuses to quantise the graph in every way, nothing in it has weights, or no way
+            makes it smaller by a tenth.
     """
     search = _Search(graph, calibration, judge, max_drop, any_speed, progress)
     search.run()
     chosen = search.best()
     if chosen is None:
         reasons = [trial.failed for trial in search.trials if trial.failed]
-        raise ConversionFailed(reasons[0] if reasons else "no int8 graph is smaller than the float32 one.")
+        raise ConversionFailed(
+            reasons[0]
+            if len(reasons) == len(search.trials)
+            else "no int8 graph is smaller than the float32 one by a tenth or more."
+        )
     return Outcome(search.quantizer.graph(chosen.way), chosen, tuple(search.trials), search.accuracy, len(judge.pixels))
 
 
@@ -210,7 +217,12 @@ class _Search:
         whole = self._attempt(Way())
         if len(self.quantizer.weighted) > 1:
             without = self._attempt(Way(left_out=(self.quantizer.weighted[0],)))
-            if without.error <= NEXT_TO_NOTHING * whole.error and self._is_fast(without) >= self._is_fast(whole):
+            if (
+                not (whole.failed or without.failed)
+                and without.error <= NEXT_TO_NOTHING * whole.error
+                and without.bytes <= LARGER * whole.bytes
+                and self._is_fast(without) >= self._is_fast(whole)
+            ):
                 self._always = set(without.way.left_out)
         for name, values in CHOICES:
             for value in values[1:]:
@@ -233,8 +245,8 @@ class _Search:
         able = [
             trial
             for trial in self.trials
-            # What is not smaller has left out all that counts.
-            if not trial.failed and trial.bytes < self._bytes and set(trial.way.left_out) >= self._always
+            # What is hardly smaller has left out all that counts.
+            if not trial.failed and trial.bytes <= SMALLER * self._bytes and set(trial.way.left_out) >= self._always
         ]
         return choose(able, accuracy=self.accuracy, max_drop=self._max_drop, any_speed=self._any_speed)
 
@@ -261,38 +273,49 @@ class _Search:
         return self._any_speed or trial.speedup > 1
 
     def _loses_little(self, trial: Trial) -> bool:
-        return _loses_little(trial, self.accuracy, self._max_drop)
+        return _loses_at_most(self._max_drop / 2, trial, self.accuracy)
 
 
 def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_speed: bool) -> Trial | None:
     """The best of several ways.
 
-    Where some lose little, the best is one of those, of the faster ones if there are any, not larger than the smallest
-    of them by more than a quarter; of those with nearly the least error, the first that is nearly the fastest. Where
-    all lose much, it is the most faithful of those that are faster, or of all.
+    They lose little where the logits change by at most a fifth of their spread and at most half of `max_drop` is lost.
+    Of those that lose little and are faster than the float32 graph; if there are none, of those that lose no more than
+    `max_drop` and are faster; else of those that lose little; else of those that lose no more than `max_drop`: what is
+    larger than the smallest by more than a quarter is left aside, then what has clearly more error than the least, and
+    the first that is nearly the fastest is taken. Where all lose more, error comes before size.
 
     Args:
         trials: What has come to something, in the order in which it was tried.
         accuracy: Of the float32 graph, in 0..1.
-        max_drop: The greatest loss of accuracy that is wanted, in 0..1; half of it is little.
-        any_speed: Whether one may be chosen that is slower here than the float32 graph.
+        max_drop: The greatest loss of accuracy that is wanted, in 0..1.
+        any_speed: Whether speed counts for nothing, because the device differs.
     """
-    little = [trial for trial in trials if _loses_little(trial, accuracy, max_drop)]
-    chosen = little or list(trials)
-    if not any_speed:
-        chosen = [trial for trial in chosen if trial.speedup > 1] or chosen
-    if not little:
-        return min(chosen, key=lambda trial: trial.error, default=None)
-    smallest = min(trial.bytes for trial in chosen)
-    chosen = [trial for trial in chosen if trial.bytes <= LARGER * smallest]
-    least = min(trial.error for trial in chosen)
-    chosen = [trial for trial in chosen if trial.error <= NEXT_TO_NOTHING * least]
+
+    def fast(trials: Sequence[Trial]) -> list[Trial]:
+        return [trial for trial in trials if any_speed or trial.speedup > 1]
+
+    def small(trials: Sequence[Trial]) -> list[Trial]:
+        smallest = min(trial.bytes for trial in trials)
+        return [trial for trial in trials if trial.bytes <= LARGER * smallest]
+
+    def faithful(trials: Sequence[Trial]) -> list[Trial]:
+        least = min(trial.error for trial in trials)
+        return [trial for trial in trials if trial.error <= NEXT_TO_NOTHING * least]
+
+    if not trials:
+        return None
+    little = [trial for trial in trials if _loses_at_most(max_drop / 2, trial, accuracy)]
+    bearable = [trial for trial in trials if _loses_at_most(max_drop, trial, accuracy)]
+    within = fast(little) or fast(bearable) or little or bearable
+    chosen = faithful(small(within)) if within else small(faithful(fast(trials) or trials))
     fastest = max(trial.speedup for trial in chosen)
-    return next(trial for trial in chosen if trial.speedup >= fastest / NEARLY_AS_FAST)
+    return next(trial for trial in chosen if any_speed or trial.speedup >= fastest / NEARLY_AS_FAST)
 
 
-def _loses_little(trial: Trial, accuracy: float, max_drop: float) -> bool:
-    return trial.error <= FAITHFUL and accuracy - trial.accuracy <= max_drop / 2
+def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
+    # Accuracies are counts, whose differences a float may miss by a hair.
+    return trial.error <= FAITHFUL and accuracy - trial.accuracy <= drop + 1e-9
 
 
 def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:

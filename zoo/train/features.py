@@ -427,7 +427,7 @@ class Features:
         size = sum(store.row_bytes for store in stores) * done
         self.gain.bytes += size
         for store in stores:
-            store.took(seconds / done)
+            store.took(done, seconds)
         self._reporter.say(
             f"  frozen prefix: {done:,} pictures computed in {seconds:.1f} s on {lower.engine}, "
             f"{size / 1e6:,.0f} MB kept as {stores[0].numbers}"

@@ -73,7 +73,7 @@ class Store:
         sizes = {"values": count * self.row_bytes, "spans": count * 8, "done": count}
         if any(_size(folder / name) != size for name, size in sizes.items()):
             # New, or what another process left when it was killed while it made or removed the set.
-            for name in ("done", "values", "spans"):
+            for name in ("done", "values", "spans", "took"):
                 (folder / name).unlink(missing_ok=True)
             for name, size in sizes.items():
                 with (folder / name).open("wb") as file:
@@ -130,17 +130,22 @@ class Store:
 
     @property
     def seconds_a_row(self) -> float:
-        """What computing a row took, as `took` was told, in this run or an earlier one; 0 where it was not."""
-        try:
-            seconds = float((self.folder / "seconds").read_text())
-        except (OSError, ValueError):
-            return 0.0
-        return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+        """What computing a row took, as `took` was told, in this run and earlier ones; 0 where it was not."""
+        rows, seconds = self._took()
+        return seconds / rows if rows else 0.0
 
-    def took(self, seconds_a_row: float) -> None:
-        """Keep what computing a row took, for what is said at the end of later runs."""
+    def took(self, rows: int, seconds: float) -> None:
+        """Keep what computing rows took, for what is said at the end of this run and later ones."""
+        before = self._took()
         with contextlib.suppress(OSError):
-            (self.folder / "seconds").write_text(f"{seconds_a_row:.9f}")
+            (self.folder / "took").write_text(json.dumps([before[0] + rows, before[1] + seconds]))
+
+    def _took(self) -> tuple[int, float]:
+        try:
+            rows, seconds = json.loads((self.folder / "took").read_text())
+            return (int(rows), float(seconds)) if rows > 0 and 0 < seconds < math.inf else (0, 0.0)
+        except (OSError, ValueError, TypeError):
+            return 0, 0.0
 
     def _get(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows of a file, read rather than mapped: mapped pages count as memory until the set is closed."""
