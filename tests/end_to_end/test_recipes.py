@@ -33,19 +33,6 @@ def predictions(file, folder):
     return [(row["path"], row["label"]) for row in map(json.loads, done.stdout.splitlines())]
 
 
-@pytest.mark.slow
-def test_digits_without_network_or_mirror(tmp_path):
-    """Expected: 0.96 to 0.98 from random weights."""
-    accuracy, printed = finetune("mobilenetv2", folder=tmp_path)
-    assert accuracy >= 0.95
-    assert "NO PRETRAINED WEIGHTS" in printed
-    (line,) = [line for line in printed.splitlines() if line.startswith("Predict")]
-    done = subprocess.run(
-        [sys.executable, "-m", "zoo_runtime.cli", *line.split()[2:]], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and done.stdout.strip()
-
-
 @pytest.mark.real
 def test_digits_from_the_mirror(tmp_path, real_weights):
     """Expected: 0.95 to 0.97; 269 test pictures, so that a standard error is 1.2 points."""

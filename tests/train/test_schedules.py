@@ -87,7 +87,13 @@ def test_a_growing_network_leaves_earlier_steps_as_they_are(plugins):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "stages"), [("vgg16", 5), ("resnet50", 5), ("densenet121", 5), ("mobilenetv2_035", 9)]
+    ("name", "stages"),
+    [
+        ("vgg16", 5),
+        pytest.param("resnet50", 5, marks=pytest.mark.every),
+        ("densenet121", 5),
+        ("mobilenetv2_035", 9),
+    ],
 )
 def test_families_grow(plugins, name, stages):
     """BatchNorm of earlier steps stays too."""
