@@ -295,7 +295,7 @@ def test_a_full_disk_is_found_out_before_and_removes_nothing(tmp_path, put, cach
     load_pixels(some(put, tmp_path / "a", 10), SPEC, cache)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10**6, 10**6, 5000))
-    with pytest.raises(DataError, match=r"has 5 kB free. Point ZOO_CACHE to a larger disk"):
+    with pytest.raises(DataError, match=r"has 5.0 kB free. Point ZOO_CACHE to a larger disk"):
         load_pixels(some(put, tmp_path / "b", 30, start=50), SPEC, cache)
     assert len(entries(cache)) == 1
 
