@@ -54,7 +54,8 @@ PAIRS = 20
 FAITHFUL = 0.2
 LARGER = 1.25
 NEXT_TO_NOTHING = 1.2
-NEARLY_AS_FAST = 1.1
+# Times of a busy machine are no closer than that, and types of activations differ by more.
+NEARLY_AS_FAST = 1.3
 SMALLER = 0.9
 
 
