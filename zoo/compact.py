@@ -102,7 +102,8 @@ def make(
             made, precision, tried = _fp16(graph, prepared)
     tolerance = precision.pop("tolerance")
     plain = staging.serialize(graph, info)
-    info = dataclasses.replace(info, precision={"kind": kind, **precision})
+    # Parity is the float32 file's.
+    info = dataclasses.replace(info, precision={"kind": kind, **precision}, parity={})
     info = staging.with_selftest(made, info, tolerance=tolerance)
     changed = judge(Predictor(staging.serialize(made, info)), prepared, reporter)
     summary = {key: judging.summary(figures) for key, figures in changed.items()}

@@ -64,7 +64,8 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
     if not paths:
         found = [base64.b64decode(picture["jpeg"]) for picture in predictor.info.selftest.get("pictures", ())]
     if not found:
-        raise PictureNotFound("there is no picture to measure with: name files or folders.")
+        where = "in " + ", ".join(map(repr, paths)) if paths else "to measure with: name files or folders"
+        raise PictureNotFound(f"there is no picture {where}.")
     return found
 
 
@@ -146,7 +147,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         "network": percentiles(repeat(predictor.probabilities, batches, seconds)),
         "start": _start(model, sources, options),
         "throughput": _throughput(model, decoded, seconds, options),
-        "folder": _folder(predictor, sources, decoded, options),
+        "folder": _folder(model, predictor, sources, decoded, options),
     }
 
 
@@ -322,7 +323,11 @@ def _throughput(
 
 
 def _folder(
-    predictor: Predictor, sources: Sequence[str | bytes], decoded: Sequence[np.ndarray], options: dict[str, Any]
+    model: str,
+    predictor: Predictor,
+    sources: Sequence[str | bytes],
+    decoded: Sequence[np.ndarray],
+    options: dict[str, Any],
 ) -> dict[str, float]:
     """Pictures a second over many files, beside the decoder alone and the network alone, each on all threads."""
     from concurrent.futures import ThreadPoolExecutor
@@ -330,6 +335,7 @@ def _folder(
     many = list(itertools.islice(itertools.cycle(sources), FOLDER))
     stacks = [np.stack(list(itertools.islice(itertools.cycle(decoded), 8)))] * (FOLDER // 8)
     threads = options.get("threads") or usable_cores()
+    untuned = Predictor(model, **options, tuned=False)
 
     def rate(work: Callable[[], Any]) -> float:
         best = float("inf")
@@ -345,5 +351,5 @@ def _folder(
         "pictures": len(many),
         "per_second": rate(lambda: list(predictor.predict_each(many))),
         "decoding_alone": decoding,
-        "network_alone": rate(lambda: [predictor.probabilities(stack) for stack in stacks]),
+        "network_alone": rate(lambda: [untuned.probabilities(stack) for stack in stacks]),
     }

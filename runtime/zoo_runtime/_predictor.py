@@ -9,7 +9,7 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,8 @@ class Predictor:
         given = {key: value for key, value in given.items() if value is not None}
         found = read_tuned(self._model) if tuned and not isinstance(self._model, bytes) else None
         self.settings = dataclasses.replace(found or Settings(), **given)
+        # What was tuned is best for one picture at a time, and need not be for many.
+        self._for_many = dataclasses.replace(Settings(), **given)
         # What is best for one picture need not be for many, on all cores.
         self._workers = threads or usable_cores()
         self._max_pixels = max_pixels
@@ -150,10 +152,10 @@ class Predictor:
     def predict_each(self, sources: Iterable[Source], *, batch_size: int = 8) -> Iterator[Prediction | PictureError]:
         """Predict many pictures; what cannot be read comes out as its error, and the rest goes on.
 
-        A list or tuple is shared out: each thread decodes a batch and runs it, so that decoding and inference overlap
-        and no thread waits for another. Of anything else, such as a camera's stream, no picture is taken before those
-        of the batch before it are answered. The first list opens the network once more, with one thread, which takes
-        the memory of its weights again; of files above 100 MB it does not.
+        A list or tuple of more than a batch is shared out: each thread decodes a batch and runs it, so that decoding
+        and inference overlap and no thread waits for another. Of anything else, such as a camera's stream, no picture
+        is taken before those of the batch before it are answered. The first such list opens the network once more,
+        with one thread, which takes the memory of its weights again; of files above 100 MB it does not.
 
         Args:
             sources: Pictures, see `decode`.
@@ -166,7 +168,7 @@ class Predictor:
             TypeError: One picture instead of many.
             ValueError: A batch of less than one picture.
         """
-        if isinstance(sources, (str, bytes)):
+        if isinstance(sources, (str, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
             raise TypeError("predict_each takes many pictures; call the predictor itself for one.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")
@@ -228,7 +230,7 @@ class Predictor:
                 self._single = self._session
                 # The file may have been replaced since it was opened, and must not answer for the one before.
                 with contextlib.suppress(ModelError):
-                    session = open_session(self._model, dataclasses.replace(self.settings, threads=1))
+                    session = open_session(self._model, dataclasses.replace(self._for_many, threads=1))
                     if _metadata(session) == _metadata(self._session):
                         self._single = session
                 if isinstance(self._model, bytes):
@@ -327,27 +329,37 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def expand(paths: Iterable[str]) -> Iterator[str]:
+Refuse = Callable[[str, PictureNotFound], None]
+
+
+def expand(paths: Iterable[str], refuse: Refuse | None = None) -> Iterator[str]:
     """Files as they are named, and for a folder every picture below it (see `list_pictures`)."""
     for path in paths:
         if os.path.isdir(path):
-            yield from list_pictures(path)
+            yield from list_pictures(path, refuse)
         else:
             yield path
 
 
-def list_pictures(folder: str | os.PathLike) -> list[str]:
+def list_pictures(folder: str | os.PathLike, refuse: Refuse | None = None) -> list[str]:
     """Every file below a folder whose name ends as a picture's does, sorted; hidden files and folders are left out.
 
+    Args:
+        folder: Its path.
+        refuse: Called with the path of a folder that may not be read, and the error, which is raised where it is None.
+
     Raises:
-        PictureNotFound: There is no such folder, or one below it may not be read.
+        PictureNotFound: There is no such folder, or one may not be read.
     """
     root = os.fsdecode(folder)
     if not os.path.isdir(root):
         raise PictureNotFound(f"there is no folder {root!r}.")
 
-    def refuse(error: OSError) -> None:
-        raise PictureNotFound(f"{error.filename!r} cannot be read: {error.strerror}.")
+    def failed(error: OSError) -> None:
+        refusal = PictureNotFound(f"{error.filename!r} cannot be read: {error.strerror}.")
+        if refuse is None:
+            raise refusal
+        refuse(error.filename, refusal)
 
     # Links are followed, as in training, but no folder is entered twice.
     seen = {os.path.realpath(root)}
@@ -357,7 +369,7 @@ def list_pictures(folder: str | os.PathLike) -> list[str]:
         return real not in seen and not seen.add(real)
 
     found = []
-    for parent, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+    for parent, folders, files in os.walk(root, onerror=failed, followlinks=True):
         folders[:] = [n for n in sorted(folders) if not n.startswith(".") and is_new(os.path.join(parent, n))]
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:

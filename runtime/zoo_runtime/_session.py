@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -134,8 +136,11 @@ def open_session(model: str | os.PathLike | bytes, settings: Settings) -> onnxru
         options.enable_cpu_mem_arena = False
     name = "the bytes given" if isinstance(model, bytes) else repr(os.fsdecode(model))
     content = model if isinstance(model, bytes) else _readable(os.fsdecode(model))
+    # What onnxruntime prints of a provider that cannot start would stand between answers.
+    quiet = contextlib.nullcontext() if settings.providers == ("cpu",) else contextlib.redirect_stdout(sys.stderr)
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=providers)
+        with quiet:
+            session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
         # onnxruntime's exceptions share no base class.
         reason = str(error).strip().splitlines()[0]
@@ -150,6 +155,7 @@ def open_session(model: str | os.PathLike | bytes, settings: Settings) -> onnxru
         text = (
             f"{_named(missing)} could not be started, though this onnxruntime was built with it: a driver, a library "
             "or a device is missing"
+            + (", or it does not take the options given" if any(given for _, given in missing) else "")
         )
         if PROVIDERS["cpu"] not in [full for full, _ in providers]:
             raise ProviderNotStarted(f"{text}. Name 'cpu' behind it to go on without it.")
@@ -236,7 +242,7 @@ def read_tuned(path: str) -> Settings | None:
         return settings
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         warnings.warn(
-            f"{target!r} cannot be used, so that the defaults are: {type(error).__name__}: {error}. "
+            f"{target!r} cannot be read, and the usual settings are used ({type(error).__name__}: {error}). "
             "`zoo-runtime tune` writes it anew.",
             stacklevel=3,
         )

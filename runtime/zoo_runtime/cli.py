@@ -24,9 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     # Pillow's remarks on odd but readable files would stand between the answers.
     warnings.filterwarnings("ignore", module="PIL")
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments)
+    # argparse takes no paths behind an option that stands between them.
+    if more and hasattr(options, "paths") and not any(text.startswith("-") for text in more):
+        options.paths += more
+    elif more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
     except ZooRuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -41,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: the answer cannot be written: {error.strerror}", file=sys.stderr)
         return 1
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def run() -> None:
@@ -85,17 +97,22 @@ def predict(
     """
     from ._predictor import Predictor, expand
 
-    predictor = Predictor(model, threads=threads, providers=providers)
     failed = False
-    listed = list(expand(paths))
+
+    def refuse(path: str, error: PictureError) -> None:
+        nonlocal failed
+        failed = True
+        kind = type(error).__name__
+        if as_json:
+            print(json.dumps({"path": path, "error": kind, "message": str(error)}), flush=True)
+        else:
+            print(_line(f"{path}: {kind}: {str(error).removeprefix(path + ': ')}"), file=sys.stderr)
+
+    predictor = Predictor(model, threads=threads, providers=providers)
+    listed = list(expand(paths, refuse))
     for path, result in zip(listed, predictor.predict_each(listed), strict=True):
         if isinstance(result, PictureError):
-            failed = True
-            kind = type(result).__name__
-            if as_json:
-                print(json.dumps({"path": path, "error": kind, "message": str(result)}), flush=True)
-            else:
-                print(_line(f"{path}: {kind}: {str(result).removeprefix(path + ': ')}"), file=sys.stderr)
+            refuse(path, result)
         elif as_json:
             line = {
                 "path": path,
@@ -111,7 +128,7 @@ def predict(
             count = top or (len(result.labels) if predictor.info.task == "multilabel" else 1)
             shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count))
             print(_line(f"{path}: {shown or 'no class'}"), flush=True)
-    if not listed:
+    if not listed and not failed:
         raise PictureNotFound("there is no picture in " + ", ".join(map(repr, paths)) + ".")
     return 1 if failed else 0
 
@@ -150,6 +167,8 @@ def _info(options: argparse.Namespace) -> int:
     }
     tolerance = tolerance_of(info)
     rows["selftest"] = None if tolerance is None else f"probabilities may differ by {tolerance:g} on another machine"
+    if (info.precision.get("between_processors") or 0) > (tolerance or 1):
+        rows["selftest"] += "; they may by more where int8 is added up in another way, and `check` fails there"
     for label, value in rows.items():
         if value:
             print(f"{label:<13} {value}")
@@ -185,7 +204,12 @@ def _check(options: argparse.Namespace) -> int:
     for name, here in result.device.items():
         there = result.workshop.get(name, "unknown")
         print(f"{name:<14} {here}" + ("" if here == there else f" here, {there} in the workshop"))
-    print("passed" if result.passed else "FAILED: this machine does not give what the workshop measured")
+    if result.passed:
+        print("passed")
+    elif result.probability_difference == float("inf"):
+        print("FAILED: the network gives values that are not numbers: the file is damaged")
+    else:
+        print("FAILED: this machine does not give what the workshop measured")
     return 0 if result.passed else 1
 
 
@@ -202,6 +226,7 @@ def _bench(options: argparse.Namespace) -> int:
             print(json.dumps(result))
             return 0
         _tell_left_out(result)
+        print("settings are the usual ones for both, whatever was tuned, but for those given here")
         for key, label in (("latency", "photo to label"), ("network", "network alone")):
             row = result[key]
             low, high = row["middle_half"]
@@ -261,11 +286,12 @@ def _tune(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result))
         return 0
-    print(f"{'network alone, milliseconds':<48} {'p50':>8} {'p90':>8}")
+    width = max(len(_settings(row)) for row in result["table"])
+    print(f"{'network alone, milliseconds':<{width}} {'p50':>8} {'p90':>8}")
     for row in sorted(result["table"], key=lambda row: row["p50"]):
-        print(f"{_settings(row):<48} {row['p50']:8.2f} {row['p90']:8.2f}")
-    usual = " (nothing else was quicker in every round)" if result["usual"] else ""
-    print(f"chosen          {_settings(result['settings'])}{usual}")
+        print(f"{_settings(row):<{width}} {row['p50']:8.2f} {row['p90']:8.2f}")
+    why = "nothing else was quicker in every round" if result["usual"] else "fewest threads within 3 % of the quickest"
+    print(f"chosen          {_settings(result['settings'])} ({why})")
     print(f"kept in         {result['file']}")
     return 0
 
@@ -333,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("paths", nargs="+", metavar="path", help="a picture, or a folder of pictures")
     one.add_argument("--top", type=_positive, metavar="K", help="show the K likeliest classes (default 1, --json all)")
     one.add_argument("--json", action="store_true", help="print one JSON object a picture")
-    one.add_argument("--threads", type=_threads, metavar="N", help="threads to use (default: one a core)")
+    one.add_argument("--threads", type=_threads, metavar="N", help="threads to use (default: tuned, or one a core)")
     one.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
     one.set_defaults(run=_predict)
 
@@ -359,7 +385,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     four.add_argument("--threads", type=_threads, metavar="N", help="threads to use (default: tuned, or one a core)")
     four.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
-    four.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="of each measurement (default 2)")
+    four.add_argument(
+        "--seconds", type=_seconds, default=2.0, metavar="S", help="of each measurement (default 2; not of --compare)"
+    )
     four.add_argument("--json", action="store_true", help="print the figures as JSON")
     four.set_defaults(run=_bench, usage=four.error)
 

@@ -65,6 +65,7 @@ def test_int8(zoo, run, photos):
 
     predictor, plain = Predictor(file), Predictor(exported / "shapes")
     assert predictor.info.precision["kind"] == "int8" and plain.info.precision == {}
+    assert predictor.info.parity == {} and plain.info.parity["logits_difference"] < 1e-4
     assert zoo_runtime.check(predictor).passed
     apart = figures["between_processors"]
     assert figures["selftest_tolerance"] == predictor.info.selftest["tolerance"] == min(max(apart, 1e-3), 0.1)

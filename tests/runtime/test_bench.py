@@ -36,7 +36,8 @@ def test_bench(run, model, pictures):
     assert figures["megabytes"] == pytest.approx(model.stat().st_size / 1e6)
     for key in ("latency", "decoding", "network"):
         assert 0 < figures[key]["p50"] <= figures[key]["p90"] <= figures[key]["p99"] < 1000
-    assert figures["latency"]["p50"] > figures["decoding"]["p50"]
+    # Half, for these are timed one after the other, and the machine may be busy.
+    assert figures["latency"]["p50"] > figures["decoding"]["p50"] / 2
     assert 0.03 < figures["start"]["seconds"] < 60 and 20 < figures["start"]["peak_megabytes"] < 2000
     rows = figures["throughput"]
     assert {row["batch"] for row in rows} == {1, 8} and min(row["threads"] for row in rows) == 1
@@ -49,6 +50,11 @@ def test_bench_in_words_with_the_files_own_pictures(run, model):
     assert code == 0
     for text in ("2 pictures", "cpu, 1 thread", "photo to label", "cold start", "batch 8", "in a row"):
         assert text in out
+
+
+def test_bench_takes_options_before_the_pictures(run, model, pictures):
+    code, out = run("bench", model, "--seconds", 0.01, "--json", pictures / "red.jpg")
+    assert code == 0 and json.loads(out)["pictures"] == 1
 
 
 def test_compare(run, model, pictures, tmp_path):
@@ -128,6 +134,20 @@ def test_tuned_settings_are_used_and_yield_to_those_given(model):
     assert Predictor(model).settings == Predictor(model.parent).settings == Settings(threads=1, spinning=False)
     assert Predictor(model, threads=2).settings == Settings(threads=2, spinning=False)
     assert Predictor(model.read_bytes()).settings == Settings()
+
+
+def test_what_was_tuned_for_one_picture_is_not_for_many(model, pictures, monkeypatch):
+    opened = []
+    open_session = zoo_runtime._predictor.open_session
+    monkeypatch.setattr(
+        zoo_runtime._predictor, "open_session", lambda path, s: (opened.append(s), open_session(path, s))[1]
+    )
+    tuned(model, Settings(threads=2, arena=False, spinning=False))
+    Predictor(model)([RED] * 20)
+    assert opened == [Settings(threads=2, arena=False, spinning=False), Settings(threads=1)]
+    opened.clear()
+    Predictor(model, arena=False)([RED] * 20)
+    assert opened[1] == Settings(threads=1, arena=False)
 
 
 @pytest.mark.parametrize("change", [{"schema": 2}, {"for": {"processor": "another"}}])

@@ -90,6 +90,45 @@ def test_a_line_break_in_a_name_breaks_no_line(run, model, pictures):
     assert json.loads(run("predict", model, odd, "--json").out[0])["path"] == str(odd)
 
 
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user may read every folder")
+def test_a_folder_that_may_not_be_read_does_not_stop_the_rest(run, model, pictures):
+    (pictures / "lost+found").mkdir(mode=0)
+    ran = run("predict", model, pictures / "red.jpg", pictures)
+    assert ran.code == 1 and len(ran.out) == 4 and len(ran.err) == 2
+
+
+def test_a_folder_that_fails_does_not_stop_the_rest(run, model, pictures, monkeypatch):
+    walk = os.walk
+
+    def failing(root, onerror, **options):
+        onerror(PermissionError(13, "Permission denied", os.path.join(root, "lost+found")))
+        yield from walk(root, onerror=onerror, **options)
+
+    monkeypatch.setattr(os, "walk", failing)
+    ran = run("predict", model, pictures)
+    assert ran.code == 1 and len(ran.out) == 3
+    assert any("lost+found: PictureNotFound: " in line and "Permission denied" in line for line in ran.err)
+    lines = [json.loads(line) for line in run("predict", model, pictures, "--json").out]
+    assert [line["error"] for line in lines if "error" in line] == ["PictureNotFound", "CorruptPicture"]
+    with pytest.raises(zoo_runtime.PictureNotFound):
+        zoo_runtime.list_pictures(pictures)
+
+
+def test_options_may_stand_between_paths(run, model, pictures):
+    red, blue = pictures / "red.jpg", pictures / "more" / "blue.jpeg"
+    assert run("predict", model, red, "--top", 1, blue).out == run("predict", model, red, blue, "--top", 1).out
+    with pytest.raises(SystemExit) as stopped:
+        run("predict", model, red, "--nonsense")
+    assert stopped.value.code == 2
+
+
+def test_warnings_are_lines(run, model, pictures):
+    (model.parent / "model.tuned.json").write_text("{")
+    ran = run("predict", model, pictures / "red.jpg")
+    assert ran.code == 0 and len(ran.err) == 1
+    assert ran.err[0].startswith("warning: ") and "usual settings" in ran.err[0]
+
+
 def test_json_lines(run, model, pictures):
     ran = run("predict", model, pictures / "red.jpg", pictures / "damaged.jpg", pictures / "gone.jpg", "--json")
     assert ran.code == 1 and ran.err == []
