@@ -423,3 +423,13 @@ def test_a_picture_object_is_left_open(model):
     out.seek(0)
     assert Predictor(model)(out).label == "red"
     assert not out.closed
+
+
+def test_one_picture_is_not_taken_for_many(model):
+    """An array would be taken for a picture a row, a path for one a letter."""
+    predictor = Predictor(model)
+    frame = np.zeros((24, 32, 3), np.uint8)
+    for source in ("red.jpg", b"red", frame, frame[..., 0]):
+        with pytest.raises(TypeError, match="call the predictor itself"):
+            predictor.predict_each(source)
+    assert len(list(predictor.predict_each(np.stack([frame] * 3)))) == 3
