@@ -69,21 +69,22 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
     return found
 
 
-def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[list[str | bytes], list[str]]:
+def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[list[tuple[Any, ...]], list[str]]:
     """Of 128 pictures from all over the list, or of all that there are, those that can be read, and why others cannot.
+
+    Returns:
+        A picture with what each predictor decodes it to; and the reasons.
 
     Raises:
         PictureError: None can be read.
     """
-    found: list[str | bytes] = []
+    found: list[tuple[Any, ...]] = []
     errors: list[PictureError] = []
     count = min(FOLDER, len(sources))
     for i in range(count):
         source = sources[i * len(sources) // count]
         try:
-            for predictor in predictors:
-                predictor.decode(source)
-            found.append(source)
+            found.append((source, *[predictor.decode(source) for predictor in predictors]))
         except PictureError as error:
             errors.append(error)
     if not found:
@@ -132,8 +133,8 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
     """
     predictor = Predictor(model, **options)
     named = pictures_for(predictor, paths)
-    sources, left_out = readable(named, predictor)
-    decoded = [predictor.decode(source) for source in sources]
+    found, left_out = readable(named, predictor)
+    sources, decoded = map(list, zip(*found, strict=True))
     batches = [pixels[None] for pixels in decoded]
     return {
         "model": model_file(model),
@@ -169,9 +170,10 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
         PictureError: No picture can be read.
     """
     one, other = (Predictor(model, tuned=False, **options) for model in (first, second))
-    sources, left_out = readable(pictures_for(one, paths), one, other)
+    found, left_out = readable(pictures_for(one, paths), one, other)
+    sources = [source for source, *_ in found]
     labels = [(one(source).labels, other(source).labels) for source in sources]
-    pixels = [(one.decode(source)[None], other.decode(source)[None]) for source in sources]
+    pixels = [(first_pixels[None], second_pixels[None]) for _, first_pixels, second_pixels in found]
     return {
         "latency": vars(time_pairs(one, other, [(source, source) for source in sources])),
         "network": vars(time_pairs(one.probabilities, other.probabilities, pixels)),
