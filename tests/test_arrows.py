@@ -43,8 +43,7 @@ ALLOWED = {
     "zoo.workflow": STORES
     | {"zoo.compact", "zoo.delivery"}
     | {"zoo.recipe", "zoo.origin", "zoo.prepared", "zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
-    "zoo.listing": {"zoo.errors", "zoo.plugin", "zoo.registry", "zoo.weights"},
-    "zoo.doctor": {"zoo.paths", "zoo.plugin", "zoo.registry", "zoo.runs"},
+    "zoo.__main__": {"zoo.cli"},
     "zoo.cli": STORES
     | {
         "zoo.compact",
@@ -52,8 +51,6 @@ ALLOWED = {
         "zoo.augmentation",
         "zoo.recipe",
         "zoo.workflow",
-        "zoo.listing",
-        "zoo.doctor",
         "zoo.evaluate",
     },
     "zoo_plugins": {"zoo.plugin"},

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import click
 
 from zoo import paths, registry, runs
 from zoo.plugin import Architecture, Weights
@@ -107,3 +110,14 @@ def table(report: dict[str, Any]) -> str:
     lines += ["onnxruntime providers", "  " + ", ".join(report["providers"])]
     lines += ["problems"] + [f"  {problem}" for problem in report["problems"] or ["none"]]
     return "\n".join(lines)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def doctor(as_json: bool) -> int:
+    """Show versions, plugins and their state, cache, mirror and providers. Exit 1 if something is wrong."""
+    pass
+
+    report = examine()
+    click.echo(json.dumps(report, indent=1) if as_json else table(report))
+    return 1 if report["problems"] else 0

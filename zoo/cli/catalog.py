@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import click
+
 from zoo import weights
+from zoo.cli.console import load_registry
 from zoo.errors import UnknownName
 from zoo.plugin import Architecture, Augmentation, Schedule, Weights
 from zoo.registry import Registry, squeezed
@@ -20,6 +24,8 @@ COLUMNS = {
 }
 TITLES = {"top1": "top-1", "top5": "top-5", "at_hand": "at hand"}
 NUMBERS = {"parameters", "size", "top1", "top5"}
+
+KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "plugins")
 
 
 def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, Any]]:
@@ -217,3 +223,39 @@ def _facts(facts: dict[str, Any]) -> str:
         )
         for label, value in facts.items()
     )
+
+
+@click.command("list")
+@click.argument("kind", required=False)
+@click.argument("filter", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
+def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
+    """Show what can be chosen.
+
+    KIND is architectures (the default), weights, augmentations, schedules or plugins; FILTER is a part of the name.
+    With --json and no KIND, everything is listed.
+    """
+    pass
+
+    if kind is not None and kind not in KIND_NAMES:
+        if filter is not None:
+            raise click.UsageError(f"KIND must be one of {', '.join(KIND_NAMES)}. Received: {kind!r}.")
+        kind, filter = None, kind
+    listed = rows(load_registry(), (kind,) if kind else KIND_NAMES if as_json else ("architectures",), filter or "")
+    if as_json:
+        click.echo(json.dumps(listed, indent=1))
+    elif listed:
+        click.echo(table(listed))
+    else:
+        raise click.UsageError(
+            f"nothing of kind {kind or 'architectures'} has {filter!r} in its name. Kinds: {', '.join(KIND_NAMES)}."
+        )
+
+
+@click.command()
+@click.argument("name")
+def info(name: str) -> None:
+    """Show all that is known of one architecture, weights, augmentation policy or schedule."""
+    pass
+
+    click.echo(describe(load_registry(), name))

@@ -1,0 +1,58 @@
+"""What commands share: messages on the screen, loading the plugins, quoting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from zoo.reporter import Reporter
+
+
+class ConsoleReporter(Reporter):
+    """Prints to the screen; bars only where somebody watches."""
+
+    def __init__(self, *, only_warnings: bool = False):
+        super().__init__()
+        self._only_warnings = only_warnings
+
+    def say(self, text: str) -> None:
+        if not self._only_warnings:
+            click.echo(text)
+
+    def warn(self, text: str) -> None:
+        click.echo(click.style("warning: ", fg="yellow") + text, err=True)
+
+    def block(self, title: str, text: str) -> None:
+        rule = "=" * 78
+        click.echo(click.style(f"{rule}\n{title}\n{text}\n{rule}", fg="yellow"), err=True)
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        if not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        # Nothing is drawn until the first step is done, and nothing stays on the screen.
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def load_registry():
+    from zoo import registry
+
+    return registry.load(warn=lambda text: click.echo(f"warning: {text}", err=True))
+
+
+def quoted(path: str | Path) -> str:
+    import shlex
+
+    return shlex.quote(os.fspath(path))

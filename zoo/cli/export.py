@@ -1,0 +1,139 @@
+"""The commands that export: export, verify."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.cli.console import ConsoleReporter, load_registry
+from zoo.cli.options import (
+    compact_options,
+    compact_values,
+    exported_option,
+    name_option,
+    resize_option,
+    runs_option,
+    size_option,
+)
+
+
+def show_compacts(result: Any) -> int:
+    """Print what came of smaller files; 1 where one was refused."""
+    from zoo import compact
+
+    for made, path in result.compacts:
+        click.echo(f"{made.kind:<10} {path or 'refused'}")
+        if made.figures:
+            for line in compact.describe(made.figures):
+                click.echo(f"           {line}")
+            click.echo(f"           all figures in {result.run.folder / made.record}")
+        if made.refusal:
+            click.echo(f"error: no {made.kind} file is exported: {made.refusal}.", err=True)
+    return 1 if any(path is None for _, path in result.compacts) else 0
+
+
+@click.command()
+@click.argument("what", metavar="RUN|ARCH.TAG")
+@click.option("--top", is_flag=True, help="Export the published classifier ARCH.TAG itself, with its own classes.")
+@size_option
+@resize_option
+@click.option(
+    "--data", help="Where a run's pictures are now; with --top, pictures for the parity check (default digits)."
+)
+@compact_options
+@name_option
+@runs_option
+@exported_option
+def export(
+    what: str,
+    top: bool,
+    size: tuple[int, int] | None,
+    resize: str,
+    data: str | None,
+    name: str | None,
+    runs: Path,
+    exported: Path,
+    **values: Any,
+) -> int:
+    """Export a finished run again, or with --top a published classifier.
+
+    With --int8 or --fp16 the smaller file is made alone, and the float32 export is left as it is.
+    """
+    compact = compact_values(values)
+    if top and compact["compact"]:
+        raise click.UsageError(
+            f"--{compact['compact'][0]} goes with a run: a smaller file is judged on the run's test pictures."
+        )
+    registry = load_registry()
+    context = click.get_current_context()
+    if top:
+        registry.resolve(what)
+        from zoo import workflow
+
+        target = workflow.export_top(
+            what,
+            registry,
+            ConsoleReporter(),
+            name=name,
+            exported=exported,
+            size=size,
+            resize=resize,
+            data=data or "digits",
+        )
+    else:
+        from zoo import workflow
+
+        if context.get_parameter_source("resize").name == "COMMANDLINE":
+            raise click.UsageError("--resize goes with --top; a run keeps the resize it was trained with.")
+        folder = Path(what) if Path(what).is_dir() else runs / what
+        result = workflow.export_run(
+            *(folder, registry, ConsoleReporter()), name=name, exported=exported, data=data, size=size, **compact
+        )
+        target = result.exported
+        if target is None:
+            return show_compacts(result)
+        if size:
+            from zoo.evaluate.metrics import table
+
+            click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
+    click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+@click.command()
+@click.argument("architecture", metavar="ARCH[.TAG]")
+@click.option("--data", required=True, help="Folder of pictures called by WordNet identifier: n01440764_tench.jpg.")
+@size_option
+@resize_option
+@click.option(
+    "--at-least", type=click.FloatRange(0, 1), metavar="TOP1", help="Exit 1 where top-1 accuracy is below this."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def verify(
+    architecture: str, data: str, size: tuple[int, int] | None, resize: str, at_least: float | None, as_json: bool
+) -> int:
+    """Check published weights: get the file, check its hash, and score it on pictures of ImageNet's classes."""
+    registry = load_registry()
+    registry.resolve(architecture)
+    from zoo import workflow
+
+    reporter = ConsoleReporter(only_warnings=as_json)
+    figures = workflow.verify(architecture, data, registry, reporter, size=size, resize=resize)
+    if figures["left_out"]:
+        shown = "; ".join(f"{name}: {why}" for name, why in list(figures["left_out"].items())[:5])
+        reporter.warn(f"{len(figures['left_out'])} files are left out: {shown}")
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        for key in ("top1", "top5"):
+            reported = figures[f"reported_{key}"]
+            note = f" (reported on ImageNet's validation pictures: {reported:.3f})" if reported else ""
+            click.echo(f"{key.replace('top', 'top-')}      {figures[key]:.4f}{note}")
+        click.echo(f"pictures   {figures['pictures']}, {resize} to {figures['size'][0]}x{figures['size'][1]}")
+    if at_least is not None and figures["top1"] < at_least:
+        click.echo(f"error: top-1 accuracy {figures['top1']:.4f} is below {at_least:g}.", err=True)
+        return 1
+    return 0

@@ -1,0 +1,304 @@
+"""Options of the commands: their types, the groups that several commands share, and how values become arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    try:
+        height, width = (int(side) for side in (sides * 2 if len(sides) == 1 else sides))
+    except ValueError:
+        raise click.BadParameter(
+            f"must be SIDE or HEIGHTxWIDTH in pixels, such as 160 or 120x160. Received: {value!r}."
+        ) from None
+    if not (1 <= height <= 4096 and 1 <= width <= 4096):
+        raise click.BadParameter(f"must be 1 to 4096 pixels. Received: {value!r}.")
+    return height, width
+
+
+def parse_numbers(kind: type, minimum: float, limit: float) -> Callable:
+    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
+        if value is None:
+            return None
+        try:
+            numbers = tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or not all(minimum <= number < limit for number in numbers):
+            what = f"whole numbers from {minimum}" if kind is int else f"numbers above 0 and below {limit:g}"
+            raise click.BadParameter(f"must be {what}, separated by commas. Received: {value!r}.")
+        return numbers
+
+    return parse
+
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+UNITS |= {unit[0] + "iB": 1024**power for power, unit in enumerate(("KB", "MB", "GB", "TB"), start=1)}
+
+
+def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip(), re.IGNORECASE)
+    units = {unit.upper(): size for unit, size in UNITS.items()}
+    if not found or found[2].upper() not in units:
+        raise click.BadParameter(f"must be a number of bytes, such as 500MB, 8GB or 0. Received: {value!r}.")
+    return int(float(found[1]) * units[found[2].upper()])
+
+
+def _pool(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    from zoo.plugin import POOLS
+
+    if value is None:
+        return None
+    pool, _, grid = value.partition(":")
+    if pool not in POOLS or (grid and not (pool == "roi" and grid.isdecimal() and 1 <= int(grid) <= 64)):
+        raise click.BadParameter(f"must be {', '.join(POOLS)} or roi:GRID, such as roi:4. Received: {value!r}.")
+    return {"pool": pool, **({"grid": int(grid)} if grid else {})}
+
+
+def _hidden(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    return () if value == "none" else parse_numbers(int, 1, 65537)(context, parameter, value)
+
+
+def parse_providers(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    from zoo_runtime import cli as runtime
+
+    try:
+        return None if value is None else runtime.provider_names(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _folder(default: str) -> dict[str, Any]:
+    return {"type": click.Path(file_okay=False, path_type=Path), "default": default, "show_default": True}
+
+
+resize_option = click.option(
+    "--resize", default="squash", show_default=True, help="squash, crop, crop:FRACTION (default 0.875) or pad."
+)
+
+size_option = click.option(
+    "--size",
+    callback=parse_size,
+    metavar="SIDE|HxW",
+    help="Picture size in pixels (default: what suits data and weights).",
+)
+
+pool_option = click.option(
+    "--pool",
+    callback=_pool,
+    metavar="POOL",
+    help="avg, max, flatten, l2norm, roi or roi:GRID (default: the network's).",
+)
+
+reduce_option = click.option(
+    "--reduce", type=click.IntRange(1), metavar="N", help="1x1 convolution to N channels before the pool."
+)
+
+hidden_option = click.option(
+    "--hidden", callback=_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or none."
+)
+
+exported_option = click.option("--exported", **_folder("exported"), help="Where exports are.")
+
+runs_option = click.option("--runs", **_folder("runs"), help="Where run folders are.")
+
+name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """FloatRange lets NaN through."""
+    if value != value:
+        raise click.BadParameter("must be a number. Received: nan.")
+    return value
+
+
+COMPACT_OPTIONS = (
+    click.option(
+        "--int8", is_flag=True, help="Make an int8 file, NAME-int8, where it loses little and is faster here."
+    ),
+    click.option("--fp16", is_flag=True, help="Make a file with 16-bit weights, NAME-fp16, half as large."),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(0, 100),
+        callback=_number,
+        default=1.0,
+        show_default=True,
+        metavar="POINTS",
+        help="Accuracy on the test pictures that these may lose, in points of a hundred.",
+    ),
+    click.option("--int8-any-speed", is_flag=True, help="Take an int8 file that is not faster on this machine too."),
+)
+
+# What decides how a network is trained.
+TRAINING_OPTIONS = (
+    click.argument("architecture", metavar="ARCH[.TAG]"),
+    click.option("--data", default="digits", show_default=True, help="Folder, CSV, .npz, or 'digits'."),
+    click.option("--weights", default="auto", show_default=True, help="auto, none, a tag, or the path of a file."),
+    size_option,
+    resize_option,
+    click.option(
+        "--schedule",
+        help="See `zoo list schedules`, or a TOML file of phases "
+        "(default: the architecture's; scratch on random weights).",
+    ),
+    click.option(
+        "--augment",
+        default="none",
+        show_default=True,
+        metavar="POLICY[:K=V,...]",
+        help="See `zoo list augmentations`, and `zoo augment preview`.",
+    ),
+    click.option(
+        "--epochs",
+        callback=parse_numbers(int, 0, 10**6),
+        metavar="N[,N...]",
+        help="One a phase, or of the longest phase.",
+    ),
+    click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True),
+    click.option(
+        "--learning-rate",
+        callback=parse_numbers(float, 1e-12, 100),
+        metavar="R[,R...]",
+        help="One a phase, or of the fastest phase.",
+    ),
+    click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases."),
+    click.option(
+        "--rate",
+        type=click.Choice(["constant", "cosine", "one-cycle"]),
+        help="How the learning rate moves in every phase (default: the schedule's).",
+    ),
+    click.option(
+        "--clip-norm",
+        type=click.FloatRange(0),
+        metavar="NORM",
+        help="Scale gradients down to this norm where theirs is greater; 0: never (default: the schedule's).",
+    ),
+    click.option(
+        "--ema",
+        type=click.FloatRange(0, 1, max_open=True),
+        metavar="MOMENTUM",
+        help="Judge and keep a moving average of the weights, such as 0.99; 0: none (default: the schedule's).",
+    ),
+    pool_option,
+    hidden_option,
+    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features."),
+    click.option("--l1", "weight_l1", type=click.FloatRange(0), help="L1 penalty on the head's kernels."),
+    click.option("--l2", "weight_l2", type=click.FloatRange(0), help="L2 penalty on the head's kernels."),
+    reduce_option,
+    click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True),
+    click.option(
+        "--balance", is_flag=True, help="Let every class count alike in the loss, however many pictures it has."
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(0),
+        metavar="N",
+        help="End a phase after N epochs without a better validation loss; 0: never (default: the schedule's).",
+    ),
+    click.option(
+        "--keep",
+        type=click.Choice(["best", "last"]),
+        default="best",
+        show_default=True,
+        help="The epoch of least validation loss, or the last one.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="What trained layers compute in; weights, and the exported file, are float32 in any case.",
+    ),
+    click.option(
+        "--views",
+        type=click.IntRange(1, 1000),
+        metavar="K",
+        help="K augmented copies of each picture, computed ahead (default: a fresh one every epoch).",
+    ),
+    click.option(
+        "--cache-size",
+        callback=_bytes,
+        metavar="BYTES",
+        help="What outputs of frozen layers may take on the disk, such as 500MB or 8GB; "
+        "0: run all layers in every step (default: 4 GB or half of what is free, and no cache where it saves little).",
+    ),
+    click.option(
+        "--val-split",
+        type=click.FloatRange(0, 0.8, min_open=True),
+        help="Fraction taken as validation (default 0.15; 0.10 of a given train/).",
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
+)
+
+
+def training_options(command: Callable) -> Callable:
+    """Give a command ARCH and all options that decide how a network is trained."""
+    for option in reversed(TRAINING_OPTIONS):
+        command = option(command)
+    return command
+
+
+def compact_options(command: Callable) -> Callable:
+    """Give a command the options that make smaller files."""
+    for option in reversed(COMPACT_OPTIONS):
+        command = option(command)
+    return command
+
+
+def compact_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of `COMPACT_OPTIONS` out of those of a command, for the functions of `workflow`.
+
+    Raises:
+        UsageError: A limit of a file that is not made.
+    """
+    from zoo.compact import KINDS, Limits
+
+    wanted = tuple(kind for kind in KINDS if values.pop(kind))
+    typed = [name for name in ("max_drop", "int8_any_speed") if typed_again(name, values[name])]
+    if typed and not wanted:
+        raise click.UsageError(f"--{typed[0].replace('_', '-')} goes with --int8 or --fp16.")
+    if values["int8_any_speed"] and "int8" not in wanted:
+        raise click.UsageError("--int8-any-speed goes with --int8.")
+    return {"compact": wanted, "limits": Limits(values.pop("max_drop") / 100, values.pop("int8_any_speed"))}
+
+
+def training_values(values: dict[str, Any], **others: Any):
+    """What a user asks of training, of the values of `TRAINING_OPTIONS`."""
+    from zoo.recipe import Options
+
+    values = {**values, **others}
+    pool = values.pop("pool") or {}
+    head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
+    return Options(
+        learning_rates=values.pop("learning_rate"),
+        keep_best=values.pop("keep") == "best",
+        head=pool | {key: value for key, value in head.items() if value is not None},
+        **values,
+    )
+
+
+def typed_again(name: str, value: Any) -> list[str]:
+    """An option of this command as it can be typed again; nothing where it was not typed."""
+    context = click.get_current_context()
+    if context.get_parameter_source(name) != click.core.ParameterSource.COMMANDLINE:
+        return []
+    (option,) = [parameter.opts[0] for parameter in context.command.params if parameter.name == name]
+    if isinstance(value, bool):
+        return [option]
+    if isinstance(value, dict):
+        value = f"{value['pool']}:{value['grid']}" if "grid" in value else value["pool"]
+    elif isinstance(value, tuple):
+        value = ("x" if name == "size" else ",").join(map(str, value)) or "none"
+    return [option, str(value)]
