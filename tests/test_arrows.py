@@ -11,50 +11,55 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# What each part may import of ours. A part may always import itself.
-BOTTOM = {"zoo.errors", "zoo.timing", "zoo.reporter", "zoo.paths", "zoo.backend", "zoo.application"}
-PLUGINS = BOTTOM | {"zoo.plugin", "zoo.hookspecs", "zoo.registry"}
-STORES = PLUGINS | {"zoo.data", "zoo.weights", "zoo.runs", "zoo_runtime"}
+# What each part may import of ours, floor by floor; a part may always import itself. A part is a module or a package
+# directly below `zoo`.
+BOTTOM = {"zoo.errors", "zoo.reporter", "zoo_runtime"}
+TOOLS = BOTTOM | {"zoo.files", "zoo.backend", "zoo.plugin"}
 ALLOWED = {
-    "zoo.errors": set(),
-    "zoo.timing": set(),
-    "zoo.reporter": {"zoo.timing"},
-    "zoo.paths": set(),
-    "zoo.backend": {"zoo.errors"},
-    "zoo.application": {"zoo.errors"},
-    "zoo.plugin": {"zoo.errors", "zoo.application"},
-    "zoo.hookspecs": {"zoo.plugin"},
-    "zoo.registry": {"zoo.errors", "zoo.plugin", "zoo.hookspecs"},
-    "zoo.data": {"zoo.errors", "zoo.paths", "zoo_runtime"},
-    "zoo.weights": {"zoo.errors", "zoo.paths", "zoo.plugin"},
-    "zoo.runs": {"zoo.errors"},
-    "zoo.convert": {"zoo.errors", "zoo.backend"},
-    "zoo.train": STORES | {"zoo.convert"},
-    "zoo.evaluate": STORES,
-    "zoo.export": STORES | {"zoo.convert"},
-    "zoo.testing": STORES | {"zoo.schedules", "zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
-    "zoo.origin": STORES,
-    "zoo.prepared": STORES,
-    "zoo.augmentation": STORES | {"zoo.prepared", "zoo.train"},
-    "zoo.schedules": PLUGINS | {"zoo.train"},
-    "zoo.recipe": STORES | {"zoo.augmentation", "zoo.schedules", "zoo.origin", "zoo.prepared", "zoo.train"},
-    "zoo.compact": STORES | {"zoo.prepared", "zoo.convert", "zoo.evaluate", "zoo.export"},
-    "zoo.delivery": STORES | {"zoo.compact", "zoo.prepared", "zoo.convert", "zoo.evaluate", "zoo.export"},
-    "zoo.workflow": STORES
-    | {"zoo.compact", "zoo.delivery"}
-    | {"zoo.recipe", "zoo.origin", "zoo.prepared", "zoo.convert", "zoo.train", "zoo.evaluate", "zoo.export"},
-    "zoo.__main__": {"zoo.cli"},
-    "zoo.cli": STORES
-    | {
-        "zoo.compact",
-        "zoo.schedules",
-        "zoo.augmentation",
-        "zoo.recipe",
-        "zoo.workflow",
-        "zoo.evaluate",
-    },
-    "zoo_plugins": {"zoo.plugin"},
     "zoo_runtime": set(),
+    "zoo.errors": set(),
+    "zoo.reporter": set(),
+    "zoo.files": {"zoo.errors"},
+    "zoo.backend": {"zoo.errors"},
+    "zoo.plugin": {"zoo.errors"},
+    "zoo_plugins": {"zoo.plugin"},
+    "zoo.runs": {"zoo.errors", "zoo.files"},
+    "zoo.pretrained": {"zoo.errors", "zoo.files", "zoo.reporter", "zoo.plugin"},
+    "zoo.convert": {"zoo.errors", "zoo.backend"},
+    "zoo.data": TOOLS,
+    "zoo.evaluate": BOTTOM | {"zoo.data"},
+    "zoo.report": BOTTOM | {"zoo.files", "zoo.plugin", "zoo.runs", "zoo.data"},
+    "zoo.train": TOOLS | {"zoo.convert", "zoo.data"},
+    "zoo.export": BOTTOM | {"zoo.files", "zoo.data", "zoo.convert", "zoo.evaluate"},
+    "zoo.config": TOOLS | {"zoo.pretrained", "zoo.data", "zoo.train"},
+}
+ALLOWED["zoo.workflow"] = set(ALLOWED) - {"zoo_plugins"}
+ALLOWED["zoo.testing"] = TOOLS | {"zoo.convert", "zoo.train", "zoo.export"}
+ALLOWED["zoo.cli"] = set(ALLOWED) - {"zoo_plugins", "zoo.testing"}
+ALLOWED["zoo.__main__"] = {"zoo.cli"}
+# Modules that have not moved into their package yet, and what still crosses.
+LATER = {
+    "zoo.paths": "zoo.files",
+    "zoo.timing": "zoo.reporter",
+    "zoo.application": "zoo.plugin",
+    "zoo.hookspecs": "zoo.plugin",
+    "zoo.registry": "zoo.plugin",
+    "zoo.weights": "zoo.pretrained",
+    "zoo.origin": "zoo.pretrained",
+    "zoo.prepared": "zoo.data",
+    "zoo.augmentation": "zoo.data",
+    "zoo.schedules": "zoo.train",
+    "zoo.recipe": "zoo.config",
+    "zoo.compact": "zoo.export",
+}
+CROSSING = {
+    ("zoo.data", "zoo.runs"),
+    ("zoo.data", "zoo.train"),
+    ("zoo.evaluate", "zoo.runs"),
+    ("zoo.evaluate", "zoo.plugin"),
+    ("zoo.export", "zoo.runs"),
+    ("zoo.config", "zoo.runs"),
+    ("zoo.train", "zoo.runs"),
 }
 FOLDERS = {"zoo": "zoo", "zoo_plugins": "plugins/zoo_plugins", "zoo_runtime": "runtime/zoo_runtime"}
 
@@ -69,7 +74,8 @@ def sources():
 
 def part_of(module: str) -> str:
     top, *rest = module.split(".")
-    return f"{top}.{rest[0]}" if top == "zoo" and rest else top
+    part = f"{top}.{rest[0]}" if top == "zoo" and rest else top
+    return LATER.get(part, part)
 
 
 def imports(module: str, path) -> set[str]:
@@ -93,10 +99,7 @@ def test_imports_follow_the_arrows(module, path):
         assert imports(module, path) == set()
         return
     ours = {part_of(name) for name in imports(module, path) if name.split(".")[0] in FOLDERS}
-    allowed = ALLOWED[part] | {part}
-    if part == "zoo.plugin":
-        allowed = allowed - {"zoo.plugin"}
-    assert ours <= allowed
+    assert ours - {other for one, other in CROSSING if one == part} <= ALLOWED[part] | {part}
 
 
 @pytest.mark.parametrize(("module", "path"), list(sources()), ids=lambda value: str(value).rpartition("/")[2])

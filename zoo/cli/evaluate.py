@@ -23,8 +23,8 @@ from zoo.cli.options import exported_option, parse_providers, runs_option
 @exported_option
 def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs: Path, exported: Path) -> None:
     """Judge MODEL (an exported file, the name of an export, or a run folder) on pictures."""
-    from zoo import workflow
     from zoo.evaluate.metrics import table
+    from zoo.workflow import evaluate as workflow
 
     path = workflow.resolve_model(model, exported, runs)
     reporter = ConsoleReporter(only_warnings=as_json)
@@ -57,7 +57,7 @@ def predict(
     exported: Path,
 ) -> int:
     """Label pictures with MODEL (an exported file, the name of an export, or a run folder)."""
-    from zoo import workflow
+    from zoo.workflow import evaluate as workflow
     from zoo_runtime import cli as runtime
 
     path = workflow.resolve_model(model, exported, runs, to_predict=True)

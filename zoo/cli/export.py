@@ -71,9 +71,9 @@ def export(
     context = click.get_current_context()
     if top:
         registry.resolve(what)
-        from zoo import workflow
+        from zoo.workflow import published
 
-        target = workflow.export_top(
+        target = published.export_top(
             what,
             registry,
             ConsoleReporter(),
@@ -84,7 +84,7 @@ def export(
             data=data or "digits",
         )
     else:
-        from zoo import workflow
+        from zoo.workflow import export as workflow
 
         if context.get_parameter_source("resize").name == "COMMANDLINE":
             raise click.UsageError("--resize goes with --top; a run keeps the resize it was trained with.")
@@ -118,10 +118,10 @@ def verify(
     """Check published weights: get the file, check its hash, and score it on pictures of ImageNet's classes."""
     registry = load_registry()
     registry.resolve(architecture)
-    from zoo import workflow
+    from zoo.workflow import published
 
     reporter = ConsoleReporter(only_warnings=as_json)
-    figures = workflow.verify(architecture, data, registry, reporter, size=size, resize=resize)
+    figures = published.verify(architecture, data, registry, reporter, size=size, resize=resize)
     if figures["left_out"]:
         shown = "; ".join(f"{name}: {why}" for name, why in list(figures["left_out"].items())[:5])
         reporter.warn(f"{len(figures['left_out'])} files are left out: {shown}")

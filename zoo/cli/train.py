@@ -45,9 +45,9 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
     with reporter.timing.measure("start"):
         registry = load_registry()
         registry.resolve(architecture)
-        from zoo import workflow
         from zoo.data import sources
         from zoo.evaluate.metrics import table
+        from zoo.workflow import finetune as workflow
 
     options = training_values(values, architecture=architecture, export=not no_export)
     result = workflow.finetune(options, registry, reporter, **compact)
@@ -99,7 +99,7 @@ def lr_find(
         raise click.UsageError(f"--output must end in .png. Received: {str(output)!r}.")
     registry = load_registry()
     registry.resolve(architecture)
-    from zoo import workflow
+    from zoo.workflow import finetune as workflow
 
     reporter = ConsoleReporter(only_warnings=as_json)
     options = training_values(values, architecture=architecture)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import backend
-from zoo.errors import InvalidPluginData, UsageError, WeightsIncompatible, ZooError, reason
+from zoo.errors import InvalidPluginData, RunError, UsageError, WeightsIncompatible, ZooError, reason
 from zoo.plugin import Architecture, Head, Weights
 from zoo.train import phases
 
@@ -254,3 +254,20 @@ def _cells(x: keras.KerasTensor, count: int, axis: int) -> keras.KerasTensor:
         first, end = i * length // count, -(-(i + 1) * length // count)
         cells.append(ops.max(x[:, first:end] if axis == 1 else x[:, :, first:end], axis=axis, keepdims=True))
     return ops.concatenate(cells, axis=axis)
+
+
+def load_model(path: Path) -> keras.Model:
+    """Load a trained network as Keras saved it.
+
+    Args:
+        path: A .keras file.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    keras = backend.start()
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        # Keras, zipfile and h5py share no base class, and Keras calls a damaged file "not found".
+        raise RunError(f"{str(path)!r} is damaged: {reason(error)}") from error

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import compact as compacting
-from zoo import runs
+from zoo import recipe, runs
 from zoo.compact import PARITY_PICTURES, Compact, Limits
 from zoo.errors import UsageError, WriteError, ZooError
-from zoo.plugin import Architecture
-from zoo.prepared import Prepared
+from zoo.plugin import Architecture, Head
+from zoo.prepared import Prepared, prepare_again
+from zoo.registry import Registry
 from zoo.reporter import Reporter
+from zoo.train.model import load_model
 from zoo_runtime import ModelError, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -294,3 +296,54 @@ def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:
         raise WriteError(
             f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
         ) from error
+
+
+def export_run(
+    folder: Path,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    name: str | None,
+    exported: Path,
+    data: str | None = None,
+    size: tuple[int, int] | None = None,
+    compact: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> Result:
+    """Export a finished run again, with the same checks.
+
+    Args:
+        folder: The run folder.
+        registry: The loaded plugins.
+        reporter: Hears of every step.
+        name: Of the export; None means the run's own, with the size behind it where that is another.
+        exported: Where it is put.
+        data: Where the run's pictures are now; None means where they were.
+        size: (height, width) in pixels of the exported file's pictures; None means those of the run. Another size is
+            judged anew and leaves the run's own file, figures and report as they are.
+        compact: Smaller files to make, of `zoo.compact.KINDS`; where there are any, the float32 export is left alone.
+        limits: What these may cost.
+
+    Returns:
+        As `finetune`.
+
+    Raises:
+        RunError: No finished run is there, or its pictures have changed.
+        UsageError: The network cannot take pictures of that size.
+    """
+    run, record = runs.load(folder)
+    architecture = registry.architecture(record["architecture"]["name"])
+    other = size is not None and list(size) != record["image"]["size"]
+    name = recipe.checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
+    runs.check_writable(exported / name)
+    check_targets(exported, name, compact)
+    model = load_model(run.model)
+    if other:
+        from zoo.train.model import at_size
+
+        head = Head(**record["head"]) if "head" in record else architecture.head
+        classes, task = len(record["classes"]), record.get("task", "multiclass")
+        model = at_size(model, architecture, head, size, classes=classes, task=task)
+    prepared = prepare_again(run, record, data, reporter, size)
+    product = Product(model, architecture, prepared, run, record, name)
+    return deliver(*(product, exported, reporter), keep=not other, float32=not compact, compact=compact, limits=limits)

@@ -1,0 +1,162 @@
+"""Judging an exported file or a run on pictures: the order of steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo import runs
+from zoo.data import pixels as pixel_cache
+from zoo.data import sources
+from zoo.errors import DataError, UsageError
+from zoo.prepared import digest_of, prepare_again
+from zoo.registry import Registry
+from zoo.reporter import Reporter
+from zoo.train.model import load_model
+from zoo_runtime import ImageSpec, ModelInfo, Predictor
+
+
+def evaluate(
+    model: Path, registry: Registry, reporter: Reporter, *, data: str | None, part: str | None, runs_folder: Path
+) -> dict[str, Any]:
+    """Judge an exported file on pictures.
+
+    Args:
+        model: An exported file, or a run folder.
+        registry: The loaded plugins.
+        reporter: Hears of progress, of what is judged, and of pictures that the network was trained on.
+        data: Pictures; None means the run's own.
+        part: "train", "val", "test" or "all"; None means the test part where there is one, else all.
+        runs_folder: Where the run of an exported file is looked for: it knows which pictures were trained on.
+
+    Returns:
+        As `zoo.evaluate.metrics.measure`, and `part`.
+
+    Raises:
+        UsageError: No pictures are given for a file whose run is not there, or they have no such part.
+        DataError: The pictures have a class that the network does not know, or cannot be read.
+    """
+    from zoo.evaluate import metrics
+
+    predictor, run, record = _open_model(model, runs_folder)
+    if data is None:
+        if run is None or record is None:
+            raise UsageError("give the pictures with --data: the run of this file, which knows its own, is not there.")
+        prepared = prepare_again(run, record, None, reporter)
+        source, digests = prepared.source, prepared.pixels.digests
+        readable = set(prepared.pixels.usable)
+    else:
+        source = sources.open_source(data, fewest_classes=1)
+        digests = pixel_cache.digests_of(source.pictures)
+        readable = set(range(len(digests)))
+    known = run.parts() if run else {}
+    parts: list[str | None] = [picture.split for picture in source.pictures]
+    if known.keys() and known.keys() <= set(digests):
+        # The run's own pictures, wherever they are now: what was test then is test now.
+        parts = [known.get(digest) for digest in digests]
+    part = part or ("test" if "test" in parts else "all")
+    rows = [i for i in sorted(readable) if part in ("all", parts[i])]
+    if not rows:
+        raise UsageError(f"{data or source.name!r} has no {part} part; leave --part out to judge all of it.")
+    present = {source.classes[label] for i in rows for label in source.pictures[i].labels}
+    unknown = sorted(present - set(predictor.info.classes))
+    if unknown:
+        raise DataError(
+            f"the network does not know {', '.join(unknown[:5])}; it knows {', '.join(predictor.info.classes[:10])}."
+        )
+    multilabel = predictor.info.task == "multilabel"
+    if not multilabel and any(len(source.pictures[i].labels) != 1 for i in rows):
+        raise DataError(f"pictures of {source.name!r} have several labels or none, and the network gives one class.")
+    reporter.say(f"{part.capitalize()} pictures of {source.name}: {len(rows)}")
+    _warn_of_trained(predictor.info, source, digests, rows, known, reporter)
+
+    with reporter.progress(f"evaluating {part}") as progress:
+        probabilities, bad = metrics.predict(predictor, [source.pictures[i].content for i in rows], progress)
+    pictures = [source.pictures[i] for i in rows]
+    pixel_cache.check_readable(pictures, bad)
+    if bad:
+        shown = "; ".join(f"{pictures[i].name}: {why}" for i, why in list(bad.items())[:5])
+        reporter.warn(f"{len(bad)} of {len(rows)} files are left out: {shown}")
+    # In the order of the network's classes, of which the pictures may lack some.
+    targets = np.zeros((len(pictures) - len(bad), len(predictor.info.classes)))
+    judged = [picture for i, picture in enumerate(pictures) if i not in bad]
+    for row, picture in zip(targets, judged, strict=True):
+        row[[predictor.info.classes.index(source.classes[label]) for label in picture.labels]] = 1
+    return {"part": part, **metrics.measure(probabilities, targets, predictor.info.classes, multilabel=multilabel)}
+
+
+def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, dict[str, Any] | None]:
+    """Open an exported file or a run folder; of a file, find the run too."""
+    if (model.is_dir() and not (model / "model.onnx").is_file()) or (model / "run.json").is_file():
+        run, record = runs.load(model)
+        return Predictor(run.exported if run.exported.is_file() else _exported_for_now(run, record)), run, record
+    predictor = Predictor(model)
+    folder = runs_folder / str(predictor.info.run.get("id", ""))
+    if predictor.info.run.get("id") and (folder / "run.json").is_file():
+        return predictor, *runs.load(folder)
+    return predictor, None, None
+
+
+def _warn_of_trained(
+    info: ModelInfo,
+    source: sources.Source,
+    digests: Sequence[str],
+    rows: Sequence[int],
+    known: dict[str, str],
+    reporter: Reporter,
+) -> None:
+    """Figures on pictures that a network learnt from say how well it remembers."""
+    seen = sum(known.get(digests[i]) in ("train", "val") for i in rows)
+    if seen:
+        reporter.warn(
+            f"the network was trained or chosen by {seen} of these {len(rows)} pictures; the figures flatter."
+        )
+    elif not known and digest_of(source, digests, range(len(digests))) == info.data.get("digest"):
+        reporter.warn(
+            "these are the very pictures that the network was trained, chosen and tested by. Only its run folder "
+            "knows which is which: `zoo evaluate RUN` judges by its test pictures alone."
+        )
+
+
+def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:
+    """The bytes of an exported file for a run that keeps none."""
+    from zoo.convert.keras_to_onnx import convert
+    from zoo.export import staging
+
+    model = load_model(run.model)
+    task = record.get("task", "multiclass")
+    info = ModelInfo(classes=tuple(record["classes"]), task=task, image=ImageSpec(**record["image"]))
+    return staging.serialize(convert(model), info)
+
+
+def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: bool = False) -> Path:
+    """Turn what a user typed into a file or run folder: a path, an export's name, or a run's id.
+
+    Args:
+        text: As typed.
+        exported: Where exports are.
+        runs_folder: Where runs are.
+        to_predict: Whether only a file will do.
+
+    Raises:
+        UsageError: Nothing of that name is there, or it has no exported file.
+    """
+    for path in (Path(text), exported / text, runs_folder / text):
+        # Not Path.is_file, which raises on names that are too long and folders that may not be entered.
+        if os.path.isfile(path):
+            return path
+        if os.path.isfile(path / "model.onnx") and (to_predict or not os.path.isfile(path / "run.json")):
+            return path / "model.onnx"
+        if os.path.isfile(path / "run.json"):
+            if to_predict:
+                raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
+            return path
+    names = sorted(p.parent.name for p in exported.glob("*/model.onnx"))
+    raise UsageError(
+        f"there is no exported file, export or run called {text!r}. "
+        f"Exports in {str(exported)!r}: {', '.join(names) or 'none'}."
+    )

@@ -1,0 +1,212 @@
+"""The main functions: finetune, export, evaluate. Only the order of steps; each step lives in the package it names."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import recipe, runs
+from zoo.compact import Limits
+from zoo.data import sources
+from zoo.errors import (
+    WriteError,
+    reason,
+)
+from zoo.prepared import Prepared
+from zoo.recipe import Options, Plan
+from zoo.registry import Registry
+from zoo.reporter import Reporter
+from zoo.train.feeds import Pictures
+from zoo.workflow.export import Product, Result, check_targets, deliver, describe
+
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.train.rates import RangeTest
+
+
+def finetune(
+    options: Options,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    compact: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> Result:
+    """Fine-tune a network on a user's pictures, export it and judge the exported file.
+
+    Args:
+        options: What is wanted.
+        registry: The loaded plugins.
+        reporter: Hears of every step.
+        compact: Smaller files to make besides, of `zoo.compact.KINDS`.
+        limits: What these may cost.
+
+    Returns:
+        Run folder, metrics, exported files.
+
+    Raises:
+        ZooError: With what to do about it. What was in place before stays in place.
+    """
+    plan = recipe.plan(options, registry, reporter)
+    check_targets(options.exported, plan.name, compact)
+    prepared = plan.prepare(reporter)
+    run = runs.create(options.runs, plan.architecture.name)
+    record = _record(run, plan, registry, prepared)
+    try:
+        run.write_json("run.json", record)
+        run.write_pictures(prepared.listed())
+        reporter.say(f"Run folder {run.folder}")
+        left_out = record["data"]["left_out"]
+        if left_out:
+            reporter.warn(
+                f"{len(left_out)} of {len(prepared.source.pictures)} files are left out; "
+                f"{run.folder}/run.json lists them."
+            )
+        with reporter.timing.measure("training"):
+            model = _train(plan, prepared, registry, run, record, reporter)
+        exported = options.exported if options.export else None
+        with reporter.timing.measure("export"):
+            product = Product(model, plan.architecture, prepared, run, record, plan.name)
+            return deliver(product, exported, reporter, compact=compact, limits=limits)
+    except BaseException as error:
+        if record["status"] == "running":
+            interrupted = isinstance(error, KeyboardInterrupt)
+            record["status"] = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+            with contextlib.suppress(WriteError):
+                run.write_json("run.json", record)
+        raise
+
+
+def find_rates(
+    options: Options,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    lowest: float,
+    highest: float,
+    steps: int,
+    output: Path | None = None,
+) -> list[RangeTest]:
+    """Test a range of learning rates at the beginning of every phase, and draw what came of it.
+
+    Each phase but the last is trained after its test, for the next goes on from there. Nothing is kept but the picture.
+
+    Args:
+        options: As for `finetune`.
+        registry: The loaded plugins.
+        reporter: Hears of every step.
+        lowest: The first rate.
+        highest: The last one, unless the loss diverges before.
+        steps: How many, one a batch.
+        output: Where the picture is put; None draws none.
+
+    Returns:
+        A test a phase.
+
+    Raises:
+        ZooError: With what to do about it.
+    """
+    if output is not None:
+        runs.check_writable(output.parent)
+    plan = recipe.plan(dataclasses.replace(options, export=False), registry, reporter)
+    prepared = plan.prepare(reporter)
+    model, backbone = plan.build(registry, reporter)
+    from zoo.evaluate import rates
+    from zoo.train import engine
+    from zoo.train.rates import Sweep
+
+    tests = engine.find_rates(
+        *(model, backbone, plan.architecture, plan.phases),
+        *(_pictures(prepared), plan.learning(prepared), reporter, Sweep(lowest, highest, steps)),
+    )
+    if output is not None:
+        pairs = zip(plan.phases, tests, strict=True)
+        rates.draw(
+            [
+                rates.Panel(phase.name, test.rates, test.changes, phase.learning_rate, test.suggestion, test.note)
+                for phase, test in pairs
+            ],
+            output,
+        )
+    return tests
+
+
+def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -> dict[str, Any]:
+    """The first version of run.json."""
+    options, source = plan.options, prepared.source
+    # A schedule of a user's file is of no plugin.
+    items = [item for item in (plan.architecture, plan.augmentation, plan.schedule) if id(item) in registry.origin]
+    used = {str(registry.plugin_of(item)) for item in items}
+    resolved = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    bad = sorted(prepared.pixels.bad.items())
+    return {
+        "schema": runs.SCHEMA,
+        "id": run.id,
+        "status": "running",
+        "created": runs.now(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "name": plan.name,
+        "options": {**resolved, "data": sources.location(options.data), "schedule": plan.schedule.name},
+        "architecture": describe(plan.architecture),
+        "head": dataclasses.asdict(plan.head),
+        "weights": plan.begin,
+        "augmentation": {"name": plan.augmentation.name, "parameters": plan.parameters},
+        "image": prepared.spec.to_json(),
+        "classes": list(source.classes),
+        "task": source.task,
+        "data": {
+            **prepared.describe(),
+            "left_out": [{"picture": source.pictures[i].name, "why": why} for i, why in bad],
+        },
+        "plugins": sorted(used),
+        "versions": runs.versions(),
+        "phases": [],
+        "warnings": [*plan.warnings],
+        "seconds": {},
+    }
+
+
+def _train(
+    plan: Plan, prepared: Prepared, registry: Registry, run: runs.Run, record: dict[str, Any], reporter: Reporter
+) -> keras.Model:
+    begun = time.perf_counter()
+    model, backbone = plan.build(registry, reporter)
+    from zoo.train import engine
+
+    outcome = engine.train(
+        *(model, backbone, plan.architecture, plan.phases),
+        *(_pictures(prepared), plan.learning(prepared), reporter),
+    )
+    record["prefix"] = outcome.prefix
+    run.write_history(outcome.history)
+    with reporter.timing.measure("saving"), runs.replacing(run.model) as temporary:
+        model.save(temporary)
+    record.update(phases=outcome.phases, best_epoch=outcome.best_epoch, status="trained")
+    record["warnings"] += outcome.warnings
+    record["seconds"]["train"] = round(time.perf_counter() - begun, 2)
+    run.write_json("run.json", record)
+    with reporter.timing.measure("drawing curves"):
+        _draw_curves(run, record, reporter)
+    return model
+
+
+def _pictures(prepared: Prepared) -> Pictures:
+    split = prepared.split
+    return Pictures(prepared.pixels.array, prepared.targets, split.train, split.val, prepared.source.task)
+
+
+def _draw_curves(run: runs.Run, record: dict[str, Any], reporter: Reporter) -> None:
+    """Draw curves.png; a trained network is not lost to a picture of its history."""
+    from zoo.evaluate import curves
+
+    try:
+        curves.draw([curves.of_run(run, record, run.id)], run.folder / curves.FILE)
+    except Exception as error:
+        # matplotlib, its fonts and a user's matplotlibrc share no base class of errors.
+        reporter.warn(f"{curves.FILE} was not drawn: {reason(error)}. `zoo plot {run.folder}` tries again.")

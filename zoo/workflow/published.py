@@ -1,0 +1,216 @@
+"""Published classifiers: exported with their own classes, and verified on pictures of ImageNet's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo import backend, origin, paths, recipe, runs, weights
+from zoo.compact import PARITY_PICTURES
+from zoo.data import pixels as pixel_cache
+from zoo.data import sources
+from zoo.errors import ExportError, UsageError, WeightsUnavailable
+from zoo.plugin import Architecture, Weights
+from zoo.registry import Registry
+from zoo.reporter import Reporter
+from zoo.workflow.export import checked_graph, describe
+from zoo_runtime import ImageSpec, ModelInfo, Predictor
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def export_top(
+    wanted: str,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    name: str | None,
+    exported: Path,
+    size: tuple[int, int] | None,
+    resize: str,
+    data: str,
+) -> Path:
+    """Export a published classifier, with its own classes, without training.
+
+    Args:
+        wanted: `architecture` or `architecture.tag`.
+        registry: The loaded plugins.
+        reporter: Hears of every step.
+        name: Of the export; None means `<architecture>-<tag>`.
+        exported: Where it is put.
+        size: (height, width) in pixels; None means the architecture's own.
+        resize: As in `Options`.
+        data: Pictures for the parity check.
+
+    Returns:
+        The exported file.
+
+    Raises:
+        UsageError: There is no published classifier.
+        WeightsUnavailable: Its weights or class names are not to be had.
+    """
+    architecture, tag = registry.resolve(wanted)
+    size = size or architecture.input_size
+    spec = recipe.image_spec(architecture, size, resize)
+    published = _published(architecture, tag, size, registry)
+    target = exported / recipe.checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
+    runs.check_writable(target.parent)
+    classes = _fetch_classes(published, reporter)
+    found = _fetch_published(published, size, reporter)
+    pictures = sources.open_source(data, fewest_classes=1).pictures
+    reporter.say(f"Parity is checked on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
+    graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
+    from zoo.export import staging
+
+    staging.place(staging.serialize(graph, info), target)
+    return target
+
+
+def verify(
+    wanted: str,
+    data: str,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    size: tuple[int, int] | None = None,
+    resize: str = "squash",
+) -> dict[str, Any]:
+    """Check published weights: get the file, check its hash, and score the exported classifier on ImageNet pictures.
+
+    Args:
+        wanted: `architecture` or `architecture.tag`.
+        data: Folder of pictures named by WordNet identifier; see `zoo.data.sources.open_identified`.
+        registry: The loaded plugins.
+        reporter: Hears of every step.
+        size: (height, width) in pixels; None means the architecture's own.
+        resize: As in `Options`.
+
+    Returns:
+        name, weights (as in the exported file), size, resize, pictures, top1, top5 (in 0..1), reported_top1,
+        reported_top5 (or None), parity, and left_out: unreadable picture -> why.
+
+    Raises:
+        UsageError: There is no published classifier.
+        WeightsUnavailable: Its weights or class names are not to be had.
+        HashMismatch: A file is not the published one.
+        DataError: The pictures do not tell their classes, or cannot be read.
+    """
+    from zoo.evaluate import metrics
+    from zoo.export import staging
+
+    architecture, tag = registry.resolve(wanted)
+    size = size or architecture.input_size
+    spec = recipe.image_spec(architecture, size, resize)
+    sources.identified_folder(data)
+    published = _published(architecture, tag, size, registry)
+    # What is small comes first: a folder of other pictures is refused before a gigabyte is fetched.
+    classes = _fetch_classes(published, reporter)
+    pictures = sources.open_identified(data, classes)
+    found = _fetch_published(published, size, reporter)
+    graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
+    predictor = Predictor(staging.serialize(graph, info))
+    with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
+        probabilities, bad = metrics.predict(predictor, [picture.content for picture in pictures], progress)
+    pixel_cache.check_readable(pictures, bad)
+    labels = np.array([picture.labels[0] for i, picture in enumerate(pictures) if i not in bad])
+    best = np.argsort(-probabilities, axis=1)[:, :5]
+    return {
+        "name": found.entry.id,
+        "weights": info.weights,
+        "size": list(size),
+        "resize": resize,
+        "pictures": len(labels),
+        "top1": float((best[:, 0] == labels).mean()),
+        "top5": float((best == labels[:, None]).any(axis=1).mean()),
+        "reported_top1": found.entry.top1,
+        "reported_top5": found.entry.top5,
+        "parity": info.parity,
+        "left_out": {pictures[i].name: why for i, why in bad.items()},
+    }
+
+
+def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
+    """Entries of the published classifier, the one that fits a size best first.
+
+    Raises:
+        UsageError: There is none, or it takes no pictures of that size.
+    """
+    from zoo.train.model import check_size
+
+    registry.check_tag(architecture.name, tag)
+    entries = registry.weights_of(architecture.name, tag, top=True)
+    entries = [entry for entry in origin.first_tag(entries) if entry.class_index]
+    if not entries or architecture.build_classifier is None:
+        wanted = f"{architecture.name}.{tag}" if tag else architecture.name
+        raise UsageError(
+            f"{wanted} has no published weights with a top and class names; `zoo info {wanted}` shows them."
+        )
+    check_size(architecture, size)
+    only = architecture.classifier_size
+    if only not in (None, size):
+        raise UsageError(
+            f"the published top of {architecture.name} flattens its map: it takes pictures of {only[0]}x{only[1]} "
+            f"only. Received: --size {size[0]}x{size[1]}."
+        )
+    return weights.by_fit(entries, size)
+
+
+def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
+    """Get the names of the classes of a published classifier; a small file."""
+    index = entries[0].class_index
+    try:
+        with reporter.progress("downloading class names") as progress:
+            classes = weights.read_class_index(weights.find_file(index, progress))
+    except WeightsUnavailable as error:
+        text = f"{error}.\n{weights.advice(index)}."
+        if not weights.at_hand(entries[0]):
+            text += f"\nThe weights are not at hand either: {entries[0].url}, as {entries[0].filename}."
+        raise WeightsUnavailable(text) from None
+    if len(classes) != entries[0].classes:
+        raise ExportError(f"{index.filename} names {len(classes)} classes, not {entries[0].classes}.")
+    return classes
+
+
+def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> weights.Found:
+    """Get the weights with top that fit a size best."""
+    try:
+        with reporter.progress("downloading weights") as progress:
+            found = weights.find(entries, size, progress)
+    except WeightsUnavailable as error:
+        raise WeightsUnavailable(f"{error}.\n{weights.advice(entries[0])}.") from None
+    origin.say(found, reporter)
+    return found
+
+
+def _published_graph(
+    architecture: Architecture,
+    found: weights.Found,
+    classes: Sequence[str],
+    spec: ImageSpec,
+    pictures: Sequence[sources.Picture],
+    reporter: Reporter,
+) -> tuple[onnx.ModelProto, ModelInfo]:
+    """Build the published classifier, convert it, and compare both on some of the pictures."""
+    from zoo.train.model import build_classifier, load_weights
+
+    step = max(1, len(pictures) // PARITY_PICTURES)
+    chosen = pictures[::step][:PARITY_PICTURES]
+    pixels = pixel_cache.load_pixels(chosen, spec, paths.cache() / "pixels")
+    pixel_cache.check_readable(chosen, pixels.bad)
+    backend.start()
+    model = build_classifier(architecture, spec.size, found.entry.classes)
+    load_weights(model, found.path, found.entry)
+    info = ModelInfo(
+        classes=tuple(classes),
+        task="multiclass",
+        image=spec,
+        architecture=describe(architecture),
+        weights=origin.describe(found),
+        run={"created": runs.now(), "versions": runs.versions()},
+        metrics={"published": {"top1": found.entry.top1, "top5": found.entry.top5}},
+    )
+    return checked_graph(model, info, pixels.array[pixels.usable], reporter)
