@@ -91,26 +91,27 @@ def main() -> None:
 def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     import dataclasses
 
-    from zoo import augmentation, backend, recipe, registry
+    from zoo import augmentation, backend, config, registry
     from zoo.reporter import Reporter
     from zoo.train import engine
     from zoo.train.features import Settings
     from zoo.train.feeds import Pictures
     from zoo.train.model import attach_head
+    from zoo.workflow import finetune
 
     plugins, reporter = registry.load(warn=print), Reporter()
     size = (options.size, options.size) if options.size else None
     wanted = {"architecture": options.architecture, "data": options.data, "weights": options.weights, "size": size}
-    plan = recipe.plan(recipe.Options(**wanted, export=False), plugins, reporter)
+    plan = config.plan(config.Options(**wanted, export=False), plugins, reporter)
     if plan.begin["random"]:
         sys.exit("pretrained weights are not to be had")
-    prepared = plan.prepare(reporter)
+    prepared = finetune.prepare_data(plan, reporter)
     known = np.union1d(prepared.split.train, prepared.split.val)
     targets, array, task = prepared.targets, prepared.pixels.array, plan.source.task
     labels = targets.argmax(axis=1)
 
     keras = backend.start()
-    model, names = plan.build(plugins, reporter)
+    model, names = finetune.build_network(plan, plugins, reporter)
     backbone = keras.Model(model.input, model.get_layer(names[-1]).output)
     pretrained = backbone.get_weights()
     features = Settings(cache, limit=40 << 30, pictures=prepared.pixels.key, always=True)
@@ -120,7 +121,9 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         phases, policy = recipes[text]
         train, chosen, judged = (known[part] for part in rows)
         augment = augmentation.build(*augmentation.parse(policy, plugins)) if policy else None
-        learning = dataclasses.replace(plan.learning(prepared), seed=seed, augment=augment, features=features)
+        learning = dataclasses.replace(
+            finetune.learning_of(plan, prepared), seed=seed, augment=augment, features=features
+        )
         keras.utils.set_random_seed(seed)
         backbone.set_weights(pretrained)
         model = attach_head(backbone, plan.head, targets.shape[1], plan.architecture.name, task=task)

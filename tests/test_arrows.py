@@ -49,7 +49,6 @@ LATER = {
     "zoo.prepared": "zoo.data",
     "zoo.augmentation": "zoo.data",
     "zoo.schedules": "zoo.train",
-    "zoo.recipe": "zoo.config",
     "zoo.compact": "zoo.export",
 }
 CROSSING = {

@@ -276,7 +276,7 @@ def compact_values(values: dict[str, Any]) -> dict[str, Any]:
 
 def training_values(values: dict[str, Any], **others: Any):
     """What a user asks of training, of the values of `TRAINING_OPTIONS`."""
-    from zoo.recipe import Options
+    from zoo.config import Options
 
     values = {**values, **others}
     pool = values.pop("pool") or {}

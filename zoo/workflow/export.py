@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import compact as compacting
-from zoo import recipe, runs
+from zoo import config, runs
 from zoo.compact import PARITY_PICTURES, Compact, Limits
 from zoo.errors import UsageError, WriteError, ZooError
 from zoo.plugin import Architecture, Head
@@ -334,7 +334,7 @@ def export_run(
     run, record = runs.load(folder)
     architecture = registry.architecture(record["architecture"]["name"])
     other = size is not None and list(size) != record["image"]["size"]
-    name = recipe.checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
+    name = config.checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
     runs.check_writable(exported / name)
     check_targets(exported, name, compact)
     model = load_model(run.model)

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import recipe, runs
+from zoo import backend, config, paths, runs
 from zoo.compact import Limits
+from zoo.config import Options, Plan
 from zoo.data import sources
 from zoo.errors import (
     WriteError,
     reason,
 )
-from zoo.prepared import Prepared
-from zoo.recipe import Options, Plan
+from zoo.prepared import Prepared, prepare
 from zoo.registry import Registry
 from zoo.reporter import Reporter
+from zoo.train.engine import Learning
 from zoo.train.feeds import Pictures
 from zoo.workflow.export import Product, Result, check_targets, deliver, describe
 
@@ -53,9 +54,9 @@ def finetune(
     Raises:
         ZooError: With what to do about it. What was in place before stays in place.
     """
-    plan = recipe.plan(options, registry, reporter)
+    plan = config.plan(options, registry, reporter)
     check_targets(options.exported, plan.name, compact)
-    prepared = plan.prepare(reporter)
+    prepared = prepare_data(plan, reporter)
     run = runs.create(options.runs, plan.architecture.name)
     record = _record(run, plan, registry, prepared)
     try:
@@ -114,16 +115,16 @@ def find_rates(
     """
     if output is not None:
         runs.check_writable(output.parent)
-    plan = recipe.plan(dataclasses.replace(options, export=False), registry, reporter)
-    prepared = plan.prepare(reporter)
-    model, backbone = plan.build(registry, reporter)
+    plan = config.plan(dataclasses.replace(options, export=False), registry, reporter)
+    prepared = prepare_data(plan, reporter)
+    model, backbone = build_network(plan, registry, reporter)
     from zoo.evaluate import rates
     from zoo.train import engine
     from zoo.train.rates import Sweep
 
     tests = engine.find_rates(
         *(model, backbone, plan.architecture, plan.phases),
-        *(_pictures(prepared), plan.learning(prepared), reporter, Sweep(lowest, highest, steps)),
+        *(_pictures(prepared), learning_of(plan, prepared), reporter, Sweep(lowest, highest, steps)),
     )
     if output is not None:
         pairs = zip(plan.phases, tests, strict=True)
@@ -135,6 +136,56 @@ def find_rates(
             output,
         )
     return tests
+
+
+def prepare_data(plan: Plan, reporter: Reporter) -> Prepared:
+    """Decode and divide the pictures."""
+    options = plan.options
+    with reporter.timing.measure("pictures"):
+        return prepare(plan.source, plan.spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
+
+
+def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[keras.Model, list[str]]:
+    """Build the network with the weights to begin from; also the names of its backbone's layers, input first."""
+    reporter.say("Starting Keras")
+    with reporter.timing.measure("starting Keras"):
+        keras = backend.start()
+    from zoo.train.model import attach_head, build_backbone, load_weights
+
+    with reporter.timing.measure("building the network"):
+        keras.utils.set_random_seed(plan.options.seed)
+        backbone = build_backbone(plan.architecture, plan.spec.size)
+        if isinstance(plan.found, Path):
+            load_weights(backbone, plan.found, layouts=registry.weights_of(plan.architecture.name, top=False))
+        elif plan.found is not None:
+            load_weights(backbone, plan.found.path, plan.found.entry)
+        source = plan.source
+        model = attach_head(backbone, plan.head, len(source.classes), plan.architecture.name, task=source.task)
+    return model, [layer.name for layer in backbone.layers]
+
+
+def learning_of(plan: Plan, prepared: Prepared) -> Learning:
+    """How the network is trained on the pictures."""
+    from zoo.train.engine import Learning
+    from zoo.train.features import Settings
+
+    options = plan.options
+    return Learning(
+        batch_size=options.batch_size,
+        seed=options.seed,
+        augment=plan.augment,
+        head=plan.head,
+        label_smoothing=options.label_smoothing,
+        balance=options.balance,
+        keep_best=options.keep_best,
+        precision=options.precision,
+        features=Settings(
+            folder=paths.cache() / "features",
+            limit=options.cache_size,
+            pictures=prepared.pixels.key,
+            always=options.cache_size is not None,
+        ),
+    )
 
 
 def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -> dict[str, Any]:
@@ -176,12 +227,12 @@ def _train(
     plan: Plan, prepared: Prepared, registry: Registry, run: runs.Run, record: dict[str, Any], reporter: Reporter
 ) -> keras.Model:
     begun = time.perf_counter()
-    model, backbone = plan.build(registry, reporter)
+    model, backbone = build_network(plan, registry, reporter)
     from zoo.train import engine
 
     outcome = engine.train(
         *(model, backbone, plan.architecture, plan.phases),
-        *(_pictures(prepared), plan.learning(prepared), reporter),
+        *(_pictures(prepared), learning_of(plan, prepared), reporter),
     )
     record["prefix"] = outcome.prefix
     run.write_history(outcome.history)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backend, origin, paths, recipe, runs, weights
+from zoo import backend, config, origin, paths, runs, weights
 from zoo.compact import PARITY_PICTURES
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
@@ -55,9 +55,9 @@ def export_top(
     """
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
-    spec = recipe.image_spec(architecture, size, resize)
+    spec = config.image_spec(architecture, size, resize)
     published = _published(architecture, tag, size, registry)
-    target = exported / recipe.checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
+    target = exported / config.checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
     runs.check_writable(target.parent)
     classes = _fetch_classes(published, reporter)
     found = _fetch_published(published, size, reporter)
@@ -104,7 +104,7 @@ def verify(
 
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
-    spec = recipe.image_spec(architecture, size, resize)
+    spec = config.image_spec(architecture, size, resize)
     sources.identified_folder(data)
     published = _published(architecture, tag, size, registry)
     # What is small comes first: a folder of other pictures is refused before a gigabyte is fetched.

@@ -9,24 +9,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo import augmentation as policies
-from zoo import backend, origin, paths, runs, schedules, weights
+from zoo import backend, origin, runs, schedules, weights
 from zoo.data import sources
 from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
-from zoo.prepared import Prepared, prepare
 from zoo.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train import phases as phase_tools
 from zoo.train.batches import Augment
 from zoo_runtime import ImageSpec
-
-if TYPE_CHECKING:
-    import keras
-
-    from zoo.train.engine import Learning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,53 +126,6 @@ class Plan:
     parameters: Mapping[str, Any]
     augment: Augment | None
     warnings: list[str] = field(default_factory=list)
-
-    def prepare(self, reporter: Reporter) -> Prepared:
-        """Decode and divide the pictures."""
-        options = self.options
-        with reporter.timing.measure("pictures"):
-            return prepare(self.source, self.spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
-
-    def build(self, registry: Registry, reporter: Reporter) -> tuple[keras.Model, list[str]]:
-        """Build the network with the weights to begin from; also the names of its backbone's layers, input first."""
-        reporter.say("Starting Keras")
-        with reporter.timing.measure("starting Keras"):
-            keras = backend.start()
-        from zoo.train.model import attach_head, build_backbone, load_weights
-
-        with reporter.timing.measure("building the network"):
-            keras.utils.set_random_seed(self.options.seed)
-            backbone = build_backbone(self.architecture, self.spec.size)
-            if isinstance(self.found, Path):
-                load_weights(backbone, self.found, layouts=registry.weights_of(self.architecture.name, top=False))
-            elif self.found is not None:
-                load_weights(backbone, self.found.path, self.found.entry)
-            source = self.source
-            model = attach_head(backbone, self.head, len(source.classes), self.architecture.name, task=source.task)
-        return model, [layer.name for layer in backbone.layers]
-
-    def learning(self, prepared: Prepared) -> Learning:
-        """How the network is trained on the pictures."""
-        from zoo.train.engine import Learning
-        from zoo.train.features import Settings
-
-        options = self.options
-        return Learning(
-            batch_size=options.batch_size,
-            seed=options.seed,
-            augment=self.augment,
-            head=self.head,
-            label_smoothing=options.label_smoothing,
-            balance=options.balance,
-            keep_best=options.keep_best,
-            precision=options.precision,
-            features=Settings(
-                folder=paths.cache() / "features",
-                limit=options.cache_size,
-                pictures=prepared.pixels.key,
-                always=options.cache_size is not None,
-            ),
-        )
 
 
 def plan(options: Options, registry: Registry, reporter: Reporter) -> Plan:
