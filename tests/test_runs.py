@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo import runs
+from zoo import files, runs
 from zoo.errors import RunError, WriteError
 
 
@@ -86,7 +86,7 @@ def test_json_and_history_come_back(tmp_path):
 def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "model.keras"
     path.write_bytes(b"old")
-    with pytest.raises(error), runs.replacing(path) as temporary:
+    with pytest.raises(error), files.replacing(path) as temporary:
         temporary.write_bytes(b"ne")
         raise error
     assert path.read_bytes() == b"old" and names(tmp_path) == ["model.keras"]
@@ -95,7 +95,7 @@ def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path, error):
 def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
     path = tmp_path / "deep/model.keras"
     for content in (b"old", b"new"):
-        with runs.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             assert temporary.parent == path.parent and temporary.suffix == ".keras" and not temporary.exists()
             temporary.write_bytes(content)
             assert (path.read_bytes() if path.exists() else None) == (None if content == b"old" else b"old")
@@ -113,7 +113,7 @@ def test_what_cannot_be_json_leaves_the_old_file(tmp_path):
 def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
-    with pytest.raises(WriteError, match=r"model\.onnx' cannot be written: No such file"), runs.replacing(path):
+    with pytest.raises(WriteError, match=r"model\.onnx' cannot be written: No such file"), files.replacing(path):
         pass
     assert path.read_bytes() == b"old"
 
@@ -194,6 +194,6 @@ def test_pictures_and_their_parts_come_back(tmp_path):
 def test_what_cannot_be_a_folder_is_found_out_before(tmp_path, folder):
     (tmp_path / "file").write_text("x")
     with pytest.raises(WriteError, match="is no folder"):
-        runs.check_writable(tmp_path / folder)
-    runs.check_writable(tmp_path / "new" / "deeper")
+        files.check_writable(tmp_path / folder)
+    files.check_writable(tmp_path / "new" / "deeper")
     assert not (tmp_path / "new").exists()

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 
-from zoo import paths, weights
+from zoo import files, weights
 from zoo.errors import HashMismatch, WeightsUnavailable
 from zoo.plugin import IMAGENET1K, ClassIndex, Weights
 
@@ -111,7 +111,7 @@ def sha256(data: bytes) -> str:
 
 
 def store() -> Path:
-    return paths.cache() / "weights"
+    return files.cache() / "weights"
 
 
 def stored() -> list[str]:
@@ -136,12 +136,12 @@ def test_mirror_before_cache_before_keras_before_the_network(tmp_path, monkeypat
     server.answers["/w.h5"] = data
     wanted = entry(f"{server.url}/w.h5")
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "mirror"))
-    files = [
+    copies = [
         ("mirror", place(tmp_path / "mirror", "w.h5", b"mirror")),
         ("cache", place(store(), "w.h5", b"cache")),
-        ("Keras's cache", place(paths.keras_cache(), "w.h5", b"keras")),
+        ("Keras's cache", place(files.keras_cache(), "w.h5", b"keras")),
     ]
-    for where, path in files:
+    for where, path in copies:
         assert weights.at_hand(wanted) == (path, where)
         found = find(wanted)
         assert (found.path, found.place) == (path, where)
@@ -160,14 +160,14 @@ def test_mirror_before_cache_before_keras_before_the_network(tmp_path, monkeypat
 def test_places_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "c"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "k"))
-    assert paths.cache() == tmp_path / "c" and paths.keras_cache() == tmp_path / "k" / "models"
-    assert paths.mirror() is None
+    assert files.cache() == tmp_path / "c" and files.keras_cache() == tmp_path / "k" / "models"
+    assert files.mirror() is None
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", "~/mirror")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert paths.mirror() == tmp_path / "mirror"
+    assert files.mirror() == tmp_path / "mirror"
     monkeypatch.delenv("ZOO_CACHE")
     monkeypatch.delenv("KERAS_HOME")
-    assert paths.cache().name == "zoo" and paths.keras_cache() == tmp_path / ".keras" / "models"
+    assert files.cache().name == "zoo" and files.keras_cache() == tmp_path / ".keras" / "models"
 
 
 def test_a_file_that_cannot_be_read_is_named(monkeypatch, tmp_path):
@@ -211,7 +211,7 @@ def test_offline_makes_no_connection_at_all(monkeypatch, server, hdf5, value):
 @pytest.mark.parametrize("value", ["", "0", "false", "no"])
 def test_offline_can_be_said_not_to_be_meant(monkeypatch, value):
     monkeypatch.setenv("ZOO_OFFLINE", value)
-    assert not paths.offline()
+    assert not files.offline()
 
 
 def test_nobody_listens(hdf5):

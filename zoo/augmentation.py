@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import zoo_runtime
-from zoo import backend, runs
+from zoo import backend, files
 from zoo.data import sources
 from zoo.errors import InvalidPluginData, UnknownName, UnreadablePictures, UsageError, reason
 from zoo.plugin import Augmentation
@@ -159,7 +159,7 @@ def preview(
     policy, parameters = parse(text, registry)
     source = sources.open_source(data, fewest_classes=1)
     output = output or Path(f"augment-{policy.name}.png")
-    runs.check_writable(output.parent)
+    files.check_writable(output.parent)
     spec = ImageSpec(size=size or source.size or SIZE, channels=3)
     rows, decoded = _decode(source, spec, pictures, seed, reporter)
     labels = targets_of([source.pictures[row] for row in rows], len(source.classes))
@@ -170,7 +170,7 @@ def preview(
         columns.append((f"epoch {copy + 1}", np.rint(altered).astype("uint8"), shares))
     where = f"{source.name}, {spec.size[0]} x {spec.size[1]} pixels, seed {seed}"
     sheet = _draw(columns, source.classes, describe(policy, parameters).replace(",", ", "), where)
-    with runs.replacing(output) as temporary:
+    with files.replacing(output) as temporary:
         sheet.save(temporary, format="PNG")
     return output
 

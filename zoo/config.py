@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import augmentation as policies
-from zoo import backend, origin, runs, schedules, weights
+from zoo import backend, files, origin, schedules, weights
 from zoo.data import sources
 from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
@@ -147,7 +147,7 @@ def plan(options: Options, registry: Registry, reporter: Reporter) -> Plan:
         raise UsageError("--balance is for pictures of one class each; these have several labels or none.")
     name = checked_name(options.name or f"{architecture.name}-{source.name}")
     if options.export:
-        runs.check_writable(options.exported / name)
+        files.check_writable(options.exported / name)
     head = _head(architecture, options.head)
     asked = options.schedule or architecture.default_schedule
     _check_augmented(_phases(schedules.find(asked, registry), architecture, options), augmentation)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import paths
+from zoo import files
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data import split as splitting
@@ -143,7 +143,7 @@ def targets_of(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
 
 def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
     with reporter.progress("decoding pictures") as progress:
-        pixels = pixel_cache.load_pixels(source.pictures, spec, paths.cache() / "pixels", progress)
+        pixels = pixel_cache.load_pixels(source.pictures, spec, files.cache() / "pixels", progress)
     pixel_cache.check_readable(source.pictures, pixels.bad)
     return pixels
 

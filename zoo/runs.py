@@ -10,18 +10,17 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import RunError, WriteError
+from zoo.errors import RunError
+from zoo.files import replacing
 
 SCHEMA = 1
 PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow", "scikit-learn")
@@ -103,39 +102,6 @@ class Run:
                 return list(csv.DictReader(stream))
         except OSError:
             return []
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is written there takes its place at the end, or not at all.
-
-    Raises:
-        WriteError: The disk is full, or writing is not permitted.
-    """
-    # The ending is kept: Keras and onnxruntime go by it.
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
-
-
-def check_writable(folder: Path) -> None:
-    """Raise WriteError if a folder that is to be made, or is there, could not be written to; nothing is made."""
-    there = Path(os.path.abspath(folder))
-    while not os.path.lexists(there) and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        raise WriteError(f"{str(folder)!r} cannot be made: {str(there)!r} is no folder.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise WriteError(f"{str(folder)!r} cannot be written to: no permission for {str(there)!r}.")
 
 
 def create(parent: Path, architecture: str) -> Run:

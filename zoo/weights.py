@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo import paths
+from zoo import files
 from zoo.errors import HashMismatch, WeightsUnavailable
 from zoo.plugin import ClassIndex, Weights
 
@@ -53,9 +53,9 @@ def at_hand(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
     Returns:
         The path and the name of the place, or None.
     """
-    mirror = paths.mirror()
+    mirror = files.mirror()
     places = [(mirror, "mirror")] if mirror else []
-    places += [(paths.cache() / "weights", "cache"), (paths.keras_cache(), "Keras's cache")]
+    places += [(files.cache() / "weights", "cache"), (files.keras_cache(), "Keras's cache")]
     for folder, place in places:
         path = folder / entry.filename
         # Not Path.is_file, which raises where a folder may not be entered.
@@ -134,7 +134,7 @@ def advice(entry: Weights | ClassIndex) -> str:
     named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "
     return (
         f"Download {entry.url}\n"
-        f"{named}into a folder and set ZOO_WEIGHTS_DIR to that folder, or put the file into {paths.cache() / 'weights'}"
+        f"{named}into a folder and set ZOO_WEIGHTS_DIR to that folder, or put the file into {files.cache() / 'weights'}"
     )
 
 
@@ -150,9 +150,9 @@ def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, 
     if found:
         path, place = found
         return path, place, _checked(path, entry, _recorded(path) if place == "cache" else None)
-    if paths.offline():
+    if files.offline():
         raise WeightsUnavailable(f"{entry.filename} is not at hand and ZOO_OFFLINE=1 forbids the network")
-    path = paths.cache() / "weights" / entry.filename
+    path = files.cache() / "weights" / entry.filename
     return path, "download", _download(entry, path, progress)
 
 
@@ -207,7 +207,7 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
     http = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=(CONNECT_SECONDS, READ_SECONDS))
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        with paths.partial(path.parent) as temporary:
+        with files.partial(path.parent) as temporary:
             file = Path(pooch.retrieve(entry.url, entry.hash, fname=path.name, path=temporary, downloader=http))
             _refuse_other_files(file, entry)
             # pooch closes its files to all others, and a cache may be shared.

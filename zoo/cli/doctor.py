@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from zoo import paths, registry, runs
+from zoo import files, registry, runs
 from zoo.plugin import Architecture, Weights
 
 
@@ -35,7 +35,7 @@ def examine() -> dict[str, Any]:
     )
     problems += [f"weights {identity} are for an architecture that no plugin brings" for identity in orphans]
     problems += _installation()
-    mirror = paths.mirror()
+    mirror = files.mirror()
     if mirror and not mirror.is_dir():
         problems.append(f"ZOO_WEIGHTS_DIR names {str(mirror)!r}, which is no folder")
     return {
@@ -46,10 +46,10 @@ def examine() -> dict[str, Any]:
             for p in group
         ],
         "folders": {
-            "cache (ZOO_CACHE)": _folder(paths.cache()),
+            "cache (ZOO_CACHE)": _folder(files.cache()),
             "mirror (ZOO_WEIGHTS_DIR)": _folder(mirror) if mirror else "not set",
-            "Keras's cache": _folder(paths.keras_cache()),
-            "network": "forbidden by ZOO_OFFLINE" if paths.offline() else "allowed",
+            "Keras's cache": _folder(files.keras_cache()),
+            "network": "forbidden by ZOO_OFFLINE" if files.offline() else "allowed",
         },
         "providers": _providers(problems),
         "problems": problems,

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import zoo_runtime
-from zoo import paths
+from zoo import files
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import ImageSpec, PictureError, PictureNotFound
@@ -83,7 +83,7 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
         return found
     try:
         _make_room(folder, len(pictures) * math.prod(spec.size) * spec.channels)
-        with paths.partial(folder) as temporary:
+        with files.partial(folder) as temporary:
             bad = _decode_all(pictures, digests, spec, temporary / "pixels.npy", progress)
             (temporary / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
             _put(temporary, place, digests)
@@ -272,15 +272,15 @@ def _make_room(folder: Path, wanted: int) -> None:
         DataError: They would not fit the disk even then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sets = paths.sets(folder)
+    sets = files.sets(folder)
     held = sum(size for _, size, _ in sets)
     if shutil.disk_usage(folder).free + held < wanted:
         raise DataError(
-            f"the decoded pictures need {paths.size_text(wanted)} and {str(folder)!r} has "
-            f"{paths.size_text(shutil.disk_usage(folder).free)} free. "
+            f"the decoded pictures need {files.size_text(wanted)} and {str(folder)!r} has "
+            f"{files.size_text(shutil.disk_usage(folder).free)} free. "
             "Point ZOO_CACHE to a larger disk, or use a smaller --size."
         )
     while sets and (held + wanted > CACHE_BYTES or shutil.disk_usage(folder).free < wanted):
         _, size, oldest = sets.pop()
         held -= size
-        paths.remove_set(oldest)
+        files.remove_set(oldest)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import runs
+from zoo import files, runs
 from zoo.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
         WriteError: It cannot be written.
     """
     drawn = figure(curves, factor)
-    with runs.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         drawn.savefig(temporary, format="png", dpi=DPI)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo import runs
+from zoo import files
 from zoo.evaluate.curves import DPI, TRAINING, VALIDATION, WIDTH
 
 PANEL_HEIGHT = 3.0  # inches
@@ -61,5 +61,5 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("learning rate")
-    with runs.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         drawn.savefig(temporary, format="png", dpi=DPI)

@@ -13,7 +13,7 @@ import onnx
 import zoo_runtime
 from zoo.convert.keras_to_onnx import without_logits
 from zoo.errors import ParityFailed
-from zoo.runs import replacing
+from zoo.files import replacing
 from zoo_runtime import ModelInfo, Predictor
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import zoo_runtime
-from zoo import backend, paths
+from zoo import backend, files
 from zoo.data.pixels import MappedRows
 from zoo.errors import ConversionFailed
 from zoo.reporter import Reporter
@@ -359,7 +359,7 @@ class Features:
             if found is None:
                 self._reporter.say(
                     f"  frozen prefix: features of {len(rows):,} pictures would take "
-                    f"{paths.size_text(cut.floats * 2 * len(rows))} or more, and {self._cache.refusal}; "
+                    f"{files.size_text(cut.floats * 2 * len(rows))} or more, and {self._cache.refusal}; "
                     "computed anew in every epoch"
                 )
                 return None

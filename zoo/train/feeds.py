@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo import paths
+from zoo import files
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
 from zoo.train import prefix, views
@@ -138,7 +138,7 @@ class Feeds:
         def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if wanted.count not in self._views:
                 with self._reporter.progress(f"computing {wanted.count} views") as progress:
-                    self._views[wanted.count] = views.compute(wanted, folder=paths.cache() / "views", progress=progress)
+                    self._views[wanted.count] = views.compute(wanted, folder=files.cache() / "views", progress=progress)
             return self._views[wanted.count](epoch, chosen)
 
         return take

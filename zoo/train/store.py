@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import paths
+from zoo import files
 
 FORMAT = 1
 LEVELS = 65535
@@ -195,7 +195,7 @@ class Cache:
         self._used: set[Path] = set()
         if limit is None:
             place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-            free = shutil.disk_usage(place).free + sum(size for _, size, _ in paths.sets(self.folder))
+            free = shutil.disk_usage(place).free + sum(size for _, size, _ in files.sets(self.folder))
             limit = min(DEFAULT_BYTES, free // 2)
         self.limit = limit
 
@@ -211,10 +211,10 @@ class Cache:
         Raises:
             OSError: The folder cannot be written.
         """
-        with paths.partial(self.folder):
+        with files.partial(self.folder):
             # What killed processes left goes with it.
             pass
-        sets = paths.sets(self.folder)
+        sets = files.sets(self.folder)
         free = max(0, shutil.disk_usage(self.folder).free - RESERVE_BYTES)
         for fixed_point in (False, True):
             places = [self._place(one.key, fixed_point) for one in wanted]
@@ -228,9 +228,9 @@ class Cache:
                 anew = sum(self._lacking(None, one, fixed_point) for one in wanted)
                 if stale and held + anew <= self.limit:
                     for path in stale:
-                        paths.remove_set(path)
+                        files.remove_set(path)
                     return self.open(wanted)
-                self.refusal = f"--cache-size allows {paths.size_text(self.limit)}"
+                self.refusal = f"--cache-size allows {files.size_text(self.limit)}"
             elif more > free + sum(size for _, size, _ in others):
                 self.refusal = f"the disk of {str(self.folder)!r} has no room for them"
             else:
@@ -241,7 +241,7 @@ class Cache:
         while others and (taken > self.limit or more > free):
             _, size, oldest = others.pop()
             taken, free = taken - size, free + size
-            paths.remove_set(oldest)
+            files.remove_set(oldest)
         self._used.update(places)
         return [Store(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
 
@@ -249,7 +249,7 @@ class Cache:
         """Remove sets, whole or half-written."""
         for store in stores:
             self._used.discard(store.folder)
-            paths.remove_set(store.folder)
+            files.remove_set(store.folder)
 
     def _lacking(self, place: Path | None, wanted: Wanted, fixed_point: bool) -> int:
         """Bytes that the rows take which are not there yet."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import paths
+from zoo import files
 from zoo.data.pixels import MappedRows
 from zoo.errors import TrainingError
 from zoo.train.batches import Augment, Take, picture_seeds
@@ -81,8 +81,8 @@ def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None])
     needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(folder).free
     if needed > free:
         raise TrainingError(
-            f"{views.count} views of {len(views.rows)} pictures take {paths.size_text(needed)} and {str(folder)!r} has "
-            f"{paths.size_text(free)} free. Ask for fewer --views, or none: each epoch then makes its own."
+            f"{views.count} views of {len(views.rows)} pictures take {files.size_text(needed)} and {str(folder)!r} has "
+            f"{files.size_text(free)} free. Ask for fewer --views, or none: each epoch then makes its own."
         )
     # Unlinked from the beginning: a killed run leaves nothing behind.
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import compact as compacting
-from zoo import config, runs
+from zoo import config, files, runs
 from zoo.compact import PARITY_PICTURES, Compact, Limits
 from zoo.errors import UsageError, WriteError, ZooError
 from zoo.plugin import Architecture, Head
@@ -207,7 +207,7 @@ def _keep(
     record["seconds"]["export"] = round(time.perf_counter() - begun, 2)
     record["parity"] = info.parity
     run.write_json("run.json", record)
-    with runs.replacing(run.folder / "report.html") as temporary:
+    with files.replacing(run.folder / "report.html") as temporary:
         drawn = (run.folder / curves.FILE).is_file()
         page = report.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
         temporary.write_text(page, encoding="utf-8")
@@ -222,7 +222,7 @@ def check_targets(exported: Path, name: str, kinds: Sequence[str]) -> None:
     """
     for kind in kinds:
         target = compact_file(exported, name, kind)
-        runs.check_writable(target.parent)
+        files.check_writable(target.parent)
         there = _info_of(target)
         if there is not None and there.precision.get("kind") != kind:
             raise UsageError(f"{str(target)!r} is no {kind} file and is not replaced by one; choose another --name.")
@@ -335,7 +335,7 @@ def export_run(
     architecture = registry.architecture(record["architecture"]["name"])
     other = size is not None and list(size) != record["image"]["size"]
     name = config.checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
-    runs.check_writable(exported / name)
+    files.check_writable(exported / name)
     check_targets(exported, name, compact)
     model = load_model(run.model)
     if other:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import backend, config, paths, runs
+from zoo import backend, config, files, runs
 from zoo.compact import Limits
 from zoo.config import Options, Plan
 from zoo.data import sources
@@ -114,7 +114,7 @@ def find_rates(
         ZooError: With what to do about it.
     """
     if output is not None:
-        runs.check_writable(output.parent)
+        files.check_writable(output.parent)
     plan = config.plan(dataclasses.replace(options, export=False), registry, reporter)
     prepared = prepare_data(plan, reporter)
     model, backbone = build_network(plan, registry, reporter)
@@ -180,7 +180,7 @@ def learning_of(plan: Plan, prepared: Prepared) -> Learning:
         keep_best=options.keep_best,
         precision=options.precision,
         features=Settings(
-            folder=paths.cache() / "features",
+            folder=files.cache() / "features",
             limit=options.cache_size,
             pictures=prepared.pixels.key,
             always=options.cache_size is not None,
@@ -236,7 +236,7 @@ def _train(
     )
     record["prefix"] = outcome.prefix
     run.write_history(outcome.history)
-    with reporter.timing.measure("saving"), runs.replacing(run.model) as temporary:
+    with reporter.timing.measure("saving"), files.replacing(run.model) as temporary:
         model.save(temporary)
     record.update(phases=outcome.phases, best_epoch=outcome.best_epoch, status="trained")
     record["warnings"] += outcome.warnings

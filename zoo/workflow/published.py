@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backend, config, origin, paths, runs, weights
+from zoo import backend, config, files, origin, runs, weights
 from zoo.compact import PARITY_PICTURES
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
@@ -58,7 +58,7 @@ def export_top(
     spec = config.image_spec(architecture, size, resize)
     published = _published(architecture, tag, size, registry)
     target = exported / config.checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
-    runs.check_writable(target.parent)
+    files.check_writable(target.parent)
     classes = _fetch_classes(published, reporter)
     found = _fetch_published(published, size, reporter)
     pictures = sources.open_source(data, fewest_classes=1).pictures
@@ -199,7 +199,7 @@ def _published_graph(
 
     step = max(1, len(pictures) // PARITY_PICTURES)
     chosen = pictures[::step][:PARITY_PICTURES]
-    pixels = pixel_cache.load_pixels(chosen, spec, paths.cache() / "pixels")
+    pixels = pixel_cache.load_pixels(chosen, spec, files.cache() / "pixels")
     pixel_cache.check_readable(chosen, pixels.bad)
     backend.start()
     model = build_classifier(architecture, spec.size, found.entry.classes)
