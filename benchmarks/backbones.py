@@ -46,9 +46,10 @@ def measure(name: str) -> dict:
     import numpy as np
     import onnxruntime
 
-    from zoo import backend, registry, testing
+    from zoo import backend, testing
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import parity, staging
+    from zoo.plugin import registry
     from zoo.train.model import attach_head, build_backbone
     from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
@@ -160,8 +161,7 @@ def main() -> int:
         print(json.dumps(measure(options.names[0])))
         return 0
 
-    from zoo import registry
-    from zoo.plugin import Architecture
+    from zoo.plugin import Architecture, registry
 
     names = options.names or [item.name for item in registry.load().all(Architecture)]
     rows = {}

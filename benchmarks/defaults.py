@@ -91,7 +91,8 @@ def main() -> None:
 def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     import dataclasses
 
-    from zoo import augmentation, backend, config, registry
+    from zoo import augmentation, backend, config
+    from zoo.plugin import registry
     from zoo.reporter import Reporter
     from zoo.train import engine
     from zoo.train.features import Settings

@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from zoo import registry, testing
+from zoo import testing
+from zoo.plugin import registry
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

@@ -245,7 +245,7 @@ def test_another_plugins_file_does_not_slip_into_published_weights(zoo, install_
 
 
 def test_an_architectures_own_weights_come_first(zoo, install_plugin):
-    from zoo import registry
+    from zoo.plugin import registry
 
     install_plugin("aaa", FOREIGN.format(tag="mine"))
     entries = registry.load().weights_of("mobilenetv2_035", top=False)

@@ -18,8 +18,8 @@ from zoo import backend, files
 from zoo.data import sources
 from zoo.errors import InvalidPluginData, UnknownName, UnreadablePictures, UsageError, reason
 from zoo.plugin import Augmentation
+from zoo.plugin.registry import Registry
 from zoo.prepared import targets_of
-from zoo.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.batches import Augment, picture_seeds
 from zoo_runtime import ImageSpec, PictureError

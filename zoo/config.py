@@ -16,7 +16,7 @@ from zoo import backend, files, origin, schedules, weights
 from zoo.data import sources
 from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
-from zoo.registry import Registry
+from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train import phases as phase_tools
 from zoo.train.batches import Augment

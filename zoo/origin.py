@@ -9,7 +9,7 @@ from typing import Any
 from zoo import weights
 from zoo.errors import UsageError, WeightsUnavailable
 from zoo.plugin import Architecture, Weights
-from zoo.registry import Registry
+from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 
 RANDOM_SCHEDULE = "scratch"

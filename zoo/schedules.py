@@ -27,7 +27,7 @@ from typing import Any
 
 from zoo.errors import InvalidPluginData, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Schedule
-from zoo.registry import Registry
+from zoo.plugin.registry import Registry
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Phase))
 REQUIRED = tuple(field.name for field in dataclasses.fields(Phase) if field.default is dataclasses.MISSING)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo import registry
+from zoo.plugin import registry
 from zoo.train.phases import stage_of
 
 QUICK = ("--size", 32, "--epochs", 1, "--batch-size", 16)

@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from zoo import backend, registry
+from zoo import backend
 from zoo.convert.keras_to_onnx import convert, without_logits
 from zoo.errors import ConversionFailed, ParityFailed
 from zoo.export import parity
-from zoo.plugin import Head
+from zoo.plugin import Head, registry
 from zoo.testing import check_graph, randomize, synthetic_pixels
 from zoo.train.model import attach_head, build_backbone
 

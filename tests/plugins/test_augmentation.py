@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import zoo_runtime
-from zoo import augmentation, registry, testing
+from zoo import augmentation, testing
 from zoo.errors import InvalidPluginData, UnknownName, UsageError
-from zoo.plugin import Augmentation
+from zoo.plugin import Augmentation, registry
 from zoo_plugins import randaugment
 from zoo_runtime import ImageSpec
 

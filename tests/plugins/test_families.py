@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from zoo import registry, testing
+from zoo import testing
 from zoo.errors import InvalidPluginData
-from zoo.plugin import Architecture, Head, Schedule, Stage
+from zoo.plugin import Architecture, Head, Schedule, Stage, registry
 
 # Parameters without top and preprocessing layers. Those of keras.applications follow from the totals that Keras
 # documents (https://keras.io/api/applications/); those of ResNeXt from the README of keras-applications 1.0.8.

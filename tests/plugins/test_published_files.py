@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from zoo import backend, registry
-from zoo.application import KerasApplication
-from zoo.plugin import Architecture
+from zoo import backend
+from zoo.plugin import Architecture, registry
+from zoo.plugin.keras_applications import KerasApplication
 
 
 class Asked(Exception):

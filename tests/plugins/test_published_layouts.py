@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from zoo import backend, registry, testing
+from zoo import backend, testing
 from zoo.errors import WeightsIncompatible
-from zoo.plugin import normalize
+from zoo.plugin import normalize, registry
 from zoo.testing import synthetic_pixels
 from zoo.train.model import build_backbone, build_classifier, load_weights
 

@@ -9,9 +9,9 @@ import json
 import numpy as np
 import pytest
 
-from zoo import backend, registry
+from zoo import backend
 from zoo.errors import TrainingError, UnknownName, UsageError
-from zoo.plugin import Architecture, Head, Phase, Stage, normalize
+from zoo.plugin import Architecture, Head, Phase, Stage, normalize, registry
 from zoo.reporter import Reporter
 from zoo.train import engine, feeds, phases
 from zoo.train.batches import augmented, make_batches, picture_seeds, plain

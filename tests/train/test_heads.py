@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zoo import backend, registry
-from zoo.plugin import Head
+from zoo import backend
+from zoo.plugin import Head, registry
 from zoo.testing import synthetic_pixels
 from zoo.train.model import at_size, attach_head, build_backbone
 

@@ -10,9 +10,9 @@ import re
 import numpy as np
 import pytest
 
-from zoo import backend, registry
+from zoo import backend
 from zoo.errors import TrainingError
-from zoo.plugin import Head, Phase
+from zoo.plugin import Head, Phase, registry
 from zoo.reporter import Reporter
 from zoo.testing import randomize
 from zoo.train import engine, feeds, phases, prefix, store, views

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from zoo import backend, registry
-from zoo.plugin import Head, Phase
+from zoo import backend
+from zoo.plugin import Head, Phase, registry
 from zoo.reporter import Reporter
 from zoo.train import engine, feeds
 from zoo.train.model import attach_head, build_backbone

@@ -13,7 +13,7 @@ from zoo import weights
 from zoo.cli.console import load_registry
 from zoo.errors import UnknownName
 from zoo.plugin import Architecture, Augmentation, Schedule, Weights
-from zoo.registry import Registry, squeezed
+from zoo.plugin.registry import Registry, squeezed
 
 COLUMNS = {
     "architecture": ("name", "parameters", "size", "top1", "licence", "at_hand", "plugin", "summary"),

@@ -47,7 +47,7 @@ class ConsoleReporter(Reporter):
 
 
 def load_registry():
-    from zoo import registry
+    from zoo.plugin import registry
 
     return registry.load(warn=lambda text: click.echo(f"warning: {text}", err=True))
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from zoo import files, registry, runs
-from zoo.plugin import Architecture, Weights
+from zoo import files, runs
+from zoo.plugin import Architecture, Weights, registry
 
 
 def examine() -> dict[str, Any]:

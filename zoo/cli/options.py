@@ -57,7 +57,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    from zoo.plugin import POOLS
+    from zoo.plugin.types import POOLS
 
     if value is None:
         return None

@@ -13,8 +13,8 @@ from zoo import runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.errors import DataError, UsageError
+from zoo.plugin.registry import Registry
 from zoo.prepared import digest_of, prepare_again
-from zoo.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.model import load_model
 from zoo_runtime import ImageSpec, ModelInfo, Predictor

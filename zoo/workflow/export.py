@@ -16,8 +16,8 @@ from zoo import config, files, runs
 from zoo.compact import PARITY_PICTURES, Compact, Limits
 from zoo.errors import UsageError, WriteError, ZooError
 from zoo.plugin import Architecture, Head
+from zoo.plugin.registry import Registry
 from zoo.prepared import Prepared, prepare_again
-from zoo.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.model import load_model
 from zoo_runtime import ModelError, ModelInfo, Predictor
@@ -153,16 +153,6 @@ def checked_graph(
         return graph, staging.with_selftest(graph, dataclasses.replace(info, parity=figures))
 
 
-def describe(architecture: Architecture) -> dict[str, Any]:
-    """What run.json and the exported file say of an architecture."""
-    return {
-        "name": architecture.name,
-        "parameters": architecture.parameters,
-        "source": architecture.source,
-        "licence": architecture.licence,
-    }
-
-
 def sample(prepared: Prepared, run: runs.Run) -> Path:
     """A test picture to try the export on; arrays are written out for that."""
     content = prepared.source.pictures[int(prepared.split.test[0])].content
@@ -183,7 +173,7 @@ def _info(product: Product) -> ModelInfo:
         # Runs of before there were binary networks have a softmax over two classes.
         task=record.get("task", "multiclass"),
         image=prepared.spec,
-        architecture=describe(product.architecture),
+        architecture=product.architecture.describe(),
         weights=record["weights"],
         run={key: record[key] for key in ("id", "created", "versions", "plugins")}
         | {"seed": record["options"]["seed"]},

@@ -18,12 +18,12 @@ from zoo.errors import (
     WriteError,
     reason,
 )
+from zoo.plugin.registry import Registry
 from zoo.prepared import Prepared, prepare
-from zoo.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.engine import Learning
 from zoo.train.feeds import Pictures
-from zoo.workflow.export import Product, Result, check_targets, deliver, describe
+from zoo.workflow.export import Product, Result, check_targets, deliver
 
 if TYPE_CHECKING:
     import keras
@@ -204,7 +204,7 @@ def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "name": plan.name,
         "options": {**resolved, "data": sources.location(options.data), "schedule": plan.schedule.name},
-        "architecture": describe(plan.architecture),
+        "architecture": plan.architecture.describe(),
         "head": dataclasses.asdict(plan.head),
         "weights": plan.begin,
         "augmentation": {"name": plan.augmentation.name, "parameters": plan.parameters},

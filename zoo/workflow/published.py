@@ -14,9 +14,9 @@ from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
 from zoo.plugin import Architecture, Weights
-from zoo.registry import Registry
+from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow.export import checked_graph, describe
+from zoo.workflow.export import checked_graph
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _published_graph(
         classes=tuple(classes),
         task="multiclass",
         image=spec,
-        architecture=describe(architecture),
+        architecture=architecture.describe(),
         weights=origin.describe(found),
         run={"created": runs.now(), "versions": runs.versions()},
         metrics={"published": {"top1": found.entry.top1, "top5": found.entry.top5}},

@@ -1,16 +1,6 @@
-"""The public plugin API: everything that a plugin needs, and the only module of zoo that a plugin imports.
+"""The data classes that plugins bring, frozen and checked when made; see `zoo.plugin`.
 
-A plugin is a module named by an entry point of the group `zoo.plugins`. It implements hooks (see `zoo.hookspecs`)
-that return the data classes below:
-
-    from zoo.plugin import Augmentation, hookimpl
-
-    @hookimpl
-    def zoo_augmentations():
-        return [Augmentation(name="mirror", summary="flips every picture", build=build_mirror)]
-
-All classes are frozen and checked when made. Importing this module imports neither Keras nor numpy; `build` functions
-import what they need in their bodies.
+Importing this module imports neither Keras nor numpy.
 """
 
 from __future__ import annotations
@@ -26,30 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
-from zoo.application import KerasApplication, copy_weights, normalize, rebuild
 from zoo.errors import InvalidPluginData, reason
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
-
-__all__ = [
-    "IMAGENET1K",
-    "Architecture",
-    "Augmentation",
-    "ClassIndex",
-    "Head",
-    "KerasApplication",
-    "Phase",
-    "Schedule",
-    "Stage",
-    "Weights",
-    "copy_weights",
-    "hookimpl",
-    "imagenet_weights",
-    "normalize",
-    "rebuild",
-]
 
 hookimpl = pluggy.HookimplMarker("zoo")
 
@@ -240,6 +211,15 @@ class Architecture:
         counts = Counter(layer for stage in stages for layer in stage.layers)
         twice = sorted(layer for layer, count in counts.items() if count > 1)
         _require(not twice, self, "a layer must stand in one stage only", twice)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what run.json and the exported file say of this architecture."""
+        return {
+            "name": self.name,
+            "parameters": self.parameters,
+            "source": self.source,
+            "licence": self.licence,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from importlib import metadata
 
 import pluggy
 
-from zoo import hookspecs
 from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName, reason
-from zoo.plugin import Architecture, Augmentation, Schedule, Weights
+from zoo.plugin import hookspecs
+from zoo.plugin.types import Architecture, Augmentation, Schedule, Weights
 
 GROUP = "zoo.plugins"
 HOOKS = {

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from zoo.plugin import Architecture, Augmentation, Schedule, Weights
+from zoo.plugin.types import Architecture, Augmentation, Schedule, Weights
 
 hookspec = pluggy.HookspecMarker("zoo")
 
