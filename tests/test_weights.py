@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 import pytest
 
-from zoo import files, weights
+from zoo import files
 from zoo.errors import HashMismatch, WeightsUnavailable
 from zoo.plugin import IMAGENET1K, ClassIndex, Weights
+from zoo.pretrained import fetch
 
 
 class Server:
@@ -124,8 +125,8 @@ def place(folder: Path, name: str, data: bytes) -> Path:
     return folder / name
 
 
-def find(*entries: Weights, size: int = 224, **options) -> weights.Found:
-    return weights.find(entries, (size, size), **options)
+def find(*entries: Weights, size: int = 224, **options) -> fetch.Found:
+    return fetch.find(entries, (size, size), **options)
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -142,14 +143,14 @@ def test_mirror_before_cache_before_keras_before_the_network(tmp_path, monkeypat
         ("Keras's cache", place(files.keras_cache(), "w.h5", b"keras")),
     ]
     for where, path in copies:
-        assert weights.at_hand(wanted) == (path, where)
+        assert fetch.at_hand(wanted) == (path, where)
         found = find(wanted)
         assert (found.path, found.place) == (path, where)
         assert found.sha256 == sha256(path.read_bytes())
         assert found.entry is found.wanted is wanted and found.reason == ""
         path.unlink()
     assert server.requests == []
-    assert weights.at_hand(wanted) is None
+    assert fetch.at_hand(wanted) is None
     found = find(wanted)
     assert (found.path, found.place, found.sha256) == (store() / "w.h5", "download", sha256(data))
     assert found.path.read_bytes() == data
@@ -176,7 +177,7 @@ def test_a_file_that_cannot_be_read_is_named(monkeypatch, tmp_path):
     def refuse(*_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(weights, "digest_of", refuse)
+    monkeypatch.setattr(fetch, "digest_of", refuse)
     with pytest.raises(WeightsUnavailable, match=r"w\.h5' cannot be read: Permission denied"):
         find(entry())
 
@@ -200,7 +201,7 @@ def test_offline_makes_no_connection_at_all(monkeypatch, server, hdf5, value):
     with pytest.raises(WeightsUnavailable, match=r"w\.h5 is not at hand and ZOO_OFFLINE=1 forbids the network"):
         find(entry(f"{server.url}/w.h5"), entry("http://example.invalid/o.h5", "o.h5", 160))
     with pytest.raises(WeightsUnavailable):
-        weights.find_file(IMAGENET1K)
+        fetch.find_file(IMAGENET1K)
     assert touched == [] and server.requests == []
     monkeypatch.delenv("ZOO_OFFLINE")
     with pytest.raises(WeightsUnavailable):
@@ -234,7 +235,7 @@ def test_a_name_that_does_not_resolve(monkeypatch):
 
 def test_a_name_server_that_never_answers(monkeypatch):
     """No time-out of a socket covers looking a name up."""
-    monkeypatch.setattr(weights, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.3)
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20))
     begun = time.monotonic()
@@ -254,8 +255,8 @@ def silent_server(backlog: int = 5) -> Iterator[int]:
 
 
 def test_a_server_that_accepts_and_never_answers(monkeypatch):
-    assert weights.CONNECT_SECONDS == 5
-    monkeypatch.setattr(weights, "CONNECT_SECONDS", 0.4)
+    assert fetch.CONNECT_SECONDS == 5
+    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.4)
     with silent_server() as port:
         begun = time.monotonic()
         with pytest.raises(WeightsUnavailable, match=r"no answer within|timed out"):
@@ -267,8 +268,8 @@ def test_a_server_that_accepts_and_never_answers(monkeypatch):
 def test_addresses_that_lead_nowhere_do_not_hide_the_one_that_works(monkeypatch, server, hdf5):
     """As where IPv6 is announced and then dropped: every connection to it hangs until its time is up."""
     server.answers["/w.h5"] = hdf5()
-    monkeypatch.setattr(weights, "CONNECT_SECONDS", 2)
-    monkeypatch.setattr(weights, "IMPATIENT_SECONDS", 0.2)
+    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(fetch, "IMPATIENT_SECONDS", 0.2)
     with silent_server(backlog=0) as dead, contextlib.ExitStack() as stack:
         for _ in range(3):
             filler = stack.enter_context(socket.socket())
@@ -284,7 +285,7 @@ def test_addresses_that_lead_nowhere_do_not_hide_the_one_that_works(monkeypatch,
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
         begun = time.monotonic()
-        assert weights._unreachable(f"{server.url}/w.h5") == ""
+        assert fetch._unreachable(f"{server.url}/w.h5") == ""
         assert time.monotonic() - begun < 1.8
 
 
@@ -368,7 +369,7 @@ def test_what_a_server_may_do_instead(server, hdf5, kind, message):
 
 
 def test_a_server_that_stops_in_the_middle(monkeypatch, server, hdf5):
-    monkeypatch.setattr(weights, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(fetch, "READ_SECONDS", 0.3)
     released = threading.Event()
 
     def stall(handler) -> None:
@@ -492,8 +493,8 @@ SIDES = (96, 128, 160, 192, 224)
 )
 def test_resolutions_by_nearness_and_of_two_as_near_the_larger(size, order):
     entries = [entry(filename=f"{side}.h5", size=side) for side in SIDES]
-    assert [e.input_size[0] for e in weights.by_fit(entries, size)] == order
-    assert [e.input_size[0] for e in weights.by_fit(entries[::-1], size)] == order
+    assert [e.input_size[0] for e in fetch.by_fit(entries, size)] == order
+    assert [e.input_size[0] for e in fetch.by_fit(entries[::-1], size)] == order
 
 
 def test_the_nearest_resolution_at_hand_when_the_best_cannot_be_had(server):
@@ -535,18 +536,18 @@ def test_a_class_index_is_found_like_weights(server, tmp_path, monkeypatch):
     data = json.dumps({"1": ["n2", "goldfish"], "0": ["n1", "tench"]}).encode()
     server.answers["/i.json"] = data
     wanted = index(url=f"{server.url}/i.json", hash=f"md5:{hashlib.md5(data).hexdigest()}")
-    path = weights.find_file(wanted)
+    path = fetch.find_file(wanted)
     assert path == store() / "i.json"
-    assert weights.read_class_index(path) == ["n1_tench", "n2_goldfish"]
+    assert fetch.read_class_index(path) == ["n1_tench", "n2_goldfish"]
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "mirror"))
     place(tmp_path / "mirror", "i.json", data)
-    assert weights.find_file(wanted).parent == tmp_path / "mirror"
+    assert fetch.find_file(wanted).parent == tmp_path / "mirror"
 
 
 def test_a_login_page_is_no_class_index(server):
     server.answers["/i.json"] = HTML
     with pytest.raises(WeightsUnavailable, match=r"downloading .* failed"):
-        weights.find_file(index(url=f"{server.url}/i.json"))
+        fetch.find_file(index(url=f"{server.url}/i.json"))
     assert stored() == []
 
 
@@ -569,9 +570,9 @@ def test_a_login_page_is_no_class_index(server):
 def test_a_corrupt_class_index(tmp_path, content):
     path = place(tmp_path, "i.json", content.encode("latin-1"))
     with pytest.raises(HashMismatch, match=r"i\.json' is no class index file.*Remove it"):
-        weights.read_class_index(path)
+        fetch.read_class_index(path)
 
 
 def test_advice_names_address_and_folders():
-    text = weights.advice(entry("http://weights.example/w.h5"))
+    text = fetch.advice(entry("http://weights.example/w.h5"))
     assert "http://weights.example/w.h5" in text and "ZOO_WEIGHTS_DIR" in text and str(store()) in text

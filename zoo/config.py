@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo import augmentation as policies
-from zoo import backend, files, origin, schedules, weights
+from zoo import backend, files, schedules
 from zoo.data import sources
 from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
+from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
 from zoo.train import phases as phase_tools
 from zoo.train.batches import Augment
@@ -118,7 +119,7 @@ class Plan:
     head: Head
     source: sources.Source
     spec: ImageSpec
-    found: weights.Found | Path | None
+    found: fetch.Found | Path | None
     begin: dict[str, Any]
     schedule: Schedule
     phases: tuple[Phase, ...]
@@ -155,8 +156,8 @@ def plan(options: Options, registry: Registry, reporter: Reporter) -> Plan:
 
     with reporter.timing.measure("weights"):
         wanted = options.size or source.size
-        found, begin = origin.choose(architecture, tag, options.weights, wanted, registry, reporter)
-    schedule = schedules.find(options.schedule or (origin.RANDOM_SCHEDULE if begin["random"] else asked), registry)
+        found, begin = select.choose(architecture, tag, options.weights, wanted, registry, reporter)
+    schedule = schedules.find(options.schedule or (select.RANDOM_SCHEDULE if begin["random"] else asked), registry)
     phases = _phases(schedule, architecture, options)
     _check_augmented(phases, augmentation)
     warnings: list[str] = []

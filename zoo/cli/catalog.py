@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from zoo import weights
 from zoo.cli.console import load_registry
 from zoo.errors import UnknownName
 from zoo.plugin import Architecture, Augmentation, Schedule, Weights
 from zoo.plugin.registry import Registry, squeezed
+from zoo.pretrained import fetch
 
 COLUMNS = {
     "architecture": ("name", "parameters", "size", "top1", "licence", "at_hand", "plugin", "summary"),
@@ -58,7 +58,7 @@ def _architecture(registry: Registry, item: Architecture) -> dict[str, Any]:
         "size": list(item.input_size),
         "top1": entries[0].top1 if entries else None,
         "licence": item.licence,
-        "at_hand": any(weights.at_hand(entry) for entry in entries),
+        "at_hand": any(fetch.at_hand(entry) for entry in entries),
         "plugin": registry.plugin_of(item).name,
         "summary": item.summary,
     }
@@ -73,7 +73,7 @@ def _weights(registry: Registry, item: Weights) -> dict[str, Any]:
         "top1": item.top1,
         "top5": item.top5,
         "licence": item.licence,
-        "at_hand": bool(weights.at_hand(item)),
+        "at_hand": bool(fetch.at_hand(item)),
         "plugin": registry.plugin_of(item).name,
         "file": item.filename,
         "url": item.url,
@@ -180,7 +180,7 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
 
 
 def _weights_facts(entry: Weights) -> dict[str, Any]:
-    found = weights.at_hand(entry)
+    found = fetch.at_hand(entry)
     return {
         "size": "x".join(map(str, entry.input_size)),
         "top-1, top-5": f"{entry.top1}, {entry.top5 or '-'} (reported, ImageNet)" if entry.top1 else "not reported",

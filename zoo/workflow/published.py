@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backend, config, files, origin, runs, weights
+from zoo import backend, config, files, runs
 from zoo.compact import PARITY_PICTURES
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
 from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
+from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
 from zoo.workflow.export import checked_graph
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
@@ -143,7 +144,7 @@ def _published(architecture: Architecture, tag: str | None, size: tuple[int, int
 
     registry.check_tag(architecture.name, tag)
     entries = registry.weights_of(architecture.name, tag, top=True)
-    entries = [entry for entry in origin.first_tag(entries) if entry.class_index]
+    entries = [entry for entry in select.first_tag(entries) if entry.class_index]
     if not entries or architecture.build_classifier is None:
         wanted = f"{architecture.name}.{tag}" if tag else architecture.name
         raise UsageError(
@@ -156,7 +157,7 @@ def _published(architecture: Architecture, tag: str | None, size: tuple[int, int
             f"the published top of {architecture.name} flattens its map: it takes pictures of {only[0]}x{only[1]} "
             f"only. Received: --size {size[0]}x{size[1]}."
         )
-    return weights.by_fit(entries, size)
+    return fetch.by_fit(entries, size)
 
 
 def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
@@ -164,10 +165,10 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
     index = entries[0].class_index
     try:
         with reporter.progress("downloading class names") as progress:
-            classes = weights.read_class_index(weights.find_file(index, progress))
+            classes = fetch.read_class_index(fetch.find_file(index, progress))
     except WeightsUnavailable as error:
-        text = f"{error}.\n{weights.advice(index)}."
-        if not weights.at_hand(entries[0]):
+        text = f"{error}.\n{fetch.advice(index)}."
+        if not fetch.at_hand(entries[0]):
             text += f"\nThe weights are not at hand either: {entries[0].url}, as {entries[0].filename}."
         raise WeightsUnavailable(text) from None
     if len(classes) != entries[0].classes:
@@ -175,20 +176,20 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
     return classes
 
 
-def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> weights.Found:
+def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> fetch.Found:
     """Get the weights with top that fit a size best."""
     try:
         with reporter.progress("downloading weights") as progress:
-            found = weights.find(entries, size, progress)
+            found = fetch.find(entries, size, progress)
     except WeightsUnavailable as error:
-        raise WeightsUnavailable(f"{error}.\n{weights.advice(entries[0])}.") from None
-    origin.say(found, reporter)
+        raise WeightsUnavailable(f"{error}.\n{fetch.advice(entries[0])}.") from None
+    select.say(found, reporter)
     return found
 
 
 def _published_graph(
     architecture: Architecture,
-    found: weights.Found,
+    found: fetch.Found,
     classes: Sequence[str],
     spec: ImageSpec,
     pictures: Sequence[sources.Picture],
@@ -209,7 +210,7 @@ def _published_graph(
         task="multiclass",
         image=spec,
         architecture=architecture.describe(),
-        weights=origin.describe(found),
+        weights=select.describe(found),
         run={"created": runs.now(), "versions": runs.versions()},
         metrics={"published": {"top1": found.entry.top1, "top5": found.entry.top5}},
     )

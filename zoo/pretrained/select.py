@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zoo import weights
 from zoo.errors import UsageError, WeightsUnavailable
 from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
+from zoo.pretrained import fetch
 from zoo.reporter import Reporter
 
 RANDOM_SCHEDULE = "scratch"
@@ -22,7 +22,7 @@ def choose(
     size: tuple[int, int] | None,
     registry: Registry,
     reporter: Reporter,
-) -> tuple[weights.Found | Path | None, dict[str, Any]]:
+) -> tuple[fetch.Found | Path | None, dict[str, Any]]:
     """Find the weights that training begins from.
 
     Args:
@@ -60,11 +60,11 @@ def choose(
     size = size or entries[0].input_size
     try:
         with reporter.progress("downloading weights") as progress:
-            found = weights.find(entries, size, progress)
+            found = fetch.find(entries, size, progress)
     except WeightsUnavailable as error:
-        wanted = weights.by_fit(entries, size)[0]
+        wanted = fetch.by_fit(entries, size)[0]
         if explicit:
-            text = f"{wanted.id}: {error}.\n{weights.advice(wanted)}, or pass its path: --weights FILE."
+            text = f"{wanted.id}: {error}.\n{fetch.advice(wanted)}, or pass its path: --weights FILE."
             raise WeightsUnavailable(text) from None
         _say_random(architecture, str(error), wanted, reporter)
         return None, {"random": True, "id": None, "reason": str(error)}
@@ -77,7 +77,7 @@ def first_tag(entries: list[Weights]) -> list[Weights]:
     return [entry for entry in entries if entry.tag == entries[0].tag]
 
 
-def say(found: weights.Found, reporter: Reporter) -> None:
+def say(found: fetch.Found, reporter: Reporter) -> None:
     """Tell which weights are used, and where another resolution had to do."""
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, from the {found.place})")
     if found.entry is not found.wanted:
@@ -88,7 +88,7 @@ def say(found: weights.Found, reporter: Reporter) -> None:
         )
 
 
-def describe(found: weights.Found) -> dict[str, Any]:
+def describe(found: fetch.Found) -> dict[str, Any]:
     """What run.json and the exported file record of published weights."""
     entry = found.entry
     return {
@@ -111,7 +111,7 @@ def _is_path(text: str) -> bool:
 def _own_file(wish: str, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
     path = Path(os.path.expanduser(wish))
     try:
-        digest = weights.digest_of(path)
+        digest = fetch.digest_of(path)
     except OSError as error:
         raise WeightsUnavailable(f"the weights file {wish!r} cannot be read: {error.strerror}.") from None
     reporter.say(f"Weights: {path}")
@@ -124,7 +124,7 @@ def _say_random(architecture: Architecture, reason: str, wanted: Weights | None,
         f"It will need more pictures and epochs; unless --schedule names another, the schedule is {RANDOM_SCHEDULE!r}."
     )
     if wanted:
-        advice = weights.advice(wanted)
+        advice = fetch.advice(wanted)
         text += f"\nTo start from pretrained weights: {advice[0].lower()}{advice[1:]}, "
         text += "or pass its path: --weights FILE."
     reporter.block("NO PRETRAINED WEIGHTS", text)

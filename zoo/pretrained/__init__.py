@@ -1,0 +1,1 @@
+"""Pretrained weights: fetched from where they are, and selected for a run."""
