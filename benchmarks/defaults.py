@@ -91,7 +91,8 @@ def main() -> None:
 def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     import dataclasses
 
-    from zoo import augmentation, backend, config
+    from zoo import backend, config
+    from zoo.data import augment as policies
     from zoo.plugin import registry
     from zoo.reporter import Reporter
     from zoo.train import engine
@@ -121,7 +122,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         """(whether each judged picture was right, log loss, seconds)"""
         phases, policy = recipes[text]
         train, chosen, judged = (known[part] for part in rows)
-        augment = augmentation.build(*augmentation.parse(policy, plugins)) if policy else None
+        augment = policies.build(*policies.parse(policy, plugins)) if policy else None
         learning = dataclasses.replace(
             finetune.learning_of(plan, prepared), seed=seed, augment=augment, features=features
         )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.data.dataset import Prepared
 from zoo.errors import DataError
-from zoo.prepared import Prepared
 from zoo.reporter import Reporter
 from zoo_runtime import ModelInfo, Pairs, Predictor, time_pairs
 

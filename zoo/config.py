@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import augmentation as policies
 from zoo import backend, files, schedules
+from zoo.data import augment as policies
 from zoo.data import sources
+from zoo.data.augment import Augment
 from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
 from zoo.train import phases as phase_tools
-from zoo.train.batches import Augment
 from zoo_runtime import ImageSpec
 
 
@@ -35,7 +35,7 @@ class Options:
         size: (height, width) in pixels; None means what suits the data, else the weights.
         resize: "squash", "crop", "crop:FRACTION" or "pad".
         schedule: Name, or path of a TOML file; None means the architecture's default, or `scratch` on random weights.
-        augment: The augmentation policy and its parameters; see `zoo.augmentation.parse`.
+        augment: The augmentation policy and its parameters; see `zoo.data.augment.parse`.
         epochs: See `zoo.train.phases.override`.
         batch_size: Pictures a step.
         learning_rates: See `zoo.train.phases.override`.

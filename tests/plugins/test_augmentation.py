@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 import zoo_runtime
-from zoo import augmentation, testing
+from zoo import testing
+from zoo.data import augment as policies
 from zoo.errors import InvalidPluginData, UnknownName, UsageError
 from zoo.plugin import Augmentation, registry
+from zoo.report import augment_preview
 from zoo_plugins import randaugment
 from zoo_runtime import ImageSpec
 
@@ -35,7 +37,7 @@ def run(plugins):
         policy = plugins.augmentation(name)
         parameters = {**{key: neutral.get(key, 0.0) for key in policy.parameters}, **given}
         labels = np.ones((len(images), 1), "float32") if labels is None else labels
-        images, labels = augmentation.build(policy, parameters)(images.copy(), labels.copy(), SEEDS[: len(images)])
+        images, labels = policies.build(policy, parameters)(images.copy(), labels.copy(), SEEDS[: len(images)])
         return np.asarray(images), np.asarray(labels)
 
     return run
@@ -76,7 +78,7 @@ def test_policies_keep_the_contract(plugins, name, channels):
 def test_a_picture_depends_on_its_seed_alone(plugins, name, shape):
     """Not on its place in the batch; and, unless it is mixed with others, not on what else the batch holds."""
     policy = plugins.augmentation(name)
-    augment = augmentation.build(policy, policy.parameters)
+    augment = policies.build(policy, policy.parameters)
     images = testing.synthetic_pixels(6, shape[:2], shape[2]).astype("float32")
     labels, seeds = np.eye(6, dtype="float32"), SEEDS[:6]
     out, marks = map(np.asarray, augment(images.copy(), labels.copy(), seeds))
@@ -99,7 +101,7 @@ def test_half_the_pictures_are_mirrored_unless_flip_is_off(plugins, name):
     ramp = same(np.tile(np.linspace(20, 200, 32), (16, 1)))[:1]
     for flip, least, most in ((True, 0.38 * COUNT, 0.62 * COUNT), (False, 0, 0)):
         parameters = {key: little.get(key, 0.0) for key in policy.parameters} | {"flip": flip}
-        augment = augmentation.build(policy, parameters)
+        augment = policies.build(policy, parameters)
         outs = [augment(ramp.copy(), np.ones((1, 1), "float32"), SEEDS[i : i + 1])[0] for i in range(COUNT)]
         falling = [out[0, :, 0].mean() > out[0, :, -1].mean() for out in outs]
         assert least <= sum(falling) <= most
@@ -304,13 +306,13 @@ def test_randaugment_strengths(run):
 
 
 def test_parameters_are_read_by_the_type_of_their_defaults(plugins):
-    policy, parameters = augmentation.parse("course:rotation=30, flip=False", plugins)
+    policy, parameters = policies.parse("course:rotation=30, flip=False", plugins)
     assert policy.name == "course"
     assert parameters == {"flip": False, "rotation": 30.0, "shift": 0.2, "shear": 0.2, "zoom": 0.2}
     assert isinstance(parameters["rotation"], float)
-    assert augmentation.describe(policy, parameters) == "course:flip=false,rotation=30,shift=0.2,shear=0.2,zoom=0.2"
-    assert augmentation.parse(augmentation.describe(policy, parameters), plugins) == (policy, parameters)
-    assert augmentation.parse("none", plugins)[1] == {}
+    assert policies.describe(policy, parameters) == "course:flip=false,rotation=30,shift=0.2,shear=0.2,zoom=0.2"
+    assert policies.parse(policies.describe(policy, parameters), plugins) == (policy, parameters)
+    assert policies.parse("none", plugins)[1] == {}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,7 @@ def test_parameters_are_read_by_the_type_of_their_defaults(plugins):
 )
 def test_what_cannot_be_meant_is_refused(plugins, text, problem):
     with pytest.raises(UsageError, match=problem):
-        augmentation.parse(text, plugins)
+        policies.parse(text, plugins)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +353,7 @@ def test_what_cannot_be_meant_is_refused(plugins, text, problem):
 )
 def test_policies_refuse_parameters_out_of_range(plugins, text, problem):
     with pytest.raises(UsageError, match=f"the policy {text.partition(':')[0]} refuses .*{problem}"):
-        augmentation.build(*augmentation.parse(text, plugins))
+        policies.build(*policies.parse(text, plugins))
 
 
 def test_policies_refuse_values_of_another_type(plugins):
@@ -378,16 +380,16 @@ def zoo_augmentations():
 def test_errors_of_a_strangers_policy(install_plugin):
     install_plugin("odd", STRANGE)
     plugins = registry.load()
-    policy, parameters = augmentation.parse("odd", plugins)
+    policy, parameters = policies.parse("odd", plugins)
     with pytest.raises(InvalidPluginData, match="'odd' cannot be built: RuntimeError: only good is good"):
-        augmentation.build(policy, parameters)
+        policies.build(policy, parameters)
     with pytest.raises(UsageError, match=r"the policy odd refuses odd:text=worse.*only good is good"):
-        augmentation.build(*augmentation.parse("odd:text=worse", plugins))
-    assert augmentation.build(*augmentation.parse("odd:text=good", plugins))
+        policies.build(*policies.parse("odd:text=worse", plugins))
+    assert policies.build(*policies.parse("odd:text=good", plugins))
     with pytest.raises(UsageError, match="sides cannot be given here"):
-        augmentation.parse("odd:sides=3", plugins)
+        policies.parse("odd:sides=3", plugins)
     with pytest.raises(UnknownName):
-        augmentation.parse("odd:side=3", plugins)
+        policies.parse("odd:side=3", plugins)
 
 
 @pytest.mark.parametrize(
@@ -449,12 +451,12 @@ def test_preview_draws_pictures_before_and_after(zoo, photos, tmp_path):
         assert ran.code == 0, ran.err
         assert str(output) in ran.out
         sheets[text] = np.asarray(Image.open(output))
-    high, wide = 160 + augmentation.STRIP + augmentation.GAP, 200 + augmentation.GAP
-    top = augmentation.GAP + 3 * augmentation.STRIP
-    assert {sheet.shape for sheet in sheets.values()} == {(top + 4 * high, 3 * wide + augmentation.GAP, 3)}
+    high, wide = 160 + augment_preview.STRIP + augment_preview.GAP, 200 + augment_preview.GAP
+    top = augment_preview.GAP + 3 * augment_preview.STRIP
+    assert {sheet.shape for sheet in sheets.values()} == {(top + 4 * high, 3 * wide + augment_preview.GAP, 3)}
 
     def cell(text, row, column):
-        left = augmentation.GAP + column * wide
+        left = augment_preview.GAP + column * wide
         return sheets[text][top + row * high : top + row * high + 160, left : left + 200]
 
     spec = ImageSpec(size=(160, 200))
@@ -477,7 +479,7 @@ def test_preview_draws_pictures_before_and_after(zoo, photos, tmp_path):
 def test_preview_shows_what_an_epoch_of_training_sees(zoo, plugins, photos, tmp_path):
     """Copy k of a picture is what a run of the same seed and size makes of it in epoch k."""
     from zoo.data import sources
-    from zoo.train.batches import picture_seeds
+    from zoo.data.augment import picture_seeds
 
     ran = zoo(
         *("augment", "preview", "course", "--data", photos, "--size", 160, "--pictures", 3, "--seed", 5),
@@ -489,10 +491,10 @@ def test_preview_shows_what_an_epoch_of_training_sees(zoo, plugins, photos, tmp_
     spec = ImageSpec(size=(160, 160))
     array = np.stack([zoo_runtime.decode(picture.content, spec) for picture in source.pictures])
     policy = plugins.augmentation("course")
-    seen, _ = augmentation.build(policy, policy.parameters)(
+    seen, _ = policies.build(policy, policy.parameters)(
         array.astype("float32"), np.eye(len(array), dtype="float32"), picture_seeds(5, 0, np.arange(len(array)))
     )
-    top, left = sheet.shape[0] - 3 * (160 + augmentation.STRIP + augmentation.GAP), 160 + 2 * augmentation.GAP
+    top, left = sheet.shape[0] - 3 * (160 + augment_preview.STRIP + augment_preview.GAP), 160 + 2 * augment_preview.GAP
     shown = sheet[top : top + 160, left : left + 160]
     assert sum(np.array_equal(np.rint(picture).astype("uint8"), shown) for picture in seen) == 1
 
@@ -502,7 +504,7 @@ def test_preview_of_digits_is_large_enough_to_be_seen(zoo, tmp_path, monkeypatch
     ran = zoo("augment", "preview", "light:flip=false", "--data", "digits", "--pictures", 2, "--copies", 1)
     assert ran.code == 0, ran.err
     sheet = Image.open(tmp_path / "augment-light.png")
-    assert sheet.width == 2 * 3 * 64 + 3 * augmentation.GAP
+    assert sheet.width == 2 * 3 * 64 + 3 * augment_preview.GAP
 
 
 def test_labels_on_the_sheet():
@@ -514,7 +516,7 @@ def test_labels_on_the_sheet():
         ([1, 0.4, 0], "cats 1.00, dogs 0.40"),
         ([0, 0, 0], "no class"),
     ):
-        assert augmentation._label(np.array(shares, "float32"), classes) == text
+        assert augment_preview._label(np.array(shares, "float32"), classes) == text
 
 
 def test_preview_leaves_out_what_cannot_be_read(zoo, tmp_path):

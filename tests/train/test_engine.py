@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from zoo import backend
+from zoo.data.augment import picture_seeds
 from zoo.errors import TrainingError, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Stage, normalize, registry
 from zoo.reporter import Reporter
 from zoo.train import engine, feeds, phases
-from zoo.train.batches import augmented, make_batches, picture_seeds, plain
+from zoo.train.batches import augmented, make_batches, plain
 from zoo.train.features import Settings
 from zoo.train.model import attach_head, build_backbone
 

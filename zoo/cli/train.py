@@ -182,6 +182,6 @@ def augment() -> None:
 )
 def preview(policy: str, **values: Any) -> None:
     """Draw a sheet of pictures before and after POLICY, with their labels."""
-    from zoo import augmentation
+    from zoo.report import augment_preview
 
-    click.echo(f"Sheet      {augmentation.preview(policy, load_registry(), ConsoleReporter(), **values)}")
+    click.echo(f"Sheet      {augment_preview.preview(policy, load_registry(), ConsoleReporter(), **values)}")

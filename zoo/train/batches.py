@@ -8,21 +8,11 @@ from typing import Any
 import numpy as np
 
 from zoo import backend
+from zoo.data.augment import Augment, picture_seeds
 from zoo.data.pixels import MappedRows
 
-Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 # (epoch, indices of pictures) -> what the network takes of them (an array, or a list of arrays), and their targets.
 Take = Callable[[int, np.ndarray], tuple[Any, np.ndarray]]
-
-
-def picture_seeds(seed: int, epoch: int, pictures: np.ndarray) -> np.ndarray:
-    """One seed a picture: uint64 array, mixed from run seed, epoch and picture index (splitmix64's finaliser)."""
-    with np.errstate(over="ignore"):
-        z = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(epoch) * np.uint64(0xD1B54A32D192ED03)
-        z = z + (pictures.astype(np.uint64) + np.uint64(1)) * np.uint64(0x8CB92BA72F3D8DD7)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
 
 
 def plain(array: np.ndarray, targets: np.ndarray) -> Take:

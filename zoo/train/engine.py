@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo.data.augment import Augment
 from zoo.plugin import Architecture, Head, Phase
 from zoo.reporter import Reporter
 from zoo.train import fitting, grouped, prefix, stretch
 from zoo.train import phases as phase_tools
-from zoo.train.batches import Augment, make_batches
+from zoo.train.batches import make_batches
 from zoo.train.features import Feed, Settings
 from zoo.train.feeds import Feeds, Pictures, class_weights, loss_of_guessing
 from zoo.train.rates import RangeTest, Sweep

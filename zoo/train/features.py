@@ -20,11 +20,12 @@ import numpy as np
 
 import zoo_runtime
 from zoo import backend, files
+from zoo.data.augment import picture_seeds
 from zoo.data.pixels import MappedRows
 from zoo.errors import ConversionFailed
 from zoo.reporter import Reporter
 from zoo.train import grouped, prefix
-from zoo.train.batches import Take, picture_seeds
+from zoo.train.batches import Take
 from zoo.train.store import Cache, Store, Wanted
 from zoo.train.views import Views
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from zoo import files
+from zoo.data.augment import Augment
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
 from zoo.train import prefix, views
-from zoo.train.batches import Augment, Take, augmented, plain
+from zoo.train.batches import Take, augmented, plain
 from zoo.train.features import Features, Feed, Gain, Settings
 from zoo.train.stretch import Stretch
 

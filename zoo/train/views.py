@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from zoo import files
+from zoo.data.augment import Augment, picture_seeds
 from zoo.data.pixels import MappedRows
 from zoo.errors import TrainingError
-from zoo.train.batches import Augment, Take, picture_seeds
+from zoo.train.batches import Take
 
 BATCH = 32
 

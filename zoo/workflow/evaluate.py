@@ -12,11 +12,12 @@ import numpy as np
 from zoo import runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
+from zoo.data.dataset import digest_of
 from zoo.errors import DataError, UsageError
 from zoo.plugin.registry import Registry
-from zoo.prepared import digest_of, prepare_again
 from zoo.reporter import Reporter
 from zoo.train.model import load_model
+from zoo.workflow.export import data_of
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 
@@ -46,7 +47,7 @@ def evaluate(
     if data is None:
         if run is None or record is None:
             raise UsageError("give the pictures with --data: the run of this file, which knows its own, is not there.")
-        prepared = prepare_again(run, record, None, reporter)
+        prepared = data_of(run, record, None, reporter)
         source, digests = prepared.source, prepared.pixels.digests
         readable = set(prepared.pixels.usable)
     else:

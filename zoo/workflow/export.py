@@ -14,13 +14,14 @@ import numpy as np
 from zoo import compact as compacting
 from zoo import config, files, runs
 from zoo.compact import PARITY_PICTURES, Compact, Limits
+from zoo.data.dataset import Prepared, prepare_again
 from zoo.errors import UsageError, WriteError, ZooError
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
-from zoo.prepared import Prepared, prepare_again
 from zoo.reporter import Reporter
 from zoo.train.model import load_model
 from zoo_runtime import ModelError, ModelInfo, Predictor
+from zoo_runtime._format import ImageSpec
 
 if TYPE_CHECKING:
     import keras
@@ -334,6 +335,33 @@ def export_run(
         head = Head(**record["head"]) if "head" in record else architecture.head
         classes, task = len(record["classes"]), record.get("task", "multiclass")
         model = at_size(model, architecture, head, size, classes=classes, task=task)
-    prepared = prepare_again(run, record, data, reporter, size)
+    prepared = data_of(run, record, data, reporter, size)
     product = Product(model, architecture, prepared, run, record, name)
     return deliver(*(product, exported, reporter), keep=not other, float32=not compact, compact=compact, limits=limits)
+
+
+def data_of(
+    run: runs.Run, record: dict[str, Any], data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
+) -> Prepared:
+    """Decode the pictures of a finished run again.
+
+    Args:
+        run: The run.
+        record: Its run.json.
+        data: Where the pictures are; None means where they were.
+        reporter: Hears of progress.
+        size: (height, width) in pixels; None means the run's.
+
+    Raises:
+        RunError: They are not the pictures of the run.
+        DataError: They cannot be read.
+    """
+    return prepare_again(
+        data or record["options"]["data"],
+        ImageSpec(**{**record["image"], **({"size": size} if size else {})}),
+        parts=run.parts(),
+        digest=record["data"]["digest"],
+        how=record["data"]["split"],
+        run=run.id,
+        reporter=reporter,
+    )

@@ -14,12 +14,12 @@ from zoo import backend, config, files, runs
 from zoo.compact import Limits
 from zoo.config import Options, Plan
 from zoo.data import sources
+from zoo.data.dataset import Prepared, prepare
 from zoo.errors import (
     WriteError,
     reason,
 )
 from zoo.plugin.registry import Registry
-from zoo.prepared import Prepared, prepare
 from zoo.reporter import Reporter
 from zoo.train.engine import Learning
 from zoo.train.feeds import Pictures

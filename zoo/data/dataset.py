@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,6 @@ from zoo.data import sources
 from zoo.data import split as splitting
 from zoo.errors import RunError
 from zoo.reporter import Reporter
-from zoo.runs import Run
 from zoo_runtime import ImageSpec
 
 
@@ -100,36 +99,35 @@ def prepare(
 
 
 def prepare_again(
-    run: Run, record: dict[str, Any], data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
+    data: str, spec: ImageSpec, *, parts: Mapping[str, str], digest: str, how: str, run: str, reporter: Reporter
 ) -> Prepared:
     """Decode the pictures of a finished run and divide them as they were divided, wherever and however named now.
 
     Args:
-        run: The run.
-        record: Its run.json.
-        data: Where the pictures are; None means where they were.
+        data: Where the pictures are; see `zoo.data.sources`.
+        spec: How they are decoded.
+        parts: sha256 of every picture of the run -> "train", "val" or "test".
+        digest: The run's `Prepared.digest`.
+        how: What decided the split, in words.
+        run: The run's id, for messages.
         reporter: Hears of progress.
-        size: (height, width) in pixels; None means the run's.
 
     Raises:
         RunError: They are not the pictures of the run.
         DataError: They cannot be read.
     """
-    data = data or record["options"]["data"]
     source = sources.open_source(data)
-    spec = ImageSpec(**{**record["image"], **({"size": size} if size else {})})
     pixels = _decode(source, spec, reporter)
-    if digest_of(source, pixels.digests, pixels.usable) != record["data"]["digest"]:
+    if digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(
-            f"the pictures at {data!r} are not those that {run.id} was trained on, so that neither parity nor "
+            f"the pictures at {data!r} are not those that {run} was trained on, so that neither parity nor "
             "test figures would mean anything. Give the folder that holds them with --data."
         )
-    parts = run.parts()
     rows = {
         part: np.array([i for i in pixels.usable if parts.get(pixels.digests[i]) == part], dtype=np.int64)
         for part in splitting.PARTS
     }
-    split = splitting.Split(**rows, how=record["data"]["split"])
+    split = splitting.Split(**rows, how=how)
     return Prepared(source, spec, pixels, split, targets_of(source.pictures, len(source.classes)))
 
 

@@ -1,123 +1,33 @@
-"""Augmentation policies as a user types them, `course:rotation=30,shear=0.1`, and a sheet that shows what they do.
-
-The policies themselves are plugins, see `zoo.plugin.Augmentation`.
-"""
+"""A sheet that shows what an augmentation policy does to pictures."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import zoo_runtime
-from zoo import backend, files
+from zoo import files
 from zoo.data import sources
-from zoo.errors import InvalidPluginData, UnknownName, UnreadablePictures, UsageError, reason
-from zoo.plugin import Augmentation
+from zoo.data.augment import build, describe, parse, picture_seeds
+from zoo.data.dataset import targets_of
+from zoo.errors import UnreadablePictures
 from zoo.plugin.registry import Registry
-from zoo.prepared import targets_of
 from zoo.reporter import Reporter
-from zoo.train.batches import Augment, picture_seeds
 from zoo_runtime import ImageSpec, PictureError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
-SHAPE = "a policy is written NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE"
+
 SIZE = (224, 224)
+
 # Of the sheet, in pixels: no picture is narrower, the strip of text under it, space between and around.
 NARROWEST, STRIP, GAP = 160, 22, 8
-
-
-def parse(text: str, registry: Registry) -> tuple[Augmentation, dict[str, Any]]:
-    """Read what a user typed.
-
-    Args:
-        text: `NAME` or `NAME:PARAMETER=VALUE,...`; a value is of the type of the parameter's default.
-        registry: The loaded plugins.
-
-    Returns:
-        The policy, and the value of each of its parameters.
-
-    Raises:
-        UnknownName: There is no such policy, or it has no such parameter.
-        DuplicateName: Two plugins bring the policy.
-        UsageError: It is written in another way, or a value is not of the parameter's type.
-    """
-    name, colon, rest = text.partition(":")
-    policy = registry.augmentation(name)
-    parameters, given = dict(policy.parameters), set()
-    for part in rest.split(",") if colon else ():
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (key and equals and value):
-            raise UsageError(f"{SHAPE}. Received: {text!r}, in which {part!r} is no PARAMETER=VALUE.")
-        if key not in parameters:
-            hint = f"`zoo info {name}` shows their defaults."
-            raise UnknownName(f"parameter of the policy {name}", key, parameters, hint)
-        if key in given:
-            raise UsageError(f"{key} is given twice. Received: {text!r}.")
-        given.add(key)
-        parameters[key] = _value(key, value, policy.parameters[key])
-    return policy, parameters
-
-
-def _value(key: str, text: str, default: object) -> object:
-    """Read a value of the type of a default; raises UsageError."""
-    if isinstance(default, bool):
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        wanted = "true or false"
-    elif isinstance(default, (int, float)):
-        wanted = "a whole number" if isinstance(default, int) else "a number"
-        try:
-            number = type(default)(text)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    elif isinstance(default, str):
-        return text
-    else:
-        raise UsageError(f"{key} cannot be given here: its default, {default!r}, is neither a number nor a text.")
-    raise UsageError(f"{key} must be {wanted}, such as {_written(default)}. Received: {text!r}.")
-
-
-def _written(value: object) -> str:
-    """A parameter's value as a user would type it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def describe(policy: Augmentation, parameters: Mapping[str, Any]) -> str:
-    """The whole of a policy as a user would type it; `parse` reads it, but numbers are rounded to four digits."""
-    listed = ",".join(f"{key}={_written(value)}" for key, value in parameters.items())
-    return f"{policy.name}:{listed}" if listed else policy.name
-
-
-def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
-    """Make the function that alters pictures. Starts Keras, which a plugin's `build` may import.
-
-    Args:
-        policy: The policy.
-        parameters: As `parse` gives them.
-
-    Raises:
-        UsageError: The policy refuses the parameters that the user gave.
-        InvalidPluginData: It cannot be built with its own.
-    """
-    backend.start()
-    try:
-        return policy.build(**parameters)
-    except Exception as error:
-        if dict(parameters) != dict(policy.parameters):
-            why = str(error) if isinstance(error, ValueError) else reason(error)
-            raise UsageError(f"the policy {policy.name} refuses {describe(policy, parameters)}: {why}") from error
-        raise InvalidPluginData(f"augmentation {policy.name!r} cannot be built: {reason(error)}") from error
 
 
 def preview(
