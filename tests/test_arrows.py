@@ -43,9 +43,6 @@ LATER = {
     "zoo.compact": "zoo.export",
 }
 CROSSING = {
-    ("zoo.evaluate", "zoo.runs"),
-    ("zoo.evaluate", "zoo.files"),
-    ("zoo.evaluate", "zoo.plugin"),
     ("zoo.export", "zoo.runs"),
     ("zoo.config", "zoo.runs"),
     ("zoo.train", "zoo.runs"),

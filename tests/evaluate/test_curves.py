@@ -13,7 +13,7 @@ from PIL import Image
 
 from zoo import runs
 from zoo.errors import RunError, WriteError
-from zoo.evaluate import curves
+from zoo.report import curves
 
 RAMP = (0.1, 0.3, 0.5, 0.6, 0.7)
 

@@ -83,6 +83,6 @@ def predict(
 @runs_option
 def plot(wanted: tuple[str, ...], output: Path | None, smooth: float, runs: Path) -> None:
     """Draw accuracy and loss over the epochs of RUN (a run folder or a run's id), several over one another."""
-    from zoo.evaluate import curves
+    from zoo.report import curves
 
     click.echo(f"Curves     {curves.plot(wanted, runs, output, smooth)}")

@@ -186,8 +186,8 @@ def _keep(
     product: Product, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, begun: float
 ) -> None:
     """Put the file, its figures and the report into the run folder, and a copy of the file in its place."""
-    from zoo.evaluate import curves, report
     from zoo.export import staging
+    from zoo.report import curves, html
 
     run, record = product.run, product.record
     if target is not None:
@@ -200,7 +200,7 @@ def _keep(
     run.write_json("run.json", record)
     with files.replacing(run.folder / "report.html") as temporary:
         drawn = (run.folder / curves.FILE).is_file()
-        page = report.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
+        page = html.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
         temporary.write_text(page, encoding="utf-8")
 
 

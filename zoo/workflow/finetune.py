@@ -118,7 +118,7 @@ def find_rates(
     plan = config.plan(dataclasses.replace(options, export=False), registry, reporter)
     prepared = prepare_data(plan, reporter)
     model, backbone = build_network(plan, registry, reporter)
-    from zoo.evaluate import rates
+    from zoo.report import lr_find as drawing
     from zoo.train import engine
     from zoo.train.rates import Sweep
 
@@ -128,9 +128,9 @@ def find_rates(
     )
     if output is not None:
         pairs = zip(plan.phases, tests, strict=True)
-        rates.draw(
+        drawing.draw(
             [
-                rates.Panel(phase.name, test.rates, test.changes, phase.learning_rate, test.suggestion, test.note)
+                drawing.Panel(phase.name, test.rates, test.changes, phase.learning_rate, test.suggestion, test.note)
                 for phase, test in pairs
             ],
             output,
@@ -254,7 +254,7 @@ def _pictures(prepared: Prepared) -> Pictures:
 
 def _draw_curves(run: runs.Run, record: dict[str, Any], reporter: Reporter) -> None:
     """Draw curves.png; a trained network is not lost to a picture of its history."""
-    from zoo.evaluate import curves
+    from zoo.report import curves
 
     try:
         curves.draw([curves.of_run(run, record, run.id)], run.folder / curves.FILE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo import files
-from zoo.evaluate.curves import DPI, TRAINING, VALIDATION, WIDTH
+from zoo.report.curves import DPI, TRAINING, VALIDATION, WIDTH
 
 PANEL_HEIGHT = 3.0  # inches
 
