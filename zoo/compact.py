@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.data.dataset import Prepared
-from zoo.errors import DataError
+from zoo.evaluate import metrics as metric_tools
+from zoo.evaluate.evaluator import judge
 from zoo.reporter import Reporter
 from zoo_runtime import ModelInfo, Pairs, Predictor, time_pairs
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import onnx
 
 KINDS = ("int8", "fp16")
-PARTS = (("val", "validation"), ("test", "test"))
 PAIRS = 60
 # What may fall by no more than the bound. Of several labels, right decisions alone say little: saying no to all of a
 # hundred classes is right for ninety-nine.
@@ -92,7 +92,6 @@ def make(
         ConversionFailed: onnxruntime refuses to quantise the network.
         ParityFailed: The 16-bit weights are not read back as they were written.
     """
-    from zoo.evaluate import metrics as judging
     from zoo.export import staging
 
     with reporter.timing.measure(f"making {kind}"):
@@ -106,7 +105,7 @@ def make(
     info = dataclasses.replace(info, precision={"kind": kind, **precision}, parity={})
     info = staging.with_selftest(made, info, tolerance=tolerance)
     changed = judge(Predictor(staging.serialize(made, info)), prepared, reporter)
-    summary = {key: judging.summary(figures) for key, figures in changed.items()}
+    summary = {key: metric_tools.summary(figures) for key, figures in changed.items()}
     content = staging.serialize(made, dataclasses.replace(info, metrics=summary))
     judged = {key: (metrics["test"][key], changed["test"][key]) for key in JUDGED if key in metrics["test"]}
     sample = prepared.pixels.array[prepared.split.test[:1]]
@@ -133,27 +132,6 @@ def make(
 def failed(kind: str, why: str) -> Compact:
     """What stands for a smaller file that came to nothing."""
     return Compact(kind, b"", {}, {}, why.removesuffix("."))
-
-
-def judge(predictor: Predictor, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
-    """Figures of an exported file on the run's validation and test pictures, decoded as the device does.
-
-    Raises:
-        DataError: A picture that could be read before cannot now.
-    """
-    from zoo.evaluate import metrics as judging
-
-    found = {}
-    for part, key in PARTS:
-        rows = getattr(prepared.split, part)
-        with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
-            probabilities, bad = judging.predict(predictor, prepared.contents(rows), progress)
-        for i, why in bad.items():
-            raise DataError(f"{prepared.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
-        found[key] = judging.measure(
-            probabilities, prepared.targets[rows], prepared.source.classes, multilabel=prepared.source.multilabel
-        )
-    return found
 
 
 def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> Pairs:

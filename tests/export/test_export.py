@@ -171,20 +171,20 @@ def test_a_run_judges_by_its_own_test_pictures_wherever_they_are_and_however_nam
     finished, zoo, renamed, tmp_path, monkeypatch
 ):
     """Divided anew, most of the test pictures would be ones that the network learnt from."""
-    from zoo.evaluate import metrics
+    from zoo.evaluate import evaluator
 
     run, exported, _ = finished
     with (run / "pictures.csv").open(newline="") as stream:
         test = {row["sha256"] for row in csv.DictReader(stream) if row["part"] == "test"}
     assert len(test) == 12
     judged = []
-    predict = metrics.predict
+    predict = evaluator.predict
 
     def noting(predictor, contents, progress=None):
         judged.append({hashlib.sha256(Path(content).read_bytes()).hexdigest() for content in contents})
         return predict(predictor, contents, progress)
 
-    monkeypatch.setattr(metrics, "predict", noting)
+    monkeypatch.setattr(evaluator, "predict", noting)
     copy = tmp_path / "runs" / run.name
     shutil.copytree(run, copy)
     before = json.loads((copy / "metrics.json").read_text())["test"]

@@ -1,1 +1,1 @@
-"""Judging an exported file on pictures: metrics, table, report."""
+"""Judging an exported file: arrays -> figures (`metrics`), file and pictures -> figures (`evaluator`)."""

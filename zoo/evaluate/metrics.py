@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from zoo_runtime import PictureError, Predictor
-
 SMALLEST = 1e-12
 SUMMARY = ("accuracy", "exact_match", "mean_average_precision", "macro_f1", "loss", "pictures")
-
-
-def predict(
-    predictor: Predictor, contents: Sequence[object], progress: Callable[[int, int], None] | None = None
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Run pictures through the predictor.
-
-    Args:
-        predictor: The exported file.
-        contents: Paths or uint8 arrays.
-        progress: Called with (pictures done, pictures in all).
-
-    Returns:
-        float64 array (pictures, classes) of those that can be read, and for the others index -> why, beginning with
-        the name of the error.
-    """
-    rows, bad = [], {}
-    for i, result in enumerate(predictor.predict_each(contents)):
-        if isinstance(result, PictureError):
-            bad[i] = f"{type(result).__name__}: {result}"
-        else:
-            rows.append(list(result.probabilities.values()))
-        if progress:
-            progress(i + 1, len(contents))
-    return np.array(rows).reshape(len(rows), len(predictor.info.classes)), bad
 
 
 def measure(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from zoo import runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
-from zoo.data.dataset import digest_of
-from zoo.errors import DataError, UsageError
+from zoo.errors import UsageError
+from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.model import load_model
@@ -41,8 +38,6 @@ def evaluate(
         UsageError: No pictures are given for a file whose run is not there, or they have no such part.
         DataError: The pictures have a class that the network does not know, or cannot be read.
     """
-    from zoo.evaluate import metrics
-
     predictor, run, record = _open_model(model, runs_folder)
     if data is None:
         if run is None or record is None:
@@ -55,39 +50,7 @@ def evaluate(
         digests = pixel_cache.digests_of(source.pictures)
         readable = set(range(len(digests)))
     known = run.parts() if run else {}
-    parts: list[str | None] = [picture.split for picture in source.pictures]
-    if known.keys() and known.keys() <= set(digests):
-        # The run's own pictures, wherever they are now: what was test then is test now.
-        parts = [known.get(digest) for digest in digests]
-    part = part or ("test" if "test" in parts else "all")
-    rows = [i for i in sorted(readable) if part in ("all", parts[i])]
-    if not rows:
-        raise UsageError(f"{data or source.name!r} has no {part} part; leave --part out to judge all of it.")
-    present = {source.classes[label] for i in rows for label in source.pictures[i].labels}
-    unknown = sorted(present - set(predictor.info.classes))
-    if unknown:
-        raise DataError(
-            f"the network does not know {', '.join(unknown[:5])}; it knows {', '.join(predictor.info.classes[:10])}."
-        )
-    multilabel = predictor.info.task == "multilabel"
-    if not multilabel and any(len(source.pictures[i].labels) != 1 for i in rows):
-        raise DataError(f"pictures of {source.name!r} have several labels or none, and the network gives one class.")
-    reporter.say(f"{part.capitalize()} pictures of {source.name}: {len(rows)}")
-    _warn_of_trained(predictor.info, source, digests, rows, known, reporter)
-
-    with reporter.progress(f"evaluating {part}") as progress:
-        probabilities, bad = metrics.predict(predictor, [source.pictures[i].content for i in rows], progress)
-    pictures = [source.pictures[i] for i in rows]
-    pixel_cache.check_readable(pictures, bad)
-    if bad:
-        shown = "; ".join(f"{pictures[i].name}: {why}" for i, why in list(bad.items())[:5])
-        reporter.warn(f"{len(bad)} of {len(rows)} files are left out: {shown}")
-    # In the order of the network's classes, of which the pictures may lack some.
-    targets = np.zeros((len(pictures) - len(bad), len(predictor.info.classes)))
-    judged = [picture for i, picture in enumerate(pictures) if i not in bad]
-    for row, picture in zip(targets, judged, strict=True):
-        row[[predictor.info.classes.index(source.classes[label]) for label in picture.labels]] = 1
-    return {"part": part, **metrics.measure(probabilities, targets, predictor.info.classes, multilabel=multilabel)}
+    return evaluator.evaluate(predictor, source, digests, readable, known, part, reporter, data=data or source.name)
 
 
 def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, dict[str, Any] | None]:
@@ -100,27 +63,6 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
     if predictor.info.run.get("id") and (folder / "run.json").is_file():
         return predictor, *runs.load(folder)
     return predictor, None, None
-
-
-def _warn_of_trained(
-    info: ModelInfo,
-    source: sources.Source,
-    digests: Sequence[str],
-    rows: Sequence[int],
-    known: dict[str, str],
-    reporter: Reporter,
-) -> None:
-    """Figures on pictures that a network learnt from say how well it remembers."""
-    seen = sum(known.get(digests[i]) in ("train", "val") for i in rows)
-    if seen:
-        reporter.warn(
-            f"the network was trained or chosen by {seen} of these {len(rows)} pictures; the figures flatter."
-        )
-    elif not known and digest_of(source, digests, range(len(digests))) == info.data.get("digest"):
-        reporter.warn(
-            "these are the very pictures that the network was trained, chosen and tested by. Only its run folder "
-            "knows which is which: `zoo evaluate RUN` judges by its test pictures alone."
-        )
 
 
 def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:

@@ -16,6 +16,8 @@ from zoo import config, files, runs
 from zoo.compact import PARITY_PICTURES, Compact, Limits
 from zoo.data.dataset import Prepared, prepare_again
 from zoo.errors import UsageError, WriteError, ZooError
+from zoo.evaluate import evaluator
+from zoo.evaluate import metrics as metric_tools
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
@@ -95,7 +97,6 @@ def deliver(
         DataError: A picture that could be read before cannot now.
         WriteError: A file cannot be put in its place.
     """
-    from zoo.evaluate import metrics as judging
     from zoo.export import staging
 
     begun = time.perf_counter()
@@ -104,8 +105,8 @@ def deliver(
     # Pictures that training did not learn from come first: a network is surest of those it knows.
     chosen = np.concatenate([prepared.split.val, prepared.split.train])[:PARITY_PICTURES]
     graph, info = checked_graph(product.model, _info(product), prepared.pixels.array[chosen], reporter)
-    metrics = compacting.judge(Predictor(staging.serialize(graph, info)), prepared, reporter)
-    summary = {key: judging.summary(figures) for key, figures in metrics.items()}
+    metrics = evaluator.judge(Predictor(staging.serialize(graph, info)), prepared, reporter)
+    summary = {key: metric_tools.summary(figures) for key, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
     target = exported / product.name / "model.onnx" if exported is not None and float32 else None
     if float32:

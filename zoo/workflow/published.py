@@ -13,6 +13,7 @@ from zoo.compact import PARITY_PICTURES
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
+from zoo.evaluate import evaluator
 from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
@@ -100,7 +101,6 @@ def verify(
         HashMismatch: A file is not the published one.
         DataError: The pictures do not tell their classes, or cannot be read.
     """
-    from zoo.evaluate import metrics
     from zoo.export import staging
 
     architecture, tag = registry.resolve(wanted)
@@ -115,7 +115,7 @@ def verify(
     graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
     predictor = Predictor(staging.serialize(graph, info))
     with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
-        probabilities, bad = metrics.predict(predictor, [picture.content for picture in pictures], progress)
+        probabilities, bad = evaluator.predict(predictor, [picture.content for picture in pictures], progress)
     pixel_cache.check_readable(pictures, bad)
     labels = np.array([picture.labels[0] for i, picture in enumerate(pictures) if i not in bad])
     best = np.argsort(-probabilities, axis=1)[:, :5]
