@@ -48,7 +48,7 @@ def measure(name: str) -> dict:
 
     from zoo import backend, testing
     from zoo.convert.keras_to_onnx import convert
-    from zoo.export import parity, staging
+    from zoo.export import artifact, parity
     from zoo.plugin import registry
     from zoo.train.model import attach_head, build_backbone
     from zoo_runtime import ImageSpec, ModelInfo, Predictor
@@ -81,7 +81,7 @@ def measure(name: str) -> dict:
         image=ImageSpec(size=size),
         architecture={"name": name},
     )
-    data = staging.serialize(graph, info)
+    data = artifact.serialize(graph, info)
     result = Predictor(data)(pixels[0])
     (row,) = model.predict_on_batch(pixels[:1].astype("float32"))
     assert np.abs(np.array(list(result.probabilities.values())) - row).max() <= 1e-4, "the predictor differs"

@@ -41,7 +41,7 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
         AssertionError: A part of the contract is not kept.
     """
     from zoo.convert.keras_to_onnx import convert
-    from zoo.export import parity, staging
+    from zoo.export import artifact, parity
     from zoo.train.model import attach_head, build_backbone
 
     keras = backend.start()
@@ -79,7 +79,7 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
     spec = ImageSpec(size=size, channels=architecture.channels)
     described = {"name": architecture.name}
     info = ModelInfo(classes=tuple("abcde"), task="multiclass", image=spec, architecture=described)
-    predictor = Predictor(staging.serialize(graph, info))
+    predictor = Predictor(artifact.serialize(graph, info))
     expected = model.predict_on_batch(pixels.astype("float32"))
     for picture, row in zip(pixels, expected, strict=True):
         result = predictor(picture if architecture.channels == 3 else picture[..., 0])

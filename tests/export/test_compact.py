@@ -11,9 +11,8 @@ import pytest
 from onnx import TensorProto
 
 import zoo_runtime
-from zoo import compact
 from zoo.errors import ConversionFailed
-from zoo.export import half, quantize
+from zoo.export import fp16, int8, variants
 from zoo_runtime import Predictor
 
 
@@ -112,8 +111,8 @@ def test_a_slower_int8_file_is_refused(zoo, run, monkeypatch):
     exported = run.parent.parent / "exported"
     before = (exported / "shapes" / "model.onnx").read_bytes()
     slower = zoo_runtime.Pairs(1.0, 2.0, 0.5, (0.4, 0.6))
-    monkeypatch.setattr(compact, "compare_speed", lambda first, second, pixels: slower)
-    monkeypatch.setattr(quantize, "CHOICES", ())
+    monkeypatch.setattr(variants, "compare_speed", lambda first, second, pixels: slower)
+    monkeypatch.setattr(int8, "CHOICES", ())
     ran = export(zoo, run, "--int8", "--max-drop", 100)
     assert ran.code == 1 and "not faster" in ran.err and "--int8-any-speed" in ran.err
     assert not (exported / "shapes-int8").exists() and not (run / "model-int8.onnx").exists()
@@ -124,8 +123,8 @@ def test_a_slower_int8_file_is_refused(zoo, run, monkeypatch):
 
 def test_a_file_that_loses_accuracy_is_refused(zoo, run, monkeypatch):
     """Weights of the wrong sign: the file does what such weights do, and that is not enough."""
-    rounded = half._weights
-    monkeypatch.setattr(half, "_weights", lambda graph: ((t, -v) for t, v in rounded(graph)))
+    rounded = fp16._weights
+    monkeypatch.setattr(fp16, "_weights", lambda graph: ((t, -v) for t, v in rounded(graph)))
     ran = export(zoo, run, "--fp16", "--max-drop", 30)
     assert ran.code == 1
     assert "no fp16 file is exported: accuracy falls from" in ran.err and "--max-drop allows 30" in ran.err
@@ -135,7 +134,7 @@ def test_a_file_that_loses_accuracy_is_refused(zoo, run, monkeypatch):
 
 @pytest.mark.slow
 def test_16_bit_weights_that_are_not_read_back_are_an_error(zoo, run, monkeypatch):
-    halve = half.halve
+    halve = fp16.halve
 
     def swapped(graph):
         made = halve(graph)
@@ -144,7 +143,7 @@ def test_16_bit_weights_that_are_not_read_back_are_an_error(zoo, run, monkeypatc
         same[-1].raw_data = values[::-1].tobytes()
         return made
 
-    monkeypatch.setattr(half, "halve", swapped)
+    monkeypatch.setattr(fp16, "halve", swapped)
     ran = export(zoo, run, "--fp16")
     assert ran.code == 1 and "differ" in ran.err
     assert not (run.parent.parent / "exported" / "shapes-fp16").exists()
@@ -154,7 +153,7 @@ def test_what_goes_wrong_with_one_kind_leaves_the_rest(zoo, run, monkeypatch):
     def refuse(*arguments, **options):
         raise ConversionFailed("onnxruntime cannot quantise the network: no reason")
 
-    monkeypatch.setattr(quantize, "quantize", refuse)
+    monkeypatch.setattr(int8, "quantize", refuse)
     ran = export(zoo, run, "--int8", "--fp16")
     assert ran.code == 1 and "no int8 file is exported: onnxruntime cannot quantise" in ran.err
     assert "fp16       " in ran.out
@@ -216,16 +215,16 @@ def layers(between, constants):
 def test_what_has_no_weights_or_grows_is_not_called_int8():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    judge = quantize.Judge(pixels, np.eye(3)[rng.integers(0, 3, 12)])
+    judge = int8.Judge(pixels, np.eye(3)[rng.integers(0, 3, 12)])
     with pytest.raises(ConversionFailed, match="nothing to bring to 8 bits"):
-        quantize.quantize(one_layer("Add", np.ones(3, np.float32)), pixels, judge, max_drop=1.0)
+        int8.quantize(one_layer("Add", np.ones(3, np.float32)), pixels, judge, max_drop=1.0)
     matrix = rng.normal(size=(3, 3)).astype(np.float32)
     with pytest.raises(ConversionFailed, match="no int8 graph is smaller"):
-        quantize.quantize(one_layer("MatMul", matrix), pixels, judge, max_drop=1.0, any_speed=True)
+        int8.quantize(one_layer("MatMul", matrix), pixels, judge, max_drop=1.0, any_speed=True)
 
 
 def trial(name, error, speedup=1.5, size=100, accuracy=0.9):
-    return quantize.Trial(quantize.Way(left_out=(name,)), accuracy, error, speedup, size)
+    return int8.Trial(int8.Way(left_out=(name,)), accuracy, error, speedup, size)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +259,7 @@ def trial(name, error, speedup=1.5, size=100, accuracy=0.9):
     ],
 )
 def test_which_way_to_int8_is_taken(trials, options, expected):
-    chosen = quantize.choose(trials, accuracy=0.9, max_drop=0.01, **{"any_speed": False, **options})
+    chosen = int8.choose(trials, accuracy=0.9, max_drop=0.01, **{"any_speed": False, **options})
     assert chosen is None if expected is None else chosen.way.left_out == (expected,)
 
 
@@ -270,16 +269,16 @@ def quantized(monkeypatch, *networks, **options):
 
     def attempt(self, way):
         failed, error, size = next(made)
-        self.trials.append(quantize.Trial(way, 1.0, error, 1.5, size, failed))
+        self.trials.append(int8.Trial(way, 1.0, error, 1.5, size, failed))
         return self.trials[-1]
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    monkeypatch.setattr(quantize._Search, "_attempt", attempt)
+    monkeypatch.setattr(int8._Search, "_attempt", attempt)
     monkeypatch.setattr(onnx.ModelProto, "ByteSize", lambda self: 1000)
     matrices = [rng.normal(size=(3, 3)).astype(np.float32) for _ in range(2)]
-    judge = quantize.Judge(pixels, np.eye(3)[rng.integers(0, 3, 12)])
-    return quantize.quantize(two_layers(*matrices), pixels, judge, max_drop=1.0, **options)
+    judge = int8.Judge(pixels, np.eye(3)[rng.integers(0, 3, 12)])
+    return int8.quantize(two_layers(*matrices), pixels, judge, max_drop=1.0, **options)
 
 
 def test_the_first_operation_is_not_left_out_where_most_of_the_weights_are(monkeypatch):
@@ -302,10 +301,10 @@ def test_what_succeeds_after_failures_is_taken(monkeypatch):
 def test_of_several_labels_every_figure_counts():
     """A file that says no to each of a hundred classes makes 99 of 100 decisions right."""
     figures = {"kind": "fp16", "accuracy": 0.99, "float32_accuracy": 1.0}
-    assert compact._refusal(figures, compact.Limits(0.02)) is None
+    assert variants._refusal(figures, variants.Limits(0.02)) is None
     several = {"exact_match": 0.0, "float32_exact_match": 1.0}
-    assert "exact match falls from 1.0000 to 0.0000" in compact._refusal({**figures, **several}, compact.Limits(0.02))
-    judge = quantize.Judge(np.zeros((2, 1, 1, 3), np.uint8), np.array([[1, 0], [0, 0]]), multilabel=True)
+    assert "exact match falls from 1.0000 to 0.0000" in variants._refusal({**figures, **several}, variants.Limits(0.02))
+    judge = int8.Judge(np.zeros((2, 1, 1, 3), np.uint8), np.array([[1, 0], [0, 0]]), multilabel=True)
     assert judge.accuracy(np.zeros((2, 2))) == 0.5
 
 
@@ -316,7 +315,7 @@ def test_weights_beyond_16_bits_stay_as_they_are():
     nodes = [onnx.helper.make_node("Add", ["small", "great"], ["sum"])]
     output = onnx.helper.make_tensor_value_info("sum", TensorProto.FLOAT, [16, 32])
     graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "two", [], [output], tensors))
-    kinds = {t.name: t.data_type for t in half.halve(graph).graph.initializer}
+    kinds = {t.name: t.data_type for t in fp16.halve(graph).graph.initializer}
     assert kinds == {"small_float16": TensorProto.FLOAT16, "great": TensorProto.FLOAT}
 
 

@@ -22,12 +22,12 @@ from zoo.cli.options import (
 
 def show_compacts(result: Any) -> int:
     """Print what came of smaller files; 1 where one was refused."""
-    from zoo import compact
+    from zoo.export import variants
 
     for made, path in result.compacts:
         click.echo(f"{made.kind:<10} {path or 'refused'}")
         if made.figures:
-            for line in compact.describe(made.figures):
+            for line in variants.describe(made.figures):
                 click.echo(f"           {line}")
             click.echo(f"           all figures in {result.run.folder / made.record}")
         if made.refusal:

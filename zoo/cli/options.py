@@ -263,7 +263,7 @@ def compact_values(values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: A limit of a file that is not made.
     """
-    from zoo.compact import KINDS, Limits
+    from zoo.export.variants import KINDS, Limits
 
     wanted = tuple(kind for kind in KINDS if values.pop(kind))
     typed = [name for name in ("max_drop", "int8_any_speed") if typed_again(name, values[name])]

@@ -1,1 +1,1 @@
-"""The exported file: metadata, parity with the trained network, staging. Nothing is replaced before it has passed."""
+"""The exported file: metadata, parity with the trained network, variants. Nothing is replaced before it has passed."""

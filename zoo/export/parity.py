@@ -24,6 +24,8 @@ TOLERANCE = 1e-4
 HEAD_TOLERANCE = 1e-5
 BATCH = 16
 
+PARITY_PICTURES = 64
+
 
 def check(
     model: keras.Model, graph: onnx.ModelProto, pixels: np.ndarray, *, multilabel: bool = False

@@ -68,12 +68,12 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
 def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:
     """The bytes of an exported file for a run that keeps none."""
     from zoo.convert.keras_to_onnx import convert
-    from zoo.export import staging
+    from zoo.export import artifact
 
     model = load_model(run.model)
     task = record.get("task", "multiclass")
     info = ModelInfo(classes=tuple(record["classes"]), task=task, image=ImageSpec(**record["image"]))
-    return staging.serialize(convert(model), info)
+    return artifact.serialize(convert(model), info)
 
 
 def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: bool = False) -> Path:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import compact as compacting
 from zoo import config, files, runs
-from zoo.compact import PARITY_PICTURES, Compact, Limits
 from zoo.data.dataset import Prepared, prepare_again
 from zoo.errors import UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
+from zoo.export import variants
+from zoo.export.parity import PARITY_PICTURES
+from zoo.export.variants import Compact, Limits
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
@@ -88,7 +89,7 @@ def deliver(
         reporter: Hears of every step.
         keep: Whether the run folder gets the file, its figures and the report too.
         float32: Whether the float32 file is put in place; where not, it is made and judged for comparison alone.
-        compact: Smaller files to make, of `zoo.compact.KINDS`.
+        compact: Smaller files to make, of `zoo.export.variants.KINDS`.
         limits: What these may cost.
 
     Raises:
@@ -97,7 +98,7 @@ def deliver(
         DataError: A picture that could be read before cannot now.
         WriteError: A file cannot be put in its place.
     """
-    from zoo.export import staging
+    from zoo.export import artifact
 
     begun = time.perf_counter()
     reporter.say("Exporting to ONNX")
@@ -105,16 +106,16 @@ def deliver(
     # Pictures that training did not learn from come first: a network is surest of those it knows.
     chosen = np.concatenate([prepared.split.val, prepared.split.train])[:PARITY_PICTURES]
     graph, info = checked_graph(product.model, _info(product), prepared.pixels.array[chosen], reporter)
-    metrics = evaluator.judge(Predictor(staging.serialize(graph, info)), prepared, reporter)
+    metrics = evaluator.judge(Predictor(artifact.serialize(graph, info)), prepared, reporter)
     summary = {key: metric_tools.summary(figures) for key, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
     target = exported / product.name / "model.onnx" if exported is not None and float32 else None
     if float32:
-        content = staging.serialize(graph, info)
+        content = artifact.serialize(graph, info)
         if keep:
             _keep(product, content, metrics, info, target, begun)
         elif target is not None:
-            staging.place(content, target)
+            artifact.place(content, target)
     result = Result(product.run, metrics, target, sample(prepared, product.run))
     if exported is None:
         return result
@@ -140,7 +141,7 @@ def checked_graph(
         The graph with both outputs, and `info` with parity and self-test.
     """
     from zoo.convert.keras_to_onnx import convert
-    from zoo.export import parity, staging
+    from zoo.export import artifact, parity
 
     with reporter.timing.measure("converting"):
         graph = convert(model)
@@ -152,7 +153,7 @@ def checked_graph(
         f"{figures['probabilities_difference']:.1e}"
     )
     with reporter.timing.measure("self-test"):
-        return graph, staging.with_selftest(graph, dataclasses.replace(info, parity=figures))
+        return graph, artifact.with_selftest(graph, dataclasses.replace(info, parity=figures))
 
 
 def sample(prepared: Prepared, run: runs.Run) -> Path:
@@ -187,12 +188,12 @@ def _keep(
     product: Product, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, begun: float
 ) -> None:
     """Put the file, its figures and the report into the run folder, and a copy of the file in its place."""
-    from zoo.export import staging
+    from zoo.export import artifact
     from zoo.report import curves, html
 
     run, record = product.run, product.record
     if target is not None:
-        staging.place(content, run.exported)
+        artifact.place(content, run.exported)
     run.write_json("metrics.json", metrics)
     if target is not None:
         _copy(run.exported, target, run)
@@ -248,7 +249,7 @@ def _compact(
 
     What goes wrong with it is a refusal: the float32 file is there by now, and another kind may come out well.
     """
-    from zoo.export import staging
+    from zoo.export import artifact
 
     reporter.say(f"Making the {kind} file")
     run, seed = product.run, product.record["options"]["seed"]
@@ -256,15 +257,15 @@ def _compact(
     size = product.prepared.spec.size
     suffix = kind if keep else f"{size[0]}x{size[1]}-{kind}"
     try:
-        made = compacting.make(kind, graph, info, product.prepared, metrics, limits, reporter, seed=seed)
+        made = variants.make(kind, graph, info, product.prepared, metrics, limits, reporter, seed=seed)
         made = dataclasses.replace(made, record=f"{suffix}.json")
         run.write_json(made.record, made.figures)
         if not made.refusal:
             kept = run.folder / f"model-{suffix}.onnx"
-            staging.place(made.content, kept)
+            artifact.place(made.content, kept)
             _copy(kept, target, run, f" --{kind}")
     except ZooError as error:
-        made = compacting.failed(kind, str(error))
+        made = variants.failed(kind, str(error))
     if made.refusal and target.is_file():
         reporter.warn(f"{target} is of an earlier export, and stays as it is.")
     return made, None if made.refusal else target
@@ -272,7 +273,7 @@ def _compact(
 
 def _warn_of_others(exported: Path, name: str, run: runs.Run, made: Sequence[str], reporter: Reporter) -> None:
     """Smaller files of an earlier run under the same name would be taken for this one's."""
-    for kind in compacting.KINDS:
+    for kind in variants.KINDS:
         path = compact_file(exported, name, kind)
         there = None if kind in made else _info_of(path)
         if there is not None and there.precision.get("kind") == kind and there.run.get("id") != run.id:
@@ -280,10 +281,10 @@ def _warn_of_others(exported: Path, name: str, run: runs.Run, made: Sequence[str
 
 
 def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:
-    from zoo.export import staging
+    from zoo.export import artifact
 
     try:
-        staging.copy(source, target)
+        artifact.copy(source, target)
     except WriteError as error:
         raise WriteError(
             f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
@@ -313,7 +314,8 @@ def export_run(
         data: Where the run's pictures are now; None means where they were.
         size: (height, width) in pixels of the exported file's pictures; None means those of the run. Another size is
             judged anew and leaves the run's own file, figures and report as they are.
-        compact: Smaller files to make, of `zoo.compact.KINDS`; where there are any, the float32 export is left alone.
+        compact: Smaller files to make, of `zoo.export.variants.KINDS`; where there are any, the float32 export is
+            left alone.
         limits: What these may cost.
 
     Returns:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import backend, config, files, runs
-from zoo.compact import Limits
 from zoo.config import Options, Plan
 from zoo.data import sources
 from zoo.data.dataset import Prepared, prepare
@@ -19,6 +18,7 @@ from zoo.errors import (
     WriteError,
     reason,
 )
+from zoo.export.variants import Limits
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.engine import Learning
@@ -45,7 +45,7 @@ def finetune(
         options: What is wanted.
         registry: The loaded plugins.
         reporter: Hears of every step.
-        compact: Smaller files to make besides, of `zoo.compact.KINDS`.
+        compact: Smaller files to make besides, of `zoo.export.variants.KINDS`.
         limits: What these may cost.
 
     Returns:

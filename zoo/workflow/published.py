@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import backend, config, files, runs
-from zoo.compact import PARITY_PICTURES
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
 from zoo.evaluate import evaluator
+from zoo.export.parity import PARITY_PICTURES
 from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
@@ -66,9 +66,9 @@ def export_top(
     pictures = sources.open_source(data, fewest_classes=1).pictures
     reporter.say(f"Parity is checked on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
     graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
-    from zoo.export import staging
+    from zoo.export import artifact
 
-    staging.place(staging.serialize(graph, info), target)
+    artifact.place(artifact.serialize(graph, info), target)
     return target
 
 
@@ -101,7 +101,7 @@ def verify(
         HashMismatch: A file is not the published one.
         DataError: The pictures do not tell their classes, or cannot be read.
     """
-    from zoo.export import staging
+    from zoo.export import artifact
 
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
@@ -113,7 +113,7 @@ def verify(
     pictures = sources.open_identified(data, classes)
     found = _fetch_published(published, size, reporter)
     graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
-    predictor = Predictor(staging.serialize(graph, info))
+    predictor = Predictor(artifact.serialize(graph, info))
     with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
         probabilities, bad = evaluator.predict(predictor, [picture.content for picture in pictures], progress)
     pixel_cache.check_readable(pictures, bad)

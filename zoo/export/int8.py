@@ -14,14 +14,9 @@ On another processor that does not show, so the first operation is left out wher
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import logging
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +25,7 @@ import onnx
 from zoo.convert.keras_to_onnx import INPUT, LOGITS, PROBABILITIES
 from zoo.convert.session import open_session
 from zoo.errors import ConversionFailed
+from zoo.export.quantizer import Quantizer, Way
 from zoo_runtime import time_pairs
 
 if TYPE_CHECKING:
@@ -42,13 +38,10 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("weight_bits", (8, 7)),
     ("calibration", ("minmax", "percentile", "entropy")),
 )
-WEIGHTED = ("Conv", "Gemm", "MatMul")
-PERCENTILE = 99.99
 LIKELY_TRIALS = 7
 CALIBRATION_PICTURES = 128
 JUDGING_PICTURES = 512
 SENSITIVITY_PICTURES = 32
-CHUNK = 8
 BATCH = 16
 PAIRS = 20
 FAITHFUL = 0.2
@@ -57,25 +50,6 @@ NEXT_TO_NOTHING = 1.2
 # Times of a busy machine are no closer than that, and types of activations differ by more.
 NEARLY_AS_FAST = 1.3
 SMALLER = 0.9
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of bringing a graph to 8 bits.
-
-    Args:
-        calibration: How ranges of activations are found: "minmax", "percentile" (99.99 % of the values) or "entropy".
-        activations: Their type, "uint8" or "int8".
-        per_channel: One scale a channel of the weights, rather than one a tensor.
-        weight_bits: 8, or 7, which no processor's sums of 16 bits can overflow.
-        left_out: Names of operations that stay in float32.
-    """
-
-    calibration: str = "minmax"
-    activations: str = "uint8"
-    per_channel: bool = True
-    weight_bits: int = 8
-    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,7 +179,7 @@ class _Search:
         any_speed: bool,
         progress: Callable[[int, int], None] | None,
     ):
-        self.quantizer = _Quantizer(graph, calibration)
+        self.quantizer = Quantizer(graph, calibration)
         self.trials: list[Trial] = []
         self._reference, self._bytes = open_session(graph), graph.ByteSize()
         self._judge, self._max_drop, self._any_speed, self._progress = judge, max_drop, any_speed, progress
@@ -232,7 +206,7 @@ class _Search:
         best = self.best()
         if best is None or self._loses_little(best):
             return
-        order = self.quantizer.most_sensitive(best.way, self._judge, self._logits)
+        order = most_sensitive(self.quantizer, best.way, self._judge, self._logits)
         count = 1
         while count < len(order):
             left_out = {*best.way.left_out, *order[:count]}
@@ -319,6 +293,17 @@ def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
     return trial.error <= FAITHFUL and accuracy - trial.accuracy <= drop + 1e-9
 
 
+def most_sensitive(quantizer: Quantizer, way: Way, judge: Judge, logits: np.ndarray) -> list[str]:
+    """Names of quantised operations, beginning with that which alone changes the logits most."""
+    errors = {}
+    for name in quantizer.weighted:
+        if name not in way.left_out:
+            session = open_session(quantizer.graph(way, only=[name]))
+            changed, _ = judge.outputs(session, SENSITIVITY_PICTURES)
+            errors[name] = relative_error(logits[:SENSITIVITY_PICTURES], changed)
+    return sorted(errors, key=lambda name: -errors[name])
+
+
 def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:
     """Root mean square of a change of logits over that of the logits around their mean; infinite where one is NaN."""
     spread = float(np.sqrt(np.mean((logits - logits.mean(axis=0)) ** 2)))
@@ -354,147 +339,3 @@ def speedup(
         return lambda batch: one.run([PROBABILITIES], {INPUT: batch})
 
     return time_pairs(running(reference), running(session), [(pixels, pixels)], pairs=PAIRS).ratio
-
-
-class _Quantizer:
-    """Quantises one graph in many ways; each kind of ranges is found once."""
-
-    def __init__(self, graph: onnx.ModelProto, calibration: np.ndarray):
-        self._graph = onnx.shape_inference.infer_shapes(_named(graph))
-        self._pixels = calibration
-        self._ranges: dict[str, Any] = {}
-        self._frame = _outside(self._graph.graph)
-        self.weighted = [
-            node.name for node in self._graph.graph.node if node.op_type in WEIGHTED and node.name not in self._frame
-        ]
-        if not self.weighted:
-            raise ConversionFailed(f"the network has no {', '.join(WEIGHTED)}: there is nothing to bring to 8 bits.")
-
-    def graph(self, way: Way, only: Sequence[str] = ()) -> onnx.ModelProto:
-        """The graph in 8 bits, or with `only` just these operations of it."""
-        from onnxruntime.quantization import QDQQuantizer, QuantType
-        from onnxruntime.quantization.registry import QDQRegistry
-
-        ranges = self._calibrated(way.calibration)
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self._graph)
-        types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-        try:
-            with _quiet():
-                quantizer = QDQQuantizer(
-                    copy,
-                    per_channel=way.per_channel,
-                    reduce_range=way.weight_bits == 7,
-                    weight_qType=QuantType.QInt8,
-                    activation_qType=types[way.activations],
-                    tensors_range=ranges,
-                    nodes_to_quantize=list(only),
-                    nodes_to_exclude=[*self._frame, *way.left_out],
-                    op_types_to_quantize=list(QDQRegistry),
-                    # Logits of 8 bits would give probabilities in steps of some hundredths.
-                    extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
-                )
-                quantizer.quantize_model()
-        except Exception as error:
-            # onnxruntime's quantiser raises ValueError, KeyError, RuntimeError and more.
-            raise ConversionFailed(f"onnxruntime cannot quantise the network: {error}") from error
-        return quantizer.model.model
-
-    def most_sensitive(self, way: Way, judge: Judge, logits: np.ndarray) -> list[str]:
-        """Names of quantised operations, beginning with that which alone changes the logits most."""
-        errors = {}
-        for name in self.weighted:
-            if name not in way.left_out:
-                session = open_session(self.graph(way, only=[name]))
-                changed, _ = judge.outputs(session, SENSITIVITY_PICTURES)
-                errors[name] = relative_error(logits[:SENSITIVITY_PICTURES], changed)
-        return sorted(errors, key=lambda name: -errors[name])
-
-    def _calibrated(self, method: str) -> Any:
-        """Ranges of every float tensor."""
-        if method not in self._ranges:
-            from onnxruntime.quantization import CalibrationMethod, create_calibrator
-
-            kinds = {
-                "minmax": (CalibrationMethod.MinMax, {}),
-                "percentile": (CalibrationMethod.Percentile, {"percentile": PERCENTILE, "symmetric": False}),
-                "entropy": (CalibrationMethod.Entropy, {}),
-            }
-            kind, options = kinds[method]
-            with tempfile.TemporaryDirectory(prefix="zoo-calibrate-") as folder, _quiet():
-                source = Path(folder, "graph.onnx")
-                onnx.save(self._graph, source)
-                try:
-                    calibrator = create_calibrator(
-                        source,
-                        augmented_model_path=str(Path(folder, "augmented.onnx")),
-                        calibrate_method=kind,
-                        extra_options=options,
-                    )
-                    # Its memory grows with what it is given at once.
-                    for i in range(0, len(self._pixels), CHUNK):
-                        calibrator.collect_data(_Reader(self._pixels[i : i + CHUNK]))
-                    self._ranges[method] = calibrator.compute_data()
-                except Exception as error:
-                    # As above.
-                    raise ConversionFailed(f"onnxruntime cannot calibrate the network: {error}") from error
-        return self._ranges[method]
-
-
-class _Reader:
-    """Pictures as onnxruntime's calibration asks for them: one batch, then None."""
-
-    def __init__(self, pixels: np.ndarray):
-        self._left = [{INPUT: pixels}]
-
-    def get_next(self) -> Mapping[str, np.ndarray] | None:
-        return self._left.pop() if self._left else None
-
-
-def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every operation has a name of its own, for it is by names that they are left out."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
-    seen: set[str] = set()
-    for i, node in enumerate(copy.graph.node):
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type}_{i}"
-        seen.add(node.name)
-    return copy
-
-
-def _outside(graph: onnx.GraphProto) -> list[str]:
-    """Operations before the first that has weights, and after the logits: normalisation, and softmax or sigmoid.
-
-    Pixels are in 8 bits already, and a probability of 8 bits could not be between 0 and 1/255.
-    """
-    constants = {tensor.name for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    before: set[str] = set()
-    reached = {INPUT}
-    for node in graph.node:
-        inputs = [name for name in node.input if name and name not in constants]
-        if node.op_type not in WEIGHTED and inputs and all(name in reached for name in inputs):
-            before.add(node.name)
-            reached |= set(node.output)
-    within = set()
-    waiting = [LOGITS]
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and node.name not in within:
-            within.add(node.name)
-            waiting += node.input
-    return [node.name for node in graph.node if node.name in before or node.name not in within]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without onnxruntime's advice, which is for those who call it themselves."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.setLevel(level)

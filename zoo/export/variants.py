@@ -15,6 +15,7 @@ import numpy as np
 from zoo.data.dataset import Prepared
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import judge
+from zoo.export.parity import PARITY_PICTURES
 from zoo.reporter import Reporter
 from zoo_runtime import ModelInfo, Pairs, Predictor, time_pairs
 
@@ -26,7 +27,6 @@ PAIRS = 60
 # What may fall by no more than the bound. Of several labels, right decisions alone say little: saying no to all of a
 # hundred classes is right for ninety-nine.
 JUDGED = ("accuracy", "exact_match", "mean_average_precision")
-PARITY_PICTURES = 64
 # Of the self-test of an int8 file: what differs by more on a device is to be found out there.
 TOLERANCES = 1e-3, 0.1
 
@@ -92,7 +92,7 @@ def make(
         ConversionFailed: onnxruntime refuses to quantise the network.
         ParityFailed: The 16-bit weights are not read back as they were written.
     """
-    from zoo.export import staging
+    from zoo.export import artifact
 
     with reporter.timing.measure(f"making {kind}"):
         if kind == "int8":
@@ -100,13 +100,13 @@ def make(
         else:
             made, precision, tried = _fp16(graph, prepared)
     tolerance = precision.pop("tolerance")
-    plain = staging.serialize(graph, info)
+    plain = artifact.serialize(graph, info)
     # Parity is the float32 file's.
     info = dataclasses.replace(info, precision={"kind": kind, **precision}, parity={})
-    info = staging.with_selftest(made, info, tolerance=tolerance)
-    changed = judge(Predictor(staging.serialize(made, info)), prepared, reporter)
+    info = artifact.with_selftest(made, info, tolerance=tolerance)
+    changed = judge(Predictor(artifact.serialize(made, info)), prepared, reporter)
     summary = {key: metric_tools.summary(figures) for key, figures in changed.items()}
-    content = staging.serialize(made, dataclasses.replace(info, metrics=summary))
+    content = artifact.serialize(made, dataclasses.replace(info, metrics=summary))
     judged = {key: (metrics["test"][key], changed["test"][key]) for key in JUDGED if key in metrics["test"]}
     sample = prepared.pixels.array[prepared.split.test[:1]]
     speed = compare_speed(Predictor(plain), Predictor(content), sample)
@@ -191,22 +191,22 @@ def _refusal(figures: dict[str, Any], limits: Limits) -> str | None:
 def _int8(
     graph: onnx.ModelProto, prepared: Prepared, limits: Limits, reporter: Reporter, seed: int
 ) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
-    from zoo.export import quantize
+    from zoo.export import int8
 
     train = np.random.default_rng(seed).permutation(prepared.split.train)
-    count = max(1, min(quantize.CALIBRATION_PICTURES, len(train) // 2))
+    count = max(1, min(int8.CALIBRATION_PICTURES, len(train) // 2))
     # Validation pictures first: a network is surest of those it was trained on, and hides there what it lost.
-    judged = np.concatenate([prepared.split.val, train[count:]])[: quantize.JUDGING_PICTURES]
-    judge = quantize.Judge(_pixels(prepared, judged), prepared.targets[judged], prepared.source.multilabel)
+    judged = np.concatenate([prepared.split.val, train[count:]])[: int8.JUDGING_PICTURES]
+    judge = int8.Judge(_pixels(prepared, judged), prepared.targets[judged], prepared.source.multilabel)
     with reporter.progress("trying ways to int8") as progress:
-        outcome = quantize.quantize(
+        outcome = int8.quantize(
             *(graph, _pixels(prepared, train[:count]), judge),
             max_drop=limits.max_drop,
             any_speed=limits.any_speed,
             progress=progress,
         )
     way = outcome.chosen.way
-    apart = quantize.between_processors(outcome.graph, judge.pixels[:PARITY_PICTURES])
+    apart = int8.between_processors(outcome.graph, judge.pixels[:PARITY_PICTURES])
     precision = {
         **dataclasses.asdict(way),
         "calibration_pictures": count,
@@ -224,16 +224,16 @@ def _int8(
 
 def _fp16(graph: onnx.ModelProto, prepared: Prepared) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
     from zoo.convert.session import open_session
-    from zoo.export import half, parity, quantize
+    from zoo.export import fp16, int8, parity
 
     rows = np.concatenate([prepared.split.val, prepared.split.train])[:PARITY_PICTURES]
-    judge = quantize.Judge(_pixels(prepared, rows), prepared.targets[rows], prepared.source.multilabel)
-    made = half.halve(graph)
-    plain, rounded, stored = (judge.outputs(open_session(one)) for one in (graph, half.rounded(graph), made))
+    judge = int8.Judge(_pixels(prepared, rows), prepared.targets[rows], prepared.source.multilabel)
+    made = fp16.halve(graph)
+    plain, rounded, stored = (judge.outputs(open_session(one)) for one in (graph, fp16.rounded(graph), made))
     # The file must do what rounded weights do; what rounding itself does is judged on the test pictures.
     figures = parity.compare(rounded[0], stored[0], rounded[1], stored[1], multilabel=judge.multilabel)
     precision = {
-        "logits_error": quantize.relative_error(plain[0], stored[0]),
+        "logits_error": int8.relative_error(plain[0], stored[0]),
         "parity_with_rounded": figures["logits_difference"],
         "tolerance": None,
     }
