@@ -50,7 +50,7 @@ def measure(name: str) -> dict:
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact, parity
     from zoo.plugin import registry
-    from zoo.train.model import attach_head, build_backbone
+    from zoo.train.network import attach_head, build_backbone
     from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
     keras = backend.start()

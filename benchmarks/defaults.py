@@ -96,9 +96,9 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     from zoo.plugin import registry
     from zoo.reporter import Reporter
     from zoo.train import engine
-    from zoo.train.features import Settings
-    from zoo.train.feeds import Pictures
-    from zoo.train.model import attach_head
+    from zoo.train.frozen.features import Settings
+    from zoo.train.inputs import Pictures
+    from zoo.train.network import attach_head
     from zoo.workflow import finetune
 
     plugins, reporter = registry.load(warn=print), Reporter()

@@ -37,14 +37,6 @@ ALLOWED["zoo.workflow"] = set(ALLOWED) - {"zoo_plugins"}
 ALLOWED["zoo.testing"] = TOOLS | {"zoo.convert", "zoo.train", "zoo.export"}
 ALLOWED["zoo.cli"] = set(ALLOWED) - {"zoo_plugins", "zoo.testing"}
 ALLOWED["zoo.__main__"] = {"zoo.cli"}
-# Modules that have not moved into their package yet, and what still crosses.
-LATER = {
-    "zoo.schedules": "zoo.train",
-}
-CROSSING = {
-    ("zoo.config", "zoo.runs"),
-    ("zoo.train", "zoo.runs"),
-}
 FOLDERS = {"zoo": "zoo", "zoo_plugins": "plugins/zoo_plugins", "zoo_runtime": "runtime/zoo_runtime"}
 
 
@@ -58,8 +50,7 @@ def sources():
 
 def part_of(module: str) -> str:
     top, *rest = module.split(".")
-    part = f"{top}.{rest[0]}" if top == "zoo" and rest else top
-    return LATER.get(part, part)
+    return f"{top}.{rest[0]}" if top == "zoo" and rest else top
 
 
 def imports(module: str, path) -> set[str]:
@@ -83,7 +74,7 @@ def test_imports_follow_the_arrows(module, path):
         assert imports(module, path) == set()
         return
     ours = {part_of(name) for name in imports(module, path) if name.split(".")[0] in FOLDERS}
-    assert ours - {other for one, other in CROSSING if one == part} <= ALLOWED[part] | {part}
+    assert ours <= ALLOWED[part] | {part}
 
 
 @pytest.mark.parametrize(("module", "path"), list(sources()), ids=lambda value: str(value).rpartition("/")[2])

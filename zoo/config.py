@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import backend, files, schedules
+from zoo import backend, files
 from zoo.data import augment as policies
 from zoo.data import sources
 from zoo.data.augment import Augment
@@ -20,7 +20,7 @@ from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
-from zoo.train import phases as phase_tools
+from zoo.train import schedule as schedule_tools
 from zoo_runtime import ImageSpec
 
 
@@ -36,9 +36,9 @@ class Options:
         resize: "squash", "crop", "crop:FRACTION" or "pad".
         schedule: Name, or path of a TOML file; None means the architecture's default, or `scratch` on random weights.
         augment: The augmentation policy and its parameters; see `zoo.data.augment.parse`.
-        epochs: See `zoo.train.phases.override`.
+        epochs: See `zoo.train.schedule.override`.
         batch_size: Pictures a step.
-        learning_rates: See `zoo.train.phases.override`.
+        learning_rates: See `zoo.train.schedule.override`.
         optimizer: For all phases; None leaves it to the schedule.
         rate: How the learning rate moves in all phases, see `zoo.plugin.Phase`; None leaves it to the schedule.
         clip_norm: Norm that gradients are scaled down to in all phases; None leaves it to the schedule.
@@ -151,13 +151,13 @@ def plan(options: Options, registry: Registry, reporter: Reporter) -> Plan:
         files.check_writable(options.exported / name)
     head = _head(architecture, options.head)
     asked = options.schedule or architecture.default_schedule
-    _check_augmented(_phases(schedules.find(asked, registry), architecture, options), augmentation)
+    _check_augmented(_phases(schedule_tools.find(asked, registry), architecture, options), augmentation)
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
 
     with reporter.timing.measure("weights"):
         wanted = options.size or source.size
         found, begin = select.choose(architecture, tag, options.weights, wanted, registry, reporter)
-    schedule = schedules.find(options.schedule or (select.RANDOM_SCHEDULE if begin["random"] else asked), registry)
+    schedule = schedule_tools.find(options.schedule or (select.RANDOM_SCHEDULE if begin["random"] else asked), registry)
     phases = _phases(schedule, architecture, options)
     _check_augmented(phases, augmentation)
     warnings: list[str] = []
@@ -193,7 +193,7 @@ def checked_name(name: str) -> str:
 
 def _phases(schedule: Schedule, architecture: Architecture, options: Options) -> tuple[Phase, ...]:
     """The schedule's phases as the user wants them, every selector checked before anything long begins."""
-    phases = phase_tools.override(
+    phases = schedule_tools.override(
         schedule.phases_for(architecture),
         epochs=options.epochs,
         learning_rates=options.learning_rates,
@@ -205,7 +205,7 @@ def _phases(schedule: Schedule, architecture: Architecture, options: Options) ->
         views=options.views,
     )
     # What is left of it: an --epochs of 0 leaves phases out.
-    schedules.check_fit(dataclasses.replace(schedule, phases=phases), architecture)
+    schedule_tools.check_fit(dataclasses.replace(schedule, phases=phases), architecture)
     return phases
 
 
@@ -228,7 +228,7 @@ def _head(architecture: Architecture, wishes: Mapping[str, Any]) -> Head:
 def _size(
     architecture: Architecture, options: Options, source: sources.Source, begin: dict[str, Any]
 ) -> tuple[int, int]:
-    from zoo.train.model import check_size
+    from zoo.train.network import check_size
 
     size = options.size or source.size or tuple(begin.get("input_size") or architecture.input_size)
     check_size(architecture, size)

@@ -42,7 +42,7 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact, parity
-    from zoo.train.model import attach_head, build_backbone
+    from zoo.train.network import attach_head, build_backbone
 
     keras = backend.start()
     size = size or (architecture.min_size, architecture.min_size)
@@ -221,11 +221,11 @@ def check_schedule(schedule: Schedule, architecture: Architecture) -> None:
     Raises:
         AssertionError: A phase selects stages or layers that do not exist, or the last one has not all of the network.
     """
-    from zoo import schedules
     from zoo.errors import UsageError
+    from zoo.train import schedule as schedule_tools
 
     try:
         # Cuts the network and selects in every phase what would train.
-        schedules.show(schedule, architecture, size=(architecture.min_size,) * 2, classes=3)
+        schedule_tools.show(schedule, architecture, size=(architecture.min_size,) * 2, classes=3)
     except UsageError as error:
         raise AssertionError(f"{schedule.name}: {error}") from error

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from zoo.plugin import registry
-from zoo.train.phases import stage_of
+from zoo.train.network import stage_of
 
 QUICK = ("--size", 32, "--epochs", 1, "--batch-size", 16)
 

@@ -13,7 +13,7 @@ from zoo.errors import ConversionFailed, ParityFailed
 from zoo.export import parity
 from zoo.plugin import Head, registry
 from zoo.testing import check_graph, randomize, synthetic_pixels
-from zoo.train.model import attach_head, build_backbone
+from zoo.train.network import attach_head, build_backbone
 
 RNG = np.random.default_rng(0)
 PIXELS = synthetic_pixels(70, (32, 32), 3)

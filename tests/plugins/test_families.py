@@ -128,7 +128,7 @@ def test_other_families_keep_the_contract(plugins, name):
 @pytest.mark.parametrize("name", sorted(PARAMETERS.keys() - {*QUICK, *SLOW, "convnext_xlarge"}))
 def test_every_network_is_built_as_promised(plugins, name):
     """Stages cover it, and it has the published number of parameters."""
-    from zoo.train.model import build_backbone
+    from zoo.train.network import build_backbone
 
     architecture = plugins.architecture(name)
     backbone = build_backbone(architecture, (architecture.min_size,) * 2)
@@ -150,7 +150,7 @@ def test_normalization_is_keras_own(plugins, name, mode):
     """The first layers of the network do what the family's preprocess_input does."""
     import keras
 
-    from zoo.train.model import build_backbone
+    from zoo.train.network import build_backbone
 
     model = build_backbone(plugins.architecture(name), (32, 32))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
@@ -163,7 +163,7 @@ def test_normalization_is_keras_own(plugins, name, mode):
     "name", ["convnext_tiny", "efficientnet_b0", "mobilenetv2_035", "mobilenetv3_small", "resnext50", "vgg16"]
 )
 def test_classifier_has_the_backbones_layers(plugins, name):
-    from zoo.train.model import build_backbone, build_classifier
+    from zoo.train.network import build_backbone, build_classifier
 
     architecture = plugins.architecture(name)
     top = build_classifier(architecture, (32, 32), 10)
@@ -178,13 +178,13 @@ def test_classifier_has_the_backbones_layers(plugins, name):
 
 def test_stages_are_the_courses(plugins):
     """`from:` and `last:` mean what the course means."""
-    from zoo.train import phases
-    from zoo.train.model import build_backbone
+    from zoo.train import freeze
+    from zoo.train.network import build_backbone
 
     vgg = plugins.architecture("vgg16")
     layers = [layer.name for layer in build_backbone(vgg, (32, 32)).layers]
     top = {"block5_conv1", "block5_conv2", "block5_conv3", "block5_pool"}
-    assert phases.select(vgg, layers, "from:block5_conv1") == phases.select(vgg, layers, "last:1") == top
+    assert freeze.select(vgg, layers, "from:block5_conv1") == freeze.select(vgg, layers, "last:1") == top
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def _build_unnamed(shape):
 def test_unnamed_layers_have_the_names_of_a_fresh_process_in_every_build():
     """Keras counts unnamed layers over the process; stages, saved files and weights need the same names each time."""
     from zoo import backend
-    from zoo.train.model import build_backbone
+    from zoo.train.network import build_backbone
 
     def count() -> int:
         return int(backend.start().layers.Conv2D(4, 3).name.removeprefix("conv2d").removeprefix("_") or 0)

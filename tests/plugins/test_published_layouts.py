@@ -10,7 +10,7 @@ from zoo import backend, testing
 from zoo.errors import WeightsIncompatible
 from zoo.plugin import normalize, registry
 from zoo.testing import synthetic_pixels
-from zoo.train.model import build_backbone, build_classifier, load_weights
+from zoo.train.network import build_backbone, build_classifier, load_weights
 
 SIZE = (64, 64)
 
@@ -215,7 +215,7 @@ def test_a_convnext_whose_blocks_are_wrong_fails():
     from zoo.convert.keras_to_onnx import convert
     from zoo.errors import ParityFailed
     from zoo.export import parity
-    from zoo.train.model import attach_head
+    from zoo.train.network import attach_head
 
     architecture = registry.load().architecture("convnext_tiny")
     backbone = build_backbone(architecture, (32, 32))

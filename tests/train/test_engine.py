@@ -14,10 +14,11 @@ from zoo.data.augment import picture_seeds
 from zoo.errors import TrainingError, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Stage, normalize, registry
 from zoo.reporter import Reporter
-from zoo.train import engine, feeds, phases
+from zoo.train import engine, freeze, inputs
+from zoo.train import schedule as schedule_tools
 from zoo.train.batches import augmented, make_batches, plain
-from zoo.train.features import Settings
-from zoo.train.model import attach_head, build_backbone
+from zoo.train.frozen.features import Settings
+from zoo.train.network import attach_head, build_backbone
 
 SIZE = (32, 32)
 
@@ -57,7 +58,7 @@ def pictures():
     labels = np.arange(48) % 2
     targets = np.eye(2, dtype="float32")[labels]
     array = (rng.integers(0, 100, (48, *SIZE, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
-    return feeds.Pictures(array, targets, np.arange(0, 36), np.arange(36, 48))
+    return inputs.Pictures(array, targets, np.arange(0, 36), np.arange(36, 48))
 
 
 def labels_of(pictures):
@@ -181,7 +182,7 @@ def test_same_seed_same_bytes_another_seed_others(architecture, pictures):
 def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, optimizer):
     """The update is scaled, not the gradient, which Adam would undo: a step a stage down is a tenth."""
     steps = {}
-    one_batch = feeds.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = inputs.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     for decay in (1.0, 0.1):
         phase = Phase(name="x", train="last:2", epochs=1, learning_rate=1e-3, optimizer=optimizer, rate_decay=decay)
         _, before, after, _, _ = run(architecture, one_batch, phase)
@@ -212,7 +213,7 @@ def test_the_rate_rises_and_falls(architecture, pictures, rate, rising, first, l
 
 def test_gradients_are_clipped(architecture, pictures):
     """One step of SGD moves all weights together by the rate times the norm, where the gradient is greater."""
-    one_batch = feeds.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = inputs.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     moved = {}
     for norm in (None, 1e-3, 1e6):
         phase = Phase(name="x", train="all", epochs=1, learning_rate=0.1, optimizer="sgd", clip_norm=norm)
@@ -224,7 +225,7 @@ def test_gradients_are_clipped(architecture, pictures):
 
 def test_the_average_of_weights_is_judged_and_kept(architecture, pictures):
     """One step an epoch: after three, m * (m * w1 + (1 - m) * w2) + (1 - m) * w3."""
-    one_batch = feeds.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = inputs.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     options = {"name": "x", "train": "all", "learning_rate": 0.01, "optimizer": "sgd", "patience": None}
     weights, averages = [], {}
     for epochs in (1, 2, 3):
@@ -276,15 +277,15 @@ def test_a_phase_is_left_out_where_what_is_there_is_enough(architecture, picture
 
 def test_the_loss_of_guessing(pictures):
     """Entropy: ln 2 of two even classes; of one in ten, less; of labels of their own, the mean over them."""
-    assert feeds.loss_of_guessing(pictures) == pytest.approx(np.log(2), rel=1e-3)
+    assert inputs.loss_of_guessing(pictures) == pytest.approx(np.log(2), rel=1e-3)
     targets = np.eye(2, dtype="float32")[(np.arange(40) % 10 == 0).astype(int)]
-    rare = feeds.Pictures(np.zeros((40, 4, 4, 3), np.uint8), targets, np.arange(40), np.arange(1))
-    assert feeds.loss_of_guessing(rare) == pytest.approx(0.325, abs=1e-3)
-    several = feeds.Pictures(
+    rare = inputs.Pictures(np.zeros((40, 4, 4, 3), np.uint8), targets, np.arange(40), np.arange(1))
+    assert inputs.loss_of_guessing(rare) == pytest.approx(0.325, abs=1e-3)
+    several = inputs.Pictures(
         rare.array, np.tile([1.0, 0.0], (40, 1)).astype("float32"), rare.train, rare.val, "multilabel"
     )
     several.targets[::2] = [1, 1]
-    assert feeds.loss_of_guessing(several) == pytest.approx(np.log(2) / 2, rel=1e-3)
+    assert inputs.loss_of_guessing(several) == pytest.approx(np.log(2) / 2, rel=1e-3)
 
 
 def test_an_average_over_too_few_steps_is_warned_of(architecture, pictures):
@@ -488,33 +489,35 @@ def test_override_epochs_and_rates():
         Phase(name="head", train="head", epochs=3, learning_rate=1e-3),
         Phase(name="top", train="last:1", epochs=6, learning_rate=1e-4),
     )
-    assert [p.epochs for p in phases.override(schedule, epochs=(3, 5))] == [3, 5]
-    assert [p.epochs for p in phases.override(schedule, epochs=(10,))] == [5, 10]
-    assert [p.epochs for p in phases.override(schedule, epochs=(1,))] == [1, 1]
-    assert [p.name for p in phases.override(schedule, epochs=(2, 0))] == ["head"]
-    assert [p.learning_rate for p in phases.override(schedule, learning_rates=(0.1,))] == pytest.approx([0.1, 0.01])
-    assert [p.learning_rate for p in phases.override(schedule, learning_rates=(0.1, 0.2))] == [0.1, 0.2]
-    assert {p.optimizer for p in phases.override(schedule, optimizer="sgd")} == {"sgd"}
-    assert phases.override(schedule) == schedule
+    assert [p.epochs for p in schedule_tools.override(schedule, epochs=(3, 5))] == [3, 5]
+    assert [p.epochs for p in schedule_tools.override(schedule, epochs=(10,))] == [5, 10]
+    assert [p.epochs for p in schedule_tools.override(schedule, epochs=(1,))] == [1, 1]
+    assert [p.name for p in schedule_tools.override(schedule, epochs=(2, 0))] == ["head"]
+    assert [p.learning_rate for p in schedule_tools.override(schedule, learning_rates=(0.1,))] == pytest.approx(
+        [0.1, 0.01]
+    )
+    assert [p.learning_rate for p in schedule_tools.override(schedule, learning_rates=(0.1, 0.2))] == [0.1, 0.2]
+    assert {p.optimizer for p in schedule_tools.override(schedule, optimizer="sgd")} == {"sgd"}
+    assert schedule_tools.override(schedule) == schedule
     sparing = [dataclasses.replace(phase, enough=0.1) for phase in schedule]
-    assert {p.enough for p in phases.override(sparing, epochs=(9,))} == {0.1}
-    assert {p.enough for p in phases.override(sparing, epochs=(3, 5))} == {None}
+    assert {p.enough for p in schedule_tools.override(sparing, epochs=(9,))} == {0.1}
+    assert {p.enough for p in schedule_tools.override(sparing, epochs=(3, 5))} == {None}
     with pytest.raises(UsageError, match=r"phase 'head' cannot be trained so: .*nan"):
-        phases.override(schedule, clip_norm=float("nan"))
-    averaged = phases.override(schedule, ema=0.9, clip_norm=2.0)
+        schedule_tools.override(schedule, clip_norm=float("nan"))
+    averaged = schedule_tools.override(schedule, ema=0.9, clip_norm=2.0)
     assert {(p.ema, p.clip_norm) for p in averaged} == {(0.9, 2.0)}
-    assert {(p.ema, p.clip_norm) for p in phases.override(averaged, ema=0, clip_norm=0)} == {(None, None)}
+    assert {(p.ema, p.clip_norm) for p in schedule_tools.override(averaged, ema=0, clip_norm=0)} == {(None, None)}
     with pytest.raises(UsageError, match=r"2 phases \(head, top\)"):
-        phases.override(schedule, epochs=(1, 2, 3))
+        schedule_tools.override(schedule, epochs=(1, 2, 3))
     with pytest.raises(UsageError, match="nothing to train"):
-        phases.override(schedule, epochs=(0,))
+        schedule_tools.override(schedule, epochs=(0,))
 
 
 def test_selectors_that_fit_nothing(architecture):
     with pytest.raises(UsageError, match="3 stages"):
-        phases.select(architecture, [], "last:4")
+        freeze.select(architecture, [], "last:4")
     with pytest.raises(UnknownName, match="Did you mean block_13_expand"):
-        phases.select(architecture, ["block_13_expand", "Conv_1"], "from:block13_expand")
+        freeze.select(architecture, ["block_13_expand", "Conv_1"], "from:block13_expand")
 
 
 def test_history_and_run_record_of_a_finished_run(finished):
@@ -585,8 +588,8 @@ def test_balanced_weights_make_every_class_count_alike():
     """Over the training pictures the weights of each class sum to the same, and are 1 on average."""
     targets = np.zeros((60, 3), "float32")
     targets[:40, 0] = targets[40:55, 1] = targets[55:, 2] = 1
-    uneven = feeds.Pictures(np.zeros((60, 4, 4, 3), np.uint8), targets, np.arange(0, 60, 2), np.arange(1, 60, 2))
-    weights = feeds.class_weights(uneven)
+    uneven = inputs.Pictures(np.zeros((60, 4, 4, 3), np.uint8), targets, np.arange(0, 60, 2), np.arange(1, 60, 2))
+    weights = inputs.class_weights(uneven)
     counts = targets[::2].sum(axis=0)
     assert counts.tolist() == [20, 8, 2] and (weights * counts).tolist() == pytest.approx([10, 10, 10])
     # Of a mixture, by its shares; a single unit keeps the weights of both its classes.

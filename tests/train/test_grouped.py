@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zoo import backend
-from zoo.train import grouped
+from zoo.train import grouped_conv
 
 CASES = {
     # channels, filters, groups, options
@@ -46,7 +46,7 @@ def test_same_output_and_gradients_as_the_layers_own(case):
         return [y, *gradients], "_XlaMustCompile" in str(graph)
 
     expected, compiled = step()
-    with grouped.cut(model):
+    with grouped_conv.cut(model):
         got, compiled_in_parts = step()
     assert compiled
     assert not compiled_in_parts

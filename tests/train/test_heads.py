@@ -8,7 +8,7 @@ import pytest
 from zoo import backend
 from zoo.plugin import Head, registry
 from zoo.testing import synthetic_pixels
-from zoo.train.model import at_size, attach_head, build_backbone
+from zoo.train.network import at_size, attach_head, build_backbone
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,14 @@ from zoo.errors import TrainingError
 from zoo.plugin import Head, Phase, registry
 from zoo.reporter import Reporter
 from zoo.testing import randomize
-from zoo.train import engine, feeds, phases, prefix, store, views
-from zoo.train import features as feature_module
-from zoo.train.batches import plain
-from zoo.train.features import Features, Feed, Settings
-from zoo.train.model import attach_head, build_backbone
-from zoo.train.stretch import Stretch
+from zoo.train import engine, freeze, inputs, views
+from zoo.train.batches import Feed, plain
+from zoo.train.frozen import cut as cut_module
+from zoo.train.frozen import features as feature_module
+from zoo.train.frozen import store
+from zoo.train.frozen.cut import find_cut
+from zoo.train.frozen.features import Features, Settings
+from zoo.train.network import Stretch, attach_head, build_backbone
 
 SIZE = (64, 64)
 
@@ -44,7 +46,7 @@ def pictures(size=SIZE, channels=3, count=40):
     labels = np.arange(count) % 2
     array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
     cut = count * 3 // 4
-    return feeds.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count))
+    return inputs.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count))
 
 
 def network(name, train, *, size=SIZE, seed=0, head=None):
@@ -56,7 +58,7 @@ def network(name, train, *, size=SIZE, seed=0, head=None):
     model = attach_head(backbone, head or architecture.head, 2, name)
     now = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
     phase = Phase(name="x", train=train, epochs=1, learning_rate=1e-3)
-    phases.apply(now.model, now.backbone, architecture, phase, phases.originals(model))
+    freeze.apply(now.model, now.backbone, architecture, phase, freeze.originals(model))
     return now
 
 
@@ -69,7 +71,7 @@ def feed(now, given, made, **options):
     as_they_are = plain(given.array, given.targets)
     options = {"views": None, "online": False, "later": [], **options}
     later = options.pop("later")
-    cut = prefix.find(now.trainer)
+    cut = find_cut(now.trainer)
     unchanged = Feed(now.trainer, as_they_are, as_they_are)
     return made.feed(now.trainer, cut, later, unchanged, train=given.train, val=given.val, **options)
 
@@ -107,7 +109,7 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
     given = pictures(channels=channels)
     # Without dropout, which would drop other units in the second of two steps.
     now = network(name, train, head=dataclasses.replace(registry.load().architecture(name).head, dropout=0))
-    cut = prefix.find(now.trainer)
+    cut = find_cut(now.trainer)
     if tensors is not None:
         assert len(cut.tensors) == tensors
     assert floats is None or cut.floats == floats
@@ -140,33 +142,33 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
 
 
 def test_nothing_is_cut_where_everything_trains():
-    assert prefix.find(network("mnist_convnet", "all").trainer) is None
+    assert find_cut(network("mnist_convnet", "all").trainer) is None
 
 
 def test_dropout_that_drops_is_above_the_cut():
     """And behind it nothing is constant: the flat head of a frozen base is cut in front of its dropout."""
     now = network("mnist_convnet", "head", head=Head(pool="flatten", dropout=0.5, hidden=(8,)))
-    cut = prefix.find(now.trainer)
+    cut = find_cut(now.trainer)
     rest = {layer.name for layer in backend.start().Model(list(cut.tensors), now.trainer.output).layers}
     assert {"head_dropout", "head_hidden1", "logits"} <= rest and "conv1" not in rest
 
 
 def test_the_digest_of_features_knows_weights_structure_and_nothing_else():
     now = network("mnist_convnet", "last:1")
-    (tensor,) = prefix.find(now.trainer).tensors
-    first = prefix.digest(now.trainer, tensor)
+    (tensor,) = find_cut(now.trainer).tensors
+    first = cut_module.digest(now.trainer, tensor)
     other = network("mnist_convnet", "last:1")
-    (tensor,) = prefix.find(other.trainer).tensors
-    assert prefix.digest(other.trainer, tensor) == first
+    (tensor,) = find_cut(other.trainer).tensors
+    assert cut_module.digest(other.trainer, tensor) == first
     lowest = next(layer for layer in other.trainer.layers if layer.weights)
     highest = other.trainer.get_layer("logits")
     highest.set_weights([w + 1 for w in highest.get_weights()])
-    assert prefix.digest(other.trainer, tensor) == first, "what is above does not matter"
+    assert cut_module.digest(other.trainer, tensor) == first, "what is above does not matter"
     lowest.set_weights([w + 1e-6 for w in lowest.get_weights()])
-    assert prefix.digest(other.trainer, tensor) != first
+    assert cut_module.digest(other.trainer, tensor) != first
     larger = network("mnist_convnet", "last:1", size=(48, 48))
-    (tensor,) = prefix.find(larger.trainer).tensors
-    assert prefix.digest(larger.trainer, tensor) != first
+    (tensor,) = find_cut(larger.trainer).tensors
+    assert cut_module.digest(larger.trainer, tensor) != first
 
 
 def train(name, given, schedule, *, settings, seed=0, augment=None, reporter=None, head=None):
@@ -253,7 +255,7 @@ def test_what_does_not_fit_is_said_and_computed_anew(tmp_path):
 def test_a_tight_cache_keeps_sixteen_bits_a_number(tmp_path):
     given = pictures(channels=1)
     now = network("mnist_convnet", "last:1")
-    cut = prefix.find(now.trainer)
+    cut = find_cut(now.trainer)
     exact = feed(now, given, features(tmp_path / "a", given)).train(0, given.train)[0]
     made = features(tmp_path / "b", given, limit=int(40 * cut.floats * 2.5))
     close = feed(now, given, made).train(0, given.train)[0]
@@ -413,16 +415,16 @@ def test_layers_that_draw_lots_within_are_not_constant():
         layers.SpatialDropout1D(0.5),
     ):
         model = with_layer(layer)
-        (tensor,) = prefix.find(model).tensors
+        (tensor,) = find_cut(model).tensors
         assert tuple(tensor.shape[1:]) in ((6, 6, 4), (36, 4)), "the cut is below the layer"
 
 
 def test_statistics_that_move_without_weights_are_not_constant():
     norm = backend.start().layers.BatchNormalization(center=False, scale=False)
     model = with_layer(norm)
-    assert prefix.find(model).tensors[0].shape[1:] == (144,)
+    assert find_cut(model).tensors[0].shape[1:] == (144,)
     norm.trainable = True
-    assert prefix.find(model).tensors[0].shape[1:] in ((6, 6, 4), (36, 4))
+    assert find_cut(model).tensors[0].shape[1:] in ((6, 6, 4), (36, 4))
 
 
 def test_what_differs_in_training_and_tells_nobody_is_trained_in_one_piece(tmp_path):
@@ -434,7 +436,7 @@ def test_what_differs_in_training_and_tells_nobody_is_trained_in_one_piece(tmp_p
 
     given = pictures(size=(8, 8))
     model = with_layer(Secret())
-    cut = prefix.find(model)
+    cut = find_cut(model)
     unchanged = Feed(model, plain(given.array, given.targets), plain(given.array, given.targets))
     options = {"train": given.train, "val": given.val, "views": None, "online": False}
     made = features(tmp_path, given)
@@ -450,7 +452,7 @@ def test_features_that_nothing_names_for_good_are_found_by_nobody():
         pixels = keras.Input((40, 40, 3))
         x = keras.layers.Lambda(function)(pixels) if layer else function(pixels)
         model = keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
-        return prefix.digest(model, x)
+        return cut_module.digest(model, x)
 
     assert digest(lambda x: x * 2) != digest(lambda x: x * 2)
     mean = np.arange(40 * 40 * 3, dtype="float32").reshape(40, 40, 3)
@@ -487,7 +489,7 @@ def test_no_room_is_made_in_vain(tmp_path):
 def test_other_sets_give_way_to_new_ones(tmp_path):
     given = pictures(channels=1)
     now = network("mnist_convnet", "last:1")
-    size = 40 * prefix.find(now.trainer).floats * 4
+    size = 40 * find_cut(now.trainer).floats * 4
     for name in ("a", "b", "c"):
         feed(now, given, features(tmp_path, given, pictures=name, limit=int(2.5 * size)))
     assert len(list(tmp_path.iterdir())) == 2
@@ -528,7 +530,7 @@ def test_views_that_mix_labels_bring_them(tmp_path):
         expected.update({int(place): (p, label) for place, p, label in zip(places, pixels, labels, strict=True)})
     chosen = [expected[int(place)] for place in wanted.place(3, given.train[:4])]
     assert np.array_equal(got, [label for _, label in chosen]) and len({label.tobytes() for _, label in chosen}) == 4
-    lower = feature_module.Lower(now.trainer, prefix.find(now.trainer).tensors, given.array[:4].astype("float32"))
+    lower = feature_module.Lower(now.trainer, find_cut(now.trainer).tensors, given.array[:4].astype("float32"))
     (direct,) = lower(np.stack([p for p, _ in chosen]).astype("float32"))
     assert np.abs(read[0] - direct).max() <= 1e-4 * np.abs(direct).max()
 

@@ -14,11 +14,11 @@ from PIL import Image
 from zoo import backend
 from zoo.plugin import Architecture, Head, Phase, Stage, normalize
 from zoo.reporter import Reporter
-from zoo.train import engine, feeds, rates
-from zoo.train.model import attach_head, build_backbone
+from zoo.train import engine, inputs, lr_find
+from zoo.train.network import attach_head, build_backbone
 
 SIZE = (16, 16)
-SWEEP = rates.Sweep(1e-5, 10.0, 60)
+SWEEP = lr_find.Sweep(1e-5, 10.0, 60)
 
 
 def build_plain(shape):
@@ -56,7 +56,7 @@ def pictures():
     labels = np.arange(96) % 2
     array = (rng.integers(0, 120, (96, *SIZE, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
     shown = np.where(np.arange(96) % 8 == 5, 1 - labels, labels)
-    return feeds.Pictures(array, np.eye(2, dtype="float32")[shown], np.arange(72), np.arange(72, 96))
+    return inputs.Pictures(array, np.eye(2, dtype="float32")[shown], np.arange(72), np.arange(72, 96))
 
 
 def find(pictures, *schedule, sweep=SWEEP, **learning):
@@ -108,7 +108,7 @@ def test_a_later_phase_is_tested_from_what_those_before_have_learnt(pictures):
 
 
 def test_a_test_ends_where_the_loss_diverges(pictures):
-    (test,), same = find(pictures, HEAD, sweep=rates.Sweep(1e-3, 99.0, 200))
+    (test,), same = find(pictures, HEAD, sweep=lr_find.Sweep(1e-3, 99.0, 200))
     assert all(same) and len(test.rates) < 200 and test.rates[-1] < 99
     assert test.changes[-1] > 1
     # The cliff at the end must not hide the dip before it.
@@ -118,7 +118,7 @@ def test_a_test_ends_where_the_loss_diverges(pictures):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_the_dip_is_found_where_everything_moves_and_then_diverges(pictures, optimizer):
     phase = Phase(name="all", train="all", epochs=1, learning_rate=1e-3, optimizer=optimizer, batch_norm="update")
-    (test,), same = find(pictures, phase, sweep=rates.Sweep(1e-5, 99.0, 150))
+    (test,), same = find(pictures, phase, sweep=lr_find.Sweep(1e-5, 99.0, 150))
     assert all(same) and len(test.rates) < 150
     assert test.suggestion == pytest.approx(test.rates[int(np.argmin(test.changes))] / 10, rel=0.05)
 
@@ -148,42 +148,42 @@ NOISE = np.random.default_rng(1).normal(0, 0.01, 121)
 
 def test_the_lowest_point_of_a_dip():
     dip = -np.exp(-(((np.log10(RATES) + 2) / 0.7) ** 2)) + (RATES > 0.1) * (RATES - 0.1) * 4
-    found = rates.judge("head", RATES, dip + NOISE)
+    found = lr_find.judge("head", RATES, dip + NOISE)
     assert found.suggestion == pytest.approx(1e-3, rel=0.35)
     assert "lowest at 0.0" in found.note and "a tenth" in found.note
 
 
 def test_where_it_only_rises_a_third_of_where_it_begins():
     rise = (RATES > 1e-3) * np.log10(RATES / 1e-3).clip(0)
-    found = rates.judge("top", RATES, rise + NOISE)
+    found = lr_find.judge("top", RATES, rise + NOISE)
     assert 0.5e-3 / 3 < found.suggestion < 2.5e-3 / 3
     assert "no rate makes the loss smaller" in found.note
 
 
 def test_nothing_is_suggested_where_nothing_moves():
-    found = rates.judge("top", RATES, NOISE)
+    found = lr_find.judge("top", RATES, NOISE)
     assert found.suggestion is None and "moves at none; look further up" in found.note
 
 
 def test_what_diverges_at_once_sends_nobody_further_up():
-    found = rates.judge("top", RATES[:1], np.zeros(1), diverged=True)
+    found = lr_find.judge("top", RATES[:1], np.zeros(1), diverged=True)
     assert found.suggestion is None and "look further down" in found.note
-    falling = rates.judge("top", RATES, -RATES + NOISE, diverged=True)
+    falling = lr_find.judge("top", RATES, -RATES + NOISE, diverged=True)
     assert falling.suggestion == pytest.approx(0.1) and "further" not in falling.note
 
 
 def test_a_loss_that_still_falls_says_so():
-    found = rates.judge("head", RATES, -RATES + NOISE)
+    found = lr_find.judge("head", RATES, -RATES + NOISE)
     assert found.suggestion == pytest.approx(0.1) and "still falls" in found.note
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 200])
 def test_smoothing_keeps_length_constants_and_places(count):
-    smoothed, error = rates.smooth(np.full(count, 3.0))
+    smoothed, error = lr_find.smooth(np.full(count, 3.0))
     assert len(smoothed) == count and np.allclose(smoothed, 3) and error == pytest.approx(0, abs=1e-12)
     spike = np.zeros(count)
     spike[count // 2] = 1
-    assert int(np.argmax(rates.smooth(spike)[0])) == count // 2
+    assert int(np.argmax(lr_find.smooth(spike)[0])) == count // 2
 
 
 def test_the_command(zoo, photos, tmp_path):

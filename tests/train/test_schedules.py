@@ -10,8 +10,8 @@ import pytest
 from zoo import backend
 from zoo.plugin import Head, Phase, registry
 from zoo.reporter import Reporter
-from zoo.train import engine, feeds
-from zoo.train.model import attach_head, build_backbone
+from zoo.train import engine, inputs
+from zoo.train.network import attach_head, build_backbone, truncate
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def learnable(size, channels=3, count=40):
     labels = np.arange(count) % 2
     array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
     cut = count * 3 // 4
-    return feeds.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count), "binary")
+    return inputs.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count), "binary")
 
 
 def run(architecture, size, phases, head, pictures=None, keep_best=True):
@@ -128,7 +128,7 @@ def layers_of(architecture):
 )
 def test_a_cut_has_all_layers_of_its_stages(plugins, name):
     """The map that a stage hands on is found in residual, branching and dense networks."""
-    from zoo.train.phases import output_of_stage
+    from zoo.train.network import output_of_stage
 
     keras = backend.start()
     architecture = plugins.architecture(name)
@@ -158,21 +158,22 @@ CONVOLUTIONS = (2, 2, 3, 3, 3)
 
 
 def test_each_schedule_trains_what_it_says(plugins):
-    from zoo.train import phases as phase_tools
-    from zoo.train.stretch import Stretch, cut
+
+    from zoo.train import freeze
+    from zoo.train.network import Stretch
 
     vgg = plugins.architecture("vgg16")
     backbone = build_backbone(vgg, (32, 32))
     model = attach_head(backbone, vgg.head, 2, "vgg16", task="binary")
     whole = Stretch(model, tuple(layer.name for layer in backbone.layers), vgg)
-    before = phase_tools.originals(model)
+    before = freeze.originals(model)
     for name, counts in TRAINED.items():
         phases = plugins.schedule(name).phases_for(vgg)
         assert len(phases) == len(counts), name
         for phase, count in zip(phases, counts, strict=True):
             depth = phase.depth or 5
-            stretch = whole if depth == 5 else cut(whole, depth, vgg.head, 2, "binary")
-            moving = phase_tools.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
+            stretch = whole if depth == 5 else truncate(whole, depth, vgg.head, 2, "binary")
+            moving = freeze.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
             prefix = "" if depth == 5 else f"depth{depth}_"
             blocks = range(depth - count + 1, depth + 1)
             expected = [f"block{b}_conv{c}" for b in blocks for c in range(1, CONVOLUTIONS[b - 1] + 1)]
@@ -180,14 +181,14 @@ def test_each_schedule_trains_what_it_says(plugins):
 
 
 def test_discriminative_rates_fall_toward_the_stem(plugins):
-    from zoo.train import phases as phase_tools
+    from zoo.train import freeze
 
     vgg = plugins.architecture("vgg16")
     backbone = build_backbone(vgg, (32, 32))
     model = attach_head(backbone, vgg.head, 2, "vgg16")
     phase = plugins.schedule("discriminative").phases_for(vgg)[-1]
     names = [layer.name for layer in backbone.layers]
-    scales = phase_tools.apply(model, names, vgg, phase, phase_tools.originals(model)).scales
+    scales = freeze.apply(model, names, vgg, phase, freeze.originals(model)).scales
     rates = [scales[f"block{b}_conv1/kernel"] for b in range(1, 6)]
     assert rates == pytest.approx([0.01, 0.0316, 0.1, 0.316, 1.0], rel=0.01) and scales["logits/kernel"] == 1
 
@@ -309,7 +310,7 @@ def test_penalties_do_not_choose_the_epoch(plugins):
     architecture = plugins.architecture("mnist_dense")
     pictures = learnable((8, 8), 1)
     targets = np.eye(2, dtype="float32")[np.random.default_rng(1).permutation(np.arange(40) % 2)]
-    pictures = feeds.Pictures(pictures.array, targets, pictures.train, pictures.val, "binary")
+    pictures = inputs.Pictures(pictures.array, targets, pictures.train, pictures.val, "binary")
     phase = Phase(name="x", train="all", epochs=6, learning_rate=1e-3, patience=None)
     head = Head(pool="flatten", hidden=(16,), weight_l2=0.5)
     _, outcome, _ = run(architecture, (8, 8), [phase], head, pictures)

@@ -149,13 +149,13 @@ def schedule_show(
     """Show phase by phase what SCHEDULE (a name or a TOML file) trains of ARCH."""
     import dataclasses
 
-    from zoo import schedules
+    from zoo.train import schedule as schedule_tools
 
     registry = load_registry()
-    found, network = schedules.find(name, registry), registry.architecture(architecture)
+    found, network = schedule_tools.find(name, registry), registry.architecture(architecture)
     wishes = {key: value for key, value in {"hidden": hidden, "reduce": reduce}.items() if value is not None}
     head = dataclasses.replace(network.head, **(pool or {}), **wishes)
-    click.echo(schedules.show(found, network, size=size, classes=classes, head=head))
+    click.echo(schedule_tools.show(found, network, size=size, classes=classes, head=head))
 
 
 @click.group()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo import backend
 from zoo.data.augment import Augment, picture_seeds
 from zoo.data.pixels import MappedRows
+
+if TYPE_CHECKING:
+    import keras
+
 
 # (epoch, indices of pictures) -> what the network takes of them (an array, or a list of arrays), and their targets.
 Take = Callable[[int, np.ndarray], tuple[Any, np.ndarray]]
@@ -102,3 +107,22 @@ def make_batches(
             return np.random.default_rng((seed, self.epoch)).permutation(rows) if shuffle else rows
 
     return Batches()
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a phase is fitted on.
+
+    Args:
+        learner: The network from what `train` and `validation` give, to the logits.
+        train: Gives training batches.
+        validation: Gives batches of pictures as they are.
+        kept: Whether training and validation batches are read from the cache.
+        rate: Seconds that a picture took when it was computed, in this run or an earlier; 0 if that is not known.
+    """
+
+    learner: keras.Model
+    train: Take
+    validation: Take
+    kept: tuple[bool, bool] = (False, False)
+    rate: float = 0.0

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from zoo.data.augment import Augment
 from zoo.plugin import Architecture, Head, Phase
 from zoo.reporter import Reporter
-from zoo.train import fitting, grouped, prefix, stretch
-from zoo.train import phases as phase_tools
-from zoo.train.batches import make_batches
-from zoo.train.features import Feed, Settings
-from zoo.train.feeds import Feeds, Pictures, class_weights, loss_of_guessing
-from zoo.train.rates import RangeTest, Sweep
-from zoo.train.settling import Settling
-from zoo.train.stretch import Stretch
+from zoo.train import fitting, freeze, grouped_conv
+from zoo.train.batches import Feed, make_batches
+from zoo.train.batchnorm import Settling
+from zoo.train.frozen.cut import Cut, find_cut
+from zoo.train.frozen.features import Settings
+from zoo.train.inputs import Feeds, Pictures, class_weights, loss_of_guessing
+from zoo.train.lr_find import RangeTest, Sweep
+from zoo.train.network import Stretch, truncate
 
 if TYPE_CHECKING:
     import keras
@@ -67,7 +67,7 @@ class Outcome:
         phases: For each phase its settings, the layers it moved, its seconds; and why it was left out, if it was.
         best_epoch: The epoch whose weights the network now has.
         warnings: What the user should know.
-        prefix: What the frozen prefix did, see `zoo.train.features.Gain`.
+        prefix: What the frozen prefix did, see `zoo.train.frozen.features.Gain`.
     """
 
     history: list[dict[str, Any]]
@@ -104,7 +104,7 @@ def train(
         TrainingError: The loss is not finite.
     """
     training = _Training(model, backbone, architecture, schedule, pictures, learning, reporter)
-    with grouped.cut(model):
+    with grouped_conv.cut(model):
         training.plan()
         for index in range(len(schedule)):
             if training.needs(index):
@@ -143,7 +143,7 @@ def find_rates(
     """
     training = _Training(model, backbone, architecture, schedule, pictures, learning, reporter)
     tests = []
-    with grouped.cut(model):
+    with grouped_conv.cut(model):
         training.plan()
         for index in range(len(schedule)):
             with training.phase(index) as ready:
@@ -169,7 +169,7 @@ class _Ready:
 
     phase: Phase
     now: Stretch
-    moving: phase_tools.Moving
+    moving: freeze.Moving
     feed: Feed
     batches: keras.utils.PyDataset
     validation: keras.utils.PyDataset
@@ -196,7 +196,7 @@ class _Training:
         self._history: list[dict[str, Any]] = []
         self._done: list[dict[str, Any]] = []
         self._warnings: list[str] = []
-        self._originals = phase_tools.originals(model)
+        self._originals = freeze.originals(model)
         self._batching = {
             "batch_size": learning.batch_size,
             "single_unit": pictures.task == "binary",
@@ -206,12 +206,12 @@ class _Training:
 
     def plan(self) -> None:
         """Find where each phase cuts its network."""
-        cuts: list[prefix.Cut | None] = [None] * len(self._schedule)
+        cuts: list[Cut | None] = [None] * len(self._schedule)
         if self._learning.features is not None:
             for index, phase in enumerate(self._schedule):
                 now = self._stretches[index]
-                phase_tools.apply(now.model, now.backbone, now.architecture, phase, self._originals)
-                cuts[index] = prefix.find(now.trainer)
+                freeze.apply(now.model, now.backbone, now.architecture, phase, self._originals)
+                cuts[index] = find_cut(now.trainer)
         self._feeds.plan(self._schedule, cuts, self._stretches)
 
     def needs(self, index: int) -> bool:
@@ -237,7 +237,7 @@ class _Training:
         if now is not self._now:
             # Weights and losses of networks of different depths cannot be compared.
             self._now, self._best = now, fitting.Best(self._learning.keep_best)
-        moving = phase_tools.apply(now.model, now.backbone, now.architecture, phase, self._originals)
+        moving = freeze.apply(now.model, now.backbone, now.architecture, phase, self._originals)
         stages = len(self._whole.architecture.stages)
         depth = "" if now is self._whole else f"the first {phase.depth} of {stages} stages, "
         self._reporter.say(
@@ -317,7 +317,7 @@ class _Training:
 
     def end(self) -> Outcome:
         """Tell what came of it."""
-        phase_tools.restore_dropout(self._whole.model, self._originals)
+        freeze.restore_dropout(self._whole.model, self._originals)
         gain, best = self._feeds.gain, self._best
         for line in gain.told():
             self._reporter.say(line)
@@ -343,7 +343,7 @@ def _stretches(whole: Stretch, schedule: Sequence[Phase], head: Head, pictures: 
     for phase in schedule:
         depth = phase.depth or len(whole.architecture.stages)
         if depth not in cuts:
-            cuts[depth] = stretch.cut(whole, depth, head, pictures.targets.shape[1], pictures.task)
+            cuts[depth] = truncate(whole, depth, head, pictures.targets.shape[1], pictures.task)
         found.append(cuts[depth])
-        phase_tools.select(found[-1].architecture, found[-1].backbone, phase.train)
+        freeze.select(found[-1].architecture, found[-1].backbone, phase.train)
     return found

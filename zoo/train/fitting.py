@@ -224,7 +224,7 @@ def compile_for(
         phase: For its optimizer and rates.
         steps: Of an epoch.
         scales: Path of each trainable variable -> factor on its update.
-        task: See `zoo.train.model.attach_head`.
+        task: See `zoo.train.network.attach_head`.
         label_smoothing: Share of every target that is spread over all classes.
     """
     learner.compile(

@@ -13,7 +13,7 @@ from zoo.errors import UsageError
 from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.train.model import load_model
+from zoo.train.network import load_model
 from zoo.workflow.export import data_of
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 

@@ -22,7 +22,7 @@ from zoo.export.variants import Compact, Limits
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.train.model import load_model
+from zoo.train.network import load_model
 from zoo_runtime import ModelError, ModelInfo, Predictor
 from zoo_runtime._format import ImageSpec
 
@@ -333,7 +333,7 @@ def export_run(
     check_targets(exported, name, compact)
     model = load_model(run.model)
     if other:
-        from zoo.train.model import at_size
+        from zoo.train.network import at_size
 
         head = Head(**record["head"]) if "head" in record else architecture.head
         classes, task = len(record["classes"]), record.get("task", "multiclass")

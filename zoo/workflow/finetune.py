@@ -22,13 +22,13 @@ from zoo.export.variants import Limits
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.engine import Learning
-from zoo.train.feeds import Pictures
+from zoo.train.inputs import Pictures
 from zoo.workflow.export import Product, Result, check_targets, deliver
 
 if TYPE_CHECKING:
     import keras
 
-    from zoo.train.rates import RangeTest
+    from zoo.train.lr_find import RangeTest
 
 
 def finetune(
@@ -120,7 +120,7 @@ def find_rates(
     model, backbone = build_network(plan, registry, reporter)
     from zoo.report import lr_find as drawing
     from zoo.train import engine
-    from zoo.train.rates import Sweep
+    from zoo.train.lr_find import Sweep
 
     tests = engine.find_rates(
         *(model, backbone, plan.architecture, plan.phases),
@@ -150,7 +150,7 @@ def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[k
     reporter.say("Starting Keras")
     with reporter.timing.measure("starting Keras"):
         keras = backend.start()
-    from zoo.train.model import attach_head, build_backbone, load_weights
+    from zoo.train.network import attach_head, build_backbone, load_weights
 
     with reporter.timing.measure("building the network"):
         keras.utils.set_random_seed(plan.options.seed)
@@ -167,7 +167,7 @@ def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[k
 def learning_of(plan: Plan, prepared: Prepared) -> Learning:
     """How the network is trained on the pictures."""
     from zoo.train.engine import Learning
-    from zoo.train.features import Settings
+    from zoo.train.frozen.features import Settings
 
     options = plan.options
     return Learning(

@@ -140,7 +140,7 @@ def _published(architecture: Architecture, tag: str | None, size: tuple[int, int
     Raises:
         UsageError: There is none, or it takes no pictures of that size.
     """
-    from zoo.train.model import check_size
+    from zoo.train.network import check_size
 
     registry.check_tag(architecture.name, tag)
     entries = registry.weights_of(architecture.name, tag, top=True)
@@ -196,7 +196,7 @@ def _published_graph(
     reporter: Reporter,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
     """Build the published classifier, convert it, and compare both on some of the pictures."""
-    from zoo.train.model import build_classifier, load_weights
+    from zoo.train.network import build_classifier, load_weights
 
     step = max(1, len(pictures) // PARITY_PICTURES)
     chosen = pictures[::step][:PARITY_PICTURES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING
 from zoo import backend
 from zoo.errors import InvalidPluginData, RunError, UsageError, WeightsIncompatible, ZooError, reason
 from zoo.plugin import Architecture, Head, Weights
-from zoo.train import phases
 
 if TYPE_CHECKING:
     import keras
@@ -94,7 +94,7 @@ def check_size(architecture: Architecture, size: tuple[int, int]) -> None:
 
 def check_stages(architecture: Architecture, backbone: keras.Model) -> None:
     """Raise InvalidPluginData unless the stages name existing layers and cover every layer with weights once."""
-    staged = phases.stage_of(architecture, [layer.name for layer in backbone.layers])
+    staged = stage_of(architecture, [layer.name for layer in backbone.layers])
     left_out = [layer.name for layer in backbone.layers if layer.weights and layer.name not in staged]
     if left_out:
         raise InvalidPluginData(
@@ -271,3 +271,114 @@ def load_model(path: Path) -> keras.Model:
     except Exception as error:
         # Keras, zipfile and h5py share no base class, and Keras calls a damaged file "not found".
         raise RunError(f"{str(path)!r} is damaged: {reason(error)}") from error
+
+
+def stage_of(architecture: Architecture, layers: Sequence[str]) -> dict[str, int]:
+    """Number of the stage (0 is the stem) of every layer that stands in one.
+
+    Args:
+        architecture: For its stages.
+        layers: All layers of the backbone.
+
+    Raises:
+        InvalidPluginData: A stage names layers that do not exist, or a layer stands in two stages.
+    """
+    stages: dict[str, int] = {}
+    for i, stage in enumerate(architecture.stages):
+        for wanted, found in stage.members(layers).items():
+            if not found:
+                raise InvalidPluginData(f"{architecture.name}: stages name layers that do not exist: {wanted}.")
+            twice = [layer for layer in found if stages.get(layer, i) != i]
+            if twice:
+                raise InvalidPluginData(f"{architecture.name}: a layer must stand in one stage only: {twice[0]}.")
+            stages.update(dict.fromkeys(found, i))
+    return stages
+
+
+def output_of_stage(
+    model: keras.Model, backbone: Sequence[str], architecture: Architecture, stage: int
+) -> keras.KerasTensor:
+    """The feature map that a stage hands on.
+
+    Layers without weights belong to the highest stage that they get their input from. Where several tensors lead on
+    (residual branches, dense blocks), it is the last of them.
+
+    Args:
+        model: The whole network.
+        backbone: Names of the backbone's layers, input first.
+        architecture: For its stages.
+        stage: Number of the stage; 0 is the stem.
+
+    Raises:
+        InvalidPluginData: No map leads from the stage to the next.
+    """
+    keras = backend.start()
+    stages = stage_of(architecture, backbone)
+    # Keras offers no public way to a network's graph. Deeper nodes are called first.
+    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
+    makers = {node.operation.name: node for node in nodes}
+    reached: dict[str, int] = {}
+    for name, node in makers.items():
+        sources = [tensor._keras_history.operation.name for tensor in node.input_tensors]
+        reached[name] = max([stages.get(name, -1), *(reached[source] for source in sources)])
+    leading = {
+        tensor._keras_history.operation.name
+        for name, node in makers.items()
+        if reached[name] > stage
+        for tensor in node.input_tensors
+    }
+    found = [name for name in makers if name in leading and reached[name] <= stage]
+    last = makers[found[-1]] if found else None
+    # Padding belongs to the convolution behind it.
+    while last is not None and isinstance(last.operation, keras.layers.ZeroPadding2D):
+        last = makers[last.input_tensors[0]._keras_history.operation.name]
+    if last is None or len(last.outputs[0].shape) != 4:
+        name = architecture.stages[stage].name
+        raise InvalidPluginData(f"{architecture.name}: no feature map leads from stage {name!r} to the next.")
+    return last.outputs[0]
+
+
+class Stretch:
+    """A network, or the first stages of one, with its head.
+
+    Args:
+        model: The whole of it; its last layers are logits and probabilities.
+        backbone: Names of the backbone's layers in it, input first.
+        architecture: With the stages that it has.
+        prefix: Of the names of the head's layers.
+
+    Attributes:
+        trainer: From the input to the logits, which is what is trained.
+    """
+
+    def __init__(self, model: keras.Model, backbone: tuple[str, ...], architecture: Architecture, prefix: str = ""):
+        self.model, self.backbone, self.architecture = model, backbone, architecture
+        self.trainer = _model(model.input, model.get_layer(f"{prefix}logits").output)
+
+
+def truncate(whole: Stretch, depth: int, head: Head, classes: int, task: str) -> Stretch:
+    """The first stages of a network, sharing its layers, with a new head.
+
+    Args:
+        whole: The network.
+        depth: How many stages are left.
+        head: The network's head; one that flattens is replaced by "roi", because maps near the stem are large.
+        classes: Number of classes.
+        task: See `zoo.train.network.attach_head`.
+
+    Raises:
+        InvalidPluginData: No feature map leads from the last of them to the next stage.
+    """
+    architecture = dataclasses.replace(whole.architecture, stages=whole.architecture.stages[:depth])
+    output = output_of_stage(whole.model, whole.backbone, whole.architecture, depth - 1)
+    stem = _model(whole.model.input, output)
+    if head.pool == "flatten":
+        head = dataclasses.replace(head, pool="roi")
+    prefix = f"depth{depth}_"
+    model = attach_head(stem, head, classes, architecture.name, task=task, prefix=prefix)
+    return Stretch(model, tuple(layer.name for layer in stem.layers), architecture, prefix)
+
+
+def _model(pixels: keras.KerasTensor, output: keras.KerasTensor) -> keras.Model:
+    """A model from one tensor to another."""
+    return backend.start().Model(pixels, output)

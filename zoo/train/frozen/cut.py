@@ -61,7 +61,7 @@ class Cut:
         return sum(_floats(tensor) for tensor in self.tensors)
 
 
-def find(network: keras.Model) -> Cut | None:
+def find_cut(network: keras.Model) -> Cut | None:
     """Cut a network whose layers are set for a phase.
 
     Below the cut is what no trainable weight, no moving statistic and no dropout has a part in. Of the places to cut

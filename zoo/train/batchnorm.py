@@ -9,10 +9,9 @@ import numpy as np
 from zoo import backend
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
-from zoo.train.batches import make_batches
-from zoo.train.features import Feed
-from zoo.train.feeds import Pictures
+from zoo.train.batches import Feed, make_batches
 from zoo.train.fitting import Best, penalty
+from zoo.train.inputs import Pictures
 
 if TYPE_CHECKING:
     import keras

@@ -11,10 +11,11 @@ from zoo import files
 from zoo.data.augment import Augment
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
-from zoo.train import prefix, views
-from zoo.train.batches import Take, augmented, plain
-from zoo.train.features import Features, Feed, Gain, Settings
-from zoo.train.stretch import Stretch
+from zoo.train import views
+from zoo.train.batches import Feed, Take, augmented, plain
+from zoo.train.frozen.cut import Cut
+from zoo.train.frozen.features import Features, Gain, Settings
+from zoo.train.network import Stretch
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Pictures:
         targets: float32 array (pictures, classes), 1 where a picture is of a class, else 0.
         train: Indices to learn from, int64 array.
         val: Indices for early stopping and the choice of the best epoch, int64 array.
-        task: "multiclass", "binary" or "multilabel"; see `zoo.train.model.attach_head`.
+        task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
     """
 
     array: np.ndarray
@@ -79,7 +80,7 @@ class Feeds:
         """What the frozen prefix did."""
         return self._features.gain if self._features else Gain()
 
-    def plan(self, schedule: Sequence[Phase], cuts: list[prefix.Cut | None], stretches: list[Stretch]) -> None:
+    def plan(self, schedule: Sequence[Phase], cuts: list[Cut | None], stretches: list[Stretch]) -> None:
         """Decide whether the prefix is used, from all phases."""
         self._schedule, self._cuts, self._stretches = schedule, cuts, stretches
         count = len(self._pictures.train) + len(self._pictures.val)
@@ -121,7 +122,7 @@ class Feeds:
             return "plain"
         return "online" if phase.views is None else phase.views
 
-    def _later(self, index: int) -> list[prefix.Cut]:
+    def _later(self, index: int) -> list[Cut]:
         """Where the phases to come cut the network that read the same, as long as nothing below is trained before."""
         found, lowest = [], self._cuts[index].layers
         for other in range(index + 1, len(self._schedule)):

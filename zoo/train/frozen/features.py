@@ -1,6 +1,6 @@
 """The frozen prefix: what no phase trains is computed once a picture, by onnxruntime on a processor, and kept.
 
-A phase trains the upper part of a network. The part below is a constant function of the picture (`zoo.train.prefix`
+A phase trains the upper part of a network. The part below is a constant function of the picture (`zoo.train.frozen.cut`
 finds where it ends). Its outputs, the features, are computed ahead and read in every epoch; only the upper part is run
 and trained, on the very variables of the network. Where pictures are made anew in every epoch, or features would not
 fit the cache, the lower part still runs on onnxruntime, batch by batch.
@@ -22,17 +22,16 @@ import zoo_runtime
 from zoo import backend, files
 from zoo.data.augment import picture_seeds
 from zoo.data.pixels import MappedRows
-from zoo.errors import ConversionFailed
 from zoo.reporter import Reporter
-from zoo.train import grouped, prefix
-from zoo.train.batches import Take
-from zoo.train.store import Cache, Store, Wanted
+from zoo.train.batches import Feed, Take
+from zoo.train.frozen.cut import Cut, digest
+from zoo.train.frozen.part import Lower, Unsound
+from zoo.train.frozen.store import Cache, Store, Wanted
 from zoo.train.views import Views
 
 if TYPE_CHECKING:
     import keras
 
-TOLERANCE = 1e-4
 CHECKED_PICTURES = 8
 # Pictures that go through at once: as many as these pixels, and no more than these; memory grows with them.
 BATCH_PIXELS, BATCH = 1_600_000, 32
@@ -64,82 +63,6 @@ class Settings:
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
-class _Unsound(Exception):
-    """The lower part gives no row a picture, or another one in training: it cannot be computed ahead."""
-
-
-class Lower:
-    """The lower part of a network, ready to run.
-
-    Args:
-        network: The whole.
-        tensors: What it gives.
-        sample: Pictures to compare Keras and onnxruntime on, float32 (pictures, height, width, channels), 0..255.
-
-    Attributes:
-        engine: "onnxruntime" or "Keras".
-        note: Why it is Keras where it might be the other, or nothing.
-        sound: Whether it gives a row a picture, the same in training mode.
-    """
-
-    def __init__(self, network: keras.Model, tensors: Sequence[keras.KerasTensor], sample: np.ndarray):
-        keras = backend.start()
-        self._model = keras.Model(network.inputs[0], list(tensors))
-        self._session, self.engine, self.note, self.sound = None, "Keras", "", True
-        # Not traced: that takes longer than these few pictures.
-        pixels = keras.ops.convert_to_tensor(sample)
-        expected, training = (
-            [keras.ops.convert_to_numpy(x) for x in _listed(self._model(pixels, training=mode))]
-            for mode in (False, True)
-        )
-        if any(len(values) != len(sample) for values in expected) or _difference(expected, training) > TOLERANCE:
-            self.sound = False
-            return
-        if backend.has_accelerator():
-            return
-        from zoo.convert.keras_to_onnx import convert_maps
-        from zoo.convert.session import open_session
-
-        try:
-            with grouped.whole(self._model):
-                graph = convert_maps(self._model)
-            self._session = open_session(graph)
-            difference = _difference(expected, self(sample))
-        except ConversionFailed as error:
-            self.note, self._session = str(error).splitlines()[0], None
-            return
-        if difference > TOLERANCE:
-            self.note = f"onnxruntime's features differ from Keras's by {difference:.1e} of their greatest value"
-            self._session = None
-        elif self._session is not None:
-            self.engine = "onnxruntime"
-
-    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Features of pictures: float32 (pictures, height, width, channels) -> a float32 array for each tensor."""
-        if self._session is not None:
-            try:
-                return self._session.run(None, {self._session.get_inputs()[0].name: pixels})
-            except Exception as error:
-                # onnxruntime's exceptions share no base class. Memory that it cannot have, Keras may have.
-                self._session, self.engine = None, "Keras"
-                self.note = f"onnxruntime failed: {str(error).splitlines()[0]}"
-        return [np.asarray(values) for values in _listed(self._model.predict_on_batch(pixels))]
-
-
-def _difference(expected: Sequence[np.ndarray], given: Sequence[np.ndarray]) -> float:
-    """The greatest difference over tensors, as a share of the greatest value; not finite counts as infinite."""
-    worst = 0.0
-    for wanted, values in zip(expected, given, strict=True):
-        share = float(np.abs(wanted - values).max() / max(float(np.abs(wanted).max()), 1e-30))
-        worst = max(worst, share) if np.isfinite(share) else float("inf")
-    return worst
-
-
-def _listed(outputs: Any) -> list[Any]:
-    """Keras gives the one output of a model with a list of one as it is."""
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-
 @dataclass
 class Gain:
     """What the prefix did in a run.
@@ -155,7 +78,7 @@ class Gain:
         seconds_read: What those read would have taken, at the speed at which they, or others of their set, were
             computed.
         bytes: What the computed ones take on the disk.
-        numbers: What they are kept as, see `zoo.train.store.Store`; empty where none are.
+        numbers: What they are kept as, see `zoo.train.frozen.store.Store`; empty where none are.
     """
 
     engine: str = ""
@@ -183,25 +106,6 @@ class Gain:
     def to_json(self) -> dict[str, Any]:
         """For run.json."""
         return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()}
-
-
-@dataclass(frozen=True)
-class Feed:
-    """What a phase is fitted on.
-
-    Args:
-        learner: The network from what `train` and `validation` give, to the logits.
-        train: Gives training batches.
-        validation: Gives batches of pictures as they are.
-        kept: Whether training and validation batches are read from the cache.
-        rate: Seconds that a picture took when it was computed, in this run or an earlier; 0 if that is not known.
-    """
-
-    learner: keras.Model
-    train: Take
-    validation: Take
-    kept: tuple[bool, bool] = (False, False)
-    rate: float = 0.0
 
 
 class Features:
@@ -238,8 +142,8 @@ class Features:
     def feed(
         self,
         network: keras.Model,
-        cut: prefix.Cut,
-        later: Sequence[prefix.Cut],
+        cut: Cut,
+        later: Sequence[Cut],
         plain: Feed,
         *,
         train: np.ndarray,
@@ -273,7 +177,7 @@ class Features:
                 if lower.engine == "Keras":
                     # Batch by batch Keras does the same in one piece.
                     return plain
-        except _Unsound:
+        except Unsound:
             return plain
         return Feed(
             keras.Model(list(cut.tensors), network.outputs[0]),
@@ -289,7 +193,7 @@ class Features:
         self.gain.read += read
         self.gain.seconds_read += read * feed.rate
 
-    def _of_pictures(self, cut: prefix.Cut, later: Sequence[prefix.Cut], rows: np.ndarray) -> tuple[Take, float] | None:
+    def _of_pictures(self, cut: Cut, later: Sequence[Cut], rows: np.ndarray) -> tuple[Take, float] | None:
         """What reads features of pictures as they are, and the seconds that one took; None if they cannot be kept."""
 
         rows_of = MappedRows(self._array)
@@ -310,7 +214,7 @@ class Features:
 
         return take, max(store.seconds_a_row for store in stores)
 
-    def _of_views(self, cut: prefix.Cut, later: Sequence[prefix.Cut], views: Views) -> tuple[Take, float] | None:
+    def _of_views(self, cut: Cut, later: Sequence[Cut], views: Views) -> tuple[Take, float] | None:
         """What reads features of augmented copies, and the seconds that one took; None if they cannot be kept."""
         # What the policy makes of a few pictures tells it from others: names and parameters outlive its code.
         some = views.rows[:CHECKED_PICTURES]
@@ -338,8 +242,8 @@ class Features:
 
     def _stores(
         self,
-        cut: prefix.Cut,
-        later: Sequence[prefix.Cut],
+        cut: Cut,
+        later: Sequence[Cut],
         pictures: str,
         count: int,
         rows: np.ndarray,
@@ -436,14 +340,14 @@ class Features:
 
     def _digest(self, tensor: keras.KerasTensor) -> str:
         if id(tensor) not in self._digests:
-            self._digests[id(tensor)] = prefix.digest(self._network, tensor)
+            self._digests[id(tensor)] = digest(self._network, tensor)
         return self._digests[id(tensor)]
 
     def _lower_for(self, tensors: Sequence[keras.KerasTensor]) -> Lower:
         """The lower part that gives some tensors; what was prepared before, if it is the same with the same weights.
 
         Raises:
-            _Unsound: It gives no row a picture, or another one in training.
+            Unsound: It gives no row a picture, or another one in training.
         """
         key = tuple(self._digest(tensor) for tensor in tensors)
         if key not in self._lowers:
@@ -455,7 +359,7 @@ class Features:
             if lower.note:
                 self._reporter.warn(f"the frozen prefix runs on Keras: {lower.note}.")
         if not self._lowers[key].sound:
-            raise _Unsound
+            raise Unsound
         return self._lowers[key]
 
     def _stream(self, lower: Lower, take: Take) -> Take:

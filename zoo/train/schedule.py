@@ -22,12 +22,14 @@ import dataclasses
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import InvalidPluginData, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
+from zoo.train.network import truncate
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Phase))
 REQUIRED = tuple(field.name for field in dataclasses.fields(Phase) if field.default is dataclasses.MISSING)
@@ -138,9 +140,8 @@ def show(
         UsageError: The schedule does not fit the architecture, or the size is too small.
     """
     from zoo import backend
-    from zoo.train import phases as phase_tools
-    from zoo.train.model import attach_head, build_backbone
-    from zoo.train.stretch import Stretch, cut
+    from zoo.train import freeze
+    from zoo.train.network import Stretch, attach_head, build_backbone
 
     check_fit(schedule, architecture)
     backend.start()
@@ -149,7 +150,7 @@ def show(
     head = head or architecture.head
     model = attach_head(backbone, head, classes, architecture.name, task=task)
     whole = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
-    before = phase_tools.originals(model)
+    before = freeze.originals(model)
     height, width = size or architecture.input_size
     lines = [
         f"{schedule.name} on {architecture.name} at {height}x{width}, {classes} classes: "
@@ -158,8 +159,8 @@ def show(
     for number, phase in enumerate(schedule.phases_for(architecture), start=1):
         stretch = whole
         if phase.depth is not None and phase.depth < len(architecture.stages):
-            stretch = cut(whole, phase.depth, head, classes, task)
-        moving = phase_tools.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
+            stretch = truncate(whole, phase.depth, head, classes, task)
+        moving = freeze.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
         depth = "" if stretch is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
         lines += [
             "",
@@ -203,3 +204,82 @@ def _layers(moving: Any, phase: Phase) -> list[str]:
             f"{phase.learning_rate * scale:g}: {', '.join(names)}", 100, initial_indent="   ", subsequent_indent="     "
         )
     ]
+
+
+def override(
+    phases: Sequence[Phase],
+    *,
+    epochs: Sequence[int] | None = None,
+    learning_rates: Sequence[float] | None = None,
+    optimizer: str | None = None,
+    rate: str | None = None,
+    clip_norm: float | None = None,
+    ema: float | None = None,
+    patience: int | None = None,
+    views: int | None = None,
+) -> tuple[Phase, ...]:
+    """Apply a user's wishes to a schedule.
+
+    Args:
+        phases: The schedule's.
+        epochs: One number a phase (0 leaves the phase out, and nothing else does then), or a single one for the
+            longest phase, the others in proportion.
+        learning_rates: One a phase, or a single one for the highest, the others in proportion.
+        optimizer: For all phases.
+        rate: For all phases: how the learning rate moves, see `zoo.plugin.Phase`.
+        clip_norm: For all phases; 0 never clips.
+        ema: For all phases; 0 averages nothing.
+        patience: For all phases; 0 never ends one early.
+        views: For all phases that augment.
+
+    Returns:
+        The phases to train.
+
+    Raises:
+        UsageError: Another number of values than of phases, or no epoch left.
+    """
+    names = ", ".join(phase.name for phase in phases)
+    for label, values in (("--epochs", epochs), ("--learning-rate", learning_rates)):
+        if values is not None and len(values) not in (1, len(phases)):
+            raise UsageError(
+                f"{label} takes one value, or one for each of the {len(phases)} phases ({names}). "
+                f"Received: {len(values)}."
+            )
+    one_by_one = epochs is not None and len(epochs) > 1
+    if epochs is not None and len(epochs) == 1 and len(phases) > 1:
+        longest = max(phase.epochs for phase in phases)
+        epochs = [epochs[0] and max(1, round(phase.epochs * epochs[0] / longest)) for phase in phases]
+    if learning_rates is not None and len(learning_rates) == 1:
+        highest = max(phase.learning_rate for phase in phases)
+        learning_rates = [phase.learning_rate * learning_rates[0] / highest for phase in phases]
+    changed = []
+    for i, phase in enumerate(phases):
+        wishes: dict = {}
+        if epochs is not None:
+            if not epochs[i]:
+                continue
+            wishes["epochs"] = epochs[i]
+            if one_by_one:
+                # Who names a phase's epochs wants them.
+                wishes["enough"] = None
+        if learning_rates is not None:
+            wishes["learning_rate"] = learning_rates[i]
+        if optimizer is not None:
+            wishes["optimizer"] = optimizer
+        if rate is not None:
+            wishes["rate"] = rate
+        if clip_norm is not None:
+            wishes["clip_norm"] = clip_norm or None
+        if ema is not None:
+            wishes["ema"] = ema or None
+        if patience is not None:
+            wishes["patience"] = patience or None
+        if views is not None and phase.augment:
+            wishes["views"] = views
+        try:
+            changed.append(dataclasses.replace(phase, **wishes))
+        except InvalidPluginData as error:
+            raise UsageError(f"phase {phase.name!r} cannot be trained so: {error}") from None
+    if not changed:
+        raise UsageError("--epochs leaves nothing to train; give at least one phase an epoch.")
+    return tuple(changed)
