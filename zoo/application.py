@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The one table of ImageNet's pixel statistics; plugins reach it through `zoo.plugin`.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of the ImageNet pixels, RGB in 0..1, as torchvision and Keras's "torch" mode use it."""
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+"""Standard deviation of the ImageNet pixels, RGB in 0..1, as torchvision and Keras's "torch" mode use it."""
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+"""Mean of the ImageNet pixels, BGR in 0..255, as Caffe's networks and Keras's "caffe" mode use it."""
 
 
 def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
@@ -50,7 +56,7 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
         offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)]
         return keras.layers.Rescaling(scale, offset=offset, name="normalize")(pixels)
     if mode == "caffe":
-        offset = [-103.939, -116.779, -123.68]
+        offset = [-mean for mean in IMAGENET_MEAN_BGR]
         return keras.layers.Rescaling(1.0, offset=offset, name="normalize")(pixels[..., ::-1])
     raise InvalidPluginData(f"normalize: mode must be tf, torch, caffe, 128, unit or none. Received: {mode!r}.")
 

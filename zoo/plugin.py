@@ -26,7 +26,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
-from zoo.application import KerasApplication, copy_weights, normalize, rebuild
+from zoo.application import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    IMAGENET_MEAN_BGR,
+    KerasApplication,
+    copy_weights,
+    normalize,
+    rebuild,
+)
 from zoo.errors import InvalidPluginData, reason
 
 if TYPE_CHECKING:
@@ -35,6 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMAGENET1K",
+    "IMAGENET_DEVIATION",
+    "IMAGENET_MEAN",
+    "IMAGENET_MEAN_BGR",
     "Architecture",
     "Augmentation",
     "ClassIndex",
@@ -47,6 +58,7 @@ __all__ = [
     "copy_weights",
     "hookimpl",
     "imagenet_weights",
+    "keras_architecture",
     "normalize",
     "rebuild",
 ]
@@ -282,7 +294,8 @@ class Weights:
         input_size: (height, width) in pixels at which the weights were trained.
         class_index: Names of the classes; needed to export the published classifier.
         classes: Number of classes of the top.
-        load: Optional `load(model, path)` for a layout that `keras.Model.load_weights` does not read.
+        load: Optional `load(model, path)` for a layout that `keras.Model.load_weights` does not read. It may raise any
+            exception on a file that does not fit; zoo reports it as WeightsIncompatible.
         licence: Licence of the weights.
         source: Who published them.
         paper: The paper, if any.
@@ -547,3 +560,51 @@ def imagenet_weights(
         )
         for i in range(2)
     ]
+
+
+KERAS_HEAD = Head(pool="avg", dropout=0.2)
+
+
+def keras_architecture(
+    network: KerasApplication,
+    name: str,
+    *,
+    summary: str,
+    parameters: int,
+    stages: Iterable[Stage],
+    source: str,
+    size: int = 224,
+    min_size: int = 32,
+    head: Head = KERAS_HEAD,
+    licence: str = "Apache-2.0",
+    **facts: Any,
+) -> Architecture:
+    """Describe a network of keras.applications: its two builders, and the defaults that most of these networks share.
+
+    Args:
+        network: Builds the backbone and the published classifier.
+        name: What a user types ("densenet121").
+        summary: One line for `zoo list`.
+        parameters: Number of weights of the backbone, without head and without preprocessing layers.
+        stages: Stem first, top last; every layer with weights is in exactly one.
+        source: Where the method comes from (paper).
+        size: Default height and width in pixels.
+        min_size: Smallest height and width in pixels.
+        head: The head that this family does best with; by default average pooling and a dropout of 0.2.
+        licence: Licence of the code that builds the network; Keras has the Apache License 2.0.
+        facts: Other fields of `Architecture`: learning_rate, classifier_size, default_schedule.
+    """
+    return Architecture(
+        name=name,
+        summary=summary,
+        build=network.build,
+        build_classifier=network.build_classifier,
+        input_size=(size, size),
+        min_size=min_size,
+        parameters=parameters,
+        stages=tuple(stages),
+        head=head,
+        source=source,
+        licence=licence,
+        **facts,
+    )
