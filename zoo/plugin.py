@@ -35,6 +35,7 @@ from zoo.application import (
     normalize,
     rebuild,
 )
+from zoo.augmentation_tools import ParameterRange, check_parameters, picture_generators, random_horizontal_flip
 from zoo.errors import InvalidPluginData, reason
 
 if TYPE_CHECKING:
@@ -51,15 +52,19 @@ __all__ = [
     "ClassIndex",
     "Head",
     "KerasApplication",
+    "ParameterRange",
     "Phase",
     "Schedule",
     "Stage",
     "Weights",
+    "check_parameters",
     "copy_weights",
     "hookimpl",
     "imagenet_weights",
     "keras_architecture",
     "normalize",
+    "picture_generators",
+    "random_horizontal_flip",
     "rebuild",
 ]
 
