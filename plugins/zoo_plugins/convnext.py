@@ -117,11 +117,12 @@ def _stages(name: str) -> tuple[Stage, ...]:
 @hookimpl
 def zoo_architectures():
     for name, (keras_name, parameters, _) in NETWORKS.items():
+        size = name.removeprefix("convnext_")
         origin = " (weights pretrained on ImageNet-21k)" if name in FROM_21K else ""
         yield keras_architecture(
             _network(keras_name),
             name,
-            summary=f"{name.removeprefix('convnext_')} size, 7x7 depthwise convolutions and GELU; accurate and large{origin}",
+            summary=f"{size} size, 7x7 depthwise convolutions and GELU; accurate and large{origin}",
             parameters=parameters,
             stages=_stages(name),
             source=PAPER,

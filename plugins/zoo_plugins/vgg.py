@@ -36,7 +36,7 @@ def zoo_architectures():
         yield keras_architecture(
             KerasApplication(keras_name, "caffe"),
             name,
-            summary=f"{sum(convolutions)} convolutions of 3x3; the classic course's network, large, slow on a device",
+            summary=f"{sum(convolutions)} convolutions of 3x3, from the classic course; large, and slow on a device",
             parameters=parameters,
             stages=(Stage(f"block{i}", (f"block{i}_*",)) for i in range(1, 6)),
             source=PAPER,
