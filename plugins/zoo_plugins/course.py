@@ -60,7 +60,7 @@ def zoo_architectures():
     return [
         Architecture(
             name="mnist_dense",
-            summary="no convolutions, 512 hidden units on gray pixels; 407,050 parameters with ten classes",
+            summary="no convolutions, 512 hidden units on grey pixels; 407,050 parameters with ten classes",
             build=build_pixels,
             input_size=(28, 28),
             min_size=1,
@@ -72,7 +72,7 @@ def zoo_architectures():
         ),
         Architecture(
             name="mnist_convnet",
-            summary="three convolutions, for gray digits; 93,322 parameters with ten classes",
+            summary="three convolutions, for grey digits; 93,322 parameters with ten classes",
             build=build_mnist_convnet,
             input_size=(28, 28),
             min_size=18,
