@@ -193,6 +193,15 @@ def test_list_shows_what_the_table_promises(zoo, monkeypatch, tmp_path):
     assert zoo("list", "nothing-like-this").code == 2
 
 
+def test_a_backbone_without_parameters_is_not_called_a_network_of_none(zoo):
+    """All parameters of mnist_dense are in its head, whose size depends on the number of classes."""
+    (row,) = json.loads(zoo("list", "mnist_dense", "--json").out)
+    assert row["parameters"] == 0
+    line = zoo("list", "mnist_dense").out.splitlines()[-1].split()
+    assert line[:4] == ["mnist_dense", "-", "28x28", "-"]
+    assert "parameters" in zoo("info", "mnist_dense").out and "none before the head" in zoo("info", "mnist_dense").out
+
+
 def test_a_distribution_whose_entry_points_cannot_be_read_is_named(zoo, install_plugin, tmp_path):
     install_plugin("good", GOOD)
     (info,) = (tmp_path / "site-good").glob("*.dist-info")
