@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from zoo import registry
+from zoo.plugin import Architecture, Weights
+
 GOOD = """
 from zoo.plugin import Augmentation, Phase, Schedule, hookimpl
 
@@ -183,13 +186,16 @@ def test_list_shows_what_the_table_promises(zoo, monkeypatch, tmp_path):
     (weights / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.5_128_no_top.h5").write_bytes(b"x")
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(weights))
     rows = {row["name"]: row for row in json.loads(zoo("list", "architectures", "--json").out)}
-    assert len(rows) == 57
+    assert rows.keys() == {item.name for item in registry.load().all(Architecture)}
     assert rows["mobilenetv2_050"]["at_hand"] is True and rows["mobilenetv2"]["at_hand"] is False
     assert rows["vgg16"]["parameters"] == 14_714_688 and rows["vgg16"]["top1"] == 0.713
     assert rows["mobilenetv2_140"]["size"] == [224, 224]
     text = zoo("list", "050").out.splitlines()
     assert len(text) == 3 and "706,224" in text[2] and "yes" in text[2] and "0.654" in text[2]
-    assert len(json.loads(zoo("list", "weights", "--json").out)) == 2 * (22 + 16 + 44)
+    files = json.loads(zoo("list", "weights", "--json").out)
+    # MobileNetV2 is published for 22 combinations of width and resolution, each with and without top.
+    assert len([row for row in files if row["name"].startswith("mobilenetv2")]) == 2 * 22
+    assert len(files) == len(registry.load().all(Weights))
     assert zoo("list", "nothing-like-this").code == 2
 
 
@@ -254,8 +260,6 @@ def test_another_plugins_file_does_not_slip_into_published_weights(zoo, install_
 
 
 def test_an_architectures_own_weights_come_first(zoo, install_plugin):
-    from zoo import registry
-
     install_plugin("aaa", FOREIGN.format(tag="mine"))
     entries = registry.load().weights_of("mobilenetv2_035", top=False)
     assert [entry.tag for entry in entries] == ["imagenet1k"] * 5 + ["mine"]
