@@ -12,7 +12,7 @@ import pytest
 from builtin_plugins import DISTRIBUTION, builtin, smallest_of_each_family
 
 import zoo_plugins
-from zoo import testing
+from zoo import registry, testing
 from zoo.errors import InvalidPluginData
 from zoo.plugin import Architecture, Augmentation, Head, Schedule, Stage, Weights
 
@@ -236,6 +236,39 @@ def test_heads_train_save_and_export(pool):
 def test_data_classes_refuse_what_the_contract_does_not_allow(make, problem):
     with pytest.raises(InvalidPluginData, match=problem):
         make()
+
+
+FAMILY = """
+from zoo.plugin import KerasApplication, Stage, hookimpl, keras_architecture
+
+@hookimpl
+def zoo_architectures():
+    yield keras_architecture(
+        KerasApplication("MobileNetV2", "tf", {"alpha": 0.35}),
+        "narrow",
+        summary="a narrow network",
+        parameters=410_208,
+        stages=[Stage("all", ["Conv1", "bn_Conv1", "Conv_1", "Conv_1_bn", "*expanded_conv_*", "block_*"])],
+        source="https://arxiv.org/abs/1801.04381",
+        size=96,
+        learning_rate=3e-3,
+    )
+"""
+
+
+def test_a_third_party_describes_a_network_of_keras_in_a_few_lines(zoo, install_plugin):
+    """The defaults are those of the built-in families, which use the same function."""
+    from zoo.train.model import build_backbone
+
+    install_plugin("narrow", FAMILY)
+    listed = zoo("list", "narrow")
+    assert listed.code == 0 and "96x96" in listed.out and "Apache-2.0" in listed.out
+    plugins = registry.load()
+    narrow, builtin_one = plugins.architecture("narrow"), plugins.architecture("mobilenetv2_035")
+    for field in ("head", "min_size", "channels", "licence", "default_schedule", "learning_rate"):
+        assert getattr(narrow, field) == getattr(builtin_one, field)
+    names = [[layer.name for layer in build_backbone(item, (32, 32)).layers] for item in (narrow, builtin_one)]
+    assert names[0] == names[1] and narrow.build_classifier is not None
 
 
 def test_a_third_party_architecture_is_fine_tuned_exported_and_predicts(zoo, install_plugin, photos, tmp_path):
