@@ -302,6 +302,19 @@ def build_cutmix(*, flip: bool, alpha: float) -> Policy:
     return augment
 
 
+STRONG = {
+    "flip": True,
+    "crop": 0.35,
+    "rotation": 20.0,
+    "shear": 0.2,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.05,
+    "erasing": 0.25,
+}
+
+
 @hookimpl
 def zoo_augmentations():
     return [
@@ -322,17 +335,7 @@ def zoo_augmentations():
             name="strong",
             summary="flip, random crop, rotation, shear, brightness, contrast, saturation, hue and erasing",
             build=build_photo,
-            parameters={
-                "flip": True,
-                "crop": 0.35,
-                "rotation": 20.0,
-                "shear": 0.2,
-                "brightness": 0.4,
-                "contrast": 0.4,
-                "saturation": 0.4,
-                "hue": 0.05,
-                "erasing": 0.25,
-            },
+            parameters=STRONG,
         ),
         Augmentation(
             name="course",

@@ -1,7 +1,7 @@
 """The schedules: head-only, fine-tune (the default), full, gradual-unfreeze, discriminative, scratch and grow.
 
 - `scratch` and `grow` train from random weights. `grow` is the gradual training of the classic course: a shallow part
-  of the network learns first, and each added stage learns on top of the frozen ones.
+  of the network learns first. Each stage that is added then learns on top of the frozen ones.
 - `discriminative` trains each stage at a lower learning rate than the stage above it (Howard and Ruder 2018,
   https://arxiv.org/abs/1801.06146, section 3.2).
 - `gradual-unfreeze` unfreezes one more stage in every phase (the same paper, section 3.3).
