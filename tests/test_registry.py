@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from zoo.plugin import Architecture, Weights, registry
+
 GOOD = """
 from zoo.plugin import Augmentation, Phase, Schedule, hookimpl
 
@@ -183,14 +185,26 @@ def test_list_shows_what_the_table_promises(zoo, monkeypatch, tmp_path):
     (weights / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.5_128_no_top.h5").write_bytes(b"x")
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(weights))
     rows = {row["name"]: row for row in json.loads(zoo("list", "architectures", "--json").out)}
-    assert len(rows) == 57
+    assert rows.keys() == {item.name for item in registry.load().all(Architecture)}
     assert rows["mobilenetv2_050"]["at_hand"] is True and rows["mobilenetv2"]["at_hand"] is False
     assert rows["vgg16"]["parameters"] == 14_714_688 and rows["vgg16"]["top1"] == 0.713
     assert rows["mobilenetv2_140"]["size"] == [224, 224]
     text = zoo("list", "050").out.splitlines()
     assert len(text) == 3 and "706,224" in text[2] and "yes" in text[2] and "0.654" in text[2]
-    assert len(json.loads(zoo("list", "weights", "--json").out)) == 2 * (22 + 16 + 44)
+    files = json.loads(zoo("list", "weights", "--json").out)
+    # MobileNetV2 is published for 22 combinations of width and resolution, each with and without top.
+    assert len([row for row in files if row["name"].startswith("mobilenetv2")]) == 2 * 22
+    assert len(files) == len(registry.load().all(Weights))
     assert zoo("list", "nothing-like-this").code == 2
+
+
+def test_a_backbone_without_parameters_is_not_called_a_network_of_none(zoo):
+    """All parameters of mnist_dense are in its head, whose size depends on the number of classes."""
+    (row,) = json.loads(zoo("list", "mnist_dense", "--json").out)
+    assert row["parameters"] == 0
+    line = zoo("list", "mnist_dense").out.splitlines()[-1].split()
+    assert line[:4] == ["mnist_dense", "-", "28x28", "-"]
+    assert "parameters" in zoo("info", "mnist_dense").out and "none before the head" in zoo("info", "mnist_dense").out
 
 
 def test_a_distribution_whose_entry_points_cannot_be_read_is_named(zoo, install_plugin, tmp_path):
@@ -245,8 +259,6 @@ def test_another_plugins_file_does_not_slip_into_published_weights(zoo, install_
 
 
 def test_an_architectures_own_weights_come_first(zoo, install_plugin):
-    from zoo.plugin import registry
-
     install_plugin("aaa", FOREIGN.format(tag="mine"))
     entries = registry.load().weights_of("mobilenetv2_035", top=False)
     assert [entry.tag for entry in entries] == ["imagenet1k"] * 5 + ["mine"]

@@ -1,1 +1,1 @@
-"""The plugins that ship with zoo; each comes in by the entry points in pyproject.toml, as a stranger's would."""
+"""The built-in plugins of zoo, which come in through entry points in pyproject.toml, as those of third parties do."""

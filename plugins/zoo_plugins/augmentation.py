@@ -1,4 +1,4 @@
-"""Augmentation policies: geometry, colour, random erasing, mixtures; what they do to pixels is in `transforms`.
+"""Augmentation policies: geometry, colour, random erasing and mixtures. `transforms` does the work on pixels.
 
 Sources of the methods:
 
@@ -8,131 +8,123 @@ Sources of the methods:
 - `erasing`: Z. Zhong et al., Random Erasing Data Augmentation, 2017, arXiv:1708.04896.
 - `randaugment`: E. Cubuk et al., RandAugment, 2019, arXiv:1909.13719.
 
-All numbers that decide what happens to a picture come from a generator made of the picture's own seed, so that they do
-not depend on the batch it stands in. Keras's preprocessing layers draw theirs for a batch at a time from a state of
-their own; they cannot keep that contract, and only Keras's pixel operations are used here.
+Every random number comes from a generator that is seeded per picture, so that the result does not depend on the batch.
+Keras's preprocessing layers draw their numbers per batch from a state of their own. They cannot keep that contract, so
+only Keras's pixel operations are used here.
 
-Every policy but `none` mirrors half the pictures; where left and right matter, as in digits and letters, `flip=false`.
+Every policy but `none` mirrors half of the pictures. Where left and right matter, as in digits and letters, users set
+`flip=false`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zoo.plugin import Augmentation, hookimpl
+from zoo.plugin import (
+    Augmentation,
+    ParameterRange,
+    check_parameters,
+    hookimpl,
+    picture_generators,
+    random_horizontal_flip,
+)
 from zoo_plugins.randaugment import apply_randomly
-from zoo_plugins.transforms import erase, move, random_crop, recolour, sign, slant, stretch, turn, warp
+from zoo_plugins.transforms import (
+    adjust_color,
+    erase_rectangle,
+    flip_sign,
+    random_crop_matrix,
+    rotation_matrix,
+    scale_matrix,
+    shear_matrix,
+    translation_matrix,
+    warp,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
     Policy = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-# What every parameter means and may be: least, greatest, unit.
-LIMITS = {
-    "rotation": (0, 180, "degrees"),
-    "shift": (0, 1, "a fraction of the side"),
-    "shear": (0, 1.2, "radians"),
-    "zoom": (0, 0.9, "a fraction of the side"),
-    "crop": (0.05, 1, "a fraction of the area"),
-    "aspect": (1, 4, "a ratio of the sides"),
-    "brightness": (0, 1, "a fraction"),
-    "contrast": (0, 1, "a fraction"),
-    "saturation": (0, 1, "a fraction"),
-    "hue": (0, 0.5, "a fraction of the colour circle"),
-    "probability": (0, 1, "a fraction of the pictures"),
-    "erasing": (0, 1, "a fraction of the pictures"),
-    "smallest": (0.001, 1, "a fraction of the area"),
-    "largest": (0.001, 1, "a fraction of the area"),
-    "alpha": (0.01, 100, "the parameter of a Beta distribution"),
-    "operations": (1, 14, "a count"),
-    "magnitude": (0, 30, "of which 30 is the strongest"),
+RANGES = {
+    "flip": bool,
+    "rotation": ParameterRange(0, 180, "degrees"),
+    "shift": ParameterRange(0, 1, "a fraction of the side"),
+    "shear": ParameterRange(0, 1.2, "radians"),
+    "zoom": ParameterRange(0, 0.9, "a fraction of the side"),
+    "crop": ParameterRange(0.05, 1, "a fraction of the area"),
+    "aspect": ParameterRange(1, 4, "a ratio of the sides"),
+    "brightness": ParameterRange(0, 1, "a fraction"),
+    "contrast": ParameterRange(0, 1, "a fraction"),
+    "saturation": ParameterRange(0, 1, "a fraction"),
+    "hue": ParameterRange(0, 0.5, "a fraction of the colour circle"),
+    "probability": ParameterRange(0, 1, "a fraction of the pictures"),
+    "erasing": ParameterRange(0, 1, "a fraction of the pictures"),
+    "smallest": ParameterRange(0.001, 1, "a fraction of the area"),
+    "largest": ParameterRange(0.001, 1, "a fraction of the area"),
+    "alpha": ParameterRange(0.01, 100, "the parameter of a Beta distribution"),
+    "operations": ParameterRange(1, 14, "a count", integer=True),
+    "magnitude": ParameterRange(0, 30, "30 is the strongest"),
 }
 
-
-def check(**parameters: Any) -> None:
-    """Raise ValueError where a parameter is not what `LIMITS` allows; `flip` is true or false."""
-    for name, value in parameters.items():
-        if name == "flip":
-            if not isinstance(value, bool):
-                raise ValueError(f"flip must be true or false. Received: {value!r}.")
-            continue
-        least, greatest, unit = LIMITS[name]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not least <= value <= greatest or (name == "operations" and not isinstance(value, int)):
-            kind = "a whole number" if name == "operations" else "a number"
-            raise ValueError(f"{name} must be {kind} from {least:g} to {greatest:g} ({unit}). Received: {value!r}.")
-
-
-def generators(seeds: np.ndarray) -> list[np.random.Generator]:
-    import numpy as np
-
-    return [np.random.default_rng(int(seed)) for seed in seeds]
-
-
-def mirror(images: np.ndarray, flip: bool, rngs: list[np.random.Generator]) -> np.ndarray:
-    """A copy of the pictures, half of them mirrored left to right."""
-    images = images.copy()
-    for picture, rng in zip(images, rngs, strict=True):
-        if sign(flip, rng.random()) < 0:
-            picture[:] = picture[:, ::-1].copy()
-    return images
-
-
-# The policies. Each build function checks its parameters and imports nothing heavy; pictures are float32 arrays
-# (batch, height, width, channels) in 0..255, labels float32 (batch, classes) in 0..1, seeds uint64 (batch,).
+# The policies. Each build function checks its parameters and imports nothing heavy. It returns a function of pictures,
+# float32 (batch, height, width, channels) in 0..255, labels, float32 (batch, classes) in 0..1, and seeds, uint64
+# (batch,), that returns pictures and labels of the same shapes, dtypes and ranges.
 
 
 def build_none() -> Policy:
-    """A policy that leaves every picture as it is."""
+    """Build the policy that leaves every picture as it is."""
     return lambda images, labels, seeds: (images, labels)
 
 
 def build_light(*, flip: bool, rotation: float, shift: float) -> Policy:
-    """Flip left to right, turn a little, move a little.
+    """Build a policy that flips pictures and turns and shifts them a little.
 
     Args:
-        flip: Whether half the pictures are mirrored left to right.
-        rotation: Largest turn in degrees, either way.
-        shift: Largest move, as a fraction of height and of width, either way.
+        flip: Whether half of the pictures are mirrored left to right.
+        rotation: Largest rotation in degrees, in either direction.
+        shift: Largest shift as a fraction of height and of width, in either direction.
     """
-    check(flip=flip, rotation=rotation, shift=shift)
+    check_parameters(RANGES, flip=flip, rotation=rotation, shift=shift)
 
     def augment(images, labels, seeds):
         height, width = images.shape[1:3]
         matrices = []
-        for rng in generators(seeds):
+        for rng in picture_generators(seeds):
             mirrored, angle, down, right = rng.random(4)
-            moved = move(shift * width * (2 * right - 1), shift * height * (2 * down - 1))
-            matrices.append(moved @ stretch(sign(flip, mirrored), 1) @ turn(rotation * (2 * angle - 1)))
+            shifted = translation_matrix(shift * width * (2 * right - 1), shift * height * (2 * down - 1))
+            flipped = scale_matrix(flip_sign(flip, mirrored), 1)
+            matrices.append(shifted @ flipped @ rotation_matrix(rotation * (2 * angle - 1)))
         return warp(images, matrices), labels
 
     return augment
 
 
 def build_course(*, flip: bool, rotation: float, shift: float, shear: float, zoom: float) -> Policy:
-    """What the course's ImageDataGenerator does, each within its range, either way: turn, move, shear, zoom, flip.
+    """Build the policy of the course's ImageDataGenerator: rotation, shift, shear, zoom and flip.
+
+    Each amount is drawn evenly from its range, in either direction.
 
     Args:
         flip: As in `build_light`.
-        rotation: Degrees.
-        shift: Fraction of height and of width.
-        shear: Angle in radians.
-        zoom: The new picture shows 1 - zoom to 1 + zoom of width and of height, drawn independently.
+        rotation: Largest rotation in degrees.
+        shift: Largest shift as a fraction of height and of width.
+        shear: Largest shear angle in radians.
+        zoom: The new picture shows 1 - zoom to 1 + zoom of the width and of the height, drawn independently.
     """
-    check(flip=flip, rotation=rotation, shift=shift, shear=shear, zoom=zoom)
+    check_parameters(RANGES, flip=flip, rotation=rotation, shift=shift, shear=shear, zoom=zoom)
 
     def augment(images, labels, seeds):
         height, width = images.shape[1:3]
         matrices = []
-        for rng in generators(seeds):
-            mirrored = sign(flip, rng.random())
-            angle, right, down, leaning, x, y = rng.uniform(-1, 1, 6)
-            moved = move(shift * width * right, shift * height * down)
-            zoomed = stretch(mirrored * (1 + zoom * x), 1 + zoom * y)
-            matrices.append(turn(rotation * angle) @ moved @ slant(shear * leaning) @ zoomed)
+        for rng in picture_generators(seeds):
+            mirrored = flip_sign(flip, rng.random())
+            angle, right, down, lean, x, y = rng.uniform(-1, 1, 6)
+            shifted = translation_matrix(shift * width * right, shift * height * down)
+            zoomed = scale_matrix(mirrored * (1 + zoom * x), 1 + zoom * y)
+            matrices.append(rotation_matrix(rotation * angle) @ shifted @ shear_matrix(shear * lean) @ zoomed)
         return warp(images, matrices), labels
 
     return augment
@@ -150,80 +142,81 @@ def build_photo(
     hue: float = 0.0,
     erasing: float = 0.0,
 ) -> Policy:
-    """Show a random part, turned and in another light: `standard`, and with all of its parameters `strong`.
+    """Build a policy that shows a random part, rotated and in other light: `standard`, and with every option `strong`.
 
     Args:
         flip: As in `build_light`.
-        crop: Smallest part that is shown, as a fraction of the area; its sides change by up to 4:3.
-        rotation: Degrees, either way.
-        brightness: Factor from 1 - brightness to 1 + brightness.
-        contrast: Likewise, about the mean brightness.
-        shear: Angle in radians, either way.
-        saturation: As brightness; of colour pictures.
-        hue: Turn of the colours, as a fraction of the circle, either way; of colour pictures.
-        erasing: Fraction of the pictures in which a rectangle of 2 to 20 % of the area is random pixels.
+        crop: Smallest part that is shown, as a fraction of the area; its ratio of sides changes by up to 4:3.
+        rotation: Largest rotation in degrees, in either direction.
+        brightness: The factor on brightness lies between 1 - brightness and 1 + brightness.
+        contrast: Likewise, the factor on the distance from the mean brightness.
+        shear: Largest shear angle in radians, in either direction.
+        saturation: Likewise, the factor on the distance from grey; grey pictures have none.
+        hue: Largest rotation of the colours, as a fraction of the colour circle, in either direction; grey pictures
+            have none.
+        erasing: Fraction of the pictures in which random pixels replace a rectangle of 2 to 20 % of the area.
     """
-    check(flip=flip, crop=crop, rotation=rotation, brightness=brightness, contrast=contrast)
-    check(shear=shear, saturation=saturation, hue=hue, erasing=erasing)
+    check_parameters(RANGES, flip=flip, crop=crop, rotation=rotation, brightness=brightness, contrast=contrast)
+    check_parameters(RANGES, shear=shear, saturation=saturation, hue=hue, erasing=erasing)
 
     def augment(images, labels, seeds):
         height, width = images.shape[1:3]
-        rngs = generators(seeds)
+        rngs = picture_generators(seeds)
         matrices = []
         for rng in rngs:
-            mirrored, angle, leaning = rng.random(3)
-            shown = random_crop(rng, crop, 4 / 3, width, height)
-            turned = turn(rotation * (2 * angle - 1)) @ slant(shear * (2 * leaning - 1))
-            matrices.append(shown @ turned @ stretch(sign(flip, mirrored), 1))
-        moved = warp(images, matrices)
-        for picture, rng in zip(moved, rngs, strict=True):
+            mirrored, angle, lean = rng.random(3)
+            cropped = random_crop_matrix(rng, crop, 4 / 3, width, height)
+            rotated = rotation_matrix(rotation * (2 * angle - 1)) @ shear_matrix(shear * (2 * lean - 1))
+            matrices.append(cropped @ rotated @ scale_matrix(flip_sign(flip, mirrored), 1))
+        warped = warp(images, matrices)
+        for picture, rng in zip(warped, rngs, strict=True):
             factors = 1 + rng.uniform(-1, 1, 3) * (brightness, contrast, saturation)
-            recolour(picture, *factors, hue * rng.uniform(-1, 1))
+            adjust_color(picture, *factors, hue * rng.uniform(-1, 1))
             if rng.random() < erasing:
-                erase(picture, rng, 0.02, 0.2, 3.33)
-        return moved, labels
+                erase_rectangle(picture, rng, 0.02, 0.2, 3.33)
+        return warped, labels
 
     return augment
 
 
 def build_erasing(*, flip: bool, probability: float, smallest: float, largest: float, aspect: float) -> Policy:
-    """Random erasing: a rectangle of random pixels.
+    """Build random erasing: random pixels replace a rectangle.
 
     Args:
         flip: As in `build_light`.
-        probability: Fraction of the pictures it happens to.
-        smallest: Least area, as a fraction of the picture's.
-        largest: Greatest area.
-        aspect: The rectangle is at most so many times as high as wide, or as wide as high.
+        probability: Fraction of the pictures in which a rectangle is erased.
+        smallest: Smallest area, as a fraction of the picture's.
+        largest: Largest area, as a fraction of the picture's.
+        aspect: Greatest ratio of the rectangle's longer side to its shorter one.
     """
-    check(flip=flip, probability=probability, smallest=smallest, largest=largest, aspect=aspect)
+    check_parameters(RANGES, flip=flip, probability=probability, smallest=smallest, largest=largest, aspect=aspect)
     if smallest > largest:
         raise ValueError(f"smallest must not be above largest. Received: {smallest!r} and {largest!r}.")
 
     def augment(images, labels, seeds):
-        rngs = generators(seeds)
-        images = mirror(images, flip, rngs)
+        rngs = picture_generators(seeds)
+        images = random_horizontal_flip(images, rngs, enabled=flip)
         for picture, rng in zip(images, rngs, strict=True):
             if rng.random() < probability:
-                erase(picture, rng, smallest, largest, aspect)
+                erase_rectangle(picture, rng, smallest, largest, aspect)
         return images, labels
 
     return augment
 
 
 def build_randaugment(*, flip: bool, operations: int, magnitude: float) -> Policy:
-    """RandAugment: some of fourteen operations, all of one strength.
+    """Build RandAugment: a few of fourteen operations, all of one strength.
 
     Args:
         flip: As in `build_light`.
-        operations: How many follow one another (N).
-        magnitude: Strength (M) on torchvision's scale: 30 is AutoAugment's strongest.
+        operations: Number of operations applied to a picture, one after another (N).
+        magnitude: Strength (M) on torchvision's scale, where 30 is AutoAugment's strongest.
     """
-    check(flip=flip, operations=operations, magnitude=magnitude)
+    check_parameters(RANGES, flip=flip, operations=operations, magnitude=magnitude)
 
     def augment(images, labels, seeds):
-        rngs = generators(seeds)
-        images = mirror(images, flip, rngs)
+        rngs = picture_generators(seeds)
+        images = random_horizontal_flip(images, rngs, enabled=flip)
         for picture, rng in zip(images, rngs, strict=True):
             picture[:] = apply_randomly(picture, rng, operations, magnitude / 30)
         return images, labels
@@ -232,9 +225,14 @@ def build_randaugment(*, flip: bool, operations: int, magnitude: float) -> Polic
 
 
 def partners(seeds: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
-    """For every picture the index of another of the batch; which one depends on the seeds in the batch, not on places.
+    """Choose for every picture another one of the batch, by the seeds of the batch and not by the pictures' places.
 
-    A picture that is alone is its own partner.
+    Args:
+        seeds: One seed per picture, a uint64 array (batch,).
+        rngs: One generator per picture.
+
+    Returns:
+        Index of each picture's partner, an int64 array (batch,). A picture that is alone is its own partner.
     """
     import numpy as np
 
@@ -248,23 +246,23 @@ def partners(seeds: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
 
 
 def build_mixup(*, flip: bool, alpha: float) -> Policy:
-    """mixup: every picture, and each of its labels, is a weighted mean of its own and another's.
+    """Build mixup: every picture becomes a weighted mean of itself and another one, and so do its labels.
 
     Args:
-        flip: As in `build_light`; a picture is mirrored before it is mixed.
-        alpha: The share of the picture itself is drawn from Beta(alpha, alpha): near 0 or 1 where alpha is small.
+        flip: As in `build_light`; pictures are mirrored before they are mixed.
+        alpha: A picture's own share is drawn from Beta(alpha, alpha), which is near 0 or 1 where alpha is small.
     """
     import numpy as np
 
-    check(flip=flip, alpha=alpha)
+    check_parameters(RANGES, flip=flip, alpha=alpha)
 
     def augment(images, labels, seeds):
-        rngs = generators(seeds)
-        images = mirror(images, flip, rngs)
+        rngs = picture_generators(seeds)
+        images = random_horizontal_flip(images, rngs, enabled=flip)
         other = partners(seeds, rngs)
         share = np.array([rng.beta(alpha, alpha) for rng in rngs], "float32")[:, None]
         mixed = images[other]
-        # In place, for four copies of a batch cost more time than the arithmetic: other + share * (own - other).
+        # Computed in place as other + share * (own - other): four copies of a batch cost more time than the arithmetic.
         images -= mixed
         images *= share[:, :, None, None]
         mixed += images
@@ -274,20 +272,20 @@ def build_mixup(*, flip: bool, alpha: float) -> Policy:
 
 
 def build_cutmix(*, flip: bool, alpha: float) -> Policy:
-    """CutMix: a rectangle of another picture is pasted in, and labels are shared as the pixels are.
+    """Build CutMix: a rectangle of another picture replaces one of this picture, and labels mix by their areas.
 
     Args:
-        flip: As in `build_light`; a picture is mirrored before it is mixed.
-        alpha: The area of the rectangle, before it is cut off at the border, is drawn from Beta(alpha, alpha).
+        flip: As in `build_light`; pictures are mirrored before they are mixed.
+        alpha: The rectangle's area, before the border cuts it off, is drawn from Beta(alpha, alpha).
     """
     import numpy as np
 
-    check(flip=flip, alpha=alpha)
+    check_parameters(RANGES, flip=flip, alpha=alpha)
 
     def augment(images, labels, seeds):
         height, width = images.shape[1:3]
-        rngs = generators(seeds)
-        images = mirror(images, flip, rngs)
+        rngs = picture_generators(seeds)
+        images = random_horizontal_flip(images, rngs, enabled=flip)
         other = partners(seeds, rngs)
         mixed = images.copy()
         share = np.ones((len(images), 1), "float32")
@@ -304,65 +302,68 @@ def build_cutmix(*, flip: bool, alpha: float) -> Policy:
     return augment
 
 
+STRONG = {
+    "flip": True,
+    "crop": 0.35,
+    "rotation": 20.0,
+    "shear": 0.2,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.05,
+    "erasing": 0.25,
+}
+
+
 @hookimpl
 def zoo_augmentations():
     return [
-        Augmentation(name="none", summary="pictures as they are", build=build_none),
+        Augmentation(name="none", summary="leaves pictures as they are", build=build_none),
         Augmentation(
             name="light",
-            summary="left-right flip, small rotation, small shift",
+            summary="left-right flip, small rotation and small shift",
             build=build_light,
             parameters={"flip": True, "rotation": 10.0, "shift": 0.08},
         ),
         Augmentation(
             name="standard",
-            summary="flip, random crop, small rotation, brightness, contrast",
+            summary="flip, random crop, small rotation, brightness and contrast",
             build=build_photo,
             parameters={"flip": True, "crop": 0.6, "rotation": 10.0, "brightness": 0.2, "contrast": 0.2},
         ),
         Augmentation(
             name="strong",
-            summary="flip, random crop, rotation, shear, brightness, contrast, saturation, hue, erasing",
+            summary="flip, random crop, rotation, shear, brightness, contrast, saturation, hue and erasing",
             build=build_photo,
-            parameters={
-                "flip": True,
-                "crop": 0.35,
-                "rotation": 20.0,
-                "shear": 0.2,
-                "brightness": 0.4,
-                "contrast": 0.4,
-                "saturation": 0.4,
-                "hue": 0.05,
-                "erasing": 0.25,
-            },
+            parameters=STRONG,
         ),
         Augmentation(
             name="course",
-            summary="the classic course's: flip, rotation 45 degrees, shift, shear, zoom",
+            summary="the classic course's policy: flip, rotation by up to 45 degrees, shift, shear and zoom",
             build=build_course,
             parameters={"flip": True, "rotation": 45.0, "shift": 0.2, "shear": 0.2, "zoom": 0.2},
         ),
         Augmentation(
             name="randaugment",
-            summary="flip, then two of RandAugment's fourteen operations",
+            summary="flip, then two random operations of RandAugment's fourteen",
             build=build_randaugment,
             parameters={"flip": True, "operations": 2, "magnitude": 9.0},
         ),
         Augmentation(
             name="erasing",
-            summary="flip, a rectangle of random pixels in half the pictures",
+            summary="flip, then a rectangle of random pixels in half of the pictures",
             build=build_erasing,
             parameters={"flip": True, "probability": 0.5, "smallest": 0.02, "largest": 0.4, "aspect": 3.33},
         ),
         Augmentation(
             name="mixup",
-            summary="flip, weighted means of two pictures and of their labels",
+            summary="flip, then weighted means of two pictures and of their labels",
             build=build_mixup,
             parameters={"flip": True, "alpha": 0.2},
         ),
         Augmentation(
             name="cutmix",
-            summary="flip, a rectangle of another picture; labels shared as the pixels are",
+            summary="flip, then a rectangle of another picture, with labels mixed by area",
             build=build_cutmix,
             parameters={"flip": True, "alpha": 1.0},
         ),

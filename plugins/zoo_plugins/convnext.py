@@ -1,12 +1,14 @@
-"""ConvNeXt: a plain convolutional network with the habits of transformers, in five sizes.
+"""ConvNeXt: a plain convolutional network with design choices of vision transformers, in five sizes.
 
-Source: Liu et al. 2022, https://arxiv.org/abs/2201.03545; layers from keras.applications, digests and reported
-accuracies as Keras publishes them (https://keras.io/api/applications/). Base, large and xlarge were pretrained on
-ImageNet-21k.
+Source: Liu et al. 2022, https://arxiv.org/abs/2201.03545. The layers come from keras.applications; digests and
+reported accuracies are those that Keras publishes (https://keras.io/api/applications/). Base, large and xlarge were
+pretrained on ImageNet-21k.
 
-The same network is built of other layers, and published weights are reshaped when they are loaded: depthwise
-convolutions instead of those with a group a channel, which TensorFlow trains on a CPU only through XLA, and 1x1
-convolutions instead of dense layers over maps, which export to a dozen nodes of shape arithmetic each.
+Two kinds of Keras's layers are replaced by equivalent ones, and published weights are reshaped when they are loaded:
+
+- Depthwise convolutions replace convolutions with one group per channel, which TensorFlow trains on a CPU only
+  through XLA.
+- 1x1 convolutions replace dense layers over feature maps, which export to a dozen nodes of shape arithmetic each.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, copy_weights, hookimpl, imagenet_weights
+from zoo.plugin import KerasApplication, Stage, copy_weights, hookimpl, imagenet_weights, keras_architecture
 
 if TYPE_CHECKING:
     import keras
@@ -69,7 +71,7 @@ LENGTHS = {
 
 
 def change(layer: keras.Layer) -> keras.Layer:
-    """What zoo's graph has in the place of a layer of Keras's; see `zoo.plugin.rebuild`."""
+    """Choose the layer that replaces one of Keras's layers; see `zoo.plugin.rebuild`."""
     import keras
 
     if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
@@ -86,7 +88,7 @@ def change(layer: keras.Layer) -> keras.Layer:
 
 class _Network(KerasApplication):
     def load(self, model: keras.Model, path: Path) -> None:
-        """Load a published file, its kernels reshaped to the layers of `change`."""
+        """Load a published file and reshape its kernels to fit the layers that `change` makes."""
         import keras
 
         def convert(layer, arrays):
@@ -115,21 +117,16 @@ def _stages(name: str) -> tuple[Stage, ...]:
 @hookimpl
 def zoo_architectures():
     for name, (keras_name, parameters, _) in NETWORKS.items():
-        network = _network(keras_name)
-        yield Architecture(
-            name=name,
-            summary=f"{name.removeprefix('convnext_')}: 7x7 depthwise convolutions and GELU; accurate and large"
-            + (" (weights from ImageNet-21k)" if name in FROM_21K else ""),
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(224, 224),
-            min_size=32,
+        size = name.removeprefix("convnext_")
+        origin = " (weights pretrained on ImageNet-21k)" if name in FROM_21K else ""
+        yield keras_architecture(
+            _network(keras_name),
+            name,
+            summary=f"{size} size, 7x7 depthwise convolutions and GELU; accurate and large{origin}",
             parameters=parameters,
             stages=_stages(name),
-            head=Head(pool="avg", dropout=0.2),
-            learning_rate=5e-4,
             source=PAPER,
-            licence="Apache-2.0",
+            learning_rate=5e-4,
         )
 
 

@@ -1,7 +1,7 @@
-"""The small networks of the classic course, to be trained from random weights: two for MNIST, one for cats and dogs.
+"""The small networks of the classic course, trained from random weights: two for MNIST, one for cats and dogs.
 
 Source: Chollet 2017, "Deep Learning with Python" (1st edition), listings 2.2, 5.3 and 5.5. Keras's MNIST examples and
-the course's lessons use the same networks; their dense layers are the head here, where `--hidden` and `--dropout`
+the course's lessons use the same networks. Their dense layers form the head here, so `--hidden` and `--dropout`
 change them.
 """
 
@@ -18,7 +18,7 @@ SOURCE = "https://github.com/fchollet/deep-learning-with-python-notebooks"
 
 
 def build_pixels(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Pixels in 0..1 and nothing else: a dense network is all head."""
+    """Build a backbone that only scales pixels to 0..1, because a dense network consists of its head alone."""
     import keras
 
     pixels = keras.Input(input_shape, name="image")
@@ -26,7 +26,7 @@ def build_pixels(input_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def build_mnist_convnet(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Three convolutions of 3x3 with two poolings between them."""
+    """Build three convolutions of 3x3 with two max-poolings between them."""
     import keras
 
     pixels = keras.Input(input_shape, name="image")
@@ -39,7 +39,7 @@ def build_mnist_convnet(input_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def build_catsdogs_convnet(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Four convolutions of 3x3, a pooling behind each."""
+    """Build four convolutions of 3x3, each followed by a max-pooling."""
     import keras
 
     pixels = keras.Input(input_shape, name="image")
@@ -60,7 +60,7 @@ def zoo_architectures():
     return [
         Architecture(
             name="mnist_dense",
-            summary="no convolution: 512 units on grey pixels, 407,050 parameters with ten classes",
+            summary="no convolutions, 512 hidden units on grey pixels; 407,050 parameters with ten classes",
             build=build_pixels,
             input_size=(28, 28),
             min_size=1,
@@ -72,7 +72,7 @@ def zoo_architectures():
         ),
         Architecture(
             name="mnist_convnet",
-            summary="three convolutions for grey digits, 93,322 parameters with ten classes",
+            summary="three convolutions, for grey digits; 93,322 parameters with ten classes",
             build=build_mnist_convnet,
             input_size=(28, 28),
             min_size=18,
@@ -84,7 +84,7 @@ def zoo_architectures():
         ),
         Architecture(
             name="catsdogs_convnet",
-            summary="four convolutions for photographs, 3,453,121 parameters with two classes",
+            summary="four convolutions, for photographs; 3,453,121 parameters with two classes",
             build=build_catsdogs_convnet,
             input_size=(150, 150),
             min_size=46,

@@ -1,12 +1,12 @@
-"""DenseNet: every layer sees all layers before it in its block; 121, 169 and 201 layers.
+"""DenseNet: every layer receives the outputs of all earlier layers of its block; 121, 169 and 201 layers.
 
-Source: Huang et al. 2016, https://arxiv.org/abs/1608.06993; layers from keras.applications, digests and reported
-accuracies as Keras publishes them (https://keras.io/api/applications/).
+Source: Huang et al. 2016, https://arxiv.org/abs/1608.06993. The layers come from keras.applications; digests and
+reported accuracies are those that Keras publishes (https://keras.io/api/applications/).
 """
 
 from __future__ import annotations
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
 
 PAPER = "https://arxiv.org/abs/1608.06993"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
@@ -28,7 +28,7 @@ HASHES = {
 # layers: length in bytes without top
 LENGTHS = {121: 29_084_464, 169: 51_877_672, 201: 74_836_368}
 
-# A dense block and the transition behind it; behind the last there is none.
+# Each stage is a dense block and the transition after it; the last block has no transition.
 STAGES = (
     Stage("conv1", ("conv1_*",)),
     *(Stage(f"conv{i}", (f"conv{i}_*", f"pool{i}_*")) for i in range(2, 5)),
@@ -39,19 +39,13 @@ STAGES = (
 @hookimpl
 def zoo_architectures():
     for layers, (parameters, _, _) in NETWORKS.items():
-        network = KerasApplication(f"DenseNet{layers}", "torch")
-        yield Architecture(
-            name=f"densenet{layers}",
-            summary=f"densely connected network of {layers} layers: few parameters for its accuracy",
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(224, 224),
-            min_size=32,
+        yield keras_architecture(
+            KerasApplication(f"DenseNet{layers}", "torch"),
+            f"densenet{layers}",
+            summary=f"densely connected network of {layers} layers; few parameters for its accuracy",
             parameters=parameters,
             stages=STAGES,
-            head=Head(pool="avg", dropout=0.2),
             source=PAPER,
-            licence="Apache-2.0",
         )
 
 

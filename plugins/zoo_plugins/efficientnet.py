@@ -1,11 +1,15 @@
 """EfficientNet and EfficientNetV2: inverted residuals with squeeze-and-excite, scaled in depth, width and resolution.
 
-Sources: Tan and Le 2019, https://arxiv.org/abs/1905.11946, and 2021, https://arxiv.org/abs/2104.00298; layers from
-keras.applications, digests and reported accuracies as Keras publishes them (https://keras.io/api/applications/).
+Sources: Tan and Le 2019, https://arxiv.org/abs/1905.11946, and 2021, https://arxiv.org/abs/2104.00298. The layers come
+from keras.applications; digests and reported accuracies are those that Keras publishes
+(https://keras.io/api/applications/).
 
-Two things are changed. Keras's preprocessing layers give another graph with `weights=None` than with ImageNet weights,
-and hold the means as weights: they are left out, and `normalize` stands there with the same effect. Squeeze-and-excite
-keeps the pooled dimensions instead of reshaping to them, which exports to a pooling and two convolutions.
+Two things differ from Keras's graph, and neither changes the result:
+
+- `normalize` replaces Keras's preprocessing layers. They form one graph with `weights=None` and another with ImageNet
+  weights, and they hold the means as weights.
+- Squeeze-and-excite keeps the pooled dimensions instead of restoring them by a reshape, so that it exports to one
+  pooling and two convolutions.
 """
 
 from __future__ import annotations
@@ -13,7 +17,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, copy_weights, hookimpl, imagenet_weights
+from zoo.plugin import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    KerasApplication,
+    Stage,
+    copy_weights,
+    hookimpl,
+    imagenet_weights,
+    keras_architecture,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -21,7 +34,6 @@ if TYPE_CHECKING:
 PAPER, PAPER_V2 = "https://arxiv.org/abs/1905.11946", "https://arxiv.org/abs/2104.00298"
 BASE_URL = "https://storage.googleapis.com/keras-applications/"
 BASE_URL_V2 = "https://storage.googleapis.com/tensorflow/keras-applications/efficientnet_v2/"
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # variant: (size in pixels, parameters without top, top-1, top-5)
 NETWORKS = {
@@ -90,7 +102,7 @@ LENGTHS_V2 = {
 
 
 def change(layer: keras.Layer) -> keras.Layer | None:
-    """What zoo's graph has in the place of a layer of Keras's; see `zoo.plugin.rebuild`."""
+    """Choose the layer that replaces one of Keras's layers, or None to remove it; see `zoo.plugin.rebuild`."""
     import keras
 
     if isinstance(layer, keras.layers.Normalization) or layer.name.startswith("rescaling"):
@@ -103,13 +115,15 @@ def change(layer: keras.Layer) -> keras.Layer | None:
 
 
 class _Network(KerasApplication):
-    """EfficientNet; the second version brings no preprocessing layers."""
+    """EfficientNet of the first version, whose published files hold preprocessing layers."""
 
     def load(self, model: keras.Model, path: Path) -> None:
-        """Load a published file; its means must be those of ImageNet, which `normalize` stands for.
+        """Load a published file without its preprocessing layers, whose work `normalize` does.
 
         Raises:
-            WeightsIncompatible: The file holds a network that normalises in another way.
+            ValueError: The file's normalization is not the one that `normalize` does. zoo reports it to the user as
+                WeightsIncompatible, like every error of a `load` function.
+            WeightsIncompatible: A layer is missing in the file, or its arrays do not fit.
         """
         import keras
         import numpy as np
@@ -118,10 +132,14 @@ class _Network(KerasApplication):
         for layer in layout.layers:
             if isinstance(layer, keras.layers.Normalization):
                 mean, variance = (np.asarray(array).reshape(-1) for array in layer.get_weights()[:2])
-                # Published files hold deviations where variances should be, and Keras's graph divides by them in two
-                # steps (https://github.com/tensorflow/tensorflow/issues/49930).
-                if not (np.allclose(mean, MEAN, atol=1e-3) and np.allclose(variance, DEVIATION, atol=1e-3)):
-                    raise ValueError(f"it normalises by {mean} and {variance}, not as ImageNet's weights do")
+                # Published files hold standard deviations in the place of variances, and Keras's graph divides by
+                # their square roots twice (https://github.com/tensorflow/tensorflow/issues/49930).
+                same_mean = np.allclose(mean, IMAGENET_MEAN, atol=1e-3)
+                if not (same_mean and np.allclose(variance, IMAGENET_DEVIATION, atol=1e-3)):
+                    raise ValueError(
+                        f"the file normalizes pixels by mean {mean} and deviation {variance}; "
+                        f"expected are ImageNet's {IMAGENET_MEAN} and {IMAGENET_DEVIATION}"
+                    )
         copy_weights(layout, model)
 
 
@@ -133,38 +151,37 @@ def _stages(blocks: int) -> tuple[Stage, ...]:
     )
 
 
-def _first(variant: str) -> _Network:
+def _version1(variant: str) -> _Network:
     return _Network(f"EfficientNet{variant.upper()}", "torch", change=change)
 
 
-def _second(variant: str) -> KerasApplication:
-    # Keras's own preprocessing: ImageNet means for B0 to B3, -1..1 for S, M and L.
+def _version2(variant: str) -> KerasApplication:
+    # This is what Keras's preprocessing layers do: ImageNet's means for B0 to B3, and -1..1 for S, M and L.
     mode = "torch" if variant.startswith("b") else "128"
     return KerasApplication(f"EfficientNetV2{variant.upper()}", mode, {"include_preprocessing": False}, change)
 
 
 @hookimpl
 def zoo_architectures():
-    described = [
-        (f"efficientnet_{variant}", _first(variant), size, _stages(7), parameters, PAPER, "quick to train well")
-        for variant, (size, parameters, _, _) in NETWORKS.items()
-    ] + [
-        (f"efficientnetv2_{variant}", _second(variant), size, _stages(blocks), parameters, PAPER_V2, "fused blocks")
-        for variant, (size, blocks, parameters, _, _) in NETWORKS_V2.items()
-    ]
-    for name, network, size, stages, parameters, paper, trait in described:
-        yield Architecture(
-            name=name,
-            summary=f"inverted residuals scaled to {size} pixels, squeeze-and-excite: {trait}",
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(size, size),
-            min_size=32,
+    for variant, (size, parameters, _, _) in NETWORKS.items():
+        yield keras_architecture(
+            _version1(variant),
+            f"efficientnet_{variant}",
+            summary=f"inverted residuals with squeeze-and-excite, scaled to {size} pixels; learns well in few epochs",
             parameters=parameters,
-            stages=stages,
-            head=Head(pool="avg", dropout=0.2),
-            source=paper,
-            licence="Apache-2.0",
+            stages=_stages(7),
+            source=PAPER,
+            size=size,
+        )
+    for variant, (size, blocks, parameters, _, _) in NETWORKS_V2.items():
+        yield keras_architecture(
+            _version2(variant),
+            f"efficientnetv2_{variant}",
+            summary=f"inverted residuals, some of them fused, with squeeze-and-excite, scaled to {size} pixels",
+            parameters=parameters,
+            stages=_stages(blocks),
+            source=PAPER_V2,
+            size=size,
         )
 
 
@@ -178,7 +195,7 @@ def zoo_weights():
             size=size,
             hashes=HASHES[variant],
             lengths=(LENGTHS[variant], None),
-            load=_first(variant).load,
+            load=_version1(variant).load,
             licence="Apache-2.0",
             source="https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet",
             paper=PAPER,

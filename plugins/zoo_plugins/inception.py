@@ -1,17 +1,18 @@
 """InceptionV3 and InceptionResNetV2: parallel convolutions of several sizes, without and with residual connections.
 
-Sources: Szegedy et al. 2015, https://arxiv.org/abs/1512.00567, and 2016, https://arxiv.org/abs/1602.07261; layers from
-keras.applications, digests and reported accuracies as Keras publishes them (https://keras.io/api/applications/).
+Sources: Szegedy et al. 2015, https://arxiv.org/abs/1512.00567, and 2016, https://arxiv.org/abs/1602.07261. The layers
+come from keras.applications; digests and reported accuracies are those that Keras publishes
+(https://keras.io/api/applications/).
 """
 
 from __future__ import annotations
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
 
 PAPER_V3, PAPER_RESNET = "https://arxiv.org/abs/1512.00567", "https://arxiv.org/abs/1602.07261"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
 
-# Most convolutions have no names of their own; Keras numbers them. Stage: first and last number.
+# Keras numbers most of the convolutions instead of naming them. Stage: first and last number.
 V3_NUMBERS = {
     "stem": (0, 4),
     "mixed0": (5, 11),
@@ -54,31 +55,26 @@ RESNET_STAGES = (
 
 @hookimpl
 def zoo_architectures():
-    for name, keras_name, summary, parameters, stages, paper in (
-        ("inceptionv3", "InceptionV3", "eleven inception blocks", 21_802_784, V3_STAGES, PAPER_V3),
-        (
-            "inceptionresnetv2",
-            "InceptionResNetV2",
-            "forty residual inception blocks: accurate, for servers",
-            54_336_736,
-            RESNET_STAGES,
-            PAPER_RESNET,
-        ),
-    ):
-        network = KerasApplication(keras_name, "tf")
-        yield Architecture(
-            name=name,
-            summary=summary,
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(299, 299),
-            min_size=75,
-            parameters=parameters,
-            stages=stages,
-            head=Head(pool="avg", dropout=0.2),
-            source=paper,
-            licence="Apache-2.0",
-        )
+    yield keras_architecture(
+        KerasApplication("InceptionV3", "tf"),
+        "inceptionv3",
+        summary="eleven inception blocks",
+        parameters=21_802_784,
+        stages=V3_STAGES,
+        source=PAPER_V3,
+        size=299,
+        min_size=75,
+    )
+    yield keras_architecture(
+        KerasApplication("InceptionResNetV2", "tf"),
+        "inceptionresnetv2",
+        summary="forty inception blocks with residual connections; accurate, for servers",
+        parameters=54_336_736,
+        stages=RESNET_STAGES,
+        source=PAPER_RESNET,
+        size=299,
+        min_size=75,
+    )
 
 
 @hookimpl

@@ -1,12 +1,13 @@
 """MobileNet: depthwise separable convolutions, in four widths.
 
-Source: Howard et al. 2017, https://arxiv.org/abs/1704.04861; layers from keras.applications. Accuracies as reported
-with the checkpoints (tensorflow/models, research/slim/nets/mobilenet_v1.md); 16 combinations of width and resolution.
+Source: Howard et al. 2017, https://arxiv.org/abs/1704.04861. The layers come from keras.applications. The accuracies
+are those reported with the checkpoints (tensorflow/models, research/slim/nets/mobilenet_v1.md). Weights are published
+for 16 combinations of width and resolution.
 """
 
 from __future__ import annotations
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
 
 PAPER = "https://arxiv.org/abs/1704.04861"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
@@ -36,26 +37,20 @@ STAGES = (
 @hookimpl
 def zoo_architectures():
     for name, (width, _, parameters) in WIDTHS.items():
-        network = KerasApplication("MobileNet", "tf", {"alpha": width})
-        yield Architecture(
-            name=name,
-            summary=f"depthwise separable convolutions, width {width:g}: the simplest graph for small devices",
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(224, 224),
-            min_size=32,
+        yield keras_architecture(
+            KerasApplication("MobileNet", "tf", {"alpha": width}),
+            name,
+            summary=f"depthwise separable convolutions, width {width:g}; the simplest graph, for small devices",
             parameters=parameters,
             stages=STAGES,
-            head=Head(pool="avg", dropout=0.2),
-            learning_rate=3e-3,
             source=PAPER,
-            licence="Apache-2.0",
+            learning_rate=3e-3,
         )
 
 
 @hookimpl
 def zoo_weights():
-    # Keras publishes no digest for these files. 224 comes first: it is what a plain name means.
+    # Keras publishes no digests of these files. A plain name means the first entry, so 224 comes first.
     for name, (width, written, _) in WIDTHS.items():
         for resolution, (top1, top5) in REPORTED[width].items():
             stem = f"mobilenet_{written}_{resolution}_tf"

@@ -1,12 +1,13 @@
 """MobileNetV2: inverted residuals with linear bottlenecks, in six widths.
 
-Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381; layers from keras.applications. Accuracies as reported
-with the checkpoints (tensorflow/models, research/slim/nets/mobilenet); 22 combinations of width and resolution.
+Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381. The layers come from keras.applications. The accuracies
+are those reported with the checkpoints (tensorflow/models, research/slim/nets/mobilenet). Weights are published for
+22 combinations of width and resolution.
 """
 
 from __future__ import annotations
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
 
 PAPER = "https://arxiv.org/abs/1801.04381"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
@@ -31,7 +32,7 @@ REPORTED = {
     1.4: {224: (0.750, 0.925)},
 }
 
-# The paper's sequences of blocks (table 2): blocks of one output width, by their numbers in Keras.
+# The paper's sequences (table 2) group blocks of equal output width. The numbers are those of Keras's layer names.
 SEQUENCES = {
     "sequence2": range(1, 3),
     "sequence3": range(3, 6),
@@ -52,26 +53,20 @@ STAGES = (
 @hookimpl
 def zoo_architectures():
     for name, (width, parameters) in WIDTHS.items():
-        network = KerasApplication("MobileNetV2", "tf", {"alpha": width})
-        yield Architecture(
-            name=name,
-            summary=f"inverted residuals, width {width:g}: small and quick on phones and boards",
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(224, 224),
-            min_size=32,
+        yield keras_architecture(
+            KerasApplication("MobileNetV2", "tf", {"alpha": width}),
+            name,
+            summary=f"inverted residuals, width {width:g}; small and fast on phones and single-board computers",
             parameters=parameters,
             stages=STAGES,
-            head=Head(pool="avg", dropout=0.2),
-            learning_rate=3e-3,
             source=PAPER,
-            licence="Apache-2.0",
+            learning_rate=3e-3,
         )
 
 
 @hookimpl
 def zoo_weights():
-    # Keras publishes no digest for these files. 224 comes first: it is what a plain name means.
+    # Keras publishes no digests of these files. A plain name means the first entry, so 224 comes first.
     for name, (width, _) in WIDTHS.items():
         for resolution, (top1, top5) in REPORTED[width].items():
             stem = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{width}_{resolution}"

@@ -1,15 +1,17 @@
-"""MobileNetV3: inverted residuals with squeeze-and-excite and hard swish, large and small.
+"""MobileNetV3: inverted residuals with squeeze-and-excite and hard swish, in a large and a small version.
 
-The minimalistic ones have neither, and only 3x3 kernels: for accelerators and int8. Source: Howard et al. 2019,
-https://arxiv.org/abs/1905.02244; layers from keras.applications, digests as Keras publishes them, top-1 from the table
-in keras.applications and tensorflow/models, research/slim/nets/mobilenet.
+The minimalistic networks have neither of the two and use 3x3 kernels only, which suits accelerators and int8.
+
+Source: Howard et al. 2019, https://arxiv.org/abs/1905.02244. The layers come from keras.applications, and the digests
+are those that Keras publishes. The top-1 accuracies come from the table in keras.applications and from
+tensorflow/models, research/slim/nets/mobilenet.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights, rebuild
+from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture, rebuild
 
 if TYPE_CHECKING:
     import keras
@@ -40,7 +42,8 @@ HASHES = {
 # name: length in bytes without top, where known
 LENGTHS = {"mobilenetv3_large": 12_683_000, "mobilenetv3_small": 4_334_752}
 
-# Blocks of one output width, by their numbers in Keras; block 0 stands alone.
+# Each sequence groups blocks of equal output width, by their numbers in Keras's layer names. Block 0 is a sequence of
+# its own.
 SEQUENCES = {
     "MobileNetV3Small": (range(1, 3), range(3, 6), range(6, 8), range(8, 11)),
     "MobileNetV3Large": (range(1, 3), range(3, 6), range(6, 10), range(10, 12), range(12, 15)),
@@ -65,35 +68,33 @@ def _stages(keras_name: str, minimalistic: bool) -> tuple[Stage, ...]:
 
 class _Network(KerasApplication):
     def build_classifier(self, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-        """Build the published classifier; its last convolution is called `logits`, as zoo calls what follows it."""
+        """Build the published classifier, giving logits; see `zoo.plugin.Architecture.build_classifier`.
 
-        def renamed(layer):
+        Keras names the last convolution `logits`. zoo gives this name to the layer after it, so the convolution is
+        renamed.
+        """
+
+        def rename(layer):
             if layer.name != "logits":
                 return layer
             return layer.__class__.from_config({**layer.get_config(), "name": "predictions_conv"})
 
-        return rebuild(super().build_classifier(input_shape, classes), renamed)
+        return rebuild(super().build_classifier(input_shape, classes), rename)
 
 
 @hookimpl
 def zoo_architectures():
     for name, (keras_name, width, minimalistic, parameters, _) in NETWORKS.items():
         options = {"alpha": width, "minimalistic": minimalistic, "include_preprocessing": False}
-        network = _Network(keras_name, "tf", options)
-        kind = "3x3 kernels and ReLU only, for int8" if minimalistic else "squeeze-and-excite, hard swish"
-        yield Architecture(
-            name=name,
-            summary=f"{keras_name[-5:].lower()}, width {width:g}: {kind}",
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(224, 224),
-            min_size=32,
+        trait = "3x3 kernels and ReLU only, suited to int8" if minimalistic else "squeeze-and-excite and hard swish"
+        yield keras_architecture(
+            _Network(keras_name, "tf", options),
+            name,
+            summary=f"{keras_name[-5:].lower()} version, width {width:g}; {trait}",
             parameters=parameters,
             stages=_stages(keras_name, minimalistic),
-            head=Head(pool="avg", dropout=0.2),
-            learning_rate=3e-3,
             source=PAPER,
-            licence="Apache-2.0",
+            learning_rate=3e-3,
         )
 
 

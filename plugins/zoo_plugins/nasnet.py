@@ -1,12 +1,12 @@
-"""NASNet-A: cells found by architecture search, mobile and large.
+"""NASNet-A: cells found by architecture search, in a mobile and a large version.
 
-Source: Zoph et al. 2017, https://arxiv.org/abs/1707.07012; layers from keras.applications, digests and reported
-accuracies as Keras publishes them (https://keras.io/api/applications/).
+Source: Zoph et al. 2017, https://arxiv.org/abs/1707.07012. The layers come from keras.applications; digests and
+reported accuracies are those that Keras publishes (https://keras.io/api/applications/).
 """
 
 from __future__ import annotations
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
 
 PAPER = "https://arxiv.org/abs/1707.07012"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/nasnet/"
@@ -28,7 +28,7 @@ LENGTHS = {"nasnet_mobile": 19_993_432, "nasnet_large": 343_610_240}
 
 
 def _cell(number: int, first: bool) -> tuple[str, ...]:
-    """Layers of a normal cell; the first of a block brings the output of the one before to its size in two paths."""
+    """List the layers of a normal cell; the first one of a block has two paths that resize the previous output."""
     adjust = (f"adjust_conv_1_{number}", f"adjust_conv_2_{number}") if first else (f"adjust_conv_projection_{number}",)
     return (
         *adjust,
@@ -40,7 +40,7 @@ def _cell(number: int, first: bool) -> tuple[str, ...]:
 
 
 def _stages(cells: int) -> tuple[Stage, ...]:
-    """The stem, and three blocks; the second and third begin with a reduction cell."""
+    """Make the stem and three blocks; the second and third block start with a reduction cell."""
     stages = [Stage("stem", ("stem_conv1", "stem_bn1", "*_stem_1", "*_stem_2"))]
     for block in range(3):
         numbers = range(cells) if not block else range(block * cells + 1, (block + 1) * cells + 1)
@@ -54,19 +54,15 @@ def _stages(cells: int) -> tuple[Stage, ...]:
 @hookimpl
 def zoo_architectures():
     for name, (keras_name, size, cells, parameters, _, _) in NETWORKS.items():
-        network = KerasApplication(keras_name, "tf")
-        yield Architecture(
-            name=name,
-            summary=f"{3 * cells} cells found by search" + (": many small operations" if size == 224 else ": large"),
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(size, size),
-            min_size=32,
+        trait = "many small operations" if size == 224 else "large and accurate"
+        yield keras_architecture(
+            KerasApplication(keras_name, "tf"),
+            name,
+            summary=f"{3 * cells} cells found by architecture search; {trait}",
             parameters=parameters,
             stages=_stages(cells),
-            head=Head(pool="avg", dropout=0.2),
             source=PAPER,
-            licence="Apache-2.0",
+            size=size,
         )
 
 

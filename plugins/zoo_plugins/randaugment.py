@@ -1,8 +1,8 @@
-"""RandAugment's fourteen operations on one picture, by Pillow (E. Cubuk et al., 2019, arXiv:1909.13719).
+"""RandAugment's fourteen operations on one picture, done by Pillow (E. Cubuk et al., 2019, arXiv:1909.13719).
 
-Strengths are torchvision's, which grow with the magnitude for every operation; in the authors' code solarize and
-posterize become weaker. The strongest are AutoAugment's. What a moved picture leaves empty is grey, as in their code;
-shears go about the centre, so that they do not push the subject out.
+The strengths are torchvision's, which grow with the magnitude for every operation; in the authors' code, solarize and
+posterize become weaker. The strongest values are AutoAugment's. Grey fills what a moved picture leaves empty, as in the
+authors' code. Shears are about the centre, so that they do not push the subject out of the picture.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ GREY = 128
 
 
 def apply_randomly(picture: np.ndarray, rng: np.random.Generator, count: int, strength: float) -> np.ndarray:
-    """Apply some operations to a picture, drawn with replacement.
+    """Apply random operations to a picture, drawn with replacement.
 
     Args:
-        picture: float32 array (height, width, channels) in 0..255; one channel is grey, three are RGB. Rounded to whole
-            numbers, which is what decoded pictures hold.
-        rng: Which operations, and which way.
-        count: How many, one after another.
-        strength: 0 to 1, the strongest.
+        picture: A float32 array (height, width, channels) in 0..255, grey (one channel) or RGB. It is rounded to whole
+            numbers, as decoded pictures hold them.
+        rng: Draws the operations and their signs.
+        count: Number of operations, applied one after another.
+        strength: Strength of all operations, from 0 to 1 (strongest).
 
     Returns:
-        uint8 array (height, width, channels).
+        A uint8 array (height, width, channels).
     """
     import numpy as np
     from PIL import Image
@@ -57,13 +57,16 @@ def apply_randomly(picture: np.ndarray, rng: np.random.Generator, count: int, st
 
 
 def apply(image: Image.Image, name: str, strength: float, sign: int) -> Image.Image:
-    """Apply one operation to an "L" or "RGB" picture.
+    """Apply one operation to a picture.
 
     Args:
-        image: The picture.
+        image: A picture of mode "L" or "RGB".
         name: One of `OPERATIONS`; "color" leaves a grey picture as it is.
-        strength: 0 (nothing) to 1; identity, autocontrast and equalize have none.
-        sign: 1 or -1: which way; of enhancers, more or less.
+        strength: From 0 (no change) to 1; identity, autocontrast and equalize ignore it.
+        sign: Direction of the change, 1 or -1; for enhancers, 1 means more and -1 means less.
+
+    Returns:
+        A picture of the same size and mode.
     """
     from PIL import ImageEnhance, ImageOps
 
@@ -88,7 +91,7 @@ def _move(image: Image.Image, name: str, strength: float) -> Image.Image:
         return image.rotate(30 * strength, Image.Resampling.BILINEAR, fillcolor=fill)
     width, height = image.size
     lean, shift = 0.3 * strength, 150 / 331 * strength
-    # New (x, y) -> old: x' = a x + b y + c, y' = d x + e y + f.
+    # Pillow maps (x, y) of the new picture to the old one: x' = a x + b y + c, y' = d x + e y + f.
     coefficients = {
         "shear_x": (1, lean, -lean * height / 2, 0, 1, 0),
         "shear_y": (1, 0, 0, lean, 1, -lean * width / 2),

@@ -1,12 +1,13 @@
 """ResNet and ResNetV2: residual networks of 50, 101 and 152 layers, with activation after or before the convolutions.
 
-Sources: He et al. 2015, https://arxiv.org/abs/1512.03385, and 2016, https://arxiv.org/abs/1603.05027; layers from
-keras.applications, digests and reported accuracies as Keras publishes them (https://keras.io/api/applications/).
+Sources: He et al. 2015, https://arxiv.org/abs/1512.03385, and 2016, https://arxiv.org/abs/1603.05027. The layers come
+from keras.applications; digests and reported accuracies are those that Keras publishes
+(https://keras.io/api/applications/).
 """
 
 from __future__ import annotations
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
 
 PAPER, PAPER_V2 = "https://arxiv.org/abs/1512.03385", "https://arxiv.org/abs/1603.05027"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
@@ -43,7 +44,7 @@ LENGTHS = {
 
 
 def _stages(name: str) -> tuple[Stage, ...]:
-    # What follows the last block in the second version has weights.
+    # In version 2, a BatchNorm layer follows the last block.
     last = ("conv5_*", "post_*") if name.endswith("v2") else ("conv5_*",)
     return (*(Stage(f"conv{i}", (f"conv{i}_*",)) for i in range(1, 5)), Stage("conv5", last))
 
@@ -52,20 +53,15 @@ def _stages(name: str) -> tuple[Stage, ...]:
 def zoo_architectures():
     for name, (keras_name, parameters, _, _) in NETWORKS.items():
         second = name.endswith("v2")
-        network = KerasApplication(keras_name, "tf" if second else "caffe")
-        yield Architecture(
-            name=name,
-            summary=f"residual network of {name.removeprefix('resnet').removesuffix('v2')} layers"
-            + (", pre-activation: a solid all-rounder" if second else ": the reference all-rounder"),
-            build=network.build,
-            build_classifier=network.build_classifier,
-            input_size=(224, 224),
-            min_size=32,
+        layers = name.removeprefix("resnet").removesuffix("v2")
+        trait = " with pre-activation; a solid all-rounder" if second else "; the reference all-rounder"
+        yield keras_architecture(
+            KerasApplication(keras_name, "tf" if second else "caffe"),
+            name,
+            summary=f"residual network of {layers} layers{trait}",
             parameters=parameters,
             stages=_stages(name),
-            head=Head(pool="avg", dropout=0.2),
             source=PAPER_V2 if second else PAPER,
-            licence="Apache-2.0",
         )
 
 
@@ -81,7 +77,7 @@ def zoo_weights():
             size=224,
             hashes=HASHES[name],
             lengths=LENGTHS[name],
-            # Converted from the authors' Caffe files; the second version from TensorFlow's, hence -1..1.
+            # Version 1 was converted from the authors' Caffe files. Version 2 comes from TensorFlow's, hence -1..1.
             licence="Apache-2.0" if second else "MIT",
             source="https://github.com/tensorflow/models/blob/master/research/slim/nets/resnet_v2.py"
             if second

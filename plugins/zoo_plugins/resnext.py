@@ -1,9 +1,9 @@
-"""ResNeXt: residual networks whose 3x3 convolutions work in 32 groups (32x4d), of 50 and 101 layers.
+"""ResNeXt: residual networks whose 3x3 convolutions have 32 groups (32x4d); 50 and 101 layers.
 
-Source: Xie et al. 2016, https://arxiv.org/abs/1611.05431. Keras 3 has no ResNeXt: it is built here, with the layer
-names of keras-applications 1.0.8 (https://github.com/keras-team/keras-applications), whose release files hold the
-weights and whose README reports the accuracies. Those files keep a grouped convolution as a depthwise one with a
-channel multiplier, its outputs summed within each group; they are converted when they are loaded.
+Source: Xie et al. 2016, https://arxiv.org/abs/1611.05431. Keras 3 has no ResNeXt, so this module builds it with the
+layer names of keras-applications 1.0.8 (https://github.com/keras-team/keras-applications). The weights come from the
+release files of that package, and the accuracies from its README. These files express a grouped convolution as a
+depthwise one with a channel multiplier, whose outputs are summed within each group. `load` converts them.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def _block(x: keras.KerasTensor, filters: int, strides: int, name: str, *, short
     def convolution(x, channels, size, part, **options):
         return layers.Conv2D(channels, size, use_bias=False, name=f"{name}_{part}_conv", **options)(x)
 
-    before = norm(convolution(x, 2 * filters, 1, 0, strides=strides), 0) if shortcut else x
+    residual = norm(convolution(x, 2 * filters, 1, 0, strides=strides), 0) if shortcut else x
     x = layers.Activation("relu", name=f"{name}_1_relu")(norm(convolution(x, filters, 1, 1), 1))
     x = layers.ZeroPadding2D(1, name=f"{name}_2_pad")(x)
     x = norm(convolution(x, filters, 3, 2, strides=strides, groups=GROUPS), 2)
     x = layers.Activation("relu", name=f"{name}_2_relu")(x)
     x = norm(convolution(x, 2 * filters, 1, 3), 3)
-    return layers.Activation("relu", name=f"{name}_out")(layers.Add(name=f"{name}_add")([before, x]))
+    return layers.Activation("relu", name=f"{name}_out")(layers.Add(name=f"{name}_add")([residual, x]))
 
 
 def build_classifier(input_shape: tuple[int, int, int], classes: int, *, blocks: tuple[int, ...]) -> keras.Model:
@@ -83,7 +83,12 @@ def build_classifier(input_shape: tuple[int, int, int], classes: int, *, blocks:
 
 
 def load(model: keras.Model, path: Path) -> None:
-    """Load a file in the layout of keras-applications 1.0.8 into a network of `build` or `build_classifier`."""
+    """Load a file in the layout of keras-applications 1.0.8 into a network of `build` or `build_classifier`.
+
+    Raises:
+        KeyError: The file lacks a layer; zoo reports it to the user as WeightsIncompatible.
+        ValueError: An array has another shape than the layer; zoo reports it likewise.
+    """
     import h5py
     import keras
 
@@ -99,15 +104,15 @@ def load(model: keras.Model, path: Path) -> None:
 
 
 def grouped_kernel(depthwise: np.ndarray, groups: int) -> np.ndarray:
-    """The kernel of a grouped convolution from a depthwise one whose outputs are summed within each group.
+    """Convert a depthwise kernel, whose outputs are summed within each group, to that of a grouped convolution.
 
     Args:
-        depthwise: (height, width, channels, multiplier); output m of input channel i of a group adds to output m of
-            that group, and multiplier is channels / groups.
+        depthwise: Kernel (height, width, channels, multiplier), where multiplier is channels / groups. Output m of
+            every input channel of a group adds to output m of that group.
         groups: Number of groups.
 
     Returns:
-        (height, width, channels / groups, channels), as a Conv2D with that many groups has it.
+        Kernel (height, width, channels / groups, channels), the layout of a Conv2D with that many groups.
     """
     height, width, channels, multiplier = depthwise.shape
     parts = depthwise.reshape(height, width, groups, channels // groups, multiplier)

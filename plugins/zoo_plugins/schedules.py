@@ -1,28 +1,31 @@
-"""The schedules: head-only, fine-tune (the default), full, gradual-unfreeze, discriminative; scratch and grow.
+"""The schedules: head-only, fine-tune (the default), full, gradual-unfreeze, discriminative, scratch and grow.
 
-The last two are for random weights. `grow` is the gradual training of the classic course: a shallow cut of the network
-learns first, and each stage that is added learns on top of frozen ones. `discriminative` takes a lower rate for each
-stage further down (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2), `gradual-unfreeze` one more
-stage a phase (the same, section 3.3).
+- `scratch` and `grow` train from random weights. `grow` is the gradual training of the classic course: a shallow part
+  of the network learns first. Each stage that is added then learns on top of the frozen ones.
+- `discriminative` trains each stage at a lower learning rate than the stage above it (Howard and Ruder 2018,
+  https://arxiv.org/abs/1801.06146, section 3.2).
+- `gradual-unfreeze` unfreezes one more stage in every phase (the same paper, section 3.3).
 """
 
 from __future__ import annotations
 
 from zoo.plugin import Architecture, Phase, Schedule, hookimpl
 
-# A rate that falls to nothing: a constant one leaves the head wherever its last steps threw it (0.656 against 0.682 on
-# five kinds of flowers, after five epochs).
+# The learning rate falls along a cosine, because a constant one leaves the head wherever its last steps ended: accuracy
+# was 0.656 with a constant rate and 0.682 with a cosine, on five kinds of flowers after five epochs.
 HEAD = Phase(name="head", train="head", epochs=8, learning_rate=3e-3, rate="cosine")
+# Pretrained layers train at this fraction of the architecture's learning rate, which is meant for random weights.
 PRETRAINED = 0.1
+# Networks with more stages get one epoch per stage instead of two in `gradual-unfreeze`.
 MANY_STAGES = 6
 
 
 def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
-    """Head on a frozen base, then the top third of the stages: gently, and at a higher rate where that is not enough.
+    """Train the head on a frozen backbone, then the top third of the stages, first gently and then faster.
 
-    The top third is block5 of VGG, everything from block_13 up of MobileNetV2. A high rate is what pictures need that
-    are unlike those of the pretraining; those that are like them it harms, and one gentle epoch is all they need, or
-    none.
+    The top third is block5 of VGG, and everything from block_13 up of MobileNetV2. Pictures unlike those of the
+    pretraining need a high learning rate. It harms pictures that resemble them, for which one gentle epoch or none is
+    enough. So each phase is skipped where the validation loss is low already.
     """
     stages = max(1, len(architecture.stages) // 3)
     rate = PRETRAINED * architecture.learning_rate
@@ -42,7 +45,7 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def full(architecture: Architecture) -> tuple[Phase, ...]:
-    """Head on a frozen base, then everything at a low rate."""
+    """Train the head on a frozen backbone, then every layer at a low learning rate."""
     rate = PRETRAINED * architecture.learning_rate
     return (
         HEAD,
@@ -51,7 +54,7 @@ def full(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
-    """Head, then one stage more a phase from the top to the stem, at a low rate."""
+    """Train the head, then unfreeze one more stage per phase from the top to the stem, at a low learning rate."""
     rate = PRETRAINED * architecture.learning_rate
     stages = len(architecture.stages)
     epochs = 2 if stages <= MANY_STAGES else 1
@@ -66,9 +69,9 @@ def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
-    """Head on a frozen base, then everything, each stage at a lower rate than the one above it."""
+    """Train the head on a frozen backbone, then every stage at a lower learning rate than the one above it."""
     rate = PRETRAINED * architecture.learning_rate
-    # About a hundredth of the rate is left at the stem, however many stages there are.
+    # The stem trains at a hundredth of the learning rate, whatever the number of stages.
     decay = 0.01 ** (1 / max(1, len(architecture.stages) - 1))
     return (
         HEAD,
@@ -77,7 +80,7 @@ def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def grow(architecture: Architecture) -> tuple[Phase, ...]:
-    """The first stage with a head, then one stage more a phase on those before, frozen; at the end everything."""
+    """Train the first stage with a head, then one more stage per phase on top of the frozen ones, then every layer."""
     rate = architecture.learning_rate
     moving = {"batch_norm": "update", "batch_norm_momentum": 0.9, "patience": None}
     stages = len(architecture.stages)
@@ -91,7 +94,10 @@ def grow(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def scratch(architecture: Architecture) -> tuple[Phase, ...]:
-    """Every layer from random weights; BatchNorm's statistics move, fast enough for a small set."""
+    """Train every layer from random weights.
+
+    BatchNorm's statistics are updated with a momentum of 0.9, which is fast enough for a small dataset.
+    """
     return (
         Phase(
             name="scratch",
@@ -111,33 +117,35 @@ def zoo_schedules():
     return [
         Schedule(
             name="fine-tune",
-            summary="the head on a frozen base, then the top stages, gently, and faster where the loss asks for it",
+            summary="the head on a frozen backbone, then the top stages: gently, then faster if the loss is still high",
             phases=fine_tune,
         ),
         Schedule(
             name="head-only",
-            summary="the head on a frozen base, nothing else",
+            summary="only the head, on a frozen backbone",
             phases=(HEAD,),
         ),
-        Schedule(name="full", summary="the head on a frozen base, then every layer at a low rate", phases=full),
+        Schedule(
+            name="full", summary="the head on a frozen backbone, then every layer at a low learning rate", phases=full
+        ),
         Schedule(
             name="gradual-unfreeze",
-            summary="the head, then one stage more a phase from the top down, at a low rate",
+            summary="the head, then one more stage per phase from the top down, at a low learning rate",
             phases=gradual_unfreeze,
         ),
         Schedule(
             name="discriminative",
-            summary="the head, then every layer, each stage at a lower rate than the one above",
+            summary="the head, then every layer, each stage at a lower learning rate than the one above",
             phases=discriminative,
         ),
         Schedule(
             name="grow",
-            summary="random weights: one stage more a phase on frozen ones, at the end every layer",
+            summary="from random weights: one more stage per phase on top of frozen ones, then every layer",
             phases=grow,
         ),
         Schedule(
             name="scratch",
-            summary="every layer from random weights, BatchNorm statistics included",
+            summary="from random weights: every layer, with BatchNorm statistics updated",
             phases=scratch,
         ),
     ]

@@ -1,4 +1,8 @@
-"""What augmentation policies do to pixels: one affine matrix a picture, one matrix of colours, a random rectangle."""
+"""What the augmentation policies do to pixels: affine warps, colour changes and random erasing.
+
+The policies in `augmentation` draw the random numbers; the functions here apply them. RandAugment's operations are in
+`randaugment`.
+"""
 
 from __future__ import annotations
 
@@ -8,106 +12,120 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-# Geometry. A matrix takes (x, y, 1) of the new picture to (x, y, 1) of the old, in pixels from the centre: x to the
-# right, y down. In pixels, so that pictures that are not square turn without being sheared.
+# Geometry. Each matrix, float64 (3, 3), maps (x, y, 1) of the new picture to (x, y, 1) of the old one, in pixels from
+# the centre, x to the right and y down. Working in pixels lets pictures that are not square turn without a shear.
 
 
-def turn(degrees: float) -> np.ndarray:
+def rotation_matrix(degrees: float) -> np.ndarray:
     import numpy as np
 
     angle = math.radians(degrees)
     return np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
 
 
-def move(right: float, down: float) -> np.ndarray:
+def translation_matrix(right: float, down: float) -> np.ndarray:
+    """Show what lies `right` and `down` pixels away."""
     import numpy as np
 
     return np.array([[1, 0, right], [0, 1, down], [0, 0, 1]])
 
 
-def slant(radians: float) -> np.ndarray:
-    """Keras 2's shear: rows move by the sine of the angle per column, columns keep together by its cosine."""
+def shear_matrix(radians: float) -> np.ndarray:
+    """Shear as Keras 2 does: by the sine of the angle in rows per column, and by its cosine within the columns."""
     import numpy as np
 
     return np.array([[math.cos(radians), 0, 0], [-math.sin(radians), 1, 0], [0, 0, 1]])
 
 
-def stretch(x: float, y: float) -> np.ndarray:
+def scale_matrix(x: float, y: float) -> np.ndarray:
     """Show `x` times the width and `y` times the height; -1 mirrors."""
     import numpy as np
 
     return np.diag([x, y, 1.0])
 
 
-def random_crop(rng: np.random.Generator, smallest: float, aspect: float, width: int, height: int) -> np.ndarray:
-    """Show a random part, as Inception's crops do: area from `smallest` to 1, sides changed by up to `aspect`."""
+def random_crop_matrix(rng: np.random.Generator, smallest: float, aspect: float, width: int, height: int) -> np.ndarray:
+    """Show a random part of the picture, in the manner of Inception's crops.
+
+    Args:
+        rng: Draws size, shape and place of the part.
+        smallest: Smallest area of the part, as a fraction of the picture's; the largest is 1.
+        aspect: Greatest factor, at least 1, by which the part's ratio of width to height differs from the picture's.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+    """
     area = rng.uniform(smallest, 1)
-    # A part that is as wide as the picture is high enough only if the ratio is no more than 1 / area.
+    # The part fits into the picture only where the factor is between area and 1 / area.
     bound = min(math.log(aspect), abs(math.log(area)))
     ratio = math.exp(rng.uniform(-bound, bound))
     x, y = math.sqrt(area * ratio), math.sqrt(area / ratio)
     right, down = rng.uniform(-0.5, 0.5, 2) * (1 - x, 1 - y) * (width, height)
-    return move(right, down) @ stretch(x, y)
+    return translation_matrix(right, down) @ scale_matrix(x, y)
+
+
+def flip_sign(flip: bool, number: float) -> float:
+    """Return the horizontal scale of a random flip: -1 (mirror) or 1.
+
+    Args:
+        flip: Whether flips are enabled.
+        number: A random number in 0..1; the picture is mirrored where it is below 0.5.
+    """
+    return -1.0 if flip and number < 0.5 else 1.0
 
 
 def warp(images: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
-    """Resample every picture once, bilinearly; what lies outside repeats the edge.
+    """Resample every picture once, bilinearly; pixels outside the picture repeat its edge.
 
     Args:
-        images: float32 array (batch, height, width, channels).
-        matrices: One a picture, (3, 3); see above.
+        images: Pictures, a float32 array (batch, height, width, channels) in 0..255.
+        matrices: One matrix (3, 3) per picture, as described above.
 
     Returns:
-        An array of its own, of the same shape and dtype; no value leaves the range of the picture's own.
+        A new array of the same shape, dtype and range.
     """
     import keras
     import numpy as np
 
     height, width = images.shape[1:3]
     x, y = (width - 1) / 2, (height - 1) / 2
-    about = [move(x, y) @ matrix @ move(-x, -y) for matrix in matrices]
+    about = [translation_matrix(x, y) @ matrix @ translation_matrix(-x, -y) for matrix in matrices]
     rows = np.zeros((len(images), 8), "float32")
     rows[:, :6] = [matrix[:2].ravel() for matrix in about]
     moved = keras.ops.image.affine_transform(
         images, rows, interpolation="bilinear", fill_mode="nearest", data_format="channels_last"
     )
-    # Rounding may lead past 255 by a millionth.
+    # Rounding may exceed 255 by a millionth.
     return np.clip(keras.ops.convert_to_numpy(moved), 0, 255)
 
 
-def sign(flip: bool, number: float) -> float:
-    """-1 for the half of the pictures that are mirrored, by a random number in 0..1."""
-    return -1.0 if flip and number < 0.5 else 1.0
-
-
-# Colour and erasing, on one picture in place: float32 array (height, width, channels), 0..255.
+# Colour and erasing. These functions change one picture in place, a float32 array (height, width, channels) in 0..255.
 
 LUMA = (0.299, 0.587, 0.114)
 YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
-def recolour(picture: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float) -> None:
-    """Multiply brightness, contrast about the mean brightness, and saturation; turn the hue about the grey axis.
+def adjust_color(picture: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float) -> None:
+    """Change brightness, contrast, saturation and hue of one picture in place; values are clipped once, at the end.
 
     Args:
-        picture: As above; values are clipped once, at the end. Saturation and hue need colour.
-        brightness: Factor.
-        contrast: Factor.
-        saturation: Factor.
-        hue: Turn as a fraction of the colour circle.
+        picture: The picture, as described above. Saturation and hue affect pictures with three channels only.
+        brightness: Factor on all values.
+        contrast: Factor on the distance from the mean brightness.
+        saturation: Factor on the distance from grey.
+        hue: Rotation of the colours about the grey axis, as a fraction of the colour circle.
     """
     import numpy as np
 
     pixels = picture.reshape(-1, picture.shape[-1])
-    colour = pixels.shape[1] == 3
-    # Rows first: numpy adds those ten times as fast as triples.
+    is_color = pixels.shape[1] == 3
+    # Averaging over rows first is ten times as fast in numpy as averaging over pixels of three values.
     means = picture.mean(axis=0).mean(axis=0, dtype="float64")
-    mean = brightness * float(means @ LUMA if colour else means.mean())
-    if colour:
-        # Neither changes a pixel's luma, so that all four are one matrix and one offset.
+    mean = brightness * float(means @ LUMA if is_color else means.mean())
+    if is_color:
+        # Saturation and hue keep a pixel's luma, so all four changes together are one matrix and one offset.
         luma, yiq = np.tile(LUMA, (3, 1)), np.array(YIQ)
-        turned = np.linalg.inv(yiq) @ turn(360 * hue)[[2, 0, 1]][:, [2, 0, 1]] @ yiq
-        matrix = turned @ (saturation * np.eye(3) + (1 - saturation) * luma)
+        rotated = np.linalg.inv(yiq) @ rotation_matrix(360 * hue)[[2, 0, 1]][:, [2, 0, 1]] @ yiq
+        matrix = rotated @ (saturation * np.eye(3) + (1 - saturation) * luma)
         pixels[:] = pixels @ (brightness * contrast * matrix.T).astype("float32")
     else:
         pixels *= np.float32(brightness * contrast)
@@ -115,15 +133,19 @@ def recolour(picture: np.ndarray, brightness: float, contrast: float, saturation
     np.clip(pixels, 0, 255, out=pixels)
 
 
-def erase(picture: np.ndarray, rng: np.random.Generator, smallest: float, largest: float, aspect: float) -> None:
-    """Fill a random rectangle with random pixels.
+def erase_rectangle(
+    picture: np.ndarray, rng: np.random.Generator, smallest: float, largest: float, aspect: float
+) -> None:
+    """Fill a random rectangle of one picture with random pixels, in place.
+
+    A rectangle that does not fit is drawn anew, at most a hundred times; after that the picture stays as it is.
 
     Args:
-        picture: As above.
-        rng: Where, how large, with what.
-        smallest: Least area, as a fraction of the picture's.
-        largest: Greatest area.
-        aspect: The rectangle is at most so many times as high as wide, or as wide as high.
+        picture: The picture, as described above.
+        rng: Draws size, shape, place and pixels of the rectangle.
+        smallest: Smallest area, as a fraction of the picture's.
+        largest: Largest area, as a fraction of the picture's.
+        aspect: Greatest ratio of the rectangle's longer side to its shorter one.
     """
     height, width, channels = picture.shape
     for _ in range(100):

@@ -1,12 +1,12 @@
 """VGG16 and VGG19: stacks of 3x3 convolutions, the networks of the classic course.
 
-Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556; layers from keras.applications, digests and
-reported accuracies as Keras publishes them (https://keras.io/api/applications/).
+Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556. The layers come from keras.applications; digests
+and reported accuracies are those that Keras publishes (https://keras.io/api/applications/).
 """
 
 from __future__ import annotations
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+from zoo.plugin import Head, KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
 
 PAPER = "https://arxiv.org/abs/1409.1556"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
@@ -33,23 +33,18 @@ FILES = {
 @hookimpl
 def zoo_architectures():
     for name, (keras_name, convolutions, parameters, _, _) in NETWORKS.items():
-        network = KerasApplication(keras_name, "caffe")
-        yield Architecture(
-            name=name,
-            summary=f"{sum(convolutions)} convolutions of 3x3: the course's network, large and slow on a device",
-            build=network.build,
-            build_classifier=network.build_classifier,
-            # Its top flattens the map.
-            classifier_size=(224, 224),
-            input_size=(224, 224),
-            min_size=32,
+        yield keras_architecture(
+            KerasApplication(keras_name, "caffe"),
+            name,
+            summary=f"{sum(convolutions)} convolutions of 3x3, from the classic course; large, and slow on a device",
             parameters=parameters,
-            stages=tuple(Stage(f"block{i}", (f"block{i}_*",)) for i in range(1, 6)),
-            head=Head(pool="avg", dropout=0.5, hidden=(256,)),
-            # Without BatchNorm: at 1e-3 the loss on digits stays where it begins.
-            learning_rate=1e-4,
+            stages=(Stage(f"block{i}", (f"block{i}_*",)) for i in range(1, 6)),
             source=PAPER,
-            licence="Apache-2.0",
+            head=Head(pool="avg", dropout=0.5, hidden=(256,)),
+            # The published top flattens the feature map, which fixes its size.
+            classifier_size=(224, 224),
+            # VGG has no BatchNorm: at 1e-3 the loss on digits never falls below its initial value.
+            learning_rate=1e-4,
         )
 
 

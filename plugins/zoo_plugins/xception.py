@@ -1,19 +1,19 @@
 """Xception: separable convolutions with residual connections.
 
-Source: Chollet 2017, https://arxiv.org/abs/1610.02357; layers from keras.applications, digests and reported accuracies
-as Keras publishes them (https://keras.io/api/applications/).
+Source: Chollet 2017, https://arxiv.org/abs/1610.02357. The layers come from keras.applications; digests and reported
+accuracies are those that Keras publishes (https://keras.io/api/applications/).
 """
 
 from __future__ import annotations
 
-from zoo.plugin import Architecture, Head, KerasApplication, Stage, hookimpl, imagenet_weights
+from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
 
 PAPER = "https://arxiv.org/abs/1610.02357"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/xception/"
 HASHES = ("md5:b0042744bf5b25fce3cb969f33bebb97", "md5:0a58e3b7378bc2990ea3b43d5981f1f6")
 LENGTHS = (83_683_744, 91_884_032)
 
-# Convolutions on the residual connections have no names of their own. Block: number among the unnamed.
+# Keras numbers the convolutions on the residual connections instead of naming them. Block: suffix of its number.
 RESIDUAL = {2: "", 3: "_1", 4: "_2", 13: "_3"}
 
 
@@ -26,19 +26,15 @@ def _stage(block: int) -> Stage:
 
 @hookimpl
 def zoo_architectures():
-    network = KerasApplication("Xception", "tf")
-    yield Architecture(
-        name="xception",
-        summary="separable convolutions in 14 blocks: accurate, for strong devices",
-        build=network.build,
-        build_classifier=network.build_classifier,
-        input_size=(299, 299),
-        min_size=71,
+    yield keras_architecture(
+        KerasApplication("Xception", "tf"),
+        "xception",
+        summary="separable convolutions in 14 blocks; accurate, for powerful devices",
         parameters=20_861_480,
-        stages=tuple(_stage(block) for block in range(1, 15)),
-        head=Head(pool="avg", dropout=0.2),
+        stages=(_stage(block) for block in range(1, 15)),
         source=PAPER,
-        licence="Apache-2.0",
+        size=299,
+        min_size=71,
     )
 
 

@@ -1,4 +1,7 @@
-"""Weights files whose layout is another than that of zoo's network: converted on load, proven on random weights."""
+"""Published weights files, loaded into zoo's networks: both must compute the same, whatever the file's layout.
+
+All files are written here, with random weights, in the layout in which they are published.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,38 @@ import pytest
 
 from zoo import backend, testing
 from zoo.errors import WeightsIncompatible
-from zoo.plugin import normalize, registry
+from zoo.plugin import IMAGENET_DEVIATION, IMAGENET_MEAN, normalize
 from zoo.testing import synthetic_pixels
 from zoo.train.network import build_backbone, build_classifier, load_weights
 
 SIZE = (64, 64)
+CLASSES = 7
 
 
-@pytest.fixture(scope="module")
-def plugins():
-    return registry.load()
+def build(plugins, name, *, top, size=SIZE):
+    """Build zoo's backbone, or its classifier of CLASSES classes."""
+    architecture = plugins.architecture(name)
+    return build_classifier(architecture, size, CLASSES) if top else build_backbone(architecture, size)
+
+
+def outputs(model, pixels):
+    """Compute the feature map of a backbone, or the logits of a classifier."""
+    import keras
+
+    logits = [layer.output for layer in model.layers if layer.name == "logits"]
+    return keras.Model(model.input, logits[0] if logits else model.output).predict_on_batch(pixels)
+
+
+def options(top):
+    """Arguments for a classifier of keras.applications that gives logits; none for a backbone."""
+    return {"classes": CLASSES, "classifier_activation": None} if top else {}
 
 
 def randomize(model):
-    """Weights that show: biases begin as zeros, and the scales of ConvNeXt's layers as 1e-6."""
+    """Randomize a network, including what starts at a value that hides errors.
+
+    Biases start at 0, and the scales of ConvNeXt's layers at 1e-6.
+    """
     rng = np.random.default_rng(0)
     for weight in model.weights:
         if weight.path.endswith("bias"):
@@ -32,7 +53,7 @@ def randomize(model):
 
 
 def write_as_published(model, path):
-    """Write a file as Keras 2 did, which is how all these files are published."""
+    """Write a file as Keras 2 did, the format of all published files."""
     from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
     with h5py.File(path, "w") as file:
@@ -40,7 +61,7 @@ def write_as_published(model, path):
 
 
 def published_resnext(blocks, classes=None):
-    """ResNeXt as keras-applications 1.0.8 builds it: depthwise with a multiplier, summed within each group."""
+    """Build ResNeXt as keras-applications 1.0.8 does: depthwise with a multiplier, summed within each group."""
     import keras
     from keras import layers, ops
 
@@ -76,6 +97,7 @@ def published_resnext(blocks, classes=None):
 
 
 def agree(received, expected):
+    """Whether two results differ by at most 1e-4 of the largest value; the expected one must not be constant."""
     received, expected = np.asarray(received), np.asarray(expected)
     assert received.shape == expected.shape
     assert np.abs(expected).max() > 1e-3 and np.ptp(expected, axis=0).max() > 1e-3 * np.abs(expected).max()
@@ -84,53 +106,49 @@ def agree(received, expected):
 
 @pytest.mark.parametrize("top", [False, True])
 def test_resnext(plugins, tmp_path, top):
-    keras = backend.start()
+    backend.start()
     (entry,) = plugins.weights_of("resnext50", top=top)
-    layout = published_resnext((3, 4, 6, 3), classes=7 if top else None)
+    layout = published_resnext((3, 4, 6, 3), classes=CLASSES if top else None)
     randomize(layout)
     write_as_published(layout, tmp_path / "x.h5")
-    architecture = plugins.architecture("resnext50")
-    model = build_classifier(architecture, SIZE, 7) if top else build_backbone(architecture, SIZE)
+    model = build(plugins, "resnext50", top=top)
     load_weights(model, tmp_path / "x.h5", entry)
-    output = model.get_layer("logits").output if top else model.output
     pixels = synthetic_pixels(4, SIZE, 3).astype("float32")
-    assert agree(keras.Model(model.input, output).predict_on_batch(pixels), layout.predict_on_batch(pixels))
+    assert agree(outputs(model, pixels), layout.predict_on_batch(pixels))
 
 
 @pytest.mark.parametrize("top", [False, True])
 def test_efficientnet(plugins, tmp_path, top):
-    """Keras's graph for ImageNet weights: torch's normalisation, whatever layers it is made of."""
+    """Keras's graph for ImageNet weights normalizes as torch does, by several layers that zoo leaves out."""
     keras = backend.start()
     (entry,) = plugins.weights_of("efficientnet_b0", top=top)
-    options = {"classes": 7, "classifier_activation": None} if top else {}
-    layout = keras.applications.EfficientNetB0(input_shape=(*SIZE, 3), include_top=top, weights=None, **options)
+    layout = keras.applications.EfficientNetB0(input_shape=(*SIZE, 3), include_top=top, weights=None, **options(top))
     (normalization,) = (x for x in layout.layers if isinstance(x, keras.layers.Normalization))
-    published = [np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))]
+    published = [np.array(IMAGENET_MEAN), np.array(IMAGENET_DEVIATION)]
     normalization.set_weights([*published, normalization.get_weights()[2]])
-    architecture = plugins.architecture("efficientnet_b0")
-    # Statistics that fit pictures normalised as for ImageNet weights: Keras's graph without them normalises otherwise.
-    fitting = build_classifier(architecture, SIZE, 7) if top else build_backbone(architecture, SIZE)
+    # BatchNorm's statistics must fit the normalization of ImageNet weights. Keras's graph without them normalizes in
+    # another way, so zoo's network is randomized and its weights are copied.
+    fitting = build(plugins, "efficientnet_b0", top=top)
     randomize(fitting)
     for layer in layout.layers:
         if layer.weights and layer is not normalization:
             layer.set_weights(fitting.get_layer(layer.name).get_weights())
     write_as_published(layout, tmp_path / "x.h5")
-    model = build_classifier(architecture, SIZE, 7) if top else build_backbone(architecture, SIZE)
+    model = build(plugins, "efficientnet_b0", top=top)
     load_weights(model, tmp_path / "x.h5", entry)
-    output = model.get_layer("logits").output if top else model.output
     pixels = synthetic_pixels(4, SIZE, 3).astype("float32")
     body = keras.Model(normalization.output, layout.output)
     expected = body.predict_on_batch(keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode="torch"))
-    assert agree(keras.Model(model.input, output).predict_on_batch(pixels), expected)
+    assert agree(outputs(model, pixels), expected)
 
-    # A user's copy, given by path, is read in the same way.
-    again = build_classifier(architecture, SIZE, 7) if top else build_backbone(architecture, SIZE)
+    # A user's copy, given by its path, is read in the same way.
+    again = build(plugins, "efficientnet_b0", top=top)
     load_weights(again, tmp_path / "x.h5", layouts=[entry])
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
 
     normalization.set_weights([np.zeros(3), np.ones(3), normalization.get_weights()[2]])
     write_as_published(layout, tmp_path / "other.h5")
-    with pytest.raises(WeightsIncompatible, match="it normalises by"):
+    with pytest.raises(WeightsIncompatible, match="the file normalizes pixels by mean"):
         load_weights(model, tmp_path / "other.h5", entry)
 
 
@@ -139,21 +157,19 @@ def test_efficientnet(plugins, tmp_path, top):
 def test_convnext(plugins, tmp_path, top):
     keras = backend.start()
     (entry,) = plugins.weights_of("convnext_tiny", top=top)
-    options = {"classes": 7, "classifier_activation": None} if top else {}
     with backend.fresh_names():
-        layout = keras.applications.ConvNeXtTiny(input_shape=(*SIZE, 3), include_top=top, weights=None, **options)
+        layout = keras.applications.ConvNeXtTiny(input_shape=(*SIZE, 3), include_top=top, weights=None, **options(top))
     randomize(layout)
     write_as_published(layout, tmp_path / "x.h5")
-    architecture = plugins.architecture("convnext_tiny")
-    model = build_classifier(architecture, SIZE, 7) if top else build_backbone(architecture, SIZE)
+    model = build(plugins, "convnext_tiny", top=top)
     load_weights(model, tmp_path / "x.h5", entry)
-    output = model.get_layer("logits").output if top else model.output
     pixels = synthetic_pixels(4, SIZE, 3).astype("float32")
-    assert agree(keras.Model(model.input, output).predict_on_batch(pixels), layout.predict_on_batch(pixels))
+    assert agree(outputs(model, pixels), layout.predict_on_batch(pixels))
 
 
-# One member of each family, and of each way of normalising; EfficientNet, ConvNeXt and ResNeXt stand above.
-KERAS_OWN = {
+# One network of each family and each normalization, with the module whose preprocess_input it needs. None stands for
+# networks of Keras with preprocessing layers. EfficientNet, ConvNeXt and ResNeXt have tests of their own above.
+PREPROCESSING = {
     "densenet121": "densenet",
     "efficientnetv2_b0": None,
     "efficientnetv2_s": None,
@@ -173,22 +189,19 @@ KERAS_OWN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("top", [False, True])
-@pytest.mark.parametrize("name", KERAS_OWN)
-def test_same_outputs_as_keras_own_network(plugins, tmp_path, name, top):
-    """What Keras gives behind the family's own preprocess_input, or its preprocessing layers where it has some."""
+@pytest.mark.parametrize("name", PREPROCESSING)
+def test_outputs_equal_those_of_the_network_of_keras(plugins, tmp_path, name, top):
+    """Keras's network is fed by the family's own preprocess_input, or by preprocessing layers where it has some."""
     keras = backend.start()
-    architecture = plugins.architecture(name)
-    application = architecture.build.__self__
+    application = plugins.architecture(name).build.__self__
     size = (96, 96) if top or name != "vgg16" else (64, 64)
-    options = {key: value for key, value in application.options.items() if key != "include_preprocessing"}
-    if top:
-        options.update(classes=7, classifier_activation=None)
+    arguments = {key: value for key, value in application.options.items() if key != "include_preprocessing"}
     with backend.fresh_names():
         function = getattr(keras.applications, application.name)
-        layout = function(weights=None, include_top=top, input_shape=(*size, 3), **options)
+        layout = function(weights=None, include_top=top, input_shape=(*size, 3), **arguments, **options(top))
 
-    def prepared(pixels):
-        module = KERAS_OWN[name] and getattr(keras.applications, KERAS_OWN[name])
+    def preprocessed(pixels):
+        module = PREPROCESSING[name] and getattr(keras.applications, PREPROCESSING[name])
         return module.preprocess_input(pixels.copy()) if module else pixels
 
     pixels = synthetic_pixels(22, size, 3).astype("float32")
@@ -196,28 +209,27 @@ def test_same_outputs_as_keras_own_network(plugins, tmp_path, name, top):
     for weight in layout.trainable_weights:
         if weight.path.endswith("bias"):
             weight.assign(rng.normal(0, 0.1, weight.shape))
-    norms = [layer for layer in layout.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in norms:
-        layer.momentum = 0.0
-    layout(prepared(pixels[6:]), training=True)
+    # With a momentum of 0, one batch sets the statistics of every BatchNorm layer.
+    for layer in layout.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    layout(preprocessed(pixels[6:]), training=True)
     write_as_published(layout, tmp_path / "x.h5")
 
-    model = build_classifier(architecture, size, 7) if top else build_backbone(architecture, size)
+    model = build(plugins, name, top=top, size=size)
     load_weights(model, tmp_path / "x.h5", plugins.weights_of(name, top=top)[0])
-    output = model.get_layer("logits").output if top else model.output
-    received = keras.Model(model.input, output).predict_on_batch(pixels[:6])
-    assert agree(received, layout.predict_on_batch(prepared(pixels[:6])))
+    assert agree(outputs(model, pixels[:6]), layout.predict_on_batch(preprocessed(pixels[:6])))
 
 
 @pytest.mark.slow
-def test_a_convnext_whose_blocks_are_wrong_fails():
-    """Its blocks' outputs are scaled by 1e-6 at first; a check on such weights would notice nothing."""
+def test_parity_notices_wrong_blocks_of_a_convnext(plugins):
+    """Keras scales the blocks' outputs by 1e-6 at first, and a check with such weights would notice nothing."""
     from zoo.convert.keras_to_onnx import convert
     from zoo.errors import ParityFailed
     from zoo.export import parity
     from zoo.train.network import attach_head
 
-    architecture = registry.load().architecture("convnext_tiny")
+    architecture = plugins.architecture("convnext_tiny")
     backbone = build_backbone(architecture, (32, 32))
     testing.randomize(backbone)
     model = attach_head(backbone, architecture.head, 5, "test")

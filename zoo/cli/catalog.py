@@ -120,7 +120,8 @@ def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
     if column == "parameters":
-        return f"{value:,}"
+        # A backbone without parameters, as that of mnist_dense, does not mean a network without any.
+        return f"{value:,}" if value else "-"
     if column == "size":
         return "x".join(map(str, value))
     if column in ("top1", "top5"):
@@ -163,7 +164,7 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
     parts += [f"dense {units}" for units in head.hidden]
     facts = {
         "plugin": registry.plugin_of(item),
-        "parameters": f"{item.parameters:,} without head",
+        "parameters": f"{item.parameters:,} without head" if item.parameters else "none before the head",
         "input": f"{item.input_size[0]}x{item.input_size[1]}x{item.channels}, at least {item.min_size}x{item.min_size}",
         "head": ", ".join(parts),
         "schedule": f"{item.default_schedule} (scratch on random weights)",

@@ -13,7 +13,17 @@ All classes are frozen and checked when made. Importing this module imports neit
 import what they need in their bodies.
 """
 
-from zoo.plugin.keras_applications import KerasApplication, copy_weights, normalize, rebuild
+from zoo.plugin.augmentation import ParameterRange, check_parameters, picture_generators, random_horizontal_flip
+from zoo.plugin.keras_applications import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    IMAGENET_MEAN_BGR,
+    KerasApplication,
+    copy_weights,
+    keras_architecture,
+    normalize,
+    rebuild,
+)
 from zoo.plugin.types import (
     IMAGENET1K,
     Architecture,
@@ -30,18 +40,26 @@ from zoo.plugin.types import (
 
 __all__ = [
     "IMAGENET1K",
+    "IMAGENET_DEVIATION",
+    "IMAGENET_MEAN",
+    "IMAGENET_MEAN_BGR",
     "Architecture",
     "Augmentation",
     "ClassIndex",
     "Head",
     "KerasApplication",
+    "ParameterRange",
     "Phase",
     "Schedule",
     "Stage",
     "Weights",
+    "check_parameters",
     "copy_weights",
     "hookimpl",
     "imagenet_weights",
+    "keras_architecture",
     "normalize",
+    "picture_generators",
+    "random_horizontal_flip",
     "rebuild",
 ]

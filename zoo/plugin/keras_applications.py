@@ -5,18 +5,27 @@ Plugins reach these names through `zoo.plugin`. Importing this module does not i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidPluginData, WeightsIncompatible
+from zoo.plugin.types import Architecture, Head, Stage
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The one table of ImageNet's pixel statistics; plugins reach it through `zoo.plugin`.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of the ImageNet pixels, RGB in 0..1, as torchvision and Keras's "torch" mode use it."""
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+"""Standard deviation of the ImageNet pixels, RGB in 0..1, as torchvision and Keras's "torch" mode use it."""
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+
+KERAS_HEAD = Head(pool="avg", dropout=0.2)
+"""Mean of the ImageNet pixels, BGR in 0..255, as Caffe's networks and Keras's "caffe" mode use it."""
 
 
 def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
@@ -50,7 +59,7 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
         offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)]
         return keras.layers.Rescaling(scale, offset=offset, name="normalize")(pixels)
     if mode == "caffe":
-        offset = [-103.939, -116.779, -123.68]
+        offset = [-mean for mean in IMAGENET_MEAN_BGR]
         return keras.layers.Rescaling(1.0, offset=offset, name="normalize")(pixels[..., ::-1])
     raise InvalidPluginData(f"normalize: mode must be tf, torch, caffe, 128, unit or none. Received: {mode!r}.")
 
@@ -172,3 +181,48 @@ def copy_weights(
         if layer.name not in layers:
             raise WeightsIncompatible(f"the file has no layer {layer.name!r}")
         layer.set_weights(convert(layer, layers[layer.name].get_weights()))
+
+
+def keras_architecture(
+    network: KerasApplication,
+    name: str,
+    *,
+    summary: str,
+    parameters: int,
+    stages: Iterable[Stage],
+    source: str,
+    size: int = 224,
+    min_size: int = 32,
+    head: Head = KERAS_HEAD,
+    licence: str = "Apache-2.0",
+    **facts: Any,
+) -> Architecture:
+    """Describe a network of keras.applications: its two builders, and the defaults that most of these networks share.
+
+    Args:
+        network: Builds the backbone and the published classifier.
+        name: What a user types ("densenet121").
+        summary: One line for `zoo list`.
+        parameters: Number of weights of the backbone, without head and without preprocessing layers.
+        stages: Stem first, top last; every layer with weights is in exactly one.
+        source: Where the method comes from (paper).
+        size: Default height and width in pixels.
+        min_size: Smallest height and width in pixels.
+        head: The head that this family does best with; by default average pooling and a dropout of 0.2.
+        licence: Licence of the code that builds the network; Keras has the Apache License 2.0.
+        facts: Other fields of `Architecture`: learning_rate, classifier_size, default_schedule.
+    """
+    return Architecture(
+        name=name,
+        summary=summary,
+        build=network.build,
+        build_classifier=network.build_classifier,
+        input_size=(size, size),
+        min_size=min_size,
+        parameters=parameters,
+        stages=tuple(stages),
+        head=head,
+        source=source,
+        licence=licence,
+        **facts,
+    )

@@ -262,7 +262,8 @@ class Weights:
         input_size: (height, width) in pixels at which the weights were trained.
         class_index: Names of the classes; needed to export the published classifier.
         classes: Number of classes of the top.
-        load: Optional `load(model, path)` for a layout that `keras.Model.load_weights` does not read.
+        load: Optional `load(model, path)` for a layout that `keras.Model.load_weights` does not read. It may raise any
+            exception on a file that does not fit; zoo reports it as WeightsIncompatible.
         licence: Licence of the weights.
         source: Who published them.
         paper: The paper, if any.

@@ -1,0 +1,109 @@
+"""Tools for augmentation policies: checked parameters, one random generator per picture, random horizontal flips.
+
+Plugins reach these names through `zoo.plugin`. The policies themselves are plugins too (`zoo.plugin.Augmentation`).
+Importing this module imports neither numpy nor Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import InvalidPluginData
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class ParameterRange:
+    """The numbers that a parameter of an augmentation policy accepts.
+
+    Args:
+        minimum: Smallest value accepted.
+        maximum: Largest value accepted.
+        unit: What the number counts or measures ("degrees", "a fraction of the area"); error messages quote it.
+        integer: True where only whole numbers are accepted.
+    """
+
+    minimum: float
+    maximum: float
+    unit: str
+    integer: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.minimum <= self.maximum:
+            raise InvalidPluginData(
+                f"ParameterRange: minimum must not be above maximum. Received: {self.minimum!r} and {self.maximum!r}."
+            )
+
+
+def check_parameters(ranges: Mapping[str, ParameterRange | type[bool]], /, **parameters: Any) -> None:
+    """Check the values that a policy's `build` function received.
+
+        RANGES = {"flip": bool, "rotation": ParameterRange(0, 180, "degrees")}
+
+        def build(*, flip, rotation):
+            check_parameters(RANGES, flip=flip, rotation=rotation)
+
+    Args:
+        ranges: What each parameter accepts, by its name: a `ParameterRange`, or `bool` for true and false.
+        parameters: The values received.
+
+    Raises:
+        ValueError: A value is of another type or out of its range. zoo shows the message to the user who typed it.
+        InvalidPluginData: `ranges` has no entry for a parameter.
+    """
+    for name, value in parameters.items():
+        if name not in ranges:
+            raise InvalidPluginData(f"check_parameters: no range is given for {name!r}. Known: {', '.join(ranges)}.")
+        allowed = ranges[name]
+        if not isinstance(allowed, ParameterRange):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false. Received: {value!r}.")
+            continue
+        kinds = int if allowed.integer else (int, float)
+        # Python counts True as the number 1.
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        if not is_number or not allowed.minimum <= value <= allowed.maximum:
+            kind = "a whole number" if allowed.integer else "a number"
+            raise ValueError(
+                f"{name} must be {kind} from {allowed.minimum:g} to {allowed.maximum:g} ({allowed.unit}). "
+                f"Received: {value!r}."
+            )
+
+
+def picture_generators(seeds: np.ndarray) -> list[np.random.Generator]:
+    """Make one random generator per picture, so that a picture's augmentation does not depend on its batch.
+
+    Args:
+        seeds: One seed per picture, a uint64 array (batch,), as a policy's function receives them.
+
+    Returns:
+        One numpy generator per picture, in the order of the seeds.
+    """
+    import numpy as np
+
+    return [np.random.default_rng(int(seed)) for seed in seeds]
+
+
+def random_horizontal_flip(
+    images: np.ndarray, generators: list[np.random.Generator], *, enabled: bool = True
+) -> np.ndarray:
+    """Mirror each picture left to right with a probability of one half.
+
+    Args:
+        images: Pictures, an array (batch, height, width, channels) of any dtype; it is not changed.
+        generators: One generator per picture; one number is drawn from each.
+        enabled: False mirrors none. The numbers are drawn nevertheless, so that whatever the generators decide
+            afterwards stays the same.
+
+    Returns:
+        A new array of the same shape and dtype.
+    """
+    flipped = images.copy()
+    for picture, generator in zip(flipped, generators, strict=True):
+        if generator.random() < 0.5 and enabled:
+            picture[:] = picture[:, ::-1].copy()
+    return flipped
