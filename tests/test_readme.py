@@ -1,4 +1,4 @@
-"""The documentation works as it stands: the plugin example, the service of the runtime's page, commands, options, links."""
+"""The documentation works as it stands: the plugin example, the runtime's service, commands, options and links."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ PAGES = [
     *sorted((REPOSITORY / "docs").glob("*.md")),
     *sorted((REPOSITORY / "examples").rglob("*.md")),
 ]
-# Options of other programs that the pages name.
-FOREIGN = {
-    "--no-deps",
-    "--force-reinstall",
-}
 
 
 def files_of(page: Path) -> dict[str, str]:
@@ -130,7 +125,7 @@ def test_every_command_and_option_that_a_page_names_exists(page):
         words = re.sub(r"\[(--?\w[^\]]*)\]", r" \1 ", code)
         if re.fullmatch(r"--[a-z0-9-]+( .*)?", code):
             option = code.split()[0]
-            assert option in everything | FOREIGN or f'"{option}"' in runtime + scripts, code
+            assert option in everything or f'"{option}"' in runtime + scripts, code
         elif re.match(r"zoo [a-z]", code):
             _, first, *rest = shlex.split(words)
             name = f"{first} {rest[0]}" if rest and f"{first} {rest[0]}" in known else first
