@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +99,38 @@ def model(tmp_path, model_bytes) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """A folder with a red, a green and a blue picture, a damaged one, and files that are no pictures."""
-    folder = tmp_path / "pictures"
+    """A folder with a red, a green and a blue picture, a damaged one, and files that are not pictures."""
+    return _pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def open_pictures() -> Iterator[Path]:
+    """The same folder where every user may enter it. Pytest's own temporary folders are closed to other users."""
+    parent = Path(tempfile.mkdtemp())
+    parent.chmod(0o755)
+    yield _pictures(parent / "pictures")
+    shutil.rmtree(parent)
+
+
+@pytest.fixture
+def unprivileged() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A context in which permissions count. For root, as which containers run tests, they do not."""
+
+    @contextlib.contextmanager
+    def drop() -> Iterator[None]:
+        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return drop
+
+
+def _pictures(folder: Path) -> Path:
     (folder / "more").mkdir(parents=True)
     (folder / ".hidden").mkdir()
     (folder / "red.jpg").write_bytes(_jpeg((200, 10, 10)))

@@ -171,7 +171,7 @@ def test_a_tuned_provider_that_has_gone_costs_a_warning(model, monkeypatch):
     built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: built)
     tuned(model, Settings(providers=("cuda",)))
-    with pytest.warns(UserWarning, match="What was tuned is left alone"):
+    with pytest.warns(UserWarning, match="The tuned settings are ignored"):
         assert Predictor(model)(RED).label == "red"
 
 
@@ -259,7 +259,7 @@ def test_what_comes_second_has_no_advantage(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, problem",
     [
-        (("bench", "model.onnx", "--compare"), "takes two exported files"),
+        (("bench", "model.onnx", "--compare"), "needs two exported files"),
         (("bench", "model.onnx", "--seconds", "0"), "above 0"),
         (("tune", "model.onnx", "--providers", "nonsense"), "Received: 'nonsense'"),
         (("predict", "model.onnx", "a.jpg", "--providers", "tensorrt"), "cpu"),
