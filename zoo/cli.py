@@ -164,10 +164,12 @@ def _hidden(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 def _providers(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
-    from zoo_runtime import cli as runtime
+    if value is None:
+        return None
+    from zoo_runtime import parse_providers
 
     try:
-        return None if value is None else runtime.provider_names(value)
+        return parse_providers(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -734,11 +736,11 @@ def predict(
 ) -> int:
     """Label pictures with MODEL (an exported file, the name of an export, or a run folder)."""
     from zoo import workflow
-    from zoo_runtime import cli as runtime
+    from zoo_runtime import print_predictions
 
     path = workflow.resolve_model(model, exported, runs, to_predict=True)
     chosen = {"threads": threads, "providers": providers}
-    return runtime.predict(os.fspath(path), paths, top=top, as_json=as_json, **chosen)
+    return print_predictions(os.fspath(path), paths, top=top, as_json=as_json, **chosen)
 
 
 @cli.group()
