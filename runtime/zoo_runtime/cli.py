@@ -80,16 +80,11 @@ def run() -> None:
     os._exit(code)
 
 
-def predict(model: str, paths: Sequence[str], **options: Any) -> int:
-    """Do the same as `zoo_runtime.print_predictions`."""
+def _predict(options: argparse.Namespace) -> int:
     from ._print import print_predictions
 
-    return print_predictions(model, paths, **options)
-
-
-def _predict(options: argparse.Namespace) -> int:
     chosen = {"threads": options.threads, "providers": options.providers}
-    return predict(options.model, options.paths, top=options.top, as_json=options.json, **chosen)
+    return print_predictions(options.model, options.paths, top=options.top, as_json=options.json, **chosen)
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -276,16 +271,11 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def provider_names(text: str) -> list[str]:
-    """Do the same as `zoo_runtime.parse_providers`."""
+def _names(text: str) -> list[str]:
     from ._session import parse_providers
 
-    return parse_providers(text)
-
-
-def _names(text: str) -> list[str]:
     try:
-        return provider_names(text)
+        return parse_providers(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
