@@ -40,8 +40,17 @@ def _graph(
     batch: int | str = "batch",
     pixel_type: int = TensorProto.UINT8,
     names: tuple[str, str] = ("image", "probabilities"),
+    weights_in: str | None = None,
 ) -> bytes:
-    weights = (np.eye(channels, classes) * SHARPNESS).astype(np.float32)
+    weights = numpy_helper.from_array((np.eye(channels, classes) * SHARPNESS).astype(np.float32), "weights")
+    if weights_in:
+        # The graph then says that its weights are in another file.
+        size_of = {"location": weights_in, "offset": "0", "length": str(len(weights.raw_data))}
+        weights.ClearField("raw_data")
+        weights.data_location = TensorProto.EXTERNAL
+        for key, value in size_of.items():
+            entry = weights.external_data.add()
+            entry.key, entry.value = key, value
     nodes = [
         helper.make_node("Cast", [names[0]], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["levels"], ["means"], axes=[1, 2], keepdims=0),
@@ -53,7 +62,7 @@ def _graph(
         "tiny",
         [helper.make_tensor_value_info(names[0], pixel_type, [batch, *size, channels])],
         [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, [batch, classes])],
-        [numpy_helper.from_array(weights, "weights")],
+        [weights],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     helper.set_model_props(model, metadata)

@@ -420,6 +420,18 @@ def test_a_graph_that_is_not_what_its_metadata_say(graph, info, disagreement):
         Predictor(graph(info.to_metadata(), **disagreement))
 
 
+@pytest.mark.parametrize("location", ["../secret.bin", "{folder}/secret.bin"], ids=["relative", "absolute"])
+def test_a_file_cannot_make_the_runtime_read_other_files(graph, info, tmp_path, location):
+    """Older versions of ONNX Runtime do read them, as this graph's weights."""
+    (tmp_path / "secret.bin").write_bytes(np.eye(3, dtype=np.float32).tobytes())
+    content = graph(info.to_metadata(), weights_in=location.format(folder=tmp_path))
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "model.onnx").write_bytes(content)
+    for given in (tmp_path / "shown", content):
+        with pytest.raises(CorruptModel, match="cannot load"):
+            Predictor(given)
+
+
 def test_a_picture_object_is_left_open(model):
     out = io.BytesIO()
     Image.fromarray(plain(250, 0, 0)).save(out, "PNG")
