@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,13 @@ def test_parse_providers():
     for text in ("cpu,nonsense", "nonsense", "", "cpu,"):
         with pytest.raises(ValueError, match=r"cpu.*Received: '(nonsense)?'"):
             zoo_runtime.parse_providers(text)
+
+
+def test_the_readme_names_the_lowest_versions():
+    folder = Path(__file__).resolve().parents[2] / "runtime"
+    needs = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    rows = re.findall(r"^\| (\w+) \| (\d[\d.]*) \|", (folder / "README.md").read_text("utf-8"), re.M)
+    assert sorted(f"{name.lower()}>={version}" for name, version in rows) == sorted(needs)
 
 
 # Telemetry of ONNX Runtime
