@@ -39,7 +39,7 @@ ROUNDS = 3
 # A setting that is faster by less than this fraction is not worth leaving the default for.
 WORTH = 0.03
 
-# The process reports its own peak memory. Its parent would be told a figure that includes the parent's own memory.
+# The process reports its own peak memory. The figure that its parent can ask for starts with the parent's own memory.
 START = """
 import json, os, sys
 from zoo_runtime import Predictor
@@ -141,10 +141,14 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         options: Options of `Predictor`.
 
     Returns:
-        model (path), settings, pictures (how many were used), named (how many were found), left_out [message per
-        unreadable picture], megabytes (of the file), latency, decoding and network {p50, p90, p99 in milliseconds},
-        start {seconds, peak_megabytes} of a whole process, throughput [{threads, batch, network in pictures per
-        second}], and folder {pictures, per_second, decoding_alone, network_alone}.
+        A dictionary with these keys:
+
+        - model (path), megabytes (of the file) and settings;
+        - pictures (how many were used), named (how many were found) and left_out [message per unreadable picture];
+        - latency, decoding and network, each {p50, p90, p99} in milliseconds;
+        - start {seconds, peak_megabytes} of a whole process;
+        - throughput [{threads, batch, network}], where network is in pictures per second;
+        - folder {pictures, per_second, decoding_alone, network_alone}, also in pictures per second.
 
     Raises:
         PictureError: If no picture can be read.

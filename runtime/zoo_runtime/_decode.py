@@ -13,8 +13,8 @@ It defines these rules, in one place:
 - JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the target size. A Pillow
   image is used at its full size.
 - A truncated or damaged file is an error, and never a picture with made-up pixels. There is one exception: a JPEG that
-  was cut and then given an end marker can pass if it is progressive, or if only its last block (8 or 16 pixels square)
-  is damaged.
+  was cut and then given an end marker. It can pass if it is progressive, or if only its last block (8 or 16 pixels
+  square) is damaged.
 
 For that, Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` must stay off.
 """
@@ -78,7 +78,7 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
 
     Args:
         source: A path, the bytes of a file, a binary file object (read from its current position), a Pillow image, or
-            a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
+            an array. Arrays are uint8, of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
         spec: Size, channels and way of resizing.
         max_pixels: Upper limit on width x height of the stored picture, in pixels.
 

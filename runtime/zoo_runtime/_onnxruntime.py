@@ -48,9 +48,9 @@ class Session(Protocol):
 def load() -> ModuleType:
     """Import ONNX Runtime with its telemetry switched off, and return it.
 
-    From 1.29 on, ONNX Runtime reports every process to its makers and writes an identifier to the home folder, unless
-    this variable is set before the import (https://github.com/microsoft/onnxruntime/pull/27379). A value that the user
-    has set stays.
+    From 1.29 on, ONNX Runtime reports every process to its makers and writes an identifier to the home folder
+    (https://github.com/microsoft/onnxruntime/pull/27379). This variable prevents both if it is set before the import.
+    A value that the user has set stays.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime

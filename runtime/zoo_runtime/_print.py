@@ -22,8 +22,8 @@ def print_predictions(
 ) -> int:
     """Predict files and folders, and print one line per picture.
 
-    A picture or folder that cannot be read costs a line on standard error (with `as_json`, a JSON object on standard
-    output), and the rest goes on.
+    If a picture or folder cannot be read, a line on standard error says so, and the rest goes on. With `as_json`, it is
+    a JSON object on standard output instead.
 
     Args:
         model: Path of an exported file, or of the folder that holds it.

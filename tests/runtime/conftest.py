@@ -1,4 +1,4 @@
-"""Fixtures of the runtime's tests: a tiny exported file made without TensorFlow, and pictures that it tells apart."""
+"""Fixtures: a tiny exported file, made without TensorFlow, and pictures that it classifies correctly."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from zoo_runtime import ImageSpec, ModelInfo, Predictor, record
 CLASSES = ("red", "green", "blue")
 SPEC = ImageSpec((24, 32))
 SHARPNESS = 0.02
-"""The tiny network: softmax(SHARPNESS * mean level of red, green and blue)."""
+"""The tiny network computes softmax(SHARPNESS * mean level of red, green and blue)."""
 
 
 def _jpeg(colour: tuple[int, int, int]) -> bytes:
-    """A JPEG of 40 x 56 pixels, mostly of one colour."""
+    """Make a JPEG of 40 x 56 pixels, mostly of one color."""
     rows, columns = np.mgrid[0:40, 0:56]
     shade = (rows * 3 + columns) % 40
     out = io.BytesIO()
@@ -44,7 +44,7 @@ def _graph(
 ) -> bytes:
     weights = numpy_helper.from_array((np.eye(channels, classes) * SHARPNESS).astype(np.float32), "weights")
     if weights_in:
-        # The graph then says that its weights are in another file.
+        # The graph then refers to another file for its weights.
         size_of = {"location": weights_in, "offset": "0", "length": str(len(weights.raw_data))}
         weights.ClearField("raw_data")
         weights.data_location = TensorProto.EXTERNAL
@@ -71,13 +71,13 @@ def _graph(
 
 @pytest.fixture(scope="session")
 def graph() -> Callable[..., bytes]:
-    """Make the bytes of the tiny network with these metadata_props; what else is said makes it disagree with them."""
+    """Return a function that makes the tiny network with given metadata_props. Its other arguments contradict them."""
     return _graph
 
 
 @pytest.fixture(scope="session")
 def info() -> ModelInfo:
-    """What the tiny export says of itself, its self-test included."""
+    """Return what the tiny export says about itself, including its self-test."""
     bare = ModelInfo(
         classes=CLASSES,
         task="multiclass",
@@ -93,13 +93,13 @@ def info() -> ModelInfo:
 
 @pytest.fixture(scope="session")
 def model_bytes(info) -> bytes:
-    """The tiny export's bytes."""
+    """Return the tiny export as bytes."""
     return _graph(info.to_metadata())
 
 
 @pytest.fixture
 def model(tmp_path, model_bytes) -> Path:
-    """The tiny export as a file, in a folder of its own."""
+    """Write the tiny export into a folder of its own."""
     path = tmp_path / "tiny" / "model.onnx"
     path.parent.mkdir()
     path.write_bytes(model_bytes)
@@ -108,13 +108,13 @@ def model(tmp_path, model_bytes) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """A folder with a red, a green and a blue picture, a damaged one, and files that are not pictures."""
+    """Write a folder with a red, a green and a blue picture, a damaged one, and files that are not pictures."""
     return _pictures(tmp_path / "pictures")
 
 
 @pytest.fixture
 def open_pictures() -> Iterator[Path]:
-    """The same folder where every user may enter it. Pytest's own temporary folders are closed to other users."""
+    """Write the same folder where every user may enter it. Pytest's temporary folders are closed to other users."""
     parent = Path(tempfile.mkdtemp())
     parent.chmod(0o755)
     yield _pictures(parent / "pictures")
@@ -123,7 +123,7 @@ def open_pictures() -> Iterator[Path]:
 
 @pytest.fixture
 def unprivileged() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """A context in which permissions count. For root, as which containers run tests, they do not."""
+    """Return a context in which permissions count. They do not for root, and containers run tests as root."""
 
     @contextlib.contextmanager
     def drop() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The command zoo-runtime, through `main`: what it prints and how it exits."""
+"""Test the command `zoo-runtime` through `main`: what it prints and how it exits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(capsys):
 
 @pytest.fixture
 def altered(graph, info, tmp_path):
-    """The tiny export with an altered self-test, as a file."""
+    """Return a function that writes the tiny export with an altered self-test."""
 
     def make(alter):
         selftest = copy.deepcopy(info.selftest)
@@ -153,7 +153,7 @@ def test_a_missing_model(run, pictures):
 
 
 def test_a_name_that_is_not_utf_8(model, pictures):
-    """In a process of its own: pytest's capture takes what a real standard output would refuse."""
+    """This runs in its own process, because pytest's capture accepts what a real standard output refuses."""
     names = [os.fsencode(pictures) + b"/caf\xe9.jpg", os.fsencode(pictures) + b"/gone\xff.jpg"]
     try:
         os.rename(pictures / "red.jpg", names[0])

@@ -1,4 +1,4 @@
-"""Predictor: labels, order, errors in the middle, and refusal of files that are not whole exports."""
+"""Test `Predictor`: labels, order, errors between answers, and files that it must refuse."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from zoo_runtime import (
 
 
 def expected(pixels: np.ndarray) -> np.ndarray:
-    """The tiny network in numpy: (H, W, 3) -> three probabilities."""
+    """Compute the tiny network with numpy: (H, W, 3) -> three probabilities."""
     logits = 0.02 * pixels.reshape(-1, 3).astype(np.float64).mean(0)
     exponentials = np.exp(logits - logits.max())
     return exponentials / exponentials.sum()
@@ -108,7 +108,7 @@ def test_a_batch_of_bad_pictures_alone(model):
 
 
 def test_predict_each_reads_no_further_than_it_is_asked(model):
-    """A camera's endless stream of pictures must give its first answer."""
+    """An endless stream, such as a camera's, must give its first answer."""
     taken = 0
 
     def endless():
@@ -125,7 +125,7 @@ def test_predict_each_reads_no_further_than_it_is_asked(model):
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_of_none_is_refused(model, batch_size):
-    """It would end at once, without an answer and without an error."""
+    """Otherwise it would end at once, without an answer and without an error."""
     with pytest.raises(ValueError, match=f"Received: {batch_size}"):
         list(Predictor(model).predict_each([plain(0, 0, 0)], batch_size=batch_size))
 
@@ -148,7 +148,7 @@ def test_a_list_is_shared_out_with_the_answers_of_one_by_one(model, pictures):
 
 
 def test_a_list_is_not_decoded_far_ahead_of_its_answers(model):
-    """Answers that nobody takes would fill the memory."""
+    """Otherwise answers that nobody takes would fill the memory."""
     asked = []
 
     class Spy(Predictor):
@@ -165,7 +165,7 @@ def test_a_list_is_not_decoded_far_ahead_of_its_answers(model):
 
 
 def test_a_file_that_is_replaced_does_not_answer_for_the_one_before(model, graph, info):
-    """The second session, which a list is shared out on, is opened when the first list comes."""
+    """The second session, on which a list is shared out, is opened at the first list."""
     predictor = Predictor(model, threads=2)
     swapped = dataclasses.replace(info, classes=("blue", "green", "red"))
     (model.parent / "new").write_bytes(graph(swapped.to_metadata()))
@@ -257,7 +257,7 @@ def test_a_provider_that_is_not_there_is_refused_with_those_that_are(model):
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_provider_that_cannot_start_is_an_error_unless_the_processor_is_named_too(model, monkeypatch):
-    """As an onnxruntime built for CUDA does on a machine without one: it goes on without a word of its own."""
+    """An onnxruntime built for CUDA goes on silently on a machine without CUDA."""
     built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: built)
     with pytest.raises(ProviderNotStarted, match="cuda could not be started"):
@@ -383,7 +383,7 @@ def test_unknown_task(graph, info, task):
     ],
 )
 def test_invalid_metadata(graph, info, key, text):
-    """The metadata themselves are refused, whether or not the graph happens to disagree with them."""
+    """The metadata themselves are refused, even if the graph does not contradict them."""
     with pytest.raises(CorruptModel, match=r"metadata (entry zoo\.\w+ is not JSON|lack|are invalid)"):
         Predictor(graph({**info.to_metadata(), key: text}))
 
@@ -422,7 +422,7 @@ def test_a_graph_that_is_not_what_its_metadata_say(graph, info, disagreement):
 
 @pytest.mark.parametrize("location", ["../secret.bin", "{folder}/secret.bin"], ids=["relative", "absolute"])
 def test_a_file_cannot_make_the_runtime_read_other_files(graph, info, tmp_path, location):
-    """Older versions of ONNX Runtime do read them, as this graph's weights."""
+    """ONNX Runtime up to 1.23 reads any file that a graph names as the place of its weights."""
     (tmp_path / "secret.bin").write_bytes(np.eye(3, dtype=np.float32).tobytes())
     content = graph(info.to_metadata(), weights_in=location.format(folder=tmp_path))
     (tmp_path / "shown").mkdir()
@@ -441,7 +441,7 @@ def test_a_picture_object_is_left_open(model):
 
 
 def test_one_picture_is_not_taken_for_many(model):
-    """An array would be taken for a picture a row, a path for one a letter."""
+    """Otherwise each row of an array, or each letter of a path, would count as a picture."""
     predictor = Predictor(model)
     frame = np.zeros((24, 32, 3), np.uint8)
     for source in ("red.jpg", b"red", frame, frame[..., 0]):
