@@ -23,7 +23,7 @@ from ._errors import NotMeasured, NotWritten, PictureError, PictureNotFound, Pro
 from ._format import INPUT, OUTPUT
 from ._onnxruntime import Session
 from ._pairs import time_pairs
-from ._predictor import Predictor, expand, usable_cores
+from ._predictor import Predictor, expand, no_picture_in, usable_cores
 from ._session import Provider, Settings, full_providers, model_file, open_session, write_tuned
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
         found = [base64.b64decode(picture["jpeg"]) for picture in predictor.info.selftest.get("pictures", ())]
     if not found:
         if paths:
-            raise PictureNotFound(f"no picture was found in {', '.join(map(repr, paths))}.")
+            raise no_picture_in(paths)
         raise PictureNotFound("the file has no pictures of its own to measure with. Name pictures or folders.")
     return found
 

@@ -363,6 +363,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
+def no_picture_in(paths: Iterable[str]) -> PictureNotFound:
+    """Return the error for paths in which no picture was found."""
+    return PictureNotFound(
+        f"no picture was found in {', '.join(map(repr, paths))}. "
+        "The names of pictures end in .jpg, .png, .webp or another supported ending."
+    )
+
+
 Refuse = Callable[[str, PictureNotFound], None]
 
 

@@ -6,8 +6,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ._errors import PictureError, PictureNotFound
-from ._predictor import Predictor, expand
+from ._errors import PictureError
+from ._predictor import Predictor, expand, no_picture_in
 from ._session import Provider
 
 
@@ -72,7 +72,7 @@ def print_predictions(
             shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count))
             print(one_line(f"{path}: {shown or 'no class'}"), flush=True)
     if not listed and not failed:
-        raise PictureNotFound(f"no picture was found in {', '.join(map(repr, paths))}.")
+        raise no_picture_in(paths)
     return 1 if failed else 0
 
 

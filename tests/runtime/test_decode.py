@@ -548,6 +548,20 @@ def test_a_spec_says_what_it_received(wrong):
         ImageSpec(**wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"resize": "stretch"}, "resize must be squash, crop or pad. Received: 'stretch'."),
+        ({"channels": 4}, "channels must be 1 or 3. Received: 4."),
+        ({"fraction": 0}, "fraction must be above 0 and at most 1. Received: 0."),
+    ],
+)
+def test_a_spec_says_once_what_is_allowed(wrong, message):
+    with pytest.raises(ValueError) as caught:
+        ImageSpec((24, 32), **wrong)
+    assert str(caught.value) == message
+
+
 # JPEG's draft
 
 
