@@ -1,4 +1,4 @@
-"""zoo_runtime: runs image classifiers exported by zoo, with onnxruntime, numpy and Pillow.
+"""zoo_runtime: runs image classifiers exported by zoo, with ONNX Runtime, numpy and Pillow.
 
 from zoo_runtime import Predictor
 
@@ -6,11 +6,7 @@ predictor = Predictor("model.onnx")
 print(predictor("cat.jpg").label)
 """
 
-import os as _os
-
-# From 1.29 on, ONNX Runtime tells its makers of every process and writes an identifier to the disk, unless this stands
-# in the environment before it is imported (https://github.com/microsoft/onnxruntime/pull/27379). Yours is kept.
-_os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._decode import MAX_PIXELS, SUFFIXES, decode
 from ._errors import (
@@ -35,8 +31,11 @@ from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
 from ._pairs import Pairs, time_pairs
 from ._predictor import Prediction, Predictor, list_pictures
 from ._selftest import CheckResult, check, record, versions
-from ._session import Settings
+from ._session import Settings, parse_providers
 from ._version import __version__
+
+if _TYPE_CHECKING:
+    from ._print import print_predictions
 
 __all__ = [
     "INPUT",
@@ -70,7 +69,18 @@ __all__ = [
     "check",
     "decode",
     "list_pictures",
+    "parse_providers",
+    "print_predictions",
     "record",
     "time_pairs",
     "versions",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use what a program that labels pictures by itself does not need."""
+    if name == "print_predictions":
+        from ._print import print_predictions
+
+        return print_predictions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""Measurements on the device: from photo to label, the parts, whole processes, folders; and what settings suit it."""
+"""Measure an exported file on this machine, and find the settings that suit it.
+
+The measurements cover latency from a photo to its label, decoding and network alone, whole processes, and folders.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._errors import NotMeasured, NotWritten, PictureError, PictureNotFound, ProviderNotStarted
 from ._format import INPUT, OUTPUT
+from ._onnxruntime import Session
 from ._pairs import time_pairs
-from ._predictor import Predictor, expand, usable_cores
-from ._session import Settings, full_providers, model_file, open_session, write_tuned
+from ._predictor import Predictor, expand, no_picture_in, usable_cores
+from ._session import Provider, Settings, full_providers, model_file, open_session, write_tuned
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 SECONDS = 2.0
 WARM_UP = 5
@@ -28,10 +36,10 @@ STARTS = 5
 BATCHES = (1, 8)
 FOLDER = 128
 ROUNDS = 3
-# A setting that is quicker by less than this is not worth departing from the usual one for.
+# A setting that is faster by less than this fraction is not worth leaving the default for.
 WORTH = 0.03
 
-# What a process is told by the system of its own peak; what a parent is told begins with the parent's.
+# The process reports its own peak memory. The figure that its parent can ask for starts with the parent's own memory.
 START = """
 import json, os, sys
 from zoo_runtime import Predictor
@@ -52,31 +60,32 @@ os._exit(0)
 
 
 def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes]:
-    """The files and folders named, or where none are, the synthetic pictures of the self-test.
+    """Return the pictures in the files and folders named, or else the synthetic pictures of the self-test.
 
     Raises:
-        PictureNotFound: A path is not there, or there is no picture in what is named, or none in the file.
+        PictureNotFound: If a path does not exist, or no picture is found in the paths or in the exported file.
     """
     for path in paths:
         if not os.path.exists(path):
-            raise PictureNotFound(f"there is nothing at {path!r}.")
+            raise PictureNotFound(f"{path!r} does not exist.")
     found: list[str | bytes] = list(expand(paths))
     if not paths:
         found = [base64.b64decode(picture["jpeg"]) for picture in predictor.info.selftest.get("pictures", ())]
     if not found:
-        where = "in " + ", ".join(map(repr, paths)) if paths else "to measure with: name files or folders"
-        raise PictureNotFound(f"there is no picture {where}.")
+        if paths:
+            raise no_picture_in(paths)
+        raise PictureNotFound("the file has no pictures of its own to measure with. Name pictures or folders.")
     return found
 
 
 def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Of 128 pictures from all over the list, or of all that there are, those that can be read, and why others cannot.
+    """Select up to 128 pictures, evenly spread over the list, and decode those that can be read.
 
     Returns:
-        A picture with what each predictor decodes it to; and the reasons.
+        Tuples of a picture and what each predictor decodes it to, and the messages of the pictures left out.
 
     Raises:
-        PictureError: None can be read.
+        PictureError: If none can be read.
     """
     found: list[tuple[Any, ...]] = []
     errors: list[PictureError] = []
@@ -93,12 +102,21 @@ def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[li
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """p50, p90 and p99 in milliseconds."""
+    """Return p50, p90 and p99 in milliseconds."""
     return {f"p{q}": 1000 * float(np.percentile(seconds, q)) for q in (50, 90, 99)}
 
 
 def repeat(call: Callable[[Any], Any], items: Iterable[Any], seconds: float = SECONDS) -> list[float]:
-    """Seconds of a call, again and again over some items, after a warm-up; as long as `seconds` or so."""
+    """Time a call over and over on the given items, after a warm-up.
+
+    Args:
+        call: The call to time.
+        items: Its arguments, one per call. They repeat when they run out.
+        seconds: About how long to go on. There are at least 20 and at most 2000 calls.
+
+    Returns:
+        Seconds per call.
+    """
     endless = itertools.cycle(items)
     for _ in range(WARM_UP):
         call(next(endless))
@@ -106,9 +124,9 @@ def repeat(call: Callable[[Any], Any], items: Iterable[Any], seconds: float = SE
     end = time.perf_counter() + seconds
     while len(taken) < MOST and (len(taken) < FEWEST or time.perf_counter() < end):
         item = next(endless)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         call(item)
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.perf_counter() - started)
     return taken
 
 
@@ -117,19 +135,24 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
 
     Args:
         model: Path of the file, or of the folder that holds it.
-        paths: Pictures and folders of pictures, of which 128 are taken; none means the file's own synthetic ones.
-        seconds: How long each measurement goes on.
-        options: As of `Predictor`.
+        paths: Pictures and folders of pictures, of which up to 128 are used. If empty, the file's own synthetic
+            pictures are used.
+        seconds: How long each measurement runs.
+        options: Options of `Predictor`.
 
     Returns:
-        settings, pictures, named (how many there are), left_out [why a picture is], megabytes (of the file), latency,
-        decoding and network {p50, p90, p99 in milliseconds}, start {seconds, peak_megabytes} of a whole process,
-        throughput [{threads, batch, network: pictures a second}], and folder {pictures, per_second, decoding_alone,
-        network_alone}.
+        A dictionary with these keys:
+
+        - model (path), megabytes (of the file) and settings;
+        - pictures (how many were used), named (how many were found) and left_out [message per unreadable picture];
+        - latency, decoding and network, each {p50, p90, p99} in milliseconds;
+        - start {seconds, peak_megabytes} of a whole process;
+        - throughput [{threads, batch, network}], where network is in pictures per second;
+        - folder {pictures, per_second, decoding_alone, network_alone}, also in pictures per second.
 
     Raises:
-        PictureError: No picture can be read.
-        NotMeasured: A process that labels one picture failed.
+        PictureError: If no picture can be read.
+        NotMeasured: If a process that labels one picture fails.
     """
     predictor = Predictor(model, **options)
     named = pictures_for(predictor, paths)
@@ -153,21 +176,23 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
 
 
 def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> dict[str, Any]:
-    """Time two exported files by turns, on the same pictures and with the same settings, whatever was tuned for each.
+    """Time two exported files in alternation, on the same pictures and with the same settings.
+
+    Tuned settings are ignored.
 
     Args:
-        first: Path of the one file, or of the folder that holds it.
-        second: Of the other.
-        paths: Pictures and folders of pictures; none means the first file's own synthetic ones.
-        options: As of `Predictor`.
+        first: Path of the first file, or of the folder that holds it.
+        second: Path of the second file, or of the folder that holds it.
+        paths: Pictures and folders of pictures. If empty, the first file's own synthetic pictures are used.
+        options: Options of `Predictor`.
 
     Returns:
-        For "latency" and "network": first, second (medians in milliseconds), ratio (first / second, the median over
-        pairs: above 1 where the second is faster) and middle_half of the ratios; same_classes, equal_labels, pictures,
-        left_out [why a picture is].
+        For each of "latency" and "network": first and second (medians in milliseconds), ratio (first / second, the
+        median over pairs; above 1, the second is faster) and middle_half (quartiles of the ratios). Also same_classes,
+        equal_labels, pictures and left_out [message per unreadable picture].
 
     Raises:
-        PictureError: No picture can be read.
+        PictureError: If no picture can be read.
     """
     one, other = (Predictor(model, tuned=False, **options) for model in (first, second))
     found, left_out = readable(pictures_for(one, paths), one, other)
@@ -185,27 +210,28 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
 
 
 def tune(
-    model: str, *, seconds: float = SECONDS, providers: Sequence[str] | None = None, said: Callable[[str], None]
+    model: str, *, seconds: float = SECONDS, providers: Sequence[str] | None = None, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Find the settings that suit this machine and keep them beside the file, where `Predictor` finds them.
+    """Find the settings that suit this machine, and save them beside the file, where `Predictor` finds them.
 
-    Threads, spinning and memory are swept, for each provider alike, one picture at a time, in three rounds, so that
-    what else the machine does disturbs all alike. Settings must be quicker than the usual ones by 3 % in every round to
-    be chosen; of those within 3 % of the quickest, those of fewer threads.
+    Every combination of threads, spinning and memory is measured for each provider, one picture at a time. There are
+    three rounds, so that other programs on the machine disturb all combinations alike. To be chosen, settings must be
+    at least 3 % faster than the defaults in every round. Among those within 3 % of the fastest, the ones with the
+    fewest threads win.
 
     Args:
         model: Path of the file, or of the folder that holds it.
-        seconds: How long each setting is measured, over three rounds.
-        providers: Where it may run; None means the processor.
-        said: Is told of every step.
+        seconds: How long each combination is measured, over the three rounds.
+        providers: Where the network may run. None means the processor.
+        progress: Receives one line of text per step.
 
     Returns:
-        settings, usual (whether they are), table [{settings, p50, p90, p99}], left_out {provider: why it could not be
-        measured}, file.
+        settings, usual (whether they are the defaults), table [{settings, p50, p90, p99}], left_out {provider: why it
+        could not be measured}, and file (where the settings are saved).
 
     Raises:
-        ModelError: No provider can run the file.
-        NotWritten: The folder of the file may not be written to.
+        ModelError: If no provider can run the file.
+        NotWritten: If the file's folder is write-protected.
     """
     path = model_file(model)
     chosen = list(providers or ("cpu",))
@@ -213,26 +239,29 @@ def tune(
     usual = Predictor(path, tuned=False)
     folder = os.path.dirname(os.path.abspath(path))
     if not os.access(folder, os.W_OK):
-        raise NotWritten(f"what is found is kept in {folder!r}, which may not be written to.")
+        raise NotWritten(
+            f"the tuned settings are saved in {folder!r}, which may not be written to. "
+            "Run the command as a user who may, for example with sudo."
+        )
     pixels = np.random.default_rng(0).integers(0, 256, (1, *usual.info.image.size, usual.info.image.channels), np.uint8)
     taken: dict[Settings, list[list[float]]] = {}
     left_out: dict[str, str] = {}
     for number in range(ROUNDS):
-        said(f"round {number + 1} of {ROUNDS}")
+        progress(f"round {number + 1} of {ROUNDS}")
         for settings in _candidates(chosen):
-            (place,) = settings.providers
+            (provider,) = settings.providers
+            name = provider if isinstance(provider, str) else provider[0]
             try:
-                if place not in left_out:
-                    session = open_session(path, settings)
-                    times = repeat(lambda batch, s=session: s.run([OUTPUT], {INPUT: batch}), [pixels], seconds / ROUNDS)
-                    taken.setdefault(settings, []).append(times)
+                if name not in left_out:
+                    run = partial(_run, open_session(path, settings))
+                    taken.setdefault(settings, []).append(repeat(run, [pixels], seconds / ROUNDS))
             except ProviderNotStarted as error:
-                left_out[place] = str(error)
-                # What was measured of it before it failed is no reason to choose it.
+                left_out[name] = str(error)
+                # Measurements from before it failed must not get it chosen.
                 taken = {other: rounds for other, rounds in taken.items() if other.providers != settings.providers}
-                said(f"{place} is left out: {error}")
+                progress(f"{name} is left out: {error}")
     if not taken:
-        raise ProviderNotStarted(f"none of {', '.join(chosen)} can run the file here.")
+        raise ProviderNotStarted(f"none of {', '.join(chosen)} can run the file on this machine. Try --providers cpu.")
     winner = quickest(taken)
     table = [
         {**settings.to_json(), **percentiles([t for times in rounds for t in times])}
@@ -247,8 +276,12 @@ def tune(
     }
 
 
+def _run(session: Session, pixels: npt.NDArray[np.uint8]) -> object:
+    return session.run([OUTPUT], {INPUT: pixels})
+
+
 def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
-    """The settings to use, of those measured, in seconds, in several rounds; see `tune`."""
+    """Return the settings to use, given each one's seconds per call in several rounds. See `tune` for the rule."""
     usual = usual_of(taken)
     rounds = {settings: [statistics.median(times) for times in taken[settings]] for settings in taken}
     able = [s for s in taken if all(a * (1 + WORTH) < b for a, b in zip(rounds[s], rounds[usual], strict=True))]
@@ -261,17 +294,17 @@ def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
 
 
 def usual_of(taken: Iterable[Settings]) -> Settings:
-    """What a `Predictor` uses by itself, or where that was not measured, the first."""
+    """Return the settings that a `Predictor` uses by default, or the first ones if those were not measured."""
     measured = list(taken)
     return Settings() if Settings() in measured else measured[0]
 
 
-def _candidates(providers: Sequence[str]) -> list[Settings]:
-    """The usual settings of each provider, and every other."""
+def _candidates(providers: Sequence[Provider]) -> list[Settings]:
+    """Return every combination of settings for each provider, its default first."""
     found = []
-    for place in providers:
+    for provider in providers:
         found += [
-            Settings(threads, spinning, arena, (place,))
+            Settings(threads, spinning, arena, (provider,))
             for threads in (None, *_counts())
             for spinning in ((True, False) if threads != 1 else (True,))
             for arena in (True, False)
@@ -280,26 +313,26 @@ def _candidates(providers: Sequence[str]) -> list[Settings]:
 
 
 def _counts() -> list[int]:
-    """1, 2, 4 ... and the number of cores."""
+    """Return 1, 2, 4 and so on, and the number of cores."""
     cores = usable_cores()
     return sorted({*(2**i for i in range(cores.bit_length()) if 2**i < cores), cores})
 
 
 def _start(model: str, sources: Sequence[str | bytes], options: dict[str, Any]) -> dict[str, float | None]:
-    """From the start of a process to the label of one picture, the median; and its peak memory, where it is told."""
+    """Measure whole processes that label one picture: median seconds, and peak memory if the system reports it."""
     first = sources[0]
     content = first if isinstance(first, bytes) else _read(first)
     seconds, peaks = [], []
     for _ in range(STARTS + 1):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-c", START, os.fspath(model), json.dumps(options)], input=content, capture_output=True
         )
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            last_line = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
             ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
-            raise NotMeasured(f"a process that labels one picture ended with {': '.join([ended, *said])}")
+            raise NotMeasured(f"a process that labels one picture ended with {': '.join([ended, *last_line])}")
         peaks.append(json.loads(done.stdout.splitlines()[-1]))
     peak = max((value for value in peaks if value is not None), default=None)
     return {"seconds": statistics.median(seconds[1:]), "peak_megabytes": peak}
@@ -311,9 +344,9 @@ def _read(path: str) -> bytes:
 
 
 def _throughput(
-    model: str, decoded: Sequence[np.ndarray], seconds: float, options: dict[str, Any]
+    model: str, decoded: Sequence[npt.NDArray[np.uint8]], seconds: float, options: dict[str, Any]
 ) -> list[dict[str, float]]:
-    """Pictures a second of the network alone, by threads and batch."""
+    """Measure the network alone in pictures per second, by number of threads and batch size."""
     rows = []
     for threads in _counts():
         predictor = Predictor(model, **{**options, "threads": threads})
@@ -328,10 +361,10 @@ def _folder(
     model: str,
     predictor: Predictor,
     sources: Sequence[str | bytes],
-    decoded: Sequence[np.ndarray],
+    decoded: Sequence[npt.NDArray[np.uint8]],
     options: dict[str, Any],
 ) -> dict[str, float]:
-    """Pictures a second over many files, beside the decoder alone and the network alone, each on all threads."""
+    """Measure many files in pictures per second, and the decoder and the network alone, each on all threads."""
     from concurrent.futures import ThreadPoolExecutor
 
     many = list(itertools.islice(itertools.cycle(sources), FOLDER))
@@ -342,9 +375,9 @@ def _folder(
     def rate(work: Callable[[], Any]) -> float:
         best = float("inf")
         for _ in range(ROUNDS):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             work()
-            best = min(best, time.perf_counter() - begun)
+            best = min(best, time.perf_counter() - started)
         return FOLDER / best
 
     with ThreadPoolExecutor(threads) as pool:

@@ -1,21 +1,22 @@
-"""The one decoder: from a file, bytes or an array to the network's pixels.
+"""The one decoder: turns a file, bytes or an array into the network's pixels.
 
-Training, evaluation, the parity check and the device all call `decode`, so that their pixels are equal bit for bit.
+Training, evaluation, the parity check and the device all call `decode`, so their pixels are equal bit for bit.
 
-What is defined here, once:
+It defines these rules, in one place:
 
-- EXIF orientation is applied. Colour profiles are ignored. The first frame of an animation is taken.
-- Palettes are resolved; CMYK and YCbCr become RGB as Pillow converts them.
+- EXIF orientation is applied. Color profiles are ignored. The first frame of an animation counts.
+- Palettes are resolved. CMYK and YCbCr become RGB as Pillow converts them.
 - Transparent pixels are laid over white.
-- 16-bit greys are divided by 257 and rounded; 32-bit integers count as 16-bit and are clipped to that range. 16-bit
-  colours, and greys with transparency, keep their high byte, as Pillow reads them.
+- 16-bit greys are divided by 257 and rounded. 32-bit integers count as 16-bit and are clipped to that range. 16-bit
+  colors, and greys with transparency, keep their high byte, as Pillow reads them.
 - 32-bit floats and Lab have no defined range and are refused.
-- JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the size wanted; a Pillow
-  image is taken as large as it is.
-- A truncated or damaged file is an error, never a picture with made-up pixels. Beyond proof: a JPEG that was cut and
-  then given an end marker, where it is progressive or where only its last block (8 or 16 pixels square) is hurt.
+- JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the target size. A Pillow
+  image is used at its full size.
+- A truncated or damaged file is an error, and never a picture with made-up pixels. There is one exception: a JPEG that
+  was cut and then given an end marker. It can pass if it is progressive, or if only its last block (8 or 16 pixels
+  square) is damaged.
 
-Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` has to stay off for that.
+For that, Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` must stay off.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import io
 import math
 import os
 import struct
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -33,20 +35,25 @@ from PIL import Image
 from ._errors import CorruptPicture, NotAPicture, PictureNotFound, PictureTooLarge, UnsupportedPicture
 from ._format import ImageSpec
 
-Source = "str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image"
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Source: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | npt.NDArray[np.uint8] | Image.Image"
+)
 
 MAX_PIXELS = 89_478_485
-"""Bound on width x height, in pixels: Pillow's own, a quarter of a GiB as RGB."""
+"""Upper limit on width x height, in pixels. It is Pillow's own limit: a quarter of a GiB as RGB."""
 
-# Resizing a row of 80 million pixels, a file of 78 kB, takes 1.3 GB for the filter alone.
+# Resizing a row of 80 million pixels, which fits in a file of 78 kB, takes 1.3 GB for the filter alone.
 MAX_SIDE = 65_535
 
-# Only these formats: others are drawings that need a program of their own (EPS), or parsers that few have tested.
+# Other formats are left out: some need an external program (EPS), and the parsers of others are little tested.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "TGA", "DIB")
 JPEG = b"\xff\xd8\xff"
 _ENDINGS = "jpg jpeg jpe jfif mpo png apng gif bmp dib ppm pgm pbm pnm webp tif tiff avif jp2 j2k jpx ico tga"
 SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS.split())
-"""File endings of the formats that are read, in lower case."""
+"""File name endings of the supported formats, in lower case."""
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -66,24 +73,24 @@ _ORIENTATION = 0x0112
 _NOISE = bytes(range(1, 255)) * 2
 
 
-def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a picture to the pixels that a network with this spec takes.
+def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Decode a picture to the pixels that a network with this spec expects.
 
     Args:
-        source: A path, the bytes of a file, a binary file object (read from where it stands), a uint8 array (H, W),
-            (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, or a Pillow image.
+        source: A path, the bytes of a file, a binary file object (read from its current position), a Pillow image, or
+            an array. Arrays are uint8, of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
         spec: Size, channels and way of resizing.
-        max_pixels: Bound on width x height of the stored picture, in pixels.
+        max_pixels: Upper limit on width x height of the stored picture, in pixels.
 
     Returns:
         uint8 array (height, width, channels), values 0..255, RGB or grey.
 
     Raises:
-        PictureNotFound: No file at the path, or it may not be read.
-        NotAPicture: The file is empty or of no format that is read.
-        CorruptPicture: The file is truncated or damaged.
-        PictureTooLarge: More than `max_pixels`, or a side of more than 65,535.
-        UnsupportedPicture: Pixels without a defined 8-bit meaning.
+        PictureNotFound: If there is no file at the path, or it may not be read.
+        NotAPicture: If the file is empty, or its format is not supported.
+        CorruptPicture: If the file is truncated or damaged.
+        PictureTooLarge: If it has more than `max_pixels`, or a side of more than 65,535 pixels.
+        UnsupportedPicture: If the pixels have no defined 8-bit meaning.
     """
     if isinstance(source, np.ndarray):
         return _guarded("the array", lambda: _finish(_from_array(source), spec, 1, max_pixels))
@@ -97,23 +104,23 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
             with open(source, "rb") as stream:
                 return _guarded(name, lambda: _from_stream(stream, spec, max_pixels))
         except (OSError, ValueError) as error:
-            # ValueError is a name that no file can have, with a zero byte in it.
+            # A name with a zero byte, which no file can have, raises ValueError.
             raise PictureNotFound(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if hasattr(source, "read"):
         return _guarded("the file given", lambda: _from_stream(source, spec, max_pixels))
     raise UnsupportedPicture(
-        "a picture is a path, bytes, a binary file, a uint8 array or a Pillow image. "
+        "a picture must be a path, bytes, a binary file, a uint8 array or a Pillow image. "
         f"Received: {type(source).__name__}."
     )
 
 
 def _printable(name: str | bytes) -> str:
-    """A file's name as text that can be written anywhere, though it need not be UTF-8."""
+    """Return a file's name as text that can be printed anywhere, even if the name is not UTF-8."""
     return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
 
 
-def _guarded(name: str, work):
-    """Run Pillow on a file that may be hostile: whatever its parsers raise becomes one of our errors."""
+def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Run Pillow on a file that may be hostile, and turn whatever its parsers raise into one of our errors."""
     try:
         return work()
     except (PictureTooLarge, UnsupportedPicture, CorruptPicture, NotAPicture) as error:
@@ -121,21 +128,21 @@ def _guarded(name: str, work):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(f"{name}: {error}") from None
     except MemoryError:
-        raise PictureTooLarge(f"{name}: needs more memory than there is") from None
+        raise PictureTooLarge(f"{name}: needs more memory than this machine has") from None
     except Exception as error:
         # Pillow's parsers raise OSError, SyntaxError, ValueError, struct.error, KeyError, TypeError and more.
         reason = str(error).strip() or type(error).__name__
         raise CorruptPicture(f"{name}: damaged: {reason}") from None
 
 
-def _from_stream(stream: BinaryIO, spec: ImageSpec, max_pixels: int) -> np.ndarray:
+def _from_stream(stream: BinaryIO, spec: ImageSpec, max_pixels: int) -> npt.NDArray[np.uint8]:
     if not (hasattr(stream, "seekable") and stream.seekable()) or stream.tell() != 0:
-        # Pillow's parsers jump, to places that they count from the beginning.
+        # Pillow's parsers seek to positions counted from the start of the stream.
         stream = io.BytesIO(stream.read())
     with _open(stream) as image:
         _check_pixels(image, max_pixels)
         drafted = image.format in ("JPEG", "MPO")
-        # TIFF turns itself while loading and then says so; JPEG has to be asked first, for the draft's size.
+        # Pillow turns a TIFF while loading it, and then clears the tag. A JPEG's draft size depends on the tag.
         orientation = _orientation(image) if drafted else 1
         if drafted:
             wanted = _wanted(image.size, spec, orientation)
@@ -149,26 +156,26 @@ def _from_stream(stream: BinaryIO, spec: ImageSpec, max_pixels: int) -> np.ndarr
         return _finish(image, spec, orientation, max_pixels)
 
 
-def _from_image(image: Image.Image, spec: ImageSpec, max_pixels: int) -> np.ndarray:
+def _from_image(image: Image.Image, spec: ImageSpec, max_pixels: int) -> npt.NDArray[np.uint8]:
     _check_pixels(image, max_pixels)
     _load(image)
     return _finish(image, spec, _orientation(image), max_pixels)
 
 
 def _open(stream: BinaryIO) -> Image.Image:
-    """Open as `Image.open` does, but under our bound alone and with the parser's reason for a refusal.
+    """Open a file as `Image.open` does, but with our own pixel limit and with the parser's reason for a refusal.
 
-    `Image.open` prints a warning from 89 megapixels on and refuses 179, whatever `max_pixels` says, and a file that
-    only its parser refuses, such as a truncated TIFF, is "cannot identify image file" there.
+    `Image.open` warns above 89 megapixels and refuses above 179, whatever `max_pixels` says. For a file that only its
+    parser refuses, such as a truncated TIFF, it merely says "cannot identify image file".
     """
     prefix = stream.read(16)
     if isinstance(prefix, str):
-        raise UnsupportedPicture("a text file; open it in binary mode")
+        raise UnsupportedPicture("opened as text; open the file in binary mode, with 'rb'")
     if not prefix:
         raise NotAPicture("the file is empty")
     prefix = prefix.ljust(16, b"\0")
     if prefix.startswith(JPEG):
-        # Alone it is there in a fifth of the time, which counts where a process labels one picture.
+        # This parser alone loads in a fifth of the time, which matters if a process labels one picture.
         importlib.import_module("PIL.JpegImagePlugin")
     else:
         Image.preinit()
@@ -176,30 +183,34 @@ def _open(stream: BinaryIO) -> Image.Image:
     for name in FORMATS:
         if name not in Image.OPEN:
             Image.init()
-        factory, accept = Image.OPEN.get(name, (None, None))
-        accepted = factory and (accept is None or accept(prefix))
+        if name not in Image.OPEN:
+            continue
+        factory, accept = Image.OPEN[name]
+        accepted = accept is None or accept(prefix)
         if isinstance(accepted, str):
-            raise NotAPicture(f"this Pillow was built without {name}: {accepted}")
+            raise NotAPicture(f"this Pillow was built without {name} support ({accepted})")
         if accepted:
             stream.seek(0)
             try:
                 return factory(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                # A format without a signature (TGA) accepts everything; its refusal says nothing.
-                refusal = refusal or (accept and (str(error).strip() or type(error).__name__))
+                # A format without a signature (TGA) accepts everything, so its refusal means nothing.
+                if accept is not None:
+                    refusal = refusal or str(error).strip() or type(error).__name__
     if refusal:
         raise CorruptPicture(f"damaged: {refusal}")
-    raise NotAPicture(f"not a picture in a format that is read here ({', '.join(FORMATS)})")
+    raise NotAPicture(f"not a picture in a supported format ({', '.join(FORMATS)})")
 
 
 def _load(image: Image.Image) -> None:
-    """Load the pixels, and bring a PNG's transparent level or colour to the bits that Pillow brings the pixels to."""
+    """Load the pixels, and scale a PNG's transparent level or color to 8 bits as Pillow scales the pixels."""
     key = image.info.get("transparency")
-    if image.format == "PNG" and isinstance(key, (int, tuple)) and getattr(image, "tile", None):
-        raw_mode = image.tile[0][3]
-        if raw_mode in ("L;2", "L;4"):
+    tile = getattr(image, "tile", None)
+    if image.format == "PNG" and tile:
+        raw_mode = tile[0][3]
+        if isinstance(key, int) and raw_mode in ("L;2", "L;4"):
             image.info["transparency"] = key * (85 if raw_mode == "L;2" else 17)
-        elif raw_mode == "RGB;16B":
+        elif isinstance(key, tuple) and raw_mode == "RGB;16B":
             image.info["transparency"] = tuple(level >> 8 for level in key)
     image.load()
 
@@ -207,40 +218,41 @@ def _load(image: Image.Image) -> None:
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise PictureTooLarge(f"{width} x {height} is more than {max_pixels} pixels")
+        raise PictureTooLarge(f"{width} x {height} is more than {max_pixels} pixels, the limit set by max_pixels")
     if max(width, height) > MAX_SIDE:
         raise PictureTooLarge(f"{width} x {height} has a side of more than {MAX_SIDE} pixels")
 
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:
         # Broken EXIF is common and says nothing about the pixels.
         return 1
+    return next((turn for turn in _TURNS if turn == orientation), 1)
 
 
 def _grey_corner(image: Image.Image) -> bool:
-    """Whether the last pixel is the mid-grey that libjpeg puts where the coded data have run out."""
+    """Return whether the last pixel is the mid-grey that libjpeg fills in after the coded data run out."""
     width, height = image.size
     corner = image.crop((width - 1, height - 1, width, height))
     # CMYK is too rare for a rule of its own.
-    return image.mode == "CMYK" or abs(corner.convert("L").getpixel((0, 0)) - 128) <= 2
+    return image.mode == "CMYK" or abs(corner.convert("L").tobytes()[0] - 128) <= 2
 
 
 def _refuse_missing_end(stream: BinaryIO, image: Image.Image, wanted: tuple[int, int]) -> None:
-    """Raise if the coded data end before the picture does, though an end marker follows.
+    """Raise an error if the coded data end before the picture does, although an end marker follows.
 
-    libjpeg fills the rest with grey and only warns, which Pillow does not pass on. Data put in front of the end
-    marker are skipped when the picture was complete, and change its last pixels when it was not.
+    libjpeg fills the rest with grey and only warns, and Pillow drops that warning. The test inserts noise in front of
+    the end marker: a complete picture skips it, while an incomplete one gets other last pixels.
     """
     stream.seek(0)
     data = stream.read()
     end = data.rfind(b"\xff\xd9")
     if end < 0:
         return
-    # The zero byte takes back a marker's first half. Restart markers, from the one that is due, serve a picture that
-    # was cut between two restart intervals: it waits for the next.
+    # The zero byte cancels the first half of a marker. A picture that was cut between two restart intervals waits for
+    # the next restart marker, so all of them follow, starting with the one that is due.
     _, due = max((data.rfind(bytes((0xFF, 0xD0 + number)), 0, end), number + 1) for number in range(8))
     padding = b"\0" + b"".join(_NOISE + bytes((0xFF, 0xD0 + (due + count) % 8)) for count in range(8))
     with _open(io.BytesIO(data[:end] + padding + data[end:])) as second:
@@ -250,32 +262,33 @@ def _refuse_missing_end(stream: BinaryIO, image: Image.Image, wanted: tuple[int,
             raise CorruptPicture("the file ends before the picture does")
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8:
         raise UnsupportedPicture(
-            f"an array must be uint8 with values 0..255. Received: {array.dtype}; scale it and use .astype('uint8')."
+            f"an array must be uint8 with values 0..255. Received: {array.dtype}. "
+            "Scale it to 0..255 and convert it with .astype('uint8')."
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
         raise UnsupportedPicture(
-            f"an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: {array.shape}."
+            f"an array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: {array.shape}."
         )
     return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Bring any mode to L or RGB."""
+    """Convert any mode to L or RGB."""
     mode = image.mode
     if mode.startswith("I"):
-        # "I;16" and its byte orders hold 16 bits; "I" holds what a 16-bit PNG or PGM gave on older Pillow.
+        # "I;16" and its byte orders hold 16 bits. "I" is what older Pillow made of a 16-bit PNG or PGM.
         stored = np.asarray(image)
         levels = ((np.clip(stored, 0, 65535).astype(np.int32) + 128) // 257).astype(np.uint8)
         if isinstance(image.info.get("transparency"), int):
             levels[stored == image.info["transparency"]] = 255
         return Image.fromarray(levels)
     if mode in ("F", "LAB"):
-        raise UnsupportedPicture(f"pixels of mode {mode} have no defined 8-bit range; save the picture as 8-bit RGB")
+        raise UnsupportedPicture(f"pixels of mode {mode} have no defined 8-bit range. Save the picture as 8-bit RGB")
     if mode == "La":
         image = image.convert("LA")
     if mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
@@ -288,7 +301,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _wanted(size: tuple[int, int], spec: ImageSpec, orientation: int) -> tuple[int, int]:
-    """Smallest (width, height), as stored, from which the spec's pixels can be made without enlarging."""
+    """Return the smallest stored (width, height) from which the spec's pixels can be made without enlarging."""
     width, height = _turned_target(spec, orientation)
     if spec.resize == "squash":
         return width, height
@@ -302,8 +315,11 @@ def _turned_target(spec: ImageSpec, orientation: int) -> tuple[int, int]:
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
-def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: int) -> np.ndarray:
-    """8 bits -> size -> upright -> padding -> channels. Turning comes after resizing, where it is cheap."""
+def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """Convert to 8 bits, resize, turn upright, pad, and set the channels.
+
+    Turning comes after resizing because it is cheaper there.
+    """
     _check_pixels(image, max_pixels)
     image = _resized(_to_8_bit(image), spec, _turned_target(spec, orientation))
     if orientation in _TURNS:
@@ -313,13 +329,13 @@ def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: i
         padded = Image.new(image.mode, (width, height))
         padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
         image = padded
-    # A copy that the caller may write to.
+    # np.array makes a copy, which the caller may write to.
     pixels = np.array(image.convert("RGB" if spec.channels == 3 else "L"))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _resized(image: Image.Image, spec: ImageSpec, target: tuple[int, int]) -> Image.Image:
-    """To the target's (width, height), or for "pad" to the largest size of the same aspect within it."""
+    """Resize to the target (width, height), or for "pad" to the largest size of the same aspect ratio within it."""
     width, height = image.size
     filter = _FILTERS[spec.filter]
     if spec.resize == "squash":
@@ -331,6 +347,6 @@ def _resized(image: Image.Image, spec: ImageSpec, target: tuple[int, int]) -> Im
     kept = spec.fraction / max(scales)
     half_width, half_height = target[0] * kept / 2, target[1] * kept / 2
     box = (width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height)
-    # Rounding must not put the box a hair outside the picture.
+    # Rounding errors must not push the box outside the picture.
     box = (max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3]))
     return image.resize(target, filter, box=box)

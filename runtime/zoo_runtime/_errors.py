@@ -1,21 +1,21 @@
-"""The errors that zoo_runtime raises, drawn once as a tree.
+"""The errors that zoo_runtime raises, as one tree.
 
 ZooRuntimeError
 ├── PictureError
-│   ├── PictureNotFound       no file there, or it may not be read
-│   ├── NotAPicture           empty, or of no format that is read here
-│   ├── CorruptPicture        truncated or damaged
-│   ├── PictureTooLarge       more pixels than the bound allows
-│   └── UnsupportedPicture    pixels without a defined 8-bit meaning (32-bit float, Lab, arrays of another dtype)
-├── NotWritten                a result cannot be kept: no permission, full disk
-├── NotMeasured               a process that was to be timed failed
+│   ├── PictureNotFound       the file does not exist, or may not be read
+│   ├── NotAPicture           the file is empty, or its format is not supported
+│   ├── CorruptPicture        the file is truncated or damaged
+│   ├── PictureTooLarge       the picture has more pixels than the limit allows
+│   └── UnsupportedPicture    the pixels have no defined 8-bit meaning (32-bit float, Lab, arrays of another dtype)
+├── NotWritten                a result cannot be saved: no permission, or a full disk
+├── NotMeasured               a process that was being timed failed
 └── ModelError
-    ├── ModelNotFound         no file there, or it may not be read
-    ├── CorruptModel          onnxruntime cannot load it, or its metadata do not hold together
-    ├── NotAnExport           an ONNX file, but not one that zoo exported
-    ├── UnknownSchema         exported by a version of zoo that this runtime does not know
-    ├── UnknownTask           a task that this runtime does not know
-    └── ProviderNotStarted    the file may be well, but what was to run it is not there
+    ├── ModelNotFound         the file does not exist, or may not be read
+    ├── CorruptModel          onnxruntime cannot load the file, or its metadata contradict one another
+    ├── NotAnExport           the file is ONNX, but zoo did not export it
+    ├── UnknownSchema         the file was exported by a version of zoo that this runtime does not know
+    ├── UnknownTask           this runtime does not know the file's task
+    └── ProviderNotStarted    the file may be fine, but an execution provider cannot run here
 """
 
 
@@ -24,23 +24,23 @@ class ZooRuntimeError(Exception):
 
 
 class PictureError(ZooRuntimeError):
-    """Base of everything that is wrong with a picture."""
+    """Base of every error about a picture."""
 
 
 class PictureNotFound(PictureError):
-    """There is no file at that path, or it may not be read."""
+    """The file does not exist, or it may not be read."""
 
 
 class NotAPicture(PictureError):
-    """The file is empty, or of no format that is read here."""
+    """The file is empty, or its format is not supported."""
 
 
 class CorruptPicture(PictureError):
-    """The file is truncated or damaged; no pixels are made up for what is missing."""
+    """The file is truncated or damaged. The decoder never makes up missing pixels."""
 
 
 class PictureTooLarge(PictureError):
-    """The picture has more pixels than the bound allows."""
+    """The picture has more pixels than the limit allows."""
 
 
 class UnsupportedPicture(PictureError):
@@ -48,36 +48,36 @@ class UnsupportedPicture(PictureError):
 
 
 class NotWritten(ZooRuntimeError):
-    """A result cannot be written: no permission, or a full disk."""
+    """A result cannot be saved: the folder is write-protected, or the disk is full."""
 
 
 class NotMeasured(ZooRuntimeError):
-    """A process that was to be timed failed."""
+    """A process that was being timed failed."""
 
 
 class ModelError(ZooRuntimeError):
-    """Base of everything that is wrong with a model file."""
+    """Base of every error about a model file."""
 
 
 class ModelNotFound(ModelError):
-    """There is no file at that path, or it may not be read."""
+    """The file does not exist, or it may not be read."""
 
 
 class CorruptModel(ModelError):
-    """onnxruntime cannot load the file, or its metadata do not hold together."""
+    """onnxruntime cannot load the file, or its metadata contradict one another."""
 
 
 class NotAnExport(ModelError):
-    """An ONNX file that does not describe itself; zoo did not export it."""
+    """The file is ONNX, but it has no zoo metadata: zoo did not export it."""
 
 
 class UnknownSchema(ModelError):
-    """Exported for a newer runtime; guessing at its meaning could give wrong answers."""
+    """The file was exported for a newer runtime. Guessing at its meaning could give wrong answers."""
 
 
 class UnknownTask(ModelError):
-    """A task that this runtime does not know."""
+    """This runtime does not know the file's task."""
 
 
 class ProviderNotStarted(ModelError):
-    """An execution provider that onnxruntime was built with cannot work on this machine."""
+    """onnxruntime has the execution provider, but it cannot run on this machine."""

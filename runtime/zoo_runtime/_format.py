@@ -1,6 +1,7 @@
-"""The exported file's metadata: keys, meaning, reading. Writing is the workshop's part, with the same classes.
+"""The metadata of an exported file: its keys, their meaning, and how to read them.
 
-Every value is JSON text under a key that begins with `zoo.` in the ONNX file's metadata_props.
+Every value is JSON text under a key that begins with `zoo.` in the ONNX file's metadata_props. The workshop (the `zoo`
+package) writes them with the classes of this module.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ class ImageSpec:
     """How a picture becomes the network's pixels.
 
     Args:
-        size: (height, width) in pixels.
-        channels: 3 for RGB, 1 for grey (ITU-R 601-2 luma of the RGB picture).
-        resize: "squash" (to size, whatever the aspect), "crop" (the shorter side to size / fraction, then the
-            centre) or "pad" (the whole picture, centred on black).
-        fraction: Of "crop": the share of the shorter side that is kept, in (0, 1].
+        size: (height, width) in pixels, each 1 to 16384.
+        channels: 3 for RGB, or 1 for grey (ITU-R 601-2 luma of the RGB picture).
+        resize: "squash" ignores the aspect ratio. "crop" scales the shorter side to size / fraction and cuts out the
+            center. "pad" keeps the whole picture, centered on black.
+        fraction: Part of the shorter side that "crop" keeps, in (0, 1]. The other ways to resize ignore it.
         filter: Pillow's resampling filter, with antialiasing: "bilinear", "bicubic" or "lanczos".
 
     Raises:
-        ValueError: A value is not allowed.
+        ValueError: If a value is not allowed. The message lists the allowed values.
     """
 
     size: tuple[int, int]
@@ -47,34 +48,39 @@ class ImageSpec:
         object.__setattr__(self, "size", tuple(self.size))
         if len(self.size) != 2 or not all(type(side) is int and 0 < side <= 16384 for side in self.size):
             raise ValueError(f"size must be (height, width) in pixels, each 1 to 16384. Received: {self.size!r}.")
-        for label, allowed in (("channels", (1, 3)), ("resize", RESIZES), ("filter", FILTERS)):
-            if getattr(self, label) not in allowed:
-                choices = ", ".join(map(str, allowed))
-                raise ValueError(f"{label} must be one of {choices}. Received: {getattr(self, label)!r}.")
+        _check_choice("channels", self.channels, (1, 3))
+        _check_choice("resize", self.resize, RESIZES)
+        _check_choice("filter", self.filter, FILTERS)
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, (int, float)) or not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1. Received: {self.fraction!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, for JSON."""
+        """Return a plain dictionary that `json.dumps` accepts."""
         return {**asdict(self), "size": list(self.size)}
+
+
+def _check_choice(label: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        *others, last = map(str, allowed)
+        raise ValueError(f"{label} must be {', '.join(others)} or {last}. Received: {value!r}.")
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What an exported file says of itself.
+    """What an exported file says about itself.
 
     Args:
         classes: Class names, in the order of the network's output.
-        task: "binary", "multiclass" or "multilabel"; the output is one probability a class in any case. Those of a
-            multi-label network do not sum to 1: a picture may be of several classes, or of none.
+        task: "binary", "multiclass" or "multilabel". The output always has one probability per class. The
+            probabilities of a multi-label network do not sum to 1: a picture may have several labels, or none.
         image: How pictures become pixels.
-        architecture: Name, source and licence of the network.
-        weights: What training began from: id, file digest, licence, source; or that it began from random weights.
-        run: Identity of the training run, versions, seed.
-        data: Name, digest and counts of the pictures.
+        architecture: Name, source and license of the network.
+        weights: Where training started: id, file digest, license and source, or that it started from random weights.
+        run: Identity of the training run, package versions, and seed.
+        data: Name, digest and counts of the training pictures.
         metrics: Figures on the test pictures.
         parity: Greatest differences between the trained network and this file.
-        precision: How numbers are stored, where that is not float32: `kind` is "int8" or "fp16", and how it was made.
+        precision: How numbers are stored, if not as float32. `kind` is "int8" or "fp16"; the rest says how it was made.
         selftest: Pictures, digests and expected probabilities for `check`.
     """
 
@@ -91,7 +97,7 @@ class ModelInfo:
     selftest: dict[str, Any] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
-        """The entries of metadata_props: key -> JSON text."""
+        """Return the entries of metadata_props: key -> JSON text."""
         values = {"schema": SCHEMA, "classes": list(self.classes), "task": self.task, "image": self.image.to_json()}
         for key in DETAILS:
             values[key] = getattr(self, key)
@@ -102,15 +108,15 @@ class ModelInfo:
         """Read metadata_props back.
 
         Raises:
-            NotAnExport: There is no `zoo.schema`.
-            UnknownSchema: A schema that this version does not know.
-            UnknownTask: A task that this version does not know.
-            CorruptModel: A key is missing or cannot be read.
+            NotAnExport: If there is no `zoo.schema`.
+            UnknownSchema: If this version does not know the schema.
+            UnknownTask: If this version does not know the task.
+            CorruptModel: If a key is missing or cannot be read.
         """
         if PREFIX + "schema" not in metadata:
             raise NotAnExport(
-                "the file has no zoo metadata; it was not exported by zoo. "
-                "Export one with `zoo finetune` or `zoo export`."
+                "the file has no zoo metadata, so it was not exported by zoo. "
+                "Export a model with `zoo finetune` or `zoo export`."
             )
         values: dict[str, Any] = {}
         for key, text in metadata.items():
@@ -118,28 +124,38 @@ class ModelInfo:
                 try:
                     values[key.removeprefix(PREFIX)] = json.loads(text)
                 except (ValueError, RecursionError) as error:
-                    raise CorruptModel(f"metadata {key} is not JSON: {error}") from None
+                    raise CorruptModel(
+                        f"the metadata entry {key} is not JSON ({error}). Export the file again."
+                    ) from None
         schema = values.pop("schema")
         if schema != SCHEMA:
             raise UnknownSchema(
-                f"the file has schema {schema!r}, this runtime reads schema {SCHEMA}. "
+                f"the file has schema {schema!r}, but this runtime reads schema {SCHEMA}. "
                 "Upgrade zoo_runtime on this machine."
             )
         task = values.get("task")
         if task not in TASKS:
             known = ", ".join(TASKS)
-            raise UnknownTask(f"the file's task is {task!r}, this runtime knows {known}. Upgrade zoo_runtime.")
+            raise UnknownTask(
+                f"the file's task is {task!r}, but this runtime knows {known}. Upgrade zoo_runtime on this machine."
+            )
         try:
             classes = values["classes"]
             if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
                 raise ValueError("classes must be a list of names")
             if len(classes) < 2 or len(set(classes)) != len(classes):
                 raise ValueError("classes must be two or more different names")
+            if not isinstance(values["image"], dict):
+                raise ValueError(f"image must be an object. Received: {values['image']!r:.100}")
             image = ImageSpec(**values["image"])
             others = {key: values.get(key, {}) for key in DETAILS}
             for key, value in others.items():
                 if not isinstance(value, dict):
-                    raise ValueError(f"{key} must be an object. Received: {value!r:.100}.")
+                    raise ValueError(f"{key} must be an object. Received: {value!r:.100}")
             return cls(tuple(classes), task, image, **others)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptModel(f"the file's metadata do not hold together: {error}") from None
+        except KeyError as error:
+            raise CorruptModel(f"the file's metadata lack {error}. Export the file again.") from None
+        except (TypeError, ValueError) as error:
+            raise CorruptModel(
+                f"the file's metadata are invalid: {str(error).rstrip('.')}. Export the file again."
+            ) from None

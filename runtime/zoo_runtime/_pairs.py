@@ -1,4 +1,4 @@
-"""Two things timed against one another, so that neither has an advantage of coming second."""
+"""Time two calls against one another, so that neither gains from running second."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BLOCK = 3
 
 @dataclass(frozen=True)
 class Pairs:
-    """What came of timing two things by turns.
+    """The result of timing two calls in alternation.
 
     Args:
-        first: Median milliseconds of the first.
-        second: Median milliseconds of the second.
-        ratio: Time of the first over that of the second, the median over pairs: above 1 where the second is faster.
-        middle_half: Quartiles of the pairs' ratios.
+        first: Median milliseconds of the first call.
+        second: Median milliseconds of the second call.
+        ratio: Median over pairs of (time of the first / time of the second). Above 1, the second is faster.
+        middle_half: First and third quartile of the pairs' ratios.
     """
 
     first: float
@@ -33,33 +33,36 @@ class Pairs:
 def time_pairs(
     first: Callable[[Any], Any], second: Callable[[Any], Any], items: Sequence[tuple[Any, Any]], *, pairs: int = 60
 ) -> Pairs:
-    """Time two calls by turns.
+    """Time two calls in alternation.
 
-    Each turn is a block of calls of the one and a block of the other, in changing order, and a block's first call does
-    not count: it would pay for what the other left behind, cold caches and threads that still wait by spinning.
+    Each turn runs a block of one call and a block of the other, in alternating order. A block's first call does not
+    count: it would pay for what the other block left behind, such as cold caches and threads that still spin.
 
     Args:
-        first: One call.
-        second: The other.
-        items: What they are called with, a pair of arguments a turn, over and over.
-        pairs: How many turns, at least 2.
+        first: The first call.
+        second: The second call.
+        items: Arguments, one pair (for the first, for the second) per turn. They repeat when they run out.
+        pairs: Number of turns, at least 2.
+
+    Returns:
+        Medians in milliseconds, and the ratios.
     """
     endless = itertools.cycle(items)
     taken: list[tuple[float, float]] = []
     for turn in range(pairs + 2):
         arguments = next(endless)
         sides = [(0, first), (1, second)]
-        best = [0.0, 0.0]
+        medians = [0.0, 0.0]
         for side, call in sides if turn % 2 else reversed(sides):
             seconds = []
             for _ in range(1 + BLOCK):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 call(arguments[side])
-                seconds.append(time.perf_counter() - begun)
-            best[side] = sorted(seconds[1:])[BLOCK // 2]
+                seconds.append(time.perf_counter() - started)
+            medians[side] = sorted(seconds[1:])[BLOCK // 2]
         # The first two turns warm up.
         if turn >= 2:
-            taken.append((best[0], best[1]))
+            taken.append((medians[0], medians[1]))
     seconds_of = np.array(taken)
     one, other = 1000 * np.median(seconds_of, axis=0)
     low, middle, high = np.percentile(seconds_of[:, 0] / seconds_of[:, 1], [25, 50, 75])

@@ -1,10 +1,10 @@
-"""The proof on the device: replay the file's own pictures and compare with what the workshop saw.
+"""The self-test: replays the file's own pictures on this machine, and compares with the results at export.
 
 `zoo.selftest` of an exported file is
     {"versions": {name: version}, "tolerance": 1e-3 or more, "pictures": [
         {"jpeg": base64, "sha256": of the decoded pixels, "sample": {"step": [rows, columns], "pixels": base64},
          "probabilities": [...]}]}
-The sample is every `step`-th row and column of the decoded pixels, to say how far apart two decoders are.
+The sample holds every `step`-th row and column of the decoded pixels. It shows how far apart two decoders are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from ._errors import CorruptModel
 from ._format import ModelInfo
+from ._onnxruntime import version as onnxruntime_version
 from ._predictor import Predictor
 
 TOLERANCE = 1e-3
@@ -28,12 +29,12 @@ class CheckResult:
 
     Args:
         passed: Whether every probability is within the tolerance.
-        pixels_equal: Whether every decoded pixel is the workshop's.
-        pixel_difference: Greatest difference of the sampled pixels, in levels of 255.
+        pixels_equal: Whether every decoded pixel equals that of the workshop, the machine that exported the file.
+        pixel_difference: Greatest difference of the sampled pixels, in levels 0..255.
         probability_difference: Greatest difference of a probability, in 0..1.
-        tolerance: The greatest that passes.
-        workshop: Versions where the file was made.
-        device: Versions here.
+        tolerance: Greatest probability difference that passes.
+        workshop: Package versions on the machine that exported the file.
+        device: Package versions on this machine.
     """
 
     passed: bool
@@ -46,30 +47,32 @@ class CheckResult:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides pixels and probabilities here."""
-    # These imports, and those below, take time that one label from the start of a process should not have to wait for.
+    """Return the versions of the packages that determine pixels and probabilities on this machine."""
+    # Imported here, as in the functions below, so that the first label of a process does not wait for them.
     import platform
 
-    import onnxruntime
     import PIL
     from PIL import features
 
     return {
         "pillow": PIL.__version__,
         "libjpeg": str(features.version("libjpeg_turbo") or features.version("jpg")),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": onnxruntime_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
 
 
 def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLERANCE) -> dict[str, Any]:
-    """Make the value of `zoo.selftest` from pictures: what this machine decodes and computes for them.
+    """Make the value of `zoo.selftest`: what this machine decodes and computes for some pictures.
 
     Args:
         predictor: The exported file.
-        jpegs: The pictures, as files.
-        tolerance: How far probabilities may be apart on another machine, in 0..1.
+        jpegs: The bytes of the JPEG files.
+        tolerance: Greatest difference of a probability that passes on another machine, in 0..1.
+
+    Returns:
+        A dictionary that `json.dumps` accepts.
     """
     import base64
     import hashlib
@@ -93,25 +96,25 @@ def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLER
 
 
 def tolerance_of(info: ModelInfo) -> float | None:
-    """How far probabilities may be apart on another machine, as the file says; None where it has no self-test.
+    """Return how much a probability may differ on another machine, or None if the file has no self-test.
 
     Raises:
-        CorruptModel: What it says cannot be read.
+        CorruptModel: If the file's tolerance cannot be read.
     """
     if not info.selftest.get("pictures"):
         return None
     try:
         return float(info.selftest.get("tolerance", TOLERANCE))
     except (TypeError, ValueError) as error:
-        raise CorruptModel(f"the file's self-test cannot be read: {error}") from None
+        raise CorruptModel(f"the file's self-test cannot be read ({error}). Export the file again.") from None
 
 
 def check(predictor: Predictor) -> CheckResult:
     """Replay the file's self-test on this machine.
 
     Raises:
-        CorruptModel: The file has no self-test, or one that cannot be read.
-        PictureError: This machine cannot decode the self-test's pictures.
+        CorruptModel: If the file has no self-test, or one that cannot be read.
+        PictureError: If this machine cannot decode the self-test's pictures.
     """
     import base64
     import hashlib
@@ -119,7 +122,7 @@ def check(predictor: Predictor) -> CheckResult:
     selftest = predictor.info.selftest
     tolerance = tolerance_of(predictor.info)
     if tolerance is None:
-        raise CorruptModel("the file has no self-test")
+        raise CorruptModel("the file has no self-test. Export it again to add one.")
     equal, pixel_difference, probability_difference = True, 0, 0.0
     try:
         workshop = dict(selftest.get("versions", {}))
@@ -133,13 +136,13 @@ def check(predictor: Predictor) -> CheckResult:
             here = pixels[::rows, ::columns].ravel().astype(int)
             row = predictor.probabilities(pixels[None])[0]
             if here.shape != sample.shape or row.shape != expected.shape:
-                raise ValueError("it is of another size than the network")
+                raise ValueError("its size does not match the network")
             pixel_difference = max(pixel_difference, int(abs(here - sample).max()))
             difference = float(abs(row - expected).max())
-            # A NaN is never within the tolerance.
+            # A NaN must never pass.
             probability_difference = max(probability_difference, difference if difference == difference else np.inf)
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptModel(f"the file's self-test cannot be read: {error}") from None
+        raise CorruptModel(f"the file's self-test cannot be read ({error}). Export the file again.") from None
     return CheckResult(
         passed=probability_difference <= tolerance,
         pixels_equal=equal,

@@ -1,4 +1,4 @@
-"""Opening an exported file in onnxruntime: where it runs, how many threads, and what was tuned for this machine."""
+"""Open an exported file in ONNX Runtime: where it runs, on how many threads, and what was tuned for this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
-
-import onnxruntime
+from typing import Any, TypeAlias
 
 from ._errors import CorruptModel, ModelNotFound, NotWritten, ProviderNotStarted
+from ._onnxruntime import Session, built_providers, load, version
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -28,28 +27,28 @@ PROVIDERS = {
     "xnnpack": "XnnpackExecutionProvider",
     "webgpu": "WebGpuExecutionProvider",
 }
-"""Short names of onnxruntime's execution providers; onnxruntime's own names are taken too."""
+"""Short names of ONNX Runtime's execution providers. Its own names are accepted too."""
 
 MAX_THREADS = 256
 TUNED_SCHEMA = 1
 
-Provider = "str | tuple[str, Mapping[str, Any]]"
+Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How onnxruntime runs a network.
+    """How ONNX Runtime runs a network.
 
     Args:
-        threads: Threads of the network, 1 to 256; None leaves it to onnxruntime (one a core).
-        spinning: Whether its threads wait for work by spinning, which is quicker where the cores are free and takes
-            them from others where they are not.
-        arena: Whether memory is kept for the next picture instead of being given back.
-        providers: Where it runs, best first: names of `PROVIDERS` or of onnxruntime, or pairs of a name and options.
-            What a provider cannot run goes to the next, and at last to the processor.
+        threads: Threads of the network, 1 to 256. None leaves the number to ONNX Runtime, which uses one per core.
+        spinning: Whether idle threads wait for work in a busy loop. This is faster where cores are free, and takes
+            them from other programs where they are not.
+        arena: Whether memory is kept for the next picture. If False, it is given back.
+        providers: Where the network runs, best first: names of `PROVIDERS`, names of ONNX Runtime, or pairs of a name
+            and options. What one provider cannot run goes to the next, and in the end to the processor.
 
     Raises:
-        ValueError: A value is not allowed.
+        ValueError: If a value is not allowed. The message says what is.
     """
 
     threads: int | None = None
@@ -59,73 +58,93 @@ class Settings:
 
     def __post_init__(self) -> None:
         if isinstance(self.providers, str):
-            raise ValueError(f"providers must be a list of names. Received: {self.providers!r}.")
+            raise ValueError(f"providers must be a list of names, such as ['cpu']. Received: {self.providers!r}.")
         object.__setattr__(self, "providers", tuple(map(_short, self.providers)))
         if self.threads is not None and not (type(self.threads) is int and 1 <= self.threads <= MAX_THREADS):
-            raise ValueError(f"threads must be a whole number, 1 to {MAX_THREADS}. Received: {self.threads!r}.")
+            raise ValueError(f"threads must be a whole number from 1 to {MAX_THREADS}. Received: {self.threads!r}.")
         if not self.providers:
-            raise ValueError("providers must name one at least, such as 'cpu'.")
+            raise ValueError("providers must have at least one name, such as 'cpu'. Received: an empty list.")
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, for JSON."""
+        """Return a plain dictionary that `json.dumps` accepts."""
         return asdict(self)
 
 
 def _short(provider: Provider) -> Provider:
-    """The short name where there is one; with options, where there are any."""
+    """Return the short name if there is one, paired with its options if there are any.
+
+    Raises:
+        ValueError: If it is neither a name nor a pair of a name and options.
+    """
     try:
-        name, options = (provider, {}) if isinstance(provider, str) else provider
-        options = dict(options)
+        name, given = (provider, {}) if isinstance(provider, str) else provider
+        options = dict(given)
         if not isinstance(name, str):
             raise TypeError
     except (TypeError, ValueError):
         raise ValueError(
             f"providers must be names, or pairs of a name and a dictionary of options. Received: {provider!r}."
         ) from None
-    short = {full: short for short, full in PROVIDERS.items()}.get(name, name)
-    short = short.lower() if short.lower() in PROVIDERS else short
+    short = _short_name(name)
     return (short, options) if options else short
 
 
+def _short_name(name: str) -> str:
+    short = {full: short for short, full in PROVIDERS.items()}.get(name, name)
+    return short.lower() if short.lower() in PROVIDERS else short
+
+
 def available_providers() -> list[str]:
-    """Names of the providers that the installed onnxruntime was built with, the short ones where there are."""
-    return [_short(name) for name in onnxruntime.get_available_providers()]
+    """Return the providers that the installed ONNX Runtime was built with, by their short names if they have one."""
+    return [_short_name(name) for name in built_providers()]
 
 
-def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
-    """onnxruntime's own names, with options.
+def parse_providers(text: str) -> list[str]:
+    """Split a comma-separated list of execution providers, such as "openvino,cpu", and check each name.
 
     Raises:
-        ValueError: The installed onnxruntime has no such provider.
+        ValueError: If the installed ONNX Runtime does not have one of them. The message lists those that it has.
     """
-    here = onnxruntime.get_available_providers()
+    names = [name.strip() for name in text.split(",")]
+    full_providers(names)
+    return names
+
+
+def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, str]]]:
+    """Return ONNX Runtime's own names, each with its options.
+
+    Raises:
+        ValueError: If the installed ONNX Runtime does not have one of them.
+    """
+    built = built_providers()
     found = []
     for entry in providers:
         name, options = (entry, {}) if isinstance(entry, str) else entry
         full = PROVIDERS.get(name.lower(), name)
-        if full not in here:
+        if full not in built:
             raise ValueError(
-                f"providers must be of those that the installed onnxruntime has: {', '.join(available_providers())}. "
+                f"providers must be among those that this onnxruntime has: {', '.join(available_providers())}. "
                 f"Received: {name!r}."
             )
         found.append((full, {key: str(value) for key, value in options.items()}))
     return found
 
 
-def open_session(model: str | os.PathLike | bytes, settings: Settings) -> onnxruntime.InferenceSession:
+def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> Session:
     """Open an exported file.
 
     Args:
         model: Path of the file, or its bytes.
-        settings: How it is run.
+        settings: How to run it.
 
     Raises:
-        ValueError: The installed onnxruntime has no such provider.
-        ModelNotFound: No file at the path.
-        CorruptModel: onnxruntime cannot load it.
-        ProviderNotStarted: A provider that was asked for cannot work here, and "cpu" is not behind it.
+        ValueError: If the installed ONNX Runtime does not have a provider.
+        ModelNotFound: If there is no file at the path.
+        CorruptModel: If ONNX Runtime cannot load the file.
+        ProviderNotStarted: If a requested provider cannot run here, and "cpu" is not listed after it.
     """
     providers = full_providers(settings.providers)
+    onnxruntime = load()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if settings.threads is not None:
@@ -136,70 +155,83 @@ def open_session(model: str | os.PathLike | bytes, settings: Settings) -> onnxru
         options.enable_cpu_mem_arena = False
     name = "the bytes given" if isinstance(model, bytes) else repr(os.fsdecode(model))
     content = model if isinstance(model, bytes) else _readable(os.fsdecode(model))
-    # What onnxruntime prints of a provider that cannot start would stand between answers.
-    quiet = contextlib.nullcontext() if settings.providers == ("cpu",) else contextlib.redirect_stdout(sys.stderr)
+    # ONNX Runtime prints why a provider cannot start; on standard output, that would mix with the answers.
+    quiet: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if settings.providers != ("cpu",):
+        quiet = contextlib.redirect_stdout(sys.stderr)
     try:
         with quiet:
-            session = onnxruntime.InferenceSession(content, options, providers=providers)
+            session: Session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
-        # onnxruntime's exceptions share no base class.
+        # ONNX Runtime's exceptions share no base class.
         reason = str(error).strip().splitlines()[0]
         if settings.providers == ("cpu",):
             raise CorruptModel(f"onnxruntime cannot load {name}: {reason}") from None
-        # Where the processor cannot load it either, it is the file.
+        # If the processor cannot load it either, the file is at fault.
         open_session(model, replace(settings, providers=("cpu",)))
-        raise ProviderNotStarted(f"onnxruntime cannot load {name} for {_named(providers)}: {reason}") from None
-    # Where one cannot start, for want of a library or a device, onnxruntime prints that and goes on without it.
+        raise ProviderNotStarted(f"onnxruntime cannot load {name} on {_named(providers)}: {reason}") from None
+    # If a provider cannot start, because a library or a device is missing, ONNX Runtime prints that and goes on.
     missing = [(full, given) for full, given in providers if full not in session.get_providers()]
     if missing:
         text = (
-            f"{_named(missing)} could not be started, though this onnxruntime was built with it: a driver, a library "
+            f"{_named(missing)} could not be started, although this onnxruntime was built with it: a driver, a library "
             "or a device is missing"
-            + (", or it does not take the options given" if any(given for _, given in missing) else "")
+            + (", or it does not accept the options given" if any(given for _, given in missing) else "")
         )
         if PROVIDERS["cpu"] not in [full for full, _ in providers]:
-            raise ProviderNotStarted(f"{text}. Name 'cpu' behind it to go on without it.")
-        warnings.warn(f"{text}; going on without it.", stacklevel=3)
+            raise ProviderNotStarted(f"{text}. Add 'cpu' after it to run on the processor instead.")
+        warnings.warn(f"{text}; continuing without it.", stacklevel=3)
     return session
 
 
-def _named(providers: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    return ", ".join(_short(full) for full, _ in providers)
+def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:
+    return ", ".join(_short_name(full) for full, _ in providers)
 
 
 def _readable(path: str) -> str | bytes:
-    """The path, or the content where onnxruntime cannot open it.
+    """Return the path, or the file's content if ONNX Runtime cannot open that path.
 
     Raises:
-        ModelNotFound: No file is there, or it may not be read.
+        ModelNotFound: If there is no file, or it may not be read.
     """
     try:
         with open(path, "rb") as stream:
-            # onnxruntime opens no file whose name is not UTF-8; Python marks such bytes with these characters.
+            # ONNX Runtime opens no file whose name is not UTF-8. Python marks such bytes with these characters.
             return stream.read() if any("\udc80" <= letter <= "\udcff" for letter in path) else path
     except (OSError, ValueError) as error:
-        raise ModelNotFound(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ModelNotFound(
+            f"{path!r} cannot be read: {reason}. Give the path of a model.onnx, or of the folder that holds it."
+        ) from None
 
 
-def model_file(model: str | os.PathLike) -> str:
-    """Path of the file, also where the folder is named that holds it as `model.onnx`."""
+def model_file(model: str | os.PathLike[str]) -> str:
+    """Return the path of the file; a folder stands for the `model.onnx` inside it."""
     path = os.fsdecode(model)
     return os.path.join(path, "model.onnx") if os.path.isdir(path) else path
 
 
-# What was tuned
+# Tuned settings
 
 
 def tuned_file(path: str) -> str:
-    """Where the tuned settings of an exported file are kept: `model.tuned.json` beside `model.onnx`."""
+    """Return where the tuned settings of an exported file are kept: `model.tuned.json` beside `model.onnx`."""
     return os.path.splitext(path)[0] + ".tuned.json"
 
 
 def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]]) -> str:
-    """Keep settings beside an exported file, in one atomic replace; returns where.
+    """Save settings beside an exported file, in one atomic replace.
+
+    Args:
+        path: Path of the exported file.
+        settings: The settings to save.
+        table: The measurements that they were chosen from.
+
+    Returns:
+        Path of the file that holds them.
 
     Raises:
-        NotWritten: The folder may not be written to, or the disk is full.
+        NotWritten: If the folder is write-protected, or the disk is full.
     """
     target = tuned_file(path)
     content = {
@@ -225,9 +257,11 @@ def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]
 
 
 def read_tuned(path: str) -> Settings | None:
-    """What was tuned for this file on this machine; None where nothing was, or for another file, machine or version.
+    """Read what was tuned for this file on this machine.
 
-    What cannot be read costs a warning and nothing else, for it changes the speed alone.
+    Returns:
+        The settings. None if nothing was tuned, or if it was tuned for another file, machine or version. An unreadable
+        file costs a warning and nothing else, because it changes only the speed.
     """
     target = tuned_file(path)
     if not os.path.exists(target):
@@ -242,27 +276,27 @@ def read_tuned(path: str) -> Settings | None:
         return settings
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         warnings.warn(
-            f"{target!r} cannot be read, and the usual settings are used ({type(error).__name__}: {error}). "
-            "`zoo-runtime tune` writes it anew.",
+            f"{target!r} cannot be read, so the default settings are used ({type(error).__name__}: {error}). "
+            "Run `zoo-runtime tune` to write it again.",
             stacklevel=3,
         )
         return None
 
 
 def _key(path: str) -> dict[str, Any]:
-    """What tuned settings hold for: a file of this size and time, on this processor, in this onnxruntime."""
+    """Return what tuned settings depend on: the file's size and time, the processor, and ONNX Runtime's version."""
     status = os.stat(path)
     return {
         "bytes": status.st_size,
         "modified": status.st_mtime_ns,
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": version(),
     }
 
 
 def _processor() -> str:
-    """Its name and features, so far as the system tells them."""
+    """Return the processor's name and features, as far as the system reports them."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
             text = stream.read()
@@ -270,9 +304,9 @@ def _processor() -> str:
         import platform
 
         return f"{platform.machine()} {platform.processor()}"
-    told = {}
+    reported: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "flags", "Features", "CPU implementer", "CPU part"):
-            told.setdefault(key.strip(), value.strip())
-    return " ".join(told.values())
+            reported.setdefault(key.strip(), value.strip())
+    return " ".join(reported.values())

@@ -1,9 +1,13 @@
-"""Fixtures of the runtime's tests: a tiny exported file made without TensorFlow, and pictures that it tells apart."""
+"""Fixtures: a tiny exported file, made without TensorFlow, and pictures that it classifies correctly."""
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +20,11 @@ from zoo_runtime import ImageSpec, ModelInfo, Predictor, record
 CLASSES = ("red", "green", "blue")
 SPEC = ImageSpec((24, 32))
 SHARPNESS = 0.02
-"""The tiny network: softmax(SHARPNESS * mean level of red, green and blue)."""
+"""The tiny network computes softmax(SHARPNESS * mean level of red, green and blue)."""
 
 
 def _jpeg(colour: tuple[int, int, int]) -> bytes:
-    """A JPEG of 40 x 56 pixels, mostly of one colour."""
+    """Make a JPEG of 40 x 56 pixels, mostly of one color."""
     rows, columns = np.mgrid[0:40, 0:56]
     shade = (rows * 3 + columns) % 40
     out = io.BytesIO()
@@ -36,8 +40,17 @@ def _graph(
     batch: int | str = "batch",
     pixel_type: int = TensorProto.UINT8,
     names: tuple[str, str] = ("image", "probabilities"),
+    weights_in: str | None = None,
 ) -> bytes:
-    weights = (np.eye(channels, classes) * SHARPNESS).astype(np.float32)
+    weights = numpy_helper.from_array((np.eye(channels, classes) * SHARPNESS).astype(np.float32), "weights")
+    if weights_in:
+        # The graph then refers to another file for its weights.
+        size_of = {"location": weights_in, "offset": "0", "length": str(len(weights.raw_data))}
+        weights.ClearField("raw_data")
+        weights.data_location = TensorProto.EXTERNAL
+        for key, value in size_of.items():
+            entry = weights.external_data.add()
+            entry.key, entry.value = key, value
     nodes = [
         helper.make_node("Cast", [names[0]], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["levels"], ["means"], axes=[1, 2], keepdims=0),
@@ -49,7 +62,7 @@ def _graph(
         "tiny",
         [helper.make_tensor_value_info(names[0], pixel_type, [batch, *size, channels])],
         [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, [batch, classes])],
-        [numpy_helper.from_array(weights, "weights")],
+        [weights],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     helper.set_model_props(model, metadata)
@@ -58,13 +71,13 @@ def _graph(
 
 @pytest.fixture(scope="session")
 def graph() -> Callable[..., bytes]:
-    """Make the bytes of the tiny network with these metadata_props; what else is said makes it disagree with them."""
+    """Return a function that makes the tiny network with given metadata_props. Its other arguments contradict them."""
     return _graph
 
 
 @pytest.fixture(scope="session")
 def info() -> ModelInfo:
-    """What the tiny export says of itself, its self-test included."""
+    """Return what the tiny export says about itself, including its self-test."""
     bare = ModelInfo(
         classes=CLASSES,
         task="multiclass",
@@ -80,13 +93,13 @@ def info() -> ModelInfo:
 
 @pytest.fixture(scope="session")
 def model_bytes(info) -> bytes:
-    """The tiny export's bytes."""
+    """Return the tiny export as bytes."""
     return _graph(info.to_metadata())
 
 
 @pytest.fixture
 def model(tmp_path, model_bytes) -> Path:
-    """The tiny export as a file, in a folder of its own."""
+    """Write the tiny export into a folder of its own."""
     path = tmp_path / "tiny" / "model.onnx"
     path.parent.mkdir()
     path.write_bytes(model_bytes)
@@ -95,8 +108,38 @@ def model(tmp_path, model_bytes) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """A folder with a red, a green and a blue picture, a damaged one, and files that are no pictures."""
-    folder = tmp_path / "pictures"
+    """Write a folder with a red, a green and a blue picture, a damaged one, and files that are not pictures."""
+    return _pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def open_pictures() -> Iterator[Path]:
+    """Write the same folder where every user may enter it. Pytest's temporary folders are closed to other users."""
+    parent = Path(tempfile.mkdtemp())
+    parent.chmod(0o755)
+    yield _pictures(parent / "pictures")
+    shutil.rmtree(parent)
+
+
+@pytest.fixture
+def unprivileged() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Return a context in which permissions count. They do not for root, and containers run tests as root."""
+
+    @contextlib.contextmanager
+    def drop() -> Iterator[None]:
+        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return drop
+
+
+def _pictures(folder: Path) -> Path:
     (folder / "more").mkdir(parents=True)
     (folder / ".hidden").mkdir()
     (folder / "red.jpg").write_bytes(_jpeg((200, 10, 10)))

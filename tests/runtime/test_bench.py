@@ -1,4 +1,4 @@
-"""zoo-runtime bench and tune: figures that hold together, settings that are kept, found and forgotten."""
+"""Test `zoo-runtime bench` and `tune`: plausible figures, and settings that are saved, used and ignored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_bench(run, model, pictures):
     assert figures["megabytes"] == pytest.approx(model.stat().st_size / 1e6)
     for key in ("latency", "decoding", "network"):
         assert 0 < figures[key]["p50"] <= figures[key]["p90"] <= figures[key]["p99"] < 1000
-    # Half, for these are timed one after the other, and the machine may be busy.
+    # Half is enough: these are timed one after the other, and the machine may be busy.
     assert figures["latency"]["p50"] > figures["decoding"]["p50"] / 2
     assert 0.03 < figures["start"]["seconds"] < 60 and 20 < figures["start"]["peak_megabytes"] < 2000
     rows = figures["throughput"]
@@ -93,9 +93,9 @@ def test_tune_keeps_what_it_finds(run, model):
     "rounds, expected",
     [
         ([[10, 10, 10], [9, 9, 9], [8, 8, 8]], 2),
-        # Quicker in two rounds of three may be chance, and so may 2 %.
+        # Two faster rounds of three may be chance, and so may 2 %.
         ([[10, 10, 10], [5, 5, 10], [9.8, 9.8, 9.8]], 0),
-        # Fewer threads where it makes no difference.
+        # Fewer threads win if it makes no difference.
         ([[10, 10, 10], [8.1, 8.1, 8.1], [8, 8, 8]], 1),
         ([[10, 10, 10]], 0),
     ],
@@ -120,7 +120,7 @@ def test_bench_where_a_process_fails_or_no_picture_can_be_read(model, pictures, 
 
 
 def tuned(model, settings=ONE_THREAD, **changes):
-    """Write settings as tune does, but such as it would hardly choose."""
+    """Save settings as `tune` does, but ones that it would hardly choose."""
     from zoo_runtime import _session
 
     _session.write_tuned(str(model), settings, [])
@@ -171,7 +171,7 @@ def test_a_tuned_provider_that_has_gone_costs_a_warning(model, monkeypatch):
     built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: built)
     tuned(model, Settings(providers=("cuda",)))
-    with pytest.warns(UserWarning, match="What was tuned is left alone"):
+    with pytest.warns(UserWarning, match="The tuned settings are ignored"):
         assert Predictor(model)(RED).label == "red"
 
 
@@ -189,7 +189,7 @@ def test_tune_leaves_out_a_provider_that_cannot_start(run, model, monkeypatch):
 @pytest.mark.filterwarnings("ignore:Specified provider")
 @pytest.mark.parametrize("fails_at", [2, 15])
 def test_tune_leaves_out_a_provider_that_fails_later(run, model, monkeypatch, fails_at):
-    """Quicker than the processor as long as it ran, it is not chosen."""
+    """A provider that fails later is not chosen, even if it was faster than the processor until then."""
     calls = []
 
     def sometimes(path, settings):
@@ -208,7 +208,7 @@ def test_tune_leaves_out_a_provider_that_fails_later(run, model, monkeypatch, fa
 
 
 def test_the_usual_settings_are_those_that_a_predictor_has():
-    """Not those of the provider that is named first: that one must be quicker."""
+    """The provider that is named first is not the default. It must be faster."""
     away = Settings(providers=("openvino",))
     assert _bench.quickest({away: [[10.0]] * 3, Settings(): [[9.9]] * 3}) == Settings()
     assert _bench.quickest({away: [[9.8]] * 3, Settings(): [[9.9]] * 3}) == Settings()
@@ -217,7 +217,7 @@ def test_the_usual_settings_are_those_that_a_predictor_has():
 
 
 def test_bench_takes_pictures_from_all_over(model):
-    """Of a folder with many, the first would be of one class."""
+    """The first pictures of a large folder would all belong to one class."""
     predictor = Predictor(model)
     sources = [f"{i}.jpg" for i in range(1000)]
     predictor.decode = lambda source: RED
@@ -226,14 +226,15 @@ def test_bench_takes_pictures_from_all_over(model):
     assert [source for source, _ in _bench.readable(sources[:5], predictor)[0]] == sources[:5]
 
 
-def test_tune_says_before_it_begins_that_it_may_not_write(model, monkeypatch, capsys):
+def test_tune_says_before_it_measures_that_it_may_not_write(model, monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(_bench, "repeat", None)
     assert main(["tune", str(model)]) == 1
     assert "may not be written to" in capsys.readouterr().err
 
 
 def test_what_comes_second_has_no_advantage(monkeypatch):
-    """By a clock of our own: a call takes long after the other one has run, and the later in a turn the longer."""
+    """Time fake calls with a fake clock: the first call after the other side has run takes 7 seconds longer."""
     now, last, calls = 0.0, "", []
 
     def taking(name, seconds):
@@ -251,7 +252,7 @@ def test_what_comes_second_has_no_advantage(monkeypatch):
     assert set(calls) == {("one", 1), ("other", 2)}
     turns = [name for (name, _), (before, _) in zip(calls[1:], calls, strict=False) if name != before]
     blocks = [calls[0][0], *turns]
-    # Each begins a turn as often as it ends one, so that blocks of two turns join: 13 instead of 24.
+    # Each starts a turn as often as it ends one, so blocks of neighboring turns join: 13 instead of 24.
     assert len(blocks) == 13 and abs(blocks.count("one") - blocks.count("other")) == 1
     assert zoo_runtime.time_pairs(taking("a", 3.0), taking("b", 1.0), [(1, 2)], pairs=4).ratio == 3.0
 
@@ -259,7 +260,7 @@ def test_what_comes_second_has_no_advantage(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, problem",
     [
-        (("bench", "model.onnx", "--compare"), "takes two exported files"),
+        (("bench", "model.onnx", "--compare"), "needs two exported files"),
         (("bench", "model.onnx", "--seconds", "0"), "above 0"),
         (("tune", "model.onnx", "--providers", "nonsense"), "Received: 'nonsense'"),
         (("predict", "model.onnx", "a.jpg", "--providers", "tensorrt"), "cpu"),

@@ -1,4 +1,4 @@
-"""The command zoo-runtime, through `main`: what it prints and how it exits."""
+"""Test the command `zoo-runtime` through `main`: what it prints and how it exits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(capsys):
 
 @pytest.fixture
 def altered(graph, info, tmp_path):
-    """The tiny export with an altered self-test, as a file."""
+    """Return a function that writes the tiny export with an altered self-test."""
 
     def make(alter):
         selftest = copy.deepcopy(info.selftest)
@@ -117,7 +117,7 @@ def test_warnings_are_lines(run, model, pictures):
     (model.parent / "model.tuned.json").write_text("{")
     ran = run("predict", model, pictures / "red.jpg")
     assert ran.code == 0 and len(ran.err) == 1
-    assert ran.err[0].startswith("warning: ") and "usual settings" in ran.err[0]
+    assert ran.err[0].startswith("warning: ") and "default settings" in ran.err[0]
 
 
 def test_json_lines(run, model, pictures):
@@ -143,7 +143,7 @@ def test_a_folder_without_pictures(run, model, tmp_path):
     (tmp_path / "empty").mkdir()
     ran = run("predict", model, tmp_path / "empty")
     assert ran.code == 1 and ran.out == []
-    assert ran.err[0].startswith("error: there is no picture in")
+    assert ran.err[0].startswith("error: no picture was found in ")
 
 
 def test_a_missing_model(run, pictures):
@@ -153,7 +153,7 @@ def test_a_missing_model(run, pictures):
 
 
 def test_a_name_that_is_not_utf_8(model, pictures):
-    """In a process of its own: pytest's capture takes what a real standard output would refuse."""
+    """This runs in its own process, because pytest's capture accepts what a real standard output refuses."""
     names = [os.fsencode(pictures) + b"/caf\xe9.jpg", os.fsencode(pictures) + b"/gone\xff.jpg"]
     try:
         os.rename(pictures / "red.jpg", names[0])
@@ -232,7 +232,7 @@ def test_check_fails_on_other_probabilities(run, altered):
     path = altered(alter)
     ran = run("check", path)
     assert ran.code == 1 and ran.out[-1].startswith("FAILED")
-    assert "differ by 0.25 at most (allowed 0.001)" in ran.out[1]
+    assert "differ by at most 0.25 (allowed 0.001)" in ran.out[1]
     ran = run("check", path, "--json")
     assert ran.code == 1 and json.loads(ran.out[0])["probability_difference"] == pytest.approx(0.25, abs=1e-4)
 
@@ -247,13 +247,13 @@ def test_check_tells_other_pixels_and_versions(run, altered):
 
     ran = run("check", altered(alter))
     assert ran.code == 0 and ran.out[-1] == "passed"
-    assert ran.out[0].split(None, 1)[1] == "differ, by at most 2 of 255 where sampled"
-    assert any(line.startswith("pillow") and line.endswith("here, 9.9 in the workshop") for line in ran.out)
+    assert ran.out[0].split(None, 1)[1] == "differ by at most 2 of 255 where sampled"
+    assert any(line.startswith("pillow") and line.endswith("here, 9.9 where the file was exported") for line in ran.out)
 
 
 def test_check_without_a_self_test(run, altered):
     ran = run("check", altered(lambda selftest: selftest.clear()))
-    assert ran.code == 1 and ran.err == ["error: the file has no self-test"]
+    assert ran.code == 1 and ran.err == ["error: the file has no self-test. Export it again to add one."]
 
 
 # usage

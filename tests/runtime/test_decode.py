@@ -1,4 +1,4 @@
-"""decode: equal pixels from every kind of source, defined pixels for every kind of file, errors for the rest.
+"""Test `decode`: equal pixels from every kind of source, defined pixels for every format, errors for the rest.
 
 The expected pixels come from numpy and from files put together here byte by byte, not from the decoder.
 """
@@ -34,14 +34,14 @@ from zoo_runtime import (
 
 
 def photo(height: int = 61, width: int = 83) -> np.ndarray:
-    """A picture with slopes, texture and no symmetry: uint8 (height, width, 3)."""
+    """Make a picture with slopes, texture and no symmetry: uint8 (height, width, 3)."""
     y, x = np.mgrid[0:height, 0:width]
     blue = np.random.default_rng(0).integers(0, 255, (height, width))
     return np.stack([x * 3 % 256, y * 4 % 256, blue], -1).astype(np.uint8)
 
 
 def smooth(height: int, width: int) -> np.ndarray:
-    """A picture that survives JPEG with little loss: uint8 (height, width, 3)."""
+    """Make a picture that survives JPEG with little loss: uint8 (height, width, 3)."""
     y, x = np.mgrid[0:height, 0:width] / 1.0
     red = 128 + 90 * np.sin(x / 31) * np.cos(y / 47)
     return np.stack([red, 255 * x / width, 255 * y / height], -1).astype(np.uint8)
@@ -64,7 +64,7 @@ def levels_apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def png(samples: np.ndarray, depth: int, colour: int, **chunks: bytes) -> bytes:
-    """A PNG from samples (height, width, channels) of `depth` bits, which Pillow cannot write in every depth."""
+    """Write a PNG from samples (height, width, channels) of `depth` bits. Pillow cannot write every depth."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -84,7 +84,7 @@ def png(samples: np.ndarray, depth: int, colour: int, **chunks: bytes) -> bytes:
 
 
 class Unseekable(io.RawIOBase):
-    """A stream as a socket or an HTTP response gives it."""
+    """A stream that cannot seek, such as a socket or an HTTP response."""
 
     def __init__(self, data: bytes):
         self._data = io.BytesIO(data)
@@ -97,7 +97,7 @@ class Unseekable(io.RawIOBase):
 
 
 class OnlyRead:
-    """The least that can be called a file."""
+    """The smallest object that counts as a file: it has `read` and nothing else."""
 
     def __init__(self, data: bytes):
         self.read = io.BytesIO(data).read
@@ -221,7 +221,7 @@ def test_the_pixels_are_the_callers(spec):
 
 
 def turned(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """The upright picture, by the EXIF standard's table (tag 274), in numpy."""
+    """Turn a stored picture upright with numpy, by the EXIF standard's table (tag 274)."""
     return {
         1: lambda: stored,
         2: lambda: stored[:, ::-1],
@@ -235,7 +235,7 @@ def turned(stored: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def lying(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """The picture that has to be stored for this orientation: its inverse, found by trial."""
+    """Return the picture to store for this orientation: the inverse of `turned`, found by trial."""
     for inverse in range(1, 9):
         stored = turned(upright, inverse)
         if turned(stored, orientation).shape == upright.shape and (turned(stored, orientation) == upright).all():
@@ -264,7 +264,7 @@ def test_lossless_pictures_are_turned_upright(format, options, orientation, spec
     upright = photo()
     data = tagged(upright, orientation, format, **options)
     pixels = decode(data, spec)
-    # Resizing before turning may round another way.
+    # Resizing before turning may round differently.
     assert levels_apart(pixels, decode(upright, spec)).max() <= (0 if spec is SPECS["same"] else 1)
     np.testing.assert_array_equal(decode(Image.open(io.BytesIO(data)), spec), pixels)
 
@@ -336,7 +336,7 @@ def test_alpha_is_laid_over_white(channels, format):
 
 @pytest.mark.parametrize("colour, depth", [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16)])
 def test_a_transparent_level_or_colour_is_laid_over_white(colour, depth):
-    """PNG's tRNS counts in the file's own bits, while Pillow widens or narrows the pixels to 8."""
+    """PNG's tRNS has the bit depth of the file, while Pillow converts the pixels to 8 bits."""
     channels = 1 if colour == 0 else 3
     samples = np.random.default_rng(depth).integers(0, 1 << depth, (8, 9, channels))
     key = samples[3, 4]
@@ -434,7 +434,7 @@ def test_one_channel_is_the_luma_of_the_colours():
 
 
 def test_squash_keeps_the_whole_picture():
-    """An evenly rising slope stays one, wherever it is not cut off by the edges."""
+    """An even slope stays an even slope, except at the edges."""
     ramp = np.repeat(np.arange(0, 256, 2, dtype=np.uint8)[None, :], 60, 0)
     pixels = decode(ramp, ImageSpec((20, 32), channels=1))[:, :, 0]
     expected = 2 * ((np.arange(32) + 0.5) * 4 - 0.5)
@@ -444,7 +444,7 @@ def test_squash_keeps_the_whole_picture():
 
 
 def test_shrinking_averages_and_does_not_skip():
-    """Stripes of one pixel become even grey; without antialiasing they come out black or white."""
+    """Stripes of one pixel become even grey. Without antialiasing they would become black or white."""
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     for filter in ("bilinear", "bicubic", "lanczos"):
@@ -473,7 +473,7 @@ def test_the_filters_are_pillows():
     ],
 )
 def test_crop_takes_the_centre(shape, size, fraction, box):
-    """Sizes at which nothing has to be resized: the pixels are those of the picture, exactly."""
+    """At these sizes nothing is resized, so the pixels equal those of the picture."""
     picture = photo(*shape)
     top, left, bottom, right = box
     pixels = decode(picture, ImageSpec(size, resize="crop", fraction=fraction))
@@ -481,7 +481,7 @@ def test_crop_takes_the_centre(shape, size, fraction, box):
 
 
 def test_crop_keeps_the_aspect():
-    """A disc stays a disc, of the size that fraction and size say."""
+    """A disc stays a disc, of the size that follows from fraction and size."""
     y, x = np.mgrid[0:300, 0:500]
     disc = (np.hypot(y - 149.5, x - 249.5) < 100).astype(np.uint8) * 255
     pixels = decode(disc, ImageSpec((70, 70), channels=1, resize="crop", fraction=0.875))[:, :, 0] > 127
@@ -548,6 +548,20 @@ def test_a_spec_says_what_it_received(wrong):
         ImageSpec(**wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"resize": "stretch"}, "resize must be squash, crop or pad. Received: 'stretch'."),
+        ({"channels": 4}, "channels must be 1 or 3. Received: 4."),
+        ({"fraction": 0}, "fraction must be above 0 and at most 1. Received: 0."),
+    ],
+)
+def test_a_spec_says_once_what_is_allowed(wrong, message):
+    with pytest.raises(ValueError) as caught:
+        ImageSpec((24, 32), **wrong)
+    assert str(caught.value) == message
+
+
 # JPEG's draft
 
 
@@ -565,7 +579,7 @@ def test_a_large_jpeg_is_decoded_small_and_alike(spec, options):
 
 @pytest.mark.parametrize("size", [(150, 200), (140, 199), (76, 101), (75, 100), (300, 100)])
 def test_a_draft_is_never_smaller_than_what_is_wanted(size):
-    """Detail of the wanted size must survive: stripes that it can just hold lose their contrast at half of it."""
+    """Detail of the target size must survive: stripes that just fit would lose contrast at half the size."""
     columns = np.arange(400) // (400 // size[1] * 2) % 2 * 200
     picture = np.repeat(columns[None, :].astype(np.uint8), 300, 0)
     spec = ImageSpec(size, channels=1)
@@ -612,7 +626,7 @@ FILES = {
 
 
 def cuts(data: bytes) -> list[int]:
-    """Where to cut: about 25 places all over, and every one of the last 12."""
+    """Return where to cut: about 25 places spread over the file, and each of the last 12."""
     return sorted({*range(1, len(data), max(1, len(data) // 25)), *range(max(1, len(data) - 12), len(data))})
 
 
@@ -638,26 +652,29 @@ def test_a_truncated_file_is_an_error_or_whole(name):
     "name", [name for name in FILES if name.startswith("jpeg-") and name != "jpeg-progressive"] + ["jpeg"]
 )
 def test_a_truncated_jpeg_with_an_end_marker(name, spec):
-    """libjpeg fills what is missing with grey, without a word. Only damage within the last block may pass."""
+    """libjpeg silently fills missing data with grey. Only damage within the last block may pass."""
     data = FILES[name]()
     whole = decode(data, spec)
     start = data.rfind(b"\xff\xda") + 14
+    refused = 0
     for end in [
         end for end in range(start, len(data) - 2) if end % 7 == 0 or data[end - 1] == 0xFF or end > len(data) - 60
     ]:
         try:
             pixels = decode(data[:end] + b"\xff\xd9", spec)
         except CorruptPicture:
+            refused += 1
             continue
         rows, columns = np.nonzero((pixels != whole).any(-1))
-        # The last block of 16 x 16 begins at row 48, column 80 of 61 x 83; resizing blurs by a pixel or two.
+        # The last block of 16 x 16 starts at row 48, column 80 of 61 x 83; resizing blurs by a pixel or two.
         edge = 2 if pixels.shape[0] < 61 else 1
         assert (rows >= 48 * spec.size[0] // 61 - edge).all(), f"other pixels from {end} of {len(data)} bytes"
         assert (columns >= 80 * spec.size[1] // 83 - edge).all(), f"other pixels from {end} of {len(data)} bytes"
+    assert refused >= 100
 
 
 def test_a_truncated_jpeg_with_an_end_marker_at_every_scale():
-    """The larger the picture, the stronger libjpeg's downscaling, under which the made-up grey has to be found."""
+    """The larger the picture, the more libjpeg scales it down. The made-up grey must still be found."""
     data = saved(np.repeat(np.repeat(photo(50, 67), 8, 0), 6, 1), "JPEG")
     for size in ((400, 402), (200, 201), (100, 100), (50, 50), (30, 40)):
         for end in range(len(data) // 2, len(data) - 300, len(data) // 20):
@@ -668,7 +685,7 @@ def test_a_truncated_jpeg_with_an_end_marker_at_every_scale():
 @pytest.mark.parametrize("level", [0, 127, 128, 129, 255])
 @pytest.mark.parametrize("after", [b"", b"\0" * 40, b"a video\xff\xd8\xff\xd9 follows"])
 def test_a_whole_jpeg_that_ends_in_one_colour_is_taken(level, after):
-    """What the search for made-up grey must not mistake for it."""
+    """The search for made-up grey must not mistake real grey for it."""
     picture = photo()
     picture[40:, 40:] = level
     for options in ({}, {"restart_marker_blocks": 1}, {"subsampling": 0}):
@@ -679,6 +696,7 @@ def test_a_whole_jpeg_that_ends_in_one_colour_is_taken(level, after):
 
 def test_garbage_in_the_middle_never_escapes_as_another_error():
     rng = np.random.default_rng(0)
+    decoded, refused = 0, 0
     for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff-lzw", "tiff-jpeg", "ppm", "ico", "tga", "jpeg2000"):
         data = FILES[name]()
         for _ in range(15):
@@ -688,8 +706,12 @@ def test_garbage_in_the_middle_never_escapes_as_another_error():
             try:
                 pixels = decode(bytes(broken), ImageSpec((20, 30)), max_pixels=1_000_000)
             except PictureError:
+                refused += 1
                 continue
+            decoded += 1
             assert pixels.shape == (20, 30, 3)
+    # Both outcomes must occur, or this test shows nothing.
+    assert decoded >= 20 and refused >= 20, (decoded, refused)
 
 
 def _without(data: bytes, kind: bytes) -> bytes:
@@ -716,7 +738,7 @@ def test_a_damaged_png(damage):
         decode(damage[1](saved(photo(), "PNG")), ImageSpec((20, 30)))
 
 
-# What is no picture, or not there
+# Files that are not pictures, or do not exist
 
 
 @pytest.mark.parametrize(
@@ -756,11 +778,11 @@ def test_a_message_names_the_file_and_the_reason(tmp_path):
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
-# The bound on pixels
+# The limit on pixels
 
 
 def _claiming(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that its data do not have."""
+    """Write a PNG whose header claims a larger size than its data have."""
     data = png(np.zeros((1, 1, 1), int), 8, 0)
     header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
@@ -780,7 +802,7 @@ def test_a_header_that_claims_too_much(width, height):
 
 @pytest.mark.parametrize("shape", [(1, 70_000), (70_000, 1)])
 def test_a_side_that_is_too_long(shape):
-    """Resizing it would take memory in proportion to that side, out of a file of some bytes."""
+    """Resizing would take memory in proportion to that side, for a file of a few bytes."""
     row = np.zeros(shape, np.uint8)
     for source in (row, saved(row, "PNG"), Image.fromarray(row)):
         with pytest.raises(PictureTooLarge, match="65535"):
@@ -797,7 +819,7 @@ def test_max_pixels():
 
 
 def test_max_pixels_counts_and_not_pillows_bound(monkeypatch):
-    """Pillow warns above a bound of its own and refuses twice as much; `max_pixels` may be above both."""
+    """Pillow warns above its own limit and refuses twice as much. `max_pixels` may be above both."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -821,7 +843,7 @@ def test_threads_give_what_one_gives():
 
 
 def test_the_first_pictures_of_a_process_in_threads():
-    """Pillow loads its parsers at the first picture that needs one; several threads may need one at once."""
+    """Pillow loads a parser at the first picture that needs it, and several threads may need it at once."""
     code = (
         "import io, sys, threading\n"
         "from zoo_runtime import ImageSpec, decode\n"
@@ -886,7 +908,7 @@ REAL = (
     "        seconds = time.monotonic() - start\n"
     "        print(json.dumps({'path': str(path), 'outcomes': outcomes, 'seconds': seconds}), flush=True)\n"
 )
-"""Run in a process of its own: a crash of a parser written in C must be a failed test, not the end of all tests."""
+"""This runs in its own process, so that a crash in a C parser fails one test instead of ending all of them."""
 
 OUTCOMES = {"pixels", "NotAPicture", "CorruptPicture", "PictureTooLarge", "UnsupportedPicture"}
 
@@ -922,7 +944,7 @@ def test_real_photographs_in_eight_orientations(test_data, spec):
 
 @pytest.mark.real
 def test_interlaced_pngs_are_their_twins(test_data):
-    """The suite holds each picture twice, plain and interlaced: other bytes, the same pixels."""
+    """The suite has each picture twice, plain and interlaced: different bytes, but the same pixels."""
     folder = test_data / "odd_images" / "pngsuite"
     twins = [(path, next(iter(folder.rglob(f"i{path.name}")), None)) for path in folder.glob("basn*.png")]
     twins = [(plain, interlaced) for plain, interlaced in twins if interlaced]

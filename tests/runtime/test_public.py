@@ -1,14 +1,19 @@
-"""The public surface: exactly these names, and the errors as the tree that `_errors.py` draws."""
+"""Test the public names, the tree of errors, what is imported when, and the silence of ONNX Runtime."""
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import zoo_runtime
+from zoo_runtime import cli
 
 NAMES = {
     "INPUT",
@@ -42,6 +47,8 @@ NAMES = {
     "check",
     "decode",
     "list_pictures",
+    "parse_providers",
+    "print_predictions",
     "record",
     "time_pairs",
     "versions",
@@ -53,14 +60,23 @@ def test_all_is_exactly_these_names():
     assert len(zoo_runtime.__all__) == len(NAMES)
 
 
+LAZY = {"print_predictions"}
+"""Names that are imported on first use."""
+
+
 def test_every_name_exists_and_no_other_public_name_does():
     public = {name for name in vars(zoo_runtime) if not name.startswith("_")} - {"cli"}
-    assert public | {"__version__"} == NAMES
+    assert public | LAZY | {"__version__"} == NAMES
+    assert all(getattr(zoo_runtime, name) is not None for name in NAMES)
+    with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
+        _ = zoo_runtime.Predicter
 
 
 def test_every_public_class_and_function_is_documented():
     for name in NAMES - {"INPUT", "OUTPUT", "MAX_PIXELS", "SUFFIXES", "__version__"}:
-        assert (getattr(zoo_runtime, name).__doc__ or "").strip(), name
+        text = getattr(zoo_runtime, name).__doc__ or ""
+        # A dataclass without a docstring gets its signature as one.
+        assert text.strip() and not text.startswith(f"{name}("), name
 
 
 def test_suffixes_are_lower_case_endings():
@@ -93,25 +109,95 @@ def test_a_device_needs_only_onnxruntime_numpy_and_pillow():
     assert ran.stdout.strip() == "[]"
 
 
-def test_the_first_label_waits_for_no_import_that_it_does_not_need():
-    shown = "print(sorted({'concurrent.futures', 'hashlib', 'zoo_runtime._bench'} & set(sys.modules)))"
-    ran, parts = (
-        subprocess.run([sys.executable, "-c", f"import sys, {text}; {shown}"], capture_output=True, check=True)
-        for text in ("zoo_runtime.cli", "numpy, onnxruntime, PIL.Image")
-    )
-    assert ran.stdout == parts.stdout
+def modules_after(code: str, *arguments: object) -> set[str]:
+    """Run code in a process of its own, and return the modules that it has loaded."""
+    code += "\nimport sys; print(*sys.modules, sep='\\n', file=sys.stderr)"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stderr.split())
 
 
-def test_nothing_is_told_to_anybody_and_nothing_left_in_the_home_folder(model, tmp_path):
-    """onnxruntime's telemetry, which is silent by itself where it sees a CI."""
+def test_nothing_is_imported_before_it_is_needed(model, pictures):
+    """The import, the command and the first label of a process must not wait for what they do not use."""
+    needed = modules_after("import numpy, PIL.Image")
+    imported = modules_after("import zoo_runtime") - needed
+    assert "zoo_runtime._predictor" in imported
+    assert not imported & {"onnxruntime", "argparse", "hashlib", "concurrent.futures"}
+    assert not imported & {"zoo_runtime.cli", "zoo_runtime._print", "zoo_runtime._bench"}
+
+    code = "import sys; from zoo_runtime.cli import main; main(sys.argv[1:])"
+    labelled = modules_after(code, "predict", model, pictures / "red.jpg")
+    assert {"onnxruntime", "zoo_runtime._print"} <= labelled
+    needed = modules_after("import argparse, numpy, onnxruntime, PIL.JpegImagePlugin")
+    assert not (labelled - needed) & {"hashlib", "concurrent.futures", "zoo_runtime._bench", "PIL.PngImagePlugin"}
+
+
+def test_print_predictions_prints_what_the_command_prints(model, pictures, capsys):
+    paths = [str(pictures / "red.jpg"), str(pictures / "damaged.jpg")]
+    assert zoo_runtime.print_predictions(str(model), paths, top=2) == 1
+    ours = capsys.readouterr()
+    assert cli.main(["predict", str(model), *paths, "--top", "2"]) == 1
+    assert ours == capsys.readouterr()
+    assert ours.out.startswith(f"{paths[0]}: red ") and ours.err.startswith(f"{paths[1]}: CorruptPicture: ")
+
+
+def test_parse_providers():
+    assert zoo_runtime.parse_providers("cpu") == ["cpu"]
+    assert zoo_runtime.parse_providers(" CPU, CPUExecutionProvider") == ["CPU", "CPUExecutionProvider"]
+    for text in ("cpu,nonsense", "nonsense", "", "cpu,"):
+        with pytest.raises(ValueError, match=r"cpu.*Received: '(nonsense)?'"):
+            zoo_runtime.parse_providers(text)
+
+
+def test_the_readme_names_the_lowest_versions():
+    folder = Path(__file__).resolve().parents[2] / "runtime"
+    needs = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    rows = re.findall(r"^\| (\w+) \| (\d[\d.]*) \|", (folder / "README.md").read_text("utf-8"), re.M)
+    assert sorted(f"{name.lower()}>={version}" for name, version in rows) == sorted(needs)
+
+
+# Telemetry of ONNX Runtime
+
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "PYTHONHOME")}
+"""The environment without the variables of a CI. In a CI, ONNX Runtime sends nothing anyway."""
+
+
+def test_nothing_is_sent_and_nothing_is_left_in_the_home_folder(model, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "PYTHONHOME")}
     code = "import sys; from zoo_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
     subprocess.run(
         [sys.executable, "-c", code, "check", str(model)],
-        env={**environment, "HOME": str(home)},
+        env={**ENVIRONMENT, "HOME": str(home)},
         check=True,
         capture_output=True,
     )
     assert list(home.rglob("*")) == []
+
+
+@pytest.mark.parametrize("given, kept", [(None, "1"), ("0", "0"), ("", "")])
+def test_the_environment_is_written_on_first_use_and_never_against_the_user(model, given, kept):
+    code = (
+        "import os, sys\n"
+        "before = dict(os.environ)\n"
+        "import zoo_runtime, zoo_runtime.cli, zoo_runtime._bench\n"
+        "assert dict(os.environ) == before, 'importing changed the environment'\n"
+        "zoo_runtime.Predictor(sys.argv[1])\n"
+        "changed = {key: value for key, value in os.environ.items() if before.get(key) != value}\n"
+        "assert set(changed) <= {'ORT_DISABLE_TELEMETRY'}, changed\n"
+        "print(repr(os.environ['ORT_DISABLE_TELEMETRY']))"
+    )
+    # Values other than "1" may switch the telemetry on. "CI" keeps it silent for this test.
+    environment = {**ENVIRONMENT, "CI": "true", **({} if given is None else {"ORT_DISABLE_TELEMETRY": given})}
+    ran = subprocess.run([sys.executable, "-c", code, str(model)], env=environment, capture_output=True, text=True)
+    assert (ran.stdout.strip(), ran.stderr) == (repr(kept), "")
+
+
+def test_onnxruntime_is_imported_in_one_place():
+    """Any other import could come first, before the telemetry is switched off."""
+    importing = []
+    for path in Path(zoo_runtime.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            importing += [path.name for name in names if name.split(".")[0] == "onnxruntime"]
+    assert importing == ["_onnxruntime.py"]

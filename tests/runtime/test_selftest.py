@@ -1,4 +1,4 @@
-"""check: passes on the machine that recorded, fails on changed probabilities, tells changed pixels."""
+"""Test `check`: it passes where it was recorded, fails on other probabilities, and reports other pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo_runtime import CorruptModel, PictureError, Predictor, check, decode, re
 
 @pytest.fixture
 def replayed(graph, info):
-    """Check the tiny export after its self-test was altered."""
+    """Return a function that alters the tiny export's self-test, and then checks the export."""
 
     def run(alter):
         selftest = copy.deepcopy(info.selftest)
@@ -81,7 +81,7 @@ def test_a_difference_within_the_tolerance_passes(replayed):
 
 
 def test_other_pixels_are_told_and_pass(replayed):
-    """Another libjpeg may round otherwise; what counts is the probabilities."""
+    """Another libjpeg may round differently. Only the probabilities count."""
 
     def alter(selftest):
         sample = bytearray(base64.b64decode(selftest["pictures"][0]["sample"]["pixels"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from zoo.cli.console import ConsoleReporter, load_registry
-from zoo.cli.options import exported_option, parse_providers, runs_option
+from zoo.cli.options import exported_option, providers_of, runs_option
 
 
 @click.command()
@@ -40,7 +40,7 @@ def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs
 @click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="Threads to use (default: one a core).")
 @click.option(
     "--providers",
-    callback=parse_providers,
+    callback=providers_of,
     metavar="P,...",
     help="Where the network runs, best first: cpu, openvino, cuda, ... (default: what was tuned, or cpu).",
 )
@@ -58,11 +58,11 @@ def predict(
 ) -> int:
     """Label pictures with MODEL (an exported file, the name of an export, or a run folder)."""
     from zoo.workflow import evaluate as workflow
-    from zoo_runtime import cli as runtime
+    from zoo_runtime import print_predictions
 
     path = workflow.resolve_model(model, exported, runs, to_predict=True)
     chosen = {"threads": threads, "providers": providers}
-    return runtime.predict(os.fspath(path), paths, top=top, as_json=as_json, **chosen)
+    return print_predictions(os.fspath(path), paths, top=top, as_json=as_json, **chosen)
 
 
 @click.command()

@@ -71,11 +71,13 @@ def _hidden(context: click.Context, parameter: click.Parameter, value: str | Non
     return () if value == "none" else parse_numbers(int, 1, 65537)(context, parameter, value)
 
 
-def parse_providers(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
-    from zoo_runtime import cli as runtime
+def providers_of(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    if value is None:
+        return None
+    from zoo_runtime import parse_providers
 
     try:
-        return None if value is None else runtime.provider_names(value)
+        return parse_providers(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

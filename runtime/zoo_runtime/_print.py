@@ -1,0 +1,81 @@
+"""Print predictions line by line, for the commands `zoo-runtime predict` and `zoo predict`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from ._errors import PictureError
+from ._predictor import Predictor, expand, no_picture_in
+from ._session import Provider
+
+
+def print_predictions(
+    model: str,
+    paths: Sequence[str],
+    *,
+    top: int | None = None,
+    as_json: bool = False,
+    threads: int | None = None,
+    providers: Sequence[Provider] | None = None,
+) -> int:
+    """Predict files and folders, and print one line per picture.
+
+    If a picture or folder cannot be read, a line on standard error says so, and the rest goes on. With `as_json`, it is
+    a JSON object on standard output instead.
+
+    Args:
+        model: Path of an exported file, or of the folder that holds it.
+        paths: Pictures, and folders of pictures.
+        top: How many classes to show, likeliest first. None shows the labels alone, or with `as_json` all classes.
+        as_json: Print one JSON object per picture instead of text.
+        threads: See `Predictor`.
+        providers: See `Predictor`.
+
+    Returns:
+        The exit code: 0, or 1 if any picture could not be predicted.
+
+    Raises:
+        ModelError: If the exported file cannot be used. See `Predictor`.
+        PictureNotFound: If the paths hold no picture at all.
+    """
+    failed = False
+
+    def refuse(path: str, error: PictureError) -> None:
+        nonlocal failed
+        failed = True
+        kind = type(error).__name__
+        if as_json:
+            print(json.dumps({"path": path, "error": kind, "message": str(error)}), flush=True)
+        else:
+            print(one_line(f"{path}: {kind}: {str(error).removeprefix(path + ': ')}"), file=sys.stderr)
+
+    predictor = Predictor(model, threads=threads, providers=providers)
+    listed = list(expand(paths, refuse))
+    for path, result in zip(listed, predictor.predict_each(listed), strict=True):
+        if isinstance(result, PictureError):
+            refuse(path, result)
+        elif as_json:
+            line: dict[str, object] = {
+                "path": path,
+                "label": result.label,
+                "confidence": result.confidence,
+                "probabilities": dict(result.top(top)) if top else result.probabilities,
+            }
+            if predictor.info.task == "multilabel":
+                line["labels"] = list(result.labels)
+            print(json.dumps(line), flush=True)
+        else:
+            # A multi-label network shows the labels that apply. With --top, it shows the likeliest in any case.
+            count = top or (len(result.labels) if predictor.info.task == "multilabel" else 1)
+            shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count))
+            print(one_line(f"{path}: {shown or 'no class'}"), flush=True)
+    if not listed and not failed:
+        raise no_picture_in(paths)
+    return 1 if failed else 0
+
+
+def one_line(text: str) -> str:
+    """Escape what is not printable: a line break in a file's name would look like the next picture's line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
