@@ -86,7 +86,7 @@ def test_json_and_history_come_back(tmp_path):
 def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "model.keras"
     path.write_bytes(b"old")
-    with pytest.raises(error), files.replacing(path) as temporary:
+    with pytest.raises(error), files.atomic_write(path) as temporary:
         temporary.write_bytes(b"ne")
         raise error
     assert path.read_bytes() == b"old" and names(tmp_path) == ["model.keras"]
@@ -95,7 +95,7 @@ def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path, error):
 def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
     path = tmp_path / "deep/model.keras"
     for content in (b"old", b"new"):
-        with files.replacing(path) as temporary:
+        with files.atomic_write(path) as temporary:
             assert temporary.parent == path.parent and temporary.suffix == ".keras" and not temporary.exists()
             temporary.write_bytes(content)
             assert (path.read_bytes() if path.exists() else None) == (None if content == b"old" else b"old")
@@ -113,7 +113,7 @@ def test_what_cannot_be_json_leaves_the_old_file(tmp_path):
 def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
-    with pytest.raises(WriteError, match=r"model\.onnx' cannot be written: No such file"), files.replacing(path):
+    with pytest.raises(WriteError, match=r"model\.onnx' cannot be written: No such file"), files.atomic_write(path):
         pass
     assert path.read_bytes() == b"old"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zoo.errors import WriteError
 
-PARTIAL = ".partial-"
+SCRATCH = ".partial-"
 LEFTOVER_SECONDS = 3600
 
 
@@ -66,14 +66,14 @@ def sets(folder: Path) -> list[tuple[float, int, Path]]:
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             with contextlib.suppress(OSError):
-                if path.is_dir() and not path.name.startswith(PARTIAL):
+                if path.is_dir() and not path.name.startswith(SCRATCH):
                     found.append((path.stat().st_mtime, sum(map(_taken, path.iterdir())), path))
     return sorted(found, reverse=True)
 
 
-def remove_set(path: Path) -> None:
-    """Take a set away whole: half-removed, it would look like one. `partial` cleans up what a killed process leaves."""
-    gone = path.parent / f"{PARTIAL}{secrets.token_hex(6)}"
+def evict(path: Path) -> None:
+    """Take a set away whole: half-removed, it would look like one. `scratch_folder` cleans up what a killed process leaves."""
+    gone = path.parent / f"{SCRATCH}{secrets.token_hex(6)}"
     with contextlib.suppress(OSError):
         os.rename(path, gone)
         shutil.rmtree(gone, ignore_errors=True)
@@ -86,7 +86,7 @@ def _taken(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def partial(folder: Path) -> Iterator[Path]:
+def scratch_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder inside a cache folder, where things are made before they are moved to their place.
 
     What killed processes left behind goes too: temporary folders in which nothing has been written for an hour.
@@ -95,14 +95,14 @@ def partial(folder: Path) -> Iterator[Path]:
         OSError: The folder cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(f"{PARTIAL}*"):
+    for leftover in folder.glob(f"{SCRATCH}*"):
         # Another process may be cleaning up as well.
         with contextlib.suppress(OSError):
             used = max(path.stat().st_mtime for path in (leftover, *leftover.iterdir()))
             if time.time() - used > LEFTOVER_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)
     # Not tempfile's: its folders and files are closed to all others, and a cache may be shared.
-    temporary = folder / f"{PARTIAL}{secrets.token_hex(6)}"
+    temporary = folder / f"{SCRATCH}{secrets.token_hex(6)}"
     temporary.mkdir()
     try:
         yield temporary
@@ -111,7 +111,7 @@ def partial(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there takes its place at the end, or not at all.
 
     Raises:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import RunError
-from zoo.files import replacing
+from zoo.files import atomic_write
 
 SCHEMA = 1
 PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow", "scikit-learn")
@@ -49,7 +49,7 @@ class Run:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""
-        with replacing(self.folder / name) as temporary:
+        with atomic_write(self.folder / name) as temporary:
             temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
     def read_json(self, name: str) -> Any:
@@ -88,7 +88,7 @@ class Run:
 
     def _write_csv(self, name: str, rows: list[dict[str, Any]]) -> None:
         with (
-            replacing(self.folder / name) as temporary,
+            atomic_write(self.folder / name) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as stream,
         ):
             writer = csv.DictWriter(stream, list(rows[0]))

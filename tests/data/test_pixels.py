@@ -367,7 +367,7 @@ def test_what_killed_processes_left_goes_after_an_hour(pictures, cache):
 
 def test_the_bound_spares_what_is_being_made(pictures, cache, monkeypatch):
     monkeypatch.setattr(module, "CACHE_BYTES", 1)
-    with files.partial(cache) as temporary:
+    with files.scratch_folder(cache) as temporary:
         (temporary / "pixels.npy").write_bytes(b"x" * 1000)
         load_pixels(pictures, SPEC, cache)
         assert (temporary / "pixels.npy").exists()

@@ -83,7 +83,7 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
         return found
     try:
         _make_room(folder, len(pictures) * math.prod(spec.size) * spec.channels)
-        with files.partial(folder) as temporary:
+        with files.scratch_folder(folder) as temporary:
             bad = _decode_all(pictures, digests, spec, temporary / "pixels.npy", progress)
             (temporary / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
             _put(temporary, place, digests)
@@ -283,4 +283,4 @@ def _make_room(folder: Path, wanted: int) -> None:
     while sets and (held + wanted > CACHE_BYTES or shutil.disk_usage(folder).free < wanted):
         _, size, oldest = sets.pop()
         held -= size
-        files.remove_set(oldest)
+        files.evict(oldest)

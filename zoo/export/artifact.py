@@ -13,7 +13,7 @@ import onnx
 import zoo_runtime
 from zoo.convert.keras_to_onnx import without_logits
 from zoo.errors import ParityFailed
-from zoo.files import replacing
+from zoo.files import atomic_write
 from zoo_runtime import ModelInfo, Predictor
 
 
@@ -47,7 +47,7 @@ def place(data: bytes, target: Path) -> None:
     Raises:
         ParityFailed: What was written does not pass its own self-test.
     """
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_bytes(data)
         result = zoo_runtime.check(Predictor(temporary))
         if not (result.passed and result.pixels_equal):
@@ -56,7 +56,7 @@ def place(data: bytes, target: Path) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """Put a copy of an exported file in place by one atomic replace."""
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         shutil.copyfile(source, temporary)
 
 

@@ -207,7 +207,7 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
     http = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=(CONNECT_SECONDS, READ_SECONDS))
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        with files.partial(path.parent) as temporary:
+        with files.scratch_folder(path.parent) as temporary:
             file = Path(pooch.retrieve(entry.url, entry.hash, fname=path.name, path=temporary, downloader=http))
             _refuse_other_files(file, entry)
             # pooch closes its files to all others, and a cache may be shared.

@@ -80,7 +80,7 @@ def preview(
         columns.append((f"epoch {copy + 1}", np.rint(altered).astype("uint8"), shares))
     where = f"{source.name}, {spec.size[0]} x {spec.size[1]} pixels, seed {seed}"
     sheet = _draw(columns, source.classes, describe(policy, parameters).replace(",", ", "), where)
-    with files.replacing(output) as temporary:
+    with files.atomic_write(output) as temporary:
         sheet.save(temporary, format="PNG")
     return output
 

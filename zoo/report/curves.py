@@ -139,7 +139,7 @@ def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
         WriteError: It cannot be written.
     """
     drawn = figure(curves, factor)
-    with files.replacing(path) as temporary:
+    with files.atomic_write(path) as temporary:
         drawn.savefig(temporary, format="png", dpi=DPI)
 
 

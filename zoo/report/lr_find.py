@@ -61,5 +61,5 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("learning rate")
-    with files.replacing(path) as temporary:
+    with files.atomic_write(path) as temporary:
         drawn.savefig(temporary, format="png", dpi=DPI)

@@ -200,7 +200,7 @@ def _keep(
     record["seconds"]["export"] = round(time.perf_counter() - begun, 2)
     record["parity"] = info.parity
     run.write_json("run.json", record)
-    with files.replacing(run.folder / "report.html") as temporary:
+    with files.atomic_write(run.folder / "report.html") as temporary:
         drawn = (run.folder / curves.FILE).is_file()
         page = html.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
         temporary.write_text(page, encoding="utf-8")

@@ -236,7 +236,7 @@ def _train(
     )
     record["prefix"] = outcome.prefix
     run.write_history(outcome.history)
-    with reporter.timing.measure("saving"), files.replacing(run.model) as temporary:
+    with reporter.timing.measure("saving"), files.atomic_write(run.model) as temporary:
         model.save(temporary)
     record.update(phases=outcome.phases, best_epoch=outcome.best_epoch, status="trained")
     record["warnings"] += outcome.warnings

@@ -211,7 +211,7 @@ class Cache:
         Raises:
             OSError: The folder cannot be written.
         """
-        with files.partial(self.folder):
+        with files.scratch_folder(self.folder):
             # What killed processes left goes with it.
             pass
         sets = files.sets(self.folder)
@@ -228,7 +228,7 @@ class Cache:
                 anew = sum(self._lacking(None, one, fixed_point) for one in wanted)
                 if stale and held + anew <= self.limit:
                     for path in stale:
-                        files.remove_set(path)
+                        files.evict(path)
                     return self.open(wanted)
                 self.refusal = f"--cache-size allows {files.size_text(self.limit)}"
             elif more > free + sum(size for _, size, _ in others):
@@ -241,7 +241,7 @@ class Cache:
         while others and (taken > self.limit or more > free):
             _, size, oldest = others.pop()
             taken, free = taken - size, free + size
-            files.remove_set(oldest)
+            files.evict(oldest)
         self._used.update(places)
         return [Store(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
 
@@ -249,7 +249,7 @@ class Cache:
         """Remove sets, whole or half-written."""
         for store in stores:
             self._used.discard(store.folder)
-            files.remove_set(store.folder)
+            files.evict(store.folder)
 
     def _lacking(self, place: Path | None, wanted: Wanted, fixed_point: bool) -> int:
         """Bytes that the rows take which are not there yet."""
