@@ -139,7 +139,7 @@ def describe(registry: Registry, name: str) -> str:
         DuplicateName: Two plugins bring it.
     """
     head, _, tag = name.partition(".")
-    head = registry.spelled(head)
+    head = registry.canonical_name(head)
     known = {kind: {item.name for item in registry.all(kind)} for kind in (Architecture, Augmentation, Schedule)}
     for kind, key in registry.conflicts:
         if kind in known:

@@ -63,12 +63,12 @@ class Registry:
     plugins: list[Plugin] = field(default_factory=list)
     broken: list[BrokenPlugin] = field(default_factory=list)
     items: dict[type, dict[object, Item]] = field(default_factory=lambda: {kind: {} for kind in HOOKS.values()})
-    origin: dict[int, Plugin] = field(default_factory=dict)
+    providers: dict[int, Plugin] = field(default_factory=dict)
     conflicts: dict[tuple[type, object], list[Plugin]] = field(default_factory=dict)
 
     def plugin_of(self, item: Item) -> Plugin:
         """The plugin that brought an item."""
-        return self.origin[id(item)]
+        return self.providers[id(item)]
 
     def all(self, kind: type) -> list[Item]:
         """Every usable item of a kind, in the order in which plugins listed them."""
@@ -81,9 +81,9 @@ class Registry:
             UnknownName: No plugin brings it.
             DuplicateName: Two plugins do.
         """
-        return self._get(Architecture, self.spelled(name), "`zoo list architectures` shows them.")
+        return self._get(Architecture, self.canonical_name(name), "`zoo list architectures` shows them.")
 
-    def spelled(self, name: str) -> str:
+    def canonical_name(self, name: str) -> str:
         """An architecture's listed name, of one with other capitals, hyphens or underscores ("ResNet50")."""
         known = [*self.items[Architecture], *(key for kind, key in self.conflicts if kind is Architecture)]
         alike = [other for other in known if squeezed(other) == squeezed(name)]
@@ -146,13 +146,13 @@ class Registry:
         """Index what a plugin brings. A name that is already taken is withdrawn from both and kept as a conflict."""
         for item in items:
             kind, name = type(item), _name(item)
-            self.origin[id(item)] = plugin
+            self.providers[id(item)] = plugin
             if (kind, name) in self.conflicts:
                 others = self.conflicts[kind, name]
                 self.conflicts[kind, name] = others if plugin in others else [*others, plugin]
                 continue
             held = {key: other for key, other in self.items[kind].items() if _name(other) == name}
-            owners = {self.origin[id(other)] for other in held.values()} - {plugin}
+            owners = {self.providers[id(other)] for other in held.values()} - {plugin}
             if owners:
                 for key in held:
                     del self.items[kind][key]

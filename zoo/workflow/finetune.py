@@ -192,7 +192,7 @@ def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -
     """The first version of run.json."""
     options, source = plan.options, prepared.source
     # A schedule of a user's file is of no plugin.
-    items = [item for item in (plan.architecture, plan.augmentation, plan.schedule) if id(item) in registry.origin]
+    items = [item for item in (plan.architecture, plan.augmentation, plan.schedule) if id(item) in registry.providers]
     used = {str(registry.plugin_of(item)) for item in items}
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     bad = sorted(prepared.pixels.bad.items())
