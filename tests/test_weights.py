@@ -125,7 +125,7 @@ def place(folder: Path, name: str, data: bytes) -> Path:
     return folder / name
 
 
-def find(*entries: Weights, size: int = 224, **options) -> fetch.Found:
+def find(*entries: Weights, size: int = 224, **options) -> fetch.WeightsFile:
     return fetch.find(entries, (size, size), **options)
 
 
@@ -143,14 +143,14 @@ def test_mirror_before_cache_before_keras_before_the_network(tmp_path, monkeypat
         ("Keras's cache", place(files.keras_cache(), "w.h5", b"keras")),
     ]
     for where, path in copies:
-        assert fetch.at_hand(wanted) == (path, where)
+        assert fetch.find_local(wanted) == (path, where)
         found = find(wanted)
         assert (found.path, found.place) == (path, where)
         assert found.sha256 == sha256(path.read_bytes())
         assert found.entry is found.wanted is wanted and found.reason == ""
         path.unlink()
     assert server.requests == []
-    assert fetch.at_hand(wanted) is None
+    assert fetch.find_local(wanted) is None
     found = find(wanted)
     assert (found.path, found.place, found.sha256) == (store() / "w.h5", "download", sha256(data))
     assert found.path.read_bytes() == data

@@ -119,7 +119,7 @@ class Plan:
     head: Head
     source: sources.Source
     spec: ImageSpec
-    found: fetch.Found | Path | None
+    found: fetch.WeightsFile | Path | None
     begin: dict[str, Any]
     schedule: Schedule
     phases: tuple[Phase, ...]

@@ -58,7 +58,7 @@ def _architecture(registry: Registry, item: Architecture) -> dict[str, Any]:
         "size": list(item.input_size),
         "top1": entries[0].top1 if entries else None,
         "licence": item.licence,
-        "at_hand": any(fetch.at_hand(entry) for entry in entries),
+        "at_hand": any(fetch.find_local(entry) for entry in entries),
         "plugin": registry.plugin_of(item).name,
         "summary": item.summary,
     }
@@ -73,7 +73,7 @@ def _weights(registry: Registry, item: Weights) -> dict[str, Any]:
         "top1": item.top1,
         "top5": item.top5,
         "licence": item.licence,
-        "at_hand": bool(fetch.at_hand(item)),
+        "at_hand": bool(fetch.find_local(item)),
         "plugin": registry.plugin_of(item).name,
         "file": item.filename,
         "url": item.url,
@@ -181,7 +181,7 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
 
 
 def _weights_facts(entry: Weights) -> dict[str, Any]:
-    found = fetch.at_hand(entry)
+    found = fetch.find_local(entry)
     return {
         "size": "x".join(map(str, entry.input_size)),
         "top-1, top-5": f"{entry.top1}, {entry.top5 or '-'} (reported, ImageNet)" if entry.top1 else "not reported",

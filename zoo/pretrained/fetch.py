@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Found:
+class WeightsFile:
     """A weights file at hand.
 
     Args:
@@ -47,7 +47,7 @@ class Found:
     sha256: str
 
 
-def at_hand(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
+def find_local(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
     """Find a file without reading it and without the network.
 
     Returns:
@@ -75,7 +75,7 @@ def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
     return sorted(entries, key=distance)
 
 
-def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None) -> Found:
+def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None) -> WeightsFile:
     """Get the weights that fit a size best.
 
     The exact resolution if it is at hand or can be downloaded, else the nearest one that is at hand.
@@ -95,12 +95,12 @@ def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress |
     wanted, *others = by_fit(entries, size)
     try:
         path, place, digest = _get(wanted, progress)
-        return Found(path, place, wanted, wanted, "", digest)
+        return WeightsFile(path, place, wanted, wanted, "", digest)
     except WeightsUnavailable as error:
         for other in others:
-            if at_hand(other):
+            if find_local(other):
                 path, place, digest = _get(other, progress)
-                return Found(path, place, other, wanted, str(error), digest)
+                return WeightsFile(path, place, other, wanted, str(error), digest)
         raise
 
 
@@ -146,7 +146,7 @@ def digest_of(path: Path, algorithm: str = "sha256") -> str:
 
 def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, str, str]:
     """Return (path, place, sha256) of a checked file, downloading it where it is not at hand."""
-    found = at_hand(entry)
+    found = find_local(entry)
     if found:
         path, place = found
         return path, place, _checked(path, entry, _recorded(path) if place == "cache" else None)

@@ -18,17 +18,17 @@ RANDOM_SCHEDULE = "scratch"
 def choose(
     architecture: Architecture,
     tag: str | None,
-    wish: str,
+    requested: str,
     size: tuple[int, int] | None,
     registry: Registry,
     reporter: Reporter,
-) -> tuple[fetch.Found | Path | None, dict[str, Any]]:
+) -> tuple[fetch.WeightsFile | Path | None, dict[str, Any]]:
     """Find the weights that training begins from.
 
     Args:
         architecture: What is to be trained.
         tag: The tag that stood behind its name, or None.
-        wish: "auto", "none", a tag, or a path.
+        requested: "auto", "none", a tag, or a path.
         size: (height, width) in pixels of the pictures, or None where it follows the weights.
         registry: The loaded plugins.
         reporter: Hears what is taken, and in a block why nothing is.
@@ -42,13 +42,15 @@ def choose(
         DuplicateName: Two plugins bring them.
         HashMismatch: A file at hand is not the published one.
     """
-    if tag and wish not in ("auto", tag):
-        raise UsageError(f"{architecture.name}.{tag} asks for {tag!r} and --weights for {wish!r}; give one of them.")
-    if wish == "none":
+    if tag and requested not in ("auto", tag):
+        raise UsageError(
+            f"{architecture.name}.{tag} asks for {tag!r} and --weights for {requested!r}; give one of them."
+        )
+    if requested == "none":
         return None, {"random": True, "id": None, "reason": "--weights none"}
-    if wish not in ("auto", tag) and _is_path(wish):
-        return _own_file(wish, reporter)
-    explicit = tag or (wish if wish != "auto" else None)
+    if requested not in ("auto", tag) and _is_path(requested):
+        return _own_file(requested, reporter)
+    explicit = tag or (requested if requested != "auto" else None)
     registry.check_tag(architecture.name, explicit)
     entries = first_tag(registry.weights_of(architecture.name, explicit, top=False))
     if not entries:
@@ -77,7 +79,7 @@ def first_tag(entries: list[Weights]) -> list[Weights]:
     return [entry for entry in entries if entry.tag == entries[0].tag]
 
 
-def say(found: fetch.Found, reporter: Reporter) -> None:
+def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
     """Tell which weights are used, and where another resolution had to do."""
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, from the {found.place})")
     if found.entry is not found.wanted:
@@ -88,7 +90,7 @@ def say(found: fetch.Found, reporter: Reporter) -> None:
         )
 
 
-def describe(found: fetch.Found) -> dict[str, Any]:
+def describe(found: fetch.WeightsFile) -> dict[str, Any]:
     """What run.json and the exported file record of published weights."""
     entry = found.entry
     return {
@@ -108,12 +110,12 @@ def _is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text.endswith((".h5", ".keras")) or Path(text).is_file()
 
 
-def _own_file(wish: str, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
-    path = Path(os.path.expanduser(wish))
+def _own_file(requested: str, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
+    path = Path(os.path.expanduser(requested))
     try:
         digest = fetch.digest_of(path)
     except OSError as error:
-        raise WeightsUnavailable(f"the weights file {wish!r} cannot be read: {error.strerror}.") from None
+        raise WeightsUnavailable(f"the weights file {requested!r} cannot be read: {error.strerror}.") from None
     reporter.say(f"Weights: {path}")
     return path, {"random": False, "id": None, "file": path.name, "sha256": digest, "place": "path"}
 

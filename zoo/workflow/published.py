@@ -168,7 +168,7 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
             classes = fetch.read_class_index(fetch.find_file(index, progress))
     except WeightsUnavailable as error:
         text = f"{error}.\n{fetch.advice(index)}."
-        if not fetch.at_hand(entries[0]):
+        if not fetch.find_local(entries[0]):
             text += f"\nThe weights are not at hand either: {entries[0].url}, as {entries[0].filename}."
         raise WeightsUnavailable(text) from None
     if len(classes) != entries[0].classes:
@@ -176,7 +176,7 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
     return classes
 
 
-def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> fetch.Found:
+def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> fetch.WeightsFile:
     """Get the weights with top that fit a size best."""
     try:
         with reporter.progress("downloading weights") as progress:
@@ -189,7 +189,7 @@ def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter
 
 def _published_graph(
     architecture: Architecture,
-    found: fetch.Found,
+    found: fetch.WeightsFile,
     classes: Sequence[str],
     spec: ImageSpec,
     pictures: Sequence[sources.Picture],
