@@ -107,16 +107,16 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     plan = config.plan(config.Options(**wanted, export=False), plugins, reporter)
     if plan.begin["random"]:
         sys.exit("pretrained weights are not to be had")
-    prepared = finetune.prepare_data(plan, reporter)
-    known = np.union1d(prepared.split.train, prepared.split.val)
-    targets, array, task = prepared.targets, prepared.pixels.array, plan.source.task
+    dataset = finetune.load_dataset(plan, reporter)
+    known = np.union1d(dataset.split.train, dataset.split.val)
+    targets, array, task = dataset.targets, dataset.pixels.array, plan.source.task
     labels = targets.argmax(axis=1)
 
     keras = backend.start()
     model, names = finetune.build_network(plan, plugins, reporter)
     backbone = keras.Model(model.input, model.get_layer(names[-1]).output)
     pretrained = backbone.get_weights()
-    features = Settings(cache, limit=40 << 30, pictures=prepared.pixels.key, always=True)
+    features = Settings(cache, limit=40 << 30, pictures=dataset.pixels.key, always=True)
 
     def run(text: str, seed: int, rows: tuple) -> tuple[np.ndarray, float, float]:
         """(whether each judged picture was right, log loss, seconds)"""
@@ -124,7 +124,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         train, chosen, judged = (known[part] for part in rows)
         augment = policies.build(*policies.parse(policy, plugins)) if policy else None
         learning = dataclasses.replace(
-            finetune.learning_of(plan, prepared), seed=seed, augment=augment, features=features
+            finetune.learning_of(plan, dataset), seed=seed, augment=augment, features=features
         )
         keras.utils.set_random_seed(seed)
         backbone.set_weights(pretrained)

@@ -33,7 +33,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-VAL_SHARE = 0.1
+VAL_FRACTION = 0.1
 HEAD_EPOCHS, TOP_EPOCHS = 3, 2
 
 
@@ -99,7 +99,7 @@ def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, 
 
     given = listed("train")
     rows = train_test_split(
-        np.arange(len(given)), test_size=VAL_SHARE, stratify=[label for _, label in given], random_state=seed
+        np.arange(len(given)), test_size=VAL_FRACTION, stratify=[label for _, label in given], random_state=seed
     )
     parts = {name: [given[i] for i in sorted(chosen)] for name, chosen in zip(("train", "val"), rows, strict=True)}
     parts["test"] = listed("test")

@@ -53,7 +53,7 @@ def test_a_plain_folder_splits_70_15_15_in_every_class():
 
 def test_a_share_asked_for():
     rows = plain(100, 100)
-    result = divide(rows, val_share=0.3)
+    result = divide(rows, val_fraction=0.3)
     assert [len(result.train), len(result.val), len(result.test)] == [110, 60, 30]
     assert "55% / 30% / 15%" in result.how
 
@@ -128,9 +128,9 @@ def test_a_picture_with_many_copies_does_not_take_a_part_for_itself(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("val_share", [None, 0.01, 0.5, 0.8])
-def test_three_different_pictures_are_enough_for_every_class_in_every_part(seed, val_share):
+def test_three_different_pictures_are_enough_for_every_class_in_every_part(seed, val_fraction):
     rows = plain(3, 30, 4, 5, 3)
-    result = divide(rows, seed=seed, val_share=val_share)
+    result = divide(rows, seed=seed, val_fraction=val_fraction)
     for part in (result.train, result.val, result.test):
         assert min(per_class(rows, part)) >= 1
 
@@ -189,7 +189,7 @@ def test_many_classes_and_pictures_take_no_square_time():
 def test_a_share_is_refused_where_validation_is_given():
     rows = [*plain(10, 10, part="train"), *plain(4, 4, part="val", prefix="v"), *plain(4, 4, part="test", prefix="t")]
     with pytest.raises(UsageError, match="--val-split cannot be used"):
-        divide(rows, val_share=0.2)
+        divide(rows, val_fraction=0.2)
     assert len(divide(rows).val) == 8
 
 

@@ -75,9 +75,9 @@ def network(architecture, seed=0):
     return model, [layer.name for layer in backbone.layers]
 
 
-def run(architecture, pictures, *schedule, augment=None, seed=0, batch_size=12, prepare=lambda model: None):
+def run(architecture, pictures, *schedule, augment=None, seed=0, batch_size=12, load=lambda model: None):
     model, backbone = network(architecture, seed)
-    prepare(model)
+    load(model)
     before = {weight.path: weight.numpy().copy() for weight in model.weights}
     outcome = engine.train(
         model,

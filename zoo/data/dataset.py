@@ -20,7 +20,7 @@ from zoo_runtime import ImageSpec
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Dataset:
     """A source whose pictures are decoded and divided.
 
     Args:
@@ -72,9 +72,9 @@ def digest_of(source: sources.Source, digests: Sequence[str], rows: Sequence[int
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def prepare(
-    source: sources.Source, spec: ImageSpec, *, seed: int, val_share: float | None, reporter: Reporter
-) -> Prepared:
+def load(
+    source: sources.Source, spec: ImageSpec, *, seed: int, val_fraction: float | None, reporter: Reporter
+) -> Dataset:
     """Decode and divide the pictures of a source.
 
     Raises:
@@ -85,7 +85,7 @@ def prepare(
         pixels = _decode(source, spec, reporter)
     with reporter.timing.measure("dividing"):
         split = splitting.split(
-            source.pictures, pixels.digests, pixels.usable, source.classes, seed=seed, val_share=val_share
+            source.pictures, pixels.digests, pixels.usable, source.classes, seed=seed, val_fraction=val_fraction
         )
     decoded = "found decoded" if pixels.cached else f"decoded in {time.perf_counter() - begun:.1f} s"
     reporter.say(
@@ -95,19 +95,19 @@ def prepare(
     for remark in source.remarks:
         reporter.warn(remark)
     _warn_of_contradictions(source, pixels, reporter)
-    return Prepared(source, spec, pixels, split, targets_of(source.pictures, len(source.classes)))
+    return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
 
 
-def prepare_again(
+def reload(
     data: str, spec: ImageSpec, *, parts: Mapping[str, str], digest: str, how: str, run: str, reporter: Reporter
-) -> Prepared:
+) -> Dataset:
     """Decode the pictures of a finished run and divide them as they were divided, wherever and however named now.
 
     Args:
         data: Where the pictures are; see `zoo.data.sources`.
         spec: How they are decoded.
         parts: sha256 of every picture of the run -> "train", "val" or "test".
-        digest: The run's `Prepared.digest`.
+        digest: The run's `Dataset.digest`.
         how: What decided the split, in words.
         run: The run's id, for messages.
         reporter: Hears of progress.
@@ -128,10 +128,10 @@ def prepare_again(
         for part in splitting.PARTS
     }
     split = splitting.Split(**rows, how=how)
-    return Prepared(source, spec, pixels, split, targets_of(source.pictures, len(source.classes)))
+    return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
 
 
-def targets_of(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
+def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
     """float32 array (pictures, classes): 1 where a picture is of a class, else 0."""
     targets = np.zeros((len(pictures), classes), "float32")
     for row, picture in zip(targets, pictures, strict=True):

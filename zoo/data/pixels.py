@@ -28,7 +28,7 @@ from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import ImageSpec, PictureError, PictureNotFound
 
-BAD_SHARE = 0.20
+BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
 CHUNK = 32
 # Read or written pages of a mapped file count as the process's memory until they are given back.
@@ -132,11 +132,11 @@ def digests_of(pictures: Sequence[Picture]) -> list[str]:
 
 def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
     """Raise UnreadablePictures if more than a fifth of the pictures are bad (index -> why), naming the first few."""
-    if len(bad) > BAD_SHARE * len(pictures):
+    if len(bad) > BAD_FRACTION * len(pictures):
         shown = "\n".join(f"  {pictures[i].name}: {bad[i]}" for i in sorted(bad)[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise UnreadablePictures(
-            f"{len(bad)} of {len(pictures)} pictures cannot be read, more than {BAD_SHARE:.0%}:\n{shown}{more}\n"
+            f"{len(bad)} of {len(pictures)} pictures cannot be read, more than {BAD_FRACTION:.0%}:\n{shown}{more}\n"
             "Repair or remove them, or check that the path is the right one."
         )
 

@@ -16,9 +16,9 @@ from zoo.data.sources import Picture
 from zoo.errors import EmptyClass, SplitLeak, UsageError
 
 PARTS = ("train", "val", "test")
-TEST_SHARE = 0.15
-VAL_SHARE = 0.15
-VAL_SHARE_OF_TRAIN = 0.10
+TEST_FRACTION = 0.15
+VAL_FRACTION = 0.15
+VAL_FRACTION_OF_TRAIN = 0.10
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def split(
     classes: Sequence[str],
     *,
     seed: int,
-    val_share: float | None = None,
+    val_fraction: float | None = None,
 ) -> Split:
     """Divide pictures.
 
@@ -55,7 +55,7 @@ def split(
         usable: Indices of those that can be decoded.
         classes: Class names.
         seed: Of the automatic part.
-        val_share: Fraction taken as validation, in (0, 1); None means 15 % of a plain folder and 10 % of a given
+        val_fraction: Fraction taken as validation, in (0, 1); None means 15 % of a plain folder and 10 % of a given
             train.
 
     Returns:
@@ -67,25 +67,25 @@ def split(
         UsageError: A share is asked for, and the data bring validation pictures.
     """
     given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
-    if given["val"] and val_share is not None:
+    if given["val"] and val_fraction is not None:
         raise UsageError("--val-split cannot be used here: the data bring validation pictures of their own.")
     rng = np.random.default_rng(seed)
     strata = _strata(pictures, usable, len(classes))
     if all(picture.split is None for picture in pictures):
-        val_share = VAL_SHARE if val_share is None else val_share
-        rest, test = _take(usable, TEST_SHARE, strata, digests, rng, leave=2)
-        train, val = _take(rest, val_share / (1 - TEST_SHARE), strata, digests, rng)
-        shares = f"{1 - TEST_SHARE - val_share:.0%} / {val_share:.0%} / {TEST_SHARE:.0%}"
+        val_fraction = VAL_FRACTION if val_fraction is None else val_fraction
+        rest, test = _take(usable, TEST_FRACTION, strata, digests, rng, leave=2)
+        train, val = _take(rest, val_fraction / (1 - TEST_FRACTION), strata, digests, rng)
+        shares = f"{1 - TEST_FRACTION - val_fraction:.0%} / {val_fraction:.0%} / {TEST_FRACTION:.0%}"
         how = f"train / val / test split {shares}, stratified, seed {seed}"
     else:
         _refuse_leaks(pictures, digests, given)
         train, val, test = given["train"], given["val"], given["test"]
         parts = [f"{part} as given" for part in ("train", "val", "test") if given[part]]
         if not test:
-            train, test = _take(train, TEST_SHARE, strata, digests, rng, leave=1 if val else 2)
-            parts.append(f"test {TEST_SHARE:.0%} of train")
+            train, test = _take(train, TEST_FRACTION, strata, digests, rng, leave=1 if val else 2)
+            parts.append(f"test {TEST_FRACTION:.0%} of train")
         if not val:
-            share = VAL_SHARE_OF_TRAIN if val_share is None else val_share
+            share = VAL_FRACTION_OF_TRAIN if val_fraction is None else val_fraction
             train, val = _take(train, share, strata, digests, rng)
             parts.append(f"val {share:.0%} of train")
         how = ", ".join(parts) + ("" if len(parts) == 3 and all(given.values()) else f", stratified, seed {seed}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
-from zoo.data.dataset import Prepared, digest_of
+from zoo.data.dataset import Dataset, digest_of
 from zoo.errors import DataError, UsageError
 from zoo.evaluate import metrics
 from zoo.reporter import Reporter
@@ -18,7 +18,7 @@ from zoo_runtime import ModelInfo, PictureError, Predictor
 PARTS = (("val", "validation"), ("test", "test"))
 
 
-def judge(predictor: Predictor, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
+def judge(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:
     """Figures of an exported file on the run's validation and test pictures, decoded as the device does.
 
     Raises:
@@ -26,13 +26,13 @@ def judge(predictor: Predictor, prepared: Prepared, reporter: Reporter) -> dict[
     """
     found = {}
     for part, key in PARTS:
-        rows = getattr(prepared.split, part)
+        rows = getattr(dataset.split, part)
         with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
-            probabilities, bad = predict(predictor, prepared.contents(rows), progress)
+            probabilities, bad = predict(predictor, dataset.contents(rows), progress)
         for i, why in bad.items():
-            raise DataError(f"{prepared.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
+            raise DataError(f"{dataset.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
         found[key] = metrics.measure(
-            probabilities, prepared.targets[rows], prepared.source.classes, multilabel=prepared.source.multilabel
+            probabilities, dataset.targets[rows], dataset.source.classes, multilabel=dataset.source.multilabel
         )
     return found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.data.dataset import Prepared
+from zoo.data.dataset import Dataset
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import judge
 from zoo.export.parity import PARITY_PICTURES
@@ -69,7 +69,7 @@ def make(
     kind: str,
     graph: onnx.ModelProto,
     info: ModelInfo,
-    prepared: Prepared,
+    dataset: Dataset,
     metrics: dict[str, Any],
     limits: Limits,
     reporter: Reporter,
@@ -82,7 +82,7 @@ def make(
         kind: "int8" or "fp16".
         graph: What `convert` gave and parity has passed, with both outputs.
         info: What the float32 file says of itself.
-        prepared: The run's pictures.
+        dataset: The run's pictures.
         metrics: Figures of the float32 file.
         limits: What it may cost.
         reporter: Hears of every step.
@@ -96,19 +96,19 @@ def make(
 
     with reporter.timing.measure(f"making {kind}"):
         if kind == "int8":
-            made, precision, tried = _int8(graph, prepared, limits, reporter, seed)
+            made, precision, tried = _int8(graph, dataset, limits, reporter, seed)
         else:
-            made, precision, tried = _fp16(graph, prepared)
+            made, precision, tried = _fp16(graph, dataset)
     tolerance = precision.pop("tolerance")
     plain = artifact.serialize(graph, info)
     # Parity is the float32 file's.
     info = dataclasses.replace(info, precision={"kind": kind, **precision}, parity={})
     info = artifact.with_selftest(made, info, tolerance=tolerance)
-    changed = judge(Predictor(artifact.serialize(made, info)), prepared, reporter)
+    changed = judge(Predictor(artifact.serialize(made, info)), dataset, reporter)
     summary = {key: metric_tools.summary(figures) for key, figures in changed.items()}
     content = artifact.serialize(made, dataclasses.replace(info, metrics=summary))
     judged = {key: (metrics["test"][key], changed["test"][key]) for key in JUDGED if key in metrics["test"]}
-    sample = prepared.pixels.array[prepared.split.test[:1]]
+    sample = dataset.pixels.array[dataset.split.test[:1]]
     speed = compare_speed(Predictor(plain), Predictor(content), sample)
     figures = {
         "kind": kind,
@@ -189,18 +189,18 @@ def _refusal(figures: dict[str, Any], limits: Limits) -> str | None:
 
 
 def _int8(
-    graph: onnx.ModelProto, prepared: Prepared, limits: Limits, reporter: Reporter, seed: int
+    graph: onnx.ModelProto, dataset: Dataset, limits: Limits, reporter: Reporter, seed: int
 ) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
     from zoo.export import int8
 
-    train = np.random.default_rng(seed).permutation(prepared.split.train)
+    train = np.random.default_rng(seed).permutation(dataset.split.train)
     count = max(1, min(int8.CALIBRATION_PICTURES, len(train) // 2))
     # Validation pictures first: a network is surest of those it was trained on, and hides there what it lost.
-    judged = np.concatenate([prepared.split.val, train[count:]])[: int8.JUDGING_PICTURES]
-    judge = int8.Judge(_pixels(prepared, judged), prepared.targets[judged], prepared.source.multilabel)
+    judged = np.concatenate([dataset.split.val, train[count:]])[: int8.JUDGING_PICTURES]
+    judge = int8.Judge(_pixels(dataset, judged), dataset.targets[judged], dataset.source.multilabel)
     with reporter.progress("trying ways to int8") as progress:
         outcome = int8.quantize(
-            *(graph, _pixels(prepared, train[:count]), judge),
+            *(graph, _pixels(dataset, train[:count]), judge),
             max_drop=limits.max_drop,
             any_speed=limits.any_speed,
             progress=progress,
@@ -222,12 +222,12 @@ def _int8(
     return outcome.graph, precision, tried
 
 
-def _fp16(graph: onnx.ModelProto, prepared: Prepared) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
+def _fp16(graph: onnx.ModelProto, dataset: Dataset) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
     from zoo.convert.session import open_session
     from zoo.export import fp16, int8, parity
 
-    rows = np.concatenate([prepared.split.val, prepared.split.train])[:PARITY_PICTURES]
-    judge = int8.Judge(_pixels(prepared, rows), prepared.targets[rows], prepared.source.multilabel)
+    rows = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
+    judge = int8.Judge(_pixels(dataset, rows), dataset.targets[rows], dataset.source.multilabel)
     made = fp16.halve(graph)
     plain, rounded, stored = (judge.outputs(open_session(one)) for one in (graph, fp16.rounded(graph), made))
     # The file must do what rounded weights do; what rounding itself does is judged on the test pictures.
@@ -240,5 +240,5 @@ def _fp16(graph: onnx.ModelProto, prepared: Prepared) -> tuple[onnx.ModelProto, 
     return made, precision, {}
 
 
-def _pixels(prepared: Prepared, rows: Sequence[int]) -> np.ndarray:
-    return np.ascontiguousarray(prepared.pixels.array[rows])
+def _pixels(dataset: Dataset, rows: Sequence[int]) -> np.ndarray:
+    return np.ascontiguousarray(dataset.pixels.array[rows])

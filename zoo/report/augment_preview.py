@@ -14,7 +14,7 @@ import zoo_runtime
 from zoo import files
 from zoo.data import sources
 from zoo.data.augment import build, describe, parse, picture_seeds
-from zoo.data.dataset import targets_of
+from zoo.data.dataset import multi_hot
 from zoo.errors import UnreadablePictures
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
@@ -72,7 +72,7 @@ def preview(
     files.check_writable(output.parent)
     spec = ImageSpec(size=size or source.size or SIZE, channels=3)
     rows, decoded = _decode(source, spec, pictures, seed, reporter)
-    labels = targets_of([source.pictures[row] for row in rows], len(source.classes))
+    labels = multi_hot([source.pictures[row] for row in rows], len(source.classes))
     augment = build(policy, parameters)
     columns = [("as decoded", decoded, labels)]
     for copy in range(copies):

@@ -14,7 +14,7 @@ from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
-from zoo.workflow.export import data_of
+from zoo.workflow.export import reload_dataset
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 
@@ -42,9 +42,9 @@ def evaluate(
     if data is None:
         if run is None or record is None:
             raise UsageError("give the pictures with --data: the run of this file, which knows its own, is not there.")
-        prepared = data_of(run, record, None, reporter)
-        source, digests = prepared.source, prepared.pixels.digests
-        readable = set(prepared.pixels.usable)
+        dataset = reload_dataset(run, record, None, reporter)
+        source, digests = dataset.source, dataset.pixels.digests
+        readable = set(dataset.pixels.usable)
     else:
         source = sources.open_source(data, fewest_classes=1)
         digests = pixel_cache.digests_of(source.pictures)

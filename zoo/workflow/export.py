@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import config, files, runs
-from zoo.data.dataset import Prepared, prepare_again
+from zoo.data.dataset import Dataset, reload
 from zoo.errors import UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
@@ -38,7 +38,7 @@ class Product:
     Args:
         model: The network.
         architecture: What it is.
-        prepared: Its pictures.
+        dataset: Its pictures.
         run: The run folder.
         record: The content of run.json.
         name: Of the export.
@@ -46,7 +46,7 @@ class Product:
 
     model: keras.Model
     architecture: Architecture
-    prepared: Prepared
+    dataset: Dataset
     run: runs.Run
     record: dict[str, Any]
     name: str
@@ -102,11 +102,11 @@ def deliver(
 
     begun = time.perf_counter()
     reporter.say("Exporting to ONNX")
-    prepared = product.prepared
+    dataset = product.dataset
     # Pictures that training did not learn from come first: a network is surest of those it knows.
-    chosen = np.concatenate([prepared.split.val, prepared.split.train])[:PARITY_PICTURES]
-    graph, info = checked_graph(product.model, _info(product), prepared.pixels.array[chosen], reporter)
-    metrics = evaluator.judge(Predictor(artifact.serialize(graph, info)), prepared, reporter)
+    chosen = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
+    graph, info = checked_graph(product.model, _info(product), dataset.pixels.array[chosen], reporter)
+    metrics = evaluator.judge(Predictor(artifact.serialize(graph, info)), dataset, reporter)
     summary = {key: metric_tools.summary(figures) for key, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
     target = exported / product.name / "model.onnx" if exported is not None and float32 else None
@@ -116,7 +116,7 @@ def deliver(
             _keep(product, content, metrics, info, target, begun)
         elif target is not None:
             artifact.place(content, target)
-    result = Result(product.run, metrics, target, sample(prepared, product.run))
+    result = Result(product.run, metrics, target, sample(dataset, product.run))
     if exported is None:
         return result
     limits = limits or Limits()
@@ -156,9 +156,9 @@ def checked_graph(
         return graph, artifact.with_selftest(graph, dataclasses.replace(info, parity=figures))
 
 
-def sample(prepared: Prepared, run: runs.Run) -> Path:
+def sample(dataset: Dataset, run: runs.Run) -> Path:
     """A test picture to try the export on; arrays are written out for that."""
-    content = prepared.source.pictures[int(prepared.split.test[0])].content
+    content = dataset.source.pictures[int(dataset.split.test[0])].content
     if isinstance(content, Path):
         return content
     from PIL import Image
@@ -170,17 +170,17 @@ def sample(prepared: Prepared, run: runs.Run) -> Path:
 
 
 def _info(product: Product) -> ModelInfo:
-    record, prepared = product.record, product.prepared
+    record, dataset = product.record, product.dataset
     return ModelInfo(
-        classes=prepared.source.classes,
+        classes=dataset.source.classes,
         # Runs of before there were binary networks have a softmax over two classes.
         task=record.get("task", "multiclass"),
-        image=prepared.spec,
+        image=dataset.spec,
         architecture=product.architecture.describe(),
         weights=record["weights"],
         run={key: record[key] for key in ("id", "created", "versions", "plugins")}
         | {"seed": record["options"]["seed"]},
-        data=prepared.describe(),
+        data=dataset.describe(),
     )
 
 
@@ -254,10 +254,10 @@ def _compact(
     reporter.say(f"Making the {kind} file")
     run, seed = product.run, product.record["options"]["seed"]
     target = compact_file(exported, product.name, kind)
-    size = product.prepared.spec.size
+    size = product.dataset.spec.size
     suffix = kind if keep else f"{size[0]}x{size[1]}-{kind}"
     try:
-        made = variants.make(kind, graph, info, product.prepared, metrics, limits, reporter, seed=seed)
+        made = variants.make(kind, graph, info, product.dataset, metrics, limits, reporter, seed=seed)
         made = dataclasses.replace(made, record=f"{suffix}.json")
         run.write_json(made.record, made.figures)
         if not made.refusal:
@@ -338,14 +338,14 @@ def export_run(
         head = Head(**record["head"]) if "head" in record else architecture.head
         classes, task = len(record["classes"]), record.get("task", "multiclass")
         model = at_size(model, architecture, head, size, classes=classes, task=task)
-    prepared = data_of(run, record, data, reporter, size)
-    product = Product(model, architecture, prepared, run, record, name)
+    dataset = reload_dataset(run, record, data, reporter, size)
+    product = Product(model, architecture, dataset, run, record, name)
     return deliver(*(product, exported, reporter), keep=not other, float32=not compact, compact=compact, limits=limits)
 
 
-def data_of(
+def reload_dataset(
     run: runs.Run, record: dict[str, Any], data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
-) -> Prepared:
+) -> Dataset:
     """Decode the pictures of a finished run again.
 
     Args:
@@ -359,7 +359,7 @@ def data_of(
         RunError: They are not the pictures of the run.
         DataError: They cannot be read.
     """
-    return prepare_again(
+    return reload(
         data or record["options"]["data"],
         ImageSpec(**{**record["image"], **({"size": size} if size else {})}),
         parts=run.parts(),

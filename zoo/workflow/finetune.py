@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import backend, config, files, runs
 from zoo.config import Options, Plan
 from zoo.data import sources
-from zoo.data.dataset import Prepared, prepare
+from zoo.data.dataset import Dataset, load
 from zoo.errors import (
     WriteError,
     reason,
@@ -56,24 +56,24 @@ def finetune(
     """
     plan = config.plan(options, registry, reporter)
     check_targets(options.exported, plan.name, compact)
-    prepared = prepare_data(plan, reporter)
+    dataset = load_dataset(plan, reporter)
     run = runs.create(options.runs, plan.architecture.name)
-    record = _record(run, plan, registry, prepared)
+    record = _record(run, plan, registry, dataset)
     try:
         run.write_json("run.json", record)
-        run.write_pictures(prepared.listed())
+        run.write_pictures(dataset.listed())
         reporter.say(f"Run folder {run.folder}")
         left_out = record["data"]["left_out"]
         if left_out:
             reporter.warn(
-                f"{len(left_out)} of {len(prepared.source.pictures)} files are left out; "
+                f"{len(left_out)} of {len(dataset.source.pictures)} files are left out; "
                 f"{run.folder}/run.json lists them."
             )
         with reporter.timing.measure("training"):
-            model = _train(plan, prepared, registry, run, record, reporter)
+            model = _train(plan, dataset, registry, run, record, reporter)
         exported = options.exported if options.export else None
         with reporter.timing.measure("export"):
-            product = Product(model, plan.architecture, prepared, run, record, plan.name)
+            product = Product(model, plan.architecture, dataset, run, record, plan.name)
             return deliver(product, exported, reporter, compact=compact, limits=limits)
     except BaseException as error:
         if record["status"] == "running":
@@ -116,7 +116,7 @@ def find_rates(
     if output is not None:
         files.check_writable(output.parent)
     plan = config.plan(dataclasses.replace(options, export=False), registry, reporter)
-    prepared = prepare_data(plan, reporter)
+    dataset = load_dataset(plan, reporter)
     model, backbone = build_network(plan, registry, reporter)
     from zoo.report import lr_find as drawing
     from zoo.train import engine
@@ -124,7 +124,7 @@ def find_rates(
 
     tests = engine.find_rates(
         *(model, backbone, plan.architecture, plan.phases),
-        *(_pictures(prepared), learning_of(plan, prepared), reporter, Sweep(lowest, highest, steps)),
+        *(_pictures(dataset), learning_of(plan, dataset), reporter, Sweep(lowest, highest, steps)),
     )
     if output is not None:
         pairs = zip(plan.phases, tests, strict=True)
@@ -138,11 +138,11 @@ def find_rates(
     return tests
 
 
-def prepare_data(plan: Plan, reporter: Reporter) -> Prepared:
+def load_dataset(plan: Plan, reporter: Reporter) -> Dataset:
     """Decode and divide the pictures."""
     options = plan.options
     with reporter.timing.measure("pictures"):
-        return prepare(plan.source, plan.spec, seed=options.seed, val_share=options.val_split, reporter=reporter)
+        return load(plan.source, plan.spec, seed=options.seed, val_fraction=options.val_split, reporter=reporter)
 
 
 def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[keras.Model, list[str]]:
@@ -164,7 +164,7 @@ def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[k
     return model, [layer.name for layer in backbone.layers]
 
 
-def learning_of(plan: Plan, prepared: Prepared) -> Learning:
+def learning_of(plan: Plan, dataset: Dataset) -> Learning:
     """How the network is trained on the pictures."""
     from zoo.train.engine import Learning
     from zoo.train.frozen.features import Settings
@@ -182,20 +182,20 @@ def learning_of(plan: Plan, prepared: Prepared) -> Learning:
         features=Settings(
             folder=files.cache() / "features",
             limit=options.cache_size,
-            pictures=prepared.pixels.key,
+            pictures=dataset.pixels.key,
             always=options.cache_size is not None,
         ),
     )
 
 
-def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -> dict[str, Any]:
+def _record(run: runs.Run, plan: Plan, registry: Registry, dataset: Dataset) -> dict[str, Any]:
     """The first version of run.json."""
-    options, source = plan.options, prepared.source
+    options, source = plan.options, dataset.source
     # A schedule of a user's file is of no plugin.
     items = [item for item in (plan.architecture, plan.augmentation, plan.schedule) if id(item) in registry.providers]
     used = {str(registry.plugin_of(item)) for item in items}
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    bad = sorted(prepared.pixels.bad.items())
+    bad = sorted(dataset.pixels.bad.items())
     return {
         "schema": runs.SCHEMA,
         "id": run.id,
@@ -208,11 +208,11 @@ def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -
         "head": dataclasses.asdict(plan.head),
         "weights": plan.begin,
         "augmentation": {"name": plan.augmentation.name, "parameters": plan.parameters},
-        "image": prepared.spec.to_json(),
+        "image": dataset.spec.to_json(),
         "classes": list(source.classes),
         "task": source.task,
         "data": {
-            **prepared.describe(),
+            **dataset.describe(),
             "left_out": [{"picture": source.pictures[i].name, "why": why} for i, why in bad],
         },
         "plugins": sorted(used),
@@ -224,7 +224,7 @@ def _record(run: runs.Run, plan: Plan, registry: Registry, prepared: Prepared) -
 
 
 def _train(
-    plan: Plan, prepared: Prepared, registry: Registry, run: runs.Run, record: dict[str, Any], reporter: Reporter
+    plan: Plan, dataset: Dataset, registry: Registry, run: runs.Run, record: dict[str, Any], reporter: Reporter
 ) -> keras.Model:
     begun = time.perf_counter()
     model, backbone = build_network(plan, registry, reporter)
@@ -232,7 +232,7 @@ def _train(
 
     outcome = engine.train(
         *(model, backbone, plan.architecture, plan.phases),
-        *(_pictures(prepared), learning_of(plan, prepared), reporter),
+        *(_pictures(dataset), learning_of(plan, dataset), reporter),
     )
     record["prefix"] = outcome.prefix
     run.write_history(outcome.history)
@@ -247,9 +247,9 @@ def _train(
     return model
 
 
-def _pictures(prepared: Prepared) -> Pictures:
-    split = prepared.split
-    return Pictures(prepared.pixels.array, prepared.targets, split.train, split.val, prepared.source.task)
+def _pictures(dataset: Dataset) -> Pictures:
+    split = dataset.split
+    return Pictures(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task)
 
 
 def _draw_curves(run: runs.Run, record: dict[str, Any], reporter: Reporter) -> None:
