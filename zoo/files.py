@@ -72,7 +72,10 @@ def sets(folder: Path) -> list[tuple[float, int, Path]]:
 
 
 def evict(path: Path) -> None:
-    """Take a set away whole: half-removed, it would look like one. `scratch_folder` cleans up what a killed process leaves."""
+    """Remove a set in one step: a half-removed set would look like a whole one.
+
+    What a killed process leaves behind is cleaned up by `scratch_folder`.
+    """
     gone = path.parent / f"{SCRATCH}{secrets.token_hex(6)}"
     with contextlib.suppress(OSError):
         os.rename(path, gone)

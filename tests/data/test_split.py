@@ -127,7 +127,7 @@ def test_a_picture_with_many_copies_does_not_take_a_part_for_itself(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("val_share", [None, 0.01, 0.5, 0.8])
+@pytest.mark.parametrize("val_fraction", [None, 0.01, 0.5, 0.8])
 def test_three_different_pictures_are_enough_for_every_class_in_every_part(seed, val_fraction):
     rows = plain(3, 30, 4, 5, 3)
     result = divide(rows, seed=seed, val_fraction=val_fraction)
