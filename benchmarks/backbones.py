@@ -69,9 +69,9 @@ def measure(name: str) -> dict:
     testing.randomize(backbone, pictures=8, batch_size=8 if size[0] < 450 else 2)
     model = attach_head(backbone, architecture.head, 5, name)
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     graph = convert(model)
-    export = time.perf_counter() - begun
+    export = time.perf_counter() - started
     testing.check_graph(graph)
     pixels = testing.synthetic_pixels(8, size, architecture.channels)
     figures = parity.check(model, graph, pixels)

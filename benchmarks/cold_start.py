@@ -37,10 +37,10 @@ def write_picture(path: Path, size: tuple[int, int]) -> None:
 
 def measure(command: list[str]) -> tuple[float, float]:
     """Run a process; return seconds and peak memory in MB (10^6 bytes)."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command} exits with {process.returncode}")

@@ -86,10 +86,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(options.rounds + 1):
         for name, run in sides.items():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             run()
             if number:  # the first round warms up disk, threads and tracing
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - started)
     temporary.cleanup()
 
     what = f"{len(paths)} pictures" + (f" of {options.resave}" if options.resave else "")

@@ -129,10 +129,10 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         keras.utils.set_random_seed(seed)
         backbone.set_weights(pretrained)
         model = attach_head(backbone, plan.head, targets.shape[1], plan.architecture.name, task=task)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         learnt = Pictures(array, targets, train, chosen, task)
         engine.train(model, names, plan.architecture, phases, learnt, learning, reporter)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         probabilities = model.predict(array[judged].astype("float32"), batch_size=64, verbose=0)
         of_truth = probabilities[np.arange(len(judged)), labels[judged]]
         loss = float(-np.log(np.maximum(of_truth, 1e-7)).mean())

@@ -56,10 +56,10 @@ def run_guide(folder: Path, weights: str, size: int, seed: int) -> None:
 
     class Clock(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            self.begun = time.perf_counter()
+            self.started = time.perf_counter()
 
         def on_epoch_end(self, epoch, logs=None):
-            seconds.append(time.perf_counter() - self.begun)
+            seconds.append(time.perf_counter() - self.started)
 
     seconds: list[float] = []
 
@@ -111,7 +111,7 @@ def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, 
 def timed(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Run a process; return its output, seconds, and the most memory it held in bytes."""
     log = folder / f"{time.time_ns()}.log"
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
@@ -119,7 +119,7 @@ def timed(command: list[str], folder: Path, environment: dict[str, str]) -> dict
     if status:
         sys.exit(f"{' '.join(command)} failed:\n{text[-2000:]}")
     return {
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.perf_counter() - started,
         "memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "text": text,
     }
@@ -162,15 +162,15 @@ def limit(data: Path, size: int, export: Path) -> tuple[int, float, float]:
 
     paths = sorted(path for path in data.glob("*/*/*"))
     spec = ImageSpec(size=(size, size))
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pixels = list(pool.map(lambda path: decode(path, spec), paths, chunksize=32))
-    decoding = time.perf_counter() - begun
+    decoding = time.perf_counter() - started
     predictor = Predictor(export)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for start in range(0, len(pixels), 32):
         predictor.probabilities(np.stack(pixels[start : start + 32]))
-    return len(paths), decoding, time.perf_counter() - begun
+    return len(paths), decoding, time.perf_counter() - started
 
 
 def compare(options: argparse.Namespace, weights: Path) -> None:

@@ -218,10 +218,10 @@ def test_offline_can_be_said_not_to_be_meant(monkeypatch, value):
 def test_nobody_listens(hdf5):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(WeightsUnavailable, match=r"/w\.h5 cannot be reached: .*refused"):
             find(entry(f"http://127.0.0.1:{unused.getsockname()[1]}/w.h5"))
-    assert time.monotonic() - begun < 1 and stored() == []
+    assert time.monotonic() - started < 1 and stored() == []
 
 
 def test_a_name_that_does_not_resolve(monkeypatch):
@@ -238,10 +238,10 @@ def test_a_name_server_that_never_answers(monkeypatch):
     monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.3)
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20))
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(WeightsUnavailable, match=r"no answer within 0\.3 s"):
         find(entry("http://weights.example/w.h5"))
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started < 2
     released.set()
 
 
@@ -258,10 +258,10 @@ def test_a_server_that_accepts_and_never_answers(monkeypatch):
     assert fetch.CONNECT_SECONDS == 5
     monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.4)
     with silent_server() as port:
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(WeightsUnavailable, match=r"no answer within|timed out"):
             find(entry(f"http://127.0.0.1:{port}/w.h5"))
-        assert 0.3 < time.monotonic() - begun < 2
+        assert 0.3 < time.monotonic() - started < 2
     assert stored() == []
 
 
@@ -284,9 +284,9 @@ def test_addresses_that_lead_nowhere_do_not_hide_the_one_that_works(monkeypatch,
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (dead, dead, dead, live)
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
-        begun = time.monotonic()
+        started = time.monotonic()
         assert fetch._unreachable(f"{server.url}/w.h5") == ""
-        assert time.monotonic() - begun < 1.8
+        assert time.monotonic() - started < 1.8
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------
@@ -381,10 +381,10 @@ def test_a_server_that_stops_in_the_middle(monkeypatch, server, hdf5):
             released.wait(20)
 
     server.answers["/w.h5"] = stall
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(WeightsUnavailable, match=r"failed: .*timed out"):
         find(entry(f"{server.url}/w.h5"))
-    assert time.monotonic() - begun < 5 and stored() == []
+    assert time.monotonic() - started < 5 and stored() == []
     released.set()
 
 

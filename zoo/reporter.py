@@ -40,24 +40,24 @@ class Timing:
     """Seconds of nested steps, in the order in which they first began. Steps of one name add up.
 
     Attributes:
-        begun: What `time.perf_counter` gave when it was made.
+        started: What `time.perf_counter` gave when it was made.
     """
 
     def __init__(self) -> None:
-        self.begun = time.perf_counter()
+        self.started = time.perf_counter()
         self._seconds: dict[tuple[str, ...], float] = {}
         self._open: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def measure(self, step: str) -> Iterator[None]:
         """Count what runs inside as a step, within the one that is open."""
-        outer, begun = self._open, time.perf_counter()
+        outer, started = self._open, time.perf_counter()
         self._open = (*outer, step)
         self._seconds.setdefault(self._open, 0.0)
         try:
             yield
         finally:
-            self._seconds[(*outer, step)] += time.perf_counter() - begun
+            self._seconds[(*outer, step)] += time.perf_counter() - started
             self._open = outer
 
     def add(self, step: str, seconds: float) -> None:
@@ -67,7 +67,7 @@ class Timing:
 
     def rows(self) -> list[tuple[tuple[str, ...], float]]:
         """(step within step, seconds), outer steps before those inside; what no step covers is called "other"."""
-        total = time.perf_counter() - self.begun
+        total = time.perf_counter() - self.started
         rows = []
 
         def walk(outer: tuple[str, ...], seconds: float) -> None:
@@ -84,7 +84,7 @@ class Timing:
 
     def table(self) -> str:
         """A line a step: seconds, share of all, name, indented by depth; at the end the whole and the memory."""
-        total = time.perf_counter() - self.begun
+        total = time.perf_counter() - self.started
         lines = [" seconds   share  step"]
         for key, seconds in [*self.rows(), (("in all",), total)]:
             lines.append(f"{seconds:8.2f}  {seconds / total:6.1%}  {'  ' * (len(key) - 1)}{key[-1]}")

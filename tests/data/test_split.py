@@ -180,9 +180,9 @@ def test_many_classes_and_pictures_take_no_square_time():
 
     pictures = [Picture(str(i), Path(str(i)), (i % 1000,), None) for i in range(100_000)]
     digests = [str(i) for i in range(100_000)]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     result = split(pictures, digests, range(100_000), [str(i) for i in range(1000)], seed=0)
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - started < 5
     assert len(result.test) == 15_000
 
 

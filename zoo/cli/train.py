@@ -60,7 +60,7 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
     code = show_compacts(result)
     if sources.location(options.data) == sources.EMBEDDED:
         click.echo(f"Your own   zoo finetune {architecture} --data FOLDER   (a folder of pictures for each class)")
-    click.echo(f"Took       {time.perf_counter() - reporter.timing.begun:.0f} s")
+    click.echo(f"Took       {time.perf_counter() - reporter.timing.started:.0f} s")
     if profile:
         click.echo(f"\n{reporter.timing.table()}")
     return code

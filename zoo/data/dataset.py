@@ -80,14 +80,14 @@ def load(
     Raises:
         DataError: Too many cannot be read, a class is left without pictures, or a given split leaks.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with reporter.timing.measure("decoding"):
         pixels = _decode(source, spec, reporter)
     with reporter.timing.measure("dividing"):
         split = splitting.split(
             source.pictures, pixels.digests, pixels.usable, source.classes, seed=seed, val_fraction=val_fraction
         )
-    decoded = "found decoded" if pixels.cached else f"decoded in {time.perf_counter() - begun:.1f} s"
+    decoded = "found decoded" if pixels.cached else f"decoded in {time.perf_counter() - started:.1f} s"
     reporter.say(
         f"Data: {source.name}, {len(pixels.usable)} pictures of {len(source.classes)} classes, {decoded}; "
         f"{len(split.train)} to train on, {len(split.val)} to validate, {len(split.test)} to test ({split.how})"

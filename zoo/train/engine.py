@@ -164,7 +164,7 @@ class _Ready:
         feed: What it is fitted on.
         batches: Of training pictures.
         validation: Of validation pictures.
-        begun: When, as `time.perf_counter` tells.
+        started: When, as `time.perf_counter` tells.
     """
 
     phase: Phase
@@ -173,7 +173,7 @@ class _Ready:
     feed: Feed
     batches: keras.utils.PyDataset
     validation: keras.utils.PyDataset
-    begun: float
+    started: float
 
 
 class _Training:
@@ -246,13 +246,13 @@ class _Training:
             f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
             f"{self._wishes(phase)}"
         )
-        begun = time.perf_counter()
+        started = time.perf_counter()
         with self._reporter.timing.measure(f"phase {phase.name}"):
             feed = self._feeds.of(index)
             order = {"seed": self._learning.seed, "first_epoch": len(self._history), "shuffle": True}
             batches = make_batches(feed.train, self._pictures.train, **self._batching, **order)
             validation = make_batches(feed.validation, self._pictures.val, **self._batching)
-            yield _Ready(phase, now, moving, feed, batches, validation, begun)
+            yield _Ready(phase, now, moving, feed, batches, validation, started)
 
     def _wishes(self, phase: Phase) -> str:
         """What is asked for besides, so that it can be seen to be done."""
@@ -293,7 +293,7 @@ class _Training:
                 "moved_layers": list(ready.moving.layers),
                 "moved_parameters": ready.moving.parameters,
                 "epochs_run": epochs,
-                "seconds": round(time.perf_counter() - ready.begun, 2),
+                "seconds": round(time.perf_counter() - ready.started, 2),
             }
         )
 

@@ -56,7 +56,7 @@ def fit(
         """Progress, history, best epoch, early stopping, and a stop at a loss that is not finite."""
 
         def on_epoch_begin(self, epoch, logs=None):
-            self.begun = time.perf_counter()
+            self.started = time.perf_counter()
             self.advance = bars.enter_context(reporter.progress(f"epoch {first + epoch + 1}"))
 
         def on_train_batch_begin(self, batch, logs=None):
@@ -81,7 +81,7 @@ def fit(
                 "epoch": first + epoch + 1,
                 "learning_rate": float(keras.ops.convert_to_numpy(learner.optimizer.learning_rate)),
                 **{key: float(logs[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
-                "seconds": round(time.perf_counter() - self.begun, 2),
+                "seconds": round(time.perf_counter() - self.started, 2),
             }
             row["val_loss"] -= penalty(learner)
             if not np.isfinite(row["loss"]):

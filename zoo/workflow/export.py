@@ -100,7 +100,7 @@ def deliver(
     """
     from zoo.export import artifact
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     reporter.say("Exporting to ONNX")
     dataset = product.dataset
     # Pictures that training did not learn from come first: a network is surest of those it knows.
@@ -113,7 +113,7 @@ def deliver(
     if float32:
         content = artifact.serialize(graph, info)
         if keep:
-            _keep(product, content, metrics, info, target, begun)
+            _keep(product, content, metrics, info, target, started)
         elif target is not None:
             artifact.place(content, target)
     result = Result(product.run, metrics, target, sample(dataset, product.run))
@@ -185,7 +185,7 @@ def _info(product: Product) -> ModelInfo:
 
 
 def _keep(
-    product: Product, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, begun: float
+    product: Product, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, started: float
 ) -> None:
     """Put the file, its figures and the report into the run folder, and a copy of the file in its place."""
     from zoo.export import artifact
@@ -197,7 +197,7 @@ def _keep(
     run.write_json("metrics.json", metrics)
     if target is not None:
         _copy(run.exported, target, run)
-    record["seconds"]["export"] = round(time.perf_counter() - begun, 2)
+    record["seconds"]["export"] = round(time.perf_counter() - started, 2)
     record["parity"] = info.parity
     run.write_json("run.json", record)
     with files.atomic_write(run.folder / "report.html") as temporary:

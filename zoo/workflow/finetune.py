@@ -226,7 +226,7 @@ def _record(run: runs.Run, plan: Plan, registry: Registry, dataset: Dataset) -> 
 def _train(
     plan: Plan, dataset: Dataset, registry: Registry, run: runs.Run, record: dict[str, Any], reporter: Reporter
 ) -> keras.Model:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     model, backbone = build_network(plan, registry, reporter)
     from zoo.train import engine
 
@@ -240,7 +240,7 @@ def _train(
         model.save(temporary)
     record.update(phases=outcome.phases, best_epoch=outcome.best_epoch, status="trained")
     record["warnings"] += outcome.warnings
-    record["seconds"]["train"] = round(time.perf_counter() - begun, 2)
+    record["seconds"]["train"] = round(time.perf_counter() - started, 2)
     run.write_json("run.json", record)
     with reporter.timing.measure("drawing curves"):
         _draw_curves(run, record, reporter)

@@ -304,7 +304,7 @@ class Features:
     ) -> None:
         """Compute rows of the sets of some tensors; labels that come with them go to the set behind those."""
         lower = self._lower_for(tensors)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         done, waiting = 0, []
 
         def finish() -> None:
@@ -325,7 +325,7 @@ class Features:
                 progress(done, len(rows))
         if waiting:
             finish()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         self.gain.engine = lower.engine
         self.gain.computed += done
         self.gain.seconds_computing += seconds
@@ -351,10 +351,10 @@ class Features:
         """
         key = tuple(self._digest(tensor) for tensor in tensors)
         if key not in self._lowers:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             with self._reporter.timing.measure("preparing the frozen prefix"):
                 lower = self._lowers[key] = Lower(self._network, tensors, self._sample)
-            self.gain.seconds_preparing += time.perf_counter() - begun
+            self.gain.seconds_preparing += time.perf_counter() - started
             self.gain.engine = lower.engine
             if lower.note:
                 self._reporter.warn(f"the frozen prefix runs on Keras: {lower.note}.")
