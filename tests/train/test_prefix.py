@@ -58,7 +58,7 @@ def network(name, train, *, size=SIZE, seed=0, head=None):
     model = attach_head(backbone, head or architecture.head, 2, name)
     now = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
     phase = Phase(name="x", train=train, epochs=1, learning_rate=1e-3)
-    freeze.apply(now.model, now.backbone, architecture, phase, freeze.originals(model))
+    freeze.set_trainable(now.model, now.backbone, architecture, phase, freeze.layer_defaults(model))
     return now
 
 

@@ -166,14 +166,14 @@ def test_each_schedule_trains_what_it_says(plugins):
     backbone = build_backbone(vgg, (32, 32))
     model = attach_head(backbone, vgg.head, 2, "vgg16", task="binary")
     whole = Stretch(model, tuple(layer.name for layer in backbone.layers), vgg)
-    before = freeze.originals(model)
+    before = freeze.layer_defaults(model)
     for name, counts in TRAINED.items():
         phases = plugins.schedule(name).phases_for(vgg)
         assert len(phases) == len(counts), name
         for phase, count in zip(phases, counts, strict=True):
             depth = phase.depth or 5
             stretch = whole if depth == 5 else truncate(whole, depth, vgg.head, 2, "binary")
-            moving = freeze.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
+            moving = freeze.set_trainable(stretch.model, stretch.backbone, stretch.architecture, phase, before)
             prefix = "" if depth == 5 else f"depth{depth}_"
             blocks = range(depth - count + 1, depth + 1)
             expected = [f"block{b}_conv{c}" for b in blocks for c in range(1, CONVOLUTIONS[b - 1] + 1)]
@@ -188,9 +188,9 @@ def test_discriminative_rates_fall_toward_the_stem(plugins):
     model = attach_head(backbone, vgg.head, 2, "vgg16")
     phase = plugins.schedule("discriminative").phases_for(vgg)[-1]
     names = [layer.name for layer in backbone.layers]
-    scales = freeze.apply(model, names, vgg, phase, freeze.originals(model)).scales
-    rates = [scales[f"block{b}_conv1/kernel"] for b in range(1, 6)]
-    assert rates == pytest.approx([0.01, 0.0316, 0.1, 0.316, 1.0], rel=0.01) and scales["logits/kernel"] == 1
+    lr_multipliers = freeze.set_trainable(model, names, vgg, phase, freeze.layer_defaults(model)).lr_multipliers
+    rates = [lr_multipliers[f"block{b}_conv1/kernel"] for b in range(1, 6)]
+    assert rates == pytest.approx([0.01, 0.0316, 0.1, 0.316, 1.0], rel=0.01) and lr_multipliers["logits/kernel"] == 1
 
 
 def test_show_says_what_would_train(zoo):

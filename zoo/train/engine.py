@@ -169,7 +169,7 @@ class _Ready:
 
     phase: Phase
     now: Stretch
-    moving: freeze.Moving
+    moving: freeze.TrainableLayers
     feed: Feed
     batches: keras.utils.PyDataset
     validation: keras.utils.PyDataset
@@ -196,7 +196,7 @@ class _Training:
         self._history: list[dict[str, Any]] = []
         self._done: list[dict[str, Any]] = []
         self._warnings: list[str] = []
-        self._originals = freeze.originals(model)
+        self._layer_defaults = freeze.layer_defaults(model)
         self._batching = {
             "batch_size": learning.batch_size,
             "single_unit": pictures.task == "binary",
@@ -210,7 +210,7 @@ class _Training:
         if self._learning.features is not None:
             for index, phase in enumerate(self._schedule):
                 now = self._stretches[index]
-                freeze.apply(now.model, now.backbone, now.architecture, phase, self._originals)
+                freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
                 cuts[index] = find_cut(now.trainer)
         self._feeds.plan(self._schedule, cuts, self._stretches)
 
@@ -237,7 +237,7 @@ class _Training:
         if now is not self._now:
             # Weights and losses of networks of different depths cannot be compared.
             self._now, self._best = now, fitting.Best(self._learning.keep_best)
-        moving = freeze.apply(now.model, now.backbone, now.architecture, phase, self._originals)
+        moving = freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
         stages = len(self._whole.architecture.stages)
         depth = "" if now is self._whole else f"the first {phase.depth} of {stages} stages, "
         self._reporter.say(
@@ -317,7 +317,7 @@ class _Training:
 
     def end(self) -> Outcome:
         """Tell what came of it."""
-        freeze.restore_dropout(self._whole.model, self._originals)
+        freeze.restore_dropout(self._whole.model, self._layer_defaults)
         gain, best = self._feeds.gain, self._best
         for line in gain.told():
             self._reporter.say(line)
@@ -328,7 +328,7 @@ class _Training:
     def _compile(self, ready: _Ready, phase: Phase) -> None:
         smoothing = self._learning.label_smoothing
         fitting.compile_for(
-            ready.feed.learner, phase, len(ready.batches), ready.moving.scales, self._pictures.task, smoothing
+            ready.feed.learner, phase, len(ready.batches), ready.moving.lr_multipliers, self._pictures.task, smoothing
         )
 
 

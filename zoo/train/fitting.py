@@ -146,7 +146,7 @@ def penalty(learner: keras.Model) -> float:
     return float(sum(float(keras.ops.convert_to_numpy(loss)) for loss in learner.losses))
 
 
-def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.optimizers.Optimizer:
+def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> keras.optimizers.Optimizer:
     keras = backend.start()
     rate: Any = phase.learning_rate
     if phase.rate != "constant":
@@ -178,7 +178,7 @@ def _optimizer(phase: Phase, steps: int, scales: dict[str, float]) -> keras.opti
 
         def update_step(self, gradient, variable, learning_rate):
             path = self._trainable_variables[self._get_variable_index(variable)].path
-            super().update_step(gradient, variable, learning_rate * scales[path])
+            super().update_step(gradient, variable, learning_rate * lr_multipliers[path])
 
     return Scaled(rate, **options)
 
@@ -215,7 +215,7 @@ def computing_in(precision: str, learner: keras.Model) -> Iterator[None]:
 
 
 def compile_for(
-    learner: keras.Model, phase: Phase, steps: int, scales: dict[str, float], task: str, label_smoothing: float
+    learner: keras.Model, phase: Phase, steps: int, lr_multipliers: dict[str, float], task: str, label_smoothing: float
 ) -> None:
     """Compile a network, or the upper part of one, for a phase.
 
@@ -223,12 +223,12 @@ def compile_for(
         learner: Ends in logits.
         phase: For its optimizer and rates.
         steps: Of an epoch.
-        scales: Path of each trainable variable -> factor on its update.
+        lr_multipliers: Path of each trainable variable -> factor on its update.
         task: See `zoo.train.network.attach_head`.
         label_smoothing: Share of every target that is spread over all classes.
     """
     learner.compile(
-        optimizer=_optimizer(phase, steps, scales),
+        optimizer=_optimizer(phase, steps, lr_multipliers),
         loss=_loss(task, label_smoothing),
         metrics=[_accuracy(task)],
         jit_compile=_jit(),

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Moving:
+class TrainableLayers:
     """What a phase trains.
 
     Args:
         layers: Names of the layers with trainable weights, input first.
         parameters: Their trainable weights, in numbers.
         total: All weights of the network, in numbers.
-        scales: Path of each trainable variable -> factor on its update.
+        lr_multipliers: Path of each trainable variable -> factor on its update.
     """
 
     layers: tuple[str, ...]
     parameters: int
     total: int
-    scales: dict[str, float]
+    lr_multipliers: dict[str, float]
 
 
 def select(architecture: Architecture, layers: Sequence[str], train: str) -> set[str]:
@@ -68,7 +68,7 @@ def check_stages(architecture: Architecture, train: str) -> None:
 
 
 @dataclass(frozen=True)
-class Originals:
+class LayerDefaults:
     """What phases change in layers besides weights, as it was before the first.
 
     Args:
@@ -80,28 +80,28 @@ class Originals:
     momentum: dict[str, float]
 
 
-def originals(model: keras.Model) -> Originals:
+def layer_defaults(model: keras.Model) -> LayerDefaults:
     """Note what phases will change."""
     layers = backend.start().layers
-    return Originals(
+    return LayerDefaults(
         {layer.name: layer.rate for layer in model.layers if isinstance(layer, layers.Dropout)},
         {layer.name: layer.momentum for layer in model.layers if isinstance(layer, layers.BatchNormalization)},
     )
 
 
-def restore_dropout(model: keras.Model, before: Originals) -> None:
+def restore_dropout(model: keras.Model, before: LayerDefaults) -> None:
     """Give dropout layers their rates back."""
     for name, rate in before.dropout.items():
         model.get_layer(name).rate = rate
 
 
-def apply(
+def set_trainable(
     model: keras.Model,
     backbone: Sequence[str],
     architecture: Architecture,
     phase: Phase,
-    before: Originals,
-) -> Moving:
+    before: LayerDefaults,
+) -> TrainableLayers:
     """Set `trainable` layer by layer for a phase; only this function does. What is frozen drops nothing out either.
 
     Args:
@@ -109,7 +109,7 @@ def apply(
         backbone: Names of the backbone's layers, input first; all others are the head.
         architecture: For its stages.
         phase: What moves.
-        before: What `originals` gave before the first phase.
+        before: What `layer_defaults` gave before the first phase.
 
     Returns:
         What will move. The network must be compiled anew before it trains.
@@ -119,7 +119,7 @@ def apply(
     stages = stage_of(architecture, backbone)
     last = len(architecture.stages) - 1
     frozen_names = set(backbone)
-    moving, scales = [], {}
+    moving, lr_multipliers = [], {}
     for layer in model.layers:
         in_backbone = layer.name in frozen_names
         trainable = not in_backbone or layer.name in selected
@@ -135,6 +135,6 @@ def apply(
         if layer.trainable_weights:
             moving.append(layer.name)
             below = last - stages[layer.name] if in_backbone else 0
-            scales.update({weight.path: phase.rate_decay**below for weight in layer.trainable_weights})
+            lr_multipliers.update({weight.path: phase.rate_decay**below for weight in layer.trainable_weights})
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    return Moving(tuple(moving), parameters, model.count_params(), scales)
+    return TrainableLayers(tuple(moving), parameters, model.count_params(), lr_multipliers)

@@ -150,7 +150,7 @@ def show(
     head = head or architecture.head
     model = attach_head(backbone, head, classes, architecture.name, task=task)
     whole = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
-    before = freeze.originals(model)
+    before = freeze.layer_defaults(model)
     height, width = size or architecture.input_size
     lines = [
         f"{schedule.name} on {architecture.name} at {height}x{width}, {classes} classes: "
@@ -160,7 +160,7 @@ def show(
         stretch = whole
         if phase.depth is not None and phase.depth < len(architecture.stages):
             stretch = truncate(whole, phase.depth, head, classes, task)
-        moving = freeze.apply(stretch.model, stretch.backbone, stretch.architecture, phase, before)
+        moving = freeze.set_trainable(stretch.model, stretch.backbone, stretch.architecture, phase, before)
         depth = "" if stretch is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
         lines += [
             "",
@@ -192,7 +192,7 @@ def _layers(moving: Any, phase: Phase) -> list[str]:
     if phase.rate_decay == 1:
         return textwrap.wrap(", ".join(moving.layers), 100, initial_indent="   ", subsequent_indent="   ")
     by_scale: dict[float, list[str]] = {}
-    for path, scale in moving.scales.items():
+    for path, scale in moving.lr_multipliers.items():
         names = by_scale.setdefault(scale, [])
         layer = path.rpartition("/")[0]
         if layer not in names:
