@@ -347,8 +347,8 @@ def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
     assert outcome.best_epoch == int(np.argmin(losses)) + 1
     assert len(losses) < 30 and len(losses) == outcome.best_epoch + 3
     assert losses[-1] > 1.1 * min(losses), "the last epoch must be worse for this to test anything"
-    trainer = backend.start().Model(model.input, model.get_layer("logits").output)
-    logits = trainer.predict_on_batch(pictures.array[pictures.val].astype("float32"))
+    logits_model = backend.start().Model(model.input, model.get_layer("logits").output)
+    logits = logits_model.predict_on_batch(pictures.array[pictures.val].astype("float32"))
     shifted = logits - logits.max(axis=1, keepdims=True)
     chosen = shifted[np.arange(12), labels_of(pictures)[pictures.val]] - np.log(np.exp(shifted).sum(axis=1))
     assert -chosen.mean() == pytest.approx(min(losses), rel=1e-3, abs=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from zoo import backend
 from zoo.plugin import Head, registry
 from zoo.testing import synthetic_pixels
-from zoo.train.network import at_size, attach_head, build_backbone
+from zoo.train.network import attach_head, build_backbone, resize
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,6 @@ def test_a_grid_takes_another_size_with_the_same_weights(plugins):
     architecture = plugins.architecture("mnist_convnet")
     head = Head(pool="roi", grid=2, hidden=(8,))
     model = attach_head(build_backbone(architecture, (28, 28)), head, 3, "x")
-    other = at_size(model, architecture, head, (40, 52), classes=3, task="multiclass")
+    other = resize(model, architecture, head, (40, 52), classes=3, task="multiclass")
     assert other.input.shape == (None, 40, 52, 1)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights(), strict=True))

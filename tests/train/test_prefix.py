@@ -22,7 +22,7 @@ from zoo.train.frozen import features as feature_module
 from zoo.train.frozen import store
 from zoo.train.frozen.cut import find_cut
 from zoo.train.frozen.features import Features, Settings
-from zoo.train.network import Stretch, attach_head, build_backbone
+from zoo.train.network import Network, attach_head, build_backbone
 
 SIZE = (64, 64)
 
@@ -56,7 +56,7 @@ def network(name, train, *, size=SIZE, seed=0, head=None):
     backbone = build_backbone(architecture, size)
     randomize(backbone)
     model = attach_head(backbone, head or architecture.head, 2, name)
-    now = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
+    now = Network(model, tuple(layer.name for layer in backbone.layers), architecture)
     phase = Phase(name="x", train=train, epochs=1, learning_rate=1e-3)
     freeze.set_trainable(now.model, now.backbone, architecture, phase, freeze.layer_defaults(model))
     return now
@@ -71,9 +71,9 @@ def feed(now, given, made, **options):
     as_they_are = plain(given.array, given.targets)
     options = {"views": None, "online": False, "later": [], **options}
     later = options.pop("later")
-    cut = find_cut(now.trainer)
-    unchanged = Feed(now.trainer, as_they_are, as_they_are)
-    return made.feed(now.trainer, cut, later, unchanged, train=given.train, val=given.val, **options)
+    cut = find_cut(now.logits_model)
+    unchanged = Feed(now.logits_model, as_they_are, as_they_are)
+    return made.feed(now.logits_model, cut, later, unchanged, train=given.train, val=given.val, **options)
 
 
 CUTS = [
@@ -109,11 +109,11 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
     given = pictures(channels=channels)
     # Without dropout, which would drop other units in the second of two steps.
     now = network(name, train, head=dataclasses.replace(registry.load().architecture(name).head, dropout=0))
-    cut = find_cut(now.trainer)
+    cut = find_cut(now.logits_model)
     if tensors is not None:
         assert len(cut.tensors) == tensors
     assert floats is None or cut.floats == floats
-    trainable = {layer.name for layer in now.trainer.layers if layer.trainable_weights}
+    trainable = {layer.name for layer in now.logits_model.layers if layer.trainable_weights}
     assert cut.layers and not cut.layers & trainable
     made = feed(now, given, features(tmp_path, given))
     assert (
@@ -123,7 +123,7 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
 
     chosen = given.train[:8]
     read, targets = made.train(0, chosen)
-    lower = keras.Model(now.trainer.inputs[0], list(cut.tensors))
+    lower = keras.Model(now.logits_model.inputs[0], list(cut.tensors))
     pixels = tf.constant(given.array[chosen].astype("float32"))
     whole = lower(pixels)
     for expected, received in zip(whole if isinstance(whole, list) else [whole], read, strict=True):
@@ -132,43 +132,43 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
     def step(model, inputs):
         with tf.GradientTape() as tape:
             loss = keras.losses.CategoricalCrossentropy(from_logits=True)(targets, model(inputs, training=True))
-        weights = now.trainer.trainable_weights
+        weights = now.logits_model.trainable_weights
         return float(loss), [float(tf.norm(g)) for g in tape.gradient(loss, [w.value for w in weights])]
 
-    whole, part = step(now.trainer, pixels), step(made.learner, [tf.constant(x) for x in read])
+    whole, part = step(now.logits_model, pixels), step(made.learner, [tf.constant(x) for x in read])
     assert part[0] == pytest.approx(whole[0], rel=1e-3)
     greatest = max(whole[1])
     assert part[1] == pytest.approx(whole[1], rel=1e-3, abs=1e-6 * greatest)
 
 
 def test_nothing_is_cut_where_everything_trains():
-    assert find_cut(network("mnist_convnet", "all").trainer) is None
+    assert find_cut(network("mnist_convnet", "all").logits_model) is None
 
 
 def test_dropout_that_drops_is_above_the_cut():
     """And behind it nothing is constant: the flat head of a frozen base is cut in front of its dropout."""
     now = network("mnist_convnet", "head", head=Head(pool="flatten", dropout=0.5, hidden=(8,)))
-    cut = find_cut(now.trainer)
-    rest = {layer.name for layer in backend.start().Model(list(cut.tensors), now.trainer.output).layers}
+    cut = find_cut(now.logits_model)
+    rest = {layer.name for layer in backend.start().Model(list(cut.tensors), now.logits_model.output).layers}
     assert {"head_dropout", "head_hidden1", "logits"} <= rest and "conv1" not in rest
 
 
 def test_the_digest_of_features_knows_weights_structure_and_nothing_else():
     now = network("mnist_convnet", "last:1")
-    (tensor,) = find_cut(now.trainer).tensors
-    first = cut_module.digest(now.trainer, tensor)
+    (tensor,) = find_cut(now.logits_model).tensors
+    first = cut_module.digest(now.logits_model, tensor)
     other = network("mnist_convnet", "last:1")
-    (tensor,) = find_cut(other.trainer).tensors
-    assert cut_module.digest(other.trainer, tensor) == first
-    lowest = next(layer for layer in other.trainer.layers if layer.weights)
-    highest = other.trainer.get_layer("logits")
+    (tensor,) = find_cut(other.logits_model).tensors
+    assert cut_module.digest(other.logits_model, tensor) == first
+    lowest = next(layer for layer in other.logits_model.layers if layer.weights)
+    highest = other.logits_model.get_layer("logits")
     highest.set_weights([w + 1 for w in highest.get_weights()])
-    assert cut_module.digest(other.trainer, tensor) == first, "what is above does not matter"
+    assert cut_module.digest(other.logits_model, tensor) == first, "what is above does not matter"
     lowest.set_weights([w + 1e-6 for w in lowest.get_weights()])
-    assert cut_module.digest(other.trainer, tensor) != first
+    assert cut_module.digest(other.logits_model, tensor) != first
     larger = network("mnist_convnet", "last:1", size=(48, 48))
-    (tensor,) = find_cut(larger.trainer).tensors
-    assert cut_module.digest(larger.trainer, tensor) != first
+    (tensor,) = find_cut(larger.logits_model).tensors
+    assert cut_module.digest(larger.logits_model, tensor) != first
 
 
 def train(name, given, schedule, *, settings, seed=0, augment=None, reporter=None, head=None):
@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_said_and_computed_anew(tmp_path):
 def test_a_tight_cache_keeps_sixteen_bits_a_number(tmp_path):
     given = pictures(channels=1)
     now = network("mnist_convnet", "last:1")
-    cut = find_cut(now.trainer)
+    cut = find_cut(now.logits_model)
     exact = feed(now, given, features(tmp_path / "a", given)).train(0, given.train)[0]
     made = features(tmp_path / "b", given, limit=int(40 * cut.floats * 2.5))
     close = feed(now, given, made).train(0, given.train)[0]
@@ -489,7 +489,7 @@ def test_no_room_is_made_in_vain(tmp_path):
 def test_other_sets_give_way_to_new_ones(tmp_path):
     given = pictures(channels=1)
     now = network("mnist_convnet", "last:1")
-    size = 40 * find_cut(now.trainer).floats * 4
+    size = 40 * find_cut(now.logits_model).floats * 4
     for name in ("a", "b", "c"):
         feed(now, given, features(tmp_path, given, pictures=name, limit=int(2.5 * size)))
     assert len(list(tmp_path.iterdir())) == 2
@@ -530,7 +530,9 @@ def test_views_that_mix_labels_bring_them(tmp_path):
         expected.update({int(place): (p, label) for place, p, label in zip(places, pixels, labels, strict=True)})
     chosen = [expected[int(place)] for place in wanted.place(3, given.train[:4])]
     assert np.array_equal(got, [label for _, label in chosen]) and len({label.tobytes() for _, label in chosen}) == 4
-    lower = feature_module.Lower(now.trainer, find_cut(now.trainer).tensors, given.array[:4].astype("float32"))
+    lower = feature_module.Lower(
+        now.logits_model, find_cut(now.logits_model).tensors, given.array[:4].astype("float32")
+    )
     (direct,) = lower(np.stack([p for p, _ in chosen]).astype("float32"))
     assert np.abs(read[0] - direct).max() <= 1e-4 * np.abs(direct).max()
 

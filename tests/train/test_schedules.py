@@ -160,20 +160,20 @@ CONVOLUTIONS = (2, 2, 3, 3, 3)
 def test_each_schedule_trains_what_it_says(plugins):
 
     from zoo.train import freeze
-    from zoo.train.network import Stretch
+    from zoo.train.network import Network
 
     vgg = plugins.architecture("vgg16")
     backbone = build_backbone(vgg, (32, 32))
     model = attach_head(backbone, vgg.head, 2, "vgg16", task="binary")
-    whole = Stretch(model, tuple(layer.name for layer in backbone.layers), vgg)
+    whole = Network(model, tuple(layer.name for layer in backbone.layers), vgg)
     before = freeze.layer_defaults(model)
     for name, counts in TRAINED.items():
         phases = plugins.schedule(name).phases_for(vgg)
         assert len(phases) == len(counts), name
         for phase, count in zip(phases, counts, strict=True):
             depth = phase.depth or 5
-            stretch = whole if depth == 5 else truncate(whole, depth, vgg.head, 2, "binary")
-            moving = freeze.set_trainable(stretch.model, stretch.backbone, stretch.architecture, phase, before)
+            network = whole if depth == 5 else truncate(whole, depth, vgg.head, 2, "binary")
+            moving = freeze.set_trainable(network.model, network.backbone, network.architecture, phase, before)
             prefix = "" if depth == 5 else f"depth{depth}_"
             blocks = range(depth - count + 1, depth + 1)
             expected = [f"block{b}_conv{c}" for b in blocks for c in range(1, CONVOLUTIONS[b - 1] + 1)]

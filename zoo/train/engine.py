@@ -18,7 +18,7 @@ from zoo.train.frozen.cut import Cut, find_cut
 from zoo.train.frozen.features import Settings
 from zoo.train.inputs import Feeds, Pictures, class_weights, loss_of_guessing
 from zoo.train.lr_find import RangeTest, Sweep
-from zoo.train.network import Stretch, truncate
+from zoo.train.network import Network, truncate
 
 if TYPE_CHECKING:
     import keras
@@ -168,7 +168,7 @@ class _Ready:
     """
 
     phase: Phase
-    now: Stretch
+    now: Network
     moving: freeze.TrainableLayers
     feed: Feed
     batches: keras.utils.PyDataset
@@ -190,8 +190,8 @@ class _Training:
         reporter: Reporter,
     ):
         self._schedule, self._pictures, self._learning, self._reporter = schedule, pictures, learning, reporter
-        self._whole = Stretch(model, tuple(backbone), architecture)
-        self._stretches = _stretches(self._whole, schedule, learning.head or architecture.head, pictures)
+        self._whole = Network(model, tuple(backbone), architecture)
+        self._networks = _networks(self._whole, schedule, learning.head or architecture.head, pictures)
         self._now, self._best = self._whole, fitting.Best(learning.keep_best)
         self._history: list[dict[str, Any]] = []
         self._done: list[dict[str, Any]] = []
@@ -209,16 +209,16 @@ class _Training:
         cuts: list[Cut | None] = [None] * len(self._schedule)
         if self._learning.features is not None:
             for index, phase in enumerate(self._schedule):
-                now = self._stretches[index]
+                now = self._networks[index]
                 freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
-                cuts[index] = find_cut(now.trainer)
-        self._feeds.plan(self._schedule, cuts, self._stretches)
+                cuts[index] = find_cut(now.logits_model)
+        self._feeds.plan(self._schedule, cuts, self._networks)
 
     def needs(self, index: int) -> bool:
         """Whether a phase is trained: not where what is there is good enough for it."""
         phase, best = self._schedule[index], self._best
         # Weights of classes make losses smaller too.
-        if phase.enough is None or self._learning.balance or self._stretches[index] is not self._now:
+        if phase.enough is None or self._learning.balance or self._networks[index] is not self._now:
             return True
         enough = min(phase.enough, GUESSED * loss_of_guessing(self._pictures))
         # Written so that a NaN is not enough.
@@ -233,7 +233,7 @@ class _Training:
     @contextlib.contextmanager
     def phase(self, index: int) -> Iterator[_Ready]:
         """Set the layers of a phase and make what it is fitted on."""
-        phase, now = self._schedule[index], self._stretches[index]
+        phase, now = self._schedule[index], self._networks[index]
         if now is not self._now:
             # Weights and losses of networks of different depths cannot be compared.
             self._now, self._best = now, fitting.Best(self._learning.keep_best)
@@ -270,7 +270,7 @@ class _Training:
     def fit(self, ready: _Ready) -> None:
         """Train a phase; the network then has the weights of the best epoch so far."""
         phase, history, best = ready.phase, self._history, self._best
-        network, steps = ready.now.trainer, len(ready.batches)
+        network, steps = ready.now.logits_model, len(ready.batches)
         learner = ready.feed.learner
         self._warn_of_average(phase, steps)
         with fitting.computing_in(self._learning.precision, learner):
@@ -313,7 +313,7 @@ class _Training:
         learner = ready.feed.learner
         with fitting.computing_in(self._learning.precision, learner):
             self._compile(ready, sweep.of(ready.phase))
-            return sweep.run(ready.phase, learner, ready.now.trainer, ready.batches, self._reporter)
+            return sweep.run(ready.phase, learner, ready.now.logits_model, ready.batches, self._reporter)
 
     def end(self) -> Outcome:
         """Tell what came of it."""
@@ -336,9 +336,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _stretches(whole: Stretch, schedule: Sequence[Phase], head: Head, pictures: Pictures) -> list[Stretch]:
+def _networks(whole: Network, schedule: Sequence[Phase], head: Head, pictures: Pictures) -> list[Network]:
     """The network of each phase. All selectors are checked here, before the first phase begins."""
-    cuts: dict[int, Stretch] = {len(whole.architecture.stages): whole}
+    cuts: dict[int, Network] = {len(whole.architecture.stages): whole}
     found = []
     for phase in schedule:
         depth = phase.depth or len(whole.architecture.stages)

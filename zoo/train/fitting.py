@@ -25,10 +25,10 @@ class Best:
         self.loss, self.epoch, self.weights = float("inf"), 0, None
         self._keep_best = keep_best
 
-    def offer(self, loss: float, epoch: int, trainer: keras.Model) -> None:
+    def offer(self, loss: float, epoch: int, logits_model: keras.Model) -> None:
         """Keep an epoch's weights if they are to be kept."""
         if loss < self.loss or not self._keep_best:
-            self.loss, self.epoch, self.weights = loss, epoch, trainer.get_weights()
+            self.loss, self.epoch, self.weights = loss, epoch, logits_model.get_weights()
 
 
 def fit(

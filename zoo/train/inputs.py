@@ -15,7 +15,7 @@ from zoo.train import views
 from zoo.train.batches import Feed, Take, augmented, plain
 from zoo.train.frozen.cut import Cut
 from zoo.train.frozen.features import Features, Gain, Settings
-from zoo.train.network import Stretch
+from zoo.train.network import Network
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Feeds:
         """What the frozen prefix did."""
         return self._features.gain if self._features else Gain()
 
-    def plan(self, schedule: Sequence[Phase], cuts: list[Cut | None], stretches: list[Stretch]) -> None:
+    def plan(self, schedule: Sequence[Phase], cuts: list[Cut | None], stretches: list[Network]) -> None:
         """Decide whether the prefix is used, from all phases."""
-        self._schedule, self._cuts, self._stretches = schedule, cuts, stretches
+        self._schedule, self._cuts, self._networks = schedule, cuts, stretches
         count = len(self._pictures.train) + len(self._pictures.val)
         passes = sum(phase.epochs * count for phase, cut in zip(schedule, cuts, strict=True) if cut is not None)
         if self._features is None or not self._features.worth(passes - count):
@@ -90,7 +90,7 @@ class Feeds:
 
     def of(self, index: int) -> Feed:
         """What a phase is fitted on; its layers are set."""
-        phase, now, pictures = self._schedule[index], self._stretches[index], self._pictures
+        phase, now, pictures = self._schedule[index], self._networks[index], self._pictures
         cut, reading = self._cuts[index], self._reading(phase)
         as_they_are = plain(pictures.array, pictures.targets)
         made_ahead = None
@@ -103,11 +103,11 @@ class Feeds:
                 pictures.array, pictures.train, pictures.targets, self._augment, phase.views, self._seed
             )
             train = self._computed(made_ahead)
-        feed = Feed(now.trainer, train, as_they_are)
+        feed = Feed(now.logits_model, train, as_they_are)
         if cut is None:
             return feed
         return self._features.feed(
-            *(now.trainer, cut, self._later(index), feed),
+            *(now.logits_model, cut, self._later(index), feed),
             **{"train": pictures.train, "val": pictures.val, "views": made_ahead, "online": reading == "online"},
         )
 
@@ -127,7 +127,7 @@ class Feeds:
         found, lowest = [], self._cuts[index].layers
         for other in range(index + 1, len(self._schedule)):
             cut = self._cuts[other]
-            if cut is None or self._stretches[other] is not self._stretches[index] or not cut.layers <= lowest:
+            if cut is None or self._networks[other] is not self._networks[index] or not cut.layers <= lowest:
                 break
             lowest = cut.layers
             if self._reading(self._schedule[other]) == self._reading(self._schedule[index]):

@@ -216,7 +216,7 @@ def _with_head(backbone: keras.Model, head: Head, classes: int, name: str, task:
     return keras.Model(backbone.input, probabilities, name=name)
 
 
-def at_size(
+def resize(
     model: keras.Model, architecture: Architecture, head: Head, size: tuple[int, int], *, classes: int, task: str
 ) -> keras.Model:
     """The same network, with the same weights, for pictures of another size.
@@ -338,7 +338,7 @@ def output_of_stage(
     return last.outputs[0]
 
 
-class Stretch:
+class Network:
     """A network, or the first stages of one, with its head.
 
     Args:
@@ -348,15 +348,15 @@ class Stretch:
         prefix: Of the names of the head's layers.
 
     Attributes:
-        trainer: From the input to the logits, which is what is trained.
+        logits_model: From the input to the logits, which is what is trained.
     """
 
     def __init__(self, model: keras.Model, backbone: tuple[str, ...], architecture: Architecture, prefix: str = ""):
         self.model, self.backbone, self.architecture = model, backbone, architecture
-        self.trainer = _model(model.input, model.get_layer(f"{prefix}logits").output)
+        self.logits_model = _model(model.input, model.get_layer(f"{prefix}logits").output)
 
 
-def truncate(whole: Stretch, depth: int, head: Head, classes: int, task: str) -> Stretch:
+def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) -> Network:
     """The first stages of a network, sharing its layers, with a new head.
 
     Args:
@@ -376,7 +376,7 @@ def truncate(whole: Stretch, depth: int, head: Head, classes: int, task: str) ->
         head = dataclasses.replace(head, pool="roi")
     prefix = f"depth{depth}_"
     model = attach_head(stem, head, classes, architecture.name, task=task, prefix=prefix)
-    return Stretch(model, tuple(layer.name for layer in stem.layers), architecture, prefix)
+    return Network(model, tuple(layer.name for layer in stem.layers), architecture, prefix)
 
 
 def _model(pixels: keras.KerasTensor, output: keras.KerasTensor) -> keras.Model:

@@ -141,7 +141,7 @@ def show(
     """
     from zoo import backend
     from zoo.train import freeze
-    from zoo.train.network import Stretch, attach_head, build_backbone
+    from zoo.train.network import Network, attach_head, build_backbone
 
     check_fit(schedule, architecture)
     backend.start()
@@ -149,7 +149,7 @@ def show(
     task = "binary" if classes == 2 else "multiclass"
     head = head or architecture.head
     model = attach_head(backbone, head, classes, architecture.name, task=task)
-    whole = Stretch(model, tuple(layer.name for layer in backbone.layers), architecture)
+    whole = Network(model, tuple(layer.name for layer in backbone.layers), architecture)
     before = freeze.layer_defaults(model)
     height, width = size or architecture.input_size
     lines = [
@@ -157,16 +157,16 @@ def show(
         f"{len(model.trainable_weights)} weight tensors can train, {model.count_params():,} parameters in all"
     ]
     for number, phase in enumerate(schedule.phases_for(architecture), start=1):
-        stretch = whole
+        network = whole
         if phase.depth is not None and phase.depth < len(architecture.stages):
-            stretch = truncate(whole, phase.depth, head, classes, task)
-        moving = freeze.set_trainable(stretch.model, stretch.backbone, stretch.architecture, phase, before)
-        depth = "" if stretch is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
+            network = truncate(whole, phase.depth, head, classes, task)
+        moving = freeze.set_trainable(network.model, network.backbone, network.architecture, phase, before)
+        depth = "" if network is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
         lines += [
             "",
             f"{number}. {phase.name}{depth}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
             f"{phase.learning_rate:g} ({phase.rate}), BatchNorm {phase.batch_norm}{_further(phase)}",
-            f"   {len(stretch.model.trainable_weights)} weight tensors in {len(moving.layers)} layers, "
+            f"   {len(network.model.trainable_weights)} weight tensors in {len(moving.layers)} layers, "
             f"{moving.parameters:,} of {moving.total:,} parameters",
             *_layers(moving, phase),
         ]

@@ -333,11 +333,11 @@ def export_run(
     check_targets(exported, name, compact)
     model = load_model(run.model)
     if other:
-        from zoo.train.network import at_size
+        from zoo.train.network import resize
 
         head = Head(**record["head"]) if "head" in record else architecture.head
         classes, task = len(record["classes"]), record.get("task", "multiclass")
-        model = at_size(model, architecture, head, size, classes=classes, task=task)
+        model = resize(model, architecture, head, size, classes=classes, task=task)
     dataset = reload_dataset(run, record, data, reporter, size)
     product = Product(model, architecture, dataset, run, record, name)
     return deliver(*(product, exported, reporter), keep=not other, float32=not compact, compact=compact, limits=limits)
