@@ -118,7 +118,7 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
     made = feed(now, given, features(tmp_path, given))
     assert (
         made.kept == (True, True)
-        and {layer.name for layer in made.learner.layers if layer.trainable_weights} == trainable
+        and {layer.name for layer in made.trained_part.layers if layer.trainable_weights} == trainable
     )
 
     chosen = given.train[:8]
@@ -135,7 +135,7 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
         weights = now.logits_model.trainable_weights
         return float(loss), [float(tf.norm(g)) for g in tape.gradient(loss, [w.value for w in weights])]
 
-    whole, part = step(now.logits_model, pixels), step(made.learner, [tf.constant(x) for x in read])
+    whole, part = step(now.logits_model, pixels), step(made.trained_part, [tf.constant(x) for x in read])
     assert part[0] == pytest.approx(whole[0], rel=1e-3)
     greatest = max(whole[1])
     assert part[1] == pytest.approx(whole[1], rel=1e-3, abs=1e-6 * greatest)

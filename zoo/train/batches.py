@@ -114,14 +114,14 @@ class Feed:
     """What a phase is fitted on.
 
     Args:
-        learner: The network from what `train` and `validation` give, to the logits.
+        trained_part: The network from what `train` and `validation` give, to the logits.
         train: Gives training batches.
         validation: Gives batches of pictures as they are.
         kept: Whether training and validation batches are read from the cache.
         rate: Seconds that a picture took when it was computed, in this run or an earlier; 0 if that is not known.
     """
 
-    learner: keras.Model
+    trained_part: keras.Model
     train: Take
     validation: Take
     kept: tuple[bool, bool] = (False, False)

@@ -10,7 +10,7 @@ from zoo import backend
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
 from zoo.train.batches import Feed, make_batches
-from zoo.train.fitting import Best, penalty
+from zoo.train.fitting import BestWeights, regularization_loss
 from zoo.train.inputs import Pictures
 
 if TYPE_CHECKING:
@@ -39,24 +39,24 @@ class Settling:
         seed: int,
         reporter: Reporter,
     ):
-        self._learner, self._network, self._reporter = feed.learner, network, reporter
+        self._trained_part, self._network, self._reporter = feed.trained_part, network, reporter
         # Shuffled, for training rows stand class by class; whole batches, for each counts alike.
         rows = np.random.default_rng(seed).permutation(pictures.train)[:LAG_PICTURES]
         rows = rows[: len(rows) // batching["batch_size"] * batching["batch_size"] or len(rows)]
         self._sample_rows, self._feed, self._pictures, self._batching = rows, feed, pictures, batching
 
-    def settle(self, steps: int, history: list[dict[str, Any]], best: Best, phase: Phase) -> list[str]:
+    def settle(self, steps: int, history: list[dict[str, Any]], best: BestWeights, phase: Phase) -> list[str]:
         """Settle them after a phase whose best epoch ended after `steps` steps; return a warning if they lag still."""
         keras = backend.start()
-        learner = self._learner
-        moving = [x for x in learner.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
+        trained_part = self._trained_part
+        moving = [x for x in trained_part.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
         if not moving:
             return []
         sample = make_batches(self._feed.validation, self._sample_rows, **self._batching)
         trained = history[best.epoch - 1]["accuracy"]
 
         def accuracy() -> float:
-            return learner.evaluate(sample, verbose=0, return_dict=True)["accuracy"]
+            return trained_part.evaluate(sample, verbose=0, return_dict=True)["accuracy"]
 
         momenta = [layer.momentum for layer in moving]
         seen = accuracy()
@@ -70,11 +70,13 @@ class Settling:
             inputs = [
                 keras.ops.convert_to_tensor(x, "float32") for x in (given if isinstance(given, tuple) else [given])
             ]
-            learner(inputs if isinstance(given, tuple) else inputs[0], training=True)
+            trained_part(inputs if isinstance(given, tuple) else inputs[0], training=True)
         for layer, momentum in zip(moving, momenta, strict=True):
             layer.momentum = momentum
         validation = make_batches(self._feed.validation, self._pictures.val, **self._batching)
-        loss = learner.evaluate(validation, verbose=0, return_dict=True)["loss"] - penalty(learner)
+        loss = trained_part.evaluate(validation, verbose=0, return_dict=True)["loss"] - regularization_loss(
+            trained_part
+        )
         settled = accuracy()
         # Statistics near their initial values give about the same answer for every picture: little loss, no network.
         if unsettled or loss < best.loss or settled > seen:

@@ -192,7 +192,7 @@ class _Training:
         self._schedule, self._pictures, self._learning, self._reporter = schedule, pictures, learning, reporter
         self._whole = Network(model, tuple(backbone), architecture)
         self._networks = _networks(self._whole, schedule, learning.head or architecture.head, pictures)
-        self._now, self._best = self._whole, fitting.Best(learning.keep_best)
+        self._now, self._best = self._whole, fitting.BestWeights(learning.keep_best)
         self._history: list[dict[str, Any]] = []
         self._done: list[dict[str, Any]] = []
         self._warnings: list[str] = []
@@ -236,7 +236,7 @@ class _Training:
         phase, now = self._schedule[index], self._networks[index]
         if now is not self._now:
             # Weights and losses of networks of different depths cannot be compared.
-            self._now, self._best = now, fitting.Best(self._learning.keep_best)
+            self._now, self._best = now, fitting.BestWeights(self._learning.keep_best)
         moving = freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
         stages = len(self._whole.architecture.stages)
         depth = "" if now is self._whole else f"the first {phase.depth} of {stages} stages, "
@@ -271,12 +271,12 @@ class _Training:
         """Train a phase; the network then has the weights of the best epoch so far."""
         phase, history, best = ready.phase, self._history, self._best
         network, steps = ready.now.logits_model, len(ready.batches)
-        learner = ready.feed.learner
+        trained_part = ready.feed.trained_part
         self._warn_of_average(phase, steps)
-        with fitting.computing_in(self._learning.precision, learner):
+        with fitting.mixed_precision(self._learning.precision, trained_part):
             self._compile(ready, phase)
             epochs = fitting.fit(
-                learner, network, ready.batches, ready.validation, phase, history, best, self._reporter
+                trained_part, network, ready.batches, ready.validation, phase, history, best, self._reporter
             )
         self._feeds.count(ready.feed, epochs)
         # The next phase, or the export, begins from the best epoch so far.
@@ -310,10 +310,10 @@ class _Training:
 
     def test(self, ready: _Ready, sweep: Sweep) -> RangeTest:
         """Try rates on a phase; the network ends with the weights that it had."""
-        learner = ready.feed.learner
-        with fitting.computing_in(self._learning.precision, learner):
+        trained_part = ready.feed.trained_part
+        with fitting.mixed_precision(self._learning.precision, trained_part):
             self._compile(ready, sweep.of(ready.phase))
-            return sweep.run(ready.phase, learner, ready.now.logits_model, ready.batches, self._reporter)
+            return sweep.run(ready.phase, trained_part, ready.now.logits_model, ready.batches, self._reporter)
 
     def end(self) -> Outcome:
         """Tell what came of it."""
@@ -328,7 +328,12 @@ class _Training:
     def _compile(self, ready: _Ready, phase: Phase) -> None:
         smoothing = self._learning.label_smoothing
         fitting.compile_for(
-            ready.feed.learner, phase, len(ready.batches), ready.moving.lr_multipliers, self._pictures.task, smoothing
+            ready.feed.trained_part,
+            phase,
+            len(ready.batches),
+            ready.moving.lr_multipliers,
+            self._pictures.task,
+            smoothing,
         )
 
 

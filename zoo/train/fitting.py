@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import keras
 
 
-class Best:
+class BestWeights:
     """Weights of the epoch of least validation loss over all phases of a depth, or of the last epoch."""
 
     def __init__(self, keep_best: bool) -> None:
@@ -32,16 +32,16 @@ class Best:
 
 
 def fit(
-    learner: keras.Model,
+    trained_part: keras.Model,
     network: keras.Model,
     batches: keras.utils.PyDataset,
     validation: keras.utils.PyDataset,
     phase: Phase,
     history: list[dict[str, Any]],
-    best: Best,
+    best: BestWeights,
     reporter: Reporter,
 ) -> int:
-    """Fit one phase, adding to the history; return how many epochs ran. `learner` is `network` or a part of it.
+    """Fit one phase, adding to the history; return how many epochs ran. `trained_part` is `network` or a part of it.
 
     Raises:
         TrainingError: The loss is not finite, or pictures or features cannot be read any more.
@@ -79,11 +79,11 @@ def fit(
             row = {
                 "phase": phase.name,
                 "epoch": first + epoch + 1,
-                "learning_rate": float(keras.ops.convert_to_numpy(learner.optimizer.learning_rate)),
+                "learning_rate": float(keras.ops.convert_to_numpy(trained_part.optimizer.learning_rate)),
                 **{key: float(logs[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
                 "seconds": round(time.perf_counter() - self.started, 2),
             }
-            row["val_loss"] -= penalty(learner)
+            row["val_loss"] -= regularization_loss(trained_part)
             if not np.isfinite(row["loss"]):
                 raise TrainingError(
                     f"the loss of epoch {row['epoch']} is {row['loss']}: the learning rate {phase.learning_rate:g} of "
@@ -100,13 +100,13 @@ def fit(
             since = row["epoch"] - lowest[1]
             if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
                 reporter.say(f"  no better validation loss for {phase.patience} epochs: phase ends")
-                learner.stop_training = True
+                trained_part.stop_training = True
 
     # The average stands in the network's weights while validation runs and an epoch ends, so that it is what is kept.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
     options = {"validation_data": validation, "callbacks": [*average, Watch()], "verbose": 0, "shuffle": False}
     with bars, reading(phase, batches, validation):
-        learner.fit(batches, epochs=phase.epochs, **options)
+        trained_part.fit(batches, epochs=phase.epochs, **options)
     if best.weights is None:
         raise TrainingError(
             f"the validation loss of phase {phase.name!r} was never finite; lower --learning-rate below "
@@ -140,10 +140,10 @@ def reading(phase: Phase, *batches: keras.utils.PyDataset) -> Iterator[None]:
         raise failed from None
 
 
-def penalty(learner: keras.Model) -> float:
+def regularization_loss(trained_part: keras.Model) -> float:
     """What regularizers add to the loss at the present weights."""
     keras = backend.start()
-    return float(sum(float(keras.ops.convert_to_numpy(loss)) for loss in learner.losses))
+    return float(sum(float(keras.ops.convert_to_numpy(loss)) for loss in trained_part.losses))
 
 
 def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> keras.optimizers.Optimizer:
@@ -189,19 +189,19 @@ def _jit() -> bool | str:
 
 
 @contextlib.contextmanager
-def computing_in(precision: str, learner: keras.Model) -> Iterator[None]:
+def mixed_precision(precision: str, trained_part: keras.Model) -> Iterator[None]:
     """Let a network compute in a precision while a phase lasts; weights, gradients' sums and logits stay float32.
 
     Args:
         precision: "float32", or "bfloat16" as Keras's mixed_bfloat16 has it.
-        learner: Ends in the layer of the logits.
+        trained_part: Ends in the layer of the logits.
     """
     keras = backend.start()
-    last = learner.layers[-1]
+    last = trained_part.layers[-1]
     whole = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
     changed = {
         layer: layer.dtype_policy
-        for layer in learner.layers
+        for layer in trained_part.layers
         if precision != "float32" and layer is not last and not isinstance(layer, whole)
         if isinstance(layer, keras.layers.Layer)
     }
@@ -215,19 +215,24 @@ def computing_in(precision: str, learner: keras.Model) -> Iterator[None]:
 
 
 def compile_for(
-    learner: keras.Model, phase: Phase, steps: int, lr_multipliers: dict[str, float], task: str, label_smoothing: float
+    trained_part: keras.Model,
+    phase: Phase,
+    steps: int,
+    lr_multipliers: dict[str, float],
+    task: str,
+    label_smoothing: float,
 ) -> None:
     """Compile a network, or the upper part of one, for a phase.
 
     Args:
-        learner: Ends in logits.
+        trained_part: Ends in logits.
         phase: For its optimizer and rates.
         steps: Of an epoch.
         lr_multipliers: Path of each trainable variable -> factor on its update.
         task: See `zoo.train.network.attach_head`.
         label_smoothing: Share of every target that is spread over all classes.
     """
-    learner.compile(
+    trained_part.compile(
         optimizer=_optimizer(phase, steps, lr_multipliers),
         loss=_loss(task, label_smoothing),
         metrics=[_accuracy(task)],

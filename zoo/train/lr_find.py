@@ -73,7 +73,7 @@ class Sweep:
     def run(
         self,
         phase: Phase,
-        learner: keras.Model,
+        trained_part: keras.Model,
         network: keras.Model,
         batches: keras.utils.PyDataset,
         reporter: Reporter,
@@ -82,7 +82,7 @@ class Sweep:
 
         Args:
             phase: The phase.
-            learner: The network, or its upper part.
+            trained_part: The network, or its upper part.
             network: The whole of it.
             batches: Of training pictures; begun again where there are fewer than steps.
             reporter: Hears of the result and of progress.
@@ -90,20 +90,20 @@ class Sweep:
         Raises:
             TrainingError: The loss is not finite before any training, or pictures or features cannot be read any more.
         """
-        learner.optimizer.build(learner.trainable_variables)
+        trained_part.optimizer.build(trained_part.trainable_variables)
         # Dropout's random state too, so that a batch meets the same masks before and after.
         kept = [
             (variable, backend.start().ops.convert_to_numpy(variable))
-            for variable in (*network.variables, *learner.optimizer.variables)
+            for variable in (*network.variables, *trained_part.optimizer.variables)
         ]
         rates = np.geomspace(self.lowest, self.highest, self.steps)
         count = min(self.steps, len(batches))
 
         def step(rate: float, index: int) -> float:
-            learner.optimizer.learning_rate = rate
+            trained_part.optimizer.learning_rate = rate
             # What Keras reports is a mean over all steps since then.
-            learner.reset_metrics()
-            return float(learner.train_on_batch(*batches[index], return_dict=True)["loss"])
+            trained_part.reset_metrics()
+            return float(trained_part.train_on_batch(*batches[index], return_dict=True)["loss"])
 
         def restore() -> None:
             for variable, value in kept:
