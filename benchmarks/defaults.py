@@ -97,7 +97,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     from zoo.reporter import Reporter
     from zoo.train import engine
     from zoo.train.frozen.features import Settings
-    from zoo.train.inputs import Pictures
+    from zoo.train.inputs import TrainingData
     from zoo.train.network import attach_head
     from zoo.workflow import finetune
 
@@ -130,7 +130,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         backbone.set_weights(pretrained)
         model = attach_head(backbone, plan.head, targets.shape[1], plan.architecture.name, task=task)
         started = time.perf_counter()
-        learnt = Pictures(array, targets, train, chosen, task)
+        learnt = TrainingData(array, targets, train, chosen, task)
         engine.train(model, names, plan.architecture, phases, learnt, learning, reporter)
         seconds = time.perf_counter() - started
         probabilities = model.predict(array[judged].astype("float32"), batch_size=64, verbose=0)

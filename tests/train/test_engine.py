@@ -58,7 +58,7 @@ def pictures():
     labels = np.arange(48) % 2
     targets = np.eye(2, dtype="float32")[labels]
     array = (rng.integers(0, 100, (48, *SIZE, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
-    return inputs.Pictures(array, targets, np.arange(0, 36), np.arange(36, 48))
+    return inputs.TrainingData(array, targets, np.arange(0, 36), np.arange(36, 48))
 
 
 def labels_of(pictures):
@@ -182,7 +182,7 @@ def test_same_seed_same_bytes_another_seed_others(architecture, pictures):
 def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, optimizer):
     """The update is scaled, not the gradient, which Adam would undo: a step a stage down is a tenth."""
     steps = {}
-    one_batch = inputs.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = inputs.TrainingData(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     for decay in (1.0, 0.1):
         phase = Phase(name="x", train="last:2", epochs=1, learning_rate=1e-3, optimizer=optimizer, rate_decay=decay)
         _, before, after, _, _ = run(architecture, one_batch, phase)
@@ -213,7 +213,7 @@ def test_the_rate_rises_and_falls(architecture, pictures, rate, rising, first, l
 
 def test_gradients_are_clipped(architecture, pictures):
     """One step of SGD moves all weights together by the rate times the norm, where the gradient is greater."""
-    one_batch = inputs.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = inputs.TrainingData(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     moved = {}
     for norm in (None, 1e-3, 1e6):
         phase = Phase(name="x", train="all", epochs=1, learning_rate=0.1, optimizer="sgd", clip_norm=norm)
@@ -225,7 +225,7 @@ def test_gradients_are_clipped(architecture, pictures):
 
 def test_the_average_of_weights_is_judged_and_kept(architecture, pictures):
     """One step an epoch: after three, m * (m * w1 + (1 - m) * w2) + (1 - m) * w3."""
-    one_batch = inputs.Pictures(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
+    one_batch = inputs.TrainingData(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     options = {"name": "x", "train": "all", "learning_rate": 0.01, "optimizer": "sgd", "patience": None}
     weights, averages = [], {}
     for epochs in (1, 2, 3):
@@ -277,15 +277,15 @@ def test_a_phase_is_left_out_where_what_is_there_is_enough(architecture, picture
 
 def test_the_loss_of_guessing(pictures):
     """Entropy: ln 2 of two even classes; of one in ten, less; of labels of their own, the mean over them."""
-    assert inputs.loss_of_guessing(pictures) == pytest.approx(np.log(2), rel=1e-3)
+    assert inputs.chance_loss(pictures) == pytest.approx(np.log(2), rel=1e-3)
     targets = np.eye(2, dtype="float32")[(np.arange(40) % 10 == 0).astype(int)]
-    rare = inputs.Pictures(np.zeros((40, 4, 4, 3), np.uint8), targets, np.arange(40), np.arange(1))
-    assert inputs.loss_of_guessing(rare) == pytest.approx(0.325, abs=1e-3)
-    several = inputs.Pictures(
+    rare = inputs.TrainingData(np.zeros((40, 4, 4, 3), np.uint8), targets, np.arange(40), np.arange(1))
+    assert inputs.chance_loss(rare) == pytest.approx(0.325, abs=1e-3)
+    several = inputs.TrainingData(
         rare.array, np.tile([1.0, 0.0], (40, 1)).astype("float32"), rare.train, rare.val, "multilabel"
     )
     several.targets[::2] = [1, 1]
-    assert inputs.loss_of_guessing(several) == pytest.approx(np.log(2) / 2, rel=1e-3)
+    assert inputs.chance_loss(several) == pytest.approx(np.log(2) / 2, rel=1e-3)
 
 
 def test_an_average_over_too_few_steps_is_warned_of(architecture, pictures):
@@ -588,7 +588,7 @@ def test_balanced_weights_make_every_class_count_alike():
     """Over the training pictures the weights of each class sum to the same, and are 1 on average."""
     targets = np.zeros((60, 3), "float32")
     targets[:40, 0] = targets[40:55, 1] = targets[55:, 2] = 1
-    uneven = inputs.Pictures(np.zeros((60, 4, 4, 3), np.uint8), targets, np.arange(0, 60, 2), np.arange(1, 60, 2))
+    uneven = inputs.TrainingData(np.zeros((60, 4, 4, 3), np.uint8), targets, np.arange(0, 60, 2), np.arange(1, 60, 2))
     weights = inputs.class_weights(uneven)
     counts = targets[::2].sum(axis=0)
     assert counts.tolist() == [20, 8, 2] and (weights * counts).tolist() == pytest.approx([10, 10, 10])

@@ -16,7 +16,7 @@ from zoo.plugin import Head, Phase, registry
 from zoo.reporter import Reporter
 from zoo.testing import randomize
 from zoo.train import engine, freeze, inputs, views
-from zoo.train.batches import Feed, plain
+from zoo.train.batches import PhaseInputs, plain
 from zoo.train.frozen import cut as cut_module
 from zoo.train.frozen import features as feature_module
 from zoo.train.frozen import store
@@ -46,7 +46,7 @@ def pictures(size=SIZE, channels=3, count=40):
     labels = np.arange(count) % 2
     array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
     cut = count * 3 // 4
-    return inputs.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count))
+    return inputs.TrainingData(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count))
 
 
 def network(name, train, *, size=SIZE, seed=0, head=None):
@@ -67,13 +67,13 @@ def features(folder, given, reporter=None, **settings):
     return Features(settings, given.array, given.targets, reporter or Listener())
 
 
-def feed(now, given, made, **options):
+def inputs(now, given, made, **options):
     as_they_are = plain(given.array, given.targets)
     options = {"views": None, "online": False, "later": [], **options}
     later = options.pop("later")
     cut = find_cut(now.logits_model)
-    unchanged = Feed(now.logits_model, as_they_are, as_they_are)
-    return made.feed(now.logits_model, cut, later, unchanged, train=given.train, val=given.val, **options)
+    unchanged = PhaseInputs(now.logits_model, as_they_are, as_they_are)
+    return made.inputs(now.logits_model, cut, later, unchanged, train=given.train, val=given.val, **options)
 
 
 CUTS = [
@@ -115,7 +115,7 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
     assert floats is None or cut.floats == floats
     trainable = {layer.name for layer in now.logits_model.layers if layer.trainable_weights}
     assert cut.layers and not cut.layers & trainable
-    made = feed(now, given, features(tmp_path, given))
+    made = inputs(now, given, features(tmp_path, given))
     assert (
         made.kept == (True, True)
         and {layer.name for layer in made.trained_part.layers if layer.trainable_weights} == trainable
@@ -256,9 +256,9 @@ def test_a_tight_cache_keeps_sixteen_bits_a_number(tmp_path):
     given = pictures(channels=1)
     now = network("mnist_convnet", "last:1")
     cut = find_cut(now.logits_model)
-    exact = feed(now, given, features(tmp_path / "a", given)).train(0, given.train)[0]
+    exact = inputs(now, given, features(tmp_path / "a", given)).train(0, given.train)[0]
     made = features(tmp_path / "b", given, limit=int(40 * cut.floats * 2.5))
-    close = feed(now, given, made).train(0, given.train)[0]
+    close = inputs(now, given, made).train(0, given.train)[0]
     assert made.gain.bytes == 40 * cut.floats * 2 and made.gain.numbers == "16-bit fixed point"
     for a, b in zip(exact, close, strict=True):
         assert 0 < np.abs(a - b).max() / np.abs(a).max() <= 1e-4
@@ -358,10 +358,10 @@ def test_what_an_interrupted_run_computed_is_found(tmp_path, monkeypatch):
     # The first call compares with Keras.
     monkeypatch.setattr(feature_module.Lower, "__call__", call)
     with pytest.raises(KeyboardInterrupt):
-        feed(now, given, features(tmp_path, given))
+        inputs(now, given, features(tmp_path, given))
     monkeypatch.setattr(feature_module.Lower, "__call__", whole)
     made = features(tmp_path, given)
-    feed(now, given, made)
+    inputs(now, given, made)
     assert made.gain.found == 20 and made.gain.computed == 20
 
 
@@ -437,10 +437,10 @@ def test_what_differs_in_training_and_tells_nobody_is_trained_in_one_piece(tmp_p
     given = pictures(size=(8, 8))
     model = with_layer(Secret())
     cut = find_cut(model)
-    unchanged = Feed(model, plain(given.array, given.targets), plain(given.array, given.targets))
+    unchanged = PhaseInputs(model, plain(given.array, given.targets), plain(given.array, given.targets))
     options = {"train": given.train, "val": given.val, "views": None, "online": False}
     made = features(tmp_path, given)
-    assert made.feed(model, cut, [], unchanged, **options) is unchanged
+    assert made.inputs(model, cut, [], unchanged, **options) is unchanged
     assert made.gain.computed == 0
 
 
@@ -491,11 +491,11 @@ def test_other_sets_give_way_to_new_ones(tmp_path):
     now = network("mnist_convnet", "last:1")
     size = 40 * find_cut(now.logits_model).floats * 4
     for name in ("a", "b", "c"):
-        feed(now, given, features(tmp_path, given, pictures=name, limit=int(2.5 * size)))
+        inputs(now, given, features(tmp_path, given, pictures=name, limit=int(2.5 * size)))
     assert len(list(tmp_path.iterdir())) == 2
     for name, computed in (("c", 0), ("b", 0), ("a", 40)):
         made = features(tmp_path, given, pictures=name, limit=int(2.5 * size))
-        feed(now, given, made)
+        inputs(now, given, made)
         assert made.gain.computed == computed
 
 
@@ -503,13 +503,13 @@ def test_pictures_that_were_not_computed_are_never_read_as_nothing(tmp_path):
     given = pictures(channels=1)
     now = network("mnist_convnet", "last:1")
     half = dataclasses.replace(given, train=given.train[:10])
-    made = feed(now, half, features(tmp_path, given))
+    made = inputs(now, half, features(tmp_path, given))
     (read,), _ = made.validation(0, given.train[8:14])
-    (whole,), _ = feed(now, given, features(tmp_path / "other", given)).validation(0, given.train[8:14])
+    (whole,), _ = inputs(now, given, features(tmp_path / "other", given)).validation(0, given.train[8:14])
     assert np.abs(read - whole).max() <= 1e-4 * np.abs(whole).max() and np.abs(read[-1]).max() > 0
     # Another split needs others: only those are computed.
     rest = features(tmp_path, given)
-    feed(now, given, rest)
+    inputs(now, given, rest)
     assert rest.gain.computed == 20 and rest.gain.found == 20
 
 
@@ -524,7 +524,7 @@ def test_views_that_mix_labels_bring_them(tmp_path):
     now = network("mnist_convnet", "last:1")
     made = features(tmp_path, given)
     wanted = views.Views(given.array, given.train, given.targets, mixed, 2, 0)
-    read, got = feed(now, given, made, views=wanted).train(3, given.train[:4])
+    read, got = inputs(now, given, made, views=wanted).train(3, given.train[:4])
     expected = {}
     for places, pixels, labels in wanted.generate():
         expected.update({int(place): (p, label) for place, p, label in zip(places, pixels, labels, strict=True)})

@@ -56,7 +56,7 @@ def pictures():
     labels = np.arange(96) % 2
     array = (rng.integers(0, 120, (96, *SIZE, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
     shown = np.where(np.arange(96) % 8 == 5, 1 - labels, labels)
-    return inputs.Pictures(array, np.eye(2, dtype="float32")[shown], np.arange(72), np.arange(72, 96))
+    return inputs.TrainingData(array, np.eye(2, dtype="float32")[shown], np.arange(72), np.arange(72, 96))
 
 
 def find(pictures, *schedule, sweep=SWEEP, **learning):

@@ -25,7 +25,9 @@ def learnable(size, channels=3, count=40):
     labels = np.arange(count) % 2
     array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
     cut = count * 3 // 4
-    return inputs.Pictures(array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count), "binary")
+    return inputs.TrainingData(
+        array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count), "binary"
+    )
 
 
 def run(architecture, size, phases, head, pictures=None, keep_best=True):
@@ -310,7 +312,7 @@ def test_penalties_do_not_choose_the_epoch(plugins):
     architecture = plugins.architecture("mnist_dense")
     pictures = learnable((8, 8), 1)
     targets = np.eye(2, dtype="float32")[np.random.default_rng(1).permutation(np.arange(40) % 2)]
-    pictures = inputs.Pictures(pictures.array, targets, pictures.train, pictures.val, "binary")
+    pictures = inputs.TrainingData(pictures.array, targets, pictures.train, pictures.val, "binary")
     phase = Phase(name="x", train="all", epochs=6, learning_rate=1e-3, patience=None)
     head = Head(pool="flatten", hidden=(16,), weight_l2=0.5)
     _, outcome, _ = run(architecture, (8, 8), [phase], head, pictures)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 # (epoch, indices of pictures) -> what the network takes of them (an array, or a list of arrays), and their targets.
-Take = Callable[[int, np.ndarray], tuple[Any, np.ndarray]]
+BatchFn = Callable[[int, np.ndarray], tuple[Any, np.ndarray]]
 
 
-def plain(array: np.ndarray, targets: np.ndarray) -> Take:
+def plain(array: np.ndarray, targets: np.ndarray) -> BatchFn:
     """Pictures as they are.
 
     Args:
@@ -31,7 +31,7 @@ def plain(array: np.ndarray, targets: np.ndarray) -> Take:
     return lambda epoch, chosen: (rows[chosen], targets[chosen])
 
 
-def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> Take:
+def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> BatchFn:
     """Pictures altered anew in every epoch: float32 (batch, height, width, channels) in 0..255."""
 
     rows = MappedRows(array)
@@ -43,7 +43,7 @@ def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: in
 
 
 def make_batches(
-    take: Take,
+    take: BatchFn,
     rows: np.ndarray,
     *,
     batch_size: int,
@@ -110,7 +110,7 @@ def make_batches(
 
 
 @dataclass(frozen=True)
-class Feed:
+class PhaseInputs:
     """What a phase is fitted on.
 
     Args:
@@ -122,7 +122,7 @@ class Feed:
     """
 
     trained_part: keras.Model
-    train: Take
-    validation: Take
+    train: BatchFn
+    validation: BatchFn
     kept: tuple[bool, bool] = (False, False)
     rate: float = 0.0

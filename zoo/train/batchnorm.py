@@ -9,9 +9,9 @@ import numpy as np
 from zoo import backend
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
-from zoo.train.batches import Feed, make_batches
+from zoo.train.batches import PhaseInputs, make_batches
 from zoo.train.fitting import BestWeights, regularization_loss
-from zoo.train.inputs import Pictures
+from zoo.train.inputs import TrainingData
 
 if TYPE_CHECKING:
     import keras
@@ -32,18 +32,18 @@ class Settling:
 
     def __init__(
         self,
-        feed: Feed,
+        inputs: PhaseInputs,
         network: keras.Model,
-        pictures: Pictures,
+        pictures: TrainingData,
         batching: dict[str, Any],
         seed: int,
         reporter: Reporter,
     ):
-        self._trained_part, self._network, self._reporter = feed.trained_part, network, reporter
+        self._trained_part, self._network, self._reporter = inputs.trained_part, network, reporter
         # Shuffled, for training rows stand class by class; whole batches, for each counts alike.
         rows = np.random.default_rng(seed).permutation(pictures.train)[:LAG_PICTURES]
         rows = rows[: len(rows) // batching["batch_size"] * batching["batch_size"] or len(rows)]
-        self._sample_rows, self._feed, self._pictures, self._batching = rows, feed, pictures, batching
+        self._sample_rows, self._feed, self._pictures, self._batching = rows, inputs, pictures, batching
 
     def settle(self, steps: int, history: list[dict[str, Any]], best: BestWeights, phase: Phase) -> list[str]:
         """Settle them after a phase whose best epoch ended after `steps` steps; return a warning if they lag still."""

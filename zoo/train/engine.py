@@ -12,11 +12,11 @@ from zoo.data.augment import Augment
 from zoo.plugin import Architecture, Head, Phase
 from zoo.reporter import Reporter
 from zoo.train import fitting, freeze, grouped_conv
-from zoo.train.batches import Feed, make_batches
+from zoo.train.batches import PhaseInputs, make_batches
 from zoo.train.batchnorm import Settling
 from zoo.train.frozen.cut import Cut, find_cut
 from zoo.train.frozen.features import Settings
-from zoo.train.inputs import Feeds, Pictures, class_weights, loss_of_guessing
+from zoo.train.inputs import InputPipeline, TrainingData, chance_loss, class_weights
 from zoo.train.lr_find import RangeTest, Sweep
 from zoo.train.network import Network, truncate
 
@@ -82,7 +82,7 @@ def train(
     backbone: Sequence[str],
     architecture: Architecture,
     schedule: Sequence[Phase],
-    pictures: Pictures,
+    pictures: TrainingData,
     learning: Learning,
     reporter: Reporter,
 ) -> Outcome:
@@ -118,7 +118,7 @@ def find_rates(
     backbone: Sequence[str],
     architecture: Architecture,
     schedule: Sequence[Phase],
-    pictures: Pictures,
+    pictures: TrainingData,
     learning: Learning,
     reporter: Reporter,
     sweep: Sweep,
@@ -161,7 +161,7 @@ class _Ready:
         phase: The phase.
         now: The network that it has.
         moving: What it trains.
-        feed: What it is fitted on.
+        inputs: What it is fitted on.
         batches: Of training pictures.
         validation: Of validation pictures.
         started: When, as `time.perf_counter` tells.
@@ -170,7 +170,7 @@ class _Ready:
     phase: Phase
     now: Network
     moving: freeze.TrainableLayers
-    feed: Feed
+    inputs: PhaseInputs
     batches: keras.utils.PyDataset
     validation: keras.utils.PyDataset
     started: float
@@ -185,7 +185,7 @@ class _Training:
         backbone: Sequence[str],
         architecture: Architecture,
         schedule: Sequence[Phase],
-        pictures: Pictures,
+        pictures: TrainingData,
         learning: Learning,
         reporter: Reporter,
     ):
@@ -202,7 +202,7 @@ class _Training:
             "single_unit": pictures.task == "binary",
             "class_weights": class_weights(pictures) if learning.balance else None,
         }
-        self._feeds = Feeds(pictures, learning.augment, learning.seed, learning.features, reporter)
+        self._inputs = InputPipeline(pictures, learning.augment, learning.seed, learning.features, reporter)
 
     def plan(self) -> None:
         """Find where each phase cuts its network."""
@@ -212,7 +212,7 @@ class _Training:
                 now = self._networks[index]
                 freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
                 cuts[index] = find_cut(now.logits_model)
-        self._feeds.plan(self._schedule, cuts, self._networks)
+        self._inputs.plan(self._schedule, cuts, self._networks)
 
     def needs(self, index: int) -> bool:
         """Whether a phase is trained: not where what is there is good enough for it."""
@@ -220,7 +220,7 @@ class _Training:
         # Weights of classes make losses smaller too.
         if phase.enough is None or self._learning.balance or self._networks[index] is not self._now:
             return True
-        enough = min(phase.enough, GUESSED * loss_of_guessing(self._pictures))
+        enough = min(phase.enough, GUESSED * chance_loss(self._pictures))
         # Written so that a NaN is not enough.
         if not best.loss <= enough:
             return True
@@ -248,11 +248,11 @@ class _Training:
         )
         started = time.perf_counter()
         with self._reporter.timing.measure(f"phase {phase.name}"):
-            feed = self._feeds.of(index)
+            inputs = self._inputs.of(index)
             order = {"seed": self._learning.seed, "first_epoch": len(self._history), "shuffle": True}
-            batches = make_batches(feed.train, self._pictures.train, **self._batching, **order)
-            validation = make_batches(feed.validation, self._pictures.val, **self._batching)
-            yield _Ready(phase, now, moving, feed, batches, validation, started)
+            batches = make_batches(inputs.train, self._pictures.train, **self._batching, **order)
+            validation = make_batches(inputs.validation, self._pictures.val, **self._batching)
+            yield _Ready(phase, now, moving, inputs, batches, validation, started)
 
     def _wishes(self, phase: Phase) -> str:
         """What is asked for besides, so that it can be seen to be done."""
@@ -271,20 +271,20 @@ class _Training:
         """Train a phase; the network then has the weights of the best epoch so far."""
         phase, history, best = ready.phase, self._history, self._best
         network, steps = ready.now.logits_model, len(ready.batches)
-        trained_part = ready.feed.trained_part
+        trained_part = ready.inputs.trained_part
         self._warn_of_average(phase, steps)
         with fitting.mixed_precision(self._learning.precision, trained_part):
             self._compile(ready, phase)
             epochs = fitting.fit(
                 trained_part, network, ready.batches, ready.validation, phase, history, best, self._reporter
             )
-        self._feeds.count(ready.feed, epochs)
+        self._inputs.count(ready.inputs, epochs)
         # The next phase, or the export, begins from the best epoch so far.
         network.set_weights(best.weights)
         steps *= best.epoch - len(history) + epochs
         if phase.batch_norm == "update" and steps > 0:
             settling = Settling(
-                ready.feed, network, self._pictures, self._batching, self._learning.seed, self._reporter
+                ready.inputs, network, self._pictures, self._batching, self._learning.seed, self._reporter
             )
             self._warnings += settling.settle(steps, history, best, phase)
         self._done.append(
@@ -310,7 +310,7 @@ class _Training:
 
     def test(self, ready: _Ready, sweep: Sweep) -> RangeTest:
         """Try rates on a phase; the network ends with the weights that it had."""
-        trained_part = ready.feed.trained_part
+        trained_part = ready.inputs.trained_part
         with fitting.mixed_precision(self._learning.precision, trained_part):
             self._compile(ready, sweep.of(ready.phase))
             return sweep.run(ready.phase, trained_part, ready.now.logits_model, ready.batches, self._reporter)
@@ -318,7 +318,7 @@ class _Training:
     def end(self) -> Outcome:
         """Tell what came of it."""
         freeze.restore_dropout(self._whole.model, self._layer_defaults)
-        gain, best = self._feeds.gain, self._best
+        gain, best = self._inputs.gain, self._best
         for line in gain.told():
             self._reporter.say(line)
         kept = f"validation loss {best.loss:.4f}" + ("" if self._learning.keep_best else ", the last")
@@ -328,7 +328,7 @@ class _Training:
     def _compile(self, ready: _Ready, phase: Phase) -> None:
         smoothing = self._learning.label_smoothing
         fitting.compile_for(
-            ready.feed.trained_part,
+            ready.inputs.trained_part,
             phase,
             len(ready.batches),
             ready.moving.lr_multipliers,
@@ -341,7 +341,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _networks(whole: Network, schedule: Sequence[Phase], head: Head, pictures: Pictures) -> list[Network]:
+def _networks(whole: Network, schedule: Sequence[Phase], head: Head, pictures: TrainingData) -> list[Network]:
     """The network of each phase. All selectors are checked here, before the first phase begins."""
     cuts: dict[int, Network] = {len(whole.architecture.stages): whole}
     found = []

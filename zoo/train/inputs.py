@@ -12,14 +12,14 @@ from zoo.data.augment import Augment
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
 from zoo.train import views
-from zoo.train.batches import Feed, Take, augmented, plain
+from zoo.train.batches import BatchFn, PhaseInputs, augmented, plain
 from zoo.train.frozen.cut import Cut
 from zoo.train.frozen.features import Features, Gain, Settings
 from zoo.train.network import Network
 
 
 @dataclass(frozen=True)
-class Pictures:
+class TrainingData:
     """What the network learns from and is judged by while it trains.
 
     Args:
@@ -37,7 +37,7 @@ class Pictures:
     task: str = "multiclass"
 
 
-def class_weights(pictures: Pictures) -> np.ndarray:
+def class_weights(pictures: TrainingData) -> np.ndarray:
     """Weights that make every class count alike: pictures / (classes * pictures of the class), 1 on average.
 
     The "balanced" rule of scikit-learn's `compute_class_weight`, after King and Zeng 2001, "Logistic Regression in Rare
@@ -50,7 +50,7 @@ def class_weights(pictures: Pictures) -> np.ndarray:
     return (len(pictures.train) / (len(counts) * np.maximum(counts, 1))).astype("float32")
 
 
-def loss_of_guessing(pictures: Pictures) -> float:
+def chance_loss(pictures: TrainingData) -> float:
     """Mean cross-entropy, in nats, of answers that are the classes' shares of the training pictures."""
     shares = pictures.targets[pictures.train].mean(axis=0).astype(float)
     entropies = -shares * np.log(np.maximum(shares, 1e-12))
@@ -60,12 +60,12 @@ def loss_of_guessing(pictures: Pictures) -> float:
     return float((entropies - rest * np.log(np.maximum(rest, 1e-12))).mean())
 
 
-class Feeds:
+class InputPipeline:
     """What each phase is fitted on: pictures or their features, as they are or altered."""
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: TrainingData,
         augment: Augment | None,
         seed: int,
         features: Settings | None,
@@ -73,7 +73,7 @@ class Feeds:
     ):
         self._pictures, self._augment, self._seed, self._reporter = pictures, augment, seed, reporter
         self._features = features and Features(features, pictures.array, pictures.targets, reporter)
-        self._views: dict[int, Take] = {}
+        self._views: dict[int, BatchFn] = {}
 
     @property
     def gain(self) -> Gain:
@@ -88,7 +88,7 @@ class Feeds:
         if self._features is None or not self._features.worth(passes - count):
             self._cuts = [None] * len(cuts)
 
-    def of(self, index: int) -> Feed:
+    def of(self, index: int) -> PhaseInputs:
         """What a phase is fitted on; its layers are set."""
         phase, now, pictures = self._schedule[index], self._networks[index], self._pictures
         cut, reading = self._cuts[index], self._reading(phase)
@@ -103,18 +103,18 @@ class Feeds:
                 pictures.array, pictures.train, pictures.targets, self._augment, phase.views, self._seed
             )
             train = self._computed(made_ahead)
-        feed = Feed(now.logits_model, train, as_they_are)
+        inputs = PhaseInputs(now.logits_model, train, as_they_are)
         if cut is None:
-            return feed
-        return self._features.feed(
-            *(now.logits_model, cut, self._later(index), feed),
+            return inputs
+        return self._features.inputs(
+            *(now.logits_model, cut, self._later(index), inputs),
             **{"train": pictures.train, "val": pictures.val, "views": made_ahead, "online": reading == "online"},
         )
 
-    def count(self, feed: Feed, epochs: int) -> None:
+    def count(self, inputs: PhaseInputs, epochs: int) -> None:
         """Note that a phase has read its features in so many epochs."""
         if self._features is not None:
-            self._features.count(feed, epochs * len(self._pictures.train), epochs * len(self._pictures.val))
+            self._features.count(inputs, epochs * len(self._pictures.train), epochs * len(self._pictures.val))
 
     def _reading(self, phase: Phase) -> str | int:
         """ "plain", "online", or how many views are made ahead."""
@@ -134,7 +134,7 @@ class Feeds:
                 found.append(cut)
         return found
 
-    def _computed(self, wanted: views.Views) -> Take:
+    def _computed(self, wanted: views.Views) -> BatchFn:
         """Views as pixels, made when the first batch is wanted: their features may be there already."""
 
         def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

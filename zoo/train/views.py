@@ -14,7 +14,7 @@ from zoo import files
 from zoo.data.augment import Augment, picture_seeds
 from zoo.data.pixels import MappedRows
 from zoo.errors import TrainingError
-from zoo.train.batches import Take
+from zoo.train.batches import BatchFn
 
 BATCH = 32
 
@@ -63,7 +63,7 @@ class Views:
                 yield self.place(view, chosen), np.rint(pictures).astype(np.uint8), labels
 
 
-def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None]) -> Take:
+def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None]) -> BatchFn:
     """Make all views ahead.
 
     Args:

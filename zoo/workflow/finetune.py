@@ -22,7 +22,7 @@ from zoo.export.variants import Limits
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.engine import Learning
-from zoo.train.inputs import Pictures
+from zoo.train.inputs import TrainingData
 from zoo.workflow.export import Product, Result, check_targets, deliver
 
 if TYPE_CHECKING:
@@ -247,9 +247,9 @@ def _train(
     return model
 
 
-def _pictures(dataset: Dataset) -> Pictures:
+def _pictures(dataset: Dataset) -> TrainingData:
     split = dataset.split
-    return Pictures(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task)
+    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task)
 
 
 def _draw_curves(run: runs.Run, record: dict[str, Any], reporter: Reporter) -> None:

@@ -23,7 +23,7 @@ from zoo import backend, files
 from zoo.data.augment import picture_seeds
 from zoo.data.pixels import MappedRows
 from zoo.reporter import Reporter
-from zoo.train.batches import Feed, Take
+from zoo.train.batches import BatchFn, PhaseInputs
 from zoo.train.frozen.cut import Cut, digest
 from zoo.train.frozen.part import Lower, Unsound
 from zoo.train.frozen.store import Cache, Store, Wanted
@@ -139,18 +139,18 @@ class Features:
             return False
         return self._settings.always or passes * self._array[0, ..., 0].size >= WORTH_PIXELS
 
-    def feed(
+    def inputs(
         self,
         network: keras.Model,
         cut: Cut,
         later: Sequence[Cut],
-        plain: Feed,
+        plain: PhaseInputs,
         *,
         train: np.ndarray,
         val: np.ndarray,
         views: Views | None,
         online: bool,
-    ) -> Feed:
+    ) -> PhaseInputs:
         """Make what a phase is fitted on.
 
         Args:
@@ -179,7 +179,7 @@ class Features:
                     return plain
         except Unsound:
             return plain
-        return Feed(
+        return PhaseInputs(
             keras.Model(list(cut.tensors), network.outputs[0]),
             train=train_from[0] if train_from else self._stream(lower, plain.train),
             validation=validation_from[0] if validation_from else self._stream(lower, plain.validation),
@@ -187,13 +187,13 @@ class Features:
             rate=max((found[1] for found in (train_from, validation_from) if found), default=0.0),
         )
 
-    def count(self, feed: Feed, train: int, validation: int) -> None:
+    def count(self, inputs: PhaseInputs, train: int, validation: int) -> None:
         """Note that a phase has read so many training and validation pictures."""
-        read = sum(count for count, kept in zip((train, validation), feed.kept, strict=True) if kept)
+        read = sum(count for count, kept in zip((train, validation), inputs.kept, strict=True) if kept)
         self.gain.read += read
-        self.gain.seconds_read += read * feed.rate
+        self.gain.seconds_read += read * inputs.rate
 
-    def _of_pictures(self, cut: Cut, later: Sequence[Cut], rows: np.ndarray) -> tuple[Take, float] | None:
+    def _of_pictures(self, cut: Cut, later: Sequence[Cut], rows: np.ndarray) -> tuple[BatchFn, float] | None:
         """What reads features of pictures as they are, and the seconds that one took; None if they cannot be kept."""
 
         rows_of = MappedRows(self._array)
@@ -214,7 +214,7 @@ class Features:
 
         return take, max(store.seconds_a_row for store in stores)
 
-    def _of_views(self, cut: Cut, later: Sequence[Cut], views: Views) -> tuple[Take, float] | None:
+    def _of_views(self, cut: Cut, later: Sequence[Cut], views: Views) -> tuple[BatchFn, float] | None:
         """What reads features of augmented copies, and the seconds that one took; None if they cannot be kept."""
         # What the policy makes of a few pictures tells it from others: names and parameters outlive its code.
         some = views.rows[:CHECKED_PICTURES]
@@ -362,7 +362,7 @@ class Features:
             raise Unsound
         return self._lowers[key]
 
-    def _stream(self, lower: Lower, take: Take) -> Take:
+    def _stream(self, lower: Lower, take: BatchFn) -> BatchFn:
         """Pictures that another gives, sent through the prefix."""
 
         def features(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
