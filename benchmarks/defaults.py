@@ -96,7 +96,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     from zoo.plugin import registry
     from zoo.reporter import Reporter
     from zoo.train import engine
-    from zoo.train.frozen.features import Settings
+    from zoo.train.frozen.features import FeatureCacheConfig
     from zoo.train.inputs import TrainingData
     from zoo.train.network import attach_head
     from zoo.workflow import finetune
@@ -116,7 +116,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     model, names = finetune.build_network(plan, plugins, reporter)
     backbone = keras.Model(model.input, model.get_layer(names[-1]).output)
     pretrained = backbone.get_weights()
-    features = Settings(cache, limit=40 << 30, pictures=dataset.pixels.key, always=True)
+    features = FeatureCacheConfig(cache, limit=40 << 30, pictures=dataset.pixels.key, always=True)
 
     def run(text: str, seed: int, rows: tuple) -> tuple[np.ndarray, float, float]:
         """(whether each judged picture was right, log loss, seconds)"""

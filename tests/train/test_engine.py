@@ -17,7 +17,7 @@ from zoo.reporter import Reporter
 from zoo.train import engine, freeze, inputs
 from zoo.train import schedule as schedule_tools
 from zoo.train.batches import augmented, make_batches, plain
-from zoo.train.frozen.features import Settings
+from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.network import attach_head, build_backbone
 
 SIZE = (32, 32)
@@ -321,7 +321,7 @@ def test_layers_compute_in_bfloat16_while_they_train_and_only_then(architecture,
         Phase(name="top", train="last:1", epochs=1, learning_rate=1e-3),
         Phase(name="all", train="all", epochs=5, learning_rate=1e-2, patience=None),
     )
-    settings = Settings(folder=tmp_path, always=True)
+    settings = FeatureCacheConfig(folder=tmp_path, always=True)
     learning = engine.Learning(batch_size=12, precision="bfloat16", features=settings)
     outcome = engine.train(model, backbone, architecture, schedule, pictures, learning, Listener())
     low = {epoch: {name for name, kind in kinds.items() if kind == "bfloat16"} for epoch, kinds in seen.items()}

@@ -21,7 +21,7 @@ from zoo.train.frozen import cut as cut_module
 from zoo.train.frozen import features as feature_module
 from zoo.train.frozen import store
 from zoo.train.frozen.cut import find_cut
-from zoo.train.frozen.features import Features, Settings
+from zoo.train.frozen.features import FeatureCache, FeatureCacheConfig
 from zoo.train.network import Network, attach_head, build_backbone
 
 SIZE = (64, 64)
@@ -63,8 +63,8 @@ def network(name, train, *, size=SIZE, seed=0, head=None):
 
 
 def features(folder, given, reporter=None, **settings):
-    settings = Settings(folder, **{"pictures": "these", "always": True, **settings})
-    return Features(settings, given.array, given.targets, reporter or Listener())
+    settings = FeatureCacheConfig(folder, **{"pictures": "these", "always": True, **settings})
+    return FeatureCache(settings, given.array, given.targets, reporter or Listener())
 
 
 def inputs(now, given, made, **options):
@@ -200,7 +200,7 @@ def losses(outcome):
 def test_training_is_the_same_with_and_without_and_found_features_change_no_bit(tmp_path):
     given, heard = pictures(channels=1), Listener()
     plainly, _ = train("mnist_convnet", given, SCHEDULE, settings=None)
-    settings = Settings(tmp_path, pictures="these", always=True)
+    settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     first, weights = train("mnist_convnet", given, SCHEDULE, settings=settings, reporter=heard)
     assert losses(first) == pytest.approx(losses(plainly), rel=1e-3)
     computed = [text for text in heard.said if "pictures computed in" in text]
@@ -226,7 +226,7 @@ def test_altered_pictures_go_through_the_prefix_too(tmp_path, count):
     given = pictures(channels=1)
     schedule = [dataclasses.replace(phase, views=count) for phase in SCHEDULE]
     plainly, _ = train("mnist_convnet", given, schedule, settings=None, augment=brighter)
-    settings = Settings(tmp_path, pictures="these", always=True)
+    settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     outcome, _ = train("mnist_convnet", given, schedule, settings=settings, augment=brighter)
     assert losses(outcome) == pytest.approx(losses(plainly), rel=1e-3)
     if count is None:
@@ -245,7 +245,7 @@ def test_altered_pictures_go_through_the_prefix_too(tmp_path, count):
 def test_what_does_not_fit_is_said_and_computed_anew(tmp_path):
     given, heard = pictures(channels=1), Listener()
     plainly, _ = train("mnist_convnet", given, SCHEDULE[1:2], settings=None)
-    settings = Settings(tmp_path, limit=1000, pictures="these", always=True)
+    settings = FeatureCacheConfig(tmp_path, limit=1000, pictures="these", always=True)
     outcome, _ = train("mnist_convnet", given, SCHEDULE[1:2], settings=settings, reporter=heard)
     assert any(re.search(r"take \d[\d.]* [GMk]B or more, and --cache-size allows \d", text) for text in heard.said)
     assert outcome.prefix["computed"] == 0 and outcome.prefix["streamed"] >= 60
@@ -268,7 +268,7 @@ def test_a_broken_cache_folder_costs_speed_only(tmp_path):
     given, heard = pictures(channels=1), Listener()
     plainly, _ = train("mnist_convnet", given, SCHEDULE[:1], settings=None)
     (tmp_path / "file").touch()
-    settings = Settings(tmp_path / "file" / "features", pictures="these", always=True)
+    settings = FeatureCacheConfig(tmp_path / "file" / "features", pictures="these", always=True)
     outcome, _ = train("mnist_convnet", given, SCHEDULE[:1], settings=settings, reporter=heard)
     assert any("cannot be kept in" in text and "ZOO_CACHE" in text for text in heard.said)
     assert losses(outcome) == pytest.approx(losses(plainly), rel=1e-3)
@@ -277,7 +277,7 @@ def test_a_broken_cache_folder_costs_speed_only(tmp_path):
 def test_a_disk_that_fills_up_is_left_as_it_was(tmp_path, monkeypatch):
     given, heard = pictures(channels=1), Listener()
     plainly, _ = train("mnist_convnet", given, SCHEDULE[:2], settings=None)
-    whole = store.Store.write
+    whole = store.FeatureSet.write
     calls = []
 
     def write(self, rows, values):
@@ -286,8 +286,8 @@ def test_a_disk_that_fills_up_is_left_as_it_was(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         whole(self, rows, values)
 
-    monkeypatch.setattr(store.Store, "write", write)
-    settings = Settings(tmp_path, pictures="these", always=True)
+    monkeypatch.setattr(store.FeatureSet, "write", write)
+    settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     outcome, _ = train("mnist_convnet", given, SCHEDULE[:2], settings=settings, reporter=heard)
     assert len([text for text in heard.said if "No space left" in text]) == 1 and list(tmp_path.iterdir()) == []
     assert outcome.prefix["computed"] == 0 and outcome.prefix["streamed"] > 0
@@ -301,7 +301,7 @@ def test_features_that_another_program_cuts_short_are_said_to_be(tmp_path):
                 for path in tmp_path.glob("*/values"):
                     os.truncate(path, 1000)
 
-    settings = Settings(tmp_path, pictures="these", always=True)
+    settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     with pytest.raises(TrainingError, match=r"(?s)phase 'head' learns from could not be read: .*values.*command again"):
         train("mnist_convnet", pictures(channels=1), SCHEDULE, settings=settings, reporter=Cutter())
     whole, _ = train("mnist_convnet", pictures(channels=1), SCHEDULE, settings=settings)
@@ -333,7 +333,7 @@ def test_what_a_batch_raises_is_told_in_its_own_words(first, error, told):
 
 def test_a_set_that_was_half_removed_is_computed_anew(tmp_path):
     given = pictures(channels=1)
-    settings = Settings(tmp_path, pictures="these", always=True)
+    settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     first, _ = train("mnist_convnet", given, SCHEDULE[:1], settings=settings)
     (folder,) = tmp_path.iterdir()
     (folder / "values").unlink()
@@ -346,7 +346,7 @@ def test_what_an_interrupted_run_computed_is_found(tmp_path, monkeypatch):
     now = network("mnist_convnet", "last:1")
     monkeypatch.setattr(feature_module, "FINISHED_TOGETHER", 10)
     monkeypatch.setattr(feature_module, "BATCH", 10)
-    whole = feature_module.Lower.__call__
+    whole = feature_module.FrozenPart.__call__
     calls = []
 
     def call(self, pixels):
@@ -356,10 +356,10 @@ def test_what_an_interrupted_run_computed_is_found(tmp_path, monkeypatch):
         return whole(self, pixels)
 
     # The first call compares with Keras.
-    monkeypatch.setattr(feature_module.Lower, "__call__", call)
+    monkeypatch.setattr(feature_module.FrozenPart, "__call__", call)
     with pytest.raises(KeyboardInterrupt):
         inputs(now, given, features(tmp_path, given))
-    monkeypatch.setattr(feature_module.Lower, "__call__", whole)
+    monkeypatch.setattr(feature_module.FrozenPart, "__call__", whole)
     made = features(tmp_path, given)
     inputs(now, given, made)
     assert made.gain.found == 20 and made.gain.computed == 20
@@ -373,7 +373,7 @@ def test_features_of_layers_that_a_phase_between_trains_are_computed_anew(tmp_pa
         for train_ in ("head", "last:3", "last:1", "head")
     ]
     plainly, _ = train("mnist_convnet", given, schedule, settings=None)
-    settings = Settings(tmp_path, pictures="these", always=True)
+    settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     outcome, _ = train("mnist_convnet", given, schedule, settings=settings)
     assert losses(outcome) == pytest.approx(losses(plainly), rel=2e-3)
     assert outcome.prefix["computed"] >= 80
@@ -385,7 +385,7 @@ def test_growing_and_moving_statistics_are_the_same_with_it(tmp_path):
     moving = {"batch_norm": "update", "batch_norm_momentum": 0.5, "learning_rate": 1e-3, "optimizer": "sgd"}
     schedule = [Phase(name=f"stage {depth}", train="last:1", depth=depth, epochs=1, **moving) for depth in (1, 2, 3)]
     plainly, before = train("mobilenetv2_035", given, schedule, settings=None)
-    settings = Settings(tmp_path, pictures="these", always=True)
+    settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     outcome, after = train("mobilenetv2_035", given, schedule, settings=settings)
     assert losses(outcome) == pytest.approx(losses(plainly), rel=5e-3) and outcome.prefix["read"] > 0
     for a, b in zip(before, after, strict=True):
@@ -530,7 +530,7 @@ def test_views_that_mix_labels_bring_them(tmp_path):
         expected.update({int(place): (p, label) for place, p, label in zip(places, pixels, labels, strict=True)})
     chosen = [expected[int(place)] for place in wanted.place(3, given.train[:4])]
     assert np.array_equal(got, [label for _, label in chosen]) and len({label.tobytes() for _, label in chosen}) == 4
-    lower = feature_module.Lower(
+    lower = feature_module.FrozenPart(
         now.logits_model, find_cut(now.logits_model).tensors, given.array[:4].astype("float32")
     )
     (direct,) = lower(np.stack([p for p, _ in chosen]).astype("float32"))

@@ -15,7 +15,7 @@ from zoo.train import fitting, freeze, grouped_conv
 from zoo.train.batches import PhaseInputs, make_batches
 from zoo.train.batchnorm import Settling
 from zoo.train.frozen.cut import Cut, find_cut
-from zoo.train.frozen.features import Settings
+from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.inputs import InputPipeline, TrainingData, chance_loss, class_weights
 from zoo.train.lr_find import RangeTest, Sweep
 from zoo.train.network import Network, truncate
@@ -53,7 +53,7 @@ class Learning:
     balance: bool = False
     keep_best: bool = True
     precision: str = "float32"
-    features: Settings | None = None
+    features: FeatureCacheConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Outcome:
         phases: For each phase its settings, the layers it moved, its seconds; and why it was left out, if it was.
         best_epoch: The epoch whose weights the network now has.
         warnings: What the user should know.
-        prefix: What the frozen prefix did, see `zoo.train.frozen.features.Gain`.
+        prefix: What the frozen prefix did, see `zoo.train.frozen.features.CacheStats`.
     """
 
     history: list[dict[str, Any]]
@@ -318,12 +318,12 @@ class _Training:
     def end(self) -> Outcome:
         """Tell what came of it."""
         freeze.restore_dropout(self._whole.model, self._layer_defaults)
-        gain, best = self._inputs.gain, self._best
-        for line in gain.told():
+        stats, best = self._inputs.stats, self._best
+        for line in stats.summary_lines():
             self._reporter.say(line)
         kept = f"validation loss {best.loss:.4f}" + ("" if self._learning.keep_best else ", the last")
         self._reporter.say(f"Kept epoch {best.epoch}: {kept}")
-        return Outcome(self._history, self._done, best.epoch, self._warnings, gain.to_json())
+        return Outcome(self._history, self._done, best.epoch, self._warnings, stats.to_json())
 
     def _compile(self, ready: _Ready, phase: Phase) -> None:
         smoothing = self._learning.label_smoothing

@@ -14,7 +14,7 @@ from zoo.reporter import Reporter
 from zoo.train import views
 from zoo.train.batches import BatchFn, PhaseInputs, augmented, plain
 from zoo.train.frozen.cut import Cut
-from zoo.train.frozen.features import Features, Gain, Settings
+from zoo.train.frozen.features import CacheStats, FeatureCache, FeatureCacheConfig
 from zoo.train.network import Network
 
 
@@ -68,17 +68,17 @@ class InputPipeline:
         pictures: TrainingData,
         augment: Augment | None,
         seed: int,
-        features: Settings | None,
+        features: FeatureCacheConfig | None,
         reporter: Reporter,
     ):
         self._pictures, self._augment, self._seed, self._reporter = pictures, augment, seed, reporter
-        self._features = features and Features(features, pictures.array, pictures.targets, reporter)
+        self._features = features and FeatureCache(features, pictures.array, pictures.targets, reporter)
         self._views: dict[int, BatchFn] = {}
 
     @property
-    def gain(self) -> Gain:
+    def stats(self) -> CacheStats:
         """What the frozen prefix did."""
-        return self._features.gain if self._features else Gain()
+        return self._features.stats if self._features else CacheStats()
 
     def plan(self, schedule: Sequence[Phase], cuts: list[Cut | None], stretches: list[Network]) -> None:
         """Decide whether the prefix is used, from all phases."""

@@ -167,7 +167,7 @@ def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[k
 def learning_of(plan: Plan, dataset: Dataset) -> Learning:
     """How the network is trained on the pictures."""
     from zoo.train.engine import Learning
-    from zoo.train.frozen.features import Settings
+    from zoo.train.frozen.features import FeatureCacheConfig
 
     options = plan.options
     return Learning(
@@ -179,7 +179,7 @@ def learning_of(plan: Plan, dataset: Dataset) -> Learning:
         balance=options.balance,
         keep_best=options.keep_best,
         precision=options.precision,
-        features=Settings(
+        features=FeatureCacheConfig(
             folder=files.cache() / "features",
             limit=options.cache_size,
             pictures=dataset.pixels.key,

@@ -25,8 +25,8 @@ from zoo.data.pixels import MappedRows
 from zoo.reporter import Reporter
 from zoo.train.batches import BatchFn, PhaseInputs
 from zoo.train.frozen.cut import Cut, digest
-from zoo.train.frozen.part import Lower, Unsound
-from zoo.train.frozen.store import Cache, Store, Wanted
+from zoo.train.frozen.part import FrozenPart, Unsound
+from zoo.train.frozen.store import Cache, FeatureSet, Wanted
 from zoo.train.views import Views
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ WORTH_PIXELS = 25_000_000
 
 
 @dataclass(frozen=True)
-class Settings:
+class FeatureCacheConfig:
     """How features are kept.
 
     Args:
@@ -64,7 +64,7 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 @dataclass
-class Gain:
+class CacheStats:
     """What the prefix did in a run.
 
     Args:
@@ -78,7 +78,7 @@ class Gain:
         seconds_read: What those read would have taken, at the speed at which they, or others of their set, were
             computed.
         bytes: What the computed ones take on the disk.
-        numbers: What they are kept as, see `zoo.train.frozen.store.Store`; empty where none are.
+        numbers: What they are kept as, see `zoo.train.frozen.store.FeatureSet`; empty where none are.
     """
 
     engine: str = ""
@@ -92,7 +92,7 @@ class Gain:
     bytes: int = 0
     numbers: str = ""
 
-    def told(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """What a user is told at the end of training."""
         lines = []
         if self.read:
@@ -108,7 +108,7 @@ class Gain:
         return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
-class Features:
+class FeatureCache:
     """Finds, computes and hands out features through one run.
 
     Args:
@@ -118,10 +118,10 @@ class Features:
         reporter: Hears what was computed.
 
     Attributes:
-        gain: What it did so far.
+        stats: What it did so far.
     """
 
-    def __init__(self, settings: Settings, array: np.ndarray, targets: np.ndarray, reporter: Reporter):
+    def __init__(self, settings: FeatureCacheConfig, array: np.ndarray, targets: np.ndarray, reporter: Reporter):
         self._settings, self._array, self._targets, self._reporter = settings, array, targets, reporter
         self._cache = Cache(settings.folder, settings.limit)
         # Pictures that nothing tells from others are computed anew in every run.
@@ -130,8 +130,8 @@ class Features:
         self._batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
         self._keeps = True
         self._filled: set[Path] = set()
-        self._lowers: dict[tuple[str, ...], Lower] = {}
-        self.gain = Gain()
+        self._lowers: dict[tuple[str, ...], FrozenPart] = {}
+        self.stats = CacheStats()
 
     def worth(self, passes: int) -> bool:
         """Whether the prefix should be used where pictures would go through it so many times."""
@@ -190,8 +190,8 @@ class Features:
     def count(self, inputs: PhaseInputs, train: int, validation: int) -> None:
         """Note that a phase has read so many training and validation pictures."""
         read = sum(count for count, kept in zip((train, validation), inputs.kept, strict=True) if kept)
-        self.gain.read += read
-        self.gain.seconds_read += read * inputs.rate
+        self.stats.read += read
+        self.stats.seconds_read += read * inputs.rate
 
     def _of_pictures(self, cut: Cut, later: Sequence[Cut], rows: np.ndarray) -> tuple[BatchFn, float] | None:
         """What reads features of pictures as they are, and the seconds that one took; None if they cannot be kept."""
@@ -221,8 +221,8 @@ class Features:
         made = views.augment(
             views.array[some].astype("float32"), views.targets[some].copy(), picture_seeds(views.seed, 0, some)
         )
-        told = [np.asarray(part).tobytes() for part in (*made, views.rows, views.targets[views.rows])]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in told)).hexdigest()
+        summary_lines = [np.asarray(part).tobytes() for part in (*made, views.rows, views.targets[views.rows])]
+        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in summary_lines)).hexdigest()
         key = repr([self._pictures, digest, views.count, views.seed])
 
         def batches(missing: np.ndarray) -> Iterator[Batch]:
@@ -249,13 +249,13 @@ class Features:
         rows: np.ndarray,
         batches: Callable[[np.ndarray], Iterable[Batch]],
         labels: Wanted | None = None,
-    ) -> list[Store] | None:
+    ) -> list[FeatureSet] | None:
         """The sets of a cut's tensors, and of labels, with all rows computed; None if they cannot be kept."""
         if not self._keeps:
             return None
         beside = [labels] if labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())
-        opened: list[Store] = []
+        opened: list[FeatureSet] = []
         try:
             found = self._cache.open([*self._wanted(tensors, pictures, count, rows), *beside])
             if found is None and later:
@@ -269,7 +269,7 @@ class Features:
                 )
                 return None
             opened = found
-            self.gain.numbers = opened[0].numbers
+            self.stats.numbers = opened[0].numbers
             missing = np.unique(np.concatenate([store.missing(rows) for store in opened]))
             if len(missing):
                 self._fill(tensors, opened, missing, batches(missing))
@@ -285,7 +285,7 @@ class Features:
             )
             return None
         if not any(store.folder in self._filled for store in opened):
-            self.gain.found += len(rows) - len(missing)
+            self.stats.found += len(rows) - len(missing)
         self._filled.update(store.folder for store in opened)
         return [*opened[: len(cut.tensors)], *opened[len(tensors) :]]
 
@@ -300,7 +300,11 @@ class Features:
         return [Wanted(repr([self._digest(x), engine, pictures]), count, rows, tuple(x.shape[1:])) for x in tensors]
 
     def _fill(
-        self, tensors: Sequence[keras.KerasTensor], stores: Sequence[Store], rows: np.ndarray, batches: Iterable[Batch]
+        self,
+        tensors: Sequence[keras.KerasTensor],
+        stores: Sequence[FeatureSet],
+        rows: np.ndarray,
+        batches: Iterable[Batch],
     ) -> None:
         """Compute rows of the sets of some tensors; labels that come with them go to the set behind those."""
         lower = self._lower_for(tensors)
@@ -326,11 +330,11 @@ class Features:
         if waiting:
             finish()
         seconds = time.perf_counter() - started
-        self.gain.engine = lower.engine
-        self.gain.computed += done
-        self.gain.seconds_computing += seconds
+        self.stats.engine = lower.engine
+        self.stats.computed += done
+        self.stats.seconds_computing += seconds
         size = sum(store.row_bytes for store in stores) * done
-        self.gain.bytes += size
+        self.stats.bytes += size
         for store in stores:
             store.took(done, seconds)
         self._reporter.say(
@@ -343,7 +347,7 @@ class Features:
             self._digests[id(tensor)] = digest(self._network, tensor)
         return self._digests[id(tensor)]
 
-    def _lower_for(self, tensors: Sequence[keras.KerasTensor]) -> Lower:
+    def _lower_for(self, tensors: Sequence[keras.KerasTensor]) -> FrozenPart:
         """The lower part that gives some tensors; what was prepared before, if it is the same with the same weights.
 
         Raises:
@@ -353,21 +357,21 @@ class Features:
         if key not in self._lowers:
             started = time.perf_counter()
             with self._reporter.timing.measure("preparing the frozen prefix"):
-                lower = self._lowers[key] = Lower(self._network, tensors, self._sample)
-            self.gain.seconds_preparing += time.perf_counter() - started
-            self.gain.engine = lower.engine
+                lower = self._lowers[key] = FrozenPart(self._network, tensors, self._sample)
+            self.stats.seconds_preparing += time.perf_counter() - started
+            self.stats.engine = lower.engine
             if lower.note:
                 self._reporter.warn(f"the frozen prefix runs on Keras: {lower.note}.")
         if not self._lowers[key].sound:
             raise Unsound
         return self._lowers[key]
 
-    def _stream(self, lower: Lower, take: BatchFn) -> BatchFn:
+    def _stream(self, lower: FrozenPart, take: BatchFn) -> BatchFn:
         """Pictures that another gives, sent through the prefix."""
 
         def features(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
             pixels, targets = take(epoch, chosen)
-            self.gain.streamed += len(chosen)
+            self.stats.streamed += len(chosen)
             return lower(np.asarray(pixels, "float32")), targets
 
         return features

@@ -22,7 +22,7 @@ class Unsound(Exception):
     """The lower part gives no row a picture, or another one in training: it cannot be computed ahead."""
 
 
-class Lower:
+class FrozenPart:
     """The lower part of a network, ready to run.
 
     Args:

@@ -47,7 +47,7 @@ class Wanted:
     shape: tuple[int, ...]
 
 
-class Store:
+class FeatureSet:
     """Rows of one set.
 
     Args:
@@ -199,7 +199,7 @@ class Cache:
             limit = min(DEFAULT_BYTES, free // 2)
         self.limit = limit
 
-    def open(self, wanted: Sequence[Wanted]) -> list[Store] | None:
+    def open(self, wanted: Sequence[Wanted]) -> list[FeatureSet] | None:
         """Open sets, making room for them: others that have not been used for longest go.
 
         Args:
@@ -243,9 +243,9 @@ class Cache:
             taken, free = taken - size, free + size
             files.evict(oldest)
         self._used.update(places)
-        return [Store(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
+        return [FeatureSet(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
 
-    def drop(self, stores: Sequence[Store]) -> None:
+    def drop(self, stores: Sequence[FeatureSet]) -> None:
         """Remove sets, whole or half-written."""
         for store in stores:
             self._used.discard(store.folder)
