@@ -18,7 +18,7 @@ from zoo.train import engine, inputs, lr_find
 from zoo.train.network import attach_head, build_backbone
 
 SIZE = (16, 16)
-SWEEP = lr_find.Sweep(1e-5, 10.0, 60)
+RANGE_TEST = lr_find.RangeTestConfig(1e-5, 10.0, 60)
 
 
 def build_plain(shape):
@@ -59,14 +59,14 @@ def pictures():
     return inputs.TrainingData(array, np.eye(2, dtype="float32")[shown], np.arange(72), np.arange(72, 96))
 
 
-def find(pictures, *schedule, sweep=SWEEP, **learning):
+def find(pictures, *schedule, range_test=RANGE_TEST, **learning):
     backend.start().utils.set_random_seed(0)
     backbone = build_backbone(ARCHITECTURE, SIZE)
     model = attach_head(backbone, ARCHITECTURE.head, 2, "test")
     before = model.get_weights()
     given = engine.Learning(batch_size=12, **learning)
     names = [layer.name for layer in backbone.layers]
-    tests = engine.find_rates(model, names, ARCHITECTURE, schedule, pictures, given, Reporter(), sweep)
+    tests = engine.find_rates(model, names, ARCHITECTURE, schedule, pictures, given, Reporter(), range_test)
     same = [np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
     return tests, same
 
@@ -108,7 +108,7 @@ def test_a_later_phase_is_tested_from_what_those_before_have_learnt(pictures):
 
 
 def test_a_test_ends_where_the_loss_diverges(pictures):
-    (test,), same = find(pictures, HEAD, sweep=lr_find.Sweep(1e-3, 99.0, 200))
+    (test,), same = find(pictures, HEAD, range_test=lr_find.RangeTestConfig(1e-3, 99.0, 200))
     assert all(same) and len(test.rates) < 200 and test.rates[-1] < 99
     assert test.changes[-1] > 1
     # The cliff at the end must not hide the dip before it.
@@ -118,7 +118,7 @@ def test_a_test_ends_where_the_loss_diverges(pictures):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_the_dip_is_found_where_everything_moves_and_then_diverges(pictures, optimizer):
     phase = Phase(name="all", train="all", epochs=1, learning_rate=1e-3, optimizer=optimizer, batch_norm="update")
-    (test,), same = find(pictures, phase, sweep=lr_find.Sweep(1e-5, 99.0, 150))
+    (test,), same = find(pictures, phase, range_test=lr_find.RangeTestConfig(1e-5, 99.0, 150))
     assert all(same) and len(test.rates) < 150
     assert test.suggestion == pytest.approx(test.rates[int(np.argmin(test.changes))] / 10, rel=0.05)
 

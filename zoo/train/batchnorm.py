@@ -21,7 +21,7 @@ LAG_ALLOWED = 0.10
 INITIAL_ALLOWED = 0.01
 
 
-class Settling:
+class BatchNormRecalibration:
     """Makes sure that BatchNorm's moving statistics are those of the training pictures.
 
     They lag behind the weights where the steps were so few that much of the initial values is left, or where training
@@ -45,7 +45,7 @@ class Settling:
         rows = rows[: len(rows) // batching["batch_size"] * batching["batch_size"] or len(rows)]
         self._sample_rows, self._feed, self._pictures, self._batching = rows, inputs, pictures, batching
 
-    def settle(self, steps: int, history: list[dict[str, Any]], best: BestWeights, phase: Phase) -> list[str]:
+    def recalibrate(self, steps: int, history: list[dict[str, Any]], best: BestWeights, phase: Phase) -> list[str]:
         """Settle them after a phase whose best epoch ended after `steps` steps; return a warning if they lag still."""
         keras = backend.start()
         trained_part = self._trained_part

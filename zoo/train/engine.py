@@ -13,11 +13,11 @@ from zoo.plugin import Architecture, Head, Phase
 from zoo.reporter import Reporter
 from zoo.train import fitting, freeze, grouped_conv
 from zoo.train.batches import PhaseInputs, make_batches
-from zoo.train.batchnorm import Settling
+from zoo.train.batchnorm import BatchNormRecalibration
 from zoo.train.frozen.cut import Cut, find_cut
 from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.inputs import InputPipeline, TrainingData, chance_loss, class_weights
-from zoo.train.lr_find import RangeTest, Sweep
+from zoo.train.lr_find import RangeTest, RangeTestConfig
 from zoo.train.network import Network, truncate
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def find_rates(
     pictures: TrainingData,
     learning: Learning,
     reporter: Reporter,
-    sweep: Sweep,
+    range_test: RangeTestConfig,
 ) -> list[RangeTest]:
     """Test a range of learning rates at the beginning of every phase; each but the last is then trained as it says.
 
@@ -133,7 +133,7 @@ def find_rates(
         pictures: Decoded pictures.
         learning: How it is trained in all phases.
         reporter: Hears of phases, tests and epochs.
-        sweep: The rates.
+        range_test: The rates.
 
     Returns:
         A test a phase.
@@ -147,7 +147,7 @@ def find_rates(
         training.plan()
         for index in range(len(schedule)):
             with training.phase(index) as ready:
-                tests.append(training.test(ready, sweep))
+                tests.append(training.test(ready, range_test))
                 if index + 1 < len(schedule):
                     training.fit(ready)
     return tests
@@ -283,10 +283,10 @@ class _Training:
         network.set_weights(best.weights)
         steps *= best.epoch - len(history) + epochs
         if phase.batch_norm == "update" and steps > 0:
-            settling = Settling(
+            recalibration = BatchNormRecalibration(
                 ready.inputs, network, self._pictures, self._batching, self._learning.seed, self._reporter
             )
-            self._warnings += settling.settle(steps, history, best, phase)
+            self._warnings += recalibration.recalibrate(steps, history, best, phase)
         self._done.append(
             {
                 **asdict(phase),
@@ -308,12 +308,12 @@ class _Training:
             self._warnings.append(text)
             self._reporter.warn(text)
 
-    def test(self, ready: _Ready, sweep: Sweep) -> RangeTest:
+    def test(self, ready: _Ready, range_test: RangeTestConfig) -> RangeTest:
         """Try rates on a phase; the network ends with the weights that it had."""
         trained_part = ready.inputs.trained_part
         with fitting.mixed_precision(self._learning.precision, trained_part):
-            self._compile(ready, sweep.of(ready.phase))
-            return sweep.run(ready.phase, trained_part, ready.now.logits_model, ready.batches, self._reporter)
+            self._compile(ready, range_test.of(ready.phase))
+            return range_test.run(ready.phase, trained_part, ready.now.logits_model, ready.batches, self._reporter)
 
     def end(self) -> Outcome:
         """Tell what came of it."""

@@ -53,7 +53,7 @@ class RangeTest:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RangeTestConfig:
     """Rates to try.
 
     Args:

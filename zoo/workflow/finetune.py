@@ -120,11 +120,11 @@ def find_rates(
     model, backbone = build_network(plan, registry, reporter)
     from zoo.report import lr_find as drawing
     from zoo.train import engine
-    from zoo.train.lr_find import Sweep
+    from zoo.train.lr_find import RangeTestConfig
 
     tests = engine.find_rates(
         *(model, backbone, plan.architecture, plan.phases),
-        *(_pictures(dataset), learning_of(plan, dataset), reporter, Sweep(lowest, highest, steps)),
+        *(_pictures(dataset), learning_of(plan, dataset), reporter, RangeTestConfig(lowest, highest, steps)),
     )
     if output is not None:
         pairs = zip(plan.phases, tests, strict=True)
