@@ -123,15 +123,13 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         phases, policy = recipes[text]
         train, chosen, judged = (known[part] for part in rows)
         augment = policies.build(*policies.parse(policy, plugins)) if policy else None
-        learning = dataclasses.replace(
-            finetune.learning_of(plan, dataset), seed=seed, augment=augment, features=features
-        )
+        config = dataclasses.replace(finetune.learning_of(plan, dataset), seed=seed, augment=augment, features=features)
         keras.utils.set_random_seed(seed)
         backbone.set_weights(pretrained)
         model = attach_head(backbone, plan.head, targets.shape[1], plan.architecture.name, task=task)
         started = time.perf_counter()
         learnt = TrainingData(array, targets, train, chosen, task)
-        engine.train(model, names, plan.architecture, phases, learnt, learning, reporter)
+        engine.train(model, names, plan.architecture, phases, learnt, config, reporter)
         seconds = time.perf_counter() - started
         probabilities = model.predict(array[judged].astype("float32"), batch_size=64, verbose=0)
         of_truth = probabilities[np.arange(len(judged)), labels[judged]]

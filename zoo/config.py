@@ -50,7 +50,7 @@ class Options:
         patience: Epochs without a better validation loss that end a phase; 0 never does; None leaves it to the
             schedule.
         keep_best: Whether the epoch of least validation loss is kept, else the last.
-        precision: "float32" or "bfloat16"; see `zoo.train.engine.Learning`.
+        precision: "float32" or "bfloat16"; see `zoo.train.engine.TrainConfig`.
         views: Augmented copies of a picture, computed ahead; None makes a fresh one every epoch.
         cache_size: Bytes that outputs of frozen layers may take on the disk, over all runs; 0 runs all layers in every
             step; None means 4 GB or half of what is free, and no such cache where it would save little.

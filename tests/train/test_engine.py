@@ -85,7 +85,7 @@ def run(architecture, pictures, *schedule, augment=None, seed=0, batch_size=12, 
         architecture,
         schedule,
         pictures,
-        engine.Learning(batch_size=batch_size, seed=seed, augment=augment),
+        engine.TrainConfig(batch_size=batch_size, seed=seed, augment=augment),
         Reporter(),
     )
     after = {weight.path: weight.numpy() for weight in model.weights}
@@ -259,8 +259,8 @@ def test_a_phase_is_left_out_where_what_is_there_is_enough(architecture, picture
             Phase(name="head", train="head", epochs=20, learning_rate=0.05),
             Phase(name="top", train="last:1", epochs=1, learning_rate=1e-4, enough=enough),
         )
-        learning = engine.Learning(batch_size=12, **others)
-        outcome = engine.train(model, backbone, architecture, schedule, pictures, learning, Listener())
+        config = engine.TrainConfig(batch_size=12, **others)
+        outcome = engine.train(model, backbone, architecture, schedule, pictures, config, Listener())
         trained = [phase["name"] for phase in outcome.phases if phase["epochs_run"]]
         assert ["left_out" in phase for phase in outcome.phases] == [False, trained == ["head"]]
         return trained, min(row["val_loss"] for row in outcome.history[:20])
@@ -322,8 +322,8 @@ def test_layers_compute_in_bfloat16_while_they_train_and_only_then(architecture,
         Phase(name="all", train="all", epochs=5, learning_rate=1e-2, patience=None),
     )
     settings = FeatureCacheConfig(folder=tmp_path, always=True)
-    learning = engine.Learning(batch_size=12, precision="bfloat16", features=settings)
-    outcome = engine.train(model, backbone, architecture, schedule, pictures, learning, Listener())
+    config = engine.TrainConfig(batch_size=12, precision="bfloat16", features=settings)
+    outcome = engine.train(model, backbone, architecture, schedule, pictures, config, Listener())
     low = {epoch: {name for name, kind in kinds.items() if kind == "bfloat16"} for epoch, kinds in seen.items()}
     # What is below the cut is computed by onnxruntime, in float32.
     assert "conv3" in low[1] and "conv2" not in low[1]
@@ -385,7 +385,9 @@ def test_lagging_statistics_are_measured_anew(architecture, pictures):
 
     model, backbone = network(architecture)
     displace(model)
-    outcome = engine.train(model, backbone, architecture, [phase], pictures, engine.Learning(batch_size=12), Listener())
+    outcome = engine.train(
+        model, backbone, architecture, [phase], pictures, engine.TrainConfig(batch_size=12), Listener()
+    )
     assert outcome.history[-1]["val_accuracy"] <= 0.6 and outcome.warnings == []
     assert any("measured anew" in text for text in said)
     means = np.concatenate([model.get_layer(f"bn{i}").moving_mean.numpy() for i in (1, 2, 3)])

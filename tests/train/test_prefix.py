@@ -180,7 +180,7 @@ def train(name, given, schedule, *, settings, seed=0, augment=None, reporter=Non
     model = attach_head(backbone, head, 2, "test", task=given.task)
     outcome = engine.train(
         *(model, [layer.name for layer in backbone.layers], architecture, schedule, given),
-        engine.Learning(batch_size=10, seed=seed, augment=augment, head=head, features=settings),
+        engine.TrainConfig(batch_size=10, seed=seed, augment=augment, head=head, features=settings),
         reporter or Listener(),
     )
     return outcome, model.get_weights()

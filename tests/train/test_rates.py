@@ -59,14 +59,14 @@ def pictures():
     return inputs.TrainingData(array, np.eye(2, dtype="float32")[shown], np.arange(72), np.arange(72, 96))
 
 
-def find(pictures, *schedule, range_test=RANGE_TEST, **learning):
+def find(pictures, *schedule, range_test=RANGE_TEST, **config):
     backend.start().utils.set_random_seed(0)
     backbone = build_backbone(ARCHITECTURE, SIZE)
     model = attach_head(backbone, ARCHITECTURE.head, 2, "test")
     before = model.get_weights()
-    given = engine.Learning(batch_size=12, **learning)
+    given = engine.TrainConfig(batch_size=12, **config)
     names = [layer.name for layer in backbone.layers]
-    tests = engine.find_rates(model, names, ARCHITECTURE, schedule, pictures, given, Reporter(), range_test)
+    tests = engine.lr_find(model, names, ARCHITECTURE, schedule, pictures, given, Reporter(), range_test)
     same = [np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
     return tests, same
 

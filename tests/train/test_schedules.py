@@ -59,7 +59,7 @@ def run(architecture, size, phases, head, pictures=None, keep_best=True):
         architecture,
         phases,
         pictures or learnable(size, architecture.channels),
-        engine.Learning(batch_size=10, head=head, keep_best=keep_best),
+        engine.TrainConfig(batch_size=10, head=head, keep_best=keep_best),
         Listener(),
     )
     note()

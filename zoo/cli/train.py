@@ -104,7 +104,7 @@ def lr_find(
     reporter = ConsoleReporter(only_warnings=as_json)
     options = training_values(values, architecture=architecture)
     span = {"lowest": lowest, "highest": highest, "steps": steps}
-    tests = workflow.find_rates(options, registry, reporter, **span, output=output)
+    tests = workflow.lr_find(options, registry, reporter, **span, output=output)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(test) for test in tests]))
         return

@@ -30,7 +30,7 @@ FIRST_STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
+class TrainConfig:
     """How a network is trained, whatever the phases.
 
     Args:
@@ -57,7 +57,7 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainResult:
     """What training gave.
 
     Args:
@@ -83,9 +83,9 @@ def train(
     architecture: Architecture,
     schedule: Sequence[Phase],
     pictures: TrainingData,
-    learning: Learning,
+    config: TrainConfig,
     reporter: Reporter,
-) -> Outcome:
+) -> TrainResult:
     """Train a network in place; it ends with the weights of the epoch of least validation loss, or of the last epoch.
 
     Args:
@@ -94,7 +94,7 @@ def train(
         architecture: For its stages.
         schedule: Phases in order; the last one has the whole network.
         pictures: Decoded pictures.
-        learning: How it is trained in all phases.
+        config: How it is trained in all phases.
         reporter: Hears of phases and epochs.
 
     Returns:
@@ -103,7 +103,7 @@ def train(
     Raises:
         TrainingError: The loss is not finite.
     """
-    training = _Training(model, backbone, architecture, schedule, pictures, learning, reporter)
+    training = _Trainer(model, backbone, architecture, schedule, pictures, config, reporter)
     with grouped_conv.cut(model):
         training.plan()
         for index in range(len(schedule)):
@@ -113,13 +113,13 @@ def train(
     return training.end()
 
 
-def find_rates(
+def lr_find(
     model: keras.Model,
     backbone: Sequence[str],
     architecture: Architecture,
     schedule: Sequence[Phase],
     pictures: TrainingData,
-    learning: Learning,
+    config: TrainConfig,
     reporter: Reporter,
     range_test: RangeTestConfig,
 ) -> list[RangeTest]:
@@ -131,7 +131,7 @@ def find_rates(
         architecture: For its stages.
         schedule: Phases in order; those that `train` might leave out are trained too.
         pictures: Decoded pictures.
-        learning: How it is trained in all phases.
+        config: How it is trained in all phases.
         reporter: Hears of phases, tests and epochs.
         range_test: The rates.
 
@@ -141,7 +141,7 @@ def find_rates(
     Raises:
         TrainingError: The loss is not finite at the lowest rate, or in a phase.
     """
-    training = _Training(model, backbone, architecture, schedule, pictures, learning, reporter)
+    training = _Trainer(model, backbone, architecture, schedule, pictures, config, reporter)
     tests = []
     with grouped_conv.cut(model):
         training.plan()
@@ -154,7 +154,7 @@ def find_rates(
 
 
 @dataclass
-class _Ready:
+class _ActivePhase:
     """A phase whose layers are set.
 
     Args:
@@ -176,7 +176,7 @@ class _Ready:
     started: float
 
 
-class _Training:
+class _Trainer:
     """The state of one training; arguments as of `train`."""
 
     def __init__(
@@ -186,28 +186,28 @@ class _Training:
         architecture: Architecture,
         schedule: Sequence[Phase],
         pictures: TrainingData,
-        learning: Learning,
+        config: TrainConfig,
         reporter: Reporter,
     ):
-        self._schedule, self._pictures, self._learning, self._reporter = schedule, pictures, learning, reporter
+        self._schedule, self._pictures, self._config, self._reporter = schedule, pictures, config, reporter
         self._whole = Network(model, tuple(backbone), architecture)
-        self._networks = _networks(self._whole, schedule, learning.head or architecture.head, pictures)
-        self._now, self._best = self._whole, fitting.BestWeights(learning.keep_best)
+        self._networks = _networks(self._whole, schedule, config.head or architecture.head, pictures)
+        self._now, self._best = self._whole, fitting.BestWeights(config.keep_best)
         self._history: list[dict[str, Any]] = []
         self._done: list[dict[str, Any]] = []
         self._warnings: list[str] = []
         self._layer_defaults = freeze.layer_defaults(model)
         self._batching = {
-            "batch_size": learning.batch_size,
+            "batch_size": config.batch_size,
             "single_unit": pictures.task == "binary",
-            "class_weights": class_weights(pictures) if learning.balance else None,
+            "class_weights": class_weights(pictures) if config.balance else None,
         }
-        self._inputs = InputPipeline(pictures, learning.augment, learning.seed, learning.features, reporter)
+        self._inputs = InputPipeline(pictures, config.augment, config.seed, config.features, reporter)
 
     def plan(self) -> None:
         """Find where each phase cuts its network."""
         cuts: list[Cut | None] = [None] * len(self._schedule)
-        if self._learning.features is not None:
+        if self._config.features is not None:
             for index, phase in enumerate(self._schedule):
                 now = self._networks[index]
                 freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
@@ -218,7 +218,7 @@ class _Training:
         """Whether a phase is trained: not where what is there is good enough for it."""
         phase, best = self._schedule[index], self._best
         # Weights of classes make losses smaller too.
-        if phase.enough is None or self._learning.balance or self._networks[index] is not self._now:
+        if phase.enough is None or self._config.balance or self._networks[index] is not self._now:
             return True
         enough = min(phase.enough, GUESSED * chance_loss(self._pictures))
         # Written so that a NaN is not enough.
@@ -231,12 +231,12 @@ class _Training:
         return False
 
     @contextlib.contextmanager
-    def phase(self, index: int) -> Iterator[_Ready]:
+    def phase(self, index: int) -> Iterator[_ActivePhase]:
         """Set the layers of a phase and make what it is fitted on."""
         phase, now = self._schedule[index], self._networks[index]
         if now is not self._now:
             # Weights and losses of networks of different depths cannot be compared.
-            self._now, self._best = now, fitting.BestWeights(self._learning.keep_best)
+            self._now, self._best = now, fitting.BestWeights(self._config.keep_best)
         moving = freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
         stages = len(self._whole.architecture.stages)
         depth = "" if now is self._whole else f"the first {phase.depth} of {stages} stages, "
@@ -249,10 +249,10 @@ class _Training:
         started = time.perf_counter()
         with self._reporter.timing.measure(f"phase {phase.name}"):
             inputs = self._inputs.of(index)
-            order = {"seed": self._learning.seed, "first_epoch": len(self._history), "shuffle": True}
+            order = {"seed": self._config.seed, "first_epoch": len(self._history), "shuffle": True}
             batches = make_batches(inputs.train, self._pictures.train, **self._batching, **order)
             validation = make_batches(inputs.validation, self._pictures.val, **self._batching)
-            yield _Ready(phase, now, moving, inputs, batches, validation, started)
+            yield _ActivePhase(phase, now, moving, inputs, batches, validation, started)
 
     def _wishes(self, phase: Phase) -> str:
         """What is asked for besides, so that it can be seen to be done."""
@@ -261,19 +261,19 @@ class _Training:
             wishes.append(f"gradients of at most {phase.clip_norm:g}")
         if phase.ema is not None:
             wishes.append(f"weights averaged at {phase.ema:g}, which are judged and kept")
-        if self._learning.balance:
+        if self._config.balance:
             wishes.append("every class counts alike")
-        if self._learning.features is not None and self._learning.features.limit == 0:
+        if self._config.features is not None and self._config.features.limit == 0:
             wishes.append("all layers run in every step")
         return "".join(f"; {wish}" for wish in wishes)
 
-    def fit(self, ready: _Ready) -> None:
+    def fit(self, ready: _ActivePhase) -> None:
         """Train a phase; the network then has the weights of the best epoch so far."""
         phase, history, best = ready.phase, self._history, self._best
         network, steps = ready.now.logits_model, len(ready.batches)
         trained_part = ready.inputs.trained_part
         self._warn_of_average(phase, steps)
-        with fitting.mixed_precision(self._learning.precision, trained_part):
+        with fitting.mixed_precision(self._config.precision, trained_part):
             self._compile(ready, phase)
             epochs = fitting.fit(
                 trained_part, network, ready.batches, ready.validation, phase, history, best, self._reporter
@@ -284,7 +284,7 @@ class _Training:
         steps *= best.epoch - len(history) + epochs
         if phase.batch_norm == "update" and steps > 0:
             recalibration = BatchNormRecalibration(
-                ready.inputs, network, self._pictures, self._batching, self._learning.seed, self._reporter
+                ready.inputs, network, self._pictures, self._batching, self._config.seed, self._reporter
             )
             self._warnings += recalibration.recalibrate(steps, history, best, phase)
         self._done.append(
@@ -308,25 +308,25 @@ class _Training:
             self._warnings.append(text)
             self._reporter.warn(text)
 
-    def test(self, ready: _Ready, range_test: RangeTestConfig) -> RangeTest:
+    def test(self, ready: _ActivePhase, range_test: RangeTestConfig) -> RangeTest:
         """Try rates on a phase; the network ends with the weights that it had."""
         trained_part = ready.inputs.trained_part
-        with fitting.mixed_precision(self._learning.precision, trained_part):
+        with fitting.mixed_precision(self._config.precision, trained_part):
             self._compile(ready, range_test.of(ready.phase))
             return range_test.run(ready.phase, trained_part, ready.now.logits_model, ready.batches, self._reporter)
 
-    def end(self) -> Outcome:
+    def end(self) -> TrainResult:
         """Tell what came of it."""
         freeze.restore_dropout(self._whole.model, self._layer_defaults)
         stats, best = self._inputs.stats, self._best
         for line in stats.summary_lines():
             self._reporter.say(line)
-        kept = f"validation loss {best.loss:.4f}" + ("" if self._learning.keep_best else ", the last")
+        kept = f"validation loss {best.loss:.4f}" + ("" if self._config.keep_best else ", the last")
         self._reporter.say(f"Kept epoch {best.epoch}: {kept}")
-        return Outcome(self._history, self._done, best.epoch, self._warnings, stats.to_json())
+        return TrainResult(self._history, self._done, best.epoch, self._warnings, stats.to_json())
 
-    def _compile(self, ready: _Ready, phase: Phase) -> None:
-        smoothing = self._learning.label_smoothing
+    def _compile(self, ready: _ActivePhase, phase: Phase) -> None:
+        smoothing = self._config.label_smoothing
         fitting.compile_for(
             ready.inputs.trained_part,
             phase,

@@ -21,7 +21,7 @@ from zoo.errors import (
 from zoo.export.variants import Limits
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.train.engine import Learning
+from zoo.train.engine import TrainConfig
 from zoo.train.inputs import TrainingData
 from zoo.workflow.export import Product, Result, check_targets, deliver
 
@@ -84,7 +84,7 @@ def finetune(
         raise
 
 
-def find_rates(
+def lr_find(
     options: Options,
     registry: Registry,
     reporter: Reporter,
@@ -122,7 +122,7 @@ def find_rates(
     from zoo.train import engine
     from zoo.train.lr_find import RangeTestConfig
 
-    tests = engine.find_rates(
+    tests = engine.lr_find(
         *(model, backbone, plan.architecture, plan.phases),
         *(_pictures(dataset), learning_of(plan, dataset), reporter, RangeTestConfig(lowest, highest, steps)),
     )
@@ -164,13 +164,13 @@ def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[k
     return model, [layer.name for layer in backbone.layers]
 
 
-def learning_of(plan: Plan, dataset: Dataset) -> Learning:
+def learning_of(plan: Plan, dataset: Dataset) -> TrainConfig:
     """How the network is trained on the pictures."""
-    from zoo.train.engine import Learning
+    from zoo.train.engine import TrainConfig
     from zoo.train.frozen.features import FeatureCacheConfig
 
     options = plan.options
-    return Learning(
+    return TrainConfig(
         batch_size=options.batch_size,
         seed=options.seed,
         augment=plan.augment,
