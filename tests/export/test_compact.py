@@ -53,7 +53,7 @@ def test_int8(zoo, run, photos):
         "weight_bits": {7, 8},
         "calibration": {"minmax", "percentile", "entropy"},
     }.items():
-        assert {way[key] for way in ways} == values
+        assert {config[key] for config in ways} == values
     assert len(ways[1]["left_out"]) == 1 and ways[0]["left_out"] == []
     chosen = {key: figures[key] for key in ways[0]}
     allowed = [trial for trial in figures["tried"] if set(trial["way"]["left_out"]) >= set(chosen["left_out"][:1])]
@@ -134,10 +134,10 @@ def test_a_file_that_loses_accuracy_is_refused(zoo, run, monkeypatch):
 
 @pytest.mark.slow
 def test_16_bit_weights_that_are_not_read_back_are_an_error(zoo, run, monkeypatch):
-    halve = fp16.halve
+    to_fp16 = fp16.to_fp16
 
     def swapped(graph):
-        made = halve(graph)
+        made = to_fp16(graph)
         same = [t for t in made.graph.initializer if t.data_type == TensorProto.FLOAT16]
         values = onnx.numpy_helper.to_array(same[-1])
         same[-1].raw_data = values[::-1].tobytes()
@@ -215,7 +215,7 @@ def layers(between, constants):
 def test_what_has_no_weights_or_grows_is_not_called_int8():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    judge = int8.Judge(pixels, np.eye(3)[rng.integers(0, 3, 12)])
+    judge = int8.ValidationSet(pixels, np.eye(3)[rng.integers(0, 3, 12)])
     with pytest.raises(ConversionFailed, match="nothing to bring to 8 bits"):
         int8.quantize(one_layer("Add", np.ones(3, np.float32)), pixels, judge, max_drop=1.0)
     matrix = rng.normal(size=(3, 3)).astype(np.float32)
@@ -224,7 +224,7 @@ def test_what_has_no_weights_or_grows_is_not_called_int8():
 
 
 def trial(name, error, speedup=1.5, size=100, accuracy=0.9):
-    return int8.Trial(int8.Way(left_out=(name,)), accuracy, error, speedup, size)
+    return int8.Trial(int8.QuantConfig(left_out=(name,)), accuracy, error, speedup, size)
 
 
 @pytest.mark.parametrize(
@@ -260,16 +260,16 @@ def trial(name, error, speedup=1.5, size=100, accuracy=0.9):
 )
 def test_which_way_to_int8_is_taken(trials, options, expected):
     chosen = int8.choose(trials, accuracy=0.9, max_drop=0.01, **{"any_speed": False, **options})
-    assert chosen is None if expected is None else chosen.way.left_out == (expected,)
+    assert chosen is None if expected is None else chosen.config.left_out == (expected,)
 
 
 def quantized(monkeypatch, *networks, **options):
     """What `quantize` chooses where ways come out as given: (failed, error, bytes), one after the other."""
     made = iter([*networks, *[networks[-1]] * 20])
 
-    def attempt(self, way):
+    def attempt(self, config):
         failed, error, size = next(made)
-        self.trials.append(int8.Trial(way, 1.0, error, 1.5, size, failed))
+        self.trials.append(int8.Trial(config, 1.0, error, 1.5, size, failed))
         return self.trials[-1]
 
     rng = np.random.default_rng(0)
@@ -277,7 +277,7 @@ def quantized(monkeypatch, *networks, **options):
     monkeypatch.setattr(int8._Search, "_attempt", attempt)
     monkeypatch.setattr(onnx.ModelProto, "ByteSize", lambda self: 1000)
     matrices = [rng.normal(size=(3, 3)).astype(np.float32) for _ in range(2)]
-    judge = int8.Judge(pixels, np.eye(3)[rng.integers(0, 3, 12)])
+    judge = int8.ValidationSet(pixels, np.eye(3)[rng.integers(0, 3, 12)])
     return int8.quantize(two_layers(*matrices), pixels, judge, max_drop=1.0, **options)
 
 
@@ -301,10 +301,12 @@ def test_what_succeeds_after_failures_is_taken(monkeypatch):
 def test_of_several_labels_every_figure_counts():
     """A file that says no to each of a hundred classes makes 99 of 100 decisions right."""
     figures = {"kind": "fp16", "accuracy": 0.99, "float32_accuracy": 1.0}
-    assert variants._refusal(figures, variants.Limits(0.02)) is None
+    assert variants._refusal(figures, variants.AcceptanceLimits(0.02)) is None
     several = {"exact_match": 0.0, "float32_exact_match": 1.0}
-    assert "exact match falls from 1.0000 to 0.0000" in variants._refusal({**figures, **several}, variants.Limits(0.02))
-    judge = int8.Judge(np.zeros((2, 1, 1, 3), np.uint8), np.array([[1, 0], [0, 0]]), multilabel=True)
+    assert "exact match falls from 1.0000 to 0.0000" in variants._refusal(
+        {**figures, **several}, variants.AcceptanceLimits(0.02)
+    )
+    judge = int8.ValidationSet(np.zeros((2, 1, 1, 3), np.uint8), np.array([[1, 0], [0, 0]]), multilabel=True)
     assert judge.accuracy(np.zeros((2, 2))) == 0.5
 
 
@@ -315,7 +317,7 @@ def test_weights_beyond_16_bits_stay_as_they_are():
     nodes = [onnx.helper.make_node("Add", ["small", "great"], ["sum"])]
     output = onnx.helper.make_tensor_value_info("sum", TensorProto.FLOAT, [16, 32])
     graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "two", [], [output], tensors))
-    kinds = {t.name: t.data_type for t in fp16.halve(graph).graph.initializer}
+    kinds = {t.name: t.data_type for t in fp16.to_fp16(graph).graph.initializer}
     assert kinds == {"small_float16": TensorProto.FLOAT16, "great": TensorProto.FLOAT}
 
 

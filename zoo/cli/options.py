@@ -265,7 +265,7 @@ def compact_values(values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: A limit of a file that is not made.
     """
-    from zoo.export.variants import KINDS, Limits
+    from zoo.export.variants import KINDS, AcceptanceLimits
 
     wanted = tuple(kind for kind in KINDS if values.pop(kind))
     typed = [name for name in ("max_drop", "int8_any_speed") if typed_again(name, values[name])]
@@ -273,7 +273,7 @@ def compact_values(values: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(f"--{typed[0].replace('_', '-')} goes with --int8 or --fp16.")
     if values["int8_any_speed"] and "int8" not in wanted:
         raise click.UsageError("--int8-any-speed goes with --int8.")
-    return {"compact": wanted, "limits": Limits(values.pop("max_drop") / 100, values.pop("int8_any_speed"))}
+    return {"compact": wanted, "limits": AcceptanceLimits(values.pop("max_drop") / 100, values.pop("int8_any_speed"))}
 
 
 def training_values(values: dict[str, Any], **others: Any):

@@ -12,7 +12,7 @@ SMALLEST = 256
 LARGEST = float(np.finfo(np.float16).max)
 
 
-def halve(graph: onnx.ModelProto) -> onnx.ModelProto:
+def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Store a graph's weights as float16, each followed by a Cast that onnxruntime folds when it loads the file.
 
     Tensors of fewer than 256 values, and those with one beyond float16's range, stay as they are.
@@ -36,7 +36,7 @@ def halve(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rounded(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The same weights as `halve` stores, as float32."""
+    """The same weights as `to_fp16` stores, as float32."""
     copy = _copy(graph)
     for tensor, values in _weights(copy):
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))

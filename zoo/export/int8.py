@@ -25,7 +25,7 @@ import onnx
 from zoo.convert.keras_to_onnx import INPUT, LOGITS, PROBABILITIES
 from zoo.convert.session import open_session
 from zoo.errors import ConversionFailed
-from zoo.export.quantizer import Quantizer, Way
+from zoo.export.quantizer import QuantConfig, Quantizer
 from zoo_runtime import time_pairs
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Trial:
     """What came of a way.
 
     Args:
-        way: How the graph was quantised.
+        config: How the graph was quantised.
         accuracy: On the judging pictures, in 0..1.
         error: Root mean square of the logits' change over that of the logits around their mean.
         speedup: Milliseconds of the float32 graph over those of this one, one picture at a time, taken by turns.
@@ -65,7 +65,7 @@ class Trial:
         failed: Why it came to nothing; empty where it did not.
     """
 
-    way: Way
+    config: QuantConfig
     accuracy: float
     error: float
     speedup: float
@@ -97,7 +97,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Judge:
+class ValidationSet:
     """Pictures that a way is judged on.
 
     Args:
@@ -129,7 +129,7 @@ class Judge:
 def quantize(
     graph: onnx.ModelProto,
     calibration: np.ndarray,
-    judge: Judge,
+    judge: ValidationSet,
     *,
     max_drop: float,
     any_speed: bool = False,
@@ -164,7 +164,9 @@ def quantize(
             if len(reasons) == len(search.trials)
             else "no int8 graph is smaller than the float32 one by a tenth or more."
         )
-    return Outcome(search.quantizer.graph(chosen.way), chosen, tuple(search.trials), search.accuracy, len(judge.pixels))
+    return Outcome(
+        search.quantizer.graph(chosen.config), chosen, tuple(search.trials), search.accuracy, len(judge.pixels)
+    )
 
 
 class _Search:
@@ -174,7 +176,7 @@ class _Search:
         self,
         graph: onnx.ModelProto,
         calibration: np.ndarray,
-        judge: Judge,
+        judge: ValidationSet,
         max_drop: float,
         any_speed: bool,
         progress: Callable[[int, int], None] | None,
@@ -189,28 +191,28 @@ class _Search:
 
     def run(self) -> None:
         """Make all trials."""
-        whole = self._attempt(Way())
+        whole = self._attempt(QuantConfig())
         if len(self.quantizer.weighted) > 1:
-            without = self._attempt(Way(left_out=(self.quantizer.weighted[0],)))
+            without = self._attempt(QuantConfig(left_out=(self.quantizer.weighted[0],)))
             if (
                 not (whole.failed or without.failed)
                 and without.error <= NEXT_TO_NOTHING * whole.error
                 and without.bytes <= LARGER * whole.bytes
                 and self._is_fast(without) >= self._is_fast(whole)
             ):
-                self._always = set(without.way.left_out)
+                self._always = set(without.config.left_out)
         for name, values in CHOICES:
             for value in values[1:]:
                 best = self.best()
-                self._attempt(dataclasses.replace(best.way if best else Way(), **{name: value}))
+                self._attempt(dataclasses.replace(best.config if best else QuantConfig(), **{name: value}))
         best = self.best()
         if best is None or self._loses_little(best):
             return
-        order = most_sensitive(self.quantizer, best.way, self._judge, self._logits)
+        order = most_sensitive(self.quantizer, best.config, self._judge, self._logits)
         count = 1
         while count < len(order):
-            left_out = {*best.way.left_out, *order[:count]}
-            trial = self._attempt(dataclasses.replace(best.way, left_out=tuple(sorted(left_out))))
+            left_out = {*best.config.left_out, *order[:count]}
+            trial = self._attempt(dataclasses.replace(best.config, left_out=tuple(sorted(left_out))))
             if self._loses_little(trial) or not self._is_fast(trial):
                 return
             count *= 2
@@ -221,24 +223,24 @@ class _Search:
             trial
             for trial in self.trials
             # What is hardly smaller has left out all that counts.
-            if not trial.failed and trial.bytes <= SMALLER * self._bytes and set(trial.way.left_out) >= self._always
+            if not trial.failed and trial.bytes <= SMALLER * self._bytes and set(trial.config.left_out) >= self._always
         ]
         return choose(able, accuracy=self.accuracy, max_drop=self._max_drop, any_speed=self._any_speed)
 
-    def _attempt(self, way: Way) -> Trial:
+    def _attempt(self, config: QuantConfig) -> Trial:
         try:
-            made = self.quantizer.graph(way)
+            made = self.quantizer.graph(config)
             session = open_session(made)
             changed, answers = self._judge.outputs(session)
             trial = Trial(
-                way,
+                config,
                 self._judge.accuracy(answers),
                 relative_error(self._logits, changed),
                 speedup(self._reference, session, self._judge.pixels[:1]),
                 made.ByteSize(),
             )
         except ConversionFailed as error:
-            trial = Trial(way, 0.0, float("inf"), 0.0, 0, str(error))
+            trial = Trial(config, 0.0, float("inf"), 0.0, 0, str(error))
         self.trials.append(trial)
         if self._progress:
             self._progress(len(self.trials), LIKELY_TRIALS)
@@ -293,12 +295,12 @@ def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
     return trial.error <= FAITHFUL and accuracy - trial.accuracy <= drop + 1e-9
 
 
-def most_sensitive(quantizer: Quantizer, way: Way, judge: Judge, logits: np.ndarray) -> list[str]:
+def most_sensitive(quantizer: Quantizer, config: QuantConfig, judge: ValidationSet, logits: np.ndarray) -> list[str]:
     """Names of quantised operations, beginning with that which alone changes the logits most."""
     errors = {}
     for name in quantizer.weighted:
-        if name not in way.left_out:
-            session = open_session(quantizer.graph(way, only=[name]))
+        if name not in config.left_out:
+            session = open_session(quantizer.graph(config, only=[name]))
             changed, _ = judge.outputs(session, SENSITIVITY_PICTURES)
             errors[name] = relative_error(logits[:SENSITIVITY_PICTURES], changed)
     return sorted(errors, key=lambda name: -errors[name])

@@ -25,7 +25,7 @@ CHUNK = 8
 
 
 @dataclass(frozen=True)
-class Way:
+class QuantConfig:
     """One way of bringing a graph to 8 bits.
 
     Args:
@@ -57,12 +57,12 @@ class Quantizer:
         if not self.weighted:
             raise ConversionFailed(f"the network has no {', '.join(WEIGHTED)}: there is nothing to bring to 8 bits.")
 
-    def graph(self, way: Way, only: Sequence[str] = ()) -> onnx.ModelProto:
+    def graph(self, config: QuantConfig, only: Sequence[str] = ()) -> onnx.ModelProto:
         """The graph in 8 bits, or with `only` just these operations of it."""
         from onnxruntime.quantization import QDQQuantizer, QuantType
         from onnxruntime.quantization.registry import QDQRegistry
 
-        ranges = self._calibrated(way.calibration)
+        ranges = self._calibrated(config.calibration)
         copy = onnx.ModelProto()
         copy.CopyFrom(self._graph)
         types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
@@ -70,13 +70,13 @@ class Quantizer:
             with _quiet():
                 quantizer = QDQQuantizer(
                     copy,
-                    per_channel=way.per_channel,
-                    reduce_range=way.weight_bits == 7,
+                    per_channel=config.per_channel,
+                    reduce_range=config.weight_bits == 7,
                     weight_qType=QuantType.QInt8,
-                    activation_qType=types[way.activations],
+                    activation_qType=types[config.activations],
                     tensors_range=ranges,
                     nodes_to_quantize=list(only),
-                    nodes_to_exclude=[*self._frame, *way.left_out],
+                    nodes_to_exclude=[*self._frame, *config.left_out],
                     op_types_to_quantize=list(QDQRegistry),
                     # Logits of 8 bits would give probabilities in steps of some hundredths.
                     extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},

@@ -32,7 +32,7 @@ TOLERANCES = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
-class Limits:
+class AcceptanceLimits:
     """What a smaller file may cost.
 
     Args:
@@ -45,7 +45,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Compact:
+class Variant:
     """A smaller file and what it costs.
 
     Args:
@@ -71,11 +71,11 @@ def make(
     info: ModelInfo,
     dataset: Dataset,
     metrics: dict[str, Any],
-    limits: Limits,
+    limits: AcceptanceLimits,
     reporter: Reporter,
     *,
     seed: int,
-) -> Compact:
+) -> Variant:
     """Make a smaller file of an exported network and judge it.
 
     Args:
@@ -126,12 +126,12 @@ def make(
         **tried,
     }
     figures["refusal"] = _refusal(figures, limits)
-    return Compact(kind, content, changed, figures, figures["refusal"])
+    return Variant(kind, content, changed, figures, figures["refusal"])
 
 
-def failed(kind: str, why: str) -> Compact:
+def failed(kind: str, why: str) -> Variant:
     """What stands for a smaller file that came to nothing."""
-    return Compact(kind, b"", {}, {}, why.removesuffix("."))
+    return Variant(kind, b"", {}, {}, why.removesuffix("."))
 
 
 def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> Pairs:
@@ -153,9 +153,9 @@ def describe(figures: dict[str, Any]) -> list[str]:
         f"({figures['speedup']:.2f} times as fast here)"
     ]
     if figures["kind"] == "int8":
-        way = "one scale a channel" if figures["per_channel"] else "one scale a tensor"
+        config = "one scale a channel" if figures["per_channel"] else "one scale a tensor"
         lines.append(
-            f"{figures['activations']} activations, weights of {figures['weight_bits']} bits, {way}, "
+            f"{figures['activations']} activations, weights of {figures['weight_bits']} bits, {config}, "
             f"ranges by {figures['calibration']} on "
             f"{figures['calibration_pictures']} training pictures, {len(figures['left_out'])} operations left in "
             f"float32; {len(figures['tried'])} ways tried on {figures['judged_on']} validation and training pictures"
@@ -168,7 +168,7 @@ def describe(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _refusal(figures: dict[str, Any], limits: Limits) -> str | None:
+def _refusal(figures: dict[str, Any], limits: AcceptanceLimits) -> str | None:
     for key in JUDGED:
         if key in figures:
             before, after = figures[f"float32_{key}"], figures[key]
@@ -189,7 +189,7 @@ def _refusal(figures: dict[str, Any], limits: Limits) -> str | None:
 
 
 def _int8(
-    graph: onnx.ModelProto, dataset: Dataset, limits: Limits, reporter: Reporter, seed: int
+    graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, seed: int
 ) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
     from zoo.export import int8
 
@@ -197,7 +197,7 @@ def _int8(
     count = max(1, min(int8.CALIBRATION_PICTURES, len(train) // 2))
     # Validation pictures first: a network is surest of those it was trained on, and hides there what it lost.
     judged = np.concatenate([dataset.split.val, train[count:]])[: int8.JUDGING_PICTURES]
-    judge = int8.Judge(_pixels(dataset, judged), dataset.targets[judged], dataset.source.multilabel)
+    judge = int8.ValidationSet(_pixels(dataset, judged), dataset.targets[judged], dataset.source.multilabel)
     with reporter.progress("trying ways to int8") as progress:
         outcome = int8.quantize(
             *(graph, _pixels(dataset, train[:count]), judge),
@@ -205,10 +205,10 @@ def _int8(
             any_speed=limits.any_speed,
             progress=progress,
         )
-    way = outcome.chosen.way
+    config = outcome.chosen.config
     apart = int8.between_processors(outcome.graph, judge.pixels[:PARITY_PICTURES])
     precision = {
-        **dataclasses.asdict(way),
+        **dataclasses.asdict(config),
         "calibration_pictures": count,
         "logits_error": outcome.chosen.error,
         "between_processors": apart,
@@ -227,8 +227,8 @@ def _fp16(graph: onnx.ModelProto, dataset: Dataset) -> tuple[onnx.ModelProto, di
     from zoo.export import fp16, int8, parity
 
     rows = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
-    judge = int8.Judge(_pixels(dataset, rows), dataset.targets[rows], dataset.source.multilabel)
-    made = fp16.halve(graph)
+    judge = int8.ValidationSet(_pixels(dataset, rows), dataset.targets[rows], dataset.source.multilabel)
+    made = fp16.to_fp16(graph)
     plain, rounded, stored = (judge.outputs(open_session(one)) for one in (graph, fp16.rounded(graph), made))
     # The file must do what rounded weights do; what rounding itself does is judged on the test pictures.
     figures = parity.compare(rounded[0], stored[0], rounded[1], stored[1], multilabel=judge.multilabel)

@@ -18,7 +18,7 @@ from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.export import variants
 from zoo.export.parity import PARITY_PICTURES
-from zoo.export.variants import Compact, Limits
+from zoo.export.variants import AcceptanceLimits, Variant
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
@@ -68,7 +68,7 @@ class Result:
     metrics: dict[str, Any]
     exported: Path | None
     sample: Path
-    compacts: tuple[tuple[Compact, Path | None], ...] = ()
+    compacts: tuple[tuple[Variant, Path | None], ...] = ()
 
 
 def deliver(
@@ -79,7 +79,7 @@ def deliver(
     keep: bool = True,
     float32: bool = True,
     compact: Sequence[str] = (),
-    limits: Limits | None = None,
+    limits: AcceptanceLimits | None = None,
 ) -> Result:
     """Convert, check, judge and put in place. Nothing is replaced before every check has passed.
 
@@ -119,7 +119,7 @@ def deliver(
     result = Result(product.run, metrics, target, sample(dataset, product.run))
     if exported is None:
         return result
-    limits = limits or Limits()
+    limits = limits or AcceptanceLimits()
     if float32:
         _warn_of_others(exported, product.name, product.run, compact, reporter)
     made = [_compact(kind, graph, info, product, metrics, limits, exported, keep, reporter) for kind in compact]
@@ -240,11 +240,11 @@ def _compact(
     info: ModelInfo,
     product: Product,
     metrics: dict[str, Any],
-    limits: Limits,
+    limits: AcceptanceLimits,
     exported: Path,
     keep: bool,
     reporter: Reporter,
-) -> tuple[Compact, Path | None]:
+) -> tuple[Variant, Path | None]:
     """Make a smaller file; the run folder keeps what was tried, the file too where it is not refused.
 
     What goes wrong with it is a refusal: the float32 file is there by now, and another kind may come out well.
@@ -301,7 +301,7 @@ def export_run(
     data: str | None = None,
     size: tuple[int, int] | None = None,
     compact: Sequence[str] = (),
-    limits: Limits | None = None,
+    limits: AcceptanceLimits | None = None,
 ) -> Result:
     """Export a finished run again, with the same checks.
 

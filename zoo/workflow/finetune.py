@@ -18,7 +18,7 @@ from zoo.errors import (
     WriteError,
     reason,
 )
-from zoo.export.variants import Limits
+from zoo.export.variants import AcceptanceLimits
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.engine import TrainConfig
@@ -37,7 +37,7 @@ def finetune(
     reporter: Reporter,
     *,
     compact: Sequence[str] = (),
-    limits: Limits | None = None,
+    limits: AcceptanceLimits | None = None,
 ) -> Result:
     """Fine-tune a network on a user's pictures, export it and judge the exported file.
 
