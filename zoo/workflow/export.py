@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Product:
+class TrainedModel:
     """A trained network, and what it was trained on.
 
     Args:
@@ -54,7 +54,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Result:
-    """What `deliver` leaves behind.
+    """What `export_model` leaves behind.
 
     Args:
         run: The run folder.
@@ -71,8 +71,8 @@ class Result:
     compacts: tuple[tuple[Variant, Path | None], ...] = ()
 
 
-def deliver(
-    product: Product,
+def export_model(
+    trained: TrainedModel,
     exported: Path | None,
     reporter: Reporter,
     *,
@@ -84,7 +84,7 @@ def deliver(
     """Convert, check, judge and put in place. Nothing is replaced before every check has passed.
 
     Args:
-        product: What is exported.
+        trained: What is exported.
         exported: The folder of exports; None judges the network and puts nothing in place.
         reporter: Hears of every step.
         keep: Whether the run folder gets the file, its figures and the report too.
@@ -102,31 +102,31 @@ def deliver(
 
     started = time.perf_counter()
     reporter.say("Exporting to ONNX")
-    dataset = product.dataset
+    dataset = trained.dataset
     # Pictures that training did not learn from come first: a network is surest of those it knows.
     chosen = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
-    graph, info = checked_graph(product.model, _info(product), dataset.pixels.array[chosen], reporter)
+    graph, info = convert_and_check(trained.model, _info(trained), dataset.pixels.array[chosen], reporter)
     metrics = evaluator.judge(Predictor(artifact.serialize(graph, info)), dataset, reporter)
     summary = {key: metric_tools.summary(figures) for key, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
-    target = exported / product.name / "model.onnx" if exported is not None and float32 else None
+    target = exported / trained.name / "model.onnx" if exported is not None and float32 else None
     if float32:
         content = artifact.serialize(graph, info)
         if keep:
-            _keep(product, content, metrics, info, target, started)
+            _keep(trained, content, metrics, info, target, started)
         elif target is not None:
             artifact.place(content, target)
-    result = Result(product.run, metrics, target, sample(dataset, product.run))
+    result = Result(trained.run, metrics, target, sample(dataset, trained.run))
     if exported is None:
         return result
     limits = limits or AcceptanceLimits()
     if float32:
-        _warn_of_others(exported, product.name, product.run, compact, reporter)
-    made = [_compact(kind, graph, info, product, metrics, limits, exported, keep, reporter) for kind in compact]
+        _warn_of_others(exported, trained.name, trained.run, compact, reporter)
+    made = [_compact(kind, graph, info, trained, metrics, limits, exported, keep, reporter) for kind in compact]
     return dataclasses.replace(result, compacts=tuple(made))
 
 
-def checked_graph(
+def convert_and_check(
     model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter
 ) -> tuple[onnx.ModelProto, ModelInfo]:
     """Convert a network and compare both on pictures.
@@ -169,14 +169,14 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
     return path
 
 
-def _info(product: Product) -> ModelInfo:
-    record, dataset = product.record, product.dataset
+def _info(trained: TrainedModel) -> ModelInfo:
+    record, dataset = trained.record, trained.dataset
     return ModelInfo(
         classes=dataset.source.classes,
         # Runs of before there were binary networks have a softmax over two classes.
         task=record.get("task", "multiclass"),
         image=dataset.spec,
-        architecture=product.architecture.describe(),
+        architecture=trained.architecture.describe(),
         weights=record["weights"],
         run={key: record[key] for key in ("id", "created", "versions", "plugins")}
         | {"seed": record["options"]["seed"]},
@@ -185,13 +185,13 @@ def _info(product: Product) -> ModelInfo:
 
 
 def _keep(
-    product: Product, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, started: float
+    trained: TrainedModel, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, started: float
 ) -> None:
     """Put the file, its figures and the report into the run folder, and a copy of the file in its place."""
     from zoo.export import artifact
     from zoo.report import curves, html
 
-    run, record = product.run, product.record
+    run, record = trained.run, trained.record
     if target is not None:
         artifact.place(content, run.exported)
     run.write_json("metrics.json", metrics)
@@ -238,7 +238,7 @@ def _compact(
     kind: str,
     graph: onnx.ModelProto,
     info: ModelInfo,
-    product: Product,
+    trained: TrainedModel,
     metrics: dict[str, Any],
     limits: AcceptanceLimits,
     exported: Path,
@@ -252,12 +252,12 @@ def _compact(
     from zoo.export import artifact
 
     reporter.say(f"Making the {kind} file")
-    run, seed = product.run, product.record["options"]["seed"]
-    target = compact_file(exported, product.name, kind)
-    size = product.dataset.spec.size
+    run, seed = trained.run, trained.record["options"]["seed"]
+    target = compact_file(exported, trained.name, kind)
+    size = trained.dataset.spec.size
     suffix = kind if keep else f"{size[0]}x{size[1]}-{kind}"
     try:
-        made = variants.make(kind, graph, info, product.dataset, metrics, limits, reporter, seed=seed)
+        made = variants.make(kind, graph, info, trained.dataset, metrics, limits, reporter, seed=seed)
         made = dataclasses.replace(made, record=f"{suffix}.json")
         run.write_json(made.record, made.figures)
         if not made.refusal:
@@ -339,8 +339,10 @@ def export_run(
         classes, task = len(record["classes"]), record.get("task", "multiclass")
         model = resize(model, architecture, head, size, classes=classes, task=task)
     dataset = reload_dataset(run, record, data, reporter, size)
-    product = Product(model, architecture, dataset, run, record, name)
-    return deliver(*(product, exported, reporter), keep=not other, float32=not compact, compact=compact, limits=limits)
+    trained = TrainedModel(model, architecture, dataset, run, record, name)
+    return export_model(
+        *(trained, exported, reporter), keep=not other, float32=not compact, compact=compact, limits=limits
+    )
 
 
 def reload_dataset(

@@ -23,7 +23,7 @@ from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.engine import TrainConfig
 from zoo.train.inputs import TrainingData
-from zoo.workflow.export import Product, Result, check_targets, deliver
+from zoo.workflow.export import Result, TrainedModel, check_targets, export_model
 
 if TYPE_CHECKING:
     import keras
@@ -73,8 +73,8 @@ def finetune(
             model = _train(plan, dataset, registry, run, record, reporter)
         exported = options.exported if options.export else None
         with reporter.timing.measure("export"):
-            product = Product(model, plan.architecture, dataset, run, record, plan.name)
-            return deliver(product, exported, reporter, compact=compact, limits=limits)
+            trained = TrainedModel(model, plan.architecture, dataset, run, record, plan.name)
+            return export_model(trained, exported, reporter, compact=compact, limits=limits)
     except BaseException as error:
         if record["status"] == "running":
             interrupted = isinstance(error, KeyboardInterrupt)

@@ -18,7 +18,7 @@ from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
-from zoo.workflow.export import checked_graph
+from zoo.workflow.export import convert_and_check
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -214,4 +214,4 @@ def _published_graph(
         run={"created": runs.now(), "versions": runs.versions()},
         metrics={"published": {"top1": found.entry.top1, "top5": found.entry.top5}},
     )
-    return checked_graph(model, info, pixels.array[pixels.usable], reporter)
+    return convert_and_check(model, info, pixels.array[pixels.usable], reporter)
