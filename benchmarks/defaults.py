@@ -104,8 +104,8 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     plugins, reporter = registry.load(warn=print), Reporter()
     size = (options.size, options.size) if options.size else None
     wanted = {"architecture": options.architecture, "data": options.data, "weights": options.weights, "size": size}
-    plan = config.plan(config.Options(**wanted, export=False), plugins, reporter)
-    if plan.begin["random"]:
+    plan = config.plan(config.FinetuneConfig(**wanted, export=False), plugins, reporter)
+    if plan.weights_record["random"]:
         sys.exit("pretrained weights are not to be had")
     dataset = finetune.load_dataset(plan, reporter)
     known = np.union1d(dataset.split.train, dataset.split.val)

@@ -25,7 +25,7 @@ from zoo_runtime import ImageSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class FinetuneConfig:
     """What a user asks of `finetune`.
 
     Args:
@@ -93,7 +93,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResolvedConfig:
     """Options with every name, file and default resolved.
 
     Args:
@@ -104,7 +104,7 @@ class Plan:
         source: The pictures.
         spec: How they are decoded.
         found: The weights to begin from; None means random ones.
-        begin: The same for run.json and the exported file.
+        weights_record: The same for run.json and the exported file.
         schedule: Of the phases.
         phases: As the user wants them.
         augmentation: The policy.
@@ -113,14 +113,14 @@ class Plan:
         warnings: What the user was told.
     """
 
-    options: Options
+    options: FinetuneConfig
     name: str
     architecture: Architecture
     head: Head
     source: sources.Source
     spec: ImageSpec
     found: fetch.WeightsFile | Path | None
-    begin: dict[str, Any]
+    weights_record: dict[str, Any]
     schedule: Schedule
     phases: tuple[Phase, ...]
     augmentation: Augmentation
@@ -129,7 +129,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
 
 
-def plan(options: Options, registry: Registry, reporter: Reporter) -> Plan:
+def resolve(options: FinetuneConfig, registry: Registry, reporter: Reporter) -> ResolvedConfig:
     """Resolve what a user asks for; gets weights that are not at hand.
 
     Args:
@@ -156,25 +156,27 @@ def plan(options: Options, registry: Registry, reporter: Reporter) -> Plan:
 
     with reporter.timing.measure("weights"):
         wanted = options.size or source.size
-        found, begin = select.choose(architecture, tag, options.weights, wanted, registry, reporter)
-    schedule = schedule_tools.find(options.schedule or (select.RANDOM_SCHEDULE if begin["random"] else asked), registry)
+        found, weights_record = select.choose(architecture, tag, options.weights, wanted, registry, reporter)
+    schedule = schedule_tools.find(
+        options.schedule or (select.RANDOM_SCHEDULE if weights_record["random"] else asked), registry
+    )
     phases = _phases(schedule, architecture, options)
     _check_augmented(phases, augmentation)
     warnings: list[str] = []
-    if begin["random"]:
+    if weights_record["random"]:
         reporter.say(f"Weights: random, schedule {schedule.name}")
         if phases[-1].train != "all":
             warnings.append(f"schedule {schedule.name} keeps layers frozen that have random weights; expect little.")
             reporter.warn(warnings[-1])
-    return Plan(
+    return ResolvedConfig(
         options=options,
         name=name,
         architecture=architecture,
         head=head,
         source=source,
-        spec=image_spec(architecture, _size(architecture, options, source, begin), options.resize),
+        spec=image_spec(architecture, _size(architecture, options, source, weights_record), options.resize),
         found=found,
-        begin=begin,
+        weights_record=weights_record,
         schedule=schedule,
         phases=phases,
         augmentation=augmentation,
@@ -191,7 +193,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _phases(schedule: Schedule, architecture: Architecture, options: Options) -> tuple[Phase, ...]:
+def _phases(schedule: Schedule, architecture: Architecture, options: FinetuneConfig) -> tuple[Phase, ...]:
     """The schedule's phases as the user wants them, every selector checked before anything long begins."""
     phases = schedule_tools.override(
         schedule.phases_for(architecture),
@@ -217,20 +219,20 @@ def _check_augmented(phases: Sequence[Phase], augmentation: Augmentation) -> Non
         raise UsageError(f"no phase of the schedule augments; leave --augment {augmentation.name} out.")
 
 
-def _head(architecture: Architecture, wishes: Mapping[str, Any]) -> Head:
+def _head(architecture: Architecture, overrides: Mapping[str, Any]) -> Head:
     """The architecture's head with what a user wants instead."""
     try:
-        return dataclasses.replace(architecture.head, **wishes)
+        return dataclasses.replace(architecture.head, **overrides)
     except InvalidPluginData as error:
         raise UsageError(str(error)) from None
 
 
 def _size(
-    architecture: Architecture, options: Options, source: sources.Source, begin: dict[str, Any]
+    architecture: Architecture, options: FinetuneConfig, source: sources.Source, weights_record: dict[str, Any]
 ) -> tuple[int, int]:
     from zoo.train.network import check_size
 
-    size = options.size or source.size or tuple(begin.get("input_size") or architecture.input_size)
+    size = options.size or source.size or tuple(weights_record.get("input_size") or architecture.input_size)
     check_size(architecture, size)
     return size
 
@@ -241,7 +243,7 @@ def image_spec(architecture: Architecture, size: tuple[int, int], resize: str) -
     Args:
         architecture: For its channels.
         size: (height, width) in pixels.
-        resize: As in `Options`.
+        resize: As in `FinetuneConfig`.
 
     Raises:
         UsageError: There is no such way.

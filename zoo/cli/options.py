@@ -278,12 +278,12 @@ def compact_values(values: dict[str, Any]) -> dict[str, Any]:
 
 def training_values(values: dict[str, Any], **others: Any):
     """What a user asks of training, of the values of `TRAINING_OPTIONS`."""
-    from zoo.config import Options
+    from zoo.config import FinetuneConfig
 
     values = {**values, **others}
     pool = values.pop("pool") or {}
     head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
-    return Options(
+    return FinetuneConfig(
         learning_rates=values.pop("learning_rate"),
         keep_best=values.pop("keep") == "best",
         head=pool | {key: value for key, value in head.items() if value is not None},

@@ -153,8 +153,8 @@ def schedule_show(
 
     registry = load_registry()
     found, network = schedule_tools.find(name, registry), registry.architecture(architecture)
-    wishes = {key: value for key, value in {"hidden": hidden, "reduce": reduce}.items() if value is not None}
-    head = dataclasses.replace(network.head, **(pool or {}), **wishes)
+    overrides = {key: value for key, value in {"hidden": hidden, "reduce": reduce}.items() if value is not None}
+    head = dataclasses.replace(network.head, **(pool or {}), **overrides)
     click.echo(schedule_tools.show(found, network, size=size, classes=classes, head=head))
 
 

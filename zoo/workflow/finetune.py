@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import backend, config, files, runs
-from zoo.config import Options, Plan
+from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import sources
 from zoo.data.dataset import Dataset, load
 from zoo.errors import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    options: Options,
+    options: FinetuneConfig,
     registry: Registry,
     reporter: Reporter,
     *,
@@ -85,7 +85,7 @@ def finetune(
 
 
 def lr_find(
-    options: Options,
+    options: FinetuneConfig,
     registry: Registry,
     reporter: Reporter,
     *,
@@ -138,14 +138,14 @@ def lr_find(
     return tests
 
 
-def load_dataset(plan: Plan, reporter: Reporter) -> Dataset:
+def load_dataset(plan: ResolvedConfig, reporter: Reporter) -> Dataset:
     """Decode and divide the pictures."""
     options = plan.options
     with reporter.timing.measure("pictures"):
         return load(plan.source, plan.spec, seed=options.seed, val_fraction=options.val_split, reporter=reporter)
 
 
-def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[keras.Model, list[str]]:
+def build_network(plan: ResolvedConfig, registry: Registry, reporter: Reporter) -> tuple[keras.Model, list[str]]:
     """Build the network with the weights to begin from; also the names of its backbone's layers, input first."""
     reporter.say("Starting Keras")
     with reporter.timing.measure("starting Keras"):
@@ -164,7 +164,7 @@ def build_network(plan: Plan, registry: Registry, reporter: Reporter) -> tuple[k
     return model, [layer.name for layer in backbone.layers]
 
 
-def learning_of(plan: Plan, dataset: Dataset) -> TrainConfig:
+def learning_of(plan: ResolvedConfig, dataset: Dataset) -> TrainConfig:
     """How the network is trained on the pictures."""
     from zoo.train.engine import TrainConfig
     from zoo.train.frozen.features import FeatureCacheConfig
@@ -188,7 +188,7 @@ def learning_of(plan: Plan, dataset: Dataset) -> TrainConfig:
     )
 
 
-def _record(run: runs.Run, plan: Plan, registry: Registry, dataset: Dataset) -> dict[str, Any]:
+def _record(run: runs.Run, plan: ResolvedConfig, registry: Registry, dataset: Dataset) -> dict[str, Any]:
     """The first version of run.json."""
     options, source = plan.options, dataset.source
     # A schedule of a user's file is of no plugin.
@@ -206,7 +206,7 @@ def _record(run: runs.Run, plan: Plan, registry: Registry, dataset: Dataset) -> 
         "options": {**resolved, "data": sources.location(options.data), "schedule": plan.schedule.name},
         "architecture": plan.architecture.describe(),
         "head": dataclasses.asdict(plan.head),
-        "weights": plan.begin,
+        "weights": plan.weights_record,
         "augmentation": {"name": plan.augmentation.name, "parameters": plan.parameters},
         "image": dataset.spec.to_json(),
         "classes": list(source.classes),
@@ -224,7 +224,12 @@ def _record(run: runs.Run, plan: Plan, registry: Registry, dataset: Dataset) -> 
 
 
 def _train(
-    plan: Plan, dataset: Dataset, registry: Registry, run: runs.Run, record: dict[str, Any], reporter: Reporter
+    plan: ResolvedConfig,
+    dataset: Dataset,
+    registry: Registry,
+    run: runs.Run,
+    record: dict[str, Any],
+    reporter: Reporter,
 ) -> keras.Model:
     started = time.perf_counter()
     model, backbone = build_network(plan, registry, reporter)

@@ -45,7 +45,7 @@ def export_top(
         name: Of the export; None means `<architecture>-<tag>`.
         exported: Where it is put.
         size: (height, width) in pixels; None means the architecture's own.
-        resize: As in `Options`.
+        resize: As in `FinetuneConfig`.
         data: Pictures for the parity check.
 
     Returns:
@@ -89,7 +89,7 @@ def verify(
         registry: The loaded plugins.
         reporter: Hears of every step.
         size: (height, width) in pixels; None means the architecture's own.
-        resize: As in `Options`.
+        resize: As in `FinetuneConfig`.
 
     Returns:
         name, weights (as in the exported file), size, resize, pictures, top1, top5 (in 0..1), reported_top1,
