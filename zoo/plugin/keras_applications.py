@@ -23,9 +23,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 """Standard deviation of the ImageNet pixels, RGB in 0..1, as torchvision and Keras's "torch" mode use it."""
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+"""Mean of the ImageNet pixels, BGR in 0..255, as Caffe's networks and Keras's "caffe" mode use it."""
 
 KERAS_HEAD = Head(pool="avg", dropout=0.2)
-"""Mean of the ImageNet pixels, BGR in 0..255, as Caffe's networks and Keras's "caffe" mode use it."""
+"""The head that most networks of keras.applications do well with; the default of `keras_architecture`."""
 
 
 def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
