@@ -52,8 +52,8 @@ def parse(text: str):
                 train=found["train"],
                 epochs=int(found["epochs"]),
                 learning_rate=float(found["rate"]),
-                rate=found["moves"] or "constant",
-                enough=float(found["enough"]) if found["enough"] else None,
+                lr_schedule=found["moves"] or "constant",
+                skip_below_loss=float(found["enough"]) if found["enough"] else None,
                 patience=int(found["patience"] or 5) or None,
                 views=int(views) if views else None,
             )
@@ -98,23 +98,23 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     from zoo.train import engine
     from zoo.train.frozen.features import FeatureCacheConfig
     from zoo.train.inputs import TrainingData
-    from zoo.train.network import attach_head
+    from zoo.train.network import assemble
     from zoo.workflow import finetune
 
     plugins, reporter = registry.load(warn=print), Reporter()
     size = (options.size, options.size) if options.size else None
     wanted = {"architecture": options.architecture, "data": options.data, "weights": options.weights, "size": size}
-    plan = config.plan(config.FinetuneConfig(**wanted, export=False), plugins, reporter)
-    if plan.weights_record["random"]:
+    resolved = config.resolve(config.FinetuneConfig(**wanted, export=False), plugins, reporter)
+    if resolved.weights.random:
         sys.exit("pretrained weights are not to be had")
-    dataset = finetune.load_dataset(plan, reporter)
+    dataset = finetune.load_dataset(resolved, reporter)
     known = np.union1d(dataset.split.train, dataset.split.val)
-    targets, array, task = dataset.targets, dataset.pixels.array, plan.source.task
+    targets, array, task = dataset.targets, dataset.pixels.array, resolved.source.task
     labels = targets.argmax(axis=1)
 
     keras = backend.start()
-    model, names = finetune.build_network(plan, plugins, reporter)
-    backbone = keras.Model(model.input, model.get_layer(names[-1]).output)
+    network = finetune.build_network(resolved, plugins, reporter)
+    backbone = keras.Model(network.model.input, network.model.get_layer(network.backbone[-1]).output)
     pretrained = backbone.get_weights()
     features = FeatureCacheConfig(cache, limit=40 << 30, pictures=dataset.pixels.key, always=True)
 
@@ -123,15 +123,17 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         phases, policy = recipes[text]
         train, chosen, judged = (known[part] for part in rows)
         augment = policies.build(*policies.parse(policy, plugins)) if policy else None
-        config = dataclasses.replace(finetune.learning_of(plan, dataset), seed=seed, augment=augment, features=features)
+        config = dataclasses.replace(
+            finetune.train_config(resolved, dataset), seed=seed, augment=augment, features=features
+        )
         keras.utils.set_random_seed(seed)
         backbone.set_weights(pretrained)
-        model = attach_head(backbone, plan.head, targets.shape[1], plan.architecture.name, task=task)
+        network = assemble(backbone, resolved.architecture, resolved.head, targets.shape[1], task=task)
         started = time.perf_counter()
         learnt = TrainingData(array, targets, train, chosen, task)
-        engine.train(model, names, plan.architecture, phases, learnt, config, reporter)
+        engine.train(network, phases, learnt, config, reporter)
         seconds = time.perf_counter() - started
-        probabilities = model.predict(array[judged].astype("float32"), batch_size=64, verbose=0)
+        probabilities = network.model.predict(array[judged].astype("float32"), batch_size=64, verbose=0)
         of_truth = probabilities[np.arange(len(judged)), labels[judged]]
         loss = float(-np.log(np.maximum(of_truth, 1e-7)).mean())
         return probabilities.argmax(axis=1) == labels[judged], loss, seconds
@@ -139,7 +141,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     draws = [draw(labels[known], seed) for seed in range(options.seeds)]
     counts = " + ".join(str(len(part)) for part in draws[0])
     print(
-        f"{plan.source.name} at {plan.spec.size[0]}, {plan.architecture.name}, {counts} pictures, "
+        f"{resolved.source.name} at {resolved.spec.size[0]}, {resolved.architecture.name}, {counts} pictures, "
         f"seeds 0 to {options.seeds - 1}"
     )
     print(f"{'recipe':60} accuracy  difference  log loss  seconds", flush=True)

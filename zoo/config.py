@@ -1,12 +1,13 @@
-"""What a user asks of training, and what comes of it once names, files and defaults are resolved.
+"""The configuration of fine-tuning: what the user asks for, and the same with every name, file and default resolved.
 
-Everything that can be wrong with a wish is found here, before anything long begins.
+`resolve` finds everything that can be wrong with a request before anything long begins. The classes here hold data
+alone; `zoo.workflow.finetune` has the steps that use them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,48 +19,55 @@ from zoo.data.augment import Augment
 from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
-from zoo.pretrained import fetch, select
+from zoo.pretrained import select
 from zoo.reporter import Reporter
 from zoo.train import schedule as schedule_tools
+from zoo.train.network import check_size
 from zoo_runtime import ImageSpec
+
+# The settings of phases that the command line overrides, under the names that run.json has for them.
+RECORDED_OVERRIDES = {
+    "optimizer": "optimizer",
+    "rate": "lr_schedule",
+    "clip_norm": "clip_norm",
+    "ema": "ema",
+    "patience": "patience",
+    "views": "views",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """What a user asks of `finetune`.
+    """What a user asks of `zoo.workflow.finetune.finetune`.
 
     Args:
         architecture: `name` or `name.tag`.
         data: A path, or "digits"; see `zoo.data.sources`.
         weights: "auto", "none", a tag, or a path.
-        size: (height, width) in pixels; None means what suits the data, else the weights.
+        size: (height, width) in pixels. None takes the size of the data, else that of the weights.
         resize: "squash", "crop", "crop:FRACTION" or "pad".
-        schedule: Name, or path of a TOML file; None means the architecture's default, or `scratch` on random weights.
+        schedule: The name of a schedule, or the path of a TOML file. None takes the default of the architecture, or
+            `scratch` for random weights.
         augment: The augmentation policy and its parameters; see `zoo.data.augment.parse`.
         epochs: See `zoo.train.schedule.override`.
-        batch_size: Pictures a step.
+        batch_size: Pictures per training step.
         learning_rates: See `zoo.train.schedule.override`.
-        optimizer: For all phases; None leaves it to the schedule.
-        rate: How the learning rate moves in all phases, see `zoo.plugin.Phase`; None leaves it to the schedule.
-        clip_norm: Norm that gradients are scaled down to in all phases; None leaves it to the schedule.
-        ema: Momentum of a moving average of weights in all phases; None leaves it to the schedule.
-        head: What differs from the architecture's head: names and values of `zoo.plugin.Head`.
-        label_smoothing: Share of every target that is spread over all classes, in [0, 1).
-        balance: Whether every class counts alike in the losses, however many pictures it has; for pictures of one class
-            each.
-        patience: Epochs without a better validation loss that end a phase; 0 never does; None leaves it to the
-            schedule.
-        keep_best: Whether the epoch of least validation loss is kept, else the last.
+        overrides: Settings for all phases, by the names of the fields of `zoo.plugin.Phase`; see
+            `zoo.train.schedule.override`. What is not given stays as the schedule has it.
+        head: Values that replace those of the architecture's head, by the names of the fields of `zoo.plugin.Head`.
+        label_smoothing: The fraction of every target that is spread evenly over all classes, in [0, 1).
+        balance: True gives every class the same weight in the loss, however many pictures it has. It needs data with
+            exactly one class per picture.
+        keep_best: True keeps the epoch with the least validation loss, False the last epoch.
         precision: "float32" or "bfloat16"; see `zoo.train.engine.TrainConfig`.
-        views: Augmented copies of a picture, computed ahead; None makes a fresh one every epoch.
-        cache_size: Bytes that outputs of frozen layers may take on the disk, over all runs; 0 runs all layers in every
-            step; None means 4 GB or half of what is free, and no such cache where it would save little.
-        val_split: Fraction taken as validation; None means the default.
-        seed: Decides split, initial weights, order and augmentation.
-        name: Of the export; None means `<architecture>-<data name>`.
-        runs: Where the run folder is made.
-        exported: Where the export is put.
-        export: Whether to put it there.
+        cache_size: Bytes on the disk for the feature caches of all runs. 0 runs all layers in every step. None allows
+            4 GB or half of the free space, and uses no cache where it would save little.
+        val_split: The fraction of the pictures for validation. None takes the default of `zoo.data.split`.
+        seed: Decides the split, the initial weights, the order of the pictures and the augmentation.
+        name: The name of the export. None makes it `<architecture>-<name of the data>`.
+        runs: The folder in which the run folder is made.
+        exported: The folder of exports.
+        export: Whether the exported file is put there.
     """
 
     architecture: str
@@ -72,17 +80,12 @@ class FinetuneConfig:
     epochs: tuple[int, ...] | None = None
     batch_size: int = 32
     learning_rates: tuple[float, ...] | None = None
-    optimizer: str | None = None
-    rate: str | None = None
-    clip_norm: float | None = None
-    ema: float | None = None
-    head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    head: Mapping[str, Any] = field(default_factory=dict)
     label_smoothing: float = 0.0
     balance: bool = False
-    patience: int | None = None
     keep_best: bool = True
     precision: str = "float32"
-    views: int | None = None
     cache_size: int | None = None
     val_split: float | None = None
     seed: int = 0
@@ -91,168 +94,177 @@ class FinetuneConfig:
     exported: Path = Path("exported")
     export: bool = True
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the request as run.json records it: plain values, each override under a key of its own."""
+        values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
+        overrides = values.pop("overrides")
+        recorded = {key: overrides.get(name) for key, name in RECORDED_OVERRIDES.items()}
+        others = {name: value for name, value in overrides.items() if name not in RECORDED_OVERRIDES.values()}
+        return {**values, **recorded, **others}
+
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """Options with every name, file and default resolved.
+    """A `FinetuneConfig` with every name, file and default resolved.
 
     Args:
-        options: What was asked for.
-        name: Of the export.
+        requested: The request.
+        name: The name of the export.
         architecture: The network.
-        head: What it ends in.
+        head: What the network ends in.
         source: The pictures.
         spec: How they are decoded.
-        found: The weights to begin from; None means random ones.
-        weights_record: The same for run.json and the exported file.
-        schedule: Of the phases.
-        phases: As the user wants them.
-        augmentation: The policy.
-        parameters: Of the policy.
-        augment: The policy, built; None alters nothing.
-        warnings: What the user was told.
+        weights: What training starts from.
+        schedule: The schedule that the phases come from.
+        phases: The phases to train, with the overrides applied.
+        augmentation: The augmentation policy.
+        parameters: The parameters of the policy.
+        augment: The function that the policy built; None alters nothing.
+        warnings: Warnings that the user has seen.
     """
 
-    options: FinetuneConfig
+    requested: FinetuneConfig
     name: str
     architecture: Architecture
     head: Head
     source: sources.Source
     spec: ImageSpec
-    found: fetch.WeightsFile | Path | None
-    weights_record: dict[str, Any]
+    weights: select.StartingWeights
     schedule: Schedule
     phases: tuple[Phase, ...]
     augmentation: Augmentation
     parameters: Mapping[str, Any]
     augment: Augment | None
-    warnings: list[str] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
 
 
-def resolve(options: FinetuneConfig, registry: Registry, reporter: Reporter) -> ResolvedConfig:
-    """Resolve what a user asks for; gets weights that are not at hand.
+def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> ResolvedConfig:
+    """Resolve a request; download weights that are not available locally.
 
     Args:
-        options: What is wanted.
+        config: The request.
         registry: The loaded plugins.
-        reporter: Hears which weights, and of doubts.
+        reporter: Receives the choice of weights, and warnings.
 
     Raises:
-        ZooError: With what to do about it.
+        ZooError: Something about the request is wrong; the message says what to do about it.
     """
     backend.check()
-    architecture, tag = registry.resolve(options.architecture)
-    augmentation, parameters = policies.parse(options.augment, registry)
-    source = sources.open_source(options.data)
-    if options.balance and source.multilabel:
+    architecture, tag = registry.resolve(config.architecture)
+    augmentation, parameters = policies.parse(config.augment, registry)
+    source = sources.open_source(config.data)
+    if config.balance and source.multilabel:
         raise UsageError("--balance is for pictures of one class each; these have several labels or none.")
-    name = checked_name(options.name or f"{architecture.name}-{source.name}")
-    if options.export:
-        files.check_writable(options.exported / name)
-    head = _head(architecture, options.head)
-    asked = options.schedule or architecture.default_schedule
-    _check_augmented(_phases(schedule_tools.find(asked, registry), architecture, options), augmentation)
-    augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
+    name = checked_name(config.name or f"{architecture.name}-{source.name}")
+    if config.export:
+        files.check_writable(config.exported / name)
+    head = _head(architecture, config.head)
+    size = config.size or source.size
+    check_size(architecture, size or architecture.input_size)
+    image_spec(architecture, size or architecture.input_size, config.resize)
 
+    # A mistake in the options is found before weights are downloaded, which may take long.
+    expected_random = select.starts_random(architecture, tag, config.weights, registry)
+    schedule, phases = _schedule(config, architecture, registry, augmentation, random=expected_random)
+    augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
     with reporter.timing.measure("weights"):
-        wanted = options.size or source.size
-        found, weights_record = select.choose(architecture, tag, options.weights, wanted, registry, reporter)
-    schedule = schedule_tools.find(
-        options.schedule or (select.RANDOM_SCHEDULE if weights_record["random"] else asked), registry
-    )
-    phases = _phases(schedule, architecture, options)
-    _check_augmented(phases, augmentation)
-    warnings: list[str] = []
-    if weights_record["random"]:
-        reporter.say(f"Weights: random, schedule {schedule.name}")
-        if phases[-1].train != "all":
-            warnings.append(f"schedule {schedule.name} keeps layers frozen that have random weights; expect little.")
-            reporter.warn(warnings[-1])
+        weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
+    if weights.random != expected_random:
+        schedule, phases = _schedule(config, architecture, registry, augmentation, random=True)
+    weights.report(reporter)
+    size = size or weights.input_size or architecture.input_size
+    check_size(architecture, size)
     return ResolvedConfig(
-        options=options,
+        requested=config,
         name=name,
         architecture=architecture,
         head=head,
         source=source,
-        spec=image_spec(architecture, _size(architecture, options, source, weights_record), options.resize),
-        found=found,
-        weights_record=weights_record,
+        spec=image_spec(architecture, size, config.resize),
+        weights=weights,
         schedule=schedule,
         phases=phases,
         augmentation=augmentation,
         parameters=parameters,
         augment=augment,
-        warnings=warnings,
+        warnings=_warn_of_random(weights, schedule, phases, reporter),
     )
 
 
 def checked_name(name: str) -> str:
-    """The name of an export, or UsageError."""
+    """Return the name of an export, or raise UsageError for a name that is not allowed."""
     if sources.short_name(name) != name:
         raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
     return name
 
 
-def _phases(schedule: Schedule, architecture: Architecture, options: FinetuneConfig) -> tuple[Phase, ...]:
-    """The schedule's phases as the user wants them, every selector checked before anything long begins."""
-    phases = schedule_tools.override(
-        schedule.phases_for(architecture),
-        epochs=options.epochs,
-        learning_rates=options.learning_rates,
-        optimizer=options.optimizer,
-        rate=options.rate,
-        clip_norm=options.clip_norm,
-        ema=options.ema,
-        patience=options.patience,
-        views=options.views,
-    )
-    # What is left of it: an --epochs of 0 leaves phases out.
-    schedule_tools.check_fit(dataclasses.replace(schedule, phases=phases), architecture)
-    return phases
-
-
-def _check_augmented(phases: Sequence[Phase], augmentation: Augmentation) -> None:
-    """Raise UsageError where a policy or views are asked for and would change nothing."""
-    if augmentation.name == "none" and any(phase.views is not None for phase in phases):
-        raise UsageError("--views goes with --augment: without it every view of a picture is the same.")
-    if augmentation.name != "none" and not any(phase.augment for phase in phases):
-        raise UsageError(f"no phase of the schedule augments; leave --augment {augmentation.name} out.")
-
-
-def _head(architecture: Architecture, overrides: Mapping[str, Any]) -> Head:
-    """The architecture's head with what a user wants instead."""
-    try:
-        return dataclasses.replace(architecture.head, **overrides)
-    except InvalidPluginData as error:
-        raise UsageError(str(error)) from None
-
-
-def _size(
-    architecture: Architecture, options: FinetuneConfig, source: sources.Source, weights_record: dict[str, Any]
-) -> tuple[int, int]:
-    from zoo.train.network import check_size
-
-    size = options.size or source.size or tuple(weights_record.get("input_size") or architecture.input_size)
-    check_size(architecture, size)
-    return size
-
-
 def image_spec(architecture: Architecture, size: tuple[int, int], resize: str) -> ImageSpec:
-    """How pictures are decoded for a network.
+    """Say how pictures are decoded for a network.
 
     Args:
-        architecture: For its channels.
+        architecture: Decides the channels.
         size: (height, width) in pixels.
         resize: As in `FinetuneConfig`.
 
     Raises:
-        UsageError: There is no such way.
+        UsageError: There is no such way of resizing.
     """
     way, _, fraction = resize.partition(":")
     try:
-        kept = {"fraction": float(fraction)} if fraction else {}
-        if kept and way != "crop":
-            raise ValueError("only crop takes a fraction")
-        return ImageSpec(size=size, channels=architecture.channels, resize=way, **kept)
-    except ValueError as error:
-        raise UsageError(f"--resize must be squash, crop, crop:FRACTION or pad, --size in pixels: {error}.") from None
+        if fraction and way == "crop":
+            return ImageSpec(size=size, channels=architecture.channels, resize=way, fraction=float(fraction))
+        if not fraction and way in ("squash", "crop", "pad"):
+            return ImageSpec(size=size, channels=architecture.channels, resize=way)
+    except ValueError:
+        pass
+    raise UsageError(
+        "--resize must be squash, crop, pad or crop:FRACTION, with a fraction above 0 and at most 1, such as "
+        f"crop:0.875. Received: {resize!r}."
+    )
+
+
+def _schedule(
+    config: FinetuneConfig,
+    architecture: Architecture,
+    registry: Registry,
+    augmentation: Augmentation,
+    *,
+    random: bool,
+) -> tuple[Schedule, tuple[Phase, ...]]:
+    """Return the schedule of a run and its phases, checked against the architecture and the augmentation policy."""
+    default = select.RANDOM_SCHEDULE if random else architecture.default_schedule
+    schedule = schedule_tools.find(config.schedule or default, registry)
+    phases = schedule_tools.plan_phases(
+        schedule,
+        architecture,
+        epochs=config.epochs,
+        learning_rates=config.learning_rates,
+        overrides=config.overrides,
+    )
+    if augmentation.name == "none" and any(phase.views is not None for phase in phases):
+        raise UsageError("--views goes with --augment: without it every view of a picture is the same.")
+    if augmentation.name != "none" and not any(phase.augment for phase in phases):
+        raise UsageError(f"no phase of the schedule augments; leave --augment {augmentation.name} out.")
+    return schedule, phases
+
+
+def _warn_of_random(
+    weights: select.StartingWeights, schedule: Schedule, phases: tuple[Phase, ...], reporter: Reporter
+) -> tuple[str, ...]:
+    """Report a start from random weights; warn where layers keep them, and return the warnings."""
+    if not weights.random:
+        return ()
+    reporter.say(f"Weights: random, schedule {schedule.name}")
+    if phases[-1].train == "all":
+        return ()
+    warning = f"schedule {schedule.name} keeps layers frozen that have random weights; expect little."
+    reporter.warn(warning)
+    return (warning,)
+
+
+def _head(architecture: Architecture, changes: Mapping[str, Any]) -> Head:
+    """Return the architecture's head with the values that the user wants instead."""
+    try:
+        return dataclasses.replace(architecture.head, **changes)
+    except InvalidPluginData as error:
+        raise UsageError(str(error)) from None

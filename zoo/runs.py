@@ -1,29 +1,145 @@
 """The run folder: created exclusively, every file written atomically, loaded back.
 
-`<runs>/<UTC>-<architecture>-<6 hex>/` holds run.json (resolved configuration, versions, plugins, digests), pictures.csv
-(which picture served what), history.csv (a row an epoch), curves.png (the same drawn), model.keras, metrics.json,
-report.html and model.onnx.
+`<runs>/<UTC>-<architecture>-<6 hex>/` holds run.json (see `RunRecord`), pictures.csv (the part, class and digest of
+every picture), history.csv (one row per epoch), curves.png (the history drawn), model.keras, metrics.json, report.html
+and model.onnx.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
+import difflib
 import json
+import os
 import platform
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import RunError
+from zoo.errors import RunError, UsageError
 from zoo.files import atomic_write
 
 SCHEMA = 1
+RECORD = "run.json"
 PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow", "scikit-learn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """The content of run.json: what a run was asked to do, on which data, and what came of it.
+
+    A record is never changed; `with_training`, `with_export` and `with_status` return new ones. The defaults are what
+    older versions of zoo did without recording it.
+
+    Args:
+        id: The name of the run folder.
+        status: "running", "trained", "interrupted" or "failed: ...".
+        created: Time in UTC; see `now`.
+        command: The command line.
+        name: The name of the export.
+        options: The request; see `zoo.config.FinetuneConfig.to_json`.
+        architecture: See `zoo.plugin.Architecture.describe`.
+        weights: What training started from.
+        augmentation: Name and parameters of the policy.
+        image: How pictures are decoded; see `zoo_runtime.ImageSpec`.
+        classes: Class names, in the order of the network's output.
+        data: Name, digest, counts, split and unreadable files of the dataset.
+        plugins: The plugins that took part.
+        versions: See `versions`.
+        head: The fields of `zoo.plugin.Head`; None means those of the architecture's head.
+        task: "multiclass", "binary" or "multilabel".
+        phases: For each phase its settings, the layers that it trained, its epochs and seconds.
+        warnings: Warnings that the user has seen.
+        seconds: Seconds of "train" and "export".
+        prefix: What the frozen part did; see `zoo.train.frozen.features.CacheStats`.
+        best_epoch: The epoch whose weights were kept, counted over the run from 1.
+        parity: See `zoo.export.parity.check`.
+        others: Entries that this version does not know; they are kept.
+    """
+
+    id: str
+    status: str
+    created: str
+    command: Sequence[str]
+    name: str
+    options: Mapping[str, Any]
+    architecture: Mapping[str, Any]
+    head: Mapping[str, Any] | None = None
+    weights: Mapping[str, Any]
+    augmentation: Mapping[str, Any]
+    image: Mapping[str, Any]
+    classes: Sequence[str]
+    task: str = "multiclass"
+    data: Mapping[str, Any]
+    plugins: Sequence[str]
+    versions: Mapping[str, str]
+    phases: Sequence[Mapping[str, Any]] = ()
+    warnings: Sequence[str] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    prefix: Mapping[str, Any] | None = None
+    best_epoch: int | None = None
+    parity: Mapping[str, Any] | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
+        """Read the content of a run.json.
+
+        Raises:
+            KeyError: An entry is missing that every version records.
+        """
+        names = {each.name: each for each in dataclasses.fields(cls) if each.name != "others"}
+        required = [name for name, each in names.items() if each.default is each.default_factory is dataclasses.MISSING]
+        missing = [name for name in required if name not in values]
+        if missing:
+            raise KeyError(missing[0])
+        known = {name: values[name] for name in names if name in values}
+        return cls(**known, others={key: values[key] for key in values if key not in (*names, "schema")})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of run.json; what is not known yet is left out."""
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "others"}
+        later = ("head", "prefix", "best_epoch", "parity")
+        return {
+            "schema": SCHEMA,
+            **{name: value for name, value in values.items() if value is not None or name not in later},
+            **self.others,
+        }
+
+    def with_status(self, status: str) -> RunRecord:
+        """Return the record with another status."""
+        return dataclasses.replace(self, status=status)
+
+    def with_training(
+        self,
+        *,
+        phases: Sequence[Mapping[str, Any]],
+        best_epoch: int,
+        prefix: Mapping[str, Any],
+        warnings: Sequence[str],
+        seconds: float,
+    ) -> RunRecord:
+        """Return the record of a run that has been trained; warnings are added to those before."""
+        return dataclasses.replace(
+            self,
+            status="trained",
+            phases=phases,
+            best_epoch=best_epoch,
+            prefix=prefix,
+            warnings=[*self.warnings, *warnings],
+            seconds={**self.seconds, "train": round(seconds, 2)},
+        )
+
+    def with_export(self, *, parity: Mapping[str, Any], seconds: float) -> RunRecord:
+        """Return the record of a run that has been exported."""
+        return dataclasses.replace(self, parity=parity, seconds={**self.seconds, "export": round(seconds, 2)})
 
 
 @dataclass(frozen=True)
@@ -65,16 +181,36 @@ class Run:
         except ValueError as error:
             raise RunError(f"{str(self.folder / name)!r} is damaged: {error}.") from None
 
+    def write_record(self, record: RunRecord) -> None:
+        """Write run.json."""
+        self.write_json(RECORD, record.to_json())
+
+    def read_record(self) -> RunRecord:
+        """Read run.json.
+
+        Raises:
+            RunError: It is missing, damaged, or of another schema.
+        """
+        values = self.read_json(RECORD)
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            raise RunError(
+                f"{str(self.folder)!r} was written by another version of zoo (schema {SCHEMA} is read here)."
+            )
+        try:
+            return RunRecord.from_json(values)
+        except KeyError as error:
+            raise RunError(f"{str(self.folder / RECORD)!r} is damaged: it has no entry {error.args[0]!r}.") from None
+
     def write_history(self, rows: list[dict[str, Any]]) -> None:
-        """Write history.csv, a row an epoch."""
+        """Write history.csv, one row per epoch."""
         self._write_csv("history.csv", rows)
 
     def write_pictures(self, rows: list[dict[str, str]]) -> None:
-        """Write pictures.csv, a row a picture: part, class, sha256, picture."""
+        """Write pictures.csv, one row per picture: part, class, sha256, picture."""
         self._write_csv("pictures.csv", rows)
 
     def parts(self) -> dict[str, str]:
-        """sha256 of every picture of the run -> "train", "val" or "test".
+        """Return the part of every picture of the run: its sha256 -> "train", "val" or "test".
 
         Raises:
             RunError: pictures.csv is missing or damaged.
@@ -96,7 +232,7 @@ class Run:
             writer.writerows(rows)
 
     def read_history(self) -> list[dict[str, str]]:
-        """Read history.csv back; empty where there is none."""
+        """Read history.csv; return no rows where there is none."""
         try:
             with (self.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
                 return list(csv.DictReader(stream))
@@ -124,29 +260,62 @@ def create(parent: Path, architecture: str) -> Run:
         return Run(folder)
 
 
-def load(folder: Path) -> tuple[Run, dict[str, Any]]:
-    """Open a run folder that training has finished.
+def locate(text: str, folder: Path) -> Path | None:
+    """Return the run folder that a user means by a path or by a run's id, or None.
 
-    Returns:
-        The run and its run.json.
+    Args:
+        text: What the user typed.
+        folder: The folder of runs.
+    """
+    for place in (Path(text), folder / text):
+        # Not Path.is_file, which raises on names that are too long and folders that may not be entered.
+        if os.path.isfile(place / RECORD):
+            return place
+    return None
+
+
+def find(text: str, folder: Path) -> Path:
+    """Return the run folder that a user means by a path or by a run's id.
+
+    Args:
+        text: What the user typed.
+        folder: The folder of runs.
 
     Raises:
-        RunError: It is no run folder, of another schema, or training did not finish.
+        UsageError: There is no such run.
     """
-    if not (folder / "run.json").is_file():
-        hint = "`zoo finetune` prints the folder it makes."
-        raise RunError(f"{str(folder)!r} is no run folder: it has no run.json. {hint}")
+    found = locate(text, folder)
+    if found:
+        return found
+    if os.path.isdir(text):
+        raise UsageError(
+            f"{text!r} is not a run folder: it has no {RECORD}. `zoo finetune` prints the folder it makes."
+        )
+    there = sorted(path.parent.name for path in folder.glob(f"*/{RECORD}"))
+    nearest = difflib.get_close_matches(text, there, n=1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    shown = ("… " if len(there) > 5 else "") + ", ".join(there[-5:])
+    raise UsageError(f"there is no run {text!r}.{hint} Runs in {str(folder)!r}: {shown or 'none'}.")
+
+
+def load(folder: Path) -> tuple[Run, RunRecord]:
+    """Open a run folder whose training has finished.
+
+    Returns:
+        The run and its record.
+
+    Raises:
+        RunError: The folder has no run.json, or one that is damaged or of another schema, or training did not finish.
+    """
     run = Run(folder)
-    record = run.read_json("run.json")
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise RunError(f"{str(folder)!r} was written by another version of zoo (schema {SCHEMA} is read here).")
-    if record.get("status") != "trained" or not run.model.is_file():
-        raise RunError(f"{str(folder)!r}: training did not finish (status {record.get('status')!r}). Train again.")
+    record = run.read_record()
+    if record.status != "trained" or not run.model.is_file():
+        raise RunError(f"{str(folder)!r}: training did not finish (status {record.status!r}). Train again.")
     return run, record
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's result, without importing them."""
+    """Return the versions of Python and of the packages that decide a run's result, without importing them."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

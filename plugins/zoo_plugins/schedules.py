@@ -13,7 +13,7 @@ from zoo.plugin import Architecture, Phase, Schedule, hookimpl
 
 # The learning rate falls along a cosine, because a constant one leaves the head wherever its last steps ended: accuracy
 # was 0.656 with a constant rate and 0.682 with a cosine, on five kinds of flowers after five epochs.
-HEAD = Phase(name="head", train="head", epochs=8, learning_rate=3e-3, rate="cosine")
+HEAD = Phase(name="head", train="head", epochs=8, learning_rate=3e-3, lr_schedule="cosine")
 # Pretrained layers train at this fraction of the architecture's learning rate, which is meant for random weights.
 PRETRAINED = 0.1
 # Networks with more stages get one epoch per stage instead of two in `gradual-unfreeze`.
@@ -31,15 +31,15 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     rate = PRETRAINED * architecture.learning_rate
     return (
         HEAD,
-        Phase(name="gentle", train=f"last:{stages}", epochs=1, learning_rate=rate / 6, enough=0.05),
+        Phase(name="gentle", train=f"last:{stages}", epochs=1, learning_rate=rate / 6, skip_below_loss=0.05),
         Phase(
             name="top",
             train=f"last:{stages}",
             epochs=3,
             learning_rate=rate,
-            rate="cosine",
+            lr_schedule="cosine",
             patience=1,
-            enough=0.1,
+            skip_below_loss=0.1,
         ),
     )
 
@@ -49,7 +49,7 @@ def full(architecture: Architecture) -> tuple[Phase, ...]:
     rate = PRETRAINED * architecture.learning_rate
     return (
         HEAD,
-        Phase(name="all", train="all", epochs=5, learning_rate=rate, rate="cosine"),
+        Phase(name="all", train="all", epochs=5, learning_rate=rate, lr_schedule="cosine"),
     )
 
 
@@ -75,7 +75,7 @@ def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
     decay = 0.01 ** (1 / max(1, len(architecture.stages) - 1))
     return (
         HEAD,
-        Phase(name="all", train="all", epochs=5, learning_rate=rate, rate="cosine", rate_decay=decay),
+        Phase(name="all", train="all", epochs=5, learning_rate=rate, lr_schedule="cosine", layer_decay=decay),
     )
 
 
@@ -89,7 +89,7 @@ def grow(architecture: Architecture) -> tuple[Phase, ...]:
             Phase(name=f"stage {depth}", train="last:1", depth=depth, epochs=4, learning_rate=rate, **moving)
             for depth in range(1, stages + 1)
         ),
-        Phase(name="all", train="all", epochs=8, learning_rate=rate / 3, rate="cosine", **moving),
+        Phase(name="all", train="all", epochs=8, learning_rate=rate / 3, lr_schedule="cosine", **moving),
     )
 
 
@@ -104,7 +104,7 @@ def scratch(architecture: Architecture) -> tuple[Phase, ...]:
             train="all",
             epochs=16,
             learning_rate=architecture.learning_rate,
-            rate="cosine",
+            lr_schedule="cosine",
             batch_norm="update",
             batch_norm_momentum=0.9,
             patience=None,

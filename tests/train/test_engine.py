@@ -18,7 +18,7 @@ from zoo.train import engine, freeze, inputs
 from zoo.train import schedule as schedule_tools
 from zoo.train.batches import augmented, make_batches, plain
 from zoo.train.frozen.features import FeatureCacheConfig
-from zoo.train.network import attach_head, build_backbone
+from zoo.train.network import Network, attach_head, build_backbone
 
 SIZE = (32, 32)
 
@@ -80,9 +80,7 @@ def run(architecture, pictures, *schedule, augment=None, seed=0, batch_size=12, 
     load(model)
     before = {weight.path: weight.numpy().copy() for weight in model.weights}
     outcome = engine.train(
-        model,
-        backbone,
-        architecture,
+        Network(model, backbone, architecture),
         schedule,
         pictures,
         engine.TrainConfig(batch_size=batch_size, seed=seed, augment=augment),
@@ -172,7 +170,7 @@ def test_trained_layers_train_again_after_a_frozen_phase(architecture, pictures)
 def test_same_seed_same_bytes_another_seed_others(architecture, pictures):
     light = registry.load().augmentation("light")
     augment = light.build(**light.parameters)
-    phase = Phase(name="x", train="last:2", epochs=2, learning_rate=1e-3, rate="cosine")
+    phase = Phase(name="x", train="last:2", epochs=2, learning_rate=1e-3, lr_schedule="cosine")
     results = [run(architecture, pictures, phase, augment=augment, seed=seed)[2] for seed in (3, 3, 4)]
     assert all(np.array_equal(results[0][path], results[1][path]) for path in results[0])
     assert not np.array_equal(results[0]["logits/kernel"], results[2]["logits/kernel"])
@@ -184,7 +182,7 @@ def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, opti
     steps = {}
     one_batch = inputs.TrainingData(pictures.array, pictures.targets, pictures.train[:12], pictures.val)
     for decay in (1.0, 0.1):
-        phase = Phase(name="x", train="last:2", epochs=1, learning_rate=1e-3, optimizer=optimizer, rate_decay=decay)
+        phase = Phase(name="x", train="last:2", epochs=1, learning_rate=1e-3, optimizer=optimizer, layer_decay=decay)
         _, before, after, _, _ = run(architecture, one_batch, phase)
         steps[decay] = {path: np.abs(after[path] - before[path]).mean() for path in ("conv3/kernel", "conv2/kernel")}
     assert steps[0.1]["conv3/kernel"] == pytest.approx(steps[1.0]["conv3/kernel"], rel=1e-3)
@@ -197,7 +195,7 @@ def test_rate_decay_scales_the_step_of_lower_stages(architecture, pictures, opti
 )
 def test_the_rate_rises_and_falls(architecture, pictures, rate, rising, first, last):
     """In every epoch's row stands the rate after its last step."""
-    phase = Phase(name="x", train="head", epochs=10, learning_rate=1e-3, rate=rate, patience=None)
+    phase = Phase(name="x", train="head", epochs=10, learning_rate=1e-3, lr_schedule=rate, patience=None)
     history = run(architecture, pictures, phase)[4].history
     steps = -(-len(pictures.train) // 12)
     warmup = int(10 * steps * rising)
@@ -257,10 +255,10 @@ def test_a_phase_is_left_out_where_what_is_there_is_enough(architecture, picture
         model, backbone = network(architecture)
         schedule = (
             Phase(name="head", train="head", epochs=20, learning_rate=0.05),
-            Phase(name="top", train="last:1", epochs=1, learning_rate=1e-4, enough=enough),
+            Phase(name="top", train="last:1", epochs=1, learning_rate=1e-4, skip_below_loss=enough),
         )
         config = engine.TrainConfig(batch_size=12, **others)
-        outcome = engine.train(model, backbone, architecture, schedule, pictures, config, Listener())
+        outcome = engine.train(Network(model, backbone, architecture), schedule, pictures, config, Listener())
         trained = [phase["name"] for phase in outcome.phases if phase["epochs_run"]]
         assert ["left_out" in phase for phase in outcome.phases] == [False, trained == ["head"]]
         return trained, min(row["val_loss"] for row in outcome.history[:20])
@@ -323,7 +321,7 @@ def test_layers_compute_in_bfloat16_while_they_train_and_only_then(architecture,
     )
     settings = FeatureCacheConfig(folder=tmp_path, always=True)
     config = engine.TrainConfig(batch_size=12, precision="bfloat16", features=settings)
-    outcome = engine.train(model, backbone, architecture, schedule, pictures, config, Listener())
+    outcome = engine.train(Network(model, backbone, architecture), schedule, pictures, config, Listener())
     low = {epoch: {name for name, kind in kinds.items() if kind == "bfloat16"} for epoch, kinds in seen.items()}
     # What is below the cut is computed by onnxruntime, in float32.
     assert "conv3" in low[1] and "conv2" not in low[1]
@@ -386,7 +384,7 @@ def test_lagging_statistics_are_measured_anew(architecture, pictures):
     model, backbone = network(architecture)
     displace(model)
     outcome = engine.train(
-        model, backbone, architecture, [phase], pictures, engine.TrainConfig(batch_size=12), Listener()
+        Network(model, backbone, architecture), [phase], pictures, engine.TrainConfig(batch_size=12), Listener()
     )
     assert outcome.history[-1]["val_accuracy"] <= 0.6 and outcome.warnings == []
     assert any("measured anew" in text for text in said)
@@ -499,16 +497,17 @@ def test_override_epochs_and_rates():
         [0.1, 0.01]
     )
     assert [p.learning_rate for p in schedule_tools.override(schedule, learning_rates=(0.1, 0.2))] == [0.1, 0.2]
-    assert {p.optimizer for p in schedule_tools.override(schedule, optimizer="sgd")} == {"sgd"}
+    assert {p.optimizer for p in schedule_tools.override(schedule, overrides={"optimizer": "sgd"})} == {"sgd"}
     assert schedule_tools.override(schedule) == schedule
-    sparing = [dataclasses.replace(phase, enough=0.1) for phase in schedule]
-    assert {p.enough for p in schedule_tools.override(sparing, epochs=(9,))} == {0.1}
-    assert {p.enough for p in schedule_tools.override(sparing, epochs=(3, 5))} == {None}
+    sparing = [dataclasses.replace(phase, skip_below_loss=0.1) for phase in schedule]
+    assert {p.skip_below_loss for p in schedule_tools.override(sparing, epochs=(9,))} == {0.1}
+    assert {p.skip_below_loss for p in schedule_tools.override(sparing, epochs=(3, 5))} == {None}
     with pytest.raises(UsageError, match=r"phase 'head' cannot be trained so: .*nan"):
-        schedule_tools.override(schedule, clip_norm=float("nan"))
-    averaged = schedule_tools.override(schedule, ema=0.9, clip_norm=2.0)
+        schedule_tools.override(schedule, overrides={"clip_norm": float("nan")})
+    averaged = schedule_tools.override(schedule, overrides={"ema": 0.9, "clip_norm": 2.0})
     assert {(p.ema, p.clip_norm) for p in averaged} == {(0.9, 2.0)}
-    assert {(p.ema, p.clip_norm) for p in schedule_tools.override(averaged, ema=0, clip_norm=0)} == {(None, None)}
+    off = schedule_tools.override(averaged, overrides={"ema": 0, "clip_norm": 0})
+    assert {(p.ema, p.clip_norm) for p in off} == {(None, None)}
     with pytest.raises(UsageError, match=r"2 phases \(head, top\)"):
         schedule_tools.override(schedule, epochs=(1, 2, 3))
     with pytest.raises(UsageError, match="nothing to train"):

@@ -15,7 +15,7 @@ from zoo import backend
 from zoo.plugin import Architecture, Head, Phase, Stage, normalize
 from zoo.reporter import Reporter
 from zoo.train import engine, inputs, lr_find
-from zoo.train.network import attach_head, build_backbone
+from zoo.train.network import Network, attach_head, build_backbone
 
 SIZE = (16, 16)
 RANGE_TEST = lr_find.RangeTestConfig(1e-5, 10.0, 60)
@@ -46,7 +46,7 @@ ARCHITECTURE = Architecture(
     licence="MIT",
 )
 HEAD = Phase(name="head", train="head", epochs=4, learning_rate=0.1)
-TOP = Phase(name="top", train="last:1", epochs=1, learning_rate=1e-3, rate="cosine", ema=0.9)
+TOP = Phase(name="top", train="last:1", epochs=1, learning_rate=1e-3, lr_schedule="cosine", ema=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def find(pictures, *schedule, range_test=RANGE_TEST, **config):
     before = model.get_weights()
     given = engine.TrainConfig(batch_size=12, **config)
     names = [layer.name for layer in backbone.layers]
-    tests = engine.lr_find(model, names, ARCHITECTURE, schedule, pictures, given, Reporter(), range_test)
+    tests = engine.lr_find(Network(model, names, ARCHITECTURE), schedule, pictures, given, Reporter(), range_test)
     same = [np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
     return tests, same
 

@@ -11,7 +11,7 @@ from zoo import backend
 from zoo.plugin import Head, Phase, registry
 from zoo.reporter import Reporter
 from zoo.train import engine, inputs
-from zoo.train.network import attach_head, build_backbone, truncate
+from zoo.train.network import Network, attach_head, build_backbone, truncate
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,7 @@ def run(architecture, size, phases, head, pictures=None, keep_best=True):
                 note()
 
     outcome = engine.train(
-        model,
-        names,
-        architecture,
+        Network(model, names, architecture),
         phases,
         pictures or learnable(size, architecture.channels),
         engine.TrainConfig(batch_size=10, head=head, keep_best=keep_best),
@@ -175,7 +173,7 @@ def test_each_schedule_trains_what_it_says(plugins):
         for phase, count in zip(phases, counts, strict=True):
             depth = phase.depth or 5
             network = whole if depth == 5 else truncate(whole, depth, vgg.head, 2, "binary")
-            moving = freeze.set_trainable(network.model, network.backbone, network.architecture, phase, before)
+            moving = freeze.set_trainable(network, phase, before)
             prefix = "" if depth == 5 else f"depth{depth}_"
             blocks = range(depth - count + 1, depth + 1)
             expected = [f"block{b}_conv{c}" for b in blocks for c in range(1, CONVOLUTIONS[b - 1] + 1)]
@@ -190,7 +188,9 @@ def test_discriminative_rates_fall_toward_the_stem(plugins):
     model = attach_head(backbone, vgg.head, 2, "vgg16")
     phase = plugins.schedule("discriminative").phases_for(vgg)[-1]
     names = [layer.name for layer in backbone.layers]
-    lr_multipliers = freeze.set_trainable(model, names, vgg, phase, freeze.layer_defaults(model)).lr_multipliers
+    lr_multipliers = freeze.set_trainable(
+        Network(model, names, vgg), phase, freeze.layer_defaults(model)
+    ).lr_multipliers
     rates = [lr_multipliers[f"block{b}_conv1/kernel"] for b in range(1, 6)]
     assert rates == pytest.approx([0.01, 0.0316, 0.1, 0.316, 1.0], rel=0.01) and lr_multipliers["logits/kernel"] == 1
 

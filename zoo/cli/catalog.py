@@ -207,7 +207,7 @@ def _describe_schedule(registry: Registry, item: Schedule) -> str:
     for phase in phases:
         text += (
             f"\n  {phase.name}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
-            f"{phase.learning_rate:g} ({phase.rate}), BatchNorm {phase.batch_norm}"
+            f"{phase.learning_rate:g} ({phase.lr_schedule}), BatchNorm {phase.batch_norm}"
         )
     return text
 

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.console import ConsoleReporter, load_registry
 from zoo.cli.options import (
-    compact_options,
-    compact_values,
     exported_option,
     name_option,
     resize_option,
     runs_option,
     size_option,
+    variant_options,
+    variant_requests,
 )
 
+if TYPE_CHECKING:
+    from zoo.workflow.export import ExportResult
 
-def show_compacts(result: Any) -> int:
-    """Print what came of smaller files; 1 where one was refused."""
-    from zoo.export import variants
 
-    for made, path in result.compacts:
-        click.echo(f"{made.kind:<10} {path or 'refused'}")
+def show_variants(result: ExportResult) -> int:
+    """Print what came of the variants; return the exit code, 1 where one was refused."""
+    for made, path in result.variants:
+        click.echo(f"{made.variant.name:<10} {path or 'refused'}")
         if made.figures:
-            for line in variants.describe(made.figures):
+            for line in made.variant.describe(made.figures):
                 click.echo(f"           {line}")
             click.echo(f"           all figures in {result.run.folder / made.record}")
         if made.refusal:
-            click.echo(f"error: no {made.kind} file is exported: {made.refusal}.", err=True)
-    return 1 if any(path is None for _, path in result.compacts) else 0
+            click.echo(f"error: no {made.variant.name} file is exported: {made.refusal}.", err=True)
+    return 1 if any(path is None for _, path in result.variants) else 0
 
 
 @click.command()
@@ -43,7 +44,7 @@ def show_compacts(result: Any) -> int:
 @click.option(
     "--data", help="Where a run's pictures are now; with --top, pictures for the parity check (default digits)."
 )
-@compact_options
+@variant_options
 @name_option
 @runs_option
 @exported_option
@@ -62,10 +63,10 @@ def export(
 
     With --int8 or --fp16 the smaller file is made alone, and the float32 export is left as it is.
     """
-    compact = compact_values(values)
-    if top and compact["compact"]:
+    variants = variant_requests(values)
+    if top and variants:
         raise click.UsageError(
-            f"--{compact['compact'][0]} goes with a run: a smaller file is judged on the run's test pictures."
+            f"--{variants[0].variant.name} goes with a run: a smaller file is judged on the run's test pictures."
         )
     registry = load_registry()
     context = click.get_current_context()
@@ -84,17 +85,24 @@ def export(
             data=data or "digits",
         )
     else:
+        from zoo.runs import find
         from zoo.workflow import export as workflow
 
         if context.get_parameter_source("resize").name == "COMMANDLINE":
             raise click.UsageError("--resize goes with --top; a run keeps the resize it was trained with.")
-        folder = Path(what) if Path(what).is_dir() else runs / what
         result = workflow.export_run(
-            *(folder, registry, ConsoleReporter()), name=name, exported=exported, data=data, size=size, **compact
+            find(what, runs),
+            registry,
+            ConsoleReporter(),
+            name=name,
+            exported=exported,
+            data=data,
+            size=size,
+            variants=variants,
         )
         target = result.exported
         if target is None:
-            return show_compacts(result)
+            return show_variants(result)
         if size:
             from zoo.evaluate.metrics import table
 

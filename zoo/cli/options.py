@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from zoo.export.variants import VARIANTS, AcceptanceLimits, VariantRequest
+
+if TYPE_CHECKING:
+    from zoo.config import FinetuneConfig
 
 
 def parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -126,11 +131,8 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
     return value
 
 
-COMPACT_OPTIONS = (
-    click.option(
-        "--int8", is_flag=True, help="Make an int8 file, NAME-int8, where it loses little and is faster here."
-    ),
-    click.option("--fp16", is_flag=True, help="Make a file with 16-bit weights, NAME-fp16, half as large."),
+VARIANT_OPTIONS = (
+    *(click.option(f"--{variant.name}", is_flag=True, help=variant.help) for variant in VARIANTS),
     click.option(
         "--max-drop",
         type=click.FloatRange(0, 100),
@@ -140,8 +142,31 @@ COMPACT_OPTIONS = (
         metavar="POINTS",
         help="Accuracy on the test pictures that these may lose, in points of a hundred.",
     ),
-    click.option("--int8-any-speed", is_flag=True, help="Take an int8 file that is not faster on this machine too."),
+    *(
+        click.option(
+            f"--{variant.name}-any-speed",
+            is_flag=True,
+            help=f"Take an {variant.name} file that is not faster on this machine too.",
+        )
+        for variant in VARIANTS
+        if variant.must_be_faster
+    ),
 )
+
+# Parameters with this prefix are settings of all phases, by the names of the fields of `zoo.plugin.Phase`.
+OVERRIDE = "override_"
+
+
+def phase_option(option: str, setting: str, **attributes: Any) -> Callable:
+    """Make an option that overrides a setting of all phases, where the user gives it.
+
+    Args:
+        option: The option, such as "--clip-norm".
+        setting: The field of `zoo.plugin.Phase` that it overrides.
+        attributes: As of `click.option`.
+    """
+    return click.option(option, f"{OVERRIDE}{setting}", **attributes)
+
 
 # What decides how a network is trained.
 TRAINING_OPTIONS = (
@@ -175,20 +200,25 @@ TRAINING_OPTIONS = (
         metavar="R[,R...]",
         help="One a phase, or of the fastest phase.",
     ),
-    click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases."),
-    click.option(
+    phase_option(
+        "--optimizer", "optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases."
+    ),
+    phase_option(
         "--rate",
+        "lr_schedule",
         type=click.Choice(["constant", "cosine", "one-cycle"]),
         help="How the learning rate moves in every phase (default: the schedule's).",
     ),
-    click.option(
+    phase_option(
         "--clip-norm",
+        "clip_norm",
         type=click.FloatRange(0),
         metavar="NORM",
         help="Scale gradients down to this norm where theirs is greater; 0: never (default: the schedule's).",
     ),
-    click.option(
+    phase_option(
         "--ema",
+        "ema",
         type=click.FloatRange(0, 1, max_open=True),
         metavar="MOMENTUM",
         help="Judge and keep a moving average of the weights, such as 0.99; 0: none (default: the schedule's).",
@@ -203,8 +233,9 @@ TRAINING_OPTIONS = (
     click.option(
         "--balance", is_flag=True, help="Let every class count alike in the loss, however many pictures it has."
     ),
-    click.option(
+    phase_option(
         "--patience",
+        "patience",
         type=click.IntRange(0),
         metavar="N",
         help="End a phase after N epochs without a better validation loss; 0: never (default: the schedule's).",
@@ -223,8 +254,9 @@ TRAINING_OPTIONS = (
         show_default=True,
         help="What trained layers compute in; weights, and the exported file, are float32 in any case.",
     ),
-    click.option(
+    phase_option(
         "--views",
+        "views",
         type=click.IntRange(1, 1000),
         metavar="K",
         help="K augmented copies of each picture, computed ahead (default: a fresh one every epoch).",
@@ -252,41 +284,51 @@ def training_options(command: Callable) -> Callable:
     return command
 
 
-def compact_options(command: Callable) -> Callable:
+def variant_options(command: Callable) -> Callable:
     """Give a command the options that make smaller files."""
-    for option in reversed(COMPACT_OPTIONS):
+    for option in reversed(VARIANT_OPTIONS):
         command = option(command)
     return command
 
 
-def compact_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Take the values of `COMPACT_OPTIONS` out of those of a command, for the functions of `workflow`.
+def variant_requests(values: dict[str, Any]) -> tuple[VariantRequest, ...]:
+    """Take the values of `VARIANT_OPTIONS` out of those of a command, and return the variants that are asked for.
 
     Raises:
-        UsageError: A limit of a file that is not made.
+        UsageError: A limit is given for a file that is not made.
     """
-    from zoo.export.variants import KINDS, AcceptanceLimits
+    chosen = [variant for variant in VARIANTS if values.pop(variant.name)]
+    if typed_again("max_drop", values["max_drop"]) and not chosen:
+        names = " or ".join(f"--{variant.name}" for variant in VARIANTS)
+        raise click.UsageError(f"--max-drop goes with {names}.")
+    max_drop = values.pop("max_drop") / 100
+    any_speed = {variant: values.pop(f"{variant.name}_any_speed") for variant in VARIANTS if variant.must_be_faster}
+    for variant, given in any_speed.items():
+        if given and variant not in chosen:
+            raise click.UsageError(f"--{variant.name}-any-speed goes with --{variant.name}.")
+    return tuple(
+        VariantRequest(variant, AcceptanceLimits(max_drop, any_speed.get(variant, False))) for variant in chosen
+    )
 
-    wanted = tuple(kind for kind in KINDS if values.pop(kind))
-    typed = [name for name in ("max_drop", "int8_any_speed") if typed_again(name, values[name])]
-    if typed and not wanted:
-        raise click.UsageError(f"--{typed[0].replace('_', '-')} goes with --int8 or --fp16.")
-    if values["int8_any_speed"] and "int8" not in wanted:
-        raise click.UsageError("--int8-any-speed goes with --int8.")
-    return {"compact": wanted, "limits": AcceptanceLimits(values.pop("max_drop") / 100, values.pop("int8_any_speed"))}
 
+def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
+    """Make a `FinetuneConfig` of the values of `TRAINING_OPTIONS`.
 
-def training_values(values: dict[str, Any], **others: Any):
-    """What a user asks of training, of the values of `TRAINING_OPTIONS`."""
+    Args:
+        values: The values of the command's options.
+        others: Further fields of `FinetuneConfig`.
+    """
     from zoo.config import FinetuneConfig
 
     values = {**values, **others}
     pool = values.pop("pool") or {}
     head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
+    overrides = {key.removeprefix(OVERRIDE): values.pop(key) for key in list(values) if key.startswith(OVERRIDE)}
     return FinetuneConfig(
         learning_rates=values.pop("learning_rate"),
         keep_best=values.pop("keep") == "best",
         head=pool | {key: value for key, value in head.items() if value is not None},
+        overrides={key: value for key, value in overrides.items() if value is not None},
         **values,
     )
 

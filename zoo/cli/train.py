@@ -10,10 +10,8 @@ from typing import Any
 import click
 
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
-from zoo.cli.export import show_compacts
+from zoo.cli.export import show_variants
 from zoo.cli.options import (
-    compact_options,
-    compact_values,
     exported_option,
     hidden_option,
     name_option,
@@ -25,6 +23,8 @@ from zoo.cli.options import (
     training_options,
     training_values,
     typed_again,
+    variant_options,
+    variant_requests,
 )
 
 
@@ -34,12 +34,12 @@ from zoo.cli.options import (
 @runs_option
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate only.")
-@compact_options
+@variant_options
 @click.option("--profile", is_flag=True, help="At the end, print where the time went.")
 def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -> int:
     """Fine-tune a network on your pictures, export it, and judge the exported file."""
-    compact = compact_values(values)
-    if no_export and compact["compact"]:
+    variants = variant_requests(values)
+    if no_export and variants:
         raise click.UsageError("--no-export exports no smaller file either.")
     reporter = ConsoleReporter()
     with reporter.timing.measure("start"):
@@ -49,16 +49,16 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
         from zoo.evaluate.metrics import table
         from zoo.workflow import finetune as workflow
 
-    options = training_values(values, architecture=architecture, export=not no_export)
-    result = workflow.finetune(options, registry, reporter, **compact)
+    config = training_values(values, architecture=architecture, export=not no_export)
+    result = workflow.finetune(config, registry, reporter, variants=variants)
     click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Run        {result.run.folder}")
     click.echo(f"Report     {result.run.folder / 'report.html'}")
     if result.exported:
         click.echo(f"Export     {result.exported} ({result.exported.stat().st_size / 1e6:.1f} MB)")
         click.echo(f"Predict    zoo-runtime predict {quoted(result.exported)} {quoted(result.sample)}")
-    code = show_compacts(result)
-    if sources.location(options.data) == sources.EMBEDDED:
+    code = show_variants(result)
+    if sources.location(config.data) == sources.EMBEDDED:
         click.echo(f"Your own   zoo finetune {architecture} --data FOLDER   (a folder of pictures for each class)")
     click.echo(f"Took       {time.perf_counter() - reporter.timing.started:.0f} s")
     if profile:
@@ -99,12 +99,13 @@ def lr_find(
         raise click.UsageError(f"--output must end in .png. Received: {str(output)!r}.")
     registry = load_registry()
     registry.resolve(architecture)
+    from zoo.train.lr_find import RangeTestConfig
     from zoo.workflow import finetune as workflow
 
     reporter = ConsoleReporter(only_warnings=as_json)
-    options = training_values(values, architecture=architecture)
-    span = {"lowest": lowest, "highest": highest, "steps": steps}
-    tests = workflow.lr_find(options, registry, reporter, **span, output=output)
+    config = training_values(values, architecture=architecture)
+    range_test = RangeTestConfig(lowest, highest, steps)
+    tests = workflow.lr_find(config, registry, reporter, range_test, output=output)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(test) for test in tests]))
         return

@@ -6,11 +6,13 @@ Importing this module imports neither Keras nor numpy.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +30,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 POOLS = ("avg", "max", "flatten", "l2norm", "roi")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
-RATES = ("constant", "cosine", "one-cycle")
+LR_SCHEDULES = ("constant", "cosine", "one-cycle")
 
 
 def _require(condition: bool, owner: object, problem: str, received: object) -> None:
@@ -358,6 +360,10 @@ class Augmentation:
         _require(isinstance(self.parameters, Mapping), self, "parameters must be a mapping", self.parameters)
 
 
+RENAMED_FIELDS = {"rate": "lr_schedule", "rate_decay": "layer_decay", "enough": "skip_below_loss"}
+"""Old names of the fields of `Phase` -> the names that they have now; both are accepted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """One stretch of training with a fixed set of moving layers. The head always moves.
@@ -370,10 +376,10 @@ class Phase:
         epochs: Passes over the training pictures, at most (early stopping may end the phase).
         learning_rate: Peak learning rate.
         optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop".
-        rate: "constant"; "cosine": warm-up over a tenth of the steps, then a cosine down to a hundredth; or
+        lr_schedule: "constant"; "cosine": warm-up over a tenth of the steps, then a cosine down to a hundredth; or
             "one-cycle": from a 25th up over three tenths of the steps, then a cosine down to a ten-thousandth (Smith
             and Topin 2018, https://arxiv.org/abs/1708.07120, without their cycle of momentum).
-        rate_decay: Factor on the update of each stage per stage below the top; 1 moves all alike, 0.5 halves the
+        layer_decay: Factor on the update of each stage per stage below the top; 1 moves all alike, 0.5 halves the
             step of every stage further down. The head and the last stage keep the full rate.
         batch_norm: "frozen" keeps statistics, scale and shift of every BatchNorm layer of the backbone; "update"
             trains those that the phase trains.
@@ -385,9 +391,9 @@ class Phase:
             it as it is.
         ema: Momentum of a moving average over steps of the trained weights, in (0, 1), which is what is judged, and
             kept, after every epoch (Polyak and Juditsky 1992); None judges and keeps the weights themselves.
-        enough: The phase is left out where the best epoch so far has no more than this validation loss (nor more than a
-            quarter of what guessing by the classes' shares would give): with so few errors left, validation pictures
-            could not tell whether it helps. None never leaves it out.
+        skip_below_loss: The phase is skipped if the best epoch so far has at most this validation loss, and at most a
+            quarter of the chance level (the loss of predicting the classes' shares). With so few errors left, the
+            validation pictures could not tell whether the phase helps. None never skips it.
     """
 
     name: str
@@ -395,8 +401,8 @@ class Phase:
     epochs: int
     learning_rate: float
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    rate: Literal["constant", "cosine", "one-cycle"] = "constant"
-    rate_decay: float = 1.0
+    lr_schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    layer_decay: float = 1.0
     depth: int | None = None
     batch_norm: Literal["frozen", "update"] = "frozen"
     batch_norm_momentum: float | None = None
@@ -405,7 +411,7 @@ class Phase:
     patience: int | None = 5
     clip_norm: float | None = None
     ema: float | None = None
-    enough: float | None = None
+    skip_below_loss: float | None = None
 
     def __post_init__(self) -> None:
         _require_text(self, "name", self.name)
@@ -421,9 +427,14 @@ class Phase:
         _require(
             self.optimizer in OPTIMIZERS, self, f"optimizer must be one of {', '.join(OPTIMIZERS)}", self.optimizer
         )
-        _require(self.rate in RATES, self, f"rate must be one of {', '.join(RATES)}", self.rate)
-        decay = self.rate_decay
-        _require(_is_number(decay) and 0 < decay <= 1, self, "rate_decay must be in (0, 1]", decay)
+        _require(
+            self.lr_schedule in LR_SCHEDULES,
+            self,
+            f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}",
+            self.lr_schedule,
+        )
+        decay = self.layer_decay
+        _require(_is_number(decay) and 0 < decay <= 1, self, "layer_decay must be in (0, 1]", decay)
         _require(self.depth is None or _is_count(self.depth), self, "depth must be a count or None", self.depth)
         _require(self.batch_norm in ("frozen", "update"), self, "batch_norm must be frozen or update", self.batch_norm)
         momentum = self.batch_norm_momentum
@@ -438,9 +449,42 @@ class Phase:
         ema = self.ema
         fits = ema is None or (_is_number(ema) and 0 < ema < 1)
         _require(fits, self, "ema must be in (0, 1) or None", ema)
-        enough = self.enough
-        fits = enough is None or (_is_number(enough) and enough > 0)
-        _require(fits, self, "enough must be a loss above 0 or None", enough)
+        loss = self.skip_below_loss
+        fits = loss is None or (_is_number(loss) and loss > 0)
+        _require(fits, self, "skip_below_loss must be a loss above 0 or None", loss)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as run.json records them: under the names that they had in the first version."""
+        recorded = {new: old for old, new in RENAMED_FIELDS.items()}
+        return {recorded.get(each.name, each.name): getattr(self, each.name) for each in fields(self)}
+
+
+def _accept_old_names(cls: type[Phase]) -> None:
+    """Let `Phase` be made with, and read by, the old names of its fields, with a DeprecationWarning."""
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def __init__(self: Phase, **values: Any) -> None:
+        for old in RENAMED_FIELDS.keys() & values.keys():
+            new = RENAMED_FIELDS[old]
+            _require(new not in values, self, f"{old} is the old name of {new}; give one of them", values[old])
+            warnings.warn(f"Phase: {old} is now called {new}.", DeprecationWarning, stacklevel=2)
+            values[new] = values.pop(old)
+        make(self, **values)
+
+    def reads(old: str, new: str) -> property:
+        def read(self: Phase) -> Any:
+            warnings.warn(f"Phase: {old} is now called {new}.", DeprecationWarning, stacklevel=2)
+            return getattr(self, new)
+
+        return property(read, doc=f"The old name of `{new}`.")
+
+    cls.__init__ = __init__
+    for old, new in RENAMED_FIELDS.items():
+        setattr(cls, old, reads(old, new))
+
+
+_accept_old_names(Phase)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,18 +1,93 @@
-"""What training begins from: published weights, a file of the user's, or random values; found, said and recorded."""
+"""Select the weights that a run starts from: published ones, a file of the user's, or random values."""
 
 from __future__ import annotations
 
 import os
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UsageError, WeightsUnavailable
+from zoo.errors import UsageError, WeightsIncompatible, WeightsUnavailable
 from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch
 from zoo.reporter import Reporter
 
 RANDOM_SCHEDULE = "scratch"
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """What training starts from.
+
+    Args:
+        file: A published file, the path of a file of the user's, or None for random values.
+        record: What run.json and the exported file say of the weights.
+        missing: Why there are no pretrained weights though the user might expect some; empty otherwise.
+        wanted: The published entry that could not be had, if any.
+        architecture: The name of the architecture, for messages.
+    """
+
+    file: fetch.WeightsFile | Path | None
+    record: dict[str, Any]
+    architecture: str
+    missing: str = ""
+    wanted: Weights | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether training starts from random values."""
+        return self.file is None
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels at which published weights were trained; None for all others."""
+        return self.file.entry.input_size if isinstance(self.file, fetch.WeightsFile) else None
+
+    def report(self, reporter: Reporter) -> None:
+        """Tell the user which weights are used, or in a block why pretrained ones are missing."""
+        if isinstance(self.file, fetch.WeightsFile):
+            say(self.file, reporter)
+        elif self.file is not None:
+            reporter.say(f"Weights: {self.file}")
+        elif self.missing:
+            reporter.block("NO PRETRAINED WEIGHTS", self._advice())
+
+    def _advice(self) -> str:
+        text = (
+            f"{self.architecture} starts from RANDOM weights, because {self.missing}.\n"
+            f"It will need more pictures and epochs; unless --schedule names another, the schedule is "
+            f"{RANDOM_SCHEDULE!r}."
+        )
+        if self.wanted:
+            advice = fetch.advice(self.wanted)
+            text += f"\nTo start from pretrained weights: {advice[0].lower()}{advice[1:]}, "
+            text += "or pass its path: --weights FILE."
+        return text
+
+
+def starts_random(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> bool:
+    """Say whether a run will start from random weights, as far as that is known without the network.
+
+    Args:
+        architecture: The network.
+        tag: The tag behind the architecture's name, or None.
+        requested: "auto", "none", a tag, or a path.
+        registry: The loaded plugins.
+
+    Raises:
+        UsageError: The tag and the request contradict each other.
+        UnknownName: There are no weights of that tag.
+        DuplicateName: Two plugins bring them.
+    """
+    if tag and requested not in ("auto", tag):
+        raise UsageError(
+            f"{architecture.name}.{tag} asks for {tag!r} and --weights for {requested!r}; give one of them."
+        )
+    if requested == "none" or (requested not in ("auto", tag) and _is_path(requested)):
+        return requested == "none"
+    return not _entries(architecture, tag, requested, registry)
 
 
 def choose(
@@ -22,65 +97,73 @@ def choose(
     size: tuple[int, int] | None,
     registry: Registry,
     reporter: Reporter,
-) -> tuple[fetch.WeightsFile | Path | None, dict[str, Any]]:
-    """Find the weights that training begins from.
+) -> StartingWeights:
+    """Find the weights that training starts from; download them where necessary.
 
     Args:
-        architecture: What is to be trained.
-        tag: The tag that stood behind its name, or None.
+        architecture: The network.
+        tag: The tag behind the architecture's name, or None.
         requested: "auto", "none", a tag, or a path.
         size: (height, width) in pixels of the pictures, or None where it follows the weights.
         registry: The loaded plugins.
-        reporter: Hears what is taken, and in a block why nothing is.
+        reporter: Receives the progress of a download.
 
     Returns:
-        The weights (None: random), and what run.json and the exported file record of them.
+        The weights. With "auto", they are random where no pretrained ones can be had.
 
     Raises:
-        WeightsUnavailable: Weights were asked for by tag or path and are not to be had.
+        WeightsUnavailable: The user asked for weights by tag or path, and they cannot be had.
+        WeightsIncompatible: The file is not one that holds weights.
+        UsageError: The tag and the request contradict each other.
         UnknownName: There are no weights of that tag.
         DuplicateName: Two plugins bring them.
-        HashMismatch: A file at hand is not the published one.
+        HashMismatch: A local file is not the published one.
     """
-    if tag and requested not in ("auto", tag):
-        raise UsageError(
-            f"{architecture.name}.{tag} asks for {tag!r} and --weights for {requested!r}; give one of them."
-        )
-    if requested == "none":
-        return None, {"random": True, "id": None, "reason": "--weights none"}
-    if requested not in ("auto", tag) and _is_path(requested):
-        return _own_file(requested, reporter)
-    explicit = tag or (requested if requested != "auto" else None)
-    registry.check_tag(architecture.name, explicit)
-    entries = first_tag(registry.weights_of(architecture.name, explicit, top=False))
-    if not entries:
+    if starts_random(architecture, tag, requested, registry):
+        if requested == "none":
+            return _random(architecture, "--weights none")
         reason = f"no plugin lists pretrained weights of {architecture.name}"
-        # A network that is meant to be trained from nothing needs no warning.
-        if architecture.default_schedule != RANDOM_SCHEDULE:
-            _say_random(architecture, reason, None, reporter)
-        return None, {"random": True, "id": None, "reason": reason}
+        # A network that is meant to be trained from random weights needs no warning.
+        expected = architecture.default_schedule == RANDOM_SCHEDULE
+        return _random(architecture, reason, missing="" if expected else reason)
+    if requested not in ("auto", tag) and _is_path(requested):
+        return _own_file(architecture, requested)
+    entries = _entries(architecture, tag, requested, registry)
     size = size or entries[0].input_size
+    wanted = fetch.by_fit(entries, size)[0]
     try:
-        with reporter.progress("downloading weights") as progress:
+        doing = "checking weights" if fetch.find_local(wanted) else "downloading weights"
+        with reporter.progress(doing) as progress:
             found = fetch.find(entries, size, progress)
     except WeightsUnavailable as error:
-        wanted = fetch.by_fit(entries, size)[0]
-        if explicit:
+        if tag or requested != "auto":
             text = f"{wanted.id}: {error}.\n{fetch.advice(wanted)}, or pass its path: --weights FILE."
             raise WeightsUnavailable(text) from None
-        _say_random(architecture, str(error), wanted, reporter)
-        return None, {"random": True, "id": None, "reason": str(error)}
-    say(found, reporter)
-    return found, describe(found)
+        return _random(architecture, str(error), missing=str(error), wanted=wanted)
+    return StartingWeights(found, describe(found), architecture.name)
+
+
+def _random(
+    architecture: Architecture, reason: str, *, missing: str = "", wanted: Weights | None = None
+) -> StartingWeights:
+    record = {"random": True, "id": None, "reason": reason}
+    return StartingWeights(None, record, architecture.name, missing, wanted)
+
+
+def _entries(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> list[Weights]:
+    """Return the entries without top that a request means; none where no plugin lists any."""
+    explicit = tag or (requested if requested != "auto" else None)
+    registry.check_tag(architecture.name, explicit)
+    return first_tag(registry.weights_of(architecture.name, explicit, top=False))
 
 
 def first_tag(entries: list[Weights]) -> list[Weights]:
-    """Those of the tag that is listed first, which is what a plain name means."""
+    """Return the entries of the tag that is listed first, which is what a plain name means."""
     return [entry for entry in entries if entry.tag == entries[0].tag]
 
 
 def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
-    """Tell which weights are used, and where another resolution had to do."""
+    """Report which published weights are used, and whether they were trained at another resolution."""
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, from the {found.place})")
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
@@ -91,7 +174,7 @@ def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
 
 
 def describe(found: fetch.WeightsFile) -> dict[str, Any]:
-    """What run.json and the exported file record of published weights."""
+    """Return what run.json and the exported file record of published weights."""
     entry = found.entry
     return {
         "random": False,
@@ -110,23 +193,29 @@ def _is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text.endswith((".h5", ".keras")) or Path(text).is_file()
 
 
-def _own_file(requested: str, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
+def _own_file(architecture: Architecture, requested: str) -> StartingWeights:
+    """Open a file of the user's, and refuse one that cannot hold weights before Keras starts."""
     path = Path(os.path.expanduser(requested))
     try:
         digest = fetch.digest_of(path)
     except OSError as error:
         raise WeightsUnavailable(f"the weights file {requested!r} cannot be read: {error.strerror}.") from None
-    reporter.say(f"Weights: {path}")
-    return path, {"random": False, "id": None, "file": path.name, "sha256": digest, "place": "path"}
+    if not _holds_weights(path):
+        raise WeightsIncompatible(
+            f"{requested!r} does not hold weights that zoo can load. Give an .h5 file as Keras publishes them, or the "
+            "model.keras of a run."
+        )
+    record = {"random": False, "id": None, "file": path.name, "sha256": digest, "place": "path"}
+    return StartingWeights(path, record, architecture.name)
 
 
-def _say_random(architecture: Architecture, reason: str, wanted: Weights | None, reporter: Reporter) -> None:
-    text = f"{architecture.name} starts from RANDOM weights, because {reason}.\n"
-    text += (
-        f"It will need more pictures and epochs; unless --schedule names another, the schedule is {RANDOM_SCHEDULE!r}."
-    )
-    if wanted:
-        advice = fetch.advice(wanted)
-        text += f"\nTo start from pretrained weights: {advice[0].lower()}{advice[1:]}, "
-        text += "or pass its path: --weights FILE."
-    reporter.block("NO PRETRAINED WEIGHTS", text)
+def _holds_weights(path: Path) -> bool:
+    """Whether a file has the form that its name promises: HDF5, or the archive that Keras saves."""
+    if path.suffix == ".keras":
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return {"config.json", "model.weights.h5"} <= set(archive.namelist())
+    with path.open("rb") as stream:
+        # The signature of HDF5 stands at the beginning, or behind a user block of 512 bytes and more.
+        return any(stream.seek(at) == at and stream.read(8) == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048))

@@ -11,7 +11,6 @@ epoch so far, and a mean that went on would show that step as a slow drift in th
 from __future__ import annotations
 
 import csv
-import difflib
 import itertools
 import math
 import os
@@ -117,14 +116,14 @@ def of_run(run: runs.Run, record: dict[str, Any], name: str) -> Curves:
     if not history:
         raise UsageError(
             f"the run {run.id!r} has no epochs to draw: history.csv is written when training has ended, and the "
-            f"status of this run is {record.get('status')!r}."
+            f"status of this run is {record.status!r}."
         )
     # The record first: two phases that follow one another may have the same name. One that was left out shows nothing.
-    counted = ((str(phase["name"]), int(phase["epochs_run"])) for phase in record.get("phases", ()))
+    counted = ((str(phase["name"]), int(phase["epochs_run"])) for phase in record.phases)
     phases = tuple((name, count) for name, count in counted if count)
     if sum(count for _, count in phases) != len(history):
         phases = tuple((phase, len(list(rows))) for phase, rows in itertools.groupby(named))
-    return Curves(name, epochs, phases, values, record.get("best_epoch"))
+    return Curves(name, epochs, phases, values, record.best_epoch)
 
 
 def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
@@ -343,7 +342,9 @@ def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, f
         RunError: A run folder is damaged or of another schema.
         WriteError: The PNG cannot be written.
     """
-    folders = list({os.path.realpath(folder): folder for folder in (_find(w, runs_folder) for w in wanted)}.values())
+    folders = list(
+        {os.path.realpath(folder): folder for folder in (runs.find(each, runs_folder) for each in wanted)}.values()
+    )
     if len(folders) > len(COLOURS) * len(SHAPES):
         raise UsageError(
             f"at most {len(COLOURS) * len(SHAPES)} runs can be told apart in one picture. Received: {len(folders)}."
@@ -357,18 +358,18 @@ def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, f
         output = folders[0] / FILE if len(folders) == 1 else Path(FILE)
         if len(folders) > 1 and os.path.isfile("run.json"):
             raise UsageError("the current folder is a run's, and curves.png in it is its own; name a file: --output.")
-    found = [(runs.Run(folder), _record(folder)) for folder in folders]
+    found = [(run, run.read_record()) for run in map(runs.Run, folders)]
     curves = [of_run(run, record, name) for (run, record), name in zip(found, names(found), strict=True)]
     draw(curves, output, factor)
     return output
 
 
-def names(found: Sequence[tuple[runs.Run, dict[str, Any]]]) -> list[str]:
+def names(found: Sequence[tuple[runs.Run, runs.RunRecord]]) -> list[str]:
     """The shortest names that tell runs apart: architecture, with augmentation, or else the run's id."""
     if len(found) == 1:
         return [found[0][0].id]
-    plain = [record["architecture"]["name"] for _, record in found]
-    augment = [record["options"]["augment"] for _, record in found]
+    plain = [record.architecture["name"] for _, record in found]
+    augment = [record.options["augment"] for _, record in found]
     augmented = [
         f"{name}, {'no' if policy == 'none' else policy} augmentation"
         for name, policy in zip(plain, augment, strict=True)
@@ -380,22 +381,3 @@ def names(found: Sequence[tuple[runs.Run, dict[str, Any]]]) -> list[str]:
         if len(set(names)) == len(names) and max(map(len, names)) <= LONGEST_NAME:
             return names
     return numbered
-
-
-def _find(text: str, runs_folder: Path) -> Path:
-    for folder in (Path(text), runs_folder / text):
-        # Not Path.is_file, which raises on names that are too long and folders that may not be entered.
-        if os.path.isfile(folder / "run.json"):
-            return folder
-    there = sorted(path.parent.name for path in runs_folder.glob("*/run.json"))
-    nearest = difflib.get_close_matches(text, there, n=1)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    shown = ("… " if len(there) > 5 else "") + ", ".join(there[-5:])
-    raise UsageError(f"there is no run {text!r}.{hint} Runs in {str(runs_folder)!r}: {shown or 'none'}.")
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    record = runs.Run(folder).read_json("run.json")
-    if not isinstance(record, dict) or record.get("schema") != runs.SCHEMA:
-        raise RunError(f"{str(folder)!r} was written by another version of zoo (schema {runs.SCHEMA} is read here).")
-    return record

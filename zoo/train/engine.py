@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.augment import Augment
-from zoo.plugin import Architecture, Head, Phase
+from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter
 from zoo.train import fitting, freeze, grouped_conv
 from zoo.train.batches import PhaseInputs, make_batches
@@ -67,33 +67,29 @@ class TrainResult:
         phases: For each phase its settings, the layers it moved, its seconds; and why it was left out, if it was.
         best_epoch: The epoch whose weights the network now has.
         warnings: What the user should know.
-        prefix: What the frozen prefix did, see `zoo.train.frozen.features.CacheStats`.
+        cache_stats: What the frozen part did, see `zoo.train.frozen.features.CacheStats`.
     """
 
     history: list[dict[str, Any]]
     phases: list[dict[str, Any]]
     best_epoch: int
     warnings: list[str]
-    prefix: dict[str, Any]
+    cache_stats: dict[str, Any]
 
 
 def train(
-    model: keras.Model,
-    backbone: Sequence[str],
-    architecture: Architecture,
-    schedule: Sequence[Phase],
-    pictures: TrainingData,
+    network: Network,
+    phases: Sequence[Phase],
+    data: TrainingData,
     config: TrainConfig,
     reporter: Reporter,
 ) -> TrainResult:
     """Train a network in place; it ends with the weights of the epoch of least validation loss, or of the last epoch.
 
     Args:
-        model: Ends in the layers `logits` and `probabilities`.
-        backbone: Names of the backbone's layers, input first.
-        architecture: For its stages.
-        schedule: Phases in order; the last one has the whole network.
-        pictures: Decoded pictures.
+        network: The network; it is changed.
+        phases: The phases in order; the last one has the whole network.
+        data: The pictures to train on and to validate with.
         config: How it is trained in all phases.
         reporter: Hears of phases and epochs.
 
@@ -103,10 +99,10 @@ def train(
     Raises:
         TrainingError: The loss is not finite.
     """
-    training = _Trainer(model, backbone, architecture, schedule, pictures, config, reporter)
-    with grouped_conv.cut(model):
+    training = _Trainer(network, phases, data, config, reporter)
+    with grouped_conv.cut(network.model):
         training.plan()
-        for index in range(len(schedule)):
+        for index in range(len(phases)):
             if training.needs(index):
                 with training.phase(index) as ready:
                     training.fit(ready)
@@ -114,11 +110,9 @@ def train(
 
 
 def lr_find(
-    model: keras.Model,
-    backbone: Sequence[str],
-    architecture: Architecture,
-    schedule: Sequence[Phase],
-    pictures: TrainingData,
+    network: Network,
+    phases: Sequence[Phase],
+    data: TrainingData,
     config: TrainConfig,
     reporter: Reporter,
     range_test: RangeTestConfig,
@@ -126,11 +120,9 @@ def lr_find(
     """Test a range of learning rates at the beginning of every phase; each but the last is then trained as it says.
 
     Args:
-        model: As for `train`, like all but the last.
-        backbone: Names of the backbone's layers, input first.
-        architecture: For its stages.
-        schedule: Phases in order; those that `train` might leave out are trained too.
-        pictures: Decoded pictures.
+        network: As for `train`.
+        phases: The phases in order; those that `train` might skip are trained too.
+        data: As for `train`.
         config: How it is trained in all phases.
         reporter: Hears of phases, tests and epochs.
         range_test: The rates.
@@ -141,14 +133,14 @@ def lr_find(
     Raises:
         TrainingError: The loss is not finite at the lowest rate, or in a phase.
     """
-    training = _Trainer(model, backbone, architecture, schedule, pictures, config, reporter)
+    training = _Trainer(network, phases, data, config, reporter)
     tests = []
-    with grouped_conv.cut(model):
+    with grouped_conv.cut(network.model):
         training.plan()
-        for index in range(len(schedule)):
+        for index in range(len(phases)):
             with training.phase(index) as ready:
                 tests.append(training.test(ready, range_test))
-                if index + 1 < len(schedule):
+                if index + 1 < len(phases):
                     training.fit(ready)
     return tests
 
@@ -181,91 +173,89 @@ class _Trainer:
 
     def __init__(
         self,
-        model: keras.Model,
-        backbone: Sequence[str],
-        architecture: Architecture,
-        schedule: Sequence[Phase],
-        pictures: TrainingData,
+        network: Network,
+        phases: Sequence[Phase],
+        data: TrainingData,
         config: TrainConfig,
         reporter: Reporter,
     ):
-        self._schedule, self._pictures, self._config, self._reporter = schedule, pictures, config, reporter
-        self._whole = Network(model, tuple(backbone), architecture)
-        self._networks = _networks(self._whole, schedule, config.head or architecture.head, pictures)
-        self._now, self._best = self._whole, fitting.BestWeights(config.keep_best)
+        self._phases, self._data, self._config, self._reporter = phases, data, config, reporter
+        self._whole = network
+        self._networks = _networks(network, phases, config.head or network.architecture.head, data)
+        self._now, self._best = network, fitting.BestWeights(config.keep_best)
         self._history: list[dict[str, Any]] = []
         self._done: list[dict[str, Any]] = []
         self._warnings: list[str] = []
-        self._layer_defaults = freeze.layer_defaults(model)
+        self._layer_defaults = freeze.layer_defaults(network.model)
         self._batching = {
             "batch_size": config.batch_size,
-            "single_unit": pictures.task == "binary",
-            "class_weights": class_weights(pictures) if config.balance else None,
+            "single_unit": data.task == "binary",
+            "class_weights": class_weights(data) if config.balance else None,
         }
-        self._inputs = InputPipeline(pictures, config.augment, config.seed, config.features, reporter)
+        self._inputs = InputPipeline(data, config.augment, config.seed, config.features, reporter)
 
     def plan(self) -> None:
         """Find where each phase cuts its network."""
-        cuts: list[Cut | None] = [None] * len(self._schedule)
+        cuts: list[Cut | None] = [None] * len(self._phases)
         if self._config.features is not None:
-            for index, phase in enumerate(self._schedule):
+            for index, phase in enumerate(self._phases):
                 now = self._networks[index]
-                freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
+                freeze.set_trainable(now, phase, self._layer_defaults)
                 cuts[index] = find_cut(now.logits_model)
-        self._inputs.plan(self._schedule, cuts, self._networks)
+        self._inputs.plan(self._phases, cuts, self._networks)
 
     def needs(self, index: int) -> bool:
         """Whether a phase is trained: not where what is there is good enough for it."""
-        phase, best = self._schedule[index], self._best
+        phase, best = self._phases[index], self._best
         # Weights of classes make losses smaller too.
-        if phase.enough is None or self._config.balance or self._networks[index] is not self._now:
+        if phase.skip_below_loss is None or self._config.balance or self._networks[index] is not self._now:
             return True
-        enough = min(phase.enough, GUESSED * chance_loss(self._pictures))
+        enough = min(phase.skip_below_loss, GUESSED * chance_loss(self._data))
         # Written so that a NaN is not enough.
         if not best.loss <= enough:
             return True
         why = f"a validation loss of {best.loss:.4f} is at most {enough:.2g}"
-        self._reporter.say(f"Phase {index + 1}/{len(self._schedule)} {phase.name}: left out, for {why}")
+        self._reporter.say(f"Phase {index + 1}/{len(self._phases)} {phase.name}: left out, for {why}")
         nothing = {"moved_layers": [], "moved_parameters": 0, "epochs_run": 0, "seconds": 0.0}
-        self._done.append({**asdict(phase), **nothing, "left_out": why})
+        self._done.append({**phase.to_json(), **nothing, "left_out": why})
         return False
 
     @contextlib.contextmanager
     def phase(self, index: int) -> Iterator[_ActivePhase]:
         """Set the layers of a phase and make what it is fitted on."""
-        phase, now = self._schedule[index], self._networks[index]
+        phase, now = self._phases[index], self._networks[index]
         if now is not self._now:
             # Weights and losses of networks of different depths cannot be compared.
             self._now, self._best = now, fitting.BestWeights(self._config.keep_best)
-        moving = freeze.set_trainable(now.model, now.backbone, now.architecture, phase, self._layer_defaults)
+        moving = freeze.set_trainable(now, phase, self._layer_defaults)
         stages = len(self._whole.architecture.stages)
         depth = "" if now is self._whole else f"the first {phase.depth} of {stages} stages, "
         self._reporter.say(
-            f"Phase {index + 1}/{len(self._schedule)} {phase.name}: {depth}trains {phase.train}, "
+            f"Phase {index + 1}/{len(self._phases)} {phase.name}: {depth}trains {phase.train}, "
             f"{_count(len(moving.layers), 'layer')}, {moving.parameters:,} of {moving.total:,} parameters; "
-            f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.rate})"
-            f"{self._wishes(phase)}"
+            f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
+            f"{self._extras(phase)}"
         )
         started = time.perf_counter()
         with self._reporter.timing.measure(f"phase {phase.name}"):
             inputs = self._inputs.of(index)
             order = {"seed": self._config.seed, "first_epoch": len(self._history), "shuffle": True}
-            batches = make_batches(inputs.train, self._pictures.train, **self._batching, **order)
-            validation = make_batches(inputs.validation, self._pictures.val, **self._batching)
+            batches = make_batches(inputs.train, self._data.train, **self._batching, **order)
+            validation = make_batches(inputs.validation, self._data.val, **self._batching)
             yield _ActivePhase(phase, now, moving, inputs, batches, validation, started)
 
-    def _wishes(self, phase: Phase) -> str:
-        """What is asked for besides, so that it can be seen to be done."""
-        wishes = []
+    def _extras(self, phase: Phase) -> str:
+        """Return the settings beyond the usual ones, so that the user sees them applied."""
+        extras = []
         if phase.clip_norm is not None:
-            wishes.append(f"gradients of at most {phase.clip_norm:g}")
+            extras.append(f"gradients of at most {phase.clip_norm:g}")
         if phase.ema is not None:
-            wishes.append(f"weights averaged at {phase.ema:g}, which are judged and kept")
+            extras.append(f"weights averaged at {phase.ema:g}, which are judged and kept")
         if self._config.balance:
-            wishes.append("every class counts alike")
+            extras.append("every class counts alike")
         if self._config.features is not None and self._config.features.limit == 0:
-            wishes.append("all layers run in every step")
-        return "".join(f"; {wish}" for wish in wishes)
+            extras.append("all layers run in every step")
+        return "".join(f"; {extra}" for extra in extras)
 
     def fit(self, ready: _ActivePhase) -> None:
         """Train a phase; the network then has the weights of the best epoch so far."""
@@ -284,12 +274,12 @@ class _Trainer:
         steps *= best.epoch - len(history) + epochs
         if phase.batch_norm == "update" and steps > 0:
             recalibration = BatchNormRecalibration(
-                ready.inputs, network, self._pictures, self._batching, self._config.seed, self._reporter
+                ready.inputs, network, self._data, self._batching, self._config.seed, self._reporter
             )
             self._warnings += recalibration.recalibrate(steps, history, best, phase)
         self._done.append(
             {
-                **asdict(phase),
+                **phase.to_json(),
                 "moved_layers": list(ready.moving.layers),
                 "moved_parameters": ready.moving.parameters,
                 "epochs_run": epochs,
@@ -316,7 +306,7 @@ class _Trainer:
             return range_test.run(ready.phase, trained_part, ready.now.logits_model, ready.batches, self._reporter)
 
     def end(self) -> TrainResult:
-        """Tell what came of it."""
+        """Report what training did, and return it."""
         freeze.restore_dropout(self._whole.model, self._layer_defaults)
         stats, best = self._inputs.stats, self._best
         for line in stats.summary_lines():
@@ -332,7 +322,7 @@ class _Trainer:
             phase,
             len(ready.batches),
             ready.moving.lr_multipliers,
-            self._pictures.task,
+            self._data.task,
             smoothing,
         )
 
@@ -341,14 +331,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _networks(whole: Network, schedule: Sequence[Phase], head: Head, pictures: TrainingData) -> list[Network]:
+def _networks(whole: Network, phases: Sequence[Phase], head: Head, data: TrainingData) -> list[Network]:
     """The network of each phase. All selectors are checked here, before the first phase begins."""
     cuts: dict[int, Network] = {len(whole.architecture.stages): whole}
     found = []
-    for phase in schedule:
+    for phase in phases:
         depth = phase.depth or len(whole.architecture.stages)
         if depth not in cuts:
-            cuts[depth] = truncate(whole, depth, head, pictures.targets.shape[1], pictures.task)
+            cuts[depth] = truncate(whole, depth, head, data.targets.shape[1], data.task)
         found.append(cuts[depth])
         freeze.select(found[-1].architecture, found[-1].backbone, phase.train)
     return found

@@ -149,8 +149,8 @@ def regularization_loss(trained_part: keras.Model) -> float:
 def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> keras.optimizers.Optimizer:
     keras = backend.start()
     rate: Any = phase.learning_rate
-    if phase.rate != "constant":
-        rising, begin, end = (0.1, 1 / 100, 0.01) if phase.rate == "cosine" else (0.3, 1 / 25, 1e-4)
+    if phase.lr_schedule != "constant":
+        rising, begin, end = (0.1, 1 / 100, 0.01) if phase.lr_schedule == "cosine" else (0.3, 1 / 25, 1e-4)
         warmup = max(1, int(steps * phase.epochs * rising))
         rate = keras.optimizers.schedules.CosineDecay(
             phase.learning_rate * begin,
@@ -170,7 +170,7 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
         options["global_clipnorm"] = phase.clip_norm
     if phase.ema is not None:
         options.update(use_ema=True, ema_momentum=phase.ema)
-    if phase.rate_decay == 1:
+    if phase.layer_decay == 1:
         return base(rate, **options)
 
     class Scaled(base):

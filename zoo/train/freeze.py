@@ -1,4 +1,4 @@
-"""Which layers a phase moves, and the epochs and rates that a user asked for instead of the schedule's."""
+"""Which layers a phase trains. Nothing else sets `trainable`; `zoo.train.fitting` compiles the network afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zoo import backend
 from zoo.errors import UnknownName, UsageError
 from zoo.plugin import Architecture, Phase
-from zoo.train.network import stage_of
+from zoo.train.network import Network, stage_of
 
 if TYPE_CHECKING:
     import keras
@@ -22,8 +22,8 @@ class TrainableLayers:
 
     Args:
         layers: Names of the layers with trainable weights, input first.
-        parameters: Their trainable weights, in numbers.
-        total: All weights of the network, in numbers.
+        parameters: The number of their trainable weights.
+        total: The number of all weights of the network.
         lr_multipliers: Path of each trainable variable -> factor on its update.
     """
 
@@ -34,15 +34,15 @@ class TrainableLayers:
 
 
 def select(architecture: Architecture, layers: Sequence[str], train: str) -> set[str]:
-    """Names of the backbone's layers that a selector means.
+    """Return the names of the backbone's layers that a selector means.
 
     Args:
-        architecture: For its stages.
-        layers: All layers of the backbone, input first.
+        architecture: Has the stages.
+        layers: The names of all layers of the backbone, input first.
         train: "head", "last:N", "from:LAYER" or "all".
 
     Raises:
-        UsageError: More stages are asked for than there are.
+        UsageError: The selector asks for more stages than there are.
         UnknownName: There is no such layer.
     """
     kind, _, argument = train.partition(":")
@@ -69,11 +69,11 @@ def check_stages(architecture: Architecture, train: str) -> None:
 
 @dataclass(frozen=True)
 class LayerDefaults:
-    """What phases change in layers besides weights, as it was before the first.
+    """Settings of layers, besides weights, that phases change: their values before the first phase.
 
     Args:
         dropout: Name of each dropout layer -> its rate.
-        momentum: Name of each BatchNorm layer -> momentum of its statistics.
+        momentum: Name of each BatchNorm layer -> the momentum of its statistics.
     """
 
     dropout: dict[str, float]
@@ -81,7 +81,7 @@ class LayerDefaults:
 
 
 def layer_defaults(model: keras.Model) -> LayerDefaults:
-    """Note what phases will change."""
+    """Read the settings that phases will change."""
     layers = backend.start().layers
     return LayerDefaults(
         {layer.name: layer.rate for layer in model.layers if isinstance(layer, layers.Dropout)},
@@ -89,52 +89,44 @@ def layer_defaults(model: keras.Model) -> LayerDefaults:
     )
 
 
-def restore_dropout(model: keras.Model, before: LayerDefaults) -> None:
-    """Give dropout layers their rates back."""
-    for name, rate in before.dropout.items():
+def restore_dropout(model: keras.Model, defaults: LayerDefaults) -> None:
+    """Give the dropout layers their rates back."""
+    for name, rate in defaults.dropout.items():
         model.get_layer(name).rate = rate
 
 
-def set_trainable(
-    model: keras.Model,
-    backbone: Sequence[str],
-    architecture: Architecture,
-    phase: Phase,
-    before: LayerDefaults,
-) -> TrainableLayers:
-    """Set `trainable` layer by layer for a phase; only this function does. What is frozen drops nothing out either.
+def set_trainable(network: Network, phase: Phase, defaults: LayerDefaults) -> TrainableLayers:
+    """Set `trainable` layer by layer for a phase. Frozen dropout layers are switched off.
 
     Args:
-        model: The whole network.
-        backbone: Names of the backbone's layers, input first; all others are the head.
-        architecture: For its stages.
-        phase: What moves.
-        before: What `layer_defaults` gave before the first phase.
+        network: The network; all layers outside its backbone belong to the head.
+        phase: Says which layers train.
+        defaults: What `layer_defaults` returned before the first phase.
 
     Returns:
-        What will move. The network must be compiled anew before it trains.
+        What will train. The network must be compiled again before it trains.
     """
     keras = backend.start()
-    selected = select(architecture, list(backbone), phase.train)
-    stages = stage_of(architecture, backbone)
-    last = len(architecture.stages) - 1
-    frozen_names = set(backbone)
-    moving, lr_multipliers = [], {}
+    model, backbone = network.model, set(network.backbone)
+    selected = select(network.architecture, network.backbone, phase.train)
+    stages = stage_of(network.architecture, network.backbone)
+    last = len(network.architecture.stages) - 1
+    names, lr_multipliers = [], {}
     for layer in model.layers:
-        in_backbone = layer.name in frozen_names
+        in_backbone = layer.name in backbone
         trainable = not in_backbone or layer.name in selected
         if in_backbone and isinstance(layer, keras.layers.BatchNormalization):
-            # trainable=False also keeps the statistics; `training=False` on the whole base does not in Keras 3.
+            # trainable=False also keeps the statistics. `training=False` on the whole backbone does not in Keras 3.
             trainable = trainable and phase.batch_norm == "update"
             if trainable:
-                layer.momentum = phase.batch_norm_momentum or before.momentum[layer.name]
+                layer.momentum = phase.batch_norm_momentum or defaults.momentum[layer.name]
         layer.trainable = trainable
-        if layer.name in before.dropout:
-            # A frozen base is a constant function of the picture, though `fit` calls it in training mode.
-            layer.rate = before.dropout[layer.name] if trainable else 0.0
+        if layer.name in defaults.dropout:
+            # A frozen backbone is a constant function of the picture, although `fit` calls it in training mode.
+            layer.rate = defaults.dropout[layer.name] if trainable else 0.0
         if layer.trainable_weights:
-            moving.append(layer.name)
+            names.append(layer.name)
             below = last - stages[layer.name] if in_backbone else 0
-            lr_multipliers.update({weight.path: phase.rate_decay**below for weight in layer.trainable_weights})
+            lr_multipliers.update({weight.path: phase.layer_decay**below for weight in layer.trainable_weights})
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    return TrainableLayers(tuple(moving), parameters, model.count_params(), lr_multipliers)
+    return TrainableLayers(tuple(names), parameters, model.count_params(), lr_multipliers)

@@ -68,7 +68,7 @@ class RangeTestConfig:
 
     def of(self, phase: Phase) -> Phase:
         """A phase as it must be compiled for the test."""
-        return dataclasses.replace(phase, rate="constant", learning_rate=self.lowest, ema=None)
+        return dataclasses.replace(phase, lr_schedule="constant", learning_rate=self.lowest, ema=None)
 
     def run(
         self,

@@ -339,16 +339,16 @@ def output_of_stage(
 
 
 class Network:
-    """A network, or the first stages of one, with its head.
+    """A network, or its first stages, with a head.
 
     Args:
-        model: The whole of it; its last layers are logits and probabilities.
-        backbone: Names of the backbone's layers in it, input first.
-        architecture: With the stages that it has.
-        prefix: Of the names of the head's layers.
+        model: The Keras model; its last layers are `logits` and `probabilities`.
+        backbone: The names of the backbone's layers in the model, input first; all others belong to the head.
+        architecture: Has the stages of the backbone.
+        prefix: Stands before the names of the head's layers.
 
     Attributes:
-        logits_model: From the input to the logits, which is what is trained.
+        logits_model: The model from the input to the logits, which is what is trained.
     """
 
     def __init__(self, model: keras.Model, backbone: tuple[str, ...], architecture: Architecture, prefix: str = ""):
@@ -356,18 +356,26 @@ class Network:
         self.logits_model = _model(model.input, model.get_layer(f"{prefix}logits").output)
 
 
+def assemble(
+    backbone: keras.Model, architecture: Architecture, head: Head, classes: int, *, task: str = "multiclass"
+) -> Network:
+    """Put a head on a backbone; see `attach_head`."""
+    model = attach_head(backbone, head, classes, architecture.name, task=task)
+    return Network(model, tuple(layer.name for layer in backbone.layers), architecture)
+
+
 def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) -> Network:
-    """The first stages of a network, sharing its layers, with a new head.
+    """Return the first stages of a network with a new head; the layers are shared.
 
     Args:
         whole: The network.
-        depth: How many stages are left.
-        head: The network's head; one that flattens is replaced by "roi", because maps near the stem are large.
-        classes: Number of classes.
+        depth: The number of stages to keep.
+        head: The network's head. A flattening pool is replaced by "roi", because maps near the stem are large.
+        classes: The number of classes.
         task: See `zoo.train.network.attach_head`.
 
     Raises:
-        InvalidPluginData: No feature map leads from the last of them to the next stage.
+        InvalidPluginData: No feature map leads from the last stage kept to the next one.
     """
     architecture = dataclasses.replace(whole.architecture, stages=whole.architecture.stages[:depth])
     output = output_of_stage(whole.model, whole.backbone, whole.architecture, depth - 1)
@@ -380,5 +388,5 @@ def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) ->
 
 
 def _model(pixels: keras.KerasTensor, output: keras.KerasTensor) -> keras.Model:
-    """A model from one tensor to another."""
+    """Return the model from one tensor to another."""
     return backend.start().Model(pixels, output)

@@ -22,16 +22,18 @@ import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import InvalidPluginData, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
-from zoo.train.network import truncate
+from zoo.plugin.types import RENAMED_FIELDS
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Phase))
+FIELDS = (*(field.name for field in dataclasses.fields(Phase)), *RENAMED_FIELDS)
+# Settings that 0 switches off, for command lines and TOML have no word for None.
+OFF_AT_ZERO = ("clip_norm", "ema", "patience")
 REQUIRED = tuple(field.name for field in dataclasses.fields(Phase) if field.default is dataclasses.MISSING)
 
 
@@ -108,8 +110,13 @@ def _phase(path: Path, number: int, table: Any) -> Phase:
     missing = [key for key in REQUIRED if key not in table]
     if missing:
         raise UsageError(f"{where}: {', '.join(missing)} must be given.")
-    # TOML has no null, and a patience of no epoch would end every phase at once.
-    values = {key: None if (key, repr(value)) == ("patience", "0") else value for key, value in table.items()}
+    values = {}
+    for key, value in table.items():
+        name = RENAMED_FIELDS.get(key, key)
+        if name in values or (name != key and name in table):
+            raise UsageError(f"{where}: {key} is the old name of {name}; give one of them.")
+        # TOML has no null, and a patience of no epoch would end every phase at once.
+        values[name] = None if (name, repr(value)) == ("patience", "0") else value
     try:
         return Phase(**values)
     except InvalidPluginData as error:
@@ -141,16 +148,16 @@ def show(
     """
     from zoo import backend
     from zoo.train import freeze
-    from zoo.train.network import Network, attach_head, build_backbone
+    from zoo.train.network import assemble, build_backbone, truncate
 
     check_fit(schedule, architecture)
     backend.start()
     backbone = build_backbone(architecture, size or architecture.input_size)
     task = "binary" if classes == 2 else "multiclass"
     head = head or architecture.head
-    model = attach_head(backbone, head, classes, architecture.name, task=task)
-    whole = Network(model, tuple(layer.name for layer in backbone.layers), architecture)
-    before = freeze.layer_defaults(model)
+    whole = assemble(backbone, architecture, head, classes, task=task)
+    model = whole.model
+    defaults = freeze.layer_defaults(model)
     height, width = size or architecture.input_size
     lines = [
         f"{schedule.name} on {architecture.name} at {height}x{width}, {classes} classes: "
@@ -160,12 +167,12 @@ def show(
         network = whole
         if phase.depth is not None and phase.depth < len(architecture.stages):
             network = truncate(whole, phase.depth, head, classes, task)
-        moving = freeze.set_trainable(network.model, network.backbone, network.architecture, phase, before)
+        moving = freeze.set_trainable(network, phase, defaults)
         depth = "" if network is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
         lines += [
             "",
             f"{number}. {phase.name}{depth}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
-            f"{phase.learning_rate:g} ({phase.rate}), BatchNorm {phase.batch_norm}{_further(phase)}",
+            f"{phase.learning_rate:g} ({phase.lr_schedule}), BatchNorm {phase.batch_norm}{_further(phase)}",
             f"   {len(network.model.trainable_weights)} weight tensors in {len(moving.layers)} layers, "
             f"{moving.parameters:,} of {moving.total:,} parameters",
             *_layers(moving, phase),
@@ -176,8 +183,8 @@ def show(
 def _further(phase: Phase) -> str:
     """What a phase has beyond what every phase has."""
     told = []
-    if phase.enough is not None:
-        told.append(f", left out at a validation loss of {phase.enough:g} or less")
+    if phase.skip_below_loss is not None:
+        told.append(f", left out at a validation loss of {phase.skip_below_loss:g} or less")
     if phase.clip_norm is not None:
         told.append(f", gradients clipped to a norm of {phase.clip_norm:g}")
     if phase.ema is not None:
@@ -189,7 +196,7 @@ def _layers(moving: Any, phase: Phase) -> list[str]:
     """Names of moving layers, wrapped; where rates differ, a line for each."""
     import textwrap
 
-    if phase.rate_decay == 1:
+    if phase.layer_decay == 1:
         return textwrap.wrap(", ".join(moving.layers), 100, initial_indent="   ", subsequent_indent="   ")
     by_scale: dict[float, list[str]] = {}
     for path, scale in moving.lr_multipliers.items():
@@ -206,38 +213,88 @@ def _layers(moving: Any, phase: Phase) -> list[str]:
     ]
 
 
+def plan_phases(
+    schedule: Schedule,
+    architecture: Architecture,
+    *,
+    epochs: Sequence[int] | None = None,
+    learning_rates: Sequence[float] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Phase, ...]:
+    """Return the phases that a run trains: those of the schedule, with the user's overrides, checked.
+
+    Args:
+        schedule: The schedule.
+        architecture: The network.
+        epochs: See `override`.
+        learning_rates: See `override`.
+        overrides: See `override`.
+
+    Raises:
+        UsageError: The overrides do not fit the phases, or the phases do not fit the network.
+    """
+    phases = override(
+        schedule.phases_for(architecture), epochs=epochs, learning_rates=learning_rates, overrides=overrides
+    )
+    # An --epochs of 0 leaves phases out, so the check looks at what is left.
+    check_fit(dataclasses.replace(schedule, phases=phases), architecture)
+    return phases
+
+
 def override(
     phases: Sequence[Phase],
     *,
     epochs: Sequence[int] | None = None,
     learning_rates: Sequence[float] | None = None,
-    optimizer: str | None = None,
-    rate: str | None = None,
-    clip_norm: float | None = None,
-    ema: float | None = None,
-    patience: int | None = None,
-    views: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Phase, ...]:
-    """Apply a user's wishes to a schedule.
+    """Replace settings of a schedule's phases by those that the user asks for.
 
     Args:
-        phases: The schedule's.
-        epochs: One number a phase (0 leaves the phase out, and nothing else does then), or a single one for the
-            longest phase, the others in proportion.
-        learning_rates: One a phase, or a single one for the highest, the others in proportion.
-        optimizer: For all phases.
-        rate: For all phases: how the learning rate moves, see `zoo.plugin.Phase`.
-        clip_norm: For all phases; 0 never clips.
-        ema: For all phases; 0 averages nothing.
-        patience: For all phases; 0 never ends one early.
-        views: For all phases that augment.
+        phases: The phases of the schedule.
+        epochs: One number for each phase, where 0 leaves the phase out. A single number is for the longest phase; the
+            others follow in proportion, and none is left out.
+        learning_rates: One rate for each phase. A single rate is for the highest one; the others follow in proportion.
+        overrides: Values for all phases, by the names of the fields of `zoo.plugin.Phase`. For the fields of
+            `OFF_AT_ZERO`, 0 switches the setting off. `views` applies to the phases that augment.
 
     Returns:
         The phases to train.
 
     Raises:
-        UsageError: Another number of values than of phases, or no epoch left.
+        UsageError: The number of values differs from the number of phases, a value is not allowed, or no epoch is left.
     """
+    _check_counts(phases, epochs, learning_rates)
+    one_by_one = epochs is not None and len(epochs) > 1
+    epochs = _epochs_of_phases(phases, epochs)
+    if learning_rates is not None and len(learning_rates) == 1:
+        highest = max(phase.learning_rate for phase in phases)
+        learning_rates = [phase.learning_rate * learning_rates[0] / highest for phase in phases]
+    common = {key: (value or None) if key in OFF_AT_ZERO else value for key, value in (overrides or {}).items()}
+    changed = []
+    for i, phase in enumerate(phases):
+        changes = {key: value for key, value in common.items() if key != "views" or phase.augment}
+        if epochs is not None:
+            changes["epochs"] = epochs[i]
+        if one_by_one:
+            # A user who gives the epochs of each phase wants all of them trained.
+            changes["skip_below_loss"] = None
+        if learning_rates is not None:
+            changes["learning_rate"] = learning_rates[i]
+        if changes.get("epochs") == 0:
+            continue
+        try:
+            changed.append(dataclasses.replace(phase, **changes))
+        except InvalidPluginData as error:
+            raise UsageError(f"phase {phase.name!r} cannot be trained so: {error}") from None
+    if not changed:
+        raise UsageError("--epochs leaves nothing to train; give at least one phase an epoch.")
+    return tuple(changed)
+
+
+def _check_counts(
+    phases: Sequence[Phase], epochs: Sequence[int] | None, learning_rates: Sequence[float] | None
+) -> None:
     names = ", ".join(phase.name for phase in phases)
     for label, values in (("--epochs", epochs), ("--learning-rate", learning_rates)):
         if values is not None and len(values) not in (1, len(phases)):
@@ -245,41 +302,11 @@ def override(
                 f"{label} takes one value, or one for each of the {len(phases)} phases ({names}). "
                 f"Received: {len(values)}."
             )
-    one_by_one = epochs is not None and len(epochs) > 1
-    if epochs is not None and len(epochs) == 1 and len(phases) > 1:
-        longest = max(phase.epochs for phase in phases)
-        epochs = [epochs[0] and max(1, round(phase.epochs * epochs[0] / longest)) for phase in phases]
-    if learning_rates is not None and len(learning_rates) == 1:
-        highest = max(phase.learning_rate for phase in phases)
-        learning_rates = [phase.learning_rate * learning_rates[0] / highest for phase in phases]
-    changed = []
-    for i, phase in enumerate(phases):
-        wishes: dict = {}
-        if epochs is not None:
-            if not epochs[i]:
-                continue
-            wishes["epochs"] = epochs[i]
-            if one_by_one:
-                # Who names a phase's epochs wants them.
-                wishes["enough"] = None
-        if learning_rates is not None:
-            wishes["learning_rate"] = learning_rates[i]
-        if optimizer is not None:
-            wishes["optimizer"] = optimizer
-        if rate is not None:
-            wishes["rate"] = rate
-        if clip_norm is not None:
-            wishes["clip_norm"] = clip_norm or None
-        if ema is not None:
-            wishes["ema"] = ema or None
-        if patience is not None:
-            wishes["patience"] = patience or None
-        if views is not None and phase.augment:
-            wishes["views"] = views
-        try:
-            changed.append(dataclasses.replace(phase, **wishes))
-        except InvalidPluginData as error:
-            raise UsageError(f"phase {phase.name!r} cannot be trained so: {error}") from None
-    if not changed:
-        raise UsageError("--epochs leaves nothing to train; give at least one phase an epoch.")
-    return tuple(changed)
+
+
+def _epochs_of_phases(phases: Sequence[Phase], epochs: Sequence[int] | None) -> Sequence[int] | None:
+    """Return one number of epochs for each phase; a single number is scaled by the phases' own numbers."""
+    if epochs is None or len(epochs) > 1 or len(phases) == 1:
+        return epochs
+    longest = max(phase.epochs for phase in phases)
+    return [epochs[0] and max(1, round(phase.epochs * epochs[0] / longest)) for phase in phases]

@@ -53,7 +53,7 @@ def evaluate(
     return evaluator.evaluate(predictor, source, digests, readable, known, part, reporter, data=data or source.name)
 
 
-def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, dict[str, Any] | None]:
+def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, runs.RunRecord | None]:
     """Open an exported file or a run folder; of a file, find the run too."""
     if (model.is_dir() and not (model / "model.onnx").is_file()) or (model / "run.json").is_file():
         run, record = runs.load(model)
@@ -65,14 +65,13 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
     return predictor, None, None
 
 
-def _exported_for_now(run: runs.Run, record: dict[str, Any]) -> bytes:
+def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
     """The bytes of an exported file for a run that keeps none."""
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact
 
     model = load_model(run.model)
-    task = record.get("task", "multiclass")
-    info = ModelInfo(classes=tuple(record["classes"]), task=task, image=ImageSpec(**record["image"]))
+    info = ModelInfo(classes=tuple(record.classes), task=record.task, image=ImageSpec(**record.image))
     return artifact.serialize(convert(model), info)
 
 

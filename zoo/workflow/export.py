@@ -1,4 +1,7 @@
-"""From a trained network to files in their places: converted, compared with Keras, judged, and only then put there."""
+"""From a trained network to exported files in their places: convert, compare, evaluate, and only then replace.
+
+The steps themselves are in `zoo.convert`, `zoo.export` and `zoo.evaluate`.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import config, files, runs
-from zoo.data.dataset import Dataset, reload
+from zoo.data import dataset as datasets
+from zoo.data.dataset import Dataset
 from zoo.errors import UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
-from zoo.export import variants
-from zoo.export.parity import PARITY_PICTURES
-from zoo.export.variants import AcceptanceLimits, Variant
+from zoo.export.variants import VARIANTS, Variant, VariantFile, VariantRequest, failed, make_variant
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
-from zoo_runtime import ModelError, ModelInfo, Predictor
-from zoo_runtime._format import ImageSpec
+from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
@@ -37,38 +38,38 @@ class TrainedModel:
 
     Args:
         model: The network.
-        architecture: What it is.
+        architecture: Its architecture.
         dataset: Its pictures.
         run: The run folder.
         record: The content of run.json.
-        name: Of the export.
+        name: The name of the export.
     """
 
     model: keras.Model
     architecture: Architecture
     dataset: Dataset
     run: runs.Run
-    record: dict[str, Any]
+    record: runs.RunRecord
     name: str
 
 
 @dataclass(frozen=True)
-class Result:
+class ExportResult:
     """What `export_model` leaves behind.
 
     Args:
         run: The run folder.
-        metrics: The content of metrics.json: figures of the float32 file.
+        metrics: The content of metrics.json: the figures of the float32 file.
         exported: The exported file, or None.
-        sample: A picture to try it on.
-        compacts: Smaller files beside it, each with its place, or None where it was refused.
+        sample: A picture to try the file on.
+        variants: The variants, each with its place, or None where it was refused.
     """
 
     run: runs.Run
     metrics: dict[str, Any]
     exported: Path | None
     sample: Path
-    compacts: tuple[tuple[Variant, Path | None], ...] = ()
+    variants: tuple[tuple[VariantFile, Path | None], ...] = ()
 
 
 def export_model(
@@ -78,32 +79,33 @@ def export_model(
     *,
     keep: bool = True,
     float32: bool = True,
-    compact: Sequence[str] = (),
-    limits: AcceptanceLimits | None = None,
-) -> Result:
-    """Convert, check, judge and put in place. Nothing is replaced before every check has passed.
+    variants: Sequence[VariantRequest] = (),
+) -> ExportResult:
+    """Convert a network, check and evaluate the file, and put it in place.
+
+    Nothing is replaced before every check has passed.
 
     Args:
         trained: What is exported.
-        exported: The folder of exports; None judges the network and puts nothing in place.
-        reporter: Hears of every step.
+        exported: The folder of exports; None evaluates the network and puts nothing in place.
+        reporter: Receives progress messages and warnings.
         keep: Whether the run folder gets the file, its figures and the report too.
-        float32: Whether the float32 file is put in place; where not, it is made and judged for comparison alone.
-        compact: Smaller files to make, of `zoo.export.variants.KINDS`.
-        limits: What these may cost.
+        float32: Whether the float32 file is put in place. False makes and evaluates it for comparison alone.
+        variants: The variants to make.
 
     Raises:
-        ConversionFailed: There is no graph that computes what the network does.
-        ParityFailed: There is one, but it gives something else.
-        DataError: A picture that could be read before cannot now.
+        ConversionFailed: The network cannot be converted.
+        ParityFailed: The converted graph gives other values than the network.
+        DataError: A picture that could be read before cannot be read now.
         WriteError: A file cannot be put in its place.
     """
     from zoo.export import artifact
+    from zoo.export.parity import PARITY_PICTURES
 
     started = time.perf_counter()
     reporter.say("Exporting to ONNX")
     dataset = trained.dataset
-    # Pictures that training did not learn from come first: a network is surest of those it knows.
+    # Validation pictures come first: on training pictures a network is surest, and differences are smallest.
     chosen = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
     graph, info = convert_and_check(trained.model, _info(trained), dataset.pixels.array[chosen], reporter)
     metrics = evaluator.judge(Predictor(artifact.serialize(graph, info)), dataset, reporter)
@@ -116,29 +118,32 @@ def export_model(
             _keep(trained, content, metrics, info, target, started)
         elif target is not None:
             artifact.place(content, target)
-    result = Result(trained.run, metrics, target, sample(dataset, trained.run))
+    result = ExportResult(trained.run, metrics, target, sample(dataset, trained.run))
     if exported is None:
         return result
-    limits = limits or AcceptanceLimits()
     if float32:
-        _warn_of_others(exported, trained.name, trained.run, compact, reporter)
-    made = [_compact(kind, graph, info, trained, metrics, limits, exported, keep, reporter) for kind in compact]
-    return dataclasses.replace(result, compacts=tuple(made))
+        _warn_of_others(exported, trained.name, trained.run, [each.variant for each in variants], reporter)
+    made = [_export_variant(each, graph, info, trained, metrics, exported, keep, reporter) for each in variants]
+    return dataclasses.replace(result, variants=tuple(made))
 
 
 def convert_and_check(
     model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Convert a network and compare both on pictures.
+    """Convert a network, and compare the graph with it on pictures.
 
     Args:
-        model: With the layers `logits` and `probabilities`.
+        model: A network with the layers `logits` and `probabilities`.
         info: What the file says of itself so far.
-        pixels: uint8 array (pictures, height, width, channels).
-        reporter: Hears of the figures.
+        pixels: Pictures, a uint8 array (pictures, height, width, channels).
+        reporter: Receives the figures.
 
     Returns:
-        The graph with both outputs, and `info` with parity and self-test.
+        The graph with the outputs `probabilities` and `logits`, and `info` with parity figures and self-test.
+
+    Raises:
+        ConversionFailed: The network cannot be converted.
+        ParityFailed: The graph gives other values than the network.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact, parity
@@ -157,7 +162,7 @@ def convert_and_check(
 
 
 def sample(dataset: Dataset, run: runs.Run) -> Path:
-    """A test picture to try the export on; arrays are written out for that."""
+    """Return a test picture to try the export on; one that came from an array is written into the run folder."""
     content = dataset.source.pictures[int(dataset.split.test[0])].content
     if isinstance(content, Path):
         return content
@@ -170,16 +175,21 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
 
 
 def _info(trained: TrainedModel) -> ModelInfo:
+    """Return what the exported file says of itself before it was checked."""
     record, dataset = trained.record, trained.dataset
     return ModelInfo(
         classes=dataset.source.classes,
-        # Runs of before there were binary networks have a softmax over two classes.
-        task=record.get("task", "multiclass"),
+        task=record.task,
         image=dataset.spec,
         architecture=trained.architecture.describe(),
-        weights=record["weights"],
-        run={key: record[key] for key in ("id", "created", "versions", "plugins")}
-        | {"seed": record["options"]["seed"]},
+        weights=dict(record.weights),
+        run={
+            "id": record.id,
+            "created": record.created,
+            "versions": dict(record.versions),
+            "plugins": list(record.plugins),
+            "seed": record.options["seed"],
+        },
         data=dataset.describe(),
     )
 
@@ -191,93 +201,94 @@ def _keep(
     from zoo.export import artifact
     from zoo.report import curves, html
 
-    run, record = trained.run, trained.record
+    run = trained.run
     if target is not None:
         artifact.place(content, run.exported)
     run.write_json("metrics.json", metrics)
     if target is not None:
         _copy(run.exported, target, run)
-    record["seconds"]["export"] = round(time.perf_counter() - started, 2)
-    record["parity"] = info.parity
-    run.write_json("run.json", record)
+    record = trained.record.with_export(parity=info.parity, seconds=time.perf_counter() - started)
+    run.write_record(record)
     with files.atomic_write(run.folder / "report.html") as temporary:
         drawn = (run.folder / curves.FILE).is_file()
-        page = html.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
+        page = html.render(record.to_json(), metrics, run.read_history(), curves=curves.FILE if drawn else None)
         temporary.write_text(page, encoding="utf-8")
 
 
-def check_targets(exported: Path, name: str, kinds: Sequence[str]) -> None:
-    """Raise, before anything is trained, if smaller files could not be put in place, or would replace another kind.
+def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest]) -> None:
+    """Check, before anything is trained, that variants can be put in place and replace no other kind of file.
 
     Raises:
-        UsageError: A float32 export, or one of another kind, stands where a smaller file would.
+        UsageError: A float32 export, or another variant, stands where a variant would.
         WriteError: The folder may not be written to.
     """
-    for kind in kinds:
-        target = compact_file(exported, name, kind)
+    for request in variants:
+        kind = request.variant.name
+        target = variant_path(exported, name, request.variant)
         files.check_writable(target.parent)
         there = _info_of(target)
         if there is not None and there.precision.get("kind") != kind:
-            raise UsageError(f"{str(target)!r} is no {kind} file and is not replaced by one; choose another --name.")
+            raise UsageError(
+                f"{str(target)!r} is not an {kind} file and is not replaced by one; choose another --name."
+            )
 
 
-def compact_file(exported: Path, name: str, kind: str) -> Path:
-    """Where a smaller file of an export stands."""
-    return exported / f"{name}-{kind}" / "model.onnx"
+def variant_path(exported: Path, name: str, variant: Variant) -> Path:
+    """Return the place of a variant of an export."""
+    return exported / f"{name}-{variant.name}" / "model.onnx"
 
 
 def _info_of(path: Path) -> ModelInfo | None:
-    """What an exported file says of itself; None where there is none, or none that can be read."""
+    """Return what an exported file says of itself; None where there is no such file, or none that can be read."""
     try:
         return Predictor(path, tuned=False).info if path.is_file() else None
     except ModelError:
         return None
 
 
-def _compact(
-    kind: str,
+def _export_variant(
+    request: VariantRequest,
     graph: onnx.ModelProto,
     info: ModelInfo,
     trained: TrainedModel,
     metrics: dict[str, Any],
-    limits: AcceptanceLimits,
     exported: Path,
     keep: bool,
     reporter: Reporter,
-) -> tuple[Variant, Path | None]:
-    """Make a smaller file; the run folder keeps what was tried, the file too where it is not refused.
+) -> tuple[VariantFile, Path | None]:
+    """Make a variant and put it in place. The run folder keeps its figures, and the file unless it is refused.
 
-    What goes wrong with it is a refusal: the float32 file is there by now, and another kind may come out well.
+    A failure counts as a refusal: the float32 file is in place by now, and another variant may succeed.
     """
     from zoo.export import artifact
 
-    reporter.say(f"Making the {kind} file")
-    run, seed = trained.run, trained.record["options"]["seed"]
-    target = compact_file(exported, trained.name, kind)
-    size = trained.dataset.spec.size
-    suffix = kind if keep else f"{size[0]}x{size[1]}-{kind}"
+    variant, run, size = request.variant, trained.run, trained.dataset.spec.size
+    reporter.say(f"Making the {variant.name} file")
+    target = variant_path(exported, trained.name, variant)
+    suffix = variant.name if keep else f"{size[0]}x{size[1]}-{variant.name}"
+    seed = trained.record.options["seed"]
     try:
-        made = variants.make(kind, graph, info, trained.dataset, metrics, limits, reporter, seed=seed)
+        made = make_variant(request, graph, info, trained.dataset, metrics, reporter, seed=seed)
         made = dataclasses.replace(made, record=f"{suffix}.json")
         run.write_json(made.record, made.figures)
         if not made.refusal:
             kept = run.folder / f"model-{suffix}.onnx"
             artifact.place(made.content, kept)
-            _copy(kept, target, run, f" --{kind}")
+            _copy(kept, target, run, f" --{variant.name}")
     except ZooError as error:
-        made = variants.failed(kind, str(error))
+        made = failed(variant, str(error))
     if made.refusal and target.is_file():
         reporter.warn(f"{target} is of an earlier export, and stays as it is.")
     return made, None if made.refusal else target
 
 
-def _warn_of_others(exported: Path, name: str, run: runs.Run, made: Sequence[str], reporter: Reporter) -> None:
-    """Smaller files of an earlier run under the same name would be taken for this one's."""
-    for kind in variants.KINDS:
-        path = compact_file(exported, name, kind)
-        there = None if kind in made else _info_of(path)
-        if there is not None and there.precision.get("kind") == kind and there.run.get("id") != run.id:
-            reporter.warn(f"{path} is of another run; `zoo export {run.folder} --{kind}` makes it anew.")
+def _warn_of_others(exported: Path, name: str, run: runs.Run, made: Sequence[Variant], reporter: Reporter) -> None:
+    """Warn of variants of an earlier run under the same name: they could be taken for this run's."""
+    for variant in VARIANTS:
+        path = variant_path(exported, name, variant)
+        there = None if variant in made else _info_of(path)
+        if there is not None and there.precision.get("kind") == variant.name and there.run.get("id") != run.id:
+            reporter.warn(f"{path} is of another run; `zoo export {run.folder} --{variant.name}` makes it anew.")
 
 
 def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:
@@ -300,73 +311,68 @@ def export_run(
     exported: Path,
     data: str | None = None,
     size: tuple[int, int] | None = None,
-    compact: Sequence[str] = (),
-    limits: AcceptanceLimits | None = None,
-) -> Result:
+    variants: Sequence[VariantRequest] = (),
+) -> ExportResult:
     """Export a finished run again, with the same checks.
 
     Args:
         folder: The run folder.
         registry: The loaded plugins.
-        reporter: Hears of every step.
-        name: Of the export; None means the run's own, with the size behind it where that is another.
-        exported: Where it is put.
+        reporter: Receives progress messages and warnings.
+        name: The name of the export. None takes the run's own, followed by the size where that is another.
+        exported: The folder of exports.
         data: Where the run's pictures are now; None means where they were.
-        size: (height, width) in pixels of the exported file's pictures; None means those of the run. Another size is
-            judged anew and leaves the run's own file, figures and report as they are.
-        compact: Smaller files to make, of `zoo.export.variants.KINDS`; where there are any, the float32 export is
-            left alone.
-        limits: What these may cost.
+        size: (height, width) in pixels of the exported file's pictures; None takes the size of the run. Another size is
+            evaluated anew, and leaves the run's own file, figures and report as they are.
+        variants: The variants to make. If there are any, the float32 export is not changed.
 
     Returns:
-        As `finetune`.
+        As `zoo.workflow.finetune.finetune`.
 
     Raises:
-        RunError: No finished run is there, or its pictures have changed.
+        RunError: There is no finished run, or its pictures have changed.
         UsageError: The network cannot take pictures of that size.
     """
     run, record = runs.load(folder)
-    architecture = registry.architecture(record["architecture"]["name"])
-    other = size is not None and list(size) != record["image"]["size"]
-    name = config.checked_name(name or record["name"] + (f"-{size[0]}x{size[1]}" if other else ""))
+    architecture = registry.architecture(record.architecture["name"])
+    other = size is not None and list(size) != record.image["size"]
+    suffix = f"-{size[0]}x{size[1]}" if size is not None and other else ""
+    name = config.checked_name(name or record.name + suffix)
     files.check_writable(exported / name)
-    check_targets(exported, name, compact)
+    check_targets(exported, name, variants)
     model = load_model(run.model)
-    if other:
+    if size is not None and other:
         from zoo.train.network import resize
 
-        head = Head(**record["head"]) if "head" in record else architecture.head
-        classes, task = len(record["classes"]), record.get("task", "multiclass")
-        model = resize(model, architecture, head, size, classes=classes, task=task)
+        head = architecture.head if record.head is None else Head(**record.head)
+        model = resize(model, architecture, head, size, classes=len(record.classes), task=record.task)
     dataset = reload_dataset(run, record, data, reporter, size)
     trained = TrainedModel(model, architecture, dataset, run, record, name)
-    return export_model(
-        *(trained, exported, reporter), keep=not other, float32=not compact, compact=compact, limits=limits
-    )
+    return export_model(trained, exported, reporter, keep=not other, float32=not variants, variants=variants)
 
 
 def reload_dataset(
-    run: runs.Run, record: dict[str, Any], data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
+    run: runs.Run, record: runs.RunRecord, data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
 ) -> Dataset:
-    """Decode the pictures of a finished run again.
+    """Decode the pictures of a finished run again, and split them as they were split.
 
     Args:
         run: The run.
-        record: Its run.json.
-        data: Where the pictures are; None means where they were.
-        reporter: Hears of progress.
-        size: (height, width) in pixels; None means the run's.
+        record: Its record.
+        data: Where the pictures are now; None means where they were.
+        reporter: Receives progress.
+        size: (height, width) in pixels; None takes the size of the run.
 
     Raises:
         RunError: They are not the pictures of the run.
         DataError: They cannot be read.
     """
-    return reload(
-        data or record["options"]["data"],
-        ImageSpec(**{**record["image"], **({"size": size} if size else {})}),
+    return datasets.reload(
+        data or record.options["data"],
+        ImageSpec(**{**record.image, **({"size": size} if size else {})}),
         parts=run.parts(),
-        digest=record["data"]["digest"],
-        how=record["data"]["split"],
+        digest=record.data["digest"],
+        how=record.data["split"],
         run=run.id,
         reporter=reporter,
     )

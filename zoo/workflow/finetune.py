@@ -1,4 +1,7 @@
-"""The main functions: finetune, export, evaluate. Only the order of steps; each step lives in the package it names."""
+"""Fine-tuning and the learning-rate range test: the order of their steps.
+
+How each step is done is in `zoo.config`, `zoo.data`, `zoo.train` and `zoo.workflow.export`.
+"""
 
 from __future__ import annotations
 
@@ -8,257 +11,249 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo import backend, config, files, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
+from zoo.data import dataset as datasets
 from zoo.data import sources
-from zoo.data.dataset import Dataset, load
-from zoo.errors import (
-    WriteError,
-    reason,
-)
-from zoo.export.variants import AcceptanceLimits
+from zoo.data.dataset import Dataset
+from zoo.errors import WriteError, reason
 from zoo.plugin.registry import Registry
+from zoo.pretrained.fetch import WeightsFile
 from zoo.reporter import Reporter
-from zoo.train.engine import TrainConfig
-from zoo.train.inputs import TrainingData
-from zoo.workflow.export import Result, TrainedModel, check_targets, export_model
+from zoo.workflow.export import ExportResult, TrainedModel, check_targets, export_model
 
 if TYPE_CHECKING:
     import keras
 
-    from zoo.train.lr_find import RangeTest
+    from zoo.export.variants import VariantRequest
+    from zoo.train.engine import TrainConfig
+    from zoo.train.inputs import TrainingData
+    from zoo.train.lr_find import RangeTest, RangeTestConfig
+    from zoo.train.network import Network
 
 
 def finetune(
-    options: FinetuneConfig,
-    registry: Registry,
-    reporter: Reporter,
-    *,
-    compact: Sequence[str] = (),
-    limits: AcceptanceLimits | None = None,
-) -> Result:
-    """Fine-tune a network on a user's pictures, export it and judge the exported file.
+    requested: FinetuneConfig, registry: Registry, reporter: Reporter, *, variants: Sequence[VariantRequest] = ()
+) -> ExportResult:
+    """Fine-tune a network on a user's pictures, export it and evaluate the exported file.
 
     Args:
-        options: What is wanted.
+        requested: What the user asks for.
         registry: The loaded plugins.
-        reporter: Hears of every step.
-        compact: Smaller files to make besides, of `zoo.export.variants.KINDS`.
-        limits: What these may cost.
+        reporter: Receives progress messages and warnings.
+        variants: Smaller files to make as well.
 
     Returns:
-        Run folder, metrics, exported files.
+        Run folder, metrics and exported files.
 
     Raises:
-        ZooError: With what to do about it. What was in place before stays in place.
+        ZooError: Something went wrong; the message says what to do about it. Earlier exports stay in place.
     """
-    plan = config.plan(options, registry, reporter)
-    check_targets(options.exported, plan.name, compact)
-    dataset = load_dataset(plan, reporter)
-    run = runs.create(options.runs, plan.architecture.name)
-    record = _record(run, plan, registry, dataset)
+    resolved = config.resolve(requested, registry, reporter)
+    check_targets(requested.exported, resolved.name, variants)
+    dataset = load_dataset(resolved, reporter)
+    run = runs.create(requested.runs, resolved.architecture.name)
+    record = _new_record(run, resolved, registry, dataset)
     try:
-        run.write_json("run.json", record)
+        run.write_record(record)
         run.write_pictures(dataset.listed())
         reporter.say(f"Run folder {run.folder}")
-        left_out = record["data"]["left_out"]
+        left_out = record.data["left_out"]
         if left_out:
             reporter.warn(
                 f"{len(left_out)} of {len(dataset.source.pictures)} files are left out; "
                 f"{run.folder}/run.json lists them."
             )
         with reporter.timing.measure("training"):
-            model = _train(plan, dataset, registry, run, record, reporter)
-        exported = options.exported if options.export else None
+            model, record = _train(resolved, dataset, registry, run, record, reporter)
+            with reporter.timing.measure("drawing curves"):
+                _draw_curves(run, record, reporter)
+        exported = requested.exported if requested.export else None
         with reporter.timing.measure("export"):
-            trained = TrainedModel(model, plan.architecture, dataset, run, record, plan.name)
-            return export_model(trained, exported, reporter, compact=compact, limits=limits)
+            trained = TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name)
+            return export_model(trained, exported, reporter, variants=variants)
     except BaseException as error:
-        if record["status"] == "running":
+        if record.status == "running":
             interrupted = isinstance(error, KeyboardInterrupt)
-            record["status"] = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+            status = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
             with contextlib.suppress(WriteError):
-                run.write_json("run.json", record)
+                run.write_record(record.with_status(status))
         raise
 
 
 def lr_find(
-    options: FinetuneConfig,
+    requested: FinetuneConfig,
     registry: Registry,
     reporter: Reporter,
+    range_test: RangeTestConfig,
     *,
-    lowest: float,
-    highest: float,
-    steps: int,
     output: Path | None = None,
 ) -> list[RangeTest]:
-    """Test a range of learning rates at the beginning of every phase, and draw what came of it.
+    """Test a range of learning rates at the beginning of every phase, and draw the results.
 
-    Each phase but the last is trained after its test, for the next goes on from there. Nothing is kept but the picture.
+    Each phase but the last is trained after its test, because the next phase starts from there. Only the picture is
+    kept.
 
     Args:
-        options: As for `finetune`.
+        requested: As for `finetune`.
         registry: The loaded plugins.
-        reporter: Hears of every step.
-        lowest: The first rate.
-        highest: The last one, unless the loss diverges before.
-        steps: How many, one a batch.
-        output: Where the picture is put; None draws none.
+        reporter: Receives progress messages and warnings.
+        range_test: The rates to try.
+        output: The PNG file to draw into; None draws nothing.
 
     Returns:
-        A test a phase.
+        One test per phase.
 
     Raises:
-        ZooError: With what to do about it.
+        ZooError: Something went wrong; the message says what to do about it.
     """
-    if output is not None:
-        files.check_writable(output.parent)
-    plan = config.plan(dataclasses.replace(options, export=False), registry, reporter)
-    dataset = load_dataset(plan, reporter)
-    model, backbone = build_network(plan, registry, reporter)
     from zoo.report import lr_find as drawing
     from zoo.train import engine
-    from zoo.train.lr_find import RangeTestConfig
 
+    if output is not None:
+        files.check_writable(output.parent)
+    resolved = config.resolve(dataclasses.replace(requested, export=False), registry, reporter)
+    dataset = load_dataset(resolved, reporter)
+    network = build_network(resolved, registry, reporter)
     tests = engine.lr_find(
-        *(model, backbone, plan.architecture, plan.phases),
-        *(_pictures(dataset), learning_of(plan, dataset), reporter, RangeTestConfig(lowest, highest, steps)),
+        network, resolved.phases, training_data(dataset), train_config(resolved, dataset), reporter, range_test
     )
     if output is not None:
-        pairs = zip(plan.phases, tests, strict=True)
-        drawing.draw(
-            [
-                drawing.Panel(phase.name, test.rates, test.changes, phase.learning_rate, test.suggestion, test.note)
-                for phase, test in pairs
-            ],
-            output,
-        )
+        panels = [
+            drawing.Panel(phase.name, test.rates, test.changes, phase.learning_rate, test.suggestion, test.note)
+            for phase, test in zip(resolved.phases, tests, strict=True)
+        ]
+        drawing.draw(panels, output)
     return tests
 
 
-def load_dataset(plan: ResolvedConfig, reporter: Reporter) -> Dataset:
-    """Decode and divide the pictures."""
-    options = plan.options
+def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
+    """Decode the pictures of a run and split them."""
+    requested = resolved.requested
     with reporter.timing.measure("pictures"):
-        return load(plan.source, plan.spec, seed=options.seed, val_fraction=options.val_split, reporter=reporter)
+        return datasets.load(
+            resolved.source,
+            resolved.spec,
+            seed=requested.seed,
+            val_fraction=requested.val_split,
+            reporter=reporter,
+        )
 
 
-def build_network(plan: ResolvedConfig, registry: Registry, reporter: Reporter) -> tuple[keras.Model, list[str]]:
-    """Build the network with the weights to begin from; also the names of its backbone's layers, input first."""
+def build_network(resolved: ResolvedConfig, registry: Registry, reporter: Reporter) -> Network:
+    """Start Keras, and build the network of a run with the weights that training starts from."""
     reporter.say("Starting Keras")
     with reporter.timing.measure("starting Keras"):
         keras = backend.start()
-    from zoo.train.network import attach_head, build_backbone, load_weights
+    from zoo.train.network import assemble, build_backbone, load_weights
 
+    architecture, source, weights = resolved.architecture, resolved.source, resolved.weights.file
     with reporter.timing.measure("building the network"):
-        keras.utils.set_random_seed(plan.options.seed)
-        backbone = build_backbone(plan.architecture, plan.spec.size)
-        if isinstance(plan.found, Path):
-            load_weights(backbone, plan.found, layouts=registry.weights_of(plan.architecture.name, top=False))
-        elif plan.found is not None:
-            load_weights(backbone, plan.found.path, plan.found.entry)
-        source = plan.source
-        model = attach_head(backbone, plan.head, len(source.classes), plan.architecture.name, task=source.task)
-    return model, [layer.name for layer in backbone.layers]
+        keras.utils.set_random_seed(resolved.requested.seed)
+        backbone = build_backbone(architecture, resolved.spec.size)
+        if isinstance(weights, WeightsFile):
+            load_weights(backbone, weights.path, weights.entry)
+        elif weights is not None:
+            load_weights(backbone, weights, layouts=registry.weights_of(architecture.name, top=False))
+        return assemble(backbone, architecture, resolved.head, len(source.classes), task=source.task)
 
 
-def learning_of(plan: ResolvedConfig, dataset: Dataset) -> TrainConfig:
-    """How the network is trained on the pictures."""
+def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
+    """Return the settings of training that do not depend on the phase."""
     from zoo.train.engine import TrainConfig
     from zoo.train.frozen.features import FeatureCacheConfig
 
-    options = plan.options
+    requested = resolved.requested
     return TrainConfig(
-        batch_size=options.batch_size,
-        seed=options.seed,
-        augment=plan.augment,
-        head=plan.head,
-        label_smoothing=options.label_smoothing,
-        balance=options.balance,
-        keep_best=options.keep_best,
-        precision=options.precision,
+        batch_size=requested.batch_size,
+        seed=requested.seed,
+        augment=resolved.augment,
+        head=resolved.head,
+        label_smoothing=requested.label_smoothing,
+        balance=requested.balance,
+        keep_best=requested.keep_best,
+        precision=requested.precision,
         features=FeatureCacheConfig(
             folder=files.cache() / "features",
-            limit=options.cache_size,
+            limit=requested.cache_size,
             pictures=dataset.pixels.key,
-            always=options.cache_size is not None,
+            always=requested.cache_size is not None,
         ),
     )
 
 
-def _record(run: runs.Run, plan: ResolvedConfig, registry: Registry, dataset: Dataset) -> dict[str, Any]:
-    """The first version of run.json."""
-    options, source = plan.options, dataset.source
-    # A schedule of a user's file is of no plugin.
-    items = [item for item in (plan.architecture, plan.augmentation, plan.schedule) if id(item) in registry.providers]
-    used = {str(registry.plugin_of(item)) for item in items}
-    resolved = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    bad = sorted(dataset.pixels.bad.items())
-    return {
-        "schema": runs.SCHEMA,
-        "id": run.id,
-        "status": "running",
-        "created": runs.now(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "name": plan.name,
-        "options": {**resolved, "data": sources.location(options.data), "schedule": plan.schedule.name},
-        "architecture": plan.architecture.describe(),
-        "head": dataclasses.asdict(plan.head),
-        "weights": plan.weights_record,
-        "augmentation": {"name": plan.augmentation.name, "parameters": plan.parameters},
-        "image": dataset.spec.to_json(),
-        "classes": list(source.classes),
-        "task": source.task,
-        "data": {
-            **dataset.describe(),
-            "left_out": [{"picture": source.pictures[i].name, "why": why} for i, why in bad],
-        },
-        "plugins": sorted(used),
-        "versions": runs.versions(),
-        "phases": [],
-        "warnings": [*plan.warnings],
-        "seconds": {},
-    }
+def training_data(dataset: Dataset) -> TrainingData:
+    """Return the part of a dataset that training may see: everything but the test pictures."""
+    from zoo.train.inputs import TrainingData
 
-
-def _train(
-    plan: ResolvedConfig,
-    dataset: Dataset,
-    registry: Registry,
-    run: runs.Run,
-    record: dict[str, Any],
-    reporter: Reporter,
-) -> keras.Model:
-    started = time.perf_counter()
-    model, backbone = build_network(plan, registry, reporter)
-    from zoo.train import engine
-
-    outcome = engine.train(
-        *(model, backbone, plan.architecture, plan.phases),
-        *(_pictures(dataset), learning_of(plan, dataset), reporter),
-    )
-    record["prefix"] = outcome.prefix
-    run.write_history(outcome.history)
-    with reporter.timing.measure("saving"), files.atomic_write(run.model) as temporary:
-        model.save(temporary)
-    record.update(phases=outcome.phases, best_epoch=outcome.best_epoch, status="trained")
-    record["warnings"] += outcome.warnings
-    record["seconds"]["train"] = round(time.perf_counter() - started, 2)
-    run.write_json("run.json", record)
-    with reporter.timing.measure("drawing curves"):
-        _draw_curves(run, record, reporter)
-    return model
-
-
-def _pictures(dataset: Dataset) -> TrainingData:
     split = dataset.split
     return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task)
 
 
-def _draw_curves(run: runs.Run, record: dict[str, Any], reporter: Reporter) -> None:
-    """Draw curves.png; a trained network is not lost to a picture of its history."""
+def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:
+    """Return the record of a run that is about to be trained."""
+    requested, source = resolved.requested, dataset.source
+    # A schedule from a user's file belongs to no plugin.
+    items = (resolved.architecture, resolved.augmentation, resolved.schedule)
+    plugins = {str(registry.plugin_of(item)) for item in items if id(item) in registry.providers}
+    left_out = [{"picture": source.pictures[i].name, "why": why} for i, why in sorted(dataset.pixels.bad.items())]
+    return runs.RunRecord(
+        id=run.id,
+        status="running",
+        created=runs.now(),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        name=resolved.name,
+        options={
+            **requested.to_json(),
+            "data": sources.location(requested.data),
+            "schedule": resolved.schedule.name,
+        },
+        architecture=resolved.architecture.describe(),
+        head=dataclasses.asdict(resolved.head),
+        weights=resolved.weights.record,
+        augmentation={"name": resolved.augmentation.name, "parameters": dict(resolved.parameters)},
+        image=dataset.spec.to_json(),
+        classes=list(source.classes),
+        task=source.task,
+        data={**dataset.describe(), "left_out": left_out},
+        plugins=sorted(plugins),
+        versions=runs.versions(),
+        warnings=resolved.warnings,
+    )
+
+
+def _train(
+    resolved: ResolvedConfig,
+    dataset: Dataset,
+    registry: Registry,
+    run: runs.Run,
+    record: runs.RunRecord,
+    reporter: Reporter,
+) -> tuple[keras.Model, runs.RunRecord]:
+    """Build and train the network; write model.keras, history.csv and run.json."""
+    from zoo.train import engine
+
+    started = time.perf_counter()
+    network = build_network(resolved, registry, reporter)
+    result = engine.train(network, resolved.phases, training_data(dataset), train_config(resolved, dataset), reporter)
+    run.write_history(result.history)
+    with reporter.timing.measure("saving"), files.atomic_write(run.model) as temporary:
+        network.model.save(temporary)
+    record = record.with_training(
+        phases=result.phases,
+        best_epoch=result.best_epoch,
+        prefix=result.cache_stats,
+        warnings=result.warnings,
+        seconds=time.perf_counter() - started,
+    )
+    run.write_record(record)
+    return network.model, record
+
+
+def _draw_curves(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
+    """Draw curves.png. A failure is only a warning: the trained network must not be lost for it."""
     from zoo.report import curves
 
     try:

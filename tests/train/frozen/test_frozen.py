@@ -58,7 +58,7 @@ def network(name, train, *, size=SIZE, seed=0, head=None):
     model = attach_head(backbone, head or architecture.head, 2, name)
     now = Network(model, tuple(layer.name for layer in backbone.layers), architecture)
     phase = Phase(name="x", train=train, epochs=1, learning_rate=1e-3)
-    freeze.set_trainable(now.model, now.backbone, architecture, phase, freeze.layer_defaults(model))
+    freeze.set_trainable(now, phase, freeze.layer_defaults(model))
     return now
 
 
@@ -67,7 +67,7 @@ def features(folder, given, reporter=None, **settings):
     return FeatureCache(settings, given.array, given.targets, reporter or Listener())
 
 
-def inputs(now, given, made, **options):
+def phase_inputs(now, given, made, **options):
     as_they_are = plain(given.array, given.targets)
     options = {"views": None, "online": False, "later": [], **options}
     later = options.pop("later")
@@ -115,7 +115,7 @@ def test_features_and_the_first_step_are_what_the_whole_network_gives(tmp_path, 
     assert floats is None or cut.floats == floats
     trainable = {layer.name for layer in now.logits_model.layers if layer.trainable_weights}
     assert cut.layers and not cut.layers & trainable
-    made = inputs(now, given, features(tmp_path, given))
+    made = phase_inputs(now, given, features(tmp_path, given))
     assert (
         made.kept == (True, True)
         and {layer.name for layer in made.trained_part.layers if layer.trainable_weights} == trainable
@@ -179,7 +179,9 @@ def train(name, given, schedule, *, settings, seed=0, augment=None, reporter=Non
     head = head or architecture.head
     model = attach_head(backbone, head, 2, "test", task=given.task)
     outcome = engine.train(
-        *(model, [layer.name for layer in backbone.layers], architecture, schedule, given),
+        Network(model, tuple(layer.name for layer in backbone.layers), architecture),
+        schedule,
+        given,
         engine.TrainConfig(batch_size=10, seed=seed, augment=augment, head=head, features=settings),
         reporter or Listener(),
     )
@@ -231,9 +233,9 @@ def test_altered_pictures_go_through_the_prefix_too(tmp_path, count):
     assert losses(outcome) == pytest.approx(losses(plainly), rel=1e-3)
     if count is None:
         # What is made anew in every epoch is not kept; validation pictures are.
-        assert outcome.prefix["streamed"] >= 4 * 30 and outcome.prefix["computed"] == 10
+        assert outcome.cache_stats["streamed"] >= 4 * 30 and outcome.cache_stats["computed"] == 10
     else:
-        assert outcome.prefix["streamed"] == 0 and outcome.prefix["computed"] == 2 * 30 + 10
+        assert outcome.cache_stats["streamed"] == 0 and outcome.cache_stats["computed"] == 2 * 30 + 10
         again, _ = train("mnist_convnet", given, schedule, settings=settings, augment=brighter)
         assert losses(again) == losses(outcome) and again.prefix["computed"] == 0
         darker = train(
@@ -248,7 +250,7 @@ def test_what_does_not_fit_is_said_and_computed_anew(tmp_path):
     settings = FeatureCacheConfig(tmp_path, limit=1000, pictures="these", always=True)
     outcome, _ = train("mnist_convnet", given, SCHEDULE[1:2], settings=settings, reporter=heard)
     assert any(re.search(r"take \d[\d.]* [GMk]B or more, and --cache-size allows \d", text) for text in heard.said)
-    assert outcome.prefix["computed"] == 0 and outcome.prefix["streamed"] >= 60
+    assert outcome.cache_stats["computed"] == 0 and outcome.cache_stats["streamed"] >= 60
     assert losses(outcome) == pytest.approx(losses(plainly), rel=1e-3)
 
 
@@ -256,10 +258,10 @@ def test_a_tight_cache_keeps_sixteen_bits_a_number(tmp_path):
     given = pictures(channels=1)
     now = network("mnist_convnet", "last:1")
     cut = find_cut(now.logits_model)
-    exact = inputs(now, given, features(tmp_path / "a", given)).train(0, given.train)[0]
+    exact = phase_inputs(now, given, features(tmp_path / "a", given)).train(0, given.train)[0]
     made = features(tmp_path / "b", given, limit=int(40 * cut.floats * 2.5))
-    close = inputs(now, given, made).train(0, given.train)[0]
-    assert made.gain.bytes == 40 * cut.floats * 2 and made.gain.numbers == "16-bit fixed point"
+    close = phase_inputs(now, given, made).train(0, given.train)[0]
+    assert made.stats.bytes == 40 * cut.floats * 2 and made.stats.numbers == "16-bit fixed point"
     for a, b in zip(exact, close, strict=True):
         assert 0 < np.abs(a - b).max() / np.abs(a).max() <= 1e-4
 
@@ -290,7 +292,7 @@ def test_a_disk_that_fills_up_is_left_as_it_was(tmp_path, monkeypatch):
     settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     outcome, _ = train("mnist_convnet", given, SCHEDULE[:2], settings=settings, reporter=heard)
     assert len([text for text in heard.said if "No space left" in text]) == 1 and list(tmp_path.iterdir()) == []
-    assert outcome.prefix["computed"] == 0 and outcome.prefix["streamed"] > 0
+    assert outcome.cache_stats["computed"] == 0 and outcome.cache_stats["streamed"] > 0
     assert losses(outcome) == pytest.approx(losses(plainly), rel=1e-3)
 
 
@@ -358,11 +360,11 @@ def test_what_an_interrupted_run_computed_is_found(tmp_path, monkeypatch):
     # The first call compares with Keras.
     monkeypatch.setattr(feature_module.FrozenPart, "__call__", call)
     with pytest.raises(KeyboardInterrupt):
-        inputs(now, given, features(tmp_path, given))
+        phase_inputs(now, given, features(tmp_path, given))
     monkeypatch.setattr(feature_module.FrozenPart, "__call__", whole)
     made = features(tmp_path, given)
-    inputs(now, given, made)
-    assert made.gain.found == 20 and made.gain.computed == 20
+    phase_inputs(now, given, made)
+    assert made.stats.found == 20 and made.stats.computed == 20
 
 
 def test_features_of_layers_that_a_phase_between_trains_are_computed_anew(tmp_path):
@@ -376,7 +378,7 @@ def test_features_of_layers_that_a_phase_between_trains_are_computed_anew(tmp_pa
     settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     outcome, _ = train("mnist_convnet", given, schedule, settings=settings)
     assert losses(outcome) == pytest.approx(losses(plainly), rel=2e-3)
-    assert outcome.prefix["computed"] >= 80
+    assert outcome.cache_stats["computed"] >= 80
 
 
 def test_growing_and_moving_statistics_are_the_same_with_it(tmp_path):
@@ -387,7 +389,7 @@ def test_growing_and_moving_statistics_are_the_same_with_it(tmp_path):
     plainly, before = train("mobilenetv2_035", given, schedule, settings=None)
     settings = FeatureCacheConfig(tmp_path, pictures="these", always=True)
     outcome, after = train("mobilenetv2_035", given, schedule, settings=settings)
-    assert losses(outcome) == pytest.approx(losses(plainly), rel=5e-3) and outcome.prefix["read"] > 0
+    assert losses(outcome) == pytest.approx(losses(plainly), rel=5e-3) and outcome.cache_stats["read"] > 0
     for a, b in zip(before, after, strict=True):
         assert np.abs(a - b).max() <= 0.05 * max(1e-3, np.abs(a).max())
 
@@ -441,7 +443,7 @@ def test_what_differs_in_training_and_tells_nobody_is_trained_in_one_piece(tmp_p
     options = {"train": given.train, "val": given.val, "views": None, "online": False}
     made = features(tmp_path, given)
     assert made.inputs(model, cut, [], unchanged, **options) is unchanged
-    assert made.gain.computed == 0
+    assert made.stats.computed == 0
 
 
 def test_features_that_nothing_names_for_good_are_found_by_nobody():
@@ -491,26 +493,26 @@ def test_other_sets_give_way_to_new_ones(tmp_path):
     now = network("mnist_convnet", "last:1")
     size = 40 * find_cut(now.logits_model).floats * 4
     for name in ("a", "b", "c"):
-        inputs(now, given, features(tmp_path, given, pictures=name, limit=int(2.5 * size)))
+        phase_inputs(now, given, features(tmp_path, given, pictures=name, limit=int(2.5 * size)))
     assert len(list(tmp_path.iterdir())) == 2
     for name, computed in (("c", 0), ("b", 0), ("a", 40)):
         made = features(tmp_path, given, pictures=name, limit=int(2.5 * size))
-        inputs(now, given, made)
-        assert made.gain.computed == computed
+        phase_inputs(now, given, made)
+        assert made.stats.computed == computed
 
 
 def test_pictures_that_were_not_computed_are_never_read_as_nothing(tmp_path):
     given = pictures(channels=1)
     now = network("mnist_convnet", "last:1")
     half = dataclasses.replace(given, train=given.train[:10])
-    made = inputs(now, half, features(tmp_path, given))
+    made = phase_inputs(now, half, features(tmp_path, given))
     (read,), _ = made.validation(0, given.train[8:14])
-    (whole,), _ = inputs(now, given, features(tmp_path / "other", given)).validation(0, given.train[8:14])
+    (whole,), _ = phase_inputs(now, given, features(tmp_path / "other", given)).validation(0, given.train[8:14])
     assert np.abs(read - whole).max() <= 1e-4 * np.abs(whole).max() and np.abs(read[-1]).max() > 0
     # Another split needs others: only those are computed.
     rest = features(tmp_path, given)
-    inputs(now, given, rest)
-    assert rest.gain.computed == 20 and rest.gain.found == 20
+    phase_inputs(now, given, rest)
+    assert rest.stats.computed == 20 and rest.stats.found == 20
 
 
 def test_views_that_mix_labels_bring_them(tmp_path):
@@ -524,7 +526,7 @@ def test_views_that_mix_labels_bring_them(tmp_path):
     now = network("mnist_convnet", "last:1")
     made = features(tmp_path, given)
     wanted = views.Views(given.array, given.train, given.targets, mixed, 2, 0)
-    read, got = inputs(now, given, made, views=wanted).train(3, given.train[:4])
+    read, got = phase_inputs(now, given, made, views=wanted).train(3, given.train[:4])
     expected = {}
     for places, pixels, labels in wanted.generate():
         expected.update({int(place): (p, label) for place, p, label in zip(places, pixels, labels, strict=True)})
