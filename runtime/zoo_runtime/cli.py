@@ -12,10 +12,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ._errors import ZooRuntimeError
 from ._version import __version__
+
+# argparse has no public name for it.
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 MODEL_HELP = "model.onnx, or the folder that holds it"
 THREADS_HELP = "number of threads (default: the tuned number, or one per core)"
@@ -290,70 +293,82 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo-runtime", description="Run image classifiers exported by zoo.")
     parser.add_argument("--version", action="version", version=f"zoo-runtime {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_predict, _add_info, _add_check, _add_bench, _add_tune):
+        add(commands)
+    return parser
 
-    one = commands.add_parser("predict", help="label pictures", description="Label pictures, one line per picture.")
-    one.add_argument("model", help=MODEL_HELP)
-    one.add_argument("paths", nargs="+", metavar="path", help="a picture, or a folder of pictures")
-    one.add_argument(
+
+def _add_predict(commands: _Commands) -> None:
+    command = commands.add_parser("predict", help="label pictures", description="Label pictures, one line per picture.")
+    command.add_argument("model", help=MODEL_HELP)
+    command.add_argument("paths", nargs="+", metavar="path", help="a picture, or a folder of pictures")
+    command.add_argument(
         "--top", type=_positive, metavar="K", help="show the K likeliest classes (default: 1; with --json: all)"
     )
-    one.add_argument("--json", action="store_true", help="print one JSON object per picture")
-    one.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
-    one.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
-    one.set_defaults(run=_predict)
+    command.add_argument("--json", action="store_true", help="print one JSON object per picture")
+    command.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
+    command.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
+    command.set_defaults(run=_predict)
 
-    two = commands.add_parser(
+
+def _add_info(commands: _Commands) -> None:
+    command = commands.add_parser(
         "info",
         help="show what the file says about itself",
         description="Show what an exported file says about itself: classes, picture size, training, test figures.",
     )
-    two.add_argument("model", help=MODEL_HELP)
-    two.add_argument("--json", action="store_true", help="print everything as JSON")
-    two.set_defaults(run=_info)
+    command.add_argument("model", help=MODEL_HELP)
+    command.add_argument("--json", action="store_true", help="print everything as JSON")
+    command.set_defaults(run=_info)
 
-    three = commands.add_parser(
+
+def _add_check(commands: _Commands) -> None:
+    command = commands.add_parser(
         "check",
         help="run the file's self-test on this machine",
         description="Run the file's self-test: does this machine give the same pixels and probabilities as the machine "
         "that exported the file?",
     )
-    three.add_argument("model", help=MODEL_HELP)
-    three.add_argument("--json", action="store_true", help="print the result as JSON")
-    three.set_defaults(run=_check)
+    command.add_argument("model", help=MODEL_HELP)
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.set_defaults(run=_check)
 
-    four = commands.add_parser(
+
+def _add_bench(commands: _Commands) -> None:
+    command = commands.add_parser(
         "bench",
         help="measure speed and memory on this machine",
         description="Measure an exported file on this machine: latency, cold start, memory and throughput.",
     )
-    four.add_argument("model", help=MODEL_HELP)
-    four.add_argument(
+    command.add_argument("model", help=MODEL_HELP)
+    command.add_argument(
         "paths", nargs="*", metavar="path", help="pictures and folders (default: two pictures inside the file)"
     )
-    four.add_argument(
+    command.add_argument(
         "--compare", action="store_true", help="time two exported files, MODEL and the first path, against one another"
     )
-    four.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
-    four.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
-    four.add_argument(
+    command.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
+    command.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
+    command.add_argument(
         "--seconds", type=_seconds, default=2.0, metavar="S", help="per measurement (default: 2; ignored by --compare)"
     )
-    four.add_argument("--json", action="store_true", help="print the figures as JSON")
-    four.set_defaults(run=_bench, usage=four.error)
+    command.add_argument("--json", action="store_true", help="print the figures as JSON")
+    command.set_defaults(run=_bench, usage=command.error)
 
-    five = commands.add_parser(
+
+def _add_tune(commands: _Commands) -> None:
+    command = commands.add_parser(
         "tune",
         help="find the settings that suit this machine",
         description="Measure threads, spinning and memory on this machine, and save the best settings beside the file.",
     )
-    five.add_argument("model", help=MODEL_HELP)
-    five.add_argument("--providers", type=_names, metavar="P,...", help="where the network may run (default: cpu)")
-    five.add_argument(
+    command.add_argument("model", help=MODEL_HELP)
+    command.add_argument("--providers", type=_names, metavar="P,...", help="where the network may run (default: cpu)")
+    command.add_argument(
         "--seconds", type=_seconds, default=2.0, metavar="S", help="per combination of settings (default: 2)"
     )
-    five.add_argument("--json", action="store_true", help="print the table as JSON")
-    five.set_defaults(run=_tune)
-    return parser
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
+    command.set_defaults(run=_tune)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,16 @@ def boxes(figure):
     return texts, title, [panel.get_window_extent() for panel in figure.axes]
 
 
+def record(**known):
+    """A record as far as curves read it."""
+    texts = dict.fromkeys(("id", "status", "created", "name"), "")
+    lists = {name: [] for name in ("command", "classes", "plugins")}
+    mappings = {
+        name: {} for name in ("options", "architecture", "weights", "augmentation", "image", "data", "versions")
+    }
+    return runs.RunRecord(**{**texts, **lists, **mappings, **known})
+
+
 def write_run(folder, history=5, *, architecture="net", augment="none", status="trained", **changes):
     """A run folder as far as `zoo plot` reads it."""
     run = runs.Run(folder)
@@ -60,9 +70,9 @@ def write_run(folder, history=5, *, architecture="net", augment="none", status="
         for i in range(history)
     ]
     phases = [{"name": "head", "epochs_run": min(2, history)}, {"name": "top", "epochs_run": max(0, history - 2)}]
-    record = {"schema": runs.SCHEMA, "id": run.id, "status": status, "architecture": {"name": architecture}}
-    record |= {"options": {"augment": augment}, "best_epoch": history, "phases": [p for p in phases if p["epochs_run"]]}
-    run.write_json("run.json", record | changes)
+    known = {"id": run.id, "status": status, "architecture": {"name": architecture}, "options": {"augment": augment}}
+    written = record(**known, best_epoch=history, phases=[phase for phase in phases if phase["epochs_run"]])
+    run.write_json("run.json", written.to_json() | changes)
     if history:
         run.write_history(rows)
     return run
@@ -235,7 +245,7 @@ def test_many_runs_differ_in_colour_or_marks_and_leave_the_panels_their_room():
 def test_the_shortest_names_that_tell_runs_apart(tmp_path):
     def names(*given):
         found = [
-            (runs.Run(tmp_path / run), {"architecture": {"name": net}, "options": {"augment": policy}})
+            (runs.Run(tmp_path / run), record(architecture={"name": net}, options={"augment": policy}))
             for run, net, policy in given
         ]
         return curves.names(found)
@@ -253,9 +263,9 @@ def test_the_shortest_names_that_tell_runs_apart(tmp_path):
 
 def test_phases_of_one_name_are_told_apart_by_the_record(tmp_path):
     run = write_run(tmp_path / "run")
-    twice = {"phases": [{"name": "x", "epochs_run": 1}, {"name": "x", "epochs_run": 4}], "best_epoch": 3}
+    twice = record(phases=[{"name": "x", "epochs_run": 1}, {"name": "x", "epochs_run": 4}], best_epoch=3)
     assert curves.of_run(run, twice, "").phases == (("x", 1), ("x", 4))
-    read = curves.of_run(run, {}, "name")
+    read = curves.of_run(run, record(), "name")
     assert read.phases == (("head", 2), ("top", 3)) and read.best_epoch is None
     assert read.epochs == (1, 2, 3, 4, 5) and read.values["accuracy"] == RAMP and read.name == "name"
 
@@ -265,7 +275,7 @@ def test_a_history_with_holes(tmp_path, value):
     run = write_run(tmp_path / "run")
     path = run.folder / "history.csv"
     path.write_text(path.read_text().replace("0.5,", f"{value},", 1))
-    points = curves.of_run(run, {}, "").points("accuracy")
+    points = curves.of_run(run, record(), "").points("accuracy")
     assert points == [(1, 0.1), (2, 0.3), (4, 0.6), (5, 0.7)]
 
 
@@ -274,7 +284,7 @@ def test_a_damaged_history(tmp_path, content):
     run = write_run(tmp_path / "run")
     (run.folder / "history.csv").write_bytes(content.encode("latin-1"))
     with pytest.raises(RunError, match=r"history\.csv' is damaged"):
-        curves.of_run(run, {}, "")
+        curves.of_run(run, record(), "")
 
 
 def test_the_picture_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

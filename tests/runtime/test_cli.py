@@ -113,6 +113,7 @@ def test_options_may_stand_between_paths(run, model, pictures):
     assert stopped.value.code == 2
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
 def test_warnings_are_lines(run, model, pictures):
     (model.parent / "model.tuned.json").write_text("{")
     ran = run("predict", model, pictures / "red.jpg")
