@@ -1,19 +1,20 @@
-"""Every backbone at its own size: checked, exported and timed beside the same network in Keras.
+"""Checks and exports each backbone at its own size, and times it beside the same network in Keras.
 
-    python benchmarks/backbones.py                         all networks, a table for the README on stdout
+    python benchmarks/backbones.py                         all networks; prints a table for docs/benchmarks.md
     python benchmarks/backbones.py resnet50 vgg16          some of them
-    python benchmarks/backbones.py --json results.jsonl    kept as it goes; what is there already is not run again
+    python benchmarks/backbones.py --json results.jsonl    saves each result; networks with a result are not run again
 
-Each network runs in a process of its own, with random weights (seed 0) and BatchNorm statistics of synthetic pictures,
-and a head for 5 classes. Checked: parameter count, layer names over two builds, stages, the graph (one input, ONNX's
-own operators, at most 4 Transposes, folded BatchNorm), parity on 8 pictures, the predictor's answer on
-one. Columns:
+Each network runs in a process of its own, with random weights (seed 0), BatchNorm statistics of synthetic pictures, and
+a head for 5 classes. These are checked: the parameter count, the layer names of two builds, the stages, the graph (one
+input, ONNX's own operators, at most 4 Transposes, folded BatchNorm), parity on 8 pictures, and the predictor's answer
+on one picture. The columns are:
 
-    parameters   without top            MB, nodes   of the exported file        export   conversion alone, seconds
+    parameters   without the top        MB, nodes   of the exported file        export   seconds of conversion alone
     difference   max|difference| / max|Keras| on logits
-    1, 2         milliseconds for one picture in onnxruntime, median, with 1 and 2 threads
-    MB peak      memory of a process that loads the file and labels one picture
-    Keras/ORT    median time of a tf.function of the Keras network over onnxruntime's, sides taking turns, all cores
+    1, 2         median milliseconds for one picture in ONNX Runtime with 1 and 2 threads
+    peak MB      memory of a process that loads the file and labels one picture
+    Keras/ORT    median time of a tf.function of the Keras network, on all cores, over the better time of ONNX Runtime;
+                 the two take turns
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 PEAK = """
 import re, sys
@@ -34,7 +36,7 @@ import numpy as np
 p = Predictor(sys.argv[1])
 h, w = p.info.image.size
 p(np.zeros((h, w, 3), "uint8"))
-# Not getrusage, whose figure includes the process that started this one.
+# The figure of getrusage would include the process that started this one.
 print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024)
 """
 SECONDS = 2.0
@@ -42,9 +44,8 @@ ROUNDS = 5
 
 
 def measure(name: str) -> dict:
-    """Check and time one network, in this process."""
+    """Check, export and time one network in this process, and return a row of the table."""
     import numpy as np
-    import onnxruntime
 
     from zoo import backend, testing
     from zoo.convert.keras_to_onnx import convert
@@ -54,8 +55,6 @@ def measure(name: str) -> dict:
     from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
     keras = backend.start()
-    import tensorflow as tf
-
     architecture = registry.load().architecture(name)
     size = architecture.input_size
     keras.utils.set_random_seed(0)
@@ -65,7 +64,7 @@ def measure(name: str) -> dict:
     del small
     parameters = sum(x.count_params() for x in backbone.layers if x.__class__.__name__ not in testing.PREPROCESSING)
     assert parameters == architecture.parameters, f"{parameters:,} parameters, {architecture.parameters:,} promised"
-    # At the size that is measured: with the statistics of small maps the values of large ones explode.
+    # The statistics come from pictures of the measured size; with those of small maps, values of large maps explode.
     testing.randomize(backbone, pictures=8, batch_size=8 if size[0] < 450 else 2)
     model = attach_head(backbone, architecture.head, 5, name)
 
@@ -86,34 +85,7 @@ def measure(name: str) -> dict:
     (row,) = model.predict_on_batch(pixels[:1].astype("float32"))
     assert np.abs(np.array(list(result.probabilities.values())) - row).max() <= 1e-4, "the predictor differs"
 
-    def session(threads: int) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-    picture = pixels[:1]
-    run = {threads: session(threads) for threads in (1, 2)}
-    as_float = tf.constant(picture.astype("float32"))
-    function = tf.function(lambda x: model(x, training=False), jit_compile=False, reduce_retracing=True)
-    sides = {
-        "keras": lambda: function(as_float).numpy(),
-        "1": lambda: run[1].run(None, {"image": picture}),
-        "2": lambda: run[2].run(None, {"image": picture}),
-    }
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for call in sides.values():
-        call()
-    for _ in range(ROUNDS):
-        for side, call in sides.items():
-            end = time.perf_counter() + SECONDS / ROUNDS
-            while True:
-                before = time.perf_counter()
-                call()
-                times[side].append(time.perf_counter() - before)
-                if time.perf_counter() >= end:
-                    break
-    p50 = {side: float(np.median(values)) * 1e3 for side, values in times.items()}
+    p50 = latencies(model, data, pixels[:1])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         path.write_bytes(data)
@@ -134,8 +106,52 @@ def measure(name: str) -> dict:
     }
 
 
+def latencies(model: Any, data: bytes, picture: Any) -> dict[str, float]:
+    """Time one picture in Keras ("keras") and in ONNX Runtime with 1 and 2 threads ("1", "2"); medians in ms.
+
+    Args:
+        model: The Keras network.
+        data: The exported file.
+        picture: uint8 array (1, height, width, channels).
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from zoo import backend
+
+    onnxruntime = backend.onnxruntime()
+
+    def session(threads: int) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    run = {threads: session(threads) for threads in (1, 2)}
+    as_float = tf.constant(picture.astype("float32"))
+    function = tf.function(lambda x: model(x, training=False), jit_compile=False, reduce_retracing=True)
+    sides = {
+        "keras": lambda: function(as_float).numpy(),
+        "1": lambda: run[1].run(None, {"image": picture}),
+        "2": lambda: run[2].run(None, {"image": picture}),
+    }
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for call in sides.values():
+        call()
+    for _ in range(ROUNDS):
+        for side, call in sides.items():
+            end = time.perf_counter() + SECONDS / ROUNDS
+            while True:
+                before = time.perf_counter()
+                call()
+                times[side].append(time.perf_counter() - before)
+                if time.perf_counter() >= end:
+                    break
+    return {side: float(np.median(values)) * 1e3 for side, values in times.items()}
+
+
 def table(rows: list[dict]) -> str:
-    """The rows as Markdown."""
+    """Format the rows as a Markdown table."""
     lines = [
         "| network | size | parameters | MB | nodes | Transposes | export s | difference | 1 thread ms | 2 threads ms "
         "| peak MB | Keras / onnxruntime |",
@@ -153,7 +169,7 @@ def table(rows: list[dict]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="networks (default: all)")
-    parser.add_argument("--json", type=Path, help="file to keep results in, a line each")
+    parser.add_argument("--json", type=Path, help="file in which each result is saved as a line")
     parser.add_argument("--timeout", type=int, default=1200, help="seconds a network may take (default 1200)")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -163,7 +179,7 @@ def main() -> int:
 
     from zoo.plugin import Architecture, registry
 
-    names = options.names or [item.name for item in registry.load().all(Architecture)]
+    names = options.names or [item.name for item in registry.load().all(Architecture) if isinstance(item, Architecture)]
     rows = {}
     if options.json and options.json.exists():
         rows = {row["name"]: row for row in map(json.loads, options.json.read_text().splitlines())}

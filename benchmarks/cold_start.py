@@ -1,10 +1,11 @@
-"""From the start of `zoo-runtime predict` to its label, and its peak memory, beside the least that its parts need.
+"""Times `zoo-runtime predict` from its start to its label, with its peak memory, beside the minimum for its parts.
 
     python benchmarks/cold_start.py MODEL [--rounds 20]
 
 MODEL is an exported file. Pictures of 0.2, 2 and 12 megapixels are made with a fixed seed: noise over shapes, saved as
-JPEG, harder to decode than most photographs. Every row is a whole process, the rows take turns. "parts alone" imports
-onnxruntime, numpy and Pillow and opens the session, without a picture: the floor for any program built on them.
+JPEG, which is harder to decode than most photographs. Each row measures whole processes; the rows take turns. "parts
+alone" imports onnxruntime, numpy and Pillow and opens the session, without a picture. No program that is built on them
+can be faster. Telemetry of onnxruntime is off in all of them, unless ORT_DISABLE_TELEMETRY is set.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FLOOR = "import numpy, PIL.Image, onnxruntime, sys; onnxruntime.InferenceSession
 
 
 def write_picture(path: Path, size: tuple[int, int]) -> None:
-    """Coarse colours with fine noise, as a JPEG."""
+    """Save a picture of coarse colors with fine noise as JPEG."""
     import numpy as np
     from PIL import Image
 
@@ -36,9 +37,10 @@ def write_picture(path: Path, size: tuple[int, int]) -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float]:
-    """Run a process; return seconds and peak memory in MB (10^6 bytes)."""
+    """Run a process; return its seconds and its peak memory in MB (10^6 bytes)."""
+    environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -60,7 +62,7 @@ def main() -> None:
     script = Path(sys.executable).with_name("zoo-runtime")
     with tempfile.TemporaryDirectory() as folder:
         commands = {"parts alone": [sys.executable, "-c", FLOOR, os.fspath(options.model)]}
-        # In a process of its own: what a child inherits of this one's memory would count as the child's peak.
+        # In a separate process, because memory that a child inherits from this one would count as the child's peak.
         subprocess.run([sys.executable, __file__, "--write", folder, options.model], check=True)
         for name in SIZES:
             path = Path(folder, f"{name}.jpg")
@@ -69,7 +71,7 @@ def main() -> None:
         for number in range(options.rounds + 1):
             for name, command in commands.items():
                 result = measure(command)
-                if number:  # the first round fills the disk's cache
+                if number:  # the first round only fills the file cache
                     found[name].append(result)
     print(f"{options.model}, {os.cpu_count()} cores, {options.rounds} rounds")
     print(f"{'':18}{'seconds':>9}{'least':>8}{'most':>8}{'ratio':>8}{'peak MB':>9}")

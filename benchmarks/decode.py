@@ -1,15 +1,16 @@
-"""Pictures a second from files to pixels: zoo's pixel cache against what others do with the same files, in one run.
+"""Measures pictures per second from files to pixels: zoo's pixel cache beside Pillow and Keras, in one run.
 
     python benchmarks/decode.py FOLDER [--size 160] [--resave 450x375] [--rounds 5]
 
-FOLDER holds class folders. --resave brings every picture to one size first, as JPEG of quality 90 (a picture that is
-enlarged for that has less detail, and decodes faster, than one that was taken so). The sides take turns, so that a busy
-moment hurts all alike. Each starts from files in the disk's cache and ends with pixels of the size asked for:
+FOLDER has class folders. --resave first saves each picture in the given size, as JPEG of quality 90. (A picture that is
+enlarged for that has less detail, and decodes faster, than one that was taken in this size.) The sides take turns, so
+that a busy moment affects all of them. Each starts from files in the file cache and ends with pixels of the requested
+size:
 
-- zoo: `zoo.data.pixels.load_pixels` into an empty cache: digest, decode, resize, write the memory-mapped array
-- zoo, cached: the same call again, which reads the files' digests and maps the array
-- pillow: Pillow as tutorials use it, in as many threads: open, convert, resize, no draft
-- keras: `keras.utils.image_dataset_from_directory`, as Keras's guides load pictures, which resizes without antialiasing
+- zoo: `zoo.data.pixels.load_pixels` with an empty cache: digest, decode, resize, write the memory-mapped array
+- zoo, cached: the same call again, which computes the digests of the files and maps the array
+- pillow: Pillow as tutorials use it, in as many threads: open, convert, resize, without draft mode
+- keras: `keras.utils.image_dataset_from_directory`, as Keras's guides use it, which resizes without antialiasing
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
 from PIL import Image
 
@@ -33,23 +32,30 @@ from zoo_runtime import ImageSpec
 
 
 def resave(source: Path, target: Path, size: str) -> Path:
-    """Write every picture anew in one size, width x height; return the folder."""
+    """Save all pictures again in one size, width x height; return the new folder."""
     width, height = map(int, size.split("x"))
-    for picture in sources.open_source(os.fspath(source)).pictures:
-        path = target / picture.content.relative_to(source).with_suffix(".jpg")
+    for original in paths_of(source):
+        path = target / original.relative_to(source).with_suffix(".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(picture.content) as image:
+        with Image.open(original) as image:
             image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
     return target
+
+
+def paths_of(folder: Path) -> list[Path]:
+    contents = [picture.content for picture in sources.open_source(os.fspath(folder)).pictures]
+    return [content for content in contents if isinstance(content, Path)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=160, help="side in pixels (default 160)")
-    parser.add_argument("--resave", metavar="WxH", help="bring the files to this width and height first")
+    parser.add_argument("--resave", metavar="WxH", help="first save the pictures in this width and height")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    # Not by zoo.backend, whose settings might slow Keras down.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
     temporary = tempfile.TemporaryDirectory(prefix="zoo-benchmark-")
@@ -57,7 +63,7 @@ def main() -> None:
         options.folder = resave(options.folder, Path(temporary.name, "pictures"), options.resave)
     pictures = sources.open_source(os.fspath(options.folder)).pictures
     spec = ImageSpec(size=(options.size, options.size))
-    paths = [picture.content for picture in pictures]
+    paths = paths_of(options.folder)
     cache = Path(temporary.name, "cache")
 
     def zoo() -> None:
@@ -75,7 +81,7 @@ def main() -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             np.stack(list(pool.map(one, paths)))
 
-    # Parts of a split would give the class folders; a flat list of files loads the same way.
+    # Without labels, the function also accepts folders of a split; loading takes the same time.
     def keras_dataset() -> None:
         dataset = keras.utils.image_dataset_from_directory(
             options.folder, labels=None, image_size=spec.size, shuffle=False, verbose=False
@@ -88,7 +94,7 @@ def main() -> None:
         for name, run in sides.items():
             started = time.perf_counter()
             run()
-            if number:  # the first round warms up disk, threads and tracing
+            if number:  # the first round only warms up the file cache, threads and tracing
                 seconds[name].append(time.perf_counter() - started)
     temporary.cleanup()
 

@@ -1,18 +1,19 @@
-"""Cross-validation of training recipes, by which the default epochs and rates of the schedules were chosen.
+"""Compares training recipes by cross-validation; the default epochs and learning rates of the schedules come from it.
 
     python benchmarks/defaults.py DATA ARCH [--weights PATH] [--size 160] [--seeds 3] RECIPE...
 
-A recipe is phases joined by "+", each TRAIN*EPOCHS@RATE, with "~cosine" or "~one-cycle" behind it where the rate moves,
-"!EPOCHS" for a patience other than 5 and "?LOSS" where a validation loss leaves it out; after the last "#POLICY" (and
-"/VIEWS") where pictures are augmented:
+A recipe is a list of phases joined by "+". Each phase is TRAIN*EPOCHS@RATE, with these optional parts behind it, in
+this order: "~cosine" or "~one-cycle" for a learning-rate schedule, "!EPOCHS" for a patience other than 5, and "?LOSS"
+for the validation loss below which the phase is skipped. "#POLICY" (and "/VIEWS") after the last phase augments the
+pictures:
 
     "head*5@3e-3+last:2*3@1e-4~cosine!1"        "head*8@3e-3#light/2"
 
-Test pictures take no part: of those that `zoo finetune` would train and validate on with seed 0, each seed draws 60 %
-to train on, 10 % to choose the epoch by, and judges the network on the other 30 %. All recipes see the same draws.
-Printed: accuracy and log loss, means over the seeds, the standard error of the difference to the first recipe's
-accuracy (a picture that several seeds judge counts as one), and seconds of training; those of the first recipe include
-computing the features that the others find.
+Test pictures are not used. Of the pictures that `zoo finetune` would train and validate on with seed 0, each seed draws
+60 % to train on and 10 % to choose the epoch by, and evaluates the network on the other 30 %. All recipes get the same
+draws. The output has means over the seeds of accuracy and log loss, and the difference to the accuracy of the first
+recipe with its standard error, in which a picture that several seeds evaluate counts once. The seconds of training of
+the first recipe include computing the features that the others find in the cache.
 """
 
 from __future__ import annotations
@@ -25,8 +26,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from zoo.config import ResolvedConfig
+    from zoo.plugin.registry import Registry
+    from zoo.reporter import Reporter
 
 TRAIN, CHOOSE = 0.6, 0.1
 PHASE = re.compile(
@@ -36,7 +43,7 @@ PHASE = re.compile(
 
 
 def parse(text: str):
-    """(phases, policy or None) of a recipe."""
+    """Return the phases of a recipe and its augmentation policy, or None."""
     from zoo.plugin import Phase
 
     text, _, policy = text.partition("#")
@@ -45,14 +52,14 @@ def parse(text: str):
     for number, part in enumerate(text.split("+")):
         found = PHASE.fullmatch(part)
         if not found:
-            sys.exit(f"{part!r} is no phase; such as head*5@3e-3 or last:2*3@1e-4~cosine")
+            sys.exit(f"{part!r} is not a phase. Write, for example, head*5@3e-3 or last:2*3@1e-4~cosine.")
         phases.append(
             Phase(
                 name=f"{number} {found['train']}",
                 train=found["train"],
                 epochs=int(found["epochs"]),
                 learning_rate=float(found["rate"]),
-                lr_schedule=found["moves"] or "constant",
+                lr_schedule=found["moves"] or "constant",  # type: ignore[arg-type]  # Phase checks it
                 skip_below_loss=float(found["enough"]) if found["enough"] else None,
                 patience=int(found["patience"] or 5) or None,
                 views=int(views) if views else None,
@@ -62,7 +69,7 @@ def parse(text: str):
 
 
 def draw(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows to train on, to choose by and to judge by."""
+    """Draw the rows to train on, to choose the epoch by, and to evaluate on."""
     from sklearn.model_selection import train_test_split
 
     rows, judged = train_test_split(
@@ -88,10 +95,23 @@ def main() -> None:
         compare(options, recipes, Path(os.environ["ZOO_CACHE"]) / "features")
 
 
+def resolve(options: argparse.Namespace, plugins: Registry, reporter: Reporter) -> ResolvedConfig:
+    """Resolve the configuration, and stop if there are no pretrained weights."""
+    from zoo import config
+
+    size = (options.size, options.size) if options.size else None
+    requested = {"architecture": options.architecture, "data": options.data, "weights": options.weights, "size": size}
+    resolved = config.resolve(config.FinetuneConfig(**requested, export=False), plugins, reporter)
+    if resolved.weights.random:
+        sys.exit("There are no pretrained weights; name a file with --weights.")
+    return resolved
+
+
 def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
+    """Run all recipes on the same draws, and print a line for each."""
     import dataclasses
 
-    from zoo import backend, config
+    from zoo import backend
     from zoo.data import augment as policies
     from zoo.plugin import registry
     from zoo.reporter import Reporter
@@ -102,11 +122,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     from zoo.workflow import finetune
 
     plugins, reporter = registry.load(warn=print), Reporter()
-    size = (options.size, options.size) if options.size else None
-    wanted = {"architecture": options.architecture, "data": options.data, "weights": options.weights, "size": size}
-    resolved = config.resolve(config.FinetuneConfig(**wanted, export=False), plugins, reporter)
-    if resolved.weights.random:
-        sys.exit("pretrained weights are not to be had")
+    resolved = resolve(options, plugins, reporter)
     dataset = finetune.load_dataset(resolved, reporter)
     known = np.union1d(dataset.split.train, dataset.split.val)
     targets, array, task = dataset.targets, dataset.pixels.array, resolved.source.task
@@ -119,7 +135,7 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     features = FeatureCacheConfig(cache, limit=40 << 30, pictures=dataset.pixels.key, always=True)
 
     def run(text: str, seed: int, rows: tuple) -> tuple[np.ndarray, float, float]:
-        """(whether each judged picture was right, log loss, seconds)"""
+        """Train once; return which pictures were classified correctly, the log loss, and the seconds."""
         phases, policy = recipes[text]
         train, chosen, judged = (known[part] for part in rows)
         augment = policies.build(*policies.parse(policy, plugins)) if policy else None
@@ -145,19 +161,29 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
         f"seeds 0 to {options.seeds - 1}"
     )
     print(f"{'recipe':60} accuracy  difference  log loss  seconds", flush=True)
+    pictures = np.concatenate([rows[2] for rows in draws])
     first = None
     for text in recipes:
         results = [run(text, seed, rows) for seed, rows in enumerate(draws)]
         right = np.concatenate([result[0] for result in results]).astype(float)
         first = right if first is None else first
-        difference = right - first
-        pictures = np.concatenate([rows[2] for rows in draws])
-        error = math.sqrt((np.bincount(pictures, difference - difference.mean()) ** 2).sum()) / len(difference)
-        print(
-            f"{text:60} {right.mean():8.4f}  {difference.mean():+.4f} +- {error:.4f} "
-            f"{np.mean([r[1] for r in results]):9.4f} {np.mean([r[2] for r in results]):8.1f}",
-            flush=True,
-        )
+        print(f"{text:60} {figures(results, right, right - first, pictures)}", flush=True)
+
+
+def figures(results: list[tuple], right: np.ndarray, difference: np.ndarray, pictures: np.ndarray) -> str:
+    """Format the figures of a recipe.
+
+    Args:
+        results: What each seed's training returned.
+        right: 1 for each evaluated picture that was classified correctly, else 0; all seeds in a row.
+        difference: `right` minus the same of the first recipe.
+        pictures: The index of each evaluated picture.
+    """
+    error = math.sqrt((np.bincount(pictures, difference - difference.mean()) ** 2).sum()) / len(difference)
+    return (
+        f"{right.mean():8.4f}  {difference.mean():+.4f} +- {error:.4f} "
+        f"{np.mean([r[1] for r in results]):9.4f} {np.mean([r[2] for r in results]):8.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,24 @@
-"""Fine-tuning by zoo against Keras's transfer-learning guide: the same pictures, split, size and weights, in one run.
+"""Compares fine-tuning by zoo with Keras's transfer-learning guide: same pictures, split, size and weights, in one run.
 
     python benchmarks/finetune.py FOLDER WEIGHTS [--size 160] [--rounds 1] [--seed 0] [--counts 500,1000,2000,20000]
 
-FOLDER has train/ and test/, each with class folders; WEIGHTS is MobileNetV2's published file without the top. Each side
-is a process of its own, timed from its start to its end, and they take turns:
+FOLDER has train/ and test/, each with class folders. WEIGHTS is MobileNetV2's published file without the top. Each side
+is a process of its own, timed from its start to its end. The sides take turns:
 
 - guide: https://keras.io/guides/transfer_learning/ as its users write it: `image_dataset_from_directory`, flip and
   rotation layers, MobileNetV2 called with training=False, the head at 1e-3 for 3 epochs, then the layers from index 100
-  on at 1e-5 for 2 epochs, batch 32; then the test pictures are judged and the network is saved
-- zoo: `zoo finetune mobilenetv2` with its defaults; it ends with a checked, judged ONNX file
+  on at 1e-5 for 2 epochs, batch 32; then the network is evaluated on the test pictures and saved
+- zoo: `zoo finetune mobilenetv2` with its defaults; it ends with a checked and evaluated ONNX file
 - zoo, head only: the same with `--schedule head-only`
-- zoo, again: the first command again, where it finds pixels and features computed
+- zoo, again: the first command again, which finds its pixels and features in the caches
 
-"speedup" is the guide's seconds over a side's, and stands only where the side's test accuracy reaches the guide's.
-"an epoch of the head" is the mean without each side's first, which traces the network; zoo's frozen prefix, computed
-once, stands beside it. "limit" is what this machine needs at least: all pictures decoded, and sent once through the
-exported file. With --counts, zoo alone runs on so many training pictures, some of them repeated where there are not so
-many (and 200 test pictures): seconds and peak memory.
+"speedup" is the guide's seconds over a side's seconds. It is shown only if the side's test accuracy reaches the
+guide's. "head epoch s" is the mean time of an epoch of the head, without the first, which traces the network. "prefix
+s" is the time of zoo's frozen part, which is computed once. "limit" is the minimum on this machine: decoding all
+pictures, and sending them once through the exported file.
+
+With --counts, only zoo runs, on the given numbers of training pictures (and 200 test pictures), and seconds and peak
+memory are printed. Pictures are repeated if the folder has too few.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ HEAD_EPOCHS, TOP_EPOCHS = 3, 2
 
 
 def run_guide(folder: Path, weights: str, size: int, seed: int) -> None:
-    """The guide's recipe; prints one line of JSON."""
+    """Train by the guide's recipe, and print one line of JSON."""
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -82,7 +84,7 @@ def run_guide(folder: Path, weights: str, size: int, seed: int) -> None:
 
 
 def link(pictures: list[tuple[Path, str]], folder: Path) -> None:
-    """Put (picture, class) into class folders, by links."""
+    """Link pictures, given as (picture, class), into class folders."""
     for number, (picture, label) in enumerate(pictures):
         place = folder / label / f"{number:06}{picture.suffix}"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def link(pictures: list[tuple[Path, str]], folder: Path) -> None:
 
 
 def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, str]]]:
-    """Give both sides one split: the given test pictures, and a tenth of the given training pictures to validate by."""
+    """Make the split that both sides use: a tenth of the training pictures becomes the validation part."""
     import numpy as np
     from sklearn.model_selection import train_test_split
 
@@ -109,7 +111,7 @@ def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, 
 
 
 def timed(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a process; return its output, seconds, and the most memory it held in bytes."""
+    """Run a process; return its output, its seconds, and its peak memory in bytes."""
     log = folder / f"{time.time_ns()}.log"
     started = time.perf_counter()
     with log.open("wb") as output:
@@ -127,9 +129,9 @@ def timed(command: list[str], folder: Path, environment: dict[str, str]) -> dict
 
 def guide_side(data: Path, weights: Path, size: int, seed: int, folder: Path) -> dict[str, Any]:
     found = timed([sys.executable, __file__, str(data), str(weights), "--guide", f"{size},{seed}"], folder, {})
-    told = json.loads(found["text"].splitlines()[-1])
-    epochs = told["epochs"][1:HEAD_EPOCHS]
-    return {**found, "accuracy": told["accuracy"], "head_epoch": sum(epochs) / len(epochs)}
+    answer = json.loads(found["text"].splitlines()[-1])
+    epochs = answer["epochs"][1:HEAD_EPOCHS]
+    return {**found, "accuracy": answer["accuracy"], "head_epoch": sum(epochs) / len(epochs)}
 
 
 def zoo_side(
@@ -153,7 +155,7 @@ def zoo_side(
 
 
 def limit(data: Path, size: int, export: Path) -> tuple[int, float, float]:
-    """(pictures, seconds to decode them all, seconds to send them through an exported file)."""
+    """Return how many pictures there are, and the seconds to decode them and to send them through an exported file."""
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -234,7 +236,7 @@ def main() -> None:
         "--counts",
         type=lambda text: [int(part) for part in text.split(",")],
         default=(),
-        help="instead of comparing, run zoo on so many training pictures, such as 500,1000,2000,20000",
+        help="run only zoo, on these numbers of training pictures, such as 500,1000,2000,20000",
     )
     parser.add_argument("--guide", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,5 +1,5 @@
-"""zoo: the workshop. Lists networks, fine-tunes them on a user's pictures and exports a checked ONNX file.
+"""zoo lists networks, fine-tunes them on a user's pictures and exports a checked ONNX file.
 
-Nothing is imported here, so that every command starts at once; see `zoo.workflow` for the main functions and
-`zoo.plugin` for the public plugin API.
+This file imports nothing, so that every command starts at once. The main functions are in `zoo.workflow`, and the
+public plugin API is `zoo.plugin`. The exported file runs on a device with `zoo_runtime` alone.
 """

@@ -1,31 +1,31 @@
-"""The errors that zoo raises on purpose, drawn once as a tree.
+"""The errors that zoo raises on purpose.
 
-Each class says when it happens; each message says what was wrong, what was received, what is allowed and what to do
-next. Exit codes are decided in `cli.py` alone. Errors of the predictor (`zoo_runtime`) have a tree of their own.
+Each class says when it is raised. Each message says what is wrong, what was received, what is allowed and what to do
+next. Exit codes are decided in `zoo/cli/__init__.py` alone. The predictor (`zoo_runtime`) has errors of its own.
 
     ZooError
-    ├── UsageError                 the request itself cannot be meant: exit code 2
-    │   └── UnknownName            no plugin brings that name
+    ├── UsageError                 the command line or an argument is wrong: exit code 2
+    │   └── UnknownName            no plugin provides that name
     ├── PluginError
-    │   ├── InvalidPluginData      a plugin returned something the contract does not allow
+    │   ├── InvalidPluginData      a plugin returns something that the contract does not allow
     │   ├── BrokenPluginError      a plugin cannot be used (only raised when ZOO_STRICT_PLUGINS=1)
-    │   └── DuplicateName          two plugins bring the same name
+    │   └── DuplicateName          two plugins provide the same name
     ├── WeightsError
-    │   ├── WeightsUnavailable     neither at hand nor to be downloaded
-    │   ├── HashMismatch           a file is not the one that was published or recorded
+    │   ├── WeightsUnavailable     weights are not available locally and cannot be downloaded
+    │   ├── HashMismatch           a file is not the published or recorded one
     │   └── WeightsIncompatible    a file does not fit the network
     ├── DataError
-    │   ├── DataNotFound           the path does not exist, or holds nothing that zoo reads
+    │   ├── DataNotFound           the path does not exist or cannot be read
     │   ├── DataLayout             the folder, CSV or .npz is not arranged as zoo reads it
     │   ├── UnreadablePictures     more than a fifth of the pictures cannot be read
-    │   ├── EmptyClass             a class is left without pictures
-    │   └── SplitLeak              the same picture stands in two of the given splits
-    ├── TrainingError              training cannot go on (loss is not finite, nothing to train)
-    ├── RunError                   a run folder is missing, incomplete or of another schema
-    ├── WriteError                 a result cannot be written: full disk, no permission
+    │   ├── EmptyClass             a class has no pictures, or there are too few classes
+    │   └── SplitLeak              the same picture is in two parts of a given split
+    ├── TrainingError              training cannot continue (the loss is not finite, nothing is trainable)
+    ├── RunError                   a run folder is missing, incomplete or of an unknown version
+    ├── WriteError                 a result cannot be written (full disk, no permission)
     ├── ExportError
-    │   ├── ConversionFailed       the graph could not be brought to ONNX
-    │   └── ParityFailed           the exported file does not do what the trained network does
+    │   ├── ConversionFailed       the network cannot be converted to ONNX
+    │   └── ParityFailed           the exported file does not compute what the trained network computes
     └── InstallationError          a part of the installation is missing
 """
 
@@ -37,11 +37,11 @@ from collections.abc import Iterable
 
 
 def reason(error: BaseException) -> str:
-    """One line on a foreign exception: its type, its text, and the place in the code that raised it."""
+    """Describe an exception of foreign code in one line: its type, its text, and the place that raised it."""
     try:
         text = (str(error).strip().splitlines() or [""])[0]
     except Exception:
-        # A plugin's exception may be broken too.
+        # The exception comes from a plugin, and even its __str__ may fail.
         text = ""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
@@ -49,21 +49,21 @@ def reason(error: BaseException) -> str:
 
 
 class ZooError(Exception):
-    """Base of every error that a user of zoo can act on."""
+    """Base of all errors that a user of zoo can act on."""
 
 
 class UsageError(ZooError):
-    """An option or argument has a value that cannot be used."""
+    """An option or argument has a value that zoo cannot use."""
 
 
 class UnknownName(UsageError):
-    """A name that no loaded plugin brings.
+    """No loaded plugin provides the requested name.
 
     Args:
         kind: What was looked for, in the singular ("architecture").
-        received: The name as typed.
-        allowed: Every name that would have been accepted.
-        hint: The command that shows the allowed names.
+        received: The name as the user typed it.
+        allowed: All names that would have been accepted.
+        hint: A sentence with the command that shows the allowed names; it ends the message.
     """
 
     def __init__(self, kind: str, received: str, allowed: Iterable[str], hint: str = ""):
@@ -78,84 +78,93 @@ class UnknownName(UsageError):
 
 
 class PluginError(ZooError):
-    """Base of everything that is wrong with a plugin."""
+    """Base of all errors that a plugin causes."""
 
 
 class InvalidPluginData(PluginError):
-    """A plugin's hook, or the author of a data class, gave a value that the contract does not allow."""
+    """A plugin's hook or data class has a value that the contract does not allow."""
 
 
 class BrokenPluginError(PluginError):
-    """A plugin could not be loaded and ZOO_STRICT_PLUGINS=1 asks for that to be fatal."""
+    """A plugin cannot be used, and ZOO_STRICT_PLUGINS=1 makes that an error."""
 
 
 class DuplicateName(PluginError):
-    """Two plugins bring the same name; neither wins, and the name cannot be used until one is gone."""
+    """Two plugins provide the same name. The name cannot be used until one of them is uninstalled."""
 
 
 class WeightsError(ZooError):
-    """Base of everything that is wrong with pretrained weights."""
+    """Base of all errors with pretrained weights."""
 
 
 class WeightsUnavailable(WeightsError):
-    """The weights are not at hand and could not be downloaded."""
+    """The weights are not available locally and cannot be downloaded."""
 
 
 class HashMismatch(WeightsError):
-    """A file's digest differs from the published one, or from the one recorded when it was first downloaded."""
+    """A file is not the published one: its hash differs, or its content is not of the expected kind.
+
+    Where no hash is published, the hash that was recorded at the first download counts.
+    """
 
 
 class WeightsIncompatible(WeightsError):
-    """A weights file does not fit the network it was meant for."""
+    """A weights file does not fit the network into which it should be loaded."""
 
 
 class DataError(ZooError):
-    """Base of everything that is wrong with a user's pictures."""
+    """Base of all errors with a user's pictures."""
 
 
 class DataNotFound(DataError):
-    """Nothing is at that path, or nothing that zoo can read."""
+    """The path does not exist, or the user may not read it."""
 
 
 class DataLayout(DataError):
-    """The folder, CSV or .npz is not arranged in a way that zoo reads."""
+    """The folder, CSV or .npz file does not have one of the layouts that zoo reads."""
 
 
 class UnreadablePictures(DataError):
-    """More than a fifth of the pictures are corrupt, empty or no pictures; a typing error is likelier than bad luck."""
+    """More than a fifth of the files cannot be decoded as pictures.
+
+    So many bad files suggest a wrong path, so that zoo does not simply leave them out.
+    """
 
 
 class EmptyClass(DataError):
-    """A class has no picture, or only one class has any."""
+    """A class has too few pictures, or there are too few classes."""
 
 
 class SplitLeak(DataError):
-    """A picture stands in two of the given splits; a test on it would measure memory."""
+    """The same picture is in two parts of a given split.
+
+    A test on training pictures would measure what the network remembers, not what it has learned.
+    """
 
 
 class TrainingError(ZooError):
-    """Training cannot start or cannot go on."""
+    """Training cannot start or cannot continue."""
 
 
 class RunError(ZooError):
-    """A run folder is missing, incomplete, or written by a version that this one does not know."""
+    """A run folder is missing or incomplete, or an unknown version of zoo wrote it."""
 
 
 class WriteError(ZooError):
-    """A file or folder of results cannot be written: the disk is full, or writing is not permitted."""
+    """A file or folder of results cannot be written, because the disk is full or writing is not permitted."""
 
 
 class ExportError(ZooError):
-    """Base of everything that keeps a file from being put in place."""
+    """Base of all errors that prevent an export. An existing export is not replaced."""
 
 
 class ConversionFailed(ExportError):
-    """tf2onnx, or onnxruntime on its result, refused the graph."""
+    """tf2onnx cannot convert the network, or onnxruntime cannot run the converted graph."""
 
 
 class ParityFailed(ExportError):
-    """The exported file loads, but does not give what the trained network gives."""
+    """The exported file runs, but its outputs differ from those of the trained network."""
 
 
 class InstallationError(ZooError):
-    """A package that zoo needs is not there, or was removed together with another distribution."""
+    """A package that zoo needs is missing, or was removed together with another distribution."""

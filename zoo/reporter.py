@@ -1,6 +1,6 @@
-"""What the functions of the workshop tell whoever called them.
+"""Progress messages, warnings and timing: the interface through which long functions report to their caller.
 
-The base class says nothing; `cli` brings one that prints.
+The base class is silent; `zoo.cli.console` has the one that prints.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from collections.abc import Callable, Iterator
 
 
 class Reporter:
-    """Receives messages and progress; silent unless overridden.
+    """Receives progress messages and warnings. Does nothing unless its methods are overridden.
 
     Attributes:
-        timing: Where the time went since it was made.
+        timing: The seconds that each step has taken since this reporter was created.
     """
 
     def __init__(self) -> None:
         self.timing = Timing()
 
     def say(self, text: str) -> None:
-        """Report a step that is done or begins."""
+        """Report that a step starts or is finished."""
 
     def warn(self, text: str) -> None:
-        """Report something that the user should know but that stops nothing."""
+        """Report something that the user should know although the work continues."""
 
     def block(self, title: str, text: str) -> None:
-        """Report something that must not be overlooked."""
+        """Report something that the user must not overlook, as a title and a text of several lines."""
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Give a function that takes (done, total) while a long step runs."""
+        """Show the progress of a long step. The function that it provides is called with (done, total)."""
         yield lambda done, total: None
 
 
 class Timing:
-    """Seconds of nested steps, in the order in which they first began. Steps of one name add up.
+    """Measures the seconds of nested steps. Steps of the same name inside the same outer step add up.
 
     Attributes:
-        started: What `time.perf_counter` gave when it was made.
+        started: The value of `time.perf_counter` when the measurement started.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Timing:
 
     @contextlib.contextmanager
     def measure(self, step: str) -> Iterator[None]:
-        """Count what runs inside as a step, within the one that is open."""
+        """Measure the block as a step, inside the step that is being measured now."""
         outer, started = self._open, time.perf_counter()
         self._open = (*outer, step)
         self._seconds.setdefault(self._open, 0.0)
@@ -61,12 +61,17 @@ class Timing:
             self._open = outer
 
     def add(self, step: str, seconds: float) -> None:
-        """Count seconds as a step within the one that is open."""
+        """Add seconds to a step, inside the step that is being measured now."""
         key = (*self._open, step)
         self._seconds[key] = self._seconds.get(key, 0.0) + seconds
 
     def rows(self) -> list[tuple[tuple[str, ...], float]]:
-        """(step within step, seconds), outer steps before those inside; what no step covers is called "other"."""
+        """List all steps in the order in which they first started, each outer step before those inside it.
+
+        Returns:
+            For each step, its path from the outermost step and its seconds. Time that no inner step covers is listed
+            as "other" if it is 0.05 s or more.
+        """
         total = time.perf_counter() - self.started
         rows = []
 
@@ -83,7 +88,10 @@ class Timing:
         return rows
 
     def table(self) -> str:
-        """A line a step: seconds, share of all, name, indented by depth; at the end the whole and the memory."""
+        """Format the steps as a table with one line per step: seconds, share of the total, and name, indented by depth.
+
+        The last lines show the total and, where the system reports it, the peak memory of the process.
+        """
         total = time.perf_counter() - self.started
         lines = [" seconds   share  step"]
         for key, seconds in [*self.rows(), (("in all",), total)]:
@@ -93,10 +101,11 @@ class Timing:
 
 
 def peak_memory() -> int | None:
-    """Bytes of memory that this process has held at most; None where the system does not say."""
+    """Return the peak memory of this process in bytes; None if the system does not report it."""
     try:
         import resource
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS reports bytes, other systems report kilobytes.
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Fixtures for the data tests: small pictures on disk, and this process without root's rights."""
+"""Fixtures for the data tests: small pictures on the disk, and a way to drop the rights of root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 @pytest.fixture
 def put() -> Callable[..., Path]:
-    """Write a picture, each one different unless `seed` is given; the ending decides the format."""
+    """Writes a picture. Each one is different unless `seed` is given; the suffix of the path decides the format."""
     count = iter(range(10**6))
 
     def write(path: Path, seed: int | None = None, size: tuple[int, int] = (24, 32)) -> Path:
@@ -30,7 +30,7 @@ def put() -> Callable[..., Path]:
 
 @pytest.fixture
 def unprivileged() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """A context in which permissions count: they do not for root, as which containers run tests."""
+    """A context in which file permissions apply. They do not apply to root, and containers run tests as root."""
 
     @contextlib.contextmanager
     def drop() -> Iterator[None]:
@@ -48,7 +48,7 @@ def unprivileged() -> Iterator[Callable[[], contextlib.AbstractContextManager[No
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that every user may enter; pytest's own is closed to all others."""
+    """A temporary folder that every user may enter; only the owner may enter the one of pytest."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     yield folder

@@ -1,4 +1,4 @@
-"""The pixel cache: the decoder's own pixels, decoded once, bounded, and never half-written."""
+"""The pixel cache: it holds the decoder's own pixels, decodes once, is bounded, and is never half-written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from PIL import Image
 import zoo_runtime
 from zoo import files
 from zoo.data import pixels as module
-from zoo.data.pixels import RELEASED_BYTES, MappedRows, check_readable, load_pixels
+from zoo.data.pixels import RELEASED_BYTES, MappedRows, check_readable, left_out_text, load_pixels
 from zoo.data.sources import Picture, open_source
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import ImageSpec
@@ -52,7 +52,7 @@ def cache(tmp_path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[object]:
-    """What the decoder was asked for."""
+    """The sources that the decoder has been called with."""
     calls = []
     decode = zoo_runtime.decode
 
@@ -69,7 +69,7 @@ def entries(cache: Path) -> list[str]:
 
 
 def some(put, folder: Path, count: int, start: int = 0) -> list[Picture]:
-    """Different pictures; the same numbers give the same files."""
+    """Write different pictures, numbered from `start`; the same number always gives the same file."""
     files = [put(folder / f"{i}.png", seed=i) for i in range(start, start + count)]
     return [Picture(str(file), file, (0,), None) for file in files]
 
@@ -158,7 +158,7 @@ def test_progress_rises_to_all(pictures, cache):
 
 @pytest.fixture
 def messy(tmp_path, put) -> tuple[Picture, ...]:
-    """Twenty good pictures and one of every kind of bad one."""
+    """Twenty good pictures and one bad file of each kind."""
     folder = tmp_path / "messy"
     for i in range(20):
         put(folder / "ab"[i % 2] / f"{i:02}.jpg")
@@ -190,7 +190,7 @@ def test_bad_pictures_are_listed_with_the_reason(messy, cache):
 
 
 def test_the_reasons_are_remembered_and_name_no_path_of_another_run(messy, cache, tmp_path):
-    """The cache goes by content: the same pictures may lie elsewhere by now."""
+    """The cache identifies pictures by their content, so that their paths may have changed."""
     first = load_pixels(messy, SPEC, cache)
     shutil.move(tmp_path / "messy", tmp_path / "moved")
     second = load_pixels(open_source(str(tmp_path / "moved")).pictures, SPEC, cache)
@@ -198,7 +198,7 @@ def test_the_reasons_are_remembered_and_name_no_path_of_another_run(messy, cache
     assert not any(str(tmp_path) in why for why in second.bad.values())
 
 
-def test_a_csv_may_name_what_no_file_can_be_called(tmp_path, put, cache):
+def test_a_csv_may_contain_paths_that_no_file_can_have(tmp_path, put, cache):
     put(tmp_path / "1.png")
     put(tmp_path / "2.png")
     (tmp_path / "a.csv").write_text(f"path,label\n1.png,a\n2.png,b\n.,a\n{'x' * 300}.png,b\n")
@@ -208,7 +208,7 @@ def test_a_csv_may_name_what_no_file_can_be_called(tmp_path, put, cache):
     assert all(why.startswith("PictureNotFound: it cannot be read") for why in found.bad.values())
 
 
-def test_permissions_are_a_reason(open_folder, put, unprivileged):
+def test_a_file_without_permission_is_a_bad_picture(open_folder, put, unprivileged):
     pictures = some(put, open_folder, 6)
     pictures[2].content.chmod(0)
     with unprivileged():
@@ -220,7 +220,7 @@ def test_more_than_a_fifth_is_an_error_that_names_them(tmp_path, put, cache):
     pictures = some(put, tmp_path / "x", 19)
     for i in range(4):
         pictures[i].content.write_bytes(b"")
-    # 4 of 20 are a fifth and no more.
+    # 4 of 20 are exactly a fifth, which is still accepted.
     twenty = [*pictures, *some(put, tmp_path / "x", 1, start=50)]
     check_readable(twenty, load_pixels(twenty, SPEC, cache).bad)
     with pytest.raises(UnreadablePictures, match="4 of 19 pictures cannot be read, more than 20%") as caught:
@@ -248,7 +248,7 @@ def test_the_cache_is_bounded_and_the_least_recently_used_set_goes(tmp_path, put
     for k in range(3):
         load_pixels(sets[k], SPEC, cache)
         for path in cache.iterdir():
-            # Ages that a file system's clock can tell apart.
+            # Make the ages differ by more than the resolution of the file system's clock.
             os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 100))
     assert load_pixels(sets[0], SPEC, cache).cached
     load_pixels(sets[3], SPEC, cache)
@@ -257,7 +257,7 @@ def test_the_cache_is_bounded_and_the_least_recently_used_set_goes(tmp_path, put
     assert not load_pixels(sets[1], SPEC, cache).cached
 
 
-def test_a_set_that_is_in_use_can_go(tmp_path, put, cache, monkeypatch):
+def test_a_set_that_is_in_use_can_be_evicted(tmp_path, put, cache, monkeypatch):
     monkeypatch.setattr(module, "CACHE_BYTES", 1)
     mine = load_pixels(some(put, tmp_path / "a", 10), SPEC, cache)
     before = mine.array.copy()
@@ -271,8 +271,11 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-def test_nothing_half_written_is_left_and_the_rest_is_not_decoded(tmp_path, put, cache, decoded, error):
+def test_nothing_half_written_is_left_and_the_rest_is_not_decoded(tmp_path, put, cache, decoded, monkeypatch, error):
     pictures = some(put, tmp_path / "x", 400)
+    decode = zoo_runtime.decode
+    # Slow enough for the main thread to stop the others in time, even on a busy machine.
+    monkeypatch.setattr(zoo_runtime, "decode", lambda *arguments: (time.sleep(0.003), decode(*arguments))[1])
 
     def interrupt(done, total):
         raise error
@@ -291,18 +294,18 @@ def test_a_broken_decoder_leaves_nothing(pictures, cache, monkeypatch):
     assert entries(cache) == []
 
 
-def test_a_full_disk_is_found_out_before_and_removes_nothing(tmp_path, put, cache, monkeypatch):
+def test_a_disk_that_is_too_small_is_noticed_before_anything_is_evicted(tmp_path, put, cache, monkeypatch):
     load_pixels(some(put, tmp_path / "a", 10), SPEC, cache)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10**6, 10**6, 5000))
-    with pytest.raises(DataError, match=r"has 5.0 kB free. Point ZOO_CACHE to a larger disk"):
+    with pytest.raises(DataError, match=r"has only 5.0 kB free. Set ZOO_CACHE to a folder on a larger disk"):
         load_pixels(some(put, tmp_path / "b", 30, start=50), SPEC, cache)
     assert len(entries(cache)) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
-def test_a_disk_that_fills_up_meanwhile_is_an_error_and_not_a_crash(pictures, cache, monkeypatch):
-    """Written through a map, a full disk is SIGBUS: the space is reserved first."""
+def test_a_disk_that_fills_up_while_decoding_is_an_error_and_not_a_crash(pictures, cache, monkeypatch):
+    """Writing to a memory map on a full disk would end in SIGBUS, so the space is reserved first."""
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -322,7 +325,7 @@ def test_the_space_is_reserved(pictures, cache):
 
 def test_a_cache_that_cannot_be_written(open_folder, tmp_path, put, unprivileged, pictures):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot be written to .*Point ZOO_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be written to .*Set ZOO_CACHE"):
         load_pixels(pictures, SPEC, tmp_path / "file")
     closed = open_folder / "closed"
     closed.mkdir(0o755)
@@ -354,8 +357,8 @@ def test_a_damaged_set_is_decoded_again(pictures, cache, damage):
     assert load_pixels(pictures, SPEC, cache).cached
 
 
-def test_what_killed_processes_left_goes_after_an_hour(pictures, cache):
-    """A younger one may be of a run that is decoding now; the bound does not touch it either."""
+def test_leftovers_of_killed_processes_are_removed_after_an_hour(pictures, cache):
+    """A younger folder may belong to a process that is decoding now."""
     for name, age in ((".partial-old", 4000), (".partial-young", 1000)):
         (cache / name).mkdir(parents=True)
         (cache / name / "pixels.npy").write_bytes(b"x")
@@ -365,7 +368,7 @@ def test_what_killed_processes_left_goes_after_an_hour(pictures, cache):
     assert [name for name in entries(cache) if name.startswith(".")] == [".partial-young"]
 
 
-def test_the_bound_spares_what_is_being_made(pictures, cache, monkeypatch):
+def test_unfinished_sets_are_not_evicted(pictures, cache, monkeypatch):
     monkeypatch.setattr(module, "CACHE_BYTES", 1)
     with files.scratch_folder(cache) as temporary:
         (temporary / "pixels.npy").write_bytes(b"x" * 1000)
@@ -390,8 +393,8 @@ def test_two_threads_at_once(pictures, cache):
     assert len(entries(cache)) == 1
 
 
-def test_another_run_is_first(pictures, cache, monkeypatch):
-    """Both decode; the second finds the place taken and uses what is there."""
+def test_another_run_finishes_first(pictures, cache, monkeypatch):
+    """Two runs decode the same pictures. The second finds the set of the first in place and uses it."""
     put = module._put
     first = []
 
@@ -437,11 +440,11 @@ def test_two_processes_at_once(tmp_path, put, cache):
     assert len(entries(cache)) == 1
 
 
-# --- what a file is may change ---------------------------------------------------------------------------------------
+# --- files that change while they are read ---------------------------------------------------------------------------
 
 
-def test_a_passing_fault_is_an_error_and_is_not_remembered(pictures, cache, monkeypatch):
-    """Too many open files, a network drive that blinks: the picture must not count as bad ever after."""
+def test_a_temporary_failure_is_an_error_and_is_not_remembered(pictures, cache, monkeypatch):
+    """After too many open files or a short network failure, the picture must not count as bad forever."""
     opened = Picture.open
     failing = {"on": False}
 
@@ -457,27 +460,29 @@ def test_a_passing_fault_is_an_error_and_is_not_remembered(pictures, cache, monk
     create = module._create
     monkeypatch.setattr(Picture, "open", flaky)
     monkeypatch.setattr(module, "_create", after_digests)
-    with pytest.raises(DataError, match=r"could be read a moment ago and cannot now: Too many open files\. Run again"):
+    with pytest.raises(
+        DataError, match=r"could be read a moment ago, but it cannot be read now: Too many open files\. Run again"
+    ):
         load_pixels(pictures, SPEC, cache)
     assert entries(cache) == []
     monkeypatch.undo()
     assert load_pixels(pictures, SPEC, cache).bad == {}
 
 
-def test_a_file_that_changes_meanwhile_is_not_kept_under_its_old_digest(pictures, cache, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_not_kept_under_its_old_digest(pictures, cache, monkeypatch):
     def after_digests(*arguments):
         pictures[2].content.write_bytes(pictures[5].content.read_bytes())
         return create(*arguments)
 
     create = module._create
     monkeypatch.setattr(module, "_create", after_digests)
-    with pytest.raises(DataError, match="was changed while it was read"):
+    with pytest.raises(DataError, match="changed while it was read"):
         load_pixels(pictures, SPEC, cache)
     assert entries(cache) == []
 
 
 @pytest.mark.parametrize("damage", ["rubbish", "short"])
-def test_a_damaged_set_is_made_anew(pictures, cache, damage):
+def test_a_set_with_wrong_content_is_decoded_again(pictures, cache, damage):
     before = load_pixels(pictures, SPEC, cache).array.copy()
     (place,) = cache.iterdir()
     if damage == "rubbish":
@@ -495,12 +500,12 @@ def test_a_pipe_in_a_csv_is_a_bad_picture_and_does_not_hang(tmp_path, put, cache
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "a.csv").write_text("path,label\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n4.png,b\npipe.jpg,a\n")
     found = load_pixels(open_source(str(tmp_path / "a.csv")).pictures, SPEC, cache)
-    assert found.bad == {5: "PictureNotFound: it cannot be read: it is no regular file."}
+    assert found.bad == {5: "PictureNotFound: it cannot be read: it is not a regular file."}
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads /proc")
-def test_pages_that_were_read_are_given_back(tmp_path):
-    """Read whole, a set twice as large as what may stay mapped leaves less than that; what it gives is unchanged."""
+def test_pages_that_were_read_are_released(tmp_path):
+    """Reading a set of twice the limit keeps no more than the limit in memory, and gives the right values."""
     rows = 2 * RELEASED_BYTES // (1 << 20)
     written = np.lib.format.open_memmap(tmp_path / "set.npy", "w+", np.uint8, (rows, 1 << 20))
     writer = MappedRows(written)
@@ -517,7 +522,7 @@ def test_pages_that_were_read_are_given_back(tmp_path):
 
 
 def _mapped(path):
-    """Bytes of a file that this process has in memory."""
+    """Return how many bytes of a mapped file this process has in memory."""
     found, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
@@ -525,3 +530,25 @@ def _mapped(path):
         elif inside and line.startswith("Rss:"):
             found += int(line.split()[1]) * 1024
     return found
+
+
+# --- the text on files that are left out -----------------------------------------------------------------------------
+
+
+def test_files_that_are_left_out_are_named_with_their_reasons():
+    bad = {"a/1.jpg": "CorruptPicture: it is cut off.", "b/2.jpg": "NotAPicture: it is empty"}
+    reasons = "a/1.jpg: CorruptPicture: it is cut off; b/2.jpg: NotAPicture: it is empty"
+    assert left_out_text(bad, 75) == f"2 of 75 files are left out: {reasons}"
+    assert left_out_text(bad) == f"2 files are left out: {reasons}"
+
+
+@pytest.mark.parametrize(("total", "begins"), [(None, "1 file is"), (1, "1 of 1 file is"), (25, "1 of 25 files is")])
+def test_one_file_that_is_left_out(total, begins):
+    assert left_out_text({"1.jpg": "NotAPicture"}, total) == f"{begins} left out: 1.jpg: NotAPicture"
+
+
+@pytest.mark.parametrize(("count", "ends"), [(5, "4.jpg: bad"), (6, "4.jpg: bad; and 1 more"), (9, "bad; and 4 more")])
+def test_five_files_are_named_and_the_others_are_counted(count, ends):
+    text = left_out_text({f"{i}.jpg": "bad" for i in range(count)})
+    assert text.startswith(f"{count} files are left out: 0.jpg: bad; 1.jpg: bad; ") and text.endswith(ends)
+    assert text.count(".jpg") == 5

@@ -1,4 +1,4 @@
-"""Sources: what is found where, under which names and labels, and how each wrong arrangement is answered."""
+"""Sources: which pictures are found, with which names and labels, and the error for each wrong layout."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_folders_inside_a_class_belong_to_it(tmp_path, put):
     assert Counter(label for _, label, _ in listed(open_source(str(tmp_path)))) == {"cat": 3, "dog": 1}
 
 
-def test_what_file_managers_leave_behind_is_no_picture_and_no_class(tmp_path, put):
+def test_leftovers_of_file_managers_are_neither_pictures_nor_classes(tmp_path, put):
     put(tmp_path / "cat/1.png")
     put(tmp_path / "dog/2.png")
     hidden = ["cat/.DS_Store", "cat/._1.png", "cat/Thumbs.db", "dog/desktop.ini", "dog/.thumbs/2.png", ".git/x/1.png"]
@@ -90,7 +90,7 @@ def test_split_folders(tmp_path, put, folders, expected):
 
 
 def test_classes_may_be_called_train_and_plane(tmp_path, put):
-    """Also when the pictures of a class lie in folders of its own."""
+    """This also holds if the folder of a class contains further folders."""
     put(tmp_path / "train/steam/1.png")
     put(tmp_path / "train/2.png")
     put(tmp_path / "plane/3.png")
@@ -116,7 +116,7 @@ def test_a_split_folder_of_the_same_part_twice(tmp_path, put):
     for name in ("train", "val", "validation"):
         put(tmp_path / name / "cat/1.png")
         put(tmp_path / name / "dog/1.png")
-    with pytest.raises(DataLayout, match="several folders for val: val, validation"):
+    with pytest.raises(DataLayout, match="several folders for the val part: val, validation"):
         open_source(str(tmp_path))
 
 
@@ -130,21 +130,23 @@ def test_a_split_without_train(tmp_path, put):
 def test_a_class_of_test_that_train_does_not_know(tmp_path, put):
     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png", "test/Cow/1.png"):
         put(tmp_path / name)
-    with pytest.raises(DataLayout, match="test has classes that train has no picture of: Cow"):
+    with pytest.raises(DataLayout, match="the test part has classes without training pictures: Cow"):
         open_source(str(tmp_path))
 
 
 def test_a_class_that_test_lacks(tmp_path, put):
     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png"):
         put(tmp_path / name)
-    with pytest.raises(EmptyClass, match="test has no picture of dog"):
+    with pytest.raises(EmptyClass, match="the test part has no picture of dog"):
         open_source(str(tmp_path))
 
 
 def test_loose_pictures(tmp_path, put):
     for i in range(3):
         put(tmp_path / f"{i}.png")
-    with pytest.raises(DataLayout, match="holds 3 files but no class folders"):
+    with pytest.raises(
+        DataLayout, match=r"has no class folders\. It has 3 files, which are not in class folders\. Make a folder"
+    ):
         open_source(str(tmp_path))
 
 
@@ -164,11 +166,11 @@ def test_an_empty_class(tmp_path, put):
     put(tmp_path / "dog/1.png")
     (tmp_path / "cow").mkdir()
     (tmp_path / "cow/.DS_Store").touch()
-    with pytest.raises(EmptyClass, match="cow' is empty"):
+    with pytest.raises(EmptyClass, match=r"class folder .*cow' is empty\. Add pictures to it, or remove it"):
         open_source(str(tmp_path))
 
 
-def test_links_are_followed_but_never_round_in_circles(tmp_path, put):
+def test_links_are_followed_but_no_folder_is_entered_twice(tmp_path, put):
     put(tmp_path / "elsewhere/1.png")
     put(tmp_path / "elsewhere/deep/2.png")
     data = tmp_path / "data"
@@ -189,7 +191,7 @@ def test_links_are_followed_but_never_round_in_circles(tmp_path, put):
     }
 
 
-def test_a_link_to_nothing_is_listed_and_a_pipe_is_not(tmp_path, put):
+def test_a_broken_link_is_listed_and_a_pipe_is_not(tmp_path, put):
     put(tmp_path / "cat/1.png")
     put(tmp_path / "dog/2.png")
     (tmp_path / "dog/gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -197,8 +199,8 @@ def test_a_link_to_nothing_is_listed_and_a_pipe_is_not(tmp_path, put):
     assert [name for name, _, _ in listed(open_source(str(tmp_path)))] == ["1.png", "2.png", "gone.png"]
 
 
-def test_file_names_that_are_no_text(tmp_path, put):
-    """They are bytes on Linux; messages, run.json and the exported file are UTF-8."""
+def test_file_names_that_are_not_valid_utf_8(tmp_path, put):
+    """File names are bytes on Linux, but messages, run.json and the exported file are UTF-8."""
     for folder in (b"caf\xe9", b"bar"):
         os.mkdir(os.fsencode(tmp_path) + b"/" + folder)
     target = os.fsencode(tmp_path) + b"/caf\xe9/gru\xdf.png"
@@ -224,12 +226,14 @@ def test_folders_that_may_not_be_read_are_named(open_folder, put, unprivileged):
 
 @pytest.mark.parametrize("path", ["nowhere", "", "a\0b", "x" * 5000, "~nobody-of-that-name/x", "~/nowhere"])
 def test_a_path_that_does_not_exist(path):
-    with pytest.raises(DataNotFound):
+    with pytest.raises(
+        DataNotFound, match=r"there is nothing at .*\. zoo reads one of these:|cannot be read: File name too long"
+    ):
         open_source(path)
 
 
 def test_a_file_of_another_type(tmp_path, put):
-    with pytest.raises(DataLayout, match=r"neither a folder nor a \.csv nor an \.npz"):
+    with pytest.raises(DataLayout, match=r"is a file, but neither a \.csv nor an \.npz file"):
         open_source(str(put(tmp_path / "1.png")))
 
 
@@ -245,7 +249,7 @@ def test_short_names_are_fit_for_folders(text, short):
 
 @pytest.fixture
 def table(tmp_path, put):
-    """Write a CSV beside four pictures; `{}` in it stands for the absolute folder."""
+    """Writes a CSV beside four pictures; `{}` in its text stands for the absolute path of the folder."""
     for name in ("a1", "a2", "b1", "b2"):
         put(tmp_path / f"pictures/{name}.png")
 
@@ -283,8 +287,8 @@ def test_csv_written_on_windows(table):
     assert all(p.content.is_file() for p in source.pictures)
 
 
-def test_csv_with_a_picture_that_is_not_there_lists_it(table):
-    """It is a bad picture, found before training; not a crash."""
+def test_csv_with_a_picture_that_does_not_exist_lists_it(table):
+    """It is reported as an unreadable picture before training starts."""
     source = open_source(table("path,label\npictures/a1.png,a\npictures/gone.png,b\n"))
     assert [p.name for p in source.pictures] == ["pictures/a1.png", "pictures/gone.png"]
 
@@ -299,15 +303,23 @@ def test_csv_with_a_picture_that_is_not_there_lists_it(table):
         ("path,label\n1.png,a\n2.png,a\n", EmptyClass, "only the class 'a'"),
         ("path,label\n1.png,a\n2.png,\n", DataLayout, "line 3: path and label must not be empty"),
         ("path,label\n1.png,a\n2.png\n", DataLayout, "line 3: path and label must not be empty"),
-        ("path,label\n,a\n", DataLayout, "line 2"),
-        ("path,label,split\n1.png,a,train\n2.png,b,\n", DataLayout, "a split for some pictures only"),
+        ("path,label\n,a\n", DataLayout, "line 2: path and label must not be empty"),
+        ("path,label,split\n1.png,a,train\n2.png,b,\n", DataLayout, "a split for only some of the pictures"),
         ("path,label,split\n1.png,a,train\n2.png,b,dev\n", DataLayout, "line 3.*Received: 'dev'"),
-        ("path,label,split\n1.png,a,val\n2.png,b,test\n", DataLayout, "no picture with split train"),
-        ("path,label,split\n1.png,a,train\n2.png,b,test\n", DataLayout, "test has classes that train .* not?.*: b"),
-        ("path,label,split\n1.png,a,train\n2.png,b,train\n3.png,a,test\n", EmptyClass, "test has no picture of b"),
+        ("path,label,split\n1.png,a,val\n2.png,b,test\n", DataLayout, "no training pictures"),
+        (
+            "path,label,split\n1.png,a,train\n2.png,b,test\n",
+            DataLayout,
+            "the test part has classes without training pictures: b",
+        ),
+        (
+            "path,label,split\n1.png,a,train\n2.png,b,train\n3.png,a,test\n",
+            EmptyClass,
+            "the test part has no picture of b",
+        ),
     ],
 )
-def test_csv_that_cannot_be_meant(table, text, error, message):
+def test_csv_that_zoo_refuses(table, text, error, message):
     with pytest.raises(error, match=message):
         open_source(table(text))
 
@@ -380,28 +392,32 @@ def test_npz_with_names(archive):
         ({"x_train": np.zeros((6, 5, 4), np.float32)}, DataLayout, r"uint8.*Received: float32 \(6, 5, 4\)"),
         ({"x_train": np.zeros((6, 20), np.uint8)}, DataLayout, r"Received: uint8 \(6, 20\)"),
         ({"x_train": np.zeros((6, 5, 4, 2), np.uint8)}, DataLayout, r"Received: uint8 \(6, 5, 4, 2\)"),
-        ({"x_train": np.zeros((5, 5, 4), np.uint8)}, DataLayout, "5 pictures, y_train 6 labels"),
+        ({"x_train": np.zeros((5, 5, 4), np.uint8)}, DataLayout, "Received: 5 pictures and 6 labels"),
         ({"y_train": np.zeros(6)}, DataLayout, r"whole numbers or texts.*Received: float64 \(6,\)"),
         ({"y_train": np.zeros((6, 2), int)}, DataLayout, r"Received: int64 \(6, 2\)"),
         ({"y_train": np.array([-1, 0] * 3)}, DataLayout, "Received: -1"),
         ({"y_train": np.zeros(6, int)}, EmptyClass, "only the class '0'"),
         ({"y_train": np.array(["a", "b"] * 3, dtype=object)}, DataLayout, "plain arrays"),
-        ({"x_test": np.zeros((6, 5, 4), np.uint8)}, DataLayout, "may hold x_test and y_test. Found: x_train, y_train"),
+        (
+            {"x_test": np.zeros((6, 5, 4), np.uint8)},
+            DataLayout,
+            "x_test together with y_test. Received: x_train, y_train, x_test",
+        ),
         ({"x_train": np.zeros((0, 5, 4), np.uint8), "y_train": np.zeros(0, int)}, EmptyClass, "no picture"),
     ],
 )
-def test_npz_that_cannot_be_meant(archive, change, error, message):
+def test_npz_that_zoo_refuses(archive, change, error, message):
     with pytest.raises(error, match=message):
         open_source(archive(**arrays() | change))
 
 
 def test_npz_without_the_keys(archive):
-    with pytest.raises(DataLayout, match=r"must hold x_train and y_train.*Found: images, labels"):
+    with pytest.raises(DataLayout, match=r"must have the arrays x_train and y_train.*Received: images, labels"):
         open_source(archive(images=np.zeros((2, 4, 4), np.uint8), labels=np.arange(2)))
 
 
 class Bomb:
-    """Unpickling it leaves a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -419,8 +435,8 @@ def test_npz_is_never_unpickled(archive, tmp_path):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_that_is_damaged_is_always_our_error(archive, save):
-    """Whatever bytes are hit: zipfile, zlib and numpy raise a dozen kinds of exceptions."""
+def test_a_damaged_npz_always_raises_an_error_of_zoo(archive, save):
+    """zipfile, zlib and numpy raise a dozen kinds of exceptions, depending on which bytes are damaged."""
     path = Path(archive(save, **arrays()))
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
@@ -439,7 +455,7 @@ def test_npz_that_is_damaged_is_always_our_error(archive, save):
 def test_an_npy_named_npz(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
-    with pytest.raises(DataLayout, match="npz of plain arrays"):
+    with pytest.raises(DataLayout, match="npz file of plain arrays"):
         open_source(str(tmp_path / "a.npz"))
 
 
@@ -454,18 +470,18 @@ def test_digits(tmp_path, monkeypatch):
     assert [p.labels[0] for p in source.pictures[:5]] == [0, 1, 2, 3, 4]
     stacked = np.stack([p.content for p in source.pictures])
     assert stacked.shape == (1797, 8, 8) and stacked.dtype == np.uint8
-    # scikit-learn's 0..16 as 0..255; the sum says that none has been altered.
+    # scikit-learn's values 0..16 become 0..255. The checksum proves that no picture has changed.
     assert (stacked.min(), stacked.max(), zlib.crc32(stacked.tobytes())) == (0, 255, 766230820)
 
 
-def test_a_folder_called_digits_is_meant_first(tmp_path, put, monkeypatch):
+def test_a_folder_called_digits_takes_precedence(tmp_path, put, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "digits/one/1.png")
     put(tmp_path / "digits/two/2.png")
     assert open_source("digits").classes == ("one", "two")
 
 
-def test_digests_tell_bytes_and_shapes_apart(tmp_path, put):
+def test_digests_depend_on_bytes_and_shapes(tmp_path, put):
     put(tmp_path / "d/a/1.png", seed=1)
     put(tmp_path / "d/b/copy.png", seed=1)
     Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / "d/b/other.png")
@@ -478,30 +494,39 @@ def test_digests_tell_bytes_and_shapes_apart(tmp_path, put):
     assert a[0].digest() == a[1].digest() != b[0].digest()
 
 
-# --- nothing is left aside without a word ----------------------------------------------------------------------------
+# --- nothing is left out without a message ---------------------------------------------------------------------------
 
 
-def test_a_class_folder_that_is_a_link_to_nothing(tmp_path, put):
+def test_a_class_folder_that_is_a_broken_link(tmp_path, put):
     put(tmp_path / "a/1.png")
     put(tmp_path / "b/1.png")
     (tmp_path / "c").symlink_to("/nowhere")
-    with pytest.raises(DataLayout, match=r"c' is a link to nothing \('/nowhere'\)\. Repair or remove it"):
+    with pytest.raises(DataLayout, match=r"c' is a broken link: '/nowhere' does not exist\. Repair or remove the link"):
         open_source(str(tmp_path))
 
 
 def test_pictures_beside_the_class_folders_are_remarked(tmp_path, put):
     for name in ("a/1.png", "b/1.png", "loose.png", "other.JPG"):
         put(tmp_path / name)
-    (tmp_path / "README.txt").write_text("nobody takes this for a picture")
+    (tmp_path / "README.txt").write_text("not a picture")
     source = open_source(str(tmp_path))
     assert len(source.pictures) == 2
-    assert len(source.remarks) == 1
-    assert source.remarks[0].startswith("2 pictures beside the folders") and "loose.png, other.JPG" in source.remarks[0]
+    assert source.remarks == (
+        f"2 pictures are not used, because they are directly in {str(tmp_path)!r} and not in a class folder: "
+        "loose.png, other.JPG. To use them, move them into the folders of their classes.",
+    )
+    (tmp_path / "loose.png").unlink()
+    (remark,) = open_source(str(tmp_path)).remarks
+    assert remark.startswith("1 picture is not used") and "other.JPG. To use it, move it" in remark
+    for i in range(4):
+        put(tmp_path / f"{i}.png")
+    (remark,) = open_source(str(tmp_path)).remarks
+    assert "5 pictures are not used" in remark and ": 0.png, 1.png, 2.png and 2 more. To use them" in remark
 
 
 def test_a_csv_row_with_too_many_values_is_named(tmp_path):
     (tmp_path / "a.csv").write_text("path,label\n1.png,a\nmy, cat1.jpg,cat\n")
-    with pytest.raises(DataLayout, match=r"line 3: 3 values for 2 columns.*double quotes"):
+    with pytest.raises(DataLayout, match=r"line 3: the row has 3 values for 2 columns.*double quotes"):
         open_source(str(tmp_path / "a.csv"))
 
 
@@ -520,11 +545,11 @@ def test_labels_of_two_integer_types_stay_whole_numbers(tmp_path):
 def test_empty_labels_in_an_npz(tmp_path):
     x = np.zeros((3, 4, 4), np.uint8)
     np.savez(tmp_path / "a.npz", x_train=x, y_train=np.array(["a", " ", "b"]))
-    with pytest.raises(DataLayout, match="label 1 is empty"):
+    with pytest.raises(DataLayout, match="label with index 1 is empty"):
         open_source(str(tmp_path / "a.npz"))
 
 
-def test_one_class_is_enough_to_judge_by(tmp_path, put):
+def test_one_class_is_enough_to_evaluate_by(tmp_path, put):
     put(tmp_path / "a/1.png")
     assert open_source(str(tmp_path), fewest_classes=1).classes == ("a",)
     with pytest.raises(EmptyClass, match="two classes or more"):

@@ -1,4 +1,4 @@
-"""The split: shares, seeds, copies of a picture, and what is refused."""
+"""The split: fractions, seeds, copies of a picture, and the errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = ("a", "b", "c", "d", "e", "f")
 
 
 def divide(rows: list[tuple[int, str, str | None]], bad: set[int] | None = None, **options) -> Split:
-    """Split pictures given as (label, digest, part), some of which cannot be decoded."""
+    """Split pictures that are given as (label, digest, part); those in `bad` cannot be decoded."""
     pictures = [Picture(f"{i}.png", Path(f"{i}.png"), (label,), part) for i, (label, _, part) in enumerate(rows)]
     usable = [i for i in range(len(rows)) if i not in (bad or set())]
     classes = CLASSES[: max(label for label, _, _ in rows) + 1]
@@ -25,7 +25,7 @@ def divide(rows: list[tuple[int, str, str | None]], bad: set[int] | None = None,
 
 
 def plain(*counts: int, part: str | None = None, prefix: str = "") -> list[tuple[int, str, str | None]]:
-    """Rows of different pictures, so many of each class."""
+    """Make rows of different pictures: `counts[i]` of class i."""
     return [(label, f"{prefix}{label}-{i}", part) for label, count in enumerate(counts) for i in range(count)]
 
 
@@ -51,7 +51,7 @@ def test_a_plain_folder_splits_70_15_15_in_every_class():
     assert result.how == "train / val / test split 70% / 15% / 15%, stratified, seed 0"
 
 
-def test_a_share_asked_for():
+def test_a_requested_fraction():
     rows = plain(100, 100)
     result = divide(rows, val_fraction=0.3)
     assert [len(result.train), len(result.val), len(result.test)] == [110, 60, 30]
@@ -107,19 +107,19 @@ def test_a_given_train_that_cannot_be_read_does_not_make_test_pictures_training_
 
 @pytest.mark.parametrize("seed", range(20))
 def test_copies_of_a_picture_stay_on_one_side(seed):
-    """Every picture of these classes is there one, two or three times."""
+    """These classes have one, two or three copies of each picture."""
     rows = [(label, f"{label}-{i}", None) for label in range(3) for i in range(40) for _ in range(1 + i % 3)]
     result = divide(rows, seed=seed)
     sides = [{rows[i][1] for i in part} for part in (result.train, result.val, result.test)]
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
     assert_is_partition(result, set(range(len(rows))))
-    # 79 pictures a class: copies may cost a part up to two of its 12.
+    # Each class has 79 pictures. Because copies stay together, a part may have up to two less than its 12.
     assert all(10 <= count <= 12 for part in (result.val, result.test) for count in per_class(rows, part))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_picture_with_many_copies_does_not_take_a_part_for_itself(seed):
-    """Nor leave the others without one, as it did when it was drawn second."""
+    """It must not leave the other parts without a picture either, as it once did when it was drawn second."""
     rows = [(label, f"{label}-{0 if i < 90 else i}", None) for label in range(2) for i in range(93)]
     result = divide(rows, seed=seed)
     assert per_class(rows, result.val) == [1, 1] or per_class(rows, result.val) == [2, 2]
@@ -152,30 +152,35 @@ def test_a_class_whose_pictures_are_all_bad_is_an_error():
 
 def test_a_leak_is_refused_and_names_the_files():
     rows = [*plain(9, 9, part="train"), (0, "0-4", "test"), (1, "new", "test")]
-    with pytest.raises(SplitLeak, match=r"1 pictures stand in two parts.*4\.png \(train\) = 18\.png \(test\)"):
+    with pytest.raises(
+        SplitLeak, match=r"1 picture is in two parts of the given split: .*4\.png \(train\) = 18\.png \(test\)"
+    ):
         divide(rows)
 
 
 def test_a_long_leak_names_five_and_counts_the_rest():
     rows = plain(9, 9, part="train") + plain(6, 6, part="val")
-    with pytest.raises(SplitLeak, match=r"12 pictures.*and 7 more") as caught:
+    with pytest.raises(SplitLeak, match=r"12 pictures are in two parts.*and 7 more") as caught:
         divide(rows)
     assert str(caught.value).count(".png (val)") == 5
 
 
-def test_copies_inside_one_part_of_a_given_split_are_no_leak():
+def test_copies_inside_one_part_of_a_given_split_are_not_a_leak():
     rows = [*plain(9, 9, part="train"), (0, "x", "test"), (0, "x", "test"), (1, "y", "test")]
     assert divide(rows).test.tolist() == [18, 19, 20]
 
 
-def test_a_bad_picture_is_no_leak():
-    """Files that cannot be read have no digest, and share that."""
+def test_a_bad_picture_is_not_a_leak():
+    """All files that cannot be read have the same empty digest."""
     rows = plain(9, 9, part="train") + plain(3, 3, part="test", prefix="t") + [(0, "", "train"), (1, "", "test")]
     assert len(divide(rows, bad={24, 25}).test) == 6
 
 
-def test_many_classes_and_pictures_take_no_square_time():
-    """100,000 pictures of 1,000 classes: 0.3 s on 2 cores; going through all of them per class took half a minute."""
+def test_the_time_grows_linearly_with_classes_and_pictures():
+    """100,000 pictures of 1,000 classes take 0.3 s on 2 cores.
+
+    An implementation that went through all pictures for each class took half a minute.
+    """
     import time
 
     pictures = [Picture(str(i), Path(str(i)), (i % 1000,), None) for i in range(100_000)]
@@ -186,14 +191,14 @@ def test_many_classes_and_pictures_take_no_square_time():
     assert len(result.test) == 15_000
 
 
-def test_a_share_is_refused_where_validation_is_given():
+def test_a_fraction_is_refused_if_the_validation_part_is_given():
     rows = [*plain(10, 10, part="train"), *plain(4, 4, part="val", prefix="v"), *plain(4, 4, part="test", prefix="t")]
     with pytest.raises(UsageError, match="--val-split cannot be used"):
         divide(rows, val_fraction=0.2)
     assert len(divide(rows).val) == 8
 
 
-def test_an_array_and_the_same_with_one_channel_are_one_picture():
+def test_an_array_and_the_same_array_with_one_channel_have_the_same_digest():
     picture = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     flat, deep = (Picture("x", array, (0,), None).digest() for array in (picture, picture[:, :, None]))
     assert flat == deep
@@ -201,7 +206,7 @@ def test_an_array_and_the_same_with_one_channel_are_one_picture():
 
 
 def test_several_labels_are_divided_by_the_rarest():
-    """20 pictures of b, all of them also a; 80 of a alone; 10 of neither."""
+    """20 pictures have the labels a and b, 80 have a alone, and 10 have neither."""
     labels = [(0, 1)] * 20 + [(0,)] * 80 + [()] * 10
     pictures = [Picture(str(i), Path(str(i)), own, None) for i, own in enumerate(labels)]
     digests = [str(i) for i in range(len(labels))]

@@ -314,8 +314,8 @@ def test_parameters_are_read_by_the_type_of_their_defaults(plugins):
         ("course:rotatoin=3", "no parameter of the policy course called 'rotatoin'. Did you mean rotation"),
         ("none:flip=true", "no parameter of the policy none called 'flip'.*Known: none"),
         ("course:", "NAME:PARAMETER=VALUE"),
-        ("course:rotation", "'rotation' is no PARAMETER=VALUE"),
-        ("course:rotation=30,,zoom=0.1", "'' is no PARAMETER=VALUE"),
+        ("course:rotation", "'rotation' is not PARAMETER=VALUE"),
+        ("course:rotation=30,,zoom=0.1", "'' is not PARAMETER=VALUE"),
         ("course:rotation=30,rotation=40", "rotation is given twice"),
         ("course:rotation=far", "rotation must be a number, such as 45. Received: 'far'"),
         ("course:rotation=nan", "rotation must be a number"),
@@ -344,7 +344,7 @@ def test_policies_that_are_misspelt_or_malformed_are_refused(plugins, text, prob
     ],
 )
 def test_policies_refuse_parameters_out_of_range(plugins, text, problem):
-    with pytest.raises(UsageError, match=f"the policy {text.partition(':')[0]} refuses .*{problem}"):
+    with pytest.raises(UsageError, match=f"the policy {text.partition(':')[0]} does not accept .*{problem}"):
         policies.build(*policies.parse(text, plugins))
 
 
@@ -375,10 +375,10 @@ def test_errors_of_a_third_party_policy(install_plugin):
     policy, parameters = policies.parse("odd", plugins)
     with pytest.raises(InvalidPluginData, match="'odd' cannot be built: RuntimeError: only good is good"):
         policies.build(policy, parameters)
-    with pytest.raises(UsageError, match=r"the policy odd refuses odd:text=worse.*only good is good"):
+    with pytest.raises(UsageError, match=r"the policy odd does not accept odd:text=worse.*only good is good"):
         policies.build(*policies.parse("odd:text=worse", plugins))
     assert policies.build(*policies.parse("odd:text=good", plugins))
-    with pytest.raises(UsageError, match="sides cannot be given here"):
+    with pytest.raises(UsageError, match="sides cannot be changed here"):
         policies.parse("odd:sides=3", plugins)
     with pytest.raises(UnknownName):
         policies.parse("odd:side=3", plugins)
@@ -533,7 +533,7 @@ def test_preview_names_what_is_wrong(zoo, photos, tmp_path):
     assert ran.code == 2 and "zoom must be" in ran.err
     (tmp_path / "file").write_text("in the way")
     ran = zoo("augment", "preview", "light", "--data", photos, "--output", tmp_path / "file" / "x.png")
-    assert ran.code == 1 and "is no folder" in ran.err
+    assert ran.code == 1 and "is not a folder" in ran.err
     ran = zoo("augment", "preview", "light", "--data", tmp_path / "nothing", "--output", tmp_path / "x.png")
     assert ran.code == 1 and "there is nothing at" in ran.err
     assert not (tmp_path / "x.png").exists()

@@ -1,4 +1,4 @@
-"""Weights files: where they are looked for, what is downloaded from which kind of server, and what is refused."""
+"""Weights files: the order of places, downloads from servers of all kinds, and the files that are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from zoo.pretrained import fetch
 
 
 class Server:
-    """A web server on this machine: path -> bytes, or a function of the request's handler."""
+    """A web server on this machine. `answers` maps a path to bytes, a status, or a function of the handler."""
 
     def __init__(self) -> None:
         self.answers: dict = {}
@@ -73,7 +73,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch):
-    """These tests have a network, which ends at this machine; whatever proxy is set must not stand between."""
+    """Allow the network, which in these tests is this machine alone, and ignore all proxies."""
     monkeypatch.delenv("ZOO_OFFLINE")
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -82,7 +82,7 @@ def online(monkeypatch):
 
 @pytest.fixture
 def hdf5(tmp_path):
-    """Bytes of an HDF5 file."""
+    """Makes the bytes of an HDF5 file; each seed gives other content."""
 
     def make(seed: int = 0) -> bytes:
         path = tmp_path / "made.h5"
@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_read_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("value", ["1", "yes", "true"])
 def test_offline_makes_no_connection_at_all(monkeypatch, server, hdf5, value):
-    """Not even a name is looked up."""
+    """Not even the name of the server is looked up."""
     server.answers["/w.h5"] = hdf5()
     touched = []
 
@@ -198,7 +198,9 @@ def test_offline_makes_no_connection_at_all(monkeypatch, server, hdf5, value):
     for name in ("socket", "create_connection", "getaddrinfo", "gethostbyname"):
         monkeypatch.setattr(socket, name, trap)
     monkeypatch.setenv("ZOO_OFFLINE", value)
-    with pytest.raises(WeightsUnavailable, match=r"w\.h5 is not at hand and ZOO_OFFLINE=1 forbids the network"):
+    with pytest.raises(
+        WeightsUnavailable, match=r"w\.h5 is not available locally, and ZOO_OFFLINE=1 forbids downloads"
+    ):
         find(entry(f"{server.url}/w.h5"), entry("http://example.invalid/o.h5", "o.h5", 160))
     with pytest.raises(WeightsUnavailable):
         fetch.find_file(IMAGENET1K)
@@ -210,12 +212,12 @@ def test_offline_makes_no_connection_at_all(monkeypatch, server, hdf5, value):
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "no"])
-def test_offline_can_be_said_not_to_be_meant(monkeypatch, value):
+def test_values_of_zoo_offline_that_mean_no(monkeypatch, value):
     monkeypatch.setenv("ZOO_OFFLINE", value)
     assert not files.offline()
 
 
-def test_nobody_listens(hdf5):
+def test_a_port_on_which_no_server_listens(hdf5):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         started = time.monotonic()
@@ -234,7 +236,7 @@ def test_a_name_that_does_not_resolve(monkeypatch):
 
 
 def test_a_name_server_that_never_answers(monkeypatch):
-    """No time-out of a socket covers looking a name up."""
+    """No timeout of a socket covers the lookup of a name."""
     monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.3)
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20))
@@ -247,7 +249,7 @@ def test_a_name_server_that_never_answers(monkeypatch):
 
 @contextlib.contextmanager
 def silent_server(backlog: int = 5) -> Iterator[int]:
-    """A port on which connections are accepted by the system and never answered."""
+    """Provide a port on which the system accepts connections that are never answered."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(backlog)
@@ -265,8 +267,8 @@ def test_a_server_that_accepts_and_never_answers(monkeypatch):
     assert stored() == []
 
 
-def test_addresses_that_lead_nowhere_do_not_hide_the_one_that_works(monkeypatch, server, hdf5):
-    """As where IPv6 is announced and then dropped: every connection to it hangs until its time is up."""
+def test_addresses_that_do_not_respond_do_not_hide_the_one_that_works(monkeypatch, server, hdf5):
+    """This happens where IPv6 is announced but dropped: each connection to it hangs until the timeout."""
     server.answers["/w.h5"] = hdf5()
     monkeypatch.setattr(fetch, "CONNECT_SECONDS", 2)
     monkeypatch.setattr(fetch, "IMPATIENT_SECONDS", 0.2)
@@ -319,7 +321,7 @@ def test_a_download_follows_redirects(server, hdf5):
 
 
 def test_others_may_read_what_is_downloaded(server, hdf5):
-    """pooch's temporary files are closed to them, and a cache may be shared."""
+    """Only the owner may read pooch's temporary files, but several users may share a cache."""
     server.answers["/w.h5"] = hdf5()
     found = find(entry(f"{server.url}/w.h5"))
     usual = place(store(), "usual", b"")
@@ -333,18 +335,18 @@ HTML = b"<!DOCTYPE html><title>Welcome to the Grand Hotel</title>" + b" " * 3000
     ("kind", "message"),
     [
         ("cut", "failed: .*IncompleteRead|failed: .*(broken|closed)"),
-        ("cut without length", "not a whole HDF5 file .*truncated"),
-        ("html", "not a whole HDF5 file"),
-        ("empty", "not a whole HDF5 file"),
+        ("cut without length", "not a complete HDF5 file .*truncated"),
+        ("html", "not a complete HDF5 file"),
+        ("empty", "not a complete HDF5 file"),
         (404, "404"),
         (403, "403"),
         (500, "500"),
         ("wrong hash", "hash"),
-        ("wrong length", r"bytes came back, not 12345"),
+        ("wrong length", r"the server sent \d+ bytes instead of 12345"),
     ],
 )
-def test_what_a_server_may_do_instead(server, hdf5, kind, message):
-    """Nothing is left, under the final name or another."""
+def test_servers_that_do_not_send_the_file(server, hdf5, kind, message):
+    """No file is left, neither under the final name nor under another."""
     data = hdf5()
 
     def cut(handler) -> None:
@@ -363,7 +365,7 @@ def test_what_a_server_may_do_instead(server, hdf5, kind, message):
     assert f"downloading {server.url}/w.h5 failed" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert stored() == []
-    # A clean retry is all it takes.
+    # A second attempt succeeds without any cleaning up.
     server.answers["/w.h5"] = data
     assert find(entry(f"{server.url}/w.h5")).place == "download"
 
@@ -399,7 +401,7 @@ def test_an_interrupted_download_leaves_nothing(server, hdf5):
     assert stored() == []
 
 
-def test_what_a_killed_download_left_goes_after_an_hour(server, hdf5):
+def test_leftovers_of_a_killed_download_are_removed_after_an_hour(server, hdf5):
     server.answers["/w.h5"] = hdf5()
     old = place(store() / ".partial-1", "tmp123", b"x")
     for path in (old, old.parent):
@@ -433,7 +435,7 @@ def test_two_downloads_at_once(server, hdf5):
 # --- hashes ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_at_hand_is_checked_against_the_published_hash(tmp_path, monkeypatch):
+def test_a_local_file_is_checked_against_the_published_hash(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "mirror"))
     place(tmp_path / "mirror", "w.h5", b"another")
     with pytest.raises(HashMismatch, match=rf"w\.h5' has md5 {hashlib.md5(b'another').hexdigest()}, but 0+ was publ"):
@@ -445,12 +447,12 @@ def test_the_digest_is_recorded_at_the_first_download_and_checked_ever_after(ser
     server.answers["/w.h5"] = data
     wanted = entry(f"{server.url}/w.h5")
     find(wanted)
-    # As `sha256sum -c` reads it.
+    # This is the format that `sha256sum -c` reads.
     assert (store() / "w.h5.sha256").read_text() == f"{sha256(data)}  w.h5\n"
     damaged = bytearray(data)
     damaged[5000] ^= 1
     place(store(), "w.h5", bytes(damaged))
-    with pytest.raises(HashMismatch, match=r"recorded in 'w\.h5\.sha256' when it was first downloaded.*remove it"):
+    with pytest.raises(HashMismatch, match=r"recorded in 'w\.h5\.sha256' when it was first downloaded.*Remove it"):
         find(wanted)
     (store() / "w.h5").unlink()
     assert find(wanted).sha256 == sha256(data)
@@ -469,7 +471,7 @@ def test_another_file_at_a_later_download_is_refused(server, hdf5):
 
 
 @pytest.mark.parametrize("record", ["", "\n", "\xff"])
-def test_a_damaged_record_is_none(record):
+def test_a_damaged_record_is_ignored(record):
     place(store(), "w.h5", b"x")
     place(store(), "w.h5.sha256", record.encode("latin-1"))
     assert find(entry()).sha256 == sha256(b"x")
@@ -491,13 +493,13 @@ SIDES = (96, 128, 160, 192, 224)
         ((100, 225), [160, 128, 192, 96, 224]),
     ],
 )
-def test_resolutions_by_nearness_and_of_two_as_near_the_larger(size, order):
+def test_resolutions_are_sorted_by_distance_and_the_larger_of_two_comes_first(size, order):
     entries = [entry(filename=f"{side}.h5", size=side) for side in SIDES]
     assert [e.input_size[0] for e in fetch.by_fit(entries, size)] == order
     assert [e.input_size[0] for e in fetch.by_fit(entries[::-1], size)] == order
 
 
-def test_the_nearest_resolution_at_hand_when_the_best_cannot_be_had(server):
+def test_the_nearest_local_resolution_is_used_if_the_best_is_not_available(server):
     entries = [entry(f"{server.url}/{side}.h5", f"{side}.h5", side) for side in SIDES]
     place(store(), "96.h5", b"96")
     place(store(), "224.h5", b"224")
@@ -505,11 +507,11 @@ def test_the_nearest_resolution_at_hand_when_the_best_cannot_be_had(server):
     assert (found.entry, found.wanted) == (entries[0], entries[1])
     assert found.path.name == "96.h5" and found.place == "cache" and found.sha256 == sha256(b"96")
     assert "404" in found.reason and f"{server.url}/128.h5" in found.reason
-    # As near as 96: the larger.
+    # 96 and 224 are equally far from 160, so the larger one is used.
     assert find(*entries, size=160).entry is entries[4]
 
 
-def test_the_best_resolution_is_downloaded_although_another_is_at_hand(server, hdf5):
+def test_the_best_resolution_is_downloaded_although_another_is_local(server, hdf5):
     server.answers["/128.h5"] = hdf5()
     entries = [entry(f"{server.url}/{side}.h5", f"{side}.h5", side) for side in SIDES]
     place(store(), "96.h5", b"96")
@@ -544,7 +546,7 @@ def test_a_class_index_is_found_like_weights(server, tmp_path, monkeypatch):
     assert fetch.find_file(wanted).parent == tmp_path / "mirror"
 
 
-def test_a_login_page_is_no_class_index(server):
+def test_a_login_page_is_not_a_class_index(server):
     server.answers["/i.json"] = HTML
     with pytest.raises(WeightsUnavailable, match=r"downloading .* failed"):
         fetch.find_file(index(url=f"{server.url}/i.json"))
@@ -569,8 +571,17 @@ def test_a_login_page_is_no_class_index(server):
 )
 def test_a_corrupt_class_index(tmp_path, content):
     path = place(tmp_path, "i.json", content.encode("latin-1"))
-    with pytest.raises(HashMismatch, match=r"i\.json' is no class index file.*Remove it"):
+    with pytest.raises(HashMismatch, match=r"i\.json' is not a class index file.*Remove it"):
         fetch.read_class_index(path)
+
+
+def test_the_progress_label_says_whether_a_file_is_downloaded(monkeypatch):
+    assert fetch.progress_label(entry(), "weights") == "downloading weights"
+    assert fetch.progress_label(index(), "class names") == "downloading class names"
+    place(store(), "w.h5", b"x")
+    assert fetch.progress_label(entry(), "weights") == "checking weights"
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    assert fetch.progress_label(index(), "class names") == "checking class names"
 
 
 def test_advice_names_address_and_folders():

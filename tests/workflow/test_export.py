@@ -248,7 +248,7 @@ def test_an_export_stays_in_its_folder(zoo, finished, tmp_path):
     ran = zoo("export", run, "--exported", tmp_path / "file")
     assert ran.code == 2 and "is a file" in ran.err
     ran = zoo("export", run, "--exported", tmp_path / "file" / "deeper")
-    assert ran.code == 1 and "is no folder" in ran.err
+    assert ran.code == 1 and "is not a folder" in ran.err
 
 
 def test_a_disk_that_is_full_is_an_error_with_a_name(zoo, finished, tmp_path):

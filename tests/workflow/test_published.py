@@ -9,7 +9,7 @@ from zoo.data import sources
 
 def test_a_folder_that_is_not_there_is_said_before_anything_is_fetched(zoo, tmp_path):
     ran = zoo("verify", "resnet50", "--data", tmp_path / "nowhere")
-    assert ran.code == 1 and "is no folder" in ran.err and "WordNet" in ran.err
+    assert ran.code == 1 and "is not a folder" in ran.err and "WordNet" in ran.err
 
 
 @pytest.mark.real

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from zoo import files, runs
+from zoo import backend, files, runs
 from zoo.plugin import Architecture, Weights, registry
 
 
@@ -91,11 +91,7 @@ def _folder(path: Path) -> str:
 
 def _providers(problems: list[str]) -> list[str]:
     try:
-        # As in `zoo_runtime`: nothing is told to anybody.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        import onnxruntime
-
-        return onnxruntime.get_available_providers()
+        return backend.onnxruntime().get_available_providers()
     except ImportError as error:
         problems.append(f"onnxruntime cannot be imported: {error}")
         return []

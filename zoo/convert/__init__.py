@@ -1,1 +1,1 @@
-"""Keras -> ONNX graph. The only part of zoo that imports TensorFlow and tf2onnx."""
+"""Converts Keras networks to ONNX graphs. The only part of zoo that imports TensorFlow and tf2onnx."""

@@ -1,8 +1,8 @@
-"""One wrapper around tf2onnx: a Keras network becomes an ONNX graph with names of ours.
+"""Converts a Keras network to an ONNX graph by tf2onnx, with fixed names of inputs and outputs.
 
 The network is traced as a function with a signature, because `tf2onnx.convert.from_keras` fails on Sequential models
-and broke repeatedly (https://github.com/onnx/tensorflow-onnx/issues/2319). Where Keras computes with another backend,
-the conversion runs in a child process on TensorFlow. What cleans the graph up is in `zoo.convert.optimize`.
+and broke repeatedly (https://github.com/onnx/tensorflow-onnx/issues/2319). If Keras computes with another backend, the
+conversion runs in a child process on TensorFlow. `zoo.convert.optimize` simplifies the graph.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 
 from zoo import backend
@@ -29,25 +30,25 @@ if TYPE_CHECKING:
     import keras
 
 OPSET = 17
-# Of tf2onnx's own passes only those that onnxruntime leaves over. Its transpose pass raises on MobileNetV3 and leaves
-# 104 Transposes there; onnxruntime's leaves 1.
+# Only those passes of tf2onnx run whose work ONNX Runtime does not do. On MobileNetV3 the transpose pass of tf2onnx
+# fails and leaves 104 Transposes; the one of ONNX Runtime leaves 1.
 TF2ONNX_PASSES = ("fold_constants", "remove_identity")
 INPUT, PROBABILITIES, LOGITS = "image", "probabilities", "logits"
 
 
 def convert(model: keras.Model) -> onnx.ModelProto:
-    """Convert a network.
+    """Convert a classifier.
 
     Args:
-        model: One input, float32 (batch, height, width, channels) in 0..255, and layers called `logits` and
-            `probabilities`, the latter its output.
+        model: A network with one input, float32 (batch, height, width, channels) in 0..255, and with the layers
+            `logits` and `probabilities`, of which the latter is its output.
 
     Returns:
-        A graph with the input `image`, uint8 [batch, height, width, channels], and the outputs `probabilities` and
-        `logits`, float32 [batch, classes].
+        A graph with the input `image`, uint8 [batch, height, width, channels], and the outputs `logits` and
+        `probabilities`, float32 [batch, classes].
 
     Raises:
-        ConversionFailed: tf2onnx refuses the network or gives an invalid graph.
+        ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
     """
     keras = backend.start()
     names = (LOGITS, PROBABILITIES)
@@ -56,34 +57,35 @@ def convert(model: keras.Model) -> onnx.ModelProto:
 
 
 def convert_maps(model: keras.Model) -> onnx.ModelProto:
-    """Convert the lower part of a network.
+    """Convert the lower part of a network, whose outputs are feature maps.
 
     Args:
-        model: One input, float32 (batch, height, width, channels) in 0..255, and a list of outputs.
+        model: A network with one input, float32 (batch, height, width, channels) in 0..255, and a list of outputs.
 
     Returns:
         A graph with the input `image`, float32 [batch, height, width, channels], and the outputs `map_0`, `map_1` ...,
-        float32, in the order of the model's.
+        float32, in the order of the model's outputs.
 
     Raises:
-        ConversionFailed: tf2onnx refuses the network or gives an invalid graph.
+        ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
     """
     return _checked(model, tuple(f"map_{i}" for i in range(len(model.outputs))), "float32")
 
 
 def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
+    """Convert, simplify and check a model; see `_convert_here` for the arguments."""
     convert_model = _convert_here if backend.runs_on_tensorflow() else _convert_in_child
     graph = optimize(convert_model(model, names, pixels))
     _tidy(graph)
     try:
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ConversionFailed(f"tf2onnx gave an invalid graph: {error}") from error
+        raise ConversionFailed(f"tf2onnx produced an invalid graph: {error}") from error
     return graph
 
 
 def without_logits(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a converted graph whose only output is `probabilities`."""
+    """Return a copy of a converted graph whose only output is `probabilities`."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     kept = [output for output in copy.graph.output if output.name != LOGITS]
@@ -93,7 +95,16 @@ def without_logits(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
-    """Convert a model with a list of outputs; its input is of the kind `pixels`, "uint8" or "float32"."""
+    """Convert a model in this process, which must run on TensorFlow.
+
+    Args:
+        model: A network with one input and a list of outputs.
+        output_names: The names of the outputs in the graph.
+        pixels: The type of the graph's input, "uint8" or "float32".
+
+    Raises:
+        ConversionFailed: tf2onnx cannot convert the network.
+    """
     import keras
     import tensorflow as tf
     from tf2onnx import optimizer, tf_loader
@@ -107,10 +118,10 @@ def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str
 
     @tf.function(input_signature=signature, jit_compile=False, autograph=False)
     def serve(image, *values):
-        # Weights are inputs while tf2onnx works: it copies a graph a dozen times, and constants with it.
+        # Weights are inputs during the conversion, because tf2onnx copies a graph and its constants a dozen times.
         with keras.StatelessScope(zip(variables.values(), values, strict=True)):
             outputs = model(tf.cast(image, tf.float32), training=False)
-        # Outputs of a dictionary come in the order of its sorted keys.
+        # TensorFlow sorts the outputs in a dictionary by their keys.
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return {f"{i:06}": output for i, output in enumerate(outputs)}
 
@@ -135,8 +146,16 @@ def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str
                 _pool_channels_first(graph)
                 graph = optimizer.optimize_graph(graph, catch_errors=False, optimizers=passes).make_model("zoo")
     except Exception as error:
-        # tf2onnx and TensorFlow share no base class of their errors.
+        # The errors of tf2onnx and TensorFlow have no common base class.
         raise ConversionFailed(f"tf2onnx cannot convert the network: {error}") from error
+    _name_ends(graph, output_names, variables)
+    return graph
+
+
+def _name_ends(graph: onnx.ModelProto, output_names: tuple[str, ...], variables: Mapping[str, keras.Variable]) -> None:
+    """Name input and outputs, and turn the inputs that stand for `variables` back into constants."""
+    import keras
+
     given = [value.name for value in graph.graph.output]
     _rename(graph.graph, dict(zip(given, output_names, strict=True)))
     _rename(graph.graph, {value.name: value.name.partition(":")[0] for value in graph.graph.input})
@@ -147,21 +166,20 @@ def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str
         for name, variable in variables.items()
         if name in used
     )
-    return graph
 
 
 @contextlib.contextmanager
 def _plain_grouped_convolutions() -> Iterator[None]:
-    """Trace grouped convolutions as the TensorFlow op that they are.
+    """Trace grouped convolutions as plain TensorFlow operations.
 
-    On a CPU Keras wraps them in a function compiled by XLA, because TensorFlow's own kernel has no gradient there; it
-    would stand in the graph as a StatefulPartitionedCall.
+    On a CPU, Keras wraps them in a function that XLA compiles, because TensorFlow's own kernel has no gradient there.
+    That function would become a StatefulPartitionedCall in the graph.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import nn
 
     class Uncompiled:
-        """The module tensorflow, with a `function` that does not compile."""
+        """Stands in for the module tensorflow, with a `function` that does not compile."""
 
         def __getattr__(self, name):
             return getattr(tf, name)
@@ -178,9 +196,9 @@ def _plain_grouped_convolutions() -> Iterator[None]:
 
 
 def _pool_channels_first(graph) -> None:
-    """Pool over height and width of NCHW maps, between Transposes that cancel out with others.
+    """Make global pools read channels-first feature maps, between Transposes that cancel out with others.
 
-    A mean over NHWC at the end of a network keeps Transposes alive on every branch that leads to it.
+    Otherwise a mean over channels-last maps at the end of a network keeps a Transpose on each branch that leads to it.
     """
     for node in graph.get_nodes():
         pools = node.type in ("ReduceMean", "ReduceMax") and node.get_attr_value("axes") == [1, 2]
@@ -193,12 +211,11 @@ def _pool_channels_first(graph) -> None:
 
 
 def _erfc(context, node, name, arguments) -> None:
-    """Erfc(x) = 1 + Erf(-x), of which ONNX has the latter.
+    """Convert Erfc(x), which ONNX does not have, to 1 + Erf(-x).
 
-    TensorFlow's GELU is x / 2 * Erfc(-x * c). As x / 2 * (1 + Erf(x / (1 / c))) onnxruntime knows and fuses it.
+    TensorFlow's GELU is x / 2 * Erfc(-x * c). ONNX Runtime recognizes and fuses it in the form
+    x / 2 * (1 + Erf(x / (1 / c))).
     """
-    import numpy as np
-
     (x,), (y,) = node.input, node.output
     kind, shape = context.get_dtype(y), context.get_shape(y)
     product = node.inputs[0]
@@ -219,8 +236,11 @@ def _erfc(context, node, name, arguments) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait: tf2onnx has `except:` clauses that would swallow it, and the export would go on."""
-    # Handlers are the main thread's; and who ignores Ctrl-C, as a shell's background jobs do, goes on ignoring it.
+    """Delay Ctrl-C until the end of the block.
+
+    tf2onnx has bare `except:` clauses, which would swallow the interrupt, and the export would continue.
+    """
+    # Only the main thread may set handlers. Background jobs ignore Ctrl-C, and must go on ignoring it.
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
         yield
@@ -236,6 +256,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _convert_in_child(model: keras.Model, output_names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
+    """Do what `_convert_here` does in a child process, whose Keras runs on TensorFlow."""
     with tempfile.TemporaryDirectory(prefix="zoo-convert-") as folder:
         source, target = Path(folder, "model.keras"), Path(folder, "model.onnx")
         model.save(source)
@@ -246,11 +267,12 @@ def _convert_in_child(model: keras.Model, output_names: tuple[str, ...], pixels:
             text=True,
         )
         if done.returncode or not target.exists():
-            raise ConversionFailed(f"the conversion in a process of its own failed:\n{done.stderr[-2000:]}")
+            raise ConversionFailed(f"the conversion in a separate process failed:\n{done.stderr[-2000:]}")
         return onnx.load(target)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Rename inputs, outputs and all uses of them; `names` maps old names to new ones."""
     for value in [*graph.input, *graph.output]:
         value.name = names.get(value.name, value.name)
     for node in graph.node:
@@ -260,7 +282,7 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """Name the batch, drop tf2onnx's guesses at inner shapes and its notes."""
+    """Call the first dimension `batch`, and remove the shapes of inner values and the notes that tf2onnx adds."""
     graph = model.graph
     for value in [*graph.input, *graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -273,7 +295,7 @@ def _tidy(model: onnx.ModelProto) -> None:
 
 
 def main(source: str, target: str, pixels: str, *output_names: str) -> None:
-    """Convert one saved network; run as a process of its own by `_convert_in_child`."""
+    """Convert a saved network; `_convert_in_child` runs this in a separate process."""
     keras = backend.start()
     onnx.save(_convert_here(keras.models.load_model(source, compile=False), output_names, pixels), target)
 

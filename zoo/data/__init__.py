@@ -1,1 +1,1 @@
-"""A user's pictures: sources (where they are) -> pixels (decoded once) -> split (who learns, who judges)."""
+"""A user's pictures: sources (find them) -> pixels (decode them once) -> split (train, validation, test) -> dataset."""

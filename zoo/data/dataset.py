@@ -1,4 +1,7 @@
-"""Pictures ready to be learnt from: source -> pixels -> split; and the same ones again for a run that was."""
+"""The dataset of a run: source -> decoded pixels -> split; and the same dataset again for a finished run.
+
+Finding, decoding and dividing pictures are in `zoo.data.sources`, `zoo.data.pixels` and `zoo.data.split`.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from zoo_runtime import ImageSpec
 
 @dataclass(frozen=True)
 class Dataset:
-    """A source whose pictures are decoded and divided.
+    """Pictures of a source, decoded and divided into train, validation and test parts.
 
     Args:
-        source: Where the pictures come from.
-        spec: How they were decoded.
-        pixels: What they were decoded to.
-        split: Which of them serves what.
-        targets: float32 array (pictures, classes), 1 where a picture is of a class, else 0.
+        source: The pictures and their classes.
+        spec: Size, channels and method of resizing with which they were decoded.
+        pixels: The decoded pictures.
+        split: The indices of each part.
+        targets: float32 array (pictures, classes): 1 if the picture has the class, else 0.
     """
 
     source: sources.Source
@@ -39,20 +42,20 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """sha256 over every usable picture's digest and class, whatever their order and paths."""
+        """The sha256, in hex, of the digests and classes of all usable pictures. Order and paths do not matter."""
         return digest_of(self.source, self.pixels.digests, self.pixels.usable)
 
     def contents(self, rows: Sequence[int]) -> list[object]:
-        """Paths or arrays of some pictures."""
+        """Return the paths or arrays of some pictures, given by their indices."""
         return [self.source.pictures[i].content for i in rows]
 
     def describe(self) -> dict[str, Any]:
-        """For run.json and the exported file."""
+        """Summarize the dataset for run.json and the exported file: name, digest, pictures per part, and split."""
         parts = {part: len(getattr(self.split, part)) for part in splitting.PARTS}
         return {"name": self.source.name, "digest": self.digest, "counts": parts, "split": self.split.how}
 
     def listed(self) -> list[dict[str, str]]:
-        """A row for every picture that is used: part, class, sha256, picture."""
+        """List the pictures of all parts, each as a row with the keys part, class, sha256 and picture."""
         pictures = self.source.pictures
         return [
             {
@@ -67,7 +70,13 @@ class Dataset:
 
 
 def digest_of(source: sources.Source, digests: Sequence[str], rows: Sequence[int]) -> str:
-    """sha256 over some pictures' digests and classes, whatever their order and paths."""
+    """Return the sha256, in hex, of the digests and classes of some pictures. Order and paths do not matter.
+
+    Args:
+        source: The pictures and their classes.
+        digests: sha256 of each picture of the source, in hex.
+        rows: Indices of the pictures that count.
+    """
     lines = sorted(f"{digests[i]} {source.class_of(source.pictures[i])}" for i in rows)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -75,10 +84,19 @@ def digest_of(source: sources.Source, digests: Sequence[str], rows: Sequence[int
 def load(
     source: sources.Source, spec: ImageSpec, *, seed: int, val_fraction: float | None, reporter: Reporter
 ) -> Dataset:
-    """Decode and divide the pictures of a source.
+    """Decode the pictures of a source and divide them.
+
+    Args:
+        source: The pictures and their classes.
+        spec: Size, channels and method of resizing.
+        seed: Seed of the split.
+        val_fraction: The fraction of validation pictures; see `zoo.data.split.split`.
+        reporter: Receives progress messages and warnings.
 
     Raises:
-        DataError: Too many cannot be read, a class is left without pictures, or a given split leaks.
+        DataError: Too many files cannot be read, a class has too few pictures, or a given split has the same picture
+            in two parts.
+        UsageError: A validation fraction is given, but the source has a validation part.
     """
     started = time.perf_counter()
     with reporter.timing.measure("decoding"):
@@ -87,7 +105,7 @@ def load(
         split = splitting.split(
             source.pictures, pixels.digests, pixels.usable, source.classes, seed=seed, val_fraction=val_fraction
         )
-    decoded = "found decoded" if pixels.cached else f"decoded in {time.perf_counter() - started:.1f} s"
+    decoded = "decoded by an earlier run" if pixels.cached else f"decoded in {time.perf_counter() - started:.1f} s"
     reporter.say(
         f"Data: {source.name}, {len(pixels.usable)} pictures of {len(source.classes)} classes, {decoded}; "
         f"{len(split.train)} to train on, {len(split.val)} to validate, {len(split.test)} to test ({split.how})"
@@ -101,27 +119,27 @@ def load(
 def reload(
     data: str, spec: ImageSpec, *, parts: Mapping[str, str], digest: str, how: str, run: str, reporter: Reporter
 ) -> Dataset:
-    """Decode the pictures of a finished run and divide them as they were divided, wherever and however named now.
+    """Decode the pictures of a finished run and divide them as that run did, even if they were moved or renamed.
 
     Args:
-        data: Where the pictures are; see `zoo.data.sources`.
-        spec: How they are decoded.
-        parts: sha256 of every picture of the run -> "train", "val" or "test".
+        data: The path of the pictures now; see `zoo.data.sources.open_source`.
+        spec: Size, channels and method of resizing of the run.
+        parts: Maps the sha256 of each picture of the run to "train", "val" or "test".
         digest: The run's `Dataset.digest`.
-        how: What decided the split, in words.
-        run: The run's id, for messages.
-        reporter: Hears of progress.
+        how: The text that says how the split was made.
+        run: The id of the run, for messages.
+        reporter: Receives progress messages and warnings.
 
     Raises:
-        RunError: They are not the pictures of the run.
-        DataError: They cannot be read.
+        RunError: The pictures are not those of the run.
+        DataError: The pictures cannot be read.
     """
     source = sources.open_source(data)
     pixels = _decode(source, spec, reporter)
     if digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(
-            f"the pictures at {data!r} are not those that {run} was trained on, so that neither parity nor "
-            "test figures would mean anything. Give the folder that holds them with --data."
+            f"the pictures at {data!r} are not the ones that {run} was trained on. Checks and test figures on other "
+            "pictures would be meaningless. Name the right pictures with --data."
         )
     rows = {
         part: np.array([i for i in pixels.usable if parts.get(pixels.digests[i]) == part], dtype=np.int64)
@@ -132,7 +150,7 @@ def reload(
 
 
 def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
-    """float32 array (pictures, classes): 1 where a picture is of a class, else 0."""
+    """Return the classes of pictures as a float32 array (pictures, classes): 1 if the picture has the class, else 0."""
     targets = np.zeros((len(pictures), classes), "float32")
     for row, picture in zip(targets, pictures, strict=True):
         row[list(picture.labels)] = 1
@@ -147,7 +165,7 @@ def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixe
 
 
 def _warn_of_contradictions(source: sources.Source, pixels: pixel_cache.Pixels, reporter: Reporter) -> None:
-    """The same picture under two classes teaches nothing right; the user should know."""
+    """Warn if equal pictures have different labels, because at least one of the labels must be wrong."""
     first: dict[str, int] = {}
     pairs = []
     for i in pixels.usable:
@@ -156,5 +174,6 @@ def _warn_of_contradictions(source: sources.Source, pixels: pixel_cache.Pixels, 
             pairs.append(f"{source.pictures[other].name} = {source.pictures[i].name}")
     if pairs:
         reporter.warn(
-            f"{len(pairs)} pictures stand twice with different labels: {'; '.join(pairs[:3])}. Remove one of each pair."
+            f"{len(pairs)} {'pictures have' if len(pairs) > 1 else 'picture has'} a copy with another label: "
+            f"{'; '.join(pairs[:3])}{f' and {len(pairs) - 3} more' if len(pairs) > 3 else ''}. Remove one of each pair."
         )

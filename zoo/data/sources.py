@@ -1,45 +1,41 @@
-"""Where pictures come from: class folders, split folders, a CSV, an .npz, or the embedded digits.
+"""Finds a user's pictures and their labels: in class folders, split folders, a CSV, an .npz, or the embedded digits.
 
-A source is only listed here, never decoded; `pixels` does that, and `split` decides which picture serves what.
+Pictures are only listed here. `zoo.data.tables` reads the CSV and the .npz, `zoo.data.pixels` decodes the pictures,
+and `zoo.data.split` divides them into train, validation and test parts.
 """
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
+import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
+from zoo.data import tables
+from zoo.data.tables import SEPARATOR, SPLITS, Row, check_split_classes
 from zoo.errors import DataLayout, DataNotFound, EmptyClass
 from zoo_runtime import SUFFIXES
 
 EMBEDDED = "digits"
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-# What file managers and archivers leave behind; nobody means them as pictures or classes.
+# Files and folders that file managers and archivers leave behind. They are neither pictures nor classes.
 IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
-HELP = (
-    "zoo reads a folder of class folders, a folder with train/ (and val/, test/) of class folders, a CSV with the "
-    "columns path,label[,split] (or path,labels[,split], several labels between semicolons), an .npz with x_train, "
-    "y_train[, x_test, y_test], or the name 'digits'."
-)
-SEPARATOR = ";"
+HELP = """zoo reads one of these:
+  a folder with one folder per class: photos/cat/1.jpg, photos/dog/2.jpg
+  a folder with train/ (and val/, test/), each with one folder per class: photos/train/cat/1.jpg
+  a CSV file with the columns path,label[,split]; or path,labels[,split] with several labels like "cat;indoors"
+  an .npz file with the arrays x_train, y_train (and x_test, y_test)
+  the name digits: 1,797 handwritten digits that are installed with zoo"""
 IDENTIFIER = re.compile(r"n\d{8}")
-IDENTIFIED = "Pictures must be called n01440764_tench.jpg, or stand in folders called n01440764, by WordNet identifier."
+IDENTIFIED = (
+    "The name of each picture, or of its folder, must begin with the WordNet identifier of its class: "
+    "n01440764_tench.jpg or n01440764/00000293.jpg."
+)
 
 
 @dataclass(frozen=True)
@@ -47,10 +43,10 @@ class Picture:
     """One picture of a source.
 
     Args:
-        name: How messages and lists call it: the path, or "x_train[12]".
-        content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3).
-        labels: Indices of its classes in rising order: exactly one, unless the source is multi-label.
-        split: "train", "val", "test", or None where the source gives none.
+        name: The name that messages and lists use: the path, or "x_train[12]".
+        content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), values 0..255.
+        labels: Indices of its classes in rising order; exactly one, unless the source is multi-label.
+        split: "train", "val", "test", or None if the source has no split.
     """
 
     name: str
@@ -59,7 +55,7 @@ class Picture:
     split: str | None
 
     def digest(self) -> str:
-        """sha256 of the file's bytes, or of the array's.
+        """Return the sha256 of the file's bytes, or of the array's shape and bytes, in hex.
 
         Raises:
             OSError: The file cannot be read.
@@ -67,31 +63,35 @@ class Picture:
         if isinstance(self.content, Path):
             with self.open() as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()
-        # (H, W) and (H, W, 1) are the same picture.
+        # Arrays (H, W) and (H, W, 1) hold the same picture.
         shape = self.content.shape[:2] if self.content.shape[2:] == (1,) else self.content.shape
         return hashlib.sha256(str(shape).encode() + np.ascontiguousarray(self.content).tobytes()).hexdigest()
 
-    def open(self) -> BinaryIO:
-        """Open a picture's file.
+    def open(self) -> io.BufferedReader:
+        """Open the file of a picture whose content is a path.
 
         Raises:
-            OSError: It cannot be opened, or is a pipe or device, of which reading might never end.
+            OSError: The file cannot be opened, or it is a pipe or a device, from which reading might never end.
+            TypeError: The content is an array.
         """
-        if self.content.exists() and not self.content.is_file():
-            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(self.content))
-        return self.content.open("rb")
+        path = self.content
+        if not isinstance(path, Path):
+            raise TypeError(f"{self.name} is an array and has no file.")
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+        return path.open("rb")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled pictures.
+    """Labelled pictures that belong together.
 
     Args:
-        name: Short name, used in the names of runs and exports.
+        name: Short name, which becomes part of the names of exports.
         classes: Class names, sorted; a picture's labels are indices into them.
-        pictures: In a fixed order.
-        size: The (height, width) in pixels that suits these pictures, or None to use the network's own.
-        remarks: What the user should know of what was left aside.
+        pictures: The pictures, in a fixed order.
+        size: The (height, width) in pixels that suits these pictures; None means the network's own size.
+        remarks: Warnings for the user about files that are not used.
         multilabel: Whether a picture may have several classes, or none.
     """
 
@@ -104,16 +104,20 @@ class Source:
 
     @property
     def task(self) -> str:
-        """What the exported file calls it: "binary", "multiclass" or "multilabel"."""
+        """The task, as the exported file names it: "binary", "multiclass" or "multilabel"."""
         return "multilabel" if self.multilabel else "binary" if len(self.classes) == 2 else "multiclass"
 
     def class_of(self, picture: Picture) -> str:
-        """Name of a picture's class; of several, all of them between semicolons."""
+        """Return the name of a picture's class; several names are separated by semicolons."""
         return SEPARATOR.join(self.classes[label] for label in picture.labels)
 
 
 def location(data: str) -> str:
-    """Where a source is, whatever the working directory: an absolute path, or "digits" for the embedded data."""
+    """Return the absolute path of a source, or "digits" for the embedded data, so that any working directory will do.
+
+    Args:
+        data: A path, or the name "digits".
+    """
     path = Path(os.path.expanduser(data))
     return data if data == EMBEDDED and not path.exists() else str(path.resolve())
 
@@ -123,14 +127,14 @@ def open_source(data: str, *, fewest_classes: int = 2) -> Source:
 
     Args:
         data: A path, or the name "digits".
-        fewest_classes: 2 to learn from the pictures; 1 is enough to judge by them.
+        fewest_classes: The smallest number of classes: 2 for training; 1 is enough to evaluate a trained network.
 
     Returns:
-        The source, every class of which has a picture.
+        The source; each of its classes has at least one picture.
 
     Raises:
-        DataNotFound: Nothing is there, or it may not be read.
-        DataLayout: It is not arranged as zoo reads it.
+        DataNotFound: The path does not exist, or the user may not read it.
+        DataLayout: The folder or file does not have one of the layouts that zoo reads.
         EmptyClass: A class has no picture, or there are too few classes.
     """
     try:
@@ -139,12 +143,20 @@ def open_source(data: str, *, fewest_classes: int = 2) -> Source:
         where = os.fspath(error.filename or data)
         raise DataNotFound(f"{where!r} cannot be read: {error.strerror or error}.") from None
     if len(source.classes) < fewest_classes:
-        found = f"only the class {source.classes[0]!r}" if source.classes else "no picture"
-        if source.multilabel:
-            found = f"only the label {source.classes[0]!r}" if source.classes else "no label on any picture"
-            found += " (for one thing that is there or not, give every picture one of two classes in a column `label`)"
-        raise EmptyClass(f"{data!r} has {found}; a classifier needs two classes or more. {HELP}")
+        raise EmptyClass(_too_few_classes(data, source))
     return source
+
+
+def _too_few_classes(data: str, source: Source) -> str:
+    """Compose the message for a source with one class or none."""
+    if not source.multilabel:
+        found = f"only the class {source.classes[0]!r}" if source.classes else "no pictures"
+        return f"{data!r} has {found}; a classifier needs two classes or more. {HELP}"
+    found = f"only the label {source.classes[0]!r}" if source.classes else "no label on any picture"
+    return (
+        f"{data!r} has {found}; a classifier needs two classes or more. To train for one thing that is in a picture "
+        f"or not, name the column `label` and give each picture one of two classes, such as cat and other. {HELP}"
+    )
 
 
 def _open(data: str) -> Source:
@@ -156,115 +168,131 @@ def _open(data: str) -> Source:
     if path.is_dir():
         return _from_folder(path)
     if path.suffix.lower() == ".csv":
-        return _from_csv(path)
+        rows, multilabel = tables.read_csv(path)
+        return _source(path.stem, rows, multilabel=multilabel)
     if path.suffix.lower() == ".npz":
-        return _from_npz(path)
-    raise DataLayout(f"{data!r} is neither a folder nor a .csv nor an .npz. {HELP}")
+        return _source(path.stem, tables.read_npz(path))
+    raise DataLayout(f"{data!r} is a file, but neither a .csv nor an .npz file. {HELP}")
 
 
 def identified_folder(folder: str) -> Path:
-    """The folder of `open_identified`; raises DataNotFound where there is none."""
+    """Return the path of a folder for `open_identified`, and check that it exists.
+
+    Raises:
+        DataNotFound: The folder does not exist.
+    """
     root = Path(os.path.expanduser(folder))
     if not root.is_dir():
-        raise DataNotFound(f"{folder!r} is no folder. {IDENTIFIED}")
+        raise DataNotFound(f"{folder!r} is not a folder. Give a folder of ImageNet pictures. {IDENTIFIED}")
     return root
 
 
 def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
-    """List pictures that tell their class by its WordNet identifier, as those of ImageNet do.
+    """List pictures whose names contain the WordNet identifier of their class, as those of ImageNet do.
 
     Args:
-        folder: Holds them, at any depth: `n01440764_tench.jpg`, or `n01440764/00000293.jpg`.
+        folder: Contains the pictures at any depth: `n01440764_tench.jpg`, or `n01440764/00000293.jpg`.
         classes: Class names that begin with an identifier ("n01440764_tench"), in the order of a network's output.
 
     Returns:
-        The pictures; labels are indices into `classes`.
+        The pictures; their labels are indices into `classes`.
 
     Raises:
-        DataNotFound: There is no such folder, or it may not be read.
-        DataLayout: It holds no picture, or a picture is of no class.
+        DataNotFound: The folder does not exist, or the user may not read it.
+        DataLayout: The folder has no pictures, or a picture has none of the classes.
     """
     root = identified_folder(folder)
-    index = {IDENTIFIER.match(name).group(): i for i, name in enumerate(classes) if IDENTIFIER.match(name)}
+    matches = [(IDENTIFIER.match(name), i) for i, name in enumerate(classes)]
+    index = {match.group(): i for match, i in matches if match}
     try:
         paths = [path for path in _files(root) if path.suffix.lower() in SUFFIXES]
     except OSError as error:
         raise DataNotFound(f"{os.fspath(error.filename or folder)!r} cannot be read: {error.strerror}.") from None
     if not paths:
-        raise DataLayout(f"{folder!r} holds no pictures. {IDENTIFIED}")
+        raise DataLayout(f"{folder!r} has no pictures. {IDENTIFIED}")
     pictures = []
     for path in paths:
         found = IDENTIFIER.match(path.name) or IDENTIFIER.match(path.parent.name)
         label = index.get(found.group()) if found else None
         if label is None:
-            why = f"{found.group()} is none of the network's classes" if found else "it names no WordNet identifier"
-            raise DataLayout(f"the class of {str(path)!r} is not known: {why}. {IDENTIFIED}")
+            why = f"the network has no class {found.group()}" if found else "its name has no WordNet identifier"
+            raise DataLayout(f"the class of {str(path)!r} is unknown: {why}. {IDENTIFIED}")
         pictures.append(Picture(_printable(str(path.relative_to(root))), path, (label,), None))
     return pictures
 
 
 def short_name(text: str) -> str:
-    """Bring a name to letters, digits, '.', '_' and '-', as export and run folders need."""
+    """Replace all but letters, digits, '.', '_' and '-' in a name, so that it can name a folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
 
 
 def _source(
     name: str,
-    labelled: list[tuple[str, Path | np.ndarray, str | tuple[str, ...], str | None]],
+    rows: Sequence[Row],
     size: tuple[int, int] | None = None,
     remarks: Sequence[str] = (),
     *,
     multilabel: bool = False,
 ) -> Source:
-    """Build a source from (name, content, class name or names, split)."""
-    named = [tuple(map(_printable, (given,) if isinstance(given, str) else given)) for _, _, given, _ in labelled]
+    """Build a source: sort the class names and give each picture the indices of its classes."""
+    named = [tuple(map(_printable, row.labels)) for row in rows]
     classes = tuple(sorted({label for labels in named for label in labels}))
     index = {label: i for i, label in enumerate(classes)}
     pictures = tuple(
-        Picture(_printable(n), content, tuple(sorted({index[label] for label in labels})), split)
-        for (n, content, _, split), labels in zip(labelled, named, strict=True)
+        Picture(_printable(row.name), row.content, tuple(sorted({index[label] for label in labels})), row.split)
+        for row, labels in zip(rows, named, strict=True)
     )
     return Source(short_name(name), classes, pictures, size, tuple(remarks), multilabel)
 
 
 def _printable(text: str) -> str:
-    """File names are bytes and need not be UTF-8; names of classes go into files that are."""
+    """Escape what is not valid UTF-8: file names may be any bytes, but class names are written to UTF-8 files."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _meant(name: str) -> bool:
+def _is_relevant(name: str) -> bool:
+    """Return whether a file or folder may be a picture or a class, and is neither hidden nor a leftover."""
     return not name.startswith(".") and name.lower() not in IGNORED
 
 
 def _folders(path: Path) -> list[Path]:
-    """The folders in a folder.
+    """List the folders in a folder.
 
     Raises:
-        DataLayout: A link leads nowhere; a class might be missing without a word.
+        DataLayout: A link is broken. If it were ignored, a class might be missing without a warning.
     """
     for entry in sorted(path.iterdir()):
-        if _meant(entry.name) and entry.is_symlink() and not entry.exists():
-            raise DataLayout(f"{str(entry)!r} is a link to nothing ({os.readlink(entry)!r}). Repair or remove it.")
-    return sorted(p for p in path.iterdir() if _meant(p.name) and p.is_dir())
+        if _is_relevant(entry.name) and entry.is_symlink() and not entry.exists():
+            target = os.readlink(entry)
+            raise DataLayout(f"{str(entry)!r} is a broken link: {target!r} does not exist. Repair or remove the link.")
+    return sorted(p for p in path.iterdir() if _is_relevant(p.name) and p.is_dir())
 
 
-def _loose(path: Path) -> list[str]:
-    """A remark on the pictures that stand beside folders, where none are looked for."""
+def _unused_pictures(path: Path) -> list[str]:
+    """Return a remark on the pictures that lie beside the class folders, or nothing if there are none."""
     names = sorted(_printable(p.name) for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not names:
         return []
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return [f"{len(names)} pictures beside the folders in {str(path)!r} are in no class and left aside: {shown}"]
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if len(names) == 1:
+        return [
+            f"1 picture is not used, because it is directly in {str(path)!r} and not in a class folder: {shown}. "
+            "To use it, move it into the folder of its class."
+        ]
+    return [
+        f"{len(names)} pictures are not used, because they are directly in {str(path)!r} and not in a class folder: "
+        f"{shown}. To use them, move them into the folders of their classes."
+    ]
 
 
 def _files(root: Path) -> list[Path]:
-    """Every file below a folder but hidden ones and what file managers leave behind.
+    """List all files below a folder, except hidden ones and those that file managers leave behind.
 
-    Links are followed, but no folder is entered twice, nor one that the root lies in. A link to nothing counts as a
-    file, so that it is reported with the bad pictures.
+    Links are followed, but no folder is entered twice, and neither is a folder that contains the root. A broken link
+    counts as a file, so that it is reported with the unreadable pictures.
 
     Raises:
-        OSError: A folder below may not be read; its pictures would be missing without a word.
+        OSError: A folder may not be read. If it were ignored, its pictures would be missing without a warning.
     """
 
     def stop(error: OSError) -> None:
@@ -273,16 +301,19 @@ def _files(root: Path) -> list[Path]:
     real = Path(os.path.realpath(root))
     seen = {str(real), *map(str, real.parents)}
 
-    def is_new(folder: str) -> bool:
+    def enter(folder: str) -> bool:
+        # Remembers the folder, and returns whether it has not been entered before.
         place = os.path.realpath(folder)
-        return place not in seen and not seen.add(place)
+        is_new = place not in seen
+        seen.add(place)
+        return is_new
 
     found = []
     for folder, folders, names in os.walk(root, onerror=stop, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if _meant(name) and is_new(os.path.join(folder, name))]
-        for name in filter(_meant, names):
+        folders[:] = [name for name in sorted(folders) if _is_relevant(name) and enter(os.path.join(folder, name))]
+        for name in filter(_is_relevant, names):
             path = os.path.join(folder, name)
-            # A pipe or a device is there but no file, and reading it would never end.
+            # Pipes and devices exist but are not files; reading from them might never end.
             if os.path.isfile(path) or not os.path.exists(path):
                 found.append(Path(path))
     return sorted(found)
@@ -292,176 +323,75 @@ def _from_folder(root: Path) -> Source:
     name = root.resolve().name
     folders = _folders(root)
     if not folders:
-        loose = len(_files(root))
-        hint = f"It holds {loose} files but no class folders." if loose else "The folder is empty."
-        hint += " Put the pictures of each class in a folder."
-        raise DataLayout(f"{str(root)!r} has no class folders. {hint} {HELP}")
-    kinds = {folder: SPLITS.get(folder.name.lower()) for folder in folders}
-    # Classes may be called "train" and "plane": it is a split only if it has class folders and nothing stands beside.
-    if not any(_folders(folder) for folder, split in kinds.items() if split):
-        return _source(name, _class_folders(root, None), remarks=_loose(root))
-    others = [folder.name for folder, split in kinds.items() if not split]
-    parts = [folder.name for folder, split in kinds.items() if split]
-    if others and len(parts) > 1 and "train" in kinds.values():
+        files = len(_files(root))
+        content = f"It has {files} files, which are not in class folders." if files else "The folder is empty."
         raise DataLayout(
-            f"{str(root)!r} has {', '.join(parts)} with folders in them, as a split has, but also {', '.join(others)}. "
-            "If it is a split, move those elsewhere; if all are classes, rename the first ones."
+            f"{str(root)!r} has no class folders. {content} "
+            f"Make a folder for each class and put its pictures there. {HELP}"
         )
+    parts = {folder: SPLITS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLITS}
+    others = [folder.name for folder in folders if folder not in parts]
+    # Classes may be called "train" and "plane". Folders are a split only if they contain folders and stand alone.
+    if not any(_folders(folder) for folder in parts) or (others and not _is_ambiguous(parts)):
+        return _source(name, _class_folders(root, None), remarks=_unused_pictures(root))
     if others:
-        return _source(name, _class_folders(root, None), remarks=_loose(root))
-    twice = [split for split in ("train", "val", "test") if list(kinds.values()).count(split) > 1]
-    if twice:
-        names = [folder.name for folder, split in kinds.items() if split == twice[0]]
-        raise DataLayout(f"{str(root)!r} has several folders for {twice[0]}: {', '.join(names)}. Keep one.")
-    if "train" not in kinds.values():
-        raise DataLayout(f"{str(root)!r} has {', '.join(f.name for f in folders)} but no train/ folder.")
-    given = set(kinds.values())
-    labelled, remarks = [], _loose(root)
-    # train/ alone is no split: its pictures are split like those of a plain folder.
-    for folder, split in kinds.items():
-        labelled += _class_folders(folder, split if given != {"train"} else None)
-        remarks += _loose(folder)
-    _check_split_classes(str(root), labelled)
-    return _source(name, labelled, remarks=remarks)
+        raise DataLayout(
+            f"{str(root)!r} has {_names(parts)} with folders in them, like a split, but also {', '.join(others)}. "
+            f"If this is a split, move {', '.join(others)} elsewhere. "
+            f"If all of them are classes, rename {_names(parts)}."
+        )
+    for part in ("train", "val", "test"):
+        same = [folder for folder, of in parts.items() if of == part]
+        if len(same) > 1:
+            raise DataLayout(
+                f"{str(root)!r} has several folders for the {part} part: {_names(same)}. Keep one of them."
+            )
+    if "train" not in parts.values():
+        raise DataLayout(
+            f"{str(root)!r} has {_names(parts)} but no train/ folder. Add a folder train/ with the training pictures."
+        )
+    rows, remarks = [], _unused_pictures(root)
+    # train/ alone is not a split: its pictures are divided like those of a plain folder.
+    is_split = set(parts.values()) != {"train"}
+    for folder, part in parts.items():
+        rows += _class_folders(folder, part if is_split else None)
+        remarks += _unused_pictures(folder)
+    check_split_classes(str(root), rows)
+    return _source(name, rows, remarks=remarks)
 
 
-def _class_folders(root: Path, split: str | None) -> list[tuple[str, Path, str, str | None]]:
-    labelled = []
+def _is_ambiguous(parts: Mapping[Path, str]) -> bool:
+    """Return whether folders named like the parts of a split can hardly be classes: train and at least one other."""
+    return len(parts) > 1 and "train" in parts.values()
+
+
+def _names(folders: Iterable[Path]) -> str:
+    return ", ".join(folder.name for folder in folders)
+
+
+def _class_folders(root: Path, split: str | None) -> list[Row]:
+    """List the pictures of all class folders in a folder.
+
+    Raises:
+        EmptyClass: A class folder has no files.
+    """
+    rows = []
     for folder in _folders(root):
         files = _files(folder)
         if not files:
             raise EmptyClass(f"the class folder {str(folder)!r} is empty. Add pictures to it, or remove it.")
-        labelled += [(str(file), file, folder.name, split) for file in files]
-    return labelled
-
-
-def _check_split_classes(
-    name: str, labelled: list[tuple[str, Path | np.ndarray, str | tuple[str, ...], str | None]]
-) -> None:
-    """Raise unless train has every class that another split has."""
-    per_split: dict[str | None, set[str]] = {}
-    for _, _, given, split in labelled:
-        per_split.setdefault(split, set()).update((given,) if isinstance(given, str) else given)
-    trained = per_split.get("train", set())
-    for split, labels in per_split.items():
-        unknown = sorted(labels - trained) if split in ("val", "test") else []
-        if unknown:
-            raise DataLayout(f"{name}: {split} has classes that train has no picture of: {', '.join(unknown)}.")
-        # A rare one of several labels need not be in every part.
-        several = any(not isinstance(given, str) for _, _, given, _ in labelled)
-        missing = sorted(trained - labels) if split in ("val", "test") and not several else []
-        if missing:
-            raise EmptyClass(f"{name}: {split} has no picture of {', '.join(missing)}. Add some, or leave {split} out.")
-
-
-def _from_csv(path: Path) -> Source:
-    labelled: list[tuple[str, Path, str | tuple[str, ...], str | None]] = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = [column.strip().lower() for column in reader.fieldnames or []]
-            if "path" not in columns or len({"label", "labels"} & set(columns)) != 1:
-                raise DataLayout(
-                    f"{str(path)!r} must begin with a line that names the columns path,label[,split], or "
-                    f"path,labels[,split] where a picture may have several. Received: {','.join(columns) or 'nothing'}."
-                )
-            reader.fieldnames = columns
-            multilabel = "labels" in columns
-            for row in reader:
-                where, label = (row["path"] or "").strip(), (row["labels" if multilabel else "label"] or "").strip()
-                given = (row.get("split") or "").strip().lower()
-                if None in row:
-                    raise DataLayout(
-                        f"{str(path)!r}, line {reader.line_num}: {len(columns) + len(row[None])} values for "
-                        f"{len(columns)} columns. Put a path that has a comma in it between double quotes."
-                    )
-                if not where or not (label or multilabel):
-                    wanted = "path" if multilabel else "path and label"
-                    raise DataLayout(f"{str(path)!r}, line {reader.line_num}: {wanted} must not be empty.")
-                if given and given not in SPLITS:
-                    raise DataLayout(
-                        f"{str(path)!r}, line {reader.line_num}: split must be train, val or test. Received: {given!r}."
-                    )
-                # A relative path counts from the CSV's own folder.
-                file = path.parent / where
-                if "\\" in where and not os.path.exists(file):
-                    # Written on Windows.
-                    file = path.parent / where.replace("\\", "/")
-                several = tuple(part.strip() for part in label.split(SEPARATOR) if part.strip())
-                labelled.append((where, file, several if multilabel else label, SPLITS.get(given)))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataLayout(f"{str(path)!r} is not a CSV in UTF-8: {error}.") from None
-    splits = {split for *_, split in labelled}
-    if None in splits and len(splits) > 1:
-        raise DataLayout(f"{str(path)!r} gives a split for some pictures only. Give it for all, or for none.")
-    if splits == {"train"}:
-        labelled = [(*row[:3], None) for row in labelled]
-    elif None not in splits and labelled:
-        if "train" not in splits:
-            raise DataLayout(f"{str(path)!r} has no picture with split train.")
-        _check_split_classes(str(path), labelled)
-    return _source(path.stem, labelled, multilabel=multilabel)
-
-
-def _from_npz(path: Path) -> Source:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test") if key in archive.files}
-            found = ", ".join(archive.files)
-    except PermissionError:
-        raise
-    except Exception as error:
-        # On damaged files zipfile, zlib and numpy raise OSError, ValueError, NotImplementedError and more.
-        raise DataLayout(f"{str(path)!r} cannot be read as an .npz of plain arrays: {error}") from None
-    if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
-        wanted = "x_train and y_train, and may hold x_test and y_test"
-        raise DataLayout(f"{str(path)!r} must hold {wanted}. Found: {found}.")
-    labelled = []
-    splits = ("train", "test") if "x_test" in arrays else ("train",)
-    labels = {split: _labels(path, arrays[f"y_{split}"]) for split in splits}
-    # Zero-padded, so that sorting the names sorts the numbers: "02" before "10".
-    width = max(len(str(given.max())) if given.dtype.kind in "iu" and len(given) else 0 for given in labels.values())
-    for split in splits:
-        pictures, marks = arrays[f"x_{split}"], labels[split]
-        fits = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))
-        if pictures.dtype != np.uint8 or not fits:
-            raise DataLayout(
-                f"{str(path)!r}: x_{split} must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3). "
-                f"Received: {pictures.dtype} {pictures.shape}."
-            )
-        if len(pictures) != len(marks):
-            raise DataLayout(f"{str(path)!r}: x_{split} has {len(pictures)} pictures, y_{split} {len(marks)} labels.")
-        for i, (picture, mark) in enumerate(zip(pictures, marks, strict=True)):
-            label = str(mark).zfill(width)
-            labelled.append((f"x_{split}[{i}]", picture, label, split if len(splits) > 1 else None))
-    if len(splits) > 1:
-        _check_split_classes(str(path), labelled)
-    return _source(path.stem, labelled)
-
-
-def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
-        raise DataLayout(
-            f"{str(path)!r}: labels must be whole numbers or texts, one a picture. "
-            f"Received: {labels.dtype} {labels.shape}."
-        )
-    if labels.dtype.kind in "iu" and len(labels) and labels.min() < 0:
-        raise DataLayout(f"{str(path)!r}: labels must not be negative. Received: {labels.min()}.")
-    if labels.dtype.kind == "U" and not all(label.strip() for label in labels):
-        raise DataLayout(f"{str(path)!r}: label {int(np.argmin([bool(x.strip()) for x in labels]))} is empty.")
-    return labels
+        rows += [Row(str(file), file, (folder.name,), split) for file in files]
+    return rows
 
 
 def _digits() -> Source:
-    """scikit-learn's handwritten digits: 1,797 pictures of 8x8 pixels, embedded in the package."""
+    """Return scikit-learn's handwritten digits: 1,797 pictures of 8x8 pixels, which its package contains."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pictures = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    labelled = [
-        (f"digits[{i}]", picture, str(label), None)
+    rows = [
+        Row(f"digits[{i}]", picture, (str(label),), None)
         for i, (picture, label) in enumerate(zip(pictures, digits.target, strict=True))
     ]
-    return _source("digits", labelled, size=(64, 64))
+    return _source("digits", rows, size=(64, 64))

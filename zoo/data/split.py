@@ -1,7 +1,7 @@
-"""Which picture serves what: train, validation, test. Stratified, seeded, and honest.
+"""Divides pictures into train, validation and test parts: stratified by class, and the same for the same seed.
 
-Byte-equal pictures never stand on two sides of an automatic split; a given split that shares a picture between sides
-is refused.
+An automatic split keeps byte-equal pictures in the same part. A given split that has the same picture in two parts is
+an error.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ VAL_FRACTION_OF_TRAIN = 0.10
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into a source's pictures, int64 arrays in rising order.
+    """Indices into the pictures of a source, as int64 arrays in rising order.
 
     Args:
-        train: What the network learns from.
-        val: What early stopping and the choice of the best epoch look at.
-        test: What is looked at once, at the end.
-        how: What decided it, in words.
+        train: Pictures to train on.
+        val: Pictures for early stopping and for the choice of the best epoch.
+        test: Pictures for the final figures; they are used once, after training.
+        how: A text that says how the split was made.
     """
 
     train: np.ndarray
@@ -47,34 +47,34 @@ def split(
     seed: int,
     val_fraction: float | None = None,
 ) -> Split:
-    """Divide pictures.
+    """Divide pictures into train, validation and test parts. Parts that the source gives stay as they are.
 
     Args:
         pictures: All pictures of the source.
-        digests: sha256 of each.
-        usable: Indices of those that can be decoded.
+        digests: sha256 of each picture; equal digests mean equal pictures.
+        usable: Indices of the pictures that can be decoded; the others are in no part.
         classes: Class names.
-        seed: Of the automatic part.
-        val_fraction: Fraction taken as validation, in (0, 1); None means 15 % of a plain folder and 10 % of a given
-            train.
+        seed: Seed of the automatic split.
+        val_fraction: The fraction of validation pictures, in (0, 1). None means 15 % if no part is given, and 10 % of
+            a given train part.
 
     Returns:
-        The split; every class has a picture in each part, or of multi-label data at least in train.
+        The split. Each class has a picture in each part; in multi-label data, at least in the train part.
 
     Raises:
-        SplitLeak: A given split has the same picture on two sides.
+        SplitLeak: A given split has the same picture in two parts.
         EmptyClass: A class has too few pictures.
-        UsageError: A share is asked for, and the data bring validation pictures.
+        UsageError: A fraction is given, but the source gives the validation part already.
     """
     given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
     if given["val"] and val_fraction is not None:
-        raise UsageError("--val-split cannot be used here: the data bring validation pictures of their own.")
+        raise UsageError("--val-split cannot be used here, because the data already have a validation part. Omit it.")
     rng = np.random.default_rng(seed)
     strata = _strata(pictures, usable, len(classes))
     if all(picture.split is None for picture in pictures):
         val_fraction = VAL_FRACTION if val_fraction is None else val_fraction
-        rest, test = _take(usable, TEST_FRACTION, strata, digests, rng, leave=2)
-        train, val = _take(rest, val_fraction / (1 - TEST_FRACTION), strata, digests, rng)
+        rest, test = _split_off(usable, TEST_FRACTION, strata, digests, rng, leave=2)
+        train, val = _split_off(rest, val_fraction / (1 - TEST_FRACTION), strata, digests, rng)
         shares = f"{1 - TEST_FRACTION - val_fraction:.0%} / {val_fraction:.0%} / {TEST_FRACTION:.0%}"
         how = f"train / val / test split {shares}, stratified, seed {seed}"
     else:
@@ -82,45 +82,63 @@ def split(
         train, val, test = given["train"], given["val"], given["test"]
         parts = [f"{part} as given" for part in ("train", "val", "test") if given[part]]
         if not test:
-            train, test = _take(train, TEST_FRACTION, strata, digests, rng, leave=1 if val else 2)
+            train, test = _split_off(train, TEST_FRACTION, strata, digests, rng, leave=1 if val else 2)
             parts.append(f"test {TEST_FRACTION:.0%} of train")
         if not val:
-            share = VAL_FRACTION_OF_TRAIN if val_fraction is None else val_fraction
-            train, val = _take(train, share, strata, digests, rng)
-            parts.append(f"val {share:.0%} of train")
+            fraction = VAL_FRACTION_OF_TRAIN if val_fraction is None else val_fraction
+            train, val = _split_off(train, fraction, strata, digests, rng)
+            parts.append(f"val {fraction:.0%} of train")
         how = ", ".join(parts) + ("" if len(parts) == 3 and all(given.values()) else f", stratified, seed {seed}")
-    for name, part in (("train", train), ("val", val), ("test", test)):
+    _check_classes(pictures, usable, classes, {"train": train, "val": val, "test": test})
+    return Split(_rising(train), _rising(val), _rising(test), how)
+
+
+def _check_classes(
+    pictures: Sequence[Picture], usable: Sequence[int], classes: Sequence[str], parts: dict[str, Sequence[int]]
+) -> None:
+    """Check that each part has a picture of each class; raises EmptyClass.
+
+    In multi-label data, a rare label may be missing in the validation and test parts; figures then leave it out.
+    """
+    multilabel = any(len(pictures[i].labels) != 1 for i in usable)
+    for name, part in parts.items():
         missing = set(range(len(classes))) - {label for i in part for label in pictures[i].labels}
-        if missing and name != "train" and any(len(pictures[i].labels) != 1 for i in usable):
-            # Of several labels a rare one need not be everywhere; figures leave it out where it is not.
-            continue
-        if missing:
+        if missing and (name == "train" or not multilabel):
             names = ", ".join(classes[label] for label in sorted(missing))
             raise EmptyClass(
                 f"the {name} part has no picture of {names}: each class needs at least three different pictures "
                 "that can be read. Add pictures, or remove the class."
             )
-    return Split(*(np.array(sorted(part), dtype=np.int64) for part in (train, val, test)), how)
+
+
+def _rising(indices: Sequence[int]) -> np.ndarray:
+    return np.array(sorted(indices), dtype=np.int64)
 
 
 def _strata(pictures: Sequence[Picture], usable: Sequence[int], classes: int) -> list[int]:
-    """The class by which each picture is divided: its own; of several, the rarest; of none, a stratum of its own."""
+    """Return the stratum of each picture: its class, or the rarest of its classes.
+
+    Pictures without a class form a stratum of their own, with the number `classes`.
+    """
     counts = Counter(label for i in usable for label in pictures[i].labels)
     return [min(picture.labels, key=lambda label: (counts[label], label), default=classes) for picture in pictures]
 
 
-def _take(
+def _split_off(
     indices: Sequence[int],
-    share: float,
+    fraction: float,
     strata: Sequence[int],
     digests: Sequence[str],
     rng: np.random.Generator,
     leave: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """Split off a share of every stratum; copies of a picture move together.
+    """Split off a fraction of each stratum. Copies of a picture move together.
 
-    A stratum with two different pictures or more gives one at least, and keeps `leave` of them if it has more than
-    that.
+    A stratum with two or more different pictures gives at least one of them. A stratum with more than `leave` different
+    pictures keeps at least `leave` of them.
+
+    Returns:
+        The indices that stay, and those that are split off.
     """
     copies: dict[str, list[int]] = {}
     for i in indices:
@@ -133,11 +151,11 @@ def _take(
     for own in groups:
         shuffled = [own[position] for position in rng.permutation(len(own))]
         count = sum(map(len, own))
-        room = min(max(1, round(count * share)), count - 1)
+        room = min(max(1, round(count * fraction)), count - 1)
         stay: list[list[int]] = []
         go: list[list[int]] = []
         for group in shuffled:
-            # A picture with many copies would fill a small part alone; it stays where there is room.
+            # The copies of one picture could fill a small part alone. They stay, because more fits there.
             fits = len(group) <= room and len(own) - len(go) > leave
             room -= len(group) if fits else 0
             (go if fits else stay).append(group)
@@ -150,6 +168,7 @@ def _take(
 
 
 def _refuse_leaks(pictures: Sequence[Picture], digests: Sequence[str], given: dict[str, list[int]]) -> None:
+    """Check that no picture is in two parts of a given split; raises SplitLeak."""
     seen: dict[str, tuple[str, int]] = {}
     shared = []
     for part, indices in given.items():
@@ -160,6 +179,10 @@ def _refuse_leaks(pictures: Sequence[Picture], digests: Sequence[str], given: di
     if shared:
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise SplitLeak(
-            f"{len(shared)} pictures stand in two parts of the given split: {'; '.join(shared[:5])}{more}. "
-            "A test on pictures that were trained on measures memory; remove them from one side."
+            f"{_pictures_are(len(shared))} in two parts of the given split: {'; '.join(shared[:5])}{more}. "
+            "Figures on pictures that the network was trained on are too good. Remove the copies from one part."
         )
+
+
+def _pictures_are(count: int) -> str:
+    return "1 picture is" if count == 1 else f"{count} pictures are"

@@ -1,6 +1,7 @@
-"""Pretrained weights files: found in the mirror, the cache or Keras's cache, or downloaded; and checked.
+"""Finds files of pretrained weights in the mirror, zoo's cache or Keras's cache, or downloads them; checks each file.
 
-Loading a file into a network is `train.model`'s part. Importing this module is cheap; pooch comes in with a download.
+`zoo.pretrained.select` chooses the weights, and `zoo.train.network` loads them. Importing this module is cheap, because
+pooch is imported only for a download.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file at hand.
+    """A weights file that is available locally and has been checked.
 
     Args:
-        path: Where it is.
-        place: "mirror", "cache", "Keras's cache" or "download".
-        entry: The published entry it answers.
-        wanted: The entry that fits the size best; another than `entry` where that could not be had.
-        reason: Why `wanted` could not be had, if so.
-        sha256: Digest of the file, hex.
+        path: The path of the file.
+        place: Where it was found: "mirror", "cache", "Keras's cache" or "download".
+        entry: The published weights that the file contains.
+        wanted: The published weights that fit the size best. They differ from `entry` if they are not available.
+        reason: Why `wanted` is not available; empty if it is.
+        sha256: Digest of the file, in hex.
     """
 
     path: Path
@@ -48,24 +49,37 @@ class WeightsFile:
 
 
 def find_local(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
-    """Find a file without reading it and without the network.
+    """Find a file locally, without reading it and without the network.
 
     Returns:
-        The path and the name of the place, or None.
+        The path and the name of the place ("mirror", "cache" or "Keras's cache"), or None if the file is in none.
     """
     mirror = files.mirror()
     places = [(mirror, "mirror")] if mirror else []
     places += [(files.cache() / "weights", "cache"), (files.keras_cache(), "Keras's cache")]
     for folder, place in places:
         path = folder / entry.filename
-        # Not Path.is_file, which raises where a folder may not be entered.
+        # Path.is_file raises an error if the folder may not be entered.
         if os.path.isfile(path):
             return path, place
     return None
 
 
+def progress_label(entry: Weights | ClassIndex, what: str) -> str:
+    """Name the step in which `find` or `find_file` gets a file, for a progress line.
+
+    Args:
+        entry: The file.
+        what: What it contains, such as "weights" or "class names".
+
+    Returns:
+        "checking weights" if the file is available locally or must not be downloaded, else "downloading weights".
+    """
+    return f"{'checking' if find_local(entry) or files.offline() else 'downloading'} {what}"
+
+
 def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
-    """Order entries by how near their resolution is to a size (height, width); of two as near, the larger first."""
+    """Sort entries by how near their resolution is to a size (height, width). The larger of two is first."""
     pixels = (size[0] * size[1]) ** 0.5
 
     def distance(entry: Weights) -> tuple[float, float]:
@@ -76,21 +90,21 @@ def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
 
 
 def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None) -> WeightsFile:
-    """Get the weights that fit a size best.
+    """Find or download the weights whose resolution fits a size best.
 
-    The exact resolution if it is at hand or can be downloaded, else the nearest one that is at hand.
+    If the best file is neither available locally nor can be downloaded, the nearest local one is taken instead.
 
     Args:
-        entries: Entries of one architecture and tag that differ by resolution only.
-        size: (height, width) in pixels of the network to be.
-        progress: Called with (bytes done, bytes in all) while downloading.
+        entries: Entries of one architecture and tag that differ only by resolution.
+        size: (height, width) in pixels of the network.
+        progress: Called with (bytes downloaded, bytes in total) during a download.
 
     Returns:
         The file.
 
     Raises:
-        WeightsUnavailable: None is at hand and the best could not be downloaded.
-        HashMismatch: A file at hand is not the published one.
+        WeightsUnavailable: The best file cannot be downloaded, and no other one is available locally.
+        HashMismatch: A local file is not the published one.
     """
     wanted, *others = by_fit(entries, size)
     try:
@@ -105,7 +119,16 @@ def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress |
 
 
 def find_file(entry: ClassIndex, progress: Progress | None = None) -> Path:
-    """Get a class index file; raises as `find`."""
+    """Find or download a class index file, and check it.
+
+    Args:
+        entry: The file.
+        progress: Called with (bytes downloaded, bytes in total) during a download.
+
+    Raises:
+        WeightsUnavailable: The file is not available locally and cannot be downloaded.
+        HashMismatch: The local file is not the published one.
+    """
     return _get(entry, progress)[0]
 
 
@@ -113,11 +136,11 @@ def read_class_index(path: Path) -> list[str]:
     """Read class names from a class index file.
 
     Returns:
-        One name a class, in the order of the network's output, such as "n01440764_tench": the identifier too,
-        because two ImageNet classes are called "crane".
+        One name per class, in the order of the network's output, such as "n01440764_tench". The identifier is part of
+        the name, because two ImageNet classes are called "crane".
 
     Raises:
-        HashMismatch: The file is no class index.
+        HashMismatch: The file is not a class index.
     """
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -126,11 +149,11 @@ def read_class_index(path: Path) -> list[str]:
             raise ValueError('not of the form {"0": [identifier, name], ...}')
         return ["_".join(row) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HashMismatch(f"{str(path)!r} is no class index file: {error!r}. Remove it and try again.") from None
+        raise HashMismatch(f"{str(path)!r} is not a class index file: {error!r}. Remove it and try again.") from None
 
 
 def advice(entry: Weights | ClassIndex) -> str:
-    """What a user can do to supply a file."""
+    """Say how a user can supply a file by hand: where to download it, and into which folder to put it."""
     named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "
     return (
         f"Download {entry.url}\n"
@@ -139,25 +162,30 @@ def advice(entry: Weights | ClassIndex) -> str:
 
 
 def digest_of(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file's bytes."""
+    """Return the digest of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, str, str]:
-    """Return (path, place, sha256) of a checked file, downloading it where it is not at hand."""
+    """Return (path, place, sha256) of a checked file. Download it if it is not available locally."""
     found = find_local(entry)
     if found:
         path, place = found
         return path, place, _checked(path, entry, _recorded(path) if place == "cache" else None)
     if files.offline():
-        raise WeightsUnavailable(f"{entry.filename} is not at hand and ZOO_OFFLINE=1 forbids the network")
+        raise WeightsUnavailable(f"{entry.filename} is not available locally, and ZOO_OFFLINE=1 forbids downloads")
     path = files.cache() / "weights" / entry.filename
     return path, "download", _download(entry, path, progress)
 
 
 def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> str:
-    """Return a file's sha256, or raise HashMismatch; WeightsUnavailable where the file may not be read."""
+    """Compare a file with its published or recorded hash, and return its sha256 in hex.
+
+    Raises:
+        HashMismatch: The hashes differ.
+        WeightsUnavailable: The file cannot be read.
+    """
     expected = entry.hash or recorded
     algorithm, _, wanted = expected.partition(":") if expected else ("sha256", "", "")
     try:
@@ -168,14 +196,14 @@ def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> s
     if wanted and received != wanted:
         origin = "published" if entry.hash else f"recorded in {path.name + RECORDED!r} when it was first downloaded"
         raise HashMismatch(
-            f"{str(path)!r} has {algorithm} {received}, but {wanted} was {origin}. The file is damaged or another; "
-            "remove it and try again."
+            f"{str(path)!r} has {algorithm} {received}, but {wanted} was {origin}. The file is damaged, or it is "
+            "another file of the same name. Remove it and try again."
         )
     return digest
 
 
 def _recorded(path: Path) -> str | None:
-    """The digest that a download left beside a file, as "sha256:...", or None."""
+    """Return the digest that was recorded beside a file when it was downloaded, as "sha256:...", or None."""
     try:
         digest = path.with_name(path.name + RECORDED).read_text(encoding="utf-8").split()[0]
     except (OSError, ValueError, IndexError):
@@ -184,16 +212,17 @@ def _recorded(path: Path) -> str | None:
 
 
 def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None) -> str:
-    """Download through pooch: into a temporary folder, moved to its name only when complete and right.
+    """Download a file with pooch into a temporary folder, check it, and move it to its place.
 
-    The file's digest is recorded beside it, as `sha256sum` writes it, and a later download must have it too: that is
-    all there is to go by where no hash is published.
+    The digest is recorded beside the file in the format of `sha256sum`. If no hash is published, a later download must
+    have the recorded digest, because there is nothing else to compare with.
 
     Returns:
-        The file's sha256, hex.
+        The file's sha256, in hex.
 
     Raises:
-        WeightsUnavailable: No connection within CONNECT_SECONDS, an answer other than the file, or a cut transfer.
+        WeightsUnavailable: The server cannot be reached within CONNECT_SECONDS, it sends something else than the file,
+            or the transfer breaks off.
     """
     import logging
 
@@ -210,19 +239,19 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
         with files.scratch_folder(path.parent) as temporary:
             file = Path(pooch.retrieve(entry.url, entry.hash, fname=path.name, path=temporary, downloader=http))
             _refuse_other_files(file, entry)
-            # pooch closes its files to all others, and a cache may be shared.
+            # Only their owner may read the files that pooch creates, but several users may share a cache.
             file.chmod(temporary.stat().st_mode & 0o666)
             digest = digest_of(file)
             record = path.with_name(path.name + RECORDED)
             known = _recorded(path)
             if known not in (None, f"sha256:{digest}") and not entry.hash:
                 raise ValueError(
-                    f"what came back has sha256:{digest}, but an earlier download had {known}; "
+                    f"the received file has sha256:{digest}, but an earlier download had {known}; "
                     f"remove {str(record)!r} if the publisher has replaced the file"
                 )
             draft = temporary / record.name
             draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-            # The record first: a file without one would never be checked.
+            # The record is moved first, because a file without a record would never be checked.
             os.replace(draft, record)
             os.replace(file, path)
     except (requests.RequestException, ValueError, OSError) as error:
@@ -232,29 +261,32 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
 
 
 def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
-    """Raise ValueError if a download is not what its name says: a hotel's login page answers 200 too."""
+    """Check that a download is the kind of file that its name says; raises ValueError.
+
+    The login page of a hotel's network, for example, also has the status 200.
+    """
     size = file.stat().st_size
-    # A published hash has been checked by now and knows better than a length.
+    # A published hash has already been checked, and it is more reliable than a published length.
     if entry.bytes and not entry.hash and size != entry.bytes:
-        raise ValueError(f"{size} bytes came back, not {entry.bytes}")
+        raise ValueError(f"the server sent {size} bytes instead of {entry.bytes}")
     if file.suffix == ".h5":
         import h5py
 
         try:
             h5py.File(file).close()
         except OSError as error:
-            # h5py sees a missing end too, which a server without a Content-Length cannot tell.
-            raise ValueError(f"what came back is not a whole HDF5 file ({error})") from None
+            # h5py also notices a truncated file, even if the server sent no Content-Length.
+            raise ValueError(f"the received file is not a complete HDF5 file ({error})") from None
     if file.suffix == ".json":
         json.loads(file.read_bytes())
 
 
 def _unreachable(url: str) -> str:
-    """Try once to reach a server; return why it cannot be reached, or "".
+    """Try to reach a server, and return the reason why it cannot be reached; "" if it can.
 
-    The attempts run beside, because looking a name up can take longer than any time-out that sockets know. There are
-    two at once: a patient one, for slow lines, and one that gives each of a server's addresses little time, for lines
-    on which IPv6 leads nowhere and that would never come to the IPv4 address.
+    The attempts run in threads of their own, because no timeout of a socket covers the lookup of a name. Two attempts
+    run at once. The patient one is for slow lines. The impatient one gives each address of the server little time:
+    where IPv6 addresses do not respond, a patient attempt would never get to the IPv4 address.
     """
     import requests
 
@@ -283,7 +315,7 @@ def _unreachable(url: str) -> str:
 
 
 def _brief(error: Exception) -> str:
-    """The innermost reason of a connection error, without the object addresses that urllib3 prints."""
+    """Return the innermost reason of a connection error, without the object addresses that urllib3 prints."""
     cause: BaseException = error
     while cause.args and isinstance(cause.args[0], BaseException):
         cause = cause.args[0]
@@ -293,7 +325,7 @@ def _brief(error: Exception) -> str:
 
 
 class _Bar:
-    """What pooch expects of a progress bar, handed on as (done, total)."""
+    """A progress bar with the methods that pooch calls; it passes (bytes done, bytes in total) on."""
 
     def __init__(self, progress: Progress):
         self._progress, self._done, self.total = progress, 0, 0

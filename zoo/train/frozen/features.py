@@ -292,10 +292,8 @@ class FeatureCache:
     def _wanted(
         self, tensors: Sequence[keras.KerasTensor], pictures: str, count: int, rows: np.ndarray
     ) -> list[Wanted]:
-        import onnxruntime
-
         keras = backend.start()
-        engine = ["Keras" if backend.has_accelerator() else onnxruntime.__version__]
+        engine = ["Keras" if backend.has_accelerator() else backend.onnxruntime().__version__]
         engine += [zoo_runtime.__version__, keras.__version__, keras.backend.backend()]
         return [Wanted(repr([self._digest(x), engine, pictures]), count, rows, tuple(x.shape[1:])) for x in tensors]
 

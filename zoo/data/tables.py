@@ -1,0 +1,215 @@
+"""Reads labelled pictures from a table: a CSV that names their files, or an .npz that contains them.
+
+What the rows become is in `zoo.data.sources`, which also reads folders.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from zoo.errors import DataLayout, EmptyClass
+
+SEPARATOR = ";"
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class Row(NamedTuple):
+    """A picture with the names of its classes.
+
+    Args:
+        name: The name that messages and lists use: the path, or "x_train[12]".
+        content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), values 0..255.
+        labels: The names of its classes; exactly one, unless the source is multi-label.
+        split: "train", "val", "test", or None if the source has no split.
+    """
+
+    name: str
+    content: Path | np.ndarray
+    labels: tuple[str, ...]
+    split: str | None
+
+
+def check_split_classes(name: str, rows: Sequence[Row], *, multilabel: bool = False) -> None:
+    """Check that the parts of a given split have the same classes.
+
+    In multi-label data, a rare label may be missing in the validation and test parts.
+
+    Raises:
+        DataLayout: The validation or test part has a class that the train part does not have.
+        EmptyClass: The validation or test part lacks a class of the train part.
+    """
+    classes: dict[str | None, set[str]] = {}
+    for row in rows:
+        classes.setdefault(row.split, set()).update(row.labels)
+    trained = classes.get("train", set())
+    for part in ("val", "test"):
+        if part not in classes:
+            continue
+        unknown = ", ".join(sorted(classes[part] - trained))
+        if unknown:
+            raise DataLayout(
+                f"{name!r}: the {part} part has classes without training pictures: {unknown}. "
+                f"Add training pictures of them, or remove them from the {part} part."
+            )
+        missing = ", ".join(sorted(trained - classes[part]))
+        if missing and not multilabel:
+            raise EmptyClass(
+                f"{name!r}: the {part} part has no picture of {missing}. "
+                f"Add some, or remove the whole {part} part; zoo then takes one from the training pictures."
+            )
+
+
+def read_csv(path: Path) -> tuple[list[Row], bool]:
+    """Read a CSV with the columns path,label[,split], or path,labels[,split].
+
+    Returns:
+        The rows, and whether a picture may have several labels.
+
+    Raises:
+        DataLayout: The file is not such a CSV; the message names the line.
+        EmptyClass: The validation or test part lacks a class of the train part.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows, multilabel = _csv_rows(path, csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataLayout(
+            f"{str(path)!r} is not a CSV file in UTF-8: {error}. Save it again as CSV with the encoding UTF-8."
+        ) from None
+    splits = {row.split for row in rows}
+    if None in splits and len(splits) > 1:
+        raise DataLayout(
+            f"{str(path)!r} gives a split for only some of the pictures. Fill in the column split for all, or for none."
+        )
+    if splits == {"train"}:
+        rows = [row._replace(split=None) for row in rows]
+    elif rows and None not in splits:
+        if "train" not in splits:
+            raise DataLayout(f"{str(path)!r} has no training pictures. Write train into the column split of some rows.")
+        check_split_classes(str(path), rows, multilabel=multilabel)
+    return rows, multilabel
+
+
+def _csv_rows(path: Path, reader: csv.DictReader) -> tuple[list[Row], bool]:
+    """Read the rows of a CSV, and whether a picture may have several labels.
+
+    Raises:
+        DataLayout: The columns or a row are wrong; the message names the line.
+    """
+    columns = [column.strip().lower() for column in reader.fieldnames or []]
+    if "path" not in columns or len({"label", "labels"} & set(columns)) != 1:
+        raise DataLayout(
+            f"the first line of {str(path)!r} must name the columns: path,label[,split]; or path,labels[,split] if a "
+            f"picture may have several labels. Received: {','.join(columns) or 'nothing'}."
+        )
+    reader.fieldnames = columns
+    multilabel = "labels" in columns
+    rows = []
+    for row in reader:
+        line = f"{str(path)!r}, line {reader.line_num}"
+        where, label = (row["path"] or "").strip(), (row["labels" if multilabel else "label"] or "").strip()
+        split = (row.get("split") or "").strip().lower()
+        # DictReader puts surplus values under the key None.
+        surplus = row.get(None)  # type: ignore[call-overload]
+        if surplus is not None:
+            raise DataLayout(
+                f"{line}: the row has {len(columns) + len(surplus)} values for {len(columns)} columns. "
+                "Put double quotes around values that contain a comma."
+            )
+        if not where or not (label or multilabel):
+            raise DataLayout(f"{line}: {'path' if multilabel else 'path and label'} must not be empty.")
+        if split and split not in SPLITS:
+            raise DataLayout(f"{line}: split must be train, val or test. Received: {split!r}.")
+        labels = tuple(part.strip() for part in label.split(SEPARATOR) if part.strip()) if multilabel else (label,)
+        rows.append(Row(where, _csv_path(path.parent, where), labels, SPLITS.get(split)))
+    return rows, multilabel
+
+
+def _csv_path(folder: Path, where: str) -> Path:
+    """Resolve a path of a CSV: relative paths start at the CSV's own folder, and Windows' separators are accepted."""
+    file = folder / where
+    return folder / where.replace("\\", "/") if "\\" in where and not os.path.exists(file) else file
+
+
+def read_npz(path: Path) -> list[Row]:
+    """Read an .npz with the arrays x_train, y_train and, optionally, x_test, y_test. Nothing is unpickled.
+
+    Raises:
+        DataLayout: The file is not such an .npz.
+        EmptyClass: The test part lacks a class of the train part.
+        PermissionError: The user may not read the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test") if key in archive.files}
+            found = ", ".join(archive.files)
+    except PermissionError:
+        raise
+    except Exception as error:
+        # For damaged files zipfile, zlib and numpy raise OSError, ValueError, NotImplementedError and more.
+        raise DataLayout(f"{str(path)!r} cannot be read as an .npz file of plain arrays: {error}.") from None
+    if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
+        raise DataLayout(
+            f"{str(path)!r} must have the arrays x_train and y_train, and may have x_test together with y_test. "
+            f"Received: {found or 'no arrays'}."
+        )
+    rows = []
+    splits = ("train", "test") if "x_test" in arrays else ("train",)
+    labels = {split: _labels(path, arrays[f"y_{split}"]) for split in splits}
+    # Numbers are padded with zeros, so that class names sort like the numbers: "02" before "10".
+    width = max(len(str(given.max())) if given.dtype.kind in "iu" and len(given) else 0 for given in labels.values())
+    for split in splits:
+        pictures = arrays[f"x_{split}"]
+        _check_npz_pictures(path, split, pictures, labels[split])
+        part = split if len(splits) > 1 else None
+        for i, (picture, label) in enumerate(zip(pictures, labels[split], strict=True)):
+            rows.append(Row(f"x_{split}[{i}]", picture, (str(label).zfill(width),), part))
+    if len(splits) > 1:
+        check_split_classes(str(path), rows)
+    return rows
+
+
+def _check_npz_pictures(path: Path, split: str, pictures: np.ndarray, labels: np.ndarray) -> None:
+    """Check type, shape and number of the pictures of one part; raises DataLayout."""
+    fits = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))
+    if pictures.dtype != np.uint8 or not fits:
+        raise DataLayout(
+            f"{str(path)!r}: x_{split} must be a uint8 array (N, H, W), (N, H, W, 1) or (N, H, W, 3). "
+            f"Received: {pictures.dtype} {pictures.shape}."
+        )
+    if len(pictures) != len(labels):
+        raise DataLayout(
+            f"{str(path)!r}: x_{split} and y_{split} must be equally long. "
+            f"Received: {len(pictures)} pictures and {len(labels)} labels."
+        )
+
+
+def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
+    """Bring the labels of an .npz to the shape (N,), and check them; raises DataLayout."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+        raise DataLayout(
+            f"{str(path)!r}: labels must be whole numbers or texts, one per picture. "
+            f"Received: {labels.dtype} {labels.shape}."
+        )
+    if labels.dtype.kind in "iu" and len(labels) and labels.min() < 0:
+        raise DataLayout(f"{str(path)!r}: labels must not be negative. Received: {labels.min()}.")
+    if labels.dtype.kind == "U" and not all(label.strip() for label in labels):
+        empty = int(np.argmin([bool(label.strip()) for label in labels]))
+        raise DataLayout(f"{str(path)!r}: labels must not be empty. The label with index {empty} is empty.")
+    return labels
