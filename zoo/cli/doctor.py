@@ -37,7 +37,7 @@ def examine() -> dict[str, Any]:
         {entry.id for entry in found.all(Weights)} - {e.id for e in found.all(Weights) if e.architecture in names}
     )
     problems += [f"the weights {identity} belong to an architecture that no plugin brings" for identity in orphans]
-    problems += _installation()
+    problems += _package_problems()
     mirror = files.mirror()
     if mirror and not mirror.is_dir():
         problems.append(f"ZOO_WEIGHTS_DIR is {str(mirror)!r}, which is not a folder")
@@ -59,7 +59,7 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _installation() -> list[str]:
+def _package_problems() -> list[str]:
     """Return what is wrong with the installed packages.
 
     Both finezoo and finezoo-runtime install zoo_runtime, and removing one of them removes the files of the other.

@@ -119,7 +119,7 @@ def _decode(
     if not found:
         raise UnreadablePictures(f"none of the pictures of {source.name} can be read: {shown}")
     if bad:
-        reporter.warn(f"{len(bad)} of the pictures cannot be read and are skipped: {shown}")
+        reporter.warn(f"skipped {len(bad)} picture{'s' if len(bad) > 1 else ''} that cannot be read: {shown}")
     return list(found), np.stack(list(found.values()))
 
 
