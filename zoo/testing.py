@@ -97,8 +97,8 @@ def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
         transposes: Number of Transpose nodes that the graph may have.
 
     Raises:
-        AssertionError: The graph has an input other than `image`, operators that are not ONNX's own, too many
-            Transposes, or a BatchNorm after a convolution that is not folded into it.
+        AssertionError: The graph has an input other than `image`, operators that are not ONNX's own, or too many
+            Transposes. Or a convolution is followed by a BatchNorm that should have been folded into it.
     """
     nodes = graph.graph.node
     inputs = [value.name for value in graph.graph.input]

@@ -24,7 +24,7 @@ RUNTIME_HINT = (
 
 
 def main() -> None:
-    """Run the command and exit with its exit code; no other module decides one."""
+    """Run the command, and turn its result or its error into an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A file name may hold bytes that are not valid text. Printing it must not end the run.

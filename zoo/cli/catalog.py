@@ -256,7 +256,7 @@ def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
 
 
 def _common(values: Sequence[str]) -> str:
-    """Return the value that all files share."""
+    """Return the value that all files share, or say that they differ."""
     return values[0] if len(set(values)) == 1 else "differs from file to file"
 
 

@@ -94,7 +94,7 @@ class KerasApplication:
         return self._changed(input_shape, include_top=True, classes=classes, classifier_activation=None)
 
     def published(self, **arguments: Any) -> keras.Model:
-        """Call the function of keras.applications. The network has random weights, and its own names and layers.
+        """Build the network exactly as keras.applications does, with random weights.
 
         Args:
             arguments: Arguments of the function beside `options`.
@@ -132,8 +132,9 @@ def rebuild(network: keras.Model, change: Callable[[keras.Layer], keras.Layer | 
 
     Args:
         network: A functional model.
-        change: `change(layer)` returns the layer that replaces a layer, the layer itself to keep its kind, or None to
-            remove a layer that passes its input on unchanged. Layers inside a Sequential are passed one by one.
+        change: `change(layer)` returns the layer that takes the place of a layer. It returns the layer itself to keep
+            it, and None to remove a layer that passes its input on unchanged. It receives layers inside a Sequential
+            one by one.
 
     Returns:
         The new network, with new random weights.
