@@ -1,4 +1,4 @@
-"""Fixtures for all tests: an environment of its own, synthetic photographs, the command run in this process, a run."""
+"""Fixtures for all tests: an isolated environment, all plugins, the command `zoo`, photographs, a finished run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path_factory, monkeypatch):
-    """No test sees the user's caches, weights or network."""
+    """Keep the user's caches, weights and network away from every test."""
     home = tmp_path_factory.mktemp("home")
     for name in ("ZOO_WEIGHTS_DIR", "ZOO_STRICT_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
@@ -23,9 +23,17 @@ def environment(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ZOO_OFFLINE", "1")
 
 
+@pytest.fixture(scope="session")
+def plugins():
+    """All installed plugins. A test that installs a plugin of its own loads the registry anew."""
+    from zoo.plugin import registry
+
+    return registry.load()
+
+
 @dataclass
 class Ran:
-    """What a command gave."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -34,7 +42,10 @@ class Ran:
 
 @pytest.fixture
 def zoo(monkeypatch, capsys):
-    """Run `zoo` as its script does, in this process, so that TensorFlow is imported once for all tests."""
+    """Return a function that runs `zoo` as its script does.
+
+    It runs in this process, so that all tests import TensorFlow only once.
+    """
 
     def run(*arguments: object) -> Ran:
         from zoo import cli
@@ -49,7 +60,14 @@ def zoo(monkeypatch, capsys):
 
 
 def write_photos(folder: Path, per_class: int, size: tuple[int, int] = (60, 80), seed: int = 0) -> None:
-    """Three classes that a network can tell apart: red discs, green bars, blue noise; JPEGs, each one different."""
+    """Write JPEGs of three classes that a network can tell apart: red discs, green bars, blue noise.
+
+    Args:
+        folder: Receives a folder per class.
+        per_class: Number of pictures per class; no two are equal.
+        size: (height, width) in pixels.
+        seed: The same seed gives the same pictures.
+    """
     rng = np.random.default_rng(seed)
     height, width = size
     y, x = np.mgrid[0:height, 0:width]
@@ -69,7 +87,7 @@ def write_photos(folder: Path, per_class: int, size: tuple[int, int] = (60, 80),
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """A folder of three class folders with 24 photographs each."""
+    """Write three class folders with 24 photographs each; return the folder around them."""
     folder = tmp_path_factory.mktemp("data") / "photos"
     write_photos(folder, 24)
     return folder
@@ -77,7 +95,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, photos):
-    """A finished run of the smallest network on the photographs: (run folder, exports folder, what was printed)."""
+    """Fine-tune the smallest MobileNetV2 on the photographs; return (run folder, exports folder, printed text)."""
     import contextlib
     import io
 
@@ -103,7 +121,7 @@ def finished(tmp_path_factory, photos):
 
 @pytest.fixture
 def install_plugin(tmp_path, monkeypatch):
-    """Install a plugin as a stranger's distribution: a module and its metadata on sys.path."""
+    """Return a function that installs a plugin as a distribution of its own: a module and its metadata on sys.path."""
 
     def install(name: str, code: str, distribution: str | None = None) -> None:
         folder = tmp_path / f"site-{name}"
@@ -124,7 +142,7 @@ def install_plugin(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real pictures that ZOO_TEST_DATA names."""
+    """Return the folder of real pictures that ZOO_TEST_DATA names."""
     given = os.environ.get("ZOO_TEST_DATA")
     if not given:
         pytest.skip("ZOO_TEST_DATA does not name a folder of real pictures")
@@ -136,7 +154,7 @@ REAL_WEIGHTS = os.environ.get("ZOO_WEIGHTS_DIR")
 
 @pytest.fixture
 def real_weights(monkeypatch) -> Path:
-    """The folder of real weights that ZOO_WEIGHTS_DIR named when the tests began, set as the mirror."""
+    """Use the folder that ZOO_WEIGHTS_DIR named when the tests began as the mirror, and return it."""
     if not REAL_WEIGHTS:
         pytest.skip("ZOO_WEIGHTS_DIR does not name a folder of real weights")
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", REAL_WEIGHTS)

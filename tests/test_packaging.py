@@ -50,6 +50,8 @@ def test_every_source_file_is_in_the_wheel(wheel):
         for path in sources:
             name = f"{package}/{path.relative_to(REPOSITORY / folder).as_posix()}"
             assert archive.read(name) == path.read_bytes()
+        # Type checkers read a package's annotations only if it says that it has them.
+        assert f"{package}/py.typed" in archive.namelist()
 
 
 def test_name_version_and_commands(wheel):

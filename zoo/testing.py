@@ -1,11 +1,11 @@
-"""The compliance kit: what plugin authors run on what they publish, and what zoo runs on its own plugins.
+"""The compliance kit. Plugin authors run it on what they publish, and zoo runs it on its own plugins.
 
     from zoo import testing
 
     def test_my_network():
         testing.check_architecture(my_plugin.zoo_architectures()[0])
 
-Every function raises AssertionError, or the ZooError that a user would see, with what is wrong.
+Every check raises AssertionError, or the ZooError that a user would see. The message says what is wrong.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
     """Check that an architecture keeps the contract of `zoo.plugin.Architecture`, from build to exported file.
 
     Args:
-        architecture: What to check.
-        size: (height, width) in pixels to build at; None means its smallest.
-        transposes: How many Transpose nodes the exported graph may have; each costs a copy of a map.
+        architecture: The architecture.
+        size: (height, width) in pixels of the network that is built; None means the smallest.
+        transposes: Number of Transpose nodes that the exported graph may have; each copies a whole feature map.
 
     Raises:
-        AssertionError: A part of the contract is not kept.
+        AssertionError: The architecture breaks a part of the contract.
+        ZooError: The network cannot be built or exported, or the exported file does not agree with it.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact, parity
@@ -50,7 +51,9 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
     backbone = build_backbone(architecture, size)
     assert None not in backbone.output.shape[1:], f"the feature map has no fixed shape: {backbone.output.shape}"
     parameters = sum(layer.count_params() for layer in backbone.layers if layer.__class__.__name__ not in PREPROCESSING)
-    assert parameters == architecture.parameters, f"{parameters:,} parameters, {architecture.parameters:,} promised"
+    assert parameters == architecture.parameters, (
+        f"the backbone has {parameters:,} parameters, {architecture.parameters:,} promised"
+    )
 
     names = [layer.name for layer in backbone.layers]
     again = [layer.name for layer in build_backbone(architecture, size).layers]
@@ -71,7 +74,7 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
         model.predict_on_batch(pixels.astype("float32")), loaded.predict_on_batch(pixels.astype("float32"))
     )
     assert same, "a saved and loaded network gives other values"
-    # Raises with the reason where the graph cannot be converted or differs.
+    # `convert` and `parity.check` raise with the reason if the graph cannot be converted, or differs.
     graph = convert(model)
     check_graph(graph, transposes)
     parity.check(model, graph, pixels)
@@ -87,15 +90,15 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
 
 
 def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
-    """Check that a converted graph is one that any device runs, and runs fast.
+    """Check that every device can run a converted graph, and that nothing slows it down needlessly.
 
     Args:
-        graph: What `zoo.convert.keras_to_onnx.convert` gives.
-        transposes: How many Transpose nodes it may have.
+        graph: The result of `zoo.convert.keras_to_onnx.convert`.
+        transposes: Number of Transpose nodes that the graph may have.
 
     Raises:
-        AssertionError: It has another input than `image`, operators that are not ONNX's own, too many Transposes, or a
-            BatchNorm behind a convolution that is not folded into it.
+        AssertionError: The graph has an input other than `image`, operators that are not ONNX's own, or too many
+            Transposes. Or a convolution is followed by a BatchNorm that should have been folded into it.
     """
     nodes = graph.graph.node
     inputs = [value.name for value in graph.graph.input]
@@ -103,7 +106,7 @@ def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
     foreign = {f"{node.domain}:{node.op_type}" for node in nodes if node.domain}
     assert not foreign, f"operators that are not ONNX's own: {sorted(foreign)}"
     count = sum(node.op_type == "Transpose" for node in nodes)
-    assert count <= transposes, f"{count} Transpose nodes, at most {transposes} are allowed"
+    assert count <= transposes, f"the graph has {count} Transpose nodes; at most {transposes} are allowed"
 
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
     readers = defaultdict(list)
@@ -121,7 +124,17 @@ def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
 
 
 def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int = 0) -> np.ndarray:
-    """Pictures that differ in colour, coarse pattern and noise: uint8 array (count, height, width, channels)."""
+    """Draw pictures that differ in color, coarse pattern and noise.
+
+    Args:
+        count: Number of pictures.
+        size: (height, width) in pixels.
+        channels: 1 or 3.
+        seed: The same seed gives the same pictures.
+
+    Returns:
+        A uint8 array (count, height, width, channels) in 0..255.
+    """
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 4, 4, channels)).astype(float)
     rows, columns = (np.arange(side) * 4 // side for side in size)
@@ -131,18 +144,24 @@ def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int
 
 
 def randomize(model: keras.Model, seed: int = 0, pictures: int = 32, batch_size: int = 32) -> None:
-    """Give a network's biases, scales and BatchNorm statistics values as a trained one has.
+    """Set a network's biases, scales and BatchNorm statistics to values like those of a trained network.
 
-    With Keras's initial ones many a deep network gives about 1e-17 everywhere, and any tolerance passes; ConvNeXt
-    scales what its blocks add by 1e-6, so that a block could compute anything. Biases, scales and shifts are random;
-    BatchNorm's statistics are then those of so many synthetic pictures, taken in batches of `batch_size`, and moved a
-    little, so that signals neither vanish nor explode.
+    With Keras's initial values, many a deep network outputs about 1e-17 everywhere, and any tolerance passes. ConvNeXt
+    scales what its blocks add by 1e-6, so that a block could compute anything unnoticed.
+    Here biases, scales and shifts become random. BatchNorm's statistics are then measured on synthetic pictures and
+    moved a little, so that signals neither vanish nor explode.
+
+    Args:
+        model: The network; it is changed in place.
+        seed: Seed of the random values and of the pictures.
+        pictures: Number of synthetic pictures.
+        batch_size: Number of pictures per batch; a smaller batch needs less memory.
     """
     keras = backend.start()
     rng = np.random.default_rng(seed)
     for weight in model.trainable_weights:
         value = np.asarray(weight)
-        # What begins as one value everywhere: zeros are biases and shifts, others scales.
+        # A weight with one value everywhere was not drawn at random: zeros are biases or shifts, others are scales.
         if value.size > 1 and not np.ptp(value):
             weight.assign(rng.uniform(0.2, 1, value.shape) if value.any() else rng.normal(0, 0.1, value.shape))
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -152,8 +171,8 @@ def randomize(model: keras.Model, seed: int = 0, pictures: int = 32, batch_size:
     for layer in layers:
         layer.trainable = True
         if layer.gamma is not None:
-            # Small in front of a sum, as training makes them: where branches outweigh what they are added to, rounding
-            # grows with depth, and two machines differ by as much as an error would.
+            # Training makes the scales in front of a sum small. If branches outweigh what they are added to, rounding
+            # grows with depth, and two machines differ by as much as an error would cause.
             layer.gamma.assign(rng.uniform(0.3, 1, layer.gamma.shape) * (0.3 if _is_added(layer) else 1))
         if layer.beta is not None:
             layer.beta.assign(rng.uniform(-0.4, 0.4, layer.beta.shape))
@@ -161,20 +180,20 @@ def randomize(model: keras.Model, seed: int = 0, pictures: int = 32, batch_size:
     pixels = synthetic_pixels(pictures, (height, width), channels, seed).astype("float32")
     for index in range(math.ceil(pictures / batch_size)):
         for layer in layers:
-            # So that the statistics end as the mean over the batches.
+            # With this momentum the statistics become the mean over the batches.
             layer.momentum = index / (index + 1)
         model(pixels[index * batch_size : (index + 1) * batch_size], training=True)
     for layer, (momentum, trainable) in zip(layers, kept, strict=True):
         layer.momentum, layer.trainable = momentum, trainable
         deviation = np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
         layer.moving_mean.assign_add(0.1 * deviation * rng.uniform(-1, 1, deviation.shape))
-        # A channel that hardly varies over so few pictures would be blown up on others, and rounding with it.
+        # A channel that hardly varies over these few pictures would be amplified on others, and rounding with it.
         floor = np.median(deviation) / 3
         layer.moving_variance.assign(np.maximum(deviation, floor) ** 2 * rng.uniform(0.8, 1.25, deviation.shape))
 
 
 def _is_added(layer: keras.Layer) -> bool:
-    """Whether a layer's output is added to another map, with dropout between them or not."""
+    """Say whether a layer's output is added to another map, directly or after dropout."""
     for node in layer._outbound_nodes:
         kind = type(node.operation).__name__
         if kind == "Add" or (kind == "Dropout" and _is_added(node.operation)):
@@ -183,10 +202,14 @@ def _is_added(layer: keras.Layer) -> bool:
 
 
 def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
-    """Check that a policy keeps shapes, dtypes and ranges, and that the seeds alone decide what it does.
+    """Check that a policy keeps shapes, dtypes and ranges, and that its randomness comes from the seeds alone.
+
+    Args:
+        augmentation: The policy; it is checked with its default parameters.
+        channels: Channels of the pictures, 1 or 3.
 
     Raises:
-        AssertionError: A part of the contract of `zoo.plugin.Augmentation` is not kept.
+        AssertionError: The policy breaks a part of the contract of `zoo.plugin.Augmentation`.
     """
     backend.start()
     policy = augmentation.build(**augmentation.parameters)
@@ -201,13 +224,15 @@ def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
     assert out.min() >= 0 and out.max() <= 255, f"pixels left 0..255: {out.min()} to {out.max()}"
     assert marks.min() >= 0 and marks.max() <= 1, f"labels left 0..1: {marks.min()} to {marks.max()}"
     assert np.allclose(marks.sum(axis=1), 1, atol=1e-5), "rows of labels no longer sum to 1"
-    # Multi-label data: a picture of all classes, of two, of one, of none.
+    # Multi-label data: the pictures belong to all classes, to two, to one and to none.
     several = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 1]], "float32")
     _, marks = (np.asarray(array) for array in policy(images.copy(), several.copy(), seeds))
     assert marks.shape == several.shape and marks.dtype == np.float32, f"labels became {marks.dtype} {marks.shape}"
     assert marks.min() >= 0 and marks.max() <= 1, f"multi-hot labels left 0..1: {marks.min()} to {marks.max()}"
     alone, mark = (np.asarray(array) for array in policy(images[:1].copy(), labels[:1].copy(), seeds[:1]))
-    assert alone.shape == images[:1].shape and mark.shape == labels[:1].shape, "a picture alone got another shape"
+    assert alone.shape == images[:1].shape and mark.shape == labels[:1].shape, (
+        "a batch of one picture got another shape"
+    )
     again, _ = policy(before.copy(), labels.copy(), seeds)
     assert np.array_equal(out, np.asarray(again)), "the same seeds gave other pictures"
     if not np.array_equal(out, before):
@@ -218,14 +243,19 @@ def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
 def check_schedule(schedule: Schedule, architecture: Architecture) -> None:
     """Check that a schedule's phases fit an architecture.
 
+    Args:
+        schedule: The schedule.
+        architecture: The architecture.
+
     Raises:
-        AssertionError: A phase selects stages or layers that do not exist, or the last one has not all of the network.
+        AssertionError: A phase selects stages or layers that do not exist, or the last phase does not have the whole
+            network.
     """
     from zoo.errors import UsageError
     from zoo.train import schedule as schedule_tools
 
     try:
-        # Cuts the network and selects in every phase what would train.
+        # `show` builds the network and selects, for every phase, the layers that it would train.
         schedule_tools.show(schedule, architecture, size=(architecture.min_size,) * 2, classes=3)
     except UsageError as error:
         raise AssertionError(f"{schedule.name}: {error}") from error

@@ -270,3 +270,40 @@ def test_info_of_a_name_given_twice_says_so(zoo, install_plugin):
     install_plugin("twin", DUPLICATE)
     ran = zoo("info", "full")
     assert ran.code == 1 and "brought by 2 plugins" in ran.err
+
+
+def test_a_third_party_architecture_is_fine_tuned_exported_and_predicts(zoo, install_plugin, photos, tmp_path):
+    """An installed plugin's network is listed, fine-tuned and exported; the exported file predicts."""
+    install_plugin(
+        "tiny",
+        """
+from zoo.plugin import Architecture, Head, Stage, hookimpl
+
+def build(shape):
+    import keras
+    from zoo.plugin import normalize
+    pixels = keras.Input(shape)
+    x = normalize(pixels, "torch")
+    for i in range(1, 3):
+        x = keras.layers.Conv2D(8 * i, 3, strides=2, padding="same", activation="relu", name=f"conv{i}")(x)
+    return keras.Model(pixels, x)
+
+@hookimpl
+def zoo_architectures():
+    yield Architecture(name="tiny", summary="two convolutions", build=build, input_size=(32, 32), min_size=8,
+                       parameters=1392, stages=[Stage("a", ["conv1"]), Stage("b", ["conv2"])], head=Head(pool="max"),
+                       source="here", licence="MIT")
+""",
+    )
+    ran = zoo(
+        *("finetune", "tiny", "--data", photos, "--epochs", 20, "--learning-rate", 0.01, "--batch-size", 8),
+        *("--runs", tmp_path / "runs", "--exported", tmp_path / "exported"),
+    )
+    assert ran.code == 0, ran.err
+    assert "no plugin lists pretrained weights of tiny" in ran.err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "metrics.json").read_text())["test"]["accuracy"] >= 0.9
+    assert json.loads((run / "run.json").read_text())["plugins"][-1] == "tiny (zoo-tiny 1.2)"
+    picture = next((photos / "discs").iterdir())
+    predicted = zoo("predict", tmp_path / "exported" / "tiny-photos" / "model.onnx", picture)
+    assert predicted.code == 0 and "discs" in predicted.out

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from builtin_plugins import builtin
 from PIL import Image
 
-import zoo_runtime
 from zoo import testing
 from zoo.data import augment as policies
-from zoo.errors import InvalidPluginData, UnknownName, UsageError
-from zoo.plugin import Augmentation, registry
-from zoo.report import augment_preview
+from zoo.errors import UsageError
+from zoo.plugin import Augmentation
 from zoo_plugins import randaugment
-from zoo_runtime import ImageSpec
 
 POLICIES = list(builtin(Augmentation))
 # These policies mix pictures of a batch with one another.
@@ -294,40 +289,6 @@ def test_randaugment_strengths(run):
     assert len(np.unique(out.reshape(COUNT, -1), axis=0)) > COUNT / 2
 
 
-# Policies and parameters as users type them.
-
-
-def test_parameters_are_read_by_the_type_of_their_defaults(plugins):
-    policy, parameters = policies.parse("course:rotation=30, flip=False", plugins)
-    assert policy.name == "course"
-    assert parameters == {"flip": False, "rotation": 30.0, "shift": 0.2, "shear": 0.2, "zoom": 0.2}
-    assert isinstance(parameters["rotation"], float)
-    assert policies.describe(policy, parameters) == "course:flip=false,rotation=30,shift=0.2,shear=0.2,zoom=0.2"
-    assert policies.parse(policies.describe(policy, parameters), plugins) == (policy, parameters)
-    assert policies.parse("none", plugins)[1] == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("coarse", "no augmentation called 'coarse'. Did you mean course"),
-        ("course:rotatoin=3", "no parameter of the policy course called 'rotatoin'. Did you mean rotation"),
-        ("none:flip=true", "no parameter of the policy none called 'flip'.*Known: none"),
-        ("course:", "NAME:PARAMETER=VALUE"),
-        ("course:rotation", "'rotation' is not PARAMETER=VALUE"),
-        ("course:rotation=30,,zoom=0.1", "'' is not PARAMETER=VALUE"),
-        ("course:rotation=30,rotation=40", "rotation is given twice"),
-        ("course:rotation=far", "rotation must be a number, such as 45. Received: 'far'"),
-        ("course:rotation=nan", "rotation must be a number"),
-        ("course:flip=1", "flip must be true or false, such as true. Received: '1'"),
-        ("randaugment:operations=1.5", "operations must be a whole number, such as 2"),
-    ],
-)
-def test_policies_that_are_misspelt_or_malformed_are_refused(plugins, text, problem):
-    with pytest.raises(UsageError, match=problem):
-        policies.parse(text, plugins)
-
-
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -353,187 +314,3 @@ def test_policies_refuse_values_of_another_type(plugins):
         policy = plugins.augmentation(name)
         with pytest.raises(ValueError, match=f"{key} must be"):
             policy.build(**{**policy.parameters, key: value})
-
-
-STRANGE = """
-from zoo.plugin import Augmentation, hookimpl
-
-def build(*, text, sides):
-    if text != "good":
-        raise RuntimeError("only good is good")
-    return lambda images, labels, seeds: (images, labels)
-
-@hookimpl
-def zoo_augmentations():
-    yield Augmentation(name="odd", summary="odd", build=build, parameters={"text": "bad", "sides": (1, 2)})
-"""
-
-
-def test_errors_of_a_third_party_policy(install_plugin):
-    install_plugin("odd", STRANGE)
-    plugins = registry.load()
-    policy, parameters = policies.parse("odd", plugins)
-    with pytest.raises(InvalidPluginData, match="'odd' cannot be built: RuntimeError: only good is good"):
-        policies.build(policy, parameters)
-    with pytest.raises(UsageError, match=r"the policy odd does not accept odd:text=worse.*only good is good"):
-        policies.build(*policies.parse("odd:text=worse", plugins))
-    assert policies.build(*policies.parse("odd:text=good", plugins))
-    with pytest.raises(UsageError, match="sides cannot be changed here"):
-        policies.parse("odd:sides=3", plugins)
-    with pytest.raises(UnknownName):
-        policies.parse("odd:side=3", plugins)
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [("course:rotatoin=3", "Did you mean rotation"), ("course:zoom=3", "zoom must be a number from 0 to 0.9")],
-)
-def test_finetune_refuses_a_policy_before_it_trains(zoo, photos, tmp_path, text, problem):
-    ran = zoo("finetune", "mobilenetv2_035", "--data", photos, "--augment", text, "--runs", tmp_path / "runs")
-    assert ran.code == 2 and problem in ran.err
-    assert ran.out == "" and not (tmp_path / "runs").exists()
-
-
-TINY = """
-from zoo.plugin import Architecture, Stage, hookimpl
-
-def build(shape):
-    import keras
-    pixels = keras.Input(shape)
-    x = keras.layers.Rescaling(1 / 255)(pixels)
-    return keras.Model(pixels, keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv")(x))
-
-@hookimpl
-def zoo_architectures():
-    yield Architecture(name="tiny", summary="one convolution", build=build, input_size=(24, 24), min_size=8,
-                       parameters=224, stages=[Stage("a", ["conv"])], source="here", licence="MIT")
-"""
-
-
-def test_a_run_trains_with_a_policy_and_records_its_parameters(zoo, install_plugin, photos, tmp_path):
-    install_plugin("tiny", TINY)
-    records = {}
-    for text in ("none", "cutmix:flip=false", "course:rotation=30"):
-        runs = tmp_path / text.partition(":")[0]
-        ran = zoo(
-            *("finetune", "tiny", "--data", photos, "--epochs", 1, "--batch-size", 16, "--augment", text),
-            *("--no-export", "--runs", runs),
-        )
-        assert ran.code == 0, ran.err
-        (run,) = runs.iterdir()
-        record = json.loads((run / "run.json").read_text())
-        assert record["options"]["augment"] == text
-        assert any(plugin.startswith("augmentation (") for plugin in record["plugins"])
-        records[text] = record["augmentation"], (run / "history.csv").read_text()
-    assert records["none"][0] == {"name": "none", "parameters": {}}
-    assert records["cutmix:flip=false"][0] == {"name": "cutmix", "parameters": {"flip": False, "alpha": 1.0}}
-    assert records["course:rotation=30"][0]["parameters"]["rotation"] == 30.0
-    assert len({history for _, history in records.values()}) == 3
-
-
-# The sheet that `zoo augment preview` draws.
-
-
-def test_preview_draws_pictures_before_and_after(zoo, photos, tmp_path):
-    sheets = {}
-    for text in ("none", "light", "mixup"):
-        output = tmp_path / f"{text}.png"
-        arguments = ("--size", "160x200", "--pictures", 4, "--copies", 2, "--output", output)
-        ran = zoo("augment", "preview", text, "--data", photos, *arguments)
-        assert ran.code == 0, ran.err
-        assert str(output) in ran.out
-        sheets[text] = np.asarray(Image.open(output))
-    high, wide = 160 + augment_preview.STRIP + augment_preview.GAP, 200 + augment_preview.GAP
-    top = augment_preview.GAP + 3 * augment_preview.STRIP
-    assert {sheet.shape for sheet in sheets.values()} == {(top + 4 * high, 3 * wide + augment_preview.GAP, 3)}
-
-    def cell(text, row, column):
-        left = augment_preview.GAP + column * wide
-        return sheets[text][top + row * high : top + row * high + 160, left : left + 200]
-
-    spec = ImageSpec(size=(160, 200))
-    decoded = {
-        (folder.name, path): zoo_runtime.decode(path, spec) for folder in photos.iterdir() for path in folder.iterdir()
-    }
-    for text in sheets:
-        found = [
-            [label for (label, _), pixels in decoded.items() if np.array_equal(pixels, cell(text, row, 0))]
-            for row in range(4)
-        ]
-        assert found == [["bars"], ["discs"], ["noise"], ["bars"]]
-    for row in range(4):
-        for column in (1, 2):
-            assert np.array_equal(cell("none", row, 0), cell("none", row, column))
-            assert not np.array_equal(cell("light", row, 0), cell("light", row, column))
-        assert not np.array_equal(cell("light", row, 1), cell("light", row, 2))
-
-
-def test_preview_shows_the_pictures_of_an_epoch_of_training(zoo, plugins, photos, tmp_path):
-    """Copy k of a picture equals what a run of the same seed and size trains on in epoch k."""
-    from zoo.data import sources
-    from zoo.data.augment import picture_seeds
-
-    ran = zoo(
-        *("augment", "preview", "course", "--data", photos, "--size", 160, "--pictures", 3, "--seed", 5),
-        *("--copies", 1, "--output", tmp_path / "sheet.png"),
-    )
-    assert ran.code == 0, ran.err
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    source = sources.open_source(str(photos))
-    spec = ImageSpec(size=(160, 160))
-    array = np.stack([zoo_runtime.decode(picture.content, spec) for picture in source.pictures])
-    policy = plugins.augmentation("course")
-    seen, _ = policies.build(policy, policy.parameters)(
-        array.astype("float32"), np.eye(len(array), dtype="float32"), picture_seeds(5, 0, np.arange(len(array)))
-    )
-    top, left = sheet.shape[0] - 3 * (160 + augment_preview.STRIP + augment_preview.GAP), 160 + 2 * augment_preview.GAP
-    shown = sheet[top : top + 160, left : left + 160]
-    assert sum(np.array_equal(np.rint(picture).astype("uint8"), shown) for picture in seen) == 1
-
-
-def test_preview_enlarges_digits(zoo, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    ran = zoo("augment", "preview", "light:flip=false", "--data", "digits", "--pictures", 2, "--copies", 1)
-    assert ran.code == 0, ran.err
-    sheet = Image.open(tmp_path / "augment-light.png")
-    assert sheet.width == 2 * 3 * 64 + 3 * augment_preview.GAP
-
-
-def test_labels_on_the_sheet():
-    classes = ("cats", "dogs", "owls")
-    for shares, text in (
-        ([1, 0, 0], "cats"),
-        ([0.3, 0.7, 0], "dogs 0.70, cats 0.30"),
-        ([0, 1, 1], "dogs, owls"),
-        ([1, 0.4, 0], "cats 1.00, dogs 0.40"),
-        ([0, 0, 0], "no class"),
-    ):
-        assert augment_preview._label(np.array(shares, "float32"), classes) == text
-
-
-def test_preview_leaves_out_unreadable_pictures(zoo, tmp_path):
-    for label in ("a", "b"):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for i in range(2):
-            Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / "data" / label / f"{i}.png")
-    (tmp_path / "data" / "a" / "0.png").write_bytes(b"nothing")
-    arguments = ("--data", tmp_path / "data", "--copies", 1, "--output", tmp_path / "sheet.png")
-    ran = zoo("augment", "preview", "none", *arguments)
-    assert ran.code == 0 and "1 pictures cannot be read" in ran.err and "0.png" in ran.err
-    for path in (tmp_path / "data").rglob("*.png"):
-        path.write_bytes(b"nothing")
-    ran = zoo("augment", "preview", "none", *arguments)
-    assert ran.code == 1 and "none of the pictures of data can be read" in ran.err
-
-
-def test_preview_names_what_is_wrong(zoo, photos, tmp_path):
-    ran = zoo("augment", "preview", "lite", "--data", photos, "--output", tmp_path / "x.png")
-    assert ran.code == 2 and "Did you mean light" in ran.err
-    ran = zoo("augment", "preview", "course:zoom=3", "--data", photos, "--output", tmp_path / "x.png")
-    assert ran.code == 2 and "zoom must be" in ran.err
-    (tmp_path / "file").write_text("in the way")
-    ran = zoo("augment", "preview", "light", "--data", photos, "--output", tmp_path / "file" / "x.png")
-    assert ran.code == 1 and "is not a folder" in ran.err
-    ran = zoo("augment", "preview", "light", "--data", tmp_path / "nothing", "--output", tmp_path / "x.png")
-    assert ran.code == 1 and "there is nothing at" in ran.err
-    assert not (tmp_path / "x.png").exists()

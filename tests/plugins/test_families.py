@@ -1,9 +1,8 @@
-"""The built-in families, checked by the kit that plugin authors run; the kit itself; the data classes of the API."""
+"""The built-in families, checked by the kit that plugin authors run."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 from collections import Counter
 
@@ -13,8 +12,7 @@ from builtin_plugins import DISTRIBUTION, builtin, smallest_of_each_family
 
 import zoo_plugins
 from zoo import testing
-from zoo.errors import InvalidPluginData
-from zoo.plugin import Architecture, Augmentation, Head, Schedule, Stage, Weights, registry
+from zoo.plugin import Architecture, Augmentation, Schedule, Weights
 
 ARCHITECTURES = builtin(Architecture)
 # Checked by default: networks whose check takes seconds.
@@ -148,161 +146,3 @@ def test_a_size_below_the_smallest_is_refused(zoo, photos, tmp_path):
     assert ran.code == 2
     assert "at least 32 x 32" in ran.err and "31x64" in ran.err
     assert not (tmp_path / "runs").exists()
-
-
-def _build(shape):
-    import keras
-
-    pixels = keras.Input(shape)
-    x = keras.layers.Conv2D(4, 3, name="one")(pixels)
-    return keras.Model(pixels, keras.layers.Conv2D(4, 3, name="two")(x))
-
-
-def architecture(**changes) -> Architecture:
-    values = {
-        "name": "tiny",
-        "summary": "two convolutions",
-        "build": _build,
-        "input_size": (32, 32),
-        "min_size": 8,
-        "parameters": 3 * 9 * 4 + 4 + 4 * 9 * 4 + 4,
-        "stages": (Stage("a", ("one",)), Stage("b", ("two",))),
-        "source": "here",
-        "licence": "MIT",
-    }
-    return Architecture(**{**values, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"parameters": 17}, "17 promised"),
-        ({"stages": (Stage("a", ("one",)),)}, "stand in no stage: two"),
-        ({"stages": (Stage("a", ("one", "two", "three")),)}, "do not exist: three"),
-        ({"stages": (Stage("a", ("one", "two")), Stage("b", ("three_*",)))}, r"do not exist: three_\*"),
-        ({"stages": (Stage("a", ("one", "two")), Stage("b", ("t*",)))}, "one stage only: two"),
-    ],
-)
-def test_the_kit_finds_violations_of_the_contract(changes, problem):
-    with pytest.raises((AssertionError, InvalidPluginData), match=problem):
-        testing.check_architecture(architecture(**changes), (16, 16))
-
-
-def _build_unnamed(shape):
-    import keras
-
-    pixels = keras.Input(shape)
-    x = keras.layers.Conv2D(4, 3)(pixels)
-    return keras.Model(pixels, keras.layers.Conv2D(4, 3)(x))
-
-
-def test_unnamed_layers_have_the_same_names_in_every_build():
-    """Keras counts unnamed layers over the process; stages, saved files and weights need the same names each time."""
-    from zoo import backend
-    from zoo.train.network import build_backbone
-
-    def count() -> int:
-        return int(backend.start().layers.Conv2D(4, 3).name.removeprefix("conv2d").removeprefix("_") or 0)
-
-    first = count()
-    unnamed = architecture(build=_build_unnamed, stages=(Stage("a", ("conv2d",)), Stage("b", ("conv2d_1",))))
-    for _ in range(2):
-        names = [layer.name for layer in build_backbone(unnamed, (16, 16)).layers]
-        assert names == ["input_layer", "conv2d", "conv2d_1"]
-    assert count() == first + 1, "layers built elsewhere must continue their own count"
-    testing.check_architecture(unnamed, (16, 16))
-
-
-@pytest.mark.parametrize("pool", ["avg", "max", "flatten", "l2norm", "roi"])
-def test_heads_train_save_and_export(pool):
-    head = Head(pool=pool, hidden=(6,), dropout=0.3, weight_l2=1e-4, weight_l1=1e-5, reduce=3)
-    testing.check_architecture(architecture(head=head), (16, 16))
-
-
-@pytest.mark.parametrize(
-    ("make", "problem"),
-    [
-        (lambda: architecture(name="Tiny"), "lower-case"),
-        (lambda: architecture(min_size=64), "at least min_size"),
-        (lambda: architecture(channels=4), "channels must be"),
-        (lambda: architecture(stages=(Stage("a", ("one",)), Stage("a", ("two",)))), "stage names must differ"),
-        (lambda: architecture(stages=(Stage("a", ("one",)), Stage("b", ("one",)))), "one stage only"),
-        (lambda: architecture(build="x"), "build must be a function"),
-        (lambda: Head(pool="mean"), "pool must be"),
-        (lambda: Head(dropout=1.0), "dropout must be"),
-        (lambda: Stage("a", ()), "one or more layer names"),
-    ],
-)
-def test_data_classes_refuse_what_the_contract_does_not_allow(make, problem):
-    with pytest.raises(InvalidPluginData, match=problem):
-        make()
-
-
-FAMILY = """
-from zoo.plugin import KerasApplication, Stage, hookimpl, keras_architecture
-
-@hookimpl
-def zoo_architectures():
-    yield keras_architecture(
-        KerasApplication("MobileNetV2", "tf", {"alpha": 0.35}),
-        "narrow",
-        summary="a narrow network",
-        parameters=410_208,
-        stages=[Stage("all", ["Conv1", "bn_Conv1", "Conv_1", "Conv_1_bn", "*expanded_conv_*", "block_*"])],
-        source="https://arxiv.org/abs/1801.04381",
-        size=96,
-        learning_rate=3e-3,
-    )
-"""
-
-
-def test_a_third_party_describes_a_network_of_keras_in_a_few_lines(zoo, install_plugin):
-    """The defaults are those of the built-in families, which use the same function."""
-    from zoo.train.network import build_backbone
-
-    install_plugin("narrow", FAMILY)
-    listed = zoo("list", "narrow")
-    assert listed.code == 0 and "96x96" in listed.out and "Apache-2.0" in listed.out
-    plugins = registry.load()
-    narrow, builtin_one = plugins.architecture("narrow"), plugins.architecture("mobilenetv2_035")
-    for field in ("head", "min_size", "channels", "licence", "default_schedule", "learning_rate"):
-        assert getattr(narrow, field) == getattr(builtin_one, field)
-    names = [[layer.name for layer in build_backbone(item, (32, 32)).layers] for item in (narrow, builtin_one)]
-    assert names[0] == names[1] and narrow.build_classifier is not None
-
-
-def test_a_third_party_architecture_is_fine_tuned_exported_and_predicts(zoo, install_plugin, photos, tmp_path):
-    """An installed plugin's network is listed, fine-tuned and exported; the exported file predicts."""
-    install_plugin(
-        "tiny",
-        """
-from zoo.plugin import Architecture, Head, Stage, hookimpl
-
-def build(shape):
-    import keras
-    from zoo.plugin import normalize
-    pixels = keras.Input(shape)
-    x = normalize(pixels, "torch")
-    for i in range(1, 3):
-        x = keras.layers.Conv2D(8 * i, 3, strides=2, padding="same", activation="relu", name=f"conv{i}")(x)
-    return keras.Model(pixels, x)
-
-@hookimpl
-def zoo_architectures():
-    yield Architecture(name="tiny", summary="two convolutions", build=build, input_size=(32, 32), min_size=8,
-                       parameters=1392, stages=[Stage("a", ["conv1"]), Stage("b", ["conv2"])], head=Head(pool="max"),
-                       source="here", licence="MIT")
-""",
-    )
-    ran = zoo(
-        *("finetune", "tiny", "--data", photos, "--epochs", 20, "--learning-rate", 0.01, "--batch-size", 8),
-        *("--runs", tmp_path / "runs", "--exported", tmp_path / "exported"),
-    )
-    assert ran.code == 0, ran.err
-    assert "no plugin lists pretrained weights of tiny" in ran.err
-    (run,) = (tmp_path / "runs").iterdir()
-    assert json.loads((run / "metrics.json").read_text())["test"]["accuracy"] >= 0.9
-    assert json.loads((run / "run.json").read_text())["plugins"][-1] == "tiny (zoo-tiny 1.2)"
-    picture = next((photos / "discs").iterdir())
-    predicted = zoo("predict", tmp_path / "exported" / "tiny-photos" / "model.onnx", picture)
-    assert predicted.code == 0 and "discs" in predicted.out

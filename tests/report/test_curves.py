@@ -316,7 +316,7 @@ def test_a_finished_run_has_its_curves_and_its_report_shows_them(finished):
         colours = {colour for _, colour in image.convert("RGB").getcolors(2**20)}
         assert {(255, 255, 255), (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours
     page = (run / "report.html").read_text()
-    assert page.index('<img src="curves.png" alt="') < page.index("<caption>Epochs")
+    assert page.index('<img src="curves.png" alt="') < page.index("<h2>Epochs")
     assert f"epoch\n{json.loads((run / 'run.json').read_text())['best_epoch']} were kept" in page
 
 

@@ -1,7 +1,9 @@
-"""The command `zoo`: its group of commands and its exit codes.
+"""The command `zoo`: the group of all commands, and the exit codes.
 
-Each module of this package holds the commands of one kind. A command parses its options, calls one function and prints
-the result. Nothing heavy is imported before a command needs it.
+The commands themselves are in the other modules of this package. Importing the package is quick: the modules import
+Keras, numpy and the rest of zoo's dependencies inside the commands that need them.
+
+Exit codes: 0 done; 1 a failure that the user can act on, named in one line on stderr; 2 wrong usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,17 +16,18 @@ from zoo.cli import catalog, doctor, evaluate, export, train
 from zoo.errors import InstallationError, UsageError, ZooError
 
 RUNTIME_HINT = (
-    "zoo_runtime is missing though zoo is here. The distributions finezoo and finezoo-runtime bring the same package, "
-    "and removing one takes the other's files: reinstall with `pip install --force-reinstall --no-deps finezoo` "
+    "zoo is installed, but its package zoo_runtime is missing. finezoo and finezoo-runtime both install zoo_runtime, "
+    "and removing one of them removes the files of the other. "
+    "Reinstall with `pip install --force-reinstall --no-deps finezoo` "
     "(from a clone: `pip install --force-reinstall --no-deps .`)."
 )
 
 
 def main() -> None:
-    """Run the command; every exit code is decided here."""
+    """Run the command, and turn its result or its error into an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # File names need not be valid text; printing one must not end the run.
+            # A file name may hold bytes that are not valid text. Printing it must not end the run.
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(_run())
@@ -65,10 +68,10 @@ def cli() -> None:
     """Fine-tune an image classifier on your own pictures and run it on a device.
 
     \b
-    zoo list                                  networks, weights, schedules ...
-    zoo finetune mobilenetv2                  try it, on embedded pictures of digits
-    zoo finetune mobilenetv2 --data photos/   your own: a folder for each class
-    zoo predict mobilenetv2-photos cat.jpg
+    zoo list                                  list the networks
+    zoo finetune mobilenetv2                  try it on the pictures of digits that come with zoo
+    zoo finetune mobilenetv2 --data photos/   use your own pictures: a folder for each class
+    zoo predict mobilenetv2-photos cat.jpg    name what a picture shows
     """
 
 

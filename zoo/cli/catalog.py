@@ -1,10 +1,13 @@
-"""What `zoo list` and `zoo info` show. Cheap: no Keras, numpy, Pillow or onnxruntime."""
+"""The commands `zoo list` and `zoo info`, and the text that they print.
+
+Both commands answer at once: nothing here imports Keras, numpy, Pillow or onnxruntime.
+"""
 
 from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
@@ -22,22 +25,26 @@ COLUMNS = {
     "schedule": ("name", "plugin", "summary"),
     "plugin": ("name", "distribution", "version", "state"),
 }
-TITLES = {"top1": "top-1", "top5": "top-5", "at_hand": "at hand"}
-NUMBERS = {"parameters", "size", "top1", "top5"}
+TITLES = {"top1": "top-1", "top5": "top-5", "at_hand": "local"}
+NUMBERS = {"parameters", "size", "top-1", "top-5"}
+EXAMPLE = "mobilenetv2"
+"""The architecture whose phases `zoo info SCHEDULE` shows, if a plugin brings it."""
+SCRATCH = "scratch if the weights are random"
+NO_HASH = "none published; zoo records it on the first download"
 
 KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "plugins")
 
 
 def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, Any]]:
-    """List things as plain data.
+    """List architectures, weights, augmentations, schedules or plugins as plain data.
 
     Args:
         registry: The loaded plugins.
-        kinds: Of "architectures", "weights", "augmentations", "schedules", "plugins".
-        part: What the name must contain; capitals, hyphens and underscores do not matter.
+        kinds: Which of `KIND_NAMES` to list, in this order.
+        part: Lists only names that contain this text; capitals, hyphens and underscores do not matter.
 
     Returns:
-        A dictionary a thing, with at least kind, name, plugin.
+        One dictionary per item, with at least the keys kind, name and plugin.
     """
     makers = {
         "architectures": lambda: [_architecture(registry, item) for item in registry.all(Architecture)],
@@ -101,16 +108,31 @@ def _plugins(registry: Registry) -> list[dict[str, Any]]:
 
 
 def table(listed: Sequence[dict[str, Any]]) -> str:
-    """Lay rows of one kind out under their titles."""
+    """Lay rows of one kind out as a table.
+
+    Args:
+        listed: What `rows` returned for one kind; at least one row.
+    """
     columns = COLUMNS[listed[0]["kind"]]
     cells = [[TITLES.get(column, column) for column in columns]]
     cells += [[_cell(column, row[column]) for column in columns] for row in listed]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return _columns(cells, NUMBERS)
+
+
+def _columns(cells: Sequence[Sequence[str]], right: Collection[str]) -> str:
+    """Align the columns of a table.
+
+    Args:
+        cells: The lines of the table; the first one holds the titles.
+        right: Titles of the columns that are aligned to the right.
+    """
+    titles = cells[0]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(titles))]
     lines = []
     for line in cells:
         padded = [
-            text.rjust(width) if column in NUMBERS else text.ljust(width)
-            for column, text, width in zip(columns, line, widths, strict=True)
+            text.rjust(width) if title in right else text.ljust(width)
+            for title, text, width in zip(titles, line, widths, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
@@ -120,7 +142,7 @@ def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
     if column == "parameters":
-        # A backbone without parameters, as that of mnist_dense, does not mean a network without any.
+        # All parameters of mnist_dense are in its head; "0" would say that the network has none.
         return f"{value:,}" if value else "-"
     if column == "size":
         return "x".join(map(str, value))
@@ -132,7 +154,11 @@ def _cell(column: str, value: Any) -> str:
 
 
 def describe(registry: Registry, name: str) -> str:
-    """Tell all that is known of one thing, whatever its kind.
+    """Describe one architecture, published weights, schedule or augmentation policy.
+
+    Args:
+        registry: The loaded plugins.
+        name: The name as the user typed it ("mobilenetv2", "mobilenetv2.imagenet1k", "fine-tune").
 
     Raises:
         UnknownName: Nothing has that name.
@@ -140,10 +166,14 @@ def describe(registry: Registry, name: str) -> str:
     """
     head, _, tag = name.partition(".")
     head = registry.canonical_name(head)
-    known = {kind: {item.name for item in registry.all(kind)} for kind in (Architecture, Augmentation, Schedule)}
+    known: dict[type, set[str]] = {
+        Architecture: {item.name for item in registry.all(Architecture)},
+        Augmentation: {item.name for item in registry.all(Augmentation)},
+        Schedule: {item.name for item in registry.all(Schedule)},
+    }
     for kind, key in registry.conflicts:
         if kind in known:
-            known[kind].add(key)
+            known[kind].add(str(key))
     if head in known[Architecture]:
         architecture, _ = registry.resolve(name)
         return _describe_architecture(registry, architecture, tag or None)
@@ -158,6 +188,7 @@ def describe(registry: Registry, name: str) -> str:
 
 def _describe_architecture(registry: Registry, item: Architecture, tag: str | None) -> str:
     head = item.head
+    published = registry.weights_of(item.name, tag, top=True) if item.build_classifier else []
     parts = [f"1x1 convolution to {head.reduce}"] if head.reduce else []
     parts += [f"{head.pool} pool"]
     parts += [f"dropout {head.dropout:g}"] if head.dropout else []
@@ -167,28 +198,77 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
         "parameters": f"{item.parameters:,} without head" if item.parameters else "none before the head",
         "input": f"{item.input_size[0]}x{item.input_size[1]}x{item.channels}, at least {item.min_size}x{item.min_size}",
         "head": ", ".join(parts),
-        "schedule": f"{item.default_schedule} (scratch on random weights)",
-        "learning rate": f"{item.learning_rate:g} from random weights",
+        "schedule": "scratch" if item.default_schedule == "scratch" else f"{item.default_schedule}; {SCRATCH}",
+        "learning rate": f"{item.learning_rate:g} if the weights are random",
         "stages": ", ".join(stage.name for stage in item.stages),
-        "classifier": "zoo export --top" if item.build_classifier else "none published",
+        "classifier": f"`zoo export {published[0].id} --top` exports it" if published else "none published",
         "licence": item.licence,
         "source": item.source,
     }
     text = f"{item.name}: {item.summary}\n{_facts(facts)}"
-    for entry in registry.weights_of(item.name, tag):
-        text += f"\n\n{entry.id}, {'with' if entry.includes_top else 'without'} top\n" + _facts(_weights_facts(entry))
+    entries = registry.weights_of(item.name, tag)
+    if tag:
+        for entry in entries:
+            text += f"\n\n{entry.id}, {'with' if entry.includes_top else 'without'} top\n"
+            text += _facts(_weights_facts(entry))
+        return text
+    for identity in dict.fromkeys(entry.id for entry in entries):
+        text += "\n\n" + _weights_table(registry, [entry for entry in entries if entry.id == identity])
     return text
+
+
+def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
+    """Describe all files of one id: first what they have in common, then a row per file.
+
+    Args:
+        registry: The loaded plugins.
+        entries: The files; all have the same id.
+    """
+    identity = entries[0].id
+    hashed = any(entry.hash for entry in entries)
+    facts = {
+        "plugin": registry.plugin_of(entries[0]),
+        "address": _common([entry.url.rpartition("/")[0] + "/" for entry in entries]),
+        "licence": _common([entry.licence for entry in entries]),
+        "source": _common([entry.source for entry in entries]),
+        "paper": _common([entry.paper or "-" for entry in entries]),
+        "top-1": "reported by the publisher, on ImageNet",
+    }
+    if not hashed:
+        facts["hash"] = NO_HASH
+    titles = ["size", "top", "top-1", "local", "bytes", *(["hash"] if hashed else []), "file"]
+    cells = [
+        [
+            _cell("size", entry.input_size),
+            "with" if entry.includes_top else "without",
+            _cell("top1", entry.top1),
+            _cell("at_hand", bool(fetch.find_local(entry))),
+            f"{entry.bytes:,}" if entry.bytes else "-",
+            *([f"{entry.hash[:15]}…" if entry.hash else "-"] if hashed else []),
+            entry.filename,
+        ]
+        for entry in entries
+    ]
+    count = f"{len(entries)} file{'s' if len(entries) > 1 else ''}"
+    return f"{identity}: {count}; `zoo info {identity}` shows them in full\n{_facts(facts)}\n" + textwrap.indent(
+        _columns([titles, *cells], {"size", "top-1", "bytes"}), "  "
+    )
+
+
+def _common(values: Sequence[str]) -> str:
+    """Return the value that all files share, or say that they differ."""
+    return values[0] if len(set(values)) == 1 else "differs from file to file"
 
 
 def _weights_facts(entry: Weights) -> dict[str, Any]:
     found = fetch.find_local(entry)
     return {
-        "size": "x".join(map(str, entry.input_size)),
+        "size": _cell("size", entry.input_size),
         "top-1, top-5": f"{entry.top1}, {entry.top5 or '-'} (reported, ImageNet)" if entry.top1 else "not reported",
-        "at hand": f"{found[0]} ({found[1]})" if found else "no",
+        "local": f"{found[0]} ({found[1]})" if found else "no",
         "file": entry.filename + (f", {entry.bytes:,} bytes" if entry.bytes else ""),
         "url": entry.url,
-        "hash": entry.hash or "none published; recorded on first download",
+        "hash": entry.hash or NO_HASH,
         "licence": entry.licence,
         "source": entry.source,
         "paper": entry.paper or "-",
@@ -197,31 +277,38 @@ def _weights_facts(entry: Weights) -> dict[str, Any]:
 
 def _describe_schedule(registry: Registry, item: Schedule) -> str:
     text = f"{item.name}: {item.summary}\n" + _facts({"plugin": registry.plugin_of(item)})
-    phases = item.phases
+    phases, more = item.phases, "shows which layers each phase trains."
     if callable(phases):
-        if not registry.all(Architecture):
-            return text + "\nphases depend on the architecture, and there is none"
-        example = registry.all(Architecture)[0]
-        text += f"\nphases depend on the architecture; for {example.name}:"
-        phases = item.phases_for(example)
+        architectures = registry.all(Architecture)
+        if not architectures:
+            return f"{text}\nThe phases depend on the architecture, and no plugin brings one."
+        example = next((known for known in architectures if known.name == EXAMPLE), architectures[0])
+        text += f"\nThe phases depend on the architecture. Those of {example.name} are:"
+        phases, more = item.phases_for(example), "shows the phases and their layers for another architecture."
     for phase in phases:
+        epochs = f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''}"
         text += (
-            f"\n  {phase.name}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
+            f"\n  {phase.name}: trains {phase.train}, {epochs}, {phase.optimizer} at "
             f"{phase.learning_rate:g} ({phase.lr_schedule}), BatchNorm {phase.batch_norm}"
         )
-    return text
+    return f"{text}\n`zoo schedule show {item.name} ARCH` {more}"
 
 
 def _facts(facts: dict[str, Any]) -> str:
+    """Lay facts out, one per line, the values below one another."""
     width = max(map(len, facts)) + 2
     return "\n".join(
         textwrap.fill(
-            f"  {label:<{width}}{value}",
+            f"{value}",
             100,
+            initial_indent=f"  {label:<{width}}",
             subsequent_indent=" " * (width + 2),
             break_long_words=False,
             break_on_hyphens=False,
         )
+        # A file name or an address that is longer than a line stays beside its label.
+        if " " in str(value)
+        else f"  {label:<{width}}{value}"
         for label, value in facts.items()
     )
 
@@ -231,13 +318,11 @@ def _facts(facts: dict[str, Any]) -> str:
 @click.argument("filter", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
-    """Show what can be chosen.
+    """List the networks, weights, augmentations, schedules or plugins that you can choose from.
 
-    KIND is architectures (the default), weights, augmentations, schedules or plugins; FILTER is a part of the name.
-    With --json and no KIND, everything is listed.
+    KIND is architectures (the default), weights, augmentations, schedules or plugins. FILTER is a part of the name.
+    With --json and without KIND, everything is listed.
     """
-    pass
-
     if kind is not None and kind not in KIND_NAMES:
         if filter is not None:
             raise click.UsageError(f"KIND must be one of {', '.join(KIND_NAMES)}. Received: {kind!r}.")
@@ -249,14 +334,17 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
         click.echo(table(listed))
     else:
         raise click.UsageError(
-            f"nothing of kind {kind or 'architectures'} has {filter!r} in its name. Kinds: {', '.join(KIND_NAMES)}."
+            f"no name among the {kind or 'architectures'} contains {filter!r}. "
+            f"`zoo list KIND` lists another kind; KIND is one of {', '.join(KIND_NAMES)}."
         )
 
 
 @click.command()
 @click.argument("name")
 def info(name: str) -> None:
-    """Show all that is known of one architecture, weights, augmentation policy or schedule."""
-    pass
+    """Describe one architecture, published weights, augmentation policy or schedule.
 
+    NAME is a name that `zoo list` shows. For an architecture, its weights files are listed too; a name with a tag, such
+    as mobilenetv2.imagenet1k, shows every fact about each file.
+    """
     click.echo(describe(load_registry(), name))

@@ -1,4 +1,4 @@
-"""What commands share: messages on the screen, loading the plugins, quoting."""
+"""What the commands share: messages on the screen, loading the plugins, quoting paths."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from zoo.reporter import Reporter
 
+if TYPE_CHECKING:
+    from zoo.plugin.registry import Registry
+
 
 class ConsoleReporter(Reporter):
-    """Prints to the screen; bars only where somebody watches."""
+    """Prints messages to stdout, and warnings and progress bars to stderr; draws bars only on a terminal.
 
-    def __init__(self, *, only_warnings: bool = False):
+    Args:
+        only_warnings: Suppresses messages, so that stdout holds nothing but a command's JSON.
+    """
+
+    def __init__(self, *, only_warnings: bool = False) -> None:
         super().__init__()
         self._only_warnings = only_warnings
 
@@ -40,19 +48,21 @@ class ConsoleReporter(Reporter):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # Nothing is drawn until the first step is done, and nothing stays on the screen.
+        # A transient bar leaves nothing on the screen. Until the first step is done, its length is unknown.
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
-def load_registry():
+def load_registry() -> Registry:
+    """Load all plugins; print a warning about each that cannot be used."""
     from zoo.plugin import registry
 
     return registry.load(warn=lambda text: click.echo(f"warning: {text}", err=True))
 
 
 def quoted(path: str | Path) -> str:
+    """Quote a path, so that a printed command can be pasted into a shell."""
     import shlex
 
     return shlex.quote(os.fspath(path))

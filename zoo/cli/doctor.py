@@ -1,4 +1,4 @@
-"""What `zoo doctor` finds out about an installation: versions, plugins, folders, providers, and what is wrong."""
+"""The command `zoo doctor`: checks the installation and shows versions, plugins, folders, providers and problems."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from zoo.plugin import Architecture, Weights, registry
 
 
 def examine() -> dict[str, Any]:
-    """Look at this installation.
+    """Check this installation.
 
     Returns:
-        versions, plugins, folders, providers, and problems: a list of texts, empty where all is well.
+        The keys versions, plugins, folders, providers and problems. problems is a list of texts, and is empty if
+        nothing is wrong.
     """
+    # A broken plugin shall be shown with its traceback here, not stop the command.
     os.environ.pop("ZOO_STRICT_PLUGINS", None)
     found = registry.load()
     problems = [f"plugin {plugin} is broken: {plugin.error}\n{plugin.trace.rstrip()}" for plugin in found.broken]
     problems += [
-        f"{'.'.join(key) if isinstance(key, tuple) else key} is brought by {' and '.join(map(str, plugins))}"
+        f"more than one plugin brings the name {'.'.join(key) if isinstance(key, tuple) else key}, so zoo uses none of "
+        f"them: {' and '.join(map(str, plugins))}"
         for (_, key), plugins in found.conflicts.items()
     ]
     names = {architecture.name for architecture in found.all(Architecture)}
     orphans = sorted(
         {entry.id for entry in found.all(Weights)} - {e.id for e in found.all(Weights) if e.architecture in names}
     )
-    problems += [f"weights {identity} are for an architecture that no plugin brings" for identity in orphans]
-    problems += _installation()
+    problems += [f"the weights {identity} belong to an architecture that no plugin brings" for identity in orphans]
+    problems += _package_problems()
     mirror = files.mirror()
     if mirror and not mirror.is_dir():
-        problems.append(f"ZOO_WEIGHTS_DIR names {str(mirror)!r}, which is no folder")
+        problems.append(f"ZOO_WEIGHTS_DIR is {str(mirror)!r}, which is not a folder")
     return {
         "versions": runs.versions(),
         "plugins": [
@@ -56,8 +59,11 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _installation() -> list[str]:
-    """Two distributions bring zoo_runtime; removing one takes the other's files."""
+def _package_problems() -> list[str]:
+    """Return what is wrong with the installed packages.
+
+    Both finezoo and finezoo-runtime install zoo_runtime, and removing one of them removes the files of the other.
+    """
     have = set()
     for name in ("finezoo", "finezoo-runtime"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -66,25 +72,27 @@ def _installation() -> list[str]:
     problems = []
     if len(have) == 2:
         problems.append(
-            "finezoo and finezoo-runtime are both installed and bring the same package zoo_runtime; removing one takes "
-            "the other's files. Keep one: `pip uninstall finezoo-runtime`, then "
+            "finezoo and finezoo-runtime are both installed. Both contain the package zoo_runtime, and removing one of "
+            "them removes the files of the other. Keep one: `pip uninstall finezoo-runtime`, then "
             "`pip install --force-reinstall --no-deps finezoo`."
         )
     absent = [name for name in runs.PACKAGES if name not in runs.versions()]
     if absent:
-        problems.append(f"not installed: {', '.join(absent)}. Reinstall: `pip install --force-reinstall finezoo`.")
+        problems.append(
+            f"these packages are not installed: {', '.join(absent)}. Type `pip install --force-reinstall finezoo`."
+        )
     for module in ("zoo_runtime", "zoo_plugins"):
         if find_spec(module) is None:
             problems.append(
-                f"the package {module} is missing, as after removing finezoo-runtime beside finezoo. "
-                "Reinstall: `pip install --force-reinstall --no-deps finezoo`."
+                f"the package {module} is missing; removing finezoo-runtime may have removed it. "
+                "Type `pip install --force-reinstall --no-deps finezoo`."
             )
     return problems
 
 
 def _folder(path: Path) -> str:
     if not path.is_dir():
-        return f"{path} (not there yet)"
+        return f"{path} (does not exist yet)"
     files = [p for p in path.rglob("*") if p.is_file()]
     return f"{path} ({len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.0f} MB)"
 
@@ -98,7 +106,7 @@ def _providers(problems: list[str]) -> list[str]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Lay a report out for reading."""
+    """Lay out what `examine` returned as text."""
     lines = ["versions"] + [f"  {name:<14} {version}" for name, version in report["versions"].items()]
     lines += ["plugins"]
     lines += [f"  {p['name']:<14} {p['state']:<8} {p['distribution']} {p['version']}" for p in report["plugins"]]
@@ -111,9 +119,10 @@ def table(report: dict[str, Any]) -> str:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def doctor(as_json: bool) -> int:
-    """Show versions, plugins and their state, cache, mirror and providers. Exit 1 if something is wrong."""
-    pass
+    """Check the installation: versions, plugins, cache, mirror and onnxruntime providers.
 
+    The exit code is 1 if there is a problem.
+    """
     report = examine()
     click.echo(json.dumps(report, indent=1) if as_json else table(report))
     return 1 if report["problems"] else 0

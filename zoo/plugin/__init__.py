@@ -1,16 +1,16 @@
-"""The public plugin API: everything that a plugin needs, and the only module of zoo that a plugin imports.
+"""The public plugin API. A plugin needs no other module of zoo.
 
-A plugin is a module named by an entry point of the group `zoo.plugins`. It implements hooks, which
-`zoo.plugin.hookspecs` lists, and returns the data classes of `zoo.plugin.types`:
+A plugin is a module that an entry point of the group `zoo.plugins` names. It implements one or more of the hooks in
+`zoo.plugin.hookspecs`, which return data classes of this module:
 
     from zoo.plugin import Augmentation, hookimpl
 
     @hookimpl
     def zoo_augmentations():
-        return [Augmentation(name="mirror", summary="flips every picture", build=build_mirror)]
+        return [Augmentation(name="mirror", summary="mirrors every picture", build=build_mirror)]
 
-All classes are frozen and checked when made. Importing this module imports neither Keras nor numpy; `build` functions
-import what they need in their bodies.
+All classes are frozen, and checked when they are made. Importing this module imports neither Keras nor numpy, so that
+`zoo list` answers at once. A plugin keeps it so: its `build` functions import Keras in their bodies.
 """
 
 from zoo.plugin.augmentation import ParameterRange, check_parameters, picture_generators, random_horizontal_flip
@@ -24,19 +24,8 @@ from zoo.plugin.keras_applications import (
     normalize,
     rebuild,
 )
-from zoo.plugin.types import (
-    IMAGENET1K,
-    Architecture,
-    Augmentation,
-    ClassIndex,
-    Head,
-    Phase,
-    Schedule,
-    Stage,
-    Weights,
-    hookimpl,
-    imagenet_weights,
-)
+from zoo.plugin.types import Architecture, Augmentation, Head, Phase, Schedule, Stage, hookimpl
+from zoo.plugin.weights import IMAGENET1K, ClassIndex, Weights, imagenet_weights
 
 __all__ = [
     "IMAGENET1K",

@@ -1,6 +1,6 @@
 """Tools for augmentation policies: checked parameters, one random generator per picture, random horizontal flips.
 
-Plugins reach these names through `zoo.plugin`. The policies themselves are plugins too (`zoo.plugin.Augmentation`).
+Plugins import these names from `zoo.plugin`. The policies themselves are plugins (`zoo.plugin.Augmentation`).
 Importing this module imports neither numpy nor Keras.
 """
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParameterRange:
-    """The numbers that a parameter of an augmentation policy accepts.
+    """Describes the numbers that a parameter of an augmentation policy accepts.
 
     Args:
         minimum: Smallest value accepted.
         maximum: Largest value accepted.
         unit: What the number counts or measures ("degrees", "a fraction of the area"); error messages quote it.
-        integer: True where only whole numbers are accepted.
+        integer: Whether only whole numbers are accepted.
     """
 
     minimum: float
@@ -48,11 +48,11 @@ def check_parameters(ranges: Mapping[str, ParameterRange | type[bool]], /, **par
             check_parameters(RANGES, flip=flip, rotation=rotation)
 
     Args:
-        ranges: What each parameter accepts, by its name: a `ParameterRange`, or `bool` for true and false.
+        ranges: Name of a parameter -> what it accepts: a `ParameterRange`, or `bool` for true and false.
         parameters: The values received.
 
     Raises:
-        ValueError: A value is of another type or out of its range. zoo shows the message to the user who typed it.
+        ValueError: A value has the wrong type or is out of its range. zoo shows the message to the user who typed it.
         InvalidPluginData: `ranges` has no entry for a parameter.
     """
     for name, value in parameters.items():
@@ -96,7 +96,7 @@ def random_horizontal_flip(
     Args:
         images: Pictures, an array (batch, height, width, channels) of any dtype; it is not changed.
         generators: One generator per picture; one number is drawn from each.
-        enabled: False mirrors none. The numbers are drawn nevertheless, so that whatever the generators decide
+        enabled: False mirrors no picture. The numbers are still drawn, so that everything that the generators decide
             afterwards stays the same.
 
     Returns:

@@ -1,4 +1,7 @@
-"""The hooks that a plugin may implement. Each returns data and takes no argument."""
+"""The hooks that a plugin may implement. Each takes no argument and returns data classes of `zoo.plugin`.
+
+The functions here only declare the hooks: pluggy reads their names and signatures, and never calls them.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,31 @@ from collections.abc import Iterable
 
 import pluggy
 
-from zoo.plugin.types import Architecture, Augmentation, Schedule, Weights
+from zoo.plugin.types import Architecture, Augmentation, Schedule
+from zoo.plugin.weights import Weights
 
 hookspec = pluggy.HookspecMarker("zoo")
 
 
 @hookspec
 def zoo_architectures() -> Iterable[Architecture]:
-    """Networks that can be fine-tuned."""
+    """Return networks that can be fine-tuned."""
+    raise NotImplementedError
 
 
 @hookspec
 def zoo_weights() -> Iterable[Weights]:
-    """Pretrained weights; an entry may name another plugin's architecture."""
+    """Return pretrained weights; an entry may name another plugin's architecture."""
+    raise NotImplementedError
 
 
 @hookspec
 def zoo_augmentations() -> Iterable[Augmentation]:
-    """Augmentation policies for training pictures."""
+    """Return augmentation policies for training pictures."""
+    raise NotImplementedError
 
 
 @hookspec
 def zoo_schedules() -> Iterable[Schedule]:
-    """Schedules: what trains, for how long, at which rate."""
+    """Return schedules: which layers train, for how long, and at which learning rate."""
+    raise NotImplementedError

@@ -1,6 +1,6 @@
-"""What `build` functions are made of: normalisation inside the graph, and the networks of keras.applications.
+"""Tools for `build` functions: normalization inside the graph, and the networks of keras.applications.
 
-Plugins reach these names through `zoo.plugin`. Importing this module does not import Keras.
+Plugins import these names from `zoo.plugin`. Importing this module does not import Keras.
 """
 
 from __future__ import annotations
@@ -17,33 +17,37 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-# The one table of ImageNet's pixel statistics; plugins reach it through `zoo.plugin`.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of the ImageNet pixels, RGB in 0..1, as torchvision and Keras's "torch" mode use it."""
+"""Mean of the ImageNet pixels per channel, RGB in 0..1; torchvision and Keras's "torch" mode use it."""
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-"""Standard deviation of the ImageNet pixels, RGB in 0..1, as torchvision and Keras's "torch" mode use it."""
+"""Standard deviation of the ImageNet pixels per channel, RGB in 0..1; torchvision and Keras's "torch" mode use it."""
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
-"""Mean of the ImageNet pixels, BGR in 0..255, as Caffe's networks and Keras's "caffe" mode use it."""
+"""Mean of the ImageNet pixels per channel, BGR in 0..255; Caffe's networks and Keras's "caffe" mode use it."""
 
 KERAS_HEAD = Head(pool="avg", dropout=0.2)
-"""The head that most networks of keras.applications do well with; the default of `keras_architecture`."""
+"""The head that works well with most networks of keras.applications; the default of `keras_architecture`."""
 
 
 def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
-    """Bring pixels from 0..255 to what a family was trained on, with Keras's own layers inside the graph.
+    """Normalize pixels inside the graph, with Keras's own layers.
 
     Args:
-        pixels: Symbolic float32 tensor (batch, height, width, 3), RGB, in 0..255; grey, with one channel, for the
-            modes that treat all channels alike ("tf", "128", "unit", "none").
-        mode: "tf" (to -1..1), "torch" (to 0..1, minus the ImageNet mean, over its standard deviation), "caffe" (BGR,
-            minus the ImageNet mean); the modes of `keras.applications.imagenet_utils.preprocess_input`. Or "128" (minus
-            128, over 128), "unit" (to 0..1) or "none".
+        pixels: Symbolic float32 tensor (batch, height, width, 3), RGB in 0..255. The modes that treat all channels
+            alike ("tf", "128", "unit", "none") also accept one channel.
+        mode: What the pixels become.
+            "tf": -1..1.
+            "torch": scaled to 0..1, minus the ImageNet mean, divided by the ImageNet standard deviation.
+            "caffe": BGR, minus the ImageNet mean.
+            "128": minus 128, divided by 128.
+            "unit": 0..1.
+            "none": unchanged.
+            The first three equal those of `keras.applications.imagenet_utils.preprocess_input`.
 
     Returns:
         Symbolic float32 tensor of the same shape.
 
     Raises:
-        InvalidPluginData: The mode is another.
+        InvalidPluginData: The mode is not one of these.
     """
     import keras
 
@@ -67,13 +71,13 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
 
 @dataclass(frozen=True)
 class KerasApplication:
-    """A network of keras.applications under zoo's contract: `build` and `build_classifier` of an Architecture.
+    """Builds a network of keras.applications; provides `build` and `build_classifier` of an Architecture.
 
     Args:
-        name: The function in `keras.applications` ("MobileNetV2").
-        mode: How pixels are normalised; see `normalize`.
+        name: Name of the function in `keras.applications` ("MobileNetV2").
+        mode: How the network normalizes pixels; see `normalize`.
         options: Further arguments of that function ({"alpha": 0.35}).
-        change: Optional, exchanges layers for others; see `rebuild`.
+        change: `change(layer)`, which replaces layers; see `rebuild`. None keeps them all.
     """
 
     name: str
@@ -86,21 +90,29 @@ class KerasApplication:
         return self._changed(input_shape, include_top=False)
 
     def build_classifier(self, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-        """Build the published classifier, giving logits; see `zoo.plugin.Architecture.build_classifier`."""
+        """Build the published classifier, which returns logits; see `zoo.plugin.Architecture.build_classifier`."""
         return self._changed(input_shape, include_top=True, classes=classes, classifier_activation=None)
 
     def published(self, **arguments: Any) -> keras.Model:
-        """Call the function of keras.applications; with random weights."""
+        """Build the network exactly as keras.applications does, with random weights.
+
+        Args:
+            arguments: Arguments of the function beside `options`.
+        """
         import keras
 
-        return getattr(keras.applications, self.name)(weights=None, **self.options, **arguments)
+        network: keras.Model = getattr(keras.applications, self.name)(weights=None, **self.options, **arguments)
+        return network
 
     def read(self, path: Path, like: keras.Model) -> keras.Model:
-        """Load a published file into the layout in which it was published.
+        """Load a published file into the network in whose layout it was published.
 
         Args:
             path: The file.
-            like: What `build` or `build_classifier` gave; it tells of size, top and classes.
+            like: A network from `build` or `build_classifier`; it decides the size, the top and the number of classes.
+
+        Returns:
+            The network with the published weights; `copy_weights` copies them to `like`.
         """
         top = {"include_top": True, "classes": like.output.shape[-1]} if len(like.output.shape) == 2 else {}
         layout = self.published(**{"input_shape": like.input.shape[1:], "include_top": False, **top})
@@ -116,19 +128,20 @@ class KerasApplication:
 
 
 def rebuild(network: keras.Model, change: Callable[[keras.Layer], keras.Layer | None]) -> keras.Model:
-    """Build a network anew with some of its layers exchanged or left out, and flat.
+    """Build a network anew, as a flat model, with some of its layers replaced or removed.
 
     Args:
         network: A functional model.
-        change: `change(layer)` gives the layer that takes a layer's place, the same layer to keep its kind, or None to
-            leave out one that hands its input on. Layers inside a Sequential are given one by one.
+        change: `change(layer)` returns the layer that takes the place of a layer. It returns the layer itself to keep
+            it, and None to remove a layer that passes its input on unchanged. It receives layers inside a Sequential
+            one by one.
 
     Returns:
         The new network, with new random weights.
     """
     import keras
 
-    def changed(layer):
+    def changed(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.Sequential):
             return keras.Sequential([changed(inner) for inner in layer.layers], name=layer.name)
         new = change(layer)
@@ -136,7 +149,7 @@ def rebuild(network: keras.Model, change: Callable[[keras.Layer], keras.Layer | 
             return keras.layers.Identity(name=layer.name)
         return layer.__class__.from_config(layer.get_config()) if new is layer else new
 
-    def call(layer, *arguments, **options):
+    def call(layer: keras.Layer, *arguments: Any, **options: Any) -> Any:
         if isinstance(layer, keras.layers.Identity):
             return arguments[0]
         if isinstance(layer, keras.Sequential):
@@ -150,7 +163,7 @@ def rebuild(network: keras.Model, change: Callable[[keras.Layer], keras.Layer | 
 
 
 def _flat_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """All layers of a model, those of models inside it in the place of these."""
+    """Yield all layers of a model; a model inside it is replaced by its layers."""
     import keras
 
     for layer in model.layers:
@@ -165,15 +178,17 @@ def copy_weights(
     target: keras.Model,
     convert: Callable[[keras.Layer, list[np.ndarray]], list[np.ndarray]] = lambda layer, arrays: arrays,
 ) -> None:
-    """Copy weights from a published layout to the network that stands for it, layer by layer of the same name.
+    """Copy weights from a network in the published layout to zoo's network, between layers of the same name.
 
     Args:
-        source: Holds the published weights; networks inside it are looked into.
-        target: Gets them: all its layers with weights.
-        convert: `convert(layer, arrays)`: the target's layer and the source's arrays -> the target's arrays.
+        source: The network with the published weights. Layers of models inside it are found too.
+        target: The network that receives them. All its layers with weights must be in `source`.
+        convert: `convert(layer, arrays)` turns the arrays of the source into those of the target's layer. By default
+            they stay as they are.
 
     Raises:
-        WeightsIncompatible: A layer is missing, or arrays do not fit.
+        WeightsIncompatible: `source` lacks a layer.
+        ValueError: The arrays do not fit the layer; Keras raises it.
     """
     layers = {layer.name: layer for layer in _flat_layers(source)}
     for layer in target.layers:
@@ -198,19 +213,19 @@ def keras_architecture(
     licence: str = "Apache-2.0",
     **facts: Any,
 ) -> Architecture:
-    """Describe a network of keras.applications: its two builders, and the defaults that most of these networks share.
+    """Describe a network of keras.applications, with the defaults that most of these networks share.
 
     Args:
         network: Builds the backbone and the published classifier.
-        name: What a user types ("densenet121").
+        name: The name that a user types ("densenet121").
         summary: One line for `zoo list`.
         parameters: Number of weights of the backbone, without head and without preprocessing layers.
-        stages: Stem first, top last; every layer with weights is in exactly one.
+        stages: The stages from the stem to the top. Every layer with weights must be in exactly one stage.
         source: Where the method comes from (paper).
         size: Default height and width in pixels.
         min_size: Smallest height and width in pixels.
-        head: The head that this family does best with; by default average pooling and a dropout of 0.2.
-        licence: Licence of the code that builds the network; Keras has the Apache License 2.0.
+        head: The head that works best with this family; by default average pooling and a dropout of 0.2.
+        licence: Licence of the code that builds the network; the default is Keras's own.
         facts: Other fields of `Architecture`: learning_rate, classifier_size, default_schedule.
     """
     return Architecture(

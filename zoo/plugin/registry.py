@@ -1,7 +1,8 @@
-"""Finds, loads, isolates and indexes plugins. Nothing happens at import; `load()` does the work.
+"""Finds and loads plugins, and indexes what they bring. Nothing happens at import; `load()` does the work.
 
-pluggy's own entry-point loader stops at the first exception, and one bad plugin would then end every command. Here
-each plugin is imported, registered and asked on its own; what fails becomes a `BrokenPlugin` and the rest goes on.
+pluggy's own entry-point loader stops at the first exception, so that one bad plugin would end every command. Here each
+plugin is imported, registered and queried on its own. A plugin that fails becomes a `BrokenPlugin`, and the others
+work.
 """
 
 from __future__ import annotations
@@ -15,27 +16,39 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
+from typing import TypeVar, cast
 
 import pluggy
 
 from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName, reason
 from zoo.plugin import hookspecs
-from zoo.plugin.types import Architecture, Augmentation, Schedule, Weights
+from zoo.plugin.types import Architecture, Augmentation, Schedule
+from zoo.plugin.weights import Weights
+
+Item = Architecture | Weights | Augmentation | Schedule
+ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule)
+Name = str | tuple[str, str]
+"""What only one plugin may bring: a name, or (architecture, tag) of weights, of which there may be many files."""
 
 GROUP = "zoo.plugins"
-HOOKS = {
+HOOKS: dict[str, type[Item]] = {
     "zoo_architectures": Architecture,
     "zoo_weights": Weights,
     "zoo_augmentations": Augmentation,
     "zoo_schedules": Schedule,
 }
 KINDS = {Architecture: "architecture", Weights: "weights", Augmentation: "augmentation", Schedule: "schedule"}
-Item = Architecture | Weights | Augmentation | Schedule
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that was loaded: its entry-point name, and the distribution that brings it."""
+    """Identifies a plugin.
+
+    Args:
+        name: Name of the entry point.
+        distribution: The installed package that brings the plugin ("finezoo").
+        version: Version of the distribution.
+    """
 
     name: str
     distribution: str
@@ -47,7 +60,12 @@ class Plugin:
 
 @dataclass(frozen=True)
 class BrokenPlugin(Plugin):
-    """A plugin that cannot be used, and why."""
+    """Identifies a plugin that cannot be used, and says why.
+
+    Args:
+        error: One line with the reason.
+        trace: The traceback.
+    """
 
     error: str
     trace: str
@@ -55,54 +73,77 @@ class BrokenPlugin(Plugin):
 
 @dataclass
 class Registry:
-    """All that the loaded plugins bring, by name.
+    """Holds everything that the loaded plugins bring.
 
-    `resolve` is how a user's word becomes data; the dictionaries are for listing.
+    The methods look things up by the names that users type. `load` fills a registry.
+
+    Args:
+        plugins: The plugins that were loaded.
+        broken: The plugins that cannot be used.
+        items: Kind -> key -> item. A key identifies the item among its kind.
+        providers: `id()` of an item -> the plugin that brought it.
+        conflicts: (kind, name) -> the plugins that all bring this name. Nobody can use such a name.
     """
 
     plugins: list[Plugin] = field(default_factory=list)
     broken: list[BrokenPlugin] = field(default_factory=list)
     items: dict[type, dict[object, Item]] = field(default_factory=lambda: {kind: {} for kind in HOOKS.values()})
     providers: dict[int, Plugin] = field(default_factory=dict)
-    conflicts: dict[tuple[type, object], list[Plugin]] = field(default_factory=dict)
+    conflicts: dict[tuple[type, Name], list[Plugin]] = field(default_factory=dict)
 
     def plugin_of(self, item: Item) -> Plugin:
-        """The plugin that brought an item."""
+        """Return the plugin that brought an item."""
         return self.providers[id(item)]
 
-    def all(self, kind: type) -> list[Item]:
-        """Every usable item of a kind, in the order in which plugins listed them."""
-        return list(self.items[kind].values())
+    def all(self, kind: type[ItemT]) -> list[ItemT]:
+        """Return every usable item of a kind, in the order in which the plugins listed them."""
+        return cast("list[ItemT]", list(self.items[kind].values()))
 
     def architecture(self, name: str) -> Architecture:
-        """Look an architecture up.
+        """Look up an architecture.
+
+        Args:
+            name: Its name; capitals, hyphens and underscores do not matter.
 
         Raises:
             UnknownName: No plugin brings it.
-            DuplicateName: Two plugins do.
+            DuplicateName: More than one plugin brings it.
         """
         return self._get(Architecture, self.canonical_name(name), "`zoo list architectures` shows them.")
 
     def canonical_name(self, name: str) -> str:
-        """An architecture's listed name, of one with other capitals, hyphens or underscores ("ResNet50")."""
-        known = [*self.items[Architecture], *(key for kind, key in self.conflicts if kind is Architecture)]
+        """Return the listed name of an architecture that was typed with other capitals, hyphens or underscores.
+
+        "ResNet50" becomes "resnet50". A name that fits no architecture, or several, is returned as it is.
+        """
+        known = [item.name for item in self.all(Architecture)]
+        known += [key for kind, key in self.conflicts if kind is Architecture and isinstance(key, str)]
         alike = [other for other in known if squeezed(other) == squeezed(name)]
         return alike[0] if name not in known and len(alike) == 1 else name
 
     def augmentation(self, name: str) -> Augmentation:
-        """Look an augmentation policy up; raises as `architecture`."""
+        """Look up an augmentation policy; raises the same errors as `architecture`."""
         return self._get(Augmentation, name, "`zoo list augmentations` shows them.")
 
     def schedule(self, name: str) -> Schedule:
-        """Look a schedule up; raises as `architecture`."""
+        """Look up a schedule; raises the same errors as `architecture`."""
         return self._get(Schedule, name, "`zoo list schedules` shows them.")
 
     def weights_of(self, architecture: str, tag: str | None = None, top: bool | None = None) -> list[Weights]:
-        """Every entry of published weights of an architecture; those of the plugin that brings it come first."""
+        """Return the published weights of an architecture.
+
+        Args:
+            architecture: Name of the architecture.
+            tag: Returns only weights with this tag; None means every tag.
+            top: True returns only files with the top, False only files without it; None means both.
+
+        Returns:
+            The weights; those of the plugin that brings the architecture come first.
+        """
         own = self.items[Architecture].get(architecture)
         found = [
             entry
-            for entry in self.items[Weights].values()
+            for entry in self.all(Weights)
             if entry.architecture == architecture
             and (tag is None or entry.tag == tag)
             and (top is None or entry.includes_top is top)
@@ -110,11 +151,17 @@ class Registry:
         return sorted(found, key=lambda entry: own is None or self.plugin_of(entry) != self.plugin_of(own))
 
     def resolve(self, name: str) -> tuple[Architecture, str | None]:
-        """Split what a user typed, `mobilenetv2` or `mobilenetv2.imagenet1k`, into architecture and tag.
+        """Split what a user typed into architecture and tag.
+
+        Args:
+            name: "mobilenetv2" or "mobilenetv2.imagenet1k".
+
+        Returns:
+            The architecture, and the tag or None.
 
         Raises:
-            UnknownName: The architecture, or the tag for that architecture, does not exist.
-            DuplicateName: Two plugins bring the architecture, or the weights.
+            UnknownName: The architecture does not exist, or has no weights with that tag.
+            DuplicateName: More than one plugin brings the architecture or the weights.
         """
         head, _, tag = name.partition(".")
         architecture = self.architecture(head)
@@ -124,26 +171,35 @@ class Registry:
         return architecture, tag
 
     def check_tag(self, architecture: str, tag: str | None) -> None:
-        """Raise UnknownName unless the architecture has weights of that tag, DuplicateName if two plugins bring them.
+        """Check that an architecture has usable weights with a tag.
 
-        Without a tag only the second is checked, where no other weights are left.
+        Args:
+            architecture: Name of the architecture.
+            tag: The tag. None accepts any weights, and also an architecture for which no plugin lists weights.
+
+        Raises:
+            UnknownName: The architecture has no weights with that tag.
+            DuplicateName: More than one plugin brings these weights. Without a tag: the architecture has no other ones.
         """
         tags = {entry.tag for entry in self.weights_of(architecture)}
         for (kind, key), plugins in self.conflicts.items():
             if kind is Weights and key[0] == architecture and (key[1] == tag or not (tag or tags)):
-                raise _duplicate(f"weights {'.'.join(key)}", plugins)
+                raise _duplicate(f"weights {_text(key)}", plugins)
         if tag and tag not in tags:
             raise UnknownName(f"weights tag for {architecture}", tag, tags, f"`zoo info {architecture}` shows them.")
 
-    def _get(self, kind: type, name: str, hint: str):
+    def _get(self, kind: type[ItemT], name: str, hint: str) -> ItemT:
         if (kind, name) in self.conflicts:
             raise _duplicate(f"{KINDS[kind]} {name!r}", self.conflicts[kind, name])
         if name not in self.items[kind]:
             raise UnknownName(KINDS[kind], name, map(str, self.items[kind]), hint)
-        return self.items[kind][name]
+        return cast(ItemT, self.items[kind][name])
 
     def add(self, plugin: Plugin, items: Iterable[Item]) -> None:
-        """Index what a plugin brings. A name that is already taken is withdrawn from both and kept as a conflict."""
+        """Index what a plugin brings.
+
+        A name that another plugin already brings becomes a conflict, and is withdrawn from both plugins.
+        """
         for item in items:
             kind, name = type(item), _name(item)
             self.providers[id(item)] = plugin
@@ -161,24 +217,25 @@ class Registry:
                 self.items[kind][_key(item)] = item
 
 
-def _name(item: Item) -> object:
-    """What one plugin alone may bring: a name, or the (architecture, tag) of weights, of which there are many files."""
+def _name(item: Item) -> Name:
+    """Return the name of an item that only one plugin may bring; see `Name`."""
     return (item.architecture, item.tag) if isinstance(item, Weights) else item.name
 
 
 def _key(item: Item) -> object:
+    """Return what identifies an item among its kind."""
     return (*_name(item), item.includes_top, item.input_size) if isinstance(item, Weights) else item.name
 
 
 def squeezed(name: str) -> str:
-    """A name without what does not matter in it: capitals, hyphens, underscores."""
+    """Return a name in lower case and without hyphens and underscores, so that names can be compared."""
     return re.sub("[-_]", "", name.lower())
 
 
 def _duplicate(what: str, plugins: list[Plugin]) -> DuplicateName:
     return DuplicateName(
         f"{what} is brought by {len(plugins)} plugins: {' and '.join(map(str, plugins))}. "
-        "None of them is used; uninstall all but one of these distributions."
+        "zoo uses none of them. Uninstall all but one of these packages."
     )
 
 
@@ -188,15 +245,15 @@ def load(
     """Load every plugin.
 
     Args:
-        entry_points: Where to look; None means the installed entry points of the group `zoo.plugins`.
-        warn: Called with one line for each plugin that cannot be used and each name given twice.
+        entry_points: The plugins; None means the installed entry points of the group `zoo.plugins`.
+        warn: Called with one line for each plugin that cannot be used, and for each name that several plugins bring.
 
     Returns:
         The registry.
 
     Raises:
-        BrokenPluginError: ZOO_STRICT_PLUGINS=1 and a plugin cannot be used.
-        DuplicateName: ZOO_STRICT_PLUGINS=1 and a name is given twice.
+        BrokenPluginError: A plugin cannot be used, and ZOO_STRICT_PLUGINS=1 is set.
+        DuplicateName: Several plugins bring the same name, and ZOO_STRICT_PLUGINS=1 is set.
     """
     strict = os.environ.get("ZOO_STRICT_PLUGINS", "") not in ("", "0")
     registry = Registry()
@@ -206,7 +263,7 @@ def load(
     for point in sorted(found, key=lambda point: point.name):
         plugin = Plugin(point.name, *_distribution(point))
         try:
-            # What a plugin prints must not stand between the lines of `--json`.
+            # What a plugin prints must not get into the output of `--json`.
             with contextlib.redirect_stdout(sys.stderr):
                 items = _collect(manager, point)
         except KeyboardInterrupt:
@@ -218,16 +275,16 @@ def load(
             broken = BrokenPlugin(plugin.name, plugin.distribution, plugin.version, why, traceback.format_exc())
             registry.broken.append(broken)
             if warn:
-                warn(f"plugin {plugin} is left out: {broken.error} (`zoo doctor` shows more)")
+                warn(f"plugin {plugin} cannot be used: {broken.error} (`zoo doctor` shows the traceback)")
             continue
         registry.plugins.append(plugin)
         registry.add(plugin, items)
     for (kind, key), plugins in registry.conflicts.items():
-        error = _duplicate(f"{KINDS[kind]} {_text(key)!r}", plugins)
+        duplicate = _duplicate(f"{KINDS[kind]} {_text(key)!r}", plugins)
         if strict:
-            raise error
+            raise duplicate
         if warn:
-            warn(str(error))
+            warn(str(duplicate))
     return registry
 
 
@@ -237,22 +294,25 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
 
 @functools.lru_cache
 def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
-    """Read once: each look at `name` or `version` parses the whole of METADATA, the README in it too."""
+    """Return name and version of a distribution.
+
+    The result is cached, because each access to `name` or `version` parses all of METADATA, including the README.
+    """
     known = distribution.metadata
     return known["Name"], known["Version"]
 
 
-def _text(name: object) -> str:
+def _text(name: Name) -> str:
     return ".".join(name) if isinstance(name, tuple) else str(name)
 
 
 def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoint]:
-    """The installed entry points of the group; a distribution whose list cannot be read is named and left out."""
+    """Return the installed entry points of the group; warn about a distribution whose entry points cannot be read."""
     try:
         return list(metadata.entry_points(group=GROUP))
     except Exception:
         # importlib.metadata reads all distributions at once and stops at the first bad one.
-        points = {}
+        points: dict[tuple[str, str], metadata.EntryPoint] = {}
         for distribution in metadata.distributions():
             try:
                 for point in distribution.entry_points.select(group=GROUP):
@@ -264,13 +324,13 @@ def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoin
 
 
 def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[Item]:
-    """Import one plugin and call each of its hooks; everything it returns is checked."""
+    """Import one plugin, call each of its hooks, and check everything that they return."""
     module = point.load()
     # pluggy checks the signatures, and refuses a module that two entry points name.
     manager.register(module, name=f"{point.name} of {_distribution(point)[0]}")
     unknown = [caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in HOOKS]
     if unknown:
-        raise InvalidPluginData(f"there is no hook {unknown[0]!r}. Hooks: {', '.join(HOOKS)}.")
+        raise InvalidPluginData(f"there is no hook {unknown[0]!r}. The hooks are {', '.join(HOOKS)}.")
     if not manager.get_hookcallers(module):
         raise InvalidPluginData(f"it implements none of the hooks {', '.join(HOOKS)}.")
     items: list[Item] = []
@@ -281,12 +341,13 @@ def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[
     return items
 
 
-def _checked(hook: str, kind: type, returned: object) -> list[Item]:
+def _checked(hook: str, kind: type[Item], returned: object) -> list[Item]:
+    """Return the items that a hook returned, or raise InvalidPluginData."""
     if isinstance(returned, (str, bytes)) or not isinstance(returned, Iterable):
         raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {returned!r}.")
     items = list(returned)
     for item in items:
-        # Not isinstance: a class of the plugin's own could skip the checks.
+        # isinstance would accept a subclass, which could skip the checks.
         if type(item) is not kind:
             raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {item!r}.")
     keys = [_key(item) for item in items]

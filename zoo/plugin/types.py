@@ -1,4 +1,7 @@
-"""The data classes that plugins bring, frozen and checked when made; see `zoo.plugin`.
+"""The data classes that plugins return from their hooks. They are frozen, and checked when they are made.
+
+Plugins import them from `zoo.plugin`. `zoo.plugin.weights` holds those of published weights, and
+`zoo.plugin.hookspecs` the hooks.
 
 Importing this module imports neither Keras nor numpy.
 """
@@ -7,18 +10,21 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import math
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
 from zoo.errors import InvalidPluginData, reason
+from zoo.plugin.checks import is_count as _is_count
+from zoo.plugin.checks import is_number as _is_number
+from zoo.plugin.checks import require as _require
+from zoo.plugin.checks import require_name as _require_name
+from zoo.plugin.checks import require_text as _require_text
 
 if TYPE_CHECKING:
     import keras
@@ -26,47 +32,19 @@ if TYPE_CHECKING:
 
 hookimpl = pluggy.HookimplMarker("zoo")
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 POOLS = ("avg", "max", "flatten", "l2norm", "roi")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 LR_SCHEDULES = ("constant", "cosine", "one-cycle")
 
 
-def _require(condition: bool, owner: object, problem: str, received: object) -> None:
-    if not condition:
-        raise InvalidPluginData(f"{type(owner).__name__}: {problem}. Received: {received!r}.")
-
-
-def _require_name(owner: object, name: object) -> None:
-    _require(
-        isinstance(name, str) and NAME.fullmatch(name) is not None,
-        owner,
-        "a name is lower-case letters, digits, '_' and '-', and begins with a letter or digit",
-        name,
-    )
-
-
-def _require_text(owner: object, label: str, text: object) -> None:
-    _require(isinstance(text, str) and bool(text.strip()), owner, f"{label} must be a text", text)
-
-
-def _is_count(value: object, minimum: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 @dataclass(frozen=True)
 class Stage:
-    """A named part of a backbone, the unit in which schedules freeze and unfreeze.
+    """Names a part of a backbone. Schedules freeze and unfreeze whole stages.
 
     Args:
-        name: What the family calls it ("block5").
+        name: The family's name for this part ("block5").
         layers: Names of the layers, as Keras names them in a fresh process, or patterns with `*` ("block5_*"). Layers
-            without weights may be left out.
+            without weights may be omitted.
     """
 
     name: str
@@ -83,13 +61,13 @@ class Stage:
         )
 
     def members(self, layers: Iterable[str]) -> dict[str, list[str]]:
-        """Say which layers each name or pattern of this stage means.
+        """Find the layers that each name or pattern of this stage matches.
 
         Args:
-            layers: Names of all layers of a backbone.
+            layers: Names of all layers of a backbone, in their order.
 
         Returns:
-            Name or pattern -> the layers that it means, in their order; none where there is no such layer.
+            Name or pattern -> the matching layers, in their order. The list is empty if no layer matches.
         """
         layers = list(layers)
         present = set(layers)
@@ -101,19 +79,22 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What stands on a backbone: 1x1 convolution (optional) -> pool -> dropout -> hidden layers -> classes.
+    """Describes the layers on top of a backbone.
+
+    Their order is: 1x1 convolution (optional), pool, dropout, hidden layers, classes.
 
     Args:
-        pool: "avg" or "max" over the positions of the feature map, "l2norm" (its root mean square over the
-            positions), "flatten", which keeps the positions and ties the network to one input size, or "roi": the
-            maximum of each cell of a fixed grid laid over a map of any size, flattened (region-of-interest pooling,
-            Girshick 2015, https://arxiv.org/abs/1504.08083).
-        grid: Rows and columns of the grid of "roi".
+        pool: How the feature map becomes a vector.
+            "avg" and "max" take the mean and the maximum over the positions, "l2norm" the root mean square.
+            "flatten" keeps the positions, and ties the network to one input size.
+            "roi" divides a map of any size into a fixed grid, takes the maximum of each cell, and flattens the result
+            (region-of-interest pooling, Girshick 2015, https://arxiv.org/abs/1504.08083).
+        grid: Number of rows, and of columns, of the grid of "roi".
         hidden: Units of each hidden dense layer (ReLU), in order.
-        dropout: Fraction of the pooled features set to zero in training, in 0..1; stands between the pool and the
-            first hidden layer.
-        weight_l1: L1 penalty on the kernels of the head's dense layers.
-        weight_l2: L2 penalty on the same kernels.
+        dropout: Fraction of the pooled features that training sets to zero, in [0, 1). The dropout is between the pool
+            and the first hidden layer.
+        weight_l1: Factor of the L1 penalty on the kernels of the head's dense layers; 0 or more.
+        weight_l2: Factor of the L2 penalty on the same kernels; 0 or more.
         reduce: Channels of a 1x1 convolution (ReLU) in front of the pool; None for no such convolution.
     """
 
@@ -129,39 +110,50 @@ class Head:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         _require(self.pool in POOLS, self, f"pool must be one of {', '.join(POOLS)}", self.pool)
         _require(_is_count(self.grid), self, "grid must be a positive whole number", self.grid)
-        _require(all(map(_is_count, self.hidden)), self, "hidden must be positive whole numbers", self.hidden)
+        _require(all(map(_is_count, self.hidden)), self, "each of hidden must be a positive whole number", self.hidden)
         _require(_is_number(self.dropout) and 0 <= self.dropout < 1, self, "dropout must be in [0, 1)", self.dropout)
         for penalty in (self.weight_l1, self.weight_l2):
             _require(_is_number(penalty) and penalty >= 0, self, "a weight penalty must not be negative", penalty)
-        _require(self.reduce is None or _is_count(self.reduce), self, "reduce must be a channel count", self.reduce)
+        _require(
+            self.reduce is None or _is_count(self.reduce),
+            self,
+            "reduce must be a positive whole number of channels or None",
+            self.reduce,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A network that can be built from nothing.
+    """Describes a network that can be built from nothing.
 
     Args:
-        name: What a user types ("mobilenetv2_035").
+        name: The name that a user types ("mobilenetv2_035").
         summary: One line for `zoo list`.
-        build: `build(input_shape) -> keras.Model`. `input_shape` is (height, width, channels). The model takes
-            float32 pictures in 0..255, RGB (or grey, where `channels` is 1), NHWC, normalises them itself (see
-            `normalize`) and gives the feature map, float32 (batch, h, w, features). It must be a flat functional
-            model of Keras's own layers, so that it can be cut anywhere and loaded again without this plugin.
+        build: `build(input_shape) -> keras.Model`. `input_shape` is (height, width, channels).
+            The input of the model is a float32 array (batch, height, width, channels) in 0..255: RGB, or grey if
+            `channels` is 1. The model normalizes it itself (see `normalize`).
+            The output is the feature map, float32 (batch, h, w, features).
+            The model must be a flat functional model of Keras's own layers. zoo can then cut it anywhere, and load it
+            again without this plugin.
         input_size: Default (height, width) in pixels.
-        min_size: Smallest height and width, in pixels, at which the feature map is not empty.
-        channels: 3 for colour, 1 for grey.
-        parameters: Weights of the backbone in numbers, without head and without preprocessing layers.
-        stages: Stem first, top last; every layer with weights is in exactly one.
-        head: The head that this family does best with.
-        default_schedule: Name of the schedule used with pretrained weights.
-        learning_rate: Adam's rate at which the whole network learns from random weights, in batches of 32. The
-            built-in schedules take theirs from it: a tenth for pretrained layers.
-        build_classifier: Optional `build_classifier(input_shape, classes) -> keras.Model`: the published network
-            with its top, same input, giving **logits**, float32 (batch, classes).
-        classifier_size: The only (height, width) in pixels that the published top takes, where it flattens the map;
-            None where it takes any.
+        min_size: Smallest height and width in pixels at which the feature map is not empty.
+        channels: 3 for color, 1 for grey.
+        parameters: Number of weights of the backbone, without head and without preprocessing layers.
+        stages: The stages from the stem to the top. Every layer with weights must be in exactly one stage.
+        head: The head that works best with this family.
+        default_schedule: Name of the schedule for training from pretrained weights.
+        learning_rate: The learning rate at which Adam trains the whole network from random weights in batches of 32.
+            The built-in schedules derive theirs from it: pretrained layers get a tenth.
+        build_classifier: `build_classifier(input_shape, classes) -> keras.Model`: the published network with its top.
+            Its input is that of `build`; its output is **logits**, float32 (batch, classes). None if there is no
+            published classifier.
+        classifier_size: The only (height, width) in pixels that the published top accepts, if it flattens the feature
+            map; None if it accepts any size.
         source: Where the method and the code come from (paper, repository).
         licence: Licence of the code that builds the network.
+
+    Raises:
+        InvalidPluginData: A field has a value that the contract does not allow.
     """
 
     name: str
@@ -205,17 +197,17 @@ class Architecture:
         _require(
             bool(stages) and all(isinstance(stage, Stage) for stage in stages),
             self,
-            "stages must be one or more Stage",
+            "stages must be one or more Stage objects",
             stages,
         )
         names = [stage.name for stage in stages]
-        _require(len(set(names)) == len(names), self, "stage names must differ", names)
+        _require(len(set(names)) == len(names), self, "stage names must differ from one another", names)
         counts = Counter(layer for stage in stages for layer in stage.layers)
         twice = sorted(layer for layer, count in counts.items() if count > 1)
-        _require(not twice, self, "a layer must stand in one stage only", twice)
+        _require(not twice, self, "a layer must be in one stage only", twice)
 
     def describe(self) -> dict[str, Any]:
-        """Return what run.json and the exported file say of this architecture."""
+        """Return the facts that run.json and the metadata of an exported file hold about this architecture."""
         return {
             "name": self.name,
             "parameters": self.parameters,
@@ -225,127 +217,23 @@ class Architecture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassIndex:
-    """A file that names the classes of a published classifier.
-
-    The file is JSON: {"0": ["n01440764", "tench"], ...}, index -> [identifier, name].
-
-    Args:
-        url: Where it is published.
-        filename: Its name in a mirror or cache.
-        hash: "md5:..." or "sha256:..." of the file, or None.
-        bytes: Its length, or None.
-    """
-
-    url: str
-    filename: str
-    hash: str | None = None
-    bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        _require_file(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """Published weights of an architecture, by the id `architecture.tag`.
-
-    One id may have several entries: with and without the top, and for several input resolutions.
-
-    Args:
-        architecture: Name of the architecture, also of another plugin's.
-        tag: What the weights were trained on and how ("imagenet1k").
-        url: Where the file is published.
-        filename: Its name in a mirror folder or cache; Keras's own name where Keras publishes it.
-        hash: "md5:..." or "sha256:..." where one is published; None means that zoo records the digest when it
-            first downloads the file and checks it from then on.
-        bytes: Length of the file where known.
-        includes_top: Whether the file holds the classifier's last layer too.
-        input_size: (height, width) in pixels at which the weights were trained.
-        class_index: Names of the classes; needed to export the published classifier.
-        classes: Number of classes of the top.
-        load: Optional `load(model, path)` for a layout that `keras.Model.load_weights` does not read. It may raise any
-            exception on a file that does not fit; zoo reports it as WeightsIncompatible.
-        licence: Licence of the weights.
-        source: Who published them.
-        paper: The paper, if any.
-        top1: Reported ImageNet top-1 accuracy, in 0..1, or None.
-        top5: Reported ImageNet top-5 accuracy, in 0..1, or None.
-    """
-
-    architecture: str
-    tag: str
-    url: str
-    filename: str
-    includes_top: bool
-    input_size: tuple[int, int]
-    licence: str
-    source: str
-    hash: str | None = None
-    bytes: int | None = None
-    class_index: ClassIndex | None = None
-    classes: int = 1000
-    load: Callable[[keras.Model, Path], None] | None = None
-    paper: str | None = None
-    top1: float | None = None
-    top5: float | None = None
-
-    def __post_init__(self) -> None:
-        _require_name(self, self.architecture)
-        _require_name(self, self.tag)
-        _require_file(self)
-        for label in ("licence", "source"):
-            _require_text(self, label, getattr(self, label))
-        object.__setattr__(self, "input_size", tuple(self.input_size))
-        size = self.input_size
-        _require(len(size) == 2 and all(map(_is_count, size)), self, "input_size must be (height, width)", size)
-        _require(_is_count(self.classes, 2), self, "classes must be 2 or more", self.classes)
-        _require(self.load is None or callable(self.load), self, "load must be a function or None", self.load)
-        for score in (self.top1, self.top5):
-            fits = score is None or (_is_number(score) and 0 <= score <= 1)
-            _require(fits, self, "an accuracy is a fraction in 0..1", score)
-
-    @property
-    def id(self) -> str:
-        """`architecture.tag`."""
-        return f"{self.architecture}.{self.tag}"
-
-
-def _require_file(owner: Weights | ClassIndex) -> None:
-    _require(
-        isinstance(owner.url, str) and owner.url.startswith(("https://", "http://")),
-        owner,
-        "url must begin with https:// or http://",
-        owner.url,
-    )
-    plain = isinstance(owner.filename, str) and owner.filename and Path(owner.filename).name == owner.filename
-    _require(bool(plain), owner, "filename must be a plain file name", owner.filename)
-    known = owner.hash is None or (isinstance(owner.hash, str) and HASH.fullmatch(owner.hash) is not None)
-    _require(known, owner, "hash must be 'md5:<32 hex>', 'sha256:<64 hex>' or None", owner.hash)
-    _require(owner.bytes is None or _is_count(owner.bytes), owner, "bytes must be a positive whole number", owner.bytes)
-
-
-IMAGENET1K = ClassIndex(
-    url="https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json",
-    filename="imagenet_class_index.json",
-    hash="md5:c2c37ea517e94d9795004a39431a14cb",
-)
-"""The 1,000 classes of ILSVRC-2012, as Keras publishes and caches them."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """A policy that alters training pictures, and nothing but training pictures.
+    """Describes a policy that alters training pictures. zoo applies it to no other pictures.
 
     Args:
-        name: What a user types ("light").
+        name: The name that a user types ("light").
         summary: One line for `zoo list`.
-        build: `build(**parameters) -> f`, and `f(images, labels, seeds) -> (images, labels)`. images: float32 array
-            (batch, height, width, channels) in 0..255; labels: float32 array (batch, classes) in 0..1, 1 where a
-            picture is of a class (rows sum to 1, unless the data are multi-label); seeds:
-            uint64 array (batch,), one per picture, already made of run seed, epoch and picture. Returns arrays of
-            the same shapes, dtypes and ranges. All randomness must come from the seeds.
-        parameters: Default values of what `build` takes.
+        build: `build(**parameters) -> policy`, and `policy(images, labels, seeds) -> (images, labels)`.
+            images: float32 array (batch, height, width, channels) in 0..255.
+            labels: float32 array (batch, classes) in 0..1, which is 1 where a picture belongs to a class. Rows sum to
+            1, unless the data are multi-label.
+            seeds: uint64 array (batch,), one per picture, derived from run seed, epoch and picture.
+            The policy returns arrays of the same shapes, dtypes and ranges. All randomness must come from the seeds.
+            `build` raises ValueError if a parameter is out of its range.
+        parameters: The parameters of `build`, with their default values.
+
+    Raises:
+        InvalidPluginData: A field has a value that the contract does not allow.
     """
 
     name: str
@@ -489,12 +377,15 @@ _accept_old_names(Phase)
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Phases in order.
+    """Describes a training as phases in order.
 
     Args:
-        name: What a user types ("fine-tune").
+        name: The name that a user types ("fine-tune").
         summary: One line for `zoo list`.
-        phases: The phases, or a function `phases(architecture) -> phases` where they depend on its stages.
+        phases: The phases, or a function `phases(architecture) -> phases` if they depend on the architecture.
+
+    Raises:
+        InvalidPluginData: A field has a value that the contract does not allow.
     """
 
     name: str
@@ -511,7 +402,7 @@ class Schedule:
         """Return the phases for one architecture.
 
         Raises:
-            InvalidPluginData: The schedule's function raised, or did not return phases.
+            InvalidPluginData: The schedule's function raised an exception, or did not return phases.
         """
         if not callable(self.phases):
             return self.phases
@@ -526,49 +417,7 @@ class Schedule:
         return self._checked(phases)
 
     def _checked(self, phases: object) -> tuple[Phase, ...]:
-        fits = isinstance(phases, (tuple, list)) and phases and all(isinstance(phase, Phase) for phase in phases)
-        _require(bool(fits), self, f"the phases of {self.name!r} must be one or more Phase", phases)
-        return tuple(phases)
-
-
-def imagenet_weights(
-    architecture: str,
-    base_url: str,
-    filenames: tuple[str, str],
-    *,
-    size: int,
-    hashes: tuple[str | None, str | None] = (None, None),
-    lengths: tuple[int | None, int | None] = (None, None),
-    published_as: tuple[str, str] | None = None,
-    **facts: Any,
-) -> list[Weights]:
-    """Describe the two files that a network trained on ImageNet-1k is published as, under the tag "imagenet1k".
-
-    Args:
-        architecture: Name of the architecture.
-        base_url: What stands before a file's name in its address.
-        filenames: Names without and with top.
-        size: Height and width in pixels at which it was trained.
-        hashes: "md5:..." or "sha256:..." of each file, or None.
-        lengths: Length in bytes of each file where known.
-        published_as: Names in the addresses where they are others than those in Keras's cache.
-        facts: Other fields of `Weights`: licence, source, paper, top1, top5, load.
-
-    Returns:
-        The entry without top and the one with it.
-    """
-    return [
-        Weights(
-            architecture=architecture,
-            tag="imagenet1k",
-            url=base_url + (published_as or filenames)[i],
-            filename=filenames[i],
-            hash=hashes[i],
-            bytes=lengths[i],
-            includes_top=bool(i),
-            input_size=(size, size),
-            class_index=IMAGENET1K,
-            **facts,
-        )
-        for i in range(2)
-    ]
+        checked = tuple(phases) if isinstance(phases, (tuple, list)) else ()
+        fits = bool(checked) and all(isinstance(phase, Phase) for phase in checked)
+        _require(fits, self, f"the phases of {self.name!r} must be one or more Phase objects", phases)
+        return checked

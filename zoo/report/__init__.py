@@ -1,1 +1,1 @@
-"""Everything that is drawn: curves, the report page, range tests, sheets of augmented pictures."""
+"""Draws learning curves, the report page of a run, range tests and previews of augmentation policies."""

@@ -1,4 +1,7 @@
-"""A sheet that shows what an augmentation policy does to pictures."""
+"""Draws the sheet of `zoo augment preview`, which shows what an augmentation policy does to pictures.
+
+`zoo.data.augment` parses and builds the policy.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 SIZE = (224, 224)
 
-# Of the sheet, in pixels: no picture is narrower, the strip of text under it, space between and around.
+# Layout of the sheet, in pixels: the least width of a picture, the height of a line of text, and the space between
+# pictures and around them.
 NARROWEST, STRIP, GAP = 160, 22, 8
 
 
@@ -44,25 +48,25 @@ def preview(
 ) -> Path:
     """Draw pictures as they are decoded, and beside them copies as training would see them, with their labels.
 
-    Copy k is drawn with the seeds of epoch k of a run with the same seed; of policies that mix pictures, the partners
-    are those of the sheet.
+    Copy k uses the seeds of epoch k of a run with the same seed. Policies that mix pictures mix those of the sheet.
 
     Args:
-        text: The policy; see `parse`.
+        text: The policy as the user typed it ("course:rotation=30").
         registry: The loaded plugins.
-        reporter: Hears of pictures that are left out.
-        data: See `zoo.data.sources`; of given splits, training pictures alone are shown.
-        size: (height, width) in pixels; None means what suits the data, else 224 x 224.
-        pictures: How many, of as many classes as there are.
-        copies: How many of each.
-        seed: Decides which pictures, and what happens to them.
-        output: A PNG file; what is there is replaced. None means `augment-NAME.png` here.
+        reporter: Receives a warning about pictures that cannot be read.
+        data: Where the pictures are; see `zoo.data.sources`. Of data with given splits, only training pictures are
+            shown.
+        size: (height, width) in pixels; None means the size that suits the data, or else 224 x 224.
+        pictures: Number of pictures; they are taken from each class in turn.
+        copies: Number of augmented copies of each picture.
+        seed: Selects the pictures and seeds the policy.
+        output: The PNG file to write; an existing one is replaced. None means `augment-NAME.png` in the current folder.
 
     Returns:
-        The file.
+        The path of the PNG.
 
     Raises:
-        UsageError: See `parse` and `build`.
+        UsageError: The policy or one of its parameters is not known, or a value is out of range.
         DataError: The pictures cannot be read.
         WriteError: The file cannot be written.
     """
@@ -88,10 +92,13 @@ def preview(
 def _decode(
     source: sources.Source, spec: ImageSpec, count: int, seed: int, reporter: Reporter
 ) -> tuple[list[int], np.ndarray]:
-    """Decode some training pictures, of every class in turn.
+    """Decode some training pictures, taken from each class in turn.
 
     Returns:
-        Their indices, and a uint8 array (pictures, height, width, channels) in 0..255.
+        Indices of the pictures, and a uint8 array (pictures, height, width, channels) in 0..255.
+
+    Raises:
+        UnreadablePictures: No picture can be read.
     """
     by_class: dict[tuple[int, ...], list[int]] = {}
     for i in np.random.default_rng(seed).permutation(len(source.pictures)):
@@ -112,20 +119,21 @@ def _decode(
     if not found:
         raise UnreadablePictures(f"none of the pictures of {source.name} can be read: {shown}")
     if bad:
-        reporter.warn(f"{len(bad)} pictures cannot be read and are left out: {shown}")
+        reporter.warn(f"skipped {len(bad)} picture{'s' if len(bad) > 1 else ''} that cannot be read: {shown}")
     return list(found), np.stack(list(found.values()))
 
 
 def _draw(
     columns: Sequence[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], title: str, where: str
 ) -> Image.Image:
-    """Lay pictures out, a row a picture.
+    """Draw the sheet, with one row per picture.
 
     Args:
-        columns: (title, uint8 pictures (rows, height, width, channels), labels (rows, classes) in 0..1).
+        columns: (heading, pictures, labels) of each column. Pictures are a uint8 array (rows, height, width, channels)
+            in 0..255; labels are a float32 array (rows, classes) in 0..1.
         classes: Class names.
-        title: Stands above all, broken where it is too long.
-        where: Stands under it.
+        title: The text above everything; a long one is wrapped.
+        where: The smaller text below the title.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -152,16 +160,16 @@ def _draw(
 
 
 def _label(shares: np.ndarray, classes: Sequence[str]) -> str:
-    """The classes of a picture, with their shares where it is a mixture: "cats 0.70, dogs 0.30"."""
+    """Name the classes of a picture, with their shares if it is a mixture: "cats 0.70, dogs 0.30"."""
     held = [(float(shares[i]), classes[i]) for i in np.argsort(-shares, kind="stable") if shares[i] >= 0.005]
     if all(share > 0.995 for share, _ in held):
         return ", ".join(name for _, name in held) or "no class"
-    # Classes may be called 0 and 2: without the comma "2 0.70 0 0.30" cannot be read.
+    # Classes may be called 0 and 2, and "2 0.70 0 0.30" is hard to read without the comma.
     return ", ".join(f"{name} {share:.2f}" for share, name in held)
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """As much of a text as so many pixels hold."""
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Shorten a text until it fits into `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

@@ -1,11 +1,13 @@
-"""Learning curves: accuracy and loss of one run, or of several over one another, as a PNG.
+"""Learning curves: draws accuracy and loss of one run, or of several runs over one another, as a PNG.
 
-Dots are what was measured. The line over them is smoothed exponentially, as in the plots of F. Chollet, "Deep Learning
-with Python" (1st edition, section 5.3), with two differences. The course begins with the first value itself, which at
-a factor of 0.8 then counts five times as much as any other: here the mean starts empty and is divided by the weight it
-has gathered (as Adam does with its moments, https://arxiv.org/abs/1412.6980, section 3), so that every value enters
-alike. And the mean starts anew with each phase: other layers move there, at another rate, from the weights of the best
-epoch so far, and a mean that went on would show that step as a slow drift in the phase after it.
+Dots show the measured values. The line over them is smoothed exponentially, as in the plots of F. Chollet, "Deep
+Learning with Python" (1st edition, section 5.3), with two differences:
+
+- The book starts the mean with the first value, which at a factor of 0.8 then counts five times as much as any other.
+  Here the mean starts empty and is divided by the sum of its weights, so that every value enters alike. Adam treats
+  its moments in the same way (https://arxiv.org/abs/1412.6980, section 3).
+- The mean restarts in each phase. A phase trains other layers, at another learning rate, from the weights of the best
+  epoch so far. A mean that continued would show this step as a slow drift in the phase after it.
 """
 
 from __future__ import annotations
@@ -31,29 +33,31 @@ SMOOTH = 0.8
 PANELS = ("accuracy", "loss")
 COLUMNS = ("accuracy", "val_accuracy", "loss", "val_loss")
 
-# Okabe and Ito's colours for every kind of colour vision (https://jfly.uni-koeln.de/color/), without yellow, which
-# white paper swallows. Where they are used up, runs differ by marks on their lines.
+# Okabe and Ito's colours can be told apart with every kind of colour vision (https://jfly.uni-koeln.de/color/). Their
+# yellow is missing, because it is hard to see on white. When all colours are in use, runs differ by the marks on their
+# lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SHAPES = ("", "s", "^", "D")
 TRAINING, VALIDATION = "#D55E00", "#0072B2"
 
 WIDTH, HEIGHT = 9.0, 6.5  # inches
 DPI = 120
-LONGEST_LABEL = 24  # characters
-LONGEST_NAME = 90
-SKEWED = 20
+LONGEST_LABEL = 24  # characters of a phase's name
+LONGEST_NAME = 90  # characters of a run's name
+SKEWED = 20  # The loss axis becomes logarithmic if the greatest loss exceeds this multiple of the median.
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A run's history as numbers.
+    """Holds a run's history as numbers.
 
     Args:
-        name: What the run is called in the picture.
-        epochs: Number of each epoch, ascending.
-        phases: (name, how many of the epochs) of each phase, in order; the counts add up to the epochs.
-        values: accuracy and val_accuracy in 0..1, loss and val_loss: a number an epoch, NaN where there is none.
-        best_epoch: The epoch whose weights were kept, or None where that is not known.
+        name: The name of the run in the picture.
+        epochs: The number of each epoch, ascending.
+        phases: (name, number of epochs) of each phase, in order; the numbers add up to all epochs.
+        values: Column -> one number per epoch, NaN if there is none. The columns are accuracy and val_accuracy, in
+            0..1, and loss and val_loss.
+        best_epoch: The epoch whose weights were kept; None if that is not known.
     """
 
     name: str
@@ -63,12 +67,13 @@ class Curves:
     best_epoch: int | None
 
     def points(self, column: str) -> list[tuple[int, float]]:
-        """(epoch, value) of a column where the value is finite."""
+        """Return (epoch, value) for each finite value of a column."""
         return [(x, y) for x, y in zip(self.epochs, self.values[column], strict=True) if math.isfinite(y)]
 
     def line(self, column: str, factor: float) -> list[tuple[int, float]]:
-        """(epoch, smoothed value) of a column where the value is finite; smoothing starts anew with each phase."""
-        line, rows = [], iter(zip(self.epochs, self.values[column], strict=True))
+        """Return (epoch, smoothed value) for each finite value of a column; smoothing restarts in each phase."""
+        line: list[tuple[int, float]] = []
+        rows = iter(zip(self.epochs, self.values[column], strict=True))
         for _, count in self.phases:
             phase = [(x, y) for x, y in itertools.islice(rows, count) if math.isfinite(y)]
             line += zip((x for x, _ in phase), smooth([y for _, y in phase], factor), strict=True)
@@ -76,14 +81,14 @@ class Curves:
 
 
 def smooth(values: Sequence[float], factor: float) -> list[float]:
-    """Mean of each value and those before it, each weighing `factor` times what the next one does.
+    """Average each value with all values before it, with weights that fall exponentially into the past.
 
     Args:
         values: Finite numbers.
-        factor: 0 (no smoothing) to below 1.
+        factor: The weight of a value relative to the value after it, in [0, 1); 0 does not smooth.
 
     Returns:
-        As many numbers; the first is the first value, and no value of a constant series changes.
+        One number per value. The first equals the first value, and a constant series stays as it is.
     """
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
@@ -98,11 +103,11 @@ def of_run(run: runs.Run, record: dict[str, Any], name: str) -> Curves:
 
     Args:
         run: The run folder.
-        record: Its run.json: `phases` tells how many epochs each took, `best_epoch` which one was kept.
-        name: What to call it.
+        record: Its run.json. `phases` has the number of epochs of each phase, and `best_epoch` the epoch that was kept.
+        name: The name of the run in the picture.
 
     Raises:
-        UsageError: There is no history.csv: training has not ended, or was cut short.
+        UsageError: history.csv is missing or empty, because training has not ended or was interrupted.
         RunError: history.csv is damaged.
     """
     path = run.folder / "history.csv"
@@ -115,10 +120,11 @@ def of_run(run: runs.Run, record: dict[str, Any], name: str) -> Curves:
         raise RunError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}.") from None
     if not history:
         raise UsageError(
-            f"the run {run.id!r} has no epochs to draw: history.csv is written when training has ended, and the "
+            f"the run {run.id!r} has no epochs to draw. history.csv is written when training has ended, and the "
             f"status of this run is {record.status!r}."
         )
-    # The record first: two phases that follow one another may have the same name. One that was left out shows nothing.
+    # The record comes first, because two consecutive phases may have the same name. A phase that was skipped has no
+    # epochs to show.
     counted = ((str(phase["name"]), int(phase["epochs_run"])) for phase in record.phases)
     phases = tuple((name, count) for name, count in counted if count)
     if sum(count for _, count in phases) != len(history):
@@ -130,12 +136,12 @@ def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
     """Draw one or several runs into a PNG, atomically.
 
     Args:
-        curves: As `figure`.
-        path: Where the PNG is put.
-        factor: As `smooth`.
+        curves: One or more runs.
+        path: Where to write the PNG.
+        factor: The smoothing factor; see `smooth`.
 
     Raises:
-        WriteError: It cannot be written.
+        WriteError: The file cannot be written.
     """
     drawn = figure(curves, factor)
     with files.atomic_write(path) as temporary:
@@ -145,17 +151,18 @@ def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
 def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
     """Draw accuracy above loss over the epochs.
 
-    One run: training and validation in a colour each, phases named at the top and parted by lines. Several: a colour
-    each, no phases. In both, training is dashed, validation is not, and a ring is around the epoch that was kept.
+    For one run, training and validation have a colour each; phases are named at the top and separated by lines.
+    For several runs, each run has a colour, and phases are not shown. In both cases training is dashed and
+    validation is solid, and a ring marks the epoch that was kept.
 
     Args:
-        curves: One or more.
-        factor: As `smooth`.
+        curves: One or more runs.
+        factor: The smoothing factor; see `smooth`.
 
     Returns:
-        A figure of two axes, accuracy and loss, which no window shows.
+        A figure with two axes, accuracy and loss, that belongs to no window.
     """
-    # Not pyplot: it keeps every figure, and looks for a screen.
+    # pyplot would keep every figure in memory and look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -169,7 +176,7 @@ def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
         for number, run in enumerate(curves):
             _draw_run(panel, run, metric, factor, number if len(curves) > 1 else None, dot)
         panel.set_ylabel(metric)
-        # An offset would be written where the names of phases are.
+        # Matplotlib would write an offset where the names of the phases stand.
         panel.ticklabel_format(axis="y", useOffset=False)
         panel.grid(axis="y", color="#e4e4e4", linewidth=0.8)
         panel.set_axisbelow(True)
@@ -180,7 +187,7 @@ def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
     panels[1].set_xlim(min(run.epochs[0] for run in curves) - 0.5, max(run.epochs[-1] for run in curves) + 0.5)
     panels[1].xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     dots = "each epoch" if len(curves) == 1 else "validation, each epoch"
-    lines = f"smoothed by {factor:g}, anew with each phase" if factor else "not smoothed"
+    lines = f"smoothed by {factor:g} within each phase" if factor else "not smoothed"
     panels[1].set_xlabel(f"epoch    (dots: {dots}; lines: {lines})", fontsize=9)
     drawn.align_ylabels(panels)
     _add_legend(drawn, curves, columns, dot)
@@ -191,13 +198,13 @@ def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
 
 
 def _draw_run(panel: Axes, run: Curves, metric: str, factor: float, number: int | None, dot: float) -> None:
-    """Draw one run into one panel; `number` is its place among several, or None."""
+    """Draw one run into one panel; `number` is its index among several runs, or None if it is the only one."""
     for column, label in ((metric, "training"), (f"val_{metric}", "validation")):
         training = label == "training"
         colour, shape = _look(number, training)
         faint = training and number is not None
         points, line = run.points(column), run.line(column, factor)
-        # Of several runs the training dots would be in the way, but a single one is all there is to see.
+        # Training dots of several runs would hide one another. A single dot is drawn, because it has no line.
         if not faint or len(points) == 1:
             panel.plot(
                 *zip(*points, strict=True),
@@ -221,30 +228,31 @@ def _draw_run(panel: Axes, run: Curves, metric: str, factor: float, number: int 
             label=f"{run.name} {label} line",
         )
         kept = [(x, y) for x, y in points if x == run.best_epoch and not training]
-        # Without points this draws nothing; two empty lists would put a ring at the figure's corner, and the layout
+        # Without points this draws nothing. Two empty lists would put a ring at the figure's corner, and the layout
         # would make room for it.
         panel.plot(*zip(*kept, strict=True), **_ring(colour), label=f"{run.name} kept")
 
 
 def _look(number: int | None, training: bool) -> tuple[str, str]:
-    """Colour, and shape of the marks on the line."""
+    """Return the colour of a line and the shape of its marks."""
     if number is None:
         return (TRAINING if training else VALIDATION), ""
     return COLOURS[number % len(COLOURS)], SHAPES[number // len(COLOURS) % len(SHAPES)]
 
 
 def _ring(colour: str) -> dict[str, Any]:
+    """Return the style of the ring around the epoch that was kept."""
     style = {"linestyle": "none", "marker": "o", "markersize": 12, "markerfacecolor": "none"}
     return {**style, "markeredgecolor": colour, "markeredgewidth": 1.8, "zorder": 5, "clip_on": False}
 
 
 def _is_skewed(losses: Sequence[float]) -> bool:
-    """Whether one bad epoch, or a good start long past, would press half of the losses onto the axis."""
+    """Say whether a few large losses would press half of the losses onto the axis."""
     return bool(losses) and min(losses) > 0 and max(losses) > SKEWED * sorted(losses)[len(losses) // 2]
 
 
 def _legend_shape(curves: Sequence[Curves]) -> tuple[int, int]:
-    """Columns and rows of the legend, from the length of the names."""
+    """Return (columns, rows) of the legend, which depend on the length of the names."""
     entries = len(curves) + 3
     if len(curves) == 1:
         return entries, 1
@@ -253,7 +261,7 @@ def _legend_shape(curves: Sequence[Curves]) -> tuple[int, int]:
 
 
 def _add_legend(drawn: Figure, curves: Sequence[Curves], columns: int, dot: float) -> None:
-    """Below the panels, where it hides nothing."""
+    """Add the legend below the panels, where it hides nothing."""
     from matplotlib.lines import Line2D
 
     handles = []
@@ -264,10 +272,17 @@ def _add_legend(drawn: Figure, curves: Sequence[Curves], columns: int, dot: floa
             handles.append(Line2D([], [], color=colour, marker=shape, markersize=5, linewidth=1.8, label=run.name))
     for training in (True, False):
         colour = grey if len(curves) > 1 else _look(None, training)[0]
-        style, label = ("--", "training") if training else ("-", "validation")
-        marker = "o" if len(curves) == 1 else ""
         handles.append(
-            Line2D([], [], color=colour, linestyle=style, marker=marker, markersize=dot, linewidth=1.8, label=label)
+            Line2D(
+                [],
+                [],
+                color=colour,
+                linestyle="--" if training else "-",
+                marker="o" if len(curves) == 1 else "",
+                markersize=dot,
+                linewidth=1.8,
+                label="training" if training else "validation",
+            )
         )
     if len(curves) > 1:
         handles.append(Line2D([], [], **_ring(grey), label="epoch that was kept"))
@@ -275,23 +290,22 @@ def _add_legend(drawn: Figure, curves: Sequence[Curves], columns: int, dot: floa
         handles.append(Line2D([], [], **_ring(VALIDATION), label=f"kept: epoch {curves[0].best_epoch}"))
     legend = drawn.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     for text in legend.get_texts():
-        # A name may hold a dollar sign.
+        # A dollar sign in a name must not start a formula.
         text.set_parse_math(False)
 
 
 def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
-    """A line at each border, and above the upper panel as many of the names as there is room for."""
-    labels, spans, begin = [], [], 0
+    """Draw a line between phases, and write as many of their names above the upper panel as fit."""
+    labels, start = [], 0
     for name, count in run.phases:
-        first, last = run.epochs[begin], run.epochs[begin + count - 1]
-        if begin:
+        first, last = run.epochs[start], run.epochs[start + count - 1]
+        if start:
             for panel in panels:
                 panel.axvline(first - 0.5, color="#999999", linewidth=0.8, linestyle=":", zorder=1)
-        begin += count
-        spans.append((first + last) / 2)
+        start += count
         labels.append(
             panels[0].text(
-                spans[-1],
+                (first + last) / 2,
                 1.03,
                 name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL // 2]}…{name[-LONGEST_LABEL // 2 :]}",
                 transform=panels[0].get_xaxis_transform(),
@@ -302,7 +316,7 @@ def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
                 parse_math=False,
             )
         )
-    # Widths are known once the figure is laid out.
+    # The widths of the names are known only after the layout.
     drawn.draw_without_rendering()
     if _overlapping(labels, 8):
         for label in labels:
@@ -313,7 +327,7 @@ def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
 
 
 def _overlapping(labels: Sequence[Any], gap: float) -> list[Any]:
-    """The labels that come nearer than `gap` pixels to the last one on their left that stays."""
+    """Return the labels that begin less than `gap` pixels to the right of the last label that stays."""
     near, edge = [], -math.inf
     for label in labels:
         box = label.get_window_extent()
@@ -325,39 +339,40 @@ def _overlapping(labels: Sequence[Any], gap: float) -> list[Any]:
 
 
 def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, factor: float = SMOOTH) -> Path:
-    """Draw finished runs, several over one another.
+    """Draw one finished run, or several over one another.
 
     Args:
-        wanted: Run folders, or ids of runs below `runs_folder`; a run named twice is drawn once.
-        runs_folder: Where runs are.
-        output: The PNG; None means the run folder's own curves.png for one run, ./curves.png for several.
-        factor: As `smooth`.
+        wanted: Run folders, or ids of runs below `runs_folder`; a run that is named twice is drawn once.
+        runs_folder: The folder that holds the runs.
+        output: The PNG; None means the run folder's own curves.png for one run, and ./curves.png for several.
+        factor: The smoothing factor; see `smooth`.
 
     Returns:
-        The PNG.
+        The path of the PNG.
 
     Raises:
-        UsageError: A run is not there or has not finished training; the output is no .png, or would be taken for a
-            run's own picture; the factor is out of range; there are more runs than colours and marks.
-        RunError: A run folder is damaged or of another schema.
+        UsageError: A run does not exist or has not finished training. The output does not end in .png, or would replace
+            a run's own picture. The factor is out of range. There are more runs than colours and marks.
+        RunError: A run folder is damaged, or its schema is not known.
         WriteError: The PNG cannot be written.
     """
     folders = list(
         {os.path.realpath(folder): folder for folder in (runs.find(each, runs_folder) for each in wanted)}.values()
     )
     if len(folders) > len(COLOURS) * len(SHAPES):
-        raise UsageError(
-            f"at most {len(COLOURS) * len(SHAPES)} runs can be told apart in one picture. Received: {len(folders)}."
-        )
+        raise UsageError(f"one picture can show at most {len(COLOURS) * len(SHAPES)} runs. Received: {len(folders)}.")
     if not 0 <= factor < 1:
-        # click lets nan through.
+        # click accepts nan as a number.
         raise UsageError(f"--smooth must be at least 0 and below 1. Received: {factor:g}.")
     if output is not None and output.suffix.lower() != ".png":
         raise UsageError(f"--output must end in .png. Received: {str(output)!r}.")
     if output is None:
         output = folders[0] / FILE if len(folders) == 1 else Path(FILE)
         if len(folders) > 1 and os.path.isfile("run.json"):
-            raise UsageError("the current folder is a run's, and curves.png in it is its own; name a file: --output.")
+            raise UsageError(
+                "the current folder is a run folder, and its curves.png shows that run alone. "
+                "Name another file with --output."
+            )
     found = [(run, run.read_record()) for run in map(runs.Run, folders)]
     curves = [of_run(run, record, name) for (run, record), name in zip(found, names(found), strict=True)]
     draw(curves, output, factor)
@@ -365,7 +380,7 @@ def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, f
 
 
 def names(found: Sequence[tuple[runs.Run, runs.RunRecord]]) -> list[str]:
-    """The shortest names that tell runs apart: architecture, with augmentation, or else the run's id."""
+    """Name each run as briefly as possible: by architecture, by architecture and augmentation, or by the run's id."""
     if len(found) == 1:
         return [found[0][0].id]
     plain = [record.architecture["name"] for _, record in found]
@@ -375,7 +390,7 @@ def names(found: Sequence[tuple[runs.Run, runs.RunRecord]]) -> list[str]:
         for name, policy in zip(plain, augment, strict=True)
     ]
     ids = [run.id for run, _ in found]
-    # Copies of a run have one id.
+    # Copies of a run have the same id.
     numbered = [f"{name} ({number})" for number, name in enumerate(ids, start=1)]
     for names in (plain, augmented, ids):
         if len(set(names)) == len(names) and max(map(len, names)) <= LONGEST_NAME:

@@ -1,42 +1,110 @@
-"""report.html of a run: one page that shows curves.png beside it and fetches nothing from elsewhere."""
+"""The page report.html of a run. It shows curves.png, which lies beside it, and loads nothing from elsewhere.
+
+The figures come from run.json, metrics.json and history.csv; nothing is computed here.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+# How the page shows the columns of history.csv. A column that is not listed keeps its name and its text.
+HEADINGS = {
+    "phase": "phase",
+    "epoch": "epoch",
+    "learning_rate": "learning rate",
+    "loss": "training loss",
+    "accuracy": "training accuracy",
+    "val_loss": "validation loss",
+    "val_accuracy": "validation accuracy",
+    "seconds": "seconds",
+}
+FORMATS = {
+    "learning_rate": "{:.3g}",
+    "loss": "{:.4f}",
+    "accuracy": "{:.4f}",
+    "val_loss": "{:.4f}",
+    "val_accuracy": "{:.4f}",
+    "seconds": "{:.1f}",
+}
+
 
 def render(
-    run: dict[str, Any], metrics: dict[str, Any], history: list[dict[str, Any]], *, curves: str | None = None
+    record: dict[str, Any],
+    metrics: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    *,
+    curves: str | None = None,
 ) -> str:
     """Render the page.
 
     Args:
-        run: The content of run.json.
-        metrics: The content of metrics.json; empty where nothing was measured.
-        history: A row an epoch.
-        curves: Name of the picture of the curves, beside the page; None where there is none.
+        record: The content of run.json.
+        metrics: The content of metrics.json; empty if nothing was measured.
+        history: The rows of history.csv, one per epoch.
+        curves: Name of the picture of the learning curves beside the page; None if there is none.
 
     Returns:
-        HTML; class and file names are escaped.
+        The HTML. Names of classes and files are escaped.
     """
     import jinja2
 
-    options, weights = run["options"], run["weights"]
-    settings = [
-        ("run", run["id"]),
-        ("weights", weights.get("id") or weights.get("file") or "random"),
-        ("schedule", options["schedule"]),
-        ("augmentation", options["augment"]),
-        ("picture size", " x ".join(map(str, run["image"]["size"])) + f", {run['image']['resize']}"),
-        ("pictures (train / val / test)", " / ".join(str(run["data"]["counts"][k]) for k in ("train", "val", "test"))),
-        ("split", run["data"]["split"]),
-        ("left out", len(run["data"]["left_out"])),
-        ("seed", options["seed"]),
-        ("training seconds", run["seconds"].get("train")),
-    ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    metrics = {"test": metrics.get("test"), "validation": metrics.get("validation")}
     template = files(__package__).joinpath("report.html.jinja").read_text("utf-8")
-    content = {"run": run, "metrics": metrics, "history": history, "settings": settings, "curves": curves}
-    return environment.from_string(template).render(content)
+    return environment.from_string(template).render(
+        **_run_facts(record),
+        test=metrics.get("test"),
+        validation=metrics.get("validation"),
+        headings=[HEADINGS.get(column, column) for column in history[0]] if history else [],
+        epochs=[[format_cell(column, value) for column, value in row.items()] for row in history],
+        curves=curves,
+    )
+
+
+def _run_facts(record: dict[str, Any]) -> dict[str, Any]:
+    """Collect what the page says about a run; no other code of this module or of the template reads the record."""
+    options, weights, image, data = record["options"], record["weights"], record["image"], record["data"]
+    seconds = record["seconds"].get("train")
+    counts = " / ".join(str(data["counts"][part]) for part in ("train", "val", "test"))
+    return {
+        "run": record["id"],
+        "title": f"{record['architecture']['name']} on {data['name']}",
+        "warnings": record["warnings"],
+        "best_epoch": record.get("best_epoch"),
+        "settings": [
+            ("run", record["id"]),
+            ("weights", weights.get("id") or weights.get("file") or "random"),
+            ("schedule", options["schedule"]),
+            ("augmentation", options["augment"]),
+            ("picture size", " x ".join(map(str, image["size"])) + f" pixels, {image['resize']}"),
+            ("pictures (training / validation / test)", counts),
+            ("split", data["split"]),
+            ("pictures left out", len(data["left_out"])),
+            ("seed", options["seed"]),
+            ("training time", "not measured" if seconds is None else f"{seconds:.1f} seconds"),
+        ],
+    }
+
+
+def format_cell(column: str, value: Any) -> str:
+    """Format one value of history.csv for reading.
+
+    Args:
+        column: The column of history.csv ("val_loss").
+        value: The value, or its text as it stands in the file.
+
+    Returns:
+        A learning rate with 3 significant digits, losses and accuracies with 4 decimals, seconds with 1. An empty value
+        becomes "-". Any other text stays as it is.
+    """
+    if value is None or value == "":
+        return "-"
+    try:
+        number = float(value)
+    except ValueError:
+        return str(value)
+    if column not in FORMATS or not math.isfinite(number):
+        return str(value)
+    return FORMATS[column].format(number)

@@ -1,4 +1,7 @@
-"""The picture of learning-rate range tests: how the loss changes over rates, a panel a phase, as a PNG."""
+"""Draws learning-rate range tests as a PNG: how the loss changes with the learning rate, one panel per phase.
+
+`zoo.train.lr_find` runs the tests.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ PANEL_HEIGHT = 3.0  # inches
 
 @dataclass(frozen=True)
 class Panel:
-    """One phase's test.
+    """Holds the range test of one phase.
 
     Args:
-        phase: Its name.
-        rates: Learning rates, rising.
-        changes: What each one's loss lies above the loss before the test.
-        scheduled: The rate that the schedule has.
-        suggested: The rate that the test suggests, or None.
-        note: Why.
+        phase: Name of the phase.
+        rates: Learning rates, ascending.
+        changes: For each rate, its loss minus the loss before the test.
+        scheduled: The learning rate of the schedule.
+        suggested: The learning rate that the test suggests, or None.
+        note: The reason for the suggestion, or for its absence.
     """
 
     phase: str
@@ -37,13 +40,13 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
     """Draw range tests into a PNG, atomically.
 
     Args:
-        panels: One a phase, in order.
-        path: Where the PNG is put.
+        panels: One per phase, in order.
+        path: Where to write the PNG.
 
     Raises:
-        WriteError: It cannot be written.
+        WriteError: The file cannot be written.
     """
-    # Not pyplot: it keeps every figure, and looks for a screen.
+    # pyplot would keep every figure in memory and look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

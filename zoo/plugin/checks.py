@@ -1,0 +1,37 @@
+"""Checks that the data classes of the plugin API run on their fields when they are made."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from zoo.errors import InvalidPluginData
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def require(condition: bool, owner: object, problem: str, received: object) -> None:
+    """Raise InvalidPluginData unless a condition holds."""
+    if not condition:
+        raise InvalidPluginData(f"{type(owner).__name__}: {problem}. Received: {received!r}.")
+
+
+def require_name(owner: object, name: object) -> None:
+    require(
+        isinstance(name, str) and NAME.fullmatch(name) is not None,
+        owner,
+        "a name may hold lower-case letters, digits, '_' and '-', and must begin with a letter or a digit",
+        name,
+    )
+
+
+def require_text(owner: object, label: str, text: object) -> None:
+    require(isinstance(text, str) and bool(text.strip()), owner, f"{label} must be a text that is not empty", text)
+
+
+def is_count(value: object, minimum: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

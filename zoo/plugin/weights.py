@@ -1,0 +1,176 @@
+"""The data classes that describe published weights. They are frozen, and checked when they are made.
+
+Plugins import them from `zoo.plugin`. `zoo.pretrained` finds, downloads and verifies the files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.plugin.checks import is_count, is_number, require, require_name, require_text
+
+if TYPE_CHECKING:
+    import keras
+
+HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassIndex:
+    """Describes a published file that names the classes of a classifier.
+
+    The file is JSON, index -> [identifier, name]: {"0": ["n01440764", "tench"], ...}.
+
+    Args:
+        url: Address of the file.
+        filename: Name of the file in a mirror or cache.
+        hash: "md5:..." or "sha256:..." of the file; None if none is known.
+        bytes: Length of the file; None if it is not known.
+    """
+
+    url: str
+    filename: str
+    hash: str | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_file(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Describes one file of published weights. Its id is `architecture.tag`.
+
+    Several files may have the same id: with and without the top, and for several input sizes.
+
+    Args:
+        architecture: Name of the architecture; another plugin may bring it.
+        tag: Names the training of the weights ("imagenet1k").
+        url: Address of the file.
+        filename: Name of the file in a mirror folder or cache. For a file that Keras publishes, it is Keras's own name.
+        hash: "md5:..." or "sha256:..." as published. None means that none is published; zoo then records the digest of
+            the first download, and checks the file against it from then on.
+        bytes: Length of the file; None if it is not known.
+        includes_top: Whether the file includes the last layer of the classifier.
+        input_size: (height, width) in pixels at which the weights were trained.
+        class_index: Names of the classes; None if none are published. An export of the published classifier needs them.
+        classes: Number of classes of the top.
+        load: `load(model, path)` reads a layout that `keras.Model.load_weights` does not read. It may raise any
+            exception if the file does not fit, and zoo reports it as WeightsIncompatible. None means `load_weights`.
+        licence: Licence of the weights.
+        source: Who published the weights.
+        paper: The paper; None if there is none.
+        top1: ImageNet top-1 accuracy as reported, in 0..1, or None.
+        top5: ImageNet top-5 accuracy as reported, in 0..1, or None.
+
+    Raises:
+        InvalidPluginData: A field has a value that the contract does not allow.
+    """
+
+    architecture: str
+    tag: str
+    url: str
+    filename: str
+    includes_top: bool
+    input_size: tuple[int, int]
+    licence: str
+    source: str
+    hash: str | None = None
+    bytes: int | None = None
+    class_index: ClassIndex | None = None
+    classes: int = 1000
+    load: Callable[[keras.Model, Path], None] | None = None
+    paper: str | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+    def __post_init__(self) -> None:
+        require_name(self, self.architecture)
+        require_name(self, self.tag)
+        _require_file(self)
+        for label in ("licence", "source"):
+            require_text(self, label, getattr(self, label))
+        object.__setattr__(self, "input_size", tuple(self.input_size))
+        size = self.input_size
+        require(len(size) == 2 and all(map(is_count, size)), self, "input_size must be (height, width)", size)
+        require(is_count(self.classes, 2), self, "classes must be 2 or more", self.classes)
+        require(self.load is None or callable(self.load), self, "load must be a function or None", self.load)
+        for score in (self.top1, self.top5):
+            fits = score is None or (is_number(score) and 0 <= score <= 1)
+            require(fits, self, "top1 and top5 must be fractions in 0..1 or None", score)
+
+    @property
+    def id(self) -> str:
+        """The id, `architecture.tag`."""
+        return f"{self.architecture}.{self.tag}"
+
+
+def _require_file(owner: Weights | ClassIndex) -> None:
+    require(
+        isinstance(owner.url, str) and owner.url.startswith(("https://", "http://")),
+        owner,
+        "url must begin with https:// or http://",
+        owner.url,
+    )
+    plain = isinstance(owner.filename, str) and owner.filename and Path(owner.filename).name == owner.filename
+    require(bool(plain), owner, "filename must be a file name without folders", owner.filename)
+    known = owner.hash is None or (isinstance(owner.hash, str) and HASH.fullmatch(owner.hash) is not None)
+    require(known, owner, "hash must be 'md5:<32 hex>', 'sha256:<64 hex>' or None", owner.hash)
+    require(owner.bytes is None or is_count(owner.bytes), owner, "bytes must be a positive whole number", owner.bytes)
+
+
+IMAGENET1K = ClassIndex(
+    url="https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json",
+    filename="imagenet_class_index.json",
+    hash="md5:c2c37ea517e94d9795004a39431a14cb",
+)
+"""The 1,000 classes of ILSVRC-2012, as Keras publishes and caches them."""
+
+
+def imagenet_weights(
+    architecture: str,
+    base_url: str,
+    filenames: tuple[str, str],
+    *,
+    size: int,
+    hashes: tuple[str | None, str | None] = (None, None),
+    lengths: tuple[int | None, int | None] = (None, None),
+    published_as: tuple[str, str] | None = None,
+    **facts: Any,
+) -> list[Weights]:
+    """Describe the two published files of a network that was trained on ImageNet-1k; their tag is "imagenet1k".
+
+    Each pair of arguments is for the file without the top and the file with it.
+
+    Args:
+        architecture: Name of the architecture.
+        base_url: Address of the folder that holds the files, with the slash at its end.
+        filenames: Names of the files in Keras's cache.
+        size: Height and width in pixels at which the network was trained.
+        hashes: "md5:..." or "sha256:..." of each file, or None.
+        lengths: Length in bytes of each file; None if it is not known.
+        published_as: Names of the files in their addresses; None if they are those in Keras's cache.
+        facts: Other fields of `Weights`: licence, source, paper, top1, top5, load.
+
+    Returns:
+        The entry without the top, and the entry with it.
+    """
+    return [
+        Weights(
+            architecture=architecture,
+            tag="imagenet1k",
+            url=base_url + (published_as or filenames)[i],
+            filename=filenames[i],
+            hash=hashes[i],
+            bytes=lengths[i],
+            includes_top=bool(i),
+            input_size=(size, size),
+            class_index=IMAGENET1K,
+            **facts,
+        )
+        for i in range(2)
+    ]
