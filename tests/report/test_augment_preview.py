@@ -108,7 +108,7 @@ def test_preview_names_what_is_wrong(zoo, photos, tmp_path):
     assert ran.code == 2 and "zoom must be" in ran.err
     (tmp_path / "file").write_text("in the way")
     ran = zoo("augment", "preview", "light", "--data", photos, "--output", tmp_path / "file" / "x.png")
-    assert ran.code == 1 and "is no folder" in ran.err
+    assert ran.code == 1 and "is not a folder" in ran.err
     ran = zoo("augment", "preview", "light", "--data", tmp_path / "nothing", "--output", tmp_path / "x.png")
     assert ran.code == 1 and "there is nothing at" in ran.err
     assert not (tmp_path / "x.png").exists()
