@@ -22,7 +22,7 @@ from PIL import Image
 import zoo_runtime
 from zoo import files
 from zoo.data import pixels as module
-from zoo.data.pixels import RELEASED_BYTES, MappedRows, check_readable, load_pixels
+from zoo.data.pixels import RELEASED_BYTES, MappedRows, check_readable, left_out_text, load_pixels
 from zoo.data.sources import Picture, open_source
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import ImageSpec
@@ -295,7 +295,7 @@ def test_a_full_disk_is_found_out_before_and_removes_nothing(tmp_path, put, cach
     load_pixels(some(put, tmp_path / "a", 10), SPEC, cache)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10**6, 10**6, 5000))
-    with pytest.raises(DataError, match=r"has 5.0 kB free. Point ZOO_CACHE to a larger disk"):
+    with pytest.raises(DataError, match=r"has only 5.0 kB free. Set ZOO_CACHE to a folder on a larger disk"):
         load_pixels(some(put, tmp_path / "b", 30, start=50), SPEC, cache)
     assert len(entries(cache)) == 1
 
@@ -322,7 +322,7 @@ def test_the_space_is_reserved(pictures, cache):
 
 def test_a_cache_that_cannot_be_written(open_folder, tmp_path, put, unprivileged, pictures):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot be written to .*Point ZOO_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be written to .*Set ZOO_CACHE"):
         load_pixels(pictures, SPEC, tmp_path / "file")
     closed = open_folder / "closed"
     closed.mkdir(0o755)
@@ -457,7 +457,9 @@ def test_a_passing_fault_is_an_error_and_is_not_remembered(pictures, cache, monk
     create = module._create
     monkeypatch.setattr(Picture, "open", flaky)
     monkeypatch.setattr(module, "_create", after_digests)
-    with pytest.raises(DataError, match=r"could be read a moment ago and cannot now: Too many open files\. Run again"):
+    with pytest.raises(
+        DataError, match=r"could be read a moment ago, but it cannot be read now: Too many open files\. Run again"
+    ):
         load_pixels(pictures, SPEC, cache)
     assert entries(cache) == []
     monkeypatch.undo()
@@ -471,7 +473,7 @@ def test_a_file_that_changes_meanwhile_is_not_kept_under_its_old_digest(pictures
 
     create = module._create
     monkeypatch.setattr(module, "_create", after_digests)
-    with pytest.raises(DataError, match="was changed while it was read"):
+    with pytest.raises(DataError, match="changed while it was read"):
         load_pixels(pictures, SPEC, cache)
     assert entries(cache) == []
 
@@ -525,3 +527,25 @@ def _mapped(path):
         elif inside and line.startswith("Rss:"):
             found += int(line.split()[1]) * 1024
     return found
+
+
+# --- the text on files that are left out -----------------------------------------------------------------------------
+
+
+def test_files_that_are_left_out_are_named_with_their_reasons():
+    bad = {"a/1.jpg": "CorruptPicture: it is cut off.", "b/2.jpg": "NotAPicture: it is empty"}
+    reasons = "a/1.jpg: CorruptPicture: it is cut off; b/2.jpg: NotAPicture: it is empty"
+    assert left_out_text(bad, 75) == f"2 of 75 files are left out: {reasons}"
+    assert left_out_text(bad) == f"2 files are left out: {reasons}"
+
+
+@pytest.mark.parametrize(("total", "begins"), [(None, "1 file is"), (1, "1 of 1 file is"), (25, "1 of 25 files is")])
+def test_one_file_that_is_left_out(total, begins):
+    assert left_out_text({"1.jpg": "NotAPicture"}, total) == f"{begins} left out: 1.jpg: NotAPicture"
+
+
+@pytest.mark.parametrize(("count", "ends"), [(5, "4.jpg: bad"), (6, "4.jpg: bad; and 1 more"), (9, "bad; and 4 more")])
+def test_five_files_are_named_and_the_others_are_counted(count, ends):
+    text = left_out_text({f"{i}.jpg": "bad" for i in range(count)})
+    assert text.startswith(f"{count} files are left out: 0.jpg: bad; 1.jpg: bad; ") and text.endswith(ends)
+    assert text.count(".jpg") == 5

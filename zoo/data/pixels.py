@@ -1,7 +1,8 @@
-"""Every picture decoded once, by zoo_runtime's decoder, into a memory-mapped uint8 cache on disk.
+"""The pixel cache: zoo_runtime's decoder decodes each picture once, into a memory-mapped uint8 array on the disk.
 
-The cache is keyed by the digests of the pictures, the image spec and the decoder's version, so that a second run over
-the same pictures decodes nothing. It is bounded: the least recently used sets give way.
+A set of pixels is found by the digests of its pictures, the image spec and the version of the decoder. A second run
+over the same pictures therefore decodes nothing. The cache is bounded: the least recently used sets are evicted. How
+pictures are found is in `zoo.data.sources`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from zoo_runtime import ImageSpec, PictureError, PictureNotFound
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
 CHUNK = 32
-# Read or written pages of a mapped file count as the process's memory until they are given back.
+# Pages of a mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
+NAMED_FILES = 5
 Progress = Callable[[int, int], None]
 
 
@@ -41,12 +43,13 @@ class Pixels:
     """Decoded pictures of a source.
 
     Args:
-        array: uint8 array (pictures, height, width, channels), values 0..255, memory-mapped; rows of pictures that
+        array: Memory-mapped uint8 array (pictures, height, width, channels), values 0..255. Rows of pictures that
             could not be decoded are black.
-        digests: sha256 of each picture, hex; empty where the file could not be read.
-        bad: Index of each picture that could not be decoded -> why, beginning with the name of the error.
-        cached: Whether an earlier run had decoded them.
-        key: Tells these pixels, in their order, from all others.
+        digests: sha256 of each picture, in hex; empty for files that could not be read.
+        bad: Maps the index of each picture that could not be decoded to the reason, which begins with the name of the
+            error.
+        cached: Whether the pixels were in the cache already.
+        key: Identifies these pixels, in this order.
     """
 
     array: np.ndarray
@@ -57,24 +60,24 @@ class Pixels:
 
     @property
     def usable(self) -> list[int]:
-        """Indices of the pictures that could be decoded."""
+        """Indices of the pictures that could be decoded, in rising order."""
         return [i for i in range(len(self.digests)) if i not in self.bad]
 
 
 def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, progress: Progress | None = None) -> Pixels:
-    """Decode pictures, or find them decoded.
+    """Decode pictures into the cache, or take their pixels from it if they are there.
 
     Args:
-        pictures: What to decode.
-        spec: Size, channels and way of resizing.
-        folder: Where the cache lives.
-        progress: Called with (pictures done, pictures in all).
+        pictures: The pictures to decode.
+        spec: Size, channels and method of resizing.
+        folder: The folder of the cache; it is created if necessary.
+        progress: Called with (pictures decoded, pictures in total) while pictures are decoded.
 
     Returns:
-        The pixels.
+        The pixels, with the reason for every picture that could not be decoded.
 
     Raises:
-        DataError: The cache cannot be written, the disk is too small, or a file changed meanwhile.
+        DataError: The cache cannot be written, the disk is too small, or a file changed while it was read.
     """
     digests = digests_of(pictures)
     place = folder / _key(digests, spec)
@@ -90,69 +93,97 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
     except OSError as error:
         raise DataError(
             f"the decoded pictures cannot be written to {str(folder)!r}: {error.strerror or error}. "
-            "Point ZOO_CACHE to a folder that can be written."
+            "Set ZOO_CACHE to a folder that you may write to."
         ) from error
     found = _find(place, digests)
     if found is None:
-        raise DataError(f"the decoded pictures in {str(place)!r} cannot be read back; remove that folder.")
+        raise DataError(
+            f"the decoded pictures in {str(place)!r} cannot be read back. Remove that folder and run again."
+        )
     return replace(found, cached=False)
 
 
 class MappedRows:
-    """Rows of a memory-mapped array, whose pages are given back after every 128 MB, so that memory stays bounded.
+    """Reads rows of a memory-mapped array and releases its pages after every 128 MB, so that memory stays bounded.
 
     Args:
-        array: (rows, ...), mapped or not.
+        array: An array (rows, ...). An array in memory works too; nothing is released then.
     """
 
     def __init__(self, array: np.ndarray):
         self._array, self._touched = array, 0
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """A copy of some rows: array (len(rows), ...)."""
+        """Return a copy of some rows: an array (len(rows), ...)."""
         values = self._array[rows]
         self.touched(values.nbytes)
         return values
 
     def touched(self, count: int) -> None:
-        """Note that so many bytes were read or written."""
+        """Count bytes that were read or written, and release the pages if they have become too many."""
         self._touched += count
-        mapped = getattr(self._array, "_mmap", None)
+        mapped: Any = getattr(self._array, "_mmap", None)
         if self._touched < RELEASED_BYTES or not hasattr(mapped, "madvise"):
             return
         self._touched = 0
-        # What was written stays in the system's cache of the file, and gets to the disk from there.
+        # Written bytes are not lost: they stay in the system's file cache and reach the disk from there.
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def digests_of(pictures: Sequence[Picture]) -> list[str]:
-    """sha256 of each picture, hex; empty where the file cannot be read."""
+    """Return the sha256 of each picture, in hex; an empty text for each file that cannot be read."""
     return _in_threads(_digest, pictures)
 
 
 def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
-    """Raise UnreadablePictures if more than a fifth of the pictures are bad (index -> why), naming the first few."""
+    """Check that at most a fifth of the pictures are unreadable.
+
+    Args:
+        pictures: All pictures.
+        bad: Maps the index of each unreadable picture to the reason.
+
+    Raises:
+        UnreadablePictures: More than a fifth are unreadable; the message names the first ten.
+    """
     if len(bad) > BAD_FRACTION * len(pictures):
         shown = "\n".join(f"  {pictures[i].name}: {bad[i]}" for i in sorted(bad)[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise UnreadablePictures(
             f"{len(bad)} of {len(pictures)} pictures cannot be read, more than {BAD_FRACTION:.0%}:\n{shown}{more}\n"
-            "Repair or remove them, or check that the path is the right one."
+            "Repair or remove these files, or check that the path is the right one."
         )
 
 
-def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
-    """Apply a function to every item; results in order.
+def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
+    """Say which files are left out and why, for a warning: five files by name, and the number of all others.
 
-    A thread takes many items at a time: handing over one by one costs a fifth of the speed on photographs, and more
-    than half on pictures as small as MNIST's.
+    Args:
+        bad: Maps the name of each file that cannot be read to the reason.
+        total: How many files there are, readable or not; None leaves that out.
+
+    Returns:
+        One line, such as "2 of 75 files are left out: a.jpg: NotAPicture: it is empty; b.jpg: ...".
+    """
+    count = len(bad)
+    of_all = f" of {total}" if total is not None else ""
+    files_are = "file is" if count == 1 and total in (None, 1) else "files is" if count == 1 else "files are"
+    named = [f"{name}: {why.removesuffix('.')}" for name, why in list(bad.items())[:NAMED_FILES]]
+    more = [f"and {count - NAMED_FILES} more"] if count > NAMED_FILES else []
+    return f"{count}{of_all} {files_are} left out: {'; '.join(named + more)}"
+
+
+def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
+    """Apply a function to every item in several threads, and return the results in the order of the items.
+
+    Each thread takes many items at a time. Handing them over one by one costs a fifth of the speed on photographs, and
+    more than half on pictures as small as MNIST's.
     """
     workers = os.cpu_count() or 1
     length = max(1, min(CHUNK, len(items) // (4 * workers)))
     chunks = [items[start : start + length] for start in range(0, len(items), length)]
     results: list[Any] = []
     with ThreadPoolExecutor(workers) as pool:
-        # An exception ends `map`, which calls off what has not begun: Ctrl-C does not wait for all that is left.
+        # An exception ends `map`, which cancels all chunks that have not started: Ctrl-C need not wait for them.
         for part in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
             results += part
             if progress:
@@ -164,14 +195,14 @@ def _digest(picture: Picture) -> str:
     try:
         return picture.digest()
     except (OSError, ValueError):
-        # ValueError: a CSV may name a path that no file can have.
+        # ValueError: a CSV may contain a path that no file can have, such as one with a null character.
         return ""
 
 
 def _decode_all(
     pictures: Sequence[Picture], digests: Sequence[str], spec: ImageSpec, path: Path, progress: Progress | None
 ) -> dict[int, str]:
-    """Decode pictures into an .npy file; return index -> why, of those that cannot be decoded."""
+    """Decode pictures into an .npy file; return the reason for each index that cannot be decoded."""
     array = _create(path, (len(pictures), *spec.size, spec.channels))
     rows = MappedRows(array)
     bad: dict[int, str] = {}
@@ -185,24 +216,26 @@ def _decode_all(
             rows.touched(pixels.nbytes)
 
     _in_threads(work, range(len(pictures)), progress)
-    # A set that is in its place must be whole, after a power cut too.
+    # A set in its final place must be complete, even after a power cut.
     array.flush()
     return bad
 
 
 def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
-    """Return the pixels, or why there are none: without the path, for the cache is also found from another one.
+    """Return the pixels of a picture, or the reason why it cannot be decoded.
+
+    The reason does not contain the path, because the cache also serves copies of the picture at other paths.
 
     Raises:
-        DataError: A file whose digest was taken is another now, or cannot be read any more. What was decoded must not
-            be kept under the digest of what it was.
+        DataError: The file has changed since its digest was computed, or can no longer be read. Its pixels must not
+            be kept under the old digest.
     """
     try:
         if not isinstance(picture.content, Path):
             return zoo_runtime.decode(picture.content, spec)
         with picture.open() as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                raise DataError(f"{picture.name} was changed while it was read. Run again when nothing writes there.")
+                raise DataError(f"{picture.name} changed while it was read. Run again when nothing writes to it.")
             stream.seek(0)
             return zoo_runtime.decode(stream, spec)
     except PictureError as error:
@@ -210,15 +243,16 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         if digest:
-            raise DataError(f"{picture.name} could be read a moment ago and cannot now: {why}. Run again.") from error
+            message = f"{picture.name} could be read a moment ago, but it cannot be read now: {why}. Run again."
+            raise DataError(message) from error
         return f"{PictureNotFound.__name__}: it cannot be read: {why}."
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Create a memory-mapped uint8 array whose every byte has its place on the disk.
+def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Create a memory-mapped uint8 array and reserve the space that it needs on the disk.
 
     Raises:
-        OSError: The disk is full. Found out while writing to the map, that would kill the process (SIGBUS).
+        OSError: The disk is full. Without the reservation, writing to the map would kill the process (SIGBUS).
     """
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
@@ -226,23 +260,25 @@ def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             try:
                 os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
             except OSError as error:
-                # Some file systems cannot promise space.
+                # Some file systems cannot reserve space; their errors do not mean that the disk is full.
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
     return array
 
 
 def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
+    """Move a finished set to its place, unless an equal one is there already."""
     try:
         os.replace(temporary, place)
     except OSError:
-        # Either another run has just put the same pictures there, or a damaged set is in the way.
+        # Either another process has just put the same pixels there, or a damaged set is in the way.
         if _find(place, digests) is None:
             shutil.rmtree(place, ignore_errors=True)
             os.replace(temporary, place)
 
 
 def _key(digests: Sequence[str], spec: ImageSpec) -> str:
+    """Return the name of a set: a digest of everything that its pixels depend on."""
     versions = zoo_runtime.versions()
     decoder = [zoo_runtime.__version__, versions["pillow"], versions["libjpeg"]]
     text = json.dumps([digests, spec.to_json(), decoder])
@@ -250,6 +286,7 @@ def _key(digests: Sequence[str], spec: ImageSpec) -> str:
 
 
 def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
+    """Open a set and mark it as used; None if it does not exist or is damaged."""
     try:
         bad = {int(index): why for index, why in json.loads((place / "bad.json").read_text(encoding="utf-8")).items()}
         array = np.load(place / "pixels.npy", mmap_mode="r")
@@ -258,29 +295,25 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
     if len(array) != len(digests) or array.dtype != np.uint8:
         return None
     with contextlib.suppress(OSError):
-        # Marks the set as used; not allowed where the cache belongs to another user.
+        # The modification time is the time of the last use. A cache of another user cannot be marked.
         os.utime(place)
     return Pixels(array, tuple(digests), bad, cached=True, key=place.name)
 
 
-def _make_room(folder: Path, wanted: int) -> None:
-    """Remove the least recently used sets until `wanted` bytes more fit the bound and the disk.
+def _make_room(folder: Path, needed: int) -> None:
+    """Evict the least recently used sets until `needed` more bytes fit the limit of the cache and the disk.
 
-    A set that another run has mapped may go too: its pages stay until that run lets go of them.
+    Sets that other processes have mapped may be evicted too: their pages stay until those processes release them.
 
     Raises:
-        DataError: They would not fit the disk even then.
+        DataError: The disk is too small even without all other sets.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sets = files.sets(folder)
-    held = sum(size for _, size, _ in sets)
-    if shutil.disk_usage(folder).free + held < wanted:
+    cached = files.sets(folder)
+    free = shutil.disk_usage(folder).free
+    if free + sum(size for _, size, _ in cached) < needed:
         raise DataError(
-            f"the decoded pictures need {files.size_text(wanted)} and {str(folder)!r} has "
-            f"{files.size_text(shutil.disk_usage(folder).free)} free. "
-            "Point ZOO_CACHE to a larger disk, or use a smaller --size."
+            f"the decoded pictures need {files.size_text(needed)}, but the disk of {str(folder)!r} has only "
+            f"{files.size_text(free)} free. Set ZOO_CACHE to a folder on a larger disk, or use a smaller --size."
         )
-    while sets and (held + wanted > CACHE_BYTES or shutil.disk_usage(folder).free < wanted):
-        _, size, oldest = sets.pop()
-        held -= size
-        files.evict(oldest)
+    files.make_room(cached, needed, limit=CACHE_BYTES, free=lambda: shutil.disk_usage(folder).free)
