@@ -193,7 +193,7 @@ def test_pictures_and_their_parts_come_back(tmp_path):
 @pytest.mark.parametrize("folder", ["file/deeper", "file"])
 def test_what_cannot_be_a_folder_is_found_out_before(tmp_path, folder):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(WriteError, match="is no folder"):
+    with pytest.raises(WriteError, match="is not a folder"):
         files.check_writable(tmp_path / folder)
     files.check_writable(tmp_path / "new" / "deeper")
     assert not (tmp_path / "new").exists()
