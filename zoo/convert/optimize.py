@@ -1,8 +1,8 @@
-"""The graph as a device should get it: BatchNorm folded into convolutions, no Transpose that is not needed.
+"""Simplifies a converted graph for devices: folds BatchNorm into convolutions and removes needless Transposes.
 
-The work is onnxruntime's, offline and at its basic level, which keeps to ONNX's own operators: every BatchNorm that
-directly follows a convolution (depthwise too) disappears in it, and Transposes between NHWC and NCHW cancel out.
-Reshapes get constant targets.
+ONNX Runtime does most of this, offline and at its basic level, which uses only ONNX's own operators. Each BatchNorm
+that directly follows a convolution, depthwise ones included, disappears in it. Transposes between NHWC and NCHW cancel
+out. After that, Reshapes get constant targets here.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from zoo import backend
 from zoo.errors import ConversionFailed, WriteError
 
 
 def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Clean a graph up.
+    """Simplify a graph.
 
     Args:
-        model: What tf2onnx gives, channels last.
+        model: A graph as tf2onnx produces it, with channels last.
 
     Returns:
         A graph that computes the same, with the same inputs and outputs.
 
     Raises:
-        ConversionFailed: onnxruntime cannot read the graph.
+        ConversionFailed: ONNX Runtime cannot read the graph.
         WriteError: The folder for temporary files is full.
     """
-    import onnxruntime
-
+    onnxruntime = backend.onnxruntime()
     with tempfile.TemporaryDirectory(prefix="zoo-optimize-") as folder:
         path = Path(folder, "model.onnx")
         options = onnxruntime.SessionOptions()
@@ -40,15 +40,16 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            # onnxruntime's exceptions share no base class.
+            # The exceptions of ONNX Runtime have no common base class.
             if "serialization failed" in str(error):
                 raise WriteError(
-                    f"the graph cannot be written to {folder!r}; is the disk full? TMPDIR names another folder."
+                    f"the graph cannot be written to {folder!r}; the disk may be full. "
+                    "Free some space, or set TMPDIR to a folder on another disk."
                 ) from error
             raise ConversionFailed(f"onnxruntime cannot read the graph: {str(error).splitlines()[0]}") from error
         cleaned = onnx.load(path)
     _reshape_to_constants(cleaned.graph)
-    # onnxruntime lists every domain that it knows.
+    # ONNX Runtime lists all domains that it knows, whether the graph uses them or not.
     used = {node.domain for node in cleaned.graph.node}
     kept = [opset for opset in cleaned.opset_import if opset.domain in used]
     del cleaned.opset_import[:]
@@ -57,15 +58,16 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reshape_to_constants(graph: onnx.GraphProto) -> None:
-    """Give every Reshape whose target is computed, though only the batch is unknown, the constant target [-1, ...].
+    """Replace the computed target of each Reshape by the constant [-1, ...] if only the batch size is unknown.
 
-    Flattening a map is otherwise seven nodes of shape arithmetic, which compilers for accelerators refuse.
+    Without this, flattening a feature map takes seven nodes of shape arithmetic, which compilers for accelerators do
+    not accept.
     """
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
-        # Branches and loops read names of the graph around them.
+        # Branches and loops may read names of the surrounding graph, which this function does not follow.
         return
     makers = {name: node for node in graph.node for name in node.output}
-    # Shape arithmetic is in whole numbers; weights stay where they are.
+    # Shapes are integers. Weights are not converted to arrays, because they are large.
     whole = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
     constants = {
         tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.data_type in whole
@@ -89,7 +91,7 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
 
 
 def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
-    """Whether a tensor is computed as one number of a shape, rather than several of them or a constant."""
+    """Return whether a tensor is computed as a single dimension of a shape, and is not a constant."""
     for kind in ("Unsqueeze", "Squeeze"):
         if name not in makers or makers[name].op_type != kind:
             return False
@@ -98,7 +100,7 @@ def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and constants that nothing reads."""
+    """Remove nodes and constants that no other node and no output reads."""
     wanted = {value.name for value in graph.output}
     for i in reversed(range(len(graph.node))):
         if wanted & set(graph.node[i].output):

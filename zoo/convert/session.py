@@ -1,11 +1,14 @@
-"""Opening a graph in onnxruntime, quietly and on the processor."""
+"""Opens a graph in ONNX Runtime on the CPU, without messages on stderr."""
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import onnx
 
+from zoo import backend
 from zoo.errors import ConversionFailed
 
 if TYPE_CHECKING:
@@ -13,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def open_session(graph: onnx.ModelProto, *, as_written: bool = False) -> onnxruntime.InferenceSession:
-    """Open a graph, or with `as_written` without onnxruntime's own optimisations.
+    """Open a graph in ONNX Runtime.
+
+    Args:
+        graph: The graph.
+        as_written: Whether to run the operations exactly as they are, without ONNX Runtime's own optimizations.
 
     Raises:
-        ConversionFailed: onnxruntime cannot run it.
+        ConversionFailed: ONNX Runtime cannot run the graph.
     """
-    import onnxruntime
-
+    onnxruntime = backend.onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if as_written:
@@ -27,5 +33,11 @@ def open_session(graph: onnx.ModelProto, *, as_written: bool = False) -> onnxrun
     try:
         return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        # onnxruntime's exceptions share no base class.
+        # The exceptions of ONNX Runtime have no common base class.
         raise ConversionFailed(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error
+
+
+def quantization() -> ModuleType:
+    """Import ONNX Runtime's tools for quantization, which are in a package of its own, and return that package."""
+    backend.onnxruntime()
+    return importlib.import_module("onnxruntime.quantization")
