@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from zoo.convert.keras_to_onnx import INPUT, LOGITS
+from zoo.convert.session import quantization
 from zoo.errors import ConversionFailed
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -59,25 +60,23 @@ class Quantizer:
 
     def graph(self, config: QuantConfig, only: Sequence[str] = ()) -> onnx.ModelProto:
         """The graph in 8 bits, or with `only` just these operations of it."""
-        from onnxruntime.quantization import QDQQuantizer, QuantType
-        from onnxruntime.quantization.registry import QDQRegistry
-
+        tools = quantization()
         ranges = self._calibrated(config.calibration)
         copy = onnx.ModelProto()
         copy.CopyFrom(self._graph)
-        types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+        types = {"uint8": tools.QuantType.QUInt8, "int8": tools.QuantType.QInt8}
         try:
             with _quiet():
-                quantizer = QDQQuantizer(
+                quantizer = tools.QDQQuantizer(
                     copy,
                     per_channel=config.per_channel,
                     reduce_range=config.weight_bits == 7,
-                    weight_qType=QuantType.QInt8,
+                    weight_qType=tools.QuantType.QInt8,
                     activation_qType=types[config.activations],
                     tensors_range=ranges,
                     nodes_to_quantize=list(only),
                     nodes_to_exclude=[*self._frame, *config.left_out],
-                    op_types_to_quantize=list(QDQRegistry),
+                    op_types_to_quantize=list(tools.registry.QDQRegistry),
                     # Logits of 8 bits would give probabilities in steps of some hundredths.
                     extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
                 )
@@ -90,19 +89,18 @@ class Quantizer:
     def _calibrated(self, method: str) -> Any:
         """Ranges of every float tensor."""
         if method not in self._ranges:
-            from onnxruntime.quantization import CalibrationMethod, create_calibrator
-
+            tools = quantization()
             kinds = {
-                "minmax": (CalibrationMethod.MinMax, {}),
-                "percentile": (CalibrationMethod.Percentile, {"percentile": PERCENTILE, "symmetric": False}),
-                "entropy": (CalibrationMethod.Entropy, {}),
+                "minmax": (tools.CalibrationMethod.MinMax, {}),
+                "percentile": (tools.CalibrationMethod.Percentile, {"percentile": PERCENTILE, "symmetric": False}),
+                "entropy": (tools.CalibrationMethod.Entropy, {}),
             }
             kind, options = kinds[method]
             with tempfile.TemporaryDirectory(prefix="zoo-calibrate-") as folder, _quiet():
                 source = Path(folder, "graph.onnx")
                 onnx.save(self._graph, source)
                 try:
-                    calibrator = create_calibrator(
+                    calibrator = tools.create_calibrator(
                         source,
                         augmented_model_path=str(Path(folder, "augmented.onnx")),
                         calibrate_method=kind,
