@@ -96,7 +96,9 @@ class FinetuneConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as run.json records it: plain values, each override under a key of its own."""
-        values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
+        values: dict[str, Any] = {
+            key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()
+        }
         overrides = values.pop("overrides")
         recorded = {key: overrides.get(name) for key, name in RECORDED_OVERRIDES.items()}
         others = {name: value for name, value in overrides.items() if name not in RECORDED_OVERRIDES.values()}
@@ -154,7 +156,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     augmentation, parameters = policies.parse(config.augment, registry)
     source = sources.open_source(config.data)
     if config.balance and source.multilabel:
-        raise UsageError("--balance is for pictures of one class each; these have several labels or none.")
+        raise UsageError("--balance needs pictures with exactly one class each; these have several labels or none.")
     name = checked_name(config.name or f"{architecture.name}-{source.name}")
     if config.export:
         files.check_writable(config.exported / name)
@@ -207,14 +209,13 @@ def image_spec(architecture: Architecture, size: tuple[int, int], resize: str) -
         resize: As in `FinetuneConfig`.
 
     Raises:
-        UsageError: There is no such way of resizing.
+        UsageError: The text names no method of resizing.
     """
-    way, _, fraction = resize.partition(":")
+    method, _, fraction = resize.partition(":")
     try:
-        if fraction and way == "crop":
-            return ImageSpec(size=size, channels=architecture.channels, resize=way, fraction=float(fraction))
-        if not fraction and way in ("squash", "crop", "pad"):
-            return ImageSpec(size=size, channels=architecture.channels, resize=way)
+        if method == "crop" or (method in ("squash", "pad") and not fraction):
+            values: dict[str, Any] = {"resize": method, **({"fraction": float(fraction)} if fraction else {})}
+            return ImageSpec(size=size, channels=architecture.channels, **values)
     except ValueError:
         pass
     raise UsageError(
@@ -242,9 +243,12 @@ def _schedule(
         overrides=config.overrides,
     )
     if augmentation.name == "none" and any(phase.views is not None for phase in phases):
-        raise UsageError("--views goes with --augment: without it every view of a picture is the same.")
+        raise UsageError("--views goes with --augment: without augmentation, all views of a picture are the same.")
     if augmentation.name != "none" and not any(phase.augment for phase in phases):
-        raise UsageError(f"no phase of the schedule augments; leave --augment {augmentation.name} out.")
+        raise UsageError(
+            f"no phase of schedule {schedule.name} uses augmentation. Omit --augment {augmentation.name}, or choose "
+            "another --schedule; `zoo list schedules` shows them."
+        )
     return schedule, phases
 
 
@@ -257,13 +261,16 @@ def _warn_of_random(
     reporter.say(f"Weights: random, schedule {schedule.name}")
     if phases[-1].train == "all":
         return ()
-    warning = f"schedule {schedule.name} keeps layers frozen that have random weights; expect little."
+    warning = (
+        f"schedule {schedule.name} keeps layers frozen that have random weights; the network will learn little. "
+        "Use --schedule scratch, or give weights with --weights."
+    )
     reporter.warn(warning)
     return (warning,)
 
 
 def _head(architecture: Architecture, changes: Mapping[str, Any]) -> Head:
-    """Return the architecture's head with the values that the user wants instead."""
+    """Return the architecture's head with the values that the user asks for."""
     try:
         return dataclasses.replace(architecture.head, **changes)
     except InvalidPluginData as error:

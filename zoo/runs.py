@@ -92,16 +92,21 @@ class RunRecord:
     def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
         """Read the content of a run.json.
 
+        Entries that are missing get the value of older versions, which did not record them.
+
         Raises:
-            KeyError: An entry is missing that every version records.
+            RunError: Entries are missing that every version records.
         """
-        names = {each.name: each for each in dataclasses.fields(cls) if each.name != "others"}
-        required = [name for name, each in names.items() if each.default is each.default_factory is dataclasses.MISSING]
-        missing = [name for name in required if name not in values]
+        known = {each.name: each for each in dataclasses.fields(cls) if each.name != "others"}
+        missing = [
+            name
+            for name, each in known.items()
+            if name not in values and each.default is each.default_factory is dataclasses.MISSING
+        ]
         if missing:
-            raise KeyError(missing[0])
-        known = {name: values[name] for name in names if name in values}
-        return cls(**known, others={key: values[key] for key in values if key not in (*names, "schema")})
+            raise RunError(f"the entries {', '.join(missing)} are missing.")
+        others = {key: value for key, value in values.items() if key not in known and key != "schema"}
+        return cls(**{name: values[name] for name in known if name in values}, others=others)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of run.json; what is not known yet is left out."""
@@ -198,8 +203,8 @@ class Run:
             )
         try:
             return RunRecord.from_json(values)
-        except KeyError as error:
-            raise RunError(f"{str(self.folder / RECORD)!r} is damaged: it has no entry {error.args[0]!r}.") from None
+        except RunError as error:
+            raise RunError(f"{str(self.folder / RECORD)!r} is damaged: {error}") from None
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write history.csv, one row per epoch."""
@@ -291,11 +296,20 @@ def find(text: str, folder: Path) -> Path:
         raise UsageError(
             f"{text!r} is not a run folder: it has no {RECORD}. `zoo finetune` prints the folder it makes."
         )
-    there = sorted(path.parent.name for path in folder.glob(f"*/{RECORD}"))
-    nearest = difflib.get_close_matches(text, there, n=1)
+    nearest = difflib.get_close_matches(Path(text).name, names(folder), n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    shown = ("… " if len(there) > 5 else "") + ", ".join(there[-5:])
-    raise UsageError(f"there is no run {text!r}.{hint} Runs in {str(folder)!r}: {shown or 'none'}.")
+    raise UsageError(f"there is no run {text!r}.{hint} Runs in {str(folder)!r}: {latest(folder)}.")
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of all runs in a folder, the oldest first."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{RECORD}"))
+
+
+def latest(folder: Path, count: int = 5) -> str:
+    """List the latest runs in a folder for a message; "none" if there are none."""
+    all_names = names(folder)
+    return ("… " if len(all_names) > count else "") + (", ".join(all_names[-count:]) or "none")
 
 
 def load(folder: Path) -> tuple[Run, RunRecord]:

@@ -1,4 +1,4 @@
-"""The commands that export: export, verify."""
+"""The commands that export a network: export, verify."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import click
 
 from zoo.cli.console import ConsoleReporter, load_registry
 from zoo.cli.options import (
+    DataCommand,
+    check_architecture,
     exported_option,
     name_option,
     resize_option,
     runs_option,
     size_option,
+    typed_again,
     variant_options,
     variant_requests,
 )
@@ -24,25 +27,27 @@ if TYPE_CHECKING:
 
 
 def show_variants(result: ExportResult) -> int:
-    """Print what came of the variants; return the exit code, 1 where one was refused."""
-    for made, path in result.variants:
-        click.echo(f"{made.variant.name:<10} {path or 'refused'}")
-        if made.figures:
-            for line in made.variant.describe(made.figures):
+    """Print the result of each variant, and return the exit code: 1 if one was refused, else 0."""
+    for variant_file, path in result.variants:
+        name = variant_file.variant.name
+        click.echo(f"{name:<10} {path or 'refused'}")
+        if variant_file.figures:
+            for line in variant_file.variant.describe(variant_file.figures):
                 click.echo(f"           {line}")
-            click.echo(f"           all figures in {result.run.folder / made.record}")
-        if made.refusal:
-            click.echo(f"error: no {made.variant.name} file is exported: {made.refusal}.", err=True)
+            click.echo(f"           all figures are in {result.run.folder / variant_file.record}")
+        if variant_file.refusal:
+            click.echo(f"error: no {name} file is exported: {variant_file.refusal}.", err=True)
     return 1 if any(path is None for _, path in result.variants) else 0
 
 
-@click.command()
+@click.command(cls=DataCommand)
 @click.argument("what", metavar="RUN|ARCH.TAG")
 @click.option("--top", is_flag=True, help="Export the published classifier ARCH.TAG itself, with its own classes.")
 @size_option
 @resize_option
 @click.option(
-    "--data", help="Where a run's pictures are now; with --top, pictures for the parity check (default digits)."
+    "--data",
+    help="The run's pictures, if they have moved; with --top, pictures for the parity check (default: digits).",
 )
 @variant_options
 @name_option
@@ -59,46 +64,33 @@ def export(
     exported: Path,
     **values: Any,
 ) -> int:
-    """Export a finished run again, or with --top a published classifier.
+    """Export a finished run again, or a published classifier with --top.
 
-    With --int8 or --fp16 the smaller file is made alone, and the float32 export is left as it is.
+    With --int8 or --fp16, only the smaller file is made. The float32 export is not changed.
     """
     variants = variant_requests(values)
     if top and variants:
         raise click.UsageError(
-            f"--{variants[0].variant.name} goes with a run: a smaller file is judged on the run's test pictures."
+            f"--{variants[0].variant.name} goes with a run: a smaller file is evaluated on the run's test pictures."
         )
-    registry = load_registry()
-    context = click.get_current_context()
+    if not top and typed_again("resize", resize):
+        raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
+    registry, reporter = load_registry(), ConsoleReporter()
+    target: Path | None
     if top:
-        registry.resolve(what)
+        check_architecture(what, registry)
         from zoo.workflow import published
 
         target = published.export_top(
-            what,
-            registry,
-            ConsoleReporter(),
-            name=name,
-            exported=exported,
-            size=size,
-            resize=resize,
-            data=data or "digits",
+            what, registry, reporter, name=name, exported=exported, size=size, resize=resize, data=data or "digits"
         )
     else:
         from zoo.runs import find
         from zoo.workflow import export as workflow
 
-        if context.get_parameter_source("resize").name == "COMMANDLINE":
-            raise click.UsageError("--resize goes with --top; a run keeps the resize it was trained with.")
+        folder = find(what, runs)
         result = workflow.export_run(
-            find(what, runs),
-            registry,
-            ConsoleReporter(),
-            name=name,
-            exported=exported,
-            data=data,
-            size=size,
-            variants=variants,
+            folder, registry, reporter, name=name, exported=exported, data=data, size=size, variants=variants
         )
         target = result.exported
         if target is None:
@@ -113,26 +105,31 @@ def export(
 
 @click.command()
 @click.argument("architecture", metavar="ARCH[.TAG]")
-@click.option("--data", required=True, help="Folder of pictures called by WordNet identifier: n01440764_tench.jpg.")
+@click.option(
+    "--data", required=True, help="Folder of pictures named by WordNet identifier, such as n01440764_tench.jpg."
+)
 @size_option
 @resize_option
 @click.option(
-    "--at-least", type=click.FloatRange(0, 1), metavar="TOP1", help="Exit 1 where top-1 accuracy is below this."
+    "--at-least",
+    type=click.FloatRange(0, 1),
+    metavar="TOP1",
+    help="Fail with exit code 1 if top-1 accuracy is below this fraction.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def verify(
     architecture: str, data: str, size: tuple[int, int] | None, resize: str, at_least: float | None, as_json: bool
 ) -> int:
-    """Check published weights: get the file, check its hash, and score it on pictures of ImageNet's classes."""
+    """Check published weights: find the file, check its hash, and score it on pictures of ImageNet's classes."""
     registry = load_registry()
-    registry.resolve(architecture)
+    check_architecture(architecture, registry)
+    from zoo.data.pixels import left_out_text
     from zoo.workflow import published
 
     reporter = ConsoleReporter(only_warnings=as_json)
     figures = published.verify(architecture, data, registry, reporter, size=size, resize=resize)
     if figures["left_out"]:
-        shown = "; ".join(f"{name}: {why}" for name, why in list(figures["left_out"].items())[:5])
-        reporter.warn(f"{len(figures['left_out'])} files are left out: {shown}")
+        reporter.warn(left_out_text(figures["left_out"], figures["pictures"] + len(figures["left_out"])))
     if as_json:
         click.echo(json.dumps(figures))
     else:

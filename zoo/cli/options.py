@@ -1,21 +1,74 @@
-"""Options of the commands: their types, the groups that several commands share, and how values become arguments."""
+"""Options of the commands: their types, the groups that several commands share, and what their values become.
+
+Options that only one command has are in the file of that command.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.export.variants import VARIANTS, AcceptanceLimits, VariantRequest
+from zoo.cli.console import quoted
+from zoo.errors import UnknownName, UsageError
+from zoo.export.variants import VARIANTS, AcceptanceLimits, Variant, VariantRequest
 
 if TYPE_CHECKING:
     from zoo.config import FinetuneConfig
+    from zoo.plugin.registry import Registry
+
+
+class DataCommand(click.Command):
+    """A command that takes pictures with --data. If they are given without --data, the error says what to type."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        typed = list(args)
+        context.allow_extra_args = True
+        extra = super().parse_args(context, args)
+        if not extra or context.resilient_parsing:
+            return extra
+        words = [context.command_path, *map(quoted, typed)]
+        if len(extra) > 1 or context.get_parameter_source("data") == click.core.ParameterSource.COMMANDLINE:
+            shown = ", ".join(extra[:3]) + (" …" if len(extra) > 3 else "")
+            raise click.UsageError(
+                f"unexpected arguments: {shown}. Give all pictures with one --data, such as a folder that has a folder "
+                "for each class.",
+                context,
+            )
+        position = len(words) - 1 - words[::-1].index(quoted(extra[0]))
+        command = " ".join([*words[:position], "--data", *words[position:]])
+        raise click.UsageError(f"unexpected argument {extra[0]!r}. Give pictures with --data: `{command}`", context)
+
+
+def check_architecture(text: str, registry: Registry) -> None:
+    """Check that a plugin brings an architecture, before anything heavy is imported.
+
+    Args:
+        text: `architecture` or `architecture.tag`, as the user typed it.
+        registry: The loaded plugins.
+
+    Raises:
+        UnknownName: No plugin brings it.
+        UsageError: The user gave a path instead.
+    """
+    try:
+        registry.resolve(text)
+    except UnknownName:
+        if not os.path.exists(text):
+            raise
+        command = click.get_current_context().command_path
+        raise UsageError(
+            f"{text!r} is a path, not an architecture. Name an architecture, and give pictures with --data: "
+            f"`{command} mobilenetv2 --data {quoted(text)}`. `zoo list` shows all architectures."
+        ) from None
 
 
 def parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Read a size as (height, width) in pixels: SIDE or HEIGHTxWIDTH."""
     if value is None:
         return None
     sides = value.lower().split("x")
@@ -31,6 +84,14 @@ def parse_size(context: click.Context, parameter: click.Parameter, value: str | 
 
 
 def parse_numbers(kind: type, minimum: float, limit: float) -> Callable:
+    """Make a callback that reads numbers separated by commas.
+
+    Args:
+        kind: int or float.
+        minimum: The smallest number allowed.
+        limit: The numbers must be below this.
+    """
+
     def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
         if value is None:
             return None
@@ -47,18 +108,17 @@ def parse_numbers(kind: type, minimum: float, limit: float) -> Callable:
 
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
 UNITS |= {unit[0] + "iB": 1024**power for power, unit in enumerate(("KB", "MB", "GB", "TB"), start=1)}
 
 
 def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip(), re.IGNORECASE)
     units = {unit.upper(): size for unit, size in UNITS.items()}
-    if not found or found[2].upper() not in units:
+    if not match or match[2].upper() not in units:
         raise click.BadParameter(f"must be a number of bytes, such as 500MB, 8GB or 0. Received: {value!r}.")
-    return int(float(found[1]) * units[found[2].upper()])
+    return int(float(match[1]) * units[match[2].upper()])
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
@@ -76,7 +136,8 @@ def _hidden(context: click.Context, parameter: click.Parameter, value: str | Non
     return () if value == "none" else parse_numbers(int, 1, 65537)(context, parameter, value)
 
 
-def providers_of(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+def parse_provider_names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    """Read the names of execution providers, separated by commas."""
     if value is None:
         return None
     from zoo_runtime import parse_providers
@@ -92,193 +153,233 @@ def _folder(default: str) -> dict[str, Any]:
 
 
 resize_option = click.option(
-    "--resize", default="squash", show_default=True, help="squash, crop, crop:FRACTION (default 0.875) or pad."
+    "--resize",
+    default="squash",
+    show_default=True,
+    help="How pictures are resized: squash, crop, crop:FRACTION (default fraction 0.875) or pad.",
 )
 
 size_option = click.option(
     "--size",
     callback=parse_size,
     metavar="SIDE|HxW",
-    help="Picture size in pixels (default: what suits data and weights).",
+    help="Picture size in pixels (default: chosen to suit the data and the weights).",
 )
 
 pool_option = click.option(
     "--pool",
     callback=_pool,
     metavar="POOL",
-    help="avg, max, flatten, l2norm, roi or roi:GRID (default: the network's).",
+    help="Pooling of the feature map: avg, max, flatten, l2norm, roi or roi:GRID (default: the architecture's).",
 )
 
 reduce_option = click.option(
-    "--reduce", type=click.IntRange(1), metavar="N", help="1x1 convolution to N channels before the pool."
+    "--reduce", type=click.IntRange(1), metavar="N", help="Put a 1x1 convolution to N channels before the pooling."
 )
 
 hidden_option = click.option(
-    "--hidden", callback=_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or none."
+    "--hidden", callback=_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or 'none'."
 )
 
-exported_option = click.option("--exported", **_folder("exported"), help="Where exports are.")
+exported_option = click.option("--exported", **_folder("exported"), help="Folder of exports.")
 
-runs_option = click.option("--runs", **_folder("runs"), help="Where run folders are.")
+runs_option = click.option("--runs", **_folder("runs"), help="Folder of runs.")
 
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
 
 
 def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """FloatRange lets NaN through."""
+    # FloatRange accepts NaN.
     if value != value:
         raise click.BadParameter("must be a number. Received: nan.")
     return value
 
 
-VARIANT_OPTIONS = (
-    *(click.option(f"--{variant.name}", is_flag=True, help=variant.help) for variant in VARIANTS),
-    click.option(
-        "--max-drop",
-        type=click.FloatRange(0, 100),
-        callback=_number,
-        default=1.0,
-        show_default=True,
-        metavar="POINTS",
-        help="Accuracy on the test pictures that these may lose, in points of a hundred.",
-    ),
-    *(
+def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
+    """Derive the options of the command line from a list of variants."""
+    return (
+        *(click.option(f"--{variant.name}", is_flag=True, help=variant.help) for variant in variants),
         click.option(
-            f"--{variant.name}-any-speed",
-            is_flag=True,
-            help=f"Take an {variant.name} file that is not faster on this machine too.",
-        )
-        for variant in VARIANTS
-        if variant.must_be_faster
-    ),
-)
+            "--max-drop",
+            type=click.FloatRange(0, 100),
+            callback=_number,
+            default=1.0,
+            show_default=True,
+            metavar="POINTS",
+            help="Largest loss of accuracy that these files may have on the test pictures, in percentage points.",
+        ),
+        *(
+            click.option(
+                f"--{variant.name}-any-speed",
+                is_flag=True,
+                help=f"Also accept an {variant.name} file that is not faster on this machine.",
+            )
+            for variant in variants
+            if variant.must_be_faster
+        ),
+    )
+
+
+VARIANT_OPTIONS = make_variant_options(VARIANTS)
 
 # Parameters with this prefix are settings of all phases, by the names of the fields of `zoo.plugin.Phase`.
 OVERRIDE = "override_"
 
 
 def phase_option(option: str, setting: str, **attributes: Any) -> Callable:
-    """Make an option that overrides a setting of all phases, where the user gives it.
+    """Make an option that overrides a setting of all phases if the user gives it.
 
     Args:
         option: The option, such as "--clip-norm".
         setting: The field of `zoo.plugin.Phase` that it overrides.
-        attributes: As of `click.option`.
+        attributes: Passed to `click.option`.
     """
     return click.option(option, f"{OVERRIDE}{setting}", **attributes)
 
 
-# What decides how a network is trained.
+DATA_HELP = "Pictures: a folder, a CSV file, an .npz file, or 'digits', which come with zoo."
+
+# The options that decide how a network is trained.
 TRAINING_OPTIONS = (
     click.argument("architecture", metavar="ARCH[.TAG]"),
-    click.option("--data", default="digits", show_default=True, help="Folder, CSV, .npz, or 'digits'."),
-    click.option("--weights", default="auto", show_default=True, help="auto, none, a tag, or the path of a file."),
+    click.option("--data", default="digits", show_default=True, help=DATA_HELP),
+    click.option(
+        "--weights",
+        default="auto",
+        show_default=True,
+        help="What training starts from: auto (pretrained if available), none (random), a tag, or the path of a file.",
+    ),
     size_option,
     resize_option,
     click.option(
         "--schedule",
-        help="See `zoo list schedules`, or a TOML file of phases "
-        "(default: the architecture's; scratch on random weights).",
+        help="Name of a schedule (see `zoo list schedules`), or a TOML file of phases "
+        "(default: the architecture's; scratch for random weights).",
     ),
     click.option(
         "--augment",
         default="none",
         show_default=True,
         metavar="POLICY[:K=V,...]",
-        help="See `zoo list augmentations`, and `zoo augment preview`.",
+        help="How training pictures are varied; see `zoo list augmentations` and `zoo augment preview`.",
     ),
     click.option(
         "--epochs",
         callback=parse_numbers(int, 0, 10**6),
         metavar="N[,N...]",
-        help="One a phase, or of the longest phase.",
+        help="Epochs: one number per phase, or a single one for the longest phase (the others are scaled).",
     ),
-    click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True),
+    click.option(
+        "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Pictures per training step."
+    ),
     click.option(
         "--learning-rate",
         callback=parse_numbers(float, 1e-12, 100),
         metavar="R[,R...]",
-        help="One a phase, or of the fastest phase.",
+        help="Learning rates: one per phase, or a single one for the phase with the highest (the others are scaled).",
     ),
     phase_option(
-        "--optimizer", "optimizer", type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]), help="For all phases."
+        "--optimizer",
+        "optimizer",
+        type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]),
+        help="Optimizer of all phases.",
     ),
     phase_option(
         "--rate",
         "lr_schedule",
         type=click.Choice(["constant", "cosine", "one-cycle"]),
-        help="How the learning rate moves in every phase (default: the schedule's).",
+        help="How the learning rate changes during each phase (default: the schedule's).",
     ),
     phase_option(
         "--clip-norm",
         "clip_norm",
         type=click.FloatRange(0),
         metavar="NORM",
-        help="Scale gradients down to this norm where theirs is greater; 0: never (default: the schedule's).",
+        help="Clip gradients to this norm; 0 never clips (default: the schedule's).",
     ),
     phase_option(
         "--ema",
         "ema",
         type=click.FloatRange(0, 1, max_open=True),
         metavar="MOMENTUM",
-        help="Judge and keep a moving average of the weights, such as 0.99; 0: none (default: the schedule's).",
+        help="Keep an exponential moving average of the weights, such as 0.99, and evaluate that; 0 keeps none "
+        "(default: the schedule's).",
     ),
     pool_option,
     hidden_option,
-    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Of the pooled features."),
+    click.option(
+        "--dropout",
+        type=click.FloatRange(0, 1, max_open=True),
+        help="Fraction of the pooled features that training drops at random.",
+    ),
     click.option("--l1", "weight_l1", type=click.FloatRange(0), help="L1 penalty on the head's kernels."),
     click.option("--l2", "weight_l2", type=click.FloatRange(0), help="L2 penalty on the head's kernels."),
     reduce_option,
-    click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True),
     click.option(
-        "--balance", is_flag=True, help="Let every class count alike in the loss, however many pictures it has."
+        "--label-smoothing",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.0,
+        show_default=True,
+        help="Fraction of each target that is spread evenly over all classes.",
+    ),
+    click.option(
+        "--balance",
+        is_flag=True,
+        help="Give every class the same weight in the loss, however many pictures it has.",
     ),
     phase_option(
         "--patience",
         "patience",
         type=click.IntRange(0),
         metavar="N",
-        help="End a phase after N epochs without a better validation loss; 0: never (default: the schedule's).",
+        help="End a phase after N epochs without a better validation loss; 0 never ends it early "
+        "(default: the schedule's).",
     ),
     click.option(
         "--keep",
         type=click.Choice(["best", "last"]),
         default="best",
         show_default=True,
-        help="The epoch of least validation loss, or the last one.",
+        help="Keep the weights of the epoch with the lowest validation loss, or of the last epoch.",
     ),
     click.option(
         "--precision",
         type=click.Choice(["float32", "bfloat16"]),
         default="float32",
         show_default=True,
-        help="What trained layers compute in; weights, and the exported file, are float32 in any case.",
+        help="Number format that training computes in. Weights and the exported file are float32 in any case.",
     ),
     phase_option(
         "--views",
         "views",
         type=click.IntRange(1, 1000),
         metavar="K",
-        help="K augmented copies of each picture, computed ahead (default: a fresh one every epoch).",
+        help="Compute K augmented copies of each picture in advance (default: a new one in every epoch).",
     ),
     click.option(
         "--cache-size",
         callback=_bytes,
         metavar="BYTES",
-        help="What outputs of frozen layers may take on the disk, such as 500MB or 8GB; "
-        "0: run all layers in every step (default: 4 GB or half of what is free, and no cache where it saves little).",
+        help="Disk space for the outputs of frozen layers, such as 500MB or 8GB; 0 runs all layers in every step "
+        "(default: 4 GB or half of the free space, and no cache if it saves little).",
     ),
     click.option(
         "--val-split",
         type=click.FloatRange(0, 0.8, min_open=True),
-        help="Fraction taken as validation (default 0.15; 0.10 of a given train/).",
+        help="Fraction of the pictures for validation (default 0.15; 0.10 of train/ if test/ is given).",
     ),
-    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**31 - 1),
+        default=0,
+        show_default=True,
+        help="Decides everything that is random: the same seed gives the same network.",
+    ),
 )
 
 
 def training_options(command: Callable) -> Callable:
-    """Give a command ARCH and all options that decide how a network is trained."""
+    """Give a command the argument ARCH and all options that decide how a network is trained."""
     for option in reversed(TRAINING_OPTIONS):
         command = option(command)
     return command
@@ -291,18 +392,22 @@ def variant_options(command: Callable) -> Callable:
     return command
 
 
-def variant_requests(values: dict[str, Any]) -> tuple[VariantRequest, ...]:
-    """Take the values of `VARIANT_OPTIONS` out of those of a command, and return the variants that are asked for.
+def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIANTS) -> tuple[VariantRequest, ...]:
+    """Remove the values of the options of variants from those of a command, and return the requested variants.
+
+    Args:
+        values: The values of all options of the command; it is changed.
+        variants: The variants that the options were derived from.
 
     Raises:
-        UsageError: A limit is given for a file that is not made.
+        UsageError: A limit is given for a file that is not requested.
     """
-    chosen = [variant for variant in VARIANTS if values.pop(variant.name)]
+    chosen = [variant for variant in variants if values.pop(variant.name)]
     if typed_again("max_drop", values["max_drop"]) and not chosen:
-        names = " or ".join(f"--{variant.name}" for variant in VARIANTS)
+        names = " or ".join(f"--{variant.name}" for variant in variants)
         raise click.UsageError(f"--max-drop goes with {names}.")
     max_drop = values.pop("max_drop") / 100
-    any_speed = {variant: values.pop(f"{variant.name}_any_speed") for variant in VARIANTS if variant.must_be_faster}
+    any_speed = {variant: values.pop(f"{variant.name}_any_speed") for variant in variants if variant.must_be_faster}
     for variant, given in any_speed.items():
         if given and variant not in chosen:
             raise click.UsageError(f"--{variant.name}-any-speed goes with --{variant.name}.")
@@ -312,7 +417,7 @@ def variant_requests(values: dict[str, Any]) -> tuple[VariantRequest, ...]:
 
 
 def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
-    """Make a `FinetuneConfig` of the values of `TRAINING_OPTIONS`.
+    """Make a `FinetuneConfig` from the values of `TRAINING_OPTIONS`.
 
     Args:
         values: The values of the command's options.
@@ -334,7 +439,7 @@ def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
 
 
 def typed_again(name: str, value: Any) -> list[str]:
-    """An option of this command as it can be typed again; nothing where it was not typed."""
+    """Return an option of this command as the words that give it again; no words if the user did not type it."""
     context = click.get_current_context()
     if context.get_parameter_source(name) != click.core.ParameterSource.COMMANDLINE:
         return []

@@ -1,4 +1,4 @@
-"""The commands that train, or show how: finetune, lr-find, schedule show, augment preview."""
+"""The commands that train, or show how training works: finetune, lr-find, schedule show, augment preview."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import click
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.export import show_variants
 from zoo.cli.options import (
+    DATA_HELP,
+    DataCommand,
+    check_architecture,
     exported_option,
     hidden_option,
     name_option,
@@ -28,23 +31,25 @@ from zoo.cli.options import (
 )
 
 
-@click.command()
+@click.command(cls=DataCommand)
 @training_options
 @name_option
 @runs_option
 @exported_option
-@click.option("--no-export", is_flag=True, help="Train and evaluate only.")
+@click.option("--no-export", is_flag=True, help="Train and evaluate, but do not export.")
 @variant_options
-@click.option("--profile", is_flag=True, help="At the end, print where the time went.")
+@click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -> int:
-    """Fine-tune a network on your pictures, export it, and judge the exported file."""
+    """Fine-tune a network on your pictures, export it, and evaluate the exported file."""
     variants = variant_requests(values)
     if no_export and variants:
-        raise click.UsageError("--no-export exports no smaller file either.")
+        raise click.UsageError(
+            f"--no-export makes no exported file, so that --{variants[0].variant.name} cannot be given with it."
+        )
     reporter = ConsoleReporter()
     with reporter.timing.measure("start"):
         registry = load_registry()
-        registry.resolve(architecture)
+        check_architecture(architecture, registry)
         from zoo.data import sources
         from zoo.evaluate.metrics import table
         from zoo.workflow import finetune as workflow
@@ -66,12 +71,16 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
     return code
 
 
-@click.command("lr-find")
+@click.command("lr-find", cls=DataCommand)
 @training_options
-@click.option("--lowest", type=click.FloatRange(1e-12, 100), default=1e-6, show_default=True, help="First rate.")
-@click.option("--highest", type=click.FloatRange(1e-12, 100), default=1.0, show_default=True, help="Last rate.")
+@click.option("--lowest", type=click.FloatRange(1e-12, 100), default=1e-6, show_default=True, help="First rate to try.")
+@click.option("--highest", type=click.FloatRange(1e-12, 100), default=1.0, show_default=True, help="Last rate to try.")
 @click.option(
-    "--steps", type=click.IntRange(20, 10000), default=100, show_default=True, help="Rates to try, one a batch."
+    "--steps",
+    type=click.IntRange(20, 10000),
+    default=100,
+    show_default=True,
+    help="Number of rates to try, one per batch.",
 )
 @click.option(
     "--output",
@@ -79,17 +88,18 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
     default="lr-find.png",
     show_default=True,
     metavar="FILE.png",
-    help="Where the picture is put.",
+    help="File for the curves.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def lr_find(
     architecture: str, lowest: float, highest: float, steps: int, output: Path, as_json: bool, **values: Any
 ) -> None:
     """Suggest a learning rate for each phase, by a range test.
 
-    The rate rises from step to step. Where the loss is lowest, training has gone as fast as it can: a tenth of that
-    rate is suggested. Where it never falls, as of layers that fit the pictures already, it is a third of the rate at
-    which it begins to rise. A phase is tested after those before it have trained. Nothing is kept but the picture.
+    The learning rate rises from step to step, and the loss falls until training becomes unstable. The suggestion is a
+    tenth of the rate with the lowest loss. If the loss never falls, because the layers fit the pictures already, it is
+    a third of the rate at which the loss starts to rise. Each phase is tested after the phases before it have been
+    trained. Only the drawing of the curves is kept.
     """
     import dataclasses
 
@@ -98,7 +108,7 @@ def lr_find(
     if output.suffix.lower() != ".png":
         raise click.UsageError(f"--output must end in .png. Received: {str(output)!r}.")
     registry = load_registry()
-    registry.resolve(architecture)
+    check_architecture(architecture, registry)
     from zoo.train.lr_find import RangeTestConfig
     from zoo.workflow import finetune as workflow
 
@@ -111,15 +121,15 @@ def lr_find(
         return
     click.echo("")
     for test in tests:
-        rate = "none" if test.suggestion is None else f"{test.suggestion:g}"
-        click.echo(f"{test.phase:10} {rate:8} {test.note}")
+        suggestion = "none" if test.suggestion is None else f"{test.suggestion:g}"
+        click.echo(f"{test.phase:10} {suggestion:8} {test.note}")
     click.echo(f"Picture    {output}")
     if all(test.suggestion is not None for test in tests):
         rates = [f"{test.suggestion:g}" for test in tests]
-        # --learning-rate has a place for phases too that --epochs leaves out.
+        # --learning-rate also needs a number for the phases that --epochs leaves out.
         if values["epochs"] and 0 in values["epochs"]:
-            found = iter(rates)
-            rates = [next(found) if count else rates[0] for count in values["epochs"]]
+            suggestions = iter(rates)
+            rates = [next(suggestions) if count else rates[0] for count in values["epochs"]]
         typed = [word for name in values for word in typed_again(name, values[name]) if name != "learning_rate"]
         command = ["zoo", "finetune", architecture, *typed, "--learning-rate", ",".join(rates)]
         click.echo(f"Use        {' '.join(map(quoted, command))}")
@@ -127,14 +137,20 @@ def lr_find(
 
 @click.group()
 def schedule() -> None:
-    """See what a schedule trains."""
+    """Show what a schedule trains."""
 
 
 @schedule.command("show")
 @click.argument("name", metavar="SCHEDULE")
 @click.argument("architecture", metavar="ARCH")
 @size_option
-@click.option("--classes", type=click.IntRange(2, 100000), default=2, show_default=True)
+@click.option(
+    "--classes",
+    type=click.IntRange(2, 100000),
+    default=2,
+    show_default=True,
+    help="Number of classes; it decides the size of the last layer.",
+)
 @pool_option
 @hidden_option
 @reduce_option
@@ -147,42 +163,62 @@ def schedule_show(
     hidden: tuple[int, ...] | None,
     reduce: int | None,
 ) -> None:
-    """Show phase by phase what SCHEDULE (a name or a TOML file) trains of ARCH."""
+    """Show, phase by phase, which layers of ARCH a SCHEDULE (a name or a TOML file) trains."""
     import dataclasses
 
     from zoo.train import schedule as schedule_tools
 
     registry = load_registry()
-    found, network = schedule_tools.find(name, registry), registry.architecture(architecture)
-    overrides = {key: value for key, value in {"hidden": hidden, "reduce": reduce}.items() if value is not None}
-    head = dataclasses.replace(network.head, **(pool or {}), **overrides)
-    click.echo(schedule_tools.show(found, network, size=size, classes=classes, head=head))
+    chosen, network = schedule_tools.find(name, registry), registry.architecture(architecture)
+    changes: dict[str, Any] = {"hidden": hidden, "reduce": reduce}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    head = dataclasses.replace(network.head, **(pool or {}), **changes)
+    click.echo(schedule_tools.show(chosen, network, size=size, classes=classes, head=head))
 
 
 @click.group()
 def augment() -> None:
-    """Look at what augmentation policies do."""
+    """Show what augmentation policies do."""
 
 
-@augment.command("preview")
+@augment.command("preview", cls=DataCommand)
 @click.argument("policy", metavar="POLICY[:K=V,...]")
-@click.option("--data", required=True, help="As of `zoo finetune`.")
+@click.option("--data", default="digits", show_default=True, help=DATA_HELP)
 @click.option(
-    "--size", callback=parse_size, metavar="SIDE|HxW", help="Picture size in pixels (default: the data's, or 224)."
+    "--size",
+    callback=parse_size,
+    metavar="SIDE|HxW",
+    help="Picture size in pixels (default: the size of the data, or 224).",
 )
 @click.option(
-    "--pictures", type=click.IntRange(1, 64), default=6, show_default=True, help="Of as many classes as can be."
+    "--pictures",
+    type=click.IntRange(1, 64),
+    default=6,
+    show_default=True,
+    help="Number of pictures, from as many classes as possible.",
 )
-@click.option("--copies", type=click.IntRange(1, 32), default=5, show_default=True, help="Of each picture.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option(
+    "--copies",
+    type=click.IntRange(1, 32),
+    default=5,
+    show_default=True,
+    help="Number of augmented copies of each picture.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="Decides the choice of pictures and the augmentation.",
+)
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.png",
-    help="Where the sheet is put (default: augment-POLICY.png, here).",
+    help="File for the sheet (default: augment-POLICY.png in the current folder).",
 )
 def preview(policy: str, **values: Any) -> None:
-    """Draw a sheet of pictures before and after POLICY, with their labels."""
+    """Draw a sheet of pictures before and after augmentation by POLICY, with their labels."""
     from zoo.report import augment_preview
 
     click.echo(f"Sheet      {augment_preview.preview(policy, load_registry(), ConsoleReporter(), **values)}")

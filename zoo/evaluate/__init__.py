@@ -1,1 +1,1 @@
-"""Judging an exported file: arrays -> figures (`metrics`), file and pictures -> figures (`evaluator`)."""
+"""Evaluation: figures from arrays (`metrics`), and from an exported file and pictures (`evaluator`)."""

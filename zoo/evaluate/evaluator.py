@@ -1,8 +1,12 @@
-"""An exported file and pictures -> figures, measured as the device does: file -> zoo_runtime -> probabilities."""
+"""Evaluates an exported file on pictures, as the device would run it: file -> zoo_runtime -> probabilities.
+
+How figures are computed from probabilities is in `zoo.evaluate.metrics`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,41 +19,107 @@ from zoo.evaluate import metrics
 from zoo.reporter import Reporter
 from zoo_runtime import ModelInfo, PictureError, Predictor
 
+# The evaluated parts of a split, and their keys in metrics.json.
 PARTS = (("val", "validation"), ("test", "test"))
 
 
-def judge(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:
-    """Figures of an exported file on the run's validation and test pictures, decoded as the device does.
+@dataclass(frozen=True)
+class EvaluationPictures:
+    """Pictures to evaluate a file on, and what is known about each of them.
+
+    Args:
+        source: The pictures.
+        digests: sha256 of each picture, in hex, in the order of the source.
+        readable: Indices of the pictures that may be evaluated.
+        known_parts: Maps the sha256 of every picture of the file's run to "train", "val" or "test". Empty if the run is
+            not available.
+        name: The name of the pictures in messages.
+    """
+
+    source: sources.Source
+    digests: Sequence[str]
+    readable: Collection[int]
+    known_parts: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+
+    def select(self, part: str | None) -> tuple[str, list[int]]:
+        """Return the part to evaluate and the indices of its pictures.
+
+        Args:
+            part: "train", "val", "test" or "all". None takes the test part if there is one, else all.
+
+        Raises:
+            UsageError: The pictures have no such part.
+        """
+        parts: list[str | None] = [picture.split for picture in self.source.pictures]
+        if self.known_parts and self.known_parts.keys() <= set(self.digests):
+            # These are the run's own pictures, wherever they are now: the split of the run holds.
+            parts = [self.known_parts.get(digest) for digest in self.digests]
+        part = part or ("test" if "test" in parts else "all")
+        rows = [i for i in sorted(self.readable) if part in ("all", parts[i])]
+        if not rows:
+            raise UsageError(f"{self.name!r} has no {part} part. Omit --part to evaluate all of its pictures.")
+        return part, rows
+
+    def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
+        """Warn if the network knows some of the pictures, because figures on those say little about new ones."""
+        seen = sum(self.known_parts.get(self.digests[i]) in ("train", "val") for i in rows)
+        if seen:
+            reporter.warn(
+                f"{seen} of these {len(rows)} pictures were used to train or select the network. "
+                "On new pictures, expect worse figures."
+            )
+        elif not self.known_parts and self._digest() == info.data.get("digest"):
+            reporter.warn(
+                "these are the pictures that the network was trained and tested on. Only its run folder knows which of "
+                "them are test pictures: `zoo evaluate RUN` uses those alone."
+            )
+
+    def _digest(self) -> str:
+        return digest_of(self.source, self.digests, range(len(self.digests)))
+
+
+def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:
+    """Evaluate an exported file on the validation and test pictures of its run, decoded as on the device.
+
+    Args:
+        predictor: The exported file.
+        dataset: The pictures of the run.
+        reporter: Receives the progress.
+
+    Returns:
+        The figures of each part, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
 
     Raises:
-        DataError: A picture that could be read before cannot now.
+        DataError: A picture that could be read before cannot be read now.
     """
-    found = {}
+    figures = {}
+    source = dataset.source
     for part, key in PARTS:
         rows = getattr(dataset.split, part)
         with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
             probabilities, bad = predict(predictor, dataset.contents(rows), progress)
         for i, why in bad.items():
-            raise DataError(f"{dataset.source.pictures[rows[i]].name} could be read before and cannot now: {why}")
-        found[key] = metrics.measure(
-            probabilities, dataset.targets[rows], dataset.source.classes, multilabel=dataset.source.multilabel
+            raise DataError(f"{source.pictures[rows[i]].name} could be read before, but cannot be read now: {why}")
+        figures[key] = metrics.measure(
+            probabilities, dataset.targets[rows], source.classes, multilabel=source.multilabel
         )
-    return found
+    return figures
 
 
 def predict(
-    predictor: Predictor, contents: Sequence[object], progress: Callable[[int, int], None] | None = None
+    predictor: Predictor, contents: Sequence[Any], progress: Callable[[int, int], None] | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Run pictures through the predictor.
+    """Run pictures through an exported file.
 
     Args:
         predictor: The exported file.
-        contents: Paths or uint8 arrays.
-        progress: Called with (pictures done, pictures in all).
+        contents: Paths, or uint8 arrays as `zoo_runtime.Predictor` takes them.
+        progress: Called with (pictures done, pictures in total).
 
     Returns:
-        float64 array (pictures, classes) of those that can be read, and for the others index -> why, beginning with
-        the name of the error.
+        The probabilities of the readable pictures, a float64 array (N, classes), and for each unreadable one its index
+        with the reason, which begins with the name of the error.
     """
     rows, bad = [], {}
     for i, result in enumerate(predictor.predict_each(contents)):
@@ -62,87 +132,63 @@ def predict(
     return np.array(rows).reshape(len(rows), len(predictor.info.classes)), bad
 
 
-def _warn_of_trained(
-    info: ModelInfo,
-    source: sources.Source,
-    digests: Sequence[str],
-    rows: Sequence[int],
-    known: dict[str, str],
-    reporter: Reporter,
-) -> None:
-    """Figures on pictures that a network learnt from say how well it remembers."""
-    seen = sum(known.get(digests[i]) in ("train", "val") for i in rows)
-    if seen:
-        reporter.warn(
-            f"the network was trained or chosen by {seen} of these {len(rows)} pictures; the figures flatter."
-        )
-    elif not known and digest_of(source, digests, range(len(digests))) == info.data.get("digest"):
-        reporter.warn(
-            "these are the very pictures that the network was trained, chosen and tested by. Only its run folder "
-            "knows which is which: `zoo evaluate RUN` judges by its test pictures alone."
-        )
-
-
 def evaluate(
-    predictor: Predictor,
-    source: sources.Source,
-    digests: Sequence[str],
-    readable: Collection[int],
-    known: Mapping[str, str],
-    part: str | None,
-    reporter: Reporter,
-    *,
-    data: str,
+    predictor: Predictor, pictures: EvaluationPictures, reporter: Reporter, *, part: str | None = None
 ) -> dict[str, Any]:
-    """Judge an exported file on a source's pictures.
+    """Evaluate an exported file on pictures. Unreadable ones are left out with a warning.
 
     Args:
         predictor: The exported file.
-        source: The pictures.
-        digests: sha256 of each picture, hex.
-        readable: Indices of the pictures that may be judged.
-        known: sha256 of every picture of the file's run -> "train", "val" or "test"; empty where the run is not there.
-        part: "train", "val", "test" or "all"; None means the test part where there is one, else all.
-        reporter: Hears of progress, of what is judged, and of pictures that the network was trained on.
-        data: What the pictures are called in messages.
+        pictures: The pictures, and what is known about them.
+        reporter: Receives progress, and warnings about pictures that are unreadable or known to the network.
+        part: "train", "val", "test" or "all". None takes the test part if there is one, else all.
 
     Returns:
-        As `zoo.evaluate.metrics.measure`, and `part`.
+        The figures of `zoo.evaluate.metrics.measure`, and `part`.
 
     Raises:
         UsageError: The pictures have no such part.
-        DataError: The pictures have a class that the network does not know, or cannot be read.
+        DataError: The pictures have a class that the network does not know, several labels where the network gives one
+            class, or more than a fifth of them cannot be read.
     """
-    parts: list[str | None] = [picture.split for picture in source.pictures]
-    if known.keys() and known.keys() <= set(digests):
-        # The run's own pictures, wherever they are now: what was test then is test now.
-        parts = [known.get(digest) for digest in digests]
-    part = part or ("test" if "test" in parts else "all")
-    rows = [i for i in sorted(readable) if part in ("all", parts[i])]
-    if not rows:
-        raise UsageError(f"{data!r} has no {part} part; leave --part out to judge all of it.")
-    present = {source.classes[label] for i in rows for label in source.pictures[i].labels}
-    unknown = sorted(present - set(predictor.info.classes))
-    if unknown:
-        raise DataError(
-            f"the network does not know {', '.join(unknown[:5])}; it knows {', '.join(predictor.info.classes[:10])}."
-        )
-    multilabel = predictor.info.task == "multilabel"
-    if not multilabel and any(len(source.pictures[i].labels) != 1 for i in rows):
-        raise DataError(f"pictures of {source.name!r} have several labels or none, and the network gives one class.")
+    source, info = pictures.source, predictor.info
+    part, rows = pictures.select(part)
+    chosen = [source.pictures[i] for i in rows]
+    _check_labels(source, chosen, info)
     reporter.say(f"{part.capitalize()} pictures of {source.name}: {len(rows)}")
-    _warn_of_trained(predictor.info, source, digests, rows, known, reporter)
-
+    pictures.warn_if_seen(rows, info, reporter)
     with reporter.progress(f"evaluating {part}") as progress:
-        probabilities, bad = predict(predictor, [source.pictures[i].content for i in rows], progress)
-    pictures = [source.pictures[i] for i in rows]
-    pixel_cache.check_readable(pictures, bad)
+        probabilities, bad = predict(predictor, [picture.content for picture in chosen], progress)
+    pixel_cache.check_readable(chosen, bad)
     if bad:
-        shown = "; ".join(f"{pictures[i].name}: {why}" for i, why in list(bad.items())[:5])
-        reporter.warn(f"{len(bad)} of {len(rows)} files are left out: {shown}")
-    # In the order of the network's classes, of which the pictures may lack some.
-    targets = np.zeros((len(pictures) - len(bad), len(predictor.info.classes)))
-    judged = [picture for i, picture in enumerate(pictures) if i not in bad]
-    for row, picture in zip(targets, judged, strict=True):
-        row[[predictor.info.classes.index(source.classes[label]) for label in picture.labels]] = 1
-    return {"part": part, **metrics.measure(probabilities, targets, predictor.info.classes, multilabel=multilabel)}
+        reporter.warn(pixel_cache.left_out_text({chosen[i].name: why for i, why in bad.items()}, len(rows)))
+    readable = [picture for i, picture in enumerate(chosen) if i not in bad]
+    targets = _targets(source, readable, info.classes)
+    multilabel = info.task == "multilabel"
+    return {"part": part, **metrics.measure(probabilities, targets, info.classes, multilabel=multilabel)}
+
+
+def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], info: ModelInfo) -> None:
+    """Check that the network can give the classes that the pictures have."""
+    present = {source.classes[label] for picture in pictures for label in picture.labels}
+    unknown = sorted(present - set(info.classes))
+    if unknown:
+        raise DataError(f"the network does not know {_shorten(unknown, 5)}. It knows {_shorten(info.classes, 10)}.")
+    if info.task != "multilabel" and any(len(picture.labels) != 1 for picture in pictures):
+        raise DataError(
+            f"some pictures of {source.name!r} have several labels or none, but the network gives exactly one class."
+        )
+
+
+def _targets(source: sources.Source, pictures: Sequence[sources.Picture], classes: Sequence[str]) -> np.ndarray:
+    """Return the targets (N, classes) in the order of the network's classes, some of which the source may lack."""
+    targets = np.zeros((len(pictures), len(classes)))
+    for row, picture in zip(targets, pictures, strict=True):
+        row[[classes.index(source.classes[label]) for label in picture.labels]] = 1
+    return targets
+
+
+def _shorten(names: Sequence[str], count: int) -> str:
+    """List some names, and say how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

@@ -1,4 +1,8 @@
-"""Metrics of an exported file, measured as the device measures: file -> zoo_runtime -> probabilities."""
+"""Computes metrics from probabilities and targets, and prints them as text.
+
+Where the probabilities come from is in `zoo.evaluate.evaluator`. Precision, recall, F1, average precision and the
+confusion matrix are computed by scikit-learn.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-SMALLEST = 1e-12
+# Probabilities are clipped here before the logarithm of the loss.
+SMALLEST_PROBABILITY = 1e-12
+# The metrics that the exported file carries.
 SUMMARY = ("accuracy", "exact_match", "mean_average_precision", "macro_f1", "loss", "pictures")
 
 
@@ -17,20 +23,23 @@ def measure(
     """Compare predictions with the truth.
 
     Args:
-        probabilities: float array (pictures, classes).
-        targets: float array (pictures, classes), 1 where a picture is of a class, else 0.
+        probabilities: A float array (N, classes) in 0..1.
+        targets: A float array (N, classes), 1 where a picture belongs to a class, else 0.
         classes: Class names, in the order of the columns.
-        multilabel: Whether a picture may be of several classes, or of none; a class then holds from 0.5 on.
+        multilabel: Whether a picture may have any number of classes. A class is then predicted from 0.5 on.
 
     Returns:
-        pictures, accuracy, loss (mean cross-entropy in nats), macro_f1, per_class {name: precision, recall, f1,
-        pictures}, classes, and confusion_matrix: rows are true classes, columns predicted ones, in the order of
-        `classes`. Of multi-label pictures, accuracy is the share of right decisions over all pictures and classes and
-        loss the mean over them; exact_match (share of pictures with every decision right) and mean_average_precision
-        stand in the place of the confusion matrix.
+        The content of metrics.json for one part: pictures, accuracy, loss (the mean cross-entropy in nats), macro_f1
+        (over the classes that have pictures), per_class (name -> precision, recall, f1, pictures), classes, and
+        confusion_matrix. Rows of the matrix are true classes and columns predicted ones, in the order of `classes`.
+
+        For multi-label pictures, accuracy is the fraction of correct decisions over all pictures and classes, and loss
+        is their mean. Instead of a confusion matrix there are exact_match, the fraction of pictures with every decision
+        correct, and mean_average_precision, over the classes that have pictures.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
+    figures: dict[str, Any]
     if multilabel:
         truth, decided = targets > 0.5, probabilities >= 0.5
         precision, recall, f1, support = precision_recall_fscore_support(
@@ -41,15 +50,15 @@ def measure(
         from sklearn.metrics import confusion_matrix
 
         labels, predicted = targets.argmax(axis=1), probabilities.argmax(axis=1)
-        every = np.arange(len(classes))
+        indices = np.arange(len(classes))
         precision, recall, f1, support = precision_recall_fscore_support(
-            labels, predicted, labels=every, zero_division=0
+            labels, predicted, labels=indices, zero_division=0
         )
-        chosen = np.clip(probabilities[np.arange(len(labels)), labels], SMALLEST, 1)
+        likelihoods = np.clip(probabilities[np.arange(len(labels)), labels], SMALLEST_PROBABILITY, 1)
         figures = {
             "accuracy": float((predicted == labels).mean()),
-            "loss": float(-np.log(chosen).mean()),
-            "confusion_matrix": confusion_matrix(labels, predicted, labels=every).tolist(),
+            "loss": float(-np.log(likelihoods).mean()),
+            "confusion_matrix": confusion_matrix(labels, predicted, labels=indices).tolist(),
         }
     present = support > 0
     return {
@@ -69,28 +78,34 @@ def measure(
     }
 
 
-def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarray) -> dict[str, float]:
+def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
+    """Return the figures of multi-label pictures; `truth` and `decided` are bool arrays (N, classes)."""
     from sklearn.metrics import average_precision_score
 
-    right = decided == truth
-    chosen = np.clip(np.where(truth, probabilities, 1 - probabilities), SMALLEST, 1)
-    known = [i for i in range(truth.shape[1]) if truth[:, i].any()]
-    averages = [average_precision_score(truth[:, i], probabilities[:, i]) for i in known]
+    correct = decided == truth
+    likelihoods = np.clip(np.where(truth, probabilities, 1 - probabilities), SMALLEST_PROBABILITY, 1)
+    present = [i for i in range(truth.shape[1]) if truth[:, i].any()]
+    averages = [average_precision_score(truth[:, i], probabilities[:, i]) for i in present]
     return {
-        "accuracy": float(right.mean()),
-        "exact_match": float(right.all(axis=1).mean()),
+        "accuracy": float(correct.mean()),
+        "exact_match": float(correct.all(axis=1).mean()),
         "mean_average_precision": float(np.mean(averages)) if averages else 0.0,
-        "loss": float(-np.log(chosen).mean()),
+        "loss": float(-np.log(likelihoods).mean()),
     }
 
 
 def summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What the exported file says of the pictures it was judged on."""
-    return {label: metrics[label] for label in SUMMARY if label in metrics}
+    """Return the part of the metrics that the exported file carries: its most important figures."""
+    return {key: metrics[key] for key in SUMMARY if key in metrics}
 
 
-def table(metrics: dict[str, Any], widest: int = 12) -> str:
-    """Readable text: a line a class, then the confusion matrix where it fits a screen."""
+def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
+    """Format metrics for the terminal: one line per class, a line of totals, and the confusion matrix.
+
+    Args:
+        metrics: As `measure` returns them.
+        max_classes: The largest number of classes for which the confusion matrix is shown.
+    """
     names = metrics["classes"]
     width = max(5, *(len(name) for name in names))
     lines = [f"{'class':<{width}}  precision  recall     f1  pictures"]
@@ -99,17 +114,29 @@ def table(metrics: dict[str, Any], widest: int = 12) -> str:
         lines.append(
             f"{name:<{width}}  {row['precision']:>9.3f}  {row['recall']:>6.3f}  {row['f1']:>5.3f}  {row['pictures']:>8}"
         )
-    several = ""
+    multilabel = ""
     if "exact_match" in metrics:
-        several = f"exact match {metrics['exact_match']:.4f}, mean AP {metrics['mean_average_precision']:.4f}, "
+        multilabel = f"exact match {metrics['exact_match']:.4f}, mean AP {metrics['mean_average_precision']:.4f}, "
     lines.append(
-        f"accuracy {metrics['accuracy']:.4f}, {several}macro F1 {metrics['macro_f1']:.4f}, "
+        f"accuracy {metrics['accuracy']:.4f}, {multilabel}macro F1 {metrics['macro_f1']:.4f}, "
         f"loss {metrics['loss']:.4f}, {metrics['pictures']} pictures"
     )
-    if "confusion_matrix" in metrics and len(names) <= widest:
-        cell = max(6, *(len(name[:10]) + 1 for name in names))
-        lines += ["", "confusion matrix (rows: truth, columns: prediction)"]
-        lines.append(" " * width + "".join(f"{name[:10]:>{cell}}" for name in names))
-        for name, row in zip(names, metrics["confusion_matrix"], strict=True):
-            lines.append(f"{name:<{width}}" + "".join(f"{count:>{cell}}" for count in row))
+    if "confusion_matrix" in metrics and len(names) <= max_classes:
+        lines += ["", *_matrix(names, metrics["confusion_matrix"])]
     return "\n".join(lines)
+
+
+def _matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
+    """Return the lines of a confusion matrix.
+
+    Columns have numbers instead of names, so that long class names are neither cut nor make the lines too long. The
+    names stand behind the rows, so that columns line up whatever characters they have.
+    """
+    numbers = [str(i) for i in range(1, len(names) + 1)]
+    cell = 2 + max(len(text) for text in [*numbers, *(str(count) for row in matrix for count in row)])
+    margin = len(numbers[-1])
+    lines = ["confusion matrix (row: true class, column: predicted class of that number)"]
+    lines.append(" " * margin + "".join(f"{number:>{cell}}" for number in numbers))
+    for number, name, row in zip(numbers, names, matrix, strict=True):
+        lines.append(f"{number:>{margin}}" + "".join(f"{count:>{cell}}" for count in row) + f"  {name}")
+    return lines

@@ -1,4 +1,7 @@
-"""From a graph that has passed to a file in its place: metadata, self-test, a last look, one atomic replace."""
+"""Writes the exported file: adds metadata and a self-test to a checked graph, and puts the file in place atomically.
+
+Whether the graph computes what the network computes is checked in `zoo.export.parity`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from zoo_runtime import ModelInfo, Predictor
 
 
 def serialize(graph: onnx.ModelProto, info: ModelInfo) -> bytes:
-    """The bytes of the exported file: the graph with its one output, and the metadata."""
+    """Return the bytes of the exported file: the graph with `probabilities` as its only output, and the metadata."""
     model = without_logits(graph)
     model.producer_name, model.producer_version = "zoo", zoo_runtime.__version__
     del model.metadata_props[:]
@@ -29,12 +32,16 @@ def serialize(graph: onnx.ModelProto, info: ModelInfo) -> bytes:
 
 
 def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float | None = None) -> ModelInfo:
-    """Add what this machine decodes and computes for the synthetic pictures.
+    """Add the self-test: what this machine decodes and computes for two synthetic pictures.
 
     Args:
-        graph: The graph.
-        info: What the file says of itself so far.
-        tolerance: How far probabilities may be apart on another machine; None means the usual bound.
+        graph: The graph of the file.
+        info: The metadata so far.
+        tolerance: The largest difference in a probability that passes on another machine, in 0..1. None takes the
+            default of `zoo_runtime.record`.
+
+    Returns:
+        The metadata with the self-test.
     """
     predictor = Predictor(serialize(graph, info))
     options = {} if tolerance is None else {"tolerance": tolerance}
@@ -42,10 +49,15 @@ def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float |
 
 
 def place(data: bytes, target: Path) -> None:
-    """Write an exported file, look at it once more as the device will, and put it in place by one replace.
+    """Write an exported file, run its self-test as a device will, and put it in place by one atomic replace.
+
+    Args:
+        data: The bytes of the file.
+        target: The path of the file.
 
     Raises:
-        ParityFailed: What was written does not pass its own self-test.
+        ParityFailed: The written file does not pass its own self-test.
+        WriteError: The file cannot be written.
     """
     with atomic_write(target) as temporary:
         temporary.write_bytes(data)
@@ -55,15 +67,19 @@ def place(data: bytes, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Put a copy of an exported file in place by one atomic replace."""
+    """Put a copy of an exported file in place by one atomic replace.
+
+    Raises:
+        WriteError: The copy cannot be written.
+    """
     with atomic_write(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
 def synthetic_jpegs() -> list[bytes]:
-    """Two made-up pictures: one large and turned by EXIF, so that scaling and turning are tested; one small.
+    """Draw two pictures for the self-test: a large one that EXIF turns, to test scaling and turning, and a small one.
 
-    They depend on nothing but this code and the JPEG encoder, and show no user's picture.
+    They depend only on this code and the JPEG encoder, and contain nothing of a user's pictures.
     """
     from PIL import Image
 

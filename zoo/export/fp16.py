@@ -1,4 +1,4 @@
-"""A graph whose weights are stored in 16 bits: half the file, and float32 again as soon as it is loaded."""
+"""Stores the weights of a graph in 16 bits, which halves the file. The loaded graph computes in float32."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-SMALLEST = 256
-LARGEST = float(np.finfo(np.float16).max)
+SMALLEST_SIZE = 256
+LARGEST_VALUE = float(np.finfo(np.float16).max)
 
 
 def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Store a graph's weights as float16, each followed by a Cast that onnxruntime folds when it loads the file.
+    """Store the weights of a graph as float16.
 
-    Tensors of fewer than 256 values, and those with one beyond float16's range, stay as they are.
+    A Cast follows each of them, which onnxruntime folds when it loads the file. Tensors stay as they are if they have
+    fewer than 256 values, or a value beyond the range of float16.
 
     Args:
-        graph: What `convert` gave.
+        graph: A graph with float32 weights.
 
     Returns:
-        A graph with the same inputs and outputs that computes in float32.
+        A graph with the same inputs and outputs, which computes in float32.
     """
     copy = _copy(graph)
     casts = []
@@ -36,7 +37,7 @@ def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rounded(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The same weights as `to_fp16` stores, as float32."""
+    """Return the graph with the same rounding of weights as `to_fp16`, but stored as float32."""
     copy = _copy(graph)
     for tensor, values in _weights(copy):
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
@@ -50,9 +51,9 @@ def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _weights(graph: onnx.ModelProto) -> Iterator[tuple[TensorProto, np.ndarray]]:
-    """The tensors that are stored in 16 bits, and their values so."""
+    """Yield each tensor that can be stored in 16 bits, and its values as float16."""
     for tensor in graph.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             values = numpy_helper.to_array(tensor)
-            if values.size >= SMALLEST and np.abs(values).max() <= LARGEST:
+            if values.size >= SMALLEST_SIZE and np.abs(values).max() <= LARGEST_VALUE:
                 yield tensor, values.astype(np.float16)

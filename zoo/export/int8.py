@@ -1,15 +1,19 @@
-"""An int8 graph of an exported network: QuantizeLinear and DequantizeLinear around what onnxruntime then runs in int8.
+"""The search for the best int8 graph of an exported network.
 
-How well a network stands 8 bits is not to be known beforehand, so it is measured, one choice after the other: whether
-the first operation with weights is left out, the type of activations, one scale a channel or one a tensor, weights of 8
-or 7 bits, the way of finding the ranges of activations; then, where too much is lost still, which operations hurt most.
-Ranges come from training pictures; what is chosen is chosen on pictures that are neither those nor test pictures.
-Calibration and quantisation are onnxruntime's.
+Nobody can say beforehand how well a network survives quantization to 8 bits, so the search measures it. It tries one
+choice after the other, and goes on from the best so far: whether the first operation with weights stays in float32, the
+type of the activations, one scale per channel or per tensor, weights of 8 or 7 bits, and the method that finds the
+ranges of the activations. If accuracy still falls too far, it keeps the operations in float32 that hurt most.
 
-Why the first operation, and why 7 bits: processors with AVX2 or AVX-512 but without VNNI add two products in 16 bits,
-which are not enough for great values, so that what they compute is not what is written
-(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Pixels have the greatest values of all.
-On another processor that does not show, so the first operation is left out wherever that costs next to nothing.
+Ranges come from training pictures. Candidates are compared on other pictures, which are not test pictures either. One
+configuration becomes one graph in `zoo.export.quantizer`; whether the result may be exported is decided in
+`zoo.export.variants`.
+
+Why the first operation, and why 7 bits: processors with AVX2 or AVX-512 but without VNNI add two products in 16 bits.
+That overflows for large values, so the result is not the one that the graph describes
+(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Pixels have the largest values of all.
+On other processors the overflow does not show, so the first operation stays in float32 wherever that costs next to
+nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from zoo_runtime import time_pairs
 if TYPE_CHECKING:
     import onnxruntime
 
-# What is tried, one choice after the other, beginning with the first of each.
+# The choices in the order in which they are tried. The first value of each is the one that the search starts from.
 CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("activations", ("uint8", "int8")),
     ("per_channel", (True, False)),
@@ -40,29 +44,32 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 LIKELY_TRIALS = 7
 CALIBRATION_PICTURES = 128
-JUDGING_PICTURES = 512
+VALIDATION_PICTURES = 512
 SENSITIVITY_PICTURES = 32
 BATCH = 16
 PAIRS = 20
-FAITHFUL = 0.2
-LARGER = 1.25
-NEXT_TO_NOTHING = 1.2
-# Times of a busy machine are no closer than that, and types of activations differ by more.
-NEARLY_AS_FAST = 1.3
-SMALLER = 0.9
+# A graph is faithful if its logits change by at most this fraction of their spread.
+FAITHFUL_ERROR = 0.2
+# Factors on the smallest size and on the least error within which candidates count as equal.
+SIZE_FACTOR = 1.25
+ERROR_FACTOR = 1.2
+# On a busy machine, timings agree no better than this. Types of activations differ by more.
+SPEED_FACTOR = 1.3
+# A graph above this fraction of the float32 size has left out everything that counts.
+LARGEST_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of a way.
+    """The measurements of one configuration.
 
     Args:
-        config: How the graph was quantised.
-        accuracy: On the judging pictures, in 0..1.
-        error: Root mean square of the logits' change over that of the logits around their mean.
-        speedup: Milliseconds of the float32 graph over those of this one, one picture at a time, taken by turns.
-        bytes: Size of the graph.
-        failed: Why it came to nothing; empty where it did not.
+        config: How the graph was quantized.
+        accuracy: The accuracy on the validation set, in 0..1.
+        error: The change of the logits; see `relative_error`.
+        speedup: Time of the float32 graph over the time of this one, for one picture, measured alternately.
+        bytes: The size of the graph.
+        failed: Why the configuration gave no graph; empty if it gave one.
     """
 
     config: QuantConfig
@@ -73,37 +80,39 @@ class Trial:
     failed: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, for JSON, which knows no infinity."""
-        return {**dataclasses.asdict(self), "error": self.error if np.isfinite(self.error) else None}
+        """Return a plain dictionary for int8.json. JSON has no infinity, so an infinite error becomes None."""
+        values = dataclasses.asdict(self)
+        error = self.error if np.isfinite(self.error) else None
+        return {"way": values.pop("config"), **values, "error": error}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Everything that was tried, and the best of it.
+class SearchResult:
+    """The best int8 graph, and everything that was tried.
 
     Args:
-        graph: The best one.
-        chosen: Its trial.
-        trials: All, in the order in which they were tried.
-        accuracy: Of the float32 graph on the judging pictures, in 0..1.
-        judged_on: How many these are.
+        graph: The best graph.
+        chosen: The trial of that graph.
+        trials: All trials, in the order in which they were made.
+        accuracy: The accuracy of the float32 graph on the validation set, in 0..1.
+        validation_pictures: The number of pictures in the validation set.
     """
 
     graph: onnx.ModelProto
     chosen: Trial
     trials: tuple[Trial, ...]
     accuracy: float
-    judged_on: int
+    validation_pictures: int
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Pictures that a way is judged on.
+    """Pictures on which candidates are compared.
 
     Args:
-        pixels: uint8 array (pictures, height, width, channels).
-        targets: float array (pictures, classes), 1 where a picture is of a class.
-        multilabel: Whether each class is decided on its own.
+        pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
+        targets: A float array (N, classes), 1 where a picture belongs to a class, else 0.
+        multilabel: Whether a picture may have any number of classes.
     """
 
     pixels: np.ndarray
@@ -111,7 +120,11 @@ class ValidationSet:
     multilabel: bool = False
 
     def outputs(self, session: onnxruntime.InferenceSession, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and probabilities of the first `count` pictures."""
+        """Run a graph on the first `count` pictures; None means all.
+
+        Returns:
+            Logits (N, units) and probabilities (N, classes), both float32.
+        """
         pixels = self.pixels[:count]
         batches = [
             session.run([LOGITS, PROBABILITIES], {INPUT: pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)
@@ -120,7 +133,10 @@ class ValidationSet:
         return logits, probabilities
 
     def accuracy(self, probabilities: np.ndarray) -> float:
-        """Share of right answers; of a multi-label network, of pictures with every decision right."""
+        """Return the fraction of pictures that are classified correctly.
+
+        A picture with several labels counts only if the decision on every class is correct.
+        """
         if self.multilabel:
             return float(((probabilities >= 0.5) == (self.targets > 0.5)).all(axis=1).mean())
         return float((probabilities.argmax(axis=1) == self.targets.argmax(axis=1)).mean())
@@ -129,32 +145,33 @@ class ValidationSet:
 def quantize(
     graph: onnx.ModelProto,
     calibration: np.ndarray,
-    judge: ValidationSet,
+    validation: ValidationSet,
     *,
     max_drop: float,
     any_speed: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Outcome:
-    """Find the best int8 graph.
+) -> SearchResult:
+    """Search for the best int8 graph.
 
     Args:
-        graph: What `convert` gave, with both outputs.
-        calibration: Training pictures, uint8 array (pictures, height, width, channels), that ranges are found on.
-        judge: Pictures of neither the calibration nor the test.
-        max_drop: The greatest loss of accuracy that is wanted, in 0..1; operations are left out, twice as many each
-            time, as long as more than half of it is lost or logits change by more than a fifth of their spread, and
-            the graph is faster than the float32 one, where it has to be.
-        any_speed: Whether a graph may be chosen that is slower here than the float32 one.
-        progress: Called with (ways tried, how many there usually are).
+        graph: The float32 graph, with the outputs `probabilities` and `logits`.
+        calibration: Training pictures that give the ranges of activations, a uint8 array (N, H, W, C) in 0..255.
+        validation: Pictures that are neither calibration nor test pictures.
+        max_drop: The largest loss of accuracy that is acceptable, in 0..1. While a candidate loses more than half of
+            it, or changes the logits by more than a fifth of their spread, the search keeps more operations in
+            float32, twice as many each time. It stops when the graph is no longer faster than float32, unless
+            `any_speed` is set.
+        any_speed: Whether a graph may be chosen that is not faster than float32 on this machine.
+        progress: Called with (trials made, usual number of trials).
 
     Returns:
-        What `choose` takes of all that was tried.
+        The graph that `choose` prefers among all trials.
 
     Raises:
-        ConversionFailed: onnxruntime refuses to quantise the graph in every way, nothing in it has weights, or no way
-            makes it smaller by a tenth.
+        ConversionFailed: The graph has no operation with weights, onnxruntime refuses every configuration, or no
+            configuration makes the graph smaller by a tenth or more.
     """
-    search = _Search(graph, calibration, judge, max_drop, any_speed, progress)
+    search = _Search(graph, calibration, validation, max_drop, any_speed, progress)
     search.run()
     chosen = search.best()
     if chosen is None:
@@ -162,21 +179,20 @@ def quantize(
         raise ConversionFailed(
             reasons[0]
             if len(reasons) == len(search.trials)
-            else "no int8 graph is smaller than the float32 one by a tenth or more."
+            else "no int8 graph is smaller than the float32 graph by a tenth or more."
         )
-    return Outcome(
-        search.quantizer.graph(chosen.config), chosen, tuple(search.trials), search.accuracy, len(judge.pixels)
-    )
+    int8_graph = search.quantizer.graph(chosen.config)
+    return SearchResult(int8_graph, chosen, tuple(search.trials), search.accuracy, len(validation.pixels))
 
 
 class _Search:
-    """Tries one way after the other, and goes on from the best so far."""
+    """Tries one configuration after the other, and goes on from the best so far."""
 
     def __init__(
         self,
         graph: onnx.ModelProto,
         calibration: np.ndarray,
-        judge: ValidationSet,
+        validation: ValidationSet,
         max_drop: float,
         any_speed: bool,
         progress: Callable[[int, int], None] | None,
@@ -184,31 +200,51 @@ class _Search:
         self.quantizer = Quantizer(graph, calibration)
         self.trials: list[Trial] = []
         self._reference, self._bytes = open_session(graph), graph.ByteSize()
-        self._judge, self._max_drop, self._any_speed, self._progress = judge, max_drop, any_speed, progress
-        self._logits, probabilities = judge.outputs(self._reference)
-        self.accuracy = judge.accuracy(probabilities)
-        self._always: set[str] = set()
+        self._validation, self._max_drop = validation, max_drop
+        self._any_speed, self._progress = any_speed, progress
+        self._logits, probabilities = validation.outputs(self._reference)
+        self.accuracy = validation.accuracy(probabilities)
+        self._always_left_out: set[str] = set()
 
     def run(self) -> None:
         """Make all trials."""
-        whole = self._attempt(QuantConfig())
-        if len(self.quantizer.weighted) > 1:
-            without = self._attempt(QuantConfig(left_out=(self.quantizer.weighted[0],)))
-            if (
-                not (whole.failed or without.failed)
-                and without.error <= NEXT_TO_NOTHING * whole.error
-                and without.bytes <= LARGER * whole.bytes
-                and self._is_fast(without) >= self._is_fast(whole)
-            ):
-                self._always = set(without.config.left_out)
+        self._try_without_first()
         for name, values in CHOICES:
             for value in values[1:]:
                 best = self.best()
                 self._attempt(dataclasses.replace(best.config if best else QuantConfig(), **{name: value}))
         best = self.best()
-        if best is None or self._loses_little(best):
+        if best is not None and not self._loses_little(best):
+            self._leave_out_more(best)
+
+    def best(self) -> Trial | None:
+        """Return the best trial so far, or None if no trial gave a smaller graph."""
+        candidates = [
+            trial
+            for trial in self.trials
+            if not trial.failed
+            and trial.bytes <= LARGEST_FRACTION * self._bytes
+            and set(trial.config.left_out) >= self._always_left_out
+        ]
+        return choose(candidates, accuracy=self.accuracy, max_drop=self._max_drop, any_speed=self._any_speed)
+
+    def _try_without_first(self) -> None:
+        """Quantize all operations, then all but the first, and remember whether the first costs next to nothing."""
+        whole = self._attempt(QuantConfig())
+        if len(self.quantizer.weighted) == 1:
             return
-        order = most_sensitive(self.quantizer, best.config, self._judge, self._logits)
+        without = self._attempt(QuantConfig(left_out=(self.quantizer.weighted[0],)))
+        if (
+            not (whole.failed or without.failed)
+            and without.error <= ERROR_FACTOR * whole.error
+            and without.bytes <= SIZE_FACTOR * whole.bytes
+            and self._is_fast(without) >= self._is_fast(whole)
+        ):
+            self._always_left_out = set(without.config.left_out)
+
+    def _leave_out_more(self, best: Trial) -> None:
+        """Keep the most sensitive operations in float32, twice as many each time, while the graph stays fast."""
+        order = most_sensitive(self.quantizer, best.config, self._validation, self._logits)
         count = 1
         while count < len(order):
             left_out = {*best.config.left_out, *order[:count]}
@@ -217,27 +253,18 @@ class _Search:
                 return
             count *= 2
 
-    def best(self) -> Trial | None:
-        """The best so far; None where none has come to anything."""
-        able = [
-            trial
-            for trial in self.trials
-            # What is hardly smaller has left out all that counts.
-            if not trial.failed and trial.bytes <= SMALLER * self._bytes and set(trial.config.left_out) >= self._always
-        ]
-        return choose(able, accuracy=self.accuracy, max_drop=self._max_drop, any_speed=self._any_speed)
-
     def _attempt(self, config: QuantConfig) -> Trial:
+        """Make and measure one graph. A failure is a trial too, because another configuration may succeed."""
         try:
-            made = self.quantizer.graph(config)
-            session = open_session(made)
-            changed, answers = self._judge.outputs(session)
+            int8_graph = self.quantizer.graph(config)
+            session = open_session(int8_graph)
+            logits, probabilities = self._validation.outputs(session)
             trial = Trial(
                 config,
-                self._judge.accuracy(answers),
-                relative_error(self._logits, changed),
-                speedup(self._reference, session, self._judge.pixels[:1]),
-                made.ByteSize(),
+                self._validation.accuracy(probabilities),
+                relative_error(self._logits, logits),
+                speedup(self._reference, session, self._validation.pixels[:1]),
+                int8_graph.ByteSize(),
             )
         except ConversionFailed as error:
             trial = Trial(config, 0.0, float("inf"), 0.0, 0, str(error))
@@ -254,19 +281,28 @@ class _Search:
 
 
 def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_speed: bool) -> Trial | None:
-    """The best of several ways.
+    """Choose the best of several trials.
 
-    They lose little where the logits change by at most a fifth of their spread and at most half of `max_drop` is lost.
-    Of those that lose little and are faster than the float32 graph; if there are none, of those that lose no more than
-    `max_drop` and are faster; else of those that lose little; else of those that lose no more than `max_drop`: what is
-    larger than the smallest by more than a quarter is left aside, then what has clearly more error than the least, and
-    the first that is nearly the fastest is taken. Where all lose more, error comes before size.
+    A trial loses little if its logits change by at most a fifth of their spread and its accuracy falls by at most half
+    of `max_drop`. The first of these groups that is not empty is considered:
+
+    1. trials that lose little and are faster than the float32 graph,
+    2. trials that lose at most `max_drop` and are faster,
+    3. trials that lose little,
+    4. trials that lose at most `max_drop`.
+
+    In that group, graphs drop out that are larger than the smallest by more than a quarter, then those with clearly
+    more error than the least. The first one that is nearly the fastest wins. If all four groups are empty, error counts
+    before size.
 
     Args:
-        trials: What has come to something, in the order in which it was tried.
-        accuracy: Of the float32 graph, in 0..1.
-        max_drop: The greatest loss of accuracy that is wanted, in 0..1.
-        any_speed: Whether speed counts for nothing, because the device differs.
+        trials: Trials that gave a graph, in the order in which they were made.
+        accuracy: The accuracy of the float32 graph, in 0..1.
+        max_drop: The largest loss of accuracy that is acceptable, in 0..1.
+        any_speed: Whether speed does not count, because the device differs from this machine.
+
+    Returns:
+        The chosen trial, or None if there are no trials.
     """
 
     def fast(trials: Sequence[Trial]) -> list[Trial]:
@@ -274,70 +310,99 @@ def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_spe
 
     def small(trials: Sequence[Trial]) -> list[Trial]:
         smallest = min(trial.bytes for trial in trials)
-        return [trial for trial in trials if trial.bytes <= LARGER * smallest]
+        return [trial for trial in trials if trial.bytes <= SIZE_FACTOR * smallest]
 
     def faithful(trials: Sequence[Trial]) -> list[Trial]:
         least = min(trial.error for trial in trials)
-        return [trial for trial in trials if trial.error <= NEXT_TO_NOTHING * least]
+        return [trial for trial in trials if trial.error <= ERROR_FACTOR * least]
 
     if not trials:
         return None
     little = [trial for trial in trials if _loses_at_most(max_drop / 2, trial, accuracy)]
-    bearable = [trial for trial in trials if _loses_at_most(max_drop, trial, accuracy)]
-    within = fast(little) or fast(bearable) or little or bearable
-    chosen = faithful(small(within)) if within else small(faithful(fast(trials) or trials))
-    fastest = max(trial.speedup for trial in chosen)
-    return next(trial for trial in chosen if any_speed or trial.speedup >= fastest / NEARLY_AS_FAST)
+    acceptable = [trial for trial in trials if _loses_at_most(max_drop, trial, accuracy)]
+    group = fast(little) or fast(acceptable) or little or acceptable
+    finalists = faithful(small(group)) if group else small(faithful(fast(trials) or trials))
+    fastest = max(trial.speedup for trial in finalists)
+    return next(trial for trial in finalists if any_speed or trial.speedup >= fastest / SPEED_FACTOR)
 
 
 def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
-    # Accuracies are counts, whose differences a float may miss by a hair.
-    return trial.error <= FAITHFUL and accuracy - trial.accuracy <= drop + 1e-9
+    # Accuracies are fractions of counts. Their difference can exceed the exact value by a rounding error.
+    return trial.error <= FAITHFUL_ERROR and accuracy - trial.accuracy <= drop + 1e-9
 
 
-def most_sensitive(quantizer: Quantizer, config: QuantConfig, judge: ValidationSet, logits: np.ndarray) -> list[str]:
-    """Names of quantised operations, beginning with that which alone changes the logits most."""
+def most_sensitive(
+    quantizer: Quantizer, config: QuantConfig, validation: ValidationSet, logits: np.ndarray
+) -> list[str]:
+    """Order the quantized operations by how much each one alone changes the logits.
+
+    Args:
+        quantizer: Makes the graphs.
+        config: How operations are quantized.
+        validation: The pictures to compare on.
+        logits: The logits of the float32 graph on these pictures, a float array (N, units).
+
+    Returns:
+        Names of operations, the most sensitive first.
+    """
     errors = {}
     for name in quantizer.weighted:
         if name not in config.left_out:
             session = open_session(quantizer.graph(config, only=[name]))
-            changed, _ = judge.outputs(session, SENSITIVITY_PICTURES)
+            changed, _ = validation.outputs(session, SENSITIVITY_PICTURES)
             errors[name] = relative_error(logits[:SENSITIVITY_PICTURES], changed)
     return sorted(errors, key=lambda name: -errors[name])
 
 
 def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:
-    """Root mean square of a change of logits over that of the logits around their mean; infinite where one is NaN."""
+    """Return how much logits change, relative to their spread.
+
+    Args:
+        logits: The original logits, a float array (N, units).
+        changed: The changed logits, of the same shape.
+
+    Returns:
+        The root mean square of the change over that of the logits around their mean. Infinity if a value is NaN.
+    """
     spread = float(np.sqrt(np.mean((logits - logits.mean(axis=0)) ** 2)))
     error = float(np.sqrt(np.mean((changed - logits) ** 2))) / max(spread, 1e-30)
     return error if np.isfinite(error) else float("inf")
 
 
 def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
-    """How far probabilities may be apart on another machine, in 0..1.
+    """Estimate how far the probabilities of an int8 graph may differ on another processor.
 
-    It is what two ways of computing the graph differ by here at most, in int8 and in float32 between the roundings: a
-    value next to the middle between two steps is rounded up by one and down by the other, and then there are the
-    16-bit sums of some processors.
+    The estimate is the largest difference on this machine between running the graph in int8, and running it in float32
+    between the roundings. A value near the middle between two steps is rounded up by one and down by the other. Some
+    processors also add products in 16 bits.
 
     Args:
-        graph: A graph in 8 bits.
-        pixels: uint8 array (pictures, height, width, channels).
+        graph: The int8 graph.
+        pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
+
+    Returns:
+        The largest difference of a probability, in 0..1.
     """
     feeds = [{INPUT: pixels[i : i + BATCH]} for i in range(0, len(pixels), BATCH)]
-    both = [
+    optimized, as_written = (
         np.concatenate([session.run([PROBABILITIES], feed)[0] for feed in feeds])
         for session in (open_session(graph), open_session(graph, as_written=True))
-    ]
-    return float(np.abs(both[0] - both[1]).max())
+    )
+    return float(np.abs(optimized - as_written).max())
 
 
 def speedup(
     reference: onnxruntime.InferenceSession, session: onnxruntime.InferenceSession, pixels: np.ndarray
 ) -> float:
-    """Time of one session over that of another, by turns: above 1 where the other is faster."""
+    """Return the time of one session over that of another, measured alternately; above 1 if the second is faster.
 
-    def running(one: onnxruntime.InferenceSession) -> Callable[[np.ndarray], object]:
-        return lambda batch: one.run([PROBABILITIES], {INPUT: batch})
+    Args:
+        reference: The first session.
+        session: The second session.
+        pixels: The pictures to run, a uint8 array (N, H, W, C) in 0..255.
+    """
 
-    return time_pairs(running(reference), running(session), [(pixels, pixels)], pairs=PAIRS).ratio
+    def runner(session: onnxruntime.InferenceSession) -> Callable[[np.ndarray], object]:
+        return lambda batch: session.run([PROBABILITIES], {INPUT: batch})
+
+    return time_pairs(runner(reference), runner(session), [(pixels, pixels)], pairs=PAIRS).ratio

@@ -1,8 +1,9 @@
-"""Proof that the exported graph computes what the trained network computes, on real pictures and on logits.
+"""Checks that the exported graph computes what the trained network computes, on real pictures.
 
-A saturated softmax hides a wrong network, so logits are compared, through an in-memory copy of the graph that has them
-as a second output; and probabilities are compared with what follows from the graph's own logits. (Between the network
-and the graph, probabilities of a confident network may be further apart than the logits are, relatively.)
+Logits are compared, because a saturated softmax hides a wrong network. An in-memory copy of the graph has them as a
+second output. The probabilities of the graph are then compared with those that follow from its own logits. They cannot
+be compared with the network's as strictly: for a confident network, probabilities may differ by more than the logits
+do, relative to their size.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from zoo.errors import ConversionFailed, ParityFailed
 if TYPE_CHECKING:
     import keras
 
+# The largest difference of logits, relative to the largest logit.
 TOLERANCE = 1e-4
-# Of a probability, which is what float32 computes of its logits.
+# The largest difference of a probability from what float32 computes of the logits.
 HEAD_TOLERANCE = 1e-5
 BATCH = 16
 
@@ -34,19 +36,19 @@ def check(
 
     Args:
         model: The network, with the layers `logits` and `probabilities`.
-        graph: What `convert` gave, with both outputs.
-        pixels: Real pictures, uint8 array (pictures, height, width, channels).
-        multilabel: Whether each class is decided on its own, rather than one of all.
+        graph: The converted graph, with both outputs.
+        pixels: Real pictures, a uint8 array (N, H, W, C) in 0..255.
+        multilabel: Whether a picture may have any number of classes.
 
     Returns:
-        pictures; logits_difference and probabilities_difference: max|difference| / max|Keras|; tolerance, the greatest
-        logits_difference that passes; and top1_equal: pictures whose likeliest class is the same, or of a multi-label
-        network every decision.
+        The figures for run.json and the exported file: pictures; logits_difference and probabilities_difference, each
+        max|difference| / max|Keras|; tolerance, the largest logits_difference that passes; and top1_equal, the number
+        of pictures with the same likeliest class (for a multi-label network, with the same decision on every class).
 
     Raises:
         ConversionFailed: onnxruntime cannot run the graph.
-        ParityFailed: Logits differ; probabilities are not those of the logits; values are not finite, or do not depend
-            on the picture.
+        ParityFailed: Logits differ, probabilities do not follow from the logits, or values are not finite or do not
+            depend on the picture.
     """
     import keras
 
@@ -54,19 +56,20 @@ def check(
     names = [node.name for node in session.get_inputs()]
     if names != [INPUT]:
         raise ConversionFailed(f"the graph must have the one input {INPUT!r}. Received: {names}.")
+    starts = range(0, len(pixels), BATCH)
     try:
         for size in (1, 3):
             session.run(None, {INPUT: np.resize(pixels, (size, *pixels.shape[1:]))})
-        here = [
-            session.run([LOGITS, PROBABILITIES], {INPUT: pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)
-        ]
+        graph_batches = [session.run([LOGITS, PROBABILITIES], {INPUT: pixels[i : i + BATCH]}) for i in starts]
     except Exception as error:
-        # onnxruntime's exceptions share no base class.
+        # The exceptions of onnxruntime have no common base class.
         raise ConversionFailed(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error
     both = keras.Model(model.input, [model.get_layer(LOGITS).output, model.get_layer(PROBABILITIES).output])
-    there = [both.predict_on_batch(pixels[i : i + BATCH].astype("float32")) for i in range(0, len(pixels), BATCH)]
-    logits, probabilities = (np.concatenate([batch[k] for batch in here]) for k in (0, 1))
-    keras_logits, keras_probabilities = (np.concatenate([np.asarray(batch[k]) for batch in there]) for k in (0, 1))
+    keras_batches = [both.predict_on_batch(pixels[i : i + BATCH].astype("float32")) for i in starts]
+    logits, probabilities = (np.concatenate([batch[k] for batch in graph_batches]) for k in (0, 1))
+    keras_logits, keras_probabilities = (
+        np.concatenate([np.asarray(batch[k]) for batch in keras_batches]) for k in (0, 1)
+    )
     return compare(keras_logits, logits, keras_probabilities, probabilities, multilabel=multilabel)
 
 
@@ -78,43 +81,76 @@ def compare(
     *,
     multilabel: bool = False,
 ) -> dict[str, Any]:
-    """Compare outputs of the network and of the graph; see `check`.
+    """Compare the outputs of the network with those of the graph.
 
     Args:
-        keras_logits: The network's, float array (pictures, classes), or (pictures, 1) of a binary one.
-        logits: The graph's.
-        keras_probabilities: The network's, float array (pictures, classes).
-        probabilities: The graph's.
-        multilabel: Whether each class is decided on its own.
+        keras_logits: The network's logits, a float array (N, classes), or (N, 1) for a binary network.
+        logits: The graph's logits, of the same shape.
+        keras_probabilities: The network's probabilities, a float array (N, classes).
+        probabilities: The graph's probabilities, of the same shape.
+        multilabel: Whether a picture may have any number of classes.
+
+    Returns:
+        As `check`.
+
+    Raises:
+        ParityFailed: As `check`.
     """
+    scale = max(float(np.abs(keras_logits).max()), 1e-30)
+    difference = _check_logits(keras_logits, logits, scale)
+    _check_probabilities(logits, probabilities, multilabel)
+    # If the pictures hardly differ, a graph that ignores them would be within the tolerance.
+    if len(logits) > 1 and difference > float(np.ptp(keras_logits, axis=0).max()) / 4:
+        raise ParityFailed("the exported graph differs from the network by as much as the pictures do.")
+    return {
+        "pictures": len(logits),
+        "tolerance": TOLERANCE,
+        "logits_difference": difference / scale,
+        "probabilities_difference": float(
+            np.abs(keras_probabilities - probabilities).max() / np.abs(keras_probabilities).max()
+        ),
+        "top1_equal": _count_equal_decisions(keras_logits, logits, probabilities, scale, multilabel),
+    }
+
+
+def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float) -> float:
+    """Check that logits are finite, vary across pictures, and agree; return the largest difference."""
     for label, values in (("network", keras_logits), ("exported graph", logits)):
         if not np.isfinite(values).all():
-            raise ParityFailed(f"the {label} gives values that are not finite; training went wrong, or the graph did.")
-    scale = max(float(np.abs(keras_logits).max()), 1e-30)
-    spread = float(np.ptp(keras_logits, axis=0).max())
-    if len(logits) > 1 and spread <= 1e-6 * scale:
+            raise ParityFailed(
+                f"the {label} gives values that are not finite (NaN or infinity); training or conversion went wrong."
+            )
+    if len(logits) > 1 and float(np.ptp(keras_logits, axis=0).max()) <= 1e-6 * scale:
         raise ParityFailed(
-            "the network gives the same logits for every picture, so that nothing can be compared "
-            "(and nothing was learnt)."
+            "the network gives the same logits for every picture: it has learned nothing, and there is nothing to "
+            "compare. Train with pretrained weights, more epochs, or another learning rate."
         )
-    moved = float(np.abs(keras_logits - logits).max())
-    # Written so that a NaN fails.
-    if not moved / scale <= TOLERANCE:
+    difference = float(np.abs(keras_logits - logits).max())
+    # This form of the condition also fails for a NaN.
+    if not difference / scale <= TOLERANCE:
         raise ParityFailed(
-            f"the exported graph's logits differ from the network's by {moved / scale:.2g} of their greatest value "
+            f"the exported graph's logits differ from the network's by {difference / scale:.2g} of the largest logit "
             f"(allowed {TOLERANCE:g})."
         )
-    wrong = float(np.abs(_probabilities(logits, multilabel) - probabilities).max())
-    if not wrong <= HEAD_TOLERANCE:
+    return difference
+
+
+def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilabel: bool) -> None:
+    """Check that the graph's probabilities follow from its logits."""
+    difference = float(np.abs(_probabilities(logits, multilabel) - probabilities).max())
+    if not difference <= HEAD_TOLERANCE:
         raise ParityFailed(
-            f"the exported graph's probabilities differ from those of its logits by {wrong:.2g} "
+            f"the exported graph's probabilities differ from those of its logits by {difference:.2g} "
             f"(allowed {HEAD_TOLERANCE:g})."
         )
-    # Where pictures hardly differ, a graph that ignores them would be within the tolerance.
-    if len(logits) > 1 and moved > spread / 4:
-        raise ParityFailed("the exported graph differs from the network by as much as the pictures do.")
+
+
+def _count_equal_decisions(
+    keras_logits: np.ndarray, logits: np.ndarray, probabilities: np.ndarray, scale: float, multilabel: bool
+) -> int:
+    """Count the pictures with the same decision, and check that all others are too close to call."""
     if multilabel or logits.shape[1] == 1:
-        # A class holds where its logit is positive; one unit is the second class's against the first.
+        # A class is present if its logit is positive. A single unit is the second class against the first.
         signed = keras_logits if multilabel else np.hstack([-keras_logits, keras_logits])
         same = ((signed > 0) == (probabilities > 0.5)) | (np.abs(signed) <= TOLERANCE * scale)
         equal, decided = same.all(axis=1), np.ones(len(logits), bool)
@@ -125,23 +161,18 @@ def compare(
     if not equal[decided].all():
         wrong = int((~equal & decided).sum())
         raise ParityFailed(f"the likeliest class differs for {wrong} of {len(equal)} pictures.")
-    return {
-        "pictures": len(logits),
-        "tolerance": TOLERANCE,
-        "logits_difference": moved / scale,
-        "probabilities_difference": float(
-            np.abs(keras_probabilities - probabilities).max() / np.abs(keras_probabilities).max()
-        ),
-        "top1_equal": int(equal.sum()),
-    }
+    return int(equal.sum())
 
 
 def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:
-    """What follows from logits: a softmax; of several labels a sigmoid each; of one unit that of the second class."""
+    """Compute probabilities (N, classes) from logits: a softmax, or sigmoids for several labels or a single unit.
+
+    A single unit gives the probability of the second class.
+    """
     values = logits.astype(np.float64)
     if multilabel or values.shape[1] == 1:
-        # Written with tanh, a sigmoid does not overflow.
-        yes = (1 + np.tanh(values / 2)) / 2
-        return yes if multilabel else np.hstack([1 - yes, yes])
+        # A sigmoid written with tanh does not overflow.
+        positive = (1 + np.tanh(values / 2)) / 2
+        return positive if multilabel else np.hstack([1 - positive, positive])
     exponentials = np.exp(values - values.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)

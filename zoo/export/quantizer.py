@@ -1,4 +1,8 @@
-"""One way of bringing a graph to 8 bits -> the graph. Calibration and quantisation are onnxruntime's."""
+"""Quantizes a graph to 8 bits with one given configuration. Which configuration is best is found in `zoo.export.int8`.
+
+The graph computes with QuantizeLinear and DequantizeLinear nodes, which onnxruntime fuses into int8 operations.
+Calibration and quantization are done by onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +22,23 @@ from zoo.convert.keras_to_onnx import INPUT, LOGITS
 from zoo.convert.session import quantization
 from zoo.errors import ConversionFailed
 
+# The operations that have weights.
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-
 PERCENTILE = 99.99
-
+# Pictures per step of calibration.
 CHUNK = 8
 
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """One way of bringing a graph to 8 bits.
+    """How a graph is quantized.
 
     Args:
-        calibration: How ranges of activations are found: "minmax", "percentile" (99.99 % of the values) or "entropy".
-        activations: Their type, "uint8" or "int8".
-        per_channel: One scale a channel of the weights, rather than one a tensor.
-        weight_bits: 8, or 7, which no processor's sums of 16 bits can overflow.
+        calibration: The method that finds the ranges of activations: "minmax", "percentile" (99.99 % of the values) or
+            "entropy".
+        activations: The type of activations, "uint8" or "int8".
+        per_channel: True gives each channel of the weights a scale of its own, False each tensor.
+        weight_bits: 8 or 7. Products of 7-bit weights cannot overflow the 16-bit sums of some processors.
         left_out: Names of operations that stay in float32.
     """
 
@@ -45,21 +50,42 @@ class QuantConfig:
 
 
 class Quantizer:
-    """Quantises one graph in many ways; each kind of ranges is found once."""
+    """Quantizes one graph with any number of configurations. Each calibration method runs only once.
+
+    Args:
+        graph: The float32 graph.
+        calibration: Training pictures that give the ranges of activations, a uint8 array (N, H, W, C) in 0..255.
+
+    Attributes:
+        weighted: Names of the operations that can be quantized, in the order of the graph.
+
+    Raises:
+        ConversionFailed: The graph has no operation with weights.
+    """
 
     def __init__(self, graph: onnx.ModelProto, calibration: np.ndarray):
         self._graph = onnx.shape_inference.infer_shapes(_named(graph))
         self._pixels = calibration
         self._ranges: dict[str, Any] = {}
-        self._frame = _outside(self._graph.graph)
+        self._excluded = _before_and_after(self._graph.graph)
         self.weighted = [
-            node.name for node in self._graph.graph.node if node.op_type in WEIGHTED and node.name not in self._frame
+            node.name for node in self._graph.graph.node if node.op_type in WEIGHTED and node.name not in self._excluded
         ]
         if not self.weighted:
-            raise ConversionFailed(f"the network has no {', '.join(WEIGHTED)}: there is nothing to bring to 8 bits.")
+            raise ConversionFailed(
+                f"there is nothing to quantize: the network has no operation of the kinds {', '.join(WEIGHTED)}."
+            )
 
     def graph(self, config: QuantConfig, only: Sequence[str] = ()) -> onnx.ModelProto:
-        """The graph in 8 bits, or with `only` just these operations of it."""
+        """Quantize the graph.
+
+        Args:
+            config: How to quantize it.
+            only: Names of the operations to quantize; empty means all but those that the configuration leaves out.
+
+        Raises:
+            ConversionFailed: onnxruntime cannot calibrate or quantize the graph.
+        """
         tools = quantization()
         ranges = self._calibrated(config.calibration)
         copy = onnx.ModelProto()
@@ -75,27 +101,27 @@ class Quantizer:
                     activation_qType=types[config.activations],
                     tensors_range=ranges,
                     nodes_to_quantize=list(only),
-                    nodes_to_exclude=[*self._frame, *config.left_out],
+                    nodes_to_exclude=[*self._excluded, *config.left_out],
                     op_types_to_quantize=list(tools.registry.QDQRegistry),
-                    # Logits of 8 bits would give probabilities in steps of some hundredths.
+                    # Quantized logits would give probabilities in steps of several hundredths.
                     extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
                 )
                 quantizer.quantize_model()
         except Exception as error:
-            # onnxruntime's quantiser raises ValueError, KeyError, RuntimeError and more.
-            raise ConversionFailed(f"onnxruntime cannot quantise the network: {error}") from error
+            # onnxruntime's quantizer raises ValueError, KeyError, RuntimeError and more.
+            raise ConversionFailed(f"onnxruntime cannot quantize the network: {error}") from error
         return quantizer.model.model
 
     def _calibrated(self, method: str) -> Any:
-        """Ranges of every float tensor."""
+        """Return the range of every float tensor, found by one calibration method."""
         if method not in self._ranges:
             tools = quantization()
-            kinds = {
+            methods = {
                 "minmax": (tools.CalibrationMethod.MinMax, {}),
                 "percentile": (tools.CalibrationMethod.Percentile, {"percentile": PERCENTILE, "symmetric": False}),
                 "entropy": (tools.CalibrationMethod.Entropy, {}),
             }
-            kind, options = kinds[method]
+            calibration_method, options = methods[method]
             with tempfile.TemporaryDirectory(prefix="zoo-calibrate-") as folder, _quiet():
                 source = Path(folder, "graph.onnx")
                 onnx.save(self._graph, source)
@@ -103,31 +129,31 @@ class Quantizer:
                     calibrator = tools.create_calibrator(
                         source,
                         augmented_model_path=str(Path(folder, "augmented.onnx")),
-                        calibrate_method=kind,
+                        calibrate_method=calibration_method,
                         extra_options=options,
                     )
-                    # Its memory grows with what it is given at once.
+                    # The calibrator keeps every activation of the pictures that it receives at once.
                     for i in range(0, len(self._pixels), CHUNK):
                         calibrator.collect_data(_Reader(self._pixels[i : i + CHUNK]))
                     self._ranges[method] = calibrator.compute_data()
                 except Exception as error:
-                    # As above.
+                    # The calibrator's exceptions have no common base class either.
                     raise ConversionFailed(f"onnxruntime cannot calibrate the network: {error}") from error
         return self._ranges[method]
 
 
 class _Reader:
-    """Pictures as onnxruntime's calibration asks for them: one batch, then None."""
+    """Hands onnxruntime's calibration one batch of pictures, then None."""
 
     def __init__(self, pixels: np.ndarray):
-        self._left = [{INPUT: pixels}]
+        self._waiting = [{INPUT: pixels}]
 
     def get_next(self) -> Mapping[str, np.ndarray] | None:
-        return self._left.pop() if self._left else None
+        return self._waiting.pop() if self._waiting else None
 
 
 def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every operation has a name of its own, for it is by names that they are left out."""
+    """Return a copy in which every operation has a unique name, because configurations leave operations out by name."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     seen: set[str] = set()
@@ -138,13 +164,14 @@ def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _outside(graph: onnx.GraphProto) -> list[str]:
-    """Operations before the first that has weights, and after the logits: normalisation, and softmax or sigmoid.
+def _before_and_after(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the operations before the first one with weights, and of those after the logits.
 
-    Pixels are in 8 bits already, and a probability of 8 bits could not be between 0 and 1/255.
+    These are the normalization of pixels, and softmax or sigmoid. They stay in float32: pixels have 8 bits already, and
+    a probability of 8 bits could not be between 0 and 1/255.
     """
     constants = {tensor.name for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     before: set[str] = set()
     reached = {INPUT}
     for node in graph.node:
@@ -152,19 +179,19 @@ def _outside(graph: onnx.GraphProto) -> list[str]:
         if node.op_type not in WEIGHTED and inputs and all(name in reached for name in inputs):
             before.add(node.name)
             reached |= set(node.output)
-    within = set()
+    below_logits = set()
     waiting = [LOGITS]
     while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and node.name not in within:
-            within.add(node.name)
-            waiting += node.input
-    return [node.name for node in graph.node if node.name in before or node.name not in within]
+        producer = producers.get(waiting.pop())
+        if producer is not None and producer.name not in below_logits:
+            below_logits.add(producer.name)
+            waiting += producer.input
+    return [node.name for node in graph.node if node.name in before or node.name not in below_logits]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without onnxruntime's advice, which is for those who call it themselves."""
+    """Silence onnxruntime's advice, which is meant for people who call it directly."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

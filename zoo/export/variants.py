@@ -1,9 +1,10 @@
-"""Variants of an exported file: int8, 16-bit weights. Each one is made, judged, and refused if it loses too much.
+"""Variants of an exported file: int8 and 16-bit weights. Each is made, evaluated, and refused if it loses too much.
 
-A variant is a subclass of `Variant` in `VARIANTS`. The command line derives its options from that list, and
-`make_variant` does for all of them what does not depend on the kind. Nothing here touches the float32 export.
+A variant is an object of a subclass of `Variant`, listed in `VARIANTS`. The command line derives its options from that
+list, and `make_variant` does everything that does not depend on the kind. How a graph is made smaller is in
+`zoo.export.int8` and `zoo.export.fp16`. Nothing here touches the float32 export.
 
-Importing this module is cheap: the command line does so to know its options.
+This module imports nothing heavy, because the command line imports it to know its options.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ if TYPE_CHECKING:
     from zoo.reporter import Reporter
     from zoo_runtime import ModelInfo, Pairs, Predictor
 
+# Timings of each of the two files that are compared.
 PAIRS = 60
-# The metrics that may fall by no more than the limit. With several labels per picture, the share of right decisions
-# alone says little: answering "no" to all of a hundred classes is right for ninety-nine.
-JUDGED = ("accuracy", "exact_match", "mean_average_precision")
-# Bounds on the tolerance of an int8 file's self-test: a device that differs by more should be found out.
-TOLERANCES = 1e-3, 0.1
+# The metrics that may fall by no more than the limit. With several labels per picture, the fraction of correct
+# decisions alone says little: answering "no" to all of a hundred classes is correct for ninety-nine.
+LIMITED_METRICS = ("accuracy", "exact_match", "mean_average_precision")
+# Bounds on the tolerance of an int8 file's self-test. A device that differs by more must not pass.
+SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
 class AcceptanceLimits:
-    """What a variant may cost.
+    """How much a variant may lose.
 
     Args:
         max_drop: The largest loss of accuracy on the test pictures, in 0..1.
-        any_speed: True accepts a file that is slower than float32 on this machine, for a device that differs.
+        any_speed: True accepts a file that is not faster than float32 on this machine, for a device that differs.
     """
 
     max_drop: float = 0.01
@@ -49,9 +51,10 @@ class VariantGraph:
     """A graph that a variant made.
 
     Args:
-        graph: With the same input and outputs as the float32 graph.
-        precision: How it was made; the exported file carries this.
-        tolerance: How far the probabilities of the self-test may differ on another machine; None takes the usual bound.
+        graph: The graph, with the same input and outputs as the float32 graph.
+        precision: Describes how the graph was made. The exported file carries it.
+        tolerance: The largest difference in a probability of the self-test that passes on another machine, in 0..1.
+            None takes the default of `zoo_runtime.record`.
         tried: Further figures for the run folder.
     """
 
@@ -82,11 +85,14 @@ class Variant(abc.ABC):
         """Make the graph.
 
         Args:
-            graph: The float32 graph, with the outputs `probabilities` and `logits`.
+            graph: The float32 graph, with the outputs `probabilities` and `logits`. It must not be changed.
             dataset: The pictures of the run. Test pictures must not be used.
-            limits: What the variant may cost.
+            limits: How much the variant may lose.
             reporter: Receives progress messages.
             seed: Decides every random choice.
+
+        Returns:
+            The graph of the variant, and how it was made.
 
         Raises:
             ConversionFailed: The graph cannot be made.
@@ -94,18 +100,22 @@ class Variant(abc.ABC):
         """
 
     def refuse(self, figures: Mapping[str, Any], limits: AcceptanceLimits) -> str | None:
-        """Say why a file is refused, or return None.
+        """Compare the figures of a file with the limits.
 
         Args:
-            figures: See `VariantFile.figures`.
-            limits: What the variant may cost.
+            figures: The figures of the file and of the float32 file; see `VariantFile`.
+            limits: How much the variant may lose.
+
+        Returns:
+            Why the file is refused, for the user; None if it is accepted.
         """
-        for key in JUDGED:
+        for key in LIMITED_METRICS:
             if key in figures:
                 before, after = figures[f"float32_{key}"], figures[key]
-                # Written so that a NaN is refused. Accuracies are counts, whose differences a float may miss by a hair.
+                # This form of the condition also refuses a NaN. Accuracies are fractions of counts: their difference
+                # can exceed the exact value by a rounding error.
                 if not before - after <= limits.max_drop + 1e-9:
-                    hint = f"; --{self.name}-any-speed also tries what is not faster here"
+                    hint = f"; --{self.name}-any-speed also tries files that are not faster here"
                     return (
                         f"{key.replace('_', ' ')} falls from {before:.4f} to {after:.4f} on the test pictures, by "
                         f"{100 * (before - after):.2f} points; --max-drop allows {100 * limits.max_drop:g}"
@@ -119,10 +129,10 @@ class Variant(abc.ABC):
         return None
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
-        """Return the lines that a command prints: what the file costs and gains, and how it was made."""
+        """Return the lines that a command prints: what the file loses and gains, and how it was made."""
         changes = ", ".join(
             f"{key.replace('_', ' ')} {figures[key]:.4f} instead of {figures[f'float32_{key}']:.4f}"
-            for key in JUDGED
+            for key in LIMITED_METRICS
             if key in figures
         )
         return [
@@ -137,13 +147,13 @@ class Int8(Variant):
     """8-bit integers, quantized with calibration on training pictures; see `zoo.export.int8`."""
 
     name = "int8"
-    help = "Make an int8 file, NAME-int8, where it loses little and is faster here."
+    help = "Make an int8 file, NAME-int8, if it loses little accuracy and is faster on this machine."
     must_be_faster = True
 
     def make(
         self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
     ) -> VariantGraph:
-        """Search for the best way of quantizing the graph; arguments as of `Variant.make`."""
+        """Search for the best int8 graph; see `Variant.make` for the arguments."""
         import numpy as np
 
         from zoo.export import int8
@@ -151,11 +161,11 @@ class Int8(Variant):
 
         train = np.random.default_rng(seed).permutation(dataset.split.train)
         count = max(1, min(int8.CALIBRATION_PICTURES, len(train) // 2))
-        # Validation pictures come first: on those that it was trained on, a network hides what it lost.
-        judged = np.concatenate([dataset.split.val, train[count:]])[: int8.JUDGING_PICTURES]
-        validation = _validation_set(dataset, judged)
-        with reporter.progress("trying ways to int8") as progress:
-            outcome = int8.quantize(
+        # Validation pictures come first: on the pictures that it was trained on, a network hides what it lost.
+        rows = np.concatenate([dataset.split.val, train[count:]])[: int8.VALIDATION_PICTURES]
+        validation = _validation_set(dataset, rows)
+        with reporter.progress("searching for the best int8 file") as progress:
+            result = int8.quantize(
                 graph,
                 _pixels(dataset, train[:count]),
                 validation,
@@ -163,34 +173,35 @@ class Int8(Variant):
                 any_speed=limits.any_speed,
                 progress=progress,
             )
-        apart = int8.between_processors(outcome.graph, validation.pixels[:PARITY_PICTURES])
+        difference = int8.between_processors(result.graph, validation.pixels[:PARITY_PICTURES])
         precision = {
-            **dataclasses.asdict(outcome.chosen.config),
+            **dataclasses.asdict(result.chosen.config),
             "calibration_pictures": count,
-            "logits_error": outcome.chosen.error,
-            "between_processors": apart,
+            "logits_error": result.chosen.error,
+            "between_processors": difference,
         }
         tried = {
-            "judged_on": outcome.judged_on,
-            "float32_accuracy_there": outcome.accuracy,
-            "tried": [trial.to_json() for trial in outcome.trials],
+            "judged_on": result.validation_pictures,
+            "float32_accuracy_there": result.accuracy,
+            "tried": [trial.to_json() for trial in result.trials],
         }
-        return VariantGraph(outcome.graph, precision, min(max(apart, TOLERANCES[0]), TOLERANCES[1]), tried)
+        tolerance = min(max(difference, SMALLEST_TOLERANCE), LARGEST_TOLERANCE)
+        return VariantGraph(result.graph, precision, tolerance, tried)
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
         """Add how the graph was quantized."""
-        scales = "one scale a channel" if figures["per_channel"] else "one scale a tensor"
+        scales = "one scale per channel" if figures["per_channel"] else "one scale per tensor"
         lines = [
             *super().describe(figures),
-            f"{figures['activations']} activations, weights of {figures['weight_bits']} bits, {scales}, "
-            f"ranges by {figures['calibration']} on "
-            f"{figures['calibration_pictures']} training pictures, {len(figures['left_out'])} operations left in "
-            f"float32; {len(figures['tried'])} ways tried on {figures['judged_on']} validation and training pictures",
+            f"{figures['activations']} activations, {figures['weight_bits']}-bit weights, {scales}, "
+            f"{figures['calibration']} calibration on {figures['calibration_pictures']} training pictures, "
+            f"{len(figures['left_out'])} operations stay in float32; the best of {len(figures['tried'])} candidates "
+            f"on {figures['judged_on']} validation and training pictures",
         ]
-        if figures["between_processors"] > TOLERANCES[1]:
+        if figures["between_processors"] > LARGEST_TOLERANCE:
             lines.append(
-                f"a processor that adds up in another way may give probabilities up to "
-                f"{figures['between_processors']:.2f} apart from those here, so that `zoo-runtime check` may fail there"
+                f"a processor that rounds sums in another way may give probabilities that differ by up to "
+                f"{figures['between_processors']:.2f} from those here, so that `zoo-runtime check` may fail there"
             )
         return lines
 
@@ -199,12 +210,12 @@ class Fp16(Variant):
     """Weights stored in 16 bits; the graph computes in float32. See `zoo.export.fp16`."""
 
     name = "fp16"
-    help = "Make a file with 16-bit weights, NAME-fp16, half as large."
+    help = "Make a file with 16-bit weights, NAME-fp16, which is half as large."
 
     def make(
         self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
     ) -> VariantGraph:
-        """Round the weights, and prove that the graph does what they do; arguments as of `Variant.make`."""
+        """Round the weights, and check parity with a float32 graph of the same rounded weights; see `Variant.make`."""
         import numpy as np
 
         from zoo.convert.session import open_session
@@ -212,16 +223,16 @@ class Fp16(Variant):
 
         rows = np.concatenate([dataset.split.val, dataset.split.train])[: parity.PARITY_PICTURES]
         validation = _validation_set(dataset, rows)
-        made = fp16.to_fp16(graph)
-        graphs = (graph, fp16.rounded(graph), made)
-        plain, rounded, stored = (validation.outputs(open_session(one)) for one in graphs)
-        # What rounding itself costs is judged on the test pictures.
+        fp16_graph = fp16.to_fp16(graph)
+        graphs = (graph, fp16.rounded(graph), fp16_graph)
+        plain, rounded, stored = (validation.outputs(open_session(each)) for each in graphs)
+        # What the rounding itself loses is measured later, on the test pictures.
         figures = parity.compare(rounded[0], stored[0], rounded[1], stored[1], multilabel=validation.multilabel)
         precision = {
             "logits_error": int8.relative_error(plain[0], stored[0]),
             "parity_with_rounded": figures["logits_difference"],
         }
-        return VariantGraph(made, precision)
+        return VariantGraph(fp16_graph, precision)
 
 
 VARIANTS: tuple[Variant, ...] = (Int8(), Fp16())
@@ -229,7 +240,7 @@ VARIANTS: tuple[Variant, ...] = (Int8(), Fp16())
 
 @dataclass(frozen=True)
 class VariantRequest:
-    """A variant that the user asks for, and what it may cost."""
+    """A variant that the user asks for, and how much it may lose."""
 
     variant: Variant
     limits: AcceptanceLimits = field(default_factory=AcceptanceLimits)
@@ -237,14 +248,14 @@ class VariantRequest:
 
 @dataclass(frozen=True)
 class VariantFile:
-    """A variant that was made, and what it costs.
+    """A variant that was made, and its figures.
 
     Args:
-        variant: Its kind.
-        content: The file; empty where nothing was made.
-        figures: The figures for the run folder: accuracies, speedup, sizes, and what was tried. Empty where nothing was
-            made.
-        refusal: Why the file must not be used; None where it may.
+        variant: The kind of file.
+        content: The bytes of the file; empty if nothing could be made.
+        figures: The figures for the run folder: metrics of this file and of the float32 file, speedup, milliseconds per
+            picture, sizes in bytes, and what was tried. Empty if nothing could be made.
+        refusal: Why the file must not be used; None if it may be used.
         record: The name of the file in the run folder that holds the figures.
     """
 
@@ -265,16 +276,19 @@ def make_variant(
     *,
     seed: int,
 ) -> VariantFile:
-    """Make a variant of an exported network and judge it on the test pictures.
+    """Make a variant of an exported network and evaluate it on the validation and test pictures.
 
     Args:
-        request: The variant, and what it may cost.
-        graph: The float32 graph that has passed parity, with the outputs `probabilities` and `logits`.
-        info: What the float32 file says of itself.
+        request: The variant, and how much it may lose.
+        graph: The float32 graph, which has passed parity, with the outputs `probabilities` and `logits`.
+        info: The metadata of the float32 file.
         dataset: The pictures of the run.
-        metrics: The figures of the float32 file, by "validation" and "test".
+        metrics: The figures of the float32 file, under "validation" and "test".
         reporter: Receives progress messages.
         seed: Decides which training pictures are used.
+
+    Returns:
+        The file, its figures, and why it is refused if it is.
 
     Raises:
         ConversionFailed: The graph cannot be made.
@@ -287,43 +301,46 @@ def make_variant(
 
     variant, limits = request.variant, request.limits
     with reporter.timing.measure(f"making {variant.name}"):
-        made = variant.make(graph, dataset, limits, reporter, seed=seed)
+        variant_graph = variant.make(graph, dataset, limits, reporter, seed=seed)
     plain = artifact.serialize(graph, info)
     # The parity figures are those of the float32 file.
-    info = dataclasses.replace(info, precision={"kind": variant.name, **made.precision}, parity={})
-    info = artifact.with_selftest(made.graph, info, tolerance=made.tolerance)
-    changed = evaluator.judge(Predictor(artifact.serialize(made.graph, info)), dataset, reporter)
-    summary = {key: metric_tools.summary(figures) for key, figures in changed.items()}
-    content = artifact.serialize(made.graph, dataclasses.replace(info, metrics=summary))
-    sample = dataset.pixels.array[dataset.split.test[:1]]
-    speed = compare_speed(Predictor(plain), Predictor(content), sample)
-    judged = [key for key in JUDGED if key in metrics["test"]]
+    info = dataclasses.replace(info, precision={"kind": variant.name, **variant_graph.precision}, parity={})
+    info = artifact.with_selftest(variant_graph.graph, info, tolerance=variant_graph.tolerance)
+    evaluated = evaluator.evaluate_parts(Predictor(artifact.serialize(variant_graph.graph, info)), dataset, reporter)
+    summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
+    content = artifact.serialize(variant_graph.graph, dataclasses.replace(info, metrics=summary))
+    speed = compare_speed(Predictor(plain), Predictor(content), dataset.pixels.array[dataset.split.test[:1]])
     figures = {
         "kind": variant.name,
-        **{key: changed["test"][key] for key in judged},
-        **{f"float32_{key}": metrics["test"][key] for key in judged},
+        **_compare_metrics(evaluated["test"], metrics["test"]),
         "max_drop": limits.max_drop,
         "speedup": speed.ratio,
         "milliseconds": speed.second,
         "float32_milliseconds": speed.first,
         "bytes": len(content),
         "float32_bytes": len(plain),
-        "test_pictures": changed["test"]["pictures"],
-        **made.precision,
-        "selftest_tolerance": made.tolerance,
-        **made.tried,
+        "test_pictures": evaluated["test"]["pictures"],
+        **variant_graph.precision,
+        "selftest_tolerance": variant_graph.tolerance,
+        **variant_graph.tried,
     }
     figures["refusal"] = variant.refuse(figures, limits)
     return VariantFile(variant, content, figures, figures["refusal"])
 
 
+def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limited metrics of a variant, and those of the float32 file."""
+    keys = [key for key in LIMITED_METRICS if key in float32_metrics]
+    return {**{key: metrics[key] for key in keys}, **{f"float32_{key}": float32_metrics[key] for key in keys}}
+
+
 def failed(variant: Variant, why: str) -> VariantFile:
-    """Return what stands for a variant that could not be made."""
+    """Return the result for a variant that could not be made, with the reason."""
     return VariantFile(variant, b"", {}, why.removesuffix("."))
 
 
 def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> Pairs:
-    """Time two predictors' networks by turns, on one picture, a uint8 array (1, height, width, channels)."""
+    """Time the networks of two predictors alternately, on one picture: a uint8 array (1, H, W, C)."""
     from zoo_runtime import time_pairs
 
     return time_pairs(first.probabilities, second.probabilities, [(pixels, pixels)], pairs=PAIRS)
@@ -336,7 +353,7 @@ def _validation_set(dataset: Dataset, rows: np.ndarray) -> ValidationSet:
 
 
 def _pixels(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return a copy of some pictures, a uint8 array (pictures, height, width, channels)."""
+    """Return a copy of some pictures, a uint8 array (N, H, W, C)."""
     import numpy as np
 
     return np.ascontiguousarray(dataset.pixels.array[rows])

@@ -1,1 +1,4 @@
-"""The main functions: finetune, export, evaluate. Only the order of steps; how each is done is in its own package."""
+"""The order of steps of fine-tuning, export, evaluation and published classifiers.
+
+How each step is done is in the package that owns it.
+"""

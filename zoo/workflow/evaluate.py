@@ -1,8 +1,13 @@
-"""Judging an exported file or a run on pictures: the order of steps."""
+"""Evaluation of an exported file or a run on pictures: the order of steps.
+
+How a file is evaluated is in `zoo.evaluate`.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +19,39 @@ from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
-from zoo.workflow.export import reload_dataset
+from zoo.workflow.export import EXPORTED_FILE, reload_dataset
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 
 def evaluate(
     model: Path, registry: Registry, reporter: Reporter, *, data: str | None, part: str | None, runs_folder: Path
 ) -> dict[str, Any]:
-    """Judge an exported file on pictures.
+    """Evaluate an exported file or a run on pictures.
 
     Args:
         model: An exported file, or a run folder.
         registry: The loaded plugins.
-        reporter: Hears of progress, of what is judged, and of pictures that the network was trained on.
-        data: Pictures; None means the run's own.
-        part: "train", "val", "test" or "all"; None means the test part where there is one, else all.
-        runs_folder: Where the run of an exported file is looked for: it knows which pictures were trained on.
+        reporter: Receives progress messages, and warnings about pictures that are unreadable or known to the network.
+        data: The pictures; see `zoo.data.sources`. None means those of the run.
+        part: "train", "val", "test" or "all". None takes the test part if there is one, else all.
+        runs_folder: The folder of runs. The run of an exported file is searched there, because it knows which pictures
+            the network was trained on.
 
     Returns:
-        As `zoo.evaluate.metrics.measure`, and `part`.
+        The figures of `zoo.evaluate.metrics.measure`, and `part`.
 
     Raises:
-        UsageError: No pictures are given for a file whose run is not there, or they have no such part.
+        UsageError: No pictures are given for a file whose run is not available, or they have no such part.
         DataError: The pictures have a class that the network does not know, or cannot be read.
     """
     predictor, run, record = _open_model(model, runs_folder)
+    digests: Sequence[str]
     if data is None:
         if run is None or record is None:
-            raise UsageError("give the pictures with --data: the run of this file, which knows its own, is not there.")
+            raise UsageError(
+                f"give pictures with --data FOLDER. The run of this file, which knows its own pictures, is not in "
+                f"{str(runs_folder)!r}."
+            )
         dataset = reload_dataset(run, record, None, reporter)
         source, digests = dataset.source, dataset.pixels.digests
         readable = set(dataset.pixels.usable)
@@ -49,24 +59,25 @@ def evaluate(
         source = sources.open_source(data, fewest_classes=1)
         digests = pixel_cache.digests_of(source.pictures)
         readable = set(range(len(digests)))
-    known = run.parts() if run else {}
-    return evaluator.evaluate(predictor, source, digests, readable, known, part, reporter, data=data or source.name)
+    known_parts = run.parts() if run else {}
+    pictures = evaluator.EvaluationPictures(source, digests, readable, known_parts, name=data or source.name)
+    return evaluator.evaluate(predictor, pictures, reporter, part=part)
 
 
 def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, runs.RunRecord | None]:
-    """Open an exported file or a run folder; of a file, find the run too."""
-    if (model.is_dir() and not (model / "model.onnx").is_file()) or (model / "run.json").is_file():
+    """Open an exported file or a run folder, and find the run that an exported file came from."""
+    if (model.is_dir() and not (model / EXPORTED_FILE).is_file()) or (model / runs.RECORD).is_file():
         run, record = runs.load(model)
         return Predictor(run.exported if run.exported.is_file() else _exported_for_now(run, record)), run, record
     predictor = Predictor(model)
     folder = runs_folder / str(predictor.info.run.get("id", ""))
-    if predictor.info.run.get("id") and (folder / "run.json").is_file():
+    if predictor.info.run.get("id") and (folder / runs.RECORD).is_file():
         return predictor, *runs.load(folder)
     return predictor, None, None
 
 
 def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
-    """The bytes of an exported file for a run that keeps none."""
+    """Convert the network of a run that has no exported file, and return the bytes of such a file."""
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact
 
@@ -76,29 +87,45 @@ def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
 
 
 def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: bool = False) -> Path:
-    """Turn what a user typed into a file or run folder: a path, an export's name, or a run's id.
+    """Turn what a user typed into a path: that of an exported file or run folder, an export's name, or a run's id.
 
     Args:
-        text: As typed.
-        exported: Where exports are.
-        runs_folder: Where runs are.
-        to_predict: Whether only a file will do.
+        text: What the user typed.
+        exported: The folder of exports.
+        runs_folder: The folder of runs.
+        to_predict: Whether an exported file is required. A run folder is then replaced by its exported file.
+
+    Returns:
+        The path of an exported file, or of a run folder.
 
     Raises:
-        UsageError: Nothing of that name is there, or it has no exported file.
+        UsageError: There is no export or run of that name, or the run has no exported file.
     """
     for path in (Path(text), exported / text, runs_folder / text):
-        # Not Path.is_file, which raises on names that are too long and folders that may not be entered.
+        # Not Path.is_file, which raises on names that are too long and on folders that may not be entered.
         if os.path.isfile(path):
             return path
-        if os.path.isfile(path / "model.onnx") and (to_predict or not os.path.isfile(path / "run.json")):
-            return path / "model.onnx"
-        if os.path.isfile(path / "run.json"):
-            if to_predict:
-                raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
-            return path
-    names = sorted(p.parent.name for p in exported.glob("*/model.onnx"))
-    raise UsageError(
-        f"there is no exported file, export or run called {text!r}. "
-        f"Exports in {str(exported)!r}: {', '.join(names) or 'none'}."
+        if os.path.isfile(path / EXPORTED_FILE) and not os.path.isfile(path / runs.RECORD):
+            return path / EXPORTED_FILE
+    folder = runs.locate(text, runs_folder)
+    if folder is None:
+        raise UsageError(_not_found(text, exported, runs_folder))
+    if not to_predict:
+        return folder
+    if os.path.isfile(folder / EXPORTED_FILE):
+        return folder / EXPORTED_FILE
+    raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
+
+
+def _not_found(text: str, exported: Path, runs_folder: Path) -> str:
+    """Say that nothing has that name, which exports and runs there are, and which one may be meant."""
+    exports = sorted(path.parent.name for path in exported.glob(f"*/{EXPORTED_FILE}"))
+    nearest = difflib.get_close_matches(Path(text).name, [*exports, *runs.names(runs_folder)], n=1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    if os.path.isdir(text):
+        hint = f" That folder has neither {EXPORTED_FILE} nor {runs.RECORD}."
+    return (
+        f"there is no exported file, export or run called {text!r}.{hint} "
+        f"Exports in {str(exported)!r}: {', '.join(exports) or 'none'}. "
+        f"Runs in {str(runs_folder)!r}: {runs.latest(runs_folder)}."
     )

@@ -1,6 +1,6 @@
-"""From a trained network to exported files in their places: convert, compare, evaluate, and only then replace.
+"""Export of a trained network: convert, check parity, evaluate, and only then replace files. The order of steps.
 
-The steps themselves are in `zoo.convert`, `zoo.export` and `zoo.evaluate`.
+How each step is done is in `zoo.convert`, `zoo.export` and `zoo.evaluate`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ if TYPE_CHECKING:
     import keras
     import onnx
 
+EXPORTED_FILE = "model.onnx"
+
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A trained network, and what it was trained on.
 
     Args:
-        model: The network.
-        architecture: Its architecture.
-        dataset: Its pictures.
+        model: The trained network.
+        architecture: The architecture of the network.
+        dataset: The pictures of the run.
         run: The run folder.
         record: The content of run.json.
         name: The name of the export.
@@ -55,14 +57,14 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What `export_model` leaves behind.
+    """The files and figures of an export.
 
     Args:
         run: The run folder.
-        metrics: The content of metrics.json: the figures of the float32 file.
-        exported: The exported file, or None.
+        metrics: The content of metrics.json: the figures of the float32 file, under "validation" and "test".
+        exported: The path of the exported float32 file; None if none was put in place.
         sample: A picture to try the file on.
-        variants: The variants, each with its place, or None where it was refused.
+        variants: Each variant with the path of its file, which is None if the file was refused.
     """
 
     run: runs.Run
@@ -86,12 +88,15 @@ def export_model(
     Nothing is replaced before every check has passed.
 
     Args:
-        trained: What is exported.
+        trained: The network to export.
         exported: The folder of exports; None evaluates the network and puts nothing in place.
         reporter: Receives progress messages and warnings.
         keep: Whether the run folder gets the file, its figures and the report too.
-        float32: Whether the float32 file is put in place. False makes and evaluates it for comparison alone.
+        float32: Whether the float32 file is put in place. False makes and evaluates it only for comparison.
         variants: The variants to make.
+
+    Returns:
+        Paths, figures and variants.
 
     Raises:
         ConversionFailed: The network cannot be converted.
@@ -105,13 +110,13 @@ def export_model(
     started = time.perf_counter()
     reporter.say("Exporting to ONNX")
     dataset = trained.dataset
-    # Validation pictures come first: on training pictures a network is surest, and differences are smallest.
-    chosen = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
-    graph, info = convert_and_check(trained.model, _info(trained), dataset.pixels.array[chosen], reporter)
-    metrics = evaluator.judge(Predictor(artifact.serialize(graph, info)), dataset, reporter)
-    summary = {key: metric_tools.summary(figures) for key, figures in metrics.items()}
+    # Validation pictures come first: on training pictures a network is most certain, and differences are smallest.
+    rows = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
+    graph, info = convert_and_check(trained.model, _info(trained), dataset.pixels.array[rows], reporter)
+    metrics = evaluator.evaluate_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
+    summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
-    target = exported / trained.name / "model.onnx" if exported is not None and float32 else None
+    target = exported / trained.name / EXPORTED_FILE if exported is not None and float32 else None
     if float32:
         content = artifact.serialize(graph, info)
         if keep:
@@ -122,24 +127,27 @@ def export_model(
     if exported is None:
         return result
     if float32:
-        _warn_of_others(exported, trained.name, trained.run, [each.variant for each in variants], reporter)
-    made = [_export_variant(each, graph, info, trained, metrics, exported, keep, reporter) for each in variants]
-    return dataclasses.replace(result, variants=tuple(made))
+        _warn_of_older_variants(exported, trained.name, trained.run, [each.variant for each in variants], reporter)
+    files_and_paths = [
+        _export_variant(request, graph, info, trained, metrics, exported, keep=keep, reporter=reporter)
+        for request in variants
+    ]
+    return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
 def convert_and_check(
     model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Convert a network, and compare the graph with it on pictures.
+    """Convert a network to a graph, and compare the two on pictures.
 
     Args:
         model: A network with the layers `logits` and `probabilities`.
-        info: What the file says of itself so far.
-        pixels: Pictures, a uint8 array (pictures, height, width, channels).
-        reporter: Receives the figures.
+        info: The metadata of the file so far.
+        pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
+        reporter: Receives the figures of the comparison.
 
     Returns:
-        The graph with the outputs `probabilities` and `logits`, and `info` with parity figures and self-test.
+        The graph with the outputs `probabilities` and `logits`, and the metadata with parity figures and self-test.
 
     Raises:
         ConversionFailed: The network cannot be converted.
@@ -153,8 +161,8 @@ def convert_and_check(
     with reporter.timing.measure("checking parity"):
         figures = parity.check(model, graph, pixels, multilabel=info.task == "multilabel")
     reporter.say(
-        f"Parity with Keras on {figures['pictures']} pictures: logits differ by {figures['logits_difference']:.1e} of "
-        f"their greatest value (allowed {figures['tolerance']:g}), probabilities by "
+        f"Parity with Keras on {figures['pictures']} pictures: logits differ by at most "
+        f"{figures['logits_difference']:.1e} of the largest logit (allowed {figures['tolerance']:g}), probabilities by "
         f"{figures['probabilities_difference']:.1e}"
     )
     with reporter.timing.measure("self-test"):
@@ -162,7 +170,7 @@ def convert_and_check(
 
 
 def sample(dataset: Dataset, run: runs.Run) -> Path:
-    """Return a test picture to try the export on; one that came from an array is written into the run folder."""
+    """Return a test picture to try the export on. A picture that came from an array is saved in the run folder."""
     content = dataset.source.pictures[int(dataset.split.test[0])].content
     if isinstance(content, Path):
         return content
@@ -175,7 +183,7 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
 
 
 def _info(trained: TrainedModel) -> ModelInfo:
-    """Return what the exported file says of itself before it was checked."""
+    """Return the metadata of the exported file as far as they are known before it is checked."""
     record, dataset = trained.record, trained.dataset
     return ModelInfo(
         classes=dataset.source.classes,
@@ -197,7 +205,7 @@ def _info(trained: TrainedModel) -> ModelInfo:
 def _keep(
     trained: TrainedModel, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, started: float
 ) -> None:
-    """Put the file, its figures and the report into the run folder, and a copy of the file in its place."""
+    """Write figures and report into the run folder; write the file there too and copy it to `target`, unless None."""
     from zoo.export import artifact
     from zoo.report import curves, html
 
@@ -218,28 +226,33 @@ def _keep(
 def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest]) -> None:
     """Check, before anything is trained, that variants can be put in place and replace no other kind of file.
 
+    Args:
+        exported: The folder of exports.
+        name: The name of the export.
+        variants: The variants to make.
+
     Raises:
-        UsageError: A float32 export, or another variant, stands where a variant would.
+        UsageError: A float32 export, or another kind of variant, has the name that a variant would get.
         WriteError: The folder may not be written to.
     """
     for request in variants:
         kind = request.variant.name
         target = variant_path(exported, name, request.variant)
         files.check_writable(target.parent)
-        there = _info_of(target)
-        if there is not None and there.precision.get("kind") != kind:
+        present = _info_of(target)
+        if present is not None and present.precision.get("kind") != kind:
             raise UsageError(
-                f"{str(target)!r} is not an {kind} file and is not replaced by one; choose another --name."
+                f"{str(target)!r} is not an {kind} file, so that it is not replaced by one; choose another --name."
             )
 
 
 def variant_path(exported: Path, name: str, variant: Variant) -> Path:
-    """Return the place of a variant of an export."""
-    return exported / f"{name}-{variant.name}" / "model.onnx"
+    """Return the path at which a variant of an export is put in place."""
+    return exported / f"{name}-{variant.name}" / EXPORTED_FILE
 
 
 def _info_of(path: Path) -> ModelInfo | None:
-    """Return what an exported file says of itself; None where there is no such file, or none that can be read."""
+    """Return the metadata of an exported file, or None if there is no such file or it cannot be read."""
     try:
         return Predictor(path, tuned=False).info if path.is_file() else None
     except ModelError:
@@ -253,12 +266,13 @@ def _export_variant(
     trained: TrainedModel,
     metrics: dict[str, Any],
     exported: Path,
+    *,
     keep: bool,
     reporter: Reporter,
 ) -> tuple[VariantFile, Path | None]:
     """Make a variant and put it in place. The run folder keeps its figures, and the file unless it is refused.
 
-    A failure counts as a refusal: the float32 file is in place by now, and another variant may succeed.
+    A failure counts as a refusal, because the float32 file is in place by now, and another variant may succeed.
     """
     from zoo.export import artifact
 
@@ -268,30 +282,35 @@ def _export_variant(
     suffix = variant.name if keep else f"{size[0]}x{size[1]}-{variant.name}"
     seed = trained.record.options["seed"]
     try:
-        made = make_variant(request, graph, info, trained.dataset, metrics, reporter, seed=seed)
-        made = dataclasses.replace(made, record=f"{suffix}.json")
-        run.write_json(made.record, made.figures)
-        if not made.refusal:
+        variant_file = make_variant(request, graph, info, trained.dataset, metrics, reporter, seed=seed)
+        variant_file = dataclasses.replace(variant_file, record=f"{suffix}.json")
+        run.write_json(variant_file.record, variant_file.figures)
+        if not variant_file.refusal:
             kept = run.folder / f"model-{suffix}.onnx"
-            artifact.place(made.content, kept)
+            artifact.place(variant_file.content, kept)
             _copy(kept, target, run, f" --{variant.name}")
     except ZooError as error:
-        made = failed(variant, str(error))
-    if made.refusal and target.is_file():
-        reporter.warn(f"{target} is of an earlier export, and stays as it is.")
-    return made, None if made.refusal else target
+        variant_file = failed(variant, str(error))
+    if variant_file.refusal and target.is_file():
+        reporter.warn(f"{target} comes from an earlier export and is not changed.")
+    return variant_file, None if variant_file.refusal else target
 
 
-def _warn_of_others(exported: Path, name: str, run: runs.Run, made: Sequence[Variant], reporter: Reporter) -> None:
-    """Warn of variants of an earlier run under the same name: they could be taken for this run's."""
+def _warn_of_older_variants(
+    exported: Path, name: str, run: runs.Run, requested: Sequence[Variant], reporter: Reporter
+) -> None:
+    """Warn about variants of an earlier run under the same name, which a user could take for those of this run."""
     for variant in VARIANTS:
         path = variant_path(exported, name, variant)
-        there = None if variant in made else _info_of(path)
-        if there is not None and there.precision.get("kind") == variant.name and there.run.get("id") != run.id:
-            reporter.warn(f"{path} is of another run; `zoo export {run.folder} --{variant.name}` makes it anew.")
+        present = None if variant in requested else _info_of(path)
+        if present is not None and present.precision.get("kind") == variant.name and present.run.get("id") != run.id:
+            reporter.warn(
+                f"{path} comes from another run. `zoo export {run.folder} --{variant.name}` makes the file of this run."
+            )
 
 
 def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:
+    """Copy an exported file to its place; if that fails, say how to export the run to another folder."""
     from zoo.export import artifact
 
     try:
@@ -319,15 +338,15 @@ def export_run(
         folder: The run folder.
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
-        name: The name of the export. None takes the run's own, followed by the size where that is another.
+        name: The name of the export. None takes the name in the run record, with the size appended if it differs.
         exported: The folder of exports.
         data: Where the run's pictures are now; None means where they were.
-        size: (height, width) in pixels of the exported file's pictures; None takes the size of the run. Another size is
-            evaluated anew, and leaves the run's own file, figures and report as they are.
+        size: (height, width) in pixels of the pictures that the exported file takes; None takes the size of the run. A
+            file of another size is evaluated too, but the run keeps its own file, figures and report.
         variants: The variants to make. If there are any, the float32 export is not changed.
 
     Returns:
-        As `zoo.workflow.finetune.finetune`.
+        As `export_model`.
 
     Raises:
         RunError: There is no finished run, or its pictures have changed.
@@ -335,37 +354,37 @@ def export_run(
     """
     run, record = runs.load(folder)
     architecture = registry.architecture(record.architecture["name"])
-    other = size is not None and list(size) != record.image["size"]
-    suffix = f"-{size[0]}x{size[1]}" if size is not None and other else ""
+    resized = size is not None and list(size) != record.image["size"]
+    suffix = f"-{size[0]}x{size[1]}" if size is not None and resized else ""
     name = config.checked_name(name or record.name + suffix)
     files.check_writable(exported / name)
     check_targets(exported, name, variants)
     model = load_model(run.model)
-    if size is not None and other:
+    if size is not None and resized:
         from zoo.train.network import resize
 
         head = architecture.head if record.head is None else Head(**record.head)
         model = resize(model, architecture, head, size, classes=len(record.classes), task=record.task)
     dataset = reload_dataset(run, record, data, reporter, size)
     trained = TrainedModel(model, architecture, dataset, run, record, name)
-    return export_model(trained, exported, reporter, keep=not other, float32=not variants, variants=variants)
+    return export_model(trained, exported, reporter, keep=not resized, float32=not variants, variants=variants)
 
 
 def reload_dataset(
     run: runs.Run, record: runs.RunRecord, data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
 ) -> Dataset:
-    """Decode the pictures of a finished run again, and split them as they were split.
+    """Decode the pictures of a finished run again, and split them as the run did.
 
     Args:
-        run: The run.
-        record: Its record.
+        run: The run folder.
+        record: The content of its run.json.
         data: Where the pictures are now; None means where they were.
-        reporter: Receives progress.
+        reporter: Receives the progress of decoding.
         size: (height, width) in pixels; None takes the size of the run.
 
     Raises:
-        RunError: They are not the pictures of the run.
-        DataError: They cannot be read.
+        RunError: The pictures are not those of the run.
+        DataError: The pictures cannot be read.
     """
     return datasets.reload(
         data or record.options["data"],

@@ -1,4 +1,4 @@
-"""Fine-tuning and the learning-rate range test: the order of their steps.
+"""Fine-tuning and the learning-rate range test: the order of steps.
 
 How each step is done is in `zoo.config`, `zoo.data`, `zoo.train` and `zoo.workflow.export`.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from zoo import backend, config, files, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import dataset as datasets
+from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.errors import WriteError, reason
@@ -46,7 +47,7 @@ def finetune(
         variants: Smaller files to make as well.
 
     Returns:
-        Run folder, metrics and exported files.
+        The run folder, the metrics and the exported files.
 
     Raises:
         ZooError: Something went wrong; the message says what to do about it. Earlier exports stay in place.
@@ -60,12 +61,7 @@ def finetune(
         run.write_record(record)
         run.write_pictures(dataset.listed())
         reporter.say(f"Run folder {run.folder}")
-        left_out = record.data["left_out"]
-        if left_out:
-            reporter.warn(
-                f"{len(left_out)} of {len(dataset.source.pictures)} files are left out; "
-                f"{run.folder}/run.json lists them."
-            )
+        _warn_of_left_out(run, record, dataset, reporter)
         with reporter.timing.measure("training"):
             model, record = _train(resolved, dataset, registry, run, record, reporter)
             with reporter.timing.measure("drawing curves"):
@@ -130,7 +126,7 @@ def lr_find(
 
 
 def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
-    """Decode the pictures of a run and split them."""
+    """Decode the pictures of a run, and split them into train, validation and test parts."""
     requested = resolved.requested
     with reporter.timing.measure("pictures"):
         return datasets.load(
@@ -143,7 +139,10 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
 
 
 def build_network(resolved: ResolvedConfig, registry: Registry, reporter: Reporter) -> Network:
-    """Start Keras, and build the network of a run with the weights that training starts from."""
+    """Start Keras, and build the network of a run with the weights that training starts from.
+
+    The seed of the run decides all random values.
+    """
     reporter.say("Starting Keras")
     with reporter.timing.measure("starting Keras"):
         keras = backend.start()
@@ -250,6 +249,14 @@ def _train(
     )
     run.write_record(record)
     return network.model, record
+
+
+def _warn_of_left_out(run: runs.Run, record: runs.RunRecord, dataset: Dataset, reporter: Reporter) -> None:
+    """Name the unreadable files; the warning may shorten their list, run.json does not."""
+    reasons = {each["picture"]: each["why"] for each in record.data["left_out"]}
+    if reasons:
+        text = pixel_cache.left_out_text(reasons, len(dataset.source.pictures))
+        reporter.warn(f"{text}. {run.folder / runs.RECORD} lists them.")
 
 
 def _draw_curves(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:

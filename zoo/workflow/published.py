@@ -1,4 +1,7 @@
-"""Published classifiers: exported with their own classes, and verified on pictures of ImageNet's classes."""
+"""Published classifiers: export with their own classes, and verification on pictures of ImageNet's classes.
+
+Only the order of steps is here. Weights are found in `zoo.pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
-from zoo.workflow.export import convert_and_check
+from zoo.workflow.export import EXPORTED_FILE, convert_and_check
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -36,36 +39,36 @@ def export_top(
     resize: str,
     data: str,
 ) -> Path:
-    """Export a published classifier, with its own classes, without training.
+    """Export a published classifier with its own classes, without training.
 
     Args:
         wanted: `architecture` or `architecture.tag`.
         registry: The loaded plugins.
-        reporter: Hears of every step.
-        name: Of the export; None means `<architecture>-<tag>`.
-        exported: Where it is put.
-        size: (height, width) in pixels; None means the architecture's own.
-        resize: As in `FinetuneConfig`.
-        data: Pictures for the parity check.
+        reporter: Receives progress messages and warnings.
+        name: The name of the export; None makes it `<architecture>-<tag>`.
+        exported: The folder of exports.
+        size: (height, width) in pixels of the pictures; None takes the default of the architecture.
+        resize: As in `zoo.config.FinetuneConfig`.
+        data: Pictures for the parity check; see `zoo.data.sources`.
 
     Returns:
-        The exported file.
+        The path of the exported file.
 
     Raises:
-        UsageError: There is no published classifier.
-        WeightsUnavailable: Its weights or class names are not to be had.
+        UsageError: There is no published classifier of that name, or it does not take pictures of that size.
+        WeightsUnavailable: The weights or the class names are not available.
     """
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
     spec = config.image_spec(architecture, size, resize)
     published = _published(architecture, tag, size, registry)
-    target = exported / config.checked_name(name or f"{architecture.name}-{published[0].tag}") / "model.onnx"
+    target = exported / config.checked_name(name or f"{architecture.name}-{published[0].tag}") / EXPORTED_FILE
     files.check_writable(target.parent)
     classes = _fetch_classes(published, reporter)
-    found = _fetch_published(published, size, reporter)
+    weights = _fetch_published(published, size, reporter)
     pictures = sources.open_source(data, fewest_classes=1).pictures
-    reporter.say(f"Parity is checked on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
-    graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
+    reporter.say(f"Checking parity on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
+    graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
     from zoo.export import artifact
 
     artifact.place(artifact.serialize(graph, info), target)
@@ -81,25 +84,25 @@ def verify(
     size: tuple[int, int] | None = None,
     resize: str = "squash",
 ) -> dict[str, Any]:
-    """Check published weights: get the file, check its hash, and score the exported classifier on ImageNet pictures.
+    """Check published weights: find the file, check its hash, and score the exported classifier on ImageNet pictures.
 
     Args:
         wanted: `architecture` or `architecture.tag`.
-        data: Folder of pictures named by WordNet identifier; see `zoo.data.sources.open_identified`.
+        data: A folder of pictures named by WordNet identifier; see `zoo.data.sources.open_identified`.
         registry: The loaded plugins.
-        reporter: Hears of every step.
-        size: (height, width) in pixels; None means the architecture's own.
-        resize: As in `FinetuneConfig`.
+        reporter: Receives progress messages and warnings.
+        size: (height, width) in pixels of the pictures; None takes the default of the architecture.
+        resize: As in `zoo.config.FinetuneConfig`.
 
     Returns:
-        name, weights (as in the exported file), size, resize, pictures, top1, top5 (in 0..1), reported_top1,
-        reported_top5 (or None), parity, and left_out: unreadable picture -> why.
+        name, weights (as in the exported file), size, resize, pictures, top1, top5 (in 0..1), reported_top1 and
+        reported_top5 (in 0..1, or None), parity, and left_out, which maps unreadable pictures to the reason.
 
     Raises:
-        UsageError: There is no published classifier.
-        WeightsUnavailable: Its weights or class names are not to be had.
+        UsageError: There is no published classifier of that name, or it does not take pictures of that size.
+        WeightsUnavailable: The weights or the class names are not available.
         HashMismatch: A file is not the published one.
-        DataError: The pictures do not tell their classes, or cannot be read.
+        DataError: The names of the pictures do not identify their classes, or the pictures cannot be read.
     """
     from zoo.export import artifact
 
@@ -108,11 +111,11 @@ def verify(
     spec = config.image_spec(architecture, size, resize)
     sources.identified_folder(data)
     published = _published(architecture, tag, size, registry)
-    # What is small comes first: a folder of other pictures is refused before a gigabyte is fetched.
+    # Small files come first: a folder of other pictures is refused before a gigabyte is downloaded.
     classes = _fetch_classes(published, reporter)
     pictures = sources.open_identified(data, classes)
-    found = _fetch_published(published, size, reporter)
-    graph, info = _published_graph(architecture, found, classes, spec, pictures, reporter)
+    weights = _fetch_published(published, size, reporter)
+    graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
     predictor = Predictor(artifact.serialize(graph, info))
     with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
         probabilities, bad = evaluator.predict(predictor, [picture.content for picture in pictures], progress)
@@ -120,25 +123,25 @@ def verify(
     labels = np.array([picture.labels[0] for i, picture in enumerate(pictures) if i not in bad])
     best = np.argsort(-probabilities, axis=1)[:, :5]
     return {
-        "name": found.entry.id,
+        "name": weights.entry.id,
         "weights": info.weights,
         "size": list(size),
         "resize": resize,
         "pictures": len(labels),
         "top1": float((best[:, 0] == labels).mean()),
         "top5": float((best == labels[:, None]).any(axis=1).mean()),
-        "reported_top1": found.entry.top1,
-        "reported_top5": found.entry.top5,
+        "reported_top1": weights.entry.top1,
+        "reported_top5": weights.entry.top5,
         "parity": info.parity,
         "left_out": {pictures[i].name: why for i, why in bad.items()},
     }
 
 
 def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
-    """Entries of the published classifier, the one that fits a size best first.
+    """Return the entries of a published classifier, the one that fits the size best first.
 
     Raises:
-        UsageError: There is none, or it takes no pictures of that size.
+        UsageError: There is no published classifier, or it does not take pictures of that size.
     """
     from zoo.train.network import check_size
 
@@ -148,28 +151,31 @@ def _published(architecture: Architecture, tag: str | None, size: tuple[int, int
     if not entries or architecture.build_classifier is None:
         wanted = f"{architecture.name}.{tag}" if tag else architecture.name
         raise UsageError(
-            f"{wanted} has no published weights with a top and class names; `zoo info {wanted}` shows them."
+            f"{wanted} has no published classifier: no weights with a top and class names. `zoo info {wanted}` shows "
+            "the weights that there are."
         )
     check_size(architecture, size)
-    only = architecture.classifier_size
-    if only not in (None, size):
+    fixed = architecture.classifier_size
+    if fixed is not None and fixed != size:
         raise UsageError(
-            f"the published top of {architecture.name} flattens its map: it takes pictures of {only[0]}x{only[1]} "
-            f"only. Received: --size {size[0]}x{size[1]}."
+            f"the published top of {architecture.name} flattens the feature map, so that it takes pictures of "
+            f"{fixed[0]}x{fixed[1]} only. Received: --size {size[0]}x{size[1]}."
         )
     return fetch.by_fit(entries, size)
 
 
 def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
-    """Get the names of the classes of a published classifier; a small file."""
+    """Find or download the small file with the class names of a published classifier, and return them in order."""
     index = entries[0].class_index
+    # `_published` keeps only entries that have one.
+    assert index is not None
     try:
         with reporter.progress("downloading class names") as progress:
             classes = fetch.read_class_index(fetch.find_file(index, progress))
     except WeightsUnavailable as error:
         text = f"{error}.\n{fetch.advice(index)}."
         if not fetch.find_local(entries[0]):
-            text += f"\nThe weights are not at hand either: {entries[0].url}, as {entries[0].filename}."
+            text += f"\nThe weights are not available locally either: {entries[0].url}, as {entries[0].filename}."
         raise WeightsUnavailable(text) from None
     if len(classes) != entries[0].classes:
         raise ExportError(f"{index.filename} names {len(classes)} classes, not {entries[0].classes}.")
@@ -177,25 +183,25 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
 
 
 def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> fetch.WeightsFile:
-    """Get the weights with top that fit a size best."""
+    """Find or download the weights with top that fit the size best, and report which they are."""
     try:
         with reporter.progress("downloading weights") as progress:
-            found = fetch.find(entries, size, progress)
+            weights = fetch.find(entries, size, progress)
     except WeightsUnavailable as error:
         raise WeightsUnavailable(f"{error}.\n{fetch.advice(entries[0])}.") from None
-    select.say(found, reporter)
-    return found
+    select.say(weights, reporter)
+    return weights
 
 
 def _published_graph(
     architecture: Architecture,
-    found: fetch.WeightsFile,
+    weights: fetch.WeightsFile,
     classes: Sequence[str],
     spec: ImageSpec,
     pictures: Sequence[sources.Picture],
     reporter: Reporter,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Build the published classifier, convert it, and compare both on some of the pictures."""
+    """Build the published classifier, convert it, and check parity on some of the pictures."""
     from zoo.train.network import build_classifier, load_weights
 
     step = max(1, len(pictures) // PARITY_PICTURES)
@@ -203,15 +209,15 @@ def _published_graph(
     pixels = pixel_cache.load_pixels(chosen, spec, files.cache() / "pixels")
     pixel_cache.check_readable(chosen, pixels.bad)
     backend.start()
-    model = build_classifier(architecture, spec.size, found.entry.classes)
-    load_weights(model, found.path, found.entry)
+    model = build_classifier(architecture, spec.size, weights.entry.classes)
+    load_weights(model, weights.path, weights.entry)
     info = ModelInfo(
         classes=tuple(classes),
         task="multiclass",
         image=spec,
         architecture=architecture.describe(),
-        weights=select.describe(found),
+        weights=select.describe(weights),
         run={"created": runs.now(), "versions": runs.versions()},
-        metrics={"published": {"top1": found.entry.top1, "top5": found.entry.top5}},
+        metrics={"published": {"top1": weights.entry.top1, "top5": weights.entry.top5}},
     )
     return convert_and_check(model, info, pixels.array[pixels.usable], reporter)

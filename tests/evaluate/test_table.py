@@ -1,0 +1,68 @@
+"""Metrics as text: class names stay whole, and the confusion matrix fits a terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from zoo.evaluate import metrics
+
+LONG = [f"american_staffordshire_terrier_{i}" for i in range(1, 13)]
+
+
+def table(names, matrix):
+    """Return the lines of the table of a confusion matrix."""
+    labels = np.repeat(np.arange(len(names)), np.sum(matrix, axis=1))
+    predicted = np.concatenate([np.repeat(np.arange(len(names)), row) for row in matrix])
+    one_hot = np.eye(len(names))
+    return metrics.table(metrics.measure(one_hot[predicted], one_hot[labels], names)).splitlines()
+
+
+def rows_of(lines):
+    """Return the confusion matrix of a table as (numbers of the columns, rows of number, counts and name)."""
+    start = next(i for i, line in enumerate(lines) if line.startswith("confusion matrix"))
+    return lines[start + 1].split(), [
+        line.split(maxsplit=len(lines[start + 1].split()) + 1) for line in lines[start + 2 :]
+    ]
+
+
+def test_long_names_can_be_told_apart_in_the_matrix():
+    matrix = np.random.default_rng(0).integers(0, 9, (12, 12))
+    lines = table(LONG, matrix)
+    columns, rows = rows_of(lines)
+    assert columns == [str(i) for i in range(1, 13)]
+    for i, (number, *counts, name) in enumerate(rows):
+        assert (number, name) == (str(i + 1), LONG[i])
+        assert [int(count) for count in counts] == matrix[i].tolist()
+    assert max(map(len, lines)) <= 100
+
+
+def test_every_column_lines_up_with_its_number():
+    lines = table(["a", "b", "ä" * 30], [[1234, 0, 5], [0, 12, 0], [7, 0, 99999]])
+    start = next(i for i, line in enumerate(lines) if line.startswith("confusion matrix"))
+    heading, *rows = lines[start + 1 :]
+    ends = [heading.index(number) + 1 for number in "123"]
+    for counts, row in zip(([1234, 0, 5], [0, 12, 0], [7, 0, 99999]), rows, strict=True):
+        for end, count in zip(ends, counts, strict=True):
+            assert row[:end].split()[-1] == str(count) and (len(row) == end or row[end] == " ")
+
+
+def test_each_class_has_a_line_with_its_figures():
+    lines = table(["cat", "dog"], [[3, 1], [2, 4]])
+    assert lines[0].split() == ["class", "precision", "recall", "f1", "pictures"]
+    assert lines[1].split() == ["cat", "0.600", "0.750", "0.667", "4"]
+    assert lines[2].split() == ["dog", "0.800", "0.667", "0.727", "6"]
+    assert lines[3].startswith("accuracy 0.7000, macro F1 0.6970, loss ") and lines[3].endswith(", 10 pictures")
+    assert rows_of(lines) == (["1", "2"], [["1", "3", "1", "cat"], ["2", "2", "4", "dog"]])
+
+
+@pytest.mark.parametrize(("count", "shown"), [(12, True), (13, False)])
+def test_a_matrix_of_many_classes_is_not_shown(count, shown):
+    lines = table([f"class{i}" for i in range(count)], np.eye(count, dtype=int))
+    assert any(line.startswith("confusion matrix") for line in lines) == shown
+
+
+def test_several_labels_have_other_totals():
+    targets = np.array([[1, 0], [1, 1], [0, 0]])
+    text = metrics.table(metrics.measure(targets * 0.8 + 0.1, targets, ["cat", "dog"], multilabel=True))
+    assert "exact match 1.0000, mean AP 1.0000, macro F1 1.0000" in text and "confusion" not in text

@@ -1,0 +1,278 @@
+"""Int8 files: what the search tries, which candidate it chooses, and what the file says and does."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+import zoo_runtime
+from zoo.errors import ConversionFailed
+from zoo.export import int8, variants
+from zoo_runtime import Predictor
+
+
+@pytest.fixture
+def made(export):
+    """The run exported as int8, whatever speed the file has here, and what was printed."""
+    ran = export("--int8", "--int8-any-speed", "--max-drop", 25)
+    assert ran.code == 0, ran.err
+    return ran
+
+
+def trials_of(figures):
+    """Return the trials of int8.json as the search had them."""
+    for values in figures["tried"]:
+        config = {**values["way"], "left_out": tuple(values["way"]["left_out"])}
+        others = {key: value for key, value in values.items() if key != "way"}
+        yield int8.Trial(int8.QuantConfig(**config), **others)
+
+
+def test_the_file_and_its_figures(made, run, exported, finished, photos, zoo):
+    file = exported / "shapes-int8" / "model.onnx"
+    assert file.read_bytes() == (run / "model-int8.onnx").read_bytes()
+    plain_file = finished[0] / "model.onnx"
+    for path in (run / "model.onnx", exported / "shapes" / "model.onnx"):
+        assert path.read_bytes() == plain_file.read_bytes(), "the float32 files stay as they are"
+    tensors = onnx.load(file).graph.initializer
+    assert sum(len(tensor.raw_data) for tensor in tensors if tensor.data_type == TensorProto.INT8) > 350_000
+    assert file.stat().st_size < 0.5 * plain_file.stat().st_size
+
+    figures = json.loads((run / "int8.json").read_text())
+    predictor, plain = Predictor(file), Predictor(exported / "shapes")
+    assert predictor.info.precision["kind"] == "int8" and plain.info.precision == {}
+    assert predictor.info.parity == {} and plain.info.parity["logits_difference"] < 1e-4
+    assert zoo_runtime.check(predictor).passed
+    difference = figures["between_processors"]
+    assert figures["selftest_tolerance"] == predictor.info.selftest["tolerance"] == min(max(difference, 1e-3), 0.1)
+    assert ("zoo-runtime check` may fail there" in made.out) == (difference > 0.1)
+    assert predictor.info.metrics["test"]["accuracy"] == figures["accuracy"]
+    assert json.loads(zoo("evaluate", file, "--data", photos, "--json").out)["accuracy"] > 0.9
+    pixels = np.stack([plain.decode(path) for path in sorted(photos.rglob("*.jpg"))])
+    # The same network, rounded: the probabilities are close, but not equal.
+    change = np.abs(predictor.probabilities(pixels) - plain.probabilities(pixels))
+    assert 1e-6 < change.mean() < 0.05
+    assert f"accuracy {figures['accuracy']:.4f} instead of" in made.out
+    assert f"the best of {len(figures['tried'])} candidates" in made.out
+
+
+def test_every_choice_is_tried_and_the_best_trial_is_taken(made, run):
+    figures = json.loads((run / "int8.json").read_text())
+    trials = list(trials_of(figures))
+    for key, values in {
+        "activations": {"uint8", "int8"},
+        "per_channel": {True, False},
+        "weight_bits": {7, 8},
+        "calibration": {"minmax", "percentile", "entropy"},
+    }.items():
+        assert {getattr(trial.config, key) for trial in trials} == values
+    whole, without_first = trials[:2]
+    assert whole.config == int8.QuantConfig() and len(without_first.config.left_out) == 1
+    # 24 of the 48 training pictures calibrate. The other 24 and the 12 validation pictures compare the candidates.
+    assert figures["calibration_pictures"] == 24 and figures["judged_on"] == 36
+
+    spared = without_first.error <= 1.2 * whole.error and without_first.bytes <= 1.25 * whole.bytes
+    candidates = [
+        trial
+        for trial in trials
+        if trial.bytes <= 0.9 * figures["float32_bytes"]
+        and (not spared or set(trial.config.left_out) >= set(without_first.config.left_out))
+    ]
+    limits = {"max_drop": 0.25, "any_speed": True}
+    chosen = int8.choose(candidates, accuracy=figures["float32_accuracy_there"], **limits)
+    assert {key: figures[key] for key in figures["tried"][0]["way"]} == {
+        **vars(chosen.config),
+        "left_out": list(chosen.config.left_out),
+    }
+    assert figures["logits_error"] == chosen.error
+    assert chosen.error <= 1.2 * min(trial.error for trial in candidates if trial.bytes <= chosen.bytes)
+
+
+def test_a_slower_file_is_refused(export, run, exported, monkeypatch):
+    before = (exported / "shapes" / "model.onnx").read_bytes()
+    slower = zoo_runtime.Pairs(1.0, 2.0, 0.5, (0.4, 0.6))
+    monkeypatch.setattr(variants, "compare_speed", lambda first, second, pixels: slower)
+    monkeypatch.setattr(int8, "CHOICES", ())
+    ran = export("--int8", "--max-drop", 100)
+    assert ran.code == 1 and "not faster" in ran.err and "--int8-any-speed" in ran.err
+    assert not (exported / "shapes-int8").exists() and not (run / "model-int8.onnx").exists()
+    assert (exported / "shapes" / "model.onnx").read_bytes() == before
+    figures = json.loads((run / "int8.json").read_text())
+    assert "not faster" in figures["refusal"] and len(figures["tried"]) >= 2
+
+
+def network(nodes, constants):
+    """Return a classifier of some operations between "means" and "logits", with the constants c0, c1 ..."""
+    tensors = [onnx.numpy_helper.from_array(value, f"c{i}") for i, value in enumerate(constants)]
+    nodes = [
+        onnx.helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        onnx.helper.make_node("ReduceMean", ["levels"], ["means"], axes=[1, 2], keepdims=0),
+        *nodes,
+        onnx.helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    image = onnx.helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 8, 8, 3])
+    outputs = [
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])
+        for name in ("logits", "probabilities")
+    ]
+    graph = onnx.helper.make_graph(nodes, "one", [image], outputs, tensors)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+
+
+def one_layer(kind, constant):
+    """Return a classifier of one operation between pixels and probabilities."""
+    return network([onnx.helper.make_node(kind, ["means", "c0"], ["logits"])], [constant])
+
+
+def two_layers(first, second):
+    """Return a classifier of two matrices."""
+    nodes = [("means", "c0", "hidden"), ("hidden", "c1", "logits")]
+    return network([onnx.helper.make_node("MatMul", [a, b], [c]) for a, b, c in nodes], [first, second])
+
+
+def random_pictures(multilabel=False):
+    """Return 12 pictures of noise with one of three classes each."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    return int8.ValidationSet(pixels, np.eye(3)[rng.integers(0, 3, 12)], multilabel)
+
+
+def test_a_network_without_weights_is_refused():
+    pictures = random_pictures()
+    with pytest.raises(ConversionFailed, match=r"there is nothing to quantize.*Conv, Gemm, MatMul"):
+        int8.quantize(one_layer("Add", np.ones(3, np.float32)), pictures.pixels, pictures, max_drop=1.0)
+
+
+def test_a_network_that_grows_is_refused():
+    pictures = random_pictures()
+    matrix = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+    with pytest.raises(ConversionFailed, match="no int8 graph is smaller"):
+        int8.quantize(one_layer("MatMul", matrix), pictures.pixels, pictures, max_drop=1.0, any_speed=True)
+
+
+def test_the_operations_that_hurt_most_stay_in_float32():
+    """The second matrix multiplies values that the first has made very different in size, which 8 bits cannot hold."""
+    pictures = random_pictures()
+    rng = np.random.default_rng(1)
+    first = (rng.normal(size=(3, 200)) * np.geomspace(1, 1e4, 200)).astype(np.float32)
+    second = (rng.normal(size=(200, 3)) / np.geomspace(1, 1e4, 200)[:, None]).astype(np.float32)
+    quantizer = int8.Quantizer(two_layers(first, second), pictures.pixels)
+    assert len(quantizer.weighted) == 2
+    session = int8.open_session(two_layers(first, second))
+    logits, _ = pictures.outputs(session)
+    order = int8.most_sensitive(quantizer, int8.QuantConfig(), pictures, logits)
+    errors = {
+        name: int8.relative_error(
+            logits, pictures.outputs(int8.open_session(quantizer.graph(int8.QuantConfig(), only=[name])))[0]
+        )
+        for name in quantizer.weighted
+    }
+    assert order == sorted(errors, key=lambda name: -errors[name]) and errors[order[0]] > errors[order[1]] > 0
+
+
+def test_relative_error():
+    logits = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    # The spread is the root mean square of (1, 0, -1, 0), the change is 0.1 in every value.
+    assert int8.relative_error(logits, logits + 0.1) == pytest.approx(0.1 / np.sqrt(0.5))
+    assert int8.relative_error(logits, logits) == 0
+    assert int8.relative_error(logits, logits * np.nan) == float("inf")
+
+
+def trial(name, error, speedup=1.5, size=100, accuracy=0.9):
+    return int8.Trial(int8.QuantConfig(left_out=(name,)), accuracy, error, speedup, size)
+
+
+@pytest.mark.parametrize(
+    "trials, options, expected",
+    [
+        # The least error wins, but a small difference does not count. Among equals the first one wins that is nearly
+        # the fastest, or the first of all if the device differs.
+        ([trial("a", 0.10), trial("b", 0.05)], {}, "b"),
+        ([trial("a", 0.10), trial("b", 0.09)], {}, "a"),
+        ([trial("a", 0.10, speedup=1.1), trial("b", 0.09, speedup=1.5)], {}, "b"),
+        ([trial("a", 0.10, speedup=1.2), trial("b", 0.09, speedup=1.5)], {}, "a"),
+        ([trial("a", 0.10, speedup=0.75), trial("b", 0.09, speedup=1.3)], {"any_speed": True}, "a"),
+        # A candidate slower than float32 wins only on request, or if no other one loses little.
+        ([trial("a", 0.10), trial("b", 0.01, speedup=0.9)], {}, "a"),
+        ([trial("a", 0.10), trial("b", 0.01, speedup=0.9)], {"any_speed": True}, "b"),
+        ([trial("a", 0.30), trial("b", 0.01, speedup=0.9)], {}, "b"),
+        # A larger file wins only if the smaller ones lose much, in logits or in accuracy.
+        ([trial("a", 0.15), trial("b", 0.01, size=126)], {}, "a"),
+        ([trial("a", 0.30), trial("b", 0.01, size=300)], {}, "b"),
+        ([trial("a", 0.10, accuracy=0.89), trial("b", 0.15, size=300)], {}, "b"),
+        # A loss of more than half of the bound is accepted if no better candidate is faster.
+        ([trial("a", 0.05, accuracy=0.893), trial("b", 0.05)], {}, "b"),
+        ([trial("a", 0.05, accuracy=0.893), trial("b", 0.05, speedup=0.97)], {}, "a"),
+        ([trial("a", 0.05, accuracy=0.889), trial("b", 0.05, speedup=0.97)], {}, "b"),
+        # Exactly half of the bound: in floating point, 0.9 - 0.895 is more than 0.005.
+        ([trial("a", 0.05, accuracy=0.895), trial("b", 0.06)], {}, "a"),
+        # If all lose much, error counts before size, but a small difference does not count.
+        ([trial("a", 0.90), trial("b", 0.30, size=300)], {}, "b"),
+        ([trial("a", 0.31, speedup=2.0), trial("b", 0.30, speedup=1.01, size=300)], {}, "a"),
+        ([trial("a", 0.90), trial("b", 0.30, speedup=0.9)], {}, "a"),
+        ([], {}, None),
+    ],
+)
+def test_which_candidate_is_chosen(trials, options, expected):
+    chosen = int8.choose(trials, accuracy=0.9, max_drop=0.01, **{"any_speed": False, **options})
+    assert chosen is None if expected is None else chosen.config.left_out == (expected,)
+
+
+def quantized(monkeypatch, *networks, **options):
+    """Return what `quantize` chooses if its trials come out as given: (failed, error, bytes), one after the other."""
+    outcomes = iter([*networks, *[networks[-1]] * 20])
+
+    def attempt(self, config):
+        failed, error, size = next(outcomes)
+        self.trials.append(int8.Trial(config, 1.0, error, 1.5, size, failed))
+        return self.trials[-1]
+
+    monkeypatch.setattr(int8._Search, "_attempt", attempt)
+    monkeypatch.setattr(onnx.ModelProto, "ByteSize", lambda self: 1000)
+    matrices = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
+    pictures = random_pictures()
+    return int8.quantize(two_layers(*matrices), pictures.pixels, pictures, max_drop=1.0, **options)
+
+
+def test_the_first_operation_is_quantized_if_it_has_most_of_the_weights(monkeypatch):
+    """Without its first operation in 8 bits, the file of a dense network on pixels would be as large as before."""
+    small, large = ("", 0.05, 300), ("", 0.01, 890)
+    assert quantized(monkeypatch, small, large, small).chosen.bytes == 300
+    spared = ("", 0.01, 310)
+    assert quantized(monkeypatch, small, spared, small).chosen.bytes == 310
+
+
+def test_a_success_after_failures_is_taken(monkeypatch):
+    failed = ("no uint8 here", float("inf"), 0)
+    assert quantized(monkeypatch, failed, failed, ("", 0.02, 300)).chosen.bytes == 300
+    with pytest.raises(ConversionFailed, match="no uint8 here"):
+        quantized(monkeypatch, failed)
+    with pytest.raises(ConversionFailed, match="by a tenth"):
+        quantized(monkeypatch, failed, ("", 0.02, 950))
+
+
+def test_a_json_trial_has_no_infinity():
+    trial = int8.Trial(int8.QuantConfig(left_out=("conv",)), 0.0, float("inf"), 0.0, 0, "no reason")
+    assert json.loads(json.dumps(trial.to_json(), allow_nan=False)) == {
+        "way": {
+            "calibration": "minmax",
+            "activations": "uint8",
+            "per_channel": True,
+            "weight_bits": 8,
+            "left_out": ["conv"],
+        },
+        "accuracy": 0.0,
+        "error": None,
+        "speedup": 0.0,
+        "bytes": 0,
+        "failed": "no reason",
+    }
+
+
+def test_with_several_labels_every_decision_must_be_correct():
+    pictures = int8.ValidationSet(np.zeros((2, 1, 1, 3), np.uint8), np.array([[1, 0], [0, 0]]), multilabel=True)
+    assert pictures.accuracy(np.zeros((2, 2))) == 0.5
+    assert pictures.accuracy(np.array([[0.5, 0.4], [0.1, 0.2]])) == 1.0
