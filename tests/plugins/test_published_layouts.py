@@ -13,7 +13,8 @@ from zoo import backend, testing
 from zoo.errors import WeightsIncompatible
 from zoo.plugin import IMAGENET_DEVIATION, IMAGENET_MEAN, normalize
 from zoo.testing import synthetic_pixels
-from zoo.train.network import build_backbone, build_classifier, load_weights
+from zoo.train.network import build_backbone, build_classifier
+from zoo.train.weights_file import load_weights
 
 SIZE = (64, 64)
 CLASSES = 7

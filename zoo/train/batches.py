@@ -16,34 +16,60 @@ if TYPE_CHECKING:
     import keras
 
 
-# (epoch, indices of pictures) -> what the network takes of them (an array, or a list of arrays), and their targets.
+# (epoch, indices of pictures) -> the network's inputs for them (an array, or a list of arrays), and their targets.
 BatchFn = Callable[[int, np.ndarray], tuple[Any, np.ndarray]]
 
 
 def plain(array: np.ndarray, targets: np.ndarray) -> BatchFn:
-    """Pictures as they are.
+    """Return a function that gives pictures as they are.
 
     Args:
-        array: uint8 array (pictures, height, width, channels).
-        targets: float32 array (pictures, classes) in 0..1.
+        array: Decoded pictures, a uint8 array (pictures, height, width, channels).
+        targets: A float32 array (pictures, classes) in 0..1.
     """
     rows = MappedRows(array)
     return lambda epoch, chosen: (rows[chosen], targets[chosen])
 
 
 def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> BatchFn:
-    """Pictures altered anew in every epoch: float32 (batch, height, width, channels) in 0..255."""
+    """Return a function that alters pictures anew in every epoch.
 
+    Args:
+        array: Decoded pictures, a uint8 array (pictures, height, width, channels).
+        targets: A float32 array (pictures, classes) in 0..1.
+        augment: The policy.
+        seed: The run's seed.
+
+    Returns:
+        The function; its pictures are float32 (batch, height, width, channels) in 0..255.
+    """
     rows = MappedRows(array)
 
-    def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return augment(rows[chosen].astype("float32"), targets[chosen], picture_seeds(seed, epoch, chosen))
 
-    return take
+    return read
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How pictures are put into batches, the same in all phases of a run.
+
+    Args:
+        batch_size: Pictures per batch. The last batch has the rest. If batches are shuffled and the rest is less than a
+            quarter of a batch, it joins the batch before.
+        single_unit: Whether the network is binary with one logit, that of the second class.
+        class_weights: Weight of a picture of each class in the loss, a float32 array (classes,). None weighs all
+            alike. A mixture of pictures gets the mean by its shares.
+    """
+
+    batch_size: int
+    single_unit: bool = False
+    class_weights: np.ndarray | None = None
 
 
 def make_batches(
-    take: BatchFn,
+    read: BatchFn,
     rows: np.ndarray,
     *,
     batch_size: int,
@@ -52,52 +78,48 @@ def make_batches(
     seed: int = 0,
     first_epoch: int = 0,
     shuffle: bool = False,
-):
-    """Make a `keras.utils.PyDataset`.
+) -> keras.utils.PyDataset:
+    """Make the batches of a set of pictures.
 
     Args:
-        take: Gives the pictures of a batch.
-        rows: Which pictures, int64 array, rising.
-        batch_size: Pictures a batch; the last has what is left, and where it is shuffled, less than a quarter of a
-            batch goes with the one before.
-        single_unit: Whether the network is binary with one logit, that of the second class.
-        class_weights: float32 array (classes,): what a picture of each class counts in the loss; None counts all alike.
-            Of a mixture of pictures, the mean by its shares.
+        read: Gives the inputs and targets of a batch.
+        rows: Indices of the pictures, a rising int64 array.
+        batch_size: See `Batching`, as for the next two.
+        single_unit: Whether the network is binary with one logit.
+        class_weights: A float32 array (classes,), or None.
         seed: The run's seed.
         first_epoch: Number of the first epoch, counted over the whole run.
         shuffle: Whether each epoch has an order of its own.
 
     Returns:
-        Batches of (what `take` gives, targets): float32 (batch, classes), or (batch, 1) of a single unit; with class
-        weights, (.., .., float32 (batch,)). Its attribute `failed` is the error that `take` raised, or None.
+        Batches of (what `read` gives, targets). Targets are float32 (batch, classes), or (batch, 1) for a single unit.
+        With class weights there is a third item, float32 (batch,). The attribute `failed` holds the error that `read`
+        raised, or None.
     """
-    keras = backend.start()
+    base: Any = backend.start().utils.PyDataset
 
-    class Batches(keras.utils.PyDataset):
+    class Batches(base):
         def __init__(self) -> None:
             super().__init__(workers=0)
             self.epoch = first_epoch
-            # Keras's backends tell an error of this class in words of their own.
+            # Keras's backends report an error of this class in their own words.
             self.failed: Exception | None = None
             self.order = self._order()
 
         def __len__(self) -> int:
-            whole, rest = divmod(len(rows), batch_size)
-            # BatchNorm's statistics of a few pictures are noise: in training they go with the batch before.
-            alone = rest >= batch_size / 4 or not shuffle or not whole
-            return whole + (1 if rest and alone else 0)
+            return _number_of_batches(len(rows), batch_size, shuffle)
 
         def __getitem__(self, index: int) -> tuple[Any, ...]:
             end = None if index == len(self) - 1 else (index + 1) * batch_size
             try:
-                pictures, marks = take(self.epoch, self.order[index * batch_size : end])
+                inputs, targets = read(self.epoch, self.order[index * batch_size : end])
             except Exception as error:
                 self.failed = error
                 raise
-            # Keras tells several inputs from one by the tuple.
-            pictures = tuple(pictures) if isinstance(pictures, list) else pictures
-            batch = pictures, marks[:, 1:] if single_unit else marks
-            return batch if class_weights is None else (*batch, (marks @ class_weights).astype("float32"))
+            # Keras takes a tuple for several inputs, and anything else for one.
+            inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+            batch = inputs, targets[:, 1:] if single_unit else targets
+            return batch if class_weights is None else (*batch, (targets @ class_weights).astype("float32"))
 
         def on_epoch_end(self) -> None:
             self.epoch += 1
@@ -109,16 +131,23 @@ def make_batches(
     return Batches()
 
 
+def _number_of_batches(pictures: int, batch_size: int, shuffle: bool) -> int:
+    whole, rest = divmod(pictures, batch_size)
+    # BatchNorm's statistics of a few pictures are noise, so in training they join the batch before.
+    alone = rest >= batch_size / 4 or not shuffle or not whole
+    return whole + (1 if rest and alone else 0)
+
+
 @dataclass(frozen=True)
 class PhaseInputs:
     """What a phase is fitted on.
 
     Args:
-        trained_part: The network from what `train` and `validation` give, to the logits.
+        trained_part: The network from what `train` and `validation` give to the logits.
         train: Gives training batches.
         validation: Gives batches of pictures as they are.
-        kept: Whether training and validation batches are read from the cache.
-        rate: Seconds that a picture took when it was computed, in this run or an earlier; 0 if that is not known.
+        kept: Whether training batches, and validation batches, are read from the feature cache.
+        rate: Seconds that computing the features of a picture took, in this run or an earlier one; 0 if unknown.
     """
 
     trained_part: keras.Model

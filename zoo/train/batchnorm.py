@@ -1,15 +1,18 @@
-"""BatchNorm's moving statistics, measured anew where they lag behind the weights."""
+"""Recalibration of BatchNorm: its running averages are measured again where they do not match the weights.
+
+Source: Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm".
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoo import backend
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
-from zoo.train.batches import PhaseInputs, make_batches
+from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.fitting import BestWeights, regularization_loss
 from zoo.train.inputs import TrainingData
 
@@ -22,76 +25,98 @@ INITIAL_ALLOWED = 0.01
 
 
 class BatchNormRecalibration:
-    """Makes sure that BatchNorm's moving statistics are those of the training pictures.
+    """Makes sure that BatchNorm's running averages are those of the training pictures.
 
-    They lag behind the weights where the steps were so few that much of the initial values is left, or where training
-    pictures score far lower with them than in training mode, which uses each batch's own. They are then measured anew,
-    as the mean over training batches (Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm"), and
-    kept in the first case, and in the second if validation loss or training accuracy is better with them.
+    They are out of date in two cases: after so few steps that much of the initial values is left, or if training
+    pictures score far lower with them than in training mode, which uses each batch's own statistics. In both cases
+    this class measures them again, as the mean over training batches. It keeps the result in the first case. In the
+    second case it keeps the result if the validation loss or the training accuracy is better with it.
+
+    Args:
+        inputs: What the phase was fitted on.
+        network: The network up to the logits.
+        data: The pictures.
+        batching: How pictures are put into batches.
+        seed: The run's seed; decides which training pictures are used.
+        reporter: Receives progress messages and warnings.
     """
 
     def __init__(
         self,
         inputs: PhaseInputs,
         network: keras.Model,
-        pictures: TrainingData,
-        batching: dict[str, Any],
+        data: TrainingData,
+        batching: Batching,
         seed: int,
         reporter: Reporter,
     ):
         self._trained_part, self._network, self._reporter = inputs.trained_part, network, reporter
-        # Shuffled, for training rows stand class by class; whole batches, for each counts alike.
-        rows = np.random.default_rng(seed).permutation(pictures.train)[:LAG_PICTURES]
-        rows = rows[: len(rows) // batching["batch_size"] * batching["batch_size"] or len(rows)]
-        self._sample_rows, self._feed, self._pictures, self._batching = rows, inputs, pictures, batching
+        # Shuffled, because rows stand class by class; whole batches, because each batch has the same weight.
+        rows = np.random.default_rng(seed).permutation(data.train)[:LAG_PICTURES]
+        rows = rows[: len(rows) // batching.batch_size * batching.batch_size or len(rows)]
+        self._sample = make_batches(inputs.validation, rows, **vars(batching))
+        self._validation = make_batches(inputs.validation, data.val, **vars(batching))
 
-    def recalibrate(self, steps: int, history: list[dict[str, Any]], best: BestWeights, phase: Phase) -> list[str]:
-        """Settle them after a phase whose best epoch ended after `steps` steps; return a warning if they lag still."""
+    def recalibrate(self, steps: int, train_accuracy: float, best: BestWeights, phase: Phase) -> list[str]:
+        """Measure the running averages again after a phase, where needed.
+
+        Args:
+            steps: The number of steps up to the end of the best epoch.
+            train_accuracy: The training accuracy of the best epoch, measured in training mode.
+            best: The best weights so far; updated if the new averages are kept.
+            phase: The phase.
+
+        Returns:
+            A warning if the averages are still out of date, else an empty list.
+        """
         keras = backend.start()
-        trained_part = self._trained_part
-        moving = [x for x in trained_part.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
-        if not moving:
+        layers = [
+            layer
+            for layer in self._trained_part.layers
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        ]
+        if not layers:
             return []
-        sample = make_batches(self._feed.validation, self._sample_rows, **self._batching)
-        trained = history[best.epoch - 1]["accuracy"]
-
-        def accuracy() -> float:
-            return trained_part.evaluate(sample, verbose=0, return_dict=True)["accuracy"]
-
-        momenta = [layer.momentum for layer in moving]
-        seen = accuracy()
-        unsettled = any(momentum**steps > INITIAL_ALLOWED for momentum in momenta)
-        if seen >= trained - LAG_ALLOWED and not unsettled:
+        accuracy = self._evaluate(self._sample)["accuracy"]
+        near_initial = any(layer.momentum**steps > INITIAL_ALLOWED for layer in layers)
+        if accuracy >= train_accuracy - LAG_ALLOWED and not near_initial:
             return []
-        for index in range(len(sample)):
-            for layer in moving:
-                layer.momentum = index / (index + 1)
-            given = sample[index][0]
-            inputs = [
-                keras.ops.convert_to_tensor(x, "float32") for x in (given if isinstance(given, tuple) else [given])
-            ]
-            trained_part(inputs if isinstance(given, tuple) else inputs[0], training=True)
-        for layer, momentum in zip(moving, momenta, strict=True):
-            layer.momentum = momentum
-        validation = make_batches(self._feed.validation, self._pictures.val, **self._batching)
-        loss = trained_part.evaluate(validation, verbose=0, return_dict=True)["loss"] - regularization_loss(
-            trained_part
-        )
-        settled = accuracy()
-        # Statistics near their initial values give about the same answer for every picture: little loss, no network.
-        if unsettled or loss < best.loss or settled > seen:
+        self._measure(layers)
+        loss = self._evaluate(self._validation)["loss"] - regularization_loss(self._trained_part)
+        measured = self._evaluate(self._sample)["accuracy"]
+        # With averages near their initial values all pictures get about the same answer: a low loss, a useless network.
+        if near_initial or loss < best.loss or measured > accuracy:
             self._reporter.say(
-                f"  BatchNorm statistics lagged behind the weights (training pictures: {seen:.3f}, in training mode "
-                f"{trained:.3f}); measured anew: {settled:.3f}, val loss {loss:.4f}"
+                f"  BatchNorm's running averages were out of date: training pictures scored {accuracy:.3f} instead of "
+                f"{train_accuracy:.3f}. They were measured again: now {measured:.3f}, val loss {loss:.4f}"
             )
-            best.loss, best.weights, seen = loss, self._network.get_weights(), settled
+            best.loss, best.weights, accuracy = loss, self._network.get_weights(), measured
         self._network.set_weights(best.weights)
-        if seen >= trained - LAG_ALLOWED:
+        if accuracy >= train_accuracy - LAG_ALLOWED:
             return []
         warning = (
-            f"phase {phase.name!r}: BatchNorm statistics lag behind the weights. Training pictures score {seen:.3f} "
-            f"with them and {trained:.3f} in training mode. Train longer, or lower the phase's batch_norm_momentum"
+            f"phase {phase.name!r}: BatchNorm's running averages do not match the weights. Training pictures score "
+            f"{accuracy:.3f} with them, and {train_accuracy:.3f} during training. The exported network will answer "
+            "worse than it trained. Train longer, or lower the phase's batch_norm_momentum"
             f"{' or --ema' if phase.ema is not None else ''}."
         )
         self._reporter.warn(warning)
         return [warning]
+
+    def _evaluate(self, batches: keras.utils.PyDataset) -> dict[str, float]:
+        return self._trained_part.evaluate(batches, verbose=0, return_dict=True)
+
+    def _measure(self, layers: list[keras.layers.BatchNormalization]) -> None:
+        """Replace the running averages by the mean over the sample's batches."""
+        keras = backend.start()
+        momenta = [layer.momentum for layer in layers]
+        for index in range(len(self._sample)):
+            for layer in layers:
+                layer.momentum = index / (index + 1)
+            batch = self._sample[index][0]
+            inputs = [
+                keras.ops.convert_to_tensor(x, "float32") for x in (batch if isinstance(batch, tuple) else [batch])
+            ]
+            self._trained_part(inputs if isinstance(batch, tuple) else inputs[0], training=True)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -1,4 +1,4 @@
-"""Runs the phases in order: sets what moves, has each fitted, goes on from the best epoch."""
+"""Runs the phases in order: sets what each one trains, has it fitted, and goes on from the best epoch."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter
 from zoo.train import fitting, freeze, grouped_conv
-from zoo.train.batches import PhaseInputs, make_batches
+from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.batchnorm import BatchNormRecalibration
 from zoo.train.frozen.cut import Cut, find_cut
 from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.inputs import InputPipeline, TrainingData, chance_loss, class_weights
-from zoo.train.lr_find import RangeTest, RangeTestConfig
+from zoo.train.lr_find import RangeTest, RangeTestConfig, phase_under_test, run_range_test
 from zoo.train.network import Network, truncate
 
 if TYPE_CHECKING:
     import keras
 
-# Of the loss of guessing: more than this is never good enough, see `zoo.plugin.Phase`.
-GUESSED = 0.25
-# The first step's weights may count for as much in an average of weights.
+# A phase is never skipped above this share of the chance level, see `zoo.plugin.Phase`.
+CHANCE_SHARE = 0.25
+# The user is warned if the first step's weights make up more than this share of an average of weights.
 FIRST_STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a network is trained, whatever the phases.
+    """How a network is trained in all phases.
 
     Args:
-        batch_size: Pictures a step.
-        seed: Decides order and augmentation.
-        augment: Policy for training pictures, or None.
-        head: What cut networks end in, for phases with a depth; None means the architecture's.
-        label_smoothing: Share of every target that is spread over all classes, in [0, 1).
+        batch_size: Pictures per step.
+        seed: Decides the order of pictures and their augmentation.
+        augment: The policy for training pictures, or None.
+        head: The head of truncated networks, for phases with a depth; None means the architecture's.
+        label_smoothing: The fraction of every target that is spread over all classes, in [0, 1).
         balance: Whether every class counts alike in the losses, however many pictures it has.
         keep_best: Whether the best epoch is kept, else the last.
-        precision: "float32" or "bfloat16", which is what layers above the frozen prefix compute in while they train.
-        features: How the outputs of what is frozen are kept; None runs the whole network in every step.
+        precision: "float32" or "bfloat16". Layers above the frozen part compute in it while they train.
+        features: How the outputs of the frozen part are kept; None runs the whole network in every step.
     """
 
     batch_size: int = 32
@@ -58,16 +58,16 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training gave.
+    """The result of training.
 
     Args:
-        history: A row an epoch: phase, epoch (counted over the run, from 1), learning_rate, loss, accuracy, val_loss,
-            val_accuracy, seconds. val_loss is without the penalties on weights, which would make an epoch look better
-            whose weights are smaller.
-        phases: For each phase its settings, the layers it moved, its seconds; and why it was left out, if it was.
-        best_epoch: The epoch whose weights the network now has.
+        history: A row per epoch: phase, epoch (counted over the run, from 1), learning_rate, loss, accuracy, val_loss,
+            val_accuracy, seconds. val_loss excludes the penalties on weights, because shrinking weights would otherwise
+            make an epoch look better.
+        phases: For each phase its settings, the layers that it trained, its seconds, and the reason if it was skipped.
+        best_epoch: The epoch whose weights the network has now.
         warnings: What the user should know.
-        cache_stats: What the frozen part did, see `zoo.train.frozen.features.CacheStats`.
+        cache_stats: What the feature cache did, see `zoo.train.frozen.stats.CacheStats`.
     """
 
     history: list[dict[str, Any]]
@@ -84,29 +84,26 @@ def train(
     config: TrainConfig,
     reporter: Reporter,
 ) -> TrainResult:
-    """Train a network in place; it ends with the weights of the epoch of least validation loss, or of the last epoch.
+    """Train a network in place. It ends with the weights of the epoch of least validation loss, or of the last epoch.
 
     Args:
         network: The network; it is changed.
         phases: The phases in order; the last one has the whole network.
         data: The pictures to train on and to validate with.
         config: How it is trained in all phases.
-        reporter: Hears of phases and epochs.
-
-    Returns:
-        History and what moved.
+        reporter: Receives progress messages and warnings.
 
     Raises:
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or pictures cannot be read any more.
     """
-    training = _Trainer(network, phases, data, config, reporter)
+    trainer = _Trainer(network, phases, data, config, reporter)
     with grouped_conv.cut(network.model):
-        training.plan()
+        trainer.plan()
         for index in range(len(phases)):
-            if training.needs(index):
-                with training.phase(index) as ready:
-                    training.fit(ready)
-    return training.end()
+            if trainer.needs(index):
+                with trainer.phase(index) as active:
+                    trainer.fit(active)
+    return trainer.end()
 
 
 def lr_find(
@@ -117,31 +114,31 @@ def lr_find(
     reporter: Reporter,
     range_test: RangeTestConfig,
 ) -> list[RangeTest]:
-    """Test a range of learning rates at the beginning of every phase; each but the last is then trained as it says.
+    """Test a range of learning rates at the start of every phase. Each phase but the last is then trained.
 
     Args:
-        network: As for `train`.
+        network: The network; it is changed.
         phases: The phases in order; those that `train` might skip are trained too.
-        data: As for `train`.
+        data: The pictures to train on and to validate with.
         config: How it is trained in all phases.
-        reporter: Hears of phases, tests and epochs.
-        range_test: The rates.
+        reporter: Receives progress messages and warnings.
+        range_test: The learning rates to try.
 
     Returns:
-        A test a phase.
+        One test per phase.
 
     Raises:
         TrainingError: The loss is not finite at the lowest rate, or in a phase.
     """
-    training = _Trainer(network, phases, data, config, reporter)
+    trainer = _Trainer(network, phases, data, config, reporter)
     tests = []
     with grouped_conv.cut(network.model):
-        training.plan()
+        trainer.plan()
         for index in range(len(phases)):
-            with training.phase(index) as ready:
-                tests.append(training.test(ready, range_test))
+            with trainer.phase(index) as active:
+                tests.append(trainer.test(active, range_test))
                 if index + 1 < len(phases):
-                    training.fit(ready)
+                    trainer.fit(active)
     return tests
 
 
@@ -151,17 +148,17 @@ class _ActivePhase:
 
     Args:
         phase: The phase.
-        now: The network that it has.
-        moving: What it trains.
+        network: The network of the phase.
+        trainable: What the phase trains.
         inputs: What it is fitted on.
-        batches: Of training pictures.
-        validation: Of validation pictures.
-        started: When, as `time.perf_counter` tells.
+        batches: Training batches.
+        validation: Validation batches.
+        started: When the phase started, as `time.perf_counter` returned it.
     """
 
     phase: Phase
-    now: Network
-    moving: freeze.TrainableLayers
+    network: Network
+    trainable: freeze.TrainableLayers
     inputs: PhaseInputs
     batches: keras.utils.PyDataset
     validation: keras.utils.PyDataset
@@ -169,7 +166,7 @@ class _ActivePhase:
 
 
 class _Trainer:
-    """The state of one training; arguments as of `train`."""
+    """The state of one training; the arguments are those of `train`."""
 
     def __init__(
         self,
@@ -182,16 +179,14 @@ class _Trainer:
         self._phases, self._data, self._config, self._reporter = phases, data, config, reporter
         self._whole = network
         self._networks = _networks(network, phases, config.head or network.architecture.head, data)
-        self._now, self._best = network, fitting.BestWeights(config.keep_best)
+        self._network, self._best = network, fitting.BestWeights(config.keep_best)
         self._history: list[dict[str, Any]] = []
-        self._done: list[dict[str, Any]] = []
+        self._records: list[dict[str, Any]] = []
         self._warnings: list[str] = []
         self._layer_defaults = freeze.layer_defaults(network.model)
-        self._batching = {
-            "batch_size": config.batch_size,
-            "single_unit": data.task == "binary",
-            "class_weights": class_weights(data) if config.balance else None,
-        }
+        self._batching = Batching(
+            config.batch_size, data.task == "binary", class_weights(data) if config.balance else None
+        )
         self._inputs = InputPipeline(data, config.augment, config.seed, config.features, reporter)
 
     def plan(self) -> None:
@@ -199,96 +194,104 @@ class _Trainer:
         cuts: list[Cut | None] = [None] * len(self._phases)
         if self._config.features is not None:
             for index, phase in enumerate(self._phases):
-                now = self._networks[index]
-                freeze.set_trainable(now, phase, self._layer_defaults)
-                cuts[index] = find_cut(now.logits_model)
+                network = self._networks[index]
+                freeze.set_trainable(network, phase, self._layer_defaults)
+                cuts[index] = find_cut(network.logits_model)
         self._inputs.plan(self._phases, cuts, self._networks)
 
     def needs(self, index: int) -> bool:
-        """Whether a phase is trained: not where what is there is good enough for it."""
+        """Return whether a phase must be trained. It is skipped if the network is good enough for it already."""
         phase, best = self._phases[index], self._best
-        # Weights of classes make losses smaller too.
-        if phase.skip_below_loss is None or self._config.balance or self._networks[index] is not self._now:
+        # Losses with class weights are smaller too, so they say nothing here.
+        if phase.skip_below_loss is None or self._config.balance or self._networks[index] is not self._network:
             return True
-        enough = min(phase.skip_below_loss, GUESSED * chance_loss(self._data))
-        # Written so that a NaN is not enough.
+        enough = min(phase.skip_below_loss, CHANCE_SHARE * chance_loss(self._data))
+        # Written so that NaN is not good enough.
         if not best.loss <= enough:
             return True
-        why = f"a validation loss of {best.loss:.4f} is at most {enough:.2g}"
-        self._reporter.say(f"Phase {index + 1}/{len(self._phases)} {phase.name}: left out, for {why}")
+        why = f"the validation loss is {best.loss:.4f}, and at most {enough:.2g} is good enough"
+        self._reporter.say(f"Phase {index + 1}/{len(self._phases)} {phase.name}: skipped: {why}")
         nothing = {"moved_layers": [], "moved_parameters": 0, "epochs_run": 0, "seconds": 0.0}
-        self._done.append({**phase.to_json(), **nothing, "left_out": why})
+        self._records.append({**phase.to_json(), **nothing, "left_out": why})
         return False
 
     @contextlib.contextmanager
     def phase(self, index: int) -> Iterator[_ActivePhase]:
         """Set the layers of a phase and make what it is fitted on."""
-        phase, now = self._phases[index], self._networks[index]
-        if now is not self._now:
+        phase, network = self._phases[index], self._networks[index]
+        if network is not self._network:
             # Weights and losses of networks of different depths cannot be compared.
-            self._now, self._best = now, fitting.BestWeights(self._config.keep_best)
-        moving = freeze.set_trainable(now, phase, self._layer_defaults)
+            self._network, self._best = network, fitting.BestWeights(self._config.keep_best)
+        trainable = freeze.set_trainable(network, phase, self._layer_defaults)
         stages = len(self._whole.architecture.stages)
-        depth = "" if now is self._whole else f"the first {phase.depth} of {stages} stages, "
+        depth = "" if network is self._whole else f"the first {phase.depth} of {stages} stages, "
         self._reporter.say(
             f"Phase {index + 1}/{len(self._phases)} {phase.name}: {depth}trains {phase.train}, "
-            f"{_count(len(moving.layers), 'layer')}, {moving.parameters:,} of {moving.total:,} parameters; "
+            f"{_count(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters; "
             f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
             f"{self._extras(phase)}"
         )
         started = time.perf_counter()
         with self._reporter.timing.measure(f"phase {phase.name}"):
-            inputs = self._inputs.of(index)
-            order = {"seed": self._config.seed, "first_epoch": len(self._history), "shuffle": True}
-            batches = make_batches(inputs.train, self._data.train, **self._batching, **order)
-            validation = make_batches(inputs.validation, self._data.val, **self._batching)
-            yield _ActivePhase(phase, now, moving, inputs, batches, validation, started)
+            inputs = self._inputs.for_phase(index)
+            batches = make_batches(
+                inputs.train,
+                self._data.train,
+                **vars(self._batching),
+                seed=self._config.seed,
+                first_epoch=len(self._history),
+                shuffle=True,
+            )
+            validation = make_batches(inputs.validation, self._data.val, **vars(self._batching))
+            yield _ActivePhase(phase, network, trainable, inputs, batches, validation, started)
 
     def _extras(self, phase: Phase) -> str:
         """Return the settings beyond the usual ones, so that the user sees them applied."""
         extras = []
         if phase.clip_norm is not None:
-            extras.append(f"gradients of at most {phase.clip_norm:g}")
+            extras.append(f"gradients clipped to a norm of {phase.clip_norm:g}")
         if phase.ema is not None:
-            extras.append(f"weights averaged at {phase.ema:g}, which are judged and kept")
+            extras.append(f"weights averaged with momentum {phase.ema:g}; the average is validated and kept")
         if self._config.balance:
             extras.append("every class counts alike")
         if self._config.features is not None and self._config.features.limit == 0:
             extras.append("all layers run in every step")
         return "".join(f"; {extra}" for extra in extras)
 
-    def fit(self, ready: _ActivePhase) -> None:
-        """Train a phase; the network then has the weights of the best epoch so far."""
-        phase, history, best = ready.phase, self._history, self._best
-        network, steps = ready.now.logits_model, len(ready.batches)
-        trained_part = ready.inputs.trained_part
+    def fit(self, active: _ActivePhase) -> None:
+        """Train a phase. The network then has the weights of the best epoch so far."""
+        phase, history, best = active.phase, self._history, self._best
+        network, steps = active.network.logits_model, len(active.batches)
+        trained_part = active.inputs.trained_part
         self._warn_of_average(phase, steps)
         with fitting.mixed_precision(self._config.precision, trained_part):
-            self._compile(ready, phase)
+            self._compile(active, phase)
             epochs = fitting.fit(
-                trained_part, network, ready.batches, ready.validation, phase, history, best, self._reporter
+                trained_part, network, active.batches, active.validation, phase, history, best, self._reporter
             )
-        self._inputs.count(ready.inputs, epochs)
-        # The next phase, or the export, begins from the best epoch so far.
+        self._inputs.count(active.inputs, epochs)
+        # The next phase, or the export, starts from the best epoch so far.
         network.set_weights(best.weights)
+        # The steps of this phase up to the best epoch; not positive if an earlier phase has it.
         steps *= best.epoch - len(history) + epochs
         if phase.batch_norm == "update" and steps > 0:
             recalibration = BatchNormRecalibration(
-                ready.inputs, network, self._data, self._batching, self._config.seed, self._reporter
+                active.inputs, network, self._data, self._batching, self._config.seed, self._reporter
             )
-            self._warnings += recalibration.recalibrate(steps, history, best, phase)
-        self._done.append(
+            accuracy = history[best.epoch - 1]["accuracy"]
+            self._warnings += recalibration.recalibrate(steps, accuracy, best, phase)
+        self._records.append(
             {
                 **phase.to_json(),
-                "moved_layers": list(ready.moving.layers),
-                "moved_parameters": ready.moving.parameters,
+                "moved_layers": list(active.trainable.layers),
+                "moved_parameters": active.trainable.parameters,
                 "epochs_run": epochs,
-                "seconds": round(time.perf_counter() - ready.started, 2),
+                "seconds": round(time.perf_counter() - active.started, 2),
             }
         )
 
     def _warn_of_average(self, phase: Phase, steps: int) -> None:
-        """Keras begins an average of weights with those after the first step, and never forgets them quite."""
+        """Warn if the first step's weights dominate an average: Keras starts it there and forgets them slowly."""
         share = phase.ema ** (steps * phase.epochs - 1) if phase.ema is not None else 0.0
         if share > FIRST_STEP:
             text = (
@@ -298,32 +301,31 @@ class _Trainer:
             self._warnings.append(text)
             self._reporter.warn(text)
 
-    def test(self, ready: _ActivePhase, range_test: RangeTestConfig) -> RangeTest:
-        """Try rates on a phase; the network ends with the weights that it had."""
-        trained_part = ready.inputs.trained_part
+    def test(self, active: _ActivePhase, range_test: RangeTestConfig) -> RangeTest:
+        """Run a range test on a phase. The weights end as they were."""
+        trained_part, network = active.inputs.trained_part, active.network.logits_model
         with fitting.mixed_precision(self._config.precision, trained_part):
-            self._compile(ready, range_test.of(ready.phase))
-            return range_test.run(ready.phase, trained_part, ready.now.logits_model, ready.batches, self._reporter)
+            self._compile(active, phase_under_test(active.phase, range_test))
+            return run_range_test(range_test, active.phase, trained_part, network, active.batches, self._reporter)
 
     def end(self) -> TrainResult:
-        """Report what training did, and return it."""
+        """Restore dropout, report what training did, and return it."""
         freeze.restore_dropout(self._whole.model, self._layer_defaults)
         stats, best = self._inputs.stats, self._best
         for line in stats.summary_lines():
             self._reporter.say(line)
-        kept = f"validation loss {best.loss:.4f}" + ("" if self._config.keep_best else ", the last")
-        self._reporter.say(f"Kept epoch {best.epoch}: {kept}")
-        return TrainResult(self._history, self._done, best.epoch, self._warnings, stats.to_json())
+        last = "" if self._config.keep_best else ", the last epoch"
+        self._reporter.say(f"Kept epoch {best.epoch}{last}: validation loss {best.loss:.4f}")
+        return TrainResult(self._history, self._records, best.epoch, self._warnings, stats.to_json())
 
-    def _compile(self, ready: _ActivePhase, phase: Phase) -> None:
-        smoothing = self._config.label_smoothing
+    def _compile(self, active: _ActivePhase, phase: Phase) -> None:
         fitting.compile_for(
-            ready.inputs.trained_part,
+            active.inputs.trained_part,
             phase,
-            len(ready.batches),
-            ready.moving.lr_multipliers,
+            len(active.batches),
+            active.trainable.lr_multipliers,
             self._data.task,
-            smoothing,
+            self._config.label_smoothing,
         )
 
 
@@ -332,13 +334,14 @@ def _count(number: int, noun: str) -> str:
 
 
 def _networks(whole: Network, phases: Sequence[Phase], head: Head, data: TrainingData) -> list[Network]:
-    """The network of each phase. All selectors are checked here, before the first phase begins."""
-    cuts: dict[int, Network] = {len(whole.architecture.stages): whole}
-    found = []
+    """Return the network of each phase. This checks all selectors before the first phase starts."""
+    by_depth: dict[int, Network] = {len(whole.architecture.stages): whole}
+    networks = []
     for phase in phases:
         depth = phase.depth or len(whole.architecture.stages)
-        if depth not in cuts:
-            cuts[depth] = truncate(whole, depth, head, data.targets.shape[1], data.task)
-        found.append(cuts[depth])
-        freeze.select(found[-1].architecture, found[-1].backbone, phase.train)
-    return found
+        if depth not in by_depth:
+            by_depth[depth] = truncate(whole, depth, head, data.targets.shape[1], data.task)
+        network = by_depth[depth]
+        networks.append(network)
+        freeze.select(network.architecture, network.backbone, phase.train)
+    return networks

@@ -1,8 +1,8 @@
 """Grouped convolutions that train at a bearable speed on a processor.
 
-TensorFlow has no gradient of a grouped convolution on a CPU, so Keras has XLA compile it, to loops that take a minute
-for a step of ResNeXt50. Cut into convolutions of a few groups each, with zeros between the groups, the same sum runs in
-TensorFlow's own kernels in seconds.
+TensorFlow has no gradient of a grouped convolution on a CPU. Keras therefore compiles it with XLA, to loops that take
+a minute per step of ResNeXt50. This module computes the same sum by convolutions over a few groups each, with zeros
+between the groups. They run in TensorFlow's own kernels in seconds.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from zoo import backend
 if TYPE_CHECKING:
     import keras
 
-# Fewer channels do not fill a vector register, more multiply too many zeros; measured at 128 to 1024 channels.
+# Fewer channels do not fill a vector register, and more multiply too many zeros. Measured at 128 to 1024 channels.
 CHANNELS = 16
 
 
 @contextlib.contextmanager
 def cut(model: keras.Model) -> Iterator[None]:
-    """Inside, the model's grouped convolutions run in parts, where TensorFlow would run them on a CPU.
+    """Run the model's grouped convolutions in parts inside this context, if TensorFlow computes on a CPU.
 
-    Functions must be traced inside. Weights are the same, and nothing is left of it after.
+    Keras must trace its functions inside. The weights stay the same, and the layers are restored at the end.
     """
     layers = _grouped(model) if backend.runs_on_tensorflow() and not backend.has_accelerator() else []
     for layer in layers:
@@ -39,7 +39,10 @@ def cut(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(model: keras.Model) -> Iterator[None]:
-    """Inside, within `cut` too, the model's grouped convolutions are what they are; an exported graph keeps them so."""
+    """Restore the model's grouped convolutions inside this context, even within `cut`.
+
+    A graph that is converted here keeps them as grouped convolutions.
+    """
     layers = {layer: vars(layer).pop("convolution_op") for layer in _cut_layers(model)}
     try:
         yield
@@ -54,22 +57,28 @@ def _cut_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 def _grouped(model: keras.Model) -> list[keras.layers.Conv2D]:
     keras = backend.start()
-    found = []
+    grouped = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found += _grouped(layer)
+            grouped += _grouped(layer)
         elif (
             isinstance(layer, keras.layers.Conv2D)
             and layer.groups > 1
             and layer.data_format == "channels_last"
             and type(layer).convolution_op is keras.layers.Conv2D.convolution_op
         ):
-            found.append(layer)
-    return found
+            grouped.append(layer)
+    return grouped
 
 
 def _convolve(layer: keras.layers.Conv2D, inputs, kernel):
-    """What `convolution_op` gives: `inputs` (batch, height, width, channels), `kernel` (h, w, channels/groups, out)."""
+    """Compute a layer's `convolution_op` in parts.
+
+    Args:
+        layer: The grouped convolution.
+        inputs: A tensor (batch, height, width, channels).
+        kernel: A tensor (height, width, channels / groups, filters).
+    """
     import numpy as np
     from keras import ops
 

@@ -1,4 +1,4 @@
-"""What each phase is fitted on: pictures or their features, as they are or altered."""
+"""What each phase is fitted on: pictures or their features, unaltered or augmented."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from zoo.train.network import Network
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What the network learns from and is judged by while it trains.
+    """The pictures that a network is trained on and validated with.
 
     Args:
-        array: uint8 array (pictures, height, width, channels), values 0..255.
-        targets: float32 array (pictures, classes), 1 where a picture is of a class, else 0.
-        train: Indices to learn from, int64 array.
-        val: Indices for early stopping and the choice of the best epoch, int64 array.
+        array: Decoded pictures, a uint8 array (pictures, height, width, channels), values 0..255.
+        targets: A float32 array (pictures, classes), 1 if a picture is of a class, else 0.
+        train: Indices of the training pictures, int64.
+        val: Indices of the validation pictures, for early stopping and the choice of the best epoch, int64.
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
     """
 
@@ -37,110 +37,132 @@ class TrainingData:
     task: str = "multiclass"
 
 
-def class_weights(pictures: TrainingData) -> np.ndarray:
-    """Weights that make every class count alike: pictures / (classes * pictures of the class), 1 on average.
+def class_weights(data: TrainingData) -> np.ndarray:
+    """Return weights that make every class count alike: pictures / (classes * pictures of the class), 1 on average.
 
-    The "balanced" rule of scikit-learn's `compute_class_weight`, after King and Zeng 2001, "Logistic Regression in Rare
-    Events Data".
+    This is the "balanced" rule of scikit-learn's `compute_class_weight`, after King and Zeng 2001, "Logistic Regression
+    in Rare Events Data".
 
     Returns:
-        float32 array (classes,).
+        A float32 array (classes,).
     """
-    counts = pictures.targets[pictures.train].sum(axis=0)
-    return (len(pictures.train) / (len(counts) * np.maximum(counts, 1))).astype("float32")
+    counts = data.targets[data.train].sum(axis=0)
+    return (len(data.train) / (len(counts) * np.maximum(counts, 1))).astype("float32")
 
 
-def chance_loss(pictures: TrainingData) -> float:
-    """Mean cross-entropy, in nats, of answers that are the classes' shares of the training pictures."""
-    shares = pictures.targets[pictures.train].mean(axis=0).astype(float)
+def chance_loss(data: TrainingData) -> float:
+    """Return the chance level: the mean cross-entropy, in nats, of predicting the classes' shares in training."""
+    shares = data.targets[data.train].mean(axis=0).astype(float)
     entropies = -shares * np.log(np.maximum(shares, 1e-12))
-    if pictures.task != "multilabel":
+    if data.task != "multilabel":
         return float(entropies.sum())
     rest = 1 - shares
     return float((entropies - rest * np.log(np.maximum(rest, 1e-12))).mean())
 
 
 class InputPipeline:
-    """What each phase is fitted on: pictures or their features, as they are or altered."""
+    """Makes what each phase is fitted on.
+
+    Args:
+        data: The pictures.
+        augment: The policy for training pictures, or None.
+        seed: The run's seed.
+        features: How features are kept; None runs the whole network in every step.
+        reporter: Receives progress messages and warnings.
+    """
 
     def __init__(
         self,
-        pictures: TrainingData,
+        data: TrainingData,
         augment: Augment | None,
         seed: int,
         features: FeatureCacheConfig | None,
         reporter: Reporter,
     ):
-        self._pictures, self._augment, self._seed, self._reporter = pictures, augment, seed, reporter
-        self._features = features and FeatureCache(features, pictures.array, pictures.targets, reporter)
+        self._data, self._augment, self._seed, self._reporter = data, augment, seed, reporter
+        self._features = FeatureCache(features, data.array, data.targets, reporter) if features else None
         self._views: dict[int, BatchFn] = {}
 
     @property
     def stats(self) -> CacheStats:
-        """What the frozen prefix did."""
+        """What the feature cache has done so far."""
         return self._features.stats if self._features else CacheStats()
 
-    def plan(self, schedule: Sequence[Phase], cuts: list[Cut | None], stretches: list[Network]) -> None:
-        """Decide whether the prefix is used, from all phases."""
-        self._schedule, self._cuts, self._networks = schedule, cuts, stretches
-        count = len(self._pictures.train) + len(self._pictures.val)
-        passes = sum(phase.epochs * count for phase, cut in zip(schedule, cuts, strict=True) if cut is not None)
+    def plan(self, phases: Sequence[Phase], cuts: list[Cut | None], networks: list[Network]) -> None:
+        """Decide from all phases whether the feature cache is used.
+
+        Args:
+            phases: The phases in order.
+            cuts: The cut of each phase, or None.
+            networks: The network of each phase.
+        """
+        self._phases, self._cuts, self._networks = phases, cuts, networks
+        count = len(self._data.train) + len(self._data.val)
+        passes = sum(phase.epochs * count for phase, cut in zip(phases, cuts, strict=True) if cut is not None)
         if self._features is None or not self._features.worth(passes - count):
             self._cuts = [None] * len(cuts)
 
-    def of(self, index: int) -> PhaseInputs:
-        """What a phase is fitted on; its layers are set."""
-        phase, now, pictures = self._schedule[index], self._networks[index], self._pictures
-        cut, reading = self._cuts[index], self._reading(phase)
-        as_they_are = plain(pictures.array, pictures.targets)
-        made_ahead = None
-        if reading == "online":
-            train = augmented(pictures.array, pictures.targets, self._augment, self._seed)
-        elif reading == "plain":
-            train = as_they_are
+    def for_phase(self, index: int) -> PhaseInputs:
+        """Make what a phase is fitted on. Its layers must be set."""
+        phase, logits_model, data = self._phases[index], self._networks[index].logits_model, self._data
+        unaltered = plain(data.array, data.targets)
+        views_ahead, online = None, False
+        if self._augment is None or not phase.augment:
+            train = unaltered
+        elif phase.views is None:
+            train, online = augmented(data.array, data.targets, self._augment, self._seed), True
         else:
-            made_ahead = views.Views(
-                pictures.array, pictures.train, pictures.targets, self._augment, phase.views, self._seed
-            )
-            train = self._computed(made_ahead)
-        inputs = PhaseInputs(now.logits_model, train, as_they_are)
-        if cut is None:
+            views_ahead = views.Views(data.array, data.train, data.targets, self._augment, phase.views, self._seed)
+            train = self._computed(views_ahead)
+        inputs = PhaseInputs(logits_model, train, unaltered)
+        cut = self._cuts[index]
+        if cut is None or self._features is None:
             return inputs
         return self._features.inputs(
-            *(now.logits_model, cut, self._later(index), inputs),
-            **{"train": pictures.train, "val": pictures.val, "views": made_ahead, "online": reading == "online"},
+            logits_model,
+            cut,
+            self._later(index, cut),
+            inputs,
+            train=data.train,
+            val=data.val,
+            views=views_ahead,
+            online=online,
         )
 
     def count(self, inputs: PhaseInputs, epochs: int) -> None:
         """Note that a phase has read its features in so many epochs."""
         if self._features is not None:
-            self._features.count(inputs, epochs * len(self._pictures.train), epochs * len(self._pictures.val))
+            self._features.count(inputs, epochs * len(self._data.train), epochs * len(self._data.val))
 
-    def _reading(self, phase: Phase) -> str | int:
-        """ "plain", "online", or how many views are made ahead."""
+    def _augmentation(self, phase: Phase) -> str | int:
+        """Return how a phase alters pictures: "none", "online", or the number of views made ahead."""
         if self._augment is None or not phase.augment:
-            return "plain"
+            return "none"
         return "online" if phase.views is None else phase.views
 
-    def _later(self, index: int) -> list[Cut]:
-        """Where the phases to come cut the network that read the same, as long as nothing below is trained before."""
-        found, lowest = [], self._cuts[index].layers
-        for other in range(index + 1, len(self._schedule)):
+    def _later(self, index: int, first: Cut) -> list[Cut]:
+        """Return the cuts of later phases that read the same features.
+
+        They end at the first phase that trains a layer below an earlier cut, because features change from there on.
+        """
+        cuts, lowest = [], first.layers
+        for other in range(index + 1, len(self._phases)):
             cut = self._cuts[other]
             if cut is None or self._networks[other] is not self._networks[index] or not cut.layers <= lowest:
                 break
             lowest = cut.layers
-            if self._reading(self._schedule[other]) == self._reading(self._schedule[index]):
-                found.append(cut)
-        return found
+            if self._augmentation(self._phases[other]) == self._augmentation(self._phases[index]):
+                cuts.append(cut)
+        return cuts
 
-    def _computed(self, wanted: views.Views) -> BatchFn:
-        """Views as pixels, made when the first batch is wanted: their features may be there already."""
+    def _computed(self, requested: views.Views) -> BatchFn:
+        """Return a reader of views as pixels, made at the first batch: their features may be cached already."""
 
-        def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            if wanted.count not in self._views:
-                with self._reporter.progress(f"computing {wanted.count} views") as progress:
-                    self._views[wanted.count] = views.compute(wanted, folder=files.cache() / "views", progress=progress)
-            return self._views[wanted.count](epoch, chosen)
+        def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            count = requested.count
+            if count not in self._views:
+                with self._reporter.progress(f"computing {count} views") as progress:
+                    self._views[count] = views.compute(requested, folder=files.cache() / "views", progress=progress)
+            return self._views[count](epoch, chosen)
 
-        return take
+        return read

@@ -1,4 +1,7 @@
-"""From an architecture to a network: backbone, pretrained weights, head."""
+"""Builds networks from architectures: backbone, head, fewer stages, another input size.
+
+`zoo.train.weights_file` loads weights into them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import backend
-from zoo.errors import InvalidPluginData, RunError, UsageError, WeightsIncompatible, ZooError, reason
-from zoo.plugin import Architecture, Head, Weights
+from zoo.errors import InvalidPluginData, RunError, UsageError, ZooError, reason
+from zoo.plugin import Architecture, Head
+from zoo.train.weights_file import load_weights
+
+__all__ = [
+    "Network",
+    "assemble",
+    "attach_head",
+    "build_backbone",
+    "build_classifier",
+    "check_size",
+    "check_stages",
+    "load_model",
+    "load_weights",
+    "output_of_stage",
+    "resize",
+    "stage_of",
+    "truncate",
+]
 
 if TYPE_CHECKING:
     import keras
@@ -19,31 +39,31 @@ def build_backbone(architecture: Architecture, size: tuple[int, int]) -> keras.M
     """Build a backbone with random weights.
 
     Args:
-        architecture: What to build.
+        architecture: The architecture to build.
         size: (height, width) in pixels.
 
     Returns:
         A flat functional model: float32 (batch, height, width, channels) in 0..255 -> feature map.
 
     Raises:
-        UsageError: The size is below what the architecture accepts.
-        InvalidPluginData: The plugin's model does not keep the contract.
+        UsageError: The size is below the least one that the architecture accepts.
+        InvalidPluginData: The plugin's model breaks the contract of `Architecture.build`.
     """
     check_size(architecture, size)
     backend.start()
     with backend.fresh_names():
         model = _single_input(_built(architecture, architecture.build, (*size, architecture.channels)))
-    wanted = (None, *size, architecture.channels)
-    if tuple(model.input.shape) != wanted or len(model.output.shape) != 4:
+    expected = (None, *size, architecture.channels)
+    if tuple(model.input.shape) != expected or len(model.output.shape) != 4:
         raise InvalidPluginData(
-            f"{architecture.name}: build must give a model from {wanted} to a feature map (batch, h, w, features). "
+            f"{architecture.name}: build must return a model from {expected} to a feature map (batch, h, w, features). "
             f"Received: {model.input.shape} -> {model.output.shape}."
         )
     nested = [layer.name for layer in model.layers if isinstance(layer, backend.start().Model)]
     if nested:
         raise InvalidPluginData(
-            f"{architecture.name}: build must give a flat model, whose every layer can be frozen by name. "
-            f"Received networks inside it: {', '.join(nested[:5])}."
+            f"{architecture.name}: build must return a flat model, so that every layer can be frozen by name. "
+            f"Received a model with models inside: {', '.join(nested[:5])}."
         )
     check_stages(architecture, model)
     return model
@@ -59,9 +79,15 @@ def _built(architecture: Architecture, build: Callable[..., keras.Model], *argum
 
 
 def _single_input(model: keras.Model) -> keras.Model:
-    """The same layers with one input that is no list, as keras.applications gives for an `input_tensor`."""
+    """Return a model of the same layers whose input is a tensor, not a list of one.
+
+    keras.applications returns a list for an `input_tensor`.
+    """
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise InvalidPluginData(f"{model.name}: a network must have one input and one output.")
+        raise InvalidPluginData(
+            f"{model.name}: a network must have one input and one output. "
+            f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs."
+        )
     return backend.start().Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
@@ -93,67 +119,13 @@ def check_size(architecture: Architecture, size: tuple[int, int]) -> None:
 
 
 def check_stages(architecture: Architecture, backbone: keras.Model) -> None:
-    """Raise InvalidPluginData unless the stages name existing layers and cover every layer with weights once."""
+    """Raise InvalidPluginData unless every layer with weights is in exactly one stage, and stages name real layers."""
     staged = stage_of(architecture, [layer.name for layer in backbone.layers])
-    left_out = [layer.name for layer in backbone.layers if layer.weights and layer.name not in staged]
-    if left_out:
+    missing = [layer.name for layer in backbone.layers if layer.weights and layer.name not in staged]
+    if missing:
         raise InvalidPluginData(
-            f"{architecture.name}: layers with weights stand in no stage: {', '.join(left_out[:5])}."
+            f"{architecture.name}: every layer with weights must be in a stage. Missing: {', '.join(missing[:5])}."
         )
-
-
-def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, layouts: Sequence[Weights] = ()) -> None:
-    """Load a weights file into a network.
-
-    Args:
-        model: A backbone, or a classifier where the file includes the top.
-        path: An .h5 file as Keras publishes them, or a .keras file, of which the layers of the same names are taken.
-        entry: The published entry that the file is, for its own way of loading.
-        layouts: Of a file that is no published entry: entries whose ways of loading are tried too.
-
-    Raises:
-        WeightsIncompatible: The file is damaged or of another network.
-    """
-    if entry is not None and entry.load is not None:
-        ways = [entry.load]
-    elif path.suffix == ".keras":
-        ways = [_copy_layers]
-    else:
-        ways = [_load_as_keras, *dict.fromkeys(other.load for other in layouts if other.load is not None)]
-    problems = []
-    for load in ways:
-        try:
-            # A published layout is built to read the file; its unnamed layers need the names of a first build.
-            with backend.fresh_names():
-                load(model, path)
-            return
-        except Exception as error:
-            # h5py, zipfile and Keras raise OSError, ValueError, KeyError, AttributeError and more on a foreign file.
-            if isinstance(error, WeightsIncompatible) and str(path) in str(error):
-                raise
-            problems.append((str(error).strip().splitlines() or [type(error).__name__])[0])
-    top = "without the top" if len(model.output.shape) == 4 else "with its top"
-    raise WeightsIncompatible(
-        f"{str(path)!r} does not fit {model.name}: {'; or: '.join(problems)}. "
-        f"It must hold this architecture at this width, {top}."
-    )
-
-
-def _load_as_keras(model: keras.Model, path: Path) -> None:
-    """Load a file as Keras does."""
-    model.load_weights(path)
-
-
-def _copy_layers(model: keras.Model, path: Path) -> None:
-    keras = backend.start()
-    saved = {layer.name: layer for layer in keras.models.load_model(path, compile=False).layers}
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        other = saved.get(layer.name)
-        if other is None:
-            raise WeightsIncompatible(f"{str(path)!r} has no layer {layer.name!r}; it is another architecture.")
-        layer.set_weights(other.get_weights())
 
 
 def attach_head(
@@ -162,20 +134,20 @@ def attach_head(
     """Put a head on a backbone.
 
     Args:
-        backbone: What `build_backbone` gives.
+        backbone: A model from `build_backbone`.
         head: Pool, hidden layers, dropout.
-        classes: Number of classes.
-        name: Name of the whole.
+        classes: The number of classes.
+        name: The name of the whole network.
         task: "multiclass" (softmax), "binary" (one sigmoid unit, the logit of the second class against the first) or
-            "multilabel" (a sigmoid a class).
-        prefix: Stands in front of the names of the head's layers.
+            "multilabel" (one sigmoid per class).
+        prefix: Stands before the names of the head's layers.
 
     Returns:
-        The whole network, flat; its last layers are `logits`, (batch, classes) or (batch, 1) of a binary one, and
+        The whole network, flat. Its last layers are `logits`, (batch, classes) or (batch, 1) if binary, and
         `probabilities`, (batch, classes).
     """
     backend.start()
-    # Slices and sums are unnamed operations; the backbone may have some too.
+    # Slices and sums are operations without names, and the backbone may have some too.
     with backend.names_after(operation.name for operation in backbone.operations):
         return _with_head(backbone, head, classes, name, task, prefix)
 
@@ -207,7 +179,7 @@ def _with_head(backbone: keras.Model, head: Head, classes: int, name: str, task:
     units = 1 if task == "binary" else classes
     logits = layers.Dense(units, kernel_regularizer=penalty(), name=f"{prefix}logits")(x)
     if task == "binary":
-        # sigmoid(-x) and sigmoid(x), not 1 - p: of a small p the difference keeps nothing.
+        # sigmoid(-x) and sigmoid(x), because 1 - p rounds a small probability to 0.
         both = layers.Concatenate(name=f"{prefix}both_logits")([-logits, logits])
         probabilities = layers.Activation("sigmoid", name=f"{prefix}probabilities")(both)
     else:
@@ -219,33 +191,33 @@ def _with_head(backbone: keras.Model, head: Head, classes: int, name: str, task:
 def resize(
     model: keras.Model, architecture: Architecture, head: Head, size: tuple[int, int], *, classes: int, task: str
 ) -> keras.Model:
-    """The same network, with the same weights, for pictures of another size.
+    """Return the same network, with the same weights, for pictures of another size.
 
     Args:
-        model: What `attach_head` gave, trained.
-        architecture: Of its backbone.
+        model: A trained model from `attach_head`.
+        architecture: The architecture of its backbone.
         head: Its head.
         size: (height, width) in pixels.
-        classes: Number of classes.
+        classes: The number of classes.
         task: See `attach_head`.
 
     Raises:
-        UsageError: The size is too small, or the head flattens the map.
+        UsageError: The size is too small, or the head flattens the feature map.
     """
     if head.pool == "flatten":
         raise UsageError(
-            "a head that flattens the map is tied to the size that it was trained at. Train with --pool roi, which "
-            "lays a fixed grid over maps of any size, or with avg."
+            "a network trained with --pool flatten works at its training size only. Train with --pool roi, which "
+            "divides feature maps of any size into the same grid, or with --pool avg."
         )
-    other = attach_head(build_backbone(architecture, size), head, classes, model.name, task=task)
-    for layer in other.layers:
+    resized = attach_head(build_backbone(architecture, size), head, classes, model.name, task=task)
+    for layer in resized.layers:
         if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
-    return other
+    return resized
 
 
 def _cells(x: keras.KerasTensor, count: int, axis: int) -> keras.KerasTensor:
-    """The maximum of each of `count` cells along an axis; cells overlap where there are more of them than positions."""
+    """Return the maximum of each of `count` cells along an axis. Cells overlap if they outnumber the positions."""
     from keras import ops
 
     length = x.shape[axis]
@@ -269,52 +241,52 @@ def load_model(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:
-        # Keras, zipfile and h5py share no base class, and Keras calls a damaged file "not found".
+        # The errors of Keras, zipfile and h5py share no base class, and Keras reports a damaged file as not found.
         raise RunError(f"{str(path)!r} is damaged: {reason(error)}") from error
 
 
 def stage_of(architecture: Architecture, layers: Sequence[str]) -> dict[str, int]:
-    """Number of the stage (0 is the stem) of every layer that stands in one.
+    """Return the number of the stage of every layer that is in one; 0 is the stem.
 
     Args:
-        architecture: For its stages.
-        layers: All layers of the backbone.
+        architecture: Has the stages.
+        layers: The names of all layers of the backbone.
 
     Raises:
         InvalidPluginData: A stage names layers that do not exist, or a layer stands in two stages.
     """
     stages: dict[str, int] = {}
     for i, stage in enumerate(architecture.stages):
-        for wanted, found in stage.members(layers).items():
-            if not found:
-                raise InvalidPluginData(f"{architecture.name}: stages name layers that do not exist: {wanted}.")
-            twice = [layer for layer in found if stages.get(layer, i) != i]
+        for pattern, members in stage.members(layers).items():
+            if not members:
+                raise InvalidPluginData(f"{architecture.name}: stages name layers that do not exist: {pattern}.")
+            twice = [layer for layer in members if stages.get(layer, i) != i]
             if twice:
-                raise InvalidPluginData(f"{architecture.name}: a layer must stand in one stage only: {twice[0]}.")
-            stages.update(dict.fromkeys(found, i))
+                raise InvalidPluginData(f"{architecture.name}: a layer must be in one stage only: {twice[0]}.")
+            stages.update(dict.fromkeys(members, i))
     return stages
 
 
 def output_of_stage(
     model: keras.Model, backbone: Sequence[str], architecture: Architecture, stage: int
 ) -> keras.KerasTensor:
-    """The feature map that a stage hands on.
+    """Return the feature map that a stage passes on to the next one.
 
-    Layers without weights belong to the highest stage that they get their input from. Where several tensors lead on
-    (residual branches, dense blocks), it is the last of them.
+    Layers without weights belong to the highest stage that they get their input from. If several tensors lead on
+    (residual branches, dense blocks), the map is the last of them.
 
     Args:
         model: The whole network.
-        backbone: Names of the backbone's layers, input first.
-        architecture: For its stages.
-        stage: Number of the stage; 0 is the stem.
+        backbone: The names of the backbone's layers, input first.
+        architecture: Has the stages.
+        stage: The number of the stage; 0 is the stem.
 
     Raises:
-        InvalidPluginData: No map leads from the stage to the next.
+        InvalidPluginData: No feature map leads from the stage to the next.
     """
     keras = backend.start()
     stages = stage_of(architecture, backbone)
-    # Keras offers no public way to a network's graph. Deeper nodes are called first.
+    # Keras has no public access to a network's nodes. Deeper nodes are called first.
     nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
     makers = {node.operation.name: node for node in nodes}
     reached: dict[str, int] = {}
@@ -327,9 +299,9 @@ def output_of_stage(
         if reached[name] > stage
         for tensor in node.input_tensors
     }
-    found = [name for name in makers if name in leading and reached[name] <= stage]
-    last = makers[found[-1]] if found else None
-    # Padding belongs to the convolution behind it.
+    candidates = [name for name in makers if name in leading and reached[name] <= stage]
+    last = makers[candidates[-1]] if candidates else None
+    # Padding belongs to the convolution after it.
     while last is not None and isinstance(last.operation, keras.layers.ZeroPadding2D):
         last = makers[last.input_tensors[0]._keras_history.operation.name]
     if last is None or len(last.outputs[0].shape) != 4:

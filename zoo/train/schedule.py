@@ -1,4 +1,6 @@
-"""Schedules as a user names them, by name or as a TOML file of phases; and what one would train, phase by phase.
+"""Schedules: finds one by name, reads one from a TOML file, applies overrides, and shows what each phase would train.
+
+This is a TOML file of phases:
 
     [[phase]]
     name = "head"
@@ -11,9 +13,10 @@
     train = "last:2"
     epochs = 5
     learning_rate = 1e-4
-    rate = "cosine"
+    lr_schedule = "cosine"
 
-A phase takes what `zoo.plugin.Phase` takes. A whole number of 0 for `patience` means never to stop early.
+The keys of a phase are the fields of `zoo.plugin.Phase`; the old names of fields work too. A `patience` of 0 means that
+the phase never stops early.
 """
 
 from __future__ import annotations
@@ -24,15 +27,18 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidPluginData, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
 from zoo.plugin.types import RENAMED_FIELDS
 
+if TYPE_CHECKING:
+    from zoo.train.freeze import TrainableLayers
+
 FIELDS = (*(field.name for field in dataclasses.fields(Phase)), *RENAMED_FIELDS)
-# Settings that 0 switches off, for command lines and TOML have no word for None.
+# Settings that 0 switches off, because command lines and TOML cannot say None.
 OFF_AT_ZERO = ("clip_norm", "ema", "patience")
 REQUIRED = tuple(field.name for field in dataclasses.fields(Phase) if field.default is dataclasses.MISSING)
 
@@ -45,7 +51,7 @@ def find(text: str, registry: Registry) -> Schedule:
         registry: The loaded plugins.
 
     Raises:
-        UnknownName: No plugin brings it, or a phase of the file has a key that phases do not have.
+        UnknownName: No plugin has a schedule of this name, or a phase of the file has an unknown key.
         UsageError: The file cannot be read or does not hold phases.
     """
     return _read(Path(os.path.expanduser(text))) if text.lower().endswith(".toml") else registry.schedule(text)
@@ -66,8 +72,8 @@ def check_fit(schedule: Schedule, architecture: Architecture) -> None:
             )
     if phases[-1].depth not in (None, count):
         raise UsageError(
-            f"the last phase of schedule {schedule.name!r}, {phases[-1].name!r}, has a depth of {phases[-1].depth}: "
-            f"there must be one for the whole network behind it."
+            f"the last phase of schedule {schedule.name!r}, {phases[-1].name!r}, trains a network of depth "
+            f"{phases[-1].depth}. Add a phase without depth at the end, for the whole network of {count} stages."
         )
 
 
@@ -77,14 +83,14 @@ def _read(path: Path) -> Schedule:
     except OSError as error:
         raise UsageError(f"the schedule {str(path)!r} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the schedule {str(path)!r} is no TOML: {error}.") from None
-    listed = content.get("phase")
-    if set(content) - {"phase", "name", "summary"} or not isinstance(listed, list) or not listed:
+        raise UsageError(f"the schedule {str(path)!r} is not a TOML file: {error}.") from None
+    tables = content.get("phase")
+    if set(content) - {"phase", "name", "summary"} or not isinstance(tables, list) or not tables:
         raise UsageError(
             f"the schedule {str(path)!r} must hold one or more [[phase]] tables, and may hold name and summary. "
             f"Received: {', '.join(content) or 'nothing'}."
         )
-    phases = tuple(_phase(path, number, table) for number, table in enumerate(listed, start=1))
+    phases = tuple(_phase(path, number, table) for number, table in enumerate(tables, start=1))
     try:
         return Schedule(
             name=_slug(str(content.get("name", path.stem))),
@@ -96,7 +102,7 @@ def _read(path: Path) -> Schedule:
 
 
 def _slug(text: str) -> str:
-    """A name as schedules have it, of any text: "My phases (2)" is my-phases-2."""
+    """Turn any text into a name of a schedule: "My phases (2)" becomes my-phases-2."""
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_") or "phases"
 
 
@@ -110,12 +116,12 @@ def _phase(path: Path, number: int, table: Any) -> Phase:
     missing = [key for key in REQUIRED if key not in table]
     if missing:
         raise UsageError(f"{where}: {', '.join(missing)} must be given.")
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
         name = RENAMED_FIELDS.get(key, key)
         if name in values or (name != key and name in table):
             raise UsageError(f"{where}: {key} is the old name of {name}; give one of them.")
-        # TOML has no null, and a patience of no epoch would end every phase at once.
+        # TOML has no null, and a patience of 0 epochs would end every phase at once.
         values[name] = None if (name, repr(value)) == ("patience", "0") else value
     try:
         return Phase(**values)
@@ -131,17 +137,17 @@ def show(
     classes: int,
     head: Head | None = None,
 ) -> str:
-    """Say phase by phase what would train; builds the network.
+    """Describe phase by phase what a schedule would train. This builds the network.
 
     Args:
         schedule: The schedule.
         architecture: The network.
         size: (height, width) in pixels; None means the architecture's own.
-        classes: Number of classes.
-        head: None means the architecture's own.
+        classes: The number of classes.
+        head: The head; None means the architecture's own.
 
     Returns:
-        Text: for each phase the layers that move, their weight tensors and parameters.
+        Text that lists, for each phase, the layers that train, and counts their weight tensors and parameters.
 
     Raises:
         UsageError: The schedule does not fit the architecture, or the size is too small.
@@ -167,48 +173,51 @@ def show(
         network = whole
         if phase.depth is not None and phase.depth < len(architecture.stages):
             network = truncate(whole, phase.depth, head, classes, task)
-        moving = freeze.set_trainable(network, phase, defaults)
+        trainable = freeze.set_trainable(network, phase, defaults)
         depth = "" if network is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
         lines += [
             "",
             f"{number}. {phase.name}{depth}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
-            f"{phase.learning_rate:g} ({phase.lr_schedule}), BatchNorm {phase.batch_norm}{_further(phase)}",
-            f"   {len(network.model.trainable_weights)} weight tensors in {len(moving.layers)} layers, "
-            f"{moving.parameters:,} of {moving.total:,} parameters",
-            *_layers(moving, phase),
+            f"{phase.learning_rate:g} ({phase.lr_schedule}), BatchNorm {phase.batch_norm}{_extras(phase)}",
+            f"   {len(network.model.trainable_weights)} weight tensors in {len(trainable.layers)} layers, "
+            f"{trainable.parameters:,} of {trainable.total:,} parameters",
+            *_layer_lines(trainable, phase),
         ]
     return "\n".join(lines)
 
 
-def _further(phase: Phase) -> str:
-    """What a phase has beyond what every phase has."""
-    told = []
+def _extras(phase: Phase) -> str:
+    """Return the settings beyond those that every phase has."""
+    extras = []
     if phase.skip_below_loss is not None:
-        told.append(f", left out at a validation loss of {phase.skip_below_loss:g} or less")
+        extras.append(f", skipped if the validation loss is at most {phase.skip_below_loss:g}")
     if phase.clip_norm is not None:
-        told.append(f", gradients clipped to a norm of {phase.clip_norm:g}")
+        extras.append(f", gradients clipped to a norm of {phase.clip_norm:g}")
     if phase.ema is not None:
-        told.append(f", weights averaged with momentum {phase.ema:g}")
-    return "".join(told)
+        extras.append(f", weights averaged with momentum {phase.ema:g}")
+    return "".join(extras)
 
 
-def _layers(moving: Any, phase: Phase) -> list[str]:
-    """Names of moving layers, wrapped; where rates differ, a line for each."""
+def _layer_lines(trainable: TrainableLayers, phase: Phase) -> list[str]:
+    """Return the names of the layers that train, wrapped, in groups of equal learning rates."""
     import textwrap
 
     if phase.layer_decay == 1:
-        return textwrap.wrap(", ".join(moving.layers), 100, initial_indent="   ", subsequent_indent="   ")
-    by_scale: dict[float, list[str]] = {}
-    for path, scale in moving.lr_multipliers.items():
-        names = by_scale.setdefault(scale, [])
+        return textwrap.wrap(", ".join(trainable.layers), 100, initial_indent="   ", subsequent_indent="   ")
+    by_multiplier: dict[float, list[str]] = {}
+    for path, multiplier in trainable.lr_multipliers.items():
+        names = by_multiplier.setdefault(multiplier, [])
         layer = path.rpartition("/")[0]
         if layer not in names:
             names.append(layer)
     return [
         line
-        for scale, names in by_scale.items()
+        for multiplier, names in by_multiplier.items()
         for line in textwrap.wrap(
-            f"{phase.learning_rate * scale:g}: {', '.join(names)}", 100, initial_indent="   ", subsequent_indent="     "
+            f"{phase.learning_rate * multiplier:g}: {', '.join(names)}",
+            100,
+            initial_indent="   ",
+            subsequent_indent="     ",
         )
     ]
 
@@ -273,7 +282,7 @@ def override(
     common = {key: (value or None) if key in OFF_AT_ZERO else value for key, value in (overrides or {}).items()}
     changed = []
     for i, phase in enumerate(phases):
-        changes = {key: value for key, value in common.items() if key != "views" or phase.augment}
+        changes: dict[str, Any] = {key: value for key, value in common.items() if key != "views" or phase.augment}
         if epochs is not None:
             changes["epochs"] = epochs[i]
         if one_by_one:
@@ -286,9 +295,9 @@ def override(
         try:
             changed.append(dataclasses.replace(phase, **changes))
         except InvalidPluginData as error:
-            raise UsageError(f"phase {phase.name!r} cannot be trained so: {error}") from None
+            raise UsageError(f"phase {phase.name!r} cannot be trained with these options: {error}") from None
     if not changed:
-        raise UsageError("--epochs leaves nothing to train; give at least one phase an epoch.")
+        raise UsageError("--epochs leaves nothing to train. Give at least one phase 1 epoch or more.")
     return tuple(changed)
 
 

@@ -21,16 +21,16 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Views:
-    """Views of some pictures: view k is what epoch k would see online, rounded to whole levels.
+    """Views of some pictures. View k is what epoch k would see online, rounded to whole levels.
 
-    Policies that mix pictures find other partners, for the batches are others.
+    Policies that mix pictures find other partners than online, because the batches differ.
 
     Args:
-        array: uint8 array (pictures, height, width, channels).
-        rows: Which pictures, int64 array, rising.
-        targets: float32 array (pictures, classes).
+        array: Decoded pictures, a uint8 array (pictures, height, width, channels).
+        rows: Indices of the pictures to alter, a rising int64 array.
+        targets: A float32 array (pictures, classes).
         augment: The policy.
-        count: Views a picture.
+        count: Views per picture.
         seed: The run's seed.
     """
 
@@ -45,16 +45,20 @@ class Views:
         return self.count * len(self.rows)
 
     def place(self, epoch: int, chosen: np.ndarray) -> np.ndarray:
-        """Where an epoch's views of some pictures stand among all views."""
+        """Return the places, among all views, of an epoch's views of some pictures."""
         return epoch % self.count * len(self.rows) + np.searchsorted(self.rows, chosen)
 
     def generate(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Make all of them: their places, pixels as uint8 (views, height, width, channels), targets as float32."""
+        """Make all views, batch by batch.
+
+        Yields:
+            Places among all views; pixels, uint8 (views, height, width, channels); targets, float32 (views, classes).
+        """
         for view in range(self.count):
-            # Shuffled, for rows stand class by class, and policies that mix pictures take what stands beside.
+            # Shuffled, because rows stand class by class and policies that mix pictures take neighbors.
             order = np.random.default_rng((self.seed, view)).permutation(len(self.rows))
-            for begin in range(0, len(order), BATCH):
-                chosen = self.rows[order[begin : begin + BATCH]]
+            for start in range(0, len(order), BATCH):
+                chosen = self.rows[order[start : start + BATCH]]
                 pictures, labels = self.augment(
                     self.array[chosen].astype("float32"),
                     self.targets[chosen].copy(),
@@ -67,25 +71,26 @@ def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None])
     """Make all views ahead.
 
     Args:
-        views: Which.
-        folder: Where they are kept while they are used; nothing is left there after.
+        views: The views.
+        folder: Holds them while they are used. Nothing stays there afterwards.
         progress: Called with (views made, views in all).
 
     Returns:
-        What gives them, as uint8.
+        A function that reads them, as uint8.
 
     Raises:
-        TrainingError: The disk has no room for them.
+        TrainingError: They do not fit on the disk.
     """
     shape = (len(views), *views.array.shape[1:])
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(folder).free
     if needed > free:
         raise TrainingError(
-            f"{views.count} views of {len(views.rows)} pictures take {files.size_text(needed)} and {str(folder)!r} has "
-            f"{files.size_text(free)} free. Ask for fewer --views, or none: each epoch then makes its own."
+            f"{views.count} views of {len(views.rows)} pictures take {files.size_text(needed)}, and {str(folder)!r} "
+            f"has {files.size_text(free)} free. Use fewer --views, or leave the option out: "
+            "each epoch then makes its own."
         )
-    # Unlinked from the beginning: a killed run leaves nothing behind.
+    # Unlinked from the start, so that a killed run leaves nothing behind.
     with tempfile.TemporaryFile(dir=folder) as file:
         pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
     rows = MappedRows(pixels)
@@ -97,8 +102,8 @@ def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None])
         done += len(places)
         progress(done, len(views))
 
-    def take(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         places = views.place(epoch, chosen)
         return rows[places], targets[places]
 
-    return take
+    return read

@@ -146,7 +146,8 @@ def build_network(resolved: ResolvedConfig, registry: Registry, reporter: Report
     reporter.say("Starting Keras")
     with reporter.timing.measure("starting Keras"):
         keras = backend.start()
-    from zoo.train.network import assemble, build_backbone, load_weights
+    from zoo.train.network import assemble, build_backbone
+    from zoo.train.weights_file import load_weights
 
     architecture, source, weights = resolved.architecture, resolved.source, resolved.weights.file
     with reporter.timing.measure("building the network"):

@@ -202,7 +202,8 @@ def _published_graph(
     reporter: Reporter,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
     """Build the published classifier, convert it, and check parity on some of the pictures."""
-    from zoo.train.network import build_classifier, load_weights
+    from zoo.train.network import build_classifier
+    from zoo.train.weights_file import load_weights
 
     step = max(1, len(pictures) // PARITY_PICTURES)
     chosen = pictures[::step][:PARITY_PICTURES]

@@ -1,6 +1,6 @@
-"""Where a phase's network can be cut: what lies below is a constant function of the picture, what lies above trains.
+"""Finds where a phase's network can be cut: the part below is a constant function of the picture, the rest trains.
 
-Everything that is read here of a network's graph, and that Keras offers no public way to, is read in `_graph`.
+Keras has no public access to the nodes of a network's graph. `_graph` is the only place here that reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zoo import backend
 if TYPE_CHECKING:
     import keras
 
-# What these compute from a tensor is cheap, so that it may be computed anew in every step if less is kept by that.
+# Operations so cheap that they may run again in every step, if the cache then holds fewer numbers.
 CHEAP = (
     "Activation",
     "Add",
@@ -43,12 +43,12 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a network is cut.
+    """The place where a network is cut.
 
     Args:
-        tensors: What crosses from the constant part to the rest, float32 (batch, ...).
+        tensors: The tensors that lead from the frozen part to the rest, float32 (batch, ...).
         layers: Names of the layers with weights below the cut.
-        parameters: Their weights, in numbers.
+        parameters: The number of their weights.
     """
 
     tensors: tuple[keras.KerasTensor, ...]
@@ -57,21 +57,21 @@ class Cut:
 
     @property
     def floats(self) -> int:
-        """How many numbers cross, a picture."""
+        """Count the numbers that cross the cut per picture."""
         return sum(_floats(tensor) for tensor in self.tensors)
 
 
 def find_cut(network: keras.Model) -> Cut | None:
     """Cut a network whose layers are set for a phase.
 
-    Below the cut is what no trainable weight, no moving statistic and no dropout has a part in. Of the places to cut
-    there, the highest is taken, but for steps that cost next to nothing and would only make more numbers cross.
+    Nothing below the cut depends on a trainable weight, a moving statistic or dropout. The cut is as high as possible,
+    except that cheap operations stay above it if fewer numbers then cross.
 
     Args:
-        network: From pixels to logits; `trainable` and dropout rates are set.
+        network: The network from pixels to logits; `trainable` and dropout rates are set.
 
     Returns:
-        The cut, or None where nothing with weights is constant.
+        The cut, or None if no layer with weights is constant.
     """
     nodes = _graph(network)
     constant: dict[int, Any] = {id(tensor): None for tensor in network.inputs}
@@ -86,7 +86,7 @@ def find_cut(network: keras.Model) -> Cut | None:
         for tensor in node.input_tensors
         if id(tensor) in constant and id(node.outputs[0]) not in constant
     }
-    _lower(crossing, constant)
+    _lower_cut(crossing, constant)
     pixels = {id(tensor) for tensor in network.inputs}
     known = all(tensor.dtype == "float32" and None not in tensor.shape[1:] for tensor in crossing.values())
     if not crossing or pixels & set(crossing) or not known:
@@ -100,24 +100,30 @@ def find_cut(network: keras.Model) -> Cut | None:
 
 
 def digest(network: keras.Model, tensor: keras.KerasTensor) -> str:
-    """sha256 of everything that decides a tensor's values for a picture: operations below it, settings, weights."""
+    """Return a fingerprint of everything that decides a tensor's values for a picture.
+
+    It is the sha256 of the operations below the tensor, their settings and their weights.
+    """
     makers = {id(output): node for node in _graph(network) for output in node.outputs}
-    found = hashlib.sha256(repr([tuple(pixels.shape) for pixels in network.inputs]).encode())
+    fingerprint = hashlib.sha256(repr([tuple(pixels.shape) for pixels in network.inputs]).encode())
     numbers = {id(pixels): f"pixels{i}" for i, pixels in enumerate(network.inputs)}
     for node in _ancestors([tensor], makers):
         numbers.update({id(output): f"{len(numbers)}.{i}" for i, output in enumerate(node.outputs)})
-        told = json.dumps(_described(node, numbers), sort_keys=True, default=repr)
-        # What says nothing about what it computes is found by nobody.
-        unknown = UNKNOWN in told or " at 0x" in told
-        found.update((told + secrets.token_hex(16) if unknown else told).encode())
+        text = json.dumps(_describe(node, numbers), sort_keys=True, default=repr)
+        # The text does not identify code of others, so a random number keeps later runs from finding its outputs.
+        unknown = UNKNOWN in text or " at 0x" in text
+        fingerprint.update((text + secrets.token_hex(16) if unknown else text).encode())
         for weight in getattr(node.operation, "weights", ()):
-            found.update(backend.start().ops.convert_to_numpy(weight).tobytes())
-    found.update(numbers[id(tensor)].encode())
-    return found.hexdigest()
+            fingerprint.update(backend.start().ops.convert_to_numpy(weight).tobytes())
+    fingerprint.update(numbers[id(tensor)].encode())
+    return fingerprint.hexdigest()
 
 
 def _graph(network: keras.Model) -> list[Any]:
-    """Nodes of a functional model, input first. A node has `operation`, `input_tensors`, `outputs`, `arguments`."""
+    """Return the nodes of a functional model, input first.
+
+    A node has `operation`, `input_tensors`, `outputs` and `arguments`.
+    """
     return [
         node
         for depth in sorted(network._nodes_by_depth, reverse=True)
@@ -127,7 +133,7 @@ def _graph(network: keras.Model) -> list[Any]:
 
 
 def _is_constant(operation: keras.Operation) -> bool:
-    """Whether an operation gives the same for the same input in training too; layers inside it count."""
+    """Return whether an operation, with the layers inside it, computes the same in training mode."""
     layers = backend.start().layers
     if getattr(operation, "trainable_weights", None):
         return False
@@ -135,7 +141,7 @@ def _is_constant(operation: keras.Operation) -> bool:
         if isinstance(layer, layers.BatchNormalization) and layer.trainable:
             return False
         if isinstance(layer, layers.SpectralNormalization):
-            # Its kernel moves in training.
+            # Its kernel changes in training.
             return False
         if getattr(layer, "_seed_generators", None) and not (isinstance(layer, layers.Dropout) and layer.rate == 0):
             return False
@@ -143,62 +149,70 @@ def _is_constant(operation: keras.Operation) -> bool:
 
 
 def _ancestors(tensors: Sequence[keras.KerasTensor], makers: dict[int, Any]) -> list[Any]:
-    """The nodes that tensors are computed by, input first."""
-    found: dict[int, Any] = {}
-    # Each entry is visited twice: to go down from it, and, when what it needs stands in the list, to stand behind it.
-    waiting = [(tensor, False) for tensor in reversed(tensors)]
-    while waiting:
-        tensor, ready = waiting.pop()
+    """Return the nodes that compute some tensors, input first."""
+    nodes: dict[int, Any] = {}
+    # Each entry is visited twice: first to add its inputs to the stack, then to append its node after theirs.
+    stack = [(tensor, False) for tensor in reversed(tensors)]
+    while stack:
+        tensor, inputs_done = stack.pop()
         node = makers.get(id(tensor))
-        if node is None or id(node) in found:
+        if node is None or id(node) in nodes:
             continue
-        if ready:
-            found[id(node)] = node
+        if inputs_done:
+            nodes[id(node)] = node
             continue
-        waiting.append((tensor, True))
-        waiting += [(source, False) for source in reversed(node.input_tensors)]
-    return list(found.values())
+        stack.append((tensor, True))
+        stack += [(source, False) for source in reversed(node.input_tensors)]
+    return list(nodes.values())
 
 
-def _lower(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -> None:
-    """Let tensors cross below cheap steps wherever fewer numbers cross by that; changes `crossing`."""
+def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -> None:
+    """Move the cut below cheap operations wherever fewer numbers then cross; changes `crossing`."""
     lowered = True
     while lowered:
         lowered = False
-        for key, tensor in list(crossing.items()):
-            best, gain = None, 0
-            # Tensors that would have to cross instead of this one, step by step down through cheap operations.
-            front = {key: tensor}
-            while True:
-                steps = [
-                    (k, makers[k])
-                    for k in front
-                    if k not in crossing or k == key
-                    if makers[k] is not None and type(makers[k].operation).__name__ in CHEAP
-                ]
-                if not steps:
-                    break
-                top, node = steps[0]
-                del front[top]
-                front.update({id(source): source for source in node.input_tensors})
-                if any(makers[k] is None for k in front):
-                    break
-                more = sum(_floats(t) for k, t in front.items() if k not in crossing or k == key)
-                if _floats(tensor) - more > gain:
-                    best, gain = dict(front), _floats(tensor) - more
-            if best is not None:
+        for key in list(crossing):
+            better = _better_front(key, crossing, makers)
+            if better is not None:
                 del crossing[key]
-                crossing.update(best)
+                crossing.update(better)
                 lowered = True
                 break
+
+
+def _better_front(
+    key: int, crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]
+) -> dict[int, keras.KerasTensor] | None:
+    """Return the tensors that should cross instead of one, or None if none save numbers."""
+    tensor = crossing[key]
+    best, saved = None, 0
+    # The tensors that would cross instead, while the cut moves down through cheap operations one by one.
+    front = {key: tensor}
+    while True:
+        steps = [
+            (k, makers[k])
+            for k in front
+            if k not in crossing or k == key
+            if makers[k] is not None and type(makers[k].operation).__name__ in CHEAP
+        ]
+        if not steps:
+            return best
+        top, node = steps[0]
+        del front[top]
+        front.update({id(source): source for source in node.input_tensors})
+        if any(makers[k] is None for k in front):
+            return best
+        added = sum(_floats(t) for k, t in front.items() if k not in crossing or k == key)
+        if _floats(tensor) - added > saved:
+            best, saved = dict(front), _floats(tensor) - added
 
 
 def _floats(tensor: keras.KerasTensor) -> int:
     return math.prod(tensor.shape[1:])
 
 
-def _described(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
-    """What an operation is and what it is applied to, without names and without what only training reads."""
+def _describe(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
+    """Describe an operation and its inputs, without names and without settings that only training reads."""
     keras = backend.start()
     operation = node.operation
     config: dict[str, Any] = {}
@@ -211,25 +225,25 @@ def _described(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
         # Operations keep their settings as plain attributes.
         config = {k: v for k, v in vars(operation).items() if not k.startswith("_") and k != "name"}
 
-    def told(value: Any) -> str:
+    def text_of(value: Any) -> str:
         if id(value) in numbers:
             return numbers[id(value)]
         if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
             value = keras.ops.convert_to_numpy(value)
         if isinstance(value, np.ndarray):
-            # Printed, a large array is cut short.
+            # The printed form of a large array leaves values out.
             return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
         return UNKNOWN if callable(value) else repr(value)
 
     arguments = node.arguments
     kind = type(operation)
-    # The code of a class or function of somebody else's may be another tomorrow, under the same name.
+    # A class or function from elsewhere may have other code tomorrow, under the same name.
     ours = kind.__module__.split(".")[0] in ("keras", "zoo") and not isinstance(operation, keras.layers.Lambda)
     activation = getattr(getattr(operation, "activation", None), "__module__", "keras")
     ours = ours and str(activation).split(".")[0] == "keras"
     return {
         "operation": f"{kind.__module__}.{kind.__name__}" if ours else UNKNOWN,
-        "config": keras.tree.map_structure(told, config),
-        "inputs": [told(tensor) for tensor in node.input_tensors],
-        "arguments": repr(keras.tree.map_structure(told, [list(arguments.args), dict(arguments.kwargs)])),
+        "config": keras.tree.map_structure(text_of, config),
+        "inputs": [text_of(tensor) for tensor in node.input_tensors],
+        "arguments": repr(keras.tree.map_structure(text_of, [list(arguments.args), dict(arguments.kwargs)])),
     }

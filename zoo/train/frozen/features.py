@@ -1,9 +1,9 @@
-"""The frozen prefix: what no phase trains is computed once a picture, by onnxruntime on a processor, and kept.
+"""Computes the outputs of the frozen part once per picture, keeps them, and hands them out.
 
-A phase trains the upper part of a network. The part below is a constant function of the picture (`zoo.train.frozen.cut`
-finds where it ends). Its outputs, the features, are computed ahead and read in every epoch; only the upper part is run
-and trained, on the very variables of the network. Where pictures are made anew in every epoch, or features would not
-fit the cache, the lower part still runs on onnxruntime, batch by batch.
+A phase trains the upper part of a network. The part below is a constant function of the picture;
+`zoo.train.frozen.cut` finds where it ends. Its outputs, the features, are computed ahead and read in every epoch. Only
+the upper part runs and trains, on the very variables of the network. If pictures are altered anew in every epoch, or
+features do not fit the cache, the frozen part still runs on onnxruntime, batch by batch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,19 +26,20 @@ from zoo.reporter import Reporter
 from zoo.train.batches import BatchFn, PhaseInputs
 from zoo.train.frozen.cut import Cut, digest
 from zoo.train.frozen.part import FrozenPart, Unsound
-from zoo.train.frozen.store import Cache, FeatureSet, Wanted
+from zoo.train.frozen.stats import CacheStats
+from zoo.train.frozen.store import Cache, FeatureSet, FeatureSetSpec
 from zoo.train.views import Views
 
 if TYPE_CHECKING:
     import keras
 
 CHECKED_PICTURES = 8
-# Pictures that go through at once: as many as these pixels, and no more than these; memory grows with them.
+# Batches hold as many pictures as have these pixels, and at most BATCH, because memory grows with them.
 BATCH_PIXELS, BATCH = 1_600_000, 32
-# So many are on the disk for good before the next are computed: an interrupted run keeps them.
+# So many features are safely on the disk before the next are computed; an interrupted run keeps them.
 FINISHED_TOGETHER = 512
-# Where fewer pixels than these need not go through the prefix again, converting it takes longer than it saves:
-# MobileNetV2's takes 4 s, in which Keras sends 500 pictures of 224 x 224 through.
+# If the cache saves computing fewer pixels than these, converting the frozen part takes longer than it saves.
+# MobileNetV2's takes 4 s, in which Keras computes 500 pictures of 224 x 224.
 WORTH_PIXELS = 25_000_000
 
 
@@ -47,10 +48,10 @@ class FeatureCacheConfig:
     """How features are kept.
 
     Args:
-        folder: Of the cache.
-        limit: Bytes that it may take; None means the default, 0 turns the prefix off.
-        pictures: Tells these decoded pictures, in their order, from all others.
-        always: Whether the prefix is used where it saves little, too.
+        folder: The folder of the cache.
+        limit: Bytes that the cache may take. None means the default; 0 turns the feature cache off.
+        pictures: A fingerprint of the decoded pictures in their order. An empty one matches no other run.
+        always: Whether the cache is used even if it saves little.
     """
 
     folder: Path
@@ -59,85 +60,59 @@ class FeatureCacheConfig:
     always: bool = False
 
 
-# Places in a set, pixels as uint8 (pictures, height, width, channels), and labels where they are kept beside features.
+# Places in a set, pixels as uint8 (pictures, height, width, channels), and labels if they are kept beside features.
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
-@dataclass
-class CacheStats:
-    """What the prefix did in a run.
+@dataclass(frozen=True)
+class _Rows:
+    """The pictures, or views of them, that a phase needs features of.
 
     Args:
-        engine: What it ran on: "onnxruntime" or "Keras".
-        computed: Pictures (or views of them) that went through it and were kept.
-        found: Pictures (or views) whose features an earlier run had computed.
-        read: How often features were read instead of computed.
-        streamed: Pictures that went through it and were not kept.
-        seconds_preparing: Converting it and comparing it with Keras.
-        seconds_computing: Of those computed and kept.
-        seconds_read: What those read would have taken, at the speed at which they, or others of their set, were
-            computed.
-        bytes: What the computed ones take on the disk.
-        numbers: What they are kept as, see `zoo.train.frozen.store.FeatureSet`; empty where none are.
+        key: Identifies the pictures or views.
+        count: The number of rows of the set, needed or not.
+        needed: Indices of the rows needed, int64.
+        batches: Makes the pixels of missing rows.
+        labels: The set of labels that is kept beside the features, or None.
     """
 
-    engine: str = ""
-    computed: int = 0
-    found: int = 0
-    read: int = 0
-    streamed: int = 0
-    seconds_preparing: float = 0.0
-    seconds_computing: float = 0.0
-    seconds_read: float = 0.0
-    bytes: int = 0
-    numbers: str = ""
-
-    def summary_lines(self) -> list[str]:
-        """What a user is told at the end of training."""
-        lines = []
-        if self.read:
-            text = f"Frozen prefix: features of {self.computed + self.found:,} pictures were read {self.read:,} times"
-            saved = self.seconds_read - self.seconds_computing - self.seconds_preparing
-            lines.append(f"{text}; that saved about {saved:.0f} s" if saved >= 1 else text)
-        if self.streamed:
-            lines.append(f"Frozen prefix: {self.streamed:,} pictures went through it on {self.engine}, not kept")
-        return lines
-
-    def to_json(self) -> dict[str, Any]:
-        """For run.json."""
-        return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()}
+    key: str
+    count: int
+    needed: np.ndarray
+    batches: Callable[[np.ndarray], Iterable[Batch]]
+    labels: FeatureSetSpec | None = None
 
 
 class FeatureCache:
-    """Finds, computes and hands out features through one run.
+    """Finds, computes and hands out features throughout one run.
 
     Args:
-        settings: How they are kept.
-        array: Decoded pictures, uint8 (pictures, height, width, channels).
-        targets: float32 (pictures, classes).
-        reporter: Hears what was computed.
+        config: How they are kept.
+        array: Decoded pictures, a uint8 array (pictures, height, width, channels).
+        targets: A float32 array (pictures, classes).
+        reporter: Receives progress messages and warnings.
 
     Attributes:
-        stats: What it did so far.
+        stats: What the cache has done so far.
     """
 
-    def __init__(self, settings: FeatureCacheConfig, array: np.ndarray, targets: np.ndarray, reporter: Reporter):
-        self._settings, self._array, self._targets, self._reporter = settings, array, targets, reporter
-        self._cache = Cache(settings.folder, settings.limit)
-        # Pictures that nothing tells from others are computed anew in every run.
-        self._pictures = settings.pictures or secrets.token_hex(16)
+    def __init__(self, config: FeatureCacheConfig, array: np.ndarray, targets: np.ndarray, reporter: Reporter):
+        self._config, self._array, self._targets, self._reporter = config, array, targets, reporter
+        self._cache = Cache(config.folder, config.limit)
+        # Without a fingerprint, features are computed anew in every run.
+        self._pictures = config.pictures or secrets.token_hex(16)
         height, width = array.shape[1:3]
         self._batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
-        self._keeps = True
+        self._writable = True
         self._filled: set[Path] = set()
-        self._lowers: dict[tuple[str, ...], FrozenPart] = {}
+        self._parts: dict[tuple[str, ...], FrozenPart] = {}
         self.stats = CacheStats()
 
     def worth(self, passes: int) -> bool:
-        """Whether the prefix should be used where pictures would go through it so many times."""
+        """Return whether the cache should be used if it saves computing so many pictures."""
         if self._cache.limit == 0:
             return False
-        return self._settings.always or passes * self._array[0, ..., 0].size >= WORTH_PIXELS
+        return self._config.always or passes * self._array[0, ..., 0].size >= WORTH_PIXELS
 
     def inputs(
         self,
@@ -154,37 +129,41 @@ class FeatureCache:
         """Make what a phase is fitted on.
 
         Args:
-            network: From pixels to logits.
-            cut: Where it is cut.
-            later: Where phases to come cut it that read the same pictures: they go through once for all.
-            plain: What the phase would be fitted on without a prefix.
-            train: Pictures to learn from, int64, rising.
-            val: Pictures to judge by.
-            views: Augmented copies to learn from, or None.
+            network: The network from pixels to logits.
+            cut: The cut of this phase.
+            later: The cuts of later phases that read the same pictures; one pass computes the features for all.
+            plain: What the phase would be fitted on without the cache.
+            train: Indices of the training pictures, rising int64.
+            val: Indices of the validation pictures, int64.
+            views: Augmented copies of the training pictures, or None.
             online: Whether `plain.train` alters pictures anew in every epoch.
+
+        Returns:
+            The features and the upper part of the network, or `plain` if the cache does not help.
         """
         keras = backend.start()
-        # Weights below the cut stay as they are while a phase lasts.
+        # Weights below the cut do not change within a phase, so fingerprints are computed once per phase.
         self._digests: dict[int, str] = {}
         self._network, self._sample = network, self._array[train[:CHECKED_PICTURES]].astype("float32")
         altered = online or views is not None
+        part = None
         try:
-            pictures = self._of_pictures(cut, later, val if altered else np.union1d(train, val))
-            of_views = self._of_views(cut, later, views) if views is not None else None
-            train_from, validation_from = (of_views if altered else pictures), pictures
-            if train_from is None or validation_from is None:
-                lower = self._lower_for(cut.tensors)
-                if lower.engine == "Keras":
-                    # Batch by batch Keras does the same in one piece.
+            from_pictures = self._read_pictures(cut, later, val if altered else np.union1d(train, val))
+            from_views = self._read_views(cut, later, views) if views is not None else None
+            from_train = from_views if altered else from_pictures
+            if from_train is None or from_pictures is None:
+                part = self._part_for(cut.tensors)
+                if part.engine == "Keras":
+                    # Batch by batch, Keras does the same in one piece.
                     return plain
         except Unsound:
             return plain
         return PhaseInputs(
             keras.Model(list(cut.tensors), network.outputs[0]),
-            train=train_from[0] if train_from else self._stream(lower, plain.train),
-            validation=validation_from[0] if validation_from else self._stream(lower, plain.validation),
-            kept=(train_from is not None, validation_from is not None),
-            rate=max((found[1] for found in (train_from, validation_from) if found), default=0.0),
+            train=from_train[0] if from_train else self._stream(part, plain.train),
+            validation=from_pictures[0] if from_pictures else self._stream(part, plain.validation),
+            kept=(from_train is not None, from_pictures is not None),
+            rate=max((reader[1] for reader in (from_train, from_pictures) if reader), default=0.0),
         )
 
     def count(self, inputs: PhaseInputs, train: int, validation: int) -> None:
@@ -193,151 +172,158 @@ class FeatureCache:
         self.stats.read += read
         self.stats.seconds_read += read * inputs.rate
 
-    def _of_pictures(self, cut: Cut, later: Sequence[Cut], rows: np.ndarray) -> tuple[BatchFn, float] | None:
-        """What reads features of pictures as they are, and the seconds that one took; None if they cannot be kept."""
-
-        rows_of = MappedRows(self._array)
+    def _read_pictures(self, cut: Cut, later: Sequence[Cut], rows: np.ndarray) -> tuple[BatchFn, float] | None:
+        """Return a reader of the features of unaltered pictures, and seconds per picture; None if they are not kept."""
+        pixels = MappedRows(self._array)
 
         def batches(missing: np.ndarray) -> Iterator[Batch]:
             for chosen in np.array_split(missing, -(-len(missing) // self._batch)):
-                yield chosen, rows_of[chosen], None
+                yield chosen, pixels[chosen], None
 
-        stores = self._stores(cut, later, self._pictures, len(self._array), rows, batches)
-        if stores is None:
+        sets = self._open_filled(cut, later, _Rows(self._pictures, len(self._array), rows, batches))
+        if sets is None:
             return None
 
-        def take(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-            if any(len(store.missing(chosen)) for store in stores):
-                # Training pictures as they are, where a phase reads altered ones; few, and seldom.
-                return self._lower_for(cut.tensors)(self._array[chosen].astype("float32")), self._targets[chosen]
-            return [store[chosen] for store in stores], self._targets[chosen]
+        def read(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+            if any(len(feature_set.missing(chosen)) for feature_set in sets):
+                # A phase that reads altered pictures asks for some unaltered ones; they are few, and seldom needed.
+                return self._part_for(cut.tensors)(self._array[chosen].astype("float32")), self._targets[chosen]
+            return [feature_set[chosen] for feature_set in sets], self._targets[chosen]
 
-        return take, max(store.seconds_a_row for store in stores)
+        return read, max(feature_set.seconds_a_row for feature_set in sets)
 
-    def _of_views(self, cut: Cut, later: Sequence[Cut], views: Views) -> tuple[BatchFn, float] | None:
-        """What reads features of augmented copies, and the seconds that one took; None if they cannot be kept."""
-        # What the policy makes of a few pictures tells it from others: names and parameters outlive its code.
-        some = views.rows[:CHECKED_PICTURES]
-        made = views.augment(
-            views.array[some].astype("float32"), views.targets[some].copy(), picture_seeds(views.seed, 0, some)
-        )
-        summary_lines = [np.asarray(part).tobytes() for part in (*made, views.rows, views.targets[views.rows])]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in summary_lines)).hexdigest()
-        key = repr([self._pictures, digest, views.count, views.seed])
+    def _read_views(self, cut: Cut, later: Sequence[Cut], views: Views) -> tuple[BatchFn, float] | None:
+        """Return a reader of the features of augmented copies, and seconds per copy; None if they are not kept."""
+        key = self._key_of_views(views)
 
         def batches(missing: np.ndarray) -> Iterator[Batch]:
             return views.generate()
 
-        labels = Wanted(f"labels of {key}", len(views), np.arange(len(views)), (views.targets.shape[1],))
-        stores = self._stores(cut, later, key, len(views), np.arange(len(views)), batches, labels)
-        if stores is None:
+        labels = FeatureSetSpec(f"labels of {key}", len(views), np.arange(len(views)), (views.targets.shape[1],))
+        sets = self._open_filled(cut, later, _Rows(key, len(views), np.arange(len(views)), batches, labels))
+        if sets is None:
             return None
-        *features, targets = stores
+        *features, targets = sets
 
-        def take(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        def read(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
             places = views.place(epoch, chosen)
-            return [store[places] for store in features], targets[places]
+            return [feature_set[places] for feature_set in features], targets[places]
 
-        return take, max(store.seconds_a_row for store in features)
+        return read, max(feature_set.seconds_a_row for feature_set in features)
 
-    def _stores(
-        self,
-        cut: Cut,
-        later: Sequence[Cut],
-        pictures: str,
-        count: int,
-        rows: np.ndarray,
-        batches: Callable[[np.ndarray], Iterable[Batch]],
-        labels: Wanted | None = None,
-    ) -> list[FeatureSet] | None:
-        """The sets of a cut's tensors, and of labels, with all rows computed; None if they cannot be kept."""
-        if not self._keeps:
+    def _key_of_views(self, views: Views) -> str:
+        """Identify views by what the policy makes of a few pictures: its code may change under the same name."""
+        some = views.rows[:CHECKED_PICTURES]
+        altered = views.augment(
+            views.array[some].astype("float32"), views.targets[some].copy(), picture_seeds(views.seed, 0, some)
+        )
+        parts = [np.asarray(part).tobytes() for part in (*altered, views.rows, views.targets[views.rows])]
+        fingerprint = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        return repr([self._pictures, fingerprint, views.count, views.seed])
+
+    def _open_filled(self, cut: Cut, later: Sequence[Cut], rows: _Rows) -> list[FeatureSet] | None:
+        """Open the sets of a cut's tensors, then of labels, and compute what is missing; None if they are not kept."""
+        if not self._writable:
             return None
-        beside = [labels] if labels else []
-        tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())
         opened: list[FeatureSet] = []
         try:
-            found = self._cache.open([*self._wanted(tensors, pictures, count, rows), *beside])
-            if found is None and later:
-                tensors = list(cut.tensors)
-                found = self._cache.open([*self._wanted(tensors, pictures, count, rows), *beside])
-            if found is None:
-                self._reporter.say(
-                    f"  frozen prefix: features of {len(rows):,} pictures would take "
-                    f"{files.size_text(cut.floats * 2 * len(rows))} or more, and {self._cache.refusal}; "
-                    "computed anew in every epoch"
-                )
+            tensors, sets = self._open(cut, later, rows)
+            if sets is None:
                 return None
-            opened = found
+            opened = sets
             self.stats.numbers = opened[0].numbers
-            missing = np.unique(np.concatenate([store.missing(rows) for store in opened]))
+            missing = np.unique(np.concatenate([feature_set.missing(rows.needed) for feature_set in opened]))
             if len(missing):
-                self._fill(tensors, opened, missing, batches(missing))
+                self._fill(tensors, opened, missing, rows.batches(missing))
             else:
-                self._reporter.say(f"  frozen prefix: {len(rows):,} pictures, found computed")
+                self._reporter.say(
+                    f"  frozen part: the features of {len(rows.needed):,} pictures are in the cache already"
+                )
         except OSError as error:
-            # What is half-written would fill the disk for nothing.
+            # A half-written set would fill the disk for nothing.
             self._cache.drop(opened)
-            self._keeps = False
+            self._writable = False
             self._reporter.warn(
                 f"features cannot be kept in {str(self._cache.folder)!r}: {error.strerror or error}. "
-                "They are computed anew in every epoch; ZOO_CACHE names another folder."
+                "They are computed again in every epoch, which takes longer. To keep them, let the environment "
+                "variable ZOO_CACHE name another folder."
             )
             return None
-        if not any(store.folder in self._filled for store in opened):
-            self.stats.found += len(rows) - len(missing)
-        self._filled.update(store.folder for store in opened)
+        if not any(feature_set.folder in self._filled for feature_set in opened):
+            self.stats.found += len(rows.needed) - len(missing)
+        self._filled.update(feature_set.folder for feature_set in opened)
         return [*opened[: len(cut.tensors)], *opened[len(tensors) :]]
 
-    def _wanted(
-        self, tensors: Sequence[keras.KerasTensor], pictures: str, count: int, rows: np.ndarray
-    ) -> list[Wanted]:
+    def _open(
+        self, cut: Cut, later: Sequence[Cut], rows: _Rows
+    ) -> tuple[list[keras.KerasTensor], list[FeatureSet] | None]:
+        """Open the sets of this phase and later ones, or of this phase alone if all do not fit; say if none fit."""
+        labels = [rows.labels] if rows.labels else []
+        tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())
+        sets = self._cache.open([*self._specs(tensors, rows), *labels])
+        if sets is None and later:
+            tensors = list(cut.tensors)
+            sets = self._cache.open([*self._specs(tensors, rows), *labels])
+        if sets is None:
+            count = len(rows.needed)
+            self._reporter.say(
+                f"  frozen part: the features of {count:,} pictures would take "
+                f"{files.size_text(cut.floats * 2 * count)} or more, and {self._cache.refusal}; "
+                "they are computed again in every epoch"
+            )
+        return tensors, sets
+
+    def _specs(self, tensors: Sequence[keras.KerasTensor], rows: _Rows) -> list[FeatureSetSpec]:
         keras = backend.start()
         engine = ["Keras" if backend.has_accelerator() else backend.onnxruntime().__version__]
         engine += [zoo_runtime.__version__, keras.__version__, keras.backend.backend()]
-        return [Wanted(repr([self._digest(x), engine, pictures]), count, rows, tuple(x.shape[1:])) for x in tensors]
+        return [
+            FeatureSetSpec(repr([self._digest(x), engine, rows.key]), rows.count, rows.needed, tuple(x.shape[1:]))
+            for x in tensors
+        ]
 
     def _fill(
         self,
         tensors: Sequence[keras.KerasTensor],
-        stores: Sequence[FeatureSet],
+        sets: Sequence[FeatureSet],
         rows: np.ndarray,
         batches: Iterable[Batch],
     ) -> None:
-        """Compute rows of the sets of some tensors; labels that come with them go to the set behind those."""
-        lower = self._lower_for(tensors)
+        """Compute rows of the sets of some tensors. If labels come with the pixels, they go to the last set."""
+        part = self._part_for(tensors)
         started = time.perf_counter()
-        done, waiting = 0, []
+        done = 0
+        unfinished: list[np.ndarray] = []
 
         def finish() -> None:
-            for store in stores:
-                store.finish(np.concatenate(waiting))
-            waiting.clear()
+            for feature_set in sets:
+                feature_set.finish(np.concatenate(unfinished))
+            unfinished.clear()
 
         timed = self._reporter.timing.measure("computing the frozen prefix")
-        with timed, self._reporter.progress("frozen prefix") as progress:
+        with timed, self._reporter.progress("frozen part") as progress:
             for places, pixels, labels in batches:
-                values = lower(pixels.astype("float32"))
-                for store, rows_of in zip(stores, values if labels is None else [*values, labels], strict=True):
-                    store.write(places, rows_of)
-                waiting.append(places)
+                values = part(pixels.astype("float32"))
+                for feature_set, new in zip(sets, values if labels is None else [*values, labels], strict=True):
+                    feature_set.write(places, new)
+                unfinished.append(places)
                 done += len(places)
-                if sum(map(len, waiting)) >= FINISHED_TOGETHER:
+                if sum(map(len, unfinished)) >= FINISHED_TOGETHER:
                     finish()
                 progress(done, len(rows))
-        if waiting:
+        if unfinished:
             finish()
         seconds = time.perf_counter() - started
-        self.stats.engine = lower.engine
+        self.stats.engine = part.engine
         self.stats.computed += done
         self.stats.seconds_computing += seconds
-        size = sum(store.row_bytes for store in stores) * done
+        size = sum(feature_set.row_bytes for feature_set in sets) * done
         self.stats.bytes += size
-        for store in stores:
-            store.took(done, seconds)
+        for feature_set in sets:
+            feature_set.add_timing(done, seconds)
         self._reporter.say(
-            f"  frozen prefix: {done:,} pictures computed in {seconds:.1f} s on {lower.engine}, "
-            f"{size / 1e6:,.0f} MB kept as {stores[0].numbers}"
+            f"  frozen part: the features of {done:,} pictures were computed in {seconds:.1f} s on {part.engine}, "
+            f"{size / 1e6:,.0f} MB kept as {sets[0].numbers}"
         )
 
     def _digest(self, tensor: keras.KerasTensor) -> str:
@@ -345,31 +331,32 @@ class FeatureCache:
             self._digests[id(tensor)] = digest(self._network, tensor)
         return self._digests[id(tensor)]
 
-    def _lower_for(self, tensors: Sequence[keras.KerasTensor]) -> FrozenPart:
-        """The lower part that gives some tensors; what was prepared before, if it is the same with the same weights.
+    def _part_for(self, tensors: Sequence[keras.KerasTensor]) -> FrozenPart:
+        """Return the frozen part that gives some tensors, prepared once for the same operations and weights.
 
         Raises:
-            Unsound: It gives no row a picture, or another one in training.
+            Unsound: It does not give one row per picture, or gives other values in training mode.
         """
         key = tuple(self._digest(tensor) for tensor in tensors)
-        if key not in self._lowers:
+        if key not in self._parts:
             started = time.perf_counter()
             with self._reporter.timing.measure("preparing the frozen prefix"):
-                lower = self._lowers[key] = FrozenPart(self._network, tensors, self._sample)
+                part = self._parts[key] = FrozenPart(self._network, tensors, self._sample)
             self.stats.seconds_preparing += time.perf_counter() - started
-            self.stats.engine = lower.engine
-            if lower.note:
-                self._reporter.warn(f"the frozen prefix runs on Keras: {lower.note}.")
-        if not self._lowers[key].sound:
+            self.stats.engine = part.engine
+            if part.note:
+                self._reporter.warn(f"the frozen part runs on Keras, which is slower: {part.note}.")
+        if not self._parts[key].sound:
             raise Unsound
-        return self._lowers[key]
+        return self._parts[key]
 
-    def _stream(self, lower: FrozenPart, take: BatchFn) -> BatchFn:
-        """Pictures that another gives, sent through the prefix."""
+    def _stream(self, part: FrozenPart | None, read: BatchFn) -> BatchFn:
+        """Return a function that computes the features of what another function gives, and keeps nothing."""
+        assert part is not None
 
         def features(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-            pixels, targets = take(epoch, chosen)
+            pixels, targets = read(epoch, chosen)
             self.stats.streamed += len(chosen)
-            return lower(np.asarray(pixels, "float32")), targets
+            return part(np.asarray(pixels, "float32")), targets
 
         return features

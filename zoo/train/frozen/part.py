@@ -1,4 +1,4 @@
-"""The frozen part of a network, ready to run: on onnxruntime where that is sound and faster, else on Keras."""
+"""Runs the frozen part of a network: on onnxruntime where that is sound and faster, else on Keras."""
 
 from __future__ import annotations
 
@@ -19,38 +19,42 @@ TOLERANCE = 1e-4
 
 
 class Unsound(Exception):
-    """The lower part gives no row a picture, or another one in training: it cannot be computed ahead."""
+    """The frozen part cannot be computed ahead: `FrozenPart.sound` is False."""
 
 
 class FrozenPart:
-    """The lower part of a network, ready to run.
+    """The frozen part of a network, ready to run.
 
     Args:
-        network: The whole.
-        tensors: What it gives.
-        sample: Pictures to compare Keras and onnxruntime on, float32 (pictures, height, width, channels), 0..255.
+        network: The whole network.
+        tensors: The outputs of the frozen part.
+        sample: Pictures to compare Keras and onnxruntime on, float32 (pictures, height, width, channels) in 0..255.
 
     Attributes:
         engine: "onnxruntime" or "Keras".
-        note: Why it is Keras where it might be the other, or nothing.
-        sound: Whether it gives a row a picture, the same in training mode.
+        note: Why it runs on Keras although onnxruntime might be faster; empty if there is nothing to say.
+        sound: Whether it gives one row per picture, and the same in training mode.
     """
 
     def __init__(self, network: keras.Model, tensors: Sequence[keras.KerasTensor], sample: np.ndarray):
         keras = backend.start()
         self._model = keras.Model(network.inputs[0], list(tensors))
-        self._session, self.engine, self.note, self.sound = None, "Keras", "", True
-        # Not traced: that takes longer than these few pictures.
+        self._session: Any = None
+        self.engine, self.note, self.sound = "Keras", "", True
+        # Called without tracing, which would take longer than these few pictures.
         pixels = keras.ops.convert_to_tensor(sample)
         expected, training = (
-            [keras.ops.convert_to_numpy(x) for x in _listed(self._model(pixels, training=mode))]
+            [keras.ops.convert_to_numpy(x) for x in _as_list(self._model(pixels, training=mode))]
             for mode in (False, True)
         )
         if any(len(values) != len(sample) for values in expected) or _difference(expected, training) > TOLERANCE:
             self.sound = False
             return
-        if backend.has_accelerator():
-            return
+        if not backend.has_accelerator():
+            self._convert(expected, sample)
+
+    def _convert(self, expected: Sequence[np.ndarray], sample: np.ndarray) -> None:
+        """Switch to onnxruntime if it gives what Keras gives for the sample."""
         from zoo.convert.keras_to_onnx import convert_maps
         from zoo.convert.session import open_session
 
@@ -63,32 +67,39 @@ class FrozenPart:
             self.note, self._session = str(error).splitlines()[0], None
             return
         if difference > TOLERANCE:
-            self.note = f"onnxruntime's features differ from Keras's by {difference:.1e} of their greatest value"
+            self.note = f"onnxruntime's outputs differ from Keras's by {difference:.1e} of their greatest value"
             self._session = None
         elif self._session is not None:
             self.engine = "onnxruntime"
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Features of pictures: float32 (pictures, height, width, channels) -> a float32 array for each tensor."""
+        """Compute the features of pictures.
+
+        Args:
+            pixels: float32 (pictures, height, width, channels) in 0..255.
+
+        Returns:
+            A float32 array (pictures, ...) for each tensor.
+        """
         if self._session is not None:
             try:
                 return self._session.run(None, {self._session.get_inputs()[0].name: pixels})
             except Exception as error:
-                # onnxruntime's exceptions share no base class. Memory that it cannot have, Keras may have.
+                # onnxruntime's exceptions share no base class. Keras may succeed where it runs out of memory.
                 self._session, self.engine = None, "Keras"
                 self.note = f"onnxruntime failed: {str(error).splitlines()[0]}"
-        return [np.asarray(values) for values in _listed(self._model.predict_on_batch(pixels))]
+        return [np.asarray(values) for values in _as_list(self._model.predict_on_batch(pixels))]
 
 
-def _difference(expected: Sequence[np.ndarray], given: Sequence[np.ndarray]) -> float:
-    """The greatest difference over tensors, as a share of the greatest value; not finite counts as infinite."""
+def _difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
+    """Return the greatest difference over tensors, relative to the greatest value; NaN counts as infinite."""
     worst = 0.0
-    for wanted, values in zip(expected, given, strict=True):
-        share = float(np.abs(wanted - values).max() / max(float(np.abs(wanted).max()), 1e-30))
-        worst = max(worst, share) if np.isfinite(share) else float("inf")
+    for reference, values in zip(expected, actual, strict=True):
+        relative = float(np.abs(reference - values).max() / max(float(np.abs(reference).max()), 1e-30))
+        worst = max(worst, relative) if np.isfinite(relative) else float("inf")
     return worst
 
 
-def _listed(outputs: Any) -> list[Any]:
-    """Keras gives the one output of a model with a list of one as it is."""
+def _as_list(outputs: Any) -> list[Any]:
+    """Return outputs as a list: Keras returns the only output of a model without one."""
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]

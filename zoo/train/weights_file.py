@@ -1,0 +1,240 @@
+"""Loads weights files into networks: .h5 files as Keras publishes them, and the .keras files of runs.
+
+A .keras file is read as data alone. Its config.json names the layers in order, and its model.weights.h5 has their
+arrays. Nothing that the file describes is built or run, so a file from a stranger cannot execute code.
+
+Keras writes the arrays of a layer to `layers/NAME/vars/0`, `layers/NAME/vars/1` and so on. NAME is the class of the
+layer in snake case. The second layer of a class has `_1` after it, the third one `_2`. (See `_save_container_state` in
+keras/src/saving/saving_lib.py.)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import backend
+from zoo.errors import WeightsIncompatible
+from zoo.plugin import Weights
+
+if TYPE_CHECKING:
+    import keras
+
+
+def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, layouts: Sequence[Weights] = ()) -> None:
+    """Load a weights file into a network.
+
+    Args:
+        model: A backbone, or a classifier if the file includes the top.
+        path: An .h5 file as Keras publishes them, or a .keras file, whose layers of the same names are used.
+        entry: The published entry of the file, which may have its own way of loading; None for a user's file.
+        layouts: For a user's file: entries whose ways of loading are tried after Keras's own.
+
+    Raises:
+        WeightsIncompatible: The file is damaged, or it belongs to another network.
+    """
+    if entry is not None and entry.load is not None:
+        loaders = [entry.load]
+    elif path.suffix == ".keras":
+        loaders = [_load_archive]
+    else:
+        loaders = [_load_h5, *dict.fromkeys(other.load for other in layouts if other.load is not None)]
+    problems = []
+    for load in loaders:
+        try:
+            # Some loaders build a published layout to read the file. Its unnamed layers need names as in a new process.
+            with backend.fresh_names():
+                load(model, path)
+            return
+        except Exception as error:
+            # h5py, zipfile and Keras raise OSError, ValueError, KeyError, AttributeError and more on other files.
+            problems.append(_in_plain_words(error, path))
+    top = "without its top" if len(model.output.shape) == 4 else "with its top"
+    raise WeightsIncompatible(
+        f"{str(path)!r} does not fit {model.name}: {'; or: '.join(dict.fromkeys(problems))}. "
+        f"Give weights of exactly this network, {top}. `zoo info` lists the published ones."
+    )
+
+
+def _load_h5(model: keras.Model, path: Path) -> None:
+    """Load an .h5 file as Keras does."""
+    model.load_weights(path)
+
+
+def _in_plain_words(error: Exception, path: Path) -> str:
+    """Return why a file does not fit, without the words of Keras and h5py."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    if isinstance(error, WeightsIncompatible):
+        return text
+    if found := re.search(r"Model expected (\d+) layers, found (\d+) saved layers", text):
+        needed, held = found.groups()
+        return f"the file holds {held} layers with weights{_first_layers(path)}, and {needed} are needed"
+    if found := re.search(r"\(named (\S+) in the current model.*expects (\d+) weight.* Received (\d+)", text):
+        layer, needed, held = found.groups()
+        return f"layer {layer!r} needs {needed} arrays, and the file holds {held} in its place"
+    if found := re.search(r"\(named (\S+?)\).*expects shape (\(.*?\)).* with shape (\(.*?\))", text):
+        layer, needed, held = found.groups()
+        return f"layer {layer!r} needs an array of shape {needed}, and the file holds one of shape {held} in its place"
+    if found := re.search(r"Layer '(\S+)' expected (\d+) variables, but received (\d+)", str(error)):
+        layer, needed, held = found.groups()
+        return f"layer {layer!r} needs {needed} arrays, and the file holds {held} in its place"
+    if isinstance(error, (OSError, zipfile.BadZipFile)):
+        return f"the file is damaged, or it is not a weights file ({text})"
+    return text
+
+
+def _first_layers(path: Path) -> str:
+    """Return the first layer names of an .h5 file in brackets, for a message."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            group = file["model_weights"] if "layer_names" not in file.attrs and "model_weights" in file else file
+            names = [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs["layer_names"]]
+            weighted = [name for name in names if len(group[name].attrs["weight_names"])]
+    except (OSError, KeyError):
+        return ""
+    return f" ({', '.join(weighted[:3])} ...)"
+
+
+def _load_archive(model: keras.Model, path: Path) -> None:
+    """Load the layers of a .keras file that have the names of a model's layers.
+
+    All layers are checked before the first one changes.
+
+    Raises:
+        WeightsIncompatible: A layer is missing or has arrays of other shapes.
+    """
+    import h5py
+
+    with zipfile.ZipFile(path) as archive:
+        config, weights = json.loads(archive.read("config.json")), archive.read("model.weights.h5")
+    groups = _group_names(config)
+    with h5py.File(io.BytesIO(weights), "r") as file:
+        values = [
+            (part, _arrays(part, file, path))
+            for layer in model.layers
+            if layer.weights
+            for part, path in _parts(layer, _path(layer.name, groups), set())
+        ]
+    for layer, arrays in values:
+        if arrays:
+            # Not `set_weights`, because layers such as Normalization compute constants from their arrays here.
+            layer.load_own_variables({str(i): array for i, array in enumerate(arrays)})
+
+
+def _group_names(config: Any) -> dict[str, str]:
+    """Return the name of each layer -> the name of its group in model.weights.h5.
+
+    Args:
+        config: The content of config.json.
+
+    Raises:
+        WeightsIncompatible: It does not describe layers.
+    """
+    from keras.src.utils.naming import to_snake_case
+
+    names, counts = {}, dict[str, int]()
+    try:
+        for entry in config["config"]["layers"]:
+            # Operations such as sums stand among the layers, but they have no group.
+            if str(entry.get("module")).startswith("keras.src.ops"):
+                continue
+            group = to_snake_case(entry["class_name"])
+            count = counts[group] = counts.get(group, -1) + 1
+            names[entry["config"]["name"]] = f"{group}_{count}" if count else group
+    except (KeyError, TypeError, AttributeError):
+        raise WeightsIncompatible("its config.json does not describe a network of layers") from None
+    return names
+
+
+def _path(layer: str, groups: dict[str, str]) -> str:
+    """Return the path of a layer's group in model.weights.h5.
+
+    Raises:
+        WeightsIncompatible: The file has no layer of this name.
+    """
+    if layer not in groups:
+        raise WeightsIncompatible(
+            f"the network needs a layer {layer!r}, and the file has none of this name; it is of another network"
+        )
+    return f"layers/{groups[layer]}"
+
+
+def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.layers.Layer, str]]:
+    """Walk a layer and the layers inside it as Keras does when it saves them.
+
+    Args:
+        saveable: A layer, or a list, tuple or dict of layers, of the network that is loaded into.
+        path: The path of its group in model.weights.h5.
+        seen: Layers that have been visited; their `id`s are added.
+
+    Yields:
+        Layers with their paths.
+    """
+    from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable
+    from keras.src.utils.naming import to_snake_case
+
+    layer_class = backend.start().layers.Layer
+    children: list[tuple[str, Any]] = []
+    if isinstance(saveable, layer_class):
+        if id(saveable) in seen:
+            return
+        seen.add(id(saveable))
+        yield saveable, path
+        if len(list(saveable._flatten_layers())) > 1:
+            children = list(_walk_saveable(saveable))
+    elif isinstance(saveable, (list, tuple, dict)):
+        used: dict[str, int] = {}
+        items = saveable.values() if isinstance(saveable, dict) else saveable
+        children = [
+            (_get_unique_name(to_snake_case(type(item).__name__), used), item)
+            for item in items
+            if isinstance(item, layer_class)
+        ]
+    for name, child in children:
+        yield from _parts(child, f"{path}/{name}", seen)
+
+
+def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
+    """Read the arrays of a layer, without those of layers inside it.
+
+    Raises:
+        WeightsIncompatible: The file has arrays of other shapes.
+    """
+    inside = {id(weight) for part in layer._flatten_layers(include_self=False) for weight in part.weights}
+    needed = [tuple(weight.shape) for weight in layer.weights if id(weight) not in inside]
+    variables = f"{path}/vars"
+    datasets = [_dataset(file, f"{variables}/{i}") for i in range(len(file.get(variables, ())))] if needed else []
+    shapes = [tuple(dataset.shape) for dataset in datasets]
+    if shapes != needed:
+        raise WeightsIncompatible(
+            f"layer {layer.name!r} needs arrays of the shapes {_listed(needed)}, and the file has {_listed(shapes)}"
+        )
+    return [dataset[()] for dataset in datasets]
+
+
+def _dataset(file: Any, name: str) -> Any:
+    """Return a dataset of an .h5 file.
+
+    Raises:
+        WeightsIncompatible: It is missing, or its numbers are in another file.
+    """
+    import h5py
+
+    link, dataset = file.get(name, getlink=True), file.get(name)
+    # External links, external storage and virtual datasets would read any other file that they name.
+    if not isinstance(link, h5py.HardLink) or not isinstance(dataset, h5py.Dataset):
+        raise WeightsIncompatible(f"its model.weights.h5 has no array {name!r}")
+    if dataset.external or dataset.is_virtual:
+        raise WeightsIncompatible(f"the array {name!r} of its model.weights.h5 is in another file")
+    return dataset
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes)) or "none"
