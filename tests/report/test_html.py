@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import re
 
 import pytest
 
 from zoo.report import html
+from zoo.runs import RunRecord
 
-RECORD = {
-    "id": "20260131T120000Z-net-abc123",
-    "architecture": {"name": "net"},
-    "data": {
+RECORD = RunRecord(
+    id="20260131T120000Z-net-abc123",
+    status="trained",
+    created="2026-01-31T12:00:00Z",
+    command=["zoo", "finetune", "net"],
+    name="net-birds",
+    options={"schedule": "fine-tune", "augment": "none", "seed": 0},
+    architecture={"name": "net"},
+    weights={"id": "net.imagenet1k"},
+    augmentation={"name": "none", "parameters": {}},
+    image={"size": [64, 96], "resize": "squash"},
+    classes=[],
+    data={
         "name": "birds <i>& more</i>",
         "counts": {"train": 70, "val": 15, "test": 15},
         "split": "70 % / 15 % / 15 %",
         "left_out": {"a.jpg": "truncated"},
     },
-    "options": {"schedule": "fine-tune", "augment": "none", "seed": 0},
-    "weights": {"id": "net.imagenet1k"},
-    "image": {"size": [64, 96], "resize": "squash"},
-    "seconds": {"train": 12.3456},
-    "warnings": ["one <class> is rare"],
-    "best_epoch": 2,
-}
+    plugins=[],
+    versions={},
+    seconds={"train": 12.3456},
+    warnings=["one <class> is rare"],
+    best_epoch=2,
+)
 NAMES = ["<b>owl</b>", "a_name_without_any_space_that_is_wider_than_a_telephone"]
 METRICS = {
     "test": {
@@ -96,10 +105,7 @@ def test_names_are_escaped_and_wide_tables_scroll_in_a_box():
 
 
 def test_a_run_without_figures_and_an_older_record_still_give_a_page():
-    record = copy.deepcopy(RECORD)
-    del record["best_epoch"]
-    record["seconds"] = {}
-    record["weights"] = {}
+    record = dataclasses.replace(RECORD, best_epoch=None, seconds={}, weights={})
     page = html.render(record, {}, [])
     assert "Test accuracy" not in page and "<img" not in page and "were kept" not in page
     assert "not measured" in page and "random" in page

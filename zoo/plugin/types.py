@@ -367,7 +367,7 @@ def _accept_old_names(cls: type[Phase]) -> None:
 
         return property(read, doc=f"The old name of `{new}`.")
 
-    cls.__init__ = __init__
+    cls.__init__ = __init__  # type: ignore[method-assign]  # dataclasses has no aliases for fields
     for old, new in RENAMED_FIELDS.items():
         setattr(cls, old, reads(old, new))
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from zoo.runs import RunRecord
+
 # How the page shows the columns of history.csv. A column that is not listed keeps its name and its text.
 HEADINGS = {
     "phase": "phase",
@@ -32,7 +34,7 @@ FORMATS = {
 
 
 def render(
-    record: dict[str, Any],
+    record: RunRecord,
     metrics: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     *,
@@ -63,18 +65,18 @@ def render(
     )
 
 
-def _run_facts(record: dict[str, Any]) -> dict[str, Any]:
+def _run_facts(record: RunRecord) -> dict[str, Any]:
     """Collect what the page says about a run; no other code of this module or of the template reads the record."""
-    options, weights, image, data = record["options"], record["weights"], record["image"], record["data"]
-    seconds = record["seconds"].get("train")
+    options, weights, image, data = record.options, record.weights, record.image, record.data
+    seconds = record.seconds.get("train")
     counts = " / ".join(str(data["counts"][part]) for part in ("train", "val", "test"))
     return {
-        "run": record["id"],
-        "title": f"{record['architecture']['name']} on {data['name']}",
-        "warnings": record["warnings"],
-        "best_epoch": record.get("best_epoch"),
+        "run": record.id,
+        "title": f"{record.architecture['name']} on {data['name']}",
+        "warnings": record.warnings,
+        "best_epoch": record.best_epoch,
         "settings": [
-            ("run", record["id"]),
+            ("run", record.id),
             ("weights", weights.get("id") or weights.get("file") or "random"),
             ("schedule", options["schedule"]),
             ("augmentation", options["augment"]),

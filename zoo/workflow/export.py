@@ -219,7 +219,7 @@ def _keep(
     run.write_record(record)
     with files.atomic_write(run.folder / "report.html") as temporary:
         drawn = (run.folder / curves.FILE).is_file()
-        page = html.render(record.to_json(), metrics, run.read_history(), curves=curves.FILE if drawn else None)
+        page = html.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
         temporary.write_text(page, encoding="utf-8")
 
 
