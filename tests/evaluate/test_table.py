@@ -19,7 +19,7 @@ def table(names, matrix):
 
 
 def rows_of(lines):
-    """Return the confusion matrix of a table as (numbers of the columns, rows of number, counts and name)."""
+    """Return the confusion matrix of a table as (letters of the columns, rows of letter, counts and name)."""
     start = next(i for i, line in enumerate(lines) if line.startswith("confusion matrix"))
     return lines[start + 1].split(), [
         line.split(maxsplit=len(lines[start + 1].split()) + 1) for line in lines[start + 2 :]
@@ -30,18 +30,18 @@ def test_long_names_can_be_told_apart_in_the_matrix():
     matrix = np.random.default_rng(0).integers(0, 9, (12, 12))
     lines = table(LONG, matrix)
     columns, rows = rows_of(lines)
-    assert columns == [str(i) for i in range(1, 13)]
-    for i, (number, *counts, name) in enumerate(rows):
-        assert (number, name) == (str(i + 1), LONG[i])
+    assert columns == list("ABCDEFGHIJKL")
+    for i, (letter, *counts, name) in enumerate(rows):
+        assert (letter, name) == ("ABCDEFGHIJKL"[i], LONG[i])
         assert [int(count) for count in counts] == matrix[i].tolist()
     assert max(map(len, lines)) <= 100
 
 
-def test_every_column_lines_up_with_its_number():
-    lines = table(["a", "b", "ä" * 30], [[1234, 0, 5], [0, 12, 0], [7, 0, 99999]])
+def test_every_column_lines_up_with_its_letter():
+    lines = table(["a", "b", "ä" * 40], [[1234, 0, 5], [0, 12, 0], [7, 0, 99999]])
     start = next(i for i, line in enumerate(lines) if line.startswith("confusion matrix"))
     heading, *rows = lines[start + 1 :]
-    ends = [heading.index(number) + 1 for number in "123"]
+    ends = [heading.index(letter) + 1 for letter in "ABC"]
     for counts, row in zip(([1234, 0, 5], [0, 12, 0], [7, 0, 99999]), rows, strict=True):
         for end, count in zip(ends, counts, strict=True):
             assert row[:end].split()[-1] == str(count) and (len(row) == end or row[end] == " ")
@@ -53,7 +53,8 @@ def test_each_class_has_a_line_with_its_figures():
     assert lines[1].split() == ["cat", "0.600", "0.750", "0.667", "4"]
     assert lines[2].split() == ["dog", "0.800", "0.667", "0.727", "6"]
     assert lines[3].startswith("accuracy 0.7000, macro F1 0.6970, loss ") and lines[3].endswith(", 10 pictures")
-    assert rows_of(lines) == (["1", "2"], [["1", "3", "1", "cat"], ["2", "2", "4", "dog"]])
+    # Short names stand at the rows and at the columns.
+    assert [line.split() for line in lines[-3:]] == [["cat", "dog"], ["cat", "3", "1"], ["dog", "2", "4"]]
 
 
 @pytest.mark.parametrize(("count", "shown"), [(12, True), (13, False)])

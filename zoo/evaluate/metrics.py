@@ -6,6 +6,7 @@ confusion matrix are computed by scikit-learn.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 
 # Probabilities are clipped here before the logarithm of the loss.
 SMALLEST_PROBABILITY = 1e-12
+# Characters in a line of a terminal.
+TERMINAL = 80
 # The metrics that the exported file carries.
 SUMMARY = ("accuracy", "exact_match", "mean_average_precision", "macro_f1", "loss", "pictures")
 
@@ -129,14 +132,19 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
 def _matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
     """Return the lines of a confusion matrix.
 
-    Columns have numbers instead of names, so that long class names are neither cut nor make the lines too long. The
-    names stand behind the rows, so that columns line up whatever characters they have.
+    Columns bear the class names if the lines then fit a terminal. Otherwise they bear letters, so that long names are not
+    cut; the names then stand behind the rows, where columns line up whatever characters the names have.
     """
-    numbers = [str(i) for i in range(1, len(names) + 1)]
-    cell = 2 + max(len(text) for text in [*numbers, *(str(count) for row in matrix for count in row)])
-    margin = len(numbers[-1])
-    lines = ["confusion matrix (row: true class, column: predicted class of that number)"]
-    lines.append(" " * margin + "".join(f"{number:>{cell}}" for number in numbers))
-    for number, name, row in zip(numbers, names, matrix, strict=True):
-        lines.append(f"{number:>{margin}}" + "".join(f"{count:>{cell}}" for count in row) + f"  {name}")
+    counts = max(len(str(count)) for row in matrix for count in row)
+    cell, width = 2 + max(counts, *map(len, names)), max(5, *map(len, names))
+    if width + cell * len(names) <= TERMINAL:
+        lines = ["confusion matrix (row: true class, column: predicted class)"]
+        lines.append(" " * width + "".join(f"{name:>{cell}}" for name in names))
+        rows = zip(names, matrix, strict=True)
+        return lines + [f"{name:<{width}}" + "".join(f"{count:>{cell}}" for count in row) for name, row in rows]
+    letters, cell = string.ascii_uppercase[: len(names)], 2 + counts
+    lines = ["confusion matrix (row: true class, column: predicted class of that letter)"]
+    lines.append(" " + "".join(f"{letter:>{cell}}" for letter in letters))
+    for letter, name, row in zip(letters, names, matrix, strict=True):
+        lines.append(letter + "".join(f"{count:>{cell}}" for count in row) + f"  {name}")
     return lines
