@@ -132,8 +132,8 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
 def _matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
     """Return the lines of a confusion matrix.
 
-    Columns bear the class names if the lines then fit a terminal. Otherwise they bear letters, so that long names are not
-    cut; the names then stand behind the rows, where columns line up whatever characters the names have.
+    Columns bear the class names if the lines then fit a terminal. Otherwise they bear letters, so that long names are
+    not cut. The names then stand behind the rows, where columns line up whatever characters the names have.
     """
     counts = max(len(str(count)) for row in matrix for count in row)
     cell, width = 2 + max(counts, *map(len, names)), max(5, *map(len, names))
