@@ -1,4 +1,4 @@
-"""The arrows of the design: who may import whom, read from the source."""
+"""Who may import whom, read from the source code; and commands that must import nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# What each part may import of ours, floor by floor; a part may always import itself. A part is a module or a package
-# directly below `zoo`.
+# Which of our parts each part may import, from the bottom up. A part may always import itself. A part is a module or a
+# package directly below `zoo`.
 BOTTOM = {"zoo.errors", "zoo.reporter", "zoo_runtime"}
 TOOLS = BOTTOM | {"zoo.files", "zoo.backend", "zoo.plugin"}
 ALLOWED = {
