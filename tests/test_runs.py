@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from zoo import files, runs
-from zoo.errors import RunError, WriteError
+from zoo.errors import RunError, UsageError, WriteError
 
 
 def names(folder: Path) -> list[str]:
@@ -121,22 +122,42 @@ def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
-def finished(tmp_path: Path, **changes) -> Path:
+# What the first version of zoo recorded of a trained run.
+OLD_RECORD = {
+    "schema": runs.SCHEMA,
+    "id": "20250101T120000Z-net-aaaaaa",
+    "status": "trained",
+    "created": "2025-01-01T12:00:00Z",
+    "command": ["zoo", "finetune", "net"],
+    "name": "net-photos",
+    "options": {"seed": 3, "data": "photos"},
+    "architecture": {"name": "net"},
+    "weights": {"random": True},
+    "augmentation": {"name": "none", "parameters": {}},
+    "image": {"size": [32, 32], "channels": 3},
+    "classes": ["cat", "dog", "owl"],
+    "data": {"digest": "d", "left_out": []},
+    "plugins": ["net"],
+    "versions": {"python": "3.11.0"},
+}
+
+
+def write_run(tmp_path: Path, **changes) -> Path:
     run = runs.create(tmp_path, "net")
-    run.write_json("run.json", {"schema": runs.SCHEMA, "status": "trained", "seed": 3, **changes})
+    run.write_json("run.json", {**OLD_RECORD, **changes})
     run.model.write_bytes(b"model")
     return run.folder
 
 
 def test_a_finished_run_loads(tmp_path):
-    folder = finished(tmp_path)
+    folder = write_run(tmp_path)
     run, record = runs.load(folder)
-    assert run.folder == folder and record["seed"] == 3
+    assert run.folder == folder and record.options["seed"] == 3 and record.classes == ["cat", "dog", "owl"]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"schema": ', "\xff"])
 def test_a_damaged_run_json(tmp_path, content):
-    folder = finished(tmp_path)
+    folder = write_run(tmp_path)
     (folder / "run.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(RunError, match=r"run\.json' is damaged"):
         runs.load(folder)
@@ -144,7 +165,7 @@ def test_a_damaged_run_json(tmp_path, content):
 
 @pytest.mark.parametrize("content", [[], None, {}, {"schema": 99, "status": "trained"}, {"schema": "1"}])
 def test_another_schema(tmp_path, content):
-    folder = finished(tmp_path)
+    folder = write_run(tmp_path)
     (folder / "run.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="another version of zoo"):
         runs.load(folder)
@@ -153,11 +174,11 @@ def test_another_schema(tmp_path, content):
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed: MemoryError", None])
 def test_training_that_did_not_finish(tmp_path, status):
     with pytest.raises(RunError, match=f"training did not finish .status {status!r}"):
-        runs.load(finished(tmp_path, status=status))
+        runs.load(write_run(tmp_path, status=status))
 
 
 def test_a_run_without_its_model(tmp_path):
-    folder = finished(tmp_path)
+    folder = write_run(tmp_path)
     (folder / "model.keras").unlink()
     with pytest.raises(RunError, match="did not finish"):
         runs.load(folder)
@@ -165,8 +186,104 @@ def test_a_run_without_its_model(tmp_path):
 
 @pytest.mark.parametrize("folder", ["", "nowhere"])
 def test_no_run_folder(tmp_path, folder):
-    with pytest.raises(RunError, match=r"is no run folder: it has no run\.json"):
+    with pytest.raises(RunError, match=r"run\.json' cannot be read: No such file"):
         runs.load(tmp_path / folder)
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def test_an_old_record_gets_the_defaults_of_its_time():
+    record = runs.RunRecord.from_json(OLD_RECORD)
+    assert record.head is None and record.task == "multiclass"
+    assert record.phases == () and record.warnings == () and record.seconds == {}
+    assert record.prefix is None and record.best_epoch is None and record.parity is None and record.others == {}
+
+
+def test_unknown_entries_are_kept():
+    later = {**OLD_RECORD, "temperature": 1.3, "hosts": ["a", "b"]}
+    record = runs.RunRecord.from_json(later)
+    assert record.others == {"temperature": 1.3, "hosts": ["a", "b"]}
+    for each in (record, record.with_status("failed"), record.with_export(parity={}, seconds=1)):
+        written = each.to_json()
+        assert (written["temperature"], written["hosts"]) == (1.3, ["a", "b"])
+        assert list(written)[-2:] == ["temperature", "hosts"]
+
+
+def test_missing_entries_are_named(tmp_path):
+    folder = write_run(tmp_path)
+    values = {key: value for key, value in OLD_RECORD.items() if key not in ("classes", "image")}
+    (folder / "run.json").write_text(json.dumps(values))
+    with pytest.raises(RunError, match=r"run\.json' is damaged: the entries image, classes are missing\."):
+        runs.load(folder)
+    with pytest.raises(RunError, match=r"the entries image, classes are missing\."):
+        runs.RunRecord.from_json(values)
+
+
+def test_a_real_record_comes_back_as_it_was(finished, tmp_path):
+    folder, _, _ = finished
+    text = (folder / "run.json").read_text()
+    record = runs.Run(folder).read_record()
+    assert record.status == "trained" and record.id == folder.name and record.others == {}
+    written = record.to_json()
+    assert written == json.loads(text) and list(written) == list(json.loads(text))
+    copy = runs.create(tmp_path, "net")
+    copy.write_record(record)
+    assert (copy.folder / "run.json").read_text() == text
+
+
+def test_changes_give_new_records():
+    record = runs.RunRecord.from_json({**OLD_RECORD, "status": "running", "warnings": ["first"]})
+    before = json.dumps(record.to_json())
+    interrupted = record.with_status("interrupted")
+    trained = record.with_training(
+        phases=[{"name": "head"}], best_epoch=3, prefix={"reads": 0}, warnings=["second"], seconds=1.234
+    )
+    exported = trained.with_export(parity={"pictures": 60}, seconds=2.5)
+    assert json.dumps(record.to_json()) == before
+    assert (interrupted.status, record.status) == ("interrupted", "running")
+    assert trained.status == "trained" and trained.warnings == ["first", "second"] and trained.best_epoch == 3
+    assert trained.seconds == {"train": 1.23} and trained.parity is None
+    assert exported.seconds == {"train": 1.23, "export": 2.5}
+    assert exported.parity == {"pictures": 60} and "parity" not in trained.to_json()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.status = "trained"
+
+
+# --- finding ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_found_by_path_or_id(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    for text in (folder.name, str(folder), f"runs/{folder.name}", f"runs/{folder.name}/"):
+        assert runs.find(text, Path("runs")).resolve() == folder.resolve()
+    assert runs.locate("nothing", Path("runs")) is None and runs.locate("runs", Path("runs")) is None
+
+
+@pytest.mark.parametrize("text", ["nothing", "runs/nothing", "x" * 5000])
+def test_an_unknown_run(tmp_path, monkeypatch, text):
+    folders = [write_run(tmp_path / "runs") for _ in range(7)]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        runs.find(text, Path("runs"))
+    message = str(caught.value)
+    assert f"there is no run {text!r}. Runs in 'runs': … " in message and "runs/runs" not in message
+    assert sorted(each.name for each in folders if each.name in message) == runs.names(Path("runs"))[-5:]
+
+
+def test_a_misspelled_run(tmp_path):
+    folder = write_run(tmp_path)
+    for text in (folder.name[:-1], f"runs/{folder.name[:-1]}"):
+        with pytest.raises(UsageError, match=f"Did you mean {folder.name}"):
+            runs.find(text, tmp_path)
+
+
+def test_a_folder_without_a_record(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UsageError, match=r"is not a run folder: it has no run\.json"):
+        runs.find(str(tmp_path / "photos"), tmp_path)
+    assert runs.latest(tmp_path) == "none"
 
 
 def test_versions_are_those_installed():

@@ -1,4 +1,4 @@
-"""The main job through the command: what a user types, what comes out, what goes wrong and is said."""
+"""`zoo finetune` from the command to the files: what is printed and written, and what is refused with which message."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
 
 
 def test_frozen_random_weights_are_warned_of_and_never_exported(zoo, photos, tmp_path):
-    """A frozen random MobileNetV2 gives the same logits for every picture; parity of such would mean nothing."""
+    """A frozen random MobileNetV2 gives the same logits for every picture, so that parity would mean nothing."""
     ran = zoo(
         *("finetune", "mobilenetv2_035", "--data", photos, "--weights", "none", "--schedule", "head-only", *QUICK),
         *folders(tmp_path),
@@ -127,7 +127,7 @@ def test_frozen_random_weights_are_warned_of_and_never_exported(zoo, photos, tmp
 
 @pytest.mark.parametrize("name", ["mnist_convnet", pytest.param("mobilenetv2_035", marks=pytest.mark.slow)])
 def test_same_command_same_bytes_of_weights(zoo, photos, tmp_path, name):
-    """And another seed gives others. Two epochs of everything, augmented."""
+    """Another seed gives other weights. Two epochs of all layers, with augmentation."""
     import keras
 
     def weights(seed, folder):
@@ -173,8 +173,10 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
     (data / "noise" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     ran = zoo("finetune", "mnist_convnet", "--data", data, *QUICK, *folders(tmp_path), "--no-export")
     assert ran.code == 0, ran.err
-    assert "3 of 75 files are left out" in ran.err
+    assert "3 of 75 files are left out: " in ran.err
     (run,) = (tmp_path / "runs").iterdir()
+    assert "bars/empty.jpg: " in ran.err and "discs/notes.txt: NotAPicture: " in ran.err
+    assert "noise/cut.jpg: CorruptPicture: " in ran.err and f"{run / 'run.json'} lists them." in ran.err
     left_out = {
         os.path.basename(x["picture"]): x["why"] for x in json.loads((run / "run.json").read_text())["data"]["left_out"]
     }
@@ -190,12 +192,18 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
         (["--weights", "imagnet1k"], 2, "Did you mean imagenet1k"),
         (["--weights", "no/such/file.h5"], 1, "'no/such/file.h5' cannot be read"),
         (["--epochs", "1,2,3,4"], 2, "--epochs takes one value"),
+        (["--learning-rate", "0.1,0.2,0.3,0.4"], 2, "--learning-rate takes one value"),
+        (["--schedule", "fine-tun"], 2, "Did you mean fine-tune?"),
+        (["--schedule", "nowhere.toml"], 2, "nowhere.toml"),
+        (["--augment", "lihgt"], 2, "Did you mean light?"),
+        (["--views", "3"], 2, "--views goes with --augment"),
         (["--epochs", "many"], 2, "whole numbers"),
         (["--epochs", "0"], 2, "nothing to train"),
         (["--size", "8"], 2, "at least 32 x 32"),
         (["--size", "big"], 2, "SIDE or HEIGHTxWIDTH"),
         (["--resize", "stretch"], 2, "squash, crop"),
-        (["--resize", "pad:0.5"], 2, "only crop takes a fraction"),
+        (["--resize", "pad:0.5"], 2, "squash, crop, pad or crop:FRACTION"),
+        (["--resize", "crop:1.5"], 2, "Received: 'crop:1.5'"),
         (["--name", "../up"], 2, "--name may hold"),
         (["--optimizer", "adamax"], 2, "adamax"),
         (["--learning-rate", "-1"], 2, "numbers above 0"),
@@ -203,10 +211,11 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
     ],
 )
 def test_wrong_requests_are_refused_before_anything_is_made(zoo, tmp_path, arguments, code, message):
+    """The weights are not available, but no block about them hides the error."""
     ran = zoo("finetune", "mobilenetv2_035", *folders(tmp_path), *arguments)
     assert ran.code == code
-    assert message in ran.err and "Traceback" not in ran.err
-    assert list(tmp_path.iterdir()) == []
+    assert message in ran.err and "Traceback" not in ran.err and "NO PRETRAINED" not in ran.err
+    assert "Weights:" not in ran.out and list(tmp_path.iterdir()) == []
 
 
 def test_explicit_weights_fail_with_the_same_advice(zoo, tmp_path):
@@ -261,7 +270,7 @@ def test_predict_reports_one_bad_picture_and_labels_the_rest(zoo, finished, tmp_
     assert ran.code == 2 and "Received: 'abacus'" in ran.err and "cpu" in ran.err
 
 
-def test_doctor_is_content_here(zoo):
+def test_doctor_finds_no_problems_here(zoo):
     ran = zoo("doctor", "--json")
     report = json.loads(ran.out)
     assert ran.code == 0 and report["problems"] == []

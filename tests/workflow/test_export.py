@@ -339,7 +339,7 @@ def test_an_export_stays_in_its_folder(zoo, finished, tmp_path):
     ran = zoo("export", run, "--exported", tmp_path / "file")
     assert ran.code == 2 and "is a file" in ran.err
     ran = zoo("export", run, "--exported", tmp_path / "file" / "deeper")
-    assert ran.code == 1 and "is not a folder" in ran.err
+    assert ran.code == 1 and f"{str(tmp_path / 'file')!r} is not a folder" in ran.err
 
 
 def test_a_full_disk_is_a_named_error(zoo, finished, tmp_path):

@@ -1,4 +1,4 @@
-"""`zoo verify` where there is nothing to verify, or the wrong thing."""
+"""Published classifiers: `zoo verify` and `zoo export --top` if weights, pictures or sizes are missing or wrong."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from zoo.data import sources
 
 
-def test_a_folder_that_is_not_there_is_said_before_anything_is_fetched(zoo, tmp_path):
+def test_a_missing_folder_is_named_before_anything_is_downloaded(zoo, tmp_path):
     ran = zoo("verify", "resnet50", "--data", tmp_path / "nowhere")
-    assert ran.code == 1 and "is not a folder" in ran.err and "WordNet" in ran.err
+    assert ran.code == 1 and f"{str(tmp_path / 'nowhere')!r}" in ran.err and "WordNet" in ran.err
 
 
 @pytest.mark.real
@@ -24,7 +24,9 @@ def test_a_damaged_file_is_named(zoo, tmp_path, monkeypatch, real_weights, test_
 
 
 @pytest.mark.real
-def test_pictures_of_no_class_are_refused_before_weights_are_fetched(zoo, tmp_path, monkeypatch, real_weights, photos):
+def test_pictures_of_no_class_are_refused_before_weights_are_downloaded(
+    zoo, tmp_path, monkeypatch, real_weights, photos
+):
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     (mirror / "imagenet_class_index.json").symlink_to(real_weights / "imagenet_class_index.json")
@@ -37,24 +39,24 @@ def test_pictures_of_no_class_are_refused_before_weights_are_fetched(zoo, tmp_pa
     ("name", "size", "problem"),
     [("mobilenet_025", "16x16", "at least 32 x 32"), ("vgg16", "128", "takes pictures of 224x224 only")],
 )
-def test_a_size_that_cannot_be_is_refused_before_anything_is_fetched(zoo, photos, name, size, problem):
+def test_a_size_that_does_not_fit_is_refused_before_anything_is_downloaded(zoo, photos, name, size, problem):
     for arguments in (("verify", name, "--data", photos), ("export", f"{name}.imagenet1k", "--top")):
         ran = zoo(*arguments, "--size", size)
         assert ran.code == 2 and problem in ran.err and size.split("x")[0] in ran.err
 
 
-def test_advice_names_the_file_where_its_address_does_not(zoo, photos):
+def test_advice_names_the_file_if_its_address_does_not(zoo, photos):
     ran = zoo("verify", "nasnet_mobile", "--data", photos)
     assert ran.code == 1 and "as nasnet_mobile.h5" in ran.err
 
 
-def test_weights_that_cannot_be_had_come_with_advice(zoo, photos):
+def test_weights_that_are_not_available_come_with_advice(zoo, photos):
     ran = zoo("verify", "resnext50", "--data", photos)
     assert ran.code == 1 and "resnext50_weights_tf_dim_ordering_tf_kernels.h5" in ran.err
     assert "ZOO_WEIGHTS_DIR" in ran.err
 
 
-def test_pictures_tell_their_class_by_file_or_folder(tmp_path, photos):
+def test_file_or_folder_names_identify_the_class(tmp_path, photos):
     classes = ["n00000001_disc", "n00000002_bar"]
     source = next((photos / "discs").iterdir()).read_bytes()
     (tmp_path / "n00000002").mkdir()
@@ -66,3 +68,13 @@ def test_pictures_tell_their_class_by_file_or_folder(tmp_path, photos):
         ("n00000001_disc.jpg", 0),
         ("n00000002/7.jpg", 1),
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("verify", "mnist_dense", "--data"), ("export", "mnist_dense", "--top", "--data")]
+)
+def test_a_network_without_a_published_classifier_says_what_to_look_at(zoo, photos, tmp_path, arguments):
+    ran = zoo(*arguments, photos)
+    assert (
+        ran.code == 2 and "mnist_dense has no published classifier" in ran.err and "`zoo info mnist_dense`" in ran.err
+    )

@@ -31,7 +31,7 @@ class DataCommand(click.Command):
         extra = super().parse_args(context, args)
         if not extra or context.resilient_parsing:
             return extra
-        words = [context.command_path, *map(quoted, typed)]
+        words = [_command_name(context), *map(quoted, typed)]
         if len(extra) > 1 or context.get_parameter_source("data") == click.core.ParameterSource.COMMANDLINE:
             shown = ", ".join(extra[:3]) + (" …" if len(extra) > 3 else "")
             raise click.UsageError(
@@ -42,6 +42,15 @@ class DataCommand(click.Command):
         position = len(words) - 1 - words[::-1].index(quoted(extra[0]))
         command = " ".join([*words[:position], "--data", *words[position:]])
         raise click.UsageError(f"unexpected argument {extra[0]!r}. Give pictures with --data: `{command}`", context)
+
+
+def _command_name(context: click.Context) -> str:
+    """Return what a user types for a command, such as "zoo finetune", however this process was started."""
+    names: list[str] = []
+    while context.parent is not None:
+        names.insert(0, context.info_name or "")
+        context = context.parent
+    return " ".join(["zoo", *names])
 
 
 def check_architecture(text: str, registry: Registry) -> None:
@@ -60,7 +69,7 @@ def check_architecture(text: str, registry: Registry) -> None:
     except UnknownName:
         if not os.path.exists(text):
             raise
-        command = click.get_current_context().command_path
+        command = _command_name(click.get_current_context())
         raise UsageError(
             f"{text!r} is a path, not an architecture. Name an architecture, and give pictures with --data: "
             f"`{command} mobilenetv2 --data {quoted(text)}`. `zoo list` shows all architectures."

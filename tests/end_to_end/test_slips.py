@@ -1,0 +1,127 @@
+"""Slips of a new user: a forgotten option or a wrong file gets an answer that says what to type."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+
+@pytest.mark.parametrize("command", ["finetune", "lr-find"])
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("mobilenetv2", "photos/"), "mobilenetv2 --data photos/`"),
+        (("mobilenetv2", "my photos", "--epochs", "3"), "mobilenetv2 --data 'my photos' --epochs 3`"),
+        (("--epochs", "3", "mobilenetv2", "3"), "--epochs 3 mobilenetv2 --data 3`"),
+    ],
+)
+def test_a_forgotten_data_option(zoo, command, arguments, hint):
+    ran = zoo(command, *arguments)
+    assert ran.code == 2 and f"Give pictures with --data: `zoo {command} {hint}" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("evaluate", "shapes", "photos"), "zoo evaluate shapes --data photos"),
+        (("export", "20260101T120000Z-net-aaaaaa", "photos"), "zoo export 20260101T120000Z-net-aaaaaa --data photos"),
+        (("augment", "preview", "light", "photos"), "zoo augment preview light --data photos"),
+    ],
+)
+def test_a_forgotten_data_option_of_other_commands(zoo, arguments, command):
+    ran = zoo(*arguments)
+    assert ran.code == 2 and f"`{command}`" in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("mobilenetv2", "a.jpg", "b.jpg", "c.jpg", "d.jpg"), ("mobilenetv2", "more", "--data", "photos")]
+)
+def test_several_arguments_are_one_folder(zoo, arguments):
+    ran = zoo("finetune", *arguments)
+    assert ran.code == 2 and "unexpected arguments: " in ran.err and "all pictures with one --data" in ran.err
+    assert "d.jpg" not in ran.err
+
+
+@pytest.mark.parametrize("command", ["finetune", "lr-find"])
+def test_a_folder_instead_of_an_architecture(zoo, photos, command):
+    ran = zoo(command, photos)
+    assert ran.code == 2 and "is a path, not an architecture" in ran.err
+    assert f"`zoo {command} mobilenetv2 --data {photos}`" in ran.err
+
+
+def test_a_misspelled_architecture(zoo):
+    ran = zoo("finetune", "mobilnetv2")
+    assert ran.code == 2 and "Did you mean mobilenetv2" in ran.err
+
+
+def test_help_and_options_work_as_ever(zoo):
+    assert zoo("finetune", "--help").code == 0
+    ran = zoo("finetune", "mobilenetv2", "--no-such-option")
+    assert ran.code == 2 and "--no-such-option" in ran.err
+
+
+def test_augment_preview_has_pictures_of_its_own(zoo, tmp_path):
+    ran = zoo("augment", "preview", "light", "--output", tmp_path / "sheet.png")
+    assert ran.code == 0, ran.err
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 100
+
+
+def write_picture(path):
+    Image.new("RGB", (40, 40)).save(path, "PNG")
+
+
+def write_onnx(path):
+    path.write_bytes(b"\x08\x08\x12\x03zoo")
+
+
+def write_text(path):
+    path.write_text("weights")
+
+
+CODE = """
+import sys
+from zoo import cli
+sys.argv = ["zoo", *sys.argv[1:]]
+try:
+    cli.main()
+finally:
+    print("imported:", *sorted({"keras", "tensorflow"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("model.onnx", write_onnx),
+        ("cat.png", write_picture),
+        ("cat.h5", write_picture),
+        ("model.keras", write_text),
+        ("model.h5", write_onnx),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_refused_before_keras_starts(tmp_path, photos, name, write):
+    write(tmp_path / name)
+    command = ["finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", tmp_path / name]
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *map(str, command)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"{str(tmp_path / name)!r} does not hold weights that zoo can load" in done.stderr
+    assert ".h5" in done.stderr and "model.keras" in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
+
+
+def test_weights_of_another_network_are_refused_in_plain_words(zoo, finished, photos, tmp_path):
+    other = tmp_path / "model.keras"
+    shutil.copyfile(finished[0] / "model.keras", other)
+    folders = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
+    ran = zoo("finetune", "mobilenet_025", "--data", photos, "--size", 32, "--weights", other, *folders)
+    assert ran.code == 1 and f"error: {str(other)!r}" in ran.err and "Traceback" not in ran.err
+    assert "does not fit" in ran.err or "another architecture" in ran.err
+    assert not (tmp_path / "exported").exists()
