@@ -237,11 +237,13 @@ class Cache:
                 break
         else:
             return None
-        taken = there + more + sum(size for _, size, _ in others)
-        while others and (taken > self.limit or more > free):
-            _, size, oldest = others.pop()
-            taken, free = taken - size, free + size
-            files.evict(oldest)
+        files.make_room(
+            sets,
+            more,
+            limit=self.limit,
+            free=lambda: max(0, shutil.disk_usage(self.folder).free - RESERVE_BYTES),
+            keep=self._used.union(places),
+        )
         self._used.update(places)
         return [FeatureSet(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
 
