@@ -2,17 +2,17 @@
 
     python benchmarks/defaults.py DATA ARCH [--weights PATH] [--size 160] [--seeds 3] RECIPE...
 
-A recipe is a list of phases joined by "+". Each phase is TRAIN*EPOCHS@RATE, with optional parts behind it in this
-order: "~cosine" or "~one-cycle" sets the learning-rate schedule; "!EPOCHS" sets a patience other than 5. "?LOSS" skips
-the phase at this validation loss or less. "#POLICY" (and "/VIEWS") after the last phase augments the pictures:
+A recipe is a list of phases joined by "+". Each phase is TRAIN*EPOCHS@RATE, with optional parts in this order:
+"~cosine" or "~one-cycle" sets the learning-rate schedule; "!EPOCHS" sets a patience other than 5. "?LOSS" skips the
+phase at this validation loss or less. "#POLICY" (and "/VIEWS") after the last phase augments the pictures:
 
     "head*5@3e-3+last:2*3@1e-4~cosine!1"        "head*8@3e-3#light/2"
 
-The pictures are those that `zoo finetune` would train and validate on with seed 0; test pictures are not used. Each
-seed draws 60 % to train on and 10 % to choose the epoch by, and evaluates the network on the other 30 %. All recipes
-get the same draws. Accuracy and log loss are means over the seeds. The difference to the accuracy of the first recipe
-stands with its standard error, in which a picture that several seeds evaluate counts once. The seconds of the first
-recipe include computing the features that the others find in the cache.
+Pictures are those that `zoo finetune` would train and validate on with seed 0; test pictures are left out. Each seed
+draws 60 % to train on and 10 % to choose the epoch by, and evaluates the network on the other 30 %. All recipes get the
+same draws. Accuracy and log loss are means over the seeds. The difference to the accuracy of the first recipe stands
+with its standard error, in which a picture that several seeds evaluate counts once. The seconds of the first recipe
+include computing the features that the others find in the cache.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     pip install '.[benchmark]'
     python benchmarks/predict.py RUN PHOTOGRAPHS [--rounds 10] [--threads 1,2]
 
-RUN is a run folder with model.keras, model.onnx and model-int8.onnx (`zoo export RUN --int8 --int8-any-speed`), so
-that all engines run the same trained network. PHOTOGRAPHS is a folder of training pictures. LiteRT's int8 file is
-calibrated on them. Some are enlarged to 0.2, 2 and 12 megapixels and saved as JPEG of quality 90. They get a little
-noise (seed 0), as camera pictures have it.
+RUN is a run folder with model.keras, model.onnx and model-int8.onnx (`zoo export RUN --int8 --int8-any-speed`), so that
+all engines run the same trained network. PHOTOGRAPHS is a folder of training pictures. LiteRT's int8 file is calibrated
+on them. Some are enlarged to 0.2, 2 and 12 megapixels and saved as JPEG of quality 90, with a little noise (seed 0),
+as camera pictures have it.
 
 Each engine has a process of its own, which stays. The engines take turns: a round has one measurement of each. Each
 engine but ours is measured twice, with our decoder and with the decoder that its users take:

@@ -132,7 +132,7 @@ def choose(
     size = size or entries[0].input_size
     wanted = fetch.by_fit(entries, size)[0]
     try:
-        doing = "checking weights" if fetch.find_local(wanted) else "downloading weights"
+        doing = fetch.progress_label(wanted, "weights")
         with reporter.progress(doing) as progress:
             found = fetch.find(entries, size, progress)
     except WeightsUnavailable as error:

@@ -18,6 +18,7 @@ from zoo import files
 from zoo.data import sources
 from zoo.data.augment import build, describe, parse, picture_seeds
 from zoo.data.dataset import multi_hot
+from zoo.data.pixels import left_out_text
 from zoo.errors import UnreadablePictures
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
@@ -119,7 +120,7 @@ def _decode(
     if not found:
         raise UnreadablePictures(f"none of the pictures of {source.name} can be read: {shown}")
     if bad:
-        reporter.warn(f"skipped {len(bad)} picture{'s' if len(bad) > 1 else ''} that cannot be read: {shown}")
+        reporter.warn(left_out_text(bad))
     return list(found), np.stack(list(found.values()))
 
 

@@ -170,7 +170,7 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
     # `_published` keeps only entries that have one.
     assert index is not None
     try:
-        with reporter.progress("downloading class names") as progress:
+        with reporter.progress(fetch.progress_label(index, "class names")) as progress:
             classes = fetch.read_class_index(fetch.find_file(index, progress))
     except WeightsUnavailable as error:
         text = f"{error}.\n{fetch.advice(index)}."
@@ -185,7 +185,7 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
 def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> fetch.WeightsFile:
     """Find or download the weights with top that fit the size best, and report which they are."""
     try:
-        with reporter.progress("downloading weights") as progress:
+        with reporter.progress(fetch.progress_label(fetch.by_fit(entries, size)[0], "weights")) as progress:
             weights = fetch.find(entries, size, progress)
     except WeightsUnavailable as error:
         raise WeightsUnavailable(f"{error}.\n{fetch.advice(entries[0])}.") from None
