@@ -98,7 +98,7 @@ def smooth(values: Sequence[float], factor: float) -> list[float]:
     return smoothed
 
 
-def of_run(run: runs.Run, record: dict[str, Any], name: str) -> Curves:
+def of_run(run: runs.Run, record: runs.RunRecord, name: str) -> Curves:
     """Read a run's curves from its folder.
 
     Args:
