@@ -20,11 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 
 from zoo.errors import InvalidPluginData, reason
-from zoo.plugin.checks import is_count as _is_count
-from zoo.plugin.checks import is_number as _is_number
-from zoo.plugin.checks import require as _require
-from zoo.plugin.checks import require_name as _require_name
-from zoo.plugin.checks import require_text as _require_text
+from zoo.plugin.checks import is_count, is_number, require, require_name, require_text
 
 if TYPE_CHECKING:
     import keras
@@ -51,9 +47,9 @@ class Stage:
     layers: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        _require_text(self, "name", self.name)
+        require_text(self, "name", self.name)
         object.__setattr__(self, "layers", tuple(self.layers))
-        _require(
+        require(
             bool(self.layers) and all(isinstance(layer, str) for layer in self.layers),
             self,
             "layers must be one or more layer names",
@@ -108,14 +104,14 @@ class Head:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        _require(self.pool in POOLS, self, f"pool must be one of {', '.join(POOLS)}", self.pool)
-        _require(_is_count(self.grid), self, "grid must be a positive whole number", self.grid)
-        _require(all(map(_is_count, self.hidden)), self, "each of hidden must be a positive whole number", self.hidden)
-        _require(_is_number(self.dropout) and 0 <= self.dropout < 1, self, "dropout must be in [0, 1)", self.dropout)
+        require(self.pool in POOLS, self, f"pool must be one of {', '.join(POOLS)}", self.pool)
+        require(is_count(self.grid), self, "grid must be a positive whole number", self.grid)
+        require(all(map(is_count, self.hidden)), self, "each of hidden must be a positive whole number", self.hidden)
+        require(is_number(self.dropout) and 0 <= self.dropout < 1, self, "dropout must be in [0, 1)", self.dropout)
         for penalty in (self.weight_l1, self.weight_l2):
-            _require(_is_number(penalty) and penalty >= 0, self, "a weight penalty must not be negative", penalty)
-        _require(
-            self.reduce is None or _is_count(self.reduce),
+            require(is_number(penalty) and penalty >= 0, self, "a weight penalty must not be negative", penalty)
+        require(
+            self.reduce is None or is_count(self.reduce),
             self,
             "reduce must be a positive whole number of channels or None",
             self.reduce,
@@ -173,38 +169,38 @@ class Architecture:
     classifier_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _require_name(self, self.name)
+        require_name(self, self.name)
         for label in ("summary", "source", "licence", "default_schedule"):
-            _require_text(self, label, getattr(self, label))
-        _require(callable(self.build), self, "build must be a function", self.build)
+            require_text(self, label, getattr(self, label))
+        require(callable(self.build), self, "build must be a function", self.build)
         rate = self.learning_rate
-        _require(_is_number(rate) and 0 < rate < 100, self, "learning_rate must be above 0 and below 100", rate)
+        require(is_number(rate) and 0 < rate < 100, self, "learning_rate must be above 0 and below 100", rate)
         top = self.build_classifier
-        _require(top is None or callable(top), self, "build_classifier must be a function or None", top)
+        require(top is None or callable(top), self, "build_classifier must be a function or None", top)
         only = self.classifier_size
-        fits = only is None or (isinstance(only, tuple) and len(only) == 2 and all(map(_is_count, only)))
-        _require(fits, self, "classifier_size must be (height, width) or None", only)
+        fits = only is None or (isinstance(only, tuple) and len(only) == 2 and all(map(is_count, only)))
+        require(fits, self, "classifier_size must be (height, width) or None", only)
         object.__setattr__(self, "input_size", tuple(self.input_size))
         size = self.input_size
-        _require(len(size) == 2 and all(map(_is_count, size)), self, "input_size must be (height, width)", size)
-        _require(_is_count(self.min_size), self, "min_size must be a positive whole number of pixels", self.min_size)
-        _require(min(size) >= self.min_size, self, f"input_size must be at least min_size {self.min_size}", size)
-        _require(self.channels in (1, 3), self, "channels must be 1 or 3", self.channels)
-        _require(_is_count(self.parameters, 0), self, "parameters must be a whole number", self.parameters)
-        _require(isinstance(self.head, Head), self, "head must be a Head", self.head)
+        require(len(size) == 2 and all(map(is_count, size)), self, "input_size must be (height, width)", size)
+        require(is_count(self.min_size), self, "min_size must be a positive whole number of pixels", self.min_size)
+        require(min(size) >= self.min_size, self, f"input_size must be at least min_size {self.min_size}", size)
+        require(self.channels in (1, 3), self, "channels must be 1 or 3", self.channels)
+        require(is_count(self.parameters, 0), self, "parameters must be a whole number", self.parameters)
+        require(isinstance(self.head, Head), self, "head must be a Head", self.head)
         object.__setattr__(self, "stages", tuple(self.stages))
         stages = self.stages
-        _require(
+        require(
             bool(stages) and all(isinstance(stage, Stage) for stage in stages),
             self,
             "stages must be one or more Stage objects",
             stages,
         )
         names = [stage.name for stage in stages]
-        _require(len(set(names)) == len(names), self, "stage names must differ from one another", names)
+        require(len(set(names)) == len(names), self, "stage names must differ from one another", names)
         counts = Counter(layer for stage in stages for layer in stage.layers)
         twice = sorted(layer for layer, count in counts.items() if count > 1)
-        _require(not twice, self, "a layer must be in one stage only", twice)
+        require(not twice, self, "a layer must be in one stage only", twice)
 
     def describe(self) -> dict[str, Any]:
         """Return the facts that run.json and the metadata of an exported file hold about this architecture."""
@@ -242,10 +238,10 @@ class Augmentation:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_name(self, self.name)
-        _require_text(self, "summary", self.summary)
-        _require(callable(self.build), self, "build must be a function", self.build)
-        _require(isinstance(self.parameters, Mapping), self, "parameters must be a mapping", self.parameters)
+        require_name(self, self.name)
+        require_text(self, "summary", self.summary)
+        require(callable(self.build), self, "build must be a function", self.build)
+        require(isinstance(self.parameters, Mapping), self, "parameters must be a mapping", self.parameters)
 
 
 RENAMED_FIELDS = {"rate": "lr_schedule", "rate_decay": "layer_decay", "enough": "skip_below_loss"}
@@ -302,44 +298,42 @@ class Phase:
     skip_below_loss: float | None = None
 
     def __post_init__(self) -> None:
-        _require_text(self, "name", self.name)
-        _require(
+        require_text(self, "name", self.name)
+        require(
             isinstance(self.train, str) and re.fullmatch(r"head|all|last:[1-9]\d*|from:\S+", self.train) is not None,
             self,
             "train must be 'head', 'last:N', 'from:LAYER' or 'all'",
             self.train,
         )
-        _require(_is_count(self.epochs), self, "epochs must be a positive whole number", self.epochs)
+        require(is_count(self.epochs), self, "epochs must be a positive whole number", self.epochs)
         rate = self.learning_rate
-        _require(_is_number(rate) and 0 < rate < 100, self, "learning_rate must be above 0 and below 100", rate)
-        _require(
-            self.optimizer in OPTIMIZERS, self, f"optimizer must be one of {', '.join(OPTIMIZERS)}", self.optimizer
-        )
-        _require(
+        require(is_number(rate) and 0 < rate < 100, self, "learning_rate must be above 0 and below 100", rate)
+        require(self.optimizer in OPTIMIZERS, self, f"optimizer must be one of {', '.join(OPTIMIZERS)}", self.optimizer)
+        require(
             self.lr_schedule in LR_SCHEDULES,
             self,
             f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}",
             self.lr_schedule,
         )
         decay = self.layer_decay
-        _require(_is_number(decay) and 0 < decay <= 1, self, "layer_decay must be in (0, 1]", decay)
-        _require(self.depth is None or _is_count(self.depth), self, "depth must be a count or None", self.depth)
-        _require(self.batch_norm in ("frozen", "update"), self, "batch_norm must be frozen or update", self.batch_norm)
+        require(is_number(decay) and 0 < decay <= 1, self, "layer_decay must be in (0, 1]", decay)
+        require(self.depth is None or is_count(self.depth), self, "depth must be a count or None", self.depth)
+        require(self.batch_norm in ("frozen", "update"), self, "batch_norm must be frozen or update", self.batch_norm)
         momentum = self.batch_norm_momentum
-        fits = momentum is None or (_is_number(momentum) and 0 < momentum < 1)
-        _require(fits, self, "batch_norm_momentum must be in (0, 1) or None", momentum)
-        _require(isinstance(self.augment, bool), self, "augment must be true or false", self.augment)
-        _require(self.views is None or _is_count(self.views), self, "views must be a count or None", self.views)
+        fits = momentum is None or (is_number(momentum) and 0 < momentum < 1)
+        require(fits, self, "batch_norm_momentum must be in (0, 1) or None", momentum)
+        require(isinstance(self.augment, bool), self, "augment must be true or false", self.augment)
+        require(self.views is None or is_count(self.views), self, "views must be a count or None", self.views)
         patience = self.patience
-        _require(patience is None or _is_count(patience), self, "patience must be a count or None", patience)
+        require(patience is None or is_count(patience), self, "patience must be a count or None", patience)
         norm = self.clip_norm
-        _require(norm is None or (_is_number(norm) and norm > 0), self, "clip_norm must be above 0 or None", norm)
+        require(norm is None or (is_number(norm) and norm > 0), self, "clip_norm must be above 0 or None", norm)
         ema = self.ema
-        fits = ema is None or (_is_number(ema) and 0 < ema < 1)
-        _require(fits, self, "ema must be in (0, 1) or None", ema)
+        fits = ema is None or (is_number(ema) and 0 < ema < 1)
+        require(fits, self, "ema must be in (0, 1) or None", ema)
         loss = self.skip_below_loss
-        fits = loss is None or (_is_number(loss) and loss > 0)
-        _require(fits, self, "skip_below_loss must be a loss above 0 or None", loss)
+        fits = loss is None or (is_number(loss) and loss > 0)
+        require(fits, self, "skip_below_loss must be a loss above 0 or None", loss)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as run.json records them: under the names that they had in the first version."""
@@ -355,7 +349,7 @@ def _accept_old_names(cls: type[Phase]) -> None:
     def __init__(self: Phase, **values: Any) -> None:
         for old in RENAMED_FIELDS.keys() & values.keys():
             new = RENAMED_FIELDS[old]
-            _require(new not in values, self, f"{old} is the old name of {new}; give one of them", values[old])
+            require(new not in values, self, f"{old} is the old name of {new}; give one of them", values[old])
             warnings.warn(f"Phase: {old} is now called {new}.", DeprecationWarning, stacklevel=2)
             values[new] = values.pop(old)
         make(self, **values)
@@ -393,8 +387,8 @@ class Schedule:
     phases: tuple[Phase, ...] | Callable[[Architecture], tuple[Phase, ...]]
 
     def __post_init__(self) -> None:
-        _require_name(self, self.name)
-        _require_text(self, "summary", self.summary)
+        require_name(self, self.name)
+        require_text(self, "summary", self.summary)
         if not callable(self.phases):
             object.__setattr__(self, "phases", self._checked(self.phases))
 
@@ -419,5 +413,5 @@ class Schedule:
     def _checked(self, phases: object) -> tuple[Phase, ...]:
         checked = tuple(phases) if isinstance(phases, (tuple, list)) else ()
         fits = bool(checked) and all(isinstance(phase, Phase) for phase in checked)
-        _require(fits, self, f"the phases of {self.name!r} must be one or more Phase objects", phases)
+        require(fits, self, f"the phases of {self.name!r} must be one or more Phase objects", phases)
         return checked
