@@ -118,7 +118,7 @@ def _phase(path: Path, number: int, table: Any) -> Phase:
         raise UsageError(f"{where}: {', '.join(missing)} must be given.")
     values: dict[str, Any] = {}
     for key, value in table.items():
-        name = RENAMED_FIELDS[key] if key in RENAMED_FIELDS else key
+        name = RENAMED_FIELDS.get(str(key), str(key))
         if name in values or (name != key and name in table):
             raise UsageError(f"{where}: {key} is the old name of {name}; give one of them.")
         # TOML has no null, and a patience of 0 epochs would end every phase at once.
