@@ -9,13 +9,11 @@ import weakref
 
 import numpy as np
 import pytest
+from harness import Listener, brightness_pictures, build_network
 from PIL import Image
 
-from zoo import backend
 from zoo.plugin import Architecture, Head, Phase, Stage, normalize
-from zoo.reporter import Reporter
-from zoo.train import engine, inputs, lr_find
-from zoo.train.network import Network, attach_head, build_backbone
+from zoo.train import engine, lr_find
 
 SIZE = (16, 16)
 RANGE_TEST = lr_find.RangeTestConfig(1e-5, 10.0, 60)
@@ -51,24 +49,19 @@ TOP = Phase(name="top", train="last:1", epochs=1, learning_rate=1e-3, lr_schedul
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Two classes that brightness tells apart, but for one picture in eight."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(96) % 2
-    array = (rng.integers(0, 120, (96, *SIZE, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
-    shown = np.where(np.arange(96) % 8 == 5, 1 - labels, labels)
-    return inputs.TrainingData(array, np.eye(2, dtype="float32")[shown], np.arange(72), np.arange(72, 96))
+    """Pictures that brightness tells apart, except one in eight, whose label is wrong."""
+    data = brightness_pictures(SIZE, count=96, noise=120, step=100)
+    targets = np.where(np.arange(96)[:, None] % 8 == 5, 1 - data.targets, data.targets)
+    return dataclasses.replace(data, targets=targets)
 
 
 def find(pictures, *schedule, range_test=RANGE_TEST, **config):
-    backend.start().utils.set_random_seed(0)
-    backbone = build_backbone(ARCHITECTURE, SIZE)
-    model = attach_head(backbone, ARCHITECTURE.head, 2, "test")
-    before = model.get_weights()
-    given = engine.TrainConfig(batch_size=12, **config)
-    names = [layer.name for layer in backbone.layers]
-    tests = engine.lr_find(Network(model, names, ARCHITECTURE), schedule, pictures, given, Reporter(), range_test)
-    same = [np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
-    return tests, same
+    """Return the tests, and for each array of weights whether it is as before."""
+    network = build_network(ARCHITECTURE, SIZE, random_norms=False)
+    before = network.model.get_weights()
+    config = engine.TrainConfig(batch_size=12, **config)
+    tests = engine.lr_find(network, schedule, pictures, config, Listener(), range_test)
+    return tests, [np.array_equal(a, b) for a, b in zip(before, network.model.get_weights(), strict=True)]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
@@ -148,32 +141,32 @@ NOISE = np.random.default_rng(1).normal(0, 0.01, 121)
 
 def test_the_lowest_point_of_a_dip():
     dip = -np.exp(-(((np.log10(RATES) + 2) / 0.7) ** 2)) + (RATES > 0.1) * (RATES - 0.1) * 4
-    found = lr_find.judge("head", RATES, dip + NOISE)
+    found = lr_find.suggest("head", RATES, dip + NOISE)
     assert found.suggestion == pytest.approx(1e-3, rel=0.35)
     assert "lowest at 0.0" in found.note and "a tenth" in found.note
 
 
 def test_where_it_only_rises_a_third_of_where_it_begins():
     rise = (RATES > 1e-3) * np.log10(RATES / 1e-3).clip(0)
-    found = lr_find.judge("top", RATES, rise + NOISE)
+    found = lr_find.suggest("top", RATES, rise + NOISE)
     assert 0.5e-3 / 3 < found.suggestion < 2.5e-3 / 3
-    assert "no rate makes the loss smaller" in found.note
+    assert "no rate lowers the loss" in found.note
 
 
 def test_nothing_is_suggested_where_nothing_moves():
-    found = lr_find.judge("top", RATES, NOISE)
-    assert found.suggestion is None and "moves at none; look further up" in found.note
+    found = lr_find.suggest("top", RATES, NOISE)
+    assert found.suggestion is None and "no rate changes the loss; try higher rates" in found.note
 
 
 def test_what_diverges_at_once_sends_nobody_further_up():
-    found = lr_find.judge("top", RATES[:1], np.zeros(1), diverged=True)
-    assert found.suggestion is None and "look further down" in found.note
-    falling = lr_find.judge("top", RATES, -RATES + NOISE, diverged=True)
-    assert falling.suggestion == pytest.approx(0.1) and "further" not in falling.note
+    found = lr_find.suggest("top", RATES[:1], np.zeros(1), diverged=True)
+    assert found.suggestion is None and "try lower rates" in found.note
+    falling = lr_find.suggest("top", RATES, -RATES + NOISE, diverged=True)
+    assert falling.suggestion == pytest.approx(0.1) and "try" not in falling.note
 
 
 def test_a_loss_that_still_falls_says_so():
-    found = lr_find.judge("head", RATES, -RATES + NOISE)
+    found = lr_find.suggest("head", RATES, -RATES + NOISE)
     assert found.suggestion == pytest.approx(0.1) and "still falls" in found.note
 
 

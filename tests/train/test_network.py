@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from zoo import backend
-from zoo.plugin import Head, registry
+from zoo.plugin import Head
 from zoo.testing import synthetic_pixels
 from zoo.train.network import attach_head, build_backbone, resize
-
-
-@pytest.fixture(scope="module")
-def plugins():
-    return registry.load()
 
 
 @pytest.mark.parametrize(

@@ -3,63 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
+from harness import Listener, brightness_pictures, build_network, train
 
 from zoo import backend
-from zoo.plugin import Head, Phase, registry
-from zoo.reporter import Reporter
-from zoo.train import engine, inputs
+from zoo.errors import UsageError
+from zoo.plugin import Head, Phase
+from zoo.train import inputs
+from zoo.train import schedule as schedule_tools
 from zoo.train.network import Network, attach_head, build_backbone, truncate
 
 
-@pytest.fixture(scope="module")
-def plugins():
-    return registry.load()
-
-
-def learnable(size, channels=3, count=40):
-    """Two classes that brightness tells apart."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(count) % 2
-    array = (rng.integers(0, 100, (count, *size, channels)) + 150 * labels[:, None, None, None]).astype(np.uint8)
-    cut = count * 3 // 4
-    return inputs.TrainingData(
-        array, np.eye(2, dtype="float32")[labels], np.arange(cut), np.arange(cut, count), "binary"
-    )
+def learnable(size, channels=3):
+    return brightness_pictures(size, channels, task="binary")
 
 
 def run(architecture, size, phases, head, pictures=None, keep_best=True):
     """Train, noting all weights of the backbone where each phase begins and at the end."""
-    keras = backend.start()
-    keras.utils.set_random_seed(0)
-    backbone = build_backbone(architecture, size)
-    model = attach_head(backbone, head, 2, "test", task="binary")
-    names = [layer.name for layer in backbone.layers]
-    notes = []
+    network = build_network(architecture, size, head=head, task="binary", random_norms=False)
+    model, notes = network.model, []
 
-    def note():
-        notes.append(
-            {
-                name: [np.asarray(w) for w in model.get_layer(name).weights]
-                for name in names
-                if model.get_layer(name).weights
-            }
-        )
+    def note(text="Phase "):
+        if text.startswith("Phase "):
+            layers = [model.get_layer(name) for name in network.backbone]
+            notes.append({layer.name: [np.asarray(w) for w in layer.weights] for layer in layers if layer.weights})
 
-    class Listener(Reporter):
-        def say(self, text):
-            if text.startswith("Phase "):
-                note()
-
-    outcome = engine.train(
-        Network(model, names, architecture),
-        phases,
-        pictures or learnable(size, architecture.channels),
-        engine.TrainConfig(batch_size=10, head=head, keep_best=keep_best),
-        Listener(),
-    )
+    data = pictures or learnable(size, architecture.channels)
+    outcome = train(network, phases, data, Listener(note), head=head, keep_best=keep_best)
     note()
     changed = [
         {
@@ -213,7 +186,7 @@ def test_show_tells_of_clipping_and_averages_where_there_are_any(zoo, tmp_path):
     first, second = zoo("schedule", "show", path, "mnist_convnet").out.split("\n\n")[1:]
     assert "BatchNorm frozen\n" in first
     assert (
-        "(one-cycle), BatchNorm frozen, left out at a validation loss of 0.05 or less, "
+        "(one-cycle), BatchNorm frozen, skipped if the validation loss is at most 0.05, "
         "gradients clipped to a norm of 1.5, weights averaged with momentum 0.9\n" in second
     )
 
@@ -233,6 +206,24 @@ epochs = 3
 learning_rate = 1e-3
 rate = "cosine"
 """
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [("rate", "lr_schedule", "one-cycle"), ("rate_decay", "layer_decay", 0.5), ("enough", "skip_below_loss", 0.05)],
+)
+def test_files_accept_the_old_names_of_fields(plugins, tmp_path, old, new, value):
+    """Without a warning, because a file is no program; but both names in one phase are an error."""
+    path, phase = tmp_path / "mine.toml", TOML.replace('rate = "cosine"\n', "")
+    for name in (old, new):
+        path.write_text(f"{phase}{name} = {value!r}\n")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            first, second = schedule_tools.find(str(path), plugins).phases
+        assert getattr(second, new) == value != getattr(first, new)
+    path.write_text(f"{phase}{new} = {value!r}\n{old} = {value!r}\n")
+    with pytest.raises(UsageError, match=f"phase 2: {old} is the old name of {new}; give one of them"):
+        schedule_tools.find(str(path), plugins)
 
 
 def test_a_file_of_phases_trains(zoo, photos, tmp_path):
@@ -258,11 +249,11 @@ def test_a_file_of_phases_trains(zoo, photos, tmp_path):
         (TOML.replace('train = "head"\n', ""), "train must be given"),
         (TOML.replace('"all"\nepochs', '"some"\nepochs'), "train must be 'head'"),
         (TOML.replace('train = "all"', 'train = "last:4"'), "has 3 stages in phase 'all'"),
-        (TOML.replace('rate = "cosine"', "depth = 2"), "for the whole network behind it"),
+        (TOML.replace('rate = "cosine"', "depth = 2"), "Add a phase without depth at the end"),
         (TOML.replace('rate = "cosine"', "depth = 9"), "asks for depth 9"),
         (TOML.replace("patience = 0", "patience = false"), "patience must be"),
         (TOML.replace("patience = 0", "views = 3"), "--views goes with --augment"),
-        ("phase = [", "is no TOML"),
+        ("phase = [", "is not a TOML file"),
     ],
 )
 def test_a_wrong_file_is_refused_before_anything_begins(zoo, photos, tmp_path, text, problem):
@@ -278,7 +269,7 @@ def test_a_wrong_file_is_refused_before_anything_begins(zoo, photos, tmp_path, t
     ("last", "problem"),
     [('train = "from:nosuch"', "nosuch"), ('train = "from:conv3"\ndepth = 2', "in the 2 stages of")],
 )
-def test_a_layer_that_is_not_there_is_found_before_the_first_phase(zoo, photos, tmp_path, last, problem):
+def test_a_layer_that_does_not_exist_is_found_before_the_first_phase(zoo, photos, tmp_path, last, problem):
     end = '[[phase]]\nname = "end"\ntrain = "all"\nepochs = 1\nlearning_rate = 1e-3\n'
     (tmp_path / "My phases (2).toml").write_text(TOML.replace('train = "all"', last) + end)
     ran = zoo(

@@ -93,8 +93,7 @@ def make_batches(
 
     Returns:
         Batches of (what `read` gives, targets). Targets are float32 (batch, classes), or (batch, 1) for a single unit.
-        With class weights there is a third item, float32 (batch,). The attribute `failed` holds the error that `read`
-        raised, or None.
+        With class weights there is a third item, float32 (batch,). `failed` is the error that `read` raised, or None.
     """
     base: Any = backend.start().utils.PyDataset
 

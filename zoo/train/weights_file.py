@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,7 +64,10 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
 def _load_h5(model: keras.Model, path: Path) -> None:
     """Load an .h5 file as Keras does."""
-    model.load_weights(path)
+    with warnings.catch_warnings():
+        # Keras warns of its own list of operations, which has no weights.
+        warnings.filterwarnings("ignore", message=".*'_operations_by_depth")
+        model.load_weights(path)
 
 
 def _in_plain_words(error: Exception, path: Path) -> str:
