@@ -5,14 +5,6 @@ from __future__ import annotations
 import pytest
 from harness import Listener
 
-from zoo.plugin import registry
-
-
-@pytest.fixture(scope="session")
-def plugins():
-    """All installed plugins."""
-    return registry.load()
-
 
 @pytest.fixture
 def listener():
