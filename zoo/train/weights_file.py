@@ -89,6 +89,11 @@ def _in_plain_words(error: Exception, path: Path) -> str:
     if match := re.search(r"Layer '(\S+)' expected (\d+) variables, but received (\d+)", str(error)):
         layer, needed, held = match.groups()
         return f"layer {layer!r} needs {needed} arrays, and the file holds {held} in its place"
+    # How Keras reports the first of several layers of a .weights.h5 file whose arrays have other shapes.
+    pattern = r"for object <\w+ name=([^,>]+).*variable\.shape=(\(.*?\)), Received: value\.shape=(\(.*?\))"
+    if match := re.search(pattern, str(error), re.DOTALL):
+        layer, needed, held = match.groups()
+        return f"layer {layer!r} needs an array of shape {needed}, and the file holds one of shape {held} in its place"
     if isinstance(error, (OSError, zipfile.BadZipFile)):
         return f"the file is damaged, or it is not a weights file ({text})"
     return text
