@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import warnings
 
@@ -310,3 +311,33 @@ def test_penalties_do_not_choose_the_epoch(plugins):
     losses = [row["val_loss"] for row in outcome.history]
     assert outcome.best_epoch == 1 + int(np.argmin(losses))
     assert max(losses) < 3 < outcome.history[0]["loss"], "the penalty is about 8, in the training loss alone"
+
+
+def test_override_epochs_and_rates():
+    schedule = (
+        Phase(name="head", train="head", epochs=3, learning_rate=1e-3),
+        Phase(name="top", train="last:1", epochs=6, learning_rate=1e-4),
+    )
+    assert [p.epochs for p in schedule_tools.override(schedule, epochs=(3, 5))] == [3, 5]
+    assert [p.epochs for p in schedule_tools.override(schedule, epochs=(10,))] == [5, 10]
+    assert [p.epochs for p in schedule_tools.override(schedule, epochs=(1,))] == [1, 1]
+    assert [p.name for p in schedule_tools.override(schedule, epochs=(2, 0))] == ["head"]
+    assert [p.learning_rate for p in schedule_tools.override(schedule, learning_rates=(0.1,))] == pytest.approx(
+        [0.1, 0.01]
+    )
+    assert [p.learning_rate for p in schedule_tools.override(schedule, learning_rates=(0.1, 0.2))] == [0.1, 0.2]
+    assert {p.optimizer for p in schedule_tools.override(schedule, overrides={"optimizer": "sgd"})} == {"sgd"}
+    assert schedule_tools.override(schedule) == schedule
+    sparing = [dataclasses.replace(phase, skip_below_loss=0.1) for phase in schedule]
+    assert {p.skip_below_loss for p in schedule_tools.override(sparing, epochs=(9,))} == {0.1}
+    assert {p.skip_below_loss for p in schedule_tools.override(sparing, epochs=(3, 5))} == {None}
+    with pytest.raises(UsageError, match=r"phase 'head' cannot be trained with these options: .*nan"):
+        schedule_tools.override(schedule, overrides={"clip_norm": float("nan")})
+    averaged = schedule_tools.override(schedule, overrides={"ema": 0.9, "clip_norm": 2.0})
+    assert {(p.ema, p.clip_norm) for p in averaged} == {(0.9, 2.0)}
+    off = schedule_tools.override(averaged, overrides={"ema": 0, "clip_norm": 0})
+    assert {(p.ema, p.clip_norm) for p in off} == {(None, None)}
+    with pytest.raises(UsageError, match=r"2 phases \(head, top\)"):
+        schedule_tools.override(schedule, epochs=(1, 2, 3))
+    with pytest.raises(UsageError, match="nothing to train"):
+        schedule_tools.override(schedule, epochs=(0,))

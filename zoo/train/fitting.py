@@ -233,12 +233,12 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
     rate: Any = phase.learning_rate
     if phase.lr_schedule != "constant":
         # The share of steps that rise, the first rate and the last one, as `zoo.plugin.Phase` documents them.
-        rising, begin, end = (0.1, 1 / 100, 0.01) if phase.lr_schedule == "cosine" else (0.3, 1 / 25, 1e-4)
+        rising, first, last = (0.1, 1 / 100, 0.01) if phase.lr_schedule == "cosine" else (0.3, 1 / 25, 1e-4)
         warmup = max(1, int(steps * phase.epochs * rising))
         rate = keras.optimizers.schedules.CosineDecay(
-            phase.learning_rate * begin,
+            phase.learning_rate * first,
             max(1, steps * phase.epochs - warmup),
-            alpha=end,
+            alpha=last,
             warmup_target=phase.learning_rate,
             warmup_steps=warmup,
         )

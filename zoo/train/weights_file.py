@@ -54,6 +54,8 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
             return
         except Exception as error:
             # h5py, zipfile and Keras raise OSError, ValueError, KeyError, AttributeError and more on other files.
+            if isinstance(error, WeightsIncompatible) and str(path) in str(error):
+                raise
             problems.append(_in_plain_words(error, path))
     top = "without its top" if len(model.output.shape) == 4 else "with its top"
     raise WeightsIncompatible(
@@ -75,18 +77,23 @@ def _in_plain_words(error: Exception, path: Path) -> str:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, WeightsIncompatible):
         return text
-    if found := re.search(r"Model expected (\d+) layers, found (\d+) saved layers", text):
-        needed, held = found.groups()
+    if match := re.search(r"Model expected (\d+) layers, found (\d+) saved layers", text):
+        needed, held = match.groups()
         return f"the file holds {held} layers with weights{_first_layers(path)}, and {needed} are needed"
-    if found := re.search(r"\(named (\S+) in the current model.*expects (\d+) weight.* Received (\d+)", text):
-        layer, needed, held = found.groups()
+    if match := re.search(r"\(named (\S+) in the current model.*expects (\d+) weight.* Received (\d+)", text):
+        layer, needed, held = match.groups()
         return f"layer {layer!r} needs {needed} arrays, and the file holds {held} in its place"
-    if found := re.search(r"\(named (\S+?)\).*expects shape (\(.*?\)).* with shape (\(.*?\))", text):
-        layer, needed, held = found.groups()
+    if match := re.search(r"\(named (\S+?)\).*expects shape (\(.*?\)).* with shape (\(.*?\))", text):
+        layer, needed, held = match.groups()
         return f"layer {layer!r} needs an array of shape {needed}, and the file holds one of shape {held} in its place"
-    if found := re.search(r"Layer '(\S+)' expected (\d+) variables, but received (\d+)", str(error)):
-        layer, needed, held = found.groups()
+    if match := re.search(r"Layer '(\S+)' expected (\d+) variables, but received (\d+)", str(error)):
+        layer, needed, held = match.groups()
         return f"layer {layer!r} needs {needed} arrays, and the file holds {held} in its place"
+    # How Keras reports the first of several layers of a .weights.h5 file whose arrays have other shapes.
+    pattern = r"for object <\w+ name=([^,>]+).*variable\.shape=(\(.*?\)), Received: value\.shape=(\(.*?\))"
+    if match := re.search(pattern, str(error), re.DOTALL):
+        layer, needed, held = match.groups()
+        return f"layer {layer!r} needs an array of shape {needed}, and the file holds one of shape {held} in its place"
     if isinstance(error, (OSError, zipfile.BadZipFile)):
         return f"the file is damaged, or it is not a weights file ({text})"
     return text

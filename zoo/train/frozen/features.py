@@ -2,7 +2,7 @@
 
 A phase trains the upper part of a network. The part below is a constant function of the picture;
 `zoo.train.frozen.cut` finds where it ends. Its outputs, the features, are computed ahead and read in every epoch. Only
-the upper part runs and trains, on the very variables of the network. If pictures are altered anew in every epoch, or
+the upper part runs and trains, on the very variables of the network. If pictures are altered in every epoch, or
 features do not fit the cache, the frozen part still runs on onnxruntime, batch by batch.
 """
 
@@ -99,7 +99,7 @@ class FeatureCache:
     def __init__(self, config: FeatureCacheConfig, array: np.ndarray, targets: np.ndarray, reporter: Reporter):
         self._config, self._array, self._targets, self._reporter = config, array, targets, reporter
         self._cache = Cache(config.folder, config.limit)
-        # Without a fingerprint, features are computed anew in every run.
+        # Without a fingerprint, features are computed again in every run.
         self._pictures = config.pictures or secrets.token_hex(16)
         height, width = array.shape[1:3]
         self._batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
@@ -136,7 +136,7 @@ class FeatureCache:
             train: Indices of the training pictures, rising int64.
             val: Indices of the validation pictures, int64.
             views: Augmented copies of the training pictures, or None.
-            online: Whether `plain.train` alters pictures anew in every epoch.
+            online: Whether `plain.train` alters pictures in every epoch.
 
         Returns:
             The features and the upper part of the network, or `plain` if the cache does not help.
