@@ -1,4 +1,4 @@
-"""The run folder: created exclusively, every file written atomically, loaded back.
+"""The run folder: creates it, writes each of its files atomically, reads them back, and finds runs by name.
 
 `<runs>/<UTC>-<architecture>-<6 hex>/` holds run.json (see `RunRecord`), pictures.csv (the part, class and digest of
 every picture), history.csv (one row per epoch), curves.png (the history drawn), model.keras, metrics.json, report.html
@@ -33,10 +33,10 @@ PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """The content of run.json: what a run was asked to do, on which data, and what came of it.
+    """The content of run.json: the request of a run, its data, and its results.
 
-    A record is never changed; `with_training`, `with_export` and `with_status` return new ones. The defaults are what
-    older versions of zoo did without recording it.
+    A record is never changed: `with_training`, `with_export` and `with_status` return new ones. An entry that older
+    versions of zoo did not record has a default: what those versions did.
 
     Args:
         id: The name of the run folder.
@@ -177,7 +177,7 @@ class Run:
         """Read a JSON file of the run.
 
         Raises:
-            RunError: It is missing or damaged.
+            RunError: The file is missing or damaged.
         """
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
@@ -194,7 +194,7 @@ class Run:
         """Read run.json.
 
         Raises:
-            RunError: It is missing, damaged, or of another schema.
+            RunError: The file is missing, damaged, or of another schema.
         """
         values = self.read_json(RECORD)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:

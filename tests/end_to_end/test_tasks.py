@@ -1,4 +1,4 @@
-"""Two classes, several labels, grey pictures, and the options of head and training: from the command to the device."""
+"""Two classes, several labels, grey pictures, and the options of head and training, from the command to the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def finetune(zoo, folder, *arguments):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two classes that brightness tells apart, so that a grey network can learn them from colour pictures."""
+    """Two classes that differ in brightness, so that a greyscale network can learn them from color pictures."""
     folder = tmp_path_factory.mktemp("two")
     rng = np.random.default_rng(0)
     for label, level in (("dark", 40), ("light", 200)):
@@ -87,7 +87,7 @@ def several(tmp_path_factory):
 def test_several_labels(zoo, several, tmp_path):
     arguments = ("catsdogs_convnet", "--data", several / "pictures.csv", "--size", 48, "--pool", "flatten")
     refused = zoo("finetune", *arguments, "--balance")
-    assert refused.code == 2 and "--balance is for pictures of one class each" in refused.err
+    assert refused.code == 2 and "--balance needs pictures with exactly one class each" in refused.err
     run, record, metrics, predictor = finetune(
         zoo, tmp_path, *arguments, "--hidden", "none", "--epochs", 8, "--learning-rate", "0.003", "--batch-size", 8
     )
@@ -131,7 +131,7 @@ def test_wrong_lists_of_labels(zoo, several, tmp_path, text, problem):
 
 
 def test_label_smoothing_keeps_the_loss_up(zoo, two, tmp_path):
-    """Of two classes and a smoothing of 0.2 the least loss is the entropy of (0.9, 0.1), 0.3251 nats."""
+    """With two classes and a smoothing of 0.2, the lowest possible loss is the entropy of (0.9, 0.1): 0.3251 nats."""
     arguments = ("mnist_convnet", "--data", two, "--epochs", 20, "--batch-size", 8, "--pool", "roi:2", "--hidden", "16")
     _, record, _, _ = finetune(zoo, tmp_path / "a", *arguments, "--label-smoothing", "0.2")
     assert record["options"]["label_smoothing"] == 0.2
@@ -146,10 +146,10 @@ def test_label_smoothing_keeps_the_loss_up(zoo, two, tmp_path):
 
 
 def test_balance_finds_the_rare_class(zoo, tmp_path):
-    """Two classes that overlap, one nine times as frequent: what is unsure is called the frequent one, unless balanced.
+    """Two classes overlap, and one is nine times as frequent: without --balance, uncertain pictures go to that one.
 
-    The left half is darker than the right by 36 against brighter by 36, give or take 60: nobody can tell more than 73 %
-    of the pictures of each class.
+    The left half is darker than the right by 36 in one class and brighter by 36 in the other, with a standard deviation
+    of 60. No classifier can be right on more than 73 % of the pictures of each class.
     """
     rng = np.random.default_rng(0)
     for label, level, counts in (("rare", -18, (30, 10, 50)), ("frequent", 18, (270, 90, 50))):
@@ -161,17 +161,17 @@ def test_balance_finds_the_rare_class(zoo, tmp_path):
                 pixels = np.clip(rng.normal(means, 5, (28, 28)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     arguments = ("mnist_dense", "--data", tmp_path / "data", "--epochs", 20, "--learning-rate", "1e-3")
-    found = {}
+    recalls = {}
     for name, options in (("plain", ()), ("balanced", ("--balance",))):
         _, record, metrics, _ = finetune(zoo, tmp_path / name, *arguments, *options)
         assert record["options"]["balance"] is bool(options)
-        found[name] = {label: row["recall"] for label, row in metrics["test"]["per_class"].items()}
-    assert found["plain"]["rare"] < 0.4 and found["plain"]["frequent"] > 0.9
-    assert 0.55 < found["balanced"]["rare"] < 0.85 and 0.55 < found["balanced"]["frequent"] < 0.85
+        recalls[name] = {label: row["recall"] for label, row in metrics["test"]["per_class"].items()}
+    assert recalls["plain"]["rare"] < 0.4 and recalls["plain"]["frequent"] > 0.9
+    assert 0.55 < recalls["balanced"]["rare"] < 0.85 and 0.55 < recalls["balanced"]["frequent"] < 0.85
 
 
 def test_patience_and_the_last_epoch(zoo, two, tmp_path):
-    """At a rate that is far too high the validation loss soon stops falling."""
+    """At a learning rate that is far too high, the validation loss soon stops falling."""
     arguments = ("mnist_dense", "--data", two, "--epochs", 15, "--batch-size", 8, "--learning-rate", "3", "--no-export")
     for name, options, check in (
         ("stop", ("--patience", 2), lambda rows, record: len(rows) < 15 and len(rows) - best(rows) == 2),

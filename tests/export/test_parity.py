@@ -1,4 +1,4 @@
-"""Parity: an export that computes something else must fail, whatever the way in which it differs."""
+"""Parity: an export that computes something else must fail, however it differs."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_logits_are_compared_where_the_softmax_hides_a_difference():
         compare(wrong, sure)
 
 
-def test_the_tolerance_is_relative_to_the_greatest_logit():
+def test_the_tolerance_is_relative_to_the_largest_logit():
     scale = np.abs(LOGITS).max()
     assert compare(LOGITS + np.float32(0.9e-4 * scale))["logits_difference"] == pytest.approx(0.9e-4, rel=0.02)
     with pytest.raises(ParityFailed, match="logits differ"):
@@ -149,7 +149,7 @@ def of_one_unit(x):
     [(4, softmax, {}), (1, of_one_unit, {}), (3, sigmoid, {"multilabel": True})],
 )
 def test_probabilities_must_be_those_of_the_logits(columns, activation, options):
-    """Of a confident network they may differ from Keras's by more than the logits do; a wrong head is found anyway."""
+    """For a confident network, they may differ from Keras by more than the logits do. A wrong head still fails."""
     sure = LOGITS[:, :columns] * 5
     sure[0] = 0
     moved = sure.copy()
@@ -194,14 +194,14 @@ def test_swapped_classes_fail(model, graph):
         (lambda graph: graph.node.extend([onnx.helper.make_node("Transpose", ["x"], ["y"])] * 4), "5 Transpose nodes"),
     ],
 )
-def test_the_graph_check_finds_what_a_device_would_mind(graph, change, problem):
+def test_the_graph_check_finds_what_devices_do_not_run(graph, change, problem):
     check_graph(graph)
     with pytest.raises(AssertionError, match=problem):
         check_graph(broken(graph, change))
 
 
 def test_every_batch_norm_behind_a_convolution_is_folded(graph):
-    """MobileNetV2 has one behind each of its 52 convolutions; the graph check notices one that is left."""
+    """MobileNetV2 has one behind each of its 52 convolutions. The graph check notices one that is not folded."""
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 52 and all(len(node.input) == 3 for node in convolutions)
 
@@ -217,7 +217,7 @@ def test_every_batch_norm_behind_a_convolution_is_folded(graph):
 
 
 def test_grouped_convolutions_and_gelu_are_plain_operators():
-    """Keras compiles the one by XLA on a CPU and writes the other with Erfc, which ONNX does not have."""
+    """On a CPU, Keras compiles the first with XLA, and writes the second with Erfc, which ONNX does not have."""
     keras = backend.start()
     pixels = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(8, 3, activation="gelu")(pixels)
@@ -265,7 +265,7 @@ def test_shapes_of_several_unknown_numbers_are_left_computed(body):
 
 
 def test_flattening_is_one_node(model):
-    """Compilers for accelerators refuse targets of a Reshape that are computed."""
+    """Compilers for accelerators refuse a Reshape whose target shape is computed."""
     backbone = backend.start().Model(model.input, model.get_layer("out_relu").output)
     converted = convert(attach_head(backbone, Head(pool="flatten"), 4, "flat"))
     kinds = [node.op_type for node in converted.graph.node]

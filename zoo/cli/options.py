@@ -285,13 +285,13 @@ TRAINING_OPTIONS = (
         "--learning-rate",
         callback=parse_numbers(float, 1e-12, 100),
         metavar="R[,R...]",
-        help="Learning rates: one per phase, or a single one for the phase with the highest (the others are scaled).",
+        help="Learning rates: one per phase, or a single one for the fastest phase (the others are scaled).",
     ),
     phase_option(
         "--optimizer",
         "optimizer",
         type=click.Choice(["adam", "adamw", "sgd", "rmsprop"]),
-        help="Optimizer of all phases.",
+        help="Optimizer of all phases (default: the schedule's).",
     ),
     phase_option(
         "--rate",

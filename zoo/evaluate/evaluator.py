@@ -161,7 +161,9 @@ def evaluate(
         probabilities, bad = predict(predictor, [picture.content for picture in chosen], progress)
     pixel_cache.check_readable(chosen, bad)
     if bad:
-        reporter.warn(pixel_cache.left_out_text({chosen[i].name: why for i, why in bad.items()}, len(rows)))
+        # The text of a picture's error repeats its path.
+        reasons = {chosen[i].name: why.replace(f"{chosen[i].name}: ", "", 1) for i, why in bad.items()}
+        reporter.warn(pixel_cache.left_out_text(reasons, len(rows)))
     readable = [picture for i, picture in enumerate(chosen) if i not in bad]
     targets = _targets(source, readable, info.classes)
     multilabel = info.task == "multilabel"

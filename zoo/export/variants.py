@@ -190,12 +190,14 @@ class Int8(Variant):
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
         """Add how the graph was quantized."""
+        count = len(figures["left_out"])
+        operations = "1 operation stays" if count == 1 else f"{count} operations stay"
         scales = "one scale per channel" if figures["per_channel"] else "one scale per tensor"
         lines = [
             *super().describe(figures),
             f"{figures['activations']} activations, {figures['weight_bits']}-bit weights, {scales}, "
             f"{figures['calibration']} calibration on {figures['calibration_pictures']} training pictures, "
-            f"{len(figures['left_out'])} operations stay in float32; the best of {len(figures['tried'])} candidates "
+            f"{operations} in float32; the best of {len(figures['tried'])} candidates "
             f"on {figures['judged_on']} validation and training pictures",
         ]
         if figures["between_processors"] > LARGEST_TOLERANCE:
