@@ -40,7 +40,7 @@ def architecture(**changes) -> Architecture:
     ("changes", "problem"),
     [
         ({"parameters": 17}, "17 promised"),
-        ({"stages": (Stage("a", ("one",)),)}, "stand in no stage: two"),
+        ({"stages": (Stage("a", ("one",)),)}, "every layer with weights must be in a stage. Missing: two"),
         ({"stages": (Stage("a", ("one", "two", "three")),)}, "do not exist: three"),
         ({"stages": (Stage("a", ("one", "two")), Stage("b", ("three_*",)))}, r"do not exist: three_\*"),
         ({"stages": (Stage("a", ("one", "two")), Stage("b", ("t*",)))}, "one stage only: two"),

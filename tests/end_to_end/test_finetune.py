@@ -24,7 +24,7 @@ def folders(path):
 def test_what_is_printed(finished):
     run, exported, printed = finished
     assert "NO PRETRAINED WEIGHTS" in printed and "RANDOM weights" in printed
-    assert "ZOO_OFFLINE=1 forbids the network" in printed and "ZOO_WEIGHTS_DIR" in printed
+    assert "ZOO_OFFLINE=1 forbids downloads" in printed and "ZOO_WEIGHTS_DIR" in printed
     assert "https://storage.googleapis.com/" in printed and "_0.35_96_no_top.h5" in printed
     assert "Phase 1/1 scratch: trains all, 105 layers" in printed
     assert f"Predict    zoo-runtime predict {exported / 'shapes' / 'model.onnx'} " in printed
@@ -188,7 +188,7 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--data", "nowhere"], 1, "there is nothing at 'nowhere'"),
-        (["--weights", "imagenet1k"], 1, "ZOO_OFFLINE=1 forbids the network"),
+        (["--weights", "imagenet1k"], 1, "ZOO_OFFLINE=1 forbids downloads"),
         (["--weights", "imagnet1k"], 2, "Did you mean imagenet1k"),
         (["--weights", "no/such/file.h5"], 1, "'no/such/file.h5' cannot be read"),
         (["--epochs", "1,2,3,4"], 2, "--epochs takes one value"),

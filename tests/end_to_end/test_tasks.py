@@ -117,10 +117,10 @@ def rows_of(run, part):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("path,label,labels\n0.png,a,a\n", "names the columns"),
+        ("path,label,labels\n0.png,a,a\n", "must name the columns"),
         ("path,labels\n,a\n", "path must not be empty"),
         ("path,labels\n0.png,\n1.png,\n", "no label on any picture"),
-        ("path,labels\n0.png,a\n1.png,\n", "only the label 'a' (for one thing"),
+        ("path,labels\n0.png,a\n1.png,\n", "only the label 'a'; a classifier needs two classes"),
     ],
 )
 def test_wrong_lists_of_labels(zoo, several, tmp_path, text, problem):
