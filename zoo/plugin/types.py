@@ -250,31 +250,36 @@ RENAMED_FIELDS = {"rate": "lr_schedule", "rate_decay": "layer_decay", "enough": 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One stretch of training with a fixed set of moving layers. The head always moves.
+    """Describes one part of training, in which the same layers train throughout. The head always trains.
 
     Args:
-        name: What it is called on screen and in history.csv.
-        train: "head"; "last:N" (the N last stages); "from:LAYER" (that layer and everything above); or "all".
-        depth: How many stages, stem first, the network has in this phase; None for all. A network that is cut
-            ends in a head of its own, which is new in every phase of another depth; stages count within the cut.
-        epochs: Passes over the training pictures, at most (early stopping may end the phase).
-        learning_rate: Peak learning rate.
-        optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop".
-        lr_schedule: "constant"; "cosine": warm-up over a tenth of the steps, then a cosine down to a hundredth; or
-            "one-cycle": from a 25th up over three tenths of the steps, then a cosine down to a ten-thousandth (Smith
-            and Topin 2018, https://arxiv.org/abs/1708.07120, without their cycle of momentum).
-        layer_decay: Factor on the update of each stage per stage below the top; 1 moves all alike, 0.5 halves the
-            step of every stage further down. The head and the last stage keep the full rate.
-        batch_norm: "frozen" keeps statistics, scale and shift of every BatchNorm layer of the backbone; "update"
-            trains those that the phase trains.
-        batch_norm_momentum: Momentum of the moving statistics while they move; None keeps the layer's own.
+        name: The name of the phase on the screen and in history.csv.
+        train: "head"; "last:N" (the last N stages); "from:LAYER" (that layer and everything above it); or "all".
+        depth: The number of stages, stem first, that the network has in this phase; None means all. A truncated
+            network ends in a head of its own, which is new in every phase of another depth. "last:N" counts within
+            the stages that are left.
+        epochs: The greatest number of passes over the training pictures. Early stopping may end the phase before.
+        learning_rate: The peak learning rate.
+        optimizer: "adam", "adamw", "sgd" (with momentum 0.9) or "rmsprop".
+        lr_schedule: How the learning rate moves. "constant" keeps it. "cosine" rises over a tenth of the steps, then
+            falls on a cosine to a hundredth. "one-cycle" rises from a 25th over three tenths of the steps, then falls
+            on a cosine to a ten-thousandth (Smith and Topin 2018, https://arxiv.org/abs/1708.07120, without their
+            cycle of momentum).
+        layer_decay: A factor on the update of each stage per stage below the top, in (0, 1]. 1 updates all stages
+            alike, 0.5 halves the update with every stage further down. The head and the last stage keep the full rate.
+        batch_norm: "frozen" keeps statistics, scale and shift of every BatchNorm layer of the backbone. "update" trains
+            those of the layers that the phase trains.
+        batch_norm_momentum: The momentum of the moving statistics while they are updated; None keeps the layer's own.
         augment: Whether the chosen augmentation policy applies in this phase.
-        views: None draws every epoch's augmentation afresh; K repeats the same K views of a picture in turn.
-        patience: Epochs without a better validation loss after which the phase ends; None never ends early.
-        clip_norm: The norm that the gradient of all weights together is scaled down to where it is greater; None leaves
-            it as it is.
-        ema: Momentum of a moving average over steps of the trained weights, in (0, 1), which is what is judged, and
-            kept, after every epoch (Polyak and Juditsky 1992); None judges and keeps the weights themselves.
+        views: None augments every picture again in every epoch. K computes K augmented copies per picture once, and
+            repeats them in turn.
+        patience: The number of epochs without a better validation loss after which the phase ends; None never ends it
+            early.
+        clip_norm: The greatest norm of the gradient of all weights together; greater gradients are scaled down to it.
+            None never scales them.
+        ema: The momentum, in (0, 1), of an exponential moving average of the trained weights over the steps (Polyak and
+            Juditsky 1992). The average is what is validated and kept after every epoch. None uses the weights as they
+            are.
         skip_below_loss: The phase is skipped if the best epoch so far has at most this validation loss, and at most a
             quarter of the chance level (the loss of predicting the classes' shares). With so few errors left, the
             validation pictures could not tell whether the phase helps. None never skips it.
