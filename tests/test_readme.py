@@ -15,6 +15,8 @@ from pathlib import Path
 import click
 import pytest
 
+from zoo import testing
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
 PAGES = [
@@ -200,3 +202,14 @@ def test_the_service_of_the_runtimes_page_works(tmp_path, finished):
         process.wait()
     assert sorted(path.name for path in inbox.iterdir()) == ["c.jpg.part", "folder"]
     assert [path.read_bytes() for path in (tmp_path / "refused").iterdir()] == [b"no picture"]
+
+
+def test_the_example_policy_keeps_the_contract_and_refuses_what_is_out_of_range():
+    page = (REPOSITORY / "docs" / "plugins.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(from zoo\.plugin import \(\n    Augmentation,.*?)^```$", page, re.M | re.S)
+    names: dict = {}
+    exec(code, names)
+    (policy,) = names["zoo_augmentations"]()
+    testing.check_augmentation(policy)
+    with pytest.raises(ValueError, match="strength must be a number from 0 to 255"):
+        policy.build(flip=True, strength=256)

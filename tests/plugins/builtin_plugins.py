@@ -18,10 +18,11 @@ def builtin(kind: type) -> dict[str, object]:
 
 
 def smallest_of_each_family() -> set[str]:
-    """Name the network of each paper that has the fewest parameters, to stand for its family in slow tests."""
+    """Name the network with the fewest parameters of each plugin and paper, to stand for its family in slow tests."""
+    plugins = registry.load()
     smallest = {}
     for item in builtin(Architecture).values():
-        other = smallest.setdefault(item.source, item)
-        if item.parameters < other.parameters:
-            smallest[item.source] = item
+        family = plugins.plugin_of(plugins.architecture(item.name)).name, item.source
+        if item.parameters < smallest.setdefault(family, item).parameters:
+            smallest[family] = item
     return {item.name for item in smallest.values()}

@@ -15,16 +15,11 @@ from zoo import testing
 from zoo.plugin import Architecture, Augmentation, Schedule, Weights
 
 ARCHITECTURES = builtin(Architecture)
-# Checked by default: networks whose check takes seconds.
-QUICK = (
-    "catsdogs_convnet",
-    "mnist_convnet",
-    "mnist_dense",
-    "mobilenet_025",
-    "mobilenetv2",
-    "mobilenetv2_035",
-    "mobilenetv3_small",
-    "vgg16",
+# Checked by default: networks whose check takes seconds, because they are small or have few layers.
+QUICK_PARAMETERS = 430_000
+QUICK = sorted(
+    {name for name, item in ARCHITECTURES.items() if item.parameters <= QUICK_PARAMETERS}
+    | {"mobilenetv2", "mobilenetv3_small", "vgg16"}
 )
 # Checked with `-m slow`: one network of each other family. benchmarks/backbones.py checks all at their own sizes.
 SLOW = sorted({*smallest_of_each_family(), "mobilenetv3_large_minimalistic"} - {*QUICK})
