@@ -122,4 +122,4 @@ def test_published_weights_are_verified(zoo, real_weights, test_data, name, floo
 @pytest.mark.real
 def test_pictures_whose_names_do_not_identify_their_class_are_refused(zoo, real_weights, photos):
     ran = zoo("verify", "mobilenet_025", "--data", photos)
-    assert ran.code == 1 and "names no WordNet identifier" in ran.err and "n01440764_tench.jpg" in ran.err
+    assert ran.code == 1 and "its name has no WordNet identifier" in ran.err and "n01440764_tench.jpg" in ran.err

@@ -32,7 +32,7 @@ def test_pictures_of_no_class_are_refused_before_weights_are_downloaded(
     (mirror / "imagenet_class_index.json").symlink_to(real_weights / "imagenet_class_index.json")
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(mirror))
     ran = zoo("verify", "resnet50", "--data", photos)
-    assert ran.code == 1 and "names no WordNet identifier" in ran.err
+    assert ran.code == 1 and "its name has no WordNet identifier" in ran.err
 
 
 @pytest.mark.parametrize(
