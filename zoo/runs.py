@@ -58,7 +58,7 @@ class RunRecord:
         phases: For each phase its settings, the layers that it trained, its epochs and seconds.
         warnings: Warnings that the user has seen.
         seconds: Seconds of "train" and "export".
-        prefix: What the frozen part did; see `zoo.train.frozen.features.CacheStats`.
+        prefix: What the frozen part did; see `zoo.train.frozen.stats.CacheStats`.
         best_epoch: The epoch whose weights were kept, counted over the run from 1.
         parity: See `zoo.export.parity.check`.
         others: Entries that this version does not know; they are kept.

@@ -13,23 +13,6 @@ from typing import TYPE_CHECKING
 from zoo import backend
 from zoo.errors import InvalidPluginData, RunError, UsageError, ZooError, reason
 from zoo.plugin import Architecture, Head
-from zoo.train.weights_file import load_weights
-
-__all__ = [
-    "Network",
-    "assemble",
-    "attach_head",
-    "build_backbone",
-    "build_classifier",
-    "check_size",
-    "check_stages",
-    "load_model",
-    "load_weights",
-    "output_of_stage",
-    "resize",
-    "stage_of",
-    "truncate",
-]
 
 if TYPE_CHECKING:
     import keras
