@@ -109,7 +109,11 @@ def parse_numbers(kind: type, minimum: float, limit: float) -> Callable:
         except ValueError:
             numbers = ()
         if not numbers or not all(minimum <= number < limit for number in numbers):
-            what = f"whole numbers from {minimum}" if kind is int else f"numbers above 0 and below {limit:g}"
+            what = (
+                f"whole numbers from {minimum} to {limit - 1}"
+                if kind is int
+                else f"numbers above 0 and below {limit:g}"
+            )
             raise click.BadParameter(f"must be {what}, separated by commas. Received: {value!r}.")
         return numbers
 

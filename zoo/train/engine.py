@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, counted
 from zoo.train import fitting, freeze, grouped_conv
 from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.batchnorm import BatchNormRecalibration
@@ -227,8 +227,8 @@ class _Trainer:
         depth = "" if network is self._whole else f"the first {phase.depth} of {stages} stages, "
         self._reporter.say(
             f"Phase {index + 1}/{len(self._phases)} {phase.name}: {depth}trains {phase.train}, "
-            f"{_count(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters; "
-            f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
+            f"{counted(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters; "
+            f"{counted(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
             f"{self._extras(phase)}"
         )
         started = time.perf_counter()
@@ -327,10 +327,6 @@ class _Trainer:
             self._data.task,
             self._config.label_smoothing,
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _networks(whole: Network, phases: Sequence[Phase], head: Head, data: TrainingData) -> list[Network]:
