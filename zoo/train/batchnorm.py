@@ -37,7 +37,7 @@ class BatchNormRecalibration:
     is better with it.
 
     Args:
-        inputs: What the phase was fitted on.
+        inputs: The inputs of the phase.
         network: The network up to the logits.
         data: The pictures.
         batching: How pictures are put into batches.
