@@ -11,6 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 layer" or "2 layers"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class Reporter:
     """Receives progress messages and warnings. Does nothing unless its methods are overridden.
 

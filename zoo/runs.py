@@ -35,8 +35,8 @@ PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", 
 class RunRecord:
     """The content of run.json: the request of a run, its data, and its results.
 
-    A record is never changed: `with_training`, `with_export` and `with_status` return new ones. An entry that older
-    versions of zoo did not record has a default: what those versions did.
+    A record is never changed: `with_training`, `with_export` and `with_status` return new ones. Older versions of zoo
+    did not record every entry. The default of such an entry describes what those versions did.
 
     Args:
         id: The name of the run folder.
@@ -46,19 +46,19 @@ class RunRecord:
         name: The name of the export.
         options: The request; see `zoo.config.FinetuneConfig.to_json`.
         architecture: See `zoo.plugin.Architecture.describe`.
-        weights: What training started from.
+        weights: The weights that training started from; see `zoo.pretrained.select.StartingWeights`.
         augmentation: Name and parameters of the policy.
         image: How pictures are decoded; see `zoo_runtime.ImageSpec`.
         classes: Class names, in the order of the network's output.
         data: Name, digest, counts, split and unreadable files of the dataset.
-        plugins: The plugins that took part.
+        plugins: The plugins that the run used.
         versions: See `versions`.
         head: The fields of `zoo.plugin.Head`; None means those of the architecture's head.
         task: "multiclass", "binary" or "multilabel".
         phases: For each phase its settings, the layers that it trained, its epochs and seconds.
         warnings: Warnings that the user has seen.
         seconds: Seconds of "train" and "export".
-        prefix: What the frozen part did; see `zoo.train.frozen.stats.CacheStats`.
+        prefix: Counts and times of the frozen part; see `zoo.train.frozen.stats.CacheStats`.
         best_epoch: The epoch whose weights were kept, counted over the run from 1.
         parity: See `zoo.export.parity.check`.
         others: Entries that this version does not know; they are kept.
@@ -109,7 +109,7 @@ class RunRecord:
         return cls(**{name: values[name] for name in known if name in values}, others=others)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of run.json; what is not known yet is left out."""
+        """Return the content of run.json. Results that are not known yet are left out."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "others"}
         later = ("head", "prefix", "best_epoch", "parity")
         return {
@@ -237,7 +237,7 @@ class Run:
             writer.writerows(rows)
 
     def read_history(self) -> list[dict[str, str]]:
-        """Read history.csv; return no rows where there is none."""
+        """Read the rows of history.csv; return an empty list if the file cannot be opened."""
         try:
             with (self.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
                 return list(csv.DictReader(stream))

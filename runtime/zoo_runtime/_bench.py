@@ -102,7 +102,7 @@ def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[li
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Return p50, p90 and p99 in milliseconds."""
+    """Return the percentiles p50, p90 and p99, in milliseconds, of timings in seconds."""
     return {f"p{q}": 1000 * float(np.percentile(seconds, q)) for q in (50, 90, 99)}
 
 

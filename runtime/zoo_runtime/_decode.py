@@ -301,7 +301,11 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _wanted(size: tuple[int, int], spec: ImageSpec, orientation: int) -> tuple[int, int]:
-    """Return the smallest stored (width, height) from which the spec's pixels can be made without enlarging."""
+    """Return the smallest (width, height) to which a JPEG may be reduced while it is decoded.
+
+    From a smaller one, the spec's pixels could only be made by enlarging. `size` is the (width, height) of the stored
+    picture, before it is turned upright.
+    """
     width, height = _turned_target(spec, orientation)
     if spec.resize == "squash":
         return width, height

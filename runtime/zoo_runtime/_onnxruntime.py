@@ -24,7 +24,7 @@ class Node(Protocol):
 
 
 class ModelMeta(Protocol):
-    """What the file says about itself."""
+    """The metadata of a model file: `custom_metadata_map` holds the entries that its exporter wrote."""
 
     custom_metadata_map: dict[str, str]
 

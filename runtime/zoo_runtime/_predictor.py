@@ -282,7 +282,7 @@ class Predictor:
         return decode(source, self.info.image, max_pixels=self._max_pixels)
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the network alone.
+        """Run the network on pixels that are already decoded.
 
         Args:
             pixels: uint8 array (batch, height, width, channels), values 0..255, as `decode` returns them.

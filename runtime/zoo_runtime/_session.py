@@ -135,10 +135,10 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
 
     Args:
         model: Path of the file, or its bytes.
-        settings: How to run it.
+        settings: Threads, memory and providers. `Settings()` holds the defaults.
 
     Raises:
-        ValueError: If the installed ONNX Runtime does not have a provider.
+        ValueError: If the installed ONNX Runtime does not have one of the requested providers.
         ModelNotFound: If there is no file at the path.
         CorruptModel: If ONNX Runtime cannot load the file.
         ProviderNotStarted: If a requested provider cannot run here, and "cpu" is not listed after it.

@@ -74,6 +74,7 @@ def test_no_export_leaves_none_but_evaluates(zoo, photos, tmp_path):
     ran = zoo("finetune", "mnist_convnet", "--data", photos, *QUICK, *folders(tmp_path), "--no-export")
     assert ran.code == 0, ran.err
     assert "NO PRETRAINED" not in ran.err and "Export  " not in ran.out
+    assert "Test pictures, through the converted network:" in ran.out and "exported file" not in ran.out
     (run,) = (tmp_path / "runs").iterdir()
     assert not (tmp_path / "exported").exists() and not (run / "model.onnx").exists()
     metrics = json.loads((run / "metrics.json").read_text())
@@ -198,6 +199,7 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
         (["--augment", "lihgt"], 2, "Did you mean light?"),
         (["--views", "3"], 2, "--views goes with --augment"),
         (["--epochs", "many"], 2, "whole numbers"),
+        (["--epochs", "99999999999"], 2, "whole numbers from 0 to 999999, "),
         (["--epochs", "0"], 2, "nothing to train"),
         (["--size", "8"], 2, "at least 32 x 32"),
         (["--size", "big"], 2, "SIDE or HEIGHTxWIDTH"),

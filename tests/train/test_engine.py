@@ -350,7 +350,9 @@ def test_running_averages_that_are_out_of_date_are_measured_again(architecture, 
     displace(model)
     outcome = train(network, [phase], pictures, listener, batch_size=12)
     assert outcome.history[-1]["val_accuracy"] <= 0.6 and outcome.warnings == []
-    assert any("They were measured again: now" in text for text in listener.said)
+    said = next(text for text in listener.said if "measured these averages again" in text)
+    # The accuracy with such averages can exceed the training accuracy, so the message must not call it too low.
+    assert "were still near their initial values after " in said and "did not match" not in said
     means = np.concatenate([model.get_layer(f"bn{i}").moving_mean.numpy() for i in (1, 2, 3)])
     assert np.abs(means).max() < 10
     assert model.get_layer("bn1").momentum == 0.9999

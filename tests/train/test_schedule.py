@@ -12,7 +12,7 @@ from harness import Listener, brightness_pictures, build_network, train
 
 from zoo import backend
 from zoo.errors import UsageError
-from zoo.plugin import Head, Phase
+from zoo.plugin import Head, Phase, Schedule
 from zoo.train import inputs
 from zoo.train import schedule as schedule_tools
 from zoo.train.network import Network, attach_head, build_backbone, truncate
@@ -341,3 +341,10 @@ def test_override_epochs_and_rates():
         schedule_tools.override(schedule, epochs=(1, 2, 3))
     with pytest.raises(UsageError, match="nothing to train"):
         schedule_tools.override(schedule, epochs=(0,))
+
+
+def test_show_counts_one_layer_and_one_epoch_in_the_singular(plugins):
+    phase = Phase(name="head", train="head", epochs=1, learning_rate=1e-3)
+    schedule = Schedule(name="short", summary="one phase", phases=(phase,))
+    text = schedule_tools.show(schedule, plugins.architecture("mnist_dense"), size=None, classes=3, head=Head())
+    assert "trains head, 1 epoch, adam at 0.001" in text and " in 1 layer, " in text

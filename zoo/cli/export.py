@@ -18,6 +18,7 @@ from zoo.cli.options import (
     runs_option,
     size_option,
     typed_again,
+    variant_names,
     variant_options,
     variant_requests,
 )
@@ -40,7 +41,11 @@ def show_variants(result: ExportResult) -> int:
     return 1 if any(path is None for _, path in result.variants) else 0
 
 
-@click.command(cls=DataCommand)
+@click.command(
+    cls=DataCommand,
+    help="Export a finished run again, or a published classifier with --top.\n\n"
+    f"With {variant_names()}, only the smaller file is made. The float32 export is not changed.",
+)
 @click.argument("what", metavar="RUN|ARCH.TAG")
 @click.option("--top", is_flag=True, help="Export the published classifier ARCH.TAG itself, with its own classes.")
 @size_option
@@ -64,10 +69,7 @@ def export(
     exported: Path,
     **values: Any,
 ) -> int:
-    """Export a finished run again, or a published classifier with --top.
-
-    With --int8 or --fp16, only the smaller file is made. The float32 export is not changed.
-    """
+    """Export a finished run again, or a published classifier, or only a run's smaller files."""
     variants = variant_requests(values)
     if top and variants:
         raise click.UsageError(

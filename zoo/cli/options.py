@@ -109,7 +109,11 @@ def parse_numbers(kind: type, minimum: float, limit: float) -> Callable:
         except ValueError:
             numbers = ()
         if not numbers or not all(minimum <= number < limit for number in numbers):
-            what = f"whole numbers from {minimum}" if kind is int else f"numbers above 0 and below {limit:g}"
+            what = (
+                f"whole numbers from {minimum} to {limit - 1}"
+                if kind is int
+                else f"numbers above 0 and below {limit:g}"
+            )
             raise click.BadParameter(f"must be {what}, separated by commas. Received: {value!r}.")
         return numbers
 
@@ -401,11 +405,16 @@ def variant_options(command: Callable) -> Callable:
     return command
 
 
+def variant_names(variants: Sequence[Variant] = VARIANTS) -> str:
+    """Return the options that request variants, such as "--int8 or --fp16"."""
+    return " or ".join(f"--{variant.name}" for variant in variants)
+
+
 def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIANTS) -> tuple[VariantRequest, ...]:
-    """Remove the values of the options of variants from those of a command, and return the requested variants.
+    """Return the variants that the options of a command request.
 
     Args:
-        values: The values of all options of the command; it is changed.
+        values: The values of all options of the command. The values of variants' options are removed from it.
         variants: The variants that the options were derived from.
 
     Raises:
@@ -413,8 +422,7 @@ def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIA
     """
     chosen = [variant for variant in variants if values.pop(variant.name)]
     if typed_again("max_drop", values["max_drop"]) and not chosen:
-        names = " or ".join(f"--{variant.name}" for variant in variants)
-        raise click.UsageError(f"--max-drop goes with {names}.")
+        raise click.UsageError(f"--max-drop goes with {variant_names(variants)}.")
     max_drop = values.pop("max_drop") / 100
     any_speed = {variant: values.pop(f"{variant.name}_any_speed") for variant in variants if variant.must_be_faster}
     for variant, given in any_speed.items():

@@ -56,7 +56,9 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
 
     config = training_values(values, architecture=architecture, export=not no_export)
     result = workflow.finetune(config, registry, reporter, variants=variants)
-    click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
+    # Without an export, the converted network is evaluated too, but no file is kept.
+    through = "exported file" if result.exported else "converted network"
+    click.echo(f"\nTest pictures, through the {through}:\n{table(result.metrics['test'])}\n")
     click.echo(f"Run        {result.run.folder}")
     click.echo(f"Report     {result.run.folder / 'report.html'}")
     if result.exported:

@@ -179,7 +179,7 @@ def _plain_grouped_convolutions() -> Iterator[None]:
     from keras.src.backend.tensorflow import nn
 
     class Uncompiled:
-        """Stands in for the module tensorflow, with a `function` that does not compile."""
+        """Stands in for the module tensorflow. Its `function` leaves functions that XLA would compile as they are."""
 
         def __getattr__(self, name):
             return getattr(tf, name)
@@ -256,7 +256,11 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _convert_in_child(model: keras.Model, output_names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
-    """Do what `_convert_here` does in a child process, whose Keras runs on TensorFlow."""
+    """Start a child process whose Keras runs on TensorFlow, and let it call `_convert_here`.
+
+    Raises:
+        ConversionFailed: The child process failed. The message has the end of its output on stderr.
+    """
     with tempfile.TemporaryDirectory(prefix="zoo-convert-") as folder:
         source, target = Path(folder, "model.keras"), Path(folder, "model.onnx")
         model.save(source)

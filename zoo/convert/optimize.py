@@ -1,8 +1,9 @@
 """Simplifies a converted graph for devices: folds BatchNorm into convolutions and removes needless Transposes.
 
-ONNX Runtime does most of this, offline and at its basic level, which uses only ONNX's own operators. Each BatchNorm
-that directly follows a convolution, depthwise ones included, disappears in it. Transposes between NHWC and NCHW cancel
-out. After that, Reshapes get constant targets here.
+ONNX Runtime's graph optimizer does most of the work, and writes the simplified graph to a file. Its basic level is
+used, because the result then has only ONNX's own operators. The optimizer folds each BatchNorm that directly follows a
+convolution into that convolution; this includes depthwise ones. It also removes Transposes between NHWC and NCHW that
+cancel out. Afterwards, this module replaces the computed target shapes of Reshapes by constants.
 """
 
 from __future__ import annotations

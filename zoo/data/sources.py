@@ -113,7 +113,9 @@ class Source:
 
 
 def location(data: str) -> str:
-    """Return the absolute path of a source, or "digits" for the embedded data, so that any working directory will do.
+    """Return the absolute path of a source, or "digits" for the embedded data.
+
+    A run records this location, and finds its pictures again from any working directory.
 
     Args:
         data: A path, or the name "digits".

@@ -140,7 +140,8 @@ def evaluate(
     Args:
         predictor: The exported file.
         pictures: The pictures, and what is known about them.
-        reporter: Receives progress, and warnings about pictures that are unreadable or known to the network.
+        reporter: Receives progress, and warnings about pictures that are unreadable or were used to train or select
+            the network.
         part: "train", "val", "test" or "all". None takes the test part if there is one, else all.
 
     Returns:

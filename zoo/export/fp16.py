@@ -15,8 +15,8 @@ LARGEST_VALUE = float(np.finfo(np.float16).max)
 def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Store the weights of a graph as float16.
 
-    A Cast follows each of them, which onnxruntime folds when it loads the file. Tensors stay as they are if they have
-    fewer than 256 values, or a value beyond the range of float16.
+    A Cast turns each weight back into float32; onnxruntime does this once, when it loads the file. A weight stays
+    float32 if it has fewer than 256 values, or a value beyond the range of float16.
 
     Args:
         graph: A graph with float32 weights.

@@ -254,7 +254,10 @@ class _Search:
             count *= 2
 
     def _attempt(self, config: QuantConfig) -> Trial:
-        """Make and measure one graph. A failure is a trial too, because another configuration may succeed."""
+        """Quantize with one configuration and measure the graph.
+
+        A failure is recorded as a trial too, because another configuration may succeed.
+        """
         try:
             int8_graph = self.quantizer.graph(config)
             session = open_session(int8_graph)

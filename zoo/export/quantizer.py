@@ -77,11 +77,14 @@ class Quantizer:
             )
 
     def graph(self, config: QuantConfig, only: Sequence[str] = ()) -> onnx.ModelProto:
-        """Quantize the graph.
+        """Return a quantized copy of the float32 graph.
 
         Args:
             config: How to quantize it.
             only: Names of the operations to quantize; empty means all but those that the configuration leaves out.
+
+        Returns:
+            The copy, with QuantizeLinear and DequantizeLinear around the quantized operations.
 
         Raises:
             ConversionFailed: onnxruntime cannot calibrate or quantize the graph.

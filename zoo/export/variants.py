@@ -35,11 +35,12 @@ SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
 
 @dataclass(frozen=True)
 class AcceptanceLimits:
-    """How much a variant may lose.
+    """Limits that a variant must meet before it is exported.
 
     Args:
         max_drop: The largest loss of accuracy on the test pictures, in 0..1.
-        any_speed: True accepts a file that is not faster than float32 on this machine, for a device that differs.
+        any_speed: True also accepts a file that is not faster than float32 on this machine, because it may be faster
+            on the device that will run it.
     """
 
     max_drop: float = 0.01
@@ -242,7 +243,7 @@ VARIANTS: tuple[Variant, ...] = (Int8(), Fp16())
 
 @dataclass(frozen=True)
 class VariantRequest:
-    """A variant that the user asks for, and how much it may lose."""
+    """A variant that the user asks for, and the limits that it must meet."""
 
     variant: Variant
     limits: AcceptanceLimits = field(default_factory=AcceptanceLimits)

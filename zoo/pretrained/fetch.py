@@ -325,7 +325,7 @@ def _brief(error: Exception) -> str:
 
 
 class _Bar:
-    """A progress bar with the methods that pooch calls; it passes (bytes done, bytes in total) on."""
+    """Has the methods that pooch calls on a progress bar, and reports (bytes done, bytes in total) to a function."""
 
     def __init__(self, progress: Progress):
         self._progress, self._done, self.total = progress, 0, 0

@@ -1,4 +1,4 @@
-"""Select the weights that a run starts from: published ones, a file of the user's, or random values."""
+"""Select the weights that a run starts from: published ones, the user's own file, or random values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ RANDOM_SCHEDULE = "scratch"
 
 @dataclass(frozen=True)
 class StartingWeights:
-    """What training starts from.
+    """The weights that training starts from.
 
     Args:
-        file: A published file, the path of a file of the user's, or None for random values.
-        record: What run.json and the exported file say of the weights.
+        file: A published file, the path of the user's own file, or None for random values.
+        record: The description of the weights in run.json and in the exported file.
         missing: Why there are no pretrained weights though the user might expect some; empty otherwise.
-        wanted: The published entry that could not be had, if any.
+        wanted: The published entry that was chosen but is not available, if any.
         architecture: The name of the architecture, for messages.
     """
 
@@ -109,10 +109,10 @@ def choose(
         reporter: Receives the progress of a download.
 
     Returns:
-        The weights. With "auto", they are random where no pretrained ones can be had.
+        The weights. With "auto", they are random where no pretrained ones are available.
 
     Raises:
-        WeightsUnavailable: The user asked for weights by tag or path, and they cannot be had.
+        WeightsUnavailable: The user asked for weights by tag or path, and they are not available.
         WeightsIncompatible: The file is not one that holds weights.
         UsageError: The tag and the request contradict each other.
         UnknownName: There are no weights of that tag.
@@ -168,7 +168,7 @@ def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
         reporter.warn(
-            f"the weights trained at {height}x{width} could not be had ({found.reason}); those trained at "
+            f"the weights trained at {height}x{width} are not available ({found.reason}); those trained at "
             f"{found.entry.input_size[0]}x{found.entry.input_size[1]} are used."
         )
 
@@ -194,7 +194,7 @@ def _is_path(text: str) -> bool:
 
 
 def _own_file(architecture: Architecture, requested: str) -> StartingWeights:
-    """Open a file of the user's, and refuse one that cannot hold weights before Keras starts."""
+    """Open the user's own file, and refuse one that cannot hold weights before Keras starts."""
     path = Path(os.path.expanduser(requested))
     try:
         digest = fetch.digest_of(path)

@@ -3,9 +3,9 @@
 Dots show the measured values. The line over them is smoothed exponentially, as in the plots of F. Chollet, "Deep
 Learning with Python" (1st edition, section 5.3), with two differences:
 
-- The book starts the mean with the first value, which at a factor of 0.8 then counts five times as much as any other.
-  Here the mean starts empty and is divided by the sum of its weights, so that every value enters alike. Adam treats
-  its moments in the same way (https://arxiv.org/abs/1412.6980, section 3).
+- The book starts the mean with the first value. At a factor of 0.8, that value then counts five times as much as any
+  other. Here the mean starts at 0 and is divided by the sum of the weights so far, so that every value counts alike
+  when it enters. Adam treats its moments in the same way (https://arxiv.org/abs/1412.6980, section 3).
 - The mean restarts in each phase. A phase trains other layers, at another learning rate, from the weights of the best
   epoch so far. A mean that continued would show this step as a slow drift in the phase after it.
 """

@@ -21,7 +21,7 @@ BatchFn = Callable[[int, np.ndarray], tuple[Any, np.ndarray]]
 
 
 def plain(array: np.ndarray, targets: np.ndarray) -> BatchFn:
-    """Return a function that gives pictures as they are.
+    """Return a function that gives batches of unaltered pictures with their targets.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
@@ -139,12 +139,12 @@ def _number_of_batches(pictures: int, batch_size: int, shuffle: bool) -> int:
 
 @dataclass(frozen=True)
 class PhaseInputs:
-    """What a phase is fitted on.
+    """The part of the network that a phase trains, and the batches that it is trained and validated on.
 
     Args:
-        trained_part: The network from what `train` and `validation` give to the logits.
+        trained_part: The network from the batches (pictures or outputs of the frozen part) to the logits.
         train: Gives training batches.
-        validation: Gives batches of pictures as they are.
+        validation: Gives batches of unaltered pictures, or their outputs of the frozen part.
         kept: Whether training batches, and validation batches, are read from the feature cache.
         rate: Seconds that computing the features of a picture took, in this run or an earlier one; 0 if unknown.
     """

@@ -1,4 +1,4 @@
-"""Recalibration of BatchNorm: its running averages are measured again where they do not match the weights.
+"""Recalibrates BatchNorm: measures its running averages again where they do not match the weights.
 
 Source: Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm".
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo import backend
 from zoo.plugin import Phase
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, counted
 from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.fitting import BestWeights, regularization_loss
 from zoo.train.inputs import TrainingData
@@ -25,15 +25,19 @@ INITIAL_ALLOWED = 0.01
 
 
 class BatchNormRecalibration:
-    """Makes sure that BatchNorm's running averages are those of the training pictures.
+    """Ensures that BatchNorm's running averages are those of the training pictures.
 
-    They are out of date in two cases: after so few steps that much of the initial values is left, or if training
-    pictures score far lower with them than in training mode, which uses each batch's own statistics. In both cases
-    this class measures them again, as the mean over training batches. It keeps the result in the first case. In the
-    second case it keeps the result if the validation loss or the training accuracy is better with it.
+    The averages are out of date in either of two cases:
+
+    - Training took so few steps that the averages still hold much of their initial values.
+    - Training pictures score far lower with the averages than in training mode, which uses each batch's own statistics.
+
+    In both cases this class measures the averages again, as the mean over training batches. In the first case it
+    always keeps the result. In the second case it keeps the result if the validation loss or the training accuracy
+    is better with it.
 
     Args:
-        inputs: What the phase was fitted on.
+        inputs: The inputs of the phase.
         network: The network up to the logits.
         data: The pictures.
         batching: How pictures are put into batches.
@@ -86,9 +90,14 @@ class BatchNormRecalibration:
         measured = self._evaluate(self._sample)["accuracy"]
         # With averages near their initial values all pictures get about the same answer: a low loss, a useless network.
         if near_initial or loss < best.loss or measured > accuracy:
+            if near_initial:
+                why = f"were still near their initial values after {counted(steps, 'step')}"
+            else:
+                why = f"did not match the weights: training pictures scored {train_accuracy:.3f} in training"
             self._reporter.say(
-                f"  BatchNorm's running averages were out of date: training pictures scored {accuracy:.3f} instead of "
-                f"{train_accuracy:.3f}. They were measured again: now {measured:.3f}, val loss {loss:.4f}"
+                f"  BatchNorm's running averages {why}. zoo measured these averages again. "
+                f"Accuracy on training pictures with them: {accuracy:.3f} before, {measured:.3f} now; "
+                f"val loss {loss:.4f}"
             )
             best.loss, best.weights, accuracy = loss, self._network.get_weights(), measured
         self._network.set_weights(best.weights)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, counted
 from zoo.train import fitting, freeze, grouped_conv
 from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.batchnorm import BatchNormRecalibration
@@ -150,7 +150,7 @@ class _ActivePhase:
         phase: The phase.
         network: The network of the phase.
         trainable: What the phase trains.
-        inputs: What it is fitted on.
+        inputs: The part of the network that it trains, and its batches.
         batches: Training batches.
         validation: Validation batches.
         started: When the phase started, as `time.perf_counter` returned it.
@@ -200,7 +200,12 @@ class _Trainer:
         self._inputs.plan(self._phases, cuts, self._networks)
 
     def needs(self, index: int) -> bool:
-        """Return whether a phase must be trained. It is skipped if the network is good enough for it already."""
+        """Return whether a phase must be trained. If not, record and report that it is skipped.
+
+        A phase is skipped if the best validation loss so far is at most its `skip_below_loss`, and at most a quarter
+        of the chance level. It is never skipped if it has no `skip_below_loss`, if classes are weighted, or if it
+        trains another network than the phase before it.
+        """
         phase, best = self._phases[index], self._best
         # Losses with class weights are smaller too, so they say nothing here.
         if phase.skip_below_loss is None or self._config.balance or self._networks[index] is not self._network:
@@ -217,7 +222,7 @@ class _Trainer:
 
     @contextlib.contextmanager
     def phase(self, index: int) -> Iterator[_ActivePhase]:
-        """Set the layers of a phase and make what it is fitted on."""
+        """Set which layers a phase trains, and make its inputs."""
         phase, network = self._phases[index], self._networks[index]
         if network is not self._network:
             # Weights and losses of networks of different depths cannot be compared.
@@ -227,8 +232,8 @@ class _Trainer:
         depth = "" if network is self._whole else f"the first {phase.depth} of {stages} stages, "
         self._reporter.say(
             f"Phase {index + 1}/{len(self._phases)} {phase.name}: {depth}trains {phase.train}, "
-            f"{_count(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters; "
-            f"{_count(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
+            f"{counted(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters; "
+            f"{counted(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
             f"{self._extras(phase)}"
         )
         started = time.perf_counter()
@@ -327,10 +332,6 @@ class _Trainer:
             self._data.task,
             self._config.label_smoothing,
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _networks(whole: Network, phases: Sequence[Phase], head: Head, data: TrainingData) -> list[Network]:

@@ -257,7 +257,7 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
         return base(rate, **options)
 
     class Scaled(base):
-        """Scales the step of each variable. Scaling gradients would change nothing under Adam."""
+        """Multiplies each variable's learning rate by its factor. Scaled gradients would change nothing under Adam."""
 
         def update_step(self, gradient, variable, learning_rate):
             path = self._trainable_variables[self._get_variable_index(variable)].path

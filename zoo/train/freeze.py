@@ -1,4 +1,8 @@
-"""Which layers a phase trains. Nothing else sets `trainable`; `zoo.train.fitting` compiles the network afterwards."""
+"""Selects and sets the layers that a phase trains.
+
+During training, nothing else sets `trainable`; `zoo.train.fitting` compiles the network afterwards. Outside training,
+`zoo.testing` sets it for a moment.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainableLayers:
-    """What a phase trains.
+    """The layers, weights and learning-rate factors that a phase trains.
 
     Args:
         layers: Names of the layers with trainable weights, input first.

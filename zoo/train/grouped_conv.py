@@ -39,9 +39,9 @@ def cut(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(model: keras.Model) -> Iterator[None]:
-    """Restore the model's grouped convolutions inside this context, even within `cut`.
+    """Undo the effect of `cut` inside this context.
 
-    A graph that is converted here keeps them as grouped convolutions.
+    A graph that is converted in this context then keeps its grouped convolutions as they are.
     """
     layers = {layer: vars(layer).pop("convolution_op") for layer in _cut_layers(model)}
     try:

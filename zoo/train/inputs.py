@@ -1,4 +1,4 @@
-"""What each phase is fitted on: pictures or their features, unaltered or augmented."""
+"""Makes the inputs of each phase: pictures or outputs of the frozen part, unaltered or augmented."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def chance_loss(data: TrainingData) -> float:
 
 
 class InputPipeline:
-    """Makes what each phase is fitted on.
+    """Makes the inputs of each phase: the part of the network that it trains, and its batches.
 
     Args:
         data: The pictures.
         augment: The policy for training pictures, or None.
         seed: The run's seed.
-        features: How features are kept; None runs the whole network in every step.
+        features: The settings of the feature cache; None runs the whole network in every step.
         reporter: Receives progress messages and warnings.
     """
 
@@ -85,7 +85,7 @@ class InputPipeline:
 
     @property
     def stats(self) -> CacheStats:
-        """What the feature cache has done so far."""
+        """Counts and times of the feature cache so far; all are zero if the run has no cache."""
         return self._features.stats if self._features else CacheStats()
 
     def plan(self, phases: Sequence[Phase], cuts: list[Cut | None], networks: list[Network]) -> None:
@@ -103,7 +103,7 @@ class InputPipeline:
             self._cuts = [None] * len(cuts)
 
     def for_phase(self, index: int) -> PhaseInputs:
-        """Make what a phase is fitted on. Its layers must be set."""
+        """Return the inputs of a phase. `freeze.set_trainable` must have set its layers before."""
         phase, logits_model, data = self._phases[index], self._networks[index].logits_model, self._data
         unaltered = plain(data.array, data.targets)
         views_ahead, online = None, False

@@ -62,9 +62,12 @@ def _built(architecture: Architecture, build: Callable[..., keras.Model], *argum
 
 
 def _single_input(model: keras.Model) -> keras.Model:
-    """Return a model of the same layers whose input is a tensor, not a list of one.
+    """Return a model of the same layers whose input is a single tensor.
 
-    keras.applications returns a list for an `input_tensor`.
+    keras.applications builds a model whose input is a list of one tensor, if it is called with `input_tensor`.
+
+    Raises:
+        InvalidPluginData: The model has several inputs or several outputs.
     """
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise InvalidPluginData(

@@ -33,6 +33,7 @@ from zoo.errors import InvalidPluginData, UnknownName, UsageError
 from zoo.plugin import Architecture, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
 from zoo.plugin.types import RENAMED_FIELDS
+from zoo.reporter import counted
 
 if TYPE_CHECKING:
     from zoo.train.freeze import TrainableLayers
@@ -167,7 +168,8 @@ def show(
     height, width = size or architecture.input_size
     lines = [
         f"{schedule.name} on {architecture.name} at {height}x{width}, {classes} classes: "
-        f"{len(model.trainable_weights)} weight tensors can train, {model.count_params():,} parameters in all"
+        f"{counted(len(model.trainable_weights), 'weight tensor')} can train, "
+        f"{model.count_params():,} parameters in all"
     ]
     for number, phase in enumerate(schedule.phases_for(architecture), start=1):
         network = whole
@@ -177,10 +179,11 @@ def show(
         depth = "" if network is whole else f", the first {phase.depth} of {len(architecture.stages)} stages"
         lines += [
             "",
-            f"{number}. {phase.name}{depth}: trains {phase.train}, {phase.epochs} epochs, {phase.optimizer} at "
-            f"{phase.learning_rate:g} ({phase.lr_schedule}), BatchNorm {phase.batch_norm}{_extras(phase)}",
-            f"   {len(network.model.trainable_weights)} weight tensors in {len(trainable.layers)} layers, "
-            f"{trainable.parameters:,} of {trainable.total:,} parameters",
+            f"{number}. {phase.name}{depth}: trains {phase.train}, {counted(phase.epochs, 'epoch')}, "
+            f"{phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule}), "
+            f"BatchNorm {phase.batch_norm}{_extras(phase)}",
+            f"   {counted(len(network.model.trainable_weights), 'weight tensor')} in "
+            f"{counted(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters",
             *_layer_lines(trainable, phase),
         ]
     return "\n".join(lines)

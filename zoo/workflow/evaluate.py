@@ -65,7 +65,11 @@ def evaluate(
 
 
 def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, runs.RunRecord | None]:
-    """Open an exported file or a run folder, and find the run that an exported file came from."""
+    """Open an exported file or a run folder, and find the run that an exported file came from.
+
+    Returns:
+        The predictor, and the run with its record. Both are None if the run is not in the folder of runs.
+    """
     if (model.is_dir() and not (model / EXPORTED_FILE).is_file()) or (model / runs.RECORD).is_file():
         run, record = runs.load(model)
         return Predictor(run.exported if run.exported.is_file() else _exported_for_now(run, record)), run, record

@@ -1,6 +1,6 @@
-"""Export of a trained network: convert, check parity, evaluate, and only then replace files. The order of steps.
+"""Export of a trained network: convert, check parity, evaluate, and only then replace files.
 
-How each step is done is in `zoo.convert`, `zoo.export` and `zoo.evaluate`.
+This module decides the order of the steps. `zoo.convert`, `zoo.export` and `zoo.evaluate` implement them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Computes the outputs of the frozen part once per picture, keeps them, and hands them out.
+"""The feature cache: computes the outputs of the frozen part once per picture, and reads them in later epochs.
 
-A phase trains the upper part of a network. The part below is a constant function of the picture;
-`zoo.train.frozen.cut` finds where it ends. Its outputs, the features, are computed ahead and read in every epoch. Only
-the upper part runs and trains, on the very variables of the network. If pictures are altered in every epoch, or
-features do not fit the cache, the frozen part still runs on onnxruntime, batch by batch.
+A phase trains the upper part of a network. The frozen part below computes the same for a picture in every epoch;
+`zoo.train.frozen.cut` finds where it ends. In this package, "features" are the outputs of the frozen part. They are
+computed ahead and read in every epoch. Only the upper part runs and trains; it shares its variables with the whole
+network. If pictures are altered in every epoch, or features do not fit the cache, the frozen part still runs on
+onnxruntime, batch by batch.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ WORTH_PIXELS = 25_000_000
 
 @dataclass(frozen=True)
 class FeatureCacheConfig:
-    """How features are kept.
+    """Settings of the feature cache: where it is, how large it may be, and when it is used.
 
     Args:
         folder: The folder of the cache.
@@ -84,10 +85,10 @@ class _Rows:
 
 
 class FeatureCache:
-    """Finds, computes and hands out features throughout one run.
+    """Computes the features that no earlier run has kept, keeps them, and reads them, throughout one run.
 
     Args:
-        config: How they are kept.
+        config: The settings of the cache.
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
         targets: A float32 array (pictures, classes).
         reporter: Receives progress messages and warnings.
@@ -109,7 +110,7 @@ class FeatureCache:
         self.stats = CacheStats()
 
     def worth(self, passes: int) -> bool:
-        """Return whether the cache should be used if it saves computing so many pictures."""
+        """Return whether the cache should be used if it spares the frozen part `passes` pictures."""
         if self._cache.limit == 0:
             return False
         return self._config.always or passes * self._array[0, ..., 0].size >= WORTH_PIXELS
@@ -126,20 +127,24 @@ class FeatureCache:
         views: Views | None,
         online: bool,
     ) -> PhaseInputs:
-        """Make what a phase is fitted on.
+        """Return the inputs of a phase that trains only the part above the cut, on features.
+
+        This computes the features that the cache lacks. Features that cannot be kept are computed batch by batch
+        while the phase trains.
 
         Args:
             network: The network from pixels to logits.
             cut: The cut of this phase.
             later: The cuts of later phases that read the same pictures; one pass computes the features for all.
-            plain: What the phase would be fitted on without the cache.
-            train: Indices of the training pictures, rising int64.
+            plain: The inputs of the phase without the cache: the whole network, and batches of pictures.
+            train: Indices of the training pictures, int64, in ascending order.
             val: Indices of the validation pictures, int64.
-            views: Augmented copies of the training pictures, or None.
-            online: Whether `plain.train` alters pictures in every epoch.
+            views: Augmented copies of the training pictures that are made ahead, or None.
+            online: Whether `plain.train` augments the training pictures anew in every epoch.
 
         Returns:
-            The features and the upper part of the network, or `plain` if the cache does not help.
+            The part of the network above the cut, and batches of features. The result is `plain` if the frozen part
+            cannot be computed ahead, or if it would run batch by batch on Keras.
         """
         keras = backend.start()
         # Weights below the cut do not change within a phase, so fingerprints are computed once per phase.

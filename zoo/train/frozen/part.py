@@ -32,7 +32,7 @@ class FrozenPart:
 
     Attributes:
         engine: "onnxruntime" or "Keras".
-        note: Why it runs on Keras although onnxruntime might be faster; empty if there is nothing to say.
+        note: Why it runs on Keras although onnxruntime might be faster; empty in all other cases.
         sound: Whether it gives one row per picture, and the same in training mode.
     """
 
@@ -54,7 +54,12 @@ class FrozenPart:
             self._convert(expected, sample)
 
     def _convert(self, expected: Sequence[np.ndarray], sample: np.ndarray) -> None:
-        """Switch to onnxruntime if it gives what Keras gives for the sample."""
+        """Convert the frozen part, and switch to onnxruntime if its outputs for the sample match those of Keras.
+
+        Args:
+            expected: The outputs of Keras for the sample.
+            sample: Pictures, float32 (pictures, height, width, channels) in 0..255.
+        """
         from zoo.convert.keras_to_onnx import convert_maps
         from zoo.convert.session import open_session
 

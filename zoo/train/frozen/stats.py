@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class CacheStats:
-    """What the frozen part and its cache did in a run.
+    """Counts and times of the frozen part and its cache in one run. Features are the outputs of the frozen part.
 
     Args:
         engine: What the frozen part ran on: "onnxruntime" or "Keras".
@@ -35,7 +35,11 @@ class CacheStats:
     numbers: str = ""
 
     def summary_lines(self) -> list[str]:
-        """Return what the user reads at the end of training."""
+        """Return the lines about the frozen part that are printed at the end of training.
+
+        One line says how often features were read, and about how many seconds that saved. Another counts the pictures
+        whose features were computed and not kept. A line whose count is 0 is left out.
+        """
         lines = []
         if self.read:
             text = f"Frozen part: features of {self.computed + self.found:,} pictures were read {self.read:,} times"

@@ -148,7 +148,7 @@ class FeatureSet:
             return 0, 0.0
 
     def _get(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Read rows of a file. A memory map would count as used memory until the set is closed."""
+        """Read rows of a file, without a memory map: that would count as used memory until the set is closed."""
         kind, shape = self._kinds[name].base, self._kinds[name].shape
         values = np.empty((len(rows), *shape), kind)
         size = self._kinds[name].itemsize
