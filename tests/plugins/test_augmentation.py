@@ -90,7 +90,9 @@ LITTLE = {"smallest": 0.01, "largest": 0.01, "aspect": 1.0, "operations": 1, "al
 )
 LITTLE["magnitude"] = 0.0
 # Policies whose only other parameters are these.
-FLIPPING = [name for name, policy in POLICIES.items() if {"flip"} <= policy.parameters.keys() <= {"flip", *LITTLE}]
+FLIPPING = [
+    name for name, policy in builtin(Augmentation).items() if {"flip"} <= policy.parameters.keys() <= {"flip", *LITTLE}
+]
 
 
 @pytest.mark.parametrize("name", FLIPPING)
