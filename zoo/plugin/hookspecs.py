@@ -18,22 +18,22 @@ hookspec = pluggy.HookspecMarker("zoo")
 @hookspec
 def zoo_architectures() -> Iterable[Architecture]:
     """Return networks that can be fine-tuned."""
-    raise NotImplementedError
+    return ()
 
 
 @hookspec
 def zoo_weights() -> Iterable[Weights]:
     """Return pretrained weights; an entry may name another plugin's architecture."""
-    raise NotImplementedError
+    return ()
 
 
 @hookspec
 def zoo_augmentations() -> Iterable[Augmentation]:
     """Return augmentation policies for training pictures."""
-    raise NotImplementedError
+    return ()
 
 
 @hookspec
 def zoo_schedules() -> Iterable[Schedule]:
     """Return schedules: which layers train, for how long, and at which learning rate."""
-    raise NotImplementedError
+    return ()
