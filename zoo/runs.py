@@ -73,7 +73,7 @@ class RunRecord:
     architecture: Mapping[str, Any]
     head: Mapping[str, Any] | None = None
     weights: Mapping[str, Any]
-    augmentation: Mapping[str, Any]
+    augmentation: Mapping[str, Any] = field(default_factory=lambda: {"name": "none", "parameters": {}})
     image: Mapping[str, Any]
     classes: Sequence[str]
     task: str = "multiclass"

@@ -111,8 +111,11 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
             return path
         if os.path.isfile(path / EXPORTED_FILE) and not os.path.isfile(path / runs.RECORD):
             return path / EXPORTED_FILE
-    folder = runs.locate(text, runs_folder)
-    if folder is None:
+        # Each place is decided whole: a run folder that is named by its path comes before an export of that name.
+        if os.path.isfile(path / runs.RECORD):
+            folder = path
+            break
+    else:
         raise UsageError(_not_found(text, exported, runs_folder))
     if not to_predict:
         return folder
