@@ -1,5 +1,5 @@
-"""zoo lists networks, fine-tunes them on a user's pictures and exports a checked ONNX file.
+"""zoo fine-tunes pretrained image classifiers on a user's pictures and exports them as checked ONNX files.
 
-This file imports nothing, so that every command starts at once. The main functions are in `zoo.workflow`, and the
-public plugin API is `zoo.plugin`. The exported file runs on a device with `zoo_runtime` alone.
+This module imports nothing, so that every command starts quickly. `zoo.workflow` has the main functions, and
+`zoo.plugin` is the public plugin API. A device needs only the package `zoo_runtime` to run an exported file.
 """

@@ -1,7 +1,7 @@
-"""Starts Keras and ONNX Runtime: quietly, repeatably, without telemetry, and with stable layer names.
+"""Imports Keras and ONNX Runtime with the settings that zoo needs, and controls the names of Keras layers.
 
-Importing this module starts nothing and leaves the environment alone. The conversion between the two is in
-`zoo.convert`.
+The settings silence start-up messages, make training repeatable and switch telemetry off. Importing this module imports
+neither package and changes no environment variable. `zoo.convert` converts Keras networks to ONNX.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def start() -> ModuleType:
-    """Import Keras with settings on which zoo relies, and return it.
+    """Import Keras, apply the settings that zoo relies on, and return the module `keras`.
 
-    The first call also imports TensorFlow, or the backend that KERAS_BACKEND names, which takes seconds. The backend
-    writes notes about the processor straight to file descriptor 2; they are dropped, but errors are not.
+    The first call also imports the backend: TensorFlow, or the backend that KERAS_BACKEND names. This takes seconds.
+    While it imports, everything written to stderr is discarded, because backends print notes about the processor.
+    Exceptions are raised as usual. If Keras has already been imported, this function changes no setting.
 
     Raises:
-        InstallationError: Keras cannot start on the requested backend.
+        InstallationError: Keras or its backend cannot be imported, or KERAS_BACKEND names an unknown backend.
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -51,11 +52,12 @@ def start() -> ModuleType:
 
 
 def onnxruntime() -> ModuleType:
-    """Import ONNX Runtime with its telemetry switched off, and return it. All of zoo imports it through this function.
+    """Import ONNX Runtime with its telemetry switched off, and return the module `onnxruntime`.
 
-    From 1.29 on, ONNX Runtime reports every process to its makers and writes an identifier to the home folder
-    (https://github.com/microsoft/onnxruntime/pull/27379). The variable prevents both if it is set before the import.
-    A value that the user has set stays.
+    The other modules of zoo import ONNX Runtime only through this function. From version 1.29 on, ONNX Runtime sends
+    telemetry about every process to its makers, and writes an identifier to the home folder
+    (https://github.com/microsoft/onnxruntime/pull/27379). Setting ORT_DISABLE_TELEMETRY=1 before the import prevents
+    both. If the user has already set this variable, its value is kept.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -64,15 +66,19 @@ def onnxruntime() -> ModuleType:
 
 
 def wanted() -> str:
-    """Return the name of the backend that the environment requests; "tensorflow" if it requests none."""
+    """Return the name of the requested Keras backend.
+
+    It is the value of the environment variable KERAS_BACKEND, or "tensorflow" if the variable is not set.
+    """
     return os.environ.get("KERAS_BACKEND") or "tensorflow"
 
 
 def check() -> None:
-    """Check that Keras's backend is installed, without importing it.
+    """Check that the requested Keras backend is known and installed, without importing it.
 
     Raises:
-        InstallationError: The backend is unknown or not installed.
+        InstallationError: The environment variable KERAS_BACKEND names an unknown backend, or the backend is not
+            installed.
     """
     if wanted() not in BACKENDS or importlib.util.find_spec(wanted()) is None:
         raise InstallationError(
@@ -83,9 +89,10 @@ def check() -> None:
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Discard what is written to file descriptor 2.
+    """Discard everything that is written to file descriptor 2 (stderr) inside this context.
 
-    C++ code of TensorFlow writes its first lines before logging can be configured.
+    TensorFlow's C++ code writes its first lines before logging can be configured. If the process has no stderr, this
+    context does nothing.
     """
     try:
         kept = os.dup(2)
@@ -107,11 +114,11 @@ def _without_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def fresh_names() -> Iterator[None]:
-    """Give unnamed layers the names that they would have in a fresh process.
+    """Restart Keras's numbering of unnamed layers inside this context, as in a new Python process.
 
-    Keras counts unnamed layers over the whole process, so that 188 layers of a second InceptionV3 have other names
-    than those of the first. This context starts the counts anew and restores them at the end. The only public
-    function for that, `clear_session`, would also drop the state of other models.
+    Keras counts unnamed layers over the whole process. A second InceptionV3 in the same process would therefore have
+    other names for 188 of its layers. This context sets the counts to zero, and restores the earlier counts at the end.
+    Keras's only public function for this, `clear_session`, would also drop the state of other models.
     """
     from keras.src.backend.common import global_state
 
@@ -126,10 +133,12 @@ def fresh_names() -> Iterator[None]:
 
 @contextlib.contextmanager
 def names_after(names: Iterable[str]) -> Iterator[None]:
-    """Give unnamed layers and operations names that continue those of a network: `add_3` after `add` to `add_2`.
+    """Continue the numbering of a network's unnamed layers and operations inside this context.
+
+    If the network has `add`, `add_1` and `add_2`, the next unnamed addition is called `add_3`.
 
     Args:
-        names: Names of the operations that the network has already.
+        names: The names of all operations of the network.
     """
     with fresh_names():
         from keras.src.backend.common import global_state
@@ -143,12 +152,12 @@ def names_after(names: Iterable[str]) -> Iterator[None]:
 
 
 def runs_on_tensorflow() -> bool:
-    """Return whether Keras computes with TensorFlow in this process. Starts Keras."""
+    """Return whether TensorFlow is the backend of Keras. This imports Keras if necessary."""
     return start().backend.backend() == "tensorflow"
 
 
 def has_accelerator() -> bool:
-    """Return whether Keras computes on a GPU or TPU. Starts Keras."""
+    """Return whether the backend of Keras can use a GPU or TPU. This imports Keras if necessary."""
     keras = start()
     if keras.backend.backend() == "torch":
         import torch

@@ -1,7 +1,8 @@
-"""The configuration of fine-tuning: what the user asks for, and the same with every name, file and default resolved.
+"""Defines the request for a fine-tuning, and the same request with every name, file and default resolved.
 
-`resolve` finds everything that can be wrong with a request before anything long begins. The classes here hold data
-alone; `zoo.workflow.finetune` has the steps that use them.
+`resolve` turns a `FinetuneConfig` into a `ResolvedConfig`. It reports mistakes in the options before weights are
+downloaded, pictures are decoded or training starts. The two classes only hold data. `zoo.workflow.finetune` runs the
+steps of a fine-tuning.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from zoo.train import schedule as schedule_tools
 from zoo.train.network import check_size
 from zoo_runtime import ImageSpec
 
-# The settings of phases that the command line overrides, under the names that run.json has for them.
+# Keys of run.json -> the fields of `zoo.plugin.Phase` that the command line can override.
+# The keys keep their old names, because older run folders have them.
 RECORDED_OVERRIDES = {
     "optimizer": "optimizer",
     "rate": "lr_schedule",
@@ -38,36 +40,45 @@ RECORDED_OVERRIDES = {
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """What a user asks of `zoo.workflow.finetune.finetune`.
+    """Describes the fine-tuning that a user requests. `zoo.workflow.finetune.finetune` carries it out.
 
     Args:
-        architecture: `name` or `name.tag`.
-        data: A path, or "digits"; see `zoo.data.sources`.
-        weights: "auto", "none", a tag, or a path.
-        size: (height, width) in pixels. None takes the size of the data, else that of the weights.
-        resize: "squash", "crop", "crop:FRACTION" or "pad".
-        schedule: The name of a schedule, or the path of a TOML file. None takes the default of the architecture, or
-            `scratch` for random weights.
-        augment: The augmentation policy and its parameters; see `zoo.data.augment.parse`.
-        epochs: See `zoo.train.schedule.override`.
+        architecture: The name of an architecture, or the name with a tag of its weights: "mobilenetv2.imagenet1k".
+        data: The path of the pictures, or "digits" for the pictures that are installed with zoo; see
+            `zoo.data.sources`.
+        weights: The weights that training starts from: "auto" (pretrained if available, else random), "none" (random),
+            a tag, or the path of a weights file.
+        size: The (height, width) in pixels to which pictures are resized. None uses the first of these that is known:
+            the size that suits the data, the size at which the weights were trained, the architecture's default.
+        resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`.
+        schedule: The name of a schedule, or the path of a TOML file. None uses the default schedule of the
+            architecture, or `scratch` if training starts from random weights.
+        augment: An augmentation policy with its parameters, as `zoo.data.augment.parse` reads it. "none" does not
+            augment.
+        epochs: One number of epochs per phase, or a single number for the longest phase. None keeps the schedule's
+            numbers. See `zoo.train.schedule.override`.
         batch_size: Pictures per training step.
-        learning_rates: See `zoo.train.schedule.override`.
-        overrides: Settings for all phases, by the names of the fields of `zoo.plugin.Phase`; see
-            `zoo.train.schedule.override`. What is not given stays as the schedule has it.
-        head: Values that replace those of the architecture's head, by the names of the fields of `zoo.plugin.Head`.
+        learning_rates: One learning rate per phase, or a single rate for the phase with the highest one. None keeps the
+            schedule's rates. See `zoo.train.schedule.override`.
+        overrides: Maps names of fields of `zoo.plugin.Phase` to values that replace those of all phases. Other fields
+            keep the schedule's values. See `zoo.train.schedule.override`.
+        head: Maps names of fields of `zoo.plugin.Head` to values that replace those of the architecture's head.
         label_smoothing: The fraction of every target that is spread evenly over all classes, in [0, 1).
-        balance: True gives every class the same weight in the loss, however many pictures it has. It needs data with
-            exactly one class per picture.
-        keep_best: True keeps the epoch with the least validation loss, False the last epoch.
-        precision: "float32" or "bfloat16"; see `zoo.train.engine.TrainConfig`.
-        cache_size: Bytes on the disk for the feature caches of all runs. 0 runs all layers in every step. None allows
-            4 GB or half of the free space, and uses no cache where it would save little.
-        val_split: The fraction of the pictures for validation. None takes the default of `zoo.data.split`.
-        seed: Decides the split, the initial weights, the order of the pictures and the augmentation.
-        name: The name of the export. None makes it `<architecture>-<name of the data>`.
-        runs: The folder in which the run folder is made.
+        balance: True gives every class the same weight in the loss, however many pictures the class has. This needs
+            data with exactly one class per picture.
+        keep_best: True keeps the weights of the epoch with the lowest validation loss, False those of the last epoch.
+        precision: The number format in which training computes, "float32" or "bfloat16"; see
+            `zoo.train.engine.TrainConfig`.
+        cache_size: The greatest number of bytes on the disk for the feature caches of all runs. 0 uses no cache and
+            runs all layers in every step. None allows 4 GiB, or half of the free disk space if that is less. With None,
+            the cache is not used if it would save little time.
+        val_split: The fraction of the pictures for validation. None uses 0.15, or 0.10 of a given train part; see
+            `zoo.data.split.split`.
+        seed: Determines the split, the initial weights, the order of the pictures and the augmentation.
+        name: The name of the export. None uses `<architecture>-<name of the data>`.
+        runs: The folder in which the run folder is created.
         exported: The folder of exports.
-        export: Whether the exported file is put there.
+        export: True puts the exported file into the folder of exports. False puts no file there.
     """
 
     architecture: str
@@ -95,7 +106,12 @@ class FinetuneConfig:
     export: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """Return the request as run.json records it: plain values, each override under a key of its own."""
+        """Return the request as run.json records it.
+
+        The keys are the names of the fields, and paths become strings. Instead of `overrides`, there is a key for each
+        override. `RECORDED_OVERRIDES` lists keys that are always present; their value is None if the user does not
+        override the setting. Any other override has the name of the field of `Phase` as its key.
+        """
         values: dict[str, Any] = {
             key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()
         }
@@ -107,22 +123,22 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """A `FinetuneConfig` with every name, file and default resolved.
+    """Describes a fine-tuning with every name, file and default of its `FinetuneConfig` resolved.
 
     Args:
-        requested: The request.
+        requested: The request that was resolved.
         name: The name of the export.
-        architecture: The network.
-        head: What the network ends in.
-        source: The pictures.
-        spec: How they are decoded.
-        weights: What training starts from.
+        architecture: The architecture of the network.
+        head: The layers that are put on the backbone.
+        source: The pictures with their labels, not yet decoded.
+        spec: The size, the channels and the method of resizing with which the pictures are decoded.
+        weights: The weights that training starts from.
         schedule: The schedule that the phases come from.
-        phases: The phases to train, with the overrides applied.
+        phases: The phases to train, with the user's overrides applied.
         augmentation: The augmentation policy.
-        parameters: The parameters of the policy.
-        augment: The function that the policy built; None alters nothing.
-        warnings: Warnings that the user has seen.
+        parameters: Maps the name of every parameter of the policy to its value, defaults included.
+        augment: The function that augments pictures, built with these parameters; None if the policy is "none".
+        warnings: The warnings that the user has already seen.
     """
 
     requested: FinetuneConfig
@@ -141,15 +157,22 @@ class ResolvedConfig:
 
 
 def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> ResolvedConfig:
-    """Resolve a request; download weights that are not available locally.
+    """Check a request, and resolve every name, file and default in it.
+
+    Pretrained weights that are not available locally are downloaded.
 
     Args:
         config: The request.
         registry: The loaded plugins.
-        reporter: Receives the choice of weights, and warnings.
+        reporter: Receives messages about the chosen weights, and warnings.
 
     Raises:
-        ZooError: Something about the request is wrong; the message says what to do about it.
+        UsageError: An option has a value that zoo cannot use, or two options contradict each other.
+        DataError: The pictures cannot be found, or they are not arranged in a way that zoo reads.
+        WeightsError: Weights that the user names are not available, are damaged, or are not weights.
+        PluginError: Two plugins provide a requested name, or a plugin breaks the rules of the plugin API.
+        WriteError: The folder of exports cannot be written to.
+        InstallationError: The Keras backend is not installed.
     """
     backend.check()
     architecture, tag = registry.resolve(config.architecture)
@@ -165,7 +188,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     check_size(architecture, size or architecture.input_size)
     image_spec(architecture, size or architecture.input_size, config.resize)
 
-    # A mistake in the options is found before weights are downloaded, which may take long.
+    # Mistakes in the options are reported before weights are downloaded, because a download may take long.
     expected_random = select.starts_random(architecture, tag, config.weights, registry)
     schedule, phases = _schedule(config, architecture, registry, augmentation, random=expected_random)
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
@@ -194,22 +217,27 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
 
 
 def checked_name(name: str) -> str:
-    """Return the name of an export, or raise UsageError for a name that is not allowed."""
+    """Return a name of an export after checking that it is allowed.
+
+    Raises:
+        UsageError: The name is empty, has other characters than letters, digits, '.', '_' and '-', or has '-' or '.' at
+            its beginning or end.
+    """
     if sources.short_name(name) != name:
         raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
     return name
 
 
 def image_spec(architecture: Architecture, size: tuple[int, int], resize: str) -> ImageSpec:
-    """Say how pictures are decoded for a network.
+    """Return the `ImageSpec` with which pictures are decoded for an architecture.
 
     Args:
-        architecture: Decides the channels.
+        architecture: The architecture, which determines the number of channels.
         size: (height, width) in pixels.
-        resize: As in `FinetuneConfig`.
+        resize: The method of resizing, as in `FinetuneConfig`.
 
     Raises:
-        UsageError: The text names no method of resizing.
+        UsageError: `resize` is not a method of resizing, or `size` is not allowed.
     """
     method, _, fraction = resize.partition(":")
     try:
@@ -232,7 +260,19 @@ def _schedule(
     *,
     random: bool,
 ) -> tuple[Schedule, tuple[Phase, ...]]:
-    """Return the schedule of a run and its phases, checked against the architecture and the augmentation policy."""
+    """Return the schedule of a run, and its phases with the user's overrides.
+
+    Args:
+        config: The request.
+        architecture: The architecture of the network.
+        registry: The loaded plugins.
+        augmentation: The augmentation policy of the run.
+        random: Whether training starts from random weights. The default schedule is then `scratch`.
+
+    Raises:
+        UsageError: The schedule does not exist, or does not fit the architecture, the overrides or the augmentation
+            policy.
+    """
     default = select.RANDOM_SCHEDULE if random else architecture.default_schedule
     schedule = schedule_tools.find(config.schedule or default, registry)
     phases = schedule_tools.plan_phases(
@@ -255,7 +295,11 @@ def _schedule(
 def _warn_of_random(
     weights: select.StartingWeights, schedule: Schedule, phases: tuple[Phase, ...], reporter: Reporter
 ) -> tuple[str, ...]:
-    """Report a start from random weights; warn where layers keep them, and return the warnings."""
+    """Report that training starts from random weights, and warn if the last phase does not train all layers.
+
+    Returns:
+        The warnings. They are empty if there is nothing to warn about, or if training starts from pretrained weights.
+    """
     if not weights.random:
         return ()
     reporter.say(f"Weights: random, schedule {schedule.name}")
@@ -270,7 +314,11 @@ def _warn_of_random(
 
 
 def _head(architecture: Architecture, changes: Mapping[str, Any]) -> Head:
-    """Return the architecture's head with the values that the user asks for."""
+    """Return the architecture's head with the values that the user requests.
+
+    Raises:
+        UsageError: A value is not allowed.
+    """
     try:
         return dataclasses.replace(architecture.head, **changes)
     except InvalidPluginData as error:

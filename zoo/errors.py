@@ -1,13 +1,13 @@
-"""The errors that zoo raises on purpose.
+"""Defines the exceptions that zoo raises on purpose.
 
 Each class says when it is raised. Each message says what is wrong, what was received, what is allowed and what to do
-next. Exit codes are decided in `zoo/cli/__init__.py` alone. The predictor (`zoo_runtime`) has errors of its own.
+next. `zoo/cli/__init__.py` translates exceptions into exit codes. The package `zoo_runtime` has exceptions of its own.
 
     ZooError
     ├── UsageError                 the command line or an argument is wrong: exit code 2
-    │   └── UnknownName            no plugin provides that name
+    │   └── UnknownName            a name does not exist
     ├── PluginError
-    │   ├── InvalidPluginData      a plugin returns something that the contract does not allow
+    │   ├── InvalidPluginData      a plugin breaks the rules of the plugin API
     │   ├── BrokenPluginError      a plugin cannot be used (only raised when ZOO_STRICT_PLUGINS=1)
     │   └── DuplicateName          two plugins provide the same name
     ├── WeightsError
@@ -16,12 +16,12 @@ next. Exit codes are decided in `zoo/cli/__init__.py` alone. The predictor (`zoo
     │   └── WeightsIncompatible    a file does not fit the network
     ├── DataError
     │   ├── DataNotFound           the path does not exist or cannot be read
-    │   ├── DataLayout             the folder, CSV or .npz is not arranged as zoo reads it
+    │   ├── DataLayout             the folder, CSV or .npz does not have a layout that zoo reads
     │   ├── UnreadablePictures     more than a fifth of the pictures cannot be read
-    │   ├── EmptyClass             a class has no pictures, or there are too few classes
+    │   ├── EmptyClass             a class has too few pictures, or there are too few classes
     │   └── SplitLeak              the same picture is in two parts of a given split
-    ├── TrainingError              training cannot continue (the loss is not finite, nothing is trainable)
-    ├── RunError                   a run folder is missing, incomplete or of an unknown version
+    ├── TrainingError              training cannot start or continue (for example, the loss is not finite)
+    ├── RunError                   a run folder is missing, incomplete, damaged or of an unknown version
     ├── WriteError                 a result cannot be written (full disk, no permission)
     ├── ExportError
     │   ├── ConversionFailed       the network cannot be converted to ONNX
@@ -37,7 +37,10 @@ from collections.abc import Iterable
 
 
 def reason(error: BaseException) -> str:
-    """Describe an exception of foreign code in one line: its type, its text, and the place that raised it."""
+    """Describe an exception that was raised outside zoo, such as in a plugin, in one line.
+
+    The line has the type of the exception, the first line of its text, and the file and line that raised it.
+    """
     try:
         text = (str(error).strip().splitlines() or [""])[0]
     except Exception:
@@ -49,7 +52,7 @@ def reason(error: BaseException) -> str:
 
 
 class ZooError(Exception):
-    """Base of all errors that a user of zoo can act on."""
+    """Base class of all errors that a user of zoo can act on."""
 
 
 class UsageError(ZooError):
@@ -57,13 +60,15 @@ class UsageError(ZooError):
 
 
 class UnknownName(UsageError):
-    """No loaded plugin provides the requested name.
+    """The user gave a name that does not exist, such as a misspelled architecture, schedule or parameter.
+
+    The message suggests up to three similar names.
 
     Args:
-        kind: What was looked for, in the singular ("architecture").
-        received: The name as the user typed it.
-        allowed: All names that would have been accepted.
-        hint: A sentence with the command that shows the allowed names; it ends the message.
+        kind: What the name should have named, in the singular, such as "architecture".
+        received: The name that the user typed.
+        allowed: All names that exist.
+        hint: A sentence that ends the message. It usually has the command that shows the allowed names.
     """
 
     def __init__(self, kind: str, received: str, allowed: Iterable[str], hint: str = ""):
@@ -78,15 +83,18 @@ class UnknownName(UsageError):
 
 
 class PluginError(ZooError):
-    """Base of all errors that a plugin causes."""
+    """Base class of all errors that a plugin causes."""
 
 
 class InvalidPluginData(PluginError):
-    """A plugin's hook or data class has a value that the contract does not allow."""
+    """A function, a returned value or a field of a plugin breaks the rules of the plugin API; see `zoo.plugin`."""
 
 
 class BrokenPluginError(PluginError):
-    """A plugin cannot be used, and ZOO_STRICT_PLUGINS=1 makes that an error."""
+    """A plugin cannot be used, and the environment variable ZOO_STRICT_PLUGINS=1 makes that an error.
+
+    Without this variable, zoo warns about the plugin and continues without it.
+    """
 
 
 class DuplicateName(PluginError):
@@ -94,7 +102,7 @@ class DuplicateName(PluginError):
 
 
 class WeightsError(ZooError):
-    """Base of all errors with pretrained weights."""
+    """Base class of all errors with pretrained weights."""
 
 
 class WeightsUnavailable(WeightsError):
@@ -104,16 +112,16 @@ class WeightsUnavailable(WeightsError):
 class HashMismatch(WeightsError):
     """A file is not the published one: its hash differs, or its content is not of the expected kind.
 
-    Where no hash is published, the hash that was recorded at the first download counts.
+    If no hash is published, the file is compared with the hash that zoo recorded when it first downloaded the file.
     """
 
 
 class WeightsIncompatible(WeightsError):
-    """A weights file does not fit the network into which it should be loaded."""
+    """A file does not hold weights, or its weights do not fit the network."""
 
 
 class DataError(ZooError):
-    """Base of all errors with a user's pictures."""
+    """Base class of all errors with a user's pictures."""
 
 
 class DataNotFound(DataError):
@@ -127,7 +135,7 @@ class DataLayout(DataError):
 class UnreadablePictures(DataError):
     """More than a fifth of the files cannot be decoded as pictures.
 
-    So many bad files suggest a wrong path, so that zoo does not simply leave them out.
+    zoo leaves a few unreadable files out with a warning. This many suggest that the path is wrong.
     """
 
 
@@ -136,18 +144,21 @@ class EmptyClass(DataError):
 
 
 class SplitLeak(DataError):
-    """The same picture is in two parts of a given split.
+    """The same picture is in two parts of a split that the user's data gives.
 
-    A test on training pictures would measure what the network remembers, not what it has learned.
+    Test figures on training pictures would measure what the network remembers, not what it has learned.
     """
 
 
 class TrainingError(ZooError):
-    """Training cannot start or cannot continue."""
+    """Training cannot start or continue, for example because the loss is not finite."""
 
 
 class RunError(ZooError):
-    """A run folder is missing or incomplete, or an unknown version of zoo wrote it."""
+    """A run folder cannot be used.
+
+    The folder is missing, incomplete or damaged, another version of zoo wrote it, or the run's pictures have changed.
+    """
 
 
 class WriteError(ZooError):
@@ -155,7 +166,7 @@ class WriteError(ZooError):
 
 
 class ExportError(ZooError):
-    """Base of all errors that prevent an export. An existing export is not replaced."""
+    """Base class of all errors that prevent an export. A file that was exported earlier is not replaced."""
 
 
 class ConversionFailed(ExportError):
@@ -163,8 +174,8 @@ class ConversionFailed(ExportError):
 
 
 class ParityFailed(ExportError):
-    """The exported file runs, but its outputs differ from those of the trained network."""
+    """The exported file runs, but its outputs differ from those of the trained network, or are not usable."""
 
 
 class InstallationError(ZooError):
-    """A package that zoo needs is missing, or was removed together with another distribution."""
+    """A package that zoo needs is missing or cannot be imported, or KERAS_BACKEND names an unknown backend."""

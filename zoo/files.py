@@ -1,7 +1,8 @@
-"""Folders and files: where the caches and the mirror are, how a bounded cache makes room, how a file is replaced.
+"""Locates the caches and the mirror, keeps a cache within its size limit, and writes files atomically.
 
-Environment variables are read when a function is called, never at import. What a cache holds is not known here: pixels
-are in `zoo.data.pixels`, features in `zoo.train.frozen.store`, weights in `zoo.pretrained.fetch`.
+Some caches consist of sets. A set is a subfolder that is kept or removed as a whole. What a cache holds is defined
+elsewhere: decoded pixels in `zoo.data.pixels`, features in `zoo.train.frozen.store`, weights in `zoo.pretrained.fetch`.
+Environment variables are read when a function is called, never at import.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ LEFTOVER_SECONDS = 3600
 
 
 def cache() -> Path:
-    """Return the cache folder: the one that ZOO_CACHE names, or the usual one of this user."""
+    """Return the folder of zoo's caches, which need not exist.
+
+    It is the folder that the environment variable ZOO_CACHE names, or else the usual cache folder of this user and
+    operating system.
+    """
     given = os.environ.get("ZOO_CACHE")
     if given:
         return _expanded(given)
@@ -31,13 +36,16 @@ def cache() -> Path:
 
 
 def mirror() -> Path | None:
-    """Return the folder that ZOO_WEIGHTS_DIR names, which holds weights files under their published names, or None."""
+    """Return the mirror, a folder of weights files, or None if there is none.
+
+    The environment variable ZOO_WEIGHTS_DIR names the folder. The files in it have their published names.
+    """
     given = os.environ.get("ZOO_WEIGHTS_DIR")
     return _expanded(given) if given else None
 
 
 def keras_cache() -> Path:
-    """Return the folder in which Keras keeps the weights that it downloads."""
+    """Return the folder in which Keras stores downloaded weights: `models` in KERAS_HOME, or in ~/.keras by default."""
     return _expanded(os.environ.get("KERAS_HOME") or "~/.keras") / "models"
 
 
@@ -47,12 +55,15 @@ def _expanded(text: str) -> Path:
 
 
 def offline() -> bool:
-    """Return whether ZOO_OFFLINE=1 forbids the use of the network."""
+    """Return whether the environment variable ZOO_OFFLINE forbids downloads.
+
+    It does unless it is not set, empty, or one of 0, false, no and off.
+    """
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
 
 def size_text(size: float) -> str:
-    """Write a number of bytes in a readable unit: "1.2 GB", "25 MB", "310 kB", "12 bytes"."""
+    """Format a number of bytes in a readable unit: "1.2 GB", "25 MB", "310 kB", "12 bytes"."""
     for unit, number in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= 0.9995 * number:
             return f"{size / number:.{0 if size >= 9.95 * number else 1}f} {unit}"
@@ -60,10 +71,12 @@ def size_text(size: float) -> str:
 
 
 def sets(folder: Path) -> list[tuple[float, int, Path]]:
-    """List the sets of a bounded cache; each set is a folder. Unfinished and half-removed sets are not listed.
+    """List the sets in a cache folder. A set is a subfolder that is kept or removed as a whole.
+
+    Sets that are still being written or removed are not listed.
 
     Returns:
-        For each set, the time of its last use (seconds since the epoch), its size on the disk in bytes, and its path.
+        For each set: the time of its last use in seconds since the epoch, its size on the disk in bytes, and its path.
         The most recently used set comes first.
     """
     found = []
@@ -84,17 +97,17 @@ def make_room(
     free: Callable[[], int],
     keep: Collection[Path] = (),
 ) -> None:
-    """Evict the least recently used sets until `needed` more bytes fit both the limit and the disk.
+    """Remove the least recently used sets of a cache until `needed` more bytes fit both its limit and the disk.
 
-    Everything that may be evicted is evicted if even that does not suffice; callers check beforehand whether it does.
+    If they never fit, all sets outside `keep` are removed. Callers must therefore check beforehand that they can fit.
 
     Args:
         cached: The sets of the cache, as `sets` returns them.
-        needed: Bytes that are about to be written.
-        limit: Bytes that the whole cache may take, including the `needed` ones.
-        free: Returns the bytes that may still be written to the disk. It is called after each eviction, because a set
-            that another process has open frees its space only when that process closes it.
-        keep: Sets that stay, however long ago they were used.
+        needed: The number of bytes that the caller is about to write.
+        limit: The number of bytes that the whole cache may take, including the `needed` ones.
+        free: A function that returns how many bytes can still be written to the disk. It is called again after each
+            removal. If another process has a set open, removing that set frees no space until the process closes it.
+        keep: Paths of sets that must not be removed.
     """
     held = sum(size for _, size, _ in cached)
     candidates = [entry for entry in cached if entry[2] not in keep]
@@ -105,9 +118,10 @@ def make_room(
 
 
 def evict(path: Path) -> None:
-    """Remove a set. It disappears in one step, because a half-removed set could be taken for a whole one.
+    """Remove a set from a cache in one step, so that no process can mistake a half-removed set for a whole one.
 
-    If the process is killed meanwhile, `scratch_folder` removes the rest later.
+    The set is renamed first and then deleted. If the process is killed in between, `scratch_folder` deletes the rest
+    later.
     """
     gone = path.parent / f"{SCRATCH}{secrets.token_hex(6)}"
     with contextlib.suppress(OSError):
@@ -116,20 +130,23 @@ def evict(path: Path) -> None:
 
 
 def _taken(path: Path) -> int:
-    """Return the bytes that a file takes on the disk; holes of a sparse file do not count."""
+    """Return the number of bytes that a file takes on the disk, not counting the holes of a sparse file."""
     status = path.stat()
     return min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
 
 
 @contextlib.contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Provide a temporary folder inside a cache folder. What is finished there can be moved to its place in one step.
+    """Provide a temporary folder inside a cache folder, and remove it when the context ends.
 
-    The temporary folder is removed at the end. Those that killed processes left behind are removed too, once nothing
-    has been written to them for an hour.
+    Files that are finished in the temporary folder can be moved to their final place in one step. This function also
+    removes the temporary folders of killed processes, if nothing has been written to them for an hour.
+
+    Args:
+        folder: The cache folder; it is created if necessary.
 
     Raises:
-        OSError: The folder cannot be created.
+        OSError: A folder cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(f"{SCRATCH}*"):
@@ -149,12 +166,12 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Provide a temporary path beside `path`. At the end, the file written there replaces `path` in one step.
+    """Provide a temporary path beside `path`. When the context ends, its file replaces `path` in one step.
 
-    If the block raises an exception, `path` stays as it was.
+    If the context ends with an exception, `path` stays as it was. Missing parent folders are created.
 
     Raises:
-        WriteError: The disk is full, or writing is not permitted.
+        WriteError: The file cannot be written. Any OSError inside the context is raised as a WriteError.
     """
     # The suffix stays, because Keras and onnxruntime choose the file format by it.
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
@@ -175,7 +192,7 @@ def check_writable(folder: Path) -> None:
     """Check that files can be written to a folder, which need not exist yet. Nothing is created.
 
     Raises:
-        WriteError: The folder could not be created, or writing to it is not permitted.
+        WriteError: The folder cannot be created, or the user has no permission to write to it.
     """
     there = Path(os.path.abspath(folder))
     while not os.path.lexists(there) and there != there.parent:

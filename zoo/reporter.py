@@ -1,6 +1,6 @@
-"""Progress messages, warnings and timing: the interface through which long functions report to their caller.
+"""Defines `Reporter`, through which long functions send progress messages, warnings and timings to their caller.
 
-The base class is silent; `zoo.cli.console` has the one that prints.
+The base class prints nothing. `zoo.cli.console.ConsoleReporter` prints to the terminal.
 """
 
 from __future__ import annotations
@@ -12,40 +12,49 @@ from collections.abc import Callable, Iterator
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 layer" or "2 layers"."""
+    """Return a number followed by a noun in the singular or plural, such as "1 layer" or "2 layers"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class Reporter:
-    """Receives progress messages and warnings. Does nothing unless its methods are overridden.
+    """Receives progress messages and warnings. This base class ignores them; subclasses override its methods.
 
     Attributes:
-        timing: The seconds that each step has taken since this reporter was created.
+        timing: Measures the seconds of each step, from the creation of this reporter on.
     """
 
     def __init__(self) -> None:
         self.timing = Timing()
 
     def say(self, text: str) -> None:
-        """Report that a step starts or is finished."""
+        """Report that a step starts or has finished."""
 
     def warn(self, text: str) -> None:
-        """Report something that the user should know although the work continues."""
+        """Report a problem that the user should know about. The work continues."""
 
     def block(self, title: str, text: str) -> None:
         """Report something that the user must not overlook, as a title and a text of several lines."""
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Show the progress of a long step. The function that it provides is called with (done, total)."""
+        """Show the progress of a long step for as long as the context lasts.
+
+        Args:
+            label: Describes the step, such as "decoding pictures".
+
+        Yields:
+            A function to call with (done, total), two counts in the same unit.
+        """
         yield lambda done, total: None
 
 
 class Timing:
-    """Measures the seconds of nested steps. Steps of the same name inside the same outer step add up.
+    """Measures how many seconds the steps of a program take. A step can contain inner steps.
+
+    Steps with the same name inside the same outer step are added up.
 
     Attributes:
-        started: The value of `time.perf_counter` when the measurement started.
+        started: The value of `time.perf_counter` when this object was created, in seconds.
     """
 
     def __init__(self) -> None:
@@ -55,7 +64,7 @@ class Timing:
 
     @contextlib.contextmanager
     def measure(self, step: str) -> Iterator[None]:
-        """Measure the block as a step, inside the step that is being measured now."""
+        """Measure the code inside this context as a step. It becomes part of the step being measured, if any."""
         outer, started = self._open, time.perf_counter()
         self._open = (*outer, step)
         self._seconds.setdefault(self._open, 0.0)
@@ -66,16 +75,16 @@ class Timing:
             self._open = outer
 
     def add(self, step: str, seconds: float) -> None:
-        """Add seconds to a step, inside the step that is being measured now."""
+        """Add seconds to a step. It becomes part of the step being measured, if any."""
         key = (*self._open, step)
         self._seconds[key] = self._seconds.get(key, 0.0) + seconds
 
     def rows(self) -> list[tuple[tuple[str, ...], float]]:
-        """List all steps in the order in which they first started, each outer step before those inside it.
+        """List all steps in the order in which they first started. Inner steps follow their outer step.
 
         Returns:
-            For each step, its path from the outermost step and its seconds. Time that no inner step covers is listed
-            as "other" if it is 0.05 s or more.
+            For each step, a tuple of names from the outermost step down to this one, and its seconds. If a step has
+            inner steps and they leave 0.05 s or more of its time unmeasured, that time is listed as "other".
         """
         total = time.perf_counter() - self.started
         rows = []
@@ -93,9 +102,10 @@ class Timing:
         return rows
 
     def table(self) -> str:
-        """Format the steps as a table with one line per step: seconds, share of the total, and name, indented by depth.
+        """Format all steps as a table.
 
-        The last lines show the total and, where the system reports it, the peak memory of the process.
+        Each line has the seconds of a step, its share of the total, and its name, indented by depth. The last lines
+        show the total and, if the system reports it, the peak memory of the process.
         """
         total = time.perf_counter() - self.started
         lines = [" seconds   share  step"]
@@ -106,7 +116,7 @@ class Timing:
 
 
 def peak_memory() -> int | None:
-    """Return the peak memory of this process in bytes; None if the system does not report it."""
+    """Return the peak memory of this process in bytes, or None if the system does not report it."""
     try:
         import resource
     except ImportError:

@@ -1,8 +1,15 @@
-"""The run folder: creates it, writes each of its files atomically, reads them back, and finds runs by name.
+"""Creates run folders, reads and writes their files, and finds runs by name. Files are written atomically.
 
-`<runs>/<UTC>-<architecture>-<6 hex>/` holds run.json (see `RunRecord`), pictures.csv (the part, class and digest of
-every picture), history.csv (one row per epoch), curves.png (the history drawn), model.keras, metrics.json, report.html
-and model.onnx.
+A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. It holds these files:
+
+- run.json: the run record, see `RunRecord`
+- pictures.csv: the part (train, val or test), class, sha256 and name of every picture
+- history.csv: one row per epoch
+- curves.png: the history as a drawing
+- model.keras: the trained network
+- metrics.json: the figures on the validation and test pictures
+- report.html: the report page
+- model.onnx: the exported file
 """
 
 from __future__ import annotations
@@ -33,35 +40,37 @@ PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """The content of run.json: the request of a run, its data, and its results.
+    """The content of run.json: the request of a run, its data and its results.
 
-    A record is never changed: `with_training`, `with_export` and `with_status` return new ones. Older versions of zoo
-    did not record every entry. The default of such an entry describes what those versions did.
+    A record is immutable. `with_training`, `with_export` and `with_status` return changed copies. The entries with a
+    default are missing in some files, because the run has no such result yet or because an older version of zoo wrote
+    it.
 
     Args:
         id: The name of the run folder.
-        status: "running", "trained", "interrupted" or "failed: ...".
-        created: Time in UTC; see `now`.
-        command: The command line.
+        status: "running", "trained", "interrupted", or "failed: " followed by the error.
+        created: When the run was created, in UTC, such as "2026-01-31T12:00:00Z".
+        command: The words of the command line that started the run.
         name: The name of the export.
-        options: The request; see `zoo.config.FinetuneConfig.to_json`.
-        architecture: See `zoo.plugin.Architecture.describe`.
+        options: The request of the user; see `zoo.config.FinetuneConfig.to_json`.
+        architecture: The facts that `zoo.plugin.Architecture.describe` returns.
         weights: The weights that training started from; see `zoo.pretrained.select.StartingWeights`.
-        augmentation: Name and parameters of the policy.
-        image: How pictures are decoded; see `zoo_runtime.ImageSpec`.
+        augmentation: The name of the augmentation policy and its parameters.
+        image: How pictures are decoded: the fields of `zoo_runtime.ImageSpec`.
         classes: Class names, in the order of the network's output.
-        data: Name, digest, counts, split and unreadable files of the dataset.
-        plugins: The plugins that the run used.
-        versions: See `versions`.
-        head: The fields of `zoo.plugin.Head`; None means those of the architecture's head.
+        data: The name, digest, number of pictures per part, split and unreadable files of the dataset.
+        plugins: The plugins that provided the architecture, the augmentation policy and the schedule.
+        versions: The versions of Python and of packages; see `versions`.
+        head: The fields of `zoo.plugin.Head`. None means that the network has the architecture's own head.
         task: "multiclass", "binary" or "multilabel".
-        phases: For each phase its settings, the layers that it trained, its epochs and seconds.
-        warnings: Warnings that the user has seen.
-        seconds: Seconds of "train" and "export".
-        prefix: Counts and times of the frozen part; see `zoo.train.frozen.stats.CacheStats`.
-        best_epoch: The epoch whose weights were kept, counted over the run from 1.
-        parity: See `zoo.export.parity.check`.
-        others: Entries that this version does not know; they are kept.
+        phases: For each phase, its settings, the layers that it trained, its number of epochs and its seconds.
+        warnings: The warnings that the user has seen.
+        seconds: The duration of the steps "train" and "export", in seconds.
+        prefix: Counts and times of the frozen part; see `zoo.train.frozen.stats.CacheStats`. None before training ends.
+        best_epoch: The number of the epoch whose weights were kept, counted over all phases from 1. None before
+            training ends.
+        parity: The figures that `zoo.export.parity.check` returns. None before the export.
+        others: Entries that this version of zoo does not know. They are written again when the record is written.
     """
 
     id: str
@@ -90,12 +99,10 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
-        """Read the content of a run.json.
-
-        Entries that are missing get the value of older versions, which did not record them.
+        """Make a record from the content of a run.json. Entries that are missing get their default.
 
         Raises:
-            RunError: Entries are missing that every version records.
+            RunError: An entry that has no default is missing.
         """
         known = {each.name: each for each in dataclasses.fields(cls) if each.name != "others"}
         missing = [
@@ -109,7 +116,10 @@ class RunRecord:
         return cls(**{name: values[name] for name in known if name in values}, others=others)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of run.json. Results that are not known yet are left out."""
+        """Return the content of run.json.
+
+        The entries `head`, `prefix`, `best_epoch` and `parity` are left out if they are None.
+        """
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "others"}
         later = ("head", "prefix", "best_epoch", "parity")
         return {
@@ -119,7 +129,7 @@ class RunRecord:
         }
 
     def with_status(self, status: str) -> RunRecord:
-        """Return the record with another status."""
+        """Return a copy of this record with another status."""
         return dataclasses.replace(self, status=status)
 
     def with_training(
@@ -131,7 +141,15 @@ class RunRecord:
         warnings: Sequence[str],
         seconds: float,
     ) -> RunRecord:
-        """Return the record of a run that has been trained; warnings are added to those before."""
+        """Return a copy of this record with the results of training, and the status "trained".
+
+        Args:
+            phases: As in `RunRecord`.
+            best_epoch: As in `RunRecord`.
+            prefix: As in `RunRecord`.
+            warnings: The warnings of the training. They are added to those of this record.
+            seconds: The duration of the training in seconds.
+        """
         return dataclasses.replace(
             self,
             status="trained",
@@ -143,38 +161,51 @@ class RunRecord:
         )
 
     def with_export(self, *, parity: Mapping[str, Any], seconds: float) -> RunRecord:
-        """Return the record of a run that has been exported."""
+        """Return a copy of this record with the results of the export.
+
+        Args:
+            parity: As in `RunRecord`.
+            seconds: The duration of the export in seconds.
+        """
         return dataclasses.replace(self, parity=parity, seconds={**self.seconds, "export": round(seconds, 2)})
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder."""
+    """A run folder, with methods that read and write its files.
+
+    Args:
+        folder: The path of the folder.
+    """
 
     folder: Path
 
     @property
     def id(self) -> str:
-        """The folder's name."""
+        """The name of the run folder, which identifies the run."""
         return self.folder.name
 
     @property
     def model(self) -> Path:
-        """The trained network, as Keras saves it."""
+        """The path of model.keras, the trained network. The file exists once training has finished."""
         return self.folder / "model.keras"
 
     @property
     def exported(self) -> Path:
-        """The exported file."""
+        """The path of model.onnx, the exported file. The file need not exist."""
         return self.folder / "model.onnx"
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file atomically."""
+        """Write a value to a JSON file in the run folder, atomically.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
         with atomic_write(self.folder / name) as temporary:
             temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run.
+        """Read a JSON file in the run folder.
 
         Raises:
             RunError: The file is missing or damaged.
@@ -187,14 +218,18 @@ class Run:
             raise RunError(f"{str(self.folder / name)!r} is damaged: {error}.") from None
 
     def write_record(self, record: RunRecord) -> None:
-        """Write run.json."""
+        """Write run.json.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
         self.write_json(RECORD, record.to_json())
 
     def read_record(self) -> RunRecord:
         """Read run.json.
 
         Raises:
-            RunError: The file is missing, damaged, or of another schema.
+            RunError: The file is missing, is damaged, or has another schema version.
         """
         values = self.read_json(RECORD)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
@@ -207,15 +242,32 @@ class Run:
             raise RunError(f"{str(self.folder / RECORD)!r} is damaged: {error}") from None
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
-        """Write history.csv, one row per epoch."""
+        """Write history.csv.
+
+        Args:
+            rows: One row per epoch, at least one; all rows have the same keys.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
         self._write_csv("history.csv", rows)
 
     def write_pictures(self, rows: list[dict[str, str]]) -> None:
-        """Write pictures.csv, one row per picture: part, class, sha256, picture."""
+        """Write pictures.csv.
+
+        Args:
+            rows: One row per picture, at least one, with the keys part, class, sha256 and picture (its name).
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
         self._write_csv("pictures.csv", rows)
 
     def parts(self) -> dict[str, str]:
-        """Return the part of every picture of the run: its sha256 -> "train", "val" or "test".
+        """Read from pictures.csv in which part of the split each picture of the run is.
+
+        Returns:
+            Maps the sha256 of each picture, in hex, to "train", "val" or "test".
 
         Raises:
             RunError: pictures.csv is missing or damaged.
@@ -237,7 +289,7 @@ class Run:
             writer.writerows(rows)
 
     def read_history(self) -> list[dict[str, str]]:
-        """Read the rows of history.csv; return an empty list if the file cannot be opened."""
+        """Return the rows of history.csv, one per epoch, or an empty list if the file cannot be opened."""
         try:
             with (self.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
                 return list(csv.DictReader(stream))
@@ -246,10 +298,14 @@ class Run:
 
 
 def create(parent: Path, architecture: str) -> Run:
-    """Create a run folder that did not exist before.
+    """Create a new run folder.
+
+    Args:
+        parent: The folder of runs; it is created if necessary.
+        architecture: The name of the architecture, which becomes a part of the folder's name.
 
     Raises:
-        RunError: The folder cannot be made.
+        RunError: The folder cannot be created.
     """
     while True:
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -266,11 +322,11 @@ def create(parent: Path, architecture: str) -> Run:
 
 
 def locate(text: str, folder: Path) -> Path | None:
-    """Return the run folder that a user means by a path or by a run's id, or None.
+    """Return the path of the run folder that a user names, or None if there is none.
 
     Args:
-        text: What the user typed.
-        folder: The folder of runs.
+        text: The path of a run folder, or the id of a run.
+        folder: The folder of runs, where an id is looked up.
     """
     for place in (Path(text), folder / text):
         # Not Path.is_file, which raises on names that are too long and folders that may not be entered.
@@ -280,11 +336,11 @@ def locate(text: str, folder: Path) -> Path | None:
 
 
 def find(text: str, folder: Path) -> Path:
-    """Return the run folder that a user means by a path or by a run's id.
+    """Return the path of the run folder that a user names.
 
     Args:
-        text: What the user typed.
-        folder: The folder of runs.
+        text: The path of a run folder, or the id of a run.
+        folder: The folder of runs, where an id is looked up.
 
     Raises:
         UsageError: There is no such run.
@@ -302,24 +358,35 @@ def find(text: str, folder: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names of all runs in a folder, the oldest first."""
+    """Return the ids of all runs in a folder of runs, oldest first."""
     return sorted(path.parent.name for path in folder.glob(f"*/{RECORD}"))
 
 
 def latest(folder: Path, count: int = 5) -> str:
-    """List the latest runs in a folder for a message; "none" if there are none."""
+    """List the ids of the latest runs for a message.
+
+    Args:
+        folder: The folder of runs.
+        count: The greatest number of ids.
+
+    Returns:
+        The ids separated by commas, oldest first, or "none". If earlier runs are not listed, "… " stands before them.
+    """
     all_names = names(folder)
     return ("… " if len(all_names) > count else "") + (", ".join(all_names[-count:]) or "none")
 
 
 def load(folder: Path) -> tuple[Run, RunRecord]:
-    """Open a run folder whose training has finished.
+    """Open the folder of a run whose training has finished.
+
+    Args:
+        folder: The run folder.
 
     Returns:
         The run and its record.
 
     Raises:
-        RunError: The folder has no run.json, or one that is damaged or of another schema, or training did not finish.
+        RunError: run.json is missing, is damaged or has another schema version, or training did not finish.
     """
     run = Run(folder)
     record = run.read_record()
@@ -329,7 +396,13 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a run's result, without importing them."""
+    """Return the versions of Python and of the installed packages that influence the result of a run.
+
+    The packages are not imported. Packages that are not installed are left out.
+
+    Returns:
+        Maps "python" and the names of the packages to their versions.
+    """
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -338,5 +411,5 @@ def versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """Return the present time in UTC, such as "2026-01-31T12:00:00Z"."""
+    """Return the current time in UTC, such as "2026-01-31T12:00:00Z"."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

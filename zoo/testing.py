@@ -1,11 +1,14 @@
-"""The compliance kit. Plugin authors run it on what they publish, and zoo runs it on its own plugins.
+"""Checks architectures, augmentation policies and schedules against the rules of the plugin API.
+
+Plugin authors call these functions in their tests, and zoo does the same for its own plugins:
 
     from zoo import testing
 
     def test_my_network():
         testing.check_architecture(my_plugin.zoo_architectures()[0])
 
-Every check raises AssertionError, or the ZooError that a user would see. The message says what is wrong.
+If a check fails, it raises AssertionError, or the ZooError that a user of the plugin would see. The message says what
+is wrong.
 """
 
 from __future__ import annotations
@@ -30,16 +33,20 @@ PREPROCESSING = ("Rescaling", "Normalization")
 
 
 def check_architecture(architecture: Architecture, size: tuple[int, int] | None = None, *, transposes: int = 4) -> None:
-    """Check that an architecture keeps the contract of `zoo.plugin.Architecture`, from build to exported file.
+    """Check that an architecture meets the requirements of `zoo.plugin.Architecture`.
+
+    The check builds the network twice, saves and loads it, converts it to ONNX, and runs the exported file. It uses
+    random weights and synthetic pictures.
 
     Args:
         architecture: The architecture.
-        size: (height, width) in pixels of the network that is built; None means the smallest.
-        transposes: Number of Transpose nodes that the exported graph may have; each copies a whole feature map.
+        size: The (height, width) in pixels at which the network is built; None means the smallest that it accepts.
+        transposes: The greatest number of Transpose nodes that the converted graph may have. A Transpose copies a whole
+            feature map, which costs time on a device.
 
     Raises:
-        AssertionError: The architecture breaks a part of the contract.
-        ZooError: The network cannot be built or exported, or the exported file does not agree with it.
+        AssertionError: The architecture does not meet a requirement.
+        ZooError: The network cannot be built or converted, or the converted graph gives other values than the network.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact, parity
@@ -90,15 +97,16 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
 
 
 def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
-    """Check that every device can run a converted graph, and that nothing slows it down needlessly.
+    """Check that a converted graph uses only standard ONNX operators and has no needless slow ones.
 
     Args:
-        graph: The result of `zoo.convert.keras_to_onnx.convert`.
-        transposes: Number of Transpose nodes that the graph may have.
+        graph: The graph that `zoo.convert.keras_to_onnx.convert` returned.
+        transposes: The greatest number of Transpose nodes that the graph may have.
 
     Raises:
-        AssertionError: The graph has an input other than `image`, operators that are not ONNX's own, or too many
-            Transposes. Or a convolution is followed by a BatchNorm that should have been folded into it.
+        AssertionError: The graph has an input other than `image`, a non-standard operator, or too many Transpose nodes.
+            Or a convolution is followed by a BatchNorm, or by a Mul or Add per channel, that should be folded into its
+            weights.
     """
     nodes = graph.graph.node
     inputs = [value.name for value in graph.graph.input]
@@ -124,10 +132,10 @@ def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
 
 
 def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int = 0) -> np.ndarray:
-    """Draw pictures that differ in color, coarse pattern and noise.
+    """Draw random pictures that differ from one another in color, coarse pattern and noise.
 
     Args:
-        count: Number of pictures.
+        count: The number of pictures.
         size: (height, width) in pixels.
         channels: 1 or 3.
         seed: The same seed gives the same pictures.
@@ -146,22 +154,24 @@ def synthetic_pixels(count: int, size: tuple[int, int], channels: int, seed: int
 def randomize(model: keras.Model, seed: int = 0, pictures: int = 32, batch_size: int = 32) -> None:
     """Set a network's biases, scales and BatchNorm statistics to values like those of a trained network.
 
-    With Keras's initial values, many a deep network outputs about 1e-17 everywhere, and any tolerance passes. ConvNeXt
-    scales what its blocks add by 1e-6, so that a block could compute anything unnoticed.
-    Here biases, scales and shifts become random. BatchNorm's statistics are then measured on synthetic pictures and
-    moved a little, so that signals neither vanish nor explode.
+    A comparison of two networks within a tolerance needs such values. With Keras's initial values, many deep networks
+    output about 1e-17 everywhere, so that every comparison passes. ConvNeXt multiplies the output of each block by
+    1e-6, so that a wrong block would not be noticed.
+
+    This function draws biases, scales and shifts at random. It then measures the BatchNorm statistics on synthetic
+    pictures, so that signals neither vanish nor explode, and changes the statistics a little at random.
 
     Args:
         model: The network; it is changed in place.
-        seed: Seed of the random values and of the pictures.
-        pictures: Number of synthetic pictures.
-        batch_size: Number of pictures per batch; a smaller batch needs less memory.
+        seed: The seed of the random values and of the pictures.
+        pictures: The number of synthetic pictures.
+        batch_size: The number of pictures per batch; smaller batches need less memory.
     """
     keras = backend.start()
     rng = np.random.default_rng(seed)
     for weight in model.trainable_weights:
         value = np.asarray(weight)
-        # A weight with one value everywhere was not drawn at random: zeros are biases or shifts, others are scales.
+        # A weight whose values are all equal was not drawn at random: zeros are biases or shifts, others are scales.
         if value.size > 1 and not np.ptp(value):
             weight.assign(rng.uniform(0.2, 1, value.shape) if value.any() else rng.normal(0, 0.1, value.shape))
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -171,8 +181,8 @@ def randomize(model: keras.Model, seed: int = 0, pictures: int = 32, batch_size:
     for layer in layers:
         layer.trainable = True
         if layer.gamma is not None:
-            # Training makes the scales in front of a sum small. If branches outweigh what they are added to, rounding
-            # grows with depth, and two machines differ by as much as an error would cause.
+            # Training makes the scales before an Add small. If the branch outweighs the shortcut, rounding errors grow
+            # with depth, and two machines differ by as much as a wrong network would.
             layer.gamma.assign(rng.uniform(0.3, 1, layer.gamma.shape) * (0.3 if _is_added(layer) else 1))
         if layer.beta is not None:
             layer.beta.assign(rng.uniform(-0.4, 0.4, layer.beta.shape))
@@ -187,13 +197,14 @@ def randomize(model: keras.Model, seed: int = 0, pictures: int = 32, batch_size:
         layer.momentum, layer.trainable = momentum, trainable
         deviation = np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
         layer.moving_mean.assign_add(0.1 * deviation * rng.uniform(-1, 1, deviation.shape))
-        # A channel that hardly varies over these few pictures would be amplified on others, and rounding with it.
+        # A channel that hardly varies over these few pictures would be amplified on other pictures, and its rounding
+        # errors too.
         floor = np.median(deviation) / 3
         layer.moving_variance.assign(np.maximum(deviation, floor) ** 2 * rng.uniform(0.8, 1.25, deviation.shape))
 
 
 def _is_added(layer: keras.Layer) -> bool:
-    """Say whether a layer's output is added to another map, directly or after dropout."""
+    """Return whether a layer's output goes into an Add layer, directly or through Dropout layers."""
     for node in layer._outbound_nodes:
         kind = type(node.operation).__name__
         if kind == "Add" or (kind == "Dropout" and _is_added(node.operation)):
@@ -202,14 +213,14 @@ def _is_added(layer: keras.Layer) -> bool:
 
 
 def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
-    """Check that a policy keeps shapes, dtypes and ranges, and that its randomness comes from the seeds alone.
+    """Check that a policy keeps the shapes, dtypes and ranges of its arrays, and that equal seeds give equal pictures.
 
     Args:
         augmentation: The policy; it is checked with its default parameters.
-        channels: Channels of the pictures, 1 or 3.
+        channels: The number of channels of the pictures, 1 or 3.
 
     Raises:
-        AssertionError: The policy breaks a part of the contract of `zoo.plugin.Augmentation`.
+        AssertionError: The policy does not meet a requirement of `zoo.plugin.Augmentation`.
     """
     backend.start()
     policy = augmentation.build(**augmentation.parameters)
@@ -238,15 +249,18 @@ def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
 
 
 def check_schedule(schedule: Schedule, architecture: Architecture) -> None:
-    """Check that a schedule's phases fit an architecture.
+    """Check that the phases of a schedule fit an architecture.
+
+    The check builds the network at its smallest size, and selects the layers that each phase would train.
 
     Args:
         schedule: The schedule.
         architecture: The architecture.
 
     Raises:
-        AssertionError: A phase selects stages or layers that do not exist, or the last phase does not have the whole
-            network.
+        AssertionError: A phase names stages or layers that do not exist, or the last phase trains a network with fewer
+            stages than the architecture has.
+        InvalidPluginData: The schedule gives no phases for the architecture, or the network cannot be built.
     """
     from zoo.errors import UsageError
     from zoo.train import schedule as schedule_tools

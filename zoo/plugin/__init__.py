@@ -1,4 +1,4 @@
-"""The public plugin API. A plugin needs no other module of zoo.
+"""The public API for plugins. A plugin imports no other module of zoo.
 
 A plugin is a module that an entry point of the group `zoo.plugins` names. It implements one or more of the hooks in
 `zoo.plugin.hookspecs`, which return data classes of this module:
@@ -9,8 +9,10 @@ A plugin is a module that an entry point of the group `zoo.plugins` names. It im
     def zoo_augmentations():
         return [Augmentation(name="mirror", summary="mirrors every picture", build=build_mirror)]
 
-All classes are frozen, and checked when they are made. Importing this module imports neither Keras nor numpy, so that
-`zoo list` answers at once. A plugin keeps it so: its `build` functions import Keras in their bodies.
+The data classes are immutable. Those that hooks return check their fields when they are created.
+
+Importing this module imports neither Keras nor numpy, so that `zoo list` is quick. For the same reason, a plugin
+imports Keras inside its functions, not at the top of its module.
 """
 
 from zoo.plugin.augmentation import ParameterRange, check_parameters, picture_generators, random_horizontal_flip

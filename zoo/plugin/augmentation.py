@@ -1,6 +1,6 @@
-"""Tools for augmentation policies: checked parameters, one random generator per picture, random horizontal flips.
+"""Tools for writing augmentation policies: parameter checks, a random generator per picture, random horizontal flips.
 
-Plugins import these names from `zoo.plugin`. The policies themselves are plugins (`zoo.plugin.Augmentation`).
+Plugins import these names from `zoo.plugin`. The policies themselves are in plugins; see `zoo.plugin.Augmentation`.
 Importing this module imports neither numpy nor Keras.
 """
 
@@ -21,10 +21,13 @@ class ParameterRange:
     """Describes the numbers that a parameter of an augmentation policy accepts.
 
     Args:
-        minimum: Smallest value accepted.
-        maximum: Largest value accepted.
-        unit: What the number counts or measures ("degrees", "a fraction of the area"); error messages quote it.
-        integer: Whether only whole numbers are accepted.
+        minimum: The smallest value accepted.
+        maximum: The largest value accepted.
+        unit: The unit of the number ("degrees", "a fraction of the area"). Error messages quote it.
+        integer: True accepts only whole numbers.
+
+    Raises:
+        InvalidPluginData: `minimum` is above `maximum`.
     """
 
     minimum: float
@@ -40,7 +43,7 @@ class ParameterRange:
 
 
 def check_parameters(ranges: Mapping[str, ParameterRange | type[bool]], /, **parameters: Any) -> None:
-    """Check the values that a policy's `build` function received.
+    """Check that the parameters of an augmentation policy are in their ranges. A policy's `build` function calls this.
 
         RANGES = {"flip": bool, "rotation": ParameterRange(0, 180, "degrees")}
 
@@ -48,8 +51,9 @@ def check_parameters(ranges: Mapping[str, ParameterRange | type[bool]], /, **par
             check_parameters(RANGES, flip=flip, rotation=rotation)
 
     Args:
-        ranges: Name of a parameter -> what it accepts: a `ParameterRange`, or `bool` for true and false.
-        parameters: The values received.
+        ranges: Maps the name of each parameter to a `ParameterRange`, or to `bool` for a parameter that is True or
+            False.
+        parameters: The values to check.
 
     Raises:
         ValueError: A value has the wrong type or is out of its range. zoo shows the message to the user who typed it.
@@ -75,10 +79,10 @@ def check_parameters(ranges: Mapping[str, ParameterRange | type[bool]], /, **par
 
 
 def picture_generators(seeds: np.ndarray) -> list[np.random.Generator]:
-    """Make one random generator per picture, so that a picture's augmentation does not depend on its batch.
+    """Make one random generator per picture, so that a picture's augmentation does not depend on the rest of its batch.
 
     Args:
-        seeds: One seed per picture, a uint64 array (batch,), as a policy's function receives them.
+        seeds: One seed per picture, a uint64 array (batch,), as a policy receives them.
 
     Returns:
         One numpy generator per picture, in the order of the seeds.
@@ -95,9 +99,8 @@ def random_horizontal_flip(
 
     Args:
         images: Pictures, an array (batch, height, width, channels) of any dtype; it is not changed.
-        generators: One generator per picture; one number is drawn from each.
-        enabled: False mirrors no picture. The numbers are still drawn, so that everything that the generators decide
-            afterwards stays the same.
+        generators: One generator per picture. One number is drawn from each.
+        enabled: False mirrors no picture. The numbers are drawn all the same, so that later draws do not change.
 
     Returns:
         A new array of the same shape and dtype.

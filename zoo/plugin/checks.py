@@ -1,4 +1,4 @@
-"""Checks that the data classes of the plugin API run on their fields when they are made."""
+"""Functions with which the data classes of the plugin API check their fields when they are created."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def require(condition: bool, owner: object, problem: str, received: object) -> None:
-    """Raise InvalidPluginData unless a condition holds."""
+    """Raise InvalidPluginData if a condition does not hold.
+
+    Args:
+        condition: The condition.
+        owner: The object whose field is checked. The message begins with the name of its class.
+        problem: What is required, such as "grid must be a positive whole number".
+        received: The value of the field, which the message quotes.
+    """
     if not condition:
         raise InvalidPluginData(f"{type(owner).__name__}: {problem}. Received: {received!r}.")
 

@@ -1,6 +1,6 @@
-"""The hooks that a plugin may implement. Each takes no argument and returns data classes of `zoo.plugin`.
+"""Declares the hooks that a plugin may implement. A hook takes no arguments and returns data classes of `zoo.plugin`.
 
-The functions here only declare the hooks: pluggy reads their names and signatures, and never calls them.
+pluggy reads the names and signatures of these functions, and never calls them.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ hookspec = pluggy.HookspecMarker("zoo")
 
 @hookspec
 def zoo_architectures() -> Iterable[Architecture]:
-    """Return networks that can be fine-tuned."""
+    """Return the architectures that this plugin provides."""
     return ()
 
 
 @hookspec
 def zoo_weights() -> Iterable[Weights]:
-    """Return pretrained weights; an entry may name another plugin's architecture."""
+    """Return the published weights that this plugin describes, one entry per file.
+
+    The weights may belong to an architecture of another plugin.
+    """
     return ()
 
 
 @hookspec
 def zoo_augmentations() -> Iterable[Augmentation]:
-    """Return augmentation policies for training pictures."""
+    """Return the augmentation policies that this plugin provides."""
     return ()
 
 
 @hookspec
 def zoo_schedules() -> Iterable[Schedule]:
-    """Return schedules: which layers train, for how long, and at which learning rate."""
+    """Return the schedules that this plugin provides: which layers train, for how long, and at which learning rate."""
     return ()

@@ -1,8 +1,8 @@
-"""Finds and loads plugins, and indexes what they bring. Nothing happens at import; `load()` does the work.
+"""Loads the installed plugins, and finds what they provide by name. Nothing is loaded at import; `load` does the work.
 
-pluggy's own entry-point loader stops at the first exception, so that one bad plugin would end every command. Here each
-plugin is imported, registered and queried on its own. A plugin that fails becomes a `BrokenPlugin`, and the others
-work.
+pluggy's own loader of entry points stops at the first exception, so that one broken plugin would end every command.
+Here each plugin is imported, registered and queried separately. A plugin that fails becomes a `BrokenPlugin`, and the
+other plugins still work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zoo.plugin.weights import Weights
 Item = Architecture | Weights | Augmentation | Schedule
 ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule)
 Name = str | tuple[str, str]
-"""What only one plugin may bring: a name, or (architecture, tag) of weights, of which there may be many files."""
+"""A name that only one plugin may provide: the name of an item or, for weights, (architecture, tag)."""
 
 GROUP = "zoo.plugins"
 HOOKS: dict[str, type[Item]] = {
@@ -45,9 +45,9 @@ class Plugin:
     """Identifies a plugin.
 
     Args:
-        name: Name of the entry point.
-        distribution: The installed package that brings the plugin ("finezoo").
-        version: Version of the distribution.
+        name: The name of its entry point.
+        distribution: The name of the installed distribution that contains the plugin ("finezoo").
+        version: The version of the distribution.
     """
 
     name: str
@@ -63,8 +63,8 @@ class BrokenPlugin(Plugin):
     """Identifies a plugin that cannot be used, and says why.
 
     Args:
-        error: One line with the reason.
-        trace: The traceback.
+        error: The reason, in one line.
+        trace: The traceback of the exception, as text.
     """
 
     error: str
@@ -73,16 +73,18 @@ class BrokenPlugin(Plugin):
 
 @dataclass
 class Registry:
-    """Holds everything that the loaded plugins bring.
+    """Holds everything that the loaded plugins provide, and finds it by the names that users type.
 
-    The methods look things up by the names that users type. `load` fills a registry.
+    `load` makes and fills a registry. An item is one object that a plugin provides: an `Architecture`, a `Weights`, an
+    `Augmentation` or a `Schedule`. Its class is called its kind.
 
     Args:
         plugins: The plugins that were loaded.
         broken: The plugins that cannot be used.
-        items: Kind -> key -> item. A key identifies the item among its kind.
-        providers: `id()` of an item -> the plugin that brought it.
-        conflicts: (kind, name) -> the plugins that all bring this name. Nobody can use such a name.
+        items: Kind -> key -> item. The key of an item is its name. For `Weights`, it is (architecture, tag,
+            includes_top, input_size).
+        providers: `id()` of an item -> the plugin that provides it.
+        conflicts: (kind, name) -> the plugins that all provide this name. Such a name cannot be used.
     """
 
     plugins: list[Plugin] = field(default_factory=list)
@@ -92,29 +94,33 @@ class Registry:
     conflicts: dict[tuple[type, Name], list[Plugin]] = field(default_factory=dict)
 
     def plugin_of(self, item: Item) -> Plugin:
-        """Return the plugin that brought an item."""
+        """Return the plugin that provides an item.
+
+        Raises:
+            KeyError: No plugin provides it, for example because it is a schedule from a user's file.
+        """
         return self.providers[id(item)]
 
     def all(self, kind: type[ItemT]) -> list[ItemT]:
-        """Return every usable item of a kind, in the order in which the plugins listed them."""
+        """Return every usable item of a kind, such as `Architecture`, in the order in which the plugins listed them."""
         return cast("list[ItemT]", list(self.items[kind].values()))
 
     def architecture(self, name: str) -> Architecture:
-        """Look up an architecture.
+        """Return the architecture of a name.
 
         Args:
-            name: Its name; capitals, hyphens and underscores do not matter.
+            name: The name of the architecture; capitals, hyphens and underscores do not matter.
 
         Raises:
-            UnknownName: No plugin brings it.
-            DuplicateName: More than one plugin brings it.
+            UnknownName: No plugin provides it.
+            DuplicateName: More than one plugin provides it.
         """
         return self._get(Architecture, self.canonical_name(name), "`zoo list architectures` shows them.")
 
     def canonical_name(self, name: str) -> str:
-        """Return the listed name of an architecture that was typed with other capitals, hyphens or underscores.
+        """Return the exact name of an architecture that was typed with other capitals, hyphens or underscores.
 
-        "ResNet50" becomes "resnet50". A name that fits no architecture, or several, is returned as it is.
+        "ResNet50" becomes "resnet50". A name that matches no architecture, or more than one, is returned unchanged.
         """
         known = [item.name for item in self.all(Architecture)]
         known += [key for kind, key in self.conflicts if kind is Architecture and isinstance(key, str)]
@@ -122,23 +128,33 @@ class Registry:
         return alike[0] if name not in known and len(alike) == 1 else name
 
     def augmentation(self, name: str) -> Augmentation:
-        """Look up an augmentation policy; raises the same errors as `architecture`."""
+        """Return the augmentation policy of a name.
+
+        Raises:
+            UnknownName: No plugin provides it.
+            DuplicateName: More than one plugin provides it.
+        """
         return self._get(Augmentation, name, "`zoo list augmentations` shows them.")
 
     def schedule(self, name: str) -> Schedule:
-        """Look up a schedule; raises the same errors as `architecture`."""
+        """Return the schedule of a name.
+
+        Raises:
+            UnknownName: No plugin provides it.
+            DuplicateName: More than one plugin provides it.
+        """
         return self._get(Schedule, name, "`zoo list schedules` shows them.")
 
     def weights_of(self, architecture: str, tag: str | None = None, top: bool | None = None) -> list[Weights]:
-        """Return the published weights of an architecture.
+        """Return the published weights of an architecture, one entry per file.
 
         Args:
-            architecture: Name of the architecture.
-            tag: Returns only weights with this tag; None means every tag.
-            top: True returns only files with the top, False only files without it; None means both.
+            architecture: The exact name of the architecture.
+            tag: Only weights with this tag are returned; None means every tag.
+            top: True returns only files with the top, False only files without it, None both.
 
         Returns:
-            The weights; those of the plugin that brings the architecture come first.
+            The entries. Those of the plugin that provides the architecture come first.
         """
         own = self.items[Architecture].get(architecture)
         found = [
@@ -151,17 +167,17 @@ class Registry:
         return sorted(found, key=lambda entry: own is None or self.plugin_of(entry) != self.plugin_of(own))
 
     def resolve(self, name: str) -> tuple[Architecture, str | None]:
-        """Split what a user typed into architecture and tag.
+        """Split a name that a user typed into architecture and tag.
 
         Args:
-            name: "mobilenetv2" or "mobilenetv2.imagenet1k".
+            name: The name, such as "mobilenetv2" or "mobilenetv2.imagenet1k".
 
         Returns:
             The architecture, and the tag or None.
 
         Raises:
             UnknownName: The architecture does not exist, or has no weights with that tag.
-            DuplicateName: More than one plugin brings the architecture or the weights.
+            DuplicateName: More than one plugin provides the architecture or the weights.
         """
         head, _, tag = name.partition(".")
         architecture = self.architecture(head)
@@ -174,12 +190,13 @@ class Registry:
         """Check that an architecture has usable weights with a tag.
 
         Args:
-            architecture: Name of the architecture.
-            tag: The tag. None accepts any weights, and also an architecture for which no plugin lists weights.
+            architecture: The exact name of the architecture.
+            tag: The tag. None accepts weights with any tag, and also an architecture without weights.
 
         Raises:
             UnknownName: The architecture has no weights with that tag.
-            DuplicateName: More than one plugin brings these weights. Without a tag: the architecture has no other ones.
+            DuplicateName: More than one plugin provides the weights with that tag. If the tag is None: more than one
+                plugin provides the same weights, and the architecture has no other weights.
         """
         tags = {entry.tag for entry in self.weights_of(architecture)}
         for (kind, key), plugins in self.conflicts.items():
@@ -196,9 +213,10 @@ class Registry:
         return cast(ItemT, self.items[kind][name])
 
     def add(self, plugin: Plugin, items: Iterable[Item]) -> None:
-        """Index what a plugin brings.
+        """Add the items of a plugin.
 
-        A name that another plugin already brings becomes a conflict, and is withdrawn from both plugins.
+        If another plugin already provides the same name, the name becomes a conflict, and the items of both are not
+        usable.
         """
         for item in items:
             kind, name = type(item), _name(item)
@@ -218,17 +236,17 @@ class Registry:
 
 
 def _name(item: Item) -> Name:
-    """Return the name of an item that only one plugin may bring; see `Name`."""
+    """Return the name of an item that only one plugin may provide; see `Name`."""
     return (item.architecture, item.tag) if isinstance(item, Weights) else item.name
 
 
 def _key(item: Item) -> object:
-    """Return what identifies an item among its kind."""
+    """Return the key of an item in `Registry.items`, where no two items of the same kind have the same key."""
     return (*_name(item), item.includes_top, item.input_size) if isinstance(item, Weights) else item.name
 
 
 def squeezed(name: str) -> str:
-    """Return a name in lower case and without hyphens and underscores, so that names can be compared."""
+    """Return a name in lower case, without hyphens and underscores, so that names can be compared."""
     return re.sub("[-_]", "", name.lower())
 
 
@@ -242,18 +260,19 @@ def _duplicate(what: str, plugins: list[Plugin]) -> DuplicateName:
 def load(
     entry_points: Iterable[metadata.EntryPoint] | None = None, warn: Callable[[str], None] | None = None
 ) -> Registry:
-    """Load every plugin.
+    """Load plugins into a new registry.
 
     Args:
-        entry_points: The plugins; None means the installed entry points of the group `zoo.plugins`.
-        warn: Called with one line for each plugin that cannot be used, and for each name that several plugins bring.
+        entry_points: The entry points of the plugins. None means all installed ones of the group `zoo.plugins`.
+        warn: A function that receives a line of text for each plugin that cannot be used, and for each name that
+            several plugins provide. None ignores these problems.
 
     Returns:
         The registry.
 
     Raises:
-        BrokenPluginError: A plugin cannot be used, and ZOO_STRICT_PLUGINS=1 is set.
-        DuplicateName: Several plugins bring the same name, and ZOO_STRICT_PLUGINS=1 is set.
+        BrokenPluginError: A plugin cannot be used, and the environment variable ZOO_STRICT_PLUGINS is 1.
+        DuplicateName: Several plugins provide the same name, and the environment variable ZOO_STRICT_PLUGINS is 1.
     """
     strict = os.environ.get("ZOO_STRICT_PLUGINS", "") not in ("", "0")
     registry = Registry()
@@ -294,9 +313,10 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
 
 @functools.lru_cache
 def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
-    """Return name and version of a distribution.
+    """Return the name and the version of a distribution.
 
-    The result is cached, because each access to `name` or `version` parses all of METADATA, including the README.
+    The result is cached, because each access to `name` or `version` parses the distribution's whole METADATA file,
+    including its README.
     """
     known = distribution.metadata
     return known["Name"], known["Version"]
@@ -307,7 +327,10 @@ def _text(name: Name) -> str:
 
 
 def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoint]:
-    """Return the installed entry points of the group; warn about a distribution whose entry points cannot be read."""
+    """Return the installed entry points of the group `zoo.plugins`.
+
+    If the entry points of a distribution cannot be read, `warn` receives a line of text, and the others are returned.
+    """
     try:
         return list(metadata.entry_points(group=GROUP))
     except Exception:
@@ -324,7 +347,12 @@ def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoin
 
 
 def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[Item]:
-    """Import one plugin, call each of its hooks, and check everything that they return."""
+    """Import one plugin, call its hooks, and return the items that they give, after checking them.
+
+    Raises:
+        InvalidPluginData: The plugin has no hook or an unknown one, or a hook returned something that is not allowed.
+        Exception: The import of the plugin or one of its hooks failed.
+    """
     module = point.load()
     # pluggy checks the signatures, and refuses a module that two entry points name.
     manager.register(module, name=f"{point.name} of {_distribution(point)[0]}")
@@ -342,7 +370,11 @@ def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[
 
 
 def _checked(hook: str, kind: type[Item], returned: object) -> list[Item]:
-    """Return the items that a hook returned, or raise InvalidPluginData."""
+    """Return the items that a hook returned, as a list.
+
+    Raises:
+        InvalidPluginData: The hook did not return items of the right kind, or returned two with the same key.
+    """
     if isinstance(returned, (str, bytes)) or not isinstance(returned, Iterable):
         raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {returned!r}.")
     items = list(returned)

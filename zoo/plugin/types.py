@@ -1,9 +1,7 @@
-"""The data classes that plugins return from their hooks. They are frozen, and checked when they are made.
+"""Data classes that plugins return from their hooks. They are immutable, and check their fields when they are created.
 
-Plugins import them from `zoo.plugin`. `zoo.plugin.weights` holds those of published weights, and
-`zoo.plugin.hookspecs` the hooks.
-
-Importing this module imports neither Keras nor numpy.
+Plugins import them from `zoo.plugin`. The data classes for published weights are in `zoo.plugin.weights`, and the hooks
+in `zoo.plugin.hookspecs`. Importing this module imports neither Keras nor numpy.
 """
 
 from __future__ import annotations
@@ -38,9 +36,12 @@ class Stage:
     """Names a part of a backbone. Schedules freeze and unfreeze whole stages.
 
     Args:
-        name: The family's name for this part ("block5").
-        layers: Names of the layers, as Keras names them in a fresh process, or patterns with `*` ("block5_*"). Layers
+        name: The name of the stage, as it is usual for this family of networks ("block5").
+        layers: Names of the layers, as Keras names them in a new process, or patterns with `*` ("block5_*"). Layers
             without weights may be omitted.
+
+    Raises:
+        InvalidPluginData: A field has a value that is not allowed.
     """
 
     name: str
@@ -60,10 +61,11 @@ class Stage:
         """Find the layers that each name or pattern of this stage matches.
 
         Args:
-            layers: Names of all layers of a backbone, in their order.
+            layers: The names of all layers of a backbone, from input to output.
 
         Returns:
-            Name or pattern -> the matching layers, in their order. The list is empty if no layer matches.
+            Maps each name or pattern to the names of the matching layers, in the order of `layers`. The list is empty
+            if no layer matches.
         """
         layers = list(layers)
         present = set(layers)
@@ -77,21 +79,24 @@ class Stage:
 class Head:
     """Describes the layers on top of a backbone.
 
-    Their order is: 1x1 convolution (optional), pool, dropout, hidden layers, classes.
+    They are in this order: 1x1 convolution (optional), pooling, dropout, hidden layers, and the layer that gives the
+    logits.
 
     Args:
         pool: How the feature map becomes a vector.
-            "avg" and "max" take the mean and the maximum over the positions, "l2norm" the root mean square.
-            "flatten" keeps the positions, and ties the network to one input size.
-            "roi" divides a map of any size into a fixed grid, takes the maximum of each cell, and flattens the result
+            "avg" and "max" take the mean and the maximum over all positions, "l2norm" the root mean square.
+            "flatten" keeps all positions. The network then accepts only one input size.
+            "roi" divides a feature map of any size into a grid, takes the maximum of each cell, and flattens the result
             (region-of-interest pooling, Girshick 2015, https://arxiv.org/abs/1504.08083).
-        grid: Number of rows, and of columns, of the grid of "roi".
-        hidden: Units of each hidden dense layer (ReLU), in order.
-        dropout: Fraction of the pooled features that training sets to zero, in [0, 1). The dropout is between the pool
-            and the first hidden layer.
-        weight_l1: Factor of the L1 penalty on the kernels of the head's dense layers; 0 or more.
-        weight_l2: Factor of the L2 penalty on the same kernels; 0 or more.
-        reduce: Channels of a 1x1 convolution (ReLU) in front of the pool; None for no such convolution.
+        grid: The number of rows of the grid of "roi", and also its number of columns.
+        hidden: The number of units of each hidden dense layer (ReLU), in order.
+        dropout: The fraction of the pooled features that training sets to zero, in [0, 1).
+        weight_l1: The factor of the L1 penalty on the kernels of the head's dense layers; 0 or more.
+        weight_l2: The factor of the L2 penalty on the same kernels; 0 or more.
+        reduce: The number of channels of a 1x1 convolution (ReLU) before the pooling; None for no such convolution.
+
+    Raises:
+        InvalidPluginData: A field has a value that is not allowed.
     """
 
     pool: Literal["avg", "max", "flatten", "l2norm", "roi"] = "avg"
@@ -120,36 +125,37 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Describes a network that can be built from nothing.
+    """Describes a network that can be built with random weights.
 
     Args:
         name: The name that a user types ("mobilenetv2_035").
         summary: One line for `zoo list`.
-        build: `build(input_shape) -> keras.Model`. `input_shape` is (height, width, channels).
-            The input of the model is a float32 array (batch, height, width, channels) in 0..255: RGB, or grey if
-            `channels` is 1. The model normalizes it itself (see `normalize`).
-            The output is the feature map, float32 (batch, h, w, features).
-            The model must be a flat functional model of Keras's own layers. zoo can then cut it anywhere, and load it
-            again without this plugin.
-        input_size: Default (height, width) in pixels.
-        min_size: Smallest height and width in pixels at which the feature map is not empty.
+        build: `build(input_shape)` returns the backbone as a keras.Model. `input_shape` is (height, width, channels).
+            The input of the model is a float32 array (batch, height, width, channels) in 0..255. It is RGB, or grey if
+            `channels` is 1. The model itself must normalize it (see `normalize`).
+            The output is the feature map, a float32 array (batch, h, w, features).
+            The model must be a flat functional model of Keras's own layers. Such a model can be cut after any layer,
+            and a saved one can be loaded without this plugin.
+        input_size: The default (height, width) in pixels.
+        min_size: The smallest height and width in pixels at which the feature map is not empty.
         channels: 3 for color, 1 for grey.
-        parameters: Number of weights of the backbone, without head and without preprocessing layers.
+        parameters: The number of weights of the backbone, without the head and the preprocessing layers.
         stages: The stages from the stem to the top. Every layer with weights must be in exactly one stage.
-        head: The head that works best with this family.
-        default_schedule: Name of the schedule for training from pretrained weights.
-        learning_rate: The learning rate at which Adam trains the whole network from random weights in batches of 32.
-            The built-in schedules derive theirs from it: pretrained layers get a tenth.
-        build_classifier: `build_classifier(input_shape, classes) -> keras.Model`: the published network with its top.
-            Its input is that of `build`; its output is **logits**, float32 (batch, classes). None if there is no
-            published classifier.
+        head: The head that works best with this architecture.
+        default_schedule: The name of the schedule for training from pretrained weights.
+        learning_rate: A good learning rate for training all layers from random weights, with Adam and batches of 32.
+            The built-in schedules derive the learning rates of the backbone from it. Pretrained layers train at a tenth
+            of it or less.
+        build_classifier: `build_classifier(input_shape, classes)` returns the published network with its top as a
+            keras.Model. Its input is that of `build`. Its output is logits (not probabilities), a float32 array (batch,
+            classes). None if no classifier is published.
         classifier_size: The only (height, width) in pixels that the published top accepts, if it flattens the feature
             map; None if it accepts any size.
         source: Where the method and the code come from (paper, repository).
-        licence: Licence of the code that builds the network.
+        licence: The licence of the code that builds the network.
 
     Raises:
-        InvalidPluginData: A field has a value that the contract does not allow.
+        InvalidPluginData: A field has a value that is not allowed.
     """
 
     name: str
@@ -203,7 +209,7 @@ class Architecture:
         require(not twice, self, "a layer must be in one stage only", twice)
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts that run.json and the metadata of an exported file hold about this architecture."""
+        """Return name, parameters, source and licence, as run.json and the exported file record them."""
         return {
             "name": self.name,
             "parameters": self.parameters,
@@ -214,22 +220,23 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Describes a policy that alters training pictures. zoo applies it to no other pictures.
+    """Describes an augmentation policy, which alters training pictures. zoo applies it to no other pictures.
 
     Args:
         name: The name that a user types ("light").
         summary: One line for `zoo list`.
-        build: `build(**parameters) -> policy`, and `policy(images, labels, seeds) -> (images, labels)`.
+        build: `build(**parameters)` returns a function `policy(images, labels, seeds)`, which returns (images, labels).
             images: float32 array (batch, height, width, channels) in 0..255.
-            labels: float32 array (batch, classes) in 0..1, which is 1 where a picture belongs to a class. Rows sum to
-            1, unless the data are multi-label.
-            seeds: uint64 array (batch,), one per picture, derived from run seed, epoch and picture.
-            The policy returns arrays of the same shapes, dtypes and ranges. All randomness must come from the seeds.
-            `build` raises ValueError if a parameter is out of its range.
+            labels: float32 array (batch, classes) in 0..1, which is 1 where a picture belongs to a class. Each row sums
+            to 1, unless pictures may have several labels or none (multi-label data).
+            seeds: uint64 array (batch,), one per picture, derived from the seed of the run, the epoch and the picture.
+            The policy must return arrays of the same shapes, dtypes and ranges. All randomness must come from the
+            seeds.
+            `build` should raise ValueError if a parameter is out of its range.
         parameters: The parameters of `build`, with their default values.
 
     Raises:
-        InvalidPluginData: A field has a value that the contract does not allow.
+        InvalidPluginData: A field has a value that is not allowed.
     """
 
     name: str
@@ -245,44 +252,54 @@ class Augmentation:
 
 
 RENAMED_FIELDS = {"rate": "lr_schedule", "rate_decay": "layer_decay", "enough": "skip_below_loss"}
-"""Old names of the fields of `Phase` -> the names that they have now; both are accepted."""
+"""Maps the old names of fields of `Phase` to their present names. Both names are accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Describes one part of training, in which the same layers train throughout. The head always trains.
+    """Describes one phase of training: which layers train, for how long, and how. The head always trains.
 
     Args:
-        name: The name of the phase on the screen and in history.csv.
-        train: "head"; "last:N" (the last N stages); "from:LAYER" (that layer and everything above it); or "all".
-        depth: The number of stages, stem first, that the network has in this phase; None means all. A truncated
-            network ends in a head of its own, which is new in every phase of another depth. "last:N" counts within
-            the stages that are left.
-        epochs: The greatest number of passes over the training pictures. Early stopping may end the phase before.
-        learning_rate: The peak learning rate.
+        name: The name of the phase in messages and in history.csv.
+        train: What trains besides the head: "head" (nothing), "last:N" (the last N stages), "from:LAYER" (that layer
+            and all layers after it), or "all".
+        depth: The number of stages that the network has in this phase, counted from the stem. None means all. A network
+            with fewer stages has its own head, which phases of the same depth share. "last:N" counts only the stages
+            that this network has.
+        epochs: The greatest number of passes over the training pictures. Early stopping may end the phase sooner.
+        learning_rate: The highest learning rate of the phase.
         optimizer: "adam", "adamw", "sgd" (with momentum 0.9) or "rmsprop".
-        lr_schedule: How the learning rate moves. "constant" keeps it. "cosine" rises over a tenth of the steps, then
-            falls on a cosine to a hundredth. "one-cycle" rises from a 25th over three tenths of the steps, then falls
-            on a cosine to a ten-thousandth (Smith and Topin 2018, https://arxiv.org/abs/1708.07120, without their
-            cycle of momentum).
-        layer_decay: A factor on the update of each stage per stage below the top, in (0, 1]. 1 updates all stages
-            alike, 0.5 halves the update with every stage further down. The head and the last stage keep the full rate.
-        batch_norm: "frozen" keeps statistics, scale and shift of every BatchNorm layer of the backbone. "update" trains
-            those of the layers that the phase trains.
-        batch_norm_momentum: The momentum of the moving statistics while they are updated; None keeps the layer's own.
-        augment: Whether the chosen augmentation policy applies in this phase.
-        views: None augments every picture again in every epoch. K computes K augmented copies per picture once, and
-            repeats them in turn.
-        patience: The number of epochs without a better validation loss after which the phase ends; None never ends it
-            early.
-        clip_norm: The greatest norm of the gradient of all weights together; greater gradients are scaled down to it.
-            None never scales them.
+        lr_schedule: How the learning rate changes during the phase.
+            "constant": it stays at `learning_rate`.
+            "cosine": it rises from a hundredth of `learning_rate` to all of it over the first tenth of the steps. It
+            then falls along a cosine to a hundredth.
+            "one-cycle": it rises from a 25th of `learning_rate` to all of it over the first three tenths of the steps.
+            It then falls along a cosine to a ten-thousandth. (Smith and Topin 2018, https://arxiv.org/abs/1708.07120,
+            but without their cycle of momentum.)
+        layer_decay: The learning rate of each stage as a fraction of that of the stage above it, in (0, 1]. 1 trains
+            all stages at the same rate. 0.5 halves the rate with every stage toward the stem. The head and the last
+            stage train at the full rate.
+        batch_norm: "frozen" keeps the statistics, scale and shift of all BatchNorm layers of the backbone. "update"
+            trains scale and shift and updates the statistics, in those BatchNorm layers that the phase trains.
+        batch_norm_momentum: The momentum of BatchNorm's moving averages while they are updated, in (0, 1). None keeps
+            the momentum of each layer.
+        augment: Whether the augmentation policy of the run is applied in this phase.
+        views: K computes K augmented copies of each picture in advance and uses one per epoch, in turn. None augments
+            every picture anew in every epoch.
+        patience: The phase ends after this many epochs without a better validation loss. None never ends it early.
+        clip_norm: The greatest norm of the gradient of all weights together. A gradient with a greater norm is scaled
+            down to it. None never scales gradients.
         ema: The momentum, in (0, 1), of an exponential moving average of the trained weights over the steps (Polyak and
-            Juditsky 1992). The average is what is validated and kept after every epoch. None uses the weights as they
-            are.
-        skip_below_loss: The phase is skipped if the best epoch so far has at most this validation loss, and at most a
-            quarter of the chance level (the loss of predicting the classes' shares). With so few errors left, the
-            validation pictures could not tell whether the phase helps. None never skips it.
+            Juditsky 1992). Validation uses the averaged weights, and these are kept after each epoch. None does not
+            average.
+        skip_below_loss: A validation loss. The phase is skipped if the lowest validation loss so far is at most this,
+            and also at most a quarter of the chance level (the loss of predicting the shares of the classes). With so
+            few errors left, the validation pictures cannot show whether the phase helps. None never skips the phase. A
+            phase is also not skipped if the losses are weighted by class, or if its depth differs from that of the
+            phase before.
+
+    Raises:
+        InvalidPluginData: A field has a value that is not allowed.
     """
 
     name: str
@@ -341,13 +358,19 @@ class Phase:
         require(fits, self, "skip_below_loss must be a loss above 0 or None", loss)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as run.json records them: under the names that they had in the first version."""
+        """Return the fields as run.json records them.
+
+        Fields that have been renamed keep the names that they had in the first version of zoo; see `RENAMED_FIELDS`.
+        """
         recorded = {new: old for old, new in RENAMED_FIELDS.items()}
         return {recorded.get(each.name, each.name): getattr(self, each.name) for each in fields(self)}
 
 
 def _accept_old_names(cls: type[Phase]) -> None:
-    """Let `Phase` be made with, and read by, the old names of its fields, with a DeprecationWarning."""
+    """Make the old names of fields usable in the constructor of `Phase` and as its attributes.
+
+    Each use causes a DeprecationWarning.
+    """
     make = cls.__init__
 
     @functools.wraps(make)
@@ -376,15 +399,16 @@ _accept_old_names(Phase)
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Describes a training as phases in order.
+    """Describes a training as a sequence of phases.
 
     Args:
         name: The name that a user types ("fine-tune").
         summary: One line for `zoo list`.
-        phases: The phases, or a function `phases(architecture) -> phases` if they depend on the architecture.
+        phases: The phases in order. If they depend on the architecture, a function `phases(architecture)` that returns
+            them.
 
     Raises:
-        InvalidPluginData: A field has a value that the contract does not allow.
+        InvalidPluginData: A field has a value that is not allowed.
     """
 
     name: str
@@ -398,10 +422,10 @@ class Schedule:
             object.__setattr__(self, "phases", self._checked(self.phases))
 
     def phases_for(self, architecture: Architecture) -> tuple[Phase, ...]:
-        """Return the phases for one architecture.
+        """Return the phases for an architecture, in order.
 
         Raises:
-            InvalidPluginData: The schedule's function raised an exception, or did not return phases.
+            InvalidPluginData: The function `phases` raised an exception, or did not return phases.
         """
         if not callable(self.phases):
             return self.phases

@@ -1,6 +1,6 @@
-"""The data classes that describe published weights. They are frozen, and checked when they are made.
+"""Data classes that describe published weights. They are immutable, and check their fields when they are created.
 
-Plugins import them from `zoo.plugin`. `zoo.pretrained` finds, downloads and verifies the files.
+Plugins import them from `zoo.plugin`. `zoo.pretrained` finds, downloads and checks the files that they describe.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class ClassIndex:
-    """Describes a published file that names the classes of a classifier.
+    """Describes a published JSON file that names the classes of a classifier.
 
-    The file is JSON, index -> [identifier, name]: {"0": ["n01440764", "tench"], ...}.
+    The file maps the index of each class to its identifier and name: {"0": ["n01440764", "tench"], ...}.
 
     Args:
-        url: Address of the file.
-        filename: Name of the file in a mirror or cache.
+        url: The address of the file.
+        filename: The name of the file in a mirror or cache.
         hash: "md5:..." or "sha256:..." of the file; None if none is known.
-        bytes: Length of the file; None if it is not known.
+        bytes: The size of the file in bytes; None if it is not known.
+
+    Raises:
+        InvalidPluginData: A field has a value that is not allowed.
     """
 
     url: str
@@ -43,32 +46,34 @@ class ClassIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Describes one file of published weights. Its id is `architecture.tag`.
+    """Describes one file of published weights.
 
-    Several files may have the same id: with and without the top, and for several input sizes.
+    Several files may have the same architecture and tag. Some of them include the top and some do not, and they may
+    have been trained at different input sizes.
 
     Args:
-        architecture: Name of the architecture; another plugin may bring it.
+        architecture: The name of the architecture, which another plugin may provide.
         tag: Names the training of the weights ("imagenet1k").
-        url: Address of the file.
-        filename: Name of the file in a mirror folder or cache. For a file that Keras publishes, it is Keras's own name.
-        hash: "md5:..." or "sha256:..." as published. None means that none is published; zoo then records the digest of
-            the first download, and checks the file against it from then on.
-        bytes: Length of the file; None if it is not known.
-        includes_top: Whether the file includes the last layer of the classifier.
+        url: The address of the file.
+        filename: The name of the file in a mirror or cache. For a file that Keras publishes, it is the name in Keras's
+            cache.
+        hash: "md5:..." or "sha256:..." as published. None means that none is published. zoo then records the sha256 of
+            the first download, and compares the file with it from then on.
+        bytes: The size of the file in bytes; None if it is not known.
+        includes_top: Whether the file includes the top, the layers that turn the feature map into classes.
         input_size: (height, width) in pixels at which the weights were trained.
-        class_index: Names of the classes; None if none are published. An export of the published classifier needs them.
-        classes: Number of classes of the top.
-        load: `load(model, path)` reads a layout that `keras.Model.load_weights` does not read. It may raise any
-            exception if the file does not fit, and zoo reports it as WeightsIncompatible. None means `load_weights`.
-        licence: Licence of the weights.
+        class_index: The file that names the classes; None if none is published. `zoo export --top` needs it.
+        classes: The number of classes of the top.
+        load: `load(model, path)` loads a file that `keras.Model.load_weights` cannot load. It may raise any exception
+            if the file does not fit; zoo then raises WeightsIncompatible. None means `load_weights`.
+        licence: The licence of the weights.
         source: Who published the weights.
-        paper: The paper; None if there is none.
-        top1: ImageNet top-1 accuracy as reported, in 0..1, or None.
-        top5: ImageNet top-5 accuracy as reported, in 0..1, or None.
+        paper: The address of the paper; None if there is none.
+        top1: Published ImageNet top-1 accuracy, in 0..1; None if it is not known.
+        top5: Published ImageNet top-5 accuracy, in 0..1; None if it is not known.
 
     Raises:
-        InvalidPluginData: A field has a value that the contract does not allow.
+        InvalidPluginData: A field has a value that is not allowed.
     """
 
     architecture: str
@@ -105,7 +110,7 @@ class Weights:
 
     @property
     def id(self) -> str:
-        """The id, `architecture.tag`."""
+        """The id of the weights, such as "mobilenetv2.imagenet1k". Several files may have the same id."""
         return f"{self.architecture}.{self.tag}"
 
 
@@ -128,7 +133,7 @@ IMAGENET1K = ClassIndex(
     filename="imagenet_class_index.json",
     hash="md5:c2c37ea517e94d9795004a39431a14cb",
 )
-"""The 1,000 classes of ILSVRC-2012, as Keras publishes and caches them."""
+"""The file that names the 1,000 classes of ILSVRC-2012 (ImageNet-1k), as Keras publishes and caches it."""
 
 
 def imagenet_weights(
@@ -142,22 +147,25 @@ def imagenet_weights(
     published_as: tuple[str, str] | None = None,
     **facts: Any,
 ) -> list[Weights]:
-    """Describe the two published files of a network that was trained on ImageNet-1k; their tag is "imagenet1k".
+    """Describe the two published files of a network that was trained on ImageNet-1k: without and with the top.
 
-    Each pair of arguments is for the file without the top and the file with it.
+    Both get the tag "imagenet1k". In each pair of arguments, the first value is for the file without the top.
 
     Args:
-        architecture: Name of the architecture.
-        base_url: Address of the folder that holds the files, with the slash at its end.
-        filenames: Names of the files in Keras's cache.
-        size: Height and width in pixels at which the network was trained.
-        hashes: "md5:..." or "sha256:..." of each file, or None.
-        lengths: Length in bytes of each file; None if it is not known.
-        published_as: Names of the files in their addresses; None if they are those in Keras's cache.
+        architecture: The name of the architecture.
+        base_url: The address of the folder that holds the files, with a slash at its end.
+        filenames: The names of the files in Keras's cache.
+        size: The height and width in pixels at which the network was trained.
+        hashes: "md5:..." or "sha256:..." of each file; None if none is published.
+        lengths: The size of each file in bytes; None if it is not known.
+        published_as: The names of the files in their addresses. None means that they are the same as in Keras's cache.
         facts: Other fields of `Weights`: licence, source, paper, top1, top5, load.
 
     Returns:
         The entry without the top, and the entry with it.
+
+    Raises:
+        InvalidPluginData: A field has a value that is not allowed.
     """
     return [
         Weights(
