@@ -1,9 +1,9 @@
-"""The command `zoo`: the group of all commands, and the exit codes.
+"""Defines the command `zoo`: the group of all commands, and the exit codes.
 
-The commands themselves are in the other modules of this package. Importing the package is quick: the modules import
-Keras, numpy and the rest of zoo's dependencies inside the commands that need them.
+The commands themselves are in the other modules of this package. Importing the package is quick, because Keras, numpy
+and other large packages are imported inside the commands that need them.
 
-Exit codes: 0 done; 1 a failure that the user can act on, named in one line on stderr; 2 wrong usage; 130 interrupted.
+Exit codes: 0 is success, 1 a failure that the user can act on, 2 wrong usage, and 130 an interruption.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RUNTIME_HINT = (
 
 
 def main() -> None:
-    """Run the command, and turn its result or its error into an exit code."""
+    """Run the command that the user typed, and exit with its exit code. Errors are printed to stderr."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A file name may hold bytes that are not valid text. Printing it must not end the run.

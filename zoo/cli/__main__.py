@@ -1,4 +1,4 @@
-"""Run the command `zoo` as `python -m zoo.cli`."""
+"""Runs the command `zoo` when Python is started with `python -m zoo.cli`."""
 
 from zoo.cli import main
 

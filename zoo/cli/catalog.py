@@ -1,6 +1,6 @@
 """The commands `zoo list` and `zoo info`, and the text that they print.
 
-Both commands answer at once: nothing here imports Keras, numpy, Pillow or onnxruntime.
+Both commands are quick, because nothing here imports Keras, numpy, Pillow or onnxruntime.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLUMNS = {
 TITLES = {"top1": "top-1", "top5": "top-5", "at_hand": "local"}
 NUMBERS = {"parameters", "size", "top-1", "top-5"}
 EXAMPLE = "mobilenetv2"
-"""The architecture whose phases `zoo info SCHEDULE` shows, if a plugin brings it."""
+"""`zoo info SCHEDULE` shows the phases for this architecture, or for the first one if no plugin provides it."""
 SCRATCH = "scratch if the weights are random"
 NO_HASH = "none published; zoo records it on the first download"
 
@@ -36,15 +36,15 @@ KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "plugins
 
 
 def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, Any]]:
-    """List architectures, weights, augmentations, schedules or plugins as plain data.
+    """List architectures, weights, augmentations, schedules or plugins as dictionaries.
 
     Args:
         registry: The loaded plugins.
-        kinds: Which of `KIND_NAMES` to list, in this order.
-        part: Lists only names that contain this text; capitals, hyphens and underscores do not matter.
+        kinds: Names from `KIND_NAMES`: what to list, in this order.
+        part: Only names that contain this text are listed; capitals, hyphens and underscores do not matter.
 
     Returns:
-        One dictionary per item, with at least the keys kind, name and plugin.
+        One dictionary per item. It has at least the keys kind, name and plugin.
     """
     makers = {
         "architectures": lambda: [_architecture(registry, item) for item in registry.all(Architecture)],
@@ -108,10 +108,10 @@ def _plugins(registry: Registry) -> list[dict[str, Any]]:
 
 
 def table(listed: Sequence[dict[str, Any]]) -> str:
-    """Lay rows of one kind out as a table.
+    """Format rows of one kind as a table.
 
     Args:
-        listed: What `rows` returned for one kind; at least one row.
+        listed: The result of `rows` for one kind; at least one row.
     """
     columns = COLUMNS[listed[0]["kind"]]
     cells = [[TITLES.get(column, column) for column in columns]]
@@ -120,11 +120,11 @@ def table(listed: Sequence[dict[str, Any]]) -> str:
 
 
 def _columns(cells: Sequence[Sequence[str]], right: Collection[str]) -> str:
-    """Align the columns of a table.
+    """Format cells as a table with aligned columns.
 
     Args:
-        cells: The lines of the table; the first one holds the titles.
-        right: Titles of the columns that are aligned to the right.
+        cells: The lines of the table. The first line holds the titles.
+        right: The titles of the columns that are aligned to the right.
     """
     titles = cells[0]
     widths = [max(len(line[i]) for line in cells) for i in range(len(titles))]
@@ -154,7 +154,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def describe(registry: Registry, name: str) -> str:
-    """Describe one architecture, published weights, schedule or augmentation policy.
+    """Describe an architecture, its published weights, a schedule or an augmentation policy in several lines of text.
 
     Args:
         registry: The loaded plugins.
@@ -162,7 +162,7 @@ def describe(registry: Registry, name: str) -> str:
 
     Raises:
         UnknownName: Nothing has that name.
-        DuplicateName: Two plugins bring it.
+        DuplicateName: Two plugins provide that name.
     """
     head, _, tag = name.partition(".")
     head = registry.canonical_name(head)
@@ -218,7 +218,7 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
 
 
 def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
-    """Describe all files of one id: first what they have in common, then a row per file.
+    """Describe all weights files of one id: first the facts that they share, then a table with one row per file.
 
     Args:
         registry: The loaded plugins.
@@ -256,7 +256,7 @@ def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
 
 
 def _common(values: Sequence[str]) -> str:
-    """Return the value that all files share, or say that they differ."""
+    """Return the value that all files share, or "differs from file to file"."""
     return values[0] if len(set(values)) == 1 else "differs from file to file"
 
 
@@ -295,7 +295,7 @@ def _describe_schedule(registry: Registry, item: Schedule) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    """Lay facts out, one per line, the values below one another."""
+    """Format facts as lines of a label and a value. Values begin in the same column, and long ones are wrapped."""
     width = max(map(len, facts)) + 2
     return "\n".join(
         textwrap.fill(
@@ -320,8 +320,8 @@ def _facts(facts: dict[str, Any]) -> str:
 def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
     """List the networks, weights, augmentations, schedules or plugins that you can choose from.
 
-    KIND is architectures (the default), weights, augmentations, schedules or plugins. FILTER is a part of the name.
-    With --json and without KIND, everything is listed.
+    KIND is architectures (the default), weights, augmentations, schedules or plugins. With FILTER, only names that
+    contain this text are listed. With --json and without KIND, all kinds are listed.
     """
     if kind is not None and kind not in KIND_NAMES:
         if filter is not None:
@@ -344,7 +344,7 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
 def info(name: str) -> None:
     """Describe one architecture, published weights, augmentation policy or schedule.
 
-    NAME is a name that `zoo list` shows. For an architecture, its weights files are listed too; a name with a tag, such
-    as mobilenetv2.imagenet1k, shows every fact about each file.
+    NAME is a name that `zoo list` shows. For an architecture, its weights files are listed too. For a name with a tag,
+    such as mobilenetv2.imagenet1k, all facts about each weights file are shown.
     """
     click.echo(describe(load_registry(), name))

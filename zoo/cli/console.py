@@ -1,4 +1,4 @@
-"""What the commands share: messages on the screen, loading the plugins, quoting paths."""
+"""Functions that several commands share: they print messages, load the plugins and quote paths."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class ConsoleReporter(Reporter):
-    """Prints messages to stdout, and warnings and progress bars to stderr; draws bars only on a terminal.
+    """Prints messages to stdout, and warnings and progress bars to stderr. Progress bars are drawn only on a terminal.
 
     Args:
-        only_warnings: Suppresses messages, so that stdout holds nothing but a command's JSON.
+        only_warnings: True does not print messages, so that stdout holds only the JSON of a command.
     """
 
     def __init__(self, *, only_warnings: bool = False) -> None:
@@ -55,14 +55,17 @@ class ConsoleReporter(Reporter):
 
 
 def load_registry() -> Registry:
-    """Load all plugins; print a warning about each that cannot be used."""
+    """Load all plugins.
+
+    A warning is printed for each plugin that cannot be used, and for each name that several plugins provide.
+    """
     from zoo.plugin import registry
 
     return registry.load(warn=lambda text: click.echo(f"warning: {text}", err=True))
 
 
 def quoted(path: str | Path) -> str:
-    """Quote a path, so that a printed command can be pasted into a shell."""
+    """Quote a path for a shell, so that a user can paste a command with this path into a terminal."""
     import shlex
 
     return shlex.quote(os.fspath(path))

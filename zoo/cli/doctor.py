@@ -20,10 +20,11 @@ def examine() -> dict[str, Any]:
     """Check this installation.
 
     Returns:
-        The keys versions, plugins, folders, providers and problems. problems is a list of texts, and is empty if
-        nothing is wrong.
+        A dictionary that JSON can hold. Its keys are versions (of Python and packages), plugins, folders (of the caches
+        and the mirror), providers (execution providers of ONNX Runtime) and problems. `problems` is a list of texts,
+        which is empty if nothing is wrong.
     """
-    # A broken plugin shall be shown with its traceback here, not stop the command.
+    # With this variable, a broken plugin would stop the command that shows its traceback.
     os.environ.pop("ZOO_STRICT_PLUGINS", None)
     found = registry.load()
     problems = [f"plugin {plugin} is broken: {plugin.error}\n{plugin.trace.rstrip()}" for plugin in found.broken]
@@ -60,9 +61,9 @@ def examine() -> dict[str, Any]:
 
 
 def _package_problems() -> list[str]:
-    """Return what is wrong with the installed packages.
+    """Return a text for each problem with the installed packages.
 
-    Both finezoo and finezoo-runtime install zoo_runtime, and removing one of them removes the files of the other.
+    Both finezoo and finezoo-runtime install zoo_runtime. Uninstalling one of them removes files of the other.
     """
     have = set()
     for name in ("finezoo", "finezoo-runtime"):
@@ -106,7 +107,11 @@ def _providers(problems: list[str]) -> list[str]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Lay out what `examine` returned as text."""
+    """Format the result of `examine` as text for the terminal.
+
+    Args:
+        report: The dictionary that `examine` returned.
+    """
     lines = ["versions"] + [f"  {name:<14} {version}" for name, version in report["versions"].items()]
     lines += ["plugins"]
     lines += [f"  {p['name']:<14} {p['state']:<8} {p['distribution']} {p['version']}" for p in report["plugins"]]

@@ -1,4 +1,4 @@
-"""The commands that use finished runs and exports: evaluate, predict, plot."""
+"""The commands that use finished runs and exported files: evaluate, predict, plot."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def predict(
 )
 @runs_option
 def plot(requested: tuple[str, ...], output: Path | None, smooth: float, runs: Path) -> None:
-    """Draw accuracy and loss over the epochs of RUN (a run folder or a run's id), several runs in one drawing."""
+    """Draw accuracy and loss over the epochs of each RUN (a run folder or a run's id) in one picture."""
     from zoo.report import curves
 
     click.echo(f"Curves     {curves.plot(requested, runs, output, smooth)}")

@@ -1,4 +1,4 @@
-"""The commands that export a network: export, verify."""
+"""The commands that export a network or check published weights: export, verify."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 
 def show_variants(result: ExportResult) -> int:
-    """Print the result of each variant, and return the exit code: 1 if one was refused, else 0."""
+    """Print the result of each variant (a smaller file, such as int8), and return the exit code.
+
+    Returns:
+        1 if a variant was refused, else 0.
+    """
     for variant_file, path in result.variants:
         name = variant_file.variant.name
         click.echo(f"{name:<10} {path or 'refused'}")
@@ -69,7 +73,11 @@ def export(
     exported: Path,
     **values: Any,
 ) -> int:
-    """Export a finished run again, or a published classifier, or only a run's smaller files."""
+    """Export a finished run again, only its variants (smaller files), or a published classifier.
+
+    Returns:
+        The exit code: 1 if a variant was refused, else 0.
+    """
     variants = variant_requests(values)
     if top and variants:
         raise click.UsageError(
@@ -122,7 +130,7 @@ def export(
 def verify(
     architecture: str, data: str, size: tuple[int, int] | None, resize: str, at_least: float | None, as_json: bool
 ) -> int:
-    """Check published weights: find the file, check its hash, and score it on pictures of ImageNet's classes."""
+    """Check published weights: find the file, check its hash, and measure its accuracy on ImageNet pictures."""
     registry = load_registry()
     check_architecture(architecture, registry)
     from zoo.data.pixels import left_out_text

@@ -1,6 +1,6 @@
-"""Options of the commands: their types, the groups that several commands share, and what their values become.
+"""Defines the options that several commands share, parses their values, and turns the values into requests.
 
-Options that only one command has are in the file of that command.
+An option that only one command has is defined in the file of that command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class DataCommand(click.Command):
-    """A command that takes pictures with --data. If they are given without --data, the error says what to type."""
+    """A command whose pictures are given with --data.
+
+    If the user gives a path without --data, the error message shows the command with --data in the right place.
+    """
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         typed = list(args)
@@ -45,7 +48,7 @@ class DataCommand(click.Command):
 
 
 def _command_name(context: click.Context) -> str:
-    """Return what a user types for a command, such as "zoo finetune", however this process was started."""
+    """Return the words of a command as a user types them, such as "zoo augment preview"."""
     names: list[str] = []
     while context.parent is not None:
         names.insert(0, context.info_name or "")
@@ -54,15 +57,16 @@ def _command_name(context: click.Context) -> str:
 
 
 def check_architecture(text: str, registry: Registry) -> None:
-    """Check that a plugin brings an architecture, before anything heavy is imported.
+    """Check that a plugin provides an architecture. Commands call this before they import large packages.
 
     Args:
         text: `architecture` or `architecture.tag`, as the user typed it.
         registry: The loaded plugins.
 
     Raises:
-        UnknownName: No plugin brings it.
-        UsageError: The user gave a path instead.
+        UnknownName: No plugin provides the architecture, or it has no weights with the tag.
+        DuplicateName: More than one plugin provides the architecture or the weights.
+        UsageError: The text is the path of a file or folder.
     """
     try:
         registry.resolve(text)
@@ -77,7 +81,14 @@ def check_architecture(text: str, registry: Registry) -> None:
 
 
 def parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Read a size as (height, width) in pixels: SIDE or HEIGHTxWIDTH."""
+    """Parse the value of --size, which is SIDE or HEIGHTxWIDTH in pixels.
+
+    Returns:
+        (height, width), or None if the option is not given.
+
+    Raises:
+        click.BadParameter: The value has another form, or a side is not in 1..4096.
+    """
     if value is None:
         return None
     sides = value.lower().split("x")
@@ -93,12 +104,12 @@ def parse_size(context: click.Context, parameter: click.Parameter, value: str | 
 
 
 def parse_numbers(kind: type, minimum: float, limit: float) -> Callable:
-    """Make a callback that reads numbers separated by commas.
+    """Return a callback for click that parses numbers separated by commas.
 
     Args:
         kind: int or float.
-        minimum: The smallest number allowed.
-        limit: The numbers must be below this.
+        minimum: The smallest number that is allowed.
+        limit: All numbers must be below this.
     """
 
     def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
@@ -150,7 +161,14 @@ def _hidden(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 def parse_provider_names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
-    """Read the names of execution providers, separated by commas."""
+    """Parse the value of --providers: names of execution providers of ONNX Runtime, separated by commas.
+
+    Returns:
+        The names, or None if the option is not given.
+
+    Raises:
+        click.BadParameter: The installed ONNX Runtime does not have one of these providers.
+    """
     if value is None:
         return None
     from zoo_runtime import parse_providers
@@ -209,7 +227,11 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
 
 
 def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
-    """Derive the options of the command line from a list of variants."""
+    """Make the command-line options that request variants and set the limits that they must meet.
+
+    Args:
+        variants: The variants that the options can request.
+    """
     return (
         *(click.option(f"--{variant.name}", is_flag=True, help=variant.help) for variant in variants),
         click.option(
@@ -235,17 +257,17 @@ def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
 
 VARIANT_OPTIONS = make_variant_options(VARIANTS)
 
-# Parameters with this prefix are settings of all phases, by the names of the fields of `zoo.plugin.Phase`.
+# A parameter with this prefix overrides a field of `zoo.plugin.Phase` in all phases. The rest of its name is the field.
 OVERRIDE = "override_"
 
 
 def phase_option(option: str, setting: str, **attributes: Any) -> Callable:
-    """Make an option that overrides a setting of all phases if the user gives it.
+    """Make a command-line option that overrides a field of `zoo.plugin.Phase` in all phases.
 
     Args:
-        option: The option, such as "--clip-norm".
-        setting: The field of `zoo.plugin.Phase` that it overrides.
-        attributes: Passed to `click.option`.
+        option: The name of the option, such as "--clip-norm".
+        setting: The field that the option overrides.
+        attributes: Further arguments of `click.option`.
     """
     return click.option(option, f"{OVERRIDE}{setting}", **attributes)
 
@@ -399,26 +421,26 @@ def training_options(command: Callable) -> Callable:
 
 
 def variant_options(command: Callable) -> Callable:
-    """Give a command the options that make smaller files."""
+    """Give a command the options that request variants (smaller files)."""
     for option in reversed(VARIANT_OPTIONS):
         command = option(command)
     return command
 
 
 def variant_names(variants: Sequence[Variant] = VARIANTS) -> str:
-    """Return the options that request variants, such as "--int8 or --fp16"."""
+    """Return the names of the options that request variants, such as "--int8 or --fp16"."""
     return " or ".join(f"--{variant.name}" for variant in variants)
 
 
 def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIANTS) -> tuple[VariantRequest, ...]:
-    """Return the variants that the options of a command request.
+    """Return the variants that the options of a command request, with their limits.
 
     Args:
-        values: The values of all options of the command. The values of variants' options are removed from it.
-        variants: The variants that the options were derived from.
+        values: Maps the name of each option of the command to its value. The options for variants are removed from it.
+        variants: The variants that the options can request.
 
     Raises:
-        UsageError: A limit is given for a file that is not requested.
+        click.UsageError: A limit is given, but the variant that it limits is not requested.
     """
     chosen = [variant for variant in variants if values.pop(variant.name)]
     if typed_again("max_drop", values["max_drop"]) and not chosen:
@@ -434,11 +456,11 @@ def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIA
 
 
 def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
-    """Make a `FinetuneConfig` from the values of `TRAINING_OPTIONS`.
+    """Make a `FinetuneConfig` from the values of the options in `TRAINING_OPTIONS`.
 
     Args:
-        values: The values of the command's options.
-        others: Further fields of `FinetuneConfig`.
+        values: Maps the name of each option to its value.
+        others: Further fields of `FinetuneConfig`, by name.
     """
     from zoo.config import FinetuneConfig
 
@@ -456,7 +478,15 @@ def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
 
 
 def typed_again(name: str, value: Any) -> list[str]:
-    """Return an option of this command as the words that give it again; no words if the user did not type it."""
+    """Return the words with which a user would type an option of the current command again.
+
+    Args:
+        name: The name of the option's parameter, such as "learning_rate".
+        value: The parsed value of the option.
+
+    Returns:
+        The words, such as ["--learning-rate", "0.001,0.0001"]. The list is empty if the user did not type the option.
+    """
     context = click.get_current_context()
     if context.get_parameter_source(name) != click.core.ParameterSource.COMMANDLINE:
         return []

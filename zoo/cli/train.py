@@ -1,4 +1,4 @@
-"""The commands that train, or show how training works: finetune, lr-find, schedule show, augment preview."""
+"""The commands that train, or that show what training would do: finetune, lr-find, schedule show, augment preview."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def lr_find(
 ) -> None:
     """Suggest a learning rate for each phase, by a range test.
 
-    The learning rate rises from step to step, and the loss falls until training becomes unstable. The suggestion is a
-    tenth of the rate with the lowest loss. If the loss never falls, because the layers fit the pictures already, it is
-    a third of the rate at which the loss starts to rise. Each phase is tested after the phases before it have been
-    trained. Only the drawing of the curves is kept.
+    The test raises the learning rate from step to step until training becomes unstable. The suggestion is a tenth of
+    the rate with the lowest loss. If no rate lowers the loss, the suggestion is a third of the rate from which the loss
+    rises. Each phase is tested after the phases before it have been trained. The trained weights are discarded, and
+    only the drawing of the curves is kept.
     """
     import dataclasses
 
@@ -139,7 +139,7 @@ def lr_find(
 
 @click.group()
 def schedule() -> None:
-    """Show what a schedule trains."""
+    """Show which layers a schedule trains."""
 
 
 @schedule.command("show")
@@ -165,7 +165,7 @@ def schedule_show(
     hidden: tuple[int, ...] | None,
     reduce: int | None,
 ) -> None:
-    """Show, phase by phase, which layers of ARCH a SCHEDULE (a name or a TOML file) trains."""
+    """Show which layers of ARCH each phase of SCHEDULE (a name or a TOML file) trains."""
     import dataclasses
 
     from zoo.train import schedule as schedule_tools
@@ -180,7 +180,7 @@ def schedule_show(
 
 @click.group()
 def augment() -> None:
-    """Show what augmentation policies do."""
+    """Show what augmentation policies do to pictures."""
 
 
 @augment.command("preview", cls=DataCommand)
@@ -220,7 +220,7 @@ def augment() -> None:
     help="File for the sheet (default: augment-POLICY.png in the current folder).",
 )
 def preview(policy: str, **values: Any) -> None:
-    """Draw a sheet of pictures before and after augmentation by POLICY, with their labels."""
+    """Draw pictures before and after augmentation by POLICY on one sheet, with their labels."""
     from zoo.report import augment_preview
 
     click.echo(f"Sheet      {augment_preview.preview(policy, load_registry(), ConsoleReporter(), **values)}")

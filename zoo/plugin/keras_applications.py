@@ -1,4 +1,4 @@
-"""Tools for `build` functions: normalization inside the graph, and the networks of keras.applications.
+"""Tools with which plugins build networks: pixel normalization, and adapters for networks of keras.applications.
 
 Plugins import these names from `zoo.plugin`. Importing this module does not import Keras.
 """
@@ -25,23 +25,25 @@ IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 """Mean of the ImageNet pixels per channel, BGR in 0..255; Caffe's networks and Keras's "caffe" mode use it."""
 
 KERAS_HEAD = Head(pool="avg", dropout=0.2)
-"""The head that works well with most networks of keras.applications; the default of `keras_architecture`."""
+"""The default head of `keras_architecture`, which works well with most networks of keras.applications."""
 
 
 def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
-    """Normalize pixels inside the graph, with Keras's own layers.
+    """Add layers to a functional Keras model that normalize its pixels.
+
+    The layers are Keras's own, so that a saved network can be loaded without zoo.
 
     Args:
         pixels: Symbolic float32 tensor (batch, height, width, 3), RGB in 0..255. The modes that treat all channels
             alike ("tf", "128", "unit", "none") also accept one channel.
-        mode: What the pixels become.
-            "tf": -1..1.
+        mode: How pixels are normalized. The modes "tf", "torch" and "caffe" equal those of
+            `keras.applications.imagenet_utils.preprocess_input`.
+            "tf": scaled to -1..1.
             "torch": scaled to 0..1, minus the ImageNet mean, divided by the ImageNet standard deviation.
-            "caffe": BGR, minus the ImageNet mean.
+            "caffe": channels in the order BGR, minus the ImageNet mean.
             "128": minus 128, divided by 128.
-            "unit": 0..1.
+            "unit": scaled to 0..1.
             "none": unchanged.
-            The first three equal those of `keras.applications.imagenet_utils.preprocess_input`.
 
     Returns:
         Symbolic float32 tensor of the same shape.
@@ -71,13 +73,13 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
 
 @dataclass(frozen=True)
 class KerasApplication:
-    """Builds a network of keras.applications; provides `build` and `build_classifier` of an Architecture.
+    """Builds a network of keras.applications, for the fields `build` and `build_classifier` of an `Architecture`.
 
     Args:
-        name: Name of the function in `keras.applications` ("MobileNetV2").
+        name: The name of the function in `keras.applications` that builds the network ("MobileNetV2").
         mode: How the network normalizes pixels; see `normalize`.
         options: Further arguments of that function ({"alpha": 0.35}).
-        change: `change(layer)`, which replaces layers; see `rebuild`. None keeps them all.
+        change: A function that replaces or removes layers of the network; see `rebuild`. None keeps all layers.
     """
 
     name: str
@@ -86,18 +88,27 @@ class KerasApplication:
     change: Callable[[keras.Layer], keras.Layer | None] | None = None
 
     def build(self, input_shape: tuple[int, int, int]) -> keras.Model:
-        """Build the backbone; see `zoo.plugin.Architecture.build`."""
+        """Build the backbone with random weights; see `zoo.plugin.Architecture`.
+
+        Args:
+            input_shape: (height, width, channels).
+        """
         return self._changed(input_shape, include_top=False)
 
     def build_classifier(self, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-        """Build the published classifier, which returns logits; see `zoo.plugin.Architecture.build_classifier`."""
+        """Build the published classifier with random weights. Its output is logits; see `zoo.plugin.Architecture`.
+
+        Args:
+            input_shape: (height, width, channels).
+            classes: The number of classes.
+        """
         return self._changed(input_shape, include_top=True, classes=classes, classifier_activation=None)
 
     def published(self, **arguments: Any) -> keras.Model:
         """Build the network exactly as keras.applications does, with random weights.
 
         Args:
-            arguments: Arguments of the function beside `options`.
+            arguments: Arguments of the function in `keras.applications`, in addition to `options`.
         """
         import keras
 
@@ -105,14 +116,15 @@ class KerasApplication:
         return network
 
     def read(self, path: Path, like: keras.Model) -> keras.Model:
-        """Load a published file into the network in whose layout it was published.
+        """Build the network exactly as keras.applications does, and load a published weights file into it.
 
         Args:
-            path: The file.
-            like: A network from `build` or `build_classifier`; it decides the size, the top and the number of classes.
+            path: The weights file.
+            like: A network from `build` or `build_classifier`. The new network has the same input size. It has a top
+                with the same number of classes if `like` has a top.
 
         Returns:
-            The network with the published weights; `copy_weights` copies them to `like`.
+            The network with the published weights. `copy_weights` can copy them to `like`.
         """
         top = {"include_top": True, "classes": like.output.shape[-1]} if len(like.output.shape) == 2 else {}
         layout = self.published(**{"input_shape": like.input.shape[1:], "include_top": False, **top})
@@ -128,13 +140,13 @@ class KerasApplication:
 
 
 def rebuild(network: keras.Model, change: Callable[[keras.Layer], keras.Layer | None]) -> keras.Model:
-    """Build a network anew, as a flat model, with some of its layers replaced or removed.
+    """Build a new, flat model from a network, and replace or remove some of its layers.
 
     Args:
         network: A functional model.
-        change: `change(layer)` returns the layer that takes the place of a layer. It returns the layer itself to keep
-            it, and None to remove a layer that passes its input on unchanged. It receives layers inside a Sequential
-            one by one.
+        change: `change(layer)` receives each layer, also the layers inside a Sequential. It returns the same layer to
+            keep it, another layer to replace it, or None to remove it. The input of a removed layer goes to the next
+            layer unchanged.
 
     Returns:
         The new network, with new random weights.
@@ -163,7 +175,7 @@ def rebuild(network: keras.Model, change: Callable[[keras.Layer], keras.Layer | 
 
 
 def _flat_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Yield all layers of a model; a model inside it is replaced by its layers."""
+    """Yield the layers of a model. For a model inside the model, yield its layers instead, at any depth."""
     import keras
 
     for layer in model.layers:
@@ -178,17 +190,17 @@ def copy_weights(
     target: keras.Model,
     convert: Callable[[keras.Layer, list[np.ndarray]], list[np.ndarray]] = lambda layer, arrays: arrays,
 ) -> None:
-    """Copy weights from a network in the published layout to zoo's network, between layers of the same name.
+    """Copy weights between layers of the same name, from a network as it was published to the network that zoo builds.
 
     Args:
         source: The network with the published weights. Layers of models inside it are found too.
-        target: The network that receives them. All its layers with weights must be in `source`.
-        convert: `convert(layer, arrays)` turns the arrays of the source into those of the target's layer. By default
-            they stay as they are.
+        target: The network that receives the weights. For each of its layers with weights, `source` must have a layer.
+        convert: `convert(layer, arrays)` receives a layer of `target` and the arrays of its namesake in `source`. It
+            returns the arrays for `layer`. By default they stay as they are.
 
     Raises:
-        WeightsIncompatible: `source` lacks a layer.
-        ValueError: The arrays do not fit the layer; Keras raises it.
+        WeightsIncompatible: `source` lacks a layer of `target`.
+        ValueError: The arrays do not fit the layer. Keras raises this error.
     """
     layers = {layer.name: layer for layer in _flat_layers(source)}
     for layer in target.layers:
@@ -213,20 +225,23 @@ def keras_architecture(
     licence: str = "Apache-2.0",
     **facts: Any,
 ) -> Architecture:
-    """Describe a network of keras.applications, with the defaults that most of these networks share.
+    """Describe a network of keras.applications as an `Architecture`, with defaults that suit most of these networks.
 
     Args:
         network: Builds the backbone and the published classifier.
         name: The name that a user types ("densenet121").
         summary: One line for `zoo list`.
-        parameters: Number of weights of the backbone, without head and without preprocessing layers.
+        parameters: The number of weights of the backbone, without the head and the preprocessing layers.
         stages: The stages from the stem to the top. Every layer with weights must be in exactly one stage.
-        source: Where the method comes from (paper).
-        size: Default height and width in pixels.
-        min_size: Smallest height and width in pixels.
-        head: The head that works best with this family; by default average pooling and a dropout of 0.2.
-        licence: Licence of the code that builds the network; the default is Keras's own.
+        source: Where the method comes from, such as the address of the paper.
+        size: The default height and width in pixels.
+        min_size: The smallest height and width in pixels.
+        head: The head that works best with this network. The default is average pooling and a dropout of 0.2.
+        licence: The licence of the code that builds the network. The default is Keras's own.
         facts: Other fields of `Architecture`: learning_rate, classifier_size, default_schedule.
+
+    Raises:
+        InvalidPluginData: A field has a value that is not allowed.
     """
     return Architecture(
         name=name,

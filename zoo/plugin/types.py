@@ -294,9 +294,9 @@ class Phase:
             average.
         skip_below_loss: A validation loss. The phase is skipped if the lowest validation loss so far is at most this,
             and also at most a quarter of the chance level (the loss of predicting the shares of the classes). With so
-            few errors left, the validation pictures cannot show whether the phase helps. None never skips the phase. A
-            phase is also not skipped if the losses are weighted by class, or if its depth differs from that of the
-            phase before.
+            few errors left, the validation pictures cannot show whether the phase helps. None never skips the phase. It
+            is also never skipped if the losses are weighted by class, or if its depth differs from that of the phase
+            before.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.

@@ -1,1 +1,1 @@
-"""Pretrained weights: fetched from where they are, and selected for a run."""
+"""Finds or downloads pretrained weights, checks them, and selects those that a run starts from."""

@@ -1,7 +1,8 @@
-"""Finds files of pretrained weights in the mirror, zoo's cache or Keras's cache, or downloads them; checks each file.
+"""Finds files of pretrained weights locally or downloads them, and checks their hashes.
 
-`zoo.pretrained.select` chooses the weights, and `zoo.train.network` loads them. Importing this module is cheap, because
-pooch is imported only for a download.
+Files are looked up in the mirror, zoo's cache and Keras's cache, in this order. `zoo.pretrained.select` chooses the
+weights, and `zoo.train.weights_file` loads them. Importing this module is quick, because pooch is imported only for a
+download.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ class WeightsFile:
 
     Args:
         path: The path of the file.
-        place: Where it was found: "mirror", "cache", "Keras's cache" or "download".
+        place: Where the file was found: "mirror", "cache", "Keras's cache" or "download".
         entry: The published weights that the file contains.
-        wanted: The published weights that fit the size best. They differ from `entry` if they are not available.
+        wanted: The published weights whose input size fits best. They differ from `entry` if they are not available.
         reason: Why `wanted` is not available; empty if it is.
-        sha256: Digest of the file, in hex.
+        sha256: The sha256 of the file, in hex.
     """
 
     path: Path
@@ -49,10 +50,14 @@ class WeightsFile:
 
 
 def find_local(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
-    """Find a file locally, without reading it and without the network.
+    """Look for a file in the mirror, zoo's cache and Keras's cache. The file is not read, and nothing is downloaded.
+
+    Args:
+        entry: Describes the file.
 
     Returns:
-        The path and the name of the place ("mirror", "cache" or "Keras's cache"), or None if the file is in none.
+        The path and the name of the place ("mirror", "cache" or "Keras's cache"), or None if the file is in none of
+        them.
     """
     mirror = files.mirror()
     places = [(mirror, "mirror")] if mirror else []
@@ -66,20 +71,28 @@ def find_local(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
 
 
 def progress_label(entry: Weights | ClassIndex, what: str) -> str:
-    """Name the step in which `find` or `find_file` gets a file, for a progress line.
+    """Return the label of the progress bar for a file that `find` or `find_file` will get.
 
     Args:
-        entry: The file.
-        what: What it contains, such as "weights" or "class names".
+        entry: Describes the file.
+        what: What the file contains, such as "weights" or "class names".
 
     Returns:
-        "checking weights" if the file is available locally or must not be downloaded, else "downloading weights".
+        "checking" and `what` if the file is available locally or downloads are forbidden, else "downloading" and
+        `what`.
     """
     return f"{'checking' if find_local(entry) or files.offline() else 'downloading'} {what}"
 
 
 def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
-    """Sort entries by how near their resolution is to a size (height, width). The larger of two is first."""
+    """Sort published weights by how near their input size is to a given size, the nearest first.
+
+    Sizes are compared by the square root of their number of pixels. If two are equally near, the larger one is first.
+
+    Args:
+        entries: The published weights.
+        size: (height, width) in pixels.
+    """
     pixels = (size[0] * size[1]) ** 0.5
 
     def distance(entry: Weights) -> tuple[float, float]:
@@ -90,20 +103,21 @@ def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
 
 
 def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None) -> WeightsFile:
-    """Find or download the weights whose resolution fits a size best.
+    """Find or download the weights whose input size fits a given size best.
 
-    If the best file is neither available locally nor can be downloaded, the nearest local one is taken instead.
+    If these are neither available locally nor can be downloaded, the next best weights that are available locally are
+    used.
 
     Args:
-        entries: Entries of one architecture and tag that differ only by resolution.
-        size: (height, width) in pixels of the network.
+        entries: Published weights of one architecture and tag, at least one. They differ only in their input size.
+        size: (height, width) in pixels of the pictures.
         progress: Called with (bytes downloaded, bytes in total) during a download.
 
     Returns:
         The file.
 
     Raises:
-        WeightsUnavailable: The best file cannot be downloaded, and no other one is available locally.
+        WeightsUnavailable: The best weights cannot be downloaded, and no others are available locally.
         HashMismatch: A local file is not the published one.
     """
     wanted, *others = by_fit(entries, size)
@@ -119,11 +133,14 @@ def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress |
 
 
 def find_file(entry: ClassIndex, progress: Progress | None = None) -> Path:
-    """Find or download a class index file, and check it.
+    """Find or download a file that names classes, and check its hash.
 
     Args:
-        entry: The file.
+        entry: Describes the file.
         progress: Called with (bytes downloaded, bytes in total) during a download.
+
+    Returns:
+        The path of the file.
 
     Raises:
         WeightsUnavailable: The file is not available locally and cannot be downloaded.
@@ -133,7 +150,7 @@ def find_file(entry: ClassIndex, progress: Progress | None = None) -> Path:
 
 
 def read_class_index(path: Path) -> list[str]:
-    """Read class names from a class index file.
+    """Read class names from a class index file; see `zoo.plugin.ClassIndex`.
 
     Returns:
         One name per class, in the order of the network's output, such as "n01440764_tench". The identifier is part of
@@ -153,7 +170,7 @@ def read_class_index(path: Path) -> list[str]:
 
 
 def advice(entry: Weights | ClassIndex) -> str:
-    """Say how a user can supply a file by hand: where to download it, and into which folder to put it."""
+    """Return a sentence for the user that says where to download a file by hand and in which folder to put it."""
     named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "
     return (
         f"Download {entry.url}\n"
@@ -162,13 +179,29 @@ def advice(entry: Weights | ClassIndex) -> str:
 
 
 def digest_of(path: Path, algorithm: str = "sha256") -> str:
-    """Return the digest of a file's bytes, in hex."""
+    """Return the digest of a file's bytes, in hex.
+
+    Args:
+        path: The file.
+        algorithm: A name that `hashlib` knows, such as "sha256" or "md5".
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, str, str]:
-    """Return (path, place, sha256) of a checked file. Download it if it is not available locally."""
+    """Find a file locally or download it, and check it.
+
+    Returns:
+        The path, the place (as in `WeightsFile`) and the sha256 in hex.
+
+    Raises:
+        WeightsUnavailable: The file cannot be read, or it is not available locally and cannot be downloaded.
+        HashMismatch: The local file does not have the published or recorded hash.
+    """
     found = find_local(entry)
     if found:
         path, place = found
@@ -180,7 +213,13 @@ def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, 
 
 
 def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> str:
-    """Compare a file with its published or recorded hash, and return its sha256 in hex.
+    """Compare a file with its published hash, and return its sha256 in hex.
+
+    Args:
+        path: The file.
+        entry: Describes the file.
+        recorded: The hash that zoo recorded when it downloaded the file. It is used if no hash is published. None
+            compares the file with the published hash only.
 
     Raises:
         HashMismatch: The hashes differ.
@@ -203,7 +242,7 @@ def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> s
 
 
 def _recorded(path: Path) -> str | None:
-    """Return the digest that was recorded beside a file when it was downloaded, as "sha256:...", or None."""
+    """Return the digest that zoo recorded when it downloaded a file, as "sha256:...", or None if there is no record."""
     try:
         digest = path.with_name(path.name + RECORDED).read_text(encoding="utf-8").split()[0]
     except (OSError, ValueError, IndexError):
@@ -212,17 +251,22 @@ def _recorded(path: Path) -> str | None:
 
 
 def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None) -> str:
-    """Download a file with pooch into a temporary folder, check it, and move it to its place.
+    """Download a file with pooch into a temporary folder, check it, and move it to its final path.
 
-    The digest is recorded beside the file in the format of `sha256sum`. If no hash is published, a later download must
+    The digest is recorded beside the file in the format of `sha256sum`. If no hash is published, later downloads must
     have the recorded digest, because there is nothing else to compare with.
 
+    Args:
+        entry: Describes the file.
+        path: The final path of the file.
+        progress: Called with (bytes downloaded, bytes in total).
+
     Returns:
-        The file's sha256, in hex.
+        The sha256 of the file, in hex.
 
     Raises:
-        WeightsUnavailable: The server cannot be reached within CONNECT_SECONDS, it sends something else than the file,
-            or the transfer breaks off.
+        WeightsUnavailable: The server does not answer within CONNECT_SECONDS, it sends another file, the transfer
+            breaks off, or the file cannot be written.
     """
     import logging
 
@@ -261,9 +305,13 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
 
 
 def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
-    """Check that a download is the kind of file that its name says; raises ValueError.
+    """Check that a downloaded file has the size and the format that are expected.
 
-    The login page of a hotel's network, for example, also has the status 200.
+    A server can send another file with the status 200. The login page of a hotel's network is an example.
+
+    Raises:
+        ValueError: The size differs from the published one, or the file is not valid HDF5 or JSON although its name
+            ends in .h5 or .json.
     """
     size = file.stat().st_size
     # A published hash has already been checked, and it is more reliable than a published length.
@@ -282,11 +330,11 @@ def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
 
 
 def _unreachable(url: str) -> str:
-    """Try to reach a server, and return the reason why it cannot be reached; "" if it can.
+    """Try to reach a server. Return the reason if that fails, or an empty string if it succeeds.
 
-    The attempts run in threads of their own, because no timeout of a socket covers the lookup of a name. Two attempts
-    run at once. The patient one is for slow lines. The impatient one gives each address of the server little time:
-    where IPv6 addresses do not respond, a patient attempt would never get to the IPv4 address.
+    The attempts run in threads, because a socket's timeout does not cover the lookup of the server's name. Two attempts
+    run at the same time, with different timeouts per address. The long timeout is for slow connections. The short
+    timeout is for networks where IPv6 addresses do not respond: it leaves time to try the IPv4 address.
     """
     import requests
 
@@ -315,7 +363,7 @@ def _unreachable(url: str) -> str:
 
 
 def _brief(error: Exception) -> str:
-    """Return the innermost reason of a connection error, without the object addresses that urllib3 prints."""
+    """Return the innermost reason of a connection error, without the object addresses that urllib3 adds."""
     cause: BaseException = error
     while cause.args and isinstance(cause.args[0], BaseException):
         cause = cause.args[0]
@@ -325,7 +373,7 @@ def _brief(error: Exception) -> str:
 
 
 class _Bar:
-    """Has the methods that pooch calls on a progress bar, and reports (bytes done, bytes in total) to a function."""
+    """A progress bar for pooch that draws nothing, but calls a function with (bytes downloaded, bytes in total)."""
 
     def __init__(self, progress: Progress):
         self._progress, self._done, self.total = progress, 0, 0

@@ -1,4 +1,4 @@
-"""Select the weights that a run starts from: published ones, the user's own file, or random values."""
+"""Selects the weights that a run starts from: published weights, the user's own file, or random values."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class StartingWeights:
     """The weights that training starts from.
 
     Args:
-        file: A published file, the path of the user's own file, or None for random values.
-        record: The description of the weights in run.json and in the exported file.
-        missing: Why there are no pretrained weights though the user might expect some; empty otherwise.
-        wanted: The published entry that was chosen but is not available, if any.
+        file: A published file, the path of the user's own file, or None for random weights.
+        record: The description of the weights that run.json and the exported file hold.
         architecture: The name of the architecture, for messages.
+        missing: Why there are no pretrained weights, if the user might expect them; else empty.
+        wanted: The published weights that were chosen but are not available; None if there are none.
     """
 
     file: fetch.WeightsFile | Path | None
@@ -37,16 +37,19 @@ class StartingWeights:
 
     @property
     def random(self) -> bool:
-        """Whether training starts from random values."""
+        """Whether training starts from random weights."""
         return self.file is None
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels at which published weights were trained; None for all others."""
+        """The (height, width) in pixels at which published weights were trained; None for other weights."""
         return self.file.entry.input_size if isinstance(self.file, fetch.WeightsFile) else None
 
     def report(self, reporter: Reporter) -> None:
-        """Tell the user which weights are used, or in a block why pretrained ones are missing."""
+        """Report which pretrained weights are used.
+
+        If the user might expect pretrained weights but there are none, a block explains why and how to get them.
+        """
         if isinstance(self.file, fetch.WeightsFile):
             say(self.file, reporter)
         elif self.file is not None:
@@ -68,18 +71,20 @@ class StartingWeights:
 
 
 def starts_random(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> bool:
-    """Say whether a run will start from random weights, as far as that is known without the network.
+    """Return whether a run will start from random weights, as far as that is known before any download.
+
+    With "auto", `choose` may still return random weights although this function returned False: the download may fail.
 
     Args:
-        architecture: The network.
-        tag: The tag behind the architecture's name, or None.
-        requested: "auto", "none", a tag, or a path.
+        architecture: The architecture of the network.
+        tag: The tag that the user typed after the architecture's name, or None.
+        requested: The value of --weights: "auto", "none", a tag, or a path.
         registry: The loaded plugins.
 
     Raises:
-        UsageError: The tag and the request contradict each other.
-        UnknownName: There are no weights of that tag.
-        DuplicateName: Two plugins bring them.
+        UsageError: The tag and the value of --weights contradict each other.
+        UnknownName: The architecture has no weights with this tag.
+        DuplicateName: Two plugins provide these weights.
     """
     if tag and requested not in ("auto", tag):
         raise UsageError(
@@ -98,25 +103,25 @@ def choose(
     registry: Registry,
     reporter: Reporter,
 ) -> StartingWeights:
-    """Find the weights that training starts from; download them where necessary.
+    """Find the weights that training starts from, and download them if necessary.
 
     Args:
-        architecture: The network.
-        tag: The tag behind the architecture's name, or None.
-        requested: "auto", "none", a tag, or a path.
-        size: (height, width) in pixels of the pictures, or None where it follows the weights.
+        architecture: The architecture of the network.
+        tag: The tag that the user typed after the architecture's name, or None.
+        requested: The value of --weights: "auto", "none", a tag, or a path.
+        size: (height, width) in pixels of the pictures. None prefers the weights that the plugin lists first.
         registry: The loaded plugins.
         reporter: Receives the progress of a download.
 
     Returns:
-        The weights. With "auto", they are random where no pretrained ones are available.
+        The weights. With "auto", they are random if no pretrained weights are available.
 
     Raises:
         WeightsUnavailable: The user asked for weights by tag or path, and they are not available.
-        WeightsIncompatible: The file is not one that holds weights.
-        UsageError: The tag and the request contradict each other.
-        UnknownName: There are no weights of that tag.
-        DuplicateName: Two plugins bring them.
+        WeightsIncompatible: The user's file does not hold weights.
+        UsageError: The tag and the value of --weights contradict each other.
+        UnknownName: The architecture has no weights with this tag.
+        DuplicateName: Two plugins provide these weights.
         HashMismatch: A local file is not the published one.
     """
     if starts_random(architecture, tag, requested, registry):
@@ -151,19 +156,30 @@ def _random(
 
 
 def _entries(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> list[Weights]:
-    """Return the entries without top that a request means; none where no plugin lists any."""
+    """Return the published weights without the top that the tag or the value of --weights selects.
+
+    Returns:
+        The entries; they differ only in their input size. The list is empty if no plugin lists weights.
+
+    Raises:
+        UnknownName: The architecture has no weights with this tag.
+        DuplicateName: Two plugins provide these weights.
+    """
     explicit = tag or (requested if requested != "auto" else None)
     registry.check_tag(architecture.name, explicit)
     return first_tag(registry.weights_of(architecture.name, explicit, top=False))
 
 
 def first_tag(entries: list[Weights]) -> list[Weights]:
-    """Return the entries of the tag that is listed first, which is what a plain name means."""
+    """Return the entries that have the same tag as the first entry.
+
+    If the user names an architecture without a tag, these are used.
+    """
     return [entry for entry in entries if entry.tag == entries[0].tag]
 
 
 def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
-    """Report which published weights are used, and whether they were trained at another resolution."""
+    """Report which published weights are used, and warn if those with the best input size are not available."""
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, from the {found.place})")
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
@@ -174,7 +190,7 @@ def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
 
 
 def describe(found: fetch.WeightsFile) -> dict[str, Any]:
-    """Return what run.json and the exported file record of published weights."""
+    """Return the description of published weights that run.json and the exported file hold."""
     entry = found.entry
     return {
         "random": False,
@@ -194,7 +210,12 @@ def _is_path(text: str) -> bool:
 
 
 def _own_file(architecture: Architecture, requested: str) -> StartingWeights:
-    """Open the user's own file, and refuse one that cannot hold weights before Keras starts."""
+    """Return the user's own file as starting weights. It is checked here, before Keras starts.
+
+    Raises:
+        WeightsUnavailable: The file cannot be read.
+        WeightsIncompatible: The file does not hold weights.
+    """
     path = Path(os.path.expanduser(requested))
     try:
         digest = fetch.digest_of(path)
@@ -210,12 +231,16 @@ def _own_file(architecture: Architecture, requested: str) -> StartingWeights:
 
 
 def _holds_weights(path: Path) -> bool:
-    """Whether a file has the form that its name promises: HDF5, or the archive that Keras saves."""
+    """Return whether a file is an archive that Keras saves, if its name ends in .keras, or else an HDF5 file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     if path.suffix == ".keras":
         if not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as archive:
             return {"config.json", "model.weights.h5"} <= set(archive.namelist())
     with path.open("rb") as stream:
-        # The signature of HDF5 stands at the beginning, or behind a user block of 512 bytes and more.
+        # The signature of HDF5 is at the start of the file, or after a user block of 512 bytes or more.
         return any(stream.seek(at) == at and stream.read(8) == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048))

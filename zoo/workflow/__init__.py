@@ -1,4 +1,4 @@
-"""The order of steps of fine-tuning, export, evaluation and published classifiers.
+"""Puts the steps of fine-tuning, export, evaluation and published classifiers in order.
 
-How each step is done is in the package that owns it.
+The steps themselves are in other packages, such as `zoo.train`, `zoo.export` and `zoo.evaluate`.
 """

@@ -1,6 +1,6 @@
-"""Evaluation of an exported file or a run on pictures: the order of steps.
+"""Evaluates an exported file or a run on pictures.
 
-How a file is evaluated is in `zoo.evaluate`.
+This module decides the order of the steps. The steps themselves are in `zoo.evaluate`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ def evaluate(
     """Evaluate an exported file or a run on pictures.
 
     Args:
-        model: An exported file, or a run folder.
-        registry: The loaded plugins.
-        reporter: Receives progress messages, and warnings about pictures that are unreadable or known to the network.
-        data: The pictures; see `zoo.data.sources`. None means those of the run.
-        part: "train", "val", "test" or "all". None takes the test part if there is one, else all.
-        runs_folder: The folder of runs. The run of an exported file is searched there, because it knows which pictures
-            the network was trained on.
+        model: The path of an exported file or of a run folder.
+        registry: The loaded plugins. They are not used.
+        reporter: Receives progress messages, and warnings about pictures that are unreadable or were used in training.
+        data: The path of the pictures, or "digits"; see `zoo.data.sources`. None means the pictures of the run.
+        part: "train", "val", "test" or "all". None means the test part if there is one, else all.
+        runs_folder: The folder of runs. If `model` is an exported file, its run is looked up there. The run's files say
+            which pictures the network was trained on.
 
     Returns:
-        The figures of `zoo.evaluate.metrics.measure`, and `part`.
+        The figures that `zoo.evaluate.metrics.measure` returns, and the entry `part`.
 
     Raises:
-        UsageError: No pictures are given for a file whose run is not available, or they have no such part.
-        DataError: The pictures have a class that the network does not know, or cannot be read.
+        UsageError: No pictures are given and the run of the file is not available, or the pictures have no such part.
+        DataError: The pictures cannot be read, or have a class that the network does not have.
+        RunError: The run is not finished, or its pictures have changed.
+        zoo_runtime.ModelError: The file is not a usable exported file.
     """
     predictor, run, record = _open_model(model, runs_folder)
     digests: Sequence[str]
@@ -65,10 +67,18 @@ def evaluate(
 
 
 def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, runs.RunRecord | None]:
-    """Open an exported file or a run folder, and find the run that an exported file came from.
+    """Open an exported file or a run folder.
+
+    Args:
+        model: The path of an exported file, of a folder that holds one, or of a run folder.
+        runs_folder: The folder of runs. The run of an exported file is looked up there.
 
     Returns:
-        The predictor, and the run with its record. Both are None if the run is not in the folder of runs.
+        The predictor, the run, and the record of the run. The run and the record are None if the run is not available.
+
+    Raises:
+        RunError: The run is not finished, or its record is damaged.
+        zoo_runtime.ModelError: The file is not a usable exported file.
     """
     if (model.is_dir() and not (model / EXPORTED_FILE).is_file()) or (model / runs.RECORD).is_file():
         run, record = runs.load(model)
@@ -81,7 +91,12 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
 
 
 def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
-    """Convert the network of a run that has no exported file, and return the bytes of such a file."""
+    """Return the bytes of an exported file for a run that has none. No file is written.
+
+    Raises:
+        RunError: The trained network is damaged.
+        ConversionFailed: The network cannot be converted.
+    """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact
 
@@ -91,19 +106,16 @@ def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
 
 
 def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: bool = False) -> Path:
-    """Turn what a user typed into a path: that of an exported file or run folder, an export's name, or a run's id.
+    """Return the path of the exported file or run folder that a user names.
 
     Args:
-        text: What the user typed.
+        text: A path, the name of an export, or the id of a run.
         exported: The folder of exports.
         runs_folder: The folder of runs.
-        to_predict: Whether an exported file is required. A run folder is then replaced by its exported file.
-
-    Returns:
-        The path of an exported file, or of a run folder.
+        to_predict: True returns the exported file of a run instead of the run folder.
 
     Raises:
-        UsageError: There is no export or run of that name, or the run has no exported file.
+        UsageError: There is no such file, export or run. Or `to_predict` is True and the run has no exported file.
     """
     for path in (Path(text), exported / text, runs_folder / text):
         # Not Path.is_file, which raises on names that are too long and on folders that may not be entered.
@@ -111,7 +123,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
             return path
         if os.path.isfile(path / EXPORTED_FILE) and not os.path.isfile(path / runs.RECORD):
             return path / EXPORTED_FILE
-        # Each place is decided whole: a run folder that is named by its path comes before an export of that name.
+        # All checks of a place come before the next place: a run folder at this path precedes an export of this name.
         if os.path.isfile(path / runs.RECORD):
             folder = path
             break
@@ -125,7 +137,10 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
 
 
 def _not_found(text: str, exported: Path, runs_folder: Path) -> str:
-    """Say that nothing has that name, which exports and runs there are, and which one may be meant."""
+    """Return the error message for a name that names no exported file, export or run.
+
+    It lists the exports and the latest runs, and suggests a similar name.
+    """
     exports = sorted(path.parent.name for path in exported.glob(f"*/{EXPORTED_FILE}"))
     nearest = difflib.get_close_matches(Path(text).name, [*exports, *runs.names(runs_folder)], n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""

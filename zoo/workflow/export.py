@@ -1,6 +1,6 @@
-"""Export of a trained network: convert, check parity, evaluate, and only then replace files.
+"""Exports a trained network: converts it, checks parity, evaluates the file, and only then replaces an earlier export.
 
-This module decides the order of the steps. `zoo.convert`, `zoo.export` and `zoo.evaluate` implement them.
+This module decides the order of the steps. The steps themselves are in `zoo.convert`, `zoo.export` and `zoo.evaluate`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ EXPORTED_FILE = "model.onnx"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, and what it was trained on.
+    """A trained network with its dataset and its run.
 
     Args:
         model: The trained network.
         architecture: The architecture of the network.
-        dataset: The pictures of the run.
+        dataset: The pictures of the run, decoded and split.
         run: The run folder.
         record: The content of run.json.
         name: The name of the export.
@@ -61,10 +61,11 @@ class ExportResult:
 
     Args:
         run: The run folder.
-        metrics: The content of metrics.json: the figures of the float32 file, under "validation" and "test".
-        exported: The path of the exported float32 file; None if none was put in place.
-        sample: A picture to try the file on.
-        variants: Each variant with the path of its file, which is None if the file was refused.
+        metrics: The figures of the float32 file, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
+        exported: The path of the float32 file in the folder of exports; None if it was not put there.
+        sample: The path of a test picture to try the file on.
+        variants: Each variant that was requested, with the path of its file. The path is None if the variant was
+            refused.
     """
 
     run: runs.Run
@@ -85,24 +86,26 @@ def export_model(
 ) -> ExportResult:
     """Convert a network, check and evaluate the file, and put it in place.
 
-    Nothing is replaced before every check has passed.
+    An earlier export is not replaced before all checks have passed.
 
     Args:
-        trained: The network to export.
-        exported: The folder of exports; None evaluates the network and puts nothing in place.
+        trained: The network to export, with its dataset and its run.
+        exported: The folder of exports. None evaluates the converted network, but puts no file in place and makes no
+            variants.
         reporter: Receives progress messages and warnings.
-        keep: Whether the run folder gets the file, its figures and the report too.
-        float32: Whether the float32 file is put in place. False makes and evaluates it only for comparison.
+        keep: True also writes the file, its figures and the report into the run folder. False does not change those of
+            the run, for a network with another input size.
+        float32: True puts the float32 file in place. False makes it only to compare variants with it.
         variants: The variants to make.
 
     Returns:
-        Paths, figures and variants.
+        The paths of the files, the figures of the float32 file, and the variants.
 
     Raises:
         ConversionFailed: The network cannot be converted.
         ParityFailed: The converted graph gives other values than the network.
         DataError: A picture that could be read before cannot be read now.
-        WriteError: A file cannot be put in its place.
+        WriteError: A file cannot be written.
     """
     from zoo.export import artifact
     from zoo.export.parity import PARITY_PICTURES
@@ -110,7 +113,7 @@ def export_model(
     started = time.perf_counter()
     reporter.say("Exporting to ONNX")
     dataset = trained.dataset
-    # Validation pictures come first: on training pictures a network is most certain, and differences are smallest.
+    # Validation pictures come first. A network is more certain on training pictures, so that differences are smaller.
     rows = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
     graph, info = convert_and_check(trained.model, _info(trained), dataset.pixels.array[rows], reporter)
     metrics = evaluator.evaluate_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
@@ -138,13 +141,13 @@ def export_model(
 def convert_and_check(
     model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Convert a network to a graph, and compare the two on pictures.
+    """Convert a network to an ONNX graph, check its parity with the network on pictures, and record a self-test.
 
     Args:
         model: A network with the layers `logits` and `probabilities`.
-        info: The metadata of the file so far.
+        info: The metadata for the exported file, without parity figures and self-test.
         pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
-        reporter: Receives the figures of the comparison.
+        reporter: Receives a message with the parity figures.
 
     Returns:
         The graph with the outputs `probabilities` and `logits`, and the metadata with parity figures and self-test.
@@ -170,7 +173,10 @@ def convert_and_check(
 
 
 def sample(dataset: Dataset, run: runs.Run) -> Path:
-    """Return a test picture to try the export on. A picture that came from an array is saved in the run folder."""
+    """Return the path of a test picture to try the exported file on.
+
+    If the picture is an array and not a file, it is written to sample.png in the run folder.
+    """
     content = dataset.source.pictures[int(dataset.split.test[0])].content
     if isinstance(content, Path):
         return content
@@ -183,7 +189,7 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
 
 
 def _info(trained: TrainedModel) -> ModelInfo:
-    """Return the metadata of the exported file as far as they are known before it is checked."""
+    """Return the metadata for the exported file, without the results of its checks."""
     record, dataset = trained.record, trained.dataset
     return ModelInfo(
         classes=dataset.source.classes,
@@ -205,7 +211,21 @@ def _info(trained: TrainedModel) -> ModelInfo:
 def _keep(
     trained: TrainedModel, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, started: float
 ) -> None:
-    """Write figures and report into the run folder; write the file there too and copy it to `target`, unless None."""
+    """Write the figures, the run record and the report into the run folder, and put the exported file in place.
+
+    Args:
+        trained: The network with its dataset and its run.
+        content: The bytes of the exported file.
+        metrics: The figures for metrics.json.
+        info: The metadata of the exported file.
+        target: The path to which the exported file is copied from the run folder. None writes no exported file, neither
+            there nor to the run folder.
+        started: The value of `time.perf_counter` when the export started.
+
+    Raises:
+        ParityFailed: The written file does not pass its self-test.
+        WriteError: A file cannot be written.
+    """
     from zoo.export import artifact
     from zoo.report import curves, html
 
@@ -224,16 +244,18 @@ def _keep(
 
 
 def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest]) -> None:
-    """Check, before anything is trained, that variants can be put in place and replace no other kind of file.
+    """Check that variants can be put in place and would not replace a file of another kind.
+
+    Callers check this before training, so that a mistake is reported early.
 
     Args:
         exported: The folder of exports.
         name: The name of the export.
-        variants: The variants to make.
+        variants: The variants that will be made.
 
     Raises:
-        UsageError: A float32 export, or another kind of variant, has the name that a variant would get.
-        WriteError: The folder may not be written to.
+        UsageError: The path of a variant already holds a float32 file, or another kind of variant.
+        WriteError: The folder of a variant cannot be written to.
     """
     for request in variants:
         kind = request.variant.name
@@ -247,7 +269,7 @@ def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest])
 
 
 def variant_path(exported: Path, name: str, variant: Variant) -> Path:
-    """Return the path at which a variant of an export is put in place."""
+    """Return the path of a variant of an export in the folder of exports: `NAME-VARIANT/model.onnx`."""
     return exported / f"{name}-{variant.name}" / EXPORTED_FILE
 
 
@@ -270,9 +292,25 @@ def _export_variant(
     keep: bool,
     reporter: Reporter,
 ) -> tuple[VariantFile, Path | None]:
-    """Make a variant and put it in place. The run folder keeps its figures, and the file unless it is refused.
+    """Make a variant, write it and its figures into the run folder, and put it in place.
 
-    A failure counts as a refusal, because the float32 file is in place by now, and another variant may succeed.
+    If an error occurs, the variant counts as refused and the error is the reason. The float32 file is already in place
+    by then, and another variant may succeed. If an accuracy or speed limit refuses the variant, only its figures are
+    written.
+
+    Args:
+        request: The variant, and the limits that it must meet.
+        graph: The float32 graph, with the outputs `probabilities` and `logits`.
+        info: The metadata of the float32 file.
+        trained: The network with its dataset and its run.
+        metrics: The figures of the float32 file, under "validation" and "test".
+        exported: The folder of exports.
+        keep: False adds the input size to the file names in the run folder, so that the run's own files are not
+            replaced.
+        reporter: Receives progress messages and warnings.
+
+    Returns:
+        The variant with its figures, and the path of its file. The path is None if the variant was refused.
     """
     from zoo.export import artifact
 
@@ -299,7 +337,10 @@ def _export_variant(
 def _warn_of_older_variants(
     exported: Path, name: str, run: runs.Run, requested: Sequence[Variant], reporter: Reporter
 ) -> None:
-    """Warn about variants of an earlier run under the same name, which a user could take for those of this run."""
+    """Warn about variants that another run exported under the same name, if they are not requested now.
+
+    A user could mistake such a file for a variant of this run.
+    """
     for variant in VARIANTS:
         path = variant_path(exported, name, variant)
         present = None if variant in requested else _info_of(path)
@@ -310,7 +351,17 @@ def _warn_of_older_variants(
 
 
 def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:
-    """Copy an exported file to its place; if that fails, say how to export the run to another folder."""
+    """Copy an exported file from the run folder to its place in the folder of exports.
+
+    Args:
+        source: The file in the run folder.
+        target: The path in the folder of exports.
+        run: The run folder, for the error message.
+        option: Words that the error message adds to the command `zoo export`, such as " --int8".
+
+    Raises:
+        WriteError: The copy cannot be written. The message says how to export the run to another folder.
+    """
     from zoo.export import artifact
 
     try:
@@ -338,19 +389,25 @@ def export_run(
         folder: The run folder.
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
-        name: The name of the export. None takes the name in the run record, with the size appended if it differs.
+        name: The name of the export. None uses the name in the run record, with the size added if it is not that of the
+            run.
         exported: The folder of exports.
-        data: Where the run's pictures are now; None means where they were.
-        size: (height, width) in pixels of the pictures that the exported file takes; None takes the size of the run. A
+        data: The path of the run's pictures, if they have moved; None means where they were.
+        size: (height, width) in pixels of the pictures that the exported file takes. None means the size of the run. A
             file of another size is evaluated too, but the run keeps its own file, figures and report.
         variants: The variants to make. If there are any, the float32 export is not changed.
 
     Returns:
-        As `export_model`.
+        See `export_model`.
 
     Raises:
-        RunError: There is no finished run, or its pictures have changed.
-        UsageError: The network cannot take pictures of that size.
+        RunError: The run is not finished, or its pictures have changed.
+        UsageError: The name is not allowed, the network cannot take pictures of that size, or no plugin provides its
+            architecture.
+        WriteError: A file cannot be written.
+        ConversionFailed: See `export_model`.
+        ParityFailed: See `export_model`.
+        DataError: The pictures cannot be read.
     """
     run, record = runs.load(folder)
     architecture = registry.architecture(record.architecture["name"])
@@ -373,14 +430,17 @@ def export_run(
 def reload_dataset(
     run: runs.Run, record: runs.RunRecord, data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
 ) -> Dataset:
-    """Decode the pictures of a finished run again, and split them as the run did.
+    """Load the dataset of a finished run again, with the same split.
 
     Args:
         run: The run folder.
         record: The content of its run.json.
-        data: Where the pictures are now; None means where they were.
+        data: The path of the pictures, if they have moved; None means where they were.
         reporter: Receives the progress of decoding.
-        size: (height, width) in pixels; None takes the size of the run.
+        size: (height, width) in pixels to which pictures are resized; None means the size of the run.
+
+    Returns:
+        The decoded pictures of the run and their split.
 
     Raises:
         RunError: The pictures are not those of the run.

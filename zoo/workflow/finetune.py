@@ -1,6 +1,7 @@
-"""Fine-tuning and the learning-rate range test: the order of steps.
+"""Runs a fine-tuning or a learning-rate range test.
 
-How each step is done is in `zoo.config`, `zoo.data`, `zoo.train` and `zoo.workflow.export`.
+This module decides the order of the steps. The steps themselves are in `zoo.config`, `zoo.data`, `zoo.train` and
+`zoo.workflow.export`.
 """
 
 from __future__ import annotations
@@ -38,19 +39,20 @@ if TYPE_CHECKING:
 def finetune(
     requested: FinetuneConfig, registry: Registry, reporter: Reporter, *, variants: Sequence[VariantRequest] = ()
 ) -> ExportResult:
-    """Fine-tune a network on a user's pictures, export it and evaluate the exported file.
+    """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
     Args:
-        requested: What the user asks for.
+        requested: The request of the user.
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
-        variants: Smaller files to make as well.
+        variants: The variants (smaller files) to make in addition.
 
     Returns:
-        The run folder, the metrics and the exported files.
+        The run folder, the figures and the exported files.
 
     Raises:
-        ZooError: Something went wrong; the message says what to do about it. Earlier exports stay in place.
+        ZooError: A step failed. The message says what to do about it. Earlier exports are not replaced before all
+            checks of the new file have passed.
     """
     resolved = config.resolve(requested, registry, reporter)
     check_targets(requested.exported, resolved.name, variants)
@@ -87,23 +89,23 @@ def lr_find(
     *,
     output: Path | None = None,
 ) -> list[RangeTest]:
-    """Test a range of learning rates at the beginning of every phase, and draw the results.
+    """Test a range of learning rates at the start of each phase, and draw the results.
 
-    Each phase but the last is trained after its test, because the next phase starts from there. Only the picture is
-    kept.
+    After its test, each phase except the last one is trained, because the next phase starts from its weights. Nothing
+    but the drawing is kept.
 
     Args:
-        requested: As for `finetune`.
+        requested: The request of the user, as for `finetune`.
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
-        range_test: The rates to try.
-        output: The PNG file to draw into; None draws nothing.
+        range_test: The learning rates to try.
+        output: The PNG file for the drawing; None draws nothing.
 
     Returns:
         One test per phase.
 
     Raises:
-        ZooError: Something went wrong; the message says what to do about it.
+        ZooError: A step failed. The message says what to do about it.
     """
     from zoo.report import lr_find as drawing
     from zoo.train import engine
@@ -126,7 +128,12 @@ def lr_find(
 
 
 def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
-    """Decode the pictures of a run, and split them into train, validation and test parts."""
+    """Decode the pictures of a run, and split them into train, validation and test parts.
+
+    Raises:
+        DataError: Too many pictures cannot be read, a class has too few, or a given split has a picture in two parts.
+        UsageError: A validation fraction is requested, but the data already have a validation part.
+    """
     requested = resolved.requested
     with reporter.timing.measure("pictures"):
         return datasets.load(
@@ -139,9 +146,19 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
 
 
 def build_network(resolved: ResolvedConfig, registry: Registry, reporter: Reporter) -> Network:
-    """Start Keras, and build the network of a run with the weights that training starts from.
+    """Import Keras, build the network of a run, and load the weights that training starts from.
 
-    The seed of the run decides all random values.
+    The seed of the run determines all random weights.
+
+    Args:
+        resolved: The resolved request.
+        registry: The loaded plugins.
+        reporter: Receives progress messages.
+
+    Raises:
+        WeightsIncompatible: The weights do not fit the network.
+        InvalidPluginData: The plugin does not build a network as `zoo.plugin.Architecture` requires.
+        InstallationError: Keras cannot be imported.
     """
     reporter.say("Starting Keras")
     with reporter.timing.measure("starting Keras"):
@@ -161,7 +178,7 @@ def build_network(resolved: ResolvedConfig, registry: Registry, reporter: Report
 
 
 def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
-    """Return the settings of training that do not depend on the phase."""
+    """Return the settings of training that are the same in all phases."""
     from zoo.train.engine import TrainConfig
     from zoo.train.frozen.features import FeatureCacheConfig
 
@@ -185,7 +202,7 @@ def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
 
 
 def training_data(dataset: Dataset) -> TrainingData:
-    """Return the part of a dataset that training may see: everything but the test pictures."""
+    """Return the pictures and targets of a dataset with its train and validation parts, but not its test part."""
     from zoo.train.inputs import TrainingData
 
     split = dataset.split
@@ -193,7 +210,7 @@ def training_data(dataset: Dataset) -> TrainingData:
 
 
 def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:
-    """Return the record of a run that is about to be trained."""
+    """Return the run record for a run whose training has not started."""
     requested, source = resolved.requested, dataset.source
     # A schedule from a user's file belongs to no plugin.
     items = (resolved.architecture, resolved.augmentation, resolved.schedule)
@@ -232,7 +249,14 @@ def _train(
     record: runs.RunRecord,
     reporter: Reporter,
 ) -> tuple[keras.Model, runs.RunRecord]:
-    """Build and train the network; write model.keras, history.csv and run.json."""
+    """Build and train the network of a run, and write history.csv, model.keras and run.json.
+
+    Returns:
+        The trained network, and the run record with the results of training.
+
+    Raises:
+        ZooError: The network cannot be built or trained, or a file cannot be written.
+    """
     from zoo.train import engine
 
     started = time.perf_counter()
@@ -253,7 +277,7 @@ def _train(
 
 
 def _warn_of_left_out(run: runs.Run, record: runs.RunRecord, dataset: Dataset, reporter: Reporter) -> None:
-    """Name the unreadable files; the warning may shorten their list, run.json does not."""
+    """Warn about the unreadable files that were left out. The warning names some of them; run.json lists all."""
     reasons = {each["picture"]: each["why"] for each in record.data["left_out"]}
     if reasons:
         text = pixel_cache.left_out_text(reasons, len(dataset.source.pictures))
@@ -261,7 +285,10 @@ def _warn_of_left_out(run: runs.Run, record: runs.RunRecord, dataset: Dataset, r
 
 
 def _draw_curves(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
-    """Draw curves.png. A failure is only a warning: the trained network must not be lost for it."""
+    """Draw curves.png in the run folder.
+
+    A failure causes only a warning, because the network has been trained and must still be exported.
+    """
     from zoo.report import curves
 
     try:

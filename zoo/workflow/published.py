@@ -1,6 +1,6 @@
-"""Published classifiers: export with their own classes, and verification on pictures of ImageNet's classes.
+"""Exports published classifiers with their own classes, and checks published weights on ImageNet pictures.
 
-Only the order of steps is here. Weights are found in `zoo.pretrained`.
+This module decides the order of the steps. `zoo.pretrained` finds the weights.
 """
 
 from __future__ import annotations
@@ -45,18 +45,24 @@ def export_top(
         wanted: `architecture` or `architecture.tag`.
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
-        name: The name of the export; None makes it `<architecture>-<tag>`.
+        name: The name of the export; None uses `<architecture>-<tag>`.
         exported: The folder of exports.
-        size: (height, width) in pixels of the pictures; None takes the default of the architecture.
-        resize: As in `zoo.config.FinetuneConfig`.
-        data: Pictures for the parity check; see `zoo.data.sources`.
+        size: (height, width) in pixels of the pictures; None means the default of the architecture.
+        resize: How pictures are resized, as in `zoo.config.FinetuneConfig`.
+        data: The pictures for the parity check; see `zoo.data.sources`.
 
     Returns:
         The path of the exported file.
 
     Raises:
-        UsageError: There is no published classifier of that name, or it does not take pictures of that size.
+        UsageError: There is no such published classifier, or it does not take pictures of that size.
         WeightsUnavailable: The weights or the class names are not available.
+        HashMismatch: A local file is not the published one.
+        WeightsIncompatible: The weights file does not fit the network.
+        DataError: The pictures cannot be read.
+        ExportError: The network cannot be converted, the graph gives other values, or the number of class names is
+            wrong.
+        WriteError: The exported file cannot be written.
     """
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
@@ -84,25 +90,35 @@ def verify(
     size: tuple[int, int] | None = None,
     resize: str = "squash",
 ) -> dict[str, Any]:
-    """Check published weights: find the file, check its hash, and score the exported classifier on ImageNet pictures.
+    """Check published weights: find the file, check its hash, and evaluate the converted network on ImageNet pictures.
 
     Args:
         wanted: `architecture` or `architecture.tag`.
-        data: A folder of pictures named by WordNet identifier; see `zoo.data.sources.open_identified`.
+        data: A folder of pictures whose names begin with WordNet identifiers; see `zoo.data.sources.open_identified`.
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
-        size: (height, width) in pixels of the pictures; None takes the default of the architecture.
-        resize: As in `zoo.config.FinetuneConfig`.
+        size: (height, width) in pixels of the pictures; None means the default of the architecture.
+        resize: How pictures are resized, as in `zoo.config.FinetuneConfig`.
 
     Returns:
-        name, weights (as in the exported file), size, resize, pictures, top1, top5 (in 0..1), reported_top1 and
-        reported_top5 (in 0..1, or None), parity, and left_out, which maps unreadable pictures to the reason.
+        A dictionary with these keys:
+            name: The architecture and the tag.
+            weights: The description of the weights, as in the exported file.
+            size, resize: As given or chosen.
+            pictures: The number of pictures that were evaluated.
+            top1, top5: The accuracy on these pictures, in 0..1.
+            reported_top1, reported_top5: The published accuracy, in 0..1, or None.
+            parity: The figures of the parity check; see `zoo.export.parity.check`.
+            left_out: Maps the name of each unreadable picture to the reason.
 
     Raises:
-        UsageError: There is no published classifier of that name, or it does not take pictures of that size.
+        UsageError: There is no such published classifier, or it does not take pictures of that size.
         WeightsUnavailable: The weights or the class names are not available.
-        HashMismatch: A file is not the published one.
-        DataError: The names of the pictures do not identify their classes, or the pictures cannot be read.
+        HashMismatch: A local file is not the published one.
+        WeightsIncompatible: The weights file does not fit the network.
+        DataError: The names of the pictures do not give their classes, or the pictures cannot be read.
+        ExportError: The network cannot be converted, the graph gives other values, or the number of class names is
+            wrong.
     """
     from zoo.export import artifact
 
@@ -138,10 +154,12 @@ def verify(
 
 
 def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
-    """Return the entries of a published classifier, the one that fits the size best first.
+    """Return the weights files of a published classifier, with the file that fits the size best first.
 
     Raises:
         UsageError: There is no published classifier, or it does not take pictures of that size.
+        UnknownName: The architecture has no weights with that tag.
+        DuplicateName: Two plugins provide these weights.
     """
     from zoo.train.network import check_size
 
@@ -165,7 +183,16 @@ def _published(architecture: Architecture, tag: str | None, size: tuple[int, int
 
 
 def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
-    """Find or download the small file with the class names of a published classifier, and return them in order."""
+    """Find or download the file that names the classes of a published classifier.
+
+    Returns:
+        The class names, in the order of the network's output.
+
+    Raises:
+        WeightsUnavailable: The file is not available. The message says how to download it by hand.
+        HashMismatch: The file is not the published one.
+        ExportError: The file names more or fewer classes than the classifier has.
+    """
     index = entries[0].class_index
     # `_published` keeps only entries that have one.
     assert index is not None
@@ -183,7 +210,12 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
 
 
 def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> fetch.WeightsFile:
-    """Find or download the weights with top that fit the size best, and report which they are."""
+    """Find or download the weights with the top whose input size fits best, and report which they are.
+
+    Raises:
+        WeightsUnavailable: The weights are not available. The message says how to download them by hand.
+        HashMismatch: A local file is not the published one.
+    """
     try:
         with reporter.progress(fetch.progress_label(fetch.by_fit(entries, size)[0], "weights")) as progress:
             weights = fetch.find(entries, size, progress)
@@ -201,7 +233,26 @@ def _published_graph(
     pictures: Sequence[sources.Picture],
     reporter: Reporter,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Build the published classifier, convert it, and check parity on some of the pictures."""
+    """Build a published classifier, load its weights, convert it, and check the parity of the two.
+
+    Args:
+        architecture: The architecture of the network.
+        weights: The weights file, with the top.
+        classes: Class names, in the order of the network's output.
+        spec: The size, the channels and the method of resizing with which pictures are decoded.
+        pictures: The pictures for the parity check. If there are more than PARITY_PICTURES, some are selected at equal
+            steps.
+        reporter: Receives a message with the parity figures.
+
+    Returns:
+        The graph with the outputs `probabilities` and `logits`, and the metadata with parity figures and self-test.
+
+    Raises:
+        WeightsIncompatible: The weights do not fit the network.
+        DataError: The pictures cannot be read.
+        ConversionFailed: The network cannot be converted.
+        ParityFailed: The graph gives other values than the network.
+    """
     from zoo.train.network import build_classifier
     from zoo.train.weights_file import load_weights
 
