@@ -55,11 +55,11 @@ class FinetuneConfig:
             architecture, or `scratch` if training starts from random weights.
         augment: An augmentation policy with its parameters, as `zoo.data.augment.parse` reads it. "none" does not
             augment.
-        epochs: One number of epochs per phase, or a single number for the longest phase. None keeps the schedule's
-            numbers. See `zoo.train.schedule.override`.
+        epochs: One number of epochs per phase, or a single number for the longest phase, which scales the others. None
+            keeps the schedule's numbers. See `zoo.train.schedule.override`.
         batch_size: Pictures per training step.
-        learning_rates: One learning rate per phase, or a single rate for the phase with the highest one. None keeps the
-            schedule's rates. See `zoo.train.schedule.override`.
+        learning_rates: One learning rate per phase, or a single rate for the phase with the highest one, which scales
+            the others. None keeps the schedule's rates. See `zoo.train.schedule.override`.
         overrides: Maps names of fields of `zoo.plugin.Phase` to values that replace those of all phases. Other fields
             keep the schedule's values. See `zoo.train.schedule.override`.
         head: Maps names of fields of `zoo.plugin.Head` to values that replace those of the architecture's head.
@@ -72,13 +72,14 @@ class FinetuneConfig:
         cache_size: The greatest number of bytes on the disk for the feature caches of all runs. 0 uses no cache and
             runs all layers in every step. None allows 4 GiB, or half of the free disk space if that is less. With None,
             the cache is not used if it would save little time.
-        val_split: The fraction of the pictures for validation. None uses 0.15, or 0.10 of a given train part; see
-            `zoo.data.split.split`.
+        val_split: The fraction of the pictures for validation. None uses 0.15. If the data have a train part of their
+            own, None uses 0.10 of that part.
         seed: Determines the split, the initial weights, the order of the pictures and the augmentation.
         name: The name of the export. None uses `<architecture>-<name of the data>`.
         runs: The folder in which the run folder is created.
         exported: The folder of exports.
-        export: True puts the exported file into the folder of exports. False puts no file there.
+        export: True puts the exported file into the folder of exports. False trains and evaluates the network, but puts
+            no file there.
     """
 
     architecture: str
@@ -169,7 +170,8 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     Raises:
         UsageError: An option has a value that zoo cannot use, or two options contradict each other.
         DataError: The pictures cannot be found, or they are not arranged in a way that zoo reads.
-        WeightsError: Weights that the user names are not available, are damaged, or are not weights.
+        WeightsError: Weights that the user names are not available, or a weights file is damaged or holds something
+            else.
         PluginError: Two plugins provide a requested name, or a plugin breaks the rules of the plugin API.
         WriteError: The folder of exports cannot be written to.
         InstallationError: The Keras backend is not installed.
@@ -295,10 +297,10 @@ def _schedule(
 def _warn_of_random(
     weights: select.StartingWeights, schedule: Schedule, phases: tuple[Phase, ...], reporter: Reporter
 ) -> tuple[str, ...]:
-    """Report that training starts from random weights, and warn if the last phase does not train all layers.
+    """Report it if training starts from random weights, and warn if the last phase then leaves layers frozen.
 
     Returns:
-        The warnings. They are empty if there is nothing to warn about, or if training starts from pretrained weights.
+        The warnings; an empty tuple if there are none.
     """
     if not weights.random:
         return ()
@@ -314,7 +316,11 @@ def _warn_of_random(
 
 
 def _head(architecture: Architecture, changes: Mapping[str, Any]) -> Head:
-    """Return the architecture's head with the values that the user requests.
+    """Return the architecture's head, with some fields replaced by values that the user requests.
+
+    Args:
+        architecture: The architecture.
+        changes: Maps names of fields of `zoo.plugin.Head` to values.
 
     Raises:
         UsageError: A value is not allowed.

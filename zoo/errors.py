@@ -65,7 +65,7 @@ class UnknownName(UsageError):
     The message suggests up to three similar names.
 
     Args:
-        kind: What the name should have named, in the singular, such as "architecture".
+        kind: The kind of thing that the user wanted to name, in the singular, such as "architecture".
         received: The name that the user typed.
         allowed: All names that exist.
         hint: A sentence that ends the message. It usually has the command that shows the allowed names.
@@ -174,7 +174,7 @@ class ConversionFailed(ExportError):
 
 
 class ParityFailed(ExportError):
-    """The exported file runs, but its outputs differ from those of the trained network, or are not usable."""
+    """The exported file runs, but its outputs differ from those of the trained network or ignore the picture."""
 
 
 class InstallationError(ZooError):

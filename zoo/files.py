@@ -57,7 +57,7 @@ def _expanded(text: str) -> Path:
 def offline() -> bool:
     """Return whether the environment variable ZOO_OFFLINE forbids downloads.
 
-    It does unless it is not set, empty, or one of 0, false, no and off.
+    Every value forbids downloads, except 0, false, no, off and an empty value. Capitals do not matter.
     """
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
@@ -99,7 +99,8 @@ def make_room(
 ) -> None:
     """Remove the least recently used sets of a cache until `needed` more bytes fit both its limit and the disk.
 
-    If they never fit, all sets outside `keep` are removed. Callers must therefore check beforehand that they can fit.
+    If the bytes cannot fit at all, all sets outside `keep` are removed in vain. Callers must therefore check this
+    beforehand.
 
     Args:
         cached: The sets of the cache, as `sets` returns them.
@@ -166,9 +167,10 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Provide a temporary path beside `path`. When the context ends, its file replaces `path` in one step.
+    """Provide a temporary path beside `path`. When the context ends, replace `path` by the file written there.
 
-    If the context ends with an exception, `path` stays as it was. Missing parent folders are created.
+    The replacement is atomic: other processes see either the old file or the new one. If the context ends with an
+    exception, `path` stays as it was. Missing parent folders are created.
 
     Raises:
         WriteError: The file cannot be written. Any OSError inside the context is raised as a WriteError.

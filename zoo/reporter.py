@@ -64,7 +64,10 @@ class Timing:
 
     @contextlib.contextmanager
     def measure(self, step: str) -> Iterator[None]:
-        """Measure the code inside this context as a step. It becomes part of the step being measured, if any."""
+        """Measure the code inside this context as a step.
+
+        Contexts can be nested. The step of an inner context is a part of the step of the outer context.
+        """
         outer, started = self._open, time.perf_counter()
         self._open = (*outer, step)
         self._seconds.setdefault(self._open, 0.0)
@@ -75,7 +78,10 @@ class Timing:
             self._open = outer
 
     def add(self, step: str, seconds: float) -> None:
-        """Add seconds to a step. It becomes part of the step being measured, if any."""
+        """Add seconds to a step, without measuring them.
+
+        Inside a context of `measure`, the step is a part of the step of that context.
+        """
         key = (*self._open, step)
         self._seconds[key] = self._seconds.get(key, 0.0) + seconds
 

@@ -264,10 +264,10 @@ class Run:
         self._write_csv("pictures.csv", rows)
 
     def parts(self) -> dict[str, str]:
-        """Read from pictures.csv in which part of the split each picture of the run is.
+        """Return the part of the split to which each picture of the run belongs, as pictures.csv records it.
 
         Returns:
-            Maps the sha256 of each picture, in hex, to "train", "val" or "test".
+            A dictionary from the sha256 of each picture, in hex, to "train", "val" or "test".
 
         Raises:
             RunError: pictures.csv is missing or damaged.
@@ -370,7 +370,7 @@ def latest(folder: Path, count: int = 5) -> str:
         count: The greatest number of ids.
 
     Returns:
-        The ids separated by commas, oldest first, or "none". If earlier runs are not listed, "… " stands before them.
+        The ids separated by commas, oldest first, or "none". The text begins with "… " if there are earlier runs.
     """
     all_names = names(folder)
     return ("… " if len(all_names) > count else "") + (", ".join(all_names[-count:]) or "none")
@@ -401,7 +401,7 @@ def versions() -> dict[str, str]:
     The packages are not imported. Packages that are not installed are left out.
 
     Returns:
-        Maps "python" and the names of the packages to their versions.
+        A dictionary from "python" and the names of the packages to their versions.
     """
     found = {"python": platform.python_version()}
     for name in PACKAGES:

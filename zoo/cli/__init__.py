@@ -3,7 +3,7 @@
 The commands themselves are in the other modules of this package. Importing the package is quick, because Keras, numpy
 and other large packages are imported inside the commands that need them.
 
-Exit codes: 0 is success, 1 a failure that the user can act on, 2 wrong usage, and 130 an interruption.
+The exit codes are 0 (success), 1 (a failure that the user can act on), 2 (wrong usage) and 130 (interrupted).
 """
 
 from __future__ import annotations

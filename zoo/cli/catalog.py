@@ -218,11 +218,13 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
 
 
 def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
-    """Describe all weights files of one id: first the facts that they share, then a table with one row per file.
+    """Describe all weights files that have the same id, such as "mobilenetv2.imagenet1k".
+
+    The text has first the facts that the files share, and then a table with one row per file.
 
     Args:
         registry: The loaded plugins.
-        entries: The files; all have the same id.
+        entries: The files; at least one.
     """
     identity = entries[0].id
     hashed = any(entry.hash for entry in entries)

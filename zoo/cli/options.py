@@ -1,4 +1,4 @@
-"""Defines the options that several commands share, parses their values, and turns the values into requests.
+"""Defines the options that several commands share, parses their values, and makes configuration objects from them.
 
 An option that only one command has is defined in the file of that command.
 """
@@ -227,7 +227,7 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
 
 
 def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
-    """Make the command-line options that request variants and set the limits that they must meet.
+    """Make the command-line options that request variants, and those that set limits which variants must meet.
 
     Args:
         variants: The variants that the options can request.
@@ -478,7 +478,7 @@ def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
 
 
 def typed_again(name: str, value: Any) -> list[str]:
-    """Return the words with which a user would type an option of the current command again.
+    """Return an option of the current command as words, so that a printed command can repeat it.
 
     Args:
         name: The name of the option's parameter, such as "learning_rate".

@@ -1,4 +1,4 @@
-"""The public API for plugins. A plugin imports no other module of zoo.
+"""The public API for plugins. A plugin needs no other module of zoo.
 
 A plugin is a module that an entry point of the group `zoo.plugins` names. It implements one or more of the hooks in
 `zoo.plugin.hookspecs`, which return data classes of this module:

@@ -100,7 +100,8 @@ def random_horizontal_flip(
     Args:
         images: Pictures, an array (batch, height, width, channels) of any dtype; it is not changed.
         generators: One generator per picture. One number is drawn from each.
-        enabled: False mirrors no picture. The numbers are drawn all the same, so that later draws do not change.
+        enabled: False mirrors no picture. The numbers are still drawn, so that later draws from the generators do not
+            change.
 
     Returns:
         A new array of the same shape and dtype.

@@ -120,8 +120,8 @@ class KerasApplication:
 
         Args:
             path: The weights file.
-            like: A network from `build` or `build_classifier`. The new network has the same input size. It has a top
-                with the same number of classes if `like` has a top.
+            like: A network from `build` or `build_classifier`. The new network has the same input size and, if `like`
+                has a top, a top with the same number of classes.
 
         Returns:
             The network with the published weights. `copy_weights` can copy them to `like`.
@@ -194,9 +194,10 @@ def copy_weights(
 
     Args:
         source: The network with the published weights. Layers of models inside it are found too.
-        target: The network that receives the weights. For each of its layers with weights, `source` must have a layer.
-        convert: `convert(layer, arrays)` receives a layer of `target` and the arrays of its namesake in `source`. It
-            returns the arrays for `layer`. By default they stay as they are.
+        target: The network that receives the weights. For each of its layers with weights, `source` must have a layer
+            of the same name.
+        convert: `convert(layer, arrays)` receives a layer of `target` and the arrays of the layer with the same name in
+            `source`. It returns the arrays for `layer`. By default it returns the same arrays.
 
     Raises:
         WeightsIncompatible: `source` lacks a layer of `target`.
@@ -235,10 +236,10 @@ def keras_architecture(
         stages: The stages from the stem to the top. Every layer with weights must be in exactly one stage.
         source: Where the method comes from, such as the address of the paper.
         size: The default height and width in pixels.
-        min_size: The smallest height and width in pixels.
+        min_size: The smallest height and width in pixels that the network accepts.
         head: The head that works best with this network. The default is average pooling and a dropout of 0.2.
         licence: The licence of the code that builds the network. The default is Keras's own.
-        facts: Other fields of `Architecture`: learning_rate, classifier_size, default_schedule.
+        facts: Other fields of `Architecture`, such as learning_rate, classifier_size and default_schedule.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.

@@ -106,7 +106,7 @@ class Registry:
         return cast("list[ItemT]", list(self.items[kind].values()))
 
     def architecture(self, name: str) -> Architecture:
-        """Return the architecture of a name.
+        """Look up an architecture by its name.
 
         Args:
             name: The name of the architecture; capitals, hyphens and underscores do not matter.
@@ -128,7 +128,7 @@ class Registry:
         return alike[0] if name not in known and len(alike) == 1 else name
 
     def augmentation(self, name: str) -> Augmentation:
-        """Return the augmentation policy of a name.
+        """Look up an augmentation policy by its name.
 
         Raises:
             UnknownName: No plugin provides it.
@@ -137,7 +137,7 @@ class Registry:
         return self._get(Augmentation, name, "`zoo list augmentations` shows them.")
 
     def schedule(self, name: str) -> Schedule:
-        """Return the schedule of a name.
+        """Look up a schedule by its name.
 
         Raises:
             UnknownName: No plugin provides it.

@@ -64,8 +64,8 @@ class Stage:
             layers: The names of all layers of a backbone, from input to output.
 
         Returns:
-            Maps each name or pattern to the names of the matching layers, in the order of `layers`. The list is empty
-            if no layer matches.
+            A dictionary from each name or pattern to a list of the matching layers, in the order of `layers`. The list
+            is empty if no layer matches.
         """
         layers = list(layers)
         present = set(layers)
@@ -276,11 +276,12 @@ class Phase:
             "one-cycle": it rises from a 25th of `learning_rate` to all of it over the first three tenths of the steps.
             It then falls along a cosine to a ten-thousandth. (Smith and Topin 2018, https://arxiv.org/abs/1708.07120,
             but without their cycle of momentum.)
-        layer_decay: The learning rate of each stage as a fraction of that of the stage above it, in (0, 1]. 1 trains
-            all stages at the same rate. 0.5 halves the rate with every stage toward the stem. The head and the last
-            stage train at the full rate.
+        layer_decay: The factor, in (0, 1], by which the learning rate falls from one stage to the next toward the stem.
+            1 trains all stages at the same rate. 0.5 halves the rate with every stage. The head and the last stage
+            train at the full rate.
         batch_norm: "frozen" keeps the statistics, scale and shift of all BatchNorm layers of the backbone. "update"
-            trains scale and shift and updates the statistics, in those BatchNorm layers that the phase trains.
+            applies to the BatchNorm layers that the phase trains: it trains their scale and shift, and updates their
+            statistics.
         batch_norm_momentum: The momentum of BatchNorm's moving averages while they are updated, in (0, 1). None keeps
             the momentum of each layer.
         augment: Whether the augmentation policy of the run is applied in this phase.
@@ -288,15 +289,14 @@ class Phase:
             every picture anew in every epoch.
         patience: The phase ends after this many epochs without a better validation loss. None never ends it early.
         clip_norm: The greatest norm of the gradient of all weights together. A gradient with a greater norm is scaled
-            down to it. None never scales gradients.
+            down to this norm. None never scales gradients.
         ema: The momentum, in (0, 1), of an exponential moving average of the trained weights over the steps (Polyak and
-            Juditsky 1992). Validation uses the averaged weights, and these are kept after each epoch. None does not
-            average.
-        skip_below_loss: A validation loss. The phase is skipped if the lowest validation loss so far is at most this,
-            and also at most a quarter of the chance level (the loss of predicting the shares of the classes). With so
-            few errors left, the validation pictures cannot show whether the phase helps. None never skips the phase. It
-            is also never skipped if the losses are weighted by class, or if its depth differs from that of the phase
-            before.
+            Juditsky 1992). After each epoch, the averaged weights are validated and kept, not the trained ones. None
+            does not average.
+        skip_below_loss: The phase is skipped if the best validation loss so far is at most this value. The loss must
+            also be at most a quarter of the chance level (the loss of predicting the shares of the classes). With so
+            few errors left, the validation pictures cannot show whether the phase helps. None never skips the phase. A
+            phase is also never skipped if the losses are weighted by class, or if the phase before has another depth.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.
@@ -404,8 +404,7 @@ class Schedule:
     Args:
         name: The name that a user types ("fine-tune").
         summary: One line for `zoo list`.
-        phases: The phases in order. If they depend on the architecture, a function `phases(architecture)` that returns
-            them.
+        phases: The phases in order, or a function `phases(architecture)` that returns the phases for an architecture.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.

@@ -147,7 +147,7 @@ def imagenet_weights(
     published_as: tuple[str, str] | None = None,
     **facts: Any,
 ) -> list[Weights]:
-    """Describe the two published files of a network that was trained on ImageNet-1k: without and with the top.
+    """Describe the two published files of a network trained on ImageNet-1k, one without the top and one with it.
 
     Both get the tag "imagenet1k". In each pair of arguments, the first value is for the file without the top.
 

@@ -36,7 +36,7 @@ class WeightsFile:
         path: The path of the file.
         place: Where the file was found: "mirror", "cache", "Keras's cache" or "download".
         entry: The published weights that the file contains.
-        wanted: The published weights whose input size fits best. They differ from `entry` if they are not available.
+        wanted: The published weights whose input size fits best; the same as `entry` if they are available.
         reason: Why `wanted` is not available; empty if it is.
         sha256: The sha256 of the file, in hex.
     """
@@ -78,8 +78,7 @@ def progress_label(entry: Weights | ClassIndex, what: str) -> str:
         what: What the file contains, such as "weights" or "class names".
 
     Returns:
-        "checking" and `what` if the file is available locally or downloads are forbidden, else "downloading" and
-        `what`.
+        "checking WHAT" if the file is available locally or downloads are forbidden, else "downloading WHAT".
     """
     return f"{'checking' if find_local(entry) or files.offline() else 'downloading'} {what}"
 
@@ -105,13 +104,13 @@ def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
 def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None) -> WeightsFile:
     """Find or download the weights whose input size fits a given size best.
 
-    If these are neither available locally nor can be downloaded, the next best weights that are available locally are
+    If they are not available locally and cannot be downloaded, the next best weights that are available locally are
     used.
 
     Args:
         entries: Published weights of one architecture and tag, at least one. They differ only in their input size.
         size: (height, width) in pixels of the pictures.
-        progress: Called with (bytes downloaded, bytes in total) during a download.
+        progress: A function to call with (bytes downloaded, bytes in total) during a download, or None.
 
     Returns:
         The file.
@@ -137,7 +136,7 @@ def find_file(entry: ClassIndex, progress: Progress | None = None) -> Path:
 
     Args:
         entry: Describes the file.
-        progress: Called with (bytes downloaded, bytes in total) during a download.
+        progress: A function to call with (bytes downloaded, bytes in total) during a download, or None.
 
     Returns:
         The path of the file.
@@ -259,14 +258,14 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
     Args:
         entry: Describes the file.
         path: The final path of the file.
-        progress: Called with (bytes downloaded, bytes in total).
+        progress: A function to call with (bytes downloaded, bytes in total), or None.
 
     Returns:
         The sha256 of the file, in hex.
 
     Raises:
-        WeightsUnavailable: The server does not answer within CONNECT_SECONDS, it sends another file, the transfer
-            breaks off, or the file cannot be written.
+        WeightsUnavailable: The server does not answer within CONNECT_SECONDS, it sends something other than the file,
+            the transfer breaks off, or the file cannot be written.
     """
     import logging
 

@@ -156,7 +156,7 @@ def _random(
 
 
 def _entries(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> list[Weights]:
-    """Return the published weights without the top that the tag or the value of --weights selects.
+    """Return the published backbone weights (files without the top) that the tag or the value of --weights selects.
 
     Returns:
         The entries; they differ only in their input size. The list is empty if no plugin lists weights.
@@ -179,7 +179,7 @@ def first_tag(entries: list[Weights]) -> list[Weights]:
 
 
 def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
-    """Report which published weights are used, and warn if those with the best input size are not available."""
+    """Report which published weights are used, and warn if weights that fit better are not available."""
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, from the {found.place})")
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
@@ -231,7 +231,9 @@ def _own_file(architecture: Architecture, requested: str) -> StartingWeights:
 
 
 def _holds_weights(path: Path) -> bool:
-    """Return whether a file is an archive that Keras saves, if its name ends in .keras, or else an HDF5 file.
+    """Return whether a file can hold weights.
+
+    A file whose name ends in .keras must be an archive as Keras saves it. Any other file must be an HDF5 file.
 
     Raises:
         OSError: The file cannot be read.

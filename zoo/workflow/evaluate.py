@@ -137,7 +137,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
 
 
 def _not_found(text: str, exported: Path, runs_folder: Path) -> str:
-    """Return the error message for a name that names no exported file, export or run.
+    """Return the error message for a text that is not the name of an exported file, export or run.
 
     It lists the exports and the latest runs, and suggests a similar name.
     """

@@ -93,9 +93,9 @@ def export_model(
         exported: The folder of exports. None evaluates the converted network, but puts no file in place and makes no
             variants.
         reporter: Receives progress messages and warnings.
-        keep: True also writes the file, its figures and the report into the run folder. False does not change those of
-            the run, for a network with another input size.
-        float32: True puts the float32 file in place. False makes it only to compare variants with it.
+        keep: True also writes the file, its figures and the report into the run folder. False leaves these files of the
+            run unchanged; this is for a network with another input size.
+        float32: True puts the float32 file in place. False makes this file only as a comparison for variants.
         variants: The variants to make.
 
     Returns:
@@ -218,8 +218,8 @@ def _keep(
         content: The bytes of the exported file.
         metrics: The figures for metrics.json.
         info: The metadata of the exported file.
-        target: The path to which the exported file is copied from the run folder. None writes no exported file, neither
-            there nor to the run folder.
+        target: The path to which the exported file is copied from the run folder. If it is None, the exported file is
+            not written at all.
         started: The value of `time.perf_counter` when the export started.
 
     Raises:
@@ -337,9 +337,9 @@ def _export_variant(
 def _warn_of_older_variants(
     exported: Path, name: str, run: runs.Run, requested: Sequence[Variant], reporter: Reporter
 ) -> None:
-    """Warn about variants that another run exported under the same name, if they are not requested now.
+    """Warn about variants that another run exported under the same name.
 
-    A user could mistake such a file for a variant of this run.
+    A user could mistake such a file for a variant of this run. Variants that are requested now cause no warning.
     """
     for variant in VARIANTS:
         path = variant_path(exported, name, variant)

@@ -277,7 +277,7 @@ def _train(
 
 
 def _warn_of_left_out(run: runs.Run, record: runs.RunRecord, dataset: Dataset, reporter: Reporter) -> None:
-    """Warn about the unreadable files that were left out. The warning names some of them; run.json lists all."""
+    """Warn about the unreadable files that were left out. The warning names the first few; run.json lists all."""
     reasons = {each["picture"]: each["why"] for each in record.data["left_out"]}
     if reasons:
         text = pixel_cache.left_out_text(reasons, len(dataset.source.pictures))

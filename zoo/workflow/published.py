@@ -104,7 +104,8 @@ def verify(
         A dictionary with these keys:
             name: The architecture and the tag.
             weights: The description of the weights, as in the exported file.
-            size, resize: As given or chosen.
+            size: The height and width of the pictures in pixels, as a list.
+            resize: How the pictures were resized.
             pictures: The number of pictures that were evaluated.
             top1, top5: The accuracy on these pictures, in 0..1.
             reported_top1, reported_top5: The published accuracy, in 0..1, or None.
@@ -233,15 +234,15 @@ def _published_graph(
     pictures: Sequence[sources.Picture],
     reporter: Reporter,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Build a published classifier, load its weights, convert it, and check the parity of the two.
+    """Build a published classifier, load its weights, convert it to ONNX, and check its parity on pictures.
 
     Args:
         architecture: The architecture of the network.
         weights: The weights file, with the top.
         classes: Class names, in the order of the network's output.
         spec: The size, the channels and the method of resizing with which pictures are decoded.
-        pictures: The pictures for the parity check. If there are more than PARITY_PICTURES, some are selected at equal
-            steps.
+        pictures: The pictures for the parity check. At most PARITY_PICTURES of them are used, at equal distances in the
+            list.
         reporter: Receives a message with the parity figures.
 
     Returns:
