@@ -297,7 +297,7 @@ def _schedule(
 def _warn_of_random(
     weights: select.StartingWeights, schedule: Schedule, phases: tuple[Phase, ...], reporter: Reporter
 ) -> tuple[str, ...]:
-    """Report it if training starts from random weights, and warn if the last phase then leaves layers frozen.
+    """If training starts from random weights, report this, and warn if the last phase leaves layers frozen.
 
     Returns:
         The warnings; an empty tuple if there are none.

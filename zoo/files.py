@@ -156,7 +156,7 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
             used = max(path.stat().st_mtime for path in (leftover, *leftover.iterdir()))
             if time.time() - used > LEFTOVER_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)
-    # Only their owner may read what `tempfile` creates, but several users may share a cache.
+    # `tempfile` would create a folder that only its owner may read, but several users may share a cache.
     temporary = folder / f"{SCRATCH}{secrets.token_hex(6)}"
     temporary.mkdir()
     try:

@@ -329,7 +329,7 @@ def locate(text: str, folder: Path) -> Path | None:
         folder: The folder of runs, where an id is looked up.
     """
     for place in (Path(text), folder / text):
-        # Not Path.is_file, which raises on names that are too long and folders that may not be entered.
+        # Path.is_file raises an error for names that are too long and for folders that may not be entered.
         if os.path.isfile(place / RECORD):
             return place
     return None

@@ -81,7 +81,7 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
         model.predict_on_batch(pixels.astype("float32")), loaded.predict_on_batch(pixels.astype("float32"))
     )
     assert same, "a saved and loaded network gives other values"
-    # `convert` and `parity.check` raise with the reason if the graph cannot be converted, or differs.
+    # `convert` and `parity.check` raise an error if the graph cannot be converted or gives other values.
     graph = convert(model)
     check_graph(graph, transposes)
     parity.check(model, graph, pixels)
@@ -243,7 +243,7 @@ def check_augmentation(augmentation: Augmentation, channels: int = 3) -> None:
     assert alone.shape == images[:1].shape and mark.shape == labels[:1].shape, (
         "a batch of one picture got another shape"
     )
-    # A policy that ignores its seeds is legal: mirroring every picture, for example.
+    # A policy may ignore its seeds. One that mirrors every picture is an example.
     again, _ = policy(images.copy(), labels.copy(), seeds)
     assert np.array_equal(out, np.asarray(again)), "the same seeds gave other pictures"
 

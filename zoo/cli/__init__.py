@@ -27,7 +27,7 @@ def main() -> None:
     """Run the command that the user typed, and exit with its exit code. Errors are printed to stderr."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # A file name may hold bytes that are not valid text. Printing it must not end the run.
+            # A file name may hold bytes that are not valid text. Printing it must not end the program.
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(_run())

@@ -76,7 +76,7 @@ class Registry:
     """Holds everything that the loaded plugins provide, and finds it by the names that users type.
 
     `load` makes and fills a registry. An item is one object that a plugin provides: an `Architecture`, a `Weights`, an
-    `Augmentation` or a `Schedule`. Its class is called its kind.
+    `Augmentation` or a `Schedule`. The class of an item is called its kind.
 
     Args:
         plugins: The plugins that were loaded.
@@ -151,7 +151,7 @@ class Registry:
         Args:
             architecture: The exact name of the architecture.
             tag: Only weights with this tag are returned; None means every tag.
-            top: True returns only files with the top, False only files without it, None both.
+            top: True returns only files with the top, False only files without it. None returns both.
 
         Returns:
             The entries. Those of the plugin that provides the architecture come first.

@@ -377,7 +377,7 @@ def _accept_old_names(cls: type[Phase]) -> None:
     def __init__(self: Phase, **values: Any) -> None:
         for old in RENAMED_FIELDS.keys() & values.keys():
             new = RENAMED_FIELDS[old]
-            # `dataclasses.replace` always passes the new name too, so the old one, which somebody typed, counts.
+            # `dataclasses.replace` always passes the new name too, so the old name takes precedence.
             warnings.warn(f"Phase: {old} is now called {new}.", DeprecationWarning, stacklevel=2)
             values[new] = values.pop(old)
         make(self, **values)

@@ -149,7 +149,7 @@ def imagenet_weights(
 ) -> list[Weights]:
     """Describe the two published files of a network trained on ImageNet-1k, one without the top and one with it.
 
-    Both get the tag "imagenet1k". In each pair of arguments, the first value is for the file without the top.
+    Both have the tag "imagenet1k". In each pair of arguments, the first value is for the file without the top.
 
     Args:
         architecture: The name of the architecture.

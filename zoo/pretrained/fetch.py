@@ -282,7 +282,7 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
         with files.scratch_folder(path.parent) as temporary:
             file = Path(pooch.retrieve(entry.url, entry.hash, fname=path.name, path=temporary, downloader=http))
             _refuse_other_files(file, entry)
-            # Only their owner may read the files that pooch creates, but several users may share a cache.
+            # pooch creates files that only their owner may read, but several users may share a cache.
             file.chmod(temporary.stat().st_mode & 0o666)
             digest = digest_of(file)
             record = path.with_name(path.name + RECORDED)

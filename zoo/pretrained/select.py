@@ -48,7 +48,7 @@ class StartingWeights:
     def report(self, reporter: Reporter) -> None:
         """Report which pretrained weights are used.
 
-        If the user might expect pretrained weights but there are none, a block explains why and how to get them.
+        If the user might expect pretrained weights but there are none, report why, and how to get them.
         """
         if isinstance(self.file, fetch.WeightsFile):
             say(self.file, reporter)

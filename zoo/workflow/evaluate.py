@@ -118,7 +118,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
         UsageError: There is no such file, export or run. Or `to_predict` is True and the run has no exported file.
     """
     for path in (Path(text), exported / text, runs_folder / text):
-        # Not Path.is_file, which raises on names that are too long and on folders that may not be entered.
+        # Path.is_file raises an error for names that are too long and for folders that may not be entered.
         if os.path.isfile(path):
             return path
         if os.path.isfile(path / EXPORTED_FILE) and not os.path.isfile(path / runs.RECORD):

@@ -195,7 +195,7 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
         ExportError: The file names more or fewer classes than the classifier has.
     """
     index = entries[0].class_index
-    # `_published` keeps only entries that have one.
+    # `_published` returns only entries that have a class index.
     assert index is not None
     try:
         with reporter.progress(fetch.progress_label(index, "class names")) as progress:
