@@ -99,8 +99,8 @@ def make_room(
 ) -> None:
     """Remove the least recently used sets of a cache until `needed` more bytes fit both its limit and the disk.
 
-    If the bytes cannot fit at all, all sets outside `keep` are removed in vain. Callers must therefore check this
-    beforehand.
+    If the bytes cannot fit at all, this function still removes all sets outside `keep`. Callers must therefore check
+    beforehand whether they can fit.
 
     Args:
         cached: The sets of the cache, as `sets` returns them.

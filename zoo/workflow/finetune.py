@@ -91,8 +91,8 @@ def lr_find(
 ) -> list[RangeTest]:
     """Test a range of learning rates at the start of each phase, and draw the results.
 
-    After its test, each phase except the last one is trained, because the next phase starts from its weights. Nothing
-    but the drawing is kept.
+    Each phase except the last one is trained after its test, because the next phase starts from the trained weights.
+    Only the drawing is kept.
 
     Args:
         requested: The request of the user, as for `finetune`.
