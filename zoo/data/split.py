@@ -55,8 +55,9 @@ def split(
 ) -> Split:
     """Split pictures into train, validation and test parts.
 
-    The validation and test parts of a given split stay as they are. A missing part is taken from the train part. A
-    missing test part gets 15 % of the pictures.
+    Without a given split, 15 % of all pictures become the test part. If a split is given, its validation and test parts
+    stay as they are, and a missing part is taken from the train part. A missing test part then gets 15 % of the train
+    part.
 
     Args:
         pictures: All pictures of the source.
