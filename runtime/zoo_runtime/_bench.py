@@ -120,7 +120,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def repeat(call: Callable[[Any], Any], items: Iterable[Any], seconds: float = SECONDS) -> list[float]:
-    """Call a function repeatedly and measure each call. Five calls before that warm up.
+    """Call a function repeatedly and measure each call, after five calls that only warm up.
 
     Args:
         call: The function to measure.
@@ -162,7 +162,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         - latency (from a picture to its label), decoding and network, each {p50, p90, p99} in milliseconds;
         - start {seconds, peak_megabytes} of a whole process that labels one picture;
         - throughput [{threads, batch, network}], where network is in pictures per second;
-        - folder {pictures, per_second, decoding_alone, network_alone}, all but pictures in pictures per second.
+        - folder {pictures, per_second, decoding_alone, network_alone}, where the last three are in pictures per second.
 
     Raises:
         PictureError: If no picture can be read.
@@ -237,8 +237,8 @@ def tune(
     Every combination of threads, spinning and arena (see `Settings`) is measured for each provider, on one picture at a
     time. There are three rounds, so that other programs on the machine disturb all combinations equally.
 
-    The defaults are chosen unless other settings are at least 3 % faster in every round. Of such settings, those within
-    3 % of the fastest are considered. The ones with the fewest threads are chosen.
+    The defaults are chosen unless other settings are more than 3 % faster in every round. Of such settings, those
+    within 3 % of the fastest are considered. The ones with the fewest threads are chosen.
 
     Args:
         model: Path of the file, or of the folder that holds it.
@@ -251,8 +251,8 @@ def tune(
 
         - settings: the chosen settings;
         - usual: whether these are the defaults;
-        - table [{settings, p50, p90, p99}], in milliseconds, with the settings as separate keys;
-        - left_out {provider: why it could not be measured};
+        - table: per combination, its settings and the percentiles p50, p90 and p99 in milliseconds;
+        - left_out: maps each provider that could not be measured to the reason;
         - file: where the settings are saved.
 
     Raises:
@@ -353,7 +353,8 @@ def _start(model: str, sources: Sequence[str | bytes], options: dict[str, Any]) 
     """Measure whole processes that load the exported file and label one picture.
 
     Returns:
-        `seconds`, the median over five processes, and `peak_megabytes`, or None if the system does not report memory.
+        `seconds` is the median time of five processes. `peak_megabytes` is the largest peak memory of a process, or
+        None if the system does not report it.
 
     Raises:
         NotMeasured: If a process fails.
@@ -406,7 +407,7 @@ def _folder(
     decoded: Sequence[npt.NDArray[np.uint8]],
     options: dict[str, Any],
 ) -> dict[str, float]:
-    """Measure the labelling of 128 picture files in a row, as for a folder.
+    """Measure how fast 128 picture files are labelled, as in a folder.
 
     Decoding alone and the network alone are measured too, each on all threads.
 

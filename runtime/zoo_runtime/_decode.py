@@ -125,7 +125,7 @@ def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArra
 
     Args:
         name: The name of the picture. The error message starts with it.
-        work: The function. Its file may come from a stranger and be made to harm.
+        work: The function. The file that it decodes may be malicious.
     """
     try:
         return work()
@@ -215,9 +215,10 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 
 def _load(image: Image.Image) -> None:
-    """Load the pixels. For a PNG, also scale the grey level or color that is transparent to 8 bits.
+    """Load the pixels of an image, and correct the transparent grey level or color of a PNG.
 
-    Pillow scales the pixels to 8 bits but leaves the transparent level or color as it is.
+    A PNG may mark one grey level or color as transparent. Pillow scales the pixels to 8 bits, but not this level or
+    color, so it is scaled here.
     """
     key = image.info.get("transparency")
     tile = getattr(image, "tile", None)

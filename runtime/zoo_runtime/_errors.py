@@ -38,7 +38,7 @@ class NotAPicture(PictureError):
 
 
 class CorruptPicture(PictureError):
-    """The file is truncated or damaged. The decoder never makes up missing pixels."""
+    """The file is truncated or damaged. It is refused, because its missing pixels would have to be made up."""
 
 
 class PictureTooLarge(PictureError):
@@ -57,7 +57,7 @@ class NotWritten(ZooRuntimeError):
 
 
 class NotMeasured(ZooRuntimeError):
-    """A process that was started to be timed has failed."""
+    """A process that was started in order to measure its time has failed."""
 
 
 class ModelError(ZooRuntimeError):

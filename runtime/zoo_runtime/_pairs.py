@@ -43,8 +43,8 @@ def time_pairs(
     Args:
         first: The first call.
         second: The second call.
-        items: Arguments: per pair, one for the first call and one for the second. After the last, the first follow
-            again.
+        items: Pairs of arguments: one for the first call and one for the second. They are used in turn and start again
+            after the last.
         pairs: The number of measured pairs, at least 2. Two more pairs before them warm up.
 
     Returns:

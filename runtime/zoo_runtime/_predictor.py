@@ -65,7 +65,8 @@ class Predictor:
     Args:
         model: Path of the file, or of the folder that holds it as `model.onnx`, or the bytes of the file.
         threads: Number of threads, 1 to 256. The network uses them for a single picture, and they share the pictures of
-            a list or folder. None means one per core, but a tuned number comes first for single pictures.
+            a list or folder. None means one per core. For single pictures, however, None means the tuned number if
+            there is one.
         providers: Execution providers on which the network runs, best first. Each is a name or a pair of a name and
             options. Names are "cpu", "openvino", "cuda", "tensorrt", "coreml", "nnapi", "qnn", "xnnpack" and others, or
             ONNX Runtime's own names. A provider that cannot start causes a warning if "cpu" is listed too, and
@@ -92,8 +93,7 @@ class Predictor:
 
     Example:
 
-        predictor = Predictor("exported/mobilenetv2-photos/model.onnx")
-        result = predictor("cat.jpg")
+        predictor = Predictor("exported/mobilenetv2-photos/model.onnx") result = predictor("cat.jpg")
         print(result.label, result.confidence)
     """
 
@@ -168,7 +168,7 @@ class Predictor:
         return self._name(self.probabilities(self.decode(source)[None])[0])
 
     def predict_each(self, sources: Iterable[Source], *, batch_size: int = 8) -> Iterator[Prediction | PictureError]:
-        """Predict many pictures, one after the other. A picture that cannot be read does not stop the others.
+        """Predict many pictures in batches. A picture that cannot be read does not stop the others.
 
         A list or tuple that is longer than one batch is shared among threads. Each thread decodes a batch and runs the
         network on it, so that decoding and inference overlap. For this, the first such list opens the network a second
@@ -240,8 +240,10 @@ class Predictor:
         """Return a session with one thread, for use by several threads that each run their own pictures.
 
         In three cases, this is the session that is already open: if one thread is requested, if a provider other than
-        the processor is used, or if the file is larger than 100 MB. A large network would take its memory twice, and
-        keeps all threads busy with one picture anyway.
+        the processor is used, or if the file is larger than 100 MB. A second session of a large network would take much
+        memory. Such a network keeps all threads busy with one picture anyway.
+
+        The open session is also returned if the file cannot be opened again or has been replaced by another one.
         """
         if (
             (self._workers == 1 and self.settings.threads in (None, 1))

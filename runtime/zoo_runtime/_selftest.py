@@ -1,4 +1,7 @@
-"""The self-test: decodes and predicts pictures inside the exported file, and compares the results with those at export.
+"""Creates and runs the self-test of an exported file.
+
+The file contains pictures, and their pixels and probabilities on the machine that exported it. The self-test decodes
+and predicts these pictures on this machine, and compares the results.
 
 The metadata entry `zoo.selftest` of an exported file is
 
@@ -50,10 +53,11 @@ class CheckResult:
 
 
 def versions() -> dict[str, str]:
-    """Return what determines pixels and probabilities on this machine.
+    """Return the versions of the packages that determine pixels and probabilities, and the processor type.
 
     Returns:
-        The versions of "pillow", "libjpeg", "onnxruntime" and "numpy", and the processor type ("x86_64") as "machine".
+        Maps "pillow", "libjpeg", "onnxruntime" and "numpy" to their versions, and "machine" to the processor type, such
+        as "x86_64".
     """
     # Imported here, as in the functions below, so that the first label of a process does not wait for them.
     import platform

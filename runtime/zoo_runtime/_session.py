@@ -119,7 +119,7 @@ def parse_providers(text: str) -> list[str]:
 
 
 def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, str]]]:
-    """Return each provider as a pair of ONNX Runtime's own name and the options, as ONNX Runtime expects them.
+    """Return a pair (name, options) per provider, with the name that ONNX Runtime uses and options as text.
 
     Raises:
         ValueError: If the installed ONNX Runtime does not have one of the providers.
@@ -151,8 +151,8 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         ValueError: If the installed ONNX Runtime does not have one of the requested providers.
         ModelNotFound: If there is no file at the path, or it may not be read.
         CorruptModel: If ONNX Runtime cannot load the file even on the processor.
-        ProviderNotStarted: If a provider cannot start and "cpu" is not requested too, or if the file can be loaded on
-            the processor but not on the requested providers.
+        ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers. Also if ONNX Runtime can
+            load the file on the processor, but not on the requested providers.
     """
     providers = full_providers(settings.providers)
     onnxruntime = load()
@@ -300,10 +300,10 @@ def read_tuned(path: str) -> Settings | None:
 
 
 def _key(path: str) -> dict[str, Any]:
-    """Return everything that tuned settings depend on. They are used only if none of it has changed.
+    """Return the properties of the file and the machine on which tuned settings depend.
 
-    It consists of the file's size and modification time, the processor, the number of cores, and ONNX Runtime's
-    version.
+    `read_tuned` ignores the settings if one of these has changed: the file's size or modification time, the processor,
+    the number of cores, or ONNX Runtime's version.
     """
     status = os.stat(path)
     return {

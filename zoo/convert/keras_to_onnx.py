@@ -182,8 +182,8 @@ def _name_ends(graph: onnx.ModelProto, output_names: tuple[str, ...], variables:
 def _plain_grouped_convolutions() -> Iterator[None]:
     """Make TensorFlow trace grouped convolutions as plain operations, until the end of the block.
 
-    On a CPU, Keras puts grouped convolutions into a function that XLA compiles. The reason is that TensorFlow's own
-    kernel has no gradient there. In the graph, that function would become a StatefulPartitionedCall.
+    On a CPU, TensorFlow's own kernel for grouped convolutions has no gradient. Keras therefore puts them into a
+    function that XLA compiles. In the graph, that function would become a StatefulPartitionedCall.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import nn

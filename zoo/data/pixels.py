@@ -185,8 +185,8 @@ def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
     """Apply a function to every item in several threads, and return the results in the order of the items.
 
-    Each thread receives up to 32 items at a time. Single items would be slower: by a fifth on photographs, and by more
-    than half on pictures as small as MNIST's.
+    Each thread receives up to 32 items at a time. Passing single items would be slower: by a fifth on photographs, and
+    by more than half on pictures as small as MNIST's.
 
     `progress` is called with (items done, items in total).
     """

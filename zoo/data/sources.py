@@ -71,10 +71,11 @@ class Picture:
         return hashlib.sha256(str(shape).encode() + np.ascontiguousarray(self.content).tobytes()).hexdigest()
 
     def open(self) -> io.BufferedReader:
-        """Open the file of the picture for reading bytes.
+        """Open the picture's file in binary mode.
 
         Raises:
-            OSError: The file cannot be opened, or it is a pipe or a device. Reading from those might never end.
+            OSError: The file cannot be opened, or it is a pipe or a device. Reading from a pipe or a device might never
+                end.
             ValueError: The path contains a null character.
             TypeError: The content of the picture is an array, so there is no file.
         """
@@ -207,7 +208,7 @@ def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
 
     Raises:
         DataNotFound: The folder does not exist, or the user may not read it.
-        DataLayout: The folder has no pictures, or a picture does not belong to one of the classes.
+        DataLayout: The folder has no pictures, or a picture belongs to none of the classes.
     """
     root = identified_folder(folder)
     matches = [(IDENTIFIER.match(name), i) for i, name in enumerate(classes)]
@@ -230,10 +231,10 @@ def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
 
 
 def short_name(text: str) -> str:
-    """Turn a text into a name that a folder can have.
+    """Turn a text into a valid name for a folder.
 
-    Characters other than ASCII letters, digits, '.', '_' and '-' become '-'. The result is "data" if nothing else is
-    left.
+    ASCII letters, digits, '.', '_' and '-' stay. Each sequence of other characters becomes one '-'. Then '-' and '.'
+    are removed from both ends. If nothing is left, the name is "data".
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
 
@@ -246,7 +247,15 @@ def _source(
     *,
     multilabel: bool = False,
 ) -> Source:
-    """Build a source from rows: sort the class names, and replace the class names of each row by their indices."""
+    """Build a source from rows: sort the class names, and replace the class names of each row by their indices.
+
+    Args:
+        name: The name of the file or folder. It is shortened by `short_name`.
+        rows: The pictures with the names of their classes.
+        size: See `Source`.
+        remarks: See `Source`.
+        multilabel: See `Source`.
+    """
     named = [tuple(map(_printable, row.labels)) for row in rows]
     classes = tuple(sorted({label for labels in named for label in labels}))
     index = {label: i for i, label in enumerate(classes)}
@@ -284,7 +293,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _unused_pictures(path: Path) -> list[str]:
-    """Return one warning about the pictures that lie directly in `path`, or an empty list if there are none.
+    """Return a list with one warning about the pictures directly in `path`, or an empty list if there are none.
 
     Such pictures are not used, because only pictures in class folders have a class.
     """

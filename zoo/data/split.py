@@ -4,8 +4,8 @@ A source may already put its pictures into parts, for example with folders train
 split. Parts that are missing there are taken from the train part. If a given split has the same picture in two parts,
 that is an error.
 
-Without a given split, the pictures of each class are divided at random. The result depends only on the pictures and the
-seed. Byte-equal pictures are always in the same part.
+Without a given split, the pictures of each class are divided at random. The result depends only on the pictures, the
+fractions and the seed. Byte-equal pictures are always in the same part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Split:
     Args:
         train: Pictures to train on.
         val: Pictures for early stopping and for the choice of the best epoch.
-        test: Pictures for the final figures. Training never uses them.
+        test: Pictures for the final metrics. Training never uses them.
         how: A text that says how the split was made, including fractions and seed.
     """
 
@@ -158,7 +158,7 @@ def _split_off(
         strata: The stratum of each picture of the source.
         digests: The sha256 of each picture of the source, in hex.
         rng: Decides which pictures are split off.
-        leave: The number of different pictures that a stratum keeps.
+        leave: The smallest number of different pictures that a larger stratum keeps.
 
     Returns:
         The indices that stay, and the indices that are split off.

@@ -150,7 +150,7 @@ def _matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
     """Return the lines of a confusion matrix.
 
     The column headings are class names if the lines then fit in 80 characters, and letters otherwise. With letters, the
-    class name stands at the end of each row. There, a name with wide characters does not shift the columns.
+    class name stands at the end of each row, where wide characters in a name do not shift the columns.
 
     Args:
         names: Class names, in the order of the matrix.

@@ -49,7 +49,7 @@ def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float |
 
 
 def place(data: bytes, target: Path) -> None:
-    """Write an exported file and run its self-test as a device will. Then replace an older file in one step.
+    """Write an exported file, run its self-test as a device will, and then move it to `target` in one step.
 
     Args:
         data: The bytes of the file.

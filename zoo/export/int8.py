@@ -9,7 +9,8 @@ one choice after the other, starting from the best configuration so far. The cho
 4. Do weights have 8 or 7 bits?
 5. Which calibration method finds the ranges of the activations?
 
-If accuracy still falls too far, the search keeps more operations in float32, starting with those that hurt most.
+If accuracy still falls too far, the search keeps more operations in float32, starting with those that change the logits
+most.
 
 Calibration uses training pictures. Candidates are compared on other pictures, which are not test pictures.
 `zoo.export.quantizer` makes the graph of one configuration. `zoo.export.variants` decides whether the result may be
@@ -73,7 +74,7 @@ class Trial:
         accuracy: The accuracy on the validation set, in 0..1.
         error: How much the logits changed; see `relative_error`. Infinite if there is no graph.
         speedup: The time of the float32 graph divided by the time of this graph, for one picture.
-        bytes: The size of the graph.
+        bytes: The size of the graph in bytes.
         failed: Why there is no graph. Empty if there is one; otherwise accuracy, speedup and bytes are 0.
     """
 
@@ -166,9 +167,10 @@ def quantize(
 ) -> SearchResult:
     """Search for the best int8 graph.
 
-    At the end, the search may keep more operations in float32. It does so if the best graph loses more than half of
-    `max_drop`, or changes the logits by more than a fifth of their spread. It keeps 1, 2, 4, ... operations until a
-    graph loses little enough. It also stops when a graph is no longer faster than float32, unless `any_speed` is set.
+    At the end, the search may keep more operations in float32. It does so if the best graph loses more accuracy than
+    half of `max_drop`, or changes the logits by more than a fifth of their spread. It keeps 1, 2, 4, ... operations
+    until a graph loses little enough. It also stops when a graph is no longer faster than float32, unless `any_speed`
+    is set.
 
     Args:
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
@@ -179,7 +181,7 @@ def quantize(
         progress: Called with (trials made, usual number of trials) after each trial; None means no calls.
 
     Returns:
-        The graph that `choose` prefers among all trials, and the trials.
+        The best graph according to `choose`, and all trials.
 
     Raises:
         ConversionFailed: The graph has no operation with weights, or onnxruntime refuses every configuration. No int8
@@ -221,7 +223,7 @@ class _Search:
         self._always_left_out: set[str] = set()
 
     def run(self) -> None:
-        """Make all trials."""
+        """Try the configurations of the search one after the other, and append each result to `trials`."""
         self._try_without_first()
         for name, values in CHOICES:
             for value in values[1:]:
@@ -245,8 +247,8 @@ class _Search:
     def _try_without_first(self) -> None:
         """Quantize all operations, then all but the first one.
 
-        From then on, the first operation always stays in float32 if that hardly makes the graph larger or less exact.
-        It must not make the graph slower than float32 either.
+        Decide whether the first operation stays in float32 in all later trials. It does if this makes neither the size
+        nor the error much larger, and does not make the graph slower than float32.
         """
         whole = self._attempt(QuantConfig())
         if len(self.quantizer.weighted) == 1:
@@ -365,7 +367,7 @@ def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
 def most_sensitive(
     quantizer: Quantizer, config: QuantConfig, validation: ValidationSet, logits: np.ndarray
 ) -> list[str]:
-    """Sort the operations by how much the logits change if only this operation is quantized.
+    """Sort operations by how much the quantization of each single operation changes the logits.
 
     Args:
         quantizer: Quantizes the graph.
@@ -407,8 +409,8 @@ def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
     The graph runs twice on this machine: once with fused int8 operations, and once as written, computing in float32
     between the quantization steps. The estimate is the largest difference between the two.
 
-    Processors differ for two reasons. A value near the middle between two steps may be rounded up by one and down by
-    the other. Some processors add products in 16 bits.
+    Processors differ for two reasons. If a value is near the middle between two quantization steps, one processor may
+    round it up and another one down. Some processors add products in 16 bits, which may overflow.
 
     Args:
         graph: The int8 graph.

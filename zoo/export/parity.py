@@ -50,12 +50,12 @@ def check(
         - probabilities_difference: The same for probabilities.
         - tolerance: The largest logits_difference that passes.
         - top1_equal: The number of pictures for which both have the same likeliest class. For a multi-label network,
-          the number of pictures for which both decide equally on every class.
+          the number of pictures for which both make the same decision on every class.
 
     Raises:
-        ConversionFailed: onnxruntime cannot run the graph, or the graph has other inputs than `image`.
-        ParityFailed: The logits or the predicted classes differ, or the probabilities do not follow from the logits.
-            Values are not finite, or do not depend on the picture.
+        ConversionFailed: onnxruntime cannot run the graph, or `image` is not its only input.
+        ParityFailed: The logits or the predicted classes differ, or the probabilities do not follow from the logits. A
+            value is NaN or infinite, or the outputs do not depend on the picture.
     """
     import keras
 
@@ -173,10 +173,12 @@ def _count_equal_decisions(
 ) -> int:
     """Count the pictures for which network and graph predict the same classes.
 
-    In a multi-label or one-unit network, a decision counts as equal if the logit is within the tolerance of 0.
+    In a multi-label or one-unit network, the sign of a logit decides. If the network's logit is almost 0, the decision
+    counts as equal.
 
     Raises:
-        ParityFailed: The predicted classes differ for a picture, and the network's logits are not too close to decide.
+        ParityFailed: The predicted classes differ for a picture, although the network's logits clearly favor one of
+            them.
     """
     if multilabel or logits.shape[1] == 1:
         # A class is present if its logit is positive. With a single unit, a positive logit means the second class.
@@ -197,8 +199,8 @@ def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:
     """Compute probabilities from logits: by sigmoids for several labels or a single unit, and by a softmax otherwise.
 
     Args:
-        logits: A float array (N, classes), or (N, 1) for a single unit. Its sigmoid is the probability of the second
-            class.
+        logits: A float array (N, classes), or (N, 1) for a single unit. The sigmoid of a single unit is the probability
+            of the second class.
         multilabel: Whether a picture may have several classes, or none.
 
     Returns:

@@ -205,9 +205,9 @@ def _before_and_after(graph: onnx.GraphProto) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what onnxruntime prints and logs below the level of errors, until the end of the block.
+    """Hide the output of onnxruntime and its log messages below the level ERROR, until the end of the block.
 
-    Its advice is meant for people who call onnxruntime's quantizer directly.
+    They give advice to people who call onnxruntime's quantizer directly.
     """
     root = logging.getLogger()
     level = root.level

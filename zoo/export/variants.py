@@ -215,7 +215,7 @@ class Int8(Variant):
 
 
 class Fp16(Variant):
-    """Makes files with weights of 16 bits, which compute in float32. See `zoo.export.fp16`."""
+    """Makes files that store weights in 16 bits but compute in float32. See `zoo.export.fp16`."""
 
     name = "fp16"
     help = "Make a file with 16-bit weights, NAME-fp16, which is half as large."
@@ -341,7 +341,7 @@ def make_variant(
 
 
 def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics to which limits apply.
+    """Return the metrics to which limits apply, of the variant and of the float32 file.
 
     The keys of the float32 file's metrics start with `float32_`, such as `float32_accuracy`.
     """
@@ -350,7 +350,12 @@ def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, A
 
 
 def failed(variant: Variant, why: str) -> VariantFile:
-    """Return a result that says why a variant could not be made."""
+    """Return the result for a variant that could not be made: a `VariantFile` without content.
+
+    Args:
+        variant: The kind of file.
+        why: The reason, as a text for the user.
+    """
     return VariantFile(variant, b"", {}, why.removesuffix("."))
 
 

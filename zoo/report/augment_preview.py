@@ -1,6 +1,6 @@
-"""Draws the picture of `zoo augment preview`, which shows what an augmentation policy does to pictures.
+"""Draws the sheet of `zoo augment preview`: one PNG with pictures before and after an augmentation policy.
 
-It is one PNG and is called the sheet below. `zoo.data.augment` parses and builds the policy.
+`zoo.data.augment` parses and builds the policy.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Curves:
 
 
 def smooth(values: Sequence[float], factor: float) -> list[float]:
-    """Smooth values with an exponential moving average: the mean of each value and all values before it.
+    """Smooth values with an exponential moving average: a weighted mean of each value and all values before it.
 
     Older values have smaller weights. The weights are divided by their sum, so they always add up to 1.
 
@@ -270,9 +270,10 @@ def _ring(colour: str) -> dict[str, Any]:
 
 
 def _is_skewed(losses: Sequence[float]) -> bool:
-    """Return whether the greatest loss is more than 20 times the median loss, and all losses are positive.
+    """Return whether the loss axis must be logarithmic.
 
-    On a linear axis, half of the curve would then lie on the bottom line.
+    It must be if all losses are positive and the greatest is more than 20 times the median. On a linear axis, half of
+    the curve would then lie on the bottom line.
     """
     return bool(losses) and min(losses) > 0 and max(losses) > SKEWED * sorted(losses)[len(losses) // 2]
 
@@ -356,9 +357,10 @@ def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
 
 
 def _overlapping(labels: Sequence[Any], gap: float) -> list[Any]:
-    """Return the labels that start less than `gap` pixels after the end of the label before them, or overlap it.
+    """Return the labels to remove, so that at least `gap` pixels are free between the others.
 
-    Labels that are returned do not count as the label before the next one.
+    The labels are checked from left to right. A label is returned if it starts less than `gap` pixels after the end of
+    the last label that is not returned.
     """
     near, edge = [], -math.inf
     for label in labels:
@@ -415,8 +417,9 @@ def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, f
 def names(found: Sequence[tuple[runs.Run, runs.RunRecord]]) -> list[str]:
     """Return a name for each run, as short as possible and different for all runs.
 
-    The names are the architectures. If these are not enough, the augmentation is added. If that is not enough either,
-    the names are the ids of the runs. A single run is named by its id.
+    The names are the architectures if these differ. Otherwise, the augmentation is added to each name. If two names are
+    still equal, or a name is longer than 90 characters, the names are the ids of the runs. Copies of a run have equal
+    ids, so the ids are then numbered. A single run is always named by its id.
     """
     if len(found) == 1:
         return [found[0][0].id]

@@ -1,4 +1,4 @@
-"""Draws learning-rate range tests as a PNG: the change of the loss over the learning rate, one panel per phase.
+"""Draws learning-rate range tests as a PNG: how the loss changes with the learning rate, one panel per phase.
 
 `zoo.train.lr_find` runs the tests.
 """
