@@ -93,7 +93,8 @@ class Predictor:
 
     Example:
 
-        predictor = Predictor("exported/mobilenetv2-photos/model.onnx") result = predictor("cat.jpg")
+        predictor = Predictor("exported/mobilenetv2-photos/model.onnx")
+        result = predictor("cat.jpg")
         print(result.label, result.confidence)
     """
 
@@ -115,7 +116,7 @@ class Predictor:
         given = {key: value for key, value in options.items() if value is not None}
         found = read_tuned(self._model) if tuned and not isinstance(self._model, bytes) else None
         self.settings = dataclasses.replace(found or Settings(), **given)
-        # Tuned settings are the best for one picture at a time, which says nothing about many on all cores.
+        # Tuned settings are the best for one picture at a time, but may be bad for many pictures on all cores.
         self._for_many = dataclasses.replace(Settings(), **given)
         self._workers = threads or usable_cores()
         self._max_pixels = max_pixels
@@ -133,7 +134,7 @@ class Predictor:
             self._session = open_session(self._model, self.settings)
         self._single: Session | None = None
         self._lock = threading.Lock()
-        # Not every provider lets two threads into one session; DirectML does not.
+        # Some providers, such as DirectML, do not allow two threads to use one session at the same time.
         self._run_lock: contextlib.AbstractContextManager[object] = (
             contextlib.nullcontext() if self.settings.providers == ("cpu",) else threading.Lock()
         )
@@ -355,7 +356,7 @@ class Predictor:
 
 
 def _size(path: str) -> int:
-    """Return the size of a file in bytes, or 0 if there is none. Opening the file raises the error later."""
+    """Return the size of a file in bytes, or 0 if there is no file. Opening it raises an error later."""
     try:
         return os.path.getsize(path)
     except (OSError, ValueError):
@@ -375,7 +376,7 @@ def usable_cores() -> int:
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    # One picture needs no threads, and should not wait for this import.
+    # The prediction of one picture needs no threads, and should not wait for this import.
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(threads)

@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
         Maps "pillow", "libjpeg", "onnxruntime" and "numpy" to their versions, and "machine" to the processor type, such
         as "x86_64".
     """
-    # Imported here, as in the functions below, so that the first label of a process does not wait for them.
+    # These are imported here, as in the functions below, so that the first label of a process does not wait for them.
     import platform
 
     import PIL

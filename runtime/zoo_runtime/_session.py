@@ -174,7 +174,7 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         with quiet:
             session: Session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
-        # ONNX Runtime's exceptions share no base class.
+        # ONNX Runtime's exceptions have no common base class.
         reason = str(error).strip().splitlines()[0]
         if settings.providers == ("cpu",):
             raise CorruptModel(f"onnxruntime cannot load {name}: {reason}") from None

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module="PIL")
     parser = _parser()
     options, more = parser.parse_known_args(arguments)
-    # argparse accepts no paths after an option that stands between paths.
+    # argparse does not accept paths after an option if there are paths before it too.
     if more and hasattr(options, "paths") and not any(text.startswith("-") for text in more):
         options.paths += more
     elif more:

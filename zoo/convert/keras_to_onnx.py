@@ -228,8 +228,9 @@ def _pool_channels_first(graph) -> None:
 def _erfc(context, node, name, arguments) -> None:
     """Convert TensorFlow's Erfc(x) to 1 + Erf(-x), because ONNX does not have Erfc.
 
-    TensorFlow's GELU is x / 2 * Erfc(-x * c). ONNX Runtime recognizes and fuses it in the form x / 2 * (1 + Erf(x / (1
-    / c))).
+    TensorFlow's GELU is x / 2 * Erfc(-x * c). ONNX Runtime recognizes and fuses it in this form:
+
+        x / 2 * (1 + Erf(x / (1 / c)))
 
     tf2onnx calls this function and prescribes its arguments.
     """

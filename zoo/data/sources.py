@@ -379,7 +379,7 @@ def _from_folder(root: Path) -> Source:
             f"{str(root)!r} has {_names(parts)} but no train/ folder. Add a folder train/ with the training pictures."
         )
     rows, remarks = [], _unused_pictures(root)
-    # train/ alone is not a split: its pictures are divided like those of a plain folder.
+    # A train/ folder without val/ and test/ is not a split: its pictures are divided like those of a plain folder.
     is_split = set(parts.values()) != {"train"}
     for folder, part in parts.items():
         rows += _class_folders(folder, part if is_split else None)

@@ -167,7 +167,7 @@ def read_npz(path: Path) -> list[Row]:
     texts, (N,) or (N, 1). Pickled objects are not loaded.
 
     Returns:
-        One row per picture. A numeric label becomes a class name that is padded with zeros, such as "02".
+        One row per picture. Whole numbers become class names of equal length, padded with zeros, such as "02" and "10".
 
     Raises:
         DataLayout: The file is not such an .npz.

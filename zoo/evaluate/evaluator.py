@@ -59,7 +59,7 @@ class EvaluationPictures:
         """
         parts: list[str | None] = [picture.split for picture in self.source.pictures]
         if self.known_parts and self.known_parts.keys() <= set(self.digests):
-            # These are the run's own pictures, wherever they are now: the split of the run holds.
+            # These are the pictures of the run, wherever they are now, so the split of the run applies.
             parts = [self.known_parts.get(digest) for digest in self.digests]
         part = part or ("test" if "test" in parts else "all")
         rows = [i for i in sorted(self.readable) if part in ("all", parts[i])]
@@ -69,6 +69,8 @@ class EvaluationPictures:
 
     def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
         """Warn if some pictures were used to train or select the network, because the metrics are then too good.
+
+        If the run folder is not available, warn if these are exactly the pictures of the training run.
 
         Args:
             rows: Indices of the pictures to evaluate.
@@ -177,7 +179,7 @@ def evaluate(
         probabilities, bad = predict(predictor, [picture.content for picture in chosen], progress)
     pixel_cache.check_readable(chosen, bad)
     if bad:
-        # The text of a picture's error repeats its path.
+        # The reason starts with the path, which the warning states anyway.
         reasons = {chosen[i].name: why.replace(f"{chosen[i].name}: ", "", 1) for i, why in bad.items()}
         reporter.warn(pixel_cache.left_out_text(reasons, len(rows)))
     readable = [picture for i, picture in enumerate(chosen) if i not in bad]

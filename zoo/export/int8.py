@@ -430,13 +430,13 @@ def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
 def speedup(
     reference: onnxruntime.InferenceSession, session: onnxruntime.InferenceSession, pixels: np.ndarray
 ) -> float:
-    """Return the time of one session divided by the time of another. Above 1, the second session is faster.
+    """Return the time of `reference` divided by the time of `session`. Above 1, `session` is faster.
 
     The sessions run alternately. The result is the median over 20 pairs of timings.
 
     Args:
-        reference: The first session.
-        session: The second session.
+        reference: The opened float32 graph.
+        session: The opened int8 graph.
         pixels: The pictures to run, a uint8 array (N, H, W, C) in 0..255.
     """
 

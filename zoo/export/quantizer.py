@@ -144,7 +144,7 @@ class Quantizer:
                         calibrator.collect_data(_Reader(self._pixels[i : i + CHUNK]))
                     self._ranges[method] = calibrator.compute_data()
                 except Exception as error:
-                    # The calibrator's exceptions have no common base class either.
+                    # The calibrator's exceptions have no common base class.
                     raise ConversionFailed(f"onnxruntime cannot calibrate the network: {error}") from error
         return self._ranges[method]
 

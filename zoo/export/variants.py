@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # How often the two files are timed against one another.
 PAIRS = 60
 # The metrics that may fall by no more than the limit. With several labels per picture, the fraction of correct
-# decisions alone says little: answering "no" to all of a hundred classes is correct for ninety-nine.
+# decisions says little on its own: answering "no" to all of a hundred classes is correct for ninety-nine.
 LIMITED_METRICS = ("accuracy", "exact_match", "mean_average_precision")
 # Bounds on the tolerance of an int8 file's self-test. A device that differs by more must not pass.
 SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
@@ -237,7 +237,7 @@ class Fp16(Variant):
         fp16_graph = fp16.to_fp16(graph)
         graphs = (graph, fp16.rounded(graph), fp16_graph)
         plain, rounded, stored = (validation.outputs(open_session(each)) for each in graphs)
-        # What the rounding itself loses is measured later, on the test pictures.
+        # The accuracy that the rounding costs is measured later, on the test pictures.
         figures = parity.compare(rounded[0], stored[0], rounded[1], stored[1], multilabel=validation.multilabel)
         precision = {
             "logits_error": int8.relative_error(plain[0], stored[0]),
