@@ -353,9 +353,12 @@ def _turned_target(spec: ImageSpec, orientation: int) -> tuple[int, int]:
 
 
 def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: int) -> npt.NDArray[np.uint8]:
-    """Convert to 8 bits, resize, apply the EXIF orientation, pad, and set the channels.
+    """Convert an image to 8 bits, resize it, apply the EXIF orientation, pad it, and set the channels.
 
     The orientation is applied after resizing, because that is cheaper.
+
+    Returns:
+        A uint8 array (height, width, channels), values 0..255.
     """
     _check_pixels(image, max_pixels)
     image = _resized(_to_8_bit(image), spec, _turned_target(spec, orientation))

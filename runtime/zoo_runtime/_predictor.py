@@ -356,7 +356,7 @@ class Predictor:
 
 
 def _size(path: str) -> int:
-    """Return the size of a file in bytes, or 0 if there is no file. Opening it raises an error later."""
+    """Return the size of a file in bytes, or 0 if there is no file. `open_session` then raises the error."""
     try:
         return os.path.getsize(path)
     except (OSError, ValueError):

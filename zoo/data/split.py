@@ -1,11 +1,10 @@
 """Splits pictures into train, validation and test parts.
 
-A source may already put its pictures into parts, for example with folders train/ and test/. This is called a given
-split. Parts that are missing there are taken from the train part. If a given split has the same picture in two parts,
-that is an error.
+A source may already have a split, for example with folders train/ and test/. Parts that are missing in it are taken
+from the train part. It is an error if the split of a source has the same picture in two parts.
 
-Without a given split, the pictures of each class are divided at random. The result depends only on the pictures, the
-fractions and the seed. Byte-equal pictures are always in the same part.
+If the source has no split, the pictures of each class are divided at random. The result depends only on the pictures,
+the fractions and the seed. Byte-equal pictures are always in the same part.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def split(
 ) -> Split:
     """Split pictures into train, validation and test parts.
 
-    Without a given split, 15 % of all pictures become the test part. If a split is given, its validation and test parts
+    If the source has no split, 15 % of all pictures become the test part. If it has one, its validation and test parts
     stay as they are, and a missing part is taken from the train part. A missing test part then gets 15 % of the train
     part.
 
@@ -65,16 +64,16 @@ def split(
         usable: Indices of the pictures that can be decoded. The others are in no part.
         classes: Class names.
         seed: The seed of the random choice.
-        val_fraction: The fraction of validation pictures, in (0, 1): of all pictures, or of the train part if a split
-            is given. None means 15 % of all pictures, or 10 % of the train part.
+        val_fraction: The fraction of validation pictures, in (0, 1): of all pictures, or of the train part if the
+            source has a split. None means 15 % of all pictures, or 10 % of the train part.
 
     Returns:
         The split. Each class has a picture in each part. In multi-label data, this is certain only for the train part.
 
     Raises:
-        SplitLeak: A given split has the same picture in two parts.
+        SplitLeak: The split of the source has the same picture in two parts.
         EmptyClass: A class has too few pictures.
-        UsageError: `val_fraction` is given, but the given split has a validation part.
+        UsageError: `val_fraction` is given, but the source already has a validation part.
     """
     given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
     if given["val"] and val_fraction is not None:
@@ -191,7 +190,7 @@ def _split_off(
 
 
 def _refuse_leaks(pictures: Sequence[Picture], digests: Sequence[str], given: dict[str, list[int]]) -> None:
-    """Check that no picture is in two parts of a given split.
+    """Check that the split of a source does not have the same picture in two parts.
 
     Args:
         pictures: All pictures of the source.

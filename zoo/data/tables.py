@@ -33,7 +33,7 @@ class Row(NamedTuple):
     Args:
         name: The name in messages and lists: the path, or "x_train[12]".
         content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), values 0..255.
-        labels: The names of its classes. There is exactly one, unless the source is multi-label.
+        labels: The names of the picture's classes. There is exactly one, unless the source is multi-label.
         split: The part that the source puts the picture into: "train", "val" or "test". None if the source has no
             split.
     """

@@ -263,9 +263,12 @@ class _Search:
             self._always_left_out = set(without.config.left_out)
 
     def _leave_out_more(self, best: Trial) -> None:
-        """Keep the 1, 2, 4, ... most sensitive operations in float32.
+        """Try to keep the 1, 2, 4, ... most sensitive operations in float32.
 
-        The search stops when the graph loses little enough, or is no longer faster than float32.
+        The attempts end when a graph loses little enough, or is no longer faster than the float32 graph.
+
+        Args:
+            best: The trial whose configuration is changed.
         """
         order = most_sensitive(self.quantizer, best.config, self._validation, self._logits)
         count = 1
