@@ -61,8 +61,8 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
 def _reshape_to_constants(graph: onnx.GraphProto) -> None:
     """Replace the computed target shape of a Reshape by the constant [-1, ...] if only its batch size is unknown.
 
-    Otherwise, flattening a feature map takes seven nodes that compute a shape. Compilers for accelerators do not accept
-    these nodes. A graph with branches or loops is not changed.
+    Without this function, flattening a feature map takes seven nodes that compute a shape. Compilers for accelerators
+    do not accept these nodes. A graph with branches or loops is not changed.
     """
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
         # Branches and loops may read names of the surrounding graph, which this function does not follow.

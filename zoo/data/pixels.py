@@ -312,7 +312,7 @@ def _key(digests: Sequence[str], spec: ImageSpec) -> str:
 
 
 def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
-    """Open a set of the cache and update the time of its last use. Return None if it does not exist or is damaged."""
+    """Open a set of the cache and update the time of its last use. Return None if the set is missing or damaged."""
     try:
         bad = {int(index): why for index, why in json.loads((place / "bad.json").read_text(encoding="utf-8")).items()}
         array = np.load(place / "pixels.npy", mmap_mode="r")
