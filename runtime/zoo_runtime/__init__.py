@@ -1,9 +1,11 @@
-"""zoo_runtime: runs image classifiers exported by zoo, with ONNX Runtime, numpy and Pillow.
+"""Runs image classifiers that zoo exported, with ONNX Runtime, numpy and Pillow.
 
-from zoo_runtime import Predictor
+Example:
 
-predictor = Predictor("model.onnx")
-print(predictor("cat.jpg").label)
+    from zoo_runtime import Predictor
+
+    predictor = Predictor("model.onnx")
+    print(predictor("cat.jpg").label)
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -78,7 +80,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use what a program that labels pictures by itself does not need."""
+    """Import `print_predictions` on its first use, because most programs do not need it."""
     if name == "print_predictions":
         from ._print import print_predictions
 

@@ -1,6 +1,7 @@
-"""Measure an exported file on this machine, and find the settings that suit it.
+"""Measures an exported file on this machine, and finds the settings that suit the machine.
 
-The measurements cover latency from a photo to its label, decoding and network alone, whole processes, and folders.
+The measurements are the time from a photo to its label, decoding alone, the network alone, a whole process, and a
+folder.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ STARTS = 5
 BATCHES = (1, 8)
 FOLDER = 128
 ROUNDS = 3
-# A setting that is faster by less than this fraction is not worth leaving the default for.
+# Settings that are faster than others by at most this fraction count as equally fast.
 WORTH = 0.03
 
-# The process reports its own peak memory. The figure that its parent can ask for starts with the parent's own memory.
+# The process reports its own peak memory. The figure that its parent can query includes the parent's own memory.
 START = """
 import json, os, sys
 from zoo_runtime import Predictor
@@ -60,10 +61,17 @@ os._exit(0)
 
 
 def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes]:
-    """Return the pictures in the files and folders named, or else the synthetic pictures of the self-test.
+    """Return the pictures to measure with.
+
+    Args:
+        predictor: Runs the exported file, which contains the synthetic pictures of its self-test.
+        paths: Pictures and folders of pictures. If empty, the pictures of the self-test are returned.
+
+    Returns:
+        The paths of the pictures, or the bytes of the self-test's JPEGs.
 
     Raises:
-        PictureNotFound: If a path does not exist, or no picture is found in the paths or in the exported file.
+        PictureNotFound: If a path does not exist, a folder cannot be read, or there is no picture.
     """
     for path in paths:
         if not os.path.exists(path):
@@ -81,11 +89,16 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
 def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[list[tuple[Any, ...]], list[str]]:
     """Select up to 128 pictures, evenly spread over the list, and decode those that can be read.
 
+    Args:
+        sources: Paths of pictures, or bytes of picture files.
+        predictors: Each of them decodes every picture.
+
     Returns:
-        Tuples of a picture and what each predictor decodes it to, and the messages of the pictures left out.
+        A tuple of two lists. The first has one tuple per readable picture: its source, and one uint8 array (height,
+        width, channels) per predictor. The second has the error messages of the other pictures.
 
     Raises:
-        PictureError: If none can be read.
+        PictureError: If no picture can be read.
     """
     found: list[tuple[Any, ...]] = []
     errors: list[PictureError] = []
@@ -102,20 +115,20 @@ def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[li
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Return the percentiles p50, p90 and p99, in milliseconds, of timings in seconds."""
+    """Return the percentiles p50, p90 and p99, in milliseconds, of timings that are given in seconds."""
     return {f"p{q}": 1000 * float(np.percentile(seconds, q)) for q in (50, 90, 99)}
 
 
 def repeat(call: Callable[[Any], Any], items: Iterable[Any], seconds: float = SECONDS) -> list[float]:
-    """Time a call over and over on the given items, after a warm-up.
+    """Call a function repeatedly and measure each call, after five calls that only warm up.
 
     Args:
-        call: The call to time.
-        items: Its arguments, one per call. They repeat when they run out.
-        seconds: About how long to go on. There are at least 20 and at most 2000 calls.
+        call: The function to measure.
+        items: Its arguments, one per call. After the last one, the first one follows again.
+        seconds: How long to measure, approximately. There are at least 20 and at most 2000 measured calls.
 
     Returns:
-        Seconds per call.
+        The duration of each call, in seconds.
     """
     endless = itertools.cycle(items)
     for _ in range(WARM_UP):
@@ -135,23 +148,25 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
 
     Args:
         model: Path of the file, or of the folder that holds it.
-        paths: Pictures and folders of pictures, of which up to 128 are used. If empty, the file's own synthetic
-            pictures are used.
-        seconds: How long each measurement runs.
-        options: Options of `Predictor`.
+        paths: Pictures and folders of pictures, of which up to 128 pictures are used. If empty, the synthetic pictures
+            inside the exported file are used.
+        seconds: How long each of the measurements latency, decoding and network takes. Those of throughput take half as
+            long.
+        options: Keyword arguments of `Predictor`.
 
     Returns:
         A dictionary with these keys:
 
-        - model (path), megabytes (of the file) and settings;
+        - model (path), megabytes (size of the file) and settings;
         - pictures (how many were used), named (how many were found) and left_out [message per unreadable picture];
-        - latency, decoding and network, each {p50, p90, p99} in milliseconds;
-        - start {seconds, peak_megabytes} of a whole process;
+        - latency (from a picture to its label), decoding and network, each {p50, p90, p99} in milliseconds;
+        - start {seconds, peak_megabytes} of a whole process that labels one picture;
         - throughput [{threads, batch, network}], where network is in pictures per second;
-        - folder {pictures, per_second, decoding_alone, network_alone}, also in pictures per second.
+        - folder {pictures, per_second, decoding_alone, network_alone}, where the last three are in pictures per second.
 
     Raises:
         PictureError: If no picture can be read.
+        ModelError: If the exported file cannot be used. See `Predictor`.
         NotMeasured: If a process that labels one picture fails.
     """
     predictor = Predictor(model, **options)
@@ -183,16 +198,21 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
     Args:
         first: Path of the first file, or of the folder that holds it.
         second: Path of the second file, or of the folder that holds it.
-        paths: Pictures and folders of pictures. If empty, the first file's own synthetic pictures are used.
-        options: Options of `Predictor`.
+        paths: Pictures and folders of pictures. If empty, the synthetic pictures inside the first file are used.
+        options: Keyword arguments of `Predictor`.
 
     Returns:
-        For each of "latency" and "network": first and second (medians in milliseconds), ratio (first / second, the
-        median over pairs; above 1, the second is faster) and middle_half (quartiles of the ratios). Also same_classes,
-        equal_labels, pictures and left_out [message per unreadable picture].
+        A dictionary with these keys:
+
+        - latency (from a picture to its label) and network, each {first, second, ratio, middle_half} as in `Pairs`;
+        - same_classes: whether both files have the same classes in the same order;
+        - pictures: how many pictures were used;
+        - left_out: one message per unreadable picture;
+        - equal_labels: for how many pictures both files give the same labels.
 
     Raises:
         PictureError: If no picture can be read.
+        ModelError: If an exported file cannot be used. See `Predictor`.
     """
     one, other = (Predictor(model, tuned=False, **options) for model in (first, second))
     found, left_out = readable(pictures_for(one, paths), one, other)
@@ -212,26 +232,33 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
 def tune(
     model: str, *, seconds: float = SECONDS, providers: Sequence[str] | None = None, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Find the settings that suit this machine, and save them beside the file, where `Predictor` finds them.
+    """Find the settings that suit this machine, and save them beside the exported file, where `Predictor` reads them.
 
-    Every combination of threads, spinning and memory is measured for each provider, one picture at a time. There are
-    three rounds, so that other programs on the machine disturb all combinations alike. To be chosen, settings must be
-    at least 3 % faster than the defaults in every round. Among those within 3 % of the fastest, the ones with the
-    fewest threads win.
+    Every combination of threads, spinning and arena (see `Settings`) is measured for each provider, on one picture at a
+    time. There are three rounds, so that other programs on the machine disturb all combinations equally.
+
+    The defaults are chosen unless other settings are more than 3 % faster in every round. Of such settings, those
+    within 3 % of the fastest are considered. The ones with the fewest threads are chosen.
 
     Args:
         model: Path of the file, or of the folder that holds it.
-        seconds: How long each combination is measured, over the three rounds.
-        providers: Where the network may run. None means the processor.
-        progress: Receives one line of text per step.
+        seconds: How long each combination is measured, over all three rounds together.
+        providers: Execution providers to measure, such as "cpu" or "openvino". None means the processor only.
+        progress: Called with one line of text per step.
 
     Returns:
-        settings, usual (whether they are the defaults), table [{settings, p50, p90, p99}], left_out {provider: why it
-        could not be measured}, and file (where the settings are saved).
+        A dictionary with these keys:
+
+        - settings: the chosen settings;
+        - usual: whether these are the defaults;
+        - table: per combination, its settings and the percentiles p50, p90 and p99 in milliseconds;
+        - left_out: maps each provider that could not be measured to the reason;
+        - file: where the settings are saved.
 
     Raises:
-        ModelError: If no provider can run the file.
-        NotWritten: If the file's folder is write-protected.
+        ModelError: If the file cannot be used, or no provider can run it.
+        ValueError: If the installed ONNX Runtime does not have one of the providers.
+        NotWritten: If the file's folder is write-protected, or the disk is full.
     """
     path = model_file(model)
     chosen = list(providers or ("cpu",))
@@ -257,7 +284,7 @@ def tune(
                     taken.setdefault(settings, []).append(repeat(run, [pixels], seconds / ROUNDS))
             except ProviderNotStarted as error:
                 left_out[name] = str(error)
-                # Measurements from before it failed must not get it chosen.
+                # A provider that failed must not be chosen because of its earlier measurements.
                 taken = {other: rounds for other, rounds in taken.items() if other.providers != settings.providers}
                 progress(f"{name} is left out: {error}")
     if not taken:
@@ -281,7 +308,11 @@ def _run(session: Session, pixels: npt.NDArray[np.uint8]) -> object:
 
 
 def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
-    """Return the settings to use, given each one's seconds per call in several rounds. See `tune` for the rule."""
+    """Choose the settings to use. The docstring of `tune` states the rule.
+
+    Args:
+        taken: Maps settings to the durations of the calls in each round, in seconds.
+    """
     usual = usual_of(taken)
     rounds = {settings: [statistics.median(times) for times in taken[settings]] for settings in taken}
     able = [s for s in taken if all(a * (1 + WORTH) < b for a, b in zip(rounds[s], rounds[usual], strict=True))]
@@ -294,13 +325,13 @@ def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
 
 
 def usual_of(taken: Iterable[Settings]) -> Settings:
-    """Return the settings that a `Predictor` uses by default, or the first ones if those were not measured."""
+    """Return the default settings, or the first settings if the defaults were not measured."""
     measured = list(taken)
     return Settings() if Settings() in measured else measured[0]
 
 
 def _candidates(providers: Sequence[Provider]) -> list[Settings]:
-    """Return every combination of settings for each provider, its default first."""
+    """Return every combination of settings for each provider. The default settings come first."""
     found = []
     for provider in providers:
         found += [
@@ -313,13 +344,21 @@ def _candidates(providers: Sequence[Provider]) -> list[Settings]:
 
 
 def _counts() -> list[int]:
-    """Return 1, 2, 4 and so on, and the number of cores."""
+    """Return the thread counts to measure: the powers of 2 below the number of cores, and the number of cores."""
     cores = usable_cores()
     return sorted({*(2**i for i in range(cores.bit_length()) if 2**i < cores), cores})
 
 
 def _start(model: str, sources: Sequence[str | bytes], options: dict[str, Any]) -> dict[str, float | None]:
-    """Measure whole processes that label one picture: median seconds, and peak memory if the system reports it."""
+    """Measure whole processes that load the exported file and label one picture.
+
+    Returns:
+        `seconds` is the median time of five processes. `peak_megabytes` is the largest peak memory of a process, or
+        None if the system does not report it.
+
+    Raises:
+        NotMeasured: If a process fails.
+    """
     first = sources[0]
     content = first if isinstance(first, bytes) else _read(first)
     seconds, peaks = [], []
@@ -346,7 +385,11 @@ def _read(path: str) -> bytes:
 def _throughput(
     model: str, decoded: Sequence[npt.NDArray[np.uint8]], seconds: float, options: dict[str, Any]
 ) -> list[dict[str, float]]:
-    """Measure the network alone in pictures per second, by number of threads and batch size."""
+    """Measure the network alone, for several numbers of threads and batch sizes.
+
+    Returns:
+        One dictionary per measurement: threads, batch, and network (in pictures per second).
+    """
     rows = []
     for threads in _counts():
         predictor = Predictor(model, **{**options, "threads": threads})
@@ -364,7 +407,13 @@ def _folder(
     decoded: Sequence[npt.NDArray[np.uint8]],
     options: dict[str, Any],
 ) -> dict[str, float]:
-    """Measure many files in pictures per second, and the decoder and the network alone, each on all threads."""
+    """Measure how fast 128 picture files are labelled, as in a folder.
+
+    Decoding alone and the network alone are measured too, each on all threads.
+
+    Returns:
+        `pictures`, and `per_second`, `decoding_alone` and `network_alone` in pictures per second.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     many = list(itertools.islice(itertools.cycle(sources), FOLDER))

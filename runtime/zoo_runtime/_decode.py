@@ -1,14 +1,13 @@
-"""The one decoder: turns a file, bytes or an array into the network's pixels.
+"""Decodes a picture from a file, from bytes or from an array to the pixels that the network receives.
 
-Training, evaluation, the parity check and the device all call `decode`, so their pixels are equal bit for bit.
+Training, evaluation, the parity check and the device all call `decode`, so their pixels are equal bit for bit. These
+are its rules:
 
-It defines these rules, in one place:
-
-- EXIF orientation is applied. Color profiles are ignored. The first frame of an animation counts.
+- EXIF orientation is applied. Color profiles are ignored. Of an animation, only the first frame is used.
 - Palettes are resolved. CMYK and YCbCr become RGB as Pillow converts them.
 - Transparent pixels are laid over white.
-- 16-bit greys are divided by 257 and rounded. 32-bit integers count as 16-bit and are clipped to that range. 16-bit
-  colors, and greys with transparency, keep their high byte, as Pillow reads them.
+- 16-bit greys are divided by 257 and rounded. 32-bit integers are clipped to 16 bits and then treated in the same way.
+  16-bit colors, and greys with transparency, keep their high byte, as Pillow reads them.
 - 32-bit floats and Lab have no defined range and are refused.
 - JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the target size. A Pillow
   image is used at its full size.
@@ -16,7 +15,7 @@ It defines these rules, in one place:
   was cut and then given an end marker. It can pass if it is progressive, or if only its last block (8 or 16 pixels
   square) is damaged.
 
-For that, Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` must stay off.
+The last rule requires that Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` stays off.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ Source: TypeAlias = (
 )
 
 MAX_PIXELS = 89_478_485
-"""Upper limit on width x height, in pixels. It is Pillow's own limit: a quarter of a GiB as RGB."""
+"""The largest accepted width x height, in pixels. It is Pillow's own limit: a quarter of a GiB as RGB."""
 
 # Resizing a row of 80 million pixels, which fits in a file of 78 kB, takes 1.3 GB for the filter alone.
 MAX_SIDE = 65_535
@@ -79,18 +78,20 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
     Args:
         source: A path, the bytes of a file, a binary file object (read from its current position), a Pillow image, or
             an array. Arrays are uint8, of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
-        spec: Size, channels and way of resizing.
-        max_pixels: Upper limit on width x height of the stored picture, in pixels.
+        spec: The size, the channels and the resizing method.
+        max_pixels: The largest accepted width x height of the stored picture, in pixels.
 
     Returns:
-        uint8 array (height, width, channels), values 0..255, RGB or grey.
+        A uint8 array (height, width, channels), values 0..255, RGB or grey.
 
     Raises:
         PictureNotFound: If there is no file at the path, or it may not be read.
         NotAPicture: If the file is empty, or its format is not supported.
         CorruptPicture: If the file is truncated or damaged.
-        PictureTooLarge: If it has more than `max_pixels`, or a side of more than 65,535 pixels.
-        UnsupportedPicture: If the pixels have no defined 8-bit meaning.
+        PictureTooLarge: If it has more than `max_pixels` pixels, a side of more than 65,535 pixels, or does not fit
+            into memory.
+        UnsupportedPicture: If the pixels have no defined 8-bit meaning, or `source` has a type or shape not listed
+            above.
     """
     if isinstance(source, np.ndarray):
         return _guarded("the array", lambda: _finish(_from_array(source), spec, 1, max_pixels))
@@ -115,12 +116,17 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
 
 
 def _printable(name: str | bytes) -> str:
-    """Return a file's name as text that can be printed anywhere, even if the name is not UTF-8."""
+    """Return a file's name as text that can be printed, even if the name is not valid UTF-8."""
     return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Run Pillow on a file that may be hostile, and turn whatever its parsers raise into one of our errors."""
+    """Call a function that decodes with Pillow, and turn every exception into a `PictureError`.
+
+    Args:
+        name: The name of the picture. The error message starts with it.
+        work: The function. The file that it decodes may be malicious.
+    """
     try:
         return work()
     except (PictureTooLarge, UnsupportedPicture, CorruptPicture, NotAPicture) as error:
@@ -163,10 +169,16 @@ def _from_image(image: Image.Image, spec: ImageSpec, max_pixels: int) -> npt.NDA
 
 
 def _open(stream: BinaryIO) -> Image.Image:
-    """Open a file as `Image.open` does, but with our own pixel limit and with the parser's reason for a refusal.
+    """Open a picture file as `Image.open` does, with two differences.
 
-    `Image.open` warns above 89 megapixels and refuses above 179, whatever `max_pixels` says. For a file that only its
-    parser refuses, such as a truncated TIFF, it merely says "cannot identify image file".
+    `Image.open` warns above 89 megapixels and refuses above 179, whatever `max_pixels` says. This function sets no
+    limit; `_check_pixels` does that. If a parser accepts the format but refuses the file, such as a truncated TIFF,
+    `Image.open` only says "cannot identify image file". Here the error states the parser's reason.
+
+    Raises:
+        NotAPicture: If the file is empty, or its format is not supported.
+        CorruptPicture: If the parser for its format refuses the file.
+        UnsupportedPicture: If the stream was opened in text mode.
     """
     prefix = stream.read(16)
     if isinstance(prefix, str):
@@ -175,7 +187,7 @@ def _open(stream: BinaryIO) -> Image.Image:
         raise NotAPicture("the file is empty")
     prefix = prefix.ljust(16, b"\0")
     if prefix.startswith(JPEG):
-        # This parser alone loads in a fifth of the time, which matters if a process labels one picture.
+        # Loading only this parser takes a fifth of the time, which matters if a process labels one picture.
         importlib.import_module("PIL.JpegImagePlugin")
     else:
         Image.preinit()
@@ -194,7 +206,7 @@ def _open(stream: BinaryIO) -> Image.Image:
             try:
                 return factory(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                # A format without a signature (TGA) accepts everything, so its refusal means nothing.
+                # The parser of a format without a signature (TGA) tries every file, so its refusal means nothing.
                 if accept is not None:
                     refusal = refusal or str(error).strip() or type(error).__name__
     if refusal:
@@ -203,7 +215,11 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 
 def _load(image: Image.Image) -> None:
-    """Load the pixels, and scale a PNG's transparent level or color to 8 bits as Pillow scales the pixels."""
+    """Load the pixels of an image, and correct the transparent grey level or color of a PNG.
+
+    A PNG may mark one grey level or color as transparent. Pillow scales the pixels to 8 bits, but not this level or
+    color, so it is scaled here.
+    """
     key = image.info.get("transparency")
     tile = getattr(image, "tile", None)
     if image.format == "PNG" and tile:
@@ -233,18 +249,27 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _grey_corner(image: Image.Image) -> bool:
-    """Return whether the last pixel is the mid-grey that libjpeg fills in after the coded data run out."""
+    """Return whether the last pixel is mid-grey, which libjpeg uses for pixels whose data are missing.
+
+    For CMYK pictures, this always returns True.
+    """
     width, height = image.size
     corner = image.crop((width - 1, height - 1, width, height))
-    # CMYK is too rare for a rule of its own.
+    # CMYK is too rare to need its own rule.
     return image.mode == "CMYK" or abs(corner.convert("L").tobytes()[0] - 128) <= 2
 
 
 def _refuse_missing_end(stream: BinaryIO, image: Image.Image, wanted: tuple[int, int]) -> None:
-    """Raise an error if the coded data end before the picture does, although an end marker follows.
+    """Raise CorruptPicture if the data of a JPEG end too early, although an end marker follows.
 
-    libjpeg fills the rest with grey and only warns, and Pillow drops that warning. The test inserts noise in front of
-    the end marker: a complete picture skips it, while an incomplete one gets other last pixels.
+    libjpeg fills the missing pixels with grey and only warns, and Pillow drops that warning. To detect this, the JPEG
+    is decoded again with noise in front of the end marker. A complete picture ignores the noise. In an incomplete one,
+    the last pixels change.
+
+    Args:
+        stream: The file.
+        image: The picture as it was decoded from the file.
+        wanted: The (width, height) that was passed to `Image.draft`.
     """
     stream.seek(0)
     data = stream.read()
@@ -278,7 +303,11 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert any mode to L or RGB."""
+    """Convert an image of any mode to 8-bit grey (L) or RGB.
+
+    Raises:
+        UnsupportedPicture: If the pixels are 32-bit floats or Lab.
+    """
     mode = image.mode
     if mode.startswith("I"):
         # "I;16" and its byte orders hold 16 bits. "I" is what older Pillow made of a 16-bit PNG or PGM.
@@ -303,8 +332,12 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 def _wanted(size: tuple[int, int], spec: ImageSpec, orientation: int) -> tuple[int, int]:
     """Return the smallest (width, height) to which a JPEG may be reduced while it is decoded.
 
-    From a smaller one, the spec's pixels could only be made by enlarging. `size` is the (width, height) of the stored
-    picture, before it is turned upright.
+    A smaller picture would have to be enlarged afterwards.
+
+    Args:
+        size: The (width, height) of the stored picture, before its EXIF orientation is applied.
+        spec: The size and the resizing method.
+        orientation: The EXIF orientation, 1 to 8.
     """
     width, height = _turned_target(spec, orientation)
     if spec.resize == "squash":
@@ -320,9 +353,12 @@ def _turned_target(spec: ImageSpec, orientation: int) -> tuple[int, int]:
 
 
 def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: int) -> npt.NDArray[np.uint8]:
-    """Convert to 8 bits, resize, turn upright, pad, and set the channels.
+    """Convert an image to 8 bits, resize it, apply the EXIF orientation, pad it, and set the channels.
 
-    Turning comes after resizing because it is cheaper there.
+    The orientation is applied after resizing, because that is cheaper.
+
+    Returns:
+        A uint8 array (height, width, channels), values 0..255.
     """
     _check_pixels(image, max_pixels)
     image = _resized(_to_8_bit(image), spec, _turned_target(spec, orientation))
@@ -339,7 +375,11 @@ def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: i
 
 
 def _resized(image: Image.Image, spec: ImageSpec, target: tuple[int, int]) -> Image.Image:
-    """Resize to the target (width, height), or for "pad" to the largest size of the same aspect ratio within it."""
+    """Resize an image to `target`, (width, height).
+
+    "crop" resizes only the center of the image. "pad" gives the largest size within `target` that keeps the aspect
+    ratio; `_finish` adds the black border.
+    """
     width, height = image.size
     filter = _FILTERS[spec.filter]
     if spec.resize == "squash":

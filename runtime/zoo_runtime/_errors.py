@@ -1,4 +1,4 @@
-"""The errors that zoo_runtime raises, as one tree.
+"""Defines the errors that zoo_runtime raises, as one tree.
 
 ZooRuntimeError
 ├── PictureError
@@ -11,24 +11,26 @@ ZooRuntimeError
 ├── NotMeasured               a process that was being timed failed
 └── ModelError
     ├── ModelNotFound         the file does not exist, or may not be read
-    ├── CorruptModel          onnxruntime cannot load the file, or its metadata contradict one another
+    ├── CorruptModel          onnxruntime cannot load the file, or its metadata are damaged or do not fit the graph
     ├── NotAnExport           the file is ONNX, but zoo did not export it
     ├── UnknownSchema         the file was exported by a version of zoo that this runtime does not know
     ├── UnknownTask           this runtime does not know the file's task
     └── ProviderNotStarted    the file may be fine, but an execution provider cannot run here
+
+Wrong arguments raise ValueError or TypeError instead.
 """
 
 
 class ZooRuntimeError(Exception):
-    """Base of every error that zoo_runtime raises on purpose."""
+    """Base of all errors that zoo_runtime defines."""
 
 
 class PictureError(ZooRuntimeError):
-    """Base of every error about a picture."""
+    """Base of all errors about a picture."""
 
 
 class PictureNotFound(PictureError):
-    """The file does not exist, or it may not be read."""
+    """The file or folder does not exist or may not be read, or a folder contains no picture."""
 
 
 class NotAPicture(PictureError):
@@ -36,15 +38,18 @@ class NotAPicture(PictureError):
 
 
 class CorruptPicture(PictureError):
-    """The file is truncated or damaged. The decoder never makes up missing pixels."""
+    """The file is truncated or damaged. It is refused, because its missing pixels would have to be made up."""
 
 
 class PictureTooLarge(PictureError):
-    """The picture has more pixels than the limit allows."""
+    """The picture has more pixels than the limit allows, or needs more memory than the machine has.
+
+    A side of more than 65,535 pixels is never accepted.
+    """
 
 
 class UnsupportedPicture(PictureError):
-    """The pixels have no defined 8-bit meaning."""
+    """The pixels have no defined 8-bit meaning, or the picture was given in an unsupported form."""
 
 
 class NotWritten(ZooRuntimeError):
@@ -52,11 +57,11 @@ class NotWritten(ZooRuntimeError):
 
 
 class NotMeasured(ZooRuntimeError):
-    """A process that was being timed failed."""
+    """A process that was started in order to measure its time has failed."""
 
 
 class ModelError(ZooRuntimeError):
-    """Base of every error about a model file."""
+    """Base of all errors about an exported file."""
 
 
 class ModelNotFound(ModelError):
@@ -64,15 +69,15 @@ class ModelNotFound(ModelError):
 
 
 class CorruptModel(ModelError):
-    """onnxruntime cannot load the file, or its metadata contradict one another."""
+    """onnxruntime cannot load the file, or its metadata or self-test are damaged or do not fit the graph."""
 
 
 class NotAnExport(ModelError):
-    """The file is ONNX, but it has no zoo metadata: zoo did not export it."""
+    """The file is an ONNX model, but zoo did not export it: it has no zoo metadata."""
 
 
 class UnknownSchema(ModelError):
-    """The file was exported for a newer runtime. Guessing at its meaning could give wrong answers."""
+    """The file uses a version of the metadata that this runtime does not know, so it could give wrong answers."""
 
 
 class UnknownTask(ModelError):
@@ -80,4 +85,4 @@ class UnknownTask(ModelError):
 
 
 class ProviderNotStarted(ModelError):
-    """onnxruntime has the execution provider, but it cannot run on this machine."""
+    """An execution provider, such as "cuda", cannot run the file on this machine. The file itself may be fine."""

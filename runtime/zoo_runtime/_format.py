@@ -1,7 +1,7 @@
-"""The metadata of an exported file: its keys, their meaning, and how to read them.
+"""Defines the metadata of an exported file, and reads and writes them.
 
-Every value is JSON text under a key that begins with `zoo.` in the ONNX file's metadata_props. The workshop (the `zoo`
-package) writes them with the classes of this module.
+Each entry is JSON text in the metadata_props of the ONNX file, under a key that begins with `zoo.`. The package `zoo`
+uses these classes to write them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ DETAILS = ("architecture", "weights", "run", "data", "metrics", "parity", "preci
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a picture becomes the network's pixels.
+    """Describes how a picture becomes the pixels that the network receives.
 
     Args:
         size: (height, width) in pixels, each 1 to 16384.
         channels: 3 for RGB, or 1 for grey (ITU-R 601-2 luma of the RGB picture).
-        resize: "squash" ignores the aspect ratio. "crop" scales the shorter side to size / fraction and cuts out the
-            center. "pad" keeps the whole picture, centered on black.
-        fraction: Part of the shorter side that "crop" keeps, in (0, 1]. The other ways to resize ignore it.
+        resize: "squash" ignores the aspect ratio. "crop" scales the picture until it just covers size / fraction, and
+            cuts out the center. "pad" keeps the whole picture, centered on black.
+        fraction: How much "crop" keeps of the shorter side, in (0, 1]. The side that is shorter relative to `size`
+            counts. The other methods ignore it.
         filter: Pillow's resampling filter, with antialiasing: "bilinear", "bicubic" or "lanczos".
 
     Raises:
@@ -55,7 +56,7 @@ class ImageSpec:
             raise ValueError(f"fraction must be above 0 and at most 1. Received: {self.fraction!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        """Return a plain dictionary that `json.dumps` accepts."""
+        """Return the spec as a dictionary that `json.dumps` accepts."""
         return {**asdict(self), "size": list(self.size)}
 
 
@@ -67,21 +68,24 @@ def _check_choice(label: str, value: object, allowed: tuple[object, ...]) -> Non
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What an exported file says about itself.
+    """Holds the metadata of an exported file.
 
     Args:
         classes: Class names, in the order of the network's output.
-        task: "binary", "multiclass" or "multilabel". The output always has one probability per class. The
-            probabilities of a multi-label network do not sum to 1: a picture may have several labels, or none.
+        task: "binary", "multiclass" or "multilabel". The output always has one probability per class. The probabilities
+            of a multi-label network do not sum to 1: a picture may have several labels, or none.
         image: How pictures become pixels.
         architecture: Name, source and license of the network.
-        weights: Where training started: id, file digest, license and source, or that it started from random weights.
-        run: Identity of the training run, package versions, and seed.
-        data: Name, digest and counts of the training pictures.
-        metrics: Figures on the test pictures.
-        parity: Greatest differences between the trained network and this file.
-        precision: How numbers are stored, if not as float32. `kind` is "int8" or "fp16"; the rest says how it was made.
-        selftest: Pictures, digests and expected probabilities for `check`.
+        weights: The pretrained weights: their id, file digest, license and source. If there are none, it says that
+            training started from random weights.
+        run: The id, package versions and seed of the training run.
+        data: Name, digest and counts of the pictures of the training run.
+        metrics: The metrics on the validation and test pictures. For published weights that were exported without
+            training, these are the published accuracies.
+        parity: The largest differences between the outputs of the trained network and of this file.
+        precision: How numbers are stored, if not as float32. `kind` is "int8" or "fp16". The other entries say how the
+            file was made.
+        selftest: Pictures with their expected pixels and probabilities, for `check`.
     """
 
     classes: tuple[str, ...]
@@ -97,7 +101,7 @@ class ModelInfo:
     selftest: dict[str, Any] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the entries of metadata_props: key -> JSON text."""
+        """Return the entries of metadata_props: a dictionary that maps each key to JSON text."""
         values = {"schema": SCHEMA, "classes": list(self.classes), "task": self.task, "image": self.image.to_json()}
         for key in DETAILS:
             values[key] = getattr(self, key)
@@ -105,13 +109,13 @@ class ModelInfo:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelInfo:
-        """Read metadata_props back.
+        """Create a `ModelInfo` from the entries of metadata_props.
 
         Raises:
-            NotAnExport: If there is no `zoo.schema`.
+            NotAnExport: If there is no entry `zoo.schema`.
             UnknownSchema: If this version does not know the schema.
             UnknownTask: If this version does not know the task.
-            CorruptModel: If a key is missing or cannot be read.
+            CorruptModel: If an entry is missing, is not JSON, or has a value that is not allowed.
         """
         if PREFIX + "schema" not in metadata:
             raise NotAnExport(

@@ -1,6 +1,7 @@
-"""The one place that imports ONNX Runtime, and the parts of its interface that zoo_runtime uses.
+"""Imports ONNX Runtime, and describes the parts of its interface that zoo_runtime uses.
 
-ONNX Runtime ships no type information; the protocols below stand in for it.
+No other module of zoo_runtime imports ONNX Runtime. ONNX Runtime ships no type information, so the protocols below
+declare the types.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Node(Protocol):
-    """An input or output of a graph."""
+    """Describes an input or output of a graph."""
 
     name: str
     type: str
@@ -24,13 +25,13 @@ class Node(Protocol):
 
 
 class ModelMeta(Protocol):
-    """The metadata of a model file: `custom_metadata_map` holds the entries that its exporter wrote."""
+    """Describes the metadata of a model file. `custom_metadata_map` holds the entries that its exporter wrote."""
 
     custom_metadata_map: dict[str, str]
 
 
 class Session(Protocol):
-    """An `onnxruntime.InferenceSession`."""
+    """Describes an `onnxruntime.InferenceSession`."""
 
     def run(
         self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[np.uint8]]
@@ -46,11 +47,11 @@ class Session(Protocol):
 
 
 def load() -> ModuleType:
-    """Import ONNX Runtime with its telemetry switched off, and return it.
+    """Import ONNX Runtime with its telemetry switched off, and return the module.
 
     From 1.29 on, ONNX Runtime reports every process to its makers and writes an identifier to the home folder
-    (https://github.com/microsoft/onnxruntime/pull/27379). This variable prevents both if it is set before the import.
-    A value that the user has set stays.
+    (https://github.com/microsoft/onnxruntime/pull/27379). The environment variable ORT_DISABLE_TELEMETRY=1 prevents
+    both if it is set before the import. If the user has already set this variable, its value stays.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -65,5 +66,5 @@ def version() -> str:
 
 
 def built_providers() -> list[str]:
-    """Return ONNX Runtime's own names of the execution providers that it was built with."""
+    """Return the execution providers that the installed ONNX Runtime was built with, such as "CPUExecutionProvider"."""
     return list(load().get_available_providers())

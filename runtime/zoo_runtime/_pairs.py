@@ -1,4 +1,4 @@
-"""Time two calls against one another, so that neither gains from running second."""
+"""Times two calls in alternating order, so that neither has the advantage of running second."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ BLOCK = 3
 
 @dataclass(frozen=True)
 class Pairs:
-    """The result of timing two calls in alternation.
+    """Holds the result of timing two calls in alternation.
 
     Args:
-        first: Median milliseconds of the first call.
-        second: Median milliseconds of the second call.
-        ratio: Median over pairs of (time of the first / time of the second). Above 1, the second is faster.
-        middle_half: First and third quartile of the pairs' ratios.
+        first: The median time of the first call, in milliseconds.
+        second: The median time of the second call, in milliseconds.
+        ratio: The median over all pairs of the first call's time divided by the second call's. Above 1, the second call
+            is faster.
+        middle_half: The first and the third quartile of these ratios.
     """
 
     first: float
@@ -35,17 +36,19 @@ def time_pairs(
 ) -> Pairs:
     """Time two calls in alternation.
 
-    Each turn runs a block of one call and a block of the other, in alternating order. A block's first call does not
-    count: it would pay for what the other block left behind, such as cold caches and threads that still spin.
+    Each pair consists of a block of the first call and a block of the second call. The order of the blocks alternates.
+    A block has four calls, and its time is the median of the last three. The first one does not count, because it
+    suffers from cold caches and from threads of the other block that still spin.
 
     Args:
         first: The first call.
         second: The second call.
-        items: Arguments, one pair (for the first, for the second) per turn. They repeat when they run out.
-        pairs: Number of turns, at least 2.
+        items: Pairs of arguments: one for the first call and one for the second. They are used in turn and start again
+            after the last.
+        pairs: The number of measured pairs, at least 2. Two more pairs before them warm up.
 
     Returns:
-        Medians in milliseconds, and the ratios.
+        The medians in milliseconds, and the ratios.
     """
     endless = itertools.cycle(items)
     taken: list[tuple[float, float]] = []

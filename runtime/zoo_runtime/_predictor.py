@@ -1,4 +1,4 @@
-"""Predictor: loads an exported file once, and then turns pictures into labels."""
+"""Loads an exported file and predicts the classes of pictures."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     _S = TypeVar("_S", bound=Source)
 
 THRESHOLD = 0.5
-# Bytes of the largest file whose network is opened a second time for lists.
+# The size of the largest file that is opened a second time for lists, in bytes.
 LARGEST_TWICE = 100_000_000
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The network's answer for one picture.
+    """Holds the network's prediction for one picture.
 
     Args:
         label: The likeliest class.
-        confidence: Its probability, in 0..1.
-        probabilities: Class name -> probability in 0..1, in the order of the file's classes. They sum to 1, unless the
-            network is multi-label.
-        labels: The classes that apply. This is the likeliest one, except for a multi-label network: there it is every
-            class with a probability of 0.5 or more, likeliest first, and may be empty.
+        confidence: The probability of the likeliest class, in 0..1.
+        probabilities: Maps each class name to its probability in 0..1, in the order of the file's classes. They sum to
+            1, unless the network is multi-label.
+        labels: The classes that the network assigns. Normally, this is only the likeliest class. For a multi-label
+            network, these are all classes with a probability of 0.5 or more, likeliest first; there may be none.
     """
 
     label: str
@@ -52,39 +52,43 @@ class Prediction:
     labels: tuple[str, ...] = ()
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """Return the `count` likeliest classes with their probabilities, likeliest first."""
+        """Return the `count` likeliest classes as (class, probability), likeliest first."""
         return sorted(self.probabilities.items(), key=lambda item: -item[1])[:count]
 
 
 class Predictor:
-    """Runs one exported file.
+    """Predicts pictures with one exported file.
 
-    `zoo-runtime tune` saves settings beside the file. They apply on the machine on which they were tuned.
+    `zoo-runtime tune` saves tuned settings beside the file. A predictor uses them on the machine on which they were
+    tuned.
 
     Args:
-        model: Path of the file (or of the folder that holds it as `model.onnx`), or its bytes.
-        threads: Number of threads, 1 to 256, for the network and for lists and folders. None means one per core; for
-            the network alone, a tuned number comes first.
-        providers: Where the network runs, best first: names such as "cpu", "openvino", "cuda", "tensorrt", "coreml",
-            "nnapi", "qnn", "xnnpack", ONNX Runtime's own names, or pairs of a name and options. If "cpu" is among
-            them, another that cannot be started costs a warning; otherwise it is an error. None means the tuned
-            provider, or else the processor.
-        spinning: Whether idle threads of the network wait in a busy loop. None means the tuned value, or else True.
-        arena: Whether the network keeps its memory between pictures. None means the tuned value, or else True.
-        tuned: Whether tuned settings replace the defaults.
-        max_pixels: Upper limit on a picture's width x height.
+        model: Path of the file, or of the folder that holds it as `model.onnx`, or the bytes of the file.
+        threads: Number of threads, 1 to 256. The network uses them for a single picture, and they share the pictures of
+            a list or folder. None means one per core. For single pictures, however, None means the tuned number if
+            there is one.
+        providers: Execution providers on which the network runs, best first. Each is a name or a pair of a name and
+            options. Names are "cpu", "openvino", "cuda", "tensorrt", "coreml", "nnapi", "qnn", "xnnpack" and others, or
+            ONNX Runtime's own names. A provider that cannot start causes a warning if "cpu" is listed too, and
+            otherwise an error. None means the tuned provider, or the processor if nothing was tuned.
+        spinning: Whether idle threads of the network wait in a busy loop. None means the tuned value, or True if
+            nothing was tuned.
+        arena: Whether the network keeps its memory between pictures. None means the tuned value, or True if nothing was
+            tuned.
+        tuned: Whether to use the tuned settings.
+        max_pixels: The largest accepted width x height of a picture, in pixels.
 
     Attributes:
-        info: What the file says about itself, a `ModelInfo`.
-        settings: How the network runs, a `Settings`.
+        info: The metadata of the file, a `ModelInfo`.
+        settings: The settings of the network, a `Settings`.
 
     Raises:
         ValueError: If `threads` or `max_pixels` is out of range, or the installed ONNX Runtime lacks a provider.
         ProviderNotStarted: If a provider cannot run on this machine.
         ModelNotFound: If there is no file at the path.
-        CorruptModel: If ONNX Runtime cannot load the file.
+        CorruptModel: If ONNX Runtime cannot load the file, or its metadata are damaged or do not fit the graph.
         NotAnExport: If zoo did not export the file.
-        UnknownSchema: If the file was exported for a newer runtime.
+        UnknownSchema: If this runtime does not know the version of the file's metadata.
         UnknownTask: If this runtime does not know the file's task.
 
     Example:
@@ -112,7 +116,7 @@ class Predictor:
         given = {key: value for key, value in options.items() if value is not None}
         found = read_tuned(self._model) if tuned and not isinstance(self._model, bytes) else None
         self.settings = dataclasses.replace(found or Settings(), **given)
-        # Tuned settings are the best for one picture at a time, which says nothing about many on all cores.
+        # Tuned settings are the best for one picture at a time, but may be bad for many pictures on all cores.
         self._for_many = dataclasses.replace(Settings(), **given)
         self._workers = threads or usable_cores()
         self._max_pixels = max_pixels
@@ -130,7 +134,7 @@ class Predictor:
             self._session = open_session(self._model, self.settings)
         self._single: Session | None = None
         self._lock = threading.Lock()
-        # Not every provider lets two threads into one session; DirectML does not.
+        # Some providers, such as DirectML, do not allow two threads to use one session at the same time.
         self._run_lock: contextlib.AbstractContextManager[object] = (
             contextlib.nullcontext() if self.settings.providers == ("cpu",) else threading.Lock()
         )
@@ -144,16 +148,16 @@ class Predictor:
     def __call__(self, source: Source) -> Prediction: ...
 
     def __call__(self, source: Source | list[_S] | tuple[_S, ...]) -> Prediction | list[Prediction]:
-        """Predict one picture, or a list or tuple of pictures.
+        """Predict one picture, or each picture of a list or tuple.
 
         Args:
-            source: A picture (see `decode`), or a list or tuple of them.
+            source: A picture as `decode` accepts it, or a list or tuple of pictures.
 
         Returns:
-            A Prediction, or a list of them in the same order.
+            A Prediction. For a list or tuple, a list of Predictions in the same order.
 
         Raises:
-            PictureError: If a picture cannot be read. For a list, this is the error of the first such picture.
+            PictureError: If a picture cannot be read. For a list or tuple, the error is that of the first such picture.
         """
         if isinstance(source, (list, tuple)):
             predictions = []
@@ -165,19 +169,21 @@ class Predictor:
         return self._name(self.probabilities(self.decode(source)[None])[0])
 
     def predict_each(self, sources: Iterable[Source], *, batch_size: int = 8) -> Iterator[Prediction | PictureError]:
-        """Predict many pictures. A picture that cannot be read yields its error, and the rest goes on.
+        """Predict many pictures in batches. A picture that cannot be read does not stop the others.
 
-        A list or tuple of more than one batch is shared out among threads. Each thread decodes a batch and runs it, so
-        that decoding and inference overlap. The first such list opens the network a second time, with one thread, and
-        so takes the memory of its weights again; files above 100 MB are not opened twice. From any other iterable, such
-        as a camera's stream, the next batch is taken only after the batch before it has been answered.
+        A list or tuple that is longer than one batch is shared among threads. Each thread decodes a batch and runs the
+        network on it, so that decoding and inference overlap. For this, the first such list opens the network a second
+        time, with one thread. Its weights then take their memory twice. Files above 100 MB are not opened twice.
+
+        Any other iterable may be endless, such as the frames of a camera. The next batch is then read only after all
+        answers to the batch before it have been yielded.
 
         Args:
-            sources: Pictures, see `decode`.
+            sources: Pictures, each as `decode` accepts it.
             batch_size: Number of pictures that go through the network at once.
 
         Yields:
-            A Prediction or a PictureError per picture, in order.
+            For each picture, in order, a Prediction, or a PictureError if the picture cannot be read.
 
         Raises:
             TypeError: If `sources` is one picture instead of many.
@@ -194,7 +200,7 @@ class Predictor:
         return self._by_turns(iter(sources), batch_size)
 
     def _by_turns(self, sources: Iterator[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
-        """Decode a batch, run it, yield its answers, and only then take the next batch."""
+        """Decode a batch, run the network on it, and yield its answers. Only then read the next batch."""
         with contextlib.ExitStack() as stack:
             pool: ThreadPoolExecutor | None = None
             while batch := list(itertools.islice(sources, batch_size)):
@@ -204,7 +210,7 @@ class Predictor:
                 yield from self._answers(list(decoded), self._session)
 
     def _share_out(self, sources: Sequence[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
-        """Decode and run each batch in one of the threads."""
+        """Let each thread decode a batch and run the network on it. Yield the answers in the order of the pictures."""
         session = self._single_session()
 
         def work(start: int) -> list[Prediction | PictureError]:
@@ -213,7 +219,7 @@ class Predictor:
 
         starts = iter(range(0, len(sources), batch_size))
         with _pool(self._workers) as pool:
-            # Only as many batches are queued as keep every thread busy: an answer that nobody takes holds memory.
+            # The queue is only long enough to keep every thread busy, because answers that wait in it take memory.
             waiting = deque(pool.submit(work, start) for start in itertools.islice(starts, 2 * self._workers))
             try:
                 while waiting:
@@ -232,11 +238,13 @@ class Predictor:
         return [item if isinstance(item, PictureError) else self._name(next(rows)) for item in decoded]
 
     def _single_session(self) -> Session:
-        """Return the network with one thread, for threads that each run their own pictures.
+        """Return a session with one thread, for use by several threads that each run their own pictures.
 
-        This is the session that is already open in three cases: with a single thread, with a provider other than the
-        processor, and for large networks. A large network would take its memory twice, and keeps all threads busy with
-        one picture anyway.
+        In three cases, this is the session that is already open: if one thread is requested, if a provider other than
+        the processor is used, or if the file is larger than 100 MB. A second session of a large network would take much
+        memory. Such a network keeps all threads busy with one picture anyway.
+
+        The open session is also returned if the file cannot be opened again or has been replaced by another one.
         """
         if (
             (self._workers == 1 and self.settings.threads in (None, 1))
@@ -261,34 +269,41 @@ class Predictor:
     ) -> Iterator[tuple[str, Prediction | PictureError]]:
         """Predict every picture below a folder (see `list_pictures`), in the order of their paths.
 
+        Args:
+            folder: Path of the folder.
+            batch_size: Number of pictures that go through the network at once.
+
         Yields:
-            The path, and a Prediction or the PictureError that says why there is none.
+            The path of a picture, and its Prediction, or a PictureError if the picture cannot be read.
 
         Raises:
-            PictureNotFound: If the folder does not exist.
+            PictureNotFound: If the folder does not exist, or a folder in it may not be read.
         """
         paths = list_pictures(folder)
         yield from zip(paths, self.predict_each(paths, batch_size=batch_size), strict=True)
 
     def decode(self, source: Source) -> npt.NDArray[np.uint8]:
-        """Decode a picture for this network.
+        """Decode a picture to the pixels that this network expects.
+
+        Args:
+            source: A picture as `zoo_runtime.decode` accepts it.
 
         Returns:
-            uint8 array (height, width, channels), values 0..255.
+            A uint8 array (height, width, channels), values 0..255.
 
         Raises:
-            PictureError: If the picture cannot be read. See `zoo_runtime.decode` for each kind.
+            PictureError: If the picture cannot be read. `zoo_runtime.decode` lists the kinds of errors.
         """
         return decode(source, self.info.image, max_pixels=self._max_pixels)
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the network on pixels that are already decoded.
+        """Run the network on decoded pictures.
 
         Args:
-            pixels: uint8 array (batch, height, width, channels), values 0..255, as `decode` returns them.
+            pixels: A uint8 array (batch, height, width, channels), values 0..255: decoded pictures, stacked.
 
         Returns:
-            float32 array (batch, classes). Rows sum to 1, unless the network is multi-label.
+            A float32 array (batch, classes) in 0..1. Rows sum to 1, unless the network is multi-label.
 
         Raises:
             ValueError: If the array has another shape or dtype.
@@ -320,7 +335,11 @@ class Predictor:
         return Prediction(self.info.classes[best], float(row[best]), named, labels)
 
     def _check_graph(self) -> None:
-        """Raise CorruptModel unless the graph's inputs and outputs match the metadata."""
+        """Check that the graph's inputs and outputs match the metadata, and that it accepts batches of any size.
+
+        Raises:
+            CorruptModel: If this is not the case.
+        """
         inputs = [(node.name, node.type, list(node.shape[1:])) for node in self._session.get_inputs()]
         wanted = [(INPUT, "tensor(uint8)", [*self.info.image.size, self.info.image.channels])]
         outputs = [(node.name, node.type, list(node.shape[1:])) for node in self._session.get_outputs()]
@@ -337,7 +356,7 @@ class Predictor:
 
 
 def _size(path: str) -> int:
-    """Return the size of a file in bytes, or 0 if there is none: opening it raises the error."""
+    """Return the size of a file in bytes, or 0 if there is no file. `open_session` then raises the error."""
     try:
         return os.path.getsize(path)
     except (OSError, ValueError):
@@ -352,19 +371,19 @@ def _metadata(session: Session) -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    # One picture needs no threads, and should not wait for this import.
+    # The prediction of one picture needs no threads, and should not wait for this import.
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(threads)
 
 
 def no_picture_in(paths: Iterable[str]) -> PictureNotFound:
-    """Return the error for paths in which no picture was found."""
+    """Return the error for paths that contain no picture."""
     return PictureNotFound(
         f"no picture was found in {', '.join(map(repr, paths))}. "
         "The names of pictures end in .jpg, .png, .webp or another supported ending."
@@ -375,7 +394,12 @@ Refuse = Callable[[str, PictureNotFound], None]
 
 
 def expand(paths: Iterable[str], refuse: Refuse | None = None) -> Iterator[str]:
-    """Yield each file as named, and for a folder every picture below it (see `list_pictures`)."""
+    """Yield the paths of pictures: each file as named, and for a folder every picture below it (see `list_pictures`).
+
+    Args:
+        paths: Paths of files and folders.
+        refuse: Called with the path of a folder that may not be read, and the error. If None, the error is raised.
+    """
     for path in paths:
         if os.path.isdir(path):
             yield from list_pictures(path, refuse)
@@ -386,17 +410,17 @@ def expand(paths: Iterable[str], refuse: Refuse | None = None) -> Iterator[str]:
 def list_pictures(folder: str | os.PathLike[str], refuse: Refuse | None = None) -> list[str]:
     """List every picture below a folder: the files whose names end in one of `SUFFIXES`.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are left out. Links are followed.
 
     Args:
-        folder: Its path.
-        refuse: Called with the path of a subfolder that may not be read, and the error. If None, the error is raised.
+        folder: Path of the folder.
+        refuse: Called with the path of a folder that may not be read, and the error. If None, the error is raised.
 
     Returns:
         The sorted paths.
 
     Raises:
-        PictureNotFound: If the folder does not exist, or a folder may not be read.
+        PictureNotFound: If the folder does not exist. If `refuse` is None, also if a folder may not be read.
     """
     root = os.fsdecode(folder)
     if not os.path.isdir(root):

@@ -1,4 +1,4 @@
-"""Print predictions line by line, for the commands `zoo-runtime predict` and `zoo predict`."""
+"""Prints predictions line by line, for the commands `zoo-runtime predict` and `zoo predict`."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ def print_predictions(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
 ) -> int:
-    """Predict files and folders, and print one line per picture.
+    """Predict pictures in files and folders, and print one line per picture.
 
-    If a picture or folder cannot be read, a line on standard error says so, and the rest goes on. With `as_json`, it is
-    a JSON object on standard output instead.
+    A picture or folder that cannot be read does not stop the others. Its error is printed to standard error. With
+    `as_json`, the error is a JSON object on standard output instead.
 
     Args:
         model: Path of an exported file, or of the folder that holds it.
         paths: Pictures, and folders of pictures.
-        top: How many classes to show, likeliest first. None shows the labels alone, or with `as_json` all classes.
+        top: How many classes to show, likeliest first. None shows only the predicted labels as text, and all classes as
+            JSON.
         as_json: Print one JSON object per picture instead of text.
         threads: See `Predictor`.
         providers: See `Predictor`.
 
     Returns:
-        The exit code: 0, or 1 if any picture could not be predicted.
+        The exit code: 0, or 1 if a picture or a folder could not be read.
 
     Raises:
         ModelError: If the exported file cannot be used. See `Predictor`.
-        PictureNotFound: If the paths hold no picture at all.
+        PictureNotFound: If the paths contain no picture at all.
     """
     failed = False
 
@@ -77,5 +78,8 @@ def print_predictions(
 
 
 def one_line(text: str) -> str:
-    """Escape what is not printable: a line break in a file's name would look like the next picture's line."""
+    """Escape the characters of a text that are not printable.
+
+    Otherwise, a line break in a file's name would look like the start of the next picture's line.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,10 +1,16 @@
-"""The self-test: replays the file's own pictures on this machine, and compares with the results at export.
+"""Creates and runs the self-test of an exported file.
 
-`zoo.selftest` of an exported file is
+The file contains pictures, and their pixels and probabilities on the machine that exported it. The self-test decodes
+and predicts these pictures on this machine, and compares the results.
+
+The metadata entry `zoo.selftest` of an exported file is
+
     {"versions": {name: version}, "tolerance": 1e-3 or more, "pictures": [
         {"jpeg": base64, "sha256": of the decoded pixels, "sample": {"step": [rows, columns], "pixels": base64},
          "probabilities": [...]}]}
-The sample holds every `step`-th row and column of the decoded pixels. It shows how far apart two decoders are.
+
+The sample contains every `rows`-th row and every `columns`-th column of the decoded pixels. It shows how much two
+decoders differ.
 """
 
 from __future__ import annotations
@@ -25,16 +31,16 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Outcome of the self-test on this machine.
+    """Holds the result of the self-test on this machine.
 
     Args:
-        passed: Whether every probability is within the tolerance.
-        pixels_equal: Whether every decoded pixel equals that of the workshop, the machine that exported the file.
-        pixel_difference: Greatest difference of the sampled pixels, in levels 0..255.
-        probability_difference: Greatest difference of a probability, in 0..1.
-        tolerance: Greatest probability difference that passes.
-        workshop: Package versions on the machine that exported the file.
-        device: Package versions on this machine.
+        passed: Whether every probability is within the tolerance. The pixels may differ.
+        pixels_equal: Whether all decoded pixels are equal to those on the machine that exported the file.
+        pixel_difference: The largest difference of a sampled pixel, in 0..255.
+        probability_difference: The largest difference of a probability, in 0..1. Infinity if a probability is NaN.
+        tolerance: The largest difference of a probability that passes.
+        workshop: The package versions on the machine that exported the file.
+        device: The package versions on this machine.
     """
 
     passed: bool
@@ -47,8 +53,13 @@ class CheckResult:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that determine pixels and probabilities on this machine."""
-    # Imported here, as in the functions below, so that the first label of a process does not wait for them.
+    """Return the versions of the packages that determine pixels and probabilities, and the processor type.
+
+    Returns:
+        Maps "pillow", "libjpeg", "onnxruntime" and "numpy" to their versions, and "machine" to the processor type, such
+        as "x86_64".
+    """
+    # These are imported here, as in the functions below, so that the first label of a process does not wait for them.
     import platform
 
     import PIL
@@ -64,12 +75,12 @@ def versions() -> dict[str, str]:
 
 
 def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLERANCE) -> dict[str, Any]:
-    """Make the value of `zoo.selftest`: what this machine decodes and computes for some pictures.
+    """Decode and predict pictures on this machine, and return the value of the metadata entry `zoo.selftest`.
 
     Args:
-        predictor: The exported file.
-        jpegs: The bytes of the JPEG files.
-        tolerance: Greatest difference of a probability that passes on another machine, in 0..1.
+        predictor: Runs the exported file.
+        jpegs: The pictures, as the bytes of JPEG files.
+        tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
 
     Returns:
         A dictionary that `json.dumps` accepts.
@@ -96,10 +107,13 @@ def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLER
 
 
 def tolerance_of(info: ModelInfo) -> float | None:
-    """Return how much a probability may differ on another machine, or None if the file has no self-test.
+    """Return how much a probability may differ on another machine, in 0..1. Return None if the file has no self-test.
+
+    Args:
+        info: The metadata of the file.
 
     Raises:
-        CorruptModel: If the file's tolerance cannot be read.
+        CorruptModel: If the tolerance is not a number.
     """
     if not info.selftest.get("pictures"):
         return None
@@ -110,11 +124,17 @@ def tolerance_of(info: ModelInfo) -> float | None:
 
 
 def check(predictor: Predictor) -> CheckResult:
-    """Replay the file's self-test on this machine.
+    """Run the self-test of an exported file on this machine.
+
+    Args:
+        predictor: Runs the exported file.
+
+    Returns:
+        The differences from the machine that exported the file, and whether the self-test passed.
 
     Raises:
-        CorruptModel: If the file has no self-test, or one that cannot be read.
-        PictureError: If this machine cannot decode the self-test's pictures.
+        CorruptModel: If the file has no self-test, or the self-test is damaged.
+        PictureError: If this machine cannot decode the pictures of the self-test.
     """
     import base64
     import hashlib

@@ -1,4 +1,7 @@
-"""Open an exported file in ONNX Runtime: where it runs, on how many threads, and what was tuned for this machine."""
+"""Opens an exported file in ONNX Runtime with given settings, and saves and reads tuned settings.
+
+Settings say on which execution providers and on how many threads the network runs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ PROVIDERS = {
     "xnnpack": "XnnpackExecutionProvider",
     "webgpu": "WebGpuExecutionProvider",
 }
-"""Short names of ONNX Runtime's execution providers. Its own names are accepted too."""
+"""Maps short names of execution providers to the names that ONNX Runtime uses. Both are accepted."""
 
 MAX_THREADS = 256
 TUNED_SCHEMA = 1
@@ -37,18 +40,19 @@ Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 
 @dataclass(frozen=True)
 class Settings:
-    """How ONNX Runtime runs a network.
+    """Describes how ONNX Runtime runs a network.
 
     Args:
-        threads: Threads of the network, 1 to 256. None leaves the number to ONNX Runtime, which uses one per core.
-        spinning: Whether idle threads wait for work in a busy loop. This is faster where cores are free, and takes
-            them from other programs where they are not.
-        arena: Whether memory is kept for the next picture. If False, it is given back.
-        providers: Where the network runs, best first: names of `PROVIDERS`, names of ONNX Runtime, or pairs of a name
-            and options. What one provider cannot run goes to the next, and in the end to the processor.
+        threads: Threads of the network, 1 to 256. None means that ONNX Runtime uses one per core.
+        spinning: Whether idle threads wait for work in a busy loop. This is faster if cores are free, but slows down
+            other programs if they are not.
+        arena: Whether memory is kept for the next picture. If False, it is returned to the system.
+        providers: Execution providers on which the network runs, best first. Each is a short name of `PROVIDERS`, a
+            name that ONNX Runtime uses, or a pair of a name and options. Operations that a provider cannot run are run
+            by the next one, and in the end by the processor.
 
     Raises:
-        ValueError: If a value is not allowed. The message says what is.
+        ValueError: If a value is not allowed. The message says which values are.
     """
 
     threads: int | None = None
@@ -66,15 +70,15 @@ class Settings:
             raise ValueError("providers must have at least one name, such as 'cpu'. Received: an empty list.")
 
     def to_json(self) -> dict[str, Any]:
-        """Return a plain dictionary that `json.dumps` accepts."""
+        """Return the settings as a dictionary that `json.dumps` accepts."""
         return asdict(self)
 
 
 def _short(provider: Provider) -> Provider:
-    """Return the short name if there is one, paired with its options if there are any.
+    """Return a provider with its short name: the name, or (name, options) if there are options.
 
     Raises:
-        ValueError: If it is neither a name nor a pair of a name and options.
+        ValueError: If the provider is neither a name nor a pair of a name and options.
     """
     try:
         name, given = (provider, {}) if isinstance(provider, str) else provider
@@ -95,7 +99,10 @@ def _short_name(name: str) -> str:
 
 
 def available_providers() -> list[str]:
-    """Return the providers that the installed ONNX Runtime was built with, by their short names if they have one."""
+    """Return the execution providers that the installed ONNX Runtime was built with.
+
+    Those that are in `PROVIDERS` are given by their short names.
+    """
     return [_short_name(name) for name in built_providers()]
 
 
@@ -103,7 +110,8 @@ def parse_providers(text: str) -> list[str]:
     """Split a comma-separated list of execution providers, such as "openvino,cpu", and check each name.
 
     Raises:
-        ValueError: If the installed ONNX Runtime does not have one of them. The message lists those that it has.
+        ValueError: If the installed ONNX Runtime does not have one of the providers. The message lists those that it
+            has.
     """
     names = [name.strip() for name in text.split(",")]
     full_providers(names)
@@ -111,10 +119,10 @@ def parse_providers(text: str) -> list[str]:
 
 
 def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, str]]]:
-    """Return ONNX Runtime's own names, each with its options.
+    """Return a pair (name, options) per provider, with the name that ONNX Runtime uses and options as text.
 
     Raises:
-        ValueError: If the installed ONNX Runtime does not have one of them.
+        ValueError: If the installed ONNX Runtime does not have one of the providers.
     """
     built = built_providers()
     found = []
@@ -131,7 +139,9 @@ def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, s
 
 
 def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> Session:
-    """Open an exported file.
+    """Open an exported file in ONNX Runtime.
+
+    If "cpu" is among the providers, others that cannot start cause a warning.
 
     Args:
         model: Path of the file, or its bytes.
@@ -139,9 +149,10 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
 
     Raises:
         ValueError: If the installed ONNX Runtime does not have one of the requested providers.
-        ModelNotFound: If there is no file at the path.
-        CorruptModel: If ONNX Runtime cannot load the file.
-        ProviderNotStarted: If a requested provider cannot run here, and "cpu" is not listed after it.
+        ModelNotFound: If there is no file at the path, or it may not be read.
+        CorruptModel: If ONNX Runtime cannot load the file even on the processor.
+        ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers. Also if ONNX Runtime can
+            load the file on the processor, but not on the requested providers.
     """
     providers = full_providers(settings.providers)
     onnxruntime = load()
@@ -163,14 +174,14 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         with quiet:
             session: Session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
-        # ONNX Runtime's exceptions share no base class.
+        # ONNX Runtime's exceptions have no common base class.
         reason = str(error).strip().splitlines()[0]
         if settings.providers == ("cpu",):
             raise CorruptModel(f"onnxruntime cannot load {name}: {reason}") from None
         # If the processor cannot load it either, the file is at fault.
         open_session(model, replace(settings, providers=("cpu",)))
         raise ProviderNotStarted(f"onnxruntime cannot load {name} on {_named(providers)}: {reason}") from None
-    # If a provider cannot start, because a library or a device is missing, ONNX Runtime prints that and goes on.
+    # If a provider cannot start because a library or a device is missing, ONNX Runtime prints that and continues.
     missing = [(full, given) for full, given in providers if full not in session.get_providers()]
     if missing:
         text = (
@@ -189,14 +200,14 @@ def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:
 
 
 def _readable(path: str) -> str | bytes:
-    """Return the path, or the file's content if ONNX Runtime cannot open that path.
+    """Return the path, or the file's content if the path is not valid UTF-8. ONNX Runtime cannot open such a path.
 
     Raises:
-        ModelNotFound: If there is no file, or it may not be read.
+        ModelNotFound: If there is no file at the path, or it may not be read.
     """
     try:
         with open(path, "rb") as stream:
-            # ONNX Runtime opens no file whose name is not UTF-8. Python marks such bytes with these characters.
+            # ONNX Runtime cannot open a file whose name is not UTF-8. Python marks such bytes with these characters.
             return stream.read() if any("\udc80" <= letter <= "\udcff" for letter in path) else path
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -206,7 +217,7 @@ def _readable(path: str) -> str | bytes:
 
 
 def model_file(model: str | os.PathLike[str]) -> str:
-    """Return the path of the file; a folder stands for the `model.onnx` inside it."""
+    """Return the path of an exported file. For a folder, this is the path of `model.onnx` inside it."""
     path = os.fsdecode(model)
     return os.path.join(path, "model.onnx") if os.path.isdir(path) else path
 
@@ -215,20 +226,20 @@ def model_file(model: str | os.PathLike[str]) -> str:
 
 
 def tuned_file(path: str) -> str:
-    """Return where the tuned settings of an exported file are kept: `model.tuned.json` beside `model.onnx`."""
+    """Return the path of the tuned settings of an exported file: `model.tuned.json` beside `model.onnx`."""
     return os.path.splitext(path)[0] + ".tuned.json"
 
 
 def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]]) -> str:
-    """Save settings beside an exported file, in one atomic replace.
+    """Save tuned settings beside an exported file. An older file is replaced in one step.
 
     Args:
         path: Path of the exported file.
         settings: The settings to save.
-        table: The measurements that they were chosen from.
+        table: The measurements from which the settings were chosen.
 
     Returns:
-        Path of the file that holds them.
+        The path of the saved file.
 
     Raises:
         NotWritten: If the folder is write-protected, or the disk is full.
@@ -257,11 +268,16 @@ def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]
 
 
 def read_tuned(path: str) -> Settings | None:
-    """Read what was tuned for this file on this machine.
+    """Read the tuned settings of an exported file.
+
+    If they cannot be read, a warning says so, and there is no error, because the settings change only the speed.
+
+    Args:
+        path: Path of the exported file.
 
     Returns:
-        The settings. None if nothing was tuned, or if it was tuned for another file, machine or version. An unreadable
-        file costs a warning and nothing else, because it changes only the speed.
+        The settings. None if there are none, if they cannot be read, or if they were tuned for another file, another
+        machine or another version of ONNX Runtime.
     """
     target = tuned_file(path)
     if not os.path.exists(target):
@@ -284,7 +300,11 @@ def read_tuned(path: str) -> Settings | None:
 
 
 def _key(path: str) -> dict[str, Any]:
-    """Return what tuned settings depend on: the file's size and time, the processor, and ONNX Runtime's version."""
+    """Return the properties of the file and the machine on which tuned settings depend.
+
+    `read_tuned` ignores the settings if one of these has changed: the file's size or modification time, the processor,
+    the number of cores, or ONNX Runtime's version.
+    """
     status = os.stat(path)
     return {
         "bytes": status.st_size,
@@ -296,7 +316,7 @@ def _key(path: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the processor's name and features, as far as the system reports them."""
+    """Return the name and the features of the processor, as far as the system reports them."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
             text = stream.read()

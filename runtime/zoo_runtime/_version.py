@@ -1,3 +1,3 @@
-"""The one version number of finezoo and finezoo-runtime."""
+"""Holds the version number that finezoo and finezoo-runtime share."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """The command `zoo-runtime` with its subcommands predict, info, check, bench and tune.
 
-It exits with 0 if all went well, 1 if something failed, 2 on wrong usage, and 130 when interrupted.
+The exit code is 0 if all went well, 1 if something failed, 2 if the command line is wrong, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from ._errors import ZooRuntimeError
 from ._version import __version__
 
-# argparse has no public name for it.
+# argparse has no public name for this type.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 MODEL_HELP = "model.onnx, or the folder that holds it"
@@ -26,7 +26,14 @@ PROVIDERS_HELP = "where the network runs, best first: cpu, openvino, cuda, ... (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: The arguments after the name of the command. None means those of this process, `sys.argv[1:]`.
+
+    Raises:
+        SystemExit: If the arguments are wrong (exit code 2), or ask for help or the version (exit code 0).
+    """
     # File names need not be valid text; printing one must not end the run.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -35,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module="PIL")
     parser = _parser()
     options, more = parser.parse_known_args(arguments)
-    # argparse accepts no paths after an option that stands between paths.
+    # argparse does not accept paths after an option if there are paths before it too.
     if more and hasattr(options, "paths") and not any(text.startswith("-") for text in more):
         options.paths += more
     elif more:
@@ -68,7 +75,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def run() -> None:
     """Run `main` as the script `zoo-runtime`, and then end the process at once.
 
-    A normal exit would spend a tenth of the time to a label on taking down the interpreter and ONNX Runtime.
+    A normal exit would also shut down the interpreter and ONNX Runtime. That takes a tenth of the time from the start
+    of the process to a label.
     """
     code = main()
     try:
@@ -125,7 +133,10 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _brief(value: dict[str, Any]) -> str:
-    """Return the scalars of a nested dictionary on one line. Only `--json` shows lists and long texts."""
+    """Format the numbers and short texts of a nested dictionary on one line.
+
+    Lists and texts of more than 100 characters are left out; `--json` shows them.
+    """
     parts = []
     for key, item in value.items():
         if isinstance(item, dict):

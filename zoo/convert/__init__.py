@@ -1,1 +1,4 @@
-"""Converts Keras networks to ONNX graphs. The only part of zoo that imports TensorFlow and tf2onnx."""
+"""Converts Keras networks to ONNX graphs, and opens ONNX graphs in ONNX Runtime.
+
+Only this package imports TensorFlow and tf2onnx.
+"""

@@ -1,8 +1,9 @@
-"""Converts a Keras network to an ONNX graph by tf2onnx, with fixed names of inputs and outputs.
+"""Converts a Keras network to an ONNX graph with tf2onnx.
 
-The network is traced as a function with a signature, because `tf2onnx.convert.from_keras` fails on Sequential models
-and broke repeatedly (https://github.com/onnx/tensorflow-onnx/issues/2319). If Keras computes with another backend, the
-conversion runs in a child process on TensorFlow. `zoo.convert.optimize` simplifies the graph.
+The graph's inputs and outputs always have the same names. tf2onnx receives a TensorFlow function with a signature,
+because `tf2onnx.convert.from_keras` fails on Sequential models and has broken repeatedly
+(https://github.com/onnx/tensorflow-onnx/issues/2319). If Keras uses another backend than TensorFlow, the conversion
+runs in a child process on TensorFlow. `zoo.convert.optimize` simplifies the graph.
 """
 
 from __future__ import annotations
@@ -30,25 +31,27 @@ if TYPE_CHECKING:
     import keras
 
 OPSET = 17
-# Only those passes of tf2onnx run whose work ONNX Runtime does not do. On MobileNetV3 the transpose pass of tf2onnx
-# fails and leaves 104 Transposes; the one of ONNX Runtime leaves 1.
+# The optimizer passes of tf2onnx that run. ONNX Runtime does the work of the others. On MobileNetV3, the transpose pass
+# of tf2onnx fails and leaves 104 Transposes, while ONNX Runtime leaves 1.
 TF2ONNX_PASSES = ("fold_constants", "remove_identity")
 INPUT, PROBABILITIES, LOGITS = "image", "probabilities", "logits"
 
 
 def convert(model: keras.Model) -> onnx.ModelProto:
-    """Convert a classifier.
+    """Convert a classifier to an ONNX graph with logits and probabilities.
 
     Args:
-        model: A network with one input, float32 (batch, height, width, channels) in 0..255, and with the layers
-            `logits` and `probabilities`, of which the latter is its output.
+        model: A network with one input, float32 (batch, height, width, channels) in 0..255. It has layers named
+            `logits` and `probabilities`, and its output is that of `probabilities`.
 
     Returns:
         A graph with the input `image`, uint8 [batch, height, width, channels], and the outputs `logits` and
-        `probabilities`, float32 [batch, classes].
+        `probabilities`, float32. `probabilities` has the shape [batch, classes]. So has `logits`, except that it is
+        [batch, 1] if one unit decides between two classes.
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
+        WriteError: The folder for temporary files is full.
     """
     keras = backend.start()
     names = (LOGITS, PROBABILITIES)
@@ -57,7 +60,7 @@ def convert(model: keras.Model) -> onnx.ModelProto:
 
 
 def convert_maps(model: keras.Model) -> onnx.ModelProto:
-    """Convert the lower part of a network, whose outputs are feature maps.
+    """Convert the lower part of a network, whose outputs are feature maps, to an ONNX graph.
 
     Args:
         model: A network with one input, float32 (batch, height, width, channels) in 0..255, and a list of outputs.
@@ -68,12 +71,13 @@ def convert_maps(model: keras.Model) -> onnx.ModelProto:
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
+        WriteError: The folder for temporary files is full.
     """
     return _checked(model, tuple(f"map_{i}" for i in range(len(model.outputs))), "float32")
 
 
 def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
-    """Convert, simplify and check a model; see `_convert_here` for the arguments."""
+    """Convert a model, and simplify and check the graph. The arguments are those of `_convert_here`."""
     convert_model = _convert_here if backend.runs_on_tensorflow() else _convert_in_child
     graph = optimize(convert_model(model, names, pixels))
     _tidy(graph)
@@ -85,7 +89,7 @@ def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.Mo
 
 
 def without_logits(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a converted graph whose only output is `probabilities`."""
+    """Return a copy of a graph whose only output is `probabilities`."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     kept = [output for output in copy.graph.output if output.name != LOGITS]
@@ -95,12 +99,12 @@ def without_logits(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
-    """Convert a model in this process, which must run on TensorFlow.
+    """Convert a model in this process, in which Keras must run on TensorFlow.
 
     Args:
         model: A network with one input and a list of outputs.
-        output_names: The names of the outputs in the graph.
-        pixels: The type of the graph's input, "uint8" or "float32".
+        output_names: The names of the outputs in the graph, in the same order.
+        pixels: The dtype of the graph's input, "uint8" or "float32".
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network.
@@ -153,7 +157,13 @@ def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str
 
 
 def _name_ends(graph: onnx.ModelProto, output_names: tuple[str, ...], variables: Mapping[str, keras.Variable]) -> None:
-    """Name input and outputs, and turn the inputs that stand for `variables` back into constants."""
+    """Rename the input and the outputs of the graph, and replace the inputs for weights by constants.
+
+    Args:
+        graph: The graph, which is changed in place. Its first input is the picture, and all others are weights.
+        output_names: The new names of the outputs, in order.
+        variables: Maps the name of each input for weights to the Keras variable that holds the weights.
+    """
     import keras
 
     given = [value.name for value in graph.graph.output]
@@ -170,16 +180,19 @@ def _name_ends(graph: onnx.ModelProto, output_names: tuple[str, ...], variables:
 
 @contextlib.contextmanager
 def _plain_grouped_convolutions() -> Iterator[None]:
-    """Trace grouped convolutions as plain TensorFlow operations.
+    """Make TensorFlow trace grouped convolutions as plain operations, until the end of the block.
 
-    On a CPU, Keras wraps them in a function that XLA compiles, because TensorFlow's own kernel has no gradient there.
-    That function would become a StatefulPartitionedCall in the graph.
+    On a CPU, TensorFlow's own kernel for grouped convolutions has no gradient. Keras therefore puts them into a
+    function that XLA compiles. In the graph, that function would become a StatefulPartitionedCall.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import nn
 
     class Uncompiled:
-        """Stands in for the module tensorflow. Its `function` leaves functions that XLA would compile as they are."""
+        """Replaces the module `tensorflow` inside Keras, so that nothing is compiled by XLA.
+
+        Its `function` returns functions that XLA would compile as they are. All else comes from `tensorflow`.
+        """
 
         def __getattr__(self, name):
             return getattr(tf, name)
@@ -196,9 +209,11 @@ def _plain_grouped_convolutions() -> Iterator[None]:
 
 
 def _pool_channels_first(graph) -> None:
-    """Make global pools read channels-first feature maps, between Transposes that cancel out with others.
+    """Make global pools read feature maps with channels first.
 
-    Otherwise a mean over channels-last maps at the end of a network keeps a Transpose on each branch that leads to it.
+    Each such pool gets a Transpose before it, and one after it if it keeps the dimensions. `zoo.convert.optimize`
+    removes those that cancel out with other Transposes. Without this, a mean over channels-last maps at the end of a
+    network keeps a Transpose on each branch before it.
     """
     for node in graph.get_nodes():
         pools = node.type in ("ReduceMean", "ReduceMax") and node.get_attr_value("axes") == [1, 2]
@@ -211,10 +226,13 @@ def _pool_channels_first(graph) -> None:
 
 
 def _erfc(context, node, name, arguments) -> None:
-    """Convert Erfc(x), which ONNX does not have, to 1 + Erf(-x).
+    """Convert TensorFlow's Erfc(x) to 1 + Erf(-x), because ONNX does not have Erfc.
 
-    TensorFlow's GELU is x / 2 * Erfc(-x * c). ONNX Runtime recognizes and fuses it in the form
-    x / 2 * (1 + Erf(x / (1 / c))).
+    TensorFlow's GELU is x / 2 * Erfc(-x * c). ONNX Runtime recognizes and fuses it in this form:
+
+        x / 2 * (1 + Erf(x / (1 / c)))
+
+    tf2onnx calls this function and prescribes its arguments.
     """
     (x,), (y,) = node.input, node.output
     kind, shape = context.get_dtype(y), context.get_shape(y)
@@ -238,9 +256,9 @@ def _erfc(context, node, name, arguments) -> None:
 def _interrupts_held() -> Iterator[None]:
     """Delay Ctrl-C until the end of the block.
 
-    tf2onnx has bare `except:` clauses, which would swallow the interrupt, and the export would continue.
+    tf2onnx has bare `except:` clauses. They would swallow the interrupt, and the export would continue.
     """
-    # Only the main thread may set handlers. Background jobs ignore Ctrl-C, and must go on ignoring it.
+    # Only the main thread may set handlers. Background jobs ignore Ctrl-C, and must continue to ignore it.
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
         yield
@@ -256,10 +274,10 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _convert_in_child(model: keras.Model, output_names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
-    """Start a child process whose Keras runs on TensorFlow, and let it call `_convert_here`.
+    """Convert a model in a child process in which Keras runs on TensorFlow. The arguments are those of `_convert_here`.
 
     Raises:
-        ConversionFailed: The child process failed. The message has the end of its output on stderr.
+        ConversionFailed: The child process failed. The message ends with the last 2000 characters of its stderr.
     """
     with tempfile.TemporaryDirectory(prefix="zoo-convert-") as folder:
         source, target = Path(folder, "model.keras"), Path(folder, "model.onnx")
@@ -276,7 +294,7 @@ def _convert_in_child(model: keras.Model, output_names: tuple[str, ...], pixels:
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Rename inputs, outputs and all uses of them; `names` maps old names to new ones."""
+    """Rename inputs, outputs and all uses of them. `names` maps old names to new ones."""
     for value in [*graph.input, *graph.output]:
         value.name = names.get(value.name, value.name)
     for node in graph.node:
@@ -286,7 +304,11 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """Call the first dimension `batch`, and remove the shapes of inner values and the notes that tf2onnx adds."""
+    """Name the first dimension of inputs and outputs `batch`.
+
+    This also removes what the exported file does not need: the shapes of inner values, and the descriptions that
+    tf2onnx adds.
+    """
     graph = model.graph
     for value in [*graph.input, *graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -299,7 +321,14 @@ def _tidy(model: onnx.ModelProto) -> None:
 
 
 def main(source: str, target: str, pixels: str, *output_names: str) -> None:
-    """Convert a saved network; `_convert_in_child` runs this in a separate process."""
+    """Convert a saved network. `_convert_in_child` runs this function in a child process.
+
+    Args:
+        source: The path of the network, a .keras file.
+        target: The path of the .onnx file to write.
+        pixels: The dtype of the graph's input, "uint8" or "float32".
+        output_names: The names of the outputs in the graph.
+    """
     keras = backend.start()
     onnx.save(_convert_here(keras.models.load_model(source, compile=False), output_names, pixels), target)
 

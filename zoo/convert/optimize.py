@@ -1,9 +1,9 @@
 """Simplifies a converted graph for devices: folds BatchNorm into convolutions and removes needless Transposes.
 
-ONNX Runtime's graph optimizer does most of the work, and writes the simplified graph to a file. Its basic level is
-used, because the result then has only ONNX's own operators. The optimizer folds each BatchNorm that directly follows a
-convolution into that convolution; this includes depthwise ones. It also removes Transposes between NHWC and NCHW that
-cancel out. Afterwards, this module replaces the computed target shapes of Reshapes by constants.
+ONNX Runtime's graph optimizer does most of the work and writes the simplified graph to a file. The optimizer runs at
+its basic level, because the result then has only standard ONNX operators. It folds each BatchNorm that directly follows
+a convolution, depthwise or not, into that convolution. It also removes Transposes between NHWC and NCHW that cancel
+out. Afterwards, this module replaces the computed target shapes of Reshapes by constants.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from zoo.errors import ConversionFailed, WriteError
 
 
 def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Simplify a graph.
+    """Simplify a graph that tf2onnx has converted.
 
     Args:
-        model: A graph as tf2onnx produces it, with channels last.
+        model: The graph, in which feature maps have channels last.
 
     Returns:
-        A graph that computes the same, with the same inputs and outputs.
+        A new graph that computes the same, with the same inputs and outputs.
 
     Raises:
         ConversionFailed: ONNX Runtime cannot read the graph.
@@ -59,10 +59,10 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reshape_to_constants(graph: onnx.GraphProto) -> None:
-    """Replace the computed target of each Reshape by the constant [-1, ...] if only the batch size is unknown.
+    """Replace the computed target shape of a Reshape by the constant [-1, ...] if only its batch size is unknown.
 
-    Without this, flattening a feature map takes seven nodes of shape arithmetic, which compilers for accelerators do
-    not accept.
+    Without this function, flattening a feature map takes seven nodes that compute a shape. Compilers for accelerators
+    do not accept these nodes. A graph with branches or loops is not changed.
     """
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
         # Branches and loops may read names of the surrounding graph, which this function does not follow.
@@ -92,7 +92,14 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
 
 
 def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
-    """Return whether a tensor is computed as a single dimension of a shape, and is not a constant."""
+    """Return whether a tensor is computed as a single dimension of a shape.
+
+    tf2onnx computes such a dimension by an Unsqueeze of a Squeeze. A constant does not count.
+
+    Args:
+        name: The name of the tensor.
+        makers: Maps the name of each computed tensor to the node that computes it.
+    """
     for kind in ("Unsqueeze", "Squeeze"):
         if name not in makers or makers[name].op_type != kind:
             return False
@@ -101,7 +108,7 @@ def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and constants that no other node and no output reads."""
+    """Remove all nodes and constants that do not contribute to an output of the graph."""
     wanted = {value.name for value in graph.output}
     for i in reversed(range(len(graph.node))):
         if wanted & set(graph.node[i].output):

@@ -1,4 +1,4 @@
-"""Opens a graph in ONNX Runtime on the CPU, without messages on stderr."""
+"""Opens graphs in ONNX Runtime on the CPU, and imports ONNX Runtime's tools for quantization."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def open_session(graph: onnx.ModelProto, *, as_written: bool = False) -> onnxruntime.InferenceSession:
-    """Open a graph in ONNX Runtime.
+    """Open a graph in ONNX Runtime on the CPU. Warnings of ONNX Runtime are not printed.
 
     Args:
         graph: The graph.
-        as_written: Whether to run the operations exactly as they are, without ONNX Runtime's own optimizations.
+        as_written: True runs the operations exactly as the graph has them, without ONNX Runtime's own optimizations.
 
     Raises:
         ConversionFailed: ONNX Runtime cannot run the graph.
@@ -38,6 +38,6 @@ def open_session(graph: onnx.ModelProto, *, as_written: bool = False) -> onnxrun
 
 
 def quantization() -> ModuleType:
-    """Import ONNX Runtime's tools for quantization, which are in a package of its own, and return that package."""
+    """Import the package `onnxruntime.quantization` and return it."""
     backend.onnxruntime()
     return importlib.import_module("onnxruntime.quantization")

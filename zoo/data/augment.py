@@ -1,6 +1,7 @@
-"""Reads augmentation policies as a user types them, `course:rotation=30,shear=0.1`, and builds their functions.
+"""Parses augmentation policies and builds the functions that alter training pictures.
 
-The policies themselves are plugins; see `zoo.plugin.Augmentation`. `zoo.report.augment_preview` draws what they do.
+A user types a policy as text, such as `course:rotation=30,shear=0.1`. Plugins provide the policies; see
+`zoo.plugin.Augmentation`. `zoo.report.augment_preview` draws altered pictures.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.nd
 
 
 def parse(text: str, registry: Registry) -> tuple[Augmentation, dict[str, Any]]:
-    """Read an augmentation policy and its parameters from the text that a user typed.
+    """Parse the text of an augmentation policy.
 
     Args:
-        text: `NAME` or `NAME:PARAMETER=VALUE,...`; each value has the type of the parameter's default.
+        text: `NAME` or `NAME:PARAMETER=VALUE,...`. Each value must have the type of the parameter's default value.
         registry: The loaded plugins.
 
     Returns:
-        The policy, and the value of each of its parameters, defaults included.
+        The policy, and the value of each of its parameters. A parameter that the text does not mention has its default
+        value.
 
     Raises:
         UnknownName: No plugin provides the policy, or the policy does not have the parameter.
         DuplicateName: Two plugins provide the policy.
-        UsageError: The text is not of this form, or a value does not have the type of the parameter.
+        UsageError: The text does not have this form, or gives a parameter twice. A value has the wrong type or is not
+            finite. A parameter cannot be written as text, because its default value is not a bool, a number or a str.
     """
     name, colon, rest = text.partition(":")
     policy = registry.augmentation(name)
@@ -54,7 +57,16 @@ def parse(text: str, registry: Registry) -> tuple[Augmentation, dict[str, Any]]:
 
 
 def _value(key: str, text: str, default: object) -> object:
-    """Read a value of the same type as a default value; raises UsageError."""
+    """Convert the text of a parameter's value to the type of the parameter's default value.
+
+    Args:
+        key: The name of the parameter, for error messages.
+        text: The value as the user typed it.
+        default: The default value of the parameter.
+
+    Raises:
+        UsageError: The text is not a finite value of that type, or the default value is not a bool, a number or a str.
+    """
     if isinstance(default, bool):
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
@@ -75,28 +87,34 @@ def _value(key: str, text: str, default: object) -> object:
 
 
 def _written(value: object) -> str:
-    """Write a parameter's value as a user would type it."""
+    """Format the value of a parameter as a user would type it. Floats have four significant digits."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def describe(policy: Augmentation, parameters: Mapping[str, Any]) -> str:
-    """Write a policy with all parameters as a user would type it. Numbers are rounded to four digits."""
+    """Format a policy and all its parameters as a user would type them. Floats have four significant digits."""
     listed = ",".join(f"{key}={_written(value)}" for key, value in parameters.items())
     return f"{policy.name}:{listed}" if listed else policy.name
 
 
 def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
-    """Build the function that alters training pictures. Starts Keras, because a plugin's `build` may import it.
+    """Build the function that alters training pictures.
+
+    Keras is started first, because the policy's `build` function may import it.
 
     Args:
         policy: The policy.
-        parameters: The value of each parameter, as `parse` returns them.
+        parameters: Maps the name of each parameter to its value, as `parse` returns it.
+
+    Returns:
+        A function `f(images, labels, seeds) -> (images, labels)`. `zoo.plugin.Augmentation` states its shapes and
+        dtypes.
 
     Raises:
-        UsageError: The policy does not accept the parameters that the user gave.
-        InvalidPluginData: The policy cannot be built although all parameters have their default values.
+        UsageError: The policy's `build` function fails, and a parameter differs from its default value.
+        InvalidPluginData: The policy's `build` function fails although all parameters have their default values.
     """
     backend.start()
     try:
@@ -111,18 +129,19 @@ def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
 
 
 def picture_seeds(seed: int, epoch: int, pictures: np.ndarray) -> np.ndarray:
-    """Derive one seed per picture from the seed of the run, the epoch and the picture, by splitmix64's finalizer.
+    """Derive one seed per picture from the run's seed, the epoch and the index of the picture.
 
-    The same three numbers give the same seed, whatever the order and the batches of the pictures. splitmix64 is by
-    Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195.
+    The same three numbers always give the same seed. The order of the pictures and the batch size do not matter. The
+    numbers are mixed by the finalizer of splitmix64 (Steele, Lea and Flood 2014,
+    https://doi.org/10.1145/2660193.2660195).
 
     Args:
         seed: The seed of the run.
-        epoch: The epoch, from 0.
+        epoch: The epoch, counted from 0.
         pictures: Indices of the pictures, an integer array (pictures,).
 
     Returns:
-        A uint64 array (pictures,).
+        The seeds, a uint64 array (pictures,).
     """
     with np.errstate(over="ignore"):
         start = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(epoch) * np.uint64(0xD1B54A32D192ED03)

@@ -1,6 +1,7 @@
-"""The dataset of a run: source -> decoded pixels -> split; and the same dataset again for a finished run.
+"""Builds the dataset of a run, and builds it again for a finished run.
 
-Finding, decoding and dividing pictures are in `zoo.data.sources`, `zoo.data.pixels` and `zoo.data.split`.
+`load` decodes the pictures of a source and splits them. `reload` decodes the pictures of a finished run and splits them
+as that run did. `zoo.data.sources` finds pictures, `zoo.data.pixels` decodes them, and `zoo.data.split` splits them.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from zoo_runtime import ImageSpec
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures of a source, decoded and divided into train, validation and test parts.
+    """Holds the decoded pictures of a source, split into train, validation and test parts.
 
     Args:
-        source: The pictures and their classes.
-        spec: Size, channels and method of resizing with which they were decoded.
-        pixels: The decoded pictures.
-        split: The indices of each part.
-        targets: float32 array (pictures, classes): 1 if the picture has the class, else 0.
+        source: Lists the pictures and their classes.
+        spec: The image size, the channels and the resizing method with which the pictures were decoded.
+        pixels: The decoded pictures, in the order of the source.
+        split: The indices of the pictures in each part.
+        targets: The classes of each picture, a float32 array (pictures, classes): 1 if the picture has the class, else
+            0.
     """
 
     source: sources.Source
@@ -42,20 +44,33 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """The sha256, in hex, of the digests and classes of all usable pictures. Order and paths do not matter."""
+        """A digest of the dataset: one sha256, in hex, over the content and the classes of all decoded pictures.
+
+        It does not depend on the order or on the paths of the pictures.
+        """
         return digest_of(self.source, self.pixels.digests, self.pixels.usable)
 
     def contents(self, rows: Sequence[int]) -> list[object]:
-        """Return the paths or arrays of some pictures, given by their indices."""
+        """Return the content of each picture whose index is in `rows`: its path, or its pixels as an array."""
         return [self.source.pictures[i].content for i in rows]
 
     def describe(self) -> dict[str, Any]:
-        """Summarize the dataset for run.json and the exported file: name, digest, pictures per part, and split."""
+        """Describe the dataset in a dictionary that run.json and the exported file store.
+
+        Returns:
+            `name` (of the source), `digest`, `counts` (the number of pictures in each part), and `split` (how the split
+            was made).
+        """
         parts = {part: len(getattr(self.split, part)) for part in splitting.PARTS}
         return {"name": self.source.name, "digest": self.digest, "counts": parts, "split": self.split.how}
 
     def listed(self) -> list[dict[str, str]]:
-        """List the pictures of all parts, each as a row with the keys part, class, sha256 and picture."""
+        """List the pictures of the train part, then of the validation part, then of the test part.
+
+        Returns:
+            One dictionary per picture: `part` ("train", "val" or "test"), `class`, `sha256` (in hex) and `picture` (its
+            name).
+        """
         pictures = self.source.pictures
         return [
             {
@@ -70,12 +85,14 @@ class Dataset:
 
 
 def digest_of(source: sources.Source, digests: Sequence[str], rows: Sequence[int]) -> str:
-    """Return the sha256, in hex, of the digests and classes of some pictures. Order and paths do not matter.
+    """Return one sha256, in hex, over the content and the classes of some pictures.
+
+    It does not depend on the order or on the paths of the pictures.
 
     Args:
-        source: The pictures and their classes.
-        digests: sha256 of each picture of the source, in hex.
-        rows: Indices of the pictures that count.
+        source: Lists the pictures and their classes.
+        digests: The sha256 of each picture of the source, in hex.
+        rows: Indices of the pictures to include.
     """
     lines = sorted(f"{digests[i]} {source.class_of(source.pictures[i])}" for i in rows)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
@@ -84,19 +101,20 @@ def digest_of(source: sources.Source, digests: Sequence[str], rows: Sequence[int
 def load(
     source: sources.Source, spec: ImageSpec, *, seed: int, val_fraction: float | None, reporter: Reporter
 ) -> Dataset:
-    """Decode the pictures of a source and divide them.
+    """Decode the pictures of a source and split them into train, validation and test parts.
 
     Args:
-        source: The pictures and their classes.
-        spec: Size, channels and method of resizing.
-        seed: Seed of the split.
-        val_fraction: The fraction of validation pictures; see `zoo.data.split.split`.
+        source: Lists the pictures and their classes.
+        spec: The image size, the channels and the resizing method.
+        seed: The seed of the split.
+        val_fraction: The fraction of validation pictures, in (0, 1). None means the default; see
+            `zoo.data.split.split`.
         reporter: Receives progress messages and warnings.
 
     Raises:
-        DataError: Too many files cannot be read, a class has too few pictures, or a given split has the same picture
-            in two parts.
-        UsageError: A validation fraction is given, but the source has a validation part.
+        DataError: More than a fifth of the files cannot be read, or a class has too few pictures. The source puts one
+            picture into two parts. The decoded pictures cannot be written to the disk.
+        UsageError: `val_fraction` is given, but the source already has a validation part.
     """
     started = time.perf_counter()
     with reporter.timing.measure("decoding"):
@@ -119,20 +137,22 @@ def load(
 def reload(
     data: str, spec: ImageSpec, *, parts: Mapping[str, str], digest: str, how: str, run: str, reporter: Reporter
 ) -> Dataset:
-    """Decode the pictures of a finished run and divide them as that run did, even if they were moved or renamed.
+    """Decode the pictures of a finished run and split them as that run did.
+
+    The sha256 of a picture decides to which part it belongs, so the pictures may have been moved or renamed.
 
     Args:
-        data: The path of the pictures now; see `zoo.data.sources.open_source`.
-        spec: Size, channels and method of resizing of the run.
-        parts: Maps the sha256 of each picture of the run to "train", "val" or "test".
-        digest: The run's `Dataset.digest`.
-        how: The text that says how the split was made.
-        run: The id of the run, for messages.
-        reporter: Receives progress messages and warnings.
+        data: The path where the pictures are now; see `zoo.data.sources.open_source`.
+        spec: The run's image size, channels and resizing method.
+        parts: Maps the sha256 of each picture of the run, in hex, to "train", "val" or "test".
+        digest: The `Dataset.digest` of the run.
+        how: The run's text that says how the split was made; see `zoo.data.split.Split`.
+        run: The id of the run, for error messages.
+        reporter: Receives progress messages.
 
     Raises:
-        RunError: The pictures are not those of the run.
-        DataError: The pictures cannot be read.
+        RunError: The pictures or their classes differ from those of the run.
+        DataError: The pictures cannot be found or read, or the decoded pictures cannot be written to the disk.
     """
     source = sources.open_source(data)
     pixels = _decode(source, spec, reporter)
@@ -150,7 +170,15 @@ def reload(
 
 
 def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
-    """Return the classes of pictures as a float32 array (pictures, classes): 1 if the picture has the class, else 0."""
+    """Encode the classes of pictures as an array of zeros and ones.
+
+    Args:
+        pictures: The pictures.
+        classes: The number of classes.
+
+    Returns:
+        A float32 array (pictures, classes): 1 if the picture has the class, else 0.
+    """
     targets = np.zeros((len(pictures), classes), "float32")
     for row, picture in zip(targets, pictures, strict=True):
         row[list(picture.labels)] = 1
@@ -165,7 +193,7 @@ def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixe
 
 
 def _warn_of_contradictions(source: sources.Source, pixels: pixel_cache.Pixels, reporter: Reporter) -> None:
-    """Warn if equal pictures have different labels, because at least one of the labels must be wrong."""
+    """Warn if byte-equal pictures have different labels, because at least one of the labels must be wrong."""
     first: dict[str, int] = {}
     pairs = []
     for i in pixels.usable:

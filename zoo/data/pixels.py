@@ -1,8 +1,11 @@
-"""The pixel cache: zoo_runtime's decoder decodes each picture once, into a memory-mapped uint8 array on the disk.
+"""Decodes each picture once with zoo_runtime, and caches the pixels on the disk.
 
-A set of pixels is found by the digests of its pictures, the image spec and the version of the decoder. A second run
-over the same pictures therefore decodes nothing. The cache is bounded: the least recently used sets are evicted. How
-pictures are found is in `zoo.data.sources`.
+The cache holds one folder for each list of pictures that was decoded together. Such a folder is called a set. It
+contains the pixels as one memory-mapped uint8 array. Its name is a digest of the pictures, the image spec and the
+decoder's version. A later run on the same pictures therefore decodes nothing.
+
+The cache is limited to 8 GiB. To make room for a new set, the least recently used sets are deleted. `zoo.data.sources`
+finds the pictures.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from zoo_runtime import ImageSpec, PictureError, PictureNotFound
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
 CHUNK = 32
-# Pages of a mapped file that were read or written count as memory of the process until it releases them.
+# Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
 NAMED_FILES = 5
 Progress = Callable[[int, int], None]
@@ -40,16 +43,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded pictures of a source.
+    """Holds the decoded pixels of a list of pictures.
 
     Args:
-        array: Memory-mapped uint8 array (pictures, height, width, channels), values 0..255. Rows of pictures that
-            could not be decoded are black.
-        digests: sha256 of each picture, in hex; empty for files that could not be read.
-        bad: Maps the index of each picture that could not be decoded to the reason, which begins with the name of the
-            error.
-        cached: Whether the pixels were in the cache already.
-        key: Identifies these pixels, in this order.
+        array: A memory-mapped uint8 array (pictures, height, width, channels), values 0..255. Pictures that could not
+            be decoded are black.
+        digests: The sha256 of each picture, in hex, or "" if the file could not be read.
+        bad: Maps the index of each picture that could not be decoded to the reason. The reason starts with the name of
+            the error class.
+        cached: True if the pixels were already in the cache, False if they have just been decoded.
+        key: The name of the set in the cache. It depends on the pictures, their order and the image spec.
     """
 
     array: np.ndarray
@@ -60,24 +63,25 @@ class Pixels:
 
     @property
     def usable(self) -> list[int]:
-        """Indices of the pictures that could be decoded, in rising order."""
+        """The indices of the pictures that could be decoded, ascending."""
         return [i for i in range(len(self.digests)) if i not in self.bad]
 
 
 def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, progress: Progress | None = None) -> Pixels:
-    """Decode pictures into the cache, or take their pixels from it if they are there.
+    """Return the pixels of pictures from the cache. If they are not there, decode the pictures first.
 
     Args:
-        pictures: The pictures to decode.
-        spec: Size, channels and method of resizing.
-        folder: The folder of the cache; it is created if necessary.
-        progress: Called with (pictures decoded, pictures in total) while pictures are decoded.
+        pictures: The pictures.
+        spec: The image size, the channels and the resizing method.
+        folder: The folder of the cache. It is created if it does not exist.
+        progress: Called with (pictures decoded, pictures in total) during decoding; None means no calls.
 
     Returns:
-        The pixels, with the reason for every picture that could not be decoded.
+        The pixels of all pictures, and the reason for each picture that could not be decoded.
 
     Raises:
-        DataError: The cache cannot be written, the disk is too small, or a file changed while it was read.
+        DataError: The pixels do not fit on the disk, or cannot be written to the cache or read back. A file changed
+            while it was read.
     """
     digests = digests_of(pictures)
     place = folder / _key(digests, spec)
@@ -104,34 +108,40 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
 
 
 class MappedRows:
-    """Reads rows of a memory-mapped array and releases its pages after every 128 MB, so that memory stays bounded.
+    """Reads rows of a memory-mapped array and limits how much of it stays in memory.
+
+    It releases the array's memory pages after every 128 MiB that were read or written.
 
     Args:
-        array: An array (rows, ...). An array in memory works too; nothing is released then.
+        array: An array (rows, ...). If it is an ordinary array in memory, nothing is released.
     """
 
     def __init__(self, array: np.ndarray):
         self._array, self._touched = array, 0
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Return a copy of some rows: an array (len(rows), ...)."""
+        """Return a copy of the rows with the given indices, an array (len(rows), ...)."""
         values = self._array[rows]
         self.touched(values.nbytes)
         return values
 
     def touched(self, count: int) -> None:
-        """Count bytes that were read or written, and release the pages if they have become too many."""
+        """Count bytes that were read or written, and release the memory pages after every 128 MiB.
+
+        Args:
+            count: The number of bytes to add.
+        """
         self._touched += count
         mapped: Any = getattr(self._array, "_mmap", None)
         if self._touched < RELEASED_BYTES or not hasattr(mapped, "madvise"):
             return
         self._touched = 0
-        # Written bytes are not lost: they stay in the system's file cache and reach the disk from there.
+        # Written bytes are not lost: the operating system keeps them in its file cache and writes them to the disk.
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def digests_of(pictures: Sequence[Picture]) -> list[str]:
-    """Return the sha256 of each picture, in hex; an empty text for each file that cannot be read."""
+    """Return the sha256 of each picture, in hex, or "" for a file that cannot be read."""
     return _in_threads(_digest, pictures)
 
 
@@ -139,11 +149,11 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
     """Check that at most a fifth of the pictures are unreadable.
 
     Args:
-        pictures: All pictures.
+        pictures: All pictures, readable or not.
         bad: Maps the index of each unreadable picture to the reason.
 
     Raises:
-        UnreadablePictures: More than a fifth are unreadable; the message names the first ten.
+        UnreadablePictures: More than a fifth are unreadable. The message names the first ten.
     """
     if len(bad) > BAD_FRACTION * len(pictures):
         shown = "\n".join(f"  {pictures[i].name}: {bad[i]}" for i in sorted(bad)[:10])
@@ -155,14 +165,14 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
 
 
 def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
-    """Say which files are left out and why, for a warning: five files by name, and the number of all others.
+    """Compose a warning about unreadable files that are left out. It names five files and counts the others.
 
     Args:
-        bad: Maps the name of each file that cannot be read to the reason.
-        total: How many files there are, readable or not; None leaves that out.
+        bad: Maps the name of each unreadable file to the reason.
+        total: The number of all files, readable or not. If None, the text does not mention it.
 
     Returns:
-        One line, such as "2 of 75 files are left out: a.jpg: NotAPicture: it is empty; b.jpg: ...".
+        One line, such as "2 of 75 files are left out: a.jpg: NotAPicture: the file is empty; b.jpg: ...".
     """
     count = len(bad)
     of_all = f" of {total}" if total is not None else ""
@@ -175,15 +185,17 @@ def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
     """Apply a function to every item in several threads, and return the results in the order of the items.
 
-    Each thread takes many items at a time. Handing them over one by one costs a fifth of the speed on photographs, and
-    more than half on pictures as small as MNIST's.
+    Each thread receives up to 32 items at a time. Passing single items would be slower: by a fifth on photographs, and
+    by more than half on pictures as small as MNIST's.
+
+    `progress` is called with (items done, items in total).
     """
     workers = os.cpu_count() or 1
     length = max(1, min(CHUNK, len(items) // (4 * workers)))
     chunks = [items[start : start + length] for start in range(0, len(items), length)]
     results: list[Any] = []
     with ThreadPoolExecutor(workers) as pool:
-        # An exception ends `map`, which cancels all chunks that have not started: Ctrl-C need not wait for them.
+        # An exception ends `map`, which cancels all chunks that have not started. Ctrl-C does not wait for them.
         for part in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
             results += part
             if progress:
@@ -202,7 +214,18 @@ def _digest(picture: Picture) -> str:
 def _decode_all(
     pictures: Sequence[Picture], digests: Sequence[str], spec: ImageSpec, path: Path, progress: Progress | None
 ) -> dict[int, str]:
-    """Decode pictures into an .npy file; return the reason for each index that cannot be decoded."""
+    """Decode pictures into a new .npy file.
+
+    Args:
+        pictures: The pictures.
+        digests: The sha256 of each picture, in hex.
+        spec: The image size, the channels and the resizing method.
+        path: The path of the .npy file.
+        progress: Called with (pictures decoded, pictures in total); None means no calls.
+
+    Returns:
+        Maps the index of each picture that cannot be decoded to the reason.
+    """
     array = _create(path, (len(pictures), *spec.size, spec.channels))
     rows = MappedRows(array)
     bad: dict[int, str] = {}
@@ -216,7 +239,7 @@ def _decode_all(
             rows.touched(pixels.nbytes)
 
     _in_threads(work, range(len(pictures)), progress)
-    # A set in its final place must be complete, even after a power cut.
+    # A set that is moved to its place in the cache must be complete, even after a power cut.
     array.flush()
     return bad
 
@@ -224,11 +247,11 @@ def _decode_all(
 def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
     """Return the pixels of a picture, or the reason why it cannot be decoded.
 
-    The reason does not contain the path, because the cache also serves copies of the picture at other paths.
+    The reason does not contain the path, because a copy of the picture at another path uses the same cache entry.
 
     Raises:
-        DataError: The file has changed since its digest was computed, or can no longer be read. Its pixels must not
-            be kept under the old digest.
+        DataError: The file has changed since its digest was computed, or can no longer be read. Its pixels must not be
+            stored under the old digest.
     """
     try:
         if not isinstance(picture.content, Path):
@@ -249,10 +272,10 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Create a memory-mapped uint8 array and reserve the space that it needs on the disk.
+    """Create a memory-mapped uint8 array in a file and reserve its space on the disk.
 
     Raises:
-        OSError: The disk is full. Without the reservation, writing to the map would kill the process (SIGBUS).
+        OSError: The disk is full. Without the reservation, a later write to the array would kill the process (SIGBUS).
     """
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
@@ -267,7 +290,7 @@ def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
-    """Move a finished set to its place, unless an equal one is there already."""
+    """Move the folder of a finished set to its place in the cache, unless the same set is already there."""
     try:
         os.replace(temporary, place)
     except OSError:
@@ -278,7 +301,10 @@ def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
 
 
 def _key(digests: Sequence[str], spec: ImageSpec) -> str:
-    """Return the name of a set: a digest of everything that its pixels depend on."""
+    """Return the name of a set, which is a digest.
+
+    It depends on the pictures, their order, the image spec, and the versions of zoo_runtime, Pillow and libjpeg.
+    """
     versions = zoo_runtime.versions()
     decoder = [zoo_runtime.__version__, versions["pillow"], versions["libjpeg"]]
     text = json.dumps([digests, spec.to_json(), decoder])
@@ -286,7 +312,7 @@ def _key(digests: Sequence[str], spec: ImageSpec) -> str:
 
 
 def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
-    """Open a set and mark it as used; None if it does not exist or is damaged."""
+    """Open a set of the cache and update the time of its last use. Return None if the set is missing or damaged."""
     try:
         bad = {int(index): why for index, why in json.loads((place / "bad.json").read_text(encoding="utf-8")).items()}
         array = np.load(place / "pixels.npy", mmap_mode="r")
@@ -295,18 +321,19 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
     if len(array) != len(digests) or array.dtype != np.uint8:
         return None
     with contextlib.suppress(OSError):
-        # The modification time is the time of the last use. A cache of another user cannot be marked.
+        # The modification time of the folder is the time of its last use. It cannot be set in another user's cache.
         os.utime(place)
     return Pixels(array, tuple(digests), bad, cached=True, key=place.name)
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    """Evict the least recently used sets until `needed` more bytes fit the limit of the cache and the disk.
+    """Delete the least recently used sets until `needed` more bytes fit within the cache's limit and on the disk.
 
-    Sets that other processes have mapped may be evicted too: their pages stay until those processes release them.
+    A set may be deleted while another process uses it. That process can still read it, and the disk space is freed when
+    it closes the file.
 
     Raises:
-        DataError: The disk is too small even without all other sets.
+        DataError: The bytes would not fit on the disk even if all sets were deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cached = files.sets(folder)

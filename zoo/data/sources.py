@@ -1,7 +1,8 @@
-"""Finds a user's pictures and their labels: in class folders, split folders, a CSV, an .npz, or the embedded digits.
+"""Lists a user's pictures and their labels.
 
-Pictures are only listed here. `zoo.data.tables` reads the CSV and the .npz, `zoo.data.pixels` decodes the pictures,
-and `zoo.data.split` divides them into train, validation and test parts.
+A source is a folder with class folders, a folder with train/, val/ and test/, a CSV file, an .npz file, or
+scikit-learn's handwritten digits. This module lists pictures but does not decode them. `zoo.data.tables` reads the CSV
+and the .npz, `zoo.data.pixels` decodes the pictures, and `zoo.data.split` splits them.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ IDENTIFIED = (
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a source.
+    """Describes one picture of a source.
 
     Args:
-        name: The name that messages and lists use: the path, or "x_train[12]".
+        name: The name in messages and lists: the path, or "x_train[12]".
         content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), values 0..255.
-        labels: Indices of its classes in rising order; exactly one, unless the source is multi-label.
-        split: "train", "val", "test", or None if the source has no split.
+        labels: The indices of the picture's classes, ascending. There is exactly one, unless the source is multi-label.
+        split: The part that the source puts the picture into: "train", "val" or "test". None if the source has no
+            split.
     """
 
     name: str
@@ -55,10 +57,11 @@ class Picture:
     split: str | None
 
     def digest(self) -> str:
-        """Return the sha256 of the file's bytes, or of the array's shape and bytes, in hex.
+        """Return the sha256 of the picture, in hex: of the file's bytes, or of the array's shape and bytes.
 
         Raises:
-            OSError: The file cannot be read.
+            OSError: The file cannot be read, or is not a regular file.
+            ValueError: The path contains a null character.
         """
         if isinstance(self.content, Path):
             with self.open() as stream:
@@ -68,11 +71,13 @@ class Picture:
         return hashlib.sha256(str(shape).encode() + np.ascontiguousarray(self.content).tobytes()).hexdigest()
 
     def open(self) -> io.BufferedReader:
-        """Open the file of a picture whose content is a path.
+        """Open the picture's file in binary mode.
 
         Raises:
-            OSError: The file cannot be opened, or it is a pipe or a device, from which reading might never end.
-            TypeError: The content is an array.
+            OSError: The file cannot be opened, or it is a pipe or a device. Reading from a pipe or a device might never
+                end.
+            ValueError: The path contains a null character.
+            TypeError: The content of the picture is an array, so there is no file.
         """
         path = self.content
         if not isinstance(path, Path):
@@ -84,13 +89,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled pictures that belong together.
+    """Lists the labelled pictures of one folder, CSV file or .npz file, or scikit-learn's digits.
 
     Args:
-        name: Short name, which becomes part of the names of exports.
-        classes: Class names, sorted; a picture's labels are indices into them.
+        name: A short name. The names of exports contain it.
+        classes: Class names, sorted. The labels of a picture are indices into them.
         pictures: The pictures, in a fixed order.
-        size: The (height, width) in pixels that suits these pictures; None means the network's own size.
+        size: The default image size for these pictures, (height, width) in pixels. None means the network's own size.
         remarks: Warnings for the user about files that are not used.
         multilabel: Whether a picture may have several classes, or none.
     """
@@ -104,21 +109,21 @@ class Source:
 
     @property
     def task(self) -> str:
-        """The task, as the exported file names it: "binary", "multiclass" or "multilabel"."""
+        """The kind of classification: "binary" (two classes), "multiclass" or "multilabel"."""
         return "multilabel" if self.multilabel else "binary" if len(self.classes) == 2 else "multiclass"
 
     def class_of(self, picture: Picture) -> str:
-        """Return the name of a picture's class; several names are separated by semicolons."""
+        """Return the name of a picture's class. If it has several classes, the names are separated by semicolons."""
         return SEPARATOR.join(self.classes[label] for label in picture.labels)
 
 
 def location(data: str) -> str:
-    """Return the absolute path of a source, or "digits" for the embedded data.
+    """Return the absolute path of a source, or "digits" for scikit-learn's digits.
 
-    A run records this location, and finds its pictures again from any working directory.
+    A run records this text, so that its pictures can be found again from any working directory.
 
     Args:
-        data: A path, or the name "digits".
+        data: A path, or the name "digits". If a file or folder called "digits" exists, the name means that path.
     """
     path = Path(os.path.expanduser(data))
     return data if data == EMBEDDED and not path.exists() else str(path.resolve())
@@ -129,15 +134,17 @@ def open_source(data: str, *, fewest_classes: int = 2) -> Source:
 
     Args:
         data: A path, or the name "digits".
-        fewest_classes: The smallest number of classes: 2 for training; 1 is enough to evaluate a trained network.
+        fewest_classes: The smallest number of classes that is accepted: 2 for training. 1 is enough to evaluate a
+            network.
 
     Returns:
-        The source; each of its classes has at least one picture.
+        The source. Each of its classes has at least one file, which may turn out to be unreadable.
 
     Raises:
         DataNotFound: The path does not exist, or the user may not read it.
         DataLayout: The folder or file does not have one of the layouts that zoo reads.
-        EmptyClass: A class has no picture, or there are too few classes.
+        EmptyClass: A class folder is empty, the source's validation or test part lacks a class, or there are too few
+            classes.
     """
     try:
         source = _open(data)
@@ -150,7 +157,7 @@ def open_source(data: str, *, fewest_classes: int = 2) -> Source:
 
 
 def _too_few_classes(data: str, source: Source) -> str:
-    """Compose the message for a source with one class or none."""
+    """Compose the error message for a source that has only one class or none."""
     if not source.multilabel:
         found = f"only the class {source.classes[0]!r}" if source.classes else "no pictures"
         return f"{data!r} has {found}; a classifier needs two classes or more. {HELP}"
@@ -178,7 +185,7 @@ def _open(data: str) -> Source:
 
 
 def identified_folder(folder: str) -> Path:
-    """Return the path of a folder for `open_identified`, and check that it exists.
+    """Check that a folder of ImageNet pictures exists, and return its path.
 
     Raises:
         DataNotFound: The folder does not exist.
@@ -190,18 +197,18 @@ def identified_folder(folder: str) -> Path:
 
 
 def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
-    """List pictures whose names contain the WordNet identifier of their class, as those of ImageNet do.
+    """List pictures whose file or folder names begin with the WordNet identifier of their class, as in ImageNet.
 
     Args:
-        folder: Contains the pictures at any depth: `n01440764_tench.jpg`, or `n01440764/00000293.jpg`.
+        folder: A folder that contains the pictures at any depth: `n01440764_tench.jpg`, or `n01440764/00000293.jpg`.
         classes: Class names that begin with an identifier ("n01440764_tench"), in the order of a network's output.
 
     Returns:
-        The pictures; their labels are indices into `classes`.
+        The pictures. Their labels are indices into `classes`.
 
     Raises:
         DataNotFound: The folder does not exist, or the user may not read it.
-        DataLayout: The folder has no pictures, or a picture has none of the classes.
+        DataLayout: The folder has no pictures, or a picture belongs to none of the classes.
     """
     root = identified_folder(folder)
     matches = [(IDENTIFIER.match(name), i) for i, name in enumerate(classes)]
@@ -224,7 +231,11 @@ def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
 
 
 def short_name(text: str) -> str:
-    """Replace all but letters, digits, '.', '_' and '-' in a name, so that it can name a folder."""
+    """Turn a text into a valid name for a folder.
+
+    ASCII letters, digits, '.', '_' and '-' stay. Each sequence of other characters becomes one '-'. Then '-' and '.'
+    are removed from both ends. If nothing is left, the name is "data".
+    """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
 
 
@@ -236,7 +247,15 @@ def _source(
     *,
     multilabel: bool = False,
 ) -> Source:
-    """Build a source: sort the class names and give each picture the indices of its classes."""
+    """Build a source from rows: sort the class names, and replace the class names of each row by their indices.
+
+    Args:
+        name: The name of the file or folder. It is shortened by `short_name`.
+        rows: The pictures with the names of their classes.
+        size: See `Source`.
+        remarks: See `Source`.
+        multilabel: See `Source`.
+    """
     named = [tuple(map(_printable, row.labels)) for row in rows]
     classes = tuple(sorted({label for labels in named for label in labels}))
     index = {label: i for i, label in enumerate(classes)}
@@ -248,17 +267,20 @@ def _source(
 
 
 def _printable(text: str) -> str:
-    """Escape what is not valid UTF-8: file names may be any bytes, but class names are written to UTF-8 files."""
+    """Escape characters that cannot be written as UTF-8.
+
+    File names may contain any bytes, but zoo writes names of classes and pictures to UTF-8 files.
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_relevant(name: str) -> bool:
-    """Return whether a file or folder may be a picture or a class, and is neither hidden nor a leftover."""
+    """Return whether the name of a file or folder is neither hidden nor in `IGNORED`."""
     return not name.startswith(".") and name.lower() not in IGNORED
 
 
 def _folders(path: Path) -> list[Path]:
-    """List the folders in a folder.
+    """List the folders directly in a folder, except hidden and ignored ones.
 
     Raises:
         DataLayout: A link is broken. If it were ignored, a class might be missing without a warning.
@@ -271,7 +293,10 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _unused_pictures(path: Path) -> list[str]:
-    """Return a remark on the pictures that lie beside the class folders, or nothing if there are none."""
+    """Return a list with one warning about the pictures directly in `path`, or an empty list if there are none.
+
+    Such pictures are not used, because only pictures in class folders have a class.
+    """
     names = sorted(_printable(p.name) for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not names:
         return []
@@ -288,10 +313,10 @@ def _unused_pictures(path: Path) -> list[str]:
 
 
 def _files(root: Path) -> list[Path]:
-    """List all files below a folder, except hidden ones and those that file managers leave behind.
+    """List all files below a folder, except hidden files and those that file managers leave behind.
 
-    Links are followed, but no folder is entered twice, and neither is a folder that contains the root. A broken link
-    counts as a file, so that it is reported with the unreadable pictures.
+    Links are followed, but each folder is entered only once, and a folder that contains `root` is never entered. Broken
+    links are listed, so that they are reported with the unreadable pictures. Pipes and devices are not listed.
 
     Raises:
         OSError: A folder may not be read. If it were ignored, its pictures would be missing without a warning.
@@ -304,7 +329,7 @@ def _files(root: Path) -> list[Path]:
     seen = {str(real), *map(str, real.parents)}
 
     def enter(folder: str) -> bool:
-        # Remembers the folder, and returns whether it has not been entered before.
+        # Records the folder, and returns whether it has not been entered before.
         place = os.path.realpath(folder)
         is_new = place not in seen
         seen.add(place)
@@ -333,7 +358,8 @@ def _from_folder(root: Path) -> Source:
         )
     parts = {folder: SPLITS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLITS}
     others = [folder.name for folder in folders if folder not in parts]
-    # Classes may be called "train" and "plane". Folders are a split only if they contain folders and stand alone.
+    # Classes may be called "train" and "plane". Folders with the names of parts are a split only if they contain
+    # folders, and if no other folders are beside them.
     if not any(_folders(folder) for folder in parts) or (others and not _is_ambiguous(parts)):
         return _source(name, _class_folders(root, None), remarks=_unused_pictures(root))
     if others:
@@ -353,7 +379,7 @@ def _from_folder(root: Path) -> Source:
             f"{str(root)!r} has {_names(parts)} but no train/ folder. Add a folder train/ with the training pictures."
         )
     rows, remarks = [], _unused_pictures(root)
-    # train/ alone is not a split: its pictures are divided like those of a plain folder.
+    # A train/ folder without val/ and test/ is not a split: its pictures are divided like those of a plain folder.
     is_split = set(parts.values()) != {"train"}
     for folder, part in parts.items():
         rows += _class_folders(folder, part if is_split else None)
@@ -363,7 +389,11 @@ def _from_folder(root: Path) -> Source:
 
 
 def _is_ambiguous(parts: Mapping[Path, str]) -> bool:
-    """Return whether folders named like the parts of a split can hardly be classes: train and at least one other."""
+    """Return whether folders look like a split: one is the train part, and there is at least one other part.
+
+    Args:
+        parts: Maps each folder whose name is that of a part ("train", "valid", ...) to the part.
+    """
     return len(parts) > 1 and "train" in parts.values()
 
 
@@ -372,7 +402,14 @@ def _names(folders: Iterable[Path]) -> str:
 
 
 def _class_folders(root: Path, split: str | None) -> list[Row]:
-    """List the pictures of all class folders in a folder.
+    """List the files of all class folders in a folder.
+
+    Args:
+        root: The folder that contains the class folders.
+        split: The part that all the pictures belong to, or None if the source has no split.
+
+    Returns:
+        One row per file.
 
     Raises:
         EmptyClass: A class folder has no files.
@@ -387,7 +424,10 @@ def _class_folders(root: Path, split: str | None) -> list[Row]:
 
 
 def _digits() -> Source:
-    """Return scikit-learn's handwritten digits: 1,797 pictures of 8x8 pixels, which its package contains."""
+    """Return a source of scikit-learn's handwritten digits: 1,797 grey pictures of 8x8 pixels.
+
+    The pictures are part of the scikit-learn package.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()

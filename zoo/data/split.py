@@ -1,7 +1,10 @@
-"""Divides pictures into train, validation and test parts: stratified by class, and the same for the same seed.
+"""Splits pictures into train, validation and test parts.
 
-An automatic split keeps byte-equal pictures in the same part. A given split that has the same picture in two parts is
-an error.
+A source may already have a split, for example with folders train/ and test/. Parts that are missing in it are taken
+from the train part. It is an error if the split of a source has the same picture in two parts.
+
+If the source has no split, the pictures of each class are divided at random. The result depends only on the pictures,
+the fractions and the seed. Byte-equal pictures are always in the same part.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ VAL_FRACTION_OF_TRAIN = 0.10
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the pictures of a source, as int64 arrays in rising order.
+    """Holds the indices of the pictures in each part, as int64 arrays, ascending.
+
+    The indices refer to the pictures of the source.
 
     Args:
         train: Pictures to train on.
         val: Pictures for early stopping and for the choice of the best epoch.
-        test: Pictures for the final figures; they are used once, after training.
-        how: A text that says how the split was made.
+        test: Pictures for the final metrics. Training never uses them.
+        how: A text that says how the split was made, including fractions and seed.
     """
 
     train: np.ndarray
@@ -47,24 +52,28 @@ def split(
     seed: int,
     val_fraction: float | None = None,
 ) -> Split:
-    """Divide pictures into train, validation and test parts. Parts that the source gives stay as they are.
+    """Split pictures into train, validation and test parts.
+
+    If the source has no split, 15 % of all pictures become the test part. If it has one, its validation and test parts
+    stay as they are, and a missing part is taken from the train part. A missing test part then gets 15 % of the train
+    part.
 
     Args:
         pictures: All pictures of the source.
-        digests: sha256 of each picture; equal digests mean equal pictures.
-        usable: Indices of the pictures that can be decoded; the others are in no part.
+        digests: The sha256 of each picture, in hex. Pictures with equal digests are equal.
+        usable: Indices of the pictures that can be decoded. The others are in no part.
         classes: Class names.
-        seed: Seed of the automatic split.
-        val_fraction: The fraction of validation pictures, in (0, 1). None means 15 % if no part is given, and 10 % of
-            a given train part.
+        seed: The seed of the random choice.
+        val_fraction: The fraction of validation pictures, in (0, 1): of all pictures, or of the train part if the
+            source has a split. None means 15 % of all pictures, or 10 % of the train part.
 
     Returns:
-        The split. Each class has a picture in each part; in multi-label data, at least in the train part.
+        The split. Each class has a picture in each part. In multi-label data, this is certain only for the train part.
 
     Raises:
-        SplitLeak: A given split has the same picture in two parts.
+        SplitLeak: The split of the source has the same picture in two parts.
         EmptyClass: A class has too few pictures.
-        UsageError: A fraction is given, but the source gives the validation part already.
+        UsageError: `val_fraction` is given, but the source already has a validation part.
     """
     given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
     if given["val"] and val_fraction is not None:
@@ -96,9 +105,13 @@ def split(
 def _check_classes(
     pictures: Sequence[Picture], usable: Sequence[int], classes: Sequence[str], parts: dict[str, Sequence[int]]
 ) -> None:
-    """Check that each part has a picture of each class; raises EmptyClass.
+    """Check that each part has a picture of each class.
 
-    In multi-label data, a rare label may be missing in the validation and test parts; figures then leave it out.
+    In multi-label data, a rare label may be missing in the validation and test parts. Averages over classes then skip
+    it.
+
+    Raises:
+        EmptyClass: A part lacks a class that it must have.
     """
     multilabel = any(len(pictures[i].labels) != 1 for i in usable)
     for name, part in parts.items():
@@ -116,9 +129,10 @@ def _rising(indices: Sequence[int]) -> np.ndarray:
 
 
 def _strata(pictures: Sequence[Picture], usable: Sequence[int], classes: int) -> list[int]:
-    """Return the stratum of each picture: its class, or the rarest of its classes.
+    """Return the stratum of each picture. A stratum is a group of pictures from which every part gets its share.
 
-    Pictures without a class form a stratum of their own, with the number `classes`.
+    The stratum is the index of the picture's class. If the picture has several classes, it is the index of the rarest
+    one. If it has none, it is the number `classes`.
     """
     counts = Counter(label for i in usable for label in pictures[i].labels)
     return [min(picture.labels, key=lambda label: (counts[label], label), default=classes) for picture in pictures]
@@ -132,13 +146,21 @@ def _split_off(
     rng: np.random.Generator,
     leave: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """Split off a fraction of each stratum. Copies of a picture move together.
+    """Split off a fraction of each stratum. Byte-equal pictures stay together.
 
-    A stratum with two or more different pictures gives at least one of them. A stratum with more than `leave` different
+    A stratum with two or more different pictures loses at least one of them. A stratum with more than `leave` different
     pictures keeps at least `leave` of them.
 
+    Args:
+        indices: Indices of the pictures to divide.
+        fraction: The fraction to split off, in (0, 1).
+        strata: The stratum of each picture of the source.
+        digests: The sha256 of each picture of the source, in hex.
+        rng: Decides which pictures are split off.
+        leave: The smallest number of different pictures that a larger stratum keeps.
+
     Returns:
-        The indices that stay, and those that are split off.
+        The indices that stay, and the indices that are split off.
     """
     copies: dict[str, list[int]] = {}
     for i in indices:
@@ -155,7 +177,7 @@ def _split_off(
         stay: list[list[int]] = []
         go: list[list[int]] = []
         for group in shuffled:
-            # The copies of one picture could fill a small part alone. They stay, because more fits there.
+            # The copies of one picture could fill a small part. They stay in the larger part, where they fit.
             fits = len(group) <= room and len(own) - len(go) > leave
             room -= len(group) if fits else 0
             (go if fits else stay).append(group)
@@ -168,7 +190,16 @@ def _split_off(
 
 
 def _refuse_leaks(pictures: Sequence[Picture], digests: Sequence[str], given: dict[str, list[int]]) -> None:
-    """Check that no picture is in two parts of a given split; raises SplitLeak."""
+    """Check that the split of a source does not have the same picture in two parts.
+
+    Args:
+        pictures: All pictures of the source.
+        digests: The sha256 of each picture, in hex.
+        given: Maps each part to the indices of its pictures.
+
+    Raises:
+        SplitLeak: A picture is in two parts.
+    """
     seen: dict[str, tuple[str, int]] = {}
     shared = []
     for part, indices in given.items():

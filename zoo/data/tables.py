@@ -1,6 +1,6 @@
-"""Reads labelled pictures from a table: a CSV that names their files, or an .npz that contains them.
+"""Reads labelled pictures from a table: a CSV file that lists picture files, or an .npz file that contains pictures.
 
-What the rows become is in `zoo.data.sources`, which also reads folders.
+`zoo.data.sources` builds a source from the rows, and also reads folders.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ SPLITS = {
 
 
 class Row(NamedTuple):
-    """A picture with the names of its classes.
+    """Holds one picture and the names of its classes.
 
     Args:
-        name: The name that messages and lists use: the path, or "x_train[12]".
+        name: The name in messages and lists: the path, or "x_train[12]".
         content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), values 0..255.
-        labels: The names of its classes; exactly one, unless the source is multi-label.
-        split: "train", "val", "test", or None if the source has no split.
+        labels: The names of the picture's classes. There is exactly one, unless the source is multi-label.
+        split: The part that the source puts the picture into: "train", "val" or "test". None if the source has no
+            split.
     """
 
     name: str
@@ -44,13 +45,17 @@ class Row(NamedTuple):
 
 
 def check_split_classes(name: str, rows: Sequence[Row], *, multilabel: bool = False) -> None:
-    """Check that the parts of a given split have the same classes.
+    """Check that the validation and test parts have the same classes as the train part.
 
-    In multi-label data, a rare label may be missing in the validation and test parts.
+    Args:
+        name: The path of the source, for error messages.
+        rows: The pictures, each with its part.
+        multilabel: Whether a picture may have several classes. The validation and test parts may then lack a rare
+            class.
 
     Raises:
         DataLayout: The validation or test part has a class that the train part does not have.
-        EmptyClass: The validation or test part lacks a class of the train part.
+        EmptyClass: The validation or test part lacks a class that it must have.
     """
     classes: dict[str | None, set[str]] = {}
     for row in rows:
@@ -74,14 +79,17 @@ def check_split_classes(name: str, rows: Sequence[Row], *, multilabel: bool = Fa
 
 
 def read_csv(path: Path) -> tuple[list[Row], bool]:
-    """Read a CSV with the columns path,label[,split], or path,labels[,split].
+    """Read a CSV file with the columns path,label[,split], or path,labels[,split].
+
+    `labels` holds any number of class names, separated by semicolons.
 
     Returns:
-        The rows, and whether a picture may have several labels.
+        The rows, and whether the file is multi-label: whether it has the column `labels`.
 
     Raises:
-        DataLayout: The file is not such a CSV; the message names the line.
+        DataLayout: The file is not such a CSV. If a row is wrong, the message names its line.
         EmptyClass: The validation or test part lacks a class of the train part.
+        OSError: The file cannot be opened.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -105,10 +113,13 @@ def read_csv(path: Path) -> tuple[list[Row], bool]:
 
 
 def _csv_rows(path: Path, reader: csv.DictReader) -> tuple[list[Row], bool]:
-    """Read the rows of a CSV, and whether a picture may have several labels.
+    """Read the rows of a CSV file.
+
+    Returns:
+        The rows, and whether the file has the column `labels`.
 
     Raises:
-        DataLayout: The columns or a row are wrong; the message names the line.
+        DataLayout: The columns or a row are wrong. If a row is wrong, the message names its line.
     """
     columns = [column.strip().lower() for column in reader.fieldnames or []]
     if "path" not in columns or len({"label", "labels"} & set(columns)) != 1:
@@ -140,13 +151,23 @@ def _csv_rows(path: Path, reader: csv.DictReader) -> tuple[list[Row], bool]:
 
 
 def _csv_path(folder: Path, where: str) -> Path:
-    """Resolve a path of a CSV: relative paths start at the CSV's own folder, and Windows' separators are accepted."""
+    """Turn a path that a CSV contains into the path of a file.
+
+    A relative path starts at `folder`, the folder of the CSV. Backslashes are read as separators unless a file with
+    backslashes in its name exists.
+    """
     file = folder / where
     return folder / where.replace("\\", "/") if "\\" in where and not os.path.exists(file) else file
 
 
 def read_npz(path: Path) -> list[Row]:
-    """Read an .npz with the arrays x_train, y_train and, optionally, x_test, y_test. Nothing is unpickled.
+    """Read an .npz file with the arrays x_train and y_train, and optionally x_test and y_test.
+
+    x_train and x_test are uint8 arrays (N, H, W), (N, H, W, 1) or (N, H, W, 3). y_train and y_test are whole numbers or
+    texts, (N,) or (N, 1). Pickled objects are not loaded.
+
+    Returns:
+        One row per picture. Whole numbers become class names of equal length, padded with zeros, such as "02" and "10".
 
     Raises:
         DataLayout: The file is not such an .npz.
@@ -160,7 +181,7 @@ def read_npz(path: Path) -> list[Row]:
     except PermissionError:
         raise
     except Exception as error:
-        # For damaged files zipfile, zlib and numpy raise OSError, ValueError, NotImplementedError and more.
+        # For a damaged file, zipfile, zlib and numpy raise OSError, ValueError, NotImplementedError and more.
         raise DataLayout(f"{str(path)!r} cannot be read as an .npz file of plain arrays: {error}.") from None
     if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
         raise DataLayout(
@@ -184,7 +205,11 @@ def read_npz(path: Path) -> list[Row]:
 
 
 def _check_npz_pictures(path: Path, split: str, pictures: np.ndarray, labels: np.ndarray) -> None:
-    """Check type, shape and number of the pictures of one part; raises DataLayout."""
+    """Check the dtype, the shape and the number of the pictures of one part.
+
+    Raises:
+        DataLayout: The dtype or the shape is not allowed, or there are more or fewer pictures than labels.
+    """
     fits = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))
     if pictures.dtype != np.uint8 or not fits:
         raise DataLayout(
@@ -199,7 +224,12 @@ def _check_npz_pictures(path: Path, split: str, pictures: np.ndarray, labels: np
 
 
 def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
-    """Bring the labels of an .npz to the shape (N,), and check them; raises DataLayout."""
+    """Check the labels of an .npz file, and return them with the shape (N,).
+
+    Raises:
+        DataLayout: The labels are neither whole numbers nor texts, one per picture, or one of them is negative or
+            empty.
+    """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iuU":

@@ -1,1 +1,1 @@
-"""Evaluation: figures from arrays (`metrics`), and from an exported file and pictures (`evaluator`)."""
+"""Computes metrics: `metrics` from arrays, and `evaluator` from an exported file and pictures."""

@@ -1,6 +1,6 @@
-"""Evaluates an exported file on pictures, as the device would run it: file -> zoo_runtime -> probabilities.
+"""Evaluates an exported file on pictures.
 
-How figures are computed from probabilities is in `zoo.evaluate.metrics`.
+zoo_runtime computes the probabilities, as it does on the device. `zoo.evaluate.metrics` computes the metrics from them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ PARTS = (("val", "validation"), ("test", "test"))
 
 @dataclass(frozen=True)
 class EvaluationPictures:
-    """Pictures to evaluate a file on, and what is known about each of them.
+    """Holds pictures on which an exported file is evaluated, and how the file's training run used them.
 
     Args:
-        source: The pictures.
-        digests: sha256 of each picture, in hex, in the order of the source.
-        readable: Indices of the pictures that may be evaluated.
-        known_parts: Maps the sha256 of every picture of the file's run to "train", "val" or "test". Empty if the run is
-            not available.
-        name: The name of the pictures in messages.
+        source: Lists the pictures and their classes.
+        digests: The sha256 of each picture, in hex, in the order of the source.
+        readable: Indices of the pictures to evaluate. Pictures that are known to be unreadable are not among them.
+        known_parts: Maps the sha256 of every picture of the training run, in hex, to "train", "val" or "test". Empty if
+            the run folder is not available.
+        name: The name of the pictures in error messages.
     """
 
     source: sources.Source
@@ -43,17 +43,23 @@ class EvaluationPictures:
     name: str = ""
 
     def select(self, part: str | None) -> tuple[str, list[int]]:
-        """Return the part to evaluate and the indices of its pictures.
+        """Select the pictures of one part.
+
+        If these pictures include all pictures of the training run, the split of the run decides which part a picture is
+        in. Otherwise, the split of the source decides.
 
         Args:
-            part: "train", "val", "test" or "all". None takes the test part if there is one, else all.
+            part: "train", "val", "test" or "all". None means "test" if there is a test part, else "all".
+
+        Returns:
+            The name of the part, and the indices of its readable pictures.
 
         Raises:
-            UsageError: The pictures have no such part.
+            UsageError: The part has no readable picture.
         """
         parts: list[str | None] = [picture.split for picture in self.source.pictures]
         if self.known_parts and self.known_parts.keys() <= set(self.digests):
-            # These are the run's own pictures, wherever they are now: the split of the run holds.
+            # These are the pictures of the run, wherever they are now, so the split of the run applies.
             parts = [self.known_parts.get(digest) for digest in self.digests]
         part = part or ("test" if "test" in parts else "all")
         rows = [i for i in sorted(self.readable) if part in ("all", parts[i])]
@@ -62,7 +68,15 @@ class EvaluationPictures:
         return part, rows
 
     def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
-        """Warn if the network knows some of the pictures, because figures on those say little about new ones."""
+        """Warn if some pictures were used to train or select the network, because the metrics are then too good.
+
+        If the run folder is not available, warn if these are exactly the pictures of the training run.
+
+        Args:
+            rows: Indices of the pictures to evaluate.
+            info: The metadata of the exported file.
+            reporter: Receives the warning.
+        """
         seen = sum(self.known_parts.get(self.digests[i]) in ("train", "val") for i in rows)
         if seen:
             reporter.warn(
@@ -80,18 +94,20 @@ class EvaluationPictures:
 
 
 def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:
-    """Evaluate an exported file on the validation and test pictures of its run, decoded as on the device.
+    """Evaluate an exported file on the validation pictures and on the test pictures of its training run.
+
+    The pictures are decoded again from their files, as on the device.
 
     Args:
-        predictor: The exported file.
-        dataset: The pictures of the run.
-        reporter: Receives the progress.
+        predictor: Runs the exported file.
+        dataset: The dataset of the run.
+        reporter: Receives progress messages.
 
     Returns:
-        The figures of each part, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
+        The metrics of the two parts, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
 
     Raises:
-        DataError: A picture that could be read before cannot be read now.
+        DataError: A picture that was readable when the dataset was built cannot be read now.
     """
     figures = {}
     source = dataset.source
@@ -110,16 +126,17 @@ def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -
 def predict(
     predictor: Predictor, contents: Sequence[Any], progress: Callable[[int, int], None] | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Run pictures through an exported file.
+    """Compute the probabilities of pictures with an exported file.
 
     Args:
-        predictor: The exported file.
-        contents: Paths, or uint8 arrays as `zoo_runtime.Predictor` takes them.
-        progress: Called with (pictures done, pictures in total).
+        predictor: Runs the exported file.
+        contents: Paths, or uint8 arrays (H, W), (H, W, 1) or (H, W, 3), values 0..255.
+        progress: Called with (pictures done, pictures in total) after each picture; None means no calls.
 
     Returns:
-        The probabilities of the readable pictures, a float64 array (N, classes), and for each unreadable one its index
-        with the reason, which begins with the name of the error.
+        A tuple of two values. The first is a float64 array (N, classes) with the probabilities of the N readable
+        pictures, in order. The second maps the index of each unreadable picture to the reason, which starts with the
+        name of the error class.
     """
     rows, bad = [], {}
     for i, result in enumerate(predictor.predict_each(contents)):
@@ -135,22 +152,22 @@ def predict(
 def evaluate(
     predictor: Predictor, pictures: EvaluationPictures, reporter: Reporter, *, part: str | None = None
 ) -> dict[str, Any]:
-    """Evaluate an exported file on pictures. Unreadable ones are left out with a warning.
+    """Evaluate an exported file on pictures. Unreadable pictures are left out with a warning.
 
     Args:
-        predictor: The exported file.
-        pictures: The pictures, and what is known about them.
-        reporter: Receives progress, and warnings about pictures that are unreadable or were used to train or select
-            the network.
-        part: "train", "val", "test" or "all". None takes the test part if there is one, else all.
+        predictor: Runs the exported file.
+        pictures: The pictures, and how the training run used them.
+        reporter: Receives progress messages. It also receives warnings about pictures that are unreadable or were used
+            to train or select the network.
+        part: "train", "val", "test" or "all". None means "test" if there is a test part, else "all".
 
     Returns:
-        The figures of `zoo.evaluate.metrics.measure`, and `part`.
+        The metrics that `zoo.evaluate.metrics.measure` returns, and the key `part` with the name of the part.
 
     Raises:
-        UsageError: The pictures have no such part.
-        DataError: The pictures have a class that the network does not know, several labels where the network gives one
-            class, or more than a fifth of them cannot be read.
+        UsageError: The part has no readable picture.
+        DataError: A picture has a class that the network does not have. A picture has several labels or none, but the
+            network predicts exactly one. More than a fifth of the pictures cannot be read.
     """
     source, info = pictures.source, predictor.info
     part, rows = pictures.select(part)
@@ -162,7 +179,7 @@ def evaluate(
         probabilities, bad = predict(predictor, [picture.content for picture in chosen], progress)
     pixel_cache.check_readable(chosen, bad)
     if bad:
-        # The text of a picture's error repeats its path.
+        # The reason starts with the path, which the warning states anyway.
         reasons = {chosen[i].name: why.replace(f"{chosen[i].name}: ", "", 1) for i, why in bad.items()}
         reporter.warn(pixel_cache.left_out_text(reasons, len(rows)))
     readable = [picture for i, picture in enumerate(chosen) if i not in bad]
@@ -172,7 +189,12 @@ def evaluate(
 
 
 def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], info: ModelInfo) -> None:
-    """Check that the network can give the classes that the pictures have."""
+    """Check that the network can predict the labels of the pictures.
+
+    Raises:
+        DataError: A picture has a class that the network does not have. A picture has several labels or none, but the
+            network predicts exactly one.
+    """
     present = {source.classes[label] for picture in pictures for label in picture.labels}
     unknown = sorted(present - set(info.classes))
     if unknown:
@@ -184,7 +206,13 @@ def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], i
 
 
 def _targets(source: sources.Source, pictures: Sequence[sources.Picture], classes: Sequence[str]) -> np.ndarray:
-    """Return the targets (N, classes) in the order of the network's classes, some of which the source may lack."""
+    """Encode the classes of pictures as a float64 array (pictures, classes): 1 if the picture has the class, else 0.
+
+    Args:
+        source: Lists the class names to which the labels of the pictures refer.
+        pictures: The pictures.
+        classes: The class names of the network, in the order of the columns. The source may lack some of them.
+    """
     targets = np.zeros((len(pictures), len(classes)))
     for row, picture in zip(targets, pictures, strict=True):
         row[[classes.index(source.classes[label]) for label in picture.labels]] = 1
@@ -192,6 +220,6 @@ def _targets(source: sources.Source, pictures: Sequence[sources.Picture], classe
 
 
 def _shorten(names: Sequence[str], count: int) -> str:
-    """List some names, and say how many more there are."""
+    """Join the first `count` names with commas, and append how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

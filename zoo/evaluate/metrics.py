@@ -1,7 +1,7 @@
-"""Computes metrics from probabilities and targets, and prints them as text.
+"""Computes metrics from probabilities and targets, and formats them as text.
 
-Where the probabilities come from is in `zoo.evaluate.evaluator`. Precision, recall, F1, average precision and the
-confusion matrix are computed by scikit-learn.
+`zoo.evaluate.evaluator` computes the probabilities. scikit-learn computes precision, recall, F1, average precision and
+the confusion matrix.
 """
 
 from __future__ import annotations
@@ -12,33 +12,44 @@ from typing import Any
 
 import numpy as np
 
-# Probabilities are clipped here before the logarithm of the loss.
+# The loss raises smaller probabilities to this value, because the logarithm of 0 is infinite.
 SMALLEST_PROBABILITY = 1e-12
-# Characters in a line of a terminal.
+# The width of a terminal, in characters.
 TERMINAL = 80
-# The metrics that the exported file carries.
+# The metrics that the exported file stores.
 SUMMARY = ("accuracy", "exact_match", "mean_average_precision", "macro_f1", "loss", "pictures")
 
 
 def measure(
     probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str], *, multilabel: bool = False
 ) -> dict[str, Any]:
-    """Compare predictions with the truth.
+    """Compute metrics from the probabilities and the true classes of pictures.
 
     Args:
-        probabilities: A float array (N, classes) in 0..1.
-        targets: A float array (N, classes), 1 where a picture belongs to a class, else 0.
+        probabilities: The network's output, a float array (N, classes) in 0..1.
+        targets: The true classes, a float array (N, classes): 1 if the picture has the class, else 0.
         classes: Class names, in the order of the columns.
-        multilabel: Whether a picture may have any number of classes. A class is then predicted from 0.5 on.
+        multilabel: Whether a picture may have several classes, or none. The predicted classes are then those with a
+            probability of 0.5 or more. Otherwise, the likeliest class is the predicted one.
 
     Returns:
-        The content of metrics.json for one part: pictures, accuracy, loss (the mean cross-entropy in nats), macro_f1
-        (over the classes that have pictures), per_class (name -> precision, recall, f1, pictures), classes, and
-        confusion_matrix. Rows of the matrix are true classes and columns predicted ones, in the order of `classes`.
+        The metrics, as metrics.json stores them for each part:
 
-        For multi-label pictures, accuracy is the fraction of correct decisions over all pictures and classes, and loss
-        is their mean. Instead of a confusion matrix there are exact_match, the fraction of pictures with every decision
-        correct, and mean_average_precision, over the classes that have pictures.
+        - pictures: The number of pictures.
+        - accuracy: The fraction of pictures whose predicted class is correct.
+        - loss: The mean cross-entropy, in nats.
+        - macro_f1: The mean F1 over the classes that have pictures.
+        - per_class: Maps each class name to its precision, recall, f1 and pictures (how many have the class).
+        - classes: The class names.
+        - confusion_matrix: Counts of pictures. Rows are true classes and columns predicted ones, in the order of
+          `classes`.
+
+        For multi-label pictures, each pair of picture and class is one decision. Then accuracy is the fraction of
+        correct decisions, and loss is the mean binary cross-entropy of the decisions, in nats. Two entries replace the
+        confusion matrix:
+
+        - exact_match: The fraction of pictures for which all decisions are correct.
+        - mean_average_precision: The mean average precision over the classes that have pictures.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -82,7 +93,13 @@ def measure(
 
 
 def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
-    """Return the figures of multi-label pictures; `truth` and `decided` are bool arrays (N, classes)."""
+    """Compute the metrics that only multi-label pictures have, and their accuracy and loss.
+
+    Args:
+        probabilities: The network's output, a float array (N, classes) in 0..1.
+        truth: Whether a picture has a class, a bool array (N, classes).
+        decided: Whether the network predicts the class, a bool array (N, classes).
+    """
     from sklearn.metrics import average_precision_score
 
     correct = decided == truth
@@ -98,7 +115,7 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarra
 
 
 def summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the metrics that the exported file carries: its most important figures."""
+    """Return the most important metrics, which the exported file stores: those in `SUMMARY`."""
     return {key: metrics[key] for key in SUMMARY if key in metrics}
 
 
@@ -106,8 +123,8 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
     """Format metrics for the terminal: one line per class, a line of totals, and the confusion matrix.
 
     Args:
-        metrics: As `measure` returns them.
-        max_classes: The largest number of classes for which the confusion matrix is shown.
+        metrics: The metrics that `measure` returns.
+        max_classes: With more classes than this, the confusion matrix is left out. Multi-label metrics do not have one.
     """
     names = metrics["classes"]
     width = max(5, *(len(name) for name in names))
@@ -132,8 +149,12 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
 def _matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
     """Return the lines of a confusion matrix.
 
-    Columns bear the class names if the lines then fit a terminal. Otherwise they bear letters, so that long names are
-    not cut. The names then stand behind the rows, where columns line up whatever characters the names have.
+    The column headings are class names if the lines then fit in 80 characters, and letters otherwise. With letters, the
+    class name stands at the end of each row, where wide characters in a name do not shift the columns.
+
+    Args:
+        names: Class names, in the order of the matrix.
+        matrix: Counts of pictures. Rows are true classes and columns are predicted ones.
     """
     counts = max(len(str(count)) for row in matrix for count in row)
     cell, width = 2 + max(counts, *map(len, names)), max(5, *map(len, names))

@@ -1,4 +1,4 @@
-"""The exported file: its metadata and self-test, parity with the trained network, and smaller variants.
+"""Makes and checks the exported file: metadata, self-test, parity with the trained network, and smaller variants.
 
-How a Keras network becomes an ONNX graph is in `zoo.convert`; the order of steps is in `zoo.workflow.export`.
+`zoo.convert` converts the Keras network to an ONNX graph. `zoo.workflow.export` calls these steps in order.
 """

@@ -1,6 +1,6 @@
-"""Writes the exported file: adds metadata and a self-test to a checked graph, and puts the file in place atomically.
+"""Writes the exported file: adds metadata and a self-test to a checked graph, and replaces an older file in one step.
 
-Whether the graph computes what the network computes is checked in `zoo.export.parity`.
+`zoo.export.parity` checks that the graph computes the same as the trained network.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def serialize(graph: onnx.ModelProto, info: ModelInfo) -> bytes:
 
 
 def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float | None = None) -> ModelInfo:
-    """Add the self-test: what this machine decodes and computes for two synthetic pictures.
+    """Return a copy of the metadata that contains a self-test.
+
+    The self-test consists of two synthetic pictures, and of the pixels and probabilities that this machine computes for
+    them.
 
     Args:
-        graph: The graph of the file.
-        info: The metadata so far.
-        tolerance: The largest difference in a probability that passes on another machine, in 0..1. None takes the
-            default of `zoo_runtime.record`.
-
-    Returns:
-        The metadata with the self-test.
+        graph: The graph of the exported file.
+        info: The other metadata.
+        tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
+            None means the default of `zoo_runtime.record`.
     """
     predictor = Predictor(serialize(graph, info))
     options = {} if tolerance is None else {"tolerance": tolerance}
@@ -49,11 +49,11 @@ def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float |
 
 
 def place(data: bytes, target: Path) -> None:
-    """Write an exported file, run its self-test as a device will, and put it in place by one atomic replace.
+    """Write an exported file, run its self-test as a device will, and then move it to `target` in one step.
 
     Args:
         data: The bytes of the file.
-        target: The path of the file.
+        target: The path of the file. If an error is raised, an older file at this path stays as it is.
 
     Raises:
         ParityFailed: The written file does not pass its own self-test.
@@ -67,7 +67,7 @@ def place(data: bytes, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Put a copy of an exported file in place by one atomic replace.
+    """Copy an exported file, and replace an older file at `target` in one step.
 
     Raises:
         WriteError: The copy cannot be written.
@@ -77,9 +77,11 @@ def copy(source: Path, target: Path) -> None:
 
 
 def synthetic_jpegs() -> list[bytes]:
-    """Draw two pictures for the self-test: a large one that EXIF turns, to test scaling and turning, and a small one.
+    """Draw two pictures for the self-test and return them as JPEG files.
 
-    They depend only on this code and the JPEG encoder, and contain nothing of a user's pictures.
+    The first one is 480 x 360 pixels large and is rotated by its EXIF orientation, to test scaling and rotating. The
+    second one has 96 x 80 pixels. Both depend only on this code and the JPEG encoder, and contain nothing of a user's
+    pictures.
     """
     from PIL import Image
 

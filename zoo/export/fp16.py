@@ -1,4 +1,4 @@
-"""Stores the weights of a graph in 16 bits, which halves the file. The loaded graph computes in float32."""
+"""Stores the weights of a graph in 16 bits, which halves the file. After loading, the graph computes in float32."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LARGEST_VALUE = float(np.finfo(np.float16).max)
 def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Store the weights of a graph as float16.
 
-    A Cast turns each weight back into float32; onnxruntime does this once, when it loads the file. A weight stays
-    float32 if it has fewer than 256 values, or a value beyond the range of float16.
+    A Cast node turns each weight back into float32. onnxruntime does this only once, when it loads the file. A weight
+    tensor stays float32 if it has fewer than 256 values, or a value outside the range of float16.
 
     Args:
-        graph: A graph with float32 weights.
+        graph: A graph with float32 weights. It is not changed.
 
     Returns:
         A graph with the same inputs and outputs, which computes in float32.
@@ -37,7 +37,7 @@ def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rounded(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with the same rounding of weights as `to_fp16`, but stored as float32."""
+    """Return a copy of a graph in which weights are rounded as `to_fp16` rounds them, but stored as float32."""
     copy = _copy(graph)
     for tensor, values in _weights(copy):
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
@@ -51,7 +51,7 @@ def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _weights(graph: onnx.ModelProto) -> Iterator[tuple[TensorProto, np.ndarray]]:
-    """Yield each tensor that can be stored in 16 bits, and its values as float16."""
+    """Yield each weight tensor that can be stored in 16 bits, together with its values as float16."""
     for tensor in graph.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             values = numpy_helper.to_array(tensor)

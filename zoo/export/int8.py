@@ -1,19 +1,25 @@
-"""The search for the best int8 graph of an exported network.
+"""Searches for the best int8 graph of an exported network.
 
-Nobody can say beforehand how well a network survives quantization to 8 bits, so the search measures it. It tries one
-choice after the other, and goes on from the best so far: whether the first operation with weights stays in float32, the
-type of the activations, one scale per channel or per tensor, weights of 8 or 7 bits, and the method that finds the
-ranges of the activations. If accuracy still falls too far, it keeps the operations in float32 that hurt most.
+How much accuracy a network loses in 8 bits can only be measured. The search therefore tries configurations. It changes
+one choice after the other, starting from the best configuration so far. The choices are, in order:
 
-Ranges come from training pictures. Candidates are compared on other pictures, which are not test pictures either. One
-configuration becomes one graph in `zoo.export.quantizer`; whether the result may be exported is decided in
-`zoo.export.variants`.
+1. Does the first operation with weights stay in float32?
+2. Are activations uint8 or int8?
+3. Is there one scale per channel of the weights, or one per tensor?
+4. Do weights have 8 or 7 bits?
+5. Which calibration method finds the ranges of the activations?
 
-Why the first operation, and why 7 bits: processors with AVX2 or AVX-512 but without VNNI add two products in 16 bits.
-That overflows for large values, so the result is not the one that the graph describes
-(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Pixels have the largest values of all.
-On other processors the overflow does not show, so the first operation stays in float32 wherever that costs next to
-nothing.
+If accuracy still falls too far, the search keeps more operations in float32, starting with those that change the logits
+most.
+
+Calibration uses training pictures. Candidates are compared on other pictures, which are not test pictures.
+`zoo.export.quantizer` makes the graph of one configuration. `zoo.export.variants` decides whether the result may be
+exported.
+
+Choices 1 and 4 exist because of processors with AVX2 or AVX-512 but without VNNI. These add two products in 16 bits,
+which overflows for large values (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Pixels
+are the largest values of all. Other processors do not show the overflow, so a measurement there cannot detect it. The
+first operation therefore stays in float32 wherever that costs next to nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ from zoo_runtime import time_pairs
 if TYPE_CHECKING:
     import onnxruntime
 
-# The choices in the order in which they are tried. The first value of each is the one that the search starts from.
+# The choices in the order in which they are tried. The search starts with the first value of each.
 CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("activations", ("uint8", "int8")),
     ("per_channel", (True, False)),
@@ -53,23 +59,23 @@ FAITHFUL_ERROR = 0.2
 # Factors on the smallest size and on the least error within which candidates count as equal.
 SIZE_FACTOR = 1.25
 ERROR_FACTOR = 1.2
-# On a busy machine, timings agree no better than this. Types of activations differ by more.
+# On a busy machine, repeated timings differ by up to this factor. Types of activations differ by more.
 SPEED_FACTOR = 1.3
-# A graph above this fraction of the float32 size has left out everything that counts.
+# A graph that is larger than this fraction of the float32 graph has hardly any quantized weights.
 LARGEST_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The measurements of one configuration.
+    """Holds the measurements of one quantized graph.
 
     Args:
-        config: How the graph was quantized.
+        config: The configuration with which the graph was quantized.
         accuracy: The accuracy on the validation set, in 0..1.
-        error: The change of the logits; see `relative_error`.
-        speedup: Time of the float32 graph over the time of this one, for one picture, measured alternately.
-        bytes: The size of the graph.
-        failed: Why the configuration gave no graph; empty if it gave one.
+        error: How much the logits changed; see `relative_error`. Infinite if there is no graph.
+        speedup: The time of the float32 graph divided by the time of this graph, for one picture.
+        bytes: The size of the graph in bytes.
+        failed: Why there is no graph. Empty if there is one; otherwise accuracy, speedup and bytes are 0.
     """
 
     config: QuantConfig
@@ -80,7 +86,10 @@ class Trial:
     failed: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return a plain dictionary for int8.json. JSON has no infinity, so an infinite error becomes None."""
+        """Return the trial as a dictionary for int8.json. The configuration has the key `way`.
+
+        An infinite error becomes None, because JSON does not have infinity.
+        """
         values = dataclasses.asdict(self)
         error = self.error if np.isfinite(self.error) else None
         return {"way": values.pop("config"), **values, "error": error}
@@ -88,11 +97,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best int8 graph, and everything that was tried.
+    """Holds the best int8 graph and all trials of the search.
 
     Args:
         graph: The best graph.
-        chosen: The trial of that graph.
+        chosen: The trial of the best graph.
         trials: All trials, in the order in which they were made.
         accuracy: The accuracy of the float32 graph on the validation set, in 0..1.
         validation_pictures: The number of pictures in the validation set.
@@ -107,12 +116,12 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Pictures on which candidates are compared.
+    """Holds the pictures on which quantized graphs are compared with the float32 graph.
 
     Args:
         pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
-        targets: A float array (N, classes), 1 where a picture belongs to a class, else 0.
-        multilabel: Whether a picture may have any number of classes.
+        targets: The classes of the pictures, a float array (N, classes): 1 if the picture has the class, else 0.
+        multilabel: Whether a picture may have several classes, or none.
     """
 
     pixels: np.ndarray
@@ -120,10 +129,15 @@ class ValidationSet:
     multilabel: bool = False
 
     def outputs(self, session: onnxruntime.InferenceSession, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Run a graph on the first `count` pictures; None means all.
+        """Run a graph on the pictures.
+
+        Args:
+            session: The opened graph, with the outputs `logits` and `probabilities`.
+            count: Run only the first `count` pictures. None means all.
 
         Returns:
-            Logits (N, units) and probabilities (N, classes), both float32.
+            The logits (N, units) and the probabilities (N, classes), both float32. `units` is 1 for a binary network
+            with one unit, and otherwise the number of classes.
         """
         pixels = self.pixels[:count]
         batches = [
@@ -133,9 +147,9 @@ class ValidationSet:
         return logits, probabilities
 
     def accuracy(self, probabilities: np.ndarray) -> float:
-        """Return the fraction of pictures that are classified correctly.
+        """Return the fraction of pictures that are classified correctly, given probabilities (N, classes).
 
-        A picture with several labels counts only if the decision on every class is correct.
+        For multi-label pictures, all classes must be correct. A class is predicted if its probability is 0.5 or more.
         """
         if self.multilabel:
             return float(((probabilities >= 0.5) == (self.targets > 0.5)).all(axis=1).mean())
@@ -153,23 +167,25 @@ def quantize(
 ) -> SearchResult:
     """Search for the best int8 graph.
 
+    At the end, the search may keep more operations in float32. It does so if the best graph loses more accuracy than
+    half of `max_drop`, or changes the logits by more than a fifth of their spread. It keeps 1, 2, 4, ... operations
+    until a graph loses little enough. It also stops when a graph is no longer faster than float32, unless `any_speed`
+    is set.
+
     Args:
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
         calibration: Training pictures that give the ranges of activations, a uint8 array (N, H, W, C) in 0..255.
-        validation: Pictures that are neither calibration nor test pictures.
-        max_drop: The largest loss of accuracy that is acceptable, in 0..1. While a candidate loses more than half of
-            it, or changes the logits by more than a fifth of their spread, the search keeps more operations in
-            float32, twice as many each time. It stops when the graph is no longer faster than float32, unless
-            `any_speed` is set.
-        any_speed: Whether a graph may be chosen that is not faster than float32 on this machine.
-        progress: Called with (trials made, usual number of trials).
+        validation: Pictures that are neither calibration pictures nor test pictures.
+        max_drop: The largest acceptable loss of accuracy, in 0..1.
+        any_speed: Whether the chosen graph may be slower than float32 on this machine.
+        progress: Called with (trials made, usual number of trials) after each trial; None means no calls.
 
     Returns:
-        The graph that `choose` prefers among all trials.
+        The best graph according to `choose`, and all trials.
 
     Raises:
-        ConversionFailed: The graph has no operation with weights, onnxruntime refuses every configuration, or no
-            configuration makes the graph smaller by a tenth or more.
+        ConversionFailed: The graph has no operation with weights, or onnxruntime refuses every configuration. No int8
+            graph is at least a tenth smaller than the float32 graph.
     """
     search = _Search(graph, calibration, validation, max_drop, any_speed, progress)
     search.run()
@@ -186,7 +202,7 @@ def quantize(
 
 
 class _Search:
-    """Tries one configuration after the other, and goes on from the best so far."""
+    """Runs the search of `quantize` and holds its trials."""
 
     def __init__(
         self,
@@ -207,7 +223,7 @@ class _Search:
         self._always_left_out: set[str] = set()
 
     def run(self) -> None:
-        """Make all trials."""
+        """Try the configurations of the search one after the other, and append each result to `trials`."""
         self._try_without_first()
         for name, values in CHOICES:
             for value in values[1:]:
@@ -218,7 +234,7 @@ class _Search:
             self._leave_out_more(best)
 
     def best(self) -> Trial | None:
-        """Return the best trial so far, or None if no trial gave a smaller graph."""
+        """Return the best trial so far, or None if no graph is at least a tenth smaller than the float32 graph."""
         candidates = [
             trial
             for trial in self.trials
@@ -229,7 +245,11 @@ class _Search:
         return choose(candidates, accuracy=self.accuracy, max_drop=self._max_drop, any_speed=self._any_speed)
 
     def _try_without_first(self) -> None:
-        """Quantize all operations, then all but the first, and remember whether the first costs next to nothing."""
+        """Quantize all operations, then all but the first one.
+
+        Decide whether the first operation stays in float32 in all later trials. It does if this makes neither the size
+        nor the error much larger, and does not make the graph slower than float32.
+        """
         whole = self._attempt(QuantConfig())
         if len(self.quantizer.weighted) == 1:
             return
@@ -243,7 +263,13 @@ class _Search:
             self._always_left_out = set(without.config.left_out)
 
     def _leave_out_more(self, best: Trial) -> None:
-        """Keep the most sensitive operations in float32, twice as many each time, while the graph stays fast."""
+        """Try to keep the 1, 2, 4, ... most sensitive operations in float32.
+
+        The attempts end when a graph loses little enough, or is no longer faster than the float32 graph.
+
+        Args:
+            best: The trial whose configuration is changed.
+        """
         order = most_sensitive(self.quantizer, best.config, self._validation, self._logits)
         count = 1
         while count < len(order):
@@ -254,9 +280,9 @@ class _Search:
             count *= 2
 
     def _attempt(self, config: QuantConfig) -> Trial:
-        """Quantize with one configuration and measure the graph.
+        """Quantize with one configuration, measure the graph, and record the trial.
 
-        A failure is recorded as a trial too, because another configuration may succeed.
+        If the quantization fails, that is recorded as a trial too, because another configuration may succeed.
         """
         try:
             int8_graph = self.quantizer.graph(config)
@@ -286,23 +312,30 @@ class _Search:
 def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_speed: bool) -> Trial | None:
     """Choose the best of several trials.
 
-    A trial loses little if its logits change by at most a fifth of their spread and its accuracy falls by at most half
-    of `max_drop`. The first of these groups that is not empty is considered:
+    A graph is acceptable if its accuracy falls by at most `max_drop`, and its logits change by at most a fifth of their
+    spread. It is good if its accuracy also falls by at most half of `max_drop`. The choice considers only the first of
+    these groups that has a member:
 
-    1. trials that lose little and are faster than the float32 graph,
-    2. trials that lose at most `max_drop` and are faster,
-    3. trials that lose little,
-    4. trials that lose at most `max_drop`.
+    1. good graphs that are faster than the float32 graph,
+    2. acceptable graphs that are faster,
+    3. good graphs,
+    4. acceptable graphs.
 
-    In that group, graphs drop out that are larger than the smallest by more than a quarter, then those with clearly
-    more error than the least. The first one that is nearly the fastest wins. If all four groups are empty, error counts
-    before size.
+    Within the group, three rules apply one after the other. Each one considers only the graphs that the rule before it
+    has kept:
+
+    1. Keep the graphs of at most 1.25 times the smallest size.
+    2. Keep the graphs of at most 1.2 times the smallest error.
+    3. Return the first graph whose speedup is at least the largest one divided by 1.3.
+
+    If no graph is acceptable, the rules apply to all faster graphs, or to all graphs if none is faster. Rule 2 then
+    comes before rule 1. With `any_speed`, every graph counts as fast enough.
 
     Args:
         trials: Trials that gave a graph, in the order in which they were made.
         accuracy: The accuracy of the float32 graph, in 0..1.
-        max_drop: The largest loss of accuracy that is acceptable, in 0..1.
-        any_speed: Whether speed does not count, because the device differs from this machine.
+        max_drop: The largest acceptable loss of accuracy, in 0..1.
+        any_speed: True ignores the speed, because the device differs from this machine.
 
     Returns:
         The chosen trial, or None if there are no trials.
@@ -337,16 +370,16 @@ def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
 def most_sensitive(
     quantizer: Quantizer, config: QuantConfig, validation: ValidationSet, logits: np.ndarray
 ) -> list[str]:
-    """Order the quantized operations by how much each one alone changes the logits.
+    """Sort operations by how much the quantization of each single operation changes the logits.
 
     Args:
-        quantizer: Makes the graphs.
-        config: How operations are quantized.
-        validation: The pictures to compare on.
+        quantizer: Quantizes the graph.
+        config: The configuration. Operations that it leaves in float32 are not listed.
+        validation: The pictures to compare on. Only the first 32 are used.
         logits: The logits of the float32 graph on these pictures, a float array (N, units).
 
     Returns:
-        Names of operations, the most sensitive first.
+        The names of the operations. The one that changes the logits most comes first.
     """
     errors = {}
     for name in quantizer.weighted:
@@ -365,7 +398,8 @@ def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:
         changed: The changed logits, of the same shape.
 
     Returns:
-        The root mean square of the change over that of the logits around their mean. Infinity if a value is NaN.
+        The root mean square of the change, divided by the root mean square of the original logits around their mean
+        over the pictures. Infinity if a changed logit is NaN or infinite.
     """
     spread = float(np.sqrt(np.mean((logits - logits.mean(axis=0)) ** 2)))
     error = float(np.sqrt(np.mean((changed - logits) ** 2))) / max(spread, 1e-30)
@@ -373,11 +407,13 @@ def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:
 
 
 def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
-    """Estimate how far the probabilities of an int8 graph may differ on another processor.
+    """Estimate how much the probabilities of an int8 graph may differ between two processors.
 
-    The estimate is the largest difference on this machine between running the graph in int8, and running it in float32
-    between the roundings. A value near the middle between two steps is rounded up by one and down by the other. Some
-    processors also add products in 16 bits.
+    The graph runs twice on this machine: once with fused int8 operations, and once as written, computing in float32
+    between the quantization steps. The estimate is the largest difference between the two.
+
+    Processors differ for two reasons. If a value is near the middle between two quantization steps, one processor may
+    round it up and another one down. Some processors add products in 16 bits, which may overflow.
 
     Args:
         graph: The int8 graph.
@@ -397,11 +433,13 @@ def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
 def speedup(
     reference: onnxruntime.InferenceSession, session: onnxruntime.InferenceSession, pixels: np.ndarray
 ) -> float:
-    """Return the time of one session over that of another, measured alternately; above 1 if the second is faster.
+    """Return the time of `reference` divided by the time of `session`. Above 1, `session` is faster.
+
+    The sessions run alternately. The result is the median over 20 pairs of timings.
 
     Args:
-        reference: The first session.
-        session: The second session.
+        reference: The opened float32 graph.
+        session: The opened int8 graph.
         pixels: The pictures to run, a uint8 array (N, H, W, C) in 0..255.
     """
 

@@ -1,9 +1,11 @@
-"""Checks that the exported graph computes what the trained network computes, on real pictures.
+"""Checks on real pictures that the exported graph computes the same as the trained network.
 
-Logits are compared, because a saturated softmax hides a wrong network. An in-memory copy of the graph has them as a
-second output. The probabilities of the graph are then compared with those that follow from its own logits. They cannot
-be compared with the network's as strictly: for a confident network, probabilities may differ by more than the logits
-do, relative to their size.
+The logits of both are compared, because a saturated softmax hides errors. The graph that is checked has logits as a
+second output, which the exported file does not have.
+
+The probabilities of the graph are compared with those that follow from its own logits. A comparison with the network's
+probabilities cannot be as strict. For a confident network, the relative difference of the probabilities may exceed that
+of the logits.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from zoo.errors import ConversionFailed, ParityFailed
 if TYPE_CHECKING:
     import keras
 
-# The largest difference of logits, relative to the largest logit.
+# The largest difference of logits that passes, relative to the largest logit.
 TOLERANCE = 1e-4
-# The largest difference of a probability from what float32 computes of the logits.
+# The largest difference that passes between a probability of the graph and the one that follows from its logits.
 HEAD_TOLERANCE = 1e-5
 BATCH = 16
 
@@ -32,23 +34,28 @@ PARITY_PICTURES = 64
 def check(
     model: keras.Model, graph: onnx.ModelProto, pixels: np.ndarray, *, multilabel: bool = False
 ) -> dict[str, Any]:
-    """Compare a converted graph with its network.
+    """Check that a converted graph computes the same as its Keras network.
 
     Args:
         model: The network, with the layers `logits` and `probabilities`.
-        graph: The converted graph, with both outputs.
+        graph: The converted graph, with the outputs `logits` and `probabilities`.
         pixels: Real pictures, a uint8 array (N, H, W, C) in 0..255.
-        multilabel: Whether a picture may have any number of classes.
+        multilabel: Whether a picture may have several classes, or none.
 
     Returns:
-        The figures for run.json and the exported file: pictures; logits_difference and probabilities_difference, each
-        max|difference| / max|Keras|; tolerance, the largest logits_difference that passes; and top1_equal, the number
-        of pictures with the same likeliest class (for a multi-label network, with the same decision on every class).
+        The figures for run.json and the exported file:
+
+        - pictures: The number of pictures.
+        - logits_difference: The largest absolute difference, divided by the network's largest absolute logit.
+        - probabilities_difference: The same for probabilities.
+        - tolerance: The largest logits_difference that passes.
+        - top1_equal: The number of pictures for which both have the same likeliest class. For a multi-label network,
+          the number of pictures for which both make the same decision on every class.
 
     Raises:
-        ConversionFailed: onnxruntime cannot run the graph.
-        ParityFailed: Logits differ, probabilities do not follow from the logits, or values are not finite or do not
-            depend on the picture.
+        ConversionFailed: onnxruntime cannot run the graph, or `image` is not its only input.
+        ParityFailed: The logits or the predicted classes differ, or the probabilities do not follow from the logits. A
+            value is NaN or infinite, or the outputs do not depend on the picture.
     """
     import keras
 
@@ -81,20 +88,20 @@ def compare(
     *,
     multilabel: bool = False,
 ) -> dict[str, Any]:
-    """Compare the outputs of the network with those of the graph.
+    """Check that the outputs of a graph equal those of its Keras network, within the tolerances.
 
     Args:
-        keras_logits: The network's logits, a float array (N, classes), or (N, 1) for a binary network.
+        keras_logits: The network's logits, a float array (N, classes), or (N, 1) for a binary network with one unit.
         logits: The graph's logits, of the same shape.
         keras_probabilities: The network's probabilities, a float array (N, classes).
         probabilities: The graph's probabilities, of the same shape.
-        multilabel: Whether a picture may have any number of classes.
+        multilabel: Whether a picture may have several classes, or none.
 
     Returns:
-        As `check`.
+        The dictionary that `check` returns.
 
     Raises:
-        ParityFailed: As `check`.
+        ParityFailed: The same conditions as in `check`.
     """
     scale = max(float(np.abs(keras_logits).max()), 1e-30)
     difference = _check_logits(keras_logits, logits, scale)
@@ -114,7 +121,19 @@ def compare(
 
 
 def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float) -> float:
-    """Check that logits are finite, vary across pictures, and agree; return the largest difference."""
+    """Check that logits are finite, differ between pictures, and agree between network and graph.
+
+    Args:
+        keras_logits: The network's logits.
+        logits: The graph's logits, of the same shape.
+        scale: The network's largest absolute logit.
+
+    Returns:
+        The largest absolute difference.
+
+    Raises:
+        ParityFailed: One of these checks fails.
+    """
     for label, values in (("network", keras_logits), ("exported graph", logits)):
         if not np.isfinite(values).all():
             raise ParityFailed(
@@ -136,7 +155,11 @@ def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float) ->
 
 
 def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilabel: bool) -> None:
-    """Check that the graph's probabilities follow from its logits."""
+    """Check that the graph's probabilities follow from its logits.
+
+    Raises:
+        ParityFailed: A probability differs by more than 1e-5.
+    """
     difference = float(np.abs(_probabilities(logits, multilabel) - probabilities).max())
     if not difference <= HEAD_TOLERANCE:
         raise ParityFailed(
@@ -148,9 +171,17 @@ def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilab
 def _count_equal_decisions(
     keras_logits: np.ndarray, logits: np.ndarray, probabilities: np.ndarray, scale: float, multilabel: bool
 ) -> int:
-    """Count the pictures with the same decision, and check that all others are too close to call."""
+    """Count the pictures for which network and graph predict the same classes.
+
+    In a multi-label or one-unit network, the sign of a logit decides. If the network's logit is almost 0, the decision
+    counts as equal.
+
+    Raises:
+        ParityFailed: The predicted classes differ for a picture, although the network's logits clearly favor one of
+            them.
+    """
     if multilabel or logits.shape[1] == 1:
-        # A class is present if its logit is positive. A single unit is the second class against the first.
+        # A class is present if its logit is positive. With a single unit, a positive logit means the second class.
         signed = keras_logits if multilabel else np.hstack([-keras_logits, keras_logits])
         same = ((signed > 0) == (probabilities > 0.5)) | (np.abs(signed) <= TOLERANCE * scale)
         equal, decided = same.all(axis=1), np.ones(len(logits), bool)
@@ -165,9 +196,15 @@ def _count_equal_decisions(
 
 
 def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:
-    """Compute probabilities (N, classes) from logits: a softmax, or sigmoids for several labels or a single unit.
+    """Compute probabilities from logits: by sigmoids for several labels or a single unit, and by a softmax otherwise.
 
-    A single unit gives the probability of the second class.
+    Args:
+        logits: A float array (N, classes), or (N, 1) for a single unit. The sigmoid of a single unit is the probability
+            of the second class.
+        multilabel: Whether a picture may have several classes, or none.
+
+    Returns:
+        A float64 array (N, classes).
     """
     values = logits.astype(np.float64)
     if multilabel or values.shape[1] == 1:

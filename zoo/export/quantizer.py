@@ -1,7 +1,7 @@
-"""Quantizes a graph to 8 bits with one given configuration. Which configuration is best is found in `zoo.export.int8`.
+"""Quantizes a graph to 8 bits with one given configuration.
 
-The graph computes with QuantizeLinear and DequantizeLinear nodes, which onnxruntime fuses into int8 operations.
-Calibration and quantization are done by onnxruntime.
+The quantized graph has QuantizeLinear and DequantizeLinear nodes, which onnxruntime fuses into int8 operations.
+onnxruntime also does the calibration and the quantization. `zoo.export.int8` searches for the best configuration.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from zoo.errors import ConversionFailed
 # The operations that have weights.
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 PERCENTILE = 99.99
-# Pictures per step of calibration.
+# The number of pictures per step of calibration.
 CHUNK = 8
 
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """How a graph is quantized.
+    """Describes how to quantize a graph.
 
     Args:
-        calibration: The method that finds the ranges of activations: "minmax", "percentile" (99.99 % of the values) or
-            "entropy".
+        calibration: The method that finds the ranges of activations: "minmax", "percentile" (covers 99.99 % of the
+            values) or "entropy".
         activations: The type of activations, "uint8" or "int8".
-        per_channel: True gives each channel of the weights a scale of its own, False each tensor.
+        per_channel: True gives each channel of the weights its own scale. False gives each tensor one scale.
         weight_bits: 8 or 7. Products of 7-bit weights cannot overflow the 16-bit sums of some processors.
         left_out: Names of operations that stay in float32.
     """
@@ -53,11 +53,11 @@ class Quantizer:
     """Quantizes one graph with any number of configurations. Each calibration method runs only once.
 
     Args:
-        graph: The float32 graph.
+        graph: The float32 graph. It is not changed.
         calibration: Training pictures that give the ranges of activations, a uint8 array (N, H, W, C) in 0..255.
 
     Attributes:
-        weighted: Names of the operations that can be quantized, in the order of the graph.
+        weighted: Names of the operations with weights that can be quantized, in the order of the graph.
 
     Raises:
         ConversionFailed: The graph has no operation with weights.
@@ -80,11 +80,11 @@ class Quantizer:
         """Return a quantized copy of the float32 graph.
 
         Args:
-            config: How to quantize it.
-            only: Names of the operations to quantize; empty means all but those that the configuration leaves out.
+            config: How to quantize the graph.
+            only: Names of the operations to quantize. Empty means all except those that the configuration leaves out.
 
         Returns:
-            The copy, with QuantizeLinear and DequantizeLinear around the quantized operations.
+            The copy, with QuantizeLinear and DequantizeLinear nodes around the quantized operations.
 
         Raises:
             ConversionFailed: onnxruntime cannot calibrate or quantize the graph.
@@ -116,7 +116,11 @@ class Quantizer:
         return quantizer.model.model
 
     def _calibrated(self, method: str) -> Any:
-        """Return the range of every float tensor, found by one calibration method."""
+        """Return the range of every float tensor, as one calibration method finds it. Each method runs only once.
+
+        Raises:
+            ConversionFailed: onnxruntime cannot calibrate the graph.
+        """
         if method not in self._ranges:
             tools = quantization()
             methods = {
@@ -140,13 +144,17 @@ class Quantizer:
                         calibrator.collect_data(_Reader(self._pixels[i : i + CHUNK]))
                     self._ranges[method] = calibrator.compute_data()
                 except Exception as error:
-                    # The calibrator's exceptions have no common base class either.
+                    # The calibrator's exceptions have no common base class.
                     raise ConversionFailed(f"onnxruntime cannot calibrate the network: {error}") from error
         return self._ranges[method]
 
 
 class _Reader:
-    """Hands onnxruntime's calibration one batch of pictures, then None."""
+    """Gives onnxruntime's calibration one batch of pictures, and then None, which ends the calibration step.
+
+    Args:
+        pixels: The batch, a uint8 array (N, H, W, C) in 0..255.
+    """
 
     def __init__(self, pixels: np.ndarray):
         self._waiting = [{INPUT: pixels}]
@@ -156,7 +164,10 @@ class _Reader:
 
 
 def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which every operation has a unique name, because configurations leave operations out by name."""
+    """Return a copy of a graph in which every operation has a unique name.
+
+    Configurations leave operations out by name.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     seen: set[str] = set()
@@ -170,8 +181,8 @@ def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _before_and_after(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the operations before the first one with weights, and of those after the logits.
 
-    These are the normalization of pixels, and softmax or sigmoid. They stay in float32: pixels have 8 bits already, and
-    a probability of 8 bits could not be between 0 and 1/255.
+    The former normalize the pixels, and the latter are softmax or sigmoid. All of them stay in float32. Pixels already
+    have 8 bits, and an 8-bit probability could not have values between 0 and 1/255.
     """
     constants = {tensor.name for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
@@ -194,7 +205,10 @@ def _before_and_after(graph: onnx.GraphProto) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence onnxruntime's advice, which is meant for people who call it directly."""
+    """Hide the output of onnxruntime and its log messages below the level ERROR, until the end of the block.
+
+    They give advice to people who call onnxruntime's quantizer directly.
+    """
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,10 +1,11 @@
-"""Variants of an exported file: int8 and 16-bit weights. Each is made, evaluated, and refused if it loses too much.
+"""Makes, evaluates and checks the variants of an exported file: int8 and 16-bit weights.
 
-A variant is an object of a subclass of `Variant`, listed in `VARIANTS`. The command line derives its options from that
-list, and `make_variant` does everything that does not depend on the kind. How a graph is made smaller is in
-`zoo.export.int8` and `zoo.export.fp16`. Nothing here touches the float32 export.
+A variant is a smaller file of the same network. It is refused if it loses too much accuracy. The subclasses of
+`Variant` define the kinds, and `VARIANTS` lists them. The command line derives its options from that list.
+`make_variant` does everything that does not depend on the kind. `zoo.export.int8` and `zoo.export.fp16` make the
+smaller graphs. Nothing in this module changes the float32 file.
 
-This module imports nothing heavy, because the command line imports it to know its options.
+This module must not import heavy packages, because every command imports it to know its options.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from zoo.reporter import Reporter
     from zoo_runtime import ModelInfo, Pairs, Predictor
 
-# Timings of each of the two files that are compared.
+# How often the two files are timed against one another.
 PAIRS = 60
 # The metrics that may fall by no more than the limit. With several labels per picture, the fraction of correct
-# decisions alone says little: answering "no" to all of a hundred classes is correct for ninety-nine.
+# decisions says little on its own: answering "no" to all of a hundred classes is correct for ninety-nine.
 LIMITED_METRICS = ("accuracy", "exact_match", "mean_average_precision")
 # Bounds on the tolerance of an int8 file's self-test. A device that differs by more must not pass.
 SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
@@ -35,12 +36,12 @@ SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
 
 @dataclass(frozen=True)
 class AcceptanceLimits:
-    """Limits that a variant must meet before it is exported.
+    """Holds the limits that a variant must meet before it is exported.
 
     Args:
-        max_drop: The largest loss of accuracy on the test pictures, in 0..1.
-        any_speed: True also accepts a file that is not faster than float32 on this machine, because it may be faster
-            on the device that will run it.
+        max_drop: How much the accuracy on the test pictures may fall, in 0..1. For multi-label networks, the same limit
+            applies to exact match and to mean average precision.
+        any_speed: True accepts a file that is not faster than float32 on this machine. It may be faster on the device.
     """
 
     max_drop: float = 0.01
@@ -49,14 +50,14 @@ class AcceptanceLimits:
 
 @dataclass(frozen=True)
 class VariantGraph:
-    """A graph that a variant made.
+    """Holds the graph of a variant and describes how it was made.
 
     Args:
         graph: The graph, with the same input and outputs as the float32 graph.
-        precision: Describes how the graph was made. The exported file carries it.
-        tolerance: The largest difference in a probability of the self-test that passes on another machine, in 0..1.
-            None takes the default of `zoo_runtime.record`.
-        tried: Further figures for the run folder.
+        precision: How the graph was made. The exported file stores this as JSON.
+        tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
+            None means the default of `zoo_runtime.record`.
+        tried: Further figures, which only the run folder stores.
     """
 
     graph: onnx.ModelProto
@@ -66,13 +67,14 @@ class VariantGraph:
 
 
 class Variant(abc.ABC):
-    """One kind of smaller file.
+    """Base class of the kinds of smaller files.
 
     Attributes:
-        name: The option that asks for it (`--name`), the ending of the export's name, and the kind stated in the file.
+        name: The name of the kind, such as "int8". The option is then `--int8`, and the name of the export ends in
+            `-int8`.
         help: The help text of the option.
-        must_be_faster: Whether a file is refused that is not faster than float32 on this machine. The option
-            `--name-any-speed` then accepts it all the same.
+        must_be_faster: True refuses a file that is not faster than float32 on this machine. The option
+            `--NAME-any-speed` turns this check off.
     """
 
     name: str
@@ -83,14 +85,14 @@ class Variant(abc.ABC):
     def make(
         self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
     ) -> VariantGraph:
-        """Make the graph.
+        """Make the graph of the variant.
 
         Args:
             graph: The float32 graph, with the outputs `probabilities` and `logits`. It must not be changed.
-            dataset: The pictures of the run. Test pictures must not be used.
-            limits: How much the variant may lose.
+            dataset: The dataset of the run. Test pictures must not be used.
+            limits: The limits that the finished file must meet.
             reporter: Receives progress messages.
-            seed: Decides every random choice.
+            seed: The seed of every random choice.
 
         Returns:
             The graph of the variant, and how it was made.
@@ -101,14 +103,14 @@ class Variant(abc.ABC):
         """
 
     def refuse(self, figures: Mapping[str, Any], limits: AcceptanceLimits) -> str | None:
-        """Compare the figures of a file with the limits.
+        """Decide whether a file must be refused because it does not meet the limits.
 
         Args:
             figures: The figures of the file and of the float32 file; see `VariantFile`.
-            limits: How much the variant may lose.
+            limits: The limits.
 
         Returns:
-            Why the file is refused, for the user; None if it is accepted.
+            The reason for refusing the file, as a text for the user. None if the file is accepted.
         """
         for key in LIMITED_METRICS:
             if key in figures:
@@ -130,7 +132,7 @@ class Variant(abc.ABC):
         return None
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
-        """Return the lines that a command prints: what the file loses and gains, and how it was made."""
+        """Return the lines that a command prints about a file: its accuracy, size and speed, compared with float32."""
         changes = ", ".join(
             f"{key.replace('_', ' ')} {figures[key]:.4f} instead of {figures[f'float32_{key}']:.4f}"
             for key in LIMITED_METRICS
@@ -145,7 +147,7 @@ class Variant(abc.ABC):
 
 
 class Int8(Variant):
-    """8-bit integers, quantized with calibration on training pictures; see `zoo.export.int8`."""
+    """Makes int8 files: weights and activations are quantized to 8 bits. See `zoo.export.int8`."""
 
     name = "int8"
     help = "Make an int8 file, NAME-int8, if it loses little accuracy and is faster on this machine."
@@ -154,7 +156,7 @@ class Int8(Variant):
     def make(
         self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
     ) -> VariantGraph:
-        """Search for the best int8 graph; see `Variant.make` for the arguments."""
+        """Search for the best int8 graph. The arguments are those of `Variant.make`."""
         import numpy as np
 
         from zoo.export import int8
@@ -162,7 +164,7 @@ class Int8(Variant):
 
         train = np.random.default_rng(seed).permutation(dataset.split.train)
         count = max(1, min(int8.CALIBRATION_PICTURES, len(train) // 2))
-        # Validation pictures come first: on the pictures that it was trained on, a network hides what it lost.
+        # Validation pictures come first, because accuracy falls less on the pictures that a network was trained on.
         rows = np.concatenate([dataset.split.val, train[count:]])[: int8.VALIDATION_PICTURES]
         validation = _validation_set(dataset, rows)
         with reporter.progress("searching for the best int8 file") as progress:
@@ -190,7 +192,10 @@ class Int8(Variant):
         return VariantGraph(result.graph, precision, tolerance, tried)
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
-        """Add how the graph was quantized."""
+        """Return the lines of `Variant.describe`, and one line on how the graph was quantized.
+
+        If processors may give very different probabilities, another line says so.
+        """
         count = len(figures["left_out"])
         operations = "1 operation stays" if count == 1 else f"{count} operations stay"
         scales = "one scale per channel" if figures["per_channel"] else "one scale per tensor"
@@ -210,7 +215,7 @@ class Int8(Variant):
 
 
 class Fp16(Variant):
-    """Weights stored in 16 bits; the graph computes in float32. See `zoo.export.fp16`."""
+    """Makes files that store weights in 16 bits but compute in float32. See `zoo.export.fp16`."""
 
     name = "fp16"
     help = "Make a file with 16-bit weights, NAME-fp16, which is half as large."
@@ -218,7 +223,10 @@ class Fp16(Variant):
     def make(
         self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
     ) -> VariantGraph:
-        """Round the weights, and check parity with a float32 graph of the same rounded weights; see `Variant.make`."""
+        """Store the weights in 16 bits. The arguments are those of `Variant.make`.
+
+        The graph must have parity with a float32 graph whose weights are rounded in the same way.
+        """
         import numpy as np
 
         from zoo.convert.session import open_session
@@ -229,7 +237,7 @@ class Fp16(Variant):
         fp16_graph = fp16.to_fp16(graph)
         graphs = (graph, fp16.rounded(graph), fp16_graph)
         plain, rounded, stored = (validation.outputs(open_session(each)) for each in graphs)
-        # What the rounding itself loses is measured later, on the test pictures.
+        # The accuracy that the rounding costs is measured later, on the test pictures.
         figures = parity.compare(rounded[0], stored[0], rounded[1], stored[1], multilabel=validation.multilabel)
         precision = {
             "logits_error": int8.relative_error(plain[0], stored[0]),
@@ -243,7 +251,7 @@ VARIANTS: tuple[Variant, ...] = (Int8(), Fp16())
 
 @dataclass(frozen=True)
 class VariantRequest:
-    """A variant that the user asks for, and the limits that it must meet."""
+    """Holds a variant that the user requests, and the limits that it must meet."""
 
     variant: Variant
     limits: AcceptanceLimits = field(default_factory=AcceptanceLimits)
@@ -251,15 +259,15 @@ class VariantRequest:
 
 @dataclass(frozen=True)
 class VariantFile:
-    """A variant that was made, and its figures.
+    """Holds the file of a variant and its figures.
 
     Args:
         variant: The kind of file.
-        content: The bytes of the file; empty if nothing could be made.
+        content: The bytes of the file. Empty if the file could not be made.
         figures: The figures for the run folder: metrics of this file and of the float32 file, speedup, milliseconds per
-            picture, sizes in bytes, and what was tried. Empty if nothing could be made.
-        refusal: Why the file must not be used; None if it may be used.
-        record: The name of the file in the run folder that holds the figures.
+            picture, sizes in bytes, and what was tried. Empty if the file could not be made.
+        refusal: Why the file must not be used. None if it may be used.
+        record: The name of the file in the run folder that stores the figures. Empty until they are stored.
     """
 
     variant: Variant
@@ -279,23 +287,24 @@ def make_variant(
     *,
     seed: int,
 ) -> VariantFile:
-    """Make a variant of an exported network and evaluate it on the validation and test pictures.
+    """Make a variant of an exported network, and evaluate it on the validation and test pictures.
 
     Args:
-        request: The variant, and how much it may lose.
-        graph: The float32 graph, which has passed parity, with the outputs `probabilities` and `logits`.
+        request: The variant, and the limits that it must meet.
+        graph: The float32 graph, which has passed the parity check, with the outputs `probabilities` and `logits`.
         info: The metadata of the float32 file.
-        dataset: The pictures of the run.
-        metrics: The figures of the float32 file, under "validation" and "test".
+        dataset: The dataset of the run.
+        metrics: The metrics of the float32 file, under "validation" and "test".
         reporter: Receives progress messages.
-        seed: Decides which training pictures are used.
+        seed: The seed of every random choice.
 
     Returns:
-        The file, its figures, and why it is refused if it is.
+        The file and its figures. If it does not meet the limits, `refusal` says why.
 
     Raises:
         ConversionFailed: The graph cannot be made.
         ParityFailed: The graph does not compute what it should.
+        DataError: A picture can no longer be read.
     """
     from zoo.evaluate import evaluator
     from zoo.evaluate import metrics as metric_tools
@@ -306,7 +315,7 @@ def make_variant(
     with reporter.timing.measure(f"making {variant.name}"):
         variant_graph = variant.make(graph, dataset, limits, reporter, seed=seed)
     plain = artifact.serialize(graph, info)
-    # The parity figures are those of the float32 file.
+    # The parity figures describe the float32 file, so they are left out.
     info = dataclasses.replace(info, precision={"kind": variant.name, **variant_graph.precision}, parity={})
     info = artifact.with_selftest(variant_graph.graph, info, tolerance=variant_graph.tolerance)
     evaluated = evaluator.evaluate_parts(Predictor(artifact.serialize(variant_graph.graph, info)), dataset, reporter)
@@ -332,18 +341,35 @@ def make_variant(
 
 
 def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the limited metrics of a variant, and those of the float32 file."""
+    """Return the metrics to which limits apply, of the variant and of the float32 file.
+
+    The keys of the float32 file's metrics start with `float32_`, such as `float32_accuracy`.
+    """
     keys = [key for key in LIMITED_METRICS if key in float32_metrics]
     return {**{key: metrics[key] for key in keys}, **{f"float32_{key}": float32_metrics[key] for key in keys}}
 
 
 def failed(variant: Variant, why: str) -> VariantFile:
-    """Return the result for a variant that could not be made, with the reason."""
+    """Return the result for a variant that could not be made: a `VariantFile` without content.
+
+    Args:
+        variant: The kind of file.
+        why: The reason, as a text for the user.
+    """
     return VariantFile(variant, b"", {}, why.removesuffix("."))
 
 
 def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> Pairs:
-    """Time the networks of two predictors alternately, on one picture: a uint8 array (1, H, W, C)."""
+    """Time the networks of two predictors in alternation on one picture.
+
+    Args:
+        first: The first predictor.
+        second: The second predictor.
+        pixels: The decoded picture, a uint8 array (1, H, W, C) in 0..255.
+
+    Returns:
+        The median times in milliseconds, and their ratio; see `zoo_runtime.Pairs`.
+    """
     from zoo_runtime import time_pairs
 
     return time_pairs(first.probabilities, second.probabilities, [(pixels, pixels)], pairs=PAIRS)
@@ -356,7 +382,7 @@ def _validation_set(dataset: Dataset, rows: np.ndarray) -> ValidationSet:
 
 
 def _pixels(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return a copy of some pictures, a uint8 array (N, H, W, C)."""
+    """Return a copy of the pixels of some pictures, a uint8 array (N, H, W, C) in 0..255."""
     import numpy as np
 
     return np.ascontiguousarray(dataset.pixels.array[rows])

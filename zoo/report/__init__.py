@@ -1,1 +1,1 @@
-"""Draws learning curves, the report page of a run, range tests and previews of augmentation policies."""
+"""Draws learning curves, range tests and previews of augmentation policies, and renders the report page of a run."""

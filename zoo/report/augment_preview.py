@@ -1,4 +1,4 @@
-"""Draws the sheet of `zoo augment preview`, which shows what an augmentation policy does to pictures.
+"""Draws the sheet of `zoo augment preview`: one PNG with pictures before and after an augmentation policy.
 
 `zoo.data.augment` parses and builds the policy.
 """
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 SIZE = (224, 224)
 
-# Layout of the sheet, in pixels: the least width of a picture, the height of a line of text, and the space between
-# pictures and around them.
+# Layout of the sheet, in pixels: the smallest width of a picture, the height of a line of text, and the space between
+# and around the pictures.
 NARROWEST, STRIP, GAP = 160, 22, 8
 
 
@@ -47,28 +47,31 @@ def preview(
     seed: int = 0,
     output: Path | None = None,
 ) -> Path:
-    """Draw pictures as they are decoded, and beside them copies as training would see them, with their labels.
+    """Draw a sheet with one row per picture: the decoded picture, then augmented copies of it, all with their labels.
 
-    Copy k uses the seeds of epoch k of a run with the same seed. Policies that mix pictures mix those of the sheet.
+    Copy number k, counted from 0, uses the seeds of epoch k in a run with the same seed. Policies that mix pictures mix
+    only the pictures of the sheet.
 
     Args:
         text: The policy as the user typed it ("course:rotation=30").
         registry: The loaded plugins.
         reporter: Receives a warning about pictures that cannot be read.
-        data: Where the pictures are; see `zoo.data.sources`. Of data with given splits, only training pictures are
-            shown.
-        size: (height, width) in pixels; None means the size that suits the data, or else 224 x 224.
-        pictures: Number of pictures; they are taken from each class in turn.
-        copies: Number of augmented copies of each picture.
+        data: The path of the pictures, or "digits"; see `zoo.data.sources`. If the source has a split, only training
+            pictures are shown.
+        size: (height, width) in pixels. None means the source's default size, or 224 x 224 if it has none.
+        pictures: The number of pictures to show. They are taken from each class in turn.
+        copies: The number of augmented copies of each picture.
         seed: Selects the pictures and seeds the policy.
-        output: The PNG file to write; an existing one is replaced. None means `augment-NAME.png` in the current folder.
+        output: The PNG file to write. An existing file is replaced. None means `augment-NAME.png` in the current
+            folder.
 
     Returns:
         The path of the PNG.
 
     Raises:
-        UsageError: The policy or one of its parameters is not known, or a value is out of range.
-        DataError: The pictures cannot be read.
+        UsageError: The policy or one of its parameters is unknown, or the policy does not accept a value.
+        PluginError: Two plugins provide the policy, or the policy cannot be built.
+        DataError: No pictures are found, or none can be read.
         WriteError: The file cannot be written.
     """
     policy, parameters = parse(text, registry)
@@ -93,10 +96,10 @@ def preview(
 def _decode(
     source: sources.Source, spec: ImageSpec, count: int, seed: int, reporter: Reporter
 ) -> tuple[list[int], np.ndarray]:
-    """Decode some training pictures, taken from each class in turn.
+    """Decode training pictures, taken from each class in turn, until `count` of them are decoded.
 
     Returns:
-        Indices of the pictures, and a uint8 array (pictures, height, width, channels) in 0..255.
+        Indices of the pictures, and a uint8 array (pictures, height, width, channels), values 0..255.
 
     Raises:
         UnreadablePictures: No picture can be read.
@@ -127,14 +130,14 @@ def _decode(
 def _draw(
     columns: Sequence[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], title: str, where: str
 ) -> Image.Image:
-    """Draw the sheet, with one row per picture.
+    """Draw the sheet as an RGB image, with one row per picture.
 
     Args:
-        columns: (heading, pictures, labels) of each column. Pictures are a uint8 array (rows, height, width, channels)
-            in 0..255; labels are a float32 array (rows, classes) in 0..1.
+        columns: (heading, pictures, labels) of each column. Pictures are a uint8 array (rows, height, width, channels),
+            values 0..255. Labels are a float32 array (rows, classes) in 0..1.
         classes: Class names.
-        title: The text above everything; a long one is wrapped.
-        where: The smaller text below the title.
+        title: The text at the top. It is wrapped to the width of the sheet.
+        where: The text below the title, in smaller type.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -161,7 +164,12 @@ def _draw(
 
 
 def _label(shares: np.ndarray, classes: Sequence[str]) -> str:
-    """Name the classes of a picture, with their shares if it is a mixture: "cats 0.70, dogs 0.30"."""
+    """Format the label of a picture: "cats", or "cats 0.70, dogs 0.30" if a policy has mixed pictures.
+
+    Args:
+        shares: The share of each class in the label, a float array (classes,) in 0..1. Shares below 0.005 are left out.
+        classes: Class names.
+    """
     held = [(float(shares[i]), classes[i]) for i in np.argsort(-shares, kind="stable") if shares[i] >= 0.005]
     if all(share > 0.995 for share, _ in held):
         return ", ".join(name for _, name in held) or "no class"
@@ -170,7 +178,7 @@ def _label(shares: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Shorten a text until it fits into `width` pixels."""
+    """Cut a text so that it is at most `width` pixels wide, and end it with "…" if it was cut."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

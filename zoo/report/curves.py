@@ -1,13 +1,14 @@
-"""Learning curves: draws accuracy and loss of one run, or of several runs over one another, as a PNG.
+"""Draws the accuracy and loss of one or more runs over their epochs, as a PNG.
 
-Dots show the measured values. The line over them is smoothed exponentially, as in the plots of F. Chollet, "Deep
-Learning with Python" (1st edition, section 5.3), with two differences:
+Dots show the measured values. The lines are exponentially smoothed, as in the plots of F. Chollet, "Deep Learning with
+Python" (1st edition, section 5.3), with two differences:
 
-- The book starts the mean with the first value. At a factor of 0.8, that value then counts five times as much as any
-  other. Here the mean starts at 0 and is divided by the sum of the weights so far, so that every value counts alike
-  when it enters. Adam treats its moments in the same way (https://arxiv.org/abs/1412.6980, section 3).
-- The mean restarts in each phase. A phase trains other layers, at another learning rate, from the weights of the best
-  epoch so far. A mean that continued would show this step as a slow drift in the phase after it.
+- The book starts the mean with the first value. With a factor of 0.8, that value then counts five times as much as any
+  other. Here the mean starts at 0 and is divided by the sum of the weights so far. Every value therefore enters with
+  the same weight. Adam corrects its moments in the same way (https://arxiv.org/abs/1412.6980, section 3).
+- The mean restarts in each phase. A phase trains other layers than the phase before, at another learning rate, and
+  starts from the best weights so far. The metrics may therefore jump. Without a restart, the line would show the jump
+  as a slow drift.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ SMOOTH = 0.8
 PANELS = ("accuracy", "loss")
 COLUMNS = ("accuracy", "val_accuracy", "loss", "val_loss")
 
-# Okabe and Ito's colours can be told apart with every kind of colour vision (https://jfly.uni-koeln.de/color/). Their
-# yellow is missing, because it is hard to see on white. When all colours are in use, runs differ by the marks on their
-# lines.
+# People with any kind of colour vision can distinguish Okabe and Ito's colours (https://jfly.uni-koeln.de/color/).
+# Their yellow is missing, because it is hard to see on white. When all colours are in use, runs differ by the markers
+# on their lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SHAPES = ("", "s", "^", "D")
 TRAINING, VALIDATION = "#D55E00", "#0072B2"
@@ -49,15 +50,15 @@ SKEWED = 20  # The loss axis becomes logarithmic if the greatest loss exceeds th
 
 @dataclass(frozen=True)
 class Curves:
-    """Holds a run's history as numbers.
+    """Holds the metrics of one run after each epoch.
 
     Args:
-        name: The name of the run in the picture.
+        name: The name of the run in the drawing.
         epochs: The number of each epoch, ascending.
-        phases: (name, number of epochs) of each phase, in order; the numbers add up to all epochs.
-        values: Column -> one number per epoch, NaN if there is none. The columns are accuracy and val_accuracy, in
-            0..1, and loss and val_loss.
-        best_epoch: The epoch whose weights were kept; None if that is not known.
+        phases: (name, number of epochs) of each phase, in order. The numbers add up to the number of all epochs.
+        values: Maps each column to one number per epoch, NaN if there is none. The columns are accuracy and
+            val_accuracy, in 0..1, and loss and val_loss.
+        best_epoch: The epoch whose weights were kept. None if this is not known.
     """
 
     name: str
@@ -71,7 +72,12 @@ class Curves:
         return [(x, y) for x, y in zip(self.epochs, self.values[column], strict=True) if math.isfinite(y)]
 
     def line(self, column: str, factor: float) -> list[tuple[int, float]]:
-        """Return (epoch, smoothed value) for each finite value of a column; smoothing restarts in each phase."""
+        """Return (epoch, smoothed value) for each finite value of a column. The smoothing restarts in each phase.
+
+        Args:
+            column: The name of the column.
+            factor: The smoothing factor; see `smooth`.
+        """
         line: list[tuple[int, float]] = []
         rows = iter(zip(self.epochs, self.values[column], strict=True))
         for _, count in self.phases:
@@ -81,14 +87,16 @@ class Curves:
 
 
 def smooth(values: Sequence[float], factor: float) -> list[float]:
-    """Average each value with all values before it, with weights that fall exponentially into the past.
+    """Smooth values with an exponential moving average: a weighted mean of each value and all values before it.
+
+    Older values have smaller weights. The weights are divided by their sum, so they always add up to 1.
 
     Args:
         values: Finite numbers.
-        factor: The weight of a value relative to the value after it, in [0, 1); 0 does not smooth.
+        factor: The weight of a value divided by the weight of the next value, in [0, 1). 0 means no smoothing.
 
     Returns:
-        One number per value. The first equals the first value, and a constant series stays as it is.
+        One number per value. The first number equals the first value, and a constant series stays the same.
     """
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
@@ -99,12 +107,12 @@ def smooth(values: Sequence[float], factor: float) -> list[float]:
 
 
 def of_run(run: runs.Run, record: runs.RunRecord, name: str) -> Curves:
-    """Read a run's curves from its folder.
+    """Read the metrics of a run from its folder.
 
     Args:
         run: The run folder.
-        record: Its run.json. `phases` has the number of epochs of each phase, and `best_epoch` the epoch that was kept.
-        name: The name of the run in the picture.
+        record: The content of its run.json. It states the number of epochs of each phase, and the best epoch.
+        name: The name of the run in the drawing.
 
     Raises:
         UsageError: history.csv is missing or empty, because training has not ended or was interrupted.
@@ -133,11 +141,11 @@ def of_run(run: runs.Run, record: runs.RunRecord, name: str) -> Curves:
 
 
 def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
-    """Draw one or several runs into a PNG, atomically.
+    """Draw one or more runs and write the PNG. An existing file is replaced in one step.
 
     Args:
         curves: One or more runs.
-        path: Where to write the PNG.
+        path: The path of the PNG.
         factor: The smoothing factor; see `smooth`.
 
     Raises:
@@ -149,18 +157,18 @@ def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
 
 
 def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
-    """Draw accuracy above loss over the epochs.
+    """Draw two panels over the epochs: accuracy above, loss below.
 
-    For one run, training and validation have a colour each; phases are named at the top and separated by lines.
-    For several runs, each run has a colour, and phases are not shown. In both cases training is dashed and
-    validation is solid, and a ring marks the epoch that was kept.
+    Training lines are dashed and validation lines are solid. A ring marks the epoch whose weights were kept. For one
+    run, training and validation have different colours, and phases are named and separated by lines. For several runs,
+    each run has its own colour, and phases are not shown.
 
     Args:
         curves: One or more runs.
         factor: The smoothing factor; see `smooth`.
 
     Returns:
-        A figure with two axes, accuracy and loss, that belongs to no window.
+        A matplotlib figure with two axes, which is not shown in a window.
     """
     # pyplot would keep every figure in memory and look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -176,7 +184,7 @@ def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
         for number, run in enumerate(curves):
             _draw_run(panel, run, metric, factor, number if len(curves) > 1 else None, dot)
         panel.set_ylabel(metric)
-        # Matplotlib would write an offset where the names of the phases stand.
+        # Matplotlib would write the offset of the axis over the names of the phases.
         panel.ticklabel_format(axis="y", useOffset=False)
         panel.grid(axis="y", color="#e4e4e4", linewidth=0.8)
         panel.set_axisbelow(True)
@@ -198,13 +206,23 @@ def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
 
 
 def _draw_run(panel: Axes, run: Curves, metric: str, factor: float, number: int | None, dot: float) -> None:
-    """Draw one run into one panel; `number` is its index among several runs, or None if it is the only one."""
+    """Draw one run into one panel.
+
+    Args:
+        panel: The axes to draw into.
+        run: The run.
+        metric: "accuracy" or "loss".
+        factor: The smoothing factor; see `smooth`.
+        number: The index of the run among several runs. None if it is the only one.
+        dot: The diameter of the dots, in points.
+    """
     for column, label in ((metric, "training"), (f"val_{metric}", "validation")):
         training = label == "training"
         colour, shape = _look(number, training)
         faint = training and number is not None
         points, line = run.points(column), run.line(column, factor)
-        # Training dots of several runs would hide one another. A single dot is drawn, because it has no line.
+        # With several runs, training dots would hide one another. A single dot is drawn all the same, because a line
+        # needs two points.
         if not faint or len(points) == 1:
             panel.plot(
                 *zip(*points, strict=True),
@@ -234,25 +252,34 @@ def _draw_run(panel: Axes, run: Curves, metric: str, factor: float, number: int 
 
 
 def _look(number: int | None, training: bool) -> tuple[str, str]:
-    """Return the colour of a line and the shape of its marks."""
+    """Return the colour and the marker of a line, in matplotlib's notation.
+
+    Args:
+        number: The index of the run among several runs. None if it is the only one.
+        training: Whether the line shows training. The colour depends on this only if there is one run.
+    """
     if number is None:
         return (TRAINING if training else VALIDATION), ""
     return COLOURS[number % len(COLOURS)], SHAPES[number // len(COLOURS) % len(SHAPES)]
 
 
 def _ring(colour: str) -> dict[str, Any]:
-    """Return the style of the ring around the epoch that was kept."""
+    """Return the style of the ring around the epoch whose weights were kept, as arguments of `Axes.plot`."""
     style = {"linestyle": "none", "marker": "o", "markersize": 12, "markerfacecolor": "none"}
     return {**style, "markeredgecolor": colour, "markeredgewidth": 1.8, "zorder": 5, "clip_on": False}
 
 
 def _is_skewed(losses: Sequence[float]) -> bool:
-    """Say whether a few large losses would press half of the losses onto the axis."""
+    """Return whether the loss axis must be logarithmic.
+
+    It must be if all losses are positive and the greatest is more than 20 times the median. On a linear axis, half of
+    the curve would then lie on the bottom line.
+    """
     return bool(losses) and min(losses) > 0 and max(losses) > SKEWED * sorted(losses)[len(losses) // 2]
 
 
 def _legend_shape(curves: Sequence[Curves]) -> tuple[int, int]:
-    """Return (columns, rows) of the legend, which depend on the length of the names."""
+    """Return (columns, rows) of the legend. Long names need more space and leave room for fewer columns."""
     entries = len(curves) + 3
     if len(curves) == 1:
         return entries, 1
@@ -295,7 +322,10 @@ def _add_legend(drawn: Figure, curves: Sequence[Curves], columns: int, dot: floa
 
 
 def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
-    """Draw a line between phases, and write as many of their names above the upper panel as fit."""
+    """Draw a vertical line between phases, and write the names of the phases above the upper panel.
+
+    If names would overlap, all names are rotated by 90 degrees. Names that still overlap are left out.
+    """
     labels, start = [], 0
     for name, count in run.phases:
         first, last = run.epochs[start], run.epochs[start + count - 1]
@@ -327,7 +357,11 @@ def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
 
 
 def _overlapping(labels: Sequence[Any], gap: float) -> list[Any]:
-    """Return the labels that begin less than `gap` pixels to the right of the last label that stays."""
+    """Return the labels to remove, so that at least `gap` pixels are free between the others.
+
+    The labels are checked from left to right. A label is returned if it starts less than `gap` pixels after the end of
+    the last label that is not returned.
+    """
     near, edge = [], -math.inf
     for label in labels:
         box = label.get_window_extent()
@@ -339,20 +373,21 @@ def _overlapping(labels: Sequence[Any], gap: float) -> list[Any]:
 
 
 def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, factor: float = SMOOTH) -> Path:
-    """Draw one finished run, or several over one another.
+    """Draw one or more finished runs into one PNG.
 
     Args:
-        wanted: Run folders, or ids of runs below `runs_folder`; a run that is named twice is drawn once.
+        wanted: Run folders, or ids of runs in `runs_folder`. A run that is named twice is drawn once.
         runs_folder: The folder that holds the runs.
-        output: The PNG; None means the run folder's own curves.png for one run, and ./curves.png for several.
+        output: The path of the PNG. None means curves.png in the run folder for one run, and ./curves.png for several.
         factor: The smoothing factor; see `smooth`.
 
     Returns:
         The path of the PNG.
 
     Raises:
-        UsageError: A run does not exist or has not finished training. The output does not end in .png, or would replace
-            a run's own picture. The factor is out of range. There are more runs than colours and marks.
+        UsageError: A run does not exist or has not finished training. `output` does not end in .png. `factor` is out of
+            range. There are more runs than colours and markers. `output` is None, there are several runs, and the
+            current folder is a run folder, whose curves.png would be replaced.
         RunError: A run folder is damaged, or its schema is not known.
         WriteError: The PNG cannot be written.
     """
@@ -380,7 +415,12 @@ def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, f
 
 
 def names(found: Sequence[tuple[runs.Run, runs.RunRecord]]) -> list[str]:
-    """Name each run as briefly as possible: by architecture, by architecture and augmentation, or by the run's id."""
+    """Return a name for each run, as short as possible and different for all runs.
+
+    The names are the architectures if these differ. Otherwise, the augmentation is added to each name. If two names are
+    still equal, or a name is longer than 90 characters, the names are the ids of the runs. Copies of a run have equal
+    ids, so the ids are then numbered. A single run is always named by its id.
+    """
     if len(found) == 1:
         return [found[0][0].id]
     plain = [record.architecture["name"] for _, record in found]

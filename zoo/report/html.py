@@ -1,6 +1,7 @@
-"""The page report.html of a run. It shows curves.png, which lies beside it, and loads nothing from elsewhere.
+"""Renders report.html, the report page of a run.
 
-The figures come from run.json, metrics.json and history.csv; nothing is computed here.
+The page shows curves.png, which is in the same folder, and loads nothing else. All numbers come from run.json,
+metrics.json and history.csv. This module computes none.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ def render(
     *,
     curves: str | None = None,
 ) -> str:
-    """Render the page.
+    """Render the report page of a run.
 
     Args:
         record: The content of run.json.
-        metrics: The content of metrics.json; empty if nothing was measured.
+        metrics: The content of metrics.json; empty if the network was not evaluated.
         history: The rows of history.csv, one per epoch.
-        curves: Name of the picture of the learning curves beside the page; None if there is none.
+        curves: The name of the PNG with the learning curves, in the folder of the page. None if there is none.
 
     Returns:
         The HTML. Names of classes and files are escaped.
@@ -66,7 +67,11 @@ def render(
 
 
 def _run_facts(record: RunRecord) -> dict[str, Any]:
-    """Collect what the page says about a run; no other code of this module or of the template reads the record."""
+    """Return the template variables that come from the run record.
+
+    Only this function reads the record. The rest of this module and the template do not depend on the names of its
+    fields.
+    """
     options, weights, image, data = record.options, record.weights, record.image, record.data
     seconds = record.seconds.get("train")
     counts = " / ".join(str(data["counts"][part]) for part in ("train", "val", "test"))
@@ -91,15 +96,15 @@ def _run_facts(record: RunRecord) -> dict[str, Any]:
 
 
 def format_cell(column: str, value: Any) -> str:
-    """Format one value of history.csv for reading.
+    """Format one value of history.csv for the page.
 
     Args:
         column: The column of history.csv ("val_loss").
-        value: The value, or its text as it stands in the file.
+        value: The value, as a number or as the text in the file.
 
     Returns:
-        A learning rate with 3 significant digits, losses and accuracies with 4 decimals, seconds with 1. An empty value
-        becomes "-". Any other text stays as it is.
+        A learning rate with 3 significant digits, a loss or an accuracy with 4 decimals, or seconds with 1 decimal. An
+        empty value or None becomes "-". Everything else stays as it is.
     """
     if value is None or value == "":
         return "-"

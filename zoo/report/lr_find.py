@@ -20,12 +20,12 @@ class Panel:
     """Holds the range test of one phase.
 
     Args:
-        phase: Name of the phase.
-        rates: Learning rates, ascending.
-        changes: For each rate, its loss minus the loss before the test.
-        scheduled: The learning rate of the schedule.
-        suggested: The learning rate that the test suggests, or None.
-        note: The reason for the suggestion, or for its absence.
+        phase: The name of the phase.
+        rates: The learning rates of the test, ascending.
+        changes: For each learning rate, the loss at that rate minus the loss before the test.
+        scheduled: The learning rate that the schedule has for this phase.
+        suggested: The learning rate that the test suggests. None if it suggests none.
+        note: Why the test suggests this learning rate, or why it suggests none.
     """
 
     phase: str
@@ -37,11 +37,11 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
-    """Draw range tests into a PNG, atomically.
+    """Draw range tests and write the PNG. An existing file is replaced in one step.
 
     Args:
-        panels: One per phase, in order.
-        path: Where to write the PNG.
+        panels: The range tests, one per phase, in order.
+        path: The path of the PNG.
 
     Raises:
         WriteError: The file cannot be written.
