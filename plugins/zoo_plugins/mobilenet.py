@@ -1,4 +1,4 @@
-"""MobileNet: depthwise separable convolutions, in four widths.
+"""Provides MobileNet in four widths: depthwise separable convolutions.
 
 Source: Howard et al. 2017, https://arxiv.org/abs/1704.04861. The layers come from keras.applications. The accuracies
 are those reported with the checkpoints (tensorflow/models, research/slim/nets/mobilenet_v1.md). Weights are published

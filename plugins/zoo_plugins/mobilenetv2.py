@@ -1,4 +1,4 @@
-"""MobileNetV2: inverted residuals with linear bottlenecks, in six widths.
+"""Provides MobileNetV2 in six widths: inverted residuals with linear bottlenecks.
 
 Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381. The layers come from keras.applications. The accuracies
 are those reported with the checkpoints (tensorflow/models, research/slim/nets/mobilenet). Weights are published for
