@@ -38,7 +38,7 @@ import numpy as np
 p = Predictor(sys.argv[1])
 h, w = p.info.image.size
 p(np.zeros((h, w, 3), "uint8"))
-# getrusage would also count the memory of the process that started this one.
+# The figure of getrusage would include the process that started this one.
 print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024)
 """
 SECONDS = 2.0

@@ -162,8 +162,8 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
             rows: The division of the pictures, as `draw` returns it.
 
         Returns:
-            A boolean array of which evaluated pictures were classified correctly, the log loss, and the seconds of
-            training.
+            A boolean array that is true for each evaluated picture that was classified correctly; the log loss; and the
+            seconds that the training took.
         """
         phases, policy = recipes[text]
         train, chosen, judged = (known[part] for part in rows)
@@ -203,7 +203,7 @@ def figures(results: list[tuple], right: np.ndarray, difference: np.ndarray, pic
     """Format the accuracy, difference, log loss and seconds of a recipe as a line of the table.
 
     Args:
-        results: The results of all seeds: for each one, correct pictures, log loss and seconds.
+        results: One tuple per seed: which pictures were classified correctly, the log loss, and the seconds.
         right: 1 for each evaluated picture that was classified correctly, else 0. The results of all seeds follow one
             another in this float array.
         difference: `right` minus the same array of the first recipe.

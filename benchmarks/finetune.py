@@ -192,7 +192,7 @@ def zoo_side(
 
 
 def limit(data: Path, size: int, export: Path) -> tuple[int, float, float]:
-    """Measure the minimum time for all pictures of a split: decoding them, and running an exported file once on each.
+    """Measure how long it takes to decode all pictures of a split, and to run an exported file once on each of them.
 
     Args:
         data: The folder of the split.

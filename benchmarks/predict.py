@@ -141,7 +141,8 @@ def run(command: list[str]) -> tuple[float, float, str]:
     """Run a process, and stop the script if it fails.
 
     Returns:
-        The seconds from its start to its last line of output, its peak memory in MB (10^6 bytes), and this line.
+        The seconds from the start of the process to its last line of output, its peak memory in MB (10^6 bytes), and
+        this line.
     """
     with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()

@@ -12,8 +12,8 @@ Every random number comes from a generator with a seed per picture, so that it d
 preprocessing layers draw their numbers per batch, from a state of their own. Therefore these policies use only Keras's
 pixel operations.
 
-Every policy except `none` mirrors half of the pictures. Users set `flip=false` where left and right matter, as in
-digits and letters.
+Every policy except `none` mirrors half of the pictures by default. Users set `flip=false` where left and right matter,
+as in digits and letters.
 """
 
 from __future__ import annotations
@@ -310,8 +310,8 @@ def build_cutmix(*, flip: bool, alpha: float) -> Policy:
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
-        alpha: The rectangle's fraction of the area is drawn from Beta(alpha, alpha). The part of the rectangle that
-            lies outside the picture is then cut off.
+        alpha: The area of the rectangle, as a fraction of the picture's area, is drawn from Beta(alpha, alpha). Any
+            part of the rectangle outside the picture is then cut off.
 
     Raises:
         ValueError: A parameter is out of its range.

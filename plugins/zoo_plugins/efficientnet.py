@@ -10,8 +10,8 @@ Two things differ from Keras's graph, and neither changes the result:
 
 - `normalize` replaces Keras's preprocessing layers. Those layers contain the means as weights, and they are different
   with `weights=None` and with ImageNet weights.
-- The pooling of squeeze-and-excite keeps the pooled dimensions, so that no reshape is needed to restore them. It then
-  exports to one pooling and two convolutions.
+- The pooling of squeeze-and-excite keeps the pooled dimensions, so that no reshape is needed to restore them. The
+  exported graph then has one pooling and two convolutions per squeeze-and-excite.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Provides ResNeXt with 50 and 101 layers: residual networks whose 3x3 convolutions have 32 groups (32x4d).
 
 Source: Xie et al. 2016, https://arxiv.org/abs/1611.05431. Keras 3 has no ResNeXt, so this module builds it with the
-layer names of keras-applications 1.0.8 (https://github.com/keras-team/keras-applications). The weights come from the
-release files of that package, and the accuracies from its README. These files contain each grouped convolution as a
+layer names of keras-applications 1.0.8 (https://github.com/keras-team/keras-applications). The weights files come from
+the releases of that package, and the accuracies from its README. The files contain each grouped convolution as a
 depthwise convolution with a channel multiplier, whose outputs are summed within each group. `load` converts them.
 """
 

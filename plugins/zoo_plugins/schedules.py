@@ -1,12 +1,14 @@
 """Defines the built-in schedules.
 
-They are head-only, fine-tune (the default), full, gradual-unfreeze, discriminative, scratch and grow.
-
-- `scratch` and `grow` train from random weights. `grow` is the gradual training of the classic course. The first stage
-  of the network learns first. Then each phase adds a stage, and trains it on top of the frozen stages below.
-- `discriminative` trains each stage at a lower learning rate than the stage above it (Howard and Ruder 2018,
-  https://arxiv.org/abs/1801.06146, section 3.2).
-- `gradual-unfreeze` unfreezes one more stage in every phase (the same paper, section 3.3).
+- `head-only` trains only the head, on a frozen backbone.
+- `fine-tune` (the default) trains the head, then the top third of the stages.
+- `full` trains the head, then every layer.
+- `gradual-unfreeze` unfreezes one more stage in every phase (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146,
+  section 3.3).
+- `discriminative` trains each stage at a lower learning rate than the stage above it (the same paper, section 3.2).
+- `scratch` trains every layer from random weights.
+- `grow` is the gradual training of the classic course, from random weights. It starts with the first stage of the
+  network. Then each phase adds a stage, and trains it on top of the frozen stages below.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
 def grow(architecture: Architecture) -> tuple[Phase, ...]:
     """Train the first stage with a head, then add and train one stage per phase, and finally train all layers.
 
-    The stages below the new one are frozen.
+    While a new stage trains, the stages below it are frozen.
     """
     rate = architecture.learning_rate
     moving = {"batch_norm": "update", "batch_norm_momentum": 0.9, "patience": None}

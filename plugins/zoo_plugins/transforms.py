@@ -2,6 +2,9 @@
 
 The policies in `augmentation` decide which functions are applied, and draw most random numbers. RandAugment's
 operations are in `randaugment`.
+
+All matrices here are float64 (3, 3). They map (x, y, 1) of the new picture to (x, y, 1) of the old picture, in pixels
+from the centre, x to the right and y down. `warp` applies them.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-# Geometry. Each matrix, float64 (3, 3), maps (x, y, 1) of the new picture to (x, y, 1) of the old one. Coordinates are
-# in pixels from the centre, x to the right and y down. Because they are in pixels, a rotation does not shear pictures
-# that are not square.
+# Geometry. The coordinates are in pixels, because a rotation in fractions of the sides would shear pictures that are
+# not square.
 
 
 def rotation_matrix(degrees: float) -> np.ndarray:
-    """Return the matrix that rotates a picture by an angle in degrees."""
+    """Return the matrix that rotates a picture about its centre.
+
+    Args:
+        degrees: The angle. A positive angle rotates the picture counterclockwise.
+    """
     import numpy as np
 
     angle = math.radians(degrees)
@@ -26,17 +32,25 @@ def rotation_matrix(degrees: float) -> np.ndarray:
 
 
 def translation_matrix(right: float, down: float) -> np.ndarray:
-    """Return the matrix that shows the part of a picture `right` pixels to the right and `down` pixels further down."""
+    """Return the matrix that shows the part of a picture that lies further to the right and further down.
+
+    Args:
+        right: Distance in pixels; a negative distance is to the left.
+        down: Distance in pixels; a negative distance is upwards.
+    """
     import numpy as np
 
     return np.array([[1, 0, right], [0, 1, down], [0, 0, 1]])
 
 
 def shear_matrix(radians: float) -> np.ndarray:
-    """Return the matrix of a shear by an angle in radians, as Keras 2 defines it.
+    """Return the matrix of a shear, as Keras 2 defines it.
 
-    From column to column, the picture is displaced vertically by the sine of the angle, in pixels. Horizontal distances
-    are multiplied by its cosine.
+    It shifts each column vertically, by the sine of the angle times the distance of the column from the centre. It
+    multiplies horizontal distances by the cosine of the angle.
+
+    Args:
+        radians: The angle.
     """
     import numpy as np
 
@@ -89,7 +103,8 @@ def warp(images: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
 
     Args:
         images: Pictures, a float32 array (batch, height, width, channels) in 0..255.
-        matrices: One float64 matrix (3, 3) per picture: a product of the matrices that the functions above return.
+        matrices: One float64 matrix (3, 3) per picture. It maps (x, y, 1) of the new picture to (x, y, 1) of the old
+            picture, in pixels from the centre, x to the right and y down.
 
     Returns:
         A new array of the same shape, dtype and range.

@@ -1,4 +1,4 @@
-"""Fixtures for the data tests: pictures on the disk, and folders with and without permissions."""
+"""Fixtures for the data tests: pictures, a folder that every user may enter, and a context without root's rights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 @pytest.fixture
 def put() -> Callable[..., Path]:
-    """Return a function that writes a random picture to a path, and returns the path.
+    """Return a function that writes a random picture to a path and returns this path.
 
     Each picture is different, unless `seed` is given. The suffix of the path determines the file format.
     """

@@ -1,7 +1,7 @@
 """Makes the batches that Keras trains on: shuffled, augmented, and reproducible from the seed of the run.
 
-The seed and the epoch decide the order of the pictures. The seed, the epoch and the picture decide the random numbers
-of its augmentation.
+The seed and the epoch decide the order of the pictures. The random numbers for augmenting a picture depend on the seed,
+the epoch and the picture.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def plain(array: np.ndarray, targets: np.ndarray) -> BatchFn:
         targets: A float32 array (pictures, classes) in 0..1.
 
     Returns:
-        A `BatchFn`. Its pictures are uint8 (batch, height, width, channels) in 0..255.
+        A function of (epoch, indices of pictures). It returns these pictures, uint8 (batch, height, width, channels) in
+        0..255, and their targets, float32 (batch, classes).
     """
     rows = MappedRows(array)
     return lambda epoch, chosen: (rows[chosen], targets[chosen])
@@ -49,7 +50,8 @@ def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: in
         seed: The seed of the run.
 
     Returns:
-        A `BatchFn`. Its pictures are float32 (batch, height, width, channels) in 0..255.
+        A function of (epoch, indices of pictures). It returns these pictures, float32 (batch, height, width, channels)
+        in 0..255, and their targets, float32 (batch, classes).
     """
     rows = MappedRows(array)
 
@@ -91,7 +93,7 @@ def make_batches(
     """Make the batches of a set of pictures.
 
     Args:
-        read: Returns the inputs and targets of a batch.
+        read: A function of (epoch, indices of pictures). It returns the inputs and targets of a batch.
         rows: Indices of the pictures, an int64 array.
         batch_size: See `Batching`.
         single_unit: See `Batching`.
@@ -152,11 +154,13 @@ def _number_of_batches(pictures: int, batch_size: int, shuffle: bool) -> int:
 class PhaseInputs:
     """The part of the network that a phase trains, and the functions that read its batches.
 
+    Both functions take (epoch, indices of pictures) and return (inputs, targets).
+
     Args:
         trained_part: The model from the batches to the logits. The batches hold pictures, or outputs of the frozen
             part.
-        train: Returns training batches.
-        validation: Returns batches of unaltered pictures, or the outputs of the frozen part for unaltered pictures.
+        train: Reads a training batch.
+        validation: Reads a batch of unaltered pictures, or of the outputs of the frozen part for unaltered pictures.
         kept: Two flags, for training and for validation: whether the batches are read from the feature cache.
         rate: Seconds to compute the outputs of the frozen part for one picture, as measured in this run or an earlier
             one; 0 if unknown.

@@ -33,9 +33,9 @@ class BatchNormRecalibration:
     - The accuracy on training pictures is lower with the averages than in training mode, by more than 0.1. Training
       mode uses the statistics of each batch instead of the averages.
 
-    In both cases, the averages are replaced by the mean over batches of up to 512 training pictures. In the first case,
-    the new averages are always kept. In the second case, they are kept if they improve the validation loss or the
-    accuracy on these training pictures.
+    In both cases, new averages are measured: the means of the batch statistics over up to 512 training pictures. In the
+    first case, the new averages are always kept. In the second case, they are kept if they improve the validation loss
+    or the accuracy on these training pictures.
 
     Args:
         inputs: The inputs of the phase.
@@ -121,7 +121,7 @@ class BatchNormRecalibration:
         return self._trained_part.evaluate(batches, verbose=0, return_dict=True)
 
     def _measure(self, layers: list[keras.layers.BatchNormalization]) -> None:
-        """Replace the running averages of some layers by the mean over the batches of sample pictures."""
+        """Replace the running averages of some layers by the means of their statistics over the sample's batches."""
         keras = backend.start()
         momenta = [layer.momentum for layer in layers]
         for index in range(len(self._sample)):

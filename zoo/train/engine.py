@@ -131,7 +131,7 @@ def lr_find(
 ) -> list[RangeTest]:
     """Run a learning-rate range test at the start of every phase.
 
-    Each phase except the last is trained after its test, so that the next test starts from its weights.
+    Each phase except the last is trained after its test. The next test starts from the weights that this phase kept.
 
     Args:
         network: The network; its weights change.
@@ -145,7 +145,8 @@ def lr_find(
         One result per phase.
 
     Raises:
-        TrainingError: As in `train`, or the loss is not finite even before a test.
+        TrainingError: The loss is not finite, even before a test or while a phase trains. Or pictures or features
+            cannot be read, or augmented copies do not fit on the disk.
         UsageError: A phase asks for more stages than the network has.
         UnknownName: A phase names a layer that the network does not have.
     """
@@ -241,7 +242,7 @@ class _Trainer:
 
     @contextlib.contextmanager
     def phase(self, index: int) -> Iterator[_ActivePhase]:
-        """Set the trainable layers of a phase, make its batches, and yield it.
+        """Set the trainable layers of a phase, make its batches, and yield an `_ActivePhase`.
 
         The time spent in this context is recorded as the time of the phase.
         """
@@ -322,9 +323,10 @@ class _Trainer:
         )
 
     def _warn_of_average(self, phase: Phase, steps: int) -> None:
-        """Warn if weight averaging (`ema`) would keep too much of the weights after the first step.
+        """Warn if a phase has too few steps for its weight averaging (`ema`).
 
-        Keras starts the average with these weights. Their share shrinks by the factor `ema` in every later step.
+        Keras starts the average with the weights after the first step. Their share shrinks by the factor `ema` in every
+        later step. The warning appears if it is still above a tenth at the end of the phase.
 
         Args:
             phase: The phase.

@@ -295,7 +295,7 @@ def _jit() -> bool | str:
 def mixed_precision(precision: str, trained_part: keras.Model) -> Iterator[None]:
     """Make the layers of a model compute in another precision inside this context.
 
-    Weights, sums of gradients and logits stay float32. So do layers that normalize pixels.
+    Weights, the state of the optimizer and logits stay float32. Layers that only normalize pixels stay float32 too.
 
     Args:
         precision: "float32" changes nothing. "bfloat16" works like Keras's policy "mixed_bfloat16".
@@ -355,8 +355,8 @@ def _loss(task: str, label_smoothing: float) -> keras.losses.Loss:
 def _accuracy(task: str) -> keras.metrics.Metric:
     """Return the accuracy metric of a task.
 
-    It is the fraction of pictures that are classified correctly. For multilabel tasks, it is the fraction of correct
-    decisions, of which there is one per picture and class.
+    It is the fraction of pictures that are classified correctly. In multilabel tasks, each picture has one yes-or-no
+    decision per class, and the metric is the fraction of correct decisions.
     """
     keras = backend.start()
     if task == "multiclass":

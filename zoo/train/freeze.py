@@ -66,7 +66,11 @@ def select(architecture: Architecture, layers: Sequence[str], train: str) -> set
 
 
 def check_stages(architecture: Architecture, train: str) -> None:
-    """Check that an architecture has as many stages as "last:N" asks for. Other values of `train` always pass.
+    """Check that an architecture has enough stages for a selection of layers.
+
+    Args:
+        architecture: Defines the stages.
+        train: "last:N" needs at least N stages. All other values pass.
 
     Raises:
         UsageError: The architecture has fewer than N stages.

@@ -143,7 +143,7 @@ class InputPipeline:
         )
 
     def count(self, inputs: PhaseInputs, epochs: int) -> None:
-        """Add the features that a phase has read to the statistics.
+        """Count in `stats` the features that a phase has read.
 
         Args:
             inputs: The inputs of the phase.

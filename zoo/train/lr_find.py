@@ -3,7 +3,7 @@
 Source: Smith 2015, https://arxiv.org/abs/1506.01186, section 3.3, with rates that rise exponentially from step to step.
 
 The test differs from the paper in one point. It subtracts from each batch's loss the loss of the same batch before the
-test, so that only the effect of training remains. Without this, the differences between batches would hide the effect,
+test, so that only the effect of training remains. Otherwise the differences between batches would hide this effect,
 especially in a pretrained network.
 """
 

@@ -209,6 +209,9 @@ def resize(
         classes: The number of classes.
         task: See `attach_head`.
 
+    Returns:
+        The new network. `model` does not change.
+
     Raises:
         UsageError: The size is too small, or the head flattens the feature map.
     """
@@ -262,7 +265,7 @@ def load_model(path: Path) -> keras.Model:
 
 
 def stage_of(architecture: Architecture, layers: Sequence[str]) -> dict[str, int]:
-    """Return the name of each layer -> the number of its stage. Number 0 is the stem. Layers in no stage are left out.
+    """Map the name of each layer to the number of its stage. Number 0 is the stem. Layers in no stage are left out.
 
     Args:
         architecture: Defines the stages.
@@ -348,9 +351,9 @@ class Network:
 def assemble(
     backbone: keras.Model, architecture: Architecture, head: Head, classes: int, *, task: str = "multiclass"
 ) -> Network:
-    """Put a head on a backbone, and return both as a `Network`.
+    """Put a head on a backbone, and return a `Network` that has the name of the architecture.
 
-    The arguments are those of `attach_head`. The name of the network is that of the architecture.
+    See `attach_head` for the other arguments.
     """
     model = attach_head(backbone, head, classes, architecture.name, task=task)
     return Network(model, tuple(layer.name for layer in backbone.layers), architecture)

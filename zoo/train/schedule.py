@@ -270,11 +270,11 @@ def override(
 
     Args:
         phases: The phases of the schedule.
-        epochs: The number of epochs of each phase. 0 leaves a phase out, and all other phases are trained, even if they
-            have a `skip_below_loss`. A single number is for the phase with the most epochs. The other phases then get
-            epochs in proportion, at least 1. None changes nothing.
-        learning_rates: The learning rate of each phase. A single rate replaces the highest one, and the other rates
-            change in proportion. None changes nothing.
+        epochs: One number per phase, where 0 leaves the phase out. `skip_below_loss` is then ignored, so that all other
+            phases are trained. A single number is for the phase with the most epochs, and the other phases change in
+            proportion, to at least 1 epoch. None changes nothing.
+        learning_rates: One rate per phase. A single rate replaces the highest one, and the other rates change in
+            proportion. None changes nothing.
         overrides: Name of a field of `zoo.plugin.Phase` -> its value in all phases. For the fields in `OFF_AT_ZERO`, 0
             switches the setting off. `views` applies only to phases that augment. None changes nothing.
 
@@ -327,7 +327,8 @@ def _check_counts(
 def _epochs_of_phases(phases: Sequence[Phase], epochs: Sequence[int] | None) -> Sequence[int] | None:
     """Return the number of epochs of each phase, or None to change nothing.
 
-    A single number is for the phase with the most epochs; the other phases get epochs in proportion.
+    A single number is for the phase with the most epochs, and the other phases change in proportion, to at least 1
+    epoch. A single 0 gives all phases 0 epochs.
     """
     if epochs is None or len(epochs) > 1 or len(phases) == 1:
         return epochs

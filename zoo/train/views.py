@@ -23,8 +23,8 @@ BATCH = 32
 class Views:
     """Describes the views of some pictures: K augmented copies of each picture.
 
-    View k gets the random numbers of epoch k, as if pictures were augmented anew in every epoch. Its pixels are rounded
-    to whole numbers. Policies that mix pictures may choose other partners, because the batches differ.
+    View k uses the random numbers that epoch k would use if pictures were augmented anew in every epoch. Its pixels are
+    rounded to whole numbers. Policies that mix pictures may choose other partners, because the batches differ.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
@@ -82,11 +82,12 @@ def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None])
 
     Args:
         views: The views.
-        folder: The folder of the temporary file, which disappears when the views are no longer used.
+        folder: A folder for the temporary file. The file disappears when the views are no longer used.
         progress: Called with the number of views computed so far, and the number of all views.
 
     Returns:
-        A function that reads batches of views as uint8 pixels, with float32 targets.
+        A function of (epoch, indices of pictures). It returns the views of these pictures in this epoch, uint8 (batch,
+        height, width, channels), and their targets, float32 (batch, classes).
 
     Raises:
         TrainingError: The views do not fit on the disk.

@@ -31,8 +31,9 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
     """Load a weights file into a network.
 
     Args:
-        model: A backbone. If the file includes the top, a classifier.
-        path: An .h5 file as Keras publishes them, or a .keras file. In a .keras file, layers are found by their names.
+        model: A backbone, or a classifier if the file includes the top.
+        path: An .h5 file in a format that Keras publishes, or a .keras file. In a .keras file, layers are found by
+            name.
         entry: The published weights that the file belongs to; None for a user's own file. If the entry has a `load`
             function, only that function is tried.
         layouts: Published weights whose `load` functions are tried too if a user's own .h5 file does not have the
@@ -143,7 +144,7 @@ def _load_archive(model: keras.Model, path: Path) -> None:
 
 
 def _group_names(config: Any) -> dict[str, str]:
-    """Return the name of each layer -> the name of its group in model.weights.h5.
+    """Map the name of each layer to the name of its group in model.weights.h5.
 
     Args:
         config: The parsed content of config.json.

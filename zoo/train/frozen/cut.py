@@ -66,7 +66,8 @@ def find_cut(network: keras.Model) -> Cut | None:
     """Find the cut of a network whose layers are set for a phase.
 
     Nothing in the frozen part depends on trainable weights, dropout, or statistics that training updates. The cut is as
-    high as possible. Cheap operations such as activations stay above it if fewer values then cross the cut.
+    close to the logits as possible. Cheap operations such as activations belong to the trained part if fewer values
+    then cross the cut.
 
     Args:
         network: The network from pixels to logits. `trainable` and the dropout rates must be set for the phase.
@@ -183,7 +184,7 @@ def _ancestors(tensors: Sequence[keras.KerasTensor], makers: dict[int, Any]) -> 
 
 
 def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -> None:
-    """Move the cut below cheap operations wherever fewer values then cross it.
+    """Move the cut closer to the input, past cheap operations, wherever fewer values then cross it.
 
     Args:
         crossing: `id` of each tensor at the cut -> the tensor. It is changed in place.
@@ -204,7 +205,7 @@ def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -
 def _better_front(
     key: int, crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]
 ) -> dict[int, keras.KerasTensor] | None:
-    """Return the tensors that should cross the cut instead of one tensor, or None if that makes no values fewer.
+    """Return the tensors that should cross the cut instead of one tensor; None if that never saves values.
 
     Args:
         key: `id` of the tensor that crosses the cut now.

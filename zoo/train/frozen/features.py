@@ -117,7 +117,7 @@ class FeatureCache:
         """Return whether the cache saves enough time to be used.
 
         Args:
-            passes: How many times the cache saves running the frozen part on a picture.
+            passes: The number of pictures that the frozen part need not compute again, added up over all epochs.
         """
         if self._cache.limit == 0:
             return False
@@ -181,12 +181,12 @@ class FeatureCache:
         )
 
     def count(self, inputs: PhaseInputs, train: int, validation: int) -> None:
-        """Add the pictures whose features a phase has read to the statistics.
+        """Count in `stats` the features that a phase has read.
 
         Args:
             inputs: The inputs of the phase.
-            train: The number of training pictures that were read, added up over its epochs.
-            validation: The number of validation pictures that were read, added up over its epochs.
+            train: The number of training pictures that the phase has read, added up over its epochs.
+            validation: The number of validation pictures that the phase has read, added up over its epochs.
         """
         read = sum(count for count, kept in zip((train, validation), inputs.kept, strict=True) if kept)
         self.stats.read += read
@@ -201,8 +201,8 @@ class FeatureCache:
             rows: Indices of the pictures, int64.
 
         Returns:
-            A function that reads batches of features, and the seconds that it took to compute a picture. None if the
-            features cannot be kept.
+            A function that reads batches of features, and the mean seconds to compute the features of a picture. None
+            if the features cannot be kept.
 
         Raises:
             Unsound: The frozen part cannot be computed ahead.
@@ -229,9 +229,14 @@ class FeatureCache:
     def _read_views(self, cut: Cut, later: Sequence[Cut], views: Views) -> tuple[BatchFn, float] | None:
         """Open the features of augmented copies of the training pictures, and compute those that are missing.
 
+        Args:
+            cut: The cut of this phase.
+            later: The cuts of later phases that read the same copies.
+            views: The augmented copies.
+
         Returns:
-            A function that reads batches of features, and the seconds that it took to compute a copy. None if the
-            features cannot be kept.
+            A function that reads batches of features, and the mean seconds to compute the features of a copy. None if
+            the features cannot be kept.
 
         Raises:
             Unsound: The frozen part cannot be computed ahead.
@@ -320,7 +325,7 @@ class FeatureCache:
 
         Returns:
             The tensors, and one set per tensor, followed by the set of labels if there is one. The sets are None if
-            even those of this phase do not fit; this is reported.
+            even those of this phase do not fit. A message then tells the user so.
         """
         labels = [rows.labels] if rows.labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())

@@ -1,6 +1,7 @@
 """Runs the frozen part of a network, on onnxruntime if possible and on Keras otherwise.
 
-Keras is used if it computes on a GPU or TPU, if the conversion to ONNX fails, or if the outputs of both differ.
+Keras is used in three cases: it computes on a GPU or TPU, the conversion to ONNX fails, or the outputs of onnxruntime
+differ from those of Keras.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class FrozenPart:
 def _difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
     """Return the greatest difference between the outputs of two engines.
 
-    For each pair of arrays, it is relative to the greatest absolute value of the expected array. NaN counts as
+    The difference of each pair of arrays is divided by the greatest absolute value of the expected array. NaN counts as
     infinite.
     """
     worst = 0.0

@@ -37,7 +37,7 @@ class CacheStats:
     def summary_lines(self) -> list[str]:
         """Return up to two lines about the frozen part, to be printed at the end of training.
 
-        The first line says how often features were read, and how many seconds that saved if it is at least 1. The
+        The first line says how often features were read. It adds the number of seconds saved if this is at least 1. The
         second line counts the pictures whose features were computed and not kept. A line is left out if its count is 0.
         """
         lines = []
