@@ -44,7 +44,7 @@ PHASE = re.compile(
 
 
 def parse(text: str):
-    """Read a recipe from its text.
+    """Read a recipe from its text, and stop the script if it has a mistake.
 
     Returns:
         The phases, and the text of the augmentation policy or None.

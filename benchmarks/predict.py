@@ -58,7 +58,7 @@ class Process:
 
     Args:
         name: One of `ENGINES`.
-        files: The files of the networks: name of an engine, or "keras", -> path.
+        files: Maps the name of an engine, or "keras", to the path of its network.
         threads: The number of threads of the engine.
     """
 

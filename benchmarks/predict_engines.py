@@ -6,7 +6,8 @@
     python benchmarks/predict_engines.py folder ENGINE FILES FOLDER     print the seconds for a folder of pictures
     python benchmarks/predict_engines.py prepare RUN PHOTOGRAPHS FOLDER write LiteRT's files and the pictures
 
-FILES is a JSON object: name of an engine, or "keras", -> path of its network.
+FILES is a JSON object that maps the name of an engine, or "keras", to the path of its network. Its key "side" has the
+height and width of the input in pixels, as text.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Engine:
 
     Args:
         name: One of `ENGINES` in `predict.py`.
-        files: Name of an engine, or "keras", -> path of its network.
+        files: Maps the name of an engine, or "keras", to the path of its network.
         threads: The number of threads.
     """
 

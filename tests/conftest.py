@@ -63,7 +63,7 @@ def zoo(monkeypatch, capsys):
 
 
 def write_photos(folder: Path, per_class: int, size: tuple[int, int] = (60, 80), seed: int = 0) -> None:
-    """Write synthetic JPEGs of three classes that a network can tell apart: green bars, red discs and blue noise.
+    """Write synthetic JPEGs of three classes that a network can distinguish: green bars, red discs and blue noise.
 
     Args:
         folder: One folder per class is created in it.

@@ -50,7 +50,7 @@ def zoo_architectures():
 
 @hookimpl
 def zoo_weights():
-    # Keras publishes no digests of these files. A plain name means the first entry, so 224 comes first.
+    # Keras publishes no digests of these files. A name without a size means the first entry, so 224 comes first.
     for name, (width, written, _) in WIDTHS.items():
         for resolution, (top1, top5) in REPORTED[width].items():
             stem = f"mobilenet_{written}_{resolution}_tf"

@@ -3,8 +3,8 @@
 The policies in `augmentation` decide which functions are applied, and draw most random numbers. RandAugment's
 operations are in `randaugment`.
 
-All matrices here are float64 (3, 3). They map (x, y, 1) of the new picture to (x, y, 1) of the old picture, in pixels
-from the centre, x to the right and y down. `warp` applies them.
+All matrices here are float64 (3, 3). They map (x, y, 1) of the new picture to (x, y, 1) of the old picture. Coordinates
+are in pixels from the centre, x to the right and y down. `warp` applies the matrices.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def warp(images: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
     Args:
         images: Pictures, a float32 array (batch, height, width, channels) in 0..255.
         matrices: One float64 matrix (3, 3) per picture. It maps (x, y, 1) of the new picture to (x, y, 1) of the old
-            picture, in pixels from the centre, x to the right and y down.
+            picture. Coordinates are in pixels from the centre, x to the right and y down.
 
     Returns:
         A new array of the same shape, dtype and range.

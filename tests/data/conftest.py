@@ -33,9 +33,10 @@ def put() -> Callable[..., Path]:
 
 @pytest.fixture
 def unprivileged() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Return a context manager in which file permissions apply, even if root runs the tests.
+    """Return a function that opens a context in which file permissions apply, even if root runs the tests.
 
-    Inside it, the process has the rights of another user. Root ignores permissions, and containers run tests as root.
+    Inside the context, the process has the rights of another user. Root ignores permissions, and containers run tests
+    as root.
     """
 
     @contextlib.contextmanager

@@ -114,13 +114,13 @@ def model(tmp_path, model_bytes) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """Write a folder with a red, a green, a blue and a damaged picture, and files to be ignored."""
+    """Write a folder with a red, a green, a blue and a damaged picture and other files, and return the folder."""
     return _pictures(tmp_path / "pictures")
 
 
 @pytest.fixture
 def open_pictures() -> Iterator[Path]:
-    """Write the same files as `pictures` into a folder that every user may enter.
+    """Write the same files as `pictures` into a folder that every user may enter, and yield this folder.
 
     The temporary folders of pytest are closed to other users.
     """
@@ -132,9 +132,10 @@ def open_pictures() -> Iterator[Path]:
 
 @pytest.fixture
 def unprivileged() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Return a context manager in which file permissions apply, even if root runs the tests.
+    """Return a function that opens a context in which file permissions apply, even if root runs the tests.
 
-    Inside it, the process has the rights of another user. Root ignores permissions, and containers run tests as root.
+    Inside the context, the process has the rights of another user. Root ignores permissions, and containers run tests
+    as root.
     """
 
     @contextlib.contextmanager

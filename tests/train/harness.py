@@ -131,7 +131,7 @@ def phase_inputs(network, data, cache, *, views=None, online=False, later=()):
         data: The pictures.
         cache: The feature cache.
         views: Augmented copies of the training pictures that are computed ahead, or None.
-        online: Whether the training pictures count as augmented anew in every epoch.
+        online: Whether the training pictures count as augmented again in every epoch.
         later: The cuts of later phases.
     """
     unaltered, model = plain(data.array, data.targets), network.logits_model

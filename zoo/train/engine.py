@@ -145,8 +145,8 @@ def lr_find(
         One result per phase.
 
     Raises:
-        TrainingError: The loss is not finite, even before a test or while a phase trains. Or pictures or features
-            cannot be read, or augmented copies do not fit on the disk.
+        TrainingError: The loss is not finite before a test or while a phase trains, or pictures or features cannot be
+            read, or augmented copies do not fit on the disk.
         UsageError: A phase asks for more stages than the network has.
         UnknownName: A phase names a layer that the network does not have.
     """

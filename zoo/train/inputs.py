@@ -153,7 +153,7 @@ class InputPipeline:
             self._features.count(inputs, epochs * len(self._data.train), epochs * len(self._data.val))
 
     def _augmentation(self, phase: Phase) -> str | int:
-        """Return how a phase augments pictures: "none", "online" (anew in every epoch), or its number of views."""
+        """Return how a phase augments pictures: "none", "online" (again in every epoch), or its number of views."""
         if self._augment is None or not phase.augment:
             return "none"
         return "online" if phase.views is None else phase.views

@@ -146,8 +146,9 @@ def attach_head(
         head: Describes the layers of the head.
         classes: The number of classes.
         name: The name of the whole network.
-        task: "multiclass" (softmax over all classes), "binary" (one logit, which is that of the second class against
-            the first, and sigmoid) or "multilabel" (one logit and sigmoid per class).
+        task: "multiclass", "binary" or "multilabel". A multiclass network ends in a softmax over all classes. A binary
+            network has one logit with a sigmoid, for the second class against the first. A multilabel network has one
+            logit with a sigmoid per class.
         prefix: A text in front of the names of the head's layers.
 
     Returns:

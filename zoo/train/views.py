@@ -23,8 +23,8 @@ BATCH = 32
 class Views:
     """Describes the views of some pictures: K augmented copies of each picture.
 
-    View k uses the random numbers that epoch k would use if pictures were augmented anew in every epoch. Its pixels are
-    rounded to whole numbers. Policies that mix pictures may choose other partners, because the batches differ.
+    View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. The pixels
+    are rounded to whole numbers. Policies that mix pictures may choose other partners, because the batches differ.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).

@@ -73,8 +73,8 @@ def find_cut(network: keras.Model) -> Cut | None:
         network: The network from pixels to logits. `trainable` and the dropout rates must be set for the phase.
 
     Returns:
-        The cut. None if no layer with weights is frozen, if the trained part reads the pixels directly, or if a tensor
-        at the cut is not float32 or has an unknown shape.
+        The cut. None if no layer with weights is frozen, or if the trained part reads the pixels directly. Also None if
+        a tensor at the cut is not float32 or has an unknown shape.
     """
     nodes = _graph(network)
     constant: dict[int, Any] = {id(tensor): None for tensor in network.inputs}
@@ -205,7 +205,7 @@ def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -
 def _better_front(
     key: int, crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]
 ) -> dict[int, keras.KerasTensor] | None:
-    """Return the tensors that should cross the cut instead of one tensor; None if that never saves values.
+    """Find tensors that could cross the cut instead of one tensor, and that hold fewer values.
 
     Args:
         key: `id` of the tensor that crosses the cut now.
@@ -213,7 +213,7 @@ def _better_front(
         makers: `id` of each tensor below the cut -> the node that computes it; None for inputs of the network.
 
     Returns:
-        `id` of each tensor -> the tensor.
+        `id` of each tensor found -> the tensor. None if no replacement reduces the number of values.
     """
     tensor = crossing[key]
     best, saved = None, 0

@@ -4,7 +4,7 @@ A phase trains the upper part of a network. The frozen part below it gives the s
 epoch. In this package, these outputs are called "features". `zoo.train.frozen.cut` finds where the frozen part ends.
 
 Features are computed before the phase trains. Then only the upper part runs in every step. It shares its variables with
-the whole network. If pictures are augmented anew in every epoch, or if features do not fit in the cache, the frozen
+the whole network. If pictures are augmented again in every epoch, or if features do not fit in the cache, the frozen
 part runs in every epoch. It then runs on onnxruntime, batch by batch.
 """
 
@@ -149,7 +149,7 @@ class FeatureCache:
             train: Indices of the training pictures, int64, in ascending order.
             val: Indices of the validation pictures, int64.
             views: Augmented copies of the training pictures that are computed ahead, or None.
-            online: Whether `plain.train` augments the training pictures anew in every epoch.
+            online: Whether `plain.train` augments the training pictures again in every epoch.
 
         Returns:
             The part of the network above the cut, and functions that read batches of features. It is `plain` itself if
@@ -325,7 +325,7 @@ class FeatureCache:
 
         Returns:
             The tensors, and one set per tensor, followed by the set of labels if there is one. The sets are None if
-            even those of this phase do not fit. A message then tells the user so.
+            even those of this phase do not fit; a message then says so.
         """
         labels = [rows.labels] if rows.labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())

@@ -2,8 +2,8 @@
 
 Each set of features is a folder. Its file `values` holds one row per picture, and `done` marks the rows that have been
 computed. If the rows do not fit as float32, they are stored as 16-bit fixed-point numbers between the least and the
-greatest value of each row. The error is then at most half of 1/65535 of this range. (The error of float16 would be up
-to 1/2048 of a value.)
+greatest value of each row. The file `spans` holds this range. The error is at most half of 1/65535 of the range. (The
+error of float16 would be up to 1/2048 of a value.)
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class Cache:
             there = sum(size for _, size, path in sets if path in self._used.union(places))
             others = [entry for entry in sets if entry[2] not in self._used.union(places)]
             if there + more > self.limit:
-                # The sets may hold rows of other splits. If the needed rows fit without them, the sets start anew.
+                # The sets may hold rows of other splits. If the needed rows fit without them, new sets replace these.
                 stale = [path for _, _, path in sets if path in set(places) - self._used]
                 held = sum(size for _, size, path in sets if path in self._used)
                 anew = sum(self._lacking(None, one, fixed_point) for one in wanted)
