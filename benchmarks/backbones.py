@@ -1,20 +1,22 @@
-"""Checks and exports each backbone at its own size, and times it beside the same network in Keras.
+"""Checks and exports each network at its default input size, and compares its speed with that in Keras.
 
     python benchmarks/backbones.py                         all networks; prints a table for docs/benchmarks.md
     python benchmarks/backbones.py resnet50 vgg16          some of them
     python benchmarks/backbones.py --json results.jsonl    saves each result; networks with a result are not run again
 
-Each network runs in a process of its own, with random weights (seed 0), BatchNorm statistics of synthetic pictures, and
-a head for 5 classes. These are checked: the parameter count, the layer names of two builds, the stages, the graph (one
-input, ONNX's own operators, at most 4 Transposes, folded BatchNorm), parity on 8 pictures, and the predictor's answer
-on one picture. The columns are:
+Each network runs in a separate process. It has random weights (seed 0), BatchNorm statistics of synthetic pictures, and
+a head for 5 classes. The script checks the parameter count, the layer names of two builds, the stages, the graph,
+parity on 8 pictures, and the predictor's answer for one picture. The graph must have one input, only ONNX's own
+operators, at most 4 Transposes, and folded BatchNorm. The columns of the table are:
 
-    parameters   without the top        MB, nodes   of the exported file        export   seconds of conversion alone
+    parameters   of the backbone
+    MB, nodes    size of the exported file, and number of nodes in its graph
+    export       seconds of the conversion to ONNX
     difference   max|difference| / max|Keras| on logits
     1, 2         median milliseconds for one picture in ONNX Runtime with 1 and 2 threads
-    peak MB      memory of a process that loads the file and labels one picture
-    Keras/ORT    median time of a tf.function of the Keras network, on all cores, over the better time of ONNX Runtime;
-                 the two take turns
+    peak MB      peak memory of a process that loads the file and labels one picture
+    Keras/ORT    median time of Keras divided by the better median time of ONNX Runtime; Keras runs the network as a
+                 tf.function on all cores, and the engines are measured in turn
 """
 
 from __future__ import annotations
@@ -44,7 +46,11 @@ ROUNDS = 5
 
 
 def measure(name: str) -> dict:
-    """Check, export and time one network in this process, and return a row of the table."""
+    """Check, export and time one network in this process, and return a row of the table.
+
+    Raises:
+        AssertionError: A check fails.
+    """
     import numpy as np
 
     from zoo import backend, testing
@@ -64,7 +70,8 @@ def measure(name: str) -> dict:
     del small
     parameters = sum(x.count_params() for x in backbone.layers if x.__class__.__name__ not in testing.PREPROCESSING)
     assert parameters == architecture.parameters, f"{parameters:,} parameters, {architecture.parameters:,} promised"
-    # The statistics come from pictures of the measured size; with those of small maps, values of large maps explode.
+    # The statistics come from pictures of the measured size. Statistics of small feature maps would let the values of
+    # large ones explode.
     testing.randomize(backbone, pictures=8, batch_size=8 if size[0] < 450 else 2)
     model = attach_head(backbone, architecture.head, 5, name)
 
@@ -107,12 +114,15 @@ def measure(name: str) -> dict:
 
 
 def latencies(model: Any, data: bytes, picture: Any) -> dict[str, float]:
-    """Time one picture in Keras ("keras") and in ONNX Runtime with 1 and 2 threads ("1", "2"); medians in ms.
+    """Time one picture in Keras, and in ONNX Runtime with 1 and 2 threads.
 
     Args:
         model: The Keras network.
         data: The exported file.
         picture: uint8 array (1, height, width, channels).
+
+    Returns:
+        Median times in milliseconds, under the keys "keras", "1" and "2".
     """
     import numpy as np
     import tensorflow as tf

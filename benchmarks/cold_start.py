@@ -1,11 +1,14 @@
-"""Times `zoo-runtime predict` from its start to its label, with its peak memory, beside the minimum for its parts.
+"""Times `zoo-runtime predict` from its start to its label, and measures its peak memory.
 
     python benchmarks/cold_start.py MODEL [--rounds 20]
 
-MODEL is an exported file. Pictures of 0.2, 2 and 12 megapixels are made with a fixed seed: noise over shapes, saved as
-JPEG, which is harder to decode than most photographs. Each row measures whole processes; the rows take turns. "parts
-alone" imports onnxruntime, numpy and Pillow and opens the session, without a picture. No program that is built on them
-can be faster. Telemetry of onnxruntime is off in all of them, unless ORT_DISABLE_TELEMETRY is set.
+MODEL is an exported file. Pictures of 0.2, 2 and 12 megapixels are made with a fixed seed: noise over coarse colors,
+saved as JPEG. They are harder to decode than most photographs. Each row of the table measures whole processes. Each
+round measures all rows in turn.
+
+The row "parts alone" is the minimum: it only imports onnxruntime, numpy and Pillow, and opens the session. No program
+that uses these libraries can be faster. The column "ratio" compares each row with it. Telemetry of onnxruntime is off
+in all rows, unless ORT_DISABLE_TELEMETRY is set to another value.
 """
 
 from __future__ import annotations
@@ -24,7 +27,12 @@ FLOOR = "import numpy, PIL.Image, onnxruntime, sys; onnxruntime.InferenceSession
 
 
 def write_picture(path: Path, size: tuple[int, int]) -> None:
-    """Save a picture of coarse colors with fine noise as JPEG."""
+    """Save a picture of coarse colors with fine noise as JPEG.
+
+    Args:
+        path: The file to write.
+        size: (height, width) in pixels.
+    """
     import numpy as np
     from PIL import Image
 
@@ -37,7 +45,11 @@ def write_picture(path: Path, size: tuple[int, int]) -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float]:
-    """Run a process; return its seconds and its peak memory in MB (10^6 bytes)."""
+    """Run a process, and return its duration in seconds and its peak memory in MB (10^6 bytes).
+
+    Raises:
+        SystemExit: The process fails.
+    """
     environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)

@@ -1,16 +1,17 @@
-"""Measures pictures per second from files to pixels: zoo's pixel cache beside Pillow and Keras, in one run.
+"""Measures how many pictures per second zoo, Pillow and Keras turn from files into pixels.
 
     python benchmarks/decode.py FOLDER [--size 160] [--resave 450x375] [--rounds 5]
 
-FOLDER has class folders. --resave first saves each picture in the given size, as JPEG of quality 90. (A picture that is
-enlarged for that has less detail, and decodes faster, than one that was taken in this size.) The sides take turns, so
-that a busy moment affects all of them. Each starts from files in the file cache and ends with pixels of the requested
-size:
+FOLDER has class folders. --resave first saves each picture in the given size, as JPEG of quality 90. (A picture that
+was enlarged in this way has less detail than one that was taken in this size, and decodes faster.) The programs are
+measured in turn, so that a busy moment of the machine affects all of them. Each one starts from files in the operating
+system's file cache, and ends with pixels of the requested size:
 
-- zoo: `zoo.data.pixels.load_pixels` with an empty cache: digest, decode, resize, write the memory-mapped array
-- zoo, cached: the same call again, which computes the digests of the files and maps the array
-- pillow: Pillow as tutorials use it, in as many threads: open, convert, resize, without draft mode
-- keras: `keras.utils.image_dataset_from_directory`, as Keras's guides use it, which resizes without antialiasing
+- zoo: `zoo.data.pixels.load_pixels` with an empty cache. It computes digests, decodes, resizes, and writes the
+  memory-mapped array.
+- zoo, cached: the same call again. It computes the digests of the files, and maps the array.
+- pillow: Pillow as tutorials use it, without draft mode: open, convert, resize. It uses one thread per core.
+- keras: `keras.utils.image_dataset_from_directory`, as Keras's guides use it. It resizes without antialiasing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ from zoo_runtime import ImageSpec
 
 
 def resave(source: Path, target: Path, size: str) -> Path:
-    """Save all pictures again in one size, width x height; return the new folder."""
+    """Save all pictures again in one size, and return the new folder.
+
+    Args:
+        source: The folder with the original pictures.
+        target: The new folder.
+        size: "WIDTHxHEIGHT" in pixels.
+    """
     width, height = map(int, size.split("x"))
     for original in paths_of(source):
         path = target / original.relative_to(source).with_suffix(".jpg")
@@ -54,7 +61,7 @@ def main() -> None:
     parser.add_argument("--resave", metavar="WxH", help="first save the pictures in this width and height")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    # Not by zoo.backend, whose settings might slow Keras down.
+    # Keras is not started by zoo.backend, whose settings might slow it down.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
@@ -81,7 +88,7 @@ def main() -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             np.stack(list(pool.map(one, paths)))
 
-    # Without labels, the function also accepts folders of a split; loading takes the same time.
+    # Without labels, the function also accepts a folder with train/, val/ and test/. Loading takes the same time.
     def keras_dataset() -> None:
         dataset = keras.utils.image_dataset_from_directory(
             options.folder, labels=None, image_size=spec.size, shuffle=False, verbose=False

@@ -1,18 +1,20 @@
-"""Compares training recipes by cross-validation; the default epochs and learning rates of the schedules come from it.
+"""Compares training recipes by cross-validation. The schedules take their default epochs and learning rates from it.
 
     python benchmarks/defaults.py DATA ARCH [--weights PATH] [--size 160] [--seeds 3] RECIPE...
 
 A recipe is a list of phases joined by "+". Each phase is TRAIN*EPOCHS@RATE, with optional parts in this order:
-"~cosine" or "~one-cycle" sets the learning-rate schedule; "!EPOCHS" sets a patience other than 5. "?LOSS" skips the
-phase at this validation loss or less. "#POLICY" (and "/VIEWS") after the last phase augments the pictures:
+"~cosine" or "~one-cycle" sets the learning-rate schedule. "!EPOCHS" sets a patience other than 5. "?LOSS" skips the
+phase if the validation loss is already this low. "#POLICY" (and "/VIEWS") after the last phase augments the pictures:
 
     "head*5@3e-3+last:2*3@1e-4~cosine!1"        "head*8@3e-3#light/2"
 
-Pictures are those that `zoo finetune` would train and validate on with seed 0; test pictures are left out. Each seed
-draws 60 % to train on and 10 % to choose the epoch by, and evaluates the network on the other 30 %. All recipes get the
-same draws. Accuracy and log loss are means over the seeds. The difference to the accuracy of the first recipe stands
-with its standard error, in which a picture that several seeds evaluate counts once. The seconds of the first recipe
-include computing the features that the others find in the cache.
+The pictures are those that `zoo finetune` with seed 0 uses for training and validation. Its test pictures are left out.
+Each seed divides them at random: 60 % to train on, 10 % to choose the best epoch, and 30 % to evaluate the network. All
+recipes use the same divisions. Accuracy and log loss are means over the seeds.
+
+The column "difference" compares the accuracy with that of the first recipe. The number after +- is its standard error,
+in which a picture counts once, even if several seeds evaluate it. The seconds of the first recipe include computing the
+features, which the other recipes find in the cache.
 """
 
 from __future__ import annotations
@@ -42,7 +44,11 @@ PHASE = re.compile(
 
 
 def parse(text: str):
-    """Return the phases of a recipe and its augmentation policy, or None."""
+    """Read a recipe from its text, and stop the script if it has a mistake.
+
+    Returns:
+        The phases, and the text of the augmentation policy or None.
+    """
     from zoo.plugin import Phase
 
     text, _, policy = text.partition("#")
@@ -68,7 +74,15 @@ def parse(text: str):
 
 
 def draw(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw the rows to train on, to choose the epoch by, and to evaluate on."""
+    """Divide the pictures at random into those to train on, to choose the best epoch with, and to evaluate on.
+
+    Args:
+        labels: The class index of each picture, an integer array (pictures,).
+        seed: The same seed gives the same division.
+
+    Returns:
+        Three int64 arrays of picture indices, in ascending order.
+    """
     from sklearn.model_selection import train_test_split
 
     rows, judged = train_test_split(
@@ -95,7 +109,7 @@ def main() -> None:
 
 
 def resolve(options: argparse.Namespace, plugins: Registry, reporter: Reporter) -> ResolvedConfig:
-    """Resolve the configuration, and stop if there are no pretrained weights."""
+    """Resolve the configuration of a run, and stop the script if there are no pretrained weights."""
     from zoo import config
 
     size = (options.size, options.size) if options.size else None
@@ -107,7 +121,13 @@ def resolve(options: argparse.Namespace, plugins: Registry, reporter: Reporter) 
 
 
 def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
-    """Run all recipes on the same draws, and print a line for each."""
+    """Train all recipes on the same divisions of the pictures, and print a line for each recipe.
+
+    Args:
+        options: The options of the command line.
+        recipes: Text of each recipe -> its phases and its policy, as `parse` returns them.
+        cache: The folder of the feature cache.
+    """
     import dataclasses
 
     from zoo import backend
@@ -134,7 +154,17 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
     features = FeatureCacheConfig(cache, limit=40 << 30, pictures=dataset.pixels.key, always=True)
 
     def run(text: str, seed: int, rows: tuple) -> tuple[np.ndarray, float, float]:
-        """Train once; return which pictures were classified correctly, the log loss, and the seconds."""
+        """Train one recipe with one seed, and evaluate the network.
+
+        Args:
+            text: The recipe.
+            seed: The seed of the run.
+            rows: The division of the pictures, as `draw` returns it.
+
+        Returns:
+            A boolean array that is true for each evaluated picture that was classified correctly; the log loss; and the
+            seconds that the training took.
+        """
         phases, policy = recipes[text]
         train, chosen, judged = (known[part] for part in rows)
         augment = policies.build(*policies.parse(policy, plugins)) if policy else None
@@ -170,13 +200,14 @@ def compare(options: argparse.Namespace, recipes: dict, cache: Path) -> None:
 
 
 def figures(results: list[tuple], right: np.ndarray, difference: np.ndarray, pictures: np.ndarray) -> str:
-    """Format the figures of a recipe.
+    """Format the accuracy, difference, log loss and seconds of a recipe as a line of the table.
 
     Args:
-        results: What each seed's training returned.
-        right: 1 for each evaluated picture that was classified correctly, else 0; all seeds in a row.
-        difference: `right` minus the same of the first recipe.
-        pictures: The index of each evaluated picture.
+        results: One tuple per seed: which pictures were classified correctly, the log loss, and the seconds.
+        right: 1 for each evaluated picture that was classified correctly, else 0. The results of all seeds follow one
+            another in this float array.
+        difference: `right` minus the same array of the first recipe.
+        pictures: The index of each evaluated picture, an int64 array as long as `right`.
     """
     error = math.sqrt((np.bincount(pictures, difference - difference.mean()) ** 2).sum()) / len(difference)
     return (

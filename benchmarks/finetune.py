@@ -1,24 +1,31 @@
-"""Compares fine-tuning by zoo with Keras's transfer-learning guide: same pictures, split, size and weights, in one run.
+"""Compares fine-tuning with zoo and with Keras's transfer-learning guide.
+
+Both use the same pictures, split, input size and pretrained weights.
 
     python benchmarks/finetune.py FOLDER WEIGHTS [--size 160] [--rounds 1] [--seed 0] [--counts 500,1000,2000,20000]
 
-FOLDER has train/ and test/, each with class folders. WEIGHTS is MobileNetV2's published file without the top. Each side
-is a process of its own, timed from its start to its end. The sides take turns:
+FOLDER has train/ and test/, each with class folders. WEIGHTS is MobileNetV2's published file without the top. Each
+program runs in a process of its own, which is timed from its start to its end. The programs run in turn:
 
-- guide: https://keras.io/guides/transfer_learning/ as its users write it: `image_dataset_from_directory`, flip and
-  rotation layers, MobileNetV2 called with training=False, the head at 1e-3 for 3 epochs, then the layers from index 100
-  on at 1e-5 for 2 epochs, batch 32; then the network is evaluated on the test pictures and saved
-- zoo: `zoo finetune mobilenetv2` with its defaults; it ends with a checked and evaluated ONNX file
-- zoo, head only: the same with `--schedule head-only`
-- zoo, again: the first command again, which finds its pixels and features in the caches
+- guide: https://keras.io/guides/transfer_learning/ as its users write it, with `image_dataset_from_directory`, flip and
+  rotation layers, and MobileNetV2 called with training=False. It trains the head at 1e-3 for 3 epochs, then the layers
+  from index 100 on at 1e-5 for 2 epochs, in batches of 32. Then it evaluates the network on the test pictures, and
+  saves it.
+- zoo: `zoo finetune mobilenetv2` with its defaults. It ends with a checked and evaluated ONNX file.
+- zoo, head only: the same with `--schedule head-only`.
+- zoo, again: the command of "zoo" a second time, which finds its pixels and features in the caches.
 
-"speedup" is the guide's seconds over a side's seconds. It is shown only if the side's test accuracy reaches the
-guide's. "head epoch s" is the mean time of an epoch of the head, without the first, which traces the network. "prefix
-s" is the time of zoo's frozen part, which is computed once. "limit" is the minimum on this machine: decoding all
-pictures, and sending them once through the exported file.
+The columns of the table are:
 
-With --counts, only zoo runs, on the given numbers of training pictures (and 200 test pictures), and seconds and peak
-memory are printed. Pictures are repeated if the folder has too few.
+    speedup        the guide's seconds divided by those of the program; shown only if its accuracy on the test pictures
+                   is at least the guide's
+    head epoch s   mean seconds of an epoch of the head; the first epoch is left out, because it includes tracing
+    prefix s       seconds that zoo takes to convert and compute the frozen part
+
+The line "limit" shows the minimum on this machine: decoding all pictures, and running the exported file once on each.
+
+With --counts, only zoo runs. It trains on each of the given numbers of training pictures, with about 200 pictures each
+for validation and test. Seconds and peak memory are printed. Pictures are repeated if the folder has too few.
 """
 
 from __future__ import annotations
@@ -40,7 +47,14 @@ HEAD_EPOCHS, TOP_EPOCHS = 3, 2
 
 
 def run_guide(folder: Path, weights: str, size: int, seed: int) -> None:
-    """Train by the guide's recipe, and print one line of JSON."""
+    """Train and evaluate by the guide's recipe, and print one line of JSON.
+
+    Args:
+        folder: Has train/, val/ and test/, each with two class folders.
+        weights: The path of MobileNetV2's published file without the top.
+        size: Height and width of the input in pixels.
+        seed: Decides the initial head, the order of the pictures and their augmentation.
+    """
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -84,7 +98,12 @@ def run_guide(folder: Path, weights: str, size: int, seed: int) -> None:
 
 
 def link(pictures: list[tuple[Path, str]], folder: Path) -> None:
-    """Link pictures, given as (picture, class), into class folders."""
+    """Make symbolic links to pictures in class folders.
+
+    Args:
+        pictures: (path of the picture, name of its class) for each picture.
+        folder: The folder in which the class folders are created.
+    """
     for number, (picture, label) in enumerate(pictures):
         place = folder / label / f"{number:06}{picture.suffix}"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +111,16 @@ def link(pictures: list[tuple[Path, str]], folder: Path) -> None:
 
 
 def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, str]]]:
-    """Make the split that both sides use: a tenth of the training pictures becomes the validation part."""
+    """Make the split that all programs use: a tenth of the training pictures becomes the validation part.
+
+    Args:
+        folder: Has train/ and test/, each with class folders.
+        target: Receives links to the pictures in train/, val/ and test/.
+        seed: Decides which training pictures are used for validation.
+
+    Returns:
+        Name of each part -> its pictures, as `link` takes them.
+    """
     import numpy as np
     from sklearn.model_selection import train_test_split
 
@@ -111,7 +139,16 @@ def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, 
 
 
 def timed(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a process; return its output, its seconds, and its peak memory in bytes."""
+    """Run a process to its end, and stop the script if it fails.
+
+    Args:
+        command: The program and its arguments.
+        folder: The working directory of the process.
+        environment: Variables to add to the environment.
+
+    Returns:
+        "seconds" of the process, its peak "memory" in bytes, and its output as "text".
+    """
     log = folder / f"{time.time_ns()}.log"
     started = time.perf_counter()
     with log.open("wb") as output:
@@ -155,7 +192,16 @@ def zoo_side(
 
 
 def limit(data: Path, size: int, export: Path) -> tuple[int, float, float]:
-    """Return how many pictures there are, and the seconds to decode them and to send them through an exported file."""
+    """Measure how long it takes to decode all pictures of a split, and to run an exported file once on each of them.
+
+    Args:
+        data: The folder of the split.
+        size: Height and width in pixels.
+        export: The exported file.
+
+    Returns:
+        The number of pictures, the seconds to decode them, and the seconds to run the file on them.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np

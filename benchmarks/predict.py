@@ -1,24 +1,26 @@
-"""Times the way from JPEG bytes to a label: zoo_runtime, LiteRT, OpenVINO, Keras `predict` and a tf.function.
+"""Times the prediction from JPEG bytes to a label in zoo_runtime, LiteRT, OpenVINO, Keras `predict` and a tf.function.
 
     pip install '.[benchmark]'
     python benchmarks/predict.py RUN PHOTOGRAPHS [--rounds 10] [--threads 1,2]
 
 RUN is a run folder with model.keras, model.onnx and model-int8.onnx (`zoo export RUN --int8 --int8-any-speed`), so that
-all engines run the same trained network. PHOTOGRAPHS is a folder of training pictures. LiteRT's int8 file is calibrated
-on them. Some are enlarged to 0.2, 2 and 12 megapixels and saved as JPEG of quality 90, with a little noise (seed 0),
-as camera pictures have it.
+all engines run the same trained network. PHOTOGRAPHS is a folder of training pictures, with which LiteRT's int8 file is
+calibrated. The timed pictures are some of these photographs, resized to 0.2, 2 and 12 megapixels. A little noise (seed
+0) makes them resemble pictures of a camera. They are saved as JPEG of quality 90.
 
-Each engine has a process of its own, which stays. The engines take turns: a round has one measurement of each. Each
-engine but ours is measured twice, with our decoder and with the decoder that its users take:
+Each engine has a process of its own, which runs until all rounds are done. A round measures all engines in turn. The
+engines other than zoo_runtime are measured twice: with the decoder of zoo_runtime ("ours"), and with the decoder that
+their users usually choose ("theirs"):
 
-- LiteRT (ai-edge-litert): Pillow's `Image.open(...).convert("RGB").resize(...)`, as its examples do
-- OpenVINO, on the same .onnx files: OpenCV's `imdecode` and `resize`, as its notebooks do
+- LiteRT (ai-edge-litert): Pillow's `Image.open(...).convert("RGB").resize(...)`, as in its examples
+- OpenVINO, on the same .onnx files: OpenCV's `imdecode` and `resize`, as in its notebooks
 - Keras: `keras.utils.load_img` and `model.predict`
 - a tf.function: `tf.io.decode_jpeg` and `tf.image.resize`
 
-Then whole processes are measured, from their start to the first label, with their peak memory. Then each engine labels
-a folder of photographs by the function that it offers for that. At the end come sizes, and the limit: the operations of
-the network over the operations per second that a matrix product reaches on this machine.
+The second part measures whole processes, from their start to the first label, with their peak memory. In the third
+part, each engine labels a folder of photographs with the function that it offers for this purpose. The last part prints
+sizes and a limit: the operations of the network, divided by the operations per second of a matrix product on this
+machine.
 """
 
 from __future__ import annotations
@@ -52,7 +54,13 @@ DISTRIBUTIONS = {
 
 
 class Process:
-    """A process that holds an engine and answers requests for measurements."""
+    """A process that runs one engine and answers requests for measurements.
+
+    Args:
+        name: One of `ENGINES`.
+        files: Maps the name of an engine, or "keras", to the path of its network.
+        threads: The number of threads of the engine.
+    """
 
     def __init__(self, name: str, files: dict[str, str], threads: int):
         command = [sys.executable, str(SCRIPT), "serve", name, json.dumps(files), str(threads)]
@@ -130,7 +138,12 @@ def measure_latency(files: dict[str, str], pictures: dict[str, list[str]], threa
 
 
 def run(command: list[str]) -> tuple[float, float, str]:
-    """Run a process; return seconds to its last line, its peak memory in MB (10^6 bytes), and that line."""
+    """Run a process, and stop the script if it fails.
+
+    Returns:
+        The seconds from the start of the process to its last line of output, its peak memory in MB (10^6 bytes), and
+        this line.
+    """
     with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=quiet())
@@ -186,7 +199,11 @@ def measure_folder(files: dict[str, str], folder: Path, rounds: int) -> None:
 
 
 def operations(path: str) -> float:
-    """Return the multiplications and additions of a network for one picture, in units of 10^9."""
+    """Count the multiplications and additions that a network needs for one picture, in units of 10^9.
+
+    Args:
+        path: The .onnx file.
+    """
     import onnx
     from onnx import shape_inference
 
@@ -205,7 +222,7 @@ def operations(path: str) -> float:
 
 
 def matrix_peak() -> float:
-    """Return how many 10^9 operations per second a product of float32 matrices reaches on all cores."""
+    """Measure how many 10^9 operations per second a product of float32 matrices reaches on all cores."""
     import numpy as np
 
     a = np.random.default_rng(0).random((2048, 2048), dtype=np.float32)
@@ -218,7 +235,14 @@ def matrix_peak() -> float:
 
 
 def installed_size(names: tuple[str, ...]) -> float | None:
-    """Return the size of distributions and all their dependencies in MB; None if one of them is not installed."""
+    """Return the size of some distributions with all their dependencies, in MB (10^6 bytes).
+
+    Args:
+        names: The names of the distributions.
+
+    Returns:
+        The size, or None if one of `names` is not installed.
+    """
     import re
 
     waiting, seen, total = list(names), set(), 0
@@ -231,7 +255,7 @@ def installed_size(names: tuple[str, ...]) -> float | None:
         try:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
-            # Dependencies that only other systems need are not installed either.
+            # A dependency that only other systems need is not installed, and does not count.
             if name in names:
                 return None
             continue
@@ -257,7 +281,7 @@ def main() -> None:
             parser.error(f"{str(options.run)!r} has no {name}; make it with `zoo export RUN --int8 --int8-any-speed`")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        # In a separate process, because the peak memory of a child includes that of its parent at the start.
+        # This runs in a separate process, because the peak memory of a child includes that of its parent at the start.
         subprocess.run(
             [sys.executable, str(SCRIPT), "prepare", str(options.run), options.photographs, folder],
             check=True,

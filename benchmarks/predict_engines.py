@@ -1,10 +1,13 @@
-"""The sides of `benchmarks/predict.py`: each engine, what it needs, and the measurements in its own process.
+"""Runs the engines that `benchmarks/predict.py` compares, and prepares their files.
 
 `predict.py` runs this file as a script:
 
-    python benchmarks/predict_engines.py serve ENGINE FILES THREADS     answer measurements until the input ends
+    python benchmarks/predict_engines.py serve ENGINE FILES THREADS     measure on request until the input ends
     python benchmarks/predict_engines.py folder ENGINE FILES FOLDER     print the seconds for a folder of pictures
     python benchmarks/predict_engines.py prepare RUN PHOTOGRAPHS FOLDER write LiteRT's files and the pictures
+
+FILES is a JSON object that maps the name of an engine, or "keras", to the path of its network. Its key "side" has the
+height and width of the input in pixels, as text.
 """
 
 from __future__ import annotations
@@ -25,7 +28,13 @@ CALIBRATION = 128
 
 
 class Engine:
-    """One engine, which turns JPEG bytes into the index of a class."""
+    """One engine, which turns JPEG bytes into the index of a class.
+
+    Args:
+        name: One of `ENGINES` in `predict.py`.
+        files: Maps the name of an engine, or "keras", to the path of its network.
+        threads: The number of threads.
+    """
 
     def __init__(self, name: str, files: dict[str, str], threads: int):
         self.name, self.files, self.threads = name, files, threads
@@ -126,11 +135,17 @@ def open_vino(name: str, files: dict[str, str], threads: int) -> Any:
 
 
 def serve(name: str, files: dict[str, str], threads: int) -> None:
-    """Answer requests for measurements, one line each, until the input ends."""
+    """Answer requests for measurements until the input ends. Requests and answers are lines of JSON.
+
+    Args:
+        name: The engine.
+        files: The files of the networks, see `Engine`.
+        threads: The number of threads, and of cores on which the process may run.
+    """
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
     engine = Engine(name, files, threads)
     out = os.fdopen(os.dup(1), "w")
-    # Only answers may reach the requesting process, so what libraries print is discarded.
+    # Only answers may reach the requesting process, so the output of libraries is discarded.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
     print(json.dumps("ready"), file=out, flush=True)
@@ -192,7 +207,15 @@ print(model.predict(keras.utils.img_to_array(image)[None], verbose=0).argmax(), 
 
 
 def whole_folder(name: str, files: dict[str, str], folder: str) -> None:
-    """Label all pictures of a folder by the function that an engine offers for that; print seconds without loading."""
+    """Label all pictures of a folder with the function that an engine offers for that, and print the seconds.
+
+    The time to load the network is not included.
+
+    Args:
+        name: The engine.
+        files: The files of the networks, see `Engine`. "side" is the height and width of the input in pixels.
+        folder: Contains the pictures as .jpg files, also in subfolders.
+    """
     paths = sorted(str(path) for path in Path(folder).rglob("*.jpg"))
     side = int(files["side"])
     if name.startswith("zoo"):
@@ -239,7 +262,13 @@ def whole_folder(name: str, files: dict[str, str], folder: str) -> None:
 
 
 def prepare(run: str, photographs: str, target: str) -> None:
-    """Write LiteRT's files of the run's network, by TensorFlow's converter, the pictures, and the network's side."""
+    """Write what `predict.py` needs: the network as LiteRT files (float32 and int8), the pictures, and the input size.
+
+    Args:
+        run: A run folder.
+        photographs: A folder of photographs, for calibration and as pictures to time.
+        target: The folder to write to.
+    """
     import keras
     import tensorflow as tf
 
@@ -270,7 +299,12 @@ def photographs_of(folder: str, count: int) -> list[Path]:
 
 
 def write_pictures(photographs: str, target: Path) -> None:
-    """Save some photographs at each size as JPEG, and one of 12 megapixels as PNG."""
+    """Save some photographs in each of `SIZES` as JPEG, with a little noise, and one of 12 megapixels as PNG.
+
+    Args:
+        photographs: The folder of the photographs.
+        target: The folder to write to.
+    """
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: an isolated environment, all plugins, the command `zoo`, photographs, a finished run."""
+"""Fixtures for all tests: an isolated environment, all plugins, the command `zoo`, pictures, and a finished run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path_factory, monkeypatch):
-    """Keep the user's caches, weights and network away from every test."""
+    """Isolate every test from the user's caches and weights, and switch off zoo's downloads."""
     home = tmp_path_factory.mktemp("home")
     for name in ("ZOO_WEIGHTS_DIR", "ZOO_STRICT_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
@@ -25,7 +25,10 @@ def environment(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def plugins():
-    """All installed plugins. A test that installs a plugin of its own loads the registry anew."""
+    """Load all installed plugins, and return the registry.
+
+    A test that installs another plugin must load a new registry.
+    """
     from zoo.plugin import registry
 
     return registry.load()
@@ -33,7 +36,7 @@ def plugins():
 
 @dataclass
 class Ran:
-    """Exit code and output of a command."""
+    """The exit code of a command, and its output on stdout and stderr."""
 
     code: int
     out: str
@@ -42,9 +45,9 @@ class Ran:
 
 @pytest.fixture
 def zoo(monkeypatch, capsys):
-    """Return a function that runs `zoo` as its script does.
+    """Return a function that runs the command `zoo` with some arguments and returns a `Ran`.
 
-    It runs in this process, so that all tests import TensorFlow only once.
+    The command runs in the process of the tests, so that they import TensorFlow only once.
     """
 
     def run(*arguments: object) -> Ran:
@@ -60,11 +63,11 @@ def zoo(monkeypatch, capsys):
 
 
 def write_photos(folder: Path, per_class: int, size: tuple[int, int] = (60, 80), seed: int = 0) -> None:
-    """Write JPEGs of three classes that a network can tell apart: red discs, green bars, blue noise.
+    """Write synthetic JPEGs of three classes that a network can distinguish: green bars, red discs and blue noise.
 
     Args:
-        folder: Receives a folder per class.
-        per_class: Number of pictures per class; no two are equal.
+        folder: One folder per class is created in it.
+        per_class: Number of pictures per class. All pictures are different.
         size: (height, width) in pixels.
         seed: The same seed gives the same pictures.
     """
@@ -87,7 +90,7 @@ def write_photos(folder: Path, per_class: int, size: tuple[int, int] = (60, 80),
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """Write three class folders with 24 photographs each; return the folder around them."""
+    """Write three class folders with 24 synthetic pictures each, and return their parent folder."""
     folder = tmp_path_factory.mktemp("data") / "photos"
     write_photos(folder, 24)
     return folder
@@ -95,7 +98,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, photos):
-    """Fine-tune the smallest MobileNetV2 on the photographs; return (run folder, exports folder, printed text)."""
+    """Fine-tune the smallest MobileNetV2 on `photos`; return (run folder, folder of exports, printed text)."""
     import contextlib
     import io
 
@@ -121,7 +124,7 @@ def finished(tmp_path_factory, photos):
 
 @pytest.fixture
 def install_plugin(tmp_path, monkeypatch):
-    """Return a function that installs a plugin as a distribution of its own: a module and its metadata on sys.path."""
+    """Return a function that installs a plugin for one test: a module and distribution metadata on sys.path."""
 
     def install(name: str, code: str, distribution: str | None = None) -> None:
         folder = tmp_path / f"site-{name}"
@@ -142,7 +145,7 @@ def install_plugin(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """Return the folder of real pictures that ZOO_TEST_DATA names."""
+    """Return the folder of real pictures that ZOO_TEST_DATA names. Skip the test if the variable is not set."""
     given = os.environ.get("ZOO_TEST_DATA")
     if not given:
         pytest.skip("ZOO_TEST_DATA does not name a folder of real pictures")
@@ -154,7 +157,10 @@ REAL_WEIGHTS = os.environ.get("ZOO_WEIGHTS_DIR")
 
 @pytest.fixture
 def real_weights(monkeypatch) -> Path:
-    """Use the folder that ZOO_WEIGHTS_DIR named when the tests began as the mirror, and return it."""
+    """Set ZOO_WEIGHTS_DIR to the folder that the user chose, and return it. Skip the test if the user chose none.
+
+    The user's choice is the value of ZOO_WEIGHTS_DIR before the tests start; the fixture `environment` removes it.
+    """
     if not REAL_WEIGHTS:
         pytest.skip("ZOO_WEIGHTS_DIR does not name a folder of real weights")
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", REAL_WEIGHTS)

@@ -1,1 +1,1 @@
-"""The built-in plugins of zoo, which come in through entry points in pyproject.toml, as those of third parties do."""
+"""The built-in plugins of zoo. Entry points in pyproject.toml name them, like the plugins of third parties."""

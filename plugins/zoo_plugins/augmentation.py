@@ -1,19 +1,19 @@
-"""Augmentation policies: geometry, colour, random erasing and mixtures. `transforms` does the work on pixels.
+"""Defines the built-in augmentation policies: geometry, colour, random erasing and mixtures of pictures.
 
-Sources of the methods:
+The functions that change pixels are in `transforms` and `randaugment`. Sources of the methods:
 
-- `course`: Keras 2's ImageDataGenerator, in its own order of operations (F. Chollet, Deep Learning with Python, 2017).
+- `course`: Keras 2's ImageDataGenerator, with its order of operations (F. Chollet, Deep Learning with Python, 2017).
 - `mixup`: H. Zhang et al., mixup: Beyond Empirical Risk Minimization, 2017, arXiv:1710.09412.
 - `cutmix`: S. Yun et al., CutMix, 2019, arXiv:1905.04899.
 - `erasing`: Z. Zhong et al., Random Erasing Data Augmentation, 2017, arXiv:1708.04896.
 - `randaugment`: E. Cubuk et al., RandAugment, 2019, arXiv:1909.13719.
 
-Every random number comes from a generator that is seeded per picture, so that the result does not depend on the batch.
-Keras's preprocessing layers draw their numbers per batch from a state of their own. They cannot keep that contract, so
-only Keras's pixel operations are used here.
+Every random number comes from a generator with a seed per picture, so that it does not depend on the batch. Keras's
+preprocessing layers draw their numbers per batch, from a state of their own. Therefore these policies use only Keras's
+pixel operations.
 
-Every policy but `none` mirrors half of the pictures. Where left and right matter, as in digits and letters, users set
-`flip=false`.
+Every policy except `none` mirrors half of the pictures by default. Users set `flip=false` where left and right matter,
+as in digits and letters.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ RANGES = {
     "magnitude": ParameterRange(0, 30, "30 is the strongest"),
 }
 
-# The policies. Each build function checks its parameters and imports nothing heavy. It returns a function of pictures,
-# float32 (batch, height, width, channels) in 0..255, labels, float32 (batch, classes) in 0..1, and seeds, uint64
-# (batch,), that returns pictures and labels of the same shapes, dtypes and ranges.
+# Each build function checks its parameters and returns the function of a policy: (pictures, labels, seeds) ->
+# (pictures, labels). Pictures are float32 (batch, height, width, channels) in 0..255. Labels are float32 (batch,
+# classes) in 0..1. Seeds are uint64 (batch,). The build functions do not import Keras.
 
 
 def build_none() -> Policy:
@@ -80,12 +80,16 @@ def build_none() -> Policy:
 
 
 def build_light(*, flip: bool, rotation: float, shift: float) -> Policy:
-    """Build a policy that flips pictures and turns and shifts them a little.
+    """Build a policy that mirrors pictures, and rotates and shifts them a little.
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
         rotation: Largest rotation in degrees, in either direction.
-        shift: Largest shift as a fraction of height and of width, in either direction.
+        shift: Largest shift in either direction, as a fraction of the height (up or down) and of the width (left or
+            right).
+
+    Raises:
+        ValueError: A parameter is out of its range.
     """
     check_parameters(RANGES, flip=flip, rotation=rotation, shift=shift)
 
@@ -103,16 +107,20 @@ def build_light(*, flip: bool, rotation: float, shift: float) -> Policy:
 
 
 def build_course(*, flip: bool, rotation: float, shift: float, shear: float, zoom: float) -> Policy:
-    """Build the policy of the course's ImageDataGenerator: rotation, shift, shear, zoom and flip.
+    """Build the policy of the classic course: mirroring, rotation, shift, shear and zoom.
 
-    Each amount is drawn evenly from its range, in either direction.
+    Each amount is drawn uniformly, from minus its largest value to its largest value.
 
     Args:
-        flip: As in `build_light`.
+        flip: Whether half of the pictures are mirrored left to right.
         rotation: Largest rotation in degrees.
-        shift: Largest shift as a fraction of height and of width.
+        shift: Largest shift, as a fraction of the height (up or down) and of the width (left or right).
         shear: Largest shear angle in radians.
-        zoom: The new picture shows 1 - zoom to 1 + zoom of the width and of the height, drawn independently.
+        zoom: Largest change of scale. The new picture shows 1 - zoom to 1 + zoom times the width of the old one. The
+            height is drawn separately, from the same range.
+
+    Raises:
+        ValueError: A parameter is out of its range.
     """
     check_parameters(RANGES, flip=flip, rotation=rotation, shift=shift, shear=shear, zoom=zoom)
 
@@ -142,19 +150,28 @@ def build_photo(
     hue: float = 0.0,
     erasing: float = 0.0,
 ) -> Policy:
-    """Build a policy that shows a random part, rotated and in other light: `standard`, and with every option `strong`.
+    """Build a policy that shows a random part of each picture, rotated and with changed colours.
+
+    The policies `standard` and `strong` are built by this function. Only `strong` uses the parameters that have
+    defaults.
 
     Args:
-        flip: As in `build_light`.
-        crop: Smallest part that is shown, as a fraction of the area; its ratio of sides changes by up to 4:3.
+        flip: Whether half of the pictures are mirrored left to right.
+        crop: Smallest part that is shown, as a fraction of the area. Its ratio of sides changes by a factor of up to
+            4/3.
         rotation: Largest rotation in degrees, in either direction.
-        brightness: The factor on brightness lies between 1 - brightness and 1 + brightness.
-        contrast: Likewise, the factor on the distance from the mean brightness.
+        brightness: Largest change of brightness. The factor lies between 1 - brightness and 1 + brightness.
+        contrast: Largest change of contrast. The factor on the distance from the mean brightness lies between 1 -
+            contrast and 1 + contrast.
         shear: Largest shear angle in radians, in either direction.
-        saturation: Likewise, the factor on the distance from grey; grey pictures have none.
-        hue: Largest rotation of the colours, as a fraction of the colour circle, in either direction; grey pictures
-            have none.
+        saturation: Largest change of saturation. The factor on the distance from grey lies between 1 - saturation and
+            1 + saturation. Grey pictures do not change.
+        hue: Largest rotation of the colours in either direction, as a fraction of the colour circle. Grey pictures do
+            not change.
         erasing: Fraction of the pictures in which random pixels replace a rectangle of 2 to 20 % of the area.
+
+    Raises:
+        ValueError: A parameter is out of its range.
     """
     check_parameters(RANGES, flip=flip, crop=crop, rotation=rotation, brightness=brightness, contrast=contrast)
     check_parameters(RANGES, shear=shear, saturation=saturation, hue=hue, erasing=erasing)
@@ -180,14 +197,17 @@ def build_photo(
 
 
 def build_erasing(*, flip: bool, probability: float, smallest: float, largest: float, aspect: float) -> Policy:
-    """Build random erasing: random pixels replace a rectangle.
+    """Build random erasing, which replaces a rectangle of a picture with random pixels.
 
     Args:
-        flip: As in `build_light`.
-        probability: Fraction of the pictures in which a rectangle is erased.
-        smallest: Smallest area, as a fraction of the picture's.
-        largest: Largest area, as a fraction of the picture's.
-        aspect: Greatest ratio of the rectangle's longer side to its shorter one.
+        flip: Whether half of the pictures are mirrored left to right.
+        probability: Fraction of the pictures in which a rectangle is replaced.
+        smallest: Smallest area of the rectangle, as a fraction of the picture's area.
+        largest: Largest area of the rectangle, as a fraction of the picture's area.
+        aspect: Greatest ratio of the rectangle's longer side to its shorter side.
+
+    Raises:
+        ValueError: A parameter is out of its range, or `smallest` is above `largest`.
     """
     check_parameters(RANGES, flip=flip, probability=probability, smallest=smallest, largest=largest, aspect=aspect)
     if smallest > largest:
@@ -205,12 +225,15 @@ def build_erasing(*, flip: bool, probability: float, smallest: float, largest: f
 
 
 def build_randaugment(*, flip: bool, operations: int, magnitude: float) -> Policy:
-    """Build RandAugment: a few of fourteen operations, all of one strength.
+    """Build RandAugment, which applies a few of fourteen operations to each picture, all with the same strength.
 
     Args:
-        flip: As in `build_light`.
+        flip: Whether half of the pictures are mirrored left to right.
         operations: Number of operations applied to a picture, one after another (N).
-        magnitude: Strength (M) on torchvision's scale, where 30 is AutoAugment's strongest.
+        magnitude: Strength of the operations (M) in 0..30, on torchvision's scale. 30 is AutoAugment's strongest value.
+
+    Raises:
+        ValueError: A parameter is out of its range.
     """
     check_parameters(RANGES, flip=flip, operations=operations, magnitude=magnitude)
 
@@ -225,14 +248,16 @@ def build_randaugment(*, flip: bool, operations: int, magnitude: float) -> Polic
 
 
 def partners(seeds: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
-    """Choose for every picture another one of the batch, by the seeds of the batch and not by the pictures' places.
+    """Choose a partner for every picture: another picture of the same batch, with which it is mixed.
+
+    The choice depends on the seeds in the batch, and not on the order of the pictures.
 
     Args:
         seeds: One seed per picture, a uint64 array (batch,).
-        rngs: One generator per picture.
+        rngs: One random generator per picture.
 
     Returns:
-        Index of each picture's partner, an int64 array (batch,). A picture that is alone is its own partner.
+        The index of each picture's partner, an int64 array (batch,). The only picture of a batch is its own partner.
     """
     import numpy as np
 
@@ -246,11 +271,17 @@ def partners(seeds: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
 
 
 def build_mixup(*, flip: bool, alpha: float) -> Policy:
-    """Build mixup: every picture becomes a weighted mean of itself and another one, and so do its labels.
+    """Build mixup, which replaces every picture by a weighted mean of itself and another picture of the batch.
+
+    The labels are mixed with the same weights. Pictures are mirrored before they are mixed.
 
     Args:
-        flip: As in `build_light`; pictures are mirrored before they are mixed.
-        alpha: A picture's own share is drawn from Beta(alpha, alpha), which is near 0 or 1 where alpha is small.
+        flip: Whether half of the pictures are mirrored left to right.
+        alpha: The weight of the picture itself is drawn from Beta(alpha, alpha). If alpha is small, most weights are
+            near 0 or 1.
+
+    Raises:
+        ValueError: A parameter is out of its range.
     """
     import numpy as np
 
@@ -262,7 +293,8 @@ def build_mixup(*, flip: bool, alpha: float) -> Policy:
         other = partners(seeds, rngs)
         share = np.array([rng.beta(alpha, alpha) for rng in rngs], "float32")[:, None]
         mixed = images[other]
-        # Computed in place as other + share * (own - other): four copies of a batch cost more time than the arithmetic.
+        # Computed in place as other + share * (own - other), because four copies of a batch would take more time than
+        # the arithmetic.
         images -= mixed
         images *= share[:, :, None, None]
         mixed += images
@@ -272,11 +304,17 @@ def build_mixup(*, flip: bool, alpha: float) -> Policy:
 
 
 def build_cutmix(*, flip: bool, alpha: float) -> Policy:
-    """Build CutMix: a rectangle of another picture replaces one of this picture, and labels mix by their areas.
+    """Build CutMix, which replaces a rectangle of every picture by the same rectangle of another picture of the batch.
+
+    The labels are mixed in proportion to the areas. Pictures are mirrored before they are mixed.
 
     Args:
-        flip: As in `build_light`; pictures are mirrored before they are mixed.
-        alpha: The rectangle's area, before the border cuts it off, is drawn from Beta(alpha, alpha).
+        flip: Whether half of the pictures are mirrored left to right.
+        alpha: The area of the rectangle, as a fraction of the picture's area, is drawn from Beta(alpha, alpha). Any
+            part of the rectangle outside the picture is then cut off.
+
+    Raises:
+        ValueError: A parameter is out of its range.
     """
     import numpy as np
 

@@ -1,14 +1,15 @@
-"""ConvNeXt: a plain convolutional network with design choices of vision transformers, in five sizes.
+"""Provides ConvNeXt in five sizes: a plain convolutional network with design choices of vision transformers.
 
-Source: Liu et al. 2022, https://arxiv.org/abs/2201.03545. The layers come from keras.applications; digests and
+Source: Liu et al. 2022, https://arxiv.org/abs/2201.03545. The layers come from keras.applications. Digests and
 reported accuracies are those that Keras publishes (https://keras.io/api/applications/). Base, large and xlarge were
 pretrained on ImageNet-21k.
 
-Two kinds of Keras's layers are replaced by equivalent ones, and published weights are reshaped when they are loaded:
+Two kinds of Keras's layers are replaced by equivalent layers. Published weights are reshaped when they are loaded.
 
-- Depthwise convolutions replace convolutions with one group per channel, which TensorFlow trains on a CPU only
-  through XLA.
-- 1x1 convolutions replace dense layers over feature maps, which export to a dozen nodes of shape arithmetic each.
+- Depthwise convolutions replace convolutions with one group per channel, because TensorFlow can train the latter on a
+  CPU only through XLA.
+- 1x1 convolutions replace dense layers over feature maps, because each dense layer would be exported as a dozen nodes
+  of shape arithmetic.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ LENGTHS = {
 
 
 def change(layer: keras.Layer) -> keras.Layer:
-    """Choose the layer that replaces one of Keras's layers; see `zoo.plugin.rebuild`."""
+    """Return the layer that replaces a layer of Keras's network, or the layer itself to keep it.
+
+    `zoo.plugin.rebuild` calls this function for every layer.
+    """
     import keras
 
     if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
@@ -88,7 +92,12 @@ def change(layer: keras.Layer) -> keras.Layer:
 
 class _Network(KerasApplication):
     def load(self, model: keras.Model, path: Path) -> None:
-        """Load a published file and reshape its kernels to fit the layers that `change` makes."""
+        """Load a published weights file, and reshape its kernels to fit the layers that `change` returns.
+
+        Raises:
+            WeightsIncompatible: The file lacks a layer.
+            ValueError: The arrays do not fit a layer.
+        """
         import keras
 
         def convert(layer, arrays):

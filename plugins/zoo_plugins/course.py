@@ -1,7 +1,9 @@
-"""The small networks of the classic course, trained from random weights: two for MNIST, one for cats and dogs.
+"""Provides the small networks of the classic course: two for MNIST, and one for cats and dogs.
+
+They are trained from random weights.
 
 Source: Chollet 2017, "Deep Learning with Python" (1st edition), listings 2.2, 5.3 and 5.5. Keras's MNIST examples and
-the course's lessons use the same networks. Their dense layers form the head here, so `--hidden` and `--dropout`
+the course's lessons use the same networks. In zoo, their dense layers belong to the head, so `--hidden` and `--dropout`
 change them.
 """
 
@@ -18,7 +20,10 @@ SOURCE = "https://github.com/fchollet/deep-learning-with-python-notebooks"
 
 
 def build_pixels(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Build a backbone that only scales pixels to 0..1, because a dense network consists of its head alone."""
+    """Build the backbone of the dense network, which only scales pixels to 0..1.
+
+    All dense layers of the network belong to the head.
+    """
     import keras
 
     pixels = keras.Input(input_shape, name="image")
@@ -26,7 +31,7 @@ def build_pixels(input_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def build_mnist_convnet(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Build three convolutions of 3x3 with two max-poolings between them."""
+    """Build a backbone of three 3x3 convolutions, with max pooling after the first and after the second."""
     import keras
 
     pixels = keras.Input(input_shape, name="image")
@@ -39,7 +44,7 @@ def build_mnist_convnet(input_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def build_catsdogs_convnet(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Build four convolutions of 3x3, each followed by a max-pooling."""
+    """Build a backbone of four 3x3 convolutions, each followed by max pooling."""
     import keras
 
     pixels = keras.Input(input_shape, name="image")

@@ -1,6 +1,6 @@
-"""DenseNet: every layer receives the outputs of all earlier layers of its block; 121, 169 and 201 layers.
+"""Provides DenseNet with 121, 169 and 201 layers. Every layer receives the outputs of all earlier layers of its block.
 
-Source: Huang et al. 2016, https://arxiv.org/abs/1608.06993. The layers come from keras.applications; digests and
+Source: Huang et al. 2016, https://arxiv.org/abs/1608.06993. The layers come from keras.applications. Digests and
 reported accuracies are those that Keras publishes (https://keras.io/api/applications/).
 """
 

@@ -1,15 +1,17 @@
-"""EfficientNet and EfficientNetV2: inverted residuals with squeeze-and-excite, scaled in depth, width and resolution.
+"""Provides EfficientNet and EfficientNetV2: inverted residuals with squeeze-and-excite, in several sizes.
+
+The sizes differ in depth, width and resolution.
 
 Sources: Tan and Le 2019, https://arxiv.org/abs/1905.11946, and 2021, https://arxiv.org/abs/2104.00298. The layers come
-from keras.applications; digests and reported accuracies are those that Keras publishes
+from keras.applications. Digests and reported accuracies are those that Keras publishes
 (https://keras.io/api/applications/).
 
 Two things differ from Keras's graph, and neither changes the result:
 
-- `normalize` replaces Keras's preprocessing layers. They form one graph with `weights=None` and another with ImageNet
-  weights, and they hold the means as weights.
-- Squeeze-and-excite keeps the pooled dimensions instead of restoring them by a reshape, so that it exports to one
-  pooling and two convolutions.
+- `normalize` replaces Keras's preprocessing layers. Those layers contain the means as weights, and they are different
+  with `weights=None` and with ImageNet weights.
+- The pooling of squeeze-and-excite keeps the pooled dimensions, so that no reshape is needed to restore them. The
+  exported graph then has one pooling and two convolutions per squeeze-and-excite.
 """
 
 from __future__ import annotations
@@ -102,7 +104,10 @@ LENGTHS_V2 = {
 
 
 def change(layer: keras.Layer) -> keras.Layer | None:
-    """Choose the layer that replaces one of Keras's layers, or None to remove it; see `zoo.plugin.rebuild`."""
+    """Return the layer that replaces a layer of Keras's network, the layer itself to keep it, or None to remove it.
+
+    `zoo.plugin.rebuild` calls this function for every layer.
+    """
     import keras
 
     if isinstance(layer, keras.layers.Normalization) or layer.name.startswith("rescaling"):
@@ -115,15 +120,15 @@ def change(layer: keras.Layer) -> keras.Layer | None:
 
 
 class _Network(KerasApplication):
-    """EfficientNet of the first version, whose published files hold preprocessing layers."""
+    """An EfficientNet of version 1. Its published weights files contain preprocessing layers."""
 
     def load(self, model: keras.Model, path: Path) -> None:
-        """Load a published file without its preprocessing layers, whose work `normalize` does.
+        """Load a published weights file without its preprocessing layers, which `normalize` replaces.
 
         Raises:
-            ValueError: The file's normalization is not the one that `normalize` does. zoo reports it to the user as
-                WeightsIncompatible, like every error of a `load` function.
-            WeightsIncompatible: A layer is missing in the file, or its arrays do not fit.
+            ValueError: The file does not normalize pixels as `normalize` does, or its arrays do not fit a layer. zoo
+                reports it to the user as WeightsIncompatible, like every error of a `load` function.
+            WeightsIncompatible: The file lacks a layer.
         """
         import keras
         import numpy as np
@@ -132,8 +137,8 @@ class _Network(KerasApplication):
         for layer in layout.layers:
             if isinstance(layer, keras.layers.Normalization):
                 mean, variance = (np.asarray(array).reshape(-1) for array in layer.get_weights()[:2])
-                # Published files hold standard deviations in the place of variances, and Keras's graph divides by
-                # their square roots twice (https://github.com/tensorflow/tensorflow/issues/49930).
+                # Published files contain standard deviations where variances belong. Keras's graph therefore divides
+                # by their square roots twice (https://github.com/tensorflow/tensorflow/issues/49930).
                 same_mean = np.allclose(mean, IMAGENET_MEAN, atol=1e-3)
                 if not (same_mean and np.allclose(variance, IMAGENET_DEVIATION, atol=1e-3)):
                     raise ValueError(

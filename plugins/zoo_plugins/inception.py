@@ -1,7 +1,9 @@
-"""InceptionV3 and InceptionResNetV2: parallel convolutions of several sizes, without and with residual connections.
+"""Provides InceptionV3 and InceptionResNetV2: parallel convolutions of several sizes.
+
+Only InceptionResNetV2 has residual connections.
 
 Sources: Szegedy et al. 2015, https://arxiv.org/abs/1512.00567, and 2016, https://arxiv.org/abs/1602.07261. The layers
-come from keras.applications; digests and reported accuracies are those that Keras publishes
+come from keras.applications. Digests and reported accuracies are those that Keras publishes
 (https://keras.io/api/applications/).
 """
 

@@ -1,4 +1,4 @@
-"""MobileNet: depthwise separable convolutions, in four widths.
+"""Provides MobileNet in four widths: depthwise separable convolutions.
 
 Source: Howard et al. 2017, https://arxiv.org/abs/1704.04861. The layers come from keras.applications. The accuracies
 are those reported with the checkpoints (tensorflow/models, research/slim/nets/mobilenet_v1.md). Weights are published
@@ -50,7 +50,7 @@ def zoo_architectures():
 
 @hookimpl
 def zoo_weights():
-    # Keras publishes no digests of these files. A plain name means the first entry, so 224 comes first.
+    # Keras publishes no digests of these files. A name without a size means the first entry, so 224 comes first.
     for name, (width, written, _) in WIDTHS.items():
         for resolution, (top1, top5) in REPORTED[width].items():
             stem = f"mobilenet_{written}_{resolution}_tf"

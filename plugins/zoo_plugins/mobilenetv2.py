@@ -1,4 +1,4 @@
-"""MobileNetV2: inverted residuals with linear bottlenecks, in six widths.
+"""Provides MobileNetV2 in six widths: inverted residuals with linear bottlenecks.
 
 Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381. The layers come from keras.applications. The accuracies
 are those reported with the checkpoints (tensorflow/models, research/slim/nets/mobilenet). Weights are published for
@@ -66,7 +66,7 @@ def zoo_architectures():
 
 @hookimpl
 def zoo_weights():
-    # Keras publishes no digests of these files. A plain name means the first entry, so 224 comes first.
+    # Keras publishes no digests of these files. A name without a size means the first entry, so 224 comes first.
     for name, (width, _) in WIDTHS.items():
         for resolution, (top1, top5) in REPORTED[width].items():
             stem = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{width}_{resolution}"

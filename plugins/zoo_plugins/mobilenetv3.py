@@ -1,6 +1,7 @@
-"""MobileNetV3: inverted residuals with squeeze-and-excite and hard swish, in a large and a small version.
+"""Provides MobileNetV3, large and small: inverted residuals with squeeze-and-excite and hard swish.
 
-The minimalistic networks have neither of the two and use 3x3 kernels only, which suits accelerators and int8.
+The minimalistic networks have neither squeeze-and-excite nor hard swish, and use only 3x3 kernels. This suits
+accelerators and int8.
 
 Source: Howard et al. 2019, https://arxiv.org/abs/1905.02244. The layers come from keras.applications, and the digests
 are those that Keras publishes. The top-1 accuracies come from the table in keras.applications and from
@@ -68,10 +69,10 @@ def _stages(keras_name: str, minimalistic: bool) -> tuple[Stage, ...]:
 
 class _Network(KerasApplication):
     def build_classifier(self, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-        """Build the published classifier, giving logits; see `zoo.plugin.Architecture.build_classifier`.
+        """Build the published classifier, which ends in logits; see `zoo.plugin.Architecture.build_classifier`.
 
-        Keras names the last convolution `logits`. zoo gives this name to the layer after it, so the convolution is
-        renamed.
+        Keras gives the name `logits` to the last convolution. zoo needs this name for another layer, so the convolution
+        is renamed to `predictions_conv`.
         """
 
         def rename(layer):

@@ -1,6 +1,6 @@
-"""NASNet-A: cells found by architecture search, in a mobile and a large version.
+"""Provides NASNet-A, mobile and large: networks of cells that were found by architecture search.
 
-Source: Zoph et al. 2017, https://arxiv.org/abs/1707.07012. The layers come from keras.applications; digests and
+Source: Zoph et al. 2017, https://arxiv.org/abs/1707.07012. The layers come from keras.applications. Digests and
 reported accuracies are those that Keras publishes (https://keras.io/api/applications/).
 """
 
@@ -28,7 +28,13 @@ LENGTHS = {"nasnet_mobile": 19_993_432, "nasnet_large": 343_610_240}
 
 
 def _cell(number: int, first: bool) -> tuple[str, ...]:
-    """List the layers of a normal cell; the first one of a block has two paths that resize the previous output."""
+    """Return the names or patterns of the layers of a normal cell.
+
+    Args:
+        number: The number of the cell in Keras's layer names.
+        first: Whether the cell is the first one of its block. It then has two convolutions that resize the output of an
+            earlier cell. The other cells have one.
+    """
     adjust = (f"adjust_conv_1_{number}", f"adjust_conv_2_{number}") if first else (f"adjust_conv_projection_{number}",)
     return (
         *adjust,
@@ -40,7 +46,11 @@ def _cell(number: int, first: bool) -> tuple[str, ...]:
 
 
 def _stages(cells: int) -> tuple[Stage, ...]:
-    """Make the stem and three blocks; the second and third block start with a reduction cell."""
+    """Return the stages: the stem and three blocks. The second and the third block start with a reduction cell.
+
+    Args:
+        cells: The number of normal cells of each block.
+    """
     stages = [Stage("stem", ("stem_conv1", "stem_bn1", "*_stem_1", "*_stem_2"))]
     for block in range(3):
         numbers = range(cells) if not block else range(block * cells + 1, (block + 1) * cells + 1)

@@ -1,8 +1,9 @@
-"""RandAugment's fourteen operations on one picture, done by Pillow (E. Cubuk et al., 2019, arXiv:1909.13719).
+"""Applies RandAugment's fourteen operations to a picture, with Pillow (E. Cubuk et al., 2019, arXiv:1909.13719).
 
-The strengths are torchvision's, which grow with the magnitude for every operation; in the authors' code, solarize and
-posterize become weaker. The strongest values are AutoAugment's. Grey fills what a moved picture leaves empty, as in the
-authors' code. Shears are about the centre, so that they do not push the subject out of the picture.
+The strengths are those of torchvision: a greater magnitude makes every operation stronger. In the authors' code,
+solarize and posterize become weaker instead. The strongest values are those of AutoAugment. As in the authors' code,
+grey fills the area that a moved picture leaves empty. Shears keep the centre in place, so that they do not push the
+subject out of the picture.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ GREY = 128
 
 
 def apply_randomly(picture: np.ndarray, rng: np.random.Generator, count: int, strength: float) -> np.ndarray:
-    """Apply random operations to a picture, drawn with replacement.
+    """Apply random operations to a picture. The same operation may be applied more than once.
 
     Args:
-        picture: A float32 array (height, width, channels) in 0..255, grey (one channel) or RGB. It is rounded to whole
-            numbers, as decoded pictures hold them.
-        rng: Draws the operations and their signs.
+        picture: A float32 array (height, width, channels) in 0..255, grey (one channel) or RGB. Its values are rounded
+            to whole numbers first.
+        rng: The random generator that draws the operations and their directions.
         count: Number of operations, applied one after another.
         strength: Strength of all operations, from 0 to 1 (strongest).
 
@@ -61,9 +62,10 @@ def apply(image: Image.Image, name: str, strength: float, sign: int) -> Image.Im
 
     Args:
         image: A picture of mode "L" or "RGB".
-        name: One of `OPERATIONS`; "color" leaves a grey picture as it is.
-        strength: From 0 (no change) to 1; identity, autocontrast and equalize ignore it.
-        sign: Direction of the change, 1 or -1; for enhancers, 1 means more and -1 means less.
+        name: One of `OPERATIONS`. "color" does not change a grey picture.
+        strength: From 0 (no change) to 1. Identity, autocontrast and equalize ignore it.
+        sign: Direction of the change, 1 or -1. For color, contrast, brightness and sharpness, 1 means more and -1 means
+            less. Identity, autocontrast, equalize, solarize and posterize ignore it.
 
     Returns:
         A picture of the same size and mode.

@@ -1,7 +1,9 @@
-"""ResNet and ResNetV2: residual networks of 50, 101 and 152 layers, with activation after or before the convolutions.
+"""Provides ResNet and ResNetV2: residual networks of 50, 101 and 152 layers.
+
+ResNet applies normalization and activation after each convolution, ResNetV2 before it.
 
 Sources: He et al. 2015, https://arxiv.org/abs/1512.03385, and 2016, https://arxiv.org/abs/1603.05027. The layers come
-from keras.applications; digests and reported accuracies are those that Keras publishes
+from keras.applications. Digests and reported accuracies are those that Keras publishes
 (https://keras.io/api/applications/).
 """
 

@@ -1,9 +1,9 @@
-"""ResNeXt: residual networks whose 3x3 convolutions have 32 groups (32x4d); 50 and 101 layers.
+"""Provides ResNeXt with 50 and 101 layers: residual networks whose 3x3 convolutions have 32 groups (32x4d).
 
 Source: Xie et al. 2016, https://arxiv.org/abs/1611.05431. Keras 3 has no ResNeXt, so this module builds it with the
-layer names of keras-applications 1.0.8 (https://github.com/keras-team/keras-applications). The weights come from the
-release files of that package, and the accuracies from its README. These files express a grouped convolution as a
-depthwise one with a channel multiplier, whose outputs are summed within each group. `load` converts them.
+layer names of keras-applications 1.0.8 (https://github.com/keras-team/keras-applications). The weights files come from
+the releases of that package, and the accuracies from its README. The files contain each grouped convolution as a
+depthwise convolution with a channel multiplier, whose outputs are summed within each group. `load` converts them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,12 @@ HASHES = {
 
 
 def build(input_shape: tuple[int, int, int], *, blocks: tuple[int, ...]) -> keras.Model:
-    """Build the backbone; see `zoo.plugin.Architecture.build`."""
+    """Build the backbone; see `zoo.plugin.Architecture.build`.
+
+    Args:
+        input_shape: (height, width, channels).
+        blocks: The number of blocks in each of conv2 to conv5.
+    """
     import keras
 
     layers = keras.layers
@@ -74,7 +79,13 @@ def _block(x: keras.KerasTensor, filters: int, strides: int, name: str, *, short
 
 
 def build_classifier(input_shape: tuple[int, int, int], classes: int, *, blocks: tuple[int, ...]) -> keras.Model:
-    """Build the published classifier, giving logits; see `zoo.plugin.Architecture.build_classifier`."""
+    """Build the published classifier, which ends in logits; see `zoo.plugin.Architecture.build_classifier`.
+
+    Args:
+        input_shape: (height, width, channels).
+        classes: The number of classes.
+        blocks: The number of blocks in each of conv2 to conv5.
+    """
     import keras
 
     backbone = build(input_shape, blocks=blocks)
@@ -83,11 +94,16 @@ def build_classifier(input_shape: tuple[int, int, int], classes: int, *, blocks:
 
 
 def load(model: keras.Model, path: Path) -> None:
-    """Load a file in the layout of keras-applications 1.0.8 into a network of `build` or `build_classifier`.
+    """Load a weights file in the layout of keras-applications 1.0.8.
+
+    Args:
+        model: A network from `build` or `build_classifier`.
+        path: The .h5 file.
 
     Raises:
-        KeyError: The file lacks a layer; zoo reports it to the user as WeightsIncompatible.
-        ValueError: An array has another shape than the layer; zoo reports it likewise.
+        KeyError: The file lacks a layer.
+        ValueError: An array does not have the shape that the layer needs. zoo reports both errors to the user as
+            WeightsIncompatible.
     """
     import h5py
     import keras
@@ -104,15 +120,15 @@ def load(model: keras.Model, path: Path) -> None:
 
 
 def grouped_kernel(depthwise: np.ndarray, groups: int) -> np.ndarray:
-    """Convert a depthwise kernel, whose outputs are summed within each group, to that of a grouped convolution.
+    """Convert a depthwise kernel from a published weights file to the kernel of a grouped convolution.
 
     Args:
-        depthwise: Kernel (height, width, channels, multiplier), where multiplier is channels / groups. Output m of
-            every input channel of a group adds to output m of that group.
+        depthwise: Kernel (height, width, channels, multiplier), where multiplier is channels / groups. The published
+            network adds up output m of all input channels of a group, which gives output m of that group.
         groups: Number of groups.
 
     Returns:
-        Kernel (height, width, channels / groups, channels), the layout of a Conv2D with that many groups.
+        Kernel (height, width, channels / groups, channels), as a Conv2D with this number of groups needs it.
     """
     height, width, channels, multiplier = depthwise.shape
     parts = depthwise.reshape(height, width, groups, channels // groups, multiplier)

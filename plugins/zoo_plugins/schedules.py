@@ -1,18 +1,22 @@
-"""The schedules: head-only, fine-tune (the default), full, gradual-unfreeze, discriminative, scratch and grow.
+"""Defines the built-in schedules.
 
-- `scratch` and `grow` train from random weights. `grow` is the gradual training of the classic course: a shallow part
-  of the network learns first. Each stage that is added then learns on top of the frozen ones.
-- `discriminative` trains each stage at a lower learning rate than the stage above it (Howard and Ruder 2018,
-  https://arxiv.org/abs/1801.06146, section 3.2).
-- `gradual-unfreeze` unfreezes one more stage in every phase (the same paper, section 3.3).
+- `head-only` trains only the head, on a frozen backbone.
+- `fine-tune` (the default) trains the head, then the top third of the stages.
+- `full` trains the head, then every layer.
+- `gradual-unfreeze` unfreezes one more stage in every phase (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146,
+  section 3.3).
+- `discriminative` trains each stage at a lower learning rate than the stage above it (the same paper, section 3.2).
+- `scratch` trains every layer from random weights.
+- `grow` is the gradual training of the classic course, from random weights. It starts with the first stage of the
+  network. Then each phase adds a stage, and trains it on top of the frozen stages below.
 """
 
 from __future__ import annotations
 
 from zoo.plugin import Architecture, Phase, Schedule, hookimpl
 
-# The learning rate falls along a cosine, because a constant one leaves the head wherever its last steps ended: accuracy
-# was 0.656 with a constant rate and 0.682 with a cosine, on five kinds of flowers after five epochs.
+# The learning rate falls along a cosine, because with a constant rate the last steps still move the head a lot. On five
+# kinds of flowers, the accuracy after five epochs was 0.656 with a constant rate and 0.682 with a cosine.
 HEAD = Phase(name="head", train="head", epochs=8, learning_rate=3e-3, lr_schedule="cosine")
 # Pretrained layers train at this fraction of the architecture's learning rate, which is meant for random weights.
 PRETRAINED = 0.1
@@ -23,9 +27,9 @@ MANY_STAGES = 6
 def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     """Train the head on a frozen backbone, then the top third of the stages, first gently and then faster.
 
-    The top third is block5 of VGG, and everything from block_13 up of MobileNetV2. Pictures unlike those of the
-    pretraining need a high learning rate. It harms pictures that resemble them, for which one gentle epoch or none is
-    enough. So each phase is skipped where the validation loss is low already.
+    The top third of VGG is block5, and that of MobileNetV2 starts at block_13. Pictures that differ much from those of
+    the pretraining need a high learning rate. Such a rate harms pictures that resemble them, for which one gentle epoch
+    or none is enough. Therefore both later phases are skipped if the validation loss is already low.
     """
     stages = max(1, len(architecture.stages) // 3)
     rate = PRETRAINED * architecture.learning_rate
@@ -54,7 +58,7 @@ def full(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train the head, then unfreeze one more stage per phase from the top to the stem, at a low learning rate."""
+    """Train the head, then unfreeze one more stage per phase, from the top to the stem, at a low learning rate."""
     rate = PRETRAINED * architecture.learning_rate
     stages = len(architecture.stages)
     epochs = 2 if stages <= MANY_STAGES else 1
@@ -69,7 +73,7 @@ def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train the head on a frozen backbone, then every stage at a lower learning rate than the one above it."""
+    """Train the head on a frozen backbone, then all layers, each stage at a lower learning rate than the one above."""
     rate = PRETRAINED * architecture.learning_rate
     # The stem trains at a hundredth of the learning rate, whatever the number of stages.
     decay = 0.01 ** (1 / max(1, len(architecture.stages) - 1))
@@ -80,7 +84,10 @@ def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def grow(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train the first stage with a head, then one more stage per phase on top of the frozen ones, then every layer."""
+    """Train the first stage with a head, then add and train one stage per phase, and finally train all layers.
+
+    While a new stage trains, the stages below it are frozen.
+    """
     rate = architecture.learning_rate
     moving = {"batch_norm": "update", "batch_norm_momentum": 0.9, "patience": None}
     stages = len(architecture.stages)

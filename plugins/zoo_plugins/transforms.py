@@ -1,7 +1,10 @@
-"""What the augmentation policies do to pixels: affine warps, colour changes and random erasing.
+"""Changes pixels for the augmentation policies: affine warps, colour changes and random erasing.
 
-The policies in `augmentation` draw the random numbers; the functions here apply them. RandAugment's operations are in
-`randaugment`.
+The policies in `augmentation` decide which functions are applied, and draw most random numbers. RandAugment's
+operations are in `randaugment`.
+
+All matrices here are float64 (3, 3). They map (x, y, 1) of the new picture to (x, y, 1) of the old picture. Coordinates
+are in pixels from the centre, x to the right and y down. `warp` applies the matrices.
 """
 
 from __future__ import annotations
@@ -12,11 +15,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-# Geometry. Each matrix, float64 (3, 3), maps (x, y, 1) of the new picture to (x, y, 1) of the old one, in pixels from
-# the centre, x to the right and y down. Working in pixels lets pictures that are not square turn without a shear.
+# Geometry. The coordinates are in pixels, because a rotation in fractions of the sides would shear pictures that are
+# not square.
 
 
 def rotation_matrix(degrees: float) -> np.ndarray:
+    """Return the matrix that rotates a picture about its centre.
+
+    Args:
+        degrees: The angle. A positive angle rotates the picture counterclockwise.
+    """
     import numpy as np
 
     angle = math.radians(degrees)
@@ -24,32 +32,47 @@ def rotation_matrix(degrees: float) -> np.ndarray:
 
 
 def translation_matrix(right: float, down: float) -> np.ndarray:
-    """Show what lies `right` and `down` pixels away."""
+    """Return the matrix that shows the part of a picture that lies further to the right and further down.
+
+    Args:
+        right: Distance in pixels; a negative distance is to the left.
+        down: Distance in pixels; a negative distance is upwards.
+    """
     import numpy as np
 
     return np.array([[1, 0, right], [0, 1, down], [0, 0, 1]])
 
 
 def shear_matrix(radians: float) -> np.ndarray:
-    """Shear as Keras 2 does: by the sine of the angle in rows per column, and by its cosine within the columns."""
+    """Return the matrix of a shear, as Keras 2 defines it.
+
+    It shifts each column vertically, by the sine of the angle times the distance of the column from the centre. It
+    multiplies horizontal distances by the cosine of the angle.
+
+    Args:
+        radians: The angle.
+    """
     import numpy as np
 
     return np.array([[math.cos(radians), 0, 0], [-math.sin(radians), 1, 0], [0, 0, 1]])
 
 
 def scale_matrix(x: float, y: float) -> np.ndarray:
-    """Show `x` times the width and `y` times the height; -1 mirrors."""
+    """Return the matrix that shows `x` times the width and `y` times the height of a picture.
+
+    Negative values mirror the picture.
+    """
     import numpy as np
 
     return np.diag([x, y, 1.0])
 
 
 def random_crop_matrix(rng: np.random.Generator, smallest: float, aspect: float, width: int, height: int) -> np.ndarray:
-    """Show a random part of the picture, in the manner of Inception's crops.
+    """Return the matrix that shows a random part of a picture, similar to the random crops of Inception's training.
 
     Args:
-        rng: Draws size, shape and place of the part.
-        smallest: Smallest area of the part, as a fraction of the picture's; the largest is 1.
+        rng: The random generator that draws the size, shape and position of the part.
+        smallest: Smallest area of the part, as a fraction of the picture's area. The largest is 1.
         aspect: Greatest factor, at least 1, by which the part's ratio of width to height differs from the picture's.
         width: Width of the picture in pixels.
         height: Height of the picture in pixels.
@@ -64,21 +87,24 @@ def random_crop_matrix(rng: np.random.Generator, smallest: float, aspect: float,
 
 
 def flip_sign(flip: bool, number: float) -> float:
-    """Return the horizontal scale of a random flip: -1 (mirror) or 1.
+    """Return the horizontal scale of a random flip: -1 (mirrored) or 1.
 
     Args:
         flip: Whether flips are enabled.
-        number: A random number in 0..1; the picture is mirrored where it is below 0.5.
+        number: A random number in 0..1. The picture is mirrored if it is below 0.5.
     """
     return -1.0 if flip and number < 0.5 else 1.0
 
 
 def warp(images: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
-    """Resample every picture once, bilinearly; pixels outside the picture repeat its edge.
+    """Transform every picture by its matrix, with bilinear interpolation.
+
+    Outside a picture, the pixels of its edge repeat.
 
     Args:
         images: Pictures, a float32 array (batch, height, width, channels) in 0..255.
-        matrices: One matrix (3, 3) per picture, as described above.
+        matrices: One float64 matrix (3, 3) per picture. It maps (x, y, 1) of the new picture to (x, y, 1) of the old
+            picture. Coordinates are in pixels from the centre, x to the right and y down.
 
     Returns:
         A new array of the same shape, dtype and range.
@@ -105,10 +131,11 @@ YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 def adjust_color(picture: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float) -> None:
-    """Change brightness, contrast, saturation and hue of one picture in place; values are clipped once, at the end.
+    """Change brightness, contrast, saturation and hue of one picture in place. Values are clipped to 0..255 at the end.
 
     Args:
-        picture: The picture, as described above. Saturation and hue affect pictures with three channels only.
+        picture: A float32 array (height, width, channels) in 0..255. Saturation and hue change only pictures with three
+            channels.
         brightness: Factor on all values.
         contrast: Factor on the distance from the mean brightness.
         saturation: Factor on the distance from grey.
@@ -138,14 +165,14 @@ def erase_rectangle(
 ) -> None:
     """Fill a random rectangle of one picture with random pixels, in place.
 
-    A rectangle that does not fit is drawn anew, at most a hundred times; after that the picture stays as it is.
+    A rectangle that does not fit is drawn again, up to a hundred times. If none fits, the picture does not change.
 
     Args:
-        picture: The picture, as described above.
-        rng: Draws size, shape, place and pixels of the rectangle.
-        smallest: Smallest area, as a fraction of the picture's.
-        largest: Largest area, as a fraction of the picture's.
-        aspect: Greatest ratio of the rectangle's longer side to its shorter one.
+        picture: A float32 array (height, width, channels) in 0..255.
+        rng: The random generator that draws the size, shape, position and pixels of the rectangle.
+        smallest: Smallest area of the rectangle, as a fraction of the picture's area.
+        largest: Largest area of the rectangle, as a fraction of the picture's area.
+        aspect: Greatest ratio of the rectangle's longer side to its shorter side.
     """
     height, width, channels = picture.shape
     for _ in range(100):

@@ -1,6 +1,6 @@
-"""VGG16 and VGG19: stacks of 3x3 convolutions, the networks of the classic course.
+"""Provides VGG16 and VGG19, the networks of the classic course: stacks of 3x3 convolutions.
 
-Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556. The layers come from keras.applications; digests
+Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556. The layers come from keras.applications. Digests
 and reported accuracies are those that Keras publishes (https://keras.io/api/applications/).
 """
 

@@ -1,6 +1,6 @@
-"""Xception: separable convolutions with residual connections.
+"""Provides Xception: separable convolutions with residual connections.
 
-Source: Chollet 2017, https://arxiv.org/abs/1610.02357. The layers come from keras.applications; digests and reported
+Source: Chollet 2017, https://arxiv.org/abs/1610.02357. The layers come from keras.applications. Digests and reported
 accuracies are those that Keras publishes (https://keras.io/api/applications/).
 """
 

@@ -1,4 +1,4 @@
-"""Fixtures for the data tests: small pictures on the disk, and a way to drop the rights of root."""
+"""Fixtures for the data tests: pictures, a folder that every user may enter, and a context without root's rights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from PIL import Image
 
 @pytest.fixture
 def put() -> Callable[..., Path]:
-    """Writes a picture. Each one is different unless `seed` is given; the suffix of the path decides the format."""
+    """Return a function that writes a random picture to a path and returns this path.
+
+    Each picture is different, unless `seed` is given. The suffix of the path determines the file format.
+    """
     count = iter(range(10**6))
 
     def write(path: Path, seed: int | None = None, size: tuple[int, int] = (24, 32)) -> Path:
@@ -30,7 +33,11 @@ def put() -> Callable[..., Path]:
 
 @pytest.fixture
 def unprivileged() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """A context in which file permissions apply. They do not apply to root, and containers run tests as root."""
+    """Return a function that opens a context in which file permissions apply, even if root runs the tests.
+
+    Inside the context, the process has the rights of another user. Root ignores permissions, and containers run tests
+    as root.
+    """
 
     @contextlib.contextmanager
     def drop() -> Iterator[None]:
@@ -48,7 +55,7 @@ def unprivileged() -> Iterator[Callable[[], contextlib.AbstractContextManager[No
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that every user may enter; only the owner may enter the one of pytest."""
+    """Make a temporary folder that every user may enter. The temporary folders of pytest are closed to other users."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     yield folder

@@ -1,4 +1,4 @@
-"""What the tests of variants share: a finished run that a test may write to, and a way to export it again."""
+"""Fixtures for the tests of exports: a finished run that a test may change, and a function that exports it again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A copy of the finished run, and of its export, that a test may write to."""
+    """Copy the finished run and its exports, and return the copied run folder. A test may change the copies."""
     folder, exported, _ = finished
     shutil.copytree(folder, tmp_path / "runs" / folder.name)
     shutil.copytree(exported, tmp_path / "exported")
@@ -20,11 +20,11 @@ def run(finished, tmp_path) -> Path:
 
 @pytest.fixture
 def exported(run, tmp_path) -> Path:
-    """The folder of exports of that run."""
+    """Return the folder of exports that belongs to `run`."""
     return tmp_path / "exported"
 
 
 @pytest.fixture
 def export(zoo, run, exported) -> Callable:
-    """Export the run with some options."""
+    """Return a function that exports `run` (or another folder) with some options of `zoo export`."""
     return lambda *options, folder=run: zoo("export", folder, "--exported", exported, *options)

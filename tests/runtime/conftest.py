@@ -1,4 +1,7 @@
-"""Fixtures: a tiny exported file, made without TensorFlow, and pictures that it classifies correctly."""
+"""Fixtures for the tests of the runtime: a tiny exported file, and pictures that it classifies correctly.
+
+TensorFlow is not needed to make the file.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ from zoo_runtime import ImageSpec, ModelInfo, Predictor, record
 CLASSES = ("red", "green", "blue")
 SPEC = ImageSpec((24, 32))
 SHARPNESS = 0.02
-"""The tiny network computes softmax(SHARPNESS * mean level of red, green and blue)."""
+"""The tiny network returns the softmax of the mean levels of red, green and blue, multiplied by SHARPNESS."""
 
 
 def _jpeg(colour: tuple[int, int, int]) -> bytes:
-    """Make a JPEG of 40 x 56 pixels, mostly of one color."""
+    """Return the bytes of a JPEG of 40 x 56 pixels (height x width), mostly of one color."""
     rows, columns = np.mgrid[0:40, 0:56]
     shade = (rows * 3 + columns) % 40
     out = io.BytesIO()
@@ -71,13 +74,16 @@ def _graph(
 
 @pytest.fixture(scope="session")
 def graph() -> Callable[..., bytes]:
-    """Return a function that makes the tiny network with given metadata_props. Its other arguments contradict them."""
+    """Return a function that makes the tiny network as bytes of an ONNX file.
+
+    Its first argument is the metadata to store. The other arguments let the network differ from this metadata.
+    """
     return _graph
 
 
 @pytest.fixture(scope="session")
 def info() -> ModelInfo:
-    """Return what the tiny export says about itself, including its self-test."""
+    """Return the metadata of the tiny exported file, including its self-test."""
     bare = ModelInfo(
         classes=CLASSES,
         task="multiclass",
@@ -93,13 +99,13 @@ def info() -> ModelInfo:
 
 @pytest.fixture(scope="session")
 def model_bytes(info) -> bytes:
-    """Return the tiny export as bytes."""
+    """Return the tiny exported file as bytes."""
     return _graph(info.to_metadata())
 
 
 @pytest.fixture
 def model(tmp_path, model_bytes) -> Path:
-    """Write the tiny export into a folder of its own."""
+    """Write the tiny exported file into a folder of its own, and return its path."""
     path = tmp_path / "tiny" / "model.onnx"
     path.parent.mkdir()
     path.write_bytes(model_bytes)
@@ -108,13 +114,16 @@ def model(tmp_path, model_bytes) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """Write a folder with a red, a green and a blue picture, a damaged one, and files that are not pictures."""
+    """Write a folder with a red, a green, a blue and a damaged picture and other files, and return the folder."""
     return _pictures(tmp_path / "pictures")
 
 
 @pytest.fixture
 def open_pictures() -> Iterator[Path]:
-    """Write the same folder where every user may enter it. Pytest's temporary folders are closed to other users."""
+    """Write the same files as `pictures` into a folder that every user may enter, and yield this folder.
+
+    The temporary folders of pytest are closed to other users.
+    """
     parent = Path(tempfile.mkdtemp())
     parent.chmod(0o755)
     yield _pictures(parent / "pictures")
@@ -123,7 +132,11 @@ def open_pictures() -> Iterator[Path]:
 
 @pytest.fixture
 def unprivileged() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Return a context in which permissions count. They do not for root, and containers run tests as root."""
+    """Return a function that opens a context in which file permissions apply, even if root runs the tests.
+
+    Inside the context, the process has the rights of another user. Root ignores permissions, and containers run tests
+    as root.
+    """
 
     @contextlib.contextmanager
     def drop() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of training; `harness` has the functions."""
+"""A fixture for the tests of training. Their helper functions are in `harness`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from harness import Listener
 
 @pytest.fixture
 def listener():
-    """A reporter that keeps what it receives in `said`."""
+    """Return a reporter that stores messages and warnings in its list `said`."""
     return Listener()

@@ -1,4 +1,4 @@
-"""What the tests of training share: pictures that a network can learn, a listener, networks, and one call to train."""
+"""Helpers for the tests of training: pictures, a reporter, networks, feature caches, and a function that trains."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from zoo.train.network import Network, assemble, build_backbone
 
 
 class Listener(Reporter):
-    """Keeps messages and warnings.
+    """A reporter that stores messages and warnings in its list `said`.
 
     Args:
-        on_say: Called with every message, or None.
+        on_say: Called with the text of every message and warning; None calls nothing.
     """
 
     def __init__(self, on_say=None):
@@ -36,15 +36,18 @@ class Listener(Reporter):
 
 
 def brightness_pictures(size, channels=3, count=40, *, task="multiclass", noise=100, step=150):
-    """Return pictures of two classes that differ in brightness; the last quarter validates.
+    """Make pictures of two classes that differ in brightness. The last quarter is for validation.
 
     Args:
         size: (height, width) in pixels.
         channels: 1 or 3.
         count: The number of pictures.
-        task: The task.
-        noise: Pixels are random below this level.
-        step: The bright class is brighter by this.
+        task: See `zoo.train.inputs.TrainingData`.
+        noise: Pixels of the dark class are random, from 0 to below this level.
+        step: This level is added to the pixels of the bright class.
+
+    Returns:
+        The pictures as `TrainingData`.
     """
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 2
@@ -56,7 +59,16 @@ def brightness_pictures(size, channels=3, count=40, *, task="multiclass", noise=
 
 
 def build_network(architecture, size, *, seed=0, head: Head | None = None, task="multiclass", random_norms=True):
-    """Build a network for two classes, by a seed; `random_norms` also randomizes biases, scales and statistics."""
+    """Build a network for two classes with random weights.
+
+    Args:
+        architecture: The architecture.
+        size: (height, width) in pixels.
+        seed: The same seed gives the same weights.
+        head: The head; None means the architecture's own.
+        task: See `zoo.train.inputs.TrainingData`.
+        random_norms: Whether biases, and BatchNorm scales and statistics, are random too.
+    """
     backend.start().utils.set_random_seed(seed)
     backbone = build_backbone(architecture, size)
     if random_norms:
@@ -65,18 +77,33 @@ def build_network(architecture, size, *, seed=0, head: Head | None = None, task=
 
 
 def train(network: Network, phases, data, reporter=None, **config):
-    """Train a network in batches of 10 unless `config` says otherwise; its keys are the fields of TrainConfig."""
+    """Train a network with `zoo.train.engine.train`, in batches of 10 by default.
+
+    Args:
+        network: The network.
+        phases: The phases in order.
+        data: The pictures.
+        reporter: Receives messages; None discards them.
+        config: Fields of `zoo.train.engine.TrainConfig`.
+    """
     config = engine.TrainConfig(**{"batch_size": 10, **config})
     return engine.train(network, phases, data, config, reporter or Listener())
 
 
 def losses_of(result):
-    """Return the training and validation losses of all epochs."""
+    """Return the training loss and the validation loss of every epoch, in one list."""
     return [row[key] for row in result.history for key in ("loss", "val_loss")]
 
 
 def network_in_phase(name, train, *, size=(64, 64), head=None):
-    """Build a network whose layers are set for a phase that trains `train`."""
+    """Build a network, and set its layers for a phase.
+
+    Args:
+        name: The name of the architecture.
+        train: The layers that the phase trains, see `zoo.plugin.Phase`.
+        size: (height, width) in pixels.
+        head: The head; None means the architecture's own.
+    """
     network = build_network(registry.load().architecture(name), size, head=head)
     phase = Phase(name="x", train=train, epochs=1, learning_rate=1e-3)
     freeze.set_trainable(network, phase, freeze.layer_defaults(network.model))
@@ -84,13 +111,29 @@ def network_in_phase(name, train, *, size=(64, 64), head=None):
 
 
 def feature_cache(folder, data, reporter=None, **config):
-    """Open a feature cache that is always used."""
+    """Open a feature cache that is used even if it saves little time.
+
+    Args:
+        folder: The folder of the cache.
+        data: The pictures.
+        reporter: Receives messages; None discards them.
+        config: Fields of `zoo.train.frozen.features.FeatureCacheConfig`.
+    """
     config = FeatureCacheConfig(folder, **{"pictures": "these", "always": True, **config})
     return FeatureCache(config, data.array, data.targets, reporter or Listener())
 
 
 def phase_inputs(network, data, cache, *, views=None, online=False, later=()):
-    """Return what a feature cache makes for a phase."""
+    """Return the inputs that a feature cache makes for a phase; see `zoo.train.frozen.features.FeatureCache.inputs`.
+
+    Args:
+        network: The network, with its layers set for the phase.
+        data: The pictures.
+        cache: The feature cache.
+        views: Augmented copies of the training pictures that are computed ahead, or None.
+        online: Whether the training pictures count as augmented again in every epoch.
+        later: The cuts of later phases.
+    """
     unaltered, model = plain(data.array, data.targets), network.logits_model
     without = PhaseInputs(model, unaltered, unaltered)
     return cache.inputs(
@@ -99,7 +142,11 @@ def phase_inputs(network, data, cache, *, views=None, online=False, later=()):
 
 
 def with_layer(layer):
-    """Return a model from pixels over frozen layers, one of them given, to a trainable layer."""
+    """Return a small model that contains a given layer. All layers except the last, `logits`, are frozen.
+
+    Args:
+        layer: A layer that accepts a tensor (batch, 36, 4).
+    """
     keras = backend.start()
     pixels = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name="conv")(pixels)

@@ -1,4 +1,4 @@
-"""Trains a network: builds it, sets what each phase trains, fits the phases, and tests learning rates.
+"""Trains networks: builds them, selects the layers that each phase trains, fits the phases, and tests learning rates.
 
-Only Keras 3 and numpy are used here; nothing calls TensorFlow directly.
+The modules here use Keras 3 and do not import TensorFlow. `zoo.convert`, which the frozen part uses, imports it.
 """

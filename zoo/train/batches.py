@@ -1,4 +1,8 @@
-"""Batches of pictures for Keras: shuffled, augmented, and decided by (run seed, epoch, picture) alone."""
+"""Makes the batches that Keras trains on: shuffled, augmented, and reproducible from the seed of the run.
+
+The seed and the epoch decide the order of the pictures. The random numbers for augmenting a picture depend on the seed,
+the epoch and the picture.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +20,38 @@ if TYPE_CHECKING:
     import keras
 
 
-# (epoch, indices of pictures) -> the network's inputs for them (an array, or a list of arrays), and their targets.
+# A function of (epoch, indices of pictures). It returns the network's inputs for these pictures (one array, or a list
+# of arrays) and their targets.
 BatchFn = Callable[[int, np.ndarray], tuple[Any, np.ndarray]]
 
 
 def plain(array: np.ndarray, targets: np.ndarray) -> BatchFn:
-    """Return a function that gives batches of unaltered pictures with their targets.
+    """Return a function that reads batches of unaltered pictures and their targets.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
         targets: A float32 array (pictures, classes) in 0..1.
+
+    Returns:
+        A function of (epoch, indices of pictures). It returns these pictures, uint8 (batch, height, width, channels) in
+        0..255, and their targets, float32 (batch, classes).
     """
     rows = MappedRows(array)
     return lambda epoch, chosen: (rows[chosen], targets[chosen])
 
 
 def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> BatchFn:
-    """Return a function that alters pictures in every epoch.
+    """Return a function that reads batches of pictures and augments them again in every epoch.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
         targets: A float32 array (pictures, classes) in 0..1.
-        augment: The policy.
-        seed: The run's seed.
+        augment: The augmentation policy.
+        seed: The seed of the run.
 
     Returns:
-        The function; its pictures are float32 (batch, height, width, channels) in 0..255.
+        A function of (epoch, indices of pictures). It returns these pictures, float32 (batch, height, width, channels)
+        in 0..255, and their targets, float32 (batch, classes).
     """
     rows = MappedRows(array)
 
@@ -53,14 +63,15 @@ def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: in
 
 @dataclass(frozen=True)
 class Batching:
-    """How pictures are put into batches, the same in all phases of a run.
+    """Settings for grouping pictures into batches, the same in all phases of a run.
 
     Args:
-        batch_size: Pictures per batch. The last batch has the rest. If batches are shuffled and the rest is less than a
-            quarter of a batch, it joins the batch before.
-        single_unit: Whether the network is binary with one logit, that of the second class.
-        class_weights: Weight of a picture of each class in the loss, a float32 array (classes,). None weighs all
-            alike. A mixture of pictures gets the mean by its shares.
+        batch_size: Pictures per batch. The pictures that remain at the end form a smaller batch. If pictures are
+            shuffled and fewer than a quarter of a batch remain, they join the previous batch instead.
+        single_unit: Whether the network is binary and has one logit, which belongs to the second class.
+        class_weights: The weight of each class in the loss, a float32 array (classes,). The weight of a picture is the
+            sum of these weights, each multiplied by the picture's target for the class. None weights all pictures
+            equally.
     """
 
     batch_size: int
@@ -82,18 +93,20 @@ def make_batches(
     """Make the batches of a set of pictures.
 
     Args:
-        read: Gives the inputs and targets of a batch.
-        rows: Indices of the pictures, a rising int64 array.
-        batch_size: See `Batching`, as for the next two.
-        single_unit: Whether the network is binary with one logit.
-        class_weights: A float32 array (classes,), or None.
-        seed: The run's seed.
-        first_epoch: Number of the first epoch, counted over the whole run.
-        shuffle: Whether each epoch has an order of its own.
+        read: A function of (epoch, indices of pictures). It returns the inputs and targets of a batch.
+        rows: Indices of the pictures, an int64 array.
+        batch_size: See `Batching`.
+        single_unit: See `Batching`.
+        class_weights: See `Batching`.
+        seed: The seed of the run, which decides the order of shuffled pictures.
+        first_epoch: Number of the first epoch, counted from 0 over the whole run.
+        shuffle: True shuffles the pictures again in every epoch. False keeps the order of `rows`.
 
     Returns:
-        Batches of (what `read` gives, targets). Targets are float32 (batch, classes), or (batch, 1) for a single unit.
-        With class weights there is a third item, float32 (batch,). `failed` is the error that `read` raised, or None.
+        A Keras dataset of batches (inputs, targets). The inputs are as `read` returns them, but a list becomes a tuple.
+        Targets are float32 (batch, classes), or (batch, 1) for a single unit. If there are class weights, each batch
+        has a third item, the weights of its pictures, float32 (batch,).
+        The attribute `failed` of the dataset is the error that `read` raised, or None.
     """
     base: Any = backend.start().utils.PyDataset
 
@@ -101,7 +114,7 @@ def make_batches(
         def __init__(self) -> None:
             super().__init__(workers=0)
             self.epoch = first_epoch
-            # Keras's backends report an error of this class in their own words.
+            # Keras's backends replace an error of this class by one of their own, so the original is kept here.
             self.failed: Exception | None = None
             self.order = self._order()
 
@@ -115,7 +128,7 @@ def make_batches(
             except Exception as error:
                 self.failed = error
                 raise
-            # Keras takes a tuple for several inputs, and anything else for one.
+            # Keras treats a tuple as several inputs, and any other type as one input.
             inputs = tuple(inputs) if isinstance(inputs, list) else inputs
             batch = inputs, targets[:, 1:] if single_unit else targets
             return batch if class_weights is None else (*batch, (targets @ class_weights).astype("float32"))
@@ -132,21 +145,25 @@ def make_batches(
 
 def _number_of_batches(pictures: int, batch_size: int, shuffle: bool) -> int:
     whole, rest = divmod(pictures, batch_size)
-    # BatchNorm's statistics of a few pictures are noise, so in training they join the batch before.
+    # BatchNorm statistics of only a few pictures are noise, so in training these pictures join the previous batch.
     alone = rest >= batch_size / 4 or not shuffle or not whole
     return whole + (1 if rest and alone else 0)
 
 
 @dataclass(frozen=True)
 class PhaseInputs:
-    """The part of the network that a phase trains, and the batches that it is trained and validated on.
+    """The part of the network that a phase trains, and the functions that read its batches.
+
+    Both functions take (epoch, indices of pictures) and return (inputs, targets).
 
     Args:
-        trained_part: The network from the batches (pictures or outputs of the frozen part) to the logits.
-        train: Gives training batches.
-        validation: Gives batches of unaltered pictures, or their outputs of the frozen part.
-        kept: Whether training batches, and validation batches, are read from the feature cache.
-        rate: Seconds that computing the features of a picture took, in this run or an earlier one; 0 if unknown.
+        trained_part: The model from the batches to the logits. The batches hold pictures, or outputs of the frozen
+            part.
+        train: Reads a training batch.
+        validation: Reads a batch of unaltered pictures, or of the outputs of the frozen part for unaltered pictures.
+        kept: Two flags, for training and for validation: whether the batches are read from the feature cache.
+        rate: Seconds to compute the outputs of the frozen part for one picture, as measured in this run or an earlier
+            one; 0 if unknown.
     """
 
     trained_part: keras.Model

@@ -1,4 +1,4 @@
-"""Recalibrates BatchNorm: measures its running averages again where they do not match the weights.
+"""Recalibrates BatchNorm: measures its running averages of mean and variance again if they do not match the weights.
 
 Source: Wu and Johnson 2021, https://arxiv.org/abs/2105.07576, "precise BatchNorm".
 """
@@ -25,23 +25,24 @@ INITIAL_ALLOWED = 0.01
 
 
 class BatchNormRecalibration:
-    """Ensures that BatchNorm's running averages are those of the training pictures.
+    """Measures the running averages of the BatchNorm layers again if they are out of date.
 
     The averages are out of date in either of two cases:
 
-    - Training took so few steps that the averages still hold much of their initial values.
-    - Training pictures score far lower with the averages than in training mode, which uses each batch's own statistics.
+    - Training took so few steps that the averages still contain more than 1 % of their initial values.
+    - The accuracy on training pictures is lower with the averages than in training mode, by more than 0.1. Training
+      mode uses the statistics of each batch instead of the averages.
 
-    In both cases this class measures the averages again, as the mean over training batches. In the first case it
-    always keeps the result. In the second case it keeps the result if the validation loss or the training accuracy
-    is better with it.
+    In both cases, new averages are measured: the means of the batch statistics over up to 512 training pictures. In the
+    first case, the new averages are always kept. In the second case, they are kept if they improve the validation loss
+    or the accuracy on these training pictures.
 
     Args:
         inputs: The inputs of the phase.
         network: The network up to the logits.
-        data: The pictures.
-        batching: How pictures are put into batches.
-        seed: The run's seed; decides which training pictures are used.
+        data: The pictures of the run.
+        batching: The settings for grouping pictures into batches.
+        seed: The seed of the run, which decides the choice of training pictures.
         reporter: Receives progress messages and warnings.
     """
 
@@ -55,23 +56,26 @@ class BatchNormRecalibration:
         reporter: Reporter,
     ):
         self._trained_part, self._network, self._reporter = inputs.trained_part, network, reporter
-        # Shuffled, because rows stand class by class; whole batches, because each batch has the same weight.
+        # The indices are shuffled because they are sorted by class. An incomplete batch is left out, because all
+        # batches have the same weight in the mean.
         rows = np.random.default_rng(seed).permutation(data.train)[:LAG_PICTURES]
         rows = rows[: len(rows) // batching.batch_size * batching.batch_size or len(rows)]
         self._sample = make_batches(inputs.validation, rows, **vars(batching))
         self._validation = make_batches(inputs.validation, data.val, **vars(batching))
 
     def recalibrate(self, steps: int, train_accuracy: float, best: BestWeights, phase: Phase) -> list[str]:
-        """Measure the running averages again after a phase, where needed.
+        """Measure the running averages again after a phase, if they are out of date.
+
+        The network ends with the weights in `best`.
 
         Args:
-            steps: The number of steps up to the end of the best epoch.
-            train_accuracy: The training accuracy of the best epoch, measured in training mode.
-            best: The best weights so far; updated if the new averages are kept.
-            phase: The phase.
+            steps: The number of training steps of the phase up to the end of its best epoch.
+            train_accuracy: The accuracy on training pictures in the best epoch, measured in training mode, in 0..1.
+            best: The best weights so far. They are updated if the new averages are kept.
+            phase: The phase that has just been trained.
 
         Returns:
-            A warning if the averages are still out of date, else an empty list.
+            A list with one warning if the averages still do not match the weights, else an empty list.
         """
         keras = backend.start()
         layers = [
@@ -88,7 +92,8 @@ class BatchNormRecalibration:
         self._measure(layers)
         loss = self._evaluate(self._validation)["loss"] - regularization_loss(self._trained_part)
         measured = self._evaluate(self._sample)["accuracy"]
-        # With averages near their initial values all pictures get about the same answer: a low loss, a useless network.
+        # With averages near their initial values, the network gives about the same answer for all pictures. The loss
+        # can be low although the network is useless.
         if near_initial or loss < best.loss or measured > accuracy:
             if near_initial:
                 why = f"were still near their initial values after {counted(steps, 'step')}"
@@ -116,7 +121,7 @@ class BatchNormRecalibration:
         return self._trained_part.evaluate(batches, verbose=0, return_dict=True)
 
     def _measure(self, layers: list[keras.layers.BatchNormalization]) -> None:
-        """Replace the running averages by the mean over the sample's batches."""
+        """Replace the running averages of some layers by the means of their statistics over the sample's batches."""
         keras = backend.start()
         momenta = [layer.momentum for layer in layers]
         for index in range(len(self._sample)):

@@ -1,4 +1,8 @@
-"""Runs the phases in order: sets what each one trains, has it fitted, and goes on from the best epoch."""
+"""Trains a network phase by phase. Each phase starts from the weights that the previous phase kept.
+
+`zoo.train.freeze` sets the trainable layers, `zoo.train.inputs` makes the batches, and `zoo.train.fitting` fits a
+phase.
+"""
 
 from __future__ import annotations
 
@@ -23,26 +27,27 @@ from zoo.train.network import Network, truncate
 if TYPE_CHECKING:
     import keras
 
-# A phase is never skipped above this share of the chance level, see `zoo.plugin.Phase`.
+# A phase is skipped only if the loss is at most this fraction of the chance level, see `zoo.plugin.Phase`.
 CHANCE_SHARE = 0.25
-# The user is warned if the first step's weights make up more than this share of an average of weights.
+# The user is warned if the weights after the first step make up more than this fraction of the averaged weights.
 FIRST_STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a network is trained in all phases.
+    """Settings of a training that are the same in all phases.
 
     Args:
-        batch_size: Pictures per step.
-        seed: Decides the order of pictures and their augmentation.
-        augment: The policy for training pictures, or None.
-        head: The head of truncated networks, for phases with a depth; None means the architecture's.
-        label_smoothing: The fraction of every target that is spread over all classes, in [0, 1).
-        balance: Whether every class counts alike in the losses, however many pictures it has.
-        keep_best: Whether the best epoch is kept, else the last.
-        precision: "float32" or "bfloat16". Layers above the frozen part compute in it while they train.
-        features: How the outputs of the frozen part are kept; None runs the whole network in every step.
+        batch_size: Pictures per training step.
+        seed: Decides the order of the pictures and the random numbers of their augmentation.
+        augment: The augmentation policy for training pictures; None leaves them unaltered.
+        head: The head of truncated networks, for phases that have a `depth`; None means the architecture's own.
+        label_smoothing: The fraction of every target that is spread evenly over all classes, in [0, 1).
+        balance: True weights the classes in the loss so that all have the same total weight.
+        keep_best: True keeps the weights of the epoch with the lowest validation loss, False those of the last epoch.
+        precision: "float32" or "bfloat16": the number format in which layers above the frozen part compute while they
+            train. `zoo.train.fitting.mixed_precision` lists the exceptions.
+        features: Settings of the feature cache. None turns it off, and the whole network runs in every step.
     """
 
     batch_size: int = 32
@@ -61,13 +66,14 @@ class TrainResult:
     """The result of training.
 
     Args:
-        history: A row per epoch: phase, epoch (counted over the run, from 1), learning_rate, loss, accuracy, val_loss,
-            val_accuracy, seconds. val_loss excludes the penalties on weights, because shrinking weights would otherwise
-            make an epoch look better.
-        phases: For each phase its settings, the layers that it trained, its seconds, and the reason if it was skipped.
-        best_epoch: The epoch whose weights the network has now.
-        warnings: What the user should know.
-        cache_stats: What the feature cache did, see `zoo.train.frozen.stats.CacheStats`.
+        history: One row per epoch, with the keys phase (its name), epoch (counted over the run, from 1), learning_rate,
+            loss, accuracy, val_loss, val_accuracy and seconds. val_loss excludes the penalties of regularizers, because
+            shrinking weights would otherwise make an epoch look better.
+        phases: For each phase, its settings, the layers that it trained, its duration in seconds, and the reason if it
+            was skipped.
+        best_epoch: The number of the epoch whose weights the network has now, counted over the run, from 1.
+        warnings: The warnings that were reported during training, one text each.
+        cache_stats: Counts and times of the feature cache, see `zoo.train.frozen.stats.CacheStats`.
     """
 
     history: list[dict[str, Any]]
@@ -84,17 +90,26 @@ def train(
     config: TrainConfig,
     reporter: Reporter,
 ) -> TrainResult:
-    """Train a network in place. It ends with the weights of the epoch of least validation loss, or of the last epoch.
+    """Train a network in place.
+
+    The network ends with the weights of the epoch that has the lowest validation loss. If `config.keep_best` is False,
+    it ends with the weights of the last epoch. Epochs that trained a network of fewer stages do not count.
 
     Args:
-        network: The network; it is changed.
-        phases: The phases in order; the last one has the whole network.
+        network: The network; its weights change.
+        phases: The phases in order. The last one must train the whole network, without a smaller `depth`.
         data: The pictures to train on and to validate with.
-        config: How it is trained in all phases.
+        config: The settings of all phases.
         reporter: Receives progress messages and warnings.
 
+    Returns:
+        The history of all epochs, and what each phase trained.
+
     Raises:
-        TrainingError: The loss is not finite, or pictures cannot be read any more.
+        TrainingError: The loss is not finite, pictures or features cannot be read, or augmented copies do not fit on
+            the disk.
+        UsageError: A phase asks for more stages than the network has.
+        UnknownName: A phase names a layer that the network does not have.
     """
     trainer = _Trainer(network, phases, data, config, reporter)
     with grouped_conv.cut(network.model):
@@ -114,21 +129,26 @@ def lr_find(
     reporter: Reporter,
     range_test: RangeTestConfig,
 ) -> list[RangeTest]:
-    """Test a range of learning rates at the start of every phase. Each phase but the last is then trained.
+    """Run a learning-rate range test at the start of every phase.
+
+    Each phase except the last is trained after its test. The next test starts from the weights that this phase kept.
 
     Args:
-        network: The network; it is changed.
-        phases: The phases in order; those that `train` might skip are trained too.
+        network: The network; its weights change.
+        phases: The phases in order. Phases that `train` might skip are trained too.
         data: The pictures to train on and to validate with.
-        config: How it is trained in all phases.
+        config: The settings of all phases.
         reporter: Receives progress messages and warnings.
         range_test: The learning rates to try.
 
     Returns:
-        One test per phase.
+        One result per phase.
 
     Raises:
-        TrainingError: The loss is not finite at the lowest rate, or in a phase.
+        TrainingError: The loss is not finite before a test or while a phase trains, or pictures or features cannot be
+            read, or augmented copies do not fit on the disk.
+        UsageError: A phase asks for more stages than the network has.
+        UnknownName: A phase names a layer that the network does not have.
     """
     trainer = _Trainer(network, phases, data, config, reporter)
     tests = []
@@ -144,16 +164,16 @@ def lr_find(
 
 @dataclass
 class _ActivePhase:
-    """A phase whose layers are set.
+    """A phase whose trainable layers are set and whose batches are ready.
 
     Args:
         phase: The phase.
         network: The network of the phase.
-        trainable: What the phase trains.
-        inputs: The part of the network that it trains, and its batches.
+        trainable: The layers that the phase trains.
+        inputs: The part of the network that the phase trains, and the functions that read its batches.
         batches: Training batches.
         validation: Validation batches.
-        started: When the phase started, as `time.perf_counter` returned it.
+        started: The start of the phase in seconds, as `time.perf_counter` returned it.
     """
 
     phase: Phase
@@ -166,7 +186,7 @@ class _ActivePhase:
 
 
 class _Trainer:
-    """The state of one training; the arguments are those of `train`."""
+    """Holds the state of one training. Its arguments are those of `train`."""
 
     def __init__(
         self,
@@ -190,7 +210,7 @@ class _Trainer:
         self._inputs = InputPipeline(data, config.augment, config.seed, config.features, reporter)
 
     def plan(self) -> None:
-        """Find where each phase cuts its network."""
+        """Find the cut of each phase, and decide whether the feature cache is used."""
         cuts: list[Cut | None] = [None] * len(self._phases)
         if self._config.features is not None:
             for index, phase in enumerate(self._phases):
@@ -202,16 +222,16 @@ class _Trainer:
     def needs(self, index: int) -> bool:
         """Return whether a phase must be trained. If not, record and report that it is skipped.
 
-        A phase is skipped if the best validation loss so far is at most its `skip_below_loss`, and at most a quarter
-        of the chance level. It is never skipped if it has no `skip_below_loss`, if classes are weighted, or if it
-        trains another network than the phase before it.
+        A phase is skipped if the best validation loss so far is at most its `skip_below_loss`, and at most a quarter of
+        the chance level. It is never skipped in three cases: it has no `skip_below_loss`, the loss weights the classes,
+        or its network has another depth than the network of the previous phase.
         """
         phase, best = self._phases[index], self._best
-        # Losses with class weights are smaller too, so they say nothing here.
+        # Class weights make losses smaller too, so a weighted loss cannot be compared with these limits.
         if phase.skip_below_loss is None or self._config.balance or self._networks[index] is not self._network:
             return True
         enough = min(phase.skip_below_loss, CHANCE_SHARE * chance_loss(self._data))
-        # Written so that NaN is not good enough.
+        # This form of the comparison also trains the phase if the loss is NaN.
         if not best.loss <= enough:
             return True
         why = f"the validation loss is {best.loss:.4f}, and at most {enough:.2g} is good enough"
@@ -222,7 +242,10 @@ class _Trainer:
 
     @contextlib.contextmanager
     def phase(self, index: int) -> Iterator[_ActivePhase]:
-        """Set which layers a phase trains, and make its inputs."""
+        """Set the trainable layers of a phase, make its batches, and yield an `_ActivePhase`.
+
+        The time spent in this context is recorded as the time of the phase.
+        """
         phase, network = self._phases[index], self._networks[index]
         if network is not self._network:
             # Weights and losses of networks of different depths cannot be compared.
@@ -251,7 +274,7 @@ class _Trainer:
             yield _ActivePhase(phase, network, trainable, inputs, batches, validation, started)
 
     def _extras(self, phase: Phase) -> str:
-        """Return the settings beyond the usual ones, so that the user sees them applied."""
+        """Describe the optional settings of a phase for the message that announces it; empty if there are none."""
         extras = []
         if phase.clip_norm is not None:
             extras.append(f"gradients clipped to a norm of {phase.clip_norm:g}")
@@ -264,7 +287,10 @@ class _Trainer:
         return "".join(f"; {extra}" for extra in extras)
 
     def fit(self, active: _ActivePhase) -> None:
-        """Train a phase. The network then has the weights of the best epoch so far."""
+        """Train a phase, recalibrate BatchNorm if needed, and record the phase.
+
+        The network ends with the best weights so far, or with those of the last epoch if `keep_best` is False.
+        """
         phase, history, best = active.phase, self._history, self._best
         network, steps = active.network.logits_model, len(active.batches)
         trained_part = active.inputs.trained_part
@@ -277,7 +303,8 @@ class _Trainer:
         self._inputs.count(active.inputs, epochs)
         # The next phase, or the export, starts from the best epoch so far.
         network.set_weights(best.weights)
-        # The steps of this phase up to the best epoch; not positive if an earlier phase has it.
+        # The steps of this phase up to the best epoch. They are zero or negative if an earlier phase has the best
+        # epoch.
         steps *= best.epoch - len(history) + epochs
         if phase.batch_norm == "update" and steps > 0:
             recalibration = BatchNormRecalibration(
@@ -296,7 +323,15 @@ class _Trainer:
         )
 
     def _warn_of_average(self, phase: Phase, steps: int) -> None:
-        """Warn if the first step's weights dominate an average: Keras starts it there and forgets them slowly."""
+        """Warn if a phase has too few steps for its weight averaging (`ema`).
+
+        Keras starts the average with the weights after the first step. Their share shrinks by the factor `ema` in every
+        later step. The warning appears if it is still above a tenth at the end of the phase.
+
+        Args:
+            phase: The phase.
+            steps: Training steps per epoch.
+        """
         share = phase.ema ** (steps * phase.epochs - 1) if phase.ema is not None else 0.0
         if share > FIRST_STEP:
             text = (
@@ -307,14 +342,14 @@ class _Trainer:
             self._reporter.warn(text)
 
     def test(self, active: _ActivePhase, range_test: RangeTestConfig) -> RangeTest:
-        """Run a range test on a phase. The weights end as they were."""
+        """Run a range test on a phase. Afterwards the network has the same weights as before."""
         trained_part, network = active.inputs.trained_part, active.network.logits_model
         with fitting.mixed_precision(self._config.precision, trained_part):
             self._compile(active, phase_under_test(active.phase, range_test))
             return run_range_test(range_test, active.phase, trained_part, network, active.batches, self._reporter)
 
     def end(self) -> TrainResult:
-        """Restore dropout, report what training did, and return it."""
+        """Restore the dropout rates, report cache statistics and the kept epoch, and return the result of training."""
         freeze.restore_dropout(self._whole.model, self._layer_defaults)
         stats, best = self._inputs.stats, self._best
         for line in stats.summary_lines():
@@ -335,7 +370,14 @@ class _Trainer:
 
 
 def _networks(whole: Network, phases: Sequence[Phase], head: Head, data: TrainingData) -> list[Network]:
-    """Return the network of each phase. This checks all selectors before the first phase starts."""
+    """Return the network of each phase. Phases of the same depth share one network.
+
+    This also checks which layers each phase trains, so that errors appear before training starts.
+
+    Raises:
+        UsageError: A phase asks for more stages than its network has.
+        UnknownName: A phase names a layer that its network does not have.
+    """
     by_depth: dict[int, Network] = {len(whole.architecture.stages): whole}
     networks = []
     for phase in phases:

@@ -1,4 +1,4 @@
-"""Compiles a network for one phase and fits it: loss, optimizer, learning rate, early stopping, the best epoch."""
+"""Compiles a network for one phase and fits it: loss, optimizer, learning rate, early stopping and the best epoch."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class BestWeights:
-    """The weights of the epoch with the least validation loss, or of the last epoch.
+    """Keeps the weights of the epoch with the lowest validation loss, or of the last epoch.
 
-    Epochs count over all phases that train a network of the same depth.
+    One object is used for all consecutive phases that train a network of the same depth.
 
     Args:
-        keep_best: Whether the best epoch is kept, else the last one.
+        keep_best: True keeps the epoch with the lowest validation loss, False keeps the last epoch.
 
     Attributes:
-        loss: The validation loss of the epoch kept; infinite if there is none.
-        epoch: Its number, counted over the run from 1; 0 if there is none.
-        weights: Its weights, as `get_weights` returns them, or None.
+        loss: The validation loss of the kept epoch; infinite if no epoch is kept yet.
+        epoch: The number of the kept epoch, counted over the run from 1; 0 if no epoch is kept yet.
+        weights: The weights of the kept epoch, as `get_weights` returns them; None if no epoch is kept yet.
     """
 
     def __init__(self, keep_best: bool) -> None:
@@ -38,7 +38,13 @@ class BestWeights:
         self._keep_best = keep_best
 
     def offer(self, loss: float, epoch: int, network: keras.Model) -> None:
-        """Keep the weights of an epoch if it is better, or if the last epoch is kept."""
+        """Keep the weights of an epoch if its validation loss is the lowest so far, or if `keep_best` is False.
+
+        Args:
+            loss: The validation loss of the epoch.
+            epoch: The number of the epoch, counted over the run from 1.
+            network: The network with the weights of the epoch.
+        """
         if loss < self.loss or not self._keep_best:
             self.loss, self.epoch, self.weights = loss, epoch, network.get_weights()
 
@@ -53,20 +59,20 @@ def fit(
     best: BestWeights,
     reporter: Reporter,
 ) -> int:
-    """Fit one phase.
+    """Train a compiled model for the epochs of one phase.
 
     Args:
-        trained_part: The compiled network, or its upper part.
-        network: The whole network up to the logits.
+        trained_part: The compiled model that trains: `network`, or its part above the cut.
+        network: The network up to the logits. It shares its variables with `trained_part`.
         batches: Training batches.
         validation: Validation batches.
         phase: The phase.
-        history: The rows of all epochs so far; new rows are added.
-        best: The best weights so far; updated.
+        history: The rows of all epochs so far, see `zoo.train.engine.TrainResult`. New rows are appended.
+        best: The best weights so far; updated after every epoch.
         reporter: Receives progress messages.
 
     Returns:
-        The number of epochs that ran.
+        The number of epochs that ran. Early stopping can make it smaller than `phase.epochs`.
 
     Raises:
         TrainingError: The loss is not finite, or pictures or features cannot be read any more.
@@ -74,7 +80,8 @@ def fit(
     keras = backend.start()
     first = len(history)
     log = _EpochLog(trained_part, network, phase, len(batches), history, best, reporter)
-    # SwapEMAWeights puts the average into the network for validation and the end of an epoch, so the average is kept.
+    # SwapEMAWeights puts the averaged weights into the network for validation and until the end of an epoch, so `best`
+    # keeps the average.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
     options = {"validation_data": validation, "callbacks": [*average, _callback(log)], "verbose": 0, "shuffle": False}
     with log.bars, reading(phase, batches, validation):
@@ -91,8 +98,8 @@ class _EpochLog:
     """Records the epochs of one phase: history, progress, timing, the best epoch, and early stopping.
 
     Attributes:
-        bars: Holds the open progress bar. It is closed after every epoch, and if one is interrupted, because a bar
-            hides the terminal's cursor.
+        bars: An exit stack that holds the open progress bar, which hides the terminal's cursor. It is closed after
+            every epoch, and also if an epoch is interrupted.
     """
 
     def __init__(
@@ -119,7 +126,7 @@ class _EpochLog:
         self._step_started = time.perf_counter()
 
     def end_step(self, batch: int) -> None:
-        # The first step is counted apart, because Keras traces the network in it.
+        # The first step is timed separately, because Keras traces the network in it.
         first_step = len(self._history) == self._first and batch == 0
         self._reporter.timing.add("first step" if first_step else "steps", time.perf_counter() - self._step_started)
         self._advance(batch + 1, self._steps)
@@ -131,10 +138,14 @@ class _EpochLog:
         self._reporter.timing.add("validation", time.perf_counter() - self._validation_started)
 
     def end_epoch(self, epoch: int, logs: dict[str, float]) -> None:
-        """Record an epoch, and stop the phase if it does not get better.
+        """Record an epoch. End the phase if the validation loss has not improved for `patience` epochs.
+
+        Args:
+            epoch: The number of the epoch, counted from 0 in this phase.
+            logs: The metrics that Keras measured.
 
         Raises:
-            TrainingError: The loss is not finite.
+            TrainingError: The training loss is not finite.
         """
         self.bars.close()
         phase, row = self._phase, self._row(epoch, logs)
@@ -172,7 +183,7 @@ class _EpochLog:
 
 
 def _callback(log: _EpochLog) -> keras.callbacks.Callback:
-    """Return a Keras callback that passes events on to a log."""
+    """Return a Keras callback that calls the methods of an epoch log."""
     base: Any = backend.start().callbacks.Callback
 
     class Callback(base):
@@ -199,14 +210,16 @@ def _callback(log: _EpochLog) -> keras.callbacks.Callback:
 
 @contextlib.contextmanager
 def reading(phase: Phase, *batches: keras.utils.PyDataset) -> Iterator[None]:
-    """Raise an error of the batches as it is, rather than in the words of Keras's backend.
+    """Raise the original error if a batch cannot be read inside this context.
+
+    Keras's backend would otherwise raise an error of its own.
 
     Args:
-        phase: The phase that reads them.
-        batches: Batches from `zoo.train.batches.make_batches`.
+        phase: The phase that reads the batches.
+        batches: Batches from `zoo.train.batches.make_batches`, whose `failed` attribute holds the original error.
 
     Raises:
-        TrainingError: A file cannot be read.
+        TrainingError: A file cannot be read. Any other error is raised unchanged.
     """
     try:
         yield
@@ -223,7 +236,7 @@ def reading(phase: Phase, *batches: keras.utils.PyDataset) -> Iterator[None]:
 
 
 def regularization_loss(trained_part: keras.Model) -> float:
-    """Return what the regularizers add to the loss at the present weights."""
+    """Return the sum of the penalties that the regularizers add to the loss, at the current weights."""
     keras = backend.start()
     return float(sum(float(keras.ops.convert_to_numpy(loss)) for loss in trained_part.losses))
 
@@ -232,7 +245,8 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
     keras = backend.start()
     rate: Any = phase.learning_rate
     if phase.lr_schedule != "constant":
-        # The share of steps that rise, the first rate and the last one, as `zoo.plugin.Phase` documents them.
+        # The fraction of steps in which the rate rises, then the first and the last rate as fractions of the peak rate.
+        # `zoo.plugin.Phase` documents these values.
         rising, first, last = (0.1, 1 / 100, 0.01) if phase.lr_schedule == "cosine" else (0.3, 1 / 25, 1e-4)
         warmup = max(1, int(steps * phase.epochs * rising))
         rate = keras.optimizers.schedules.CosineDecay(
@@ -257,7 +271,10 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
         return base(rate, **options)
 
     class Scaled(base):
-        """Multiplies each variable's learning rate by its factor. Scaled gradients would change nothing under Adam."""
+        """Multiplies the learning rate of each variable by its factor.
+
+        Scaling the gradients would have no effect with Adam, which normalizes them.
+        """
 
         def update_step(self, gradient, variable, learning_rate):
             path = self._trainable_variables[self._get_variable_index(variable)].path
@@ -267,19 +284,22 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
 
 
 def _jit() -> bool | str:
-    """Return Keras's `jit_compile`: off for TensorFlow on a CPU, where XLA is 2 to 30 times slower than its kernels."""
+    """Return the value of Keras's `jit_compile`: False for TensorFlow on a CPU, otherwise "auto".
+
+    On a CPU, XLA is 2 to 30 times slower than TensorFlow's own kernels.
+    """
     return False if backend.runs_on_tensorflow() and not backend.has_accelerator() else "auto"
 
 
 @contextlib.contextmanager
 def mixed_precision(precision: str, trained_part: keras.Model) -> Iterator[None]:
-    """Let a network compute in another precision inside this context.
+    """Make the layers of a model compute in another precision inside this context.
 
-    Weights, sums of gradients and logits stay float32.
+    Weights, the state of the optimizer and logits stay float32. Layers that only normalize pixels stay float32 too.
 
     Args:
-        precision: "float32", or "bfloat16" as in Keras's mixed_bfloat16.
-        trained_part: A model whose last layer gives the logits.
+        precision: "float32" changes nothing. "bfloat16" works like Keras's policy "mixed_bfloat16".
+        trained_part: A model whose last layer computes the logits.
     """
     keras = backend.start()
     last = trained_part.layers[-1]
@@ -307,15 +327,16 @@ def compile_for(
     task: str,
     label_smoothing: float,
 ) -> None:
-    """Compile a network, or its upper part, for a phase.
+    """Compile a model for a phase: set its optimizer, learning rate, loss and accuracy.
 
     Args:
-        trained_part: A model that ends in the logits.
-        phase: Has the optimizer and the learning rate.
-        steps: Steps per epoch.
-        lr_multipliers: Path of each trainable variable -> factor on its update.
+        trained_part: A model that ends in the logits: a network, or its part above the cut.
+        phase: Defines the optimizer and the learning rate.
+        steps: Training steps per epoch.
+        lr_multipliers: Path of each trainable variable -> factor on its learning rate. It is used only if the phase's
+            `layer_decay` is not 1.
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
-        label_smoothing: The fraction of every target that is spread over all classes, in [0, 1).
+        label_smoothing: The fraction of every target that is spread evenly over all classes, in [0, 1).
     """
     trained_part.compile(
         optimizer=_optimizer(phase, steps, lr_multipliers),
@@ -332,7 +353,11 @@ def _loss(task: str, label_smoothing: float) -> keras.losses.Loss:
 
 
 def _accuracy(task: str) -> keras.metrics.Metric:
-    """Return the metric: the share of right pictures, or of right decisions if a picture has several labels."""
+    """Return the accuracy metric of a task.
+
+    It is the fraction of pictures that are classified correctly. In multilabel tasks, each picture has one yes-or-no
+    decision per class, and the metric is the fraction of correct decisions.
+    """
     keras = backend.start()
     if task == "multiclass":
         return keras.metrics.CategoricalAccuracy(name="accuracy")

@@ -1,7 +1,7 @@
-"""Selects and sets the layers that a phase trains.
+"""Selects the layers that a phase trains, and sets `trainable` on every layer.
 
-During training, nothing else sets `trainable`; `zoo.train.fitting` compiles the network afterwards. Outside training,
-`zoo.testing` sets it for a moment.
+No other module of zoo sets `trainable`, except `zoo.testing`, which does so in its checks. `zoo.train.fitting` compiles
+the network afterwards.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainableLayers:
-    """The layers, weights and learning-rate factors that a phase trains.
+    """The layers that a phase trains, the number of their parameters, and the learning-rate factors of their variables.
 
     Args:
         layers: Names of the layers with trainable weights, input first.
-        parameters: The number of their trainable weights.
-        total: The number of all weights of the network.
-        lr_multipliers: Path of each trainable variable -> factor on its update.
+        parameters: The number of trainable parameters in these layers.
+        total: The number of all parameters of the network.
+        lr_multipliers: Path of each trainable variable -> factor on its learning rate.
     """
 
     layers: tuple[str, ...]
@@ -38,16 +38,17 @@ class TrainableLayers:
 
 
 def select(architecture: Architecture, layers: Sequence[str], train: str) -> set[str]:
-    """Return the names of the backbone's layers that a selector means.
+    """Return the names of the backbone's layers that a phase trains.
 
     Args:
-        architecture: Has the stages.
+        architecture: Defines the stages.
         layers: The names of all layers of the backbone, input first.
-        train: "head", "last:N", "from:LAYER" or "all".
+        train: "head" (no layer of the backbone), "last:N" (the last N stages), "from:LAYER" (this layer and all layers
+            after it) or "all".
 
     Raises:
-        UsageError: The selector asks for more stages than there are.
-        UnknownName: There is no such layer.
+        UsageError: `train` asks for more stages than the architecture has.
+        UnknownName: `train` names a layer that is not in `layers`.
     """
     kind, _, argument = train.partition(":")
     if kind == "head":
@@ -65,7 +66,15 @@ def select(architecture: Architecture, layers: Sequence[str], train: str) -> set
 
 
 def check_stages(architecture: Architecture, train: str) -> None:
-    """Raise UsageError if a selector asks for more stages than an architecture has."""
+    """Check that an architecture has enough stages for a selection of layers.
+
+    Args:
+        architecture: Defines the stages.
+        train: "last:N" needs at least N stages. All other values pass.
+
+    Raises:
+        UsageError: The architecture has fewer than N stages.
+    """
     kind, _, argument = train.partition(":")
     if kind == "last" and int(argument) > len(architecture.stages):
         raise UsageError(f"{architecture.name} has {len(architecture.stages)} stages. Received: {train!r}.")
@@ -73,7 +82,7 @@ def check_stages(architecture: Architecture, train: str) -> None:
 
 @dataclass(frozen=True)
 class LayerDefaults:
-    """Settings of layers, besides weights, that phases change: their values before the first phase.
+    """The dropout rates and BatchNorm momenta of a network before the first phase. Phases change them.
 
     Args:
         dropout: Name of each dropout layer -> its rate.
@@ -85,7 +94,7 @@ class LayerDefaults:
 
 
 def layer_defaults(model: keras.Model) -> LayerDefaults:
-    """Read the settings that phases will change."""
+    """Read the dropout rates and BatchNorm momenta of a model, before a phase changes them."""
     layers = backend.start().layers
     return LayerDefaults(
         {layer.name: layer.rate for layer in model.layers if isinstance(layer, layers.Dropout)},
@@ -94,21 +103,27 @@ def layer_defaults(model: keras.Model) -> LayerDefaults:
 
 
 def restore_dropout(model: keras.Model, defaults: LayerDefaults) -> None:
-    """Give the dropout layers their rates back."""
+    """Set the dropout layers of a model back to their original rates."""
     for name, rate in defaults.dropout.items():
         model.get_layer(name).rate = rate
 
 
 def set_trainable(network: Network, phase: Phase, defaults: LayerDefaults) -> TrainableLayers:
-    """Set `trainable` layer by layer for a phase. Frozen dropout layers are switched off.
+    """Set which layers of a network train in a phase. The network must be compiled again before it trains.
+
+    This also switches off dropout in frozen layers, and sets the momentum of the BatchNorm layers that train.
 
     Args:
-        network: The network; all layers outside its backbone belong to the head.
-        phase: Says which layers train.
-        defaults: What `layer_defaults` returned before the first phase.
+        network: The network. All layers outside its backbone belong to the head, and always train.
+        phase: Defines which layers of the backbone train.
+        defaults: The result of `layer_defaults` before the first phase.
 
     Returns:
-        What will train. The network must be compiled again before it trains.
+        The layers, parameters and learning-rate factors of the phase.
+
+    Raises:
+        UsageError: The phase asks for more stages than the network has.
+        UnknownName: The phase names a layer that the backbone does not have.
     """
     keras = backend.start()
     model, backbone = network.model, set(network.backbone)
@@ -120,13 +135,15 @@ def set_trainable(network: Network, phase: Phase, defaults: LayerDefaults) -> Tr
         in_backbone = layer.name in backbone
         trainable = not in_backbone or layer.name in selected
         if in_backbone and isinstance(layer, keras.layers.BatchNormalization):
-            # trainable=False also keeps the statistics. `training=False` on the whole backbone does not in Keras 3.
+            # `trainable = False` also freezes the statistics. In Keras 3, calling the whole backbone with
+            # `training=False` does not.
             trainable = trainable and phase.batch_norm == "update"
             if trainable:
                 layer.momentum = phase.batch_norm_momentum or defaults.momentum[layer.name]
         layer.trainable = trainable
         if layer.name in defaults.dropout:
-            # A frozen backbone is a constant function of the picture, although `fit` calls it in training mode.
+            # Without dropout, a frozen backbone always gives the same output for a picture, although `fit` calls it in
+            # training mode.
             layer.rate = defaults.dropout[layer.name] if trainable else 0.0
         if layer.trainable_weights:
             names.append(layer.name)

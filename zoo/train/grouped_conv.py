@@ -1,8 +1,8 @@
-"""Grouped convolutions that train at a bearable speed on a processor.
+"""Makes grouped convolutions train faster on a CPU.
 
-TensorFlow has no gradient of a grouped convolution on a CPU. Keras therefore compiles it with XLA, to loops that take
-a minute per step of ResNeXt50. This module computes the same sum by convolutions over a few groups each, with zeros
-between the groups. They run in TensorFlow's own kernels in seconds.
+TensorFlow has no gradient of a grouped convolution on a CPU. Keras therefore compiles it with XLA, into loops that take
+a minute per training step of ResNeXt50. This module splits each grouped convolution into convolutions over a few groups
+each, with zeros between the groups. The result is the same, and TensorFlow's own kernels compute it in seconds.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from zoo import backend
 if TYPE_CHECKING:
     import keras
 
-# Fewer channels do not fill a vector register, and more multiply too many zeros. Measured at 128 to 1024 channels.
+# Each part has at least this many channels. Fewer channels do not fill a vector register, and more multiply too many
+# zeros. This was measured with layers of 128 to 1024 channels.
 CHANNELS = 16
 
 
 @contextlib.contextmanager
 def cut(model: keras.Model) -> Iterator[None]:
-    """Run the model's grouped convolutions in parts inside this context, if TensorFlow computes on a CPU.
+    """Split the grouped convolutions of a model inside this context, if TensorFlow computes on a CPU.
 
-    Keras must trace its functions inside. The weights stay the same, and the layers are restored at the end.
+    Keras must trace the model's functions inside the context. The weights do not change, and the layers are restored at
+    the end.
     """
     layers = _grouped(model) if backend.runs_on_tensorflow() and not backend.has_accelerator() else []
     for layer in layers:
@@ -41,7 +43,7 @@ def cut(model: keras.Model) -> Iterator[None]:
 def whole(model: keras.Model) -> Iterator[None]:
     """Undo the effect of `cut` inside this context.
 
-    A graph that is converted in this context then keeps its grouped convolutions as they are.
+    A graph that is converted in this context keeps its grouped convolutions as they are.
     """
     layers = {layer: vars(layer).pop("convolution_op") for layer in _cut_layers(model)}
     try:
@@ -72,12 +74,15 @@ def _grouped(model: keras.Model) -> list[keras.layers.Conv2D]:
 
 
 def _convolve(layer: keras.layers.Conv2D, inputs, kernel):
-    """Compute a layer's `convolution_op` in parts.
+    """Compute a grouped convolution in parts; this replaces the layer's `convolution_op`.
 
     Args:
         layer: The grouped convolution.
         inputs: A tensor (batch, height, width, channels).
         kernel: A tensor (height, width, channels / groups, filters).
+
+    Returns:
+        A tensor (batch, height, width, filters), whose height and width depend on strides and padding.
     """
     import numpy as np
     from keras import ops

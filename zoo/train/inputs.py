@@ -1,4 +1,4 @@
-"""Makes the inputs of each phase: pictures or outputs of the frozen part, unaltered or augmented."""
+"""Makes the inputs of each phase: batches of pictures or of outputs of the frozen part, unaltered or augmented."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class TrainingData:
     """The pictures that a network is trained on and validated with.
 
     Args:
-        array: Decoded pictures, a uint8 array (pictures, height, width, channels), values 0..255.
-        targets: A float32 array (pictures, classes), 1 if a picture is of a class, else 0.
-        train: Indices of the training pictures, int64.
-        val: Indices of the validation pictures, for early stopping and the choice of the best epoch, int64.
+        array: Decoded pictures, a uint8 array (pictures, height, width, channels) in 0..255.
+        targets: A float32 array (pictures, classes), 1 where a picture belongs to a class, else 0.
+        train: Indices of the training pictures, int64, in ascending order.
+        val: Indices of the validation pictures, int64. They decide early stopping and the best epoch.
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
     """
 
@@ -38,7 +38,10 @@ class TrainingData:
 
 
 def class_weights(data: TrainingData) -> np.ndarray:
-    """Return weights that make every class count alike: pictures / (classes * pictures of the class), 1 on average.
+    """Return class weights that give all classes the same total weight in the loss.
+
+    The weight of a class is pictures / (classes * pictures of the class), counted over the training pictures. The mean
+    over the training pictures is 1 if each picture has one class.
 
     This is the "balanced" rule of scikit-learn's `compute_class_weight`, after King and Zeng 2001, "Logistic Regression
     in Rare Events Data".
@@ -51,7 +54,11 @@ def class_weights(data: TrainingData) -> np.ndarray:
 
 
 def chance_loss(data: TrainingData) -> float:
-    """Return the chance level: the mean cross-entropy, in nats, of predicting the classes' shares in training."""
+    """Return the chance level: the loss of always predicting the shares of the classes.
+
+    It is the mean cross-entropy per training picture, in nats. For multilabel tasks, it is the mean binary
+    cross-entropy per class.
+    """
     shares = data.targets[data.train].mean(axis=0).astype(float)
     entropies = -shares * np.log(np.maximum(shares, 1e-12))
     if data.task != "multilabel":
@@ -61,13 +68,13 @@ def chance_loss(data: TrainingData) -> float:
 
 
 class InputPipeline:
-    """Makes the inputs of each phase: the part of the network that it trains, and its batches.
+    """Makes the inputs of each phase: the part of the network that it trains, and the functions that read its batches.
 
     Args:
         data: The pictures.
-        augment: The policy for training pictures, or None.
-        seed: The run's seed.
-        features: The settings of the feature cache; None runs the whole network in every step.
+        augment: The augmentation policy for training pictures; None leaves them unaltered.
+        seed: The seed of the run.
+        features: Settings of the feature cache. None turns it off, and the whole network runs in every step.
         reporter: Receives progress messages and warnings.
     """
 
@@ -85,15 +92,17 @@ class InputPipeline:
 
     @property
     def stats(self) -> CacheStats:
-        """Counts and times of the feature cache so far; all are zero if the run has no cache."""
+        """Counts and times of the feature cache so far. All are zero if the run has no cache."""
         return self._features.stats if self._features else CacheStats()
 
     def plan(self, phases: Sequence[Phase], cuts: list[Cut | None], networks: list[Network]) -> None:
-        """Decide from all phases whether the feature cache is used.
+        """Decide whether the feature cache is used. This must be called before `for_phase`.
+
+        The decision depends on all phases together, because the cache saves more time with more epochs.
 
         Args:
             phases: The phases in order.
-            cuts: The cut of each phase, or None.
+            cuts: The cut of each phase; None for a phase without a frozen part.
             networks: The network of each phase.
         """
         self._phases, self._cuts, self._networks = phases, cuts, networks
@@ -103,7 +112,11 @@ class InputPipeline:
             self._cuts = [None] * len(cuts)
 
     def for_phase(self, index: int) -> PhaseInputs:
-        """Return the inputs of a phase. `freeze.set_trainable` must have set its layers before."""
+        """Return the inputs of a phase. `zoo.train.freeze.set_trainable` must have set its layers before.
+
+        Args:
+            index: The number of the phase, from 0.
+        """
         phase, logits_model, data = self._phases[index], self._networks[index].logits_model, self._data
         unaltered = plain(data.array, data.targets)
         views_ahead, online = None, False
@@ -130,20 +143,30 @@ class InputPipeline:
         )
 
     def count(self, inputs: PhaseInputs, epochs: int) -> None:
-        """Note that a phase has read its features in so many epochs."""
+        """Count in `stats` the features that a phase has read.
+
+        Args:
+            inputs: The inputs of the phase.
+            epochs: The number of epochs that ran.
+        """
         if self._features is not None:
             self._features.count(inputs, epochs * len(self._data.train), epochs * len(self._data.val))
 
     def _augmentation(self, phase: Phase) -> str | int:
-        """Return how a phase alters pictures: "none", "online", or the number of views made ahead."""
+        """Return how a phase augments pictures: "none", "online" (again in every epoch), or its number of views."""
         if self._augment is None or not phase.augment:
             return "none"
         return "online" if phase.views is None else phase.views
 
     def _later(self, index: int, first: Cut) -> list[Cut]:
-        """Return the cuts of later phases that read the same features.
+        """Return the cuts of later phases whose features can be computed in the same pass as those of a phase.
 
-        They end at the first phase that trains a layer below an earlier cut, because features change from there on.
+        These phases must train the same network and augment in the same way. The search ends at the first phase that
+        trains a layer below an earlier cut, because features change from there on.
+
+        Args:
+            index: The number of the phase, from 0.
+            first: The cut of this phase.
         """
         cuts, lowest = [], first.layers
         for other in range(index + 1, len(self._phases)):
@@ -156,7 +179,10 @@ class InputPipeline:
         return cuts
 
     def _computed(self, requested: views.Views) -> BatchFn:
-        """Return a reader of views as pixels, made at the first batch: their features may be cached already."""
+        """Return a function that reads batches of views as pixels.
+
+        The views are computed when the first batch is read, because they are not needed if their features are cached.
+        """
 
         def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             count = requested.count

@@ -1,9 +1,10 @@
-"""The learning-rate range test: finds the rates at which a phase learns.
+"""Runs the learning-rate range test, which finds the learning rates at which a phase learns.
 
 Source: Smith 2015, https://arxiv.org/abs/1506.01186, section 3.3, with rates that rise exponentially from step to step.
-One thing differs. Losses differ more between batches than between two steps of training, above all in a network that
-has been trained before. So each batch's loss at the weights before the test is subtracted. The rest is what training
-did.
+
+The test differs from the paper in one point. It subtracts from each batch's loss the loss of the same batch before the
+test, so that only the effect of training remains. Otherwise the differences between batches would hide this effect,
+especially in a pretrained network.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from zoo.train.fitting import reading
 if TYPE_CHECKING:
     import keras
 
+# The standard deviation of the Gaussian that smooths the losses, in steps.
 WIDTH = 3
-# The suggestion is the rate of the lowest loss, or the rate from which the loss rises, divided by these.
+# The suggestion is the rate of the lowest loss divided by the first number, or the rate from which the loss rises
+# divided by the second number.
 BELOW_LOWEST, BELOW_RISING = 10, 3
-# The loss has changed if it differs by more standard errors than these.
+# The loss counts as changed if it differs by more than this many standard errors.
 MOVED = 3
-# The test ends if the mean loss of the last LATE batches has risen by this many times its first value.
+# The test ends if the mean loss of the last LATE batches has risen by more than DIVERGED times its value before the
+# test.
 LATE, DIVERGED = 5, 3
 
 
@@ -40,9 +44,9 @@ class RangeTest:
 
     Args:
         phase: The name of the phase.
-        rates: The learning rate of each step, rising.
-        changes: The smoothed loss of each step's batch, minus that of the same batch at the weights before the test.
-        suggestion: A learning rate, or None if no rate lowered the loss.
+        rates: The learning rate of each step, in ascending order.
+        changes: For each step, the loss of its batch minus the loss of the same batch before the test, smoothed.
+        suggestion: The suggested learning rate; None if no rate changed the loss measurably before the test ended.
         note: The reason for the suggestion, or for its absence.
     """
 
@@ -59,8 +63,8 @@ class RangeTestConfig:
 
     Args:
         lowest: The first rate.
-        highest: The last rate, unless the loss diverges before.
-        steps: The number of rates.
+        highest: The last rate. The test ends earlier if the loss diverges.
+        steps: The number of rates. Each rate is higher than the previous one by the same factor.
     """
 
     lowest: float = 1e-6
@@ -69,7 +73,12 @@ class RangeTestConfig:
 
 
 def phase_under_test(phase: Phase, config: RangeTestConfig) -> Phase:
-    """Return a phase as it must be compiled for a range test: with a constant rate and without weight averaging."""
+    """Return a copy of a phase for a range test, with a constant learning rate and without weight averaging.
+
+    Args:
+        phase: The phase.
+        config: Its lowest rate becomes the learning rate of the copy.
+    """
     return dataclasses.replace(phase, lr_schedule="constant", learning_rate=config.lowest, ema=None)
 
 
@@ -81,15 +90,18 @@ def run_range_test(
     batches: keras.utils.PyDataset,
     reporter: Reporter,
 ) -> RangeTest:
-    """Try learning rates on a compiled network, one batch each. The weights end as they were.
+    """Try rising learning rates on a compiled network, one batch per rate. The weights are restored at the end.
 
     Args:
         config: The rates.
-        phase: The phase.
-        trained_part: The network, or its upper part, compiled for `phase_under_test`.
+        phase: The phase; messages contain its name.
+        trained_part: `network`, or its part above the cut, compiled for `phase_under_test`.
         network: The whole network up to the logits.
-        batches: Training batches. They repeat if there are fewer than steps.
+        batches: Training batches. They are used repeatedly if there are fewer batches than steps.
         reporter: Receives progress messages and the result.
+
+    Returns:
+        The changes of the loss, and a suggested learning rate.
 
     Raises:
         TrainingError: The loss is not finite before any training, or pictures or features cannot be read any more.
@@ -107,7 +119,7 @@ def run_range_test(
     changes: list[float] = []
     diverged = False
     with reading(phase, batches), reporter.progress(f"range test of {phase.name}") as progress:
-        # Measured in training mode as well, because dropout raises the loss.
+        # These losses are measured in training mode as well, because dropout raises the loss.
         before = [step(0.0, index) for index in range(count)]
         restore()
         for number, rate in enumerate(rates):
@@ -127,10 +139,15 @@ def run_range_test(
 
 
 def _snapshot(trained_part: keras.Model, network: keras.Model) -> Callable[[], None]:
-    """Return a function that restores all variables, with those of the optimizer, to their present values."""
+    """Return a function that sets all variables of a network and its optimizer back to their present values.
+
+    Args:
+        trained_part: The compiled model, which has the optimizer.
+        network: The whole network up to the logits.
+    """
     keras = backend.start()
     trained_part.optimizer.build(trained_part.trainable_variables)
-    # The random state of dropout is among them, so that a batch has the same dropout masks before and after.
+    # The random state of dropout is among them, so a batch gets the same dropout masks before and during the test.
     values = [
         (variable, keras.ops.convert_to_numpy(variable))
         for variable in (*network.variables, *trained_part.optimizer.variables)
@@ -144,21 +161,30 @@ def _snapshot(trained_part: keras.Model, network: keras.Model) -> Callable[[], N
 
 
 def _has_diverged(changes: list[float], before: list[float]) -> bool:
-    """Return whether the loss of the last batches is many times what it was."""
+    """Return whether the loss has risen far above its level before the test.
+
+    Args:
+        changes: For each step so far, the loss of its batch minus the loss of the same batch before the test.
+        before: The losses of the batches before the test.
+    """
     return len(changes) > LATE and bool(np.mean(changes[-LATE:]) > DIVERGED * np.mean(before))
 
 
 def suggest(phase: str, rates: np.ndarray, changes: np.ndarray, diverged: bool = False) -> RangeTest:
-    """Suggest a learning rate.
+    """Suggest a learning rate from the losses of a range test.
 
-    It is a tenth of the rate at which the loss is lowest. If the loss never falls, it is a third of the rate from which
-    the loss rises.
+    The suggestion is a tenth of the rate at which the loss is lowest. If no rate lowers the loss, it is a third of the
+    rate from which the loss rises. It is None if no rate changes the loss measurably before the test ends.
 
     Args:
         phase: The name of the phase.
-        rates: Learning rates, rising, float64 (steps,).
-        changes: Each step's loss minus that of the same batch before the test, float64 (steps,).
+        rates: Learning rates in ascending order, float64 (steps,).
+        changes: For each step, the loss of its batch minus the loss of the same batch before the test, float64
+            (steps,).
         diverged: Whether the test ended because the loss diverged.
+
+    Returns:
+        The result of the test, with smoothed changes and a suggestion of two significant digits.
     """
     smoothed, error = smooth(changes)
     lowest = int(np.argmin(smoothed))
@@ -183,21 +209,21 @@ def suggest(phase: str, rates: np.ndarray, changes: np.ndarray, diverged: bool =
 
 
 def smooth(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Smooth values by a Gaussian with a standard deviation of WIDTH steps.
+    """Smooth values with a Gaussian whose standard deviation is WIDTH steps.
 
-    Unlike a running mean, the result does not lag behind.
+    Unlike a running mean over past steps, the result does not lag behind the values.
 
     Args:
         values: float64 (steps,).
 
     Returns:
-        The smoothed values, float64 (steps,), and their standard error.
+        The smoothed values, float64 (steps,), and the standard error of one of them.
     """
     offsets = np.arange(-3 * WIDTH, 3 * WIDTH + 1)
     kernel = np.exp(-0.5 * (offsets / WIDTH) ** 2)
-    # Cut by hand to the length of the values: mode "same" gives the length of the longer of both arrays.
+    # The result is sliced to the length of the values, because mode "same" gives the length of the longer array.
     total, weight = (np.convolve(x, kernel)[3 * WIDTH : -3 * WIDTH] for x in (values, np.ones(len(values))))
     smoothed = total / weight
-    # The median, because a few steps of a diverging loss differ more than all others together.
+    # The median is used because a few steps of a diverging loss would dominate a mean.
     deviation = 1.4826 * np.median(np.abs(values - smoothed))
     return smoothed, float(deviation * np.sqrt((kernel**2).sum()) / kernel.sum())

@@ -1,6 +1,6 @@
-"""Builds networks from architectures: backbone, head, fewer stages, another input size.
+"""Builds networks from architectures: puts heads on backbones, truncates networks, and changes the input size.
 
-`zoo.train.weights_file` loads weights into them.
+`zoo.train.weights_file` loads weights into networks.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ def build_backbone(architecture: Architecture, size: tuple[int, int]) -> keras.M
 
     Args:
         architecture: The architecture to build.
-        size: (height, width) in pixels.
+        size: The input size (height, width) in pixels.
 
     Returns:
-        A flat functional model: float32 (batch, height, width, channels) in 0..255 -> feature map.
+        A functional model that contains no other models. Its input is float32 (batch, height, width, channels) in
+        0..255, and its output is the feature map, float32 (batch, h, w, features).
 
     Raises:
-        UsageError: The size is below the least one that the architecture accepts.
-        InvalidPluginData: The plugin's model breaks the contract of `Architecture.build`.
+        UsageError: The size is smaller than the architecture accepts.
+        InvalidPluginData: The plugin's model breaks the contract of `Architecture.build`, or cannot be built.
     """
     check_size(architecture, size)
     backend.start()
@@ -78,10 +79,19 @@ def _single_input(model: keras.Model) -> keras.Model:
 
 
 def build_classifier(architecture: Architecture, size: tuple[int, int], classes: int) -> keras.Model:
-    """Build the published network with its top and random weights, ending in `logits` and `probabilities`.
+    """Build the published network with its top and random weights.
+
+    Args:
+        architecture: The architecture to build.
+        size: The input size (height, width) in pixels.
+        classes: The number of classes.
+
+    Returns:
+        A model whose last layers are `logits` and `probabilities`, float32 (batch, classes).
 
     Raises:
         UsageError: The architecture has no published top, or the size is too small.
+        InvalidPluginData: The plugin's model cannot be built, or has several inputs or outputs.
     """
     check_size(architecture, size)
     keras = backend.start()
@@ -96,7 +106,15 @@ def build_classifier(architecture: Architecture, size: tuple[int, int], classes:
 
 
 def check_size(architecture: Architecture, size: tuple[int, int]) -> None:
-    """Raise UsageError if pictures of a size (height, width) are too small for an architecture."""
+    """Check that an input size is large enough for an architecture.
+
+    Args:
+        architecture: The architecture.
+        size: (height, width) in pixels.
+
+    Raises:
+        UsageError: Height or width is below the architecture's `min_size`.
+    """
     if min(size) < architecture.min_size:
         raise UsageError(
             f"{architecture.name} needs pictures of at least {architecture.min_size} x {architecture.min_size} pixels. "
@@ -105,7 +123,11 @@ def check_size(architecture: Architecture, size: tuple[int, int]) -> None:
 
 
 def check_stages(architecture: Architecture, backbone: keras.Model) -> None:
-    """Raise InvalidPluginData unless every layer with weights is in exactly one stage, and stages name real layers."""
+    """Check that every layer with weights is in exactly one stage.
+
+    Raises:
+        InvalidPluginData: A layer is in no stage or in two stages, or a stage names a layer that does not exist.
+    """
     staged = stage_of(architecture, [layer.name for layer in backbone.layers])
     missing = [layer.name for layer in backbone.layers if layer.weights and layer.name not in staged]
     if missing:
@@ -121,16 +143,17 @@ def attach_head(
 
     Args:
         backbone: A model from `build_backbone`.
-        head: Pool, hidden layers, dropout.
+        head: Describes the layers of the head.
         classes: The number of classes.
         name: The name of the whole network.
-        task: "multiclass" (softmax), "binary" (one sigmoid unit, the logit of the second class against the first) or
-            "multilabel" (one sigmoid per class).
-        prefix: Stands before the names of the head's layers.
+        task: "multiclass", "binary" or "multilabel". A multiclass network ends in a softmax over all classes. A binary
+            network has one logit with a sigmoid, for the second class against the first. A multilabel network has one
+            logit with a sigmoid per class.
+        prefix: A text in front of the names of the head's layers.
 
     Returns:
-        The whole network, flat. Its last layers are `logits`, (batch, classes) or (batch, 1) if binary, and
-        `probabilities`, (batch, classes).
+        The whole network, a model that contains no other models. Its last layers are `logits`, (batch, classes) or
+        (batch, 1) if binary, and `probabilities`, (batch, classes).
     """
     backend.start()
     # Slices and sums are operations without names, and the backbone may have some too.
@@ -177,15 +200,18 @@ def _with_head(backbone: keras.Model, head: Head, classes: int, name: str, task:
 def resize(
     model: keras.Model, architecture: Architecture, head: Head, size: tuple[int, int], *, classes: int, task: str
 ) -> keras.Model:
-    """Return the same network, with the same weights, for pictures of another size.
+    """Build a trained network again for pictures of another size, with the same weights.
 
     Args:
         model: A trained model from `attach_head`.
         architecture: The architecture of its backbone.
-        head: Its head.
-        size: (height, width) in pixels.
+        head: Describes its head.
+        size: The new input size (height, width) in pixels.
         classes: The number of classes.
         task: See `attach_head`.
+
+    Returns:
+        The new network. `model` does not change.
 
     Raises:
         UsageError: The size is too small, or the head flattens the feature map.
@@ -203,7 +229,15 @@ def resize(
 
 
 def _cells(x: keras.KerasTensor, count: int, axis: int) -> keras.KerasTensor:
-    """Return the maximum of each of `count` cells along an axis. Cells overlap if they outnumber the positions."""
+    """Divide an axis into `count` cells of nearly equal length, and return the maximum of each cell.
+
+    Neighboring cells overlap by one position if the length is not a multiple of `count`.
+
+    Args:
+        x: A tensor (batch, height, width, features).
+        count: The number of cells.
+        axis: 1 for height, 2 for width.
+    """
     from keras import ops
 
     length = x.shape[axis]
@@ -215,13 +249,13 @@ def _cells(x: keras.KerasTensor, count: int, axis: int) -> keras.KerasTensor:
 
 
 def load_model(path: Path) -> keras.Model:
-    """Load a trained network as Keras saved it.
+    """Load a trained network from a .keras file.
 
     Args:
-        path: A .keras file.
+        path: The file.
 
     Raises:
-        RunError: The file is damaged.
+        RunError: The file cannot be loaded, usually because it is damaged.
     """
     keras = backend.start()
     try:
@@ -232,14 +266,14 @@ def load_model(path: Path) -> keras.Model:
 
 
 def stage_of(architecture: Architecture, layers: Sequence[str]) -> dict[str, int]:
-    """Return the number of the stage of every layer that is in one; 0 is the stem.
+    """Map the name of each layer to the number of its stage. Number 0 is the stem. Layers in no stage are left out.
 
     Args:
-        architecture: Has the stages.
+        architecture: Defines the stages.
         layers: The names of all layers of the backbone.
 
     Raises:
-        InvalidPluginData: A stage names layers that do not exist, or a layer stands in two stages.
+        InvalidPluginData: A stage names layers that do not exist, or a layer is in two stages.
     """
     stages: dict[str, int] = {}
     for i, stage in enumerate(architecture.stages):
@@ -256,15 +290,16 @@ def stage_of(architecture: Architecture, layers: Sequence[str]) -> dict[str, int
 def output_of_stage(
     model: keras.Model, backbone: Sequence[str], architecture: Architecture, stage: int
 ) -> keras.KerasTensor:
-    """Return the feature map that a stage passes on to the next one.
+    """Return the feature map that a stage passes on to the next stage.
 
-    Layers without weights belong to the highest stage that they get their input from. If several tensors lead on
-    (residual branches, dense blocks), the map is the last of them.
+    A layer that is in no stage counts as part of the highest stage from which it gets its input. If the next stages
+    read several tensors (residual branches, dense blocks), the feature map is the last of these tensors. Padding in
+    front of the next stage is left out.
 
     Args:
         model: The whole network.
         backbone: The names of the backbone's layers, input first.
-        architecture: Has the stages.
+        architecture: Defines the stages.
         stage: The number of the stage; 0 is the stem.
 
     Raises:
@@ -297,16 +332,16 @@ def output_of_stage(
 
 
 class Network:
-    """A network, or its first stages, with a head.
+    """A network with a head. It has all stages of its architecture, or only the first ones.
 
     Args:
-        model: The Keras model; its last layers are `logits` and `probabilities`.
-        backbone: The names of the backbone's layers in the model, input first; all others belong to the head.
-        architecture: Has the stages of the backbone.
-        prefix: Stands before the names of the head's layers.
+        model: The Keras model. Its last layers are `logits` and `probabilities`.
+        backbone: The names of the backbone's layers in the model, input first. All other layers belong to the head.
+        architecture: Defines the stages of the backbone.
+        prefix: The text in front of the names of the head's layers.
 
     Attributes:
-        logits_model: The model from the input to the logits, which is what is trained.
+        logits_model: The model from the input to the logits. Training uses this model.
     """
 
     def __init__(self, model: keras.Model, backbone: tuple[str, ...], architecture: Architecture, prefix: str = ""):
@@ -317,20 +352,23 @@ class Network:
 def assemble(
     backbone: keras.Model, architecture: Architecture, head: Head, classes: int, *, task: str = "multiclass"
 ) -> Network:
-    """Put a head on a backbone; see `attach_head`."""
+    """Put a head on a backbone, and return a `Network` that has the name of the architecture.
+
+    See `attach_head` for the other arguments.
+    """
     model = attach_head(backbone, head, classes, architecture.name, task=task)
     return Network(model, tuple(layer.name for layer in backbone.layers), architecture)
 
 
 def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) -> Network:
-    """Return the first stages of a network with a new head; the layers are shared.
+    """Return the first stages of a network with a new head. Both networks share the layers of these stages.
 
     Args:
-        whole: The network.
+        whole: The whole network.
         depth: The number of stages to keep.
-        head: The network's head. A flattening pool is replaced by "roi", because maps near the stem are large.
+        head: Describes the head. The pool "flatten" is replaced by "roi", because feature maps near the stem are large.
         classes: The number of classes.
-        task: See `zoo.train.network.attach_head`.
+        task: See `attach_head`.
 
     Raises:
         InvalidPluginData: No feature map leads from the last stage kept to the next one.
@@ -346,5 +384,5 @@ def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) ->
 
 
 def _model(pixels: keras.KerasTensor, output: keras.KerasTensor) -> keras.Model:
-    """Return the model from one tensor to another."""
+    """Return the model that computes one tensor of a network from its input."""
     return backend.start().Model(pixels, output)

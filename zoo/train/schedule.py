@@ -1,6 +1,6 @@
-"""Schedules: finds one by name, reads one from a TOML file, applies overrides, and shows what each phase would train.
+"""Finds schedules by name or in TOML files, applies the user's overrides, and shows what each phase would train.
 
-This is a TOML file of phases:
+This is an example of a TOML file:
 
     [[phase]]
     name = "head"
@@ -15,8 +15,8 @@ This is a TOML file of phases:
     learning_rate = 1e-4
     lr_schedule = "cosine"
 
-The keys of a phase are the fields of `zoo.plugin.Phase`; the old names of fields work too. A `patience` of 0 means that
-the phase never stops early.
+The keys of a phase are the fields of `zoo.plugin.Phase`. The old names of these fields work too. A `patience` of 0
+means that the phase never stops early.
 """
 
 from __future__ import annotations
@@ -39,27 +39,32 @@ if TYPE_CHECKING:
     from zoo.train.freeze import TrainableLayers
 
 FIELDS = (*(field.name for field in dataclasses.fields(Phase)), *RENAMED_FIELDS)
-# Settings that 0 switches off, because command lines and TOML cannot say None.
+# Settings that an override of 0 switches off, because a command line cannot express None.
 OFF_AT_ZERO = ("clip_norm", "ema", "patience")
 REQUIRED = tuple(field.name for field in dataclasses.fields(Phase) if field.default is dataclasses.MISSING)
 
 
 def find(text: str, registry: Registry) -> Schedule:
-    """Find a schedule.
+    """Find a schedule by its name, or read it from a TOML file.
 
     Args:
-        text: Name of a schedule, or path of a TOML file (it ends in .toml).
+        text: The name of a schedule, or the path of a file that ends in .toml.
         registry: The loaded plugins.
 
     Raises:
         UnknownName: No plugin has a schedule of this name, or a phase of the file has an unknown key.
-        UsageError: The file cannot be read or does not hold phases.
+        DuplicateName: Two plugins have a schedule of this name.
+        UsageError: The file cannot be read, or it does not describe valid phases.
     """
     return _read(Path(os.path.expanduser(text))) if text.lower().endswith(".toml") else registry.schedule(text)
 
 
 def check_fit(schedule: Schedule, architecture: Architecture) -> None:
-    """Raise UsageError unless a schedule's phases fit an architecture's stages and end with the whole network."""
+    """Check that the phases of a schedule fit the stages of an architecture.
+
+    Raises:
+        UsageError: A phase asks for more stages than there are, or the last phase does not train the whole network.
+    """
     phases = schedule.phases_for(architecture)
     count = len(architecture.stages)
     for phase in phases:
@@ -103,7 +108,7 @@ def _read(path: Path) -> Schedule:
 
 
 def _slug(text: str) -> str:
-    """Turn any text into a name of a schedule: "My phases (2)" becomes my-phases-2."""
+    """Turn a text into a valid name of a schedule: "My phases (2)" becomes "my-phases-2"."""
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_") or "phases"
 
 
@@ -138,12 +143,12 @@ def show(
     classes: int,
     head: Head | None = None,
 ) -> str:
-    """Describe phase by phase what a schedule would train. This builds the network.
+    """Describe what each phase of a schedule would train. This builds the network.
 
     Args:
         schedule: The schedule.
-        architecture: The network.
-        size: (height, width) in pixels; None means the architecture's own.
+        architecture: The architecture.
+        size: The input size (height, width) in pixels; None means the architecture's own.
         classes: The number of classes.
         head: The head; None means the architecture's own.
 
@@ -152,6 +157,7 @@ def show(
 
     Raises:
         UsageError: The schedule does not fit the architecture, or the size is too small.
+        UnknownName: A phase names a layer that the network does not have.
     """
     from zoo import backend
     from zoo.train import freeze
@@ -190,7 +196,7 @@ def show(
 
 
 def _extras(phase: Phase) -> str:
-    """Return the settings beyond those that every phase has."""
+    """Describe the optional settings of a phase; empty if it has none."""
     extras = []
     if phase.skip_below_loss is not None:
         extras.append(f", skipped if the validation loss is at most {phase.skip_below_loss:g}")
@@ -202,7 +208,7 @@ def _extras(phase: Phase) -> str:
 
 
 def _layer_lines(trainable: TrainableLayers, phase: Phase) -> list[str]:
-    """Return the names of the layers that train, wrapped, in groups of equal learning rates."""
+    """Return lines with the names of the layers that train, grouped by learning rate."""
     import textwrap
 
     if phase.layer_decay == 1:
@@ -233,22 +239,22 @@ def plan_phases(
     learning_rates: Sequence[float] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Phase, ...]:
-    """Return the phases that a run trains: those of the schedule, with the user's overrides, checked.
+    """Return the phases of a schedule with the user's overrides, and check that they fit the architecture.
 
     Args:
         schedule: The schedule.
-        architecture: The network.
+        architecture: The architecture.
         epochs: See `override`.
         learning_rates: See `override`.
         overrides: See `override`.
 
     Raises:
-        UsageError: The overrides do not fit the phases, or the phases do not fit the network.
+        UsageError: The overrides do not fit the phases, or the phases do not fit the architecture.
     """
     phases = override(
         schedule.phases_for(architecture), epochs=epochs, learning_rates=learning_rates, overrides=overrides
     )
-    # An --epochs of 0 leaves phases out, so the check looks at what is left.
+    # --epochs may leave phases out, so the check looks at the phases that remain.
     check_fit(dataclasses.replace(schedule, phases=phases), architecture)
     return phases
 
@@ -260,15 +266,17 @@ def override(
     learning_rates: Sequence[float] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Phase, ...]:
-    """Replace settings of a schedule's phases by those that the user asks for.
+    """Replace settings of a schedule's phases by the values that the user asks for.
 
     Args:
         phases: The phases of the schedule.
-        epochs: One number for each phase, where 0 leaves the phase out. A single number is for the longest phase; the
-            others follow in proportion, and none is left out.
-        learning_rates: One rate for each phase. A single rate is for the highest one; the others follow in proportion.
-        overrides: Values for all phases, by the names of the fields of `zoo.plugin.Phase`. For the fields of
-            `OFF_AT_ZERO`, 0 switches the setting off. `views` applies to the phases that augment.
+        epochs: One number per phase, where 0 leaves the phase out. `skip_below_loss` is then ignored, so that all other
+            phases are trained. A single number is for the phase with the most epochs, and the other phases change in
+            proportion, to at least 1 epoch. None changes nothing.
+        learning_rates: One rate per phase. A single rate replaces the highest one, and the other rates change in
+            proportion. None changes nothing.
+        overrides: Name of a field of `zoo.plugin.Phase` -> its value in all phases. For the fields in `OFF_AT_ZERO`, 0
+            switches the setting off. `views` applies only to phases that augment. None changes nothing.
 
     Returns:
         The phases to train.
@@ -317,7 +325,11 @@ def _check_counts(
 
 
 def _epochs_of_phases(phases: Sequence[Phase], epochs: Sequence[int] | None) -> Sequence[int] | None:
-    """Return one number of epochs for each phase; a single number is scaled by the phases' own numbers."""
+    """Return the number of epochs of each phase, or None to change nothing.
+
+    A single number is for the phase with the most epochs, and the other phases change in proportion, to at least 1
+    epoch. A single 0 gives all phases 0 epochs.
+    """
     if epochs is None or len(epochs) > 1 or len(phases) == 1:
         return epochs
     longest = max(phase.epochs for phase in phases)

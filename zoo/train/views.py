@@ -1,4 +1,4 @@
-"""Augmented views computed ahead: K copies of every training picture, altered once and read again in later epochs."""
+"""Computes views ahead: K augmented copies of every training picture, which epochs read in turn."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Views:
-    """Views of some pictures. View k is what epoch k would see online, rounded to whole levels.
+    """Describes the views of some pictures: K augmented copies of each picture.
 
-    Policies that mix pictures find other partners than online, because the batches differ.
+    View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. The pixels
+    are rounded to whole numbers. Policies that mix pictures may choose other partners, because the batches differ.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
-        rows: Indices of the pictures to alter, a rising int64 array.
-        targets: A float32 array (pictures, classes).
-        augment: The policy.
-        count: Views per picture.
-        seed: The run's seed.
+        rows: Indices of the pictures to augment, an int64 array in ascending order.
+        targets: The targets of all pictures, a float32 array (pictures, classes).
+        augment: The augmentation policy.
+        count: Views per picture (K).
+        seed: The seed of the run.
     """
 
     array: np.ndarray
@@ -45,17 +46,26 @@ class Views:
         return self.count * len(self.rows)
 
     def place(self, epoch: int, chosen: np.ndarray) -> np.ndarray:
-        """Return the places, among all views, of an epoch's views of some pictures."""
+        """Return the positions of an epoch's views of some pictures, among all views.
+
+        Args:
+            epoch: The epoch, from 0.
+            chosen: Indices of the pictures, int64. Each must be in `rows`.
+
+        Returns:
+            An int64 array (len(chosen),).
+        """
         return epoch % self.count * len(self.rows) + np.searchsorted(self.rows, chosen)
 
     def generate(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Make all views, batch by batch.
+        """Compute all views, batch by batch.
 
         Yields:
-            Places among all views; pixels, uint8 (views, height, width, channels); targets, float32 (views, classes).
+            Positions among all views, int64 (batch,); pixels, uint8 (batch, height, width, channels); targets, float32
+            (batch, classes).
         """
         for view in range(self.count):
-            # Shuffled, because rows stand class by class and policies that mix pictures take neighbors.
+            # The rows are shuffled because they are sorted by class, and policies mix pictures of the same batch.
             order = np.random.default_rng((self.seed, view)).permutation(len(self.rows))
             for start in range(0, len(order), BATCH):
                 chosen = self.rows[order[start : start + BATCH]]
@@ -68,18 +78,19 @@ class Views:
 
 
 def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None]) -> BatchFn:
-    """Make all views ahead.
+    """Compute all views, and keep their pixels in a temporary file.
 
     Args:
         views: The views.
-        folder: Holds them while they are used. Nothing stays there afterwards.
-        progress: Called with (views made, views in all).
+        folder: A folder for the temporary file. The file disappears when the views are no longer used.
+        progress: Called with the number of views computed so far, and the number of all views.
 
     Returns:
-        A function that reads them, as uint8.
+        A function of (epoch, indices of pictures). It returns the views of these pictures in this epoch, uint8 (batch,
+        height, width, channels), and their targets, float32 (batch, classes).
 
     Raises:
-        TrainingError: They do not fit on the disk.
+        TrainingError: The views do not fit on the disk.
     """
     shape = (len(views), *views.array.shape[1:])
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +101,7 @@ def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None])
             f"has {files.size_text(free)} free. Use fewer --views, or leave the option out: "
             "each epoch then makes its own."
         )
-    # Unlinked from the start, so that a killed run leaves nothing behind.
+    # The temporary file has no name in the folder, so a killed run leaves nothing behind.
     with tempfile.TemporaryFile(dir=folder) as file:
         pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
     rows = MappedRows(pixels)

@@ -1,11 +1,11 @@
-"""Loads weights files into networks: .h5 files as Keras publishes them, and the .keras files of runs.
+"""Loads weights files into networks: .h5 files in the formats that Keras publishes, and the .keras files of runs.
 
-A .keras file is read as data alone. Its config.json names the layers in order, and its model.weights.h5 has their
-arrays. Nothing that the file describes is built or run, so a file from a stranger cannot execute code.
+A .keras file is read only as data. Its config.json lists the layers in order, and its model.weights.h5 contains their
+arrays. The objects that the file describes are not created, so a file from a stranger cannot execute code.
 
-Keras writes the arrays of a layer to `layers/NAME/vars/0`, `layers/NAME/vars/1` and so on. NAME is the class of the
-layer in snake case. The second layer of a class has `_1` after it, the third one `_2`. (See `_save_container_state` in
-keras/src/saving/saving_lib.py.)
+Keras writes the arrays of a layer to `layers/NAME/vars/0`, `layers/NAME/vars/1` and so on. NAME is the class name of
+the layer in snake case. The second layer of a class gets the suffix `_1`, the third one `_2`. (See
+`_save_container_state` in keras/src/saving/saving_lib.py.)
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
     Args:
         model: A backbone, or a classifier if the file includes the top.
-        path: An .h5 file as Keras publishes them, or a .keras file, whose layers of the same names are used.
-        entry: The published entry of the file, which may have its own way of loading; None for a user's file.
-        layouts: For a user's file: entries whose ways of loading are tried after Keras's own.
+        path: An .h5 file in a format that Keras publishes, or a .keras file. In a .keras file, layers are found by
+            name.
+        entry: The published weights that the file belongs to; None for a user's own file. If the entry has a `load`
+            function, only that function is tried.
+        layouts: Published weights whose `load` functions are tried too if a user's own .h5 file does not have the
+            layout of the network.
 
     Raises:
         WeightsIncompatible: The file is damaged, or it belongs to another network.
@@ -48,7 +51,8 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
     problems = []
     for load in loaders:
         try:
-            # Some loaders build a published layout to read the file. Its unnamed layers need names as in a new process.
+            # Some loaders build the published network to read the file. Its unnamed layers need the names that they
+            # would have in a new process.
             with backend.fresh_names():
                 load(model, path)
             return
@@ -65,15 +69,15 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
 
 def _load_h5(model: keras.Model, path: Path) -> None:
-    """Load an .h5 file as Keras does."""
+    """Load an .h5 file with Keras's own loader."""
     with warnings.catch_warnings():
-        # Keras warns of its own list of operations, which has no weights.
+        # Keras warns about its internal list of operations, which has no weights.
         warnings.filterwarnings("ignore", message=".*'_operations_by_depth")
         model.load_weights(path)
 
 
 def _in_plain_words(error: Exception, path: Path) -> str:
-    """Return why a file does not fit, without the words of Keras and h5py."""
+    """Describe an error of Keras, h5py or zipfile for the user: why the file does not fit the network."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, WeightsIncompatible):
         return text
@@ -89,7 +93,7 @@ def _in_plain_words(error: Exception, path: Path) -> str:
     if match := re.search(r"Layer '(\S+)' expected (\d+) variables, but received (\d+)", str(error)):
         layer, needed, held = match.groups()
         return f"layer {layer!r} needs {needed} arrays, and the file holds {held} in its place"
-    # How Keras reports the first of several layers of a .weights.h5 file whose arrays have other shapes.
+    # This is how Keras reports the first layer of a .weights.h5 file if several layers have other shapes.
     pattern = r"for object <\w+ name=([^,>]+).*variable\.shape=(\(.*?\)), Received: value\.shape=(\(.*?\))"
     if match := re.search(pattern, str(error), re.DOTALL):
         layer, needed, held = match.groups()
@@ -100,7 +104,7 @@ def _in_plain_words(error: Exception, path: Path) -> str:
 
 
 def _first_layers(path: Path) -> str:
-    """Return the first layer names of an .h5 file in brackets, for a message."""
+    """Return the names of the first three layers with weights in an .h5 file; empty if they cannot be read."""
     import h5py
 
     try:
@@ -114,12 +118,12 @@ def _first_layers(path: Path) -> str:
 
 
 def _load_archive(model: keras.Model, path: Path) -> None:
-    """Load the layers of a .keras file that have the names of a model's layers.
+    """Load a .keras file. Each layer of the model gets the arrays of the layer that has the same name in the file.
 
-    All layers are checked before the first one changes.
+    All layers are checked before the first one changes. The file may contain more layers than the model.
 
     Raises:
-        WeightsIncompatible: A layer is missing or has arrays of other shapes.
+        WeightsIncompatible: A layer is missing in the file, or its arrays have other shapes.
     """
     import h5py
 
@@ -135,18 +139,18 @@ def _load_archive(model: keras.Model, path: Path) -> None:
         ]
     for layer, arrays in values:
         if arrays:
-            # Not `set_weights`, because layers such as Normalization compute constants from their arrays here.
+            # `set_weights` would not do: this method also lets layers such as Normalization compute their constants.
             layer.load_own_variables({str(i): array for i, array in enumerate(arrays)})
 
 
 def _group_names(config: Any) -> dict[str, str]:
-    """Return the name of each layer -> the name of its group in model.weights.h5.
+    """Map the name of each layer to the name of its group in model.weights.h5.
 
     Args:
-        config: The content of config.json.
+        config: The parsed content of config.json.
 
     Raises:
-        WeightsIncompatible: It does not describe layers.
+        WeightsIncompatible: `config` does not describe layers.
     """
     from keras.src.utils.naming import to_snake_case
 
@@ -167,6 +171,10 @@ def _group_names(config: Any) -> dict[str, str]:
 def _path(layer: str, groups: dict[str, str]) -> str:
     """Return the path of a layer's group in model.weights.h5.
 
+    Args:
+        layer: The name of the layer.
+        groups: The result of `_group_names`.
+
     Raises:
         WeightsIncompatible: The file has no layer of this name.
     """
@@ -178,15 +186,17 @@ def _path(layer: str, groups: dict[str, str]) -> str:
 
 
 def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.layers.Layer, str]]:
-    """Walk a layer and the layers inside it as Keras does when it saves them.
+    """Yield a layer and all layers inside it, with their paths in model.weights.h5.
+
+    Order and paths are those that Keras uses when it saves a network.
 
     Args:
-        saveable: A layer, or a list, tuple or dict of layers, of the network that is loaded into.
+        saveable: A layer of the network that receives the weights, or a list, tuple or dict of such layers.
         path: The path of its group in model.weights.h5.
-        seen: Layers that have been visited; their `id`s are added.
+        seen: `id`s of the layers that have been visited. New ones are added.
 
     Yields:
-        Layers with their paths.
+        A layer and its path.
     """
     from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable
     from keras.src.utils.naming import to_snake_case
@@ -215,8 +225,13 @@ def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.lay
 def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
     """Read the arrays of a layer, without those of layers inside it.
 
+    Args:
+        layer: A layer of the network that receives the weights.
+        file: The opened model.weights.h5.
+        path: The path of the layer's group.
+
     Raises:
-        WeightsIncompatible: The file has arrays of other shapes.
+        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer.
     """
     inside = {id(weight) for part in layer._flatten_layers(include_self=False) for weight in part.weights}
     needed = [tuple(weight.shape) for weight in layer.weights if id(weight) not in inside]
@@ -231,15 +246,15 @@ def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
 
 
 def _dataset(file: Any, name: str) -> Any:
-    """Return a dataset of an .h5 file.
+    """Return a dataset (an array on the disk) of an .h5 file.
 
     Raises:
-        WeightsIncompatible: It is missing, or its numbers are in another file.
+        WeightsIncompatible: The dataset is missing, or its numbers are in another file.
     """
     import h5py
 
     link, dataset = file.get(name, getlink=True), file.get(name)
-    # External links, external storage and virtual datasets would read any other file that they name.
+    # External links, external storage and virtual datasets could read any other file on the disk.
     if not isinstance(link, h5py.HardLink) or not isinstance(dataset, h5py.Dataset):
         raise WeightsIncompatible(f"its model.weights.h5 has no array {name!r}")
     if dataset.external or dataset.is_virtual:

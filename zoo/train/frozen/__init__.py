@@ -1,1 +1,1 @@
-"""The frozen part of a network: where it ends, how it runs, and the cache of its outputs."""
+"""Handles the frozen part of a network: finds where it ends, runs it, and caches its outputs."""

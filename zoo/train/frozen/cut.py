@@ -1,6 +1,7 @@
-"""Finds where a phase's network can be cut: the part below is a constant function of the picture, the rest trains.
+"""Finds the cut of a network: the place in its graph where the frozen part ends and the trained part begins.
 
-Keras has no public access to the nodes of a network's graph. `_graph` is the only place here that reads them.
+The frozen part gives the same outputs for a picture in every epoch of a phase. Keras has no public access to the nodes
+of a network's graph. `_graph` is the only function here that reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from zoo import backend
 if TYPE_CHECKING:
     import keras
 
-# Operations so cheap that they may run again in every step, if the cache then holds fewer numbers.
+# Operations cheap enough to run in every step. They stay above the cut if the cache then holds fewer values.
 CHEAP = (
     "Activation",
     "Add",
@@ -43,12 +44,12 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Cut:
-    """The place where a network is cut.
+    """The place where a network is divided into a frozen part and a trained part.
 
     Args:
-        tensors: The tensors that lead from the frozen part to the rest, float32 (batch, ...).
-        layers: Names of the layers with weights below the cut.
-        parameters: The number of their weights.
+        tensors: The outputs of the frozen part that the trained part reads, float32 (batch, ...).
+        layers: Names of the layers with weights in the frozen part.
+        parameters: The number of weights in these layers.
     """
 
     tensors: tuple[keras.KerasTensor, ...]
@@ -57,21 +58,23 @@ class Cut:
 
     @property
     def floats(self) -> int:
-        """Count the numbers that cross the cut per picture."""
+        """The number of values per picture that the frozen part passes to the trained part."""
         return sum(_floats(tensor) for tensor in self.tensors)
 
 
 def find_cut(network: keras.Model) -> Cut | None:
-    """Cut a network whose layers are set for a phase.
+    """Find the cut of a network whose layers are set for a phase.
 
-    Nothing below the cut depends on a trainable weight, a moving statistic or dropout. The cut is as high as possible,
-    except that cheap operations stay above it if fewer numbers then cross.
+    Nothing in the frozen part depends on trainable weights, dropout, or statistics that training updates. The cut is as
+    close to the logits as possible. Cheap operations such as activations belong to the trained part if fewer values
+    then cross the cut.
 
     Args:
-        network: The network from pixels to logits; `trainable` and dropout rates are set.
+        network: The network from pixels to logits. `trainable` and the dropout rates must be set for the phase.
 
     Returns:
-        The cut, or None if no layer with weights is constant.
+        The cut. None if no layer with weights is frozen, or if the trained part reads the pixels directly. Also None if
+        a tensor at the cut is not float32 or has an unknown shape.
     """
     nodes = _graph(network)
     constant: dict[int, Any] = {id(tensor): None for tensor in network.inputs}
@@ -94,15 +97,20 @@ def find_cut(network: keras.Model) -> Cut | None:
     layers = {node.operation.name: node.operation for node in _ancestors(list(crossing.values()), constant)}
     weighted = {name: layer for name, layer in layers.items() if getattr(layer, "weights", None)}
     parameters = sum(math.prod(weight.shape) for layer in weighted.values() for weight in layer.weights)
-    # In the order of the graph, so that equal networks are cut into equal models.
+    # The tensors are in the order of the graph, so that equal networks are cut into equal models.
     ordered = [tensor for node in below for tensor in node.outputs if id(tensor) in crossing]
     return Cut(tuple(ordered), frozenset(weighted), parameters) if weighted else None
 
 
 def digest(network: keras.Model, tensor: keras.KerasTensor) -> str:
-    """Return a fingerprint of everything that decides a tensor's values for a picture.
+    """Return a fingerprint of everything that determines the values of a tensor for a given picture.
 
-    It is the sha256 of the operations below the tensor, their settings and their weights.
+    It is the sha256, in hex, of the input shapes, of the operations that compute the tensor, and of their settings and
+    weights. It is different in every run if one of these operations comes from outside Keras and zoo.
+
+    Args:
+        network: The network from pixels to logits.
+        tensor: A tensor of this network.
     """
     makers = {id(output): node for node in _graph(network) for output in node.outputs}
     fingerprint = hashlib.sha256(repr([tuple(pixels.shape) for pixels in network.inputs]).encode())
@@ -110,7 +118,8 @@ def digest(network: keras.Model, tensor: keras.KerasTensor) -> str:
     for node in _ancestors([tensor], makers):
         numbers.update({id(output): f"{len(numbers)}.{i}" for i, output in enumerate(node.outputs)})
         text = json.dumps(_describe(node, numbers), sort_keys=True, default=repr)
-        # The text does not identify code of others, so a random number keeps later runs from finding its outputs.
+        # The text cannot identify code from outside Keras and zoo. A random number ensures that no later run reads
+        # outputs that an older version of this code computed.
         unknown = UNKNOWN in text or " at 0x" in text
         fingerprint.update((text + secrets.token_hex(16) if unknown else text).encode())
         for weight in getattr(node.operation, "weights", ()):
@@ -120,9 +129,9 @@ def digest(network: keras.Model, tensor: keras.KerasTensor) -> str:
 
 
 def _graph(network: keras.Model) -> list[Any]:
-    """Return the nodes of a functional model, input first.
+    """Return the nodes of a functional model, input first. Nodes of input layers are left out.
 
-    A node has `operation`, `input_tensors`, `outputs` and `arguments`.
+    A node has the attributes `operation`, `input_tensors`, `outputs` and `arguments`.
     """
     return [
         node
@@ -133,7 +142,10 @@ def _graph(network: keras.Model) -> list[Any]:
 
 
 def _is_constant(operation: keras.Operation) -> bool:
-    """Return whether an operation, with the layers inside it, computes the same in training mode."""
+    """Return whether an operation gives the same output for the same input in every training step.
+
+    Layers inside the operation count too.
+    """
     layers = backend.start().layers
     if getattr(operation, "trainable_weights", None):
         return False
@@ -141,7 +153,7 @@ def _is_constant(operation: keras.Operation) -> bool:
         if isinstance(layer, layers.BatchNormalization) and layer.trainable:
             return False
         if isinstance(layer, layers.SpectralNormalization):
-            # Its kernel changes in training.
+            # This layer changes its kernel in every training step.
             return False
         if getattr(layer, "_seed_generators", None) and not (isinstance(layer, layers.Dropout) and layer.rate == 0):
             return False
@@ -149,9 +161,14 @@ def _is_constant(operation: keras.Operation) -> bool:
 
 
 def _ancestors(tensors: Sequence[keras.KerasTensor], makers: dict[int, Any]) -> list[Any]:
-    """Return the nodes that compute some tensors, input first."""
+    """Return all nodes that are needed to compute some tensors, input first.
+
+    Args:
+        tensors: The tensors.
+        makers: `id` of each tensor -> the node that computes it. Inputs of the network are missing or map to None.
+    """
     nodes: dict[int, Any] = {}
-    # Each entry is visited twice: first to add its inputs to the stack, then to append its node after theirs.
+    # Each entry is visited twice: first to push its inputs, then to add its node after the nodes of its inputs.
     stack = [(tensor, False) for tensor in reversed(tensors)]
     while stack:
         tensor, inputs_done = stack.pop()
@@ -167,7 +184,12 @@ def _ancestors(tensors: Sequence[keras.KerasTensor], makers: dict[int, Any]) -> 
 
 
 def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -> None:
-    """Move the cut below cheap operations wherever fewer numbers then cross; changes `crossing`."""
+    """Move the cut closer to the input, past cheap operations, wherever fewer values then cross it.
+
+    Args:
+        crossing: `id` of each tensor at the cut -> the tensor. It is changed in place.
+        makers: `id` of each tensor below the cut -> the node that computes it; None for inputs of the network.
+    """
     lowered = True
     while lowered:
         lowered = False
@@ -183,10 +205,19 @@ def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -
 def _better_front(
     key: int, crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]
 ) -> dict[int, keras.KerasTensor] | None:
-    """Return the tensors that should cross instead of one, or None if none save numbers."""
+    """Find tensors that could cross the cut instead of one tensor, and that hold fewer values.
+
+    Args:
+        key: `id` of the tensor that crosses the cut now.
+        crossing: `id` of each tensor at the cut -> the tensor.
+        makers: `id` of each tensor below the cut -> the node that computes it; None for inputs of the network.
+
+    Returns:
+        `id` of each tensor found -> the tensor. None if no replacement reduces the number of values.
+    """
     tensor = crossing[key]
     best, saved = None, 0
-    # The tensors that would cross instead, while the cut moves down through cheap operations one by one.
+    # The tensors that would cross instead. Each turn of the loop moves them below one more cheap operation.
     front = {key: tensor}
     while True:
         steps = [
@@ -212,7 +243,14 @@ def _floats(tensor: keras.KerasTensor) -> int:
 
 
 def _describe(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
-    """Describe an operation and its inputs, without names and without settings that only training reads."""
+    """Describe an operation and its inputs for a fingerprint.
+
+    Names are left out, and so are settings that only matter in training.
+
+    Args:
+        node: A node from `_graph`.
+        numbers: `id` of each tensor below -> a text that identifies the tensor in the graph.
+    """
     keras = backend.start()
     operation = node.operation
     config: dict[str, Any] = {}
@@ -231,13 +269,13 @@ def _describe(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
         if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
             value = keras.ops.convert_to_numpy(value)
         if isinstance(value, np.ndarray):
-            # The printed form of a large array leaves values out.
+            # The `repr` of a large array omits values.
             return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
         return UNKNOWN if callable(value) else repr(value)
 
     arguments = node.arguments
     kind = type(operation)
-    # A class or function from elsewhere may have other code tomorrow, under the same name.
+    # The code of a class or function from outside Keras and zoo may change while its name stays the same.
     ours = kind.__module__.split(".")[0] in ("keras", "zoo") and not isinstance(operation, keras.layers.Lambda)
     activation = getattr(getattr(operation, "activation", None), "__module__", "keras")
     ours = ours and str(activation).split(".")[0] == "keras"

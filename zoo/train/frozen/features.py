@@ -1,10 +1,11 @@
-"""The feature cache: computes the outputs of the frozen part once per picture, and reads them in later epochs.
+"""Computes the outputs of the frozen part once per picture, and reads them from a cache in later epochs.
 
-A phase trains the upper part of a network. The frozen part below computes the same for a picture in every epoch;
-`zoo.train.frozen.cut` finds where it ends. In this package, "features" are the outputs of the frozen part. They are
-computed ahead and read in every epoch. Only the upper part runs and trains; it shares its variables with the whole
-network. If pictures are altered in every epoch, or features do not fit the cache, the frozen part still runs on
-onnxruntime, batch by batch.
+A phase trains the upper part of a network. The frozen part below it gives the same outputs for a picture in every
+epoch. In this package, these outputs are called "features". `zoo.train.frozen.cut` finds where the frozen part ends.
+
+Features are computed before the phase trains. Then only the upper part runs in every step. It shares its variables with
+the whole network. If pictures are augmented again in every epoch, or if features do not fit in the cache, the frozen
+part runs in every epoch. It then runs on onnxruntime, batch by batch.
 """
 
 from __future__ import annotations
@@ -35,24 +36,27 @@ if TYPE_CHECKING:
     import keras
 
 CHECKED_PICTURES = 8
-# Batches hold as many pictures as have these pixels, and at most BATCH, because memory grows with them.
+# A batch holds at most BATCH pictures and about BATCH_PIXELS pixels, because memory grows with both.
 BATCH_PIXELS, BATCH = 1_600_000, 32
-# So many features are safely on the disk before the next are computed; an interrupted run keeps them.
+# Features are flushed to the disk after this many rows, so that an interrupted run does not lose them.
 FINISHED_TOGETHER = 512
-# If the cache saves computing fewer pixels than these, converting the frozen part takes longer than it saves.
-# MobileNetV2's takes 4 s, in which Keras computes 500 pictures of 224 x 224.
+# The cache is used if the frozen part can skip at least this many pixels. With fewer, converting the frozen part takes
+# longer than the cache saves. Converting that of MobileNetV2 takes 4 s, in which Keras computes 500 pictures of 224 x
+# 224.
 WORTH_PIXELS = 25_000_000
 
 
 @dataclass(frozen=True)
 class FeatureCacheConfig:
-    """Settings of the feature cache: where it is, how large it may be, and when it is used.
+    """Settings of the feature cache: where it is, how large it may become, and when it is used.
 
     Args:
         folder: The folder of the cache.
-        limit: Bytes that the cache may take. None means the default; 0 turns the feature cache off.
-        pictures: A fingerprint of the decoded pictures in their order. An empty one matches no other run.
-        always: Whether the cache is used even if it saves little.
+        limit: The greatest size of the cache in bytes. None means the default of `zoo.train.frozen.store.Cache`; 0
+            turns the cache off.
+        pictures: A fingerprint of the decoded pictures in their order. If it is empty, other runs cannot use the
+            features.
+        always: Whether the cache is used even if it saves little time.
     """
 
     folder: Path
@@ -61,20 +65,20 @@ class FeatureCacheConfig:
     always: bool = False
 
 
-# Places in a set, pixels as uint8 (pictures, height, width, channels), and labels if they are kept beside features.
+# Indices of rows, their pixels as uint8 (rows, height, width, channels), and their labels if labels are kept too.
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The pictures, or views of them, that a phase needs features of.
+    """The rows of a feature set that a phase needs. There is one row per picture, or per view of a picture.
 
     Args:
-        key: Identifies the pictures or views.
-        count: The number of rows of the set, needed or not.
-        needed: Indices of the rows needed, int64.
-        batches: Makes the pixels of missing rows.
-        labels: The set of labels that is kept beside the features, or None.
+        key: A text that identifies the pictures or views.
+        count: The number of all rows of the set, including those that the phase does not need.
+        needed: Indices of the rows that the phase needs, int64.
+        batches: A function of the indices of missing rows. It returns batches with the pixels of these rows.
+        labels: Describes the set of labels that is kept beside the features; None if labels are not kept.
     """
 
     key: str
@@ -85,16 +89,16 @@ class _Rows:
 
 
 class FeatureCache:
-    """Computes the features that no earlier run has kept, keeps them, and reads them, throughout one run.
+    """Computes the features that are missing in the cache, keeps them, and reads them in all phases of one run.
 
     Args:
         config: The settings of the cache.
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
-        targets: A float32 array (pictures, classes).
+        targets: A float32 array (pictures, classes) in 0..1.
         reporter: Receives progress messages and warnings.
 
     Attributes:
-        stats: What the cache has done so far.
+        stats: Counts and times of the cache so far.
     """
 
     def __init__(self, config: FeatureCacheConfig, array: np.ndarray, targets: np.ndarray, reporter: Reporter):
@@ -110,7 +114,11 @@ class FeatureCache:
         self.stats = CacheStats()
 
     def worth(self, passes: int) -> bool:
-        """Return whether the cache should be used if it spares the frozen part `passes` pictures."""
+        """Return whether the cache saves enough time to be used.
+
+        Args:
+            passes: The number of pictures that the frozen part need not compute again, added up over all epochs.
+        """
         if self._cache.limit == 0:
             return False
         return self._config.always or passes * self._array[0, ..., 0].size >= WORTH_PIXELS
@@ -127,24 +135,25 @@ class FeatureCache:
         views: Views | None,
         online: bool,
     ) -> PhaseInputs:
-        """Return the inputs of a phase that trains only the part above the cut, on features.
+        """Return the inputs of a phase, so that it trains only the part above the cut, on features.
 
-        This computes the features that the cache lacks. Features that cannot be kept are computed batch by batch
-        while the phase trains.
+        Missing features are computed first. Features that cannot be kept are computed batch by batch while the phase
+        trains.
 
         Args:
             network: The network from pixels to logits.
             cut: The cut of this phase.
-            later: The cuts of later phases that read the same pictures; one pass computes the features for all.
-            plain: The inputs of the phase without the cache: the whole network, and batches of pictures.
+            later: The cuts of later phases that read the same pictures. Their features are computed in the same pass.
+            plain: The inputs of the phase without the cache: the whole network, and functions that read batches of
+                pictures.
             train: Indices of the training pictures, int64, in ascending order.
             val: Indices of the validation pictures, int64.
-            views: Augmented copies of the training pictures that are made ahead, or None.
-            online: Whether `plain.train` augments the training pictures anew in every epoch.
+            views: Augmented copies of the training pictures that are computed ahead, or None.
+            online: Whether `plain.train` augments the training pictures again in every epoch.
 
         Returns:
-            The part of the network above the cut, and batches of features. The result is `plain` if the frozen part
-            cannot be computed ahead, or if it would run batch by batch on Keras.
+            The part of the network above the cut, and functions that read batches of features. It is `plain` itself if
+            the frozen part cannot be computed ahead, or if Keras would have to compute it batch by batch.
         """
         keras = backend.start()
         # Weights below the cut do not change within a phase, so fingerprints are computed once per phase.
@@ -159,7 +168,7 @@ class FeatureCache:
             if from_train is None or from_pictures is None:
                 part = self._part_for(cut.tensors)
                 if part.engine == "Keras":
-                    # Batch by batch, Keras does the same in one piece.
+                    # There is nothing to save: Keras does the same work when it runs the whole network.
                     return plain
         except Unsound:
             return plain
@@ -172,13 +181,32 @@ class FeatureCache:
         )
 
     def count(self, inputs: PhaseInputs, train: int, validation: int) -> None:
-        """Note that a phase has read so many training and validation pictures."""
+        """Count in `stats` the features that a phase has read.
+
+        Args:
+            inputs: The inputs of the phase.
+            train: The number of training pictures that the phase has read, added up over its epochs.
+            validation: The number of validation pictures that the phase has read, added up over its epochs.
+        """
         read = sum(count for count, kept in zip((train, validation), inputs.kept, strict=True) if kept)
         self.stats.read += read
         self.stats.seconds_read += read * inputs.rate
 
     def _read_pictures(self, cut: Cut, later: Sequence[Cut], rows: np.ndarray) -> tuple[BatchFn, float] | None:
-        """Return a reader of the features of unaltered pictures, and seconds per picture; None if they are not kept."""
+        """Open the features of unaltered pictures, and compute those that are missing.
+
+        Args:
+            cut: The cut of this phase.
+            later: The cuts of later phases that read the same pictures.
+            rows: Indices of the pictures, int64.
+
+        Returns:
+            A function that reads batches of features, and the mean seconds to compute the features of a picture. None
+            if the features cannot be kept.
+
+        Raises:
+            Unsound: The frozen part cannot be computed ahead.
+        """
         pixels = MappedRows(self._array)
 
         def batches(missing: np.ndarray) -> Iterator[Batch]:
@@ -191,14 +219,28 @@ class FeatureCache:
 
         def read(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
             if any(len(feature_set.missing(chosen)) for feature_set in sets):
-                # A phase that reads altered pictures asks for some unaltered ones; they are few, and seldom needed.
+                # A phase that augments keeps no features of unaltered training pictures. Only the recalibration of
+                # BatchNorm reads a few of them.
                 return self._part_for(cut.tensors)(self._array[chosen].astype("float32")), self._targets[chosen]
             return [feature_set[chosen] for feature_set in sets], self._targets[chosen]
 
         return read, max(feature_set.seconds_a_row for feature_set in sets)
 
     def _read_views(self, cut: Cut, later: Sequence[Cut], views: Views) -> tuple[BatchFn, float] | None:
-        """Return a reader of the features of augmented copies, and seconds per copy; None if they are not kept."""
+        """Open the features of augmented copies of the training pictures, and compute those that are missing.
+
+        Args:
+            cut: The cut of this phase.
+            later: The cuts of later phases that read the same copies.
+            views: The augmented copies.
+
+        Returns:
+            A function that reads batches of features, and the mean seconds to compute the features of a copy. None if
+            the features cannot be kept.
+
+        Raises:
+            Unsound: The frozen part cannot be computed ahead.
+        """
         key = self._key_of_views(views)
 
         def batches(missing: np.ndarray) -> Iterator[Batch]:
@@ -217,7 +259,11 @@ class FeatureCache:
         return read, max(feature_set.seconds_a_row for feature_set in features)
 
     def _key_of_views(self, views: Views) -> str:
-        """Identify views by what the policy makes of a few pictures: its code may change under the same name."""
+        """Return a text that identifies views.
+
+        It contains a digest of a few augmented pictures, because the code of a policy may change while its name stays
+        the same.
+        """
         some = views.rows[:CHECKED_PICTURES]
         altered = views.augment(
             views.array[some].astype("float32"), views.targets[some].copy(), picture_seeds(views.seed, 0, some)
@@ -227,7 +273,20 @@ class FeatureCache:
         return repr([self._pictures, fingerprint, views.count, views.seed])
 
     def _open_filled(self, cut: Cut, later: Sequence[Cut], rows: _Rows) -> list[FeatureSet] | None:
-        """Open the sets of a cut's tensors, then of labels, and compute what is missing; None if they are not kept."""
+        """Open the feature sets of a cut, and compute the rows that are missing.
+
+        Args:
+            cut: The cut of this phase.
+            later: The cuts of later phases that read the same pictures.
+            rows: The rows that the phase needs.
+
+        Returns:
+            One set per tensor of `cut`, followed by the set of labels if there is one. None if the features cannot be
+            kept.
+
+        Raises:
+            Unsound: The frozen part cannot be computed ahead.
+        """
         if not self._writable:
             return None
         opened: list[FeatureSet] = []
@@ -245,7 +304,7 @@ class FeatureCache:
                     f"  frozen part: the features of {len(rows.needed):,} pictures are in the cache already"
                 )
         except OSError as error:
-            # A half-written set would fill the disk for nothing.
+            # A half-written set would only take up space on the disk.
             self._cache.drop(opened)
             self._writable = False
             self._reporter.warn(
@@ -262,7 +321,12 @@ class FeatureCache:
     def _open(
         self, cut: Cut, later: Sequence[Cut], rows: _Rows
     ) -> tuple[list[keras.KerasTensor], list[FeatureSet] | None]:
-        """Open the sets of this phase and later ones, or of this phase alone if all do not fit; say if none fit."""
+        """Open the feature sets of this phase and of later phases, or only those of this phase if not all fit.
+
+        Returns:
+            The tensors, and one set per tensor, followed by the set of labels if there is one. The sets are None if
+            even those of this phase do not fit; a message then says so.
+        """
         labels = [rows.labels] if rows.labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())
         sets = self._cache.open([*self._specs(tensors, rows), *labels])
@@ -294,7 +358,14 @@ class FeatureCache:
         rows: np.ndarray,
         batches: Iterable[Batch],
     ) -> None:
-        """Compute rows of the sets of some tensors. If labels come with the pixels, they go to the last set."""
+        """Compute rows of feature sets and write them to the disk.
+
+        Args:
+            tensors: The tensors whose values are the features.
+            sets: One set per tensor, followed by the set of labels if there is one.
+            rows: Indices of the missing rows, int64.
+            batches: The pixels of these rows, and their labels if `sets` has a set of labels.
+        """
         part = self._part_for(tensors)
         started = time.perf_counter()
         done = 0
@@ -337,10 +408,12 @@ class FeatureCache:
         return self._digests[id(tensor)]
 
     def _part_for(self, tensors: Sequence[keras.KerasTensor]) -> FrozenPart:
-        """Return the frozen part that gives some tensors, prepared once for the same operations and weights.
+        """Return the frozen part that computes some tensors.
+
+        It is prepared only once for the same operations and weights.
 
         Raises:
-            Unsound: It does not give one row per picture, or gives other values in training mode.
+            Unsound: The part does not give one row per picture, or gives other values in training mode.
         """
         key = tuple(self._digest(tensor) for tensor in tensors)
         if key not in self._parts:
@@ -356,7 +429,12 @@ class FeatureCache:
         return self._parts[key]
 
     def _stream(self, part: FrozenPart | None, read: BatchFn) -> BatchFn:
-        """Return a function that computes the features of what another function gives, and keeps nothing."""
+        """Return a function that reads batches of pictures and computes their features, without keeping them.
+
+        Args:
+            part: The frozen part; it must not be None.
+            read: Reads batches of pictures.
+        """
         assert part is not None
 
         def features(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:

@@ -1,4 +1,8 @@
-"""Runs the frozen part of a network: on onnxruntime where that is sound and faster, else on Keras."""
+"""Runs the frozen part of a network, on onnxruntime if possible and on Keras otherwise.
+
+Keras is used in three cases: it computes on a GPU or TPU, the conversion to ONNX fails, or the outputs of onnxruntime
+differ from those of Keras.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +19,27 @@ if TYPE_CHECKING:
     import keras
 
 
+# The greatest difference accepted, relative to the greatest value of a tensor.
 TOLERANCE = 1e-4
 
 
 class Unsound(Exception):
-    """The frozen part cannot be computed ahead: `FrozenPart.sound` is False."""
+    """Raised if the frozen part cannot be computed ahead, because `FrozenPart.sound` is False."""
 
 
 class FrozenPart:
-    """The frozen part of a network, ready to run.
+    """Computes the outputs of the frozen part of a network.
 
     Args:
         network: The whole network.
         tensors: The outputs of the frozen part.
-        sample: Pictures to compare Keras and onnxruntime on, float32 (pictures, height, width, channels) in 0..255.
+        sample: Pictures on which the outputs of Keras and of onnxruntime are compared, float32 (pictures, height,
+            width, channels) in 0..255.
 
     Attributes:
-        engine: "onnxruntime" or "Keras".
-        note: Why it runs on Keras although onnxruntime might be faster; empty in all other cases.
-        sound: Whether it gives one row per picture, and the same in training mode.
+        engine: What computes the outputs: "onnxruntime" or "Keras".
+        note: The reason why Keras is used although onnxruntime might be faster; empty in all other cases.
+        sound: Whether the outputs have one row per picture, and are the same in training mode as outside it.
     """
 
     def __init__(self, network: keras.Model, tensors: Sequence[keras.KerasTensor], sample: np.ndarray):
@@ -41,7 +47,7 @@ class FrozenPart:
         self._model = keras.Model(network.inputs[0], list(tensors))
         self._session: Any = None
         self.engine, self.note, self.sound = "Keras", "", True
-        # Called without tracing, which would take longer than these few pictures.
+        # The model is called without tracing it, which would take longer than computing these few pictures.
         pixels = keras.ops.convert_to_tensor(sample)
         expected, training = (
             [keras.ops.convert_to_numpy(x) for x in _as_list(self._model(pixels, training=mode))]
@@ -57,7 +63,7 @@ class FrozenPart:
         """Convert the frozen part, and switch to onnxruntime if its outputs for the sample match those of Keras.
 
         Args:
-            expected: The outputs of Keras for the sample.
+            expected: The outputs of Keras for the sample, one array per tensor.
             sample: Pictures, float32 (pictures, height, width, channels) in 0..255.
         """
         from zoo.convert.keras_to_onnx import convert_maps
@@ -78,26 +84,30 @@ class FrozenPart:
             self.engine = "onnxruntime"
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Compute the features of pictures.
+        """Compute the outputs of the frozen part. If onnxruntime fails, Keras computes them from then on.
 
         Args:
             pixels: float32 (pictures, height, width, channels) in 0..255.
 
         Returns:
-            A float32 array (pictures, ...) for each tensor.
+            One float32 array (pictures, ...) per tensor.
         """
         if self._session is not None:
             try:
                 return self._session.run(None, {self._session.get_inputs()[0].name: pixels})
             except Exception as error:
-                # onnxruntime's exceptions share no base class. Keras may succeed where it runs out of memory.
+                # onnxruntime's exceptions share no base class. Keras may succeed where onnxruntime runs out of memory.
                 self._session, self.engine = None, "Keras"
                 self.note = f"onnxruntime failed: {str(error).splitlines()[0]}"
         return [np.asarray(values) for values in _as_list(self._model.predict_on_batch(pixels))]
 
 
 def _difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
-    """Return the greatest difference over tensors, relative to the greatest value; NaN counts as infinite."""
+    """Return the greatest difference between the outputs of two engines.
+
+    The difference of each pair of arrays is divided by the greatest absolute value of the expected array. NaN counts as
+    infinite.
+    """
     worst = 0.0
     for reference, values in zip(expected, actual, strict=True):
         relative = float(np.abs(reference - values).max() / max(float(np.abs(reference).max()), 1e-30))
@@ -106,5 +116,5 @@ def _difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) ->
 
 
 def _as_list(outputs: Any) -> list[Any]:
-    """Return outputs as a list: Keras returns the only output of a model without one."""
+    """Return the outputs of a model as a list. Keras returns a single output without a list around it."""
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]

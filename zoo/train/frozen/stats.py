@@ -1,4 +1,4 @@
-"""Counts what the feature cache did in a run, for the user and for run.json."""
+"""Holds the counts and times of the feature cache in one run, which the user sees and run.json records."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ class CacheStats:
     """Counts and times of the frozen part and its cache in one run. Features are the outputs of the frozen part.
 
     Args:
-        engine: What the frozen part ran on: "onnxruntime" or "Keras".
-        computed: Pictures (or views of them) whose features were computed and kept.
-        found: Pictures (or views) whose features an earlier run had computed.
-        read: How often features were read instead of computed.
-        streamed: Pictures whose features were computed and not kept.
+        engine: What the frozen part ran on: "onnxruntime" or "Keras"; empty if it was not needed.
+        computed: Pictures, or views of them, whose features this run computed and kept.
+        found: Pictures, or views of them, whose features an earlier run had computed.
+        read: How often the features of a picture were read from the cache.
+        streamed: How often the features of a picture were computed and not kept.
         seconds_preparing: Seconds spent on converting the frozen part and comparing it with Keras.
-        seconds_computing: Seconds spent on the features that were kept.
-        seconds_read: Seconds that the features read would have taken to compute, at the measured speed of their set.
-        bytes: Size on the disk of the features computed.
-        numbers: How numbers are kept, see `zoo.train.frozen.store.FeatureSet`; empty if none are.
+        seconds_computing: Seconds spent on computing the features that were kept.
+        seconds_read: Estimated seconds that it would have taken to compute features each time they were read.
+        bytes: Size on the disk of the features that this run computed.
+        numbers: The number format of the cached features: "float32" or "16-bit fixed point"; empty if none are kept.
     """
 
     engine: str = ""
@@ -35,10 +35,10 @@ class CacheStats:
     numbers: str = ""
 
     def summary_lines(self) -> list[str]:
-        """Return the lines about the frozen part that are printed at the end of training.
+        """Return up to two lines about the frozen part, to be printed at the end of training.
 
-        One line says how often features were read, and about how many seconds that saved. Another counts the pictures
-        whose features were computed and not kept. A line whose count is 0 is left out.
+        The first line says how often features were read. It adds the number of seconds saved if this is at least 1. The
+        second line counts the pictures whose features were computed and not kept. A line is left out if its count is 0.
         """
         lines = []
         if self.read:
@@ -50,5 +50,5 @@ class CacheStats:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as run.json records them, with times rounded to milliseconds."""
+        """Return the fields for run.json, with times rounded to milliseconds."""
         return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()}

@@ -1,8 +1,9 @@
-"""Keeps features on the disk between runs, in a cache of bounded size.
+"""Stores features on the disk between runs, in a cache of limited size.
 
-A set is a folder. `values` holds a row per picture, and `done` says which rows have been computed. If rows do not fit
-as float32, they are kept as 16-bit fixed-point numbers between the least and the greatest value of each row. Their
-error is at most half a 65535th of that span. (The error of float16 would be 1/2048 of a value.)
+Each set of features is a folder. Its file `values` holds one row per picture, and `done` marks the rows that have been
+computed. If the rows do not fit as float32, they are stored as 16-bit fixed-point numbers between the least and the
+greatest value of each row. The file `spans` holds this range. The error is at most half of 1/65535 of the range. (The
+error of float16 would be up to 1/2048 of a value.)
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from zoo import files
 FORMAT = 1
 LEVELS = 65535
 DEFAULT_BYTES = 4 << 30
-# The cache leaves this much free on the disk, because a run writes files at its end.
+# The cache leaves this many bytes of the disk free, because a run writes files at its end.
 RESERVE_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
 class FeatureSetSpec:
-    """A set of features that a run needs.
+    """Describes a set of features that a run needs.
 
     Args:
-        key: Identifies the set among all sets.
-        count: The number of its rows, computed or not.
+        key: A text that identifies the set among all sets in the cache.
+        count: The number of all rows of the set, computed or not.
         rows: Indices of the rows that are needed, int64.
-        shape: The shape of a row.
+        shape: The shape of one row.
     """
 
     key: str
@@ -48,17 +49,17 @@ class FeatureSetSpec:
 
 
 class FeatureSet:
-    """The rows of one set.
+    """Reads and writes the rows of one set of features on the disk.
 
     Args:
-        folder: The folder of the set.
-        count: The number of its rows, computed or not.
-        shape: The shape of a row.
-        fixed_point: Whether rows are kept in 16 bits per number.
+        folder: The folder of the set; it is created if it does not exist.
+        count: The number of all rows of the set, computed or not.
+        shape: The shape of one row.
+        fixed_point: True stores numbers in 16 bits, False as float32.
 
     Attributes:
-        row_bytes: Bytes per row.
-        numbers: How numbers are kept: "float32" or "16-bit fixed point".
+        row_bytes: The size of one row in bytes.
+        numbers: The number format: "float32" or "16-bit fixed point".
 
     Raises:
         OSError: The folder cannot be written.
@@ -72,23 +73,33 @@ class FeatureSet:
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {"values": count * self.row_bytes, "spans": count * 8, "done": count}
         if any(_size(folder / name) != size for name, size in sizes.items()):
-            # The set is new, or another process was killed while it made or removed it.
+            # The set is new, or another process was killed while it created or removed the set.
             for name in ("done", "values", "spans", "took"):
                 (folder / name).unlink(missing_ok=True)
             for name, size in sizes.items():
                 with (folder / name).open("wb") as file:
                     # A sparse file: the disk stores only values that are written.
                     file.truncate(size)
-        # Kept open, because another run may remove the set: open files stay readable until this run ends.
+        # The files stay open, because another run may remove the set. Open files remain readable until this run ends.
         self._files = {name: (folder / name).open("r+b", buffering=0) for name in sizes}
         self._kinds = {"values": np.dtype((kind, shape)), "spans": np.dtype(("<f4", (2,))), "done": np.dtype("u1")}
         self._count, self._lock = count, threading.Lock()
         with contextlib.suppress(OSError):
-            # Marks the set as used.
+            # The time of the folder tells when the set was last used.
             os.utime(folder)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows that have been computed, as a float32 array (len(rows), *shape)."""
+        """Read rows that have been computed.
+
+        Args:
+            rows: Indices of the rows, int64.
+
+        Returns:
+            A float32 array (len(rows), *shape).
+
+        Raises:
+            OSError: The files cannot be read.
+        """
         values = self._get("values", rows)
         if not self._fixed_point:
             return values
@@ -96,14 +107,20 @@ class FeatureSet:
         return values * step + low
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of some rows that have not been computed."""
+        """Return the indices in `rows` whose rows have not been computed yet, int64."""
         return rows[self._get("done", np.arange(self._count))[rows] == 0]
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Write rows. They count as computed after `finish`.
+        """Write rows to the disk. They count as computed only after `finish`.
+
+        Files are written directly, because a full disk would kill a process that writes through a memory map.
+
+        Args:
+            rows: Indices of the rows, int64.
+            values: A float32 array (len(rows), *shape).
 
         Raises:
-            OSError: The disk is full. (Writing through a memory map would kill the process instead.)
+            OSError: The disk is full.
         """
         values = np.ascontiguousarray(values, "<f4")
         if self._fixed_point:
@@ -118,10 +135,13 @@ class FeatureSet:
             self._put("values", row, value)
 
     def finish(self, rows: np.ndarray) -> None:
-        """Mark rows as computed, once they are safely on the disk.
+        """Flush rows to the disk, then mark them as computed.
+
+        Args:
+            rows: Indices of the rows, int64.
 
         Raises:
-            OSError: They cannot be written to the disk.
+            OSError: The rows cannot be written to the disk.
         """
         for name in ("values", "spans"):
             os.fsync(self._files[name].fileno())
@@ -130,12 +150,17 @@ class FeatureSet:
 
     @property
     def seconds_a_row(self) -> float:
-        """Seconds that computing a row took, in this run and earlier ones; 0 if unknown."""
+        """Mean time in seconds to compute a row, over this run and earlier ones; 0 if unknown."""
         rows, seconds = self._timing()
         return seconds / rows if rows else 0.0
 
     def add_timing(self, rows: int, seconds: float) -> None:
-        """Record how long computing rows took, for the summaries of this run and later ones."""
+        """Record how long it took to compute rows, for the summaries of this run and later ones.
+
+        Args:
+            rows: The number of rows.
+            seconds: The time to compute them all, in seconds.
+        """
         before = self._timing()
         with contextlib.suppress(OSError):
             (self.folder / "took").write_text(json.dumps([before[0] + rows, before[1] + seconds]))
@@ -148,7 +173,13 @@ class FeatureSet:
             return 0, 0.0
 
     def _get(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Read rows of a file, without a memory map: that would count as used memory until the set is closed."""
+        """Read rows from one of the set's files.
+
+        It does not use a memory map, because the pages of a map would count as used memory until the set is closed.
+
+        Raises:
+            OSError: The file cannot be read, or it is too short.
+        """
         kind, shape = self._kinds[name].base, self._kinds[name].shape
         values = np.empty((len(rows), *shape), kind)
         size = self._kinds[name].itemsize
@@ -179,15 +210,16 @@ def _size(path: Path) -> int:
 
 
 class Cache:
-    """The sets of all runs, within a limit.
+    """Manages the feature sets of all runs in one folder, and limits their total size.
 
     Args:
-        folder: The folder of the sets.
-        limit: Bytes that the sets may take. None means 4 GiB, or half of the free disk space (counting what the sets
-            take now as free) if that is less.
+        folder: The folder that contains the sets.
+        limit: The greatest total size of the sets in bytes. None means 4 GiB, or half of the free disk space if that is
+            less. The space that existing sets take counts as free.
 
     Attributes:
-        refusal: Why the last call of `open` returned None.
+        limit: The greatest total size in bytes, never None.
+        refusal: The reason why the last call of `open` returned None.
     """
 
     def __init__(self, folder: Path, limit: int | None = None):
@@ -200,19 +232,20 @@ class Cache:
         self.limit = limit
 
     def open(self, wanted: Sequence[FeatureSetSpec]) -> list[FeatureSet] | None:
-        """Open sets, and make room for them by removing the sets that were used least recently.
+        """Open sets, and make room for them by removing the least recently used sets.
 
         Args:
             wanted: The sets to open.
 
         Returns:
-            The sets, or None if they do not fit the limit or the disk together; `refusal` says which.
+            The sets in the same order. They are stored as float32 if that fits, otherwise as 16-bit numbers. None if
+            they exceed the limit or the space on the disk; `refusal` then gives the reason.
 
         Raises:
             OSError: The folder cannot be written.
         """
         with files.scratch_folder(self.folder):
-            # Entering it also removes what killed processes left behind.
+            # Entering this context removes the temporary folders that killed processes left behind.
             pass
         sets = files.sets(self.folder)
         free = max(0, shutil.disk_usage(self.folder).free - RESERVE_BYTES)
@@ -222,7 +255,7 @@ class Cache:
             there = sum(size for _, size, path in sets if path in self._used.union(places))
             others = [entry for entry in sets if entry[2] not in self._used.union(places)]
             if there + more > self.limit:
-                # Rows that other splits computed may take the space.
+                # The sets may hold rows of other splits. If the needed rows fit without them, new sets replace these.
                 stale = [path for _, _, path in sets if path in set(places) - self._used]
                 held = sum(size for _, size, path in sets if path in self._used)
                 anew = sum(self._lacking(None, one, fixed_point) for one in wanted)
@@ -248,13 +281,19 @@ class Cache:
         return [FeatureSet(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
 
     def drop(self, sets: Sequence[FeatureSet]) -> None:
-        """Remove sets, complete or half-written."""
+        """Remove sets from the disk, including incomplete ones."""
         for feature_set in sets:
             self._used.discard(feature_set.folder)
             files.evict(feature_set.folder)
 
     def _lacking(self, place: Path | None, spec: FeatureSetSpec, fixed_point: bool) -> int:
-        """Return the bytes that the missing rows of a set will take; all rows are missing if `place` is None."""
+        """Return how many bytes a set will need for its missing rows.
+
+        Args:
+            place: The folder of the set. None counts all needed rows as missing.
+            spec: Describes the set.
+            fixed_point: Whether numbers are stored in 16 bits.
+        """
         row = math.prod(spec.shape) * (2 if fixed_point else 4)
         count = len(spec.rows)
         if place is not None:
