@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def choose(
         expected = architecture.default_schedule == RANDOM_SCHEDULE
         return _random(architecture, reason, missing="" if expected else reason)
     if requested not in ("auto", tag) and _is_path(requested):
-        return _own_file(architecture, requested)
+        return _own_file(architecture, requested, registry.weights_of(architecture.name, top=False))
     entries = _entries(architecture, tag, requested, registry)
     size = size or entries[0].input_size
     wanted = fetch.by_fit(entries, size)[0]
@@ -193,14 +194,22 @@ def _is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text.endswith((".h5", ".keras")) or Path(text).is_file()
 
 
-def _own_file(architecture: Architecture, requested: str) -> StartingWeights:
-    """Open the user's own file, and refuse one that cannot hold weights before Keras starts."""
+def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weights]) -> StartingWeights:
+    """Open the user's own file, and refuse one that cannot hold weights before Keras starts.
+
+    Args:
+        architecture: The network.
+        requested: The path.
+        layouts: The published entries whose ways of loading may read the file; see `zoo.train.weights_file`.
+    """
     path = Path(os.path.expanduser(requested))
     try:
         digest = fetch.digest_of(path)
     except OSError as error:
         raise WeightsUnavailable(f"the weights file {requested!r} cannot be read: {error.strerror}.") from None
-    if not _holds_weights(path):
+    # Only the `load` of a plugin knows the format that it reads. No plugin reads .keras files.
+    any_format = path.suffix != ".keras" and any(entry.load is not None for entry in layouts)
+    if not any_format and not _holds_weights(path):
         raise WeightsIncompatible(
             f"{requested!r} does not hold weights that zoo can load. Give an .h5 file as Keras publishes them, or the "
             "model.keras of a run."
