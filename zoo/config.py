@@ -171,9 +171,10 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
+    # Without weights, the schedule is another one. If the options do not fit it, this report says why.
+    weights.report(reporter)
     if weights.random != expected_random:
         schedule, phases = _schedule(config, architecture, registry, augmentation, random=True)
-    weights.report(reporter)
     size = size or weights.input_size or architecture.input_size
     check_size(architecture, size)
     return ResolvedConfig(
