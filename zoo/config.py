@@ -25,14 +25,12 @@ from zoo.train import schedule as schedule_tools
 from zoo.train.network import check_size
 from zoo_runtime import ImageSpec
 
-# The settings of phases that the command line overrides, under the names that run.json has for them.
+# The settings of phases that the command line overrides: the option that run.json records them after -> their names in
+# run.json -> the names of the fields of `zoo.plugin.Phase`.
 RECORDED_OVERRIDES = {
-    "optimizer": "optimizer",
-    "rate": "lr_schedule",
-    "clip_norm": "clip_norm",
-    "ema": "ema",
-    "patience": "patience",
-    "views": "views",
+    "learning_rates": {"optimizer": "optimizer", "rate": "lr_schedule", "clip_norm": "clip_norm", "ema": "ema"},
+    "balance": {"patience": "patience"},
+    "precision": {"views": "views"},
 }
 
 
@@ -96,13 +94,14 @@ class FinetuneConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as run.json records it: plain values, each override under a key of its own."""
-        values: dict[str, Any] = {
-            key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()
-        }
-        overrides = values.pop("overrides")
-        recorded = {key: overrides.get(name) for key, name in RECORDED_OVERRIDES.items()}
-        others = {name: value for name, value in overrides.items() if name not in RECORDED_OVERRIDES.values()}
-        return {**values, **recorded, **others}
+        values: dict[str, Any] = {}
+        others = dict(self.overrides)
+        for key, value in vars(self).items():
+            if key != "overrides":
+                values[key] = str(value) if isinstance(value, Path) else value
+            for recorded, name in RECORDED_OVERRIDES.get(key, {}).items():
+                values[recorded] = others.pop(name, None)
+        return {**values, **others}
 
 
 @dataclass(frozen=True)
