@@ -13,8 +13,8 @@ is a process of its own, timed from its start to its end. The sides take turns:
 - zoo, again: the first command again, which finds its pixels and features in the caches
 
 "speedup" is the guide's seconds over a side's seconds. It is shown only if the side's test accuracy reaches the
-guide's. "head epoch s" is the mean time of an epoch of the head, without the first, which traces the network. "prefix
-s" is the time of zoo's frozen part, which is computed once. "limit" is the minimum on this machine: decoding all
+guide's. "head epoch s" is the mean time of an epoch of the head, without the first, which traces the network. "frozen
+part s" is the time of zoo's frozen part, which is computed once. "limit" is the minimum on this machine: decoding all
 pictures, and sending them once through the exported file.
 
 With --counts, only zoo runs, on the given numbers of training pictures (and 200 test pictures), and seconds and peak
@@ -197,11 +197,11 @@ def compare(options: argparse.Namespace, weights: Path) -> None:
         return sum(row[key] for row in rows[label]) / len(rows[label])
 
     print(f"{options.size} pixels, seeds {options.seed} to {options.seed + options.rounds - 1}, means:")
-    print("side               seconds  accuracy  speedup  head epoch s  prefix s  memory GB")
+    print("side               seconds  accuracy  speedup  head epoch s  frozen part s  memory GB")
     for label in rows:
         reached = mean(label, "accuracy") >= mean("guide", "accuracy")
         speedup = f"{mean('guide', 'seconds') / mean(label, 'seconds'):8.1f}" if reached else "       -"
-        prefix = f"{mean(label, 'prefix'):9.1f}" if label != "guide" else "        -"
+        prefix = f"{mean(label, 'prefix'):14.1f}" if label != "guide" else "             -"
         memory = max(row["memory"] for row in rows[label]) / 1e9
         print(
             f"{label:16} {mean(label, 'seconds'):9.1f} {mean(label, 'accuracy'):9.4f} {speedup} "

@@ -1,7 +1,7 @@
 """Finds files of pretrained weights in the mirror, zoo's cache or Keras's cache, or downloads them; checks each file.
 
-`zoo.pretrained.select` chooses the weights, and `zoo.train.network` loads them. Importing this module is cheap, because
-pooch is imported only for a download.
+`zoo.pretrained.select` chooses the weights, and `zoo.train.weights_file` loads them. Importing this module is cheap,
+because pooch is imported only for a download.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from zoo.train.freeze import TrainableLayers
 
 FIELDS = (*(field.name for field in dataclasses.fields(Phase)), *RENAMED_FIELDS)
-# Settings that 0 switches off, because command lines and TOML cannot say None.
+# Settings that 0 switches off in `override`, because a command line cannot say None. In TOML, only patience may be 0.
 OFF_AT_ZERO = ("clip_norm", "ema", "patience")
 REQUIRED = tuple(field.name for field in dataclasses.fields(Phase) if field.default is dataclasses.MISSING)
 
@@ -264,8 +264,9 @@ def override(
 
     Args:
         phases: The phases of the schedule.
-        epochs: One number for each phase, where 0 leaves the phase out. A single number is for the longest phase; the
-            others follow in proportion, and none is left out.
+        epochs: One number for each phase, where 0 leaves the phase out. A single number above 0 is for the longest
+            phase; the others follow in proportion, with at least 1 epoch each. A single 0 leaves no phase, which is an
+            error.
         learning_rates: One rate for each phase. A single rate is for the highest one; the others follow in proportion.
         overrides: Values for all phases, by the names of the fields of `zoo.plugin.Phase`. For the fields of
             `OFF_AT_ZERO`, 0 switches the setting off. `views` applies to the phases that augment.
