@@ -20,7 +20,7 @@ The columns of the table are:
     speedup        the guide's seconds divided by those of the program; shown only if its accuracy on the test pictures
                    is at least the guide's
     head epoch s   mean seconds of an epoch of the head; the first epoch is left out, because it includes tracing
-    prefix s       seconds that zoo takes to convert and compute the frozen part
+    frozen part s  seconds that zoo takes to convert and compute the frozen part
 
 The line "limit" shows the minimum on this machine: decoding all pictures, and running the exported file once on each.
 
@@ -243,11 +243,11 @@ def compare(options: argparse.Namespace, weights: Path) -> None:
         return sum(row[key] for row in rows[label]) / len(rows[label])
 
     print(f"{options.size} pixels, seeds {options.seed} to {options.seed + options.rounds - 1}, means:")
-    print("side               seconds  accuracy  speedup  head epoch s  prefix s  memory GB")
+    print("side               seconds  accuracy  speedup  head epoch s  frozen part s  memory GB")
     for label in rows:
         reached = mean(label, "accuracy") >= mean("guide", "accuracy")
         speedup = f"{mean('guide', 'seconds') / mean(label, 'seconds'):8.1f}" if reached else "       -"
-        prefix = f"{mean(label, 'prefix'):9.1f}" if label != "guide" else "        -"
+        prefix = f"{mean(label, 'prefix'):14.1f}" if label != "guide" else "             -"
         memory = max(row["memory"] for row in rows[label]) / 1e9
         print(
             f"{label:16} {mean(label, 'seconds'):9.1f} {mean(label, 'accuracy'):9.4f} {speedup} "

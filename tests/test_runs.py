@@ -122,7 +122,7 @@ def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
-# What the first version of zoo recorded of a trained run.
+# What the first version of zoo recorded of a trained run, entry by entry.
 OLD_RECORD = {
     "schema": runs.SCHEMA,
     "id": "20250101T120000Z-net-aaaaaa",
@@ -133,12 +133,14 @@ OLD_RECORD = {
     "options": {"seed": 3, "data": "photos"},
     "architecture": {"name": "net"},
     "weights": {"random": True},
-    "augmentation": {"name": "none", "parameters": {}},
     "image": {"size": [32, 32], "channels": 3},
     "classes": ["cat", "dog", "owl"],
     "data": {"digest": "d", "left_out": []},
     "plugins": ["net"],
     "versions": {"python": "3.11.0"},
+    "phases": [{"name": "all", "epochs_run": 3}],
+    "warnings": [],
+    "seconds": {"train": 12.5},
 }
 
 
@@ -196,8 +198,13 @@ def test_no_run_folder(tmp_path, folder):
 def test_an_old_record_gets_the_defaults_of_its_time():
     record = runs.RunRecord.from_json(OLD_RECORD)
     assert record.head is None and record.task == "multiclass"
-    assert record.phases == () and record.warnings == () and record.seconds == {}
+    assert record.augmentation == {"name": "none", "parameters": {}}
     assert record.prefix is None and record.best_epoch is None and record.parity is None and record.others == {}
+    assert record.phases == OLD_RECORD["phases"] and record.seconds == {"train": 12.5}
+    # Later entries that a record lacks are empty.
+    results = ("phases", "warnings", "seconds")
+    begun = runs.RunRecord.from_json({key: value for key, value in OLD_RECORD.items() if key not in results})
+    assert begun.phases == () and begun.warnings == () and begun.seconds == {}
 
 
 def test_unknown_entries_are_kept():
@@ -218,6 +225,9 @@ def test_missing_entries_are_named(tmp_path):
         runs.load(folder)
     with pytest.raises(RunError, match=r"the entries image, classes are missing\."):
         runs.RunRecord.from_json(values)
+    (folder / "run.json").write_text(json.dumps({**values, "classes": ["cat", "dog"]}))
+    with pytest.raises(RunError, match=r"run\.json' is damaged: the entry image is missing\.$"):
+        runs.load(folder)
 
 
 def test_a_real_record_comes_back_as_it_was(finished, tmp_path):
@@ -244,7 +254,7 @@ def test_changes_give_new_records():
     assert (interrupted.status, record.status) == ("interrupted", "running")
     assert trained.status == "trained" and trained.warnings == ["first", "second"] and trained.best_epoch == 3
     assert trained.seconds == {"train": 1.23} and trained.parity is None
-    assert exported.seconds == {"train": 1.23, "export": 2.5}
+    assert exported.seconds == {"train": 1.23, "export": 2.5} and record.seconds == {"train": 12.5}
     assert exported.parity == {"pictures": 60} and "parity" not in trained.to_json()
     with pytest.raises(dataclasses.FrozenInstanceError):
         record.status = "trained"

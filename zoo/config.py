@@ -26,15 +26,12 @@ from zoo.train import schedule as schedule_tools
 from zoo.train.network import check_size
 from zoo_runtime import ImageSpec
 
-# Keys of run.json -> the fields of `zoo.plugin.Phase` that the command line can override.
-# The keys keep their old names, because older run folders have them.
+# Maps keys of run.json to the fields of `zoo.plugin.Phase` that the command line can override. They are grouped by the
+# key that stands before them in run.json. They keep their old names, because older run folders have them.
 RECORDED_OVERRIDES = {
-    "optimizer": "optimizer",
-    "rate": "lr_schedule",
-    "clip_norm": "clip_norm",
-    "ema": "ema",
-    "patience": "patience",
-    "views": "views",
+    "learning_rates": {"optimizer": "optimizer", "rate": "lr_schedule", "clip_norm": "clip_norm", "ema": "ema"},
+    "balance": {"patience": "patience"},
+    "precision": {"views": "views"},
 }
 
 
@@ -113,13 +110,14 @@ class FinetuneConfig:
         override. `RECORDED_OVERRIDES` lists keys that are always present; their value is None if the user does not
         override the setting. Any other override has the name of the field of `Phase` as its key.
         """
-        values: dict[str, Any] = {
-            key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()
-        }
-        overrides = values.pop("overrides")
-        recorded = {key: overrides.get(name) for key, name in RECORDED_OVERRIDES.items()}
-        others = {name: value for name, value in overrides.items() if name not in RECORDED_OVERRIDES.values()}
-        return {**values, **recorded, **others}
+        values: dict[str, Any] = {}
+        others = dict(self.overrides)
+        for key, value in vars(self).items():
+            if key != "overrides":
+                values[key] = str(value) if isinstance(value, Path) else value
+            for recorded, name in RECORDED_OVERRIDES.get(key, {}).items():
+                values[recorded] = others.pop(name, None)
+        return {**values, **others}
 
 
 @dataclass(frozen=True)
@@ -196,9 +194,10 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
+    # Without weights, the schedule is another one. If the options do not fit it, this report says why.
+    weights.report(reporter)
     if weights.random != expected_random:
         schedule, phases = _schedule(config, architecture, registry, augmentation, random=True)
-    weights.report(reporter)
     size = size or weights.input_size or architecture.input_size
     check_size(architecture, size)
     return ResolvedConfig(

@@ -111,7 +111,8 @@ class RunRecord:
             if name not in values and each.default is each.default_factory is dataclasses.MISSING
         ]
         if missing:
-            raise RunError(f"the entries {', '.join(missing)} are missing.")
+            what = f"entry {missing[0]} is" if len(missing) == 1 else f"entries {', '.join(missing)} are"
+            raise RunError(f"the {what} missing.")
         others = {key: value for key, value in values.items() if key not in known and key != "schema"}
         return cls(**{name: values[name] for name in known if name in values}, others=others)
 

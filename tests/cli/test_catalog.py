@@ -98,3 +98,12 @@ def test_the_command_as_a_module(module):
     done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"zoo, version {zoo_runtime.__version__}\n"
+
+
+def test_help_loads_no_plugin_system_and_nothing_that_only_one_command_needs():
+    code = "import sys; from zoo import cli; cli.cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert "zoo.cli.doctor" in modules
+    assert not modules & {"pluggy", "zoo.plugin", "zoo.pretrained.fetch", "zoo.backend", "zoo.files", "zoo.runs"}
+    assert not modules & {"importlib.metadata", "numpy", "PIL", "keras", "onnxruntime", "zoo_runtime"}

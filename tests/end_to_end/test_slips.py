@@ -10,18 +10,34 @@ import pytest
 from PIL import Image
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with folders of pictures, a file of pictures, and a run."""
+    for name in ("photos", "my photos", "3", "run1", "run2"):
+        (tmp_path / name).mkdir()
+    for name in ("run1", "run2"):
+        (tmp_path / name / "run.json").touch()
+    (tmp_path / "labels.csv").touch()
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("command", ["finetune", "lr-find"])
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (("mobilenetv2", "photos/"), "mobilenetv2 --data photos/`"),
-        (("mobilenetv2", "my photos", "--epochs", "3"), "mobilenetv2 --data 'my photos' --epochs 3`"),
-        (("--epochs", "3", "mobilenetv2", "3"), "--epochs 3 mobilenetv2 --data 3`"),
+        (("mobilenetv2", "photos/"), "mobilenetv2 --data photos/"),
+        (("mobilenetv2", "labels.csv"), "mobilenetv2 --data labels.csv"),
+        (("mobilenetv2", "digits"), "mobilenetv2 --data digits"),
+        (("mobilenetv2", "my photos", "--epochs", "3"), "mobilenetv2 --data 'my photos' --epochs 3"),
+        (("--epochs", "3", "mobilenetv2", "3"), "--epochs 3 mobilenetv2 --data 3"),
+        (("mobilenetv2", "3", "--epochs", "3"), "mobilenetv2 --data 3 --epochs 3"),
+        (("--weights", "photos", "mobilenetv2", "photos"), "--weights photos mobilenetv2 --data photos"),
+        (("mobilenetv2", "photos", "--weights", "photos"), "mobilenetv2 --data photos --weights photos"),
     ],
 )
-def test_a_forgotten_data_option(zoo, command, arguments, hint):
+def test_a_forgotten_data_option(zoo, here, command, arguments, hint):
     ran = zoo(command, *arguments)
-    assert ran.code == 2 and f"Give pictures with --data: `zoo {command} {hint}" in ran.err
+    assert ran.code == 2 and f"Give pictures with --data: `zoo {command} {hint}`" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -30,11 +46,34 @@ def test_a_forgotten_data_option(zoo, command, arguments, hint):
         (("evaluate", "shapes", "photos"), "zoo evaluate shapes --data photos"),
         (("export", "20260101T120000Z-net-aaaaaa", "photos"), "zoo export 20260101T120000Z-net-aaaaaa --data photos"),
         (("augment", "preview", "light", "photos"), "zoo augment preview light --data photos"),
+        (
+            ("finetune", "mobilenetv2", "photos", "--name", "photos"),
+            "zoo finetune mobilenetv2 --data photos --name photos",
+        ),
+        (("finetune", "photos", "--name", "photos"), "zoo finetune mobilenetv2 --data photos --name photos"),
+        (("export", "photos", "--top", "--size", "96"), "zoo export mobilenetv2 --data photos --top --size 96"),
     ],
 )
-def test_a_forgotten_data_option_of_other_commands(zoo, arguments, command):
+def test_a_forgotten_data_option_of_other_commands(zoo, here, arguments, command):
     ran = zoo(*arguments)
     assert ran.code == 2 and f"`{command}`" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("export", "run1", "run2"), "unexpected argument 'run2'. Give pictures with --data, such as"),
+        (("evaluate", "run1", "nothing-of-this-name"), "unexpected argument 'nothing-of-this-name'."),
+        (("finetune", "mobilenetv2", "--", "photos"), "unexpected argument 'photos'."),
+        (("finetune", "--", "photos"), "'photos' is a path, not an architecture."),
+        (("finetune", "photos", "--data", "photos"), "'photos' is a path, not an architecture."),
+        (("verify", "photos", "--data", "photos"), "'photos' is a path, not an architecture."),
+        (("finetune", "run1"), "'run1' is a path, not an architecture."),
+    ],
+)
+def test_no_command_is_suggested_where_none_would_work(zoo, here, arguments, problem):
+    ran = zoo(*arguments)
+    assert ran.code == 2 and problem in ran.err and "`zoo " not in ran.err.replace("`zoo list` shows", "")
 
 
 @pytest.mark.parametrize(

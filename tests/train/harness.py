@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zoo import backend
-from zoo.plugin import Head, Phase, registry
+from zoo.plugin import Head, Phase, normalize, registry
 from zoo.reporter import Reporter
 from zoo.testing import randomize
 from zoo.train import engine, freeze
@@ -14,6 +14,8 @@ from zoo.train.frozen.cut import find_cut
 from zoo.train.frozen.features import FeatureCache, FeatureCacheConfig
 from zoo.train.inputs import TrainingData
 from zoo.train.network import Network, assemble, build_backbone
+
+SIZE = (32, 32)
 
 
 class Listener(Reporter):
@@ -155,3 +157,35 @@ def with_layer(layer):
     for frozen in model.layers[:-1]:
         frozen.trainable = False
     return model
+
+
+def build_tiny(shape):
+    import keras
+
+    x = pixels = keras.Input(shape)
+    x = normalize(x, "tf")
+    for i in (1, 2, 3):
+        x = keras.layers.Conv2D(8, 3, strides=2, use_bias=False, name=f"conv{i}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.99, name=f"bn{i}")(x)
+        x = keras.layers.ReLU(name=f"relu{i}")(x)
+    return keras.Model(pixels, x)
+
+
+def run(architecture, pictures, *schedule, augment=None, seed=0, batch_size=12, load=lambda model: None, **config):
+    """Train; return the model, its weights before and after, the paths of the changed ones, and the result."""
+    network = build_network(architecture, SIZE, seed=seed)
+    model = network.model
+    load(model)
+    before = {weight.path: weight.numpy().copy() for weight in model.weights}
+    outcome = train(network, schedule, pictures, batch_size=batch_size, seed=seed, augment=augment, **config)
+    after = {weight.path: weight.numpy() for weight in model.weights}
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    return model, before, after, changed, outcome
+
+
+def layers_of(paths):
+    return {path.rsplit("/", 1)[0] for path in paths}
+
+
+def labels_of(pictures):
+    return pictures.targets.argmax(axis=1)

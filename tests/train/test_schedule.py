@@ -253,6 +253,7 @@ def test_a_file_of_phases_trains(zoo, photos, tmp_path):
         (TOML.replace('rate = "cosine"', "depth = 2"), "Add a phase without depth at the end"),
         (TOML.replace('rate = "cosine"', "depth = 9"), "asks for depth 9"),
         (TOML.replace("patience = 0", "patience = false"), "patience must be"),
+        (TOML.replace("patience = 0", "clip_norm = 0"), "clip_norm must be above 0"),
         (TOML.replace("patience = 0", "views = 3"), "--views goes with --augment"),
         ("phase = [", "is not a TOML file"),
     ],

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.console import load_registry
 from zoo.errors import UnknownName
-from zoo.plugin import Architecture, Augmentation, Schedule, Weights
-from zoo.plugin.registry import Registry, squeezed
-from zoo.pretrained import fetch
+
+if TYPE_CHECKING:
+    from zoo.plugin import Architecture, Augmentation, Schedule, Weights
+    from zoo.plugin.registry import Registry
 
 COLUMNS = {
     "architecture": ("name", "parameters", "size", "top1", "licence", "at_hand", "plugin", "summary"),
@@ -46,6 +47,9 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
     Returns:
         One dictionary per item. It has at least the keys kind, name and plugin.
     """
+    from zoo.plugin import Architecture, Augmentation, Schedule, Weights
+    from zoo.plugin.registry import squeezed
+
     makers = {
         "architectures": lambda: [_architecture(registry, item) for item in registry.all(Architecture)],
         "weights": lambda: [_weights(registry, item) for item in registry.all(Weights)],
@@ -57,6 +61,8 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
 
 
 def _architecture(registry: Registry, item: Architecture) -> dict[str, Any]:
+    from zoo.pretrained import fetch
+
     entries = registry.weights_of(item.name, top=False)
     return {
         "kind": "architecture",
@@ -72,6 +78,8 @@ def _architecture(registry: Registry, item: Architecture) -> dict[str, Any]:
 
 
 def _weights(registry: Registry, item: Weights) -> dict[str, Any]:
+    from zoo.pretrained import fetch
+
     return {
         "kind": "weights",
         "name": item.id,
@@ -164,6 +172,8 @@ def describe(registry: Registry, name: str) -> str:
         UnknownName: Nothing has that name.
         DuplicateName: Two plugins provide that name.
     """
+    from zoo.plugin import Architecture, Augmentation, Schedule
+
     head, _, tag = name.partition(".")
     head = registry.canonical_name(head)
     known: dict[type, set[str]] = {
@@ -226,6 +236,8 @@ def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
         registry: The loaded plugins.
         entries: The files; at least one.
     """
+    from zoo.pretrained import fetch
+
     identity = entries[0].id
     hashed = any(entry.hash for entry in entries)
     facts = {
@@ -263,6 +275,8 @@ def _common(values: Sequence[str]) -> str:
 
 
 def _weights_facts(entry: Weights) -> dict[str, Any]:
+    from zoo.pretrained import fetch
+
     found = fetch.find_local(entry)
     return {
         "size": _cell("size", entry.input_size),
@@ -278,6 +292,8 @@ def _weights_facts(entry: Weights) -> dict[str, Any]:
 
 
 def _describe_schedule(registry: Registry, item: Schedule) -> str:
+    from zoo.plugin import Architecture
+
     text = f"{item.name}: {item.summary}\n" + _facts({"plugin": registry.plugin_of(item)})
     phases, more = item.phases, "shows which layers each phase trains."
     if callable(phases):

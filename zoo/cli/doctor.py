@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
-
-from zoo import backend, files, runs
-from zoo.plugin import Architecture, Weights, registry
 
 
 def examine() -> dict[str, Any]:
@@ -24,6 +20,9 @@ def examine() -> dict[str, Any]:
         and the mirror), providers (execution providers of ONNX Runtime) and problems. `problems` is a list of texts,
         which is empty if nothing is wrong.
     """
+    from zoo import files, runs
+    from zoo.plugin import Architecture, Weights, registry
+
     # With this variable, a broken plugin would stop the command that shows its traceback.
     os.environ.pop("ZOO_STRICT_PLUGINS", None)
     found = registry.load()
@@ -65,6 +64,10 @@ def _package_problems() -> list[str]:
 
     Both finezoo and finezoo-runtime install zoo_runtime. Uninstalling one of them removes files of the other.
     """
+    from importlib import metadata
+
+    from zoo import runs
+
     have = set()
     for name in ("finezoo", "finezoo-runtime"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -99,6 +102,8 @@ def _folder(path: Path) -> str:
 
 
 def _providers(problems: list[str]) -> list[str]:
+    from zoo import backend
+
     try:
         return backend.onnxruntime().get_available_providers()
     except ImportError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from zoo.cli.console import ConsoleReporter, load_registry
-from zoo.cli.options import DataCommand, exported_option, parse_provider_names, runs_option
+from zoo.cli.data_command import DataCommand
+from zoo.cli.options import exported_option, parse_provider_names, runs_option
 
 
 @click.command(cls=DataCommand)

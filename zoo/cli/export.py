@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.console import ConsoleReporter, load_registry
+from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.options import (
-    DataCommand,
-    check_architecture,
     exported_option,
     name_option,
     resize_option,

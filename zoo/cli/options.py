@@ -5,7 +5,6 @@ An option that only one command has is defined in the file of that command.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,71 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.console import quoted
-from zoo.errors import UnknownName, UsageError
 from zoo.export.variants import VARIANTS, AcceptanceLimits, Variant, VariantRequest
 
 if TYPE_CHECKING:
     from zoo.config import FinetuneConfig
-    from zoo.plugin.registry import Registry
-
-
-class DataCommand(click.Command):
-    """A command whose pictures are given with --data.
-
-    If the user gives a path without --data, the error message shows the command with --data in the right place.
-    """
-
-    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        typed = list(args)
-        context.allow_extra_args = True
-        extra = super().parse_args(context, args)
-        if not extra or context.resilient_parsing:
-            return extra
-        words = [_command_name(context), *map(quoted, typed)]
-        if len(extra) > 1 or context.get_parameter_source("data") == click.core.ParameterSource.COMMANDLINE:
-            shown = ", ".join(extra[:3]) + (" …" if len(extra) > 3 else "")
-            raise click.UsageError(
-                f"unexpected arguments: {shown}. Give all pictures with one --data, such as a folder that has a folder "
-                "for each class.",
-                context,
-            )
-        position = len(words) - 1 - words[::-1].index(quoted(extra[0]))
-        command = " ".join([*words[:position], "--data", *words[position:]])
-        raise click.UsageError(f"unexpected argument {extra[0]!r}. Give pictures with --data: `{command}`", context)
-
-
-def _command_name(context: click.Context) -> str:
-    """Return the words of a command as a user types them, such as "zoo augment preview"."""
-    names: list[str] = []
-    while context.parent is not None:
-        names.insert(0, context.info_name or "")
-        context = context.parent
-    return " ".join(["zoo", *names])
-
-
-def check_architecture(text: str, registry: Registry) -> None:
-    """Check that a plugin provides an architecture. Commands call this before they import large packages.
-
-    Args:
-        text: `architecture` or `architecture.tag`, as the user typed it.
-        registry: The loaded plugins.
-
-    Raises:
-        UnknownName: No plugin provides the architecture, or it has no weights with the tag.
-        DuplicateName: More than one plugin provides the architecture or the weights.
-        UsageError: The text is the path of a file or folder.
-    """
-    try:
-        registry.resolve(text)
-    except UnknownName:
-        if not os.path.exists(text):
-            raise
-        command = _command_name(click.get_current_context())
-        raise UsageError(
-            f"{text!r} is a path, not an architecture. Name an architecture, and give pictures with --data: "
-            f"`{command} mobilenetv2 --data {quoted(text)}`. `zoo list` shows all architectures."
-        ) from None
 
 
 def parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:

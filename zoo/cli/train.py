@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
+from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.export import show_variants
 from zoo.cli.options import (
     DATA_HELP,
-    DataCommand,
-    check_architecture,
     exported_option,
     hidden_option,
     name_option,

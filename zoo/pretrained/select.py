@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def choose(
         expected = architecture.default_schedule == RANDOM_SCHEDULE
         return _random(architecture, reason, missing="" if expected else reason)
     if requested not in ("auto", tag) and _is_path(requested):
-        return _own_file(architecture, requested)
+        return _own_file(architecture, requested, registry.weights_of(architecture.name, top=False))
     entries = _entries(architecture, tag, requested, registry)
     size = size or entries[0].input_size
     wanted = fetch.by_fit(entries, size)[0]
@@ -209,8 +210,14 @@ def _is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text.endswith((".h5", ".keras")) or Path(text).is_file()
 
 
-def _own_file(architecture: Architecture, requested: str) -> StartingWeights:
+def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weights]) -> StartingWeights:
     """Return the user's own file as starting weights. It is checked here, before Keras starts.
+
+    Args:
+        architecture: The architecture of the network.
+        requested: The path of the file.
+        layouts: The weights that plugins list for the architecture. If one of them has a `load` function, that function
+            may read any file that is not a .keras file, and only Keras can tell later whether it fits.
 
     Raises:
         WeightsUnavailable: The file cannot be read.
@@ -221,7 +228,9 @@ def _own_file(architecture: Architecture, requested: str) -> StartingWeights:
         digest = fetch.digest_of(path)
     except OSError as error:
         raise WeightsUnavailable(f"the weights file {requested!r} cannot be read: {error.strerror}.") from None
-    if not _holds_weights(path):
+    # Only the `load` of a plugin knows the format that it reads. No plugin reads .keras files.
+    any_format = path.suffix != ".keras" and any(entry.load is not None for entry in layouts)
+    if not any_format and not _holds_weights(path):
         raise WeightsIncompatible(
             f"{requested!r} does not hold weights that zoo can load. Give an .h5 file as Keras publishes them, or the "
             "model.keras of a run."

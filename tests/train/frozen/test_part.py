@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 
 import numpy as np
-from harness import brightness_pictures, feature_cache, network_in_phase, with_layer
+from harness import brightness_pictures, feature_cache, network_in_phase, phase_inputs, with_layer
 
 from zoo import backend
 from zoo.train.batches import PhaseInputs, plain
@@ -56,3 +56,11 @@ def test_a_backend_without_accelerators_says_so_in_its_own_way(monkeypatch):
 
     monkeypatch.setattr(keras.distribution, "list_devices", raising)
     assert backend.has_accelerator() is False
+
+
+def test_the_times_of_the_frozen_part_have_its_name(tmp_path, listener):
+    data = brightness_pictures((28, 28), 1)
+    cache = feature_cache(tmp_path, data, listener)
+    phase_inputs(network_in_phase("mnist_convnet", "head", size=(28, 28)), data, cache)
+    steps = [path[-1] for path, _ in listener.timing.rows()]
+    assert {"preparing the frozen part", "computing the frozen part"} <= set(steps)

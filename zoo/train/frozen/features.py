@@ -376,7 +376,7 @@ class FeatureCache:
                 feature_set.finish(np.concatenate(unfinished))
             unfinished.clear()
 
-        timed = self._reporter.timing.measure("computing the frozen prefix")
+        timed = self._reporter.timing.measure("computing the frozen part")
         with timed, self._reporter.progress("frozen part") as progress:
             for places, pixels, labels in batches:
                 values = part(pixels.astype("float32"))
@@ -418,7 +418,7 @@ class FeatureCache:
         key = tuple(self._digest(tensor) for tensor in tensors)
         if key not in self._parts:
             started = time.perf_counter()
-            with self._reporter.timing.measure("preparing the frozen prefix"):
+            with self._reporter.timing.measure("preparing the frozen part"):
                 part = self._parts[key] = FrozenPart(self._network, tensors, self._sample)
             self.stats.seconds_preparing += time.perf_counter() - started
             self.stats.engine = part.engine

@@ -1,0 +1,120 @@
+"""The base of commands that take pictures with --data. If --data or ARCH is missing, an error shows what to type."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli.console import quoted
+from zoo.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from zoo.plugin.registry import Registry
+
+# The architecture that suggested commands name.
+EXAMPLE = "mobilenetv2"
+
+
+class DataCommand(click.Command):
+    """A command whose pictures are given with --data.
+
+    If the user gives a path without --data, the error message shows the command with --data in the right place.
+    """
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        context.meta[__name__] = list(args)
+        context.allow_extra_args = True
+        extra = super().parse_args(context, args)
+        if not extra or context.resilient_parsing:
+            return extra
+        if len(extra) > 1 or _has_data(context):
+            shown = ", ".join(extra[:3]) + (" …" if len(extra) > 3 else "")
+            raise click.UsageError(
+                f"unexpected arguments: {shown}. Give all pictures with one --data, such as a folder that has a folder "
+                "for each class.",
+                context,
+            )
+        command = self.with_data(context, extra[0])
+        advice = f"--data: `{command}`" if command else "--data, such as a folder that has a folder for each class."
+        raise click.UsageError(f"unexpected argument {extra[0]!r}. Give pictures with {advice}", context)
+
+    def with_data(self, context: click.Context, pictures: str, **changes: str) -> str | None:
+        """Return the command that the user probably meant: the same words, with --data before the path of the pictures.
+
+        Args:
+            context: The context of the command, after its arguments were parsed.
+            pictures: The word that is the path of the pictures.
+            changes: The name of the argument that got this word by mistake -> the value that it should have.
+
+        Returns:
+            The command, quoted for a shell. None if the user typed --data, if the word does not look like pictures, or
+            if --data changes the value of another option wherever it is put.
+        """
+        if _has_data(context) or not _names_pictures(pictures):
+            return None
+        typed: list[str] = context.meta[__name__]
+        for position in (i for i, word in enumerate(typed) if word == pictures):
+            words = [*typed[:position], *changes.values(), "--data", *typed[position:]]
+            tried = self.context_class(self, context.parent, context.info_name, allow_extra_args=True)
+            with contextlib.suppress(click.ClickException), tried.scope(cleanup=False):
+                extra = super().parse_args(tried, list(words))
+                if not extra and tried.params == {**context.params, "data": pictures, **changes}:
+                    return " ".join([_command_name(context), *map(quoted, words)])
+        return None
+
+
+def _has_data(context: click.Context) -> bool:
+    return context.get_parameter_source("data") == click.core.ParameterSource.COMMANDLINE
+
+
+def _names_pictures(text: str) -> bool:
+    """Return whether a word can be the value of --data; it could also be a run, an export or a misspelled name."""
+    path = os.path.expanduser(text)
+    if text == "digits":
+        return True
+    if os.path.isdir(path):
+        return not any(os.path.isfile(os.path.join(path, name)) for name in ("run.json", "model.onnx"))
+    return os.path.isfile(path) and path.lower().endswith((".csv", ".npz"))
+
+
+def _command_name(context: click.Context) -> str:
+    """Return the words of a command as a user types them, such as "zoo augment preview"."""
+    names: list[str] = []
+    while context.parent is not None:
+        names.insert(0, context.info_name or "")
+        context = context.parent
+    return " ".join(["zoo", *names])
+
+
+def check_architecture(text: str, registry: Registry) -> None:
+    """Check that a plugin provides an architecture. Commands call this before they import large packages.
+
+    Args:
+        text: `architecture` or `architecture.tag`, as the user typed it.
+        registry: The loaded plugins.
+
+    Raises:
+        UnknownName: No plugin provides the architecture, or it has no weights with the tag.
+        DuplicateName: More than one plugin provides the architecture or the weights.
+        UsageError: The text is the path of a file or folder.
+    """
+    try:
+        registry.resolve(text)
+    except UnknownName:
+        if not os.path.exists(text):
+            raise
+        from zoo.plugin import Architecture
+
+        known = {architecture.name for architecture in registry.all(Architecture)}
+        advice = "Name an architecture, and give pictures with --data"
+        context = click.get_current_context()
+        if isinstance(context.command, DataCommand) and EXAMPLE in known:
+            (name,) = [str(each.name) for each in context.command.params if isinstance(each, click.Argument)]
+            command = context.command.with_data(context, text, **{name: EXAMPLE})
+            advice += f": `{command}`" if command else ""
+        raise UsageError(
+            f"{text!r} is a path, not an architecture. {advice}. `zoo list` shows all architectures."
+        ) from None
