@@ -21,6 +21,8 @@ For that, Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` must stay off
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import io
 import math
@@ -197,13 +199,42 @@ def _open(stream: BinaryIO) -> Image.Image:
                 # A format without a signature (TGA) accepts everything, so its refusal means nothing.
                 if accept is not None:
                     refusal = refusal or str(error).strip() or type(error).__name__
+    stream.seek(0)
+    if _is_heic(stream.read(64)):
+        raise NotAPicture("a HEIC picture, as iPhones save them, which is not supported. Convert it to JPEG")
     if refusal:
         raise CorruptPicture(f"damaged: {refusal}")
     raise NotAPicture(f"not a picture in a supported format ({', '.join(FORMATS)})")
 
 
+def _is_heic(prefix: bytes) -> bool:
+    """Return whether the first bytes of a file name one of the brands that HEIC pictures have, and AVIF has not."""
+    end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
+    brands = {prefix[start : start + 4] for start in (8, *range(16, end, 4))}
+    return prefix[4:8] == b"ftyp" and bool(brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Stop libtiff from printing on standard error what is wrong with a file; our errors name the file.
+
+    Pillow has no switch for that. Where its libtiff is not a library of its own, nothing changes.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
+            paths = {line.split(maxsplit=5)[-1].rstrip("\n") for line in stream if "libtiff" in line}
+        for path in paths:
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
+
+
 def _load(image: Image.Image) -> None:
     """Load the pixels, and scale a PNG's transparent level or color to 8 bits as Pillow scales the pixels."""
+    if image.format == "TIFF":
+        _silence_libtiff()
     key = image.info.get("transparency")
     tile = getattr(image, "tile", None)
     if image.format == "PNG" and tile:

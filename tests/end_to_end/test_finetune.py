@@ -176,13 +176,14 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
     assert ran.code == 0, ran.err
     assert "3 of 75 files are left out: " in ran.err
     (run,) = (tmp_path / "runs").iterdir()
-    assert "bars/empty.jpg: " in ran.err and "discs/notes.txt: NotAPicture: " in ran.err
-    assert "noise/cut.jpg: CorruptPicture: " in ran.err and f"{run / 'run.json'} lists them." in ran.err
+    assert "bars/empty.jpg: " in ran.err and "discs/notes.txt: not a picture in a supported format" in ran.err
+    assert "noise/cut.jpg: damaged: " in ran.err and f"{run / 'run.json'} lists them." in ran.err
     left_out = {
         os.path.basename(x["picture"]): x["why"] for x in json.loads((run / "run.json").read_text())["data"]["left_out"]
     }
     assert set(left_out) == {"notes.txt", "empty.jpg", "cut.jpg"}
     assert left_out["cut.jpg"].startswith("CorruptPicture") and left_out["notes.txt"].startswith("NotAPicture")
+    assert "the file given" not in ran.err and "CorruptPicture" not in ran.err
 
 
 @pytest.mark.parametrize(

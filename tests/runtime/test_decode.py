@@ -973,3 +973,24 @@ def test_known_bad_files(test_data, name, error):
         pytest.skip(f"{name} is not among the pictures")
     with pytest.raises(error, match=name.replace(".", r"\.")):
         decode(path, ImageSpec((32, 32)))
+
+
+@pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"heix\0\0\0\0"])
+def test_a_heic_picture_gets_the_advice_to_convert_it(brands):
+    box = b"ftyp" + brands
+    content = (len(box) + 4).to_bytes(4, "big") + box + b"\0\0\0\x08meta" + bytes(100)
+    with pytest.raises(NotAPicture, match=r"HEIC picture, as iPhones save them.*Convert it to JPEG"):
+        decode(content, ImageSpec((8, 8)))
+
+
+def test_a_damaged_tiff_prints_nothing(capfd):
+    """libtiff would print on standard error itself, in the middle of a progress bar."""
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(stream, "TIFF", compression="tiff_adobe_deflate")
+    content = bytearray(stream.getvalue())
+    with Image.open(stream) as image:
+        (start,) = image.tag_v2[273]
+    content[start + 2 : start + 6] = b"\xff\xff\xff\xff"
+    with pytest.raises(CorruptPicture):
+        decode(bytes(content), ImageSpec((8, 8)))
+    assert capfd.readouterr().err == ""

@@ -29,6 +29,8 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             # A file name may hold bytes that are not valid text. Printing it must not end the run.
             stream.reconfigure(errors="backslashreplace")
+    # Pillow's warnings about odd but readable files mean nothing to a user.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         sys.exit(_run())
     except KeyboardInterrupt:
