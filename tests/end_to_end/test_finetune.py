@@ -235,8 +235,7 @@ def test_a_foreign_weights_file_is_named(zoo, photos, tmp_path):
     ran = zoo("finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", foreign, *folders(tmp_path))
     assert ran.code == 1
     assert "foreign.h5" in ran.err and "does not fit" in ran.err and "Traceback" not in ran.err
-    (run,) = (tmp_path / "runs").iterdir()
-    assert json.loads((run / "run.json").read_text())["status"].startswith("failed: WeightsIncompatible")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_interrupted_run_says_so_and_replaces_nothing(zoo, photos, tmp_path, monkeypatch):

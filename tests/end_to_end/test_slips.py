@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -115,6 +117,20 @@ def test_a_file_that_holds_no_weights_is_refused_before_keras_starts(tmp_path, p
     assert ".h5" in done.stderr and "model.keras" in done.stderr and "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1] == "imported:"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
+
+
+@pytest.mark.parametrize("parameters", [829_536, 1_000])
+def test_an_h5_file_of_another_network_is_refused_before_keras_starts(tmp_path, photos, parameters):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file.create_dataset("conv1/conv1/kernel:0", data=np.zeros(parameters, "float32"))
+    command = ["finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", tmp_path / "other.h5"]
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *map(str, command)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"does not fit mobilenetv2_035: the file holds {parameters:,} parameters, and 410,208 are" in done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_weights_of_another_network_are_refused_in_plain_words(zoo, finished, photos, tmp_path):

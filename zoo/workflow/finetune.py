@@ -53,6 +53,7 @@ def finetune(
         ZooError: Something went wrong; the message says what to do about it. Earlier exports stay in place.
     """
     resolved = config.resolve(requested, registry, reporter)
+    _check_own_weights(resolved, registry)
     check_targets(requested.exported, resolved.name, variants)
     dataset = load_dataset(resolved, reporter)
     run = runs.create(requested.runs, resolved.architecture.name)
@@ -111,6 +112,7 @@ def lr_find(
     if output is not None:
         files.check_writable(output.parent)
     resolved = config.resolve(dataclasses.replace(requested, export=False), registry, reporter)
+    _check_own_weights(resolved, registry)
     dataset = load_dataset(resolved, reporter)
     network = build_network(resolved, registry, reporter)
     tests = engine.lr_find(
@@ -123,6 +125,15 @@ def lr_find(
         ]
         drawing.draw(panels, output)
     return tests
+
+
+def _check_own_weights(resolved: ResolvedConfig, registry: Registry) -> None:
+    """Refuse the user's own weights file before pictures are decoded, as far as that is possible without Keras."""
+    from zoo.train.weights_file import check_parameters
+
+    path, name = resolved.weights.file, resolved.architecture.name
+    if isinstance(path, Path):
+        check_parameters(path, resolved.architecture, registry.weights_of(name, top=False))
 
 
 def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
