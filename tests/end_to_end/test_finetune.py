@@ -253,6 +253,19 @@ def test_an_interrupted_run_says_so_and_replaces_nothing(zoo, photos, tmp_path, 
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     assert before.read_bytes() == b"the one before"
+    assert f"training was interrupted. {run} has the settings" in ran.err and "Start the same command again" in ran.err
+
+
+def test_an_interrupted_export_names_the_command_that_exports(zoo, photos, tmp_path, monkeypatch):
+    from zoo.workflow import finetune
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "export_model", interrupt)
+    ran = zoo("finetune", "mnist_dense", "--data", photos, *QUICK, *folders(tmp_path))
+    (run,) = (tmp_path / "runs").iterdir()
+    assert ran.code == 130 and f"the network is trained and kept in {run}. `zoo export {run}` exports it." in ran.err
 
 
 def test_predict_reports_one_bad_picture_and_labels_the_rest(zoo, finished, tmp_path):

@@ -77,7 +77,21 @@ def finetune(
             status = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
             with contextlib.suppress(WriteError):
                 run.write_record(record.with_status(status))
+        if isinstance(error, KeyboardInterrupt):
+            _report_interruption(run, record, reporter)
         raise
+
+
+def _report_interruption(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
+    """Say what an interrupted run leaves behind, and what to do next."""
+    if record.status == "trained":
+        reporter.warn(f"the network is trained and kept in {run.folder}. `zoo export {run.folder}` exports it.")
+        return
+    reporter.warn(
+        f"training was interrupted. {run.folder} has the settings and the list of pictures, but no network, so that "
+        "training cannot go on from there. Start the same command again; it reuses the pictures that are decoded "
+        "already."
+    )
 
 
 def lr_find(
