@@ -86,5 +86,11 @@ def predict(
 def plot(requested: tuple[str, ...], output: Path | None, smooth: float, runs: Path) -> None:
     """Draw accuracy and loss over the epochs of RUN (a run folder or a run's id), several runs in one drawing."""
     from zoo.report import curves
+    from zoo.runs import locate
 
+    for text in requested:
+        if locate(text, runs) is None:
+            from zoo.workflow.evaluate import find_run
+
+            find_run(text, Path("exported"), runs, "zoo plot")
     click.echo(f"Curves     {curves.plot(requested, runs, output, smooth)}")

@@ -87,10 +87,10 @@ def export(
             what, registry, reporter, name=name, exported=exported, size=size, resize=resize, data=data or "digits"
         )
     else:
-        from zoo.runs import find
         from zoo.workflow import export as workflow
+        from zoo.workflow.evaluate import find_run
 
-        folder = find(what, runs)
+        folder = find_run(what, exported, runs, "zoo export")
         result = workflow.export_run(
             folder, registry, reporter, name=name, exported=exported, data=data, size=size, variants=variants
         )
