@@ -43,6 +43,7 @@ def show_variants(result: ExportResult) -> int:
 
 @click.command(
     cls=DataCommand,
+    short_help="Export a run again, or a published classifier.",
     help="Export a finished run again, or a published classifier with --top.\n\n"
     f"With {variant_names()}, only the smaller file is made. The float32 export is not changed.",
 )
@@ -105,7 +106,7 @@ def export(
     return 0
 
 
-@click.command()
+@click.command(short_help="Check the hash and accuracy of published weights.")
 @click.argument("architecture", metavar="ARCH[.TAG]")
 @click.option(
     "--data", required=True, help="Folder of pictures named by WordNet identifier, such as n01440764_tench.jpg."

@@ -15,6 +15,7 @@ from zoo.cli.export import show_variants
 from zoo.cli.options import (
     DATA_HELP,
     DataCommand,
+    WholeNumber,
     check_architecture,
     exported_option,
     hidden_option,
@@ -83,7 +84,7 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
 @click.option("--highest", type=click.FloatRange(1e-12, 100), default=1.0, show_default=True, help="Last rate to try.")
 @click.option(
     "--steps",
-    type=click.IntRange(20, 10000),
+    type=WholeNumber(20, 10000),
     default=100,
     show_default=True,
     help="Number of rates to try, one per batch.",
@@ -166,7 +167,7 @@ def schedule() -> None:
 @size_option
 @click.option(
     "--classes",
-    type=click.IntRange(2, 100000),
+    type=WholeNumber(2, 100000),
     default=2,
     show_default=True,
     help="Number of classes; it decides the size of the last layer.",
@@ -212,21 +213,21 @@ def augment() -> None:
 )
 @click.option(
     "--pictures",
-    type=click.IntRange(1, 64),
+    type=WholeNumber(1, 64),
     default=6,
     show_default=True,
     help="Number of pictures, from as many classes as possible.",
 )
 @click.option(
     "--copies",
-    type=click.IntRange(1, 32),
+    type=WholeNumber(1, 32),
     default=5,
     show_default=True,
     help="Number of augmented copies of each picture.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**31 - 1),
+    type=WholeNumber(0, 2**31 - 1),
     default=0,
     show_default=True,
     help="Decides the choice of pictures and the augmentation.",
