@@ -101,7 +101,7 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _guarded("the data given", lambda: _from_stream(io.BytesIO(source), spec, max_pixels))
     if isinstance(source, (str, os.PathLike)):
-        name = _printable(os.fspath(source))
+        name = printable(os.fspath(source))
         try:
             with open(source, "rb") as stream:
                 return _guarded(name, lambda: _from_stream(stream, spec, max_pixels))
@@ -116,7 +116,7 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
     )
 
 
-def _printable(name: str | bytes) -> str:
+def printable(name: str | bytes) -> str:
     """Return a file's name as text that can be printed anywhere, even if the name is not UTF-8."""
     return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
 

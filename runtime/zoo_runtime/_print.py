@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from ._decode import printable
 from ._errors import PictureError
 from ._predictor import Predictor, expand, no_picture_in
 from ._session import Provider
@@ -48,7 +49,7 @@ def print_predictions(
         if as_json:
             print(json.dumps({"path": path, "error": type(error).__name__, "message": str(error)}), flush=True)
         else:
-            text = str(error).removeprefix(f"{path}: ").removeprefix(f"{path!r} ")
+            text = str(error).removeprefix(f"{printable(path)}: ").removeprefix(f"{path!r} ")
             print(one_line(f"{path}: {text}"), file=sys.stderr)
 
     predictor = Predictor(model, threads=threads, providers=providers)
