@@ -235,7 +235,7 @@ def test_a_long_list_of_bad_pictures_is_cut(tmp_path, put, cache):
         picture.content.write_bytes(b"?")
     with pytest.raises(UnreadablePictures, match="and 15 more") as caught:
         check_readable(pictures, load_pixels(pictures, SPEC, cache).bad)
-    assert str(caught.value).count("not a picture") == 10
+    assert str(caught.value).count("not a picture in a supported format\n") == 10
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import json
 import math
 import mmap
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -173,9 +174,11 @@ def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
 
 
 def _in_plain_words(why: str) -> str:
-    """Return the reason why a picture cannot be read without the name of the error, which run.json keeps."""
+    """Return the reason why a picture cannot be read without what is for run.json: the error's name, all formats."""
     name, _, text = why.partition(": ")
-    return text if text and name.isidentifier() else why
+    text = text if text and name.isidentifier() else why
+    # Several such files stand in one line.
+    return re.sub(r"(not a picture in a supported format) \(.*\)", r"\1", text)
 
 
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
