@@ -35,7 +35,7 @@ def test_an_export_of_another_run_is_named_with_the_command_that_brings_it_back(
     assert Predictor(place / "shapes").info.run["id"] == "two"
     (line,) = [line for line in ran.out.splitlines() if "replaces" in line]
     assert line.startswith("exported/shapes/model.onnx replaces the export of run one. `zoo export runs/one` brings")
-    assert "Removed exported/shapes/model.tuned.json" in line and "zoo-runtime tune" in line
+    assert "Removed exported/shapes/model.tuned.json" in line and "tuned for the earlier file" in line
     assert "Removed exported/shapes-fp16" in line and "`zoo export runs/one --fp16` makes it again" in line
     assert sorted(str(path.relative_to(place)) for path in place.rglob("*")) == ["shapes", "shapes/model.onnx"]
 

@@ -313,9 +313,9 @@ def _remove_stale(
     A variant stays, with a warning, if the run that it came from is gone and could not make it again.
 
     Returns:
-        One sentence per removed file. It names the file, its run, and the command that makes it again.
+        One sentence per run that removed files came from, with the command that makes these files again.
     """
-    removed = []
+    removed: dict[str, list[tuple[str, str]]] = {}
     for variant in variants:
         path = variant_path(exported, trained.name, variant)
         present = _info_of(path)
@@ -336,11 +336,12 @@ def _remove_stale(
             # The folder may hold files of the user; then it stays.
             path.parent.rmdir()
         if not path.exists():
-            removed.append(
-                f"Removed {path.parent}, which was made from run {present.run['id']}; "
-                f"`{command} --{variant.name}` makes it again."
-            )
-    return tuple(removed)
+            removed.setdefault(command, []).append((variant.name, str(path.parent)))
+    return tuple(
+        f"Removed {' and '.join(folder for _, folder in gone)}, made from another run; "
+        f"`{' '.join([command, *(f'--{name}' for name, _ in gone)])}` makes {'them' if len(gone) > 1 else 'it'} again."
+        for command, gone in removed.items()
+    )
 
 
 def _report_replaced(
@@ -366,9 +367,7 @@ def _report_replaced(
     if earlier is not None and tuned.is_file():
         with contextlib.suppress(OSError):
             tuned.unlink()
-            sentences.append(
-                f"Removed {tuned}, the settings tuned for the earlier file; `zoo-runtime tune` makes new ones."
-            )
+            sentences.append(f"Removed {tuned}, which was tuned for the earlier file.")
     sentences += removed
     if sentences:
         reporter.say(" ".join(sentences))
