@@ -36,6 +36,11 @@ import traceback
 from collections.abc import Iterable
 
 
+def _squeezed(name: str) -> str:
+    """Return a name in lower case and without hyphens and underscores, so that names can be compared."""
+    return name.lower().replace("-", "").replace("_", "")
+
+
 def reason(error: BaseException) -> str:
     """Describe an exception that was raised outside zoo, such as in a plugin, in one line.
 
@@ -73,11 +78,14 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, received: str, allowed: Iterable[str], hint: str = ""):
         self.kind, self.received, self.allowed = kind, received, sorted(allowed)
-        nearest = difflib.get_close_matches(received, self.allowed, n=3, cutoff=0.5)
+        # A name that is cut off, such as mobilenetv3, means the whole family.
+        start = _squeezed(received)
+        nearest = [name for name in self.allowed if start and _squeezed(name).startswith(start)][:6]
+        nearest = nearest or difflib.get_close_matches(received, self.allowed, n=3, cutoff=0.5)
         shown = ", ".join(self.allowed[:12]) + (", …" if len(self.allowed) > 12 else "")
         message = f"There is no {kind} called {received!r}."
         if nearest:
-            message += f" Did you mean {' or '.join(nearest)}?"
+            message += f" Did you mean {', '.join(nearest[:-1])}{' or ' * (len(nearest) > 1)}{nearest[-1]}?"
         message += f" Known: {shown or 'none'}."
         super().__init__(f"{message} {hint}".rstrip())
 

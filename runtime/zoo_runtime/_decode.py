@@ -100,7 +100,7 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _guarded("the data given", lambda: _from_stream(io.BytesIO(source), spec, max_pixels))
     if isinstance(source, (str, os.PathLike)):
-        name = _printable(os.fspath(source))
+        name = printable(os.fspath(source))
         try:
             with open(source, "rb") as stream:
                 return _guarded(name, lambda: _from_stream(stream, spec, max_pixels))
@@ -115,7 +115,7 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
     )
 
 
-def _printable(name: str | bytes) -> str:
+def printable(name: str | bytes) -> str:
     """Return a file's name as text that can be printed, even if the name is not valid UTF-8."""
     return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
 
@@ -209,9 +209,19 @@ def _open(stream: BinaryIO) -> Image.Image:
                 # The parser of a format without a signature (TGA) tries every file, so its refusal means nothing.
                 if accept is not None:
                     refusal = refusal or str(error).strip() or type(error).__name__
+    stream.seek(0)
+    if _is_heic(stream.read(64)):
+        raise NotAPicture("a HEIC picture, as iPhones save them, which is not supported. Convert it to JPEG")
     if refusal:
         raise CorruptPicture(f"damaged: {refusal}")
     raise NotAPicture(f"not a picture in a supported format ({', '.join(FORMATS)})")
+
+
+def _is_heic(prefix: bytes) -> bool:
+    """Return whether the first bytes of a file name one of the brands that HEIC pictures have, and AVIF has not."""
+    end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
+    brands = {prefix[start : start + 4] for start in (8, *range(16, end, 4))}
+    return prefix[4:8] == b"ftyp" and bool(brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 
 
 def _load(image: Image.Image) -> None:

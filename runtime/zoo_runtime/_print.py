@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from ._decode import printable
 from ._errors import PictureError
 from ._predictor import Predictor, expand, no_picture_in
 from ._session import Provider
@@ -46,11 +47,11 @@ def print_predictions(
     def refuse(path: str, error: PictureError) -> None:
         nonlocal failed
         failed = True
-        kind = type(error).__name__
         if as_json:
-            print(json.dumps({"path": path, "error": kind, "message": str(error)}), flush=True)
+            print(json.dumps({"path": path, "error": type(error).__name__, "message": str(error)}), flush=True)
         else:
-            print(one_line(f"{path}: {kind}: {str(error).removeprefix(path + ': ')}"), file=sys.stderr)
+            text = str(error).removeprefix(f"{printable(path)}: ").removeprefix(f"{path!r} ")
+            print(one_line(f"{path}: {text}"), file=sys.stderr)
 
     predictor = Predictor(model, threads=threads, providers=providers)
     listed = list(expand(paths, refuse))

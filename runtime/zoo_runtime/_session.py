@@ -177,6 +177,7 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         # ONNX Runtime's exceptions have no common base class.
         reason = str(error).strip().splitlines()[0]
         if settings.providers == ("cpu",):
+            _refuse_picture(content)
             raise CorruptModel(f"onnxruntime cannot load {name}: {reason}") from None
         # If the processor cannot load it either, the file is at fault.
         open_session(model, replace(settings, providers=("cpu",)))
@@ -193,6 +194,14 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
             raise ProviderNotStarted(f"{text}. Add 'cpu' after it to run on the processor instead.")
         warnings.warn(f"{text}; continuing without it.", stacklevel=3)
     return session
+
+
+def _refuse_picture(path: str | bytes) -> None:
+    """Raise CorruptModel if the path of a model is that of a picture: the arguments of a command were swapped."""
+    from ._decode import SUFFIXES
+
+    if isinstance(path, str) and os.path.splitext(path)[1].lower() in SUFFIXES:
+        raise CorruptModel(f"{path!r} is a picture, not an exported file. Give the exported file first, then pictures.")
 
 
 def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:

@@ -217,7 +217,8 @@ def _bench(options: argparse.Namespace) -> int:
     print(f"{'cold start':<15} {start['seconds']:.3f} s from the start of a process to a label{peak}")
     print("network alone, pictures per second")
     for row in result["throughput"]:
-        print(f"  {row['threads']:>3} threads, batch {row['batch']:<3} {row['network']:8.0f}")
+        threads = f"{row['threads']} thread{'s' * (row['threads'] > 1)},"
+        print(f"  {threads:<12} batch {row['batch']:<3} {row['network']:8.0f}")
     print(
         f"{folder['pictures']} pictures in a row: {folder['per_second']:.0f} per second "
         f"(decoding alone {folder['decoding_alone']:.0f}, network alone {folder['network_alone']:.0f})"
@@ -252,8 +253,12 @@ def _tune(options: argparse.Namespace) -> int:
     print(f"{'network alone, milliseconds':<{width}} {'p50':>8} {'p90':>8}")
     for row in sorted(result["table"], key=lambda row: row["p50"]):
         print(f"{_settings(row):<{width}} {row['p50']:8.2f} {row['p90']:8.2f}")
-    why = "no others were faster in every round" if result["usual"] else "fewest threads within 3 % of the fastest"
-    print(f"chosen          {_settings(result['settings'])} ({why})")
+    more = f"more than {measuring.WORTH:.0%} faster than the default in each of {measuring.ROUNDS} rounds"
+    print(f"chosen          {_settings(result['settings'])}")
+    if result["usual"]:
+        print(f"why             this is the default; no other settings were {more}")
+    else:
+        print(f"why             {more}; among such settings, it has the fewest threads within 3 % of the fastest")
     print(f"saved in        {result['file']}")
     return 0
 

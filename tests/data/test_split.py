@@ -105,6 +105,11 @@ def test_a_given_train_that_cannot_be_read_does_not_make_test_pictures_training_
         divide(rows, {0, 1, 2, 3})
 
 
+def test_a_class_with_too_few_pictures_names_the_part_in_full():
+    with pytest.raises(EmptyClass, match="the validation part has no picture of b: each class needs at least three"):
+        divide(plain(6, 1))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_copies_of_a_picture_stay_on_one_side(seed):
     """These classes have one, two or three copies of each picture."""

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -97,6 +99,64 @@ def test_a_misspelled_architecture(zoo):
     assert ran.code == 2 and "Did you mean mobilenetv2" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("train", "finetune"), ("classify", "predict"), ("exprot", "export"), ("finetune2", "finetune")],
+)
+def test_an_unknown_command_suggests_one(zoo, typed, meant):
+    ran = zoo(typed, "mobilenetv2")
+    assert ran.code == 2 and f"there is no command {typed!r}. Did you mean `zoo {meant}`?" in ran.err
+    assert "`zoo --help` lists the commands" in zoo("abracadabra").err
+
+
+def test_the_start_of_a_name_suggests_the_family(zoo):
+    ran = zoo("info", "mobilenetv3")
+    assert ran.code == 2 and "Did you mean mobilenetv3_large, " in ran.err and "or mobilenetv3_small" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--lr", "0.1"), "No such option '--lr'. Did you mean '--learning-rate'?"),
+        (("--seed", "x"), "must be a whole number from 0 to 2147483647. Received: 'x'."),
+        (("--batch-size", "0"), "must be a whole number from 1 to 4096. Received: '0'."),
+        (("--patience", "-1"), "must be a whole number of 0 or more. Received: '-1'."),
+        (("--weights", "cat.jpg"), "the weights file 'cat.jpg' cannot be read: No such file"),
+    ],
+)
+def test_an_option_says_what_is_allowed(zoo, option, message):
+    ran = zoo("finetune", "mobilenetv2", *option)
+    assert ran.code and message in " ".join(ran.err.split())
+
+
+def test_the_summaries_of_all_commands_fit_a_terminal(zoo):
+    printed = zoo("--help").out
+    lines = printed.partition("Commands:\n")[2].splitlines()
+    assert len(lines) == 12 and not any(line.endswith("...") for line in lines)
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_swapped_arguments_of_predict(zoo, finished, photos):
+    picture = next((photos / "discs").iterdir())
+    ran = zoo("predict", picture, finished[1] / "shapes" / "model.onnx")
+    assert ran.code == 1 and f"{str(picture)!r} is a picture, not an exported file" in ran.err
+    assert "Give the exported file first" in ran.err and "protobuf" not in ran.err.lower()
+
+
+@pytest.mark.parametrize("command", ["export", "plot"])
+def test_an_export_instead_of_a_run(zoo, finished, tmp_path, monkeypatch, command):
+    run, exported, _ = finished
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exported").symlink_to(exported)
+    for text in ("shapes", "exported/shapes", "exported/shapes/model.onnx"):
+        ran = zoo(command, text, "--runs", run.parent)
+        assert (
+            ran.code == 2 and f"{text!r} is an export, not a run. It came from {run}: `zoo {command} {run}`" in ran.err
+        )
+    ran = zoo(command, "shapes")
+    assert ran.code == 2 and f"It came from the run {run.name}, which is not in 'runs'" in ran.err
+
+
 def test_help_and_options_work_as_ever(zoo):
     assert zoo("finetune", "--help").code == 0
     ran = zoo("finetune", "mobilenetv2", "--no-such-option")
@@ -154,6 +214,20 @@ def test_a_file_that_holds_no_weights_is_refused_before_keras_starts(tmp_path, p
     assert ".h5" in done.stderr and "model.keras" in done.stderr and "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1] == "imported:"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
+
+
+@pytest.mark.parametrize("parameters", [829_536, 1_000])
+def test_an_h5_file_of_another_network_is_refused_before_keras_starts(tmp_path, photos, parameters):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file.create_dataset("conv1/conv1/kernel:0", data=np.zeros(parameters, "float32"))
+    command = ["finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", tmp_path / "other.h5"]
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *map(str, command)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"does not fit mobilenetv2_035: the file holds {parameters:,} parameters, and 410,208 are" in done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_weights_of_another_network_are_refused_in_plain_words(zoo, finished, photos, tmp_path):

@@ -107,6 +107,26 @@ def test_the_parts_of_the_run_come_before_those_of_the_source():
     assert pictures_of(source(*GIVEN), {**known, "other": "test"}).select(None) == ("test", [3])
 
 
+def test_it_is_said_how_many_pictures_are_not_evaluated():
+    reporter = Listener()
+    evaluator.evaluate(ConstantPredictor(), pictures_of(source(*GIVEN)), reporter)
+    line = "1 of 4 pictures are evaluated. Left out: 3 of the train and val parts."
+    assert reporter.said == ["Test pictures of things: 1", line] and reporter.warned == []
+
+
+def test_new_pictures_beside_those_of_the_run_are_counted_and_unknown_classes_are_named():
+    known = {"0": "train", "1": "val", "2": "test"}
+    things = source(*((i, i, None) for i in range(3)), (0, 0, None), (0, 3, None), classes=(*CLASSES, "dog"))
+    reporter = Listener()
+    figures = evaluator.evaluate(ConstantPredictor(), pictures_of(things, known), reporter)
+    assert figures["pictures"] == 1
+    assert reporter.warned == [
+        "1 of 5 pictures are evaluated. Left out: 2 of the train and val parts, which took part in training. "
+        "Left out: 2 that are not pictures of the run, such as new ones. The network does not know dog. "
+        "To evaluate new pictures, put them into a folder without the old ones."
+    ]
+
+
 def test_unreadable_pictures_are_not_selected():
     pictures = EvaluationPictures(source(*GIVEN), ["a", "b", "c", "d"], {3, 1})
     assert pictures.select("all") == ("all", [1, 3])
@@ -169,7 +189,7 @@ def test_unreadable_files_are_named_and_left_out():
     reporter = Listener()
     figures = evaluator.evaluate(ConstantPredictor(), pictures_of(things), reporter)
     assert figures["pictures"] == 9 and figures["accuracy"] == 1
-    assert reporter.warned == ["1 of 10 files is left out: 9.png: CorruptPicture: it is cut off"]
+    assert reporter.warned == ["1 of 10 files is left out: 9.png: it is cut off"]
 
 
 def test_too_many_unreadable_files_are_an_error():

@@ -146,7 +146,7 @@ def test_a_float32_export_is_never_replaced_by_a_variant(export, run, exported):
 
 
 @pytest.mark.slow
-def test_a_variant_of_another_run_is_warned_about(export, run, exported):
+def test_a_variant_of_another_run_that_is_gone_is_warned_about(export, run, exported):
     assert export("--fp16").code == 0
     assert "another run" not in export().err
     record = json.loads((run / "run.json").read_text())

@@ -50,6 +50,21 @@ def test_bench_in_words_with_the_files_own_pictures(run, model):
     assert code == 0
     for text in ("2 pictures", "cpu, 1 thread", "photo to label", "cold start", "batch 8", "in a row"):
         assert text in out
+    assert "1 thread, " in out and "1 threads" not in out
+
+
+def test_tune_states_the_rule_that_was_applied(run, model, monkeypatch):
+    """Other settings may be faster than the default in every round, but not by enough."""
+    quickest = _bench.quickest
+    taken = {Settings(): [[1.0]] * 3, ONE_THREAD: [[0.98]] * 3}
+    monkeypatch.setattr(_bench, "quickest", lambda _: quickest(taken))
+    code, out = run("tune", model, "--seconds", 0.01)
+    (line,) = [line for line in out.splitlines() if line.startswith("why")]
+    assert code == 0 and "no other settings were more than 3% faster than the default in each of 3 rounds" in line
+    taken[ONE_THREAD] = [[0.9]] * 3
+    code, out = run("tune", model, "--seconds", 0.01)
+    (line,) = [line for line in out.splitlines() if line.startswith("why")]
+    assert code == 0 and "more than 3% faster than the default in each of 3 rounds; among such settings" in line
 
 
 def test_bench_takes_options_before_the_pictures(run, model, pictures):

@@ -973,3 +973,11 @@ def test_known_bad_files(test_data, name, error):
         pytest.skip(f"{name} is not among the pictures")
     with pytest.raises(error, match=name.replace(".", r"\.")):
         decode(path, ImageSpec((32, 32)))
+
+
+@pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"heix\0\0\0\0"])
+def test_a_heic_picture_gets_the_advice_to_convert_it(brands):
+    box = b"ftyp" + brands
+    content = (len(box) + 4).to_bytes(4, "big") + box + b"\0\0\0\x08meta" + bytes(100)
+    with pytest.raises(NotAPicture, match=r"HEIC picture, as iPhones save them.*Convert it to JPEG"):
+        decode(content, ImageSpec((8, 8)))

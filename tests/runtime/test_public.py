@@ -137,7 +137,7 @@ def test_print_predictions_prints_what_the_command_prints(model, pictures, capsy
     ours = capsys.readouterr()
     assert cli.main(["predict", str(model), *paths, "--top", "2"]) == 1
     assert ours == capsys.readouterr()
-    assert ours.out.startswith(f"{paths[0]}: red ") and ours.err.startswith(f"{paths[1]}: CorruptPicture: ")
+    assert ours.out.startswith(f"{paths[0]}: red ") and ours.err.startswith(f"{paths[1]}: damaged: ")
 
 
 def test_parse_providers():

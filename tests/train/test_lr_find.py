@@ -193,8 +193,20 @@ def test_the_command(zoo, photos, tmp_path):
 
     as_json = zoo(*asked, "--output", picture, "--json")
     (test,) = json.loads(as_json.out)
-    assert set(test) == {"phase", "rates", "changes", "suggestion", "note"}
+    assert set(test) == {"phase", "rates", "changes", "suggestion", "note", "lowers_loss"}
     assert f"{test['suggestion']:g}" in line
+
+
+@pytest.mark.parametrize(
+    "changes", [NOISE, (RATES > 1e-3) * np.log10(RATES / 1e-3).clip(0) + NOISE], ids=["no change", "only rises"]
+)
+def test_no_command_is_printed_if_no_rate_lowers_the_loss(zoo, photos, tmp_path, monkeypatch, changes):
+    suggest = lr_find.suggest
+    monkeypatch.setattr(lr_find, "suggest", lambda phase, *_: suggest(phase, RATES, changes))
+    ran = zoo("lr-find", "mnist_dense", "--data", photos, "--size", 32, "--steps", 20, "--output", tmp_path / "a.png")
+    assert ran.code == 0, ran.err
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("Use ")]
+    assert "no rate was found for scratch" in line and "--steps 300" in line and "zoo finetune mnist" not in line
 
 
 def test_what_is_printed_to_use_can_be_typed(zoo, photos, tmp_path):
@@ -224,7 +236,7 @@ def test_what_is_printed_to_use_can_be_typed(zoo, photos, tmp_path):
     [
         (("--lowest", 1, "--highest", 0.1), "--lowest must be below --highest"),
         (("--output", "found.jpg"), "must end in .png"),
-        (("--steps", 3), "20<=x"),
+        (("--steps", 3), "must be a whole number from 20 to 10000. Received: '3'"),
         (("--schedule", "nowhere.toml"), "cannot be read"),
     ],
 )

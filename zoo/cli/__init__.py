@@ -8,7 +8,9 @@ The exit codes are 0 (success), 1 (a failure that the user can act on), 2 (wrong
 
 from __future__ import annotations
 
+import difflib
 import sys
+import warnings
 
 import click
 
@@ -23,12 +25,28 @@ RUNTIME_HINT = (
 )
 
 
+# What other programs call our commands.
+OTHER_NAMES = {
+    "train": "finetune",
+    "fit": "finetune",
+    "fine-tune": "finetune",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "classify": "predict",
+    "label": "predict",
+    "convert": "export",
+    "show": "info",
+}
+
+
 def main() -> None:
     """Run the command that the user typed, and exit with its exit code. Errors are printed to stderr."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A file name may hold bytes that are not valid text. Printing it must not end the program.
             stream.reconfigure(errors="backslashreplace")
+    # Pillow's warnings about odd but readable files mean nothing to a user.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         sys.exit(_run())
     except KeyboardInterrupt:
@@ -44,6 +62,9 @@ def _run() -> int:
         click.echo("interrupted", err=True)
         return 130
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--lr":
+            # The name that other programs use; click would suggest --l1 and --l2.
+            error = click.UsageError("No such option '--lr'. Did you mean '--learning-rate'?", error.ctx)
         error.show()
         return error.exit_code
     except ZooError as error:
@@ -62,15 +83,30 @@ def _run() -> int:
         return 1
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The group of all commands. For an unknown one, the error suggests what may be meant."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(context, name) is None:
+            nearest = difflib.get_close_matches(name, self.commands, n=1)
+            meant = OTHER_NAMES.get(name) or (nearest[0] if nearest else "")
+            hint = f"Did you mean `zoo {meant}`?" if meant else "`zoo --help` lists the commands."
+            raise click.UsageError(f"there is no command {name!r}. {hint}", context)
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="finezoo", prog_name="zoo")
 def cli() -> None:
     """Fine-tune an image classifier on your own pictures and run it on a device.
 
     \b
     zoo list                                  list the networks
-    zoo finetune mobilenetv2                  try it on the pictures of digits that come with zoo
-    zoo finetune mobilenetv2 --data photos/   use your own pictures: a folder for each class
+    zoo finetune mobilenetv2                  try it on embedded digits
+    zoo finetune mobilenetv2 --data photos/   your pictures, a folder per class
     zoo predict mobilenetv2-photos cat.jpg    name what a picture shows
     """
 

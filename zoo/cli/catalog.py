@@ -331,7 +331,7 @@ def _facts(facts: dict[str, Any]) -> str:
     )
 
 
-@click.command("list")
+@click.command("list", short_help="List networks, weights, augmentations or schedules.")
 @click.argument("kind", required=False)
 @click.argument("filter", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
@@ -357,7 +357,7 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="Describe a network, weights, a policy or a schedule.")
 @click.argument("name")
 def info(name: str) -> None:
     """Describe one architecture, published weights, augmentation policy or schedule.

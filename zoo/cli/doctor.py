@@ -126,7 +126,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(short_help="Check the installation: versions, plugins, cache, folders.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def doctor(as_json: bool) -> int:
     """Check the installation: versions, plugins, cache, mirror and onnxruntime providers.

@@ -10,10 +10,10 @@ import click
 
 from zoo.cli.console import ConsoleReporter, load_registry
 from zoo.cli.data_command import DataCommand
-from zoo.cli.options import exported_option, parse_provider_names, runs_option
+from zoo.cli.options import WholeNumber, exported_option, parse_provider_names, runs_option
 
 
-@click.command(cls=DataCommand)
+@click.command(cls=DataCommand, short_help="Evaluate an export or a run on pictures.")
 @click.argument("model")
 @click.option("--data", help="Pictures to evaluate on (default: those of the run).")
 @click.option(
@@ -35,12 +35,12 @@ def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs
     click.echo(json.dumps(metrics) if as_json else table(metrics))
 
 
-@click.command()
+@click.command(short_help="Label pictures with an export or a run.")
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--top", type=click.IntRange(1), metavar="K", help="Show the K most likely classes.")
+@click.option("--top", type=WholeNumber(1), metavar="K", help="Show the K most likely classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per picture.")
-@click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="Number of threads (default: one per core).")
+@click.option("--threads", type=WholeNumber(1, 256), metavar="N", help="Number of threads (default: one per core).")
 @click.option(
     "--providers",
     callback=parse_provider_names,
@@ -68,7 +68,7 @@ def predict(
     return print_predictions(os.fspath(path), paths, top=top, as_json=as_json, threads=threads, providers=providers)
 
 
-@click.command()
+@click.command(short_help="Draw accuracy and loss of runs over the epochs.")
 @click.argument("requested", nargs=-1, required=True, metavar="RUN...")
 @click.option(
     "--output",
@@ -87,5 +87,11 @@ def predict(
 def plot(requested: tuple[str, ...], output: Path | None, smooth: float, runs: Path) -> None:
     """Draw accuracy and loss over the epochs of each RUN (a run folder or a run's id) in one picture."""
     from zoo.report import curves
+    from zoo.runs import locate
 
+    for text in requested:
+        if locate(text, runs) is None:
+            from zoo.workflow.evaluate import find_run
+
+            find_run(text, Path("exported"), runs, "zoo plot")
     click.echo(f"Curves     {curves.plot(requested, runs, output, smooth)}")

@@ -46,6 +46,7 @@ def show_variants(result: ExportResult) -> int:
 
 @click.command(
     cls=DataCommand,
+    short_help="Export a run again, or a published classifier.",
     help="Export a finished run again, or a published classifier with --top.\n\n"
     f"With {variant_names()}, only the smaller file is made. The float32 export is not changed.",
 )
@@ -94,10 +95,10 @@ def export(
             what, registry, reporter, name=name, exported=exported, size=size, resize=resize, data=data or "digits"
         )
     else:
-        from zoo.runs import find
         from zoo.workflow import export as workflow
+        from zoo.workflow.evaluate import find_run
 
-        folder = find(what, runs)
+        folder = find_run(what, exported, runs, "zoo export")
         result = workflow.export_run(
             folder, registry, reporter, name=name, exported=exported, data=data, size=size, variants=variants
         )
@@ -112,7 +113,7 @@ def export(
     return 0
 
 
-@click.command()
+@click.command(short_help="Check the hash and accuracy of published weights.")
 @click.argument("architecture", metavar="ARCH[.TAG]")
 @click.option(
     "--data", required=True, help="Folder of pictures named by WordNet identifier, such as n01440764_tench.jpg."

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from zoo.config import FinetuneConfig
 
 
+class WholeNumber(click.IntRange):
+    """A range of whole numbers whose error says what is allowed and what was received."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        try:
+            return int(super().convert(value, parameter, context))
+        except click.BadParameter:
+            allowed = f"of {self.min} or more" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"must be a whole number {allowed}. Received: {value!r}.", parameter, context)
+
+
 def parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """Parse the value of --size, which is SIDE or HEIGHTxWIDTH in pixels.
 
@@ -143,7 +154,7 @@ pool_option = click.option(
 )
 
 reduce_option = click.option(
-    "--reduce", type=click.IntRange(1), metavar="N", help="Put a 1x1 convolution to N channels before the pooling."
+    "--reduce", type=WholeNumber(1), metavar="N", help="Put a 1x1 convolution to N channels before the pooling."
 )
 
 hidden_option = click.option(
@@ -243,7 +254,7 @@ TRAINING_OPTIONS = (
         help="Epochs: one number per phase, or a single one for the longest phase (the others are scaled).",
     ),
     click.option(
-        "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Pictures per training step."
+        "--batch-size", type=WholeNumber(1, 4096), default=32, show_default=True, help="Pictures per training step."
     ),
     click.option(
         "--learning-rate",
@@ -303,7 +314,7 @@ TRAINING_OPTIONS = (
     phase_option(
         "--patience",
         "patience",
-        type=click.IntRange(0),
+        type=WholeNumber(0),
         metavar="N",
         help="End a phase after N epochs without a better validation loss; 0 never ends it early "
         "(default: the schedule's).",
@@ -325,7 +336,7 @@ TRAINING_OPTIONS = (
     phase_option(
         "--views",
         "views",
-        type=click.IntRange(1, 1000),
+        type=WholeNumber(1, 1000),
         metavar="K",
         help="Compute K augmented copies of each picture in advance (default: a new one in every epoch).",
     ),
@@ -343,7 +354,7 @@ TRAINING_OPTIONS = (
     ),
     click.option(
         "--seed",
-        type=click.IntRange(0, 2**31 - 1),
+        type=WholeNumber(0, 2**31 - 1),
         default=0,
         show_default=True,
         help="Decides everything that is random: the same seed gives the same network.",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,8 +30,11 @@ from zoo.cli.options import (
     variant_requests,
 )
 
+if TYPE_CHECKING:
+    from zoo.train.lr_find import RangeTest
 
-@click.command(cls=DataCommand)
+
+@click.command(cls=DataCommand, short_help="Fine-tune a network on your pictures and export it.")
 @training_options
 @name_option
 @runs_option
@@ -78,7 +82,7 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
 @click.option("--highest", type=click.FloatRange(1e-12, 100), default=1.0, show_default=True, help="Last rate to try.")
 @click.option(
     "--steps",
-    type=click.IntRange(20, 10000),
+    type=WholeNumber(20, 10000),
     default=100,
     show_default=True,
     help="Number of rates to try, one per batch.",
@@ -97,10 +101,11 @@ def lr_find(
 ) -> None:
     """Suggest a learning rate for each phase, by a range test.
 
-    The test raises the learning rate from step to step until training becomes unstable. The suggestion is a tenth of
-    the rate with the lowest loss. If no rate lowers the loss, the suggestion is a third of the rate from which the loss
-    rises. Each phase is tested after the phases before it have been trained. The trained weights are discarded, and
-    only the drawing of the curves is kept.
+    The learning rate rises from step to step, and the loss falls until training becomes unstable. The suggestion is a
+    tenth of the rate with the lowest loss. If the loss never falls, because the layers fit the pictures already, it is
+    a third of the rate at which the loss starts to rise.
+    If the loss falls in no phase, no rate was found. Each phase is tested after the phases before it have been trained.
+    Only the drawing of the curves is kept.
     """
     import dataclasses
 
@@ -125,15 +130,28 @@ def lr_find(
         suggestion = "none" if test.suggestion is None else f"{test.suggestion:g}"
         click.echo(f"{test.phase:10} {suggestion:8} {test.note}")
     click.echo(f"Picture    {output}")
-    if all(test.suggestion is not None for test in tests):
-        rates = [f"{test.suggestion:g}" for test in tests]
-        # --learning-rate also needs a number for the phases that --epochs leaves out.
-        if values["epochs"] and 0 in values["epochs"]:
-            suggestions = iter(rates)
-            rates = [next(suggestions) if count else rates[0] for count in values["epochs"]]
-        typed = [word for name in values for word in typed_again(name, values[name]) if name != "learning_rate"]
-        command = ["zoo", "finetune", architecture, *typed, "--learning-rate", ",".join(rates)]
-        click.echo(f"Use        {' '.join(map(quoted, command))}")
+    failed = [test.phase for test in tests if test.suggestion is None]
+    if not failed and any(test.lowers_loss for test in tests):
+        click.echo(f"Use        {_command_to_use(architecture, values, tests)}")
+    else:
+        # A rate that only does no harm, in every phase, would train nothing.
+        phases = ", ".join(failed or [test.phase for test in tests])
+        click.echo(
+            f"Use        no rate was found for {phases}. Check that the pictures are in the folders of their classes, "
+            "or try --steps 300, a larger --batch-size, or another --lowest and --highest. Without --learning-rate, "
+            "`zoo finetune` uses the rates of the schedule."
+        )
+
+
+def _command_to_use(architecture: str, values: dict[str, Any], tests: Sequence[RangeTest]) -> str:
+    """Return the command that trains with the suggested rates and with the options of the range test."""
+    rates = [f"{test.suggestion:g}" for test in tests]
+    # --learning-rate also needs a number for the phases that --epochs leaves out.
+    if values["epochs"] and 0 in values["epochs"]:
+        suggestions = iter(rates)
+        rates = [next(suggestions) if count else rates[0] for count in values["epochs"]]
+    typed = [word for name in values for word in typed_again(name, values[name]) if name != "learning_rate"]
+    return " ".join(map(quoted, ["zoo", "finetune", architecture, *typed, "--learning-rate", ",".join(rates)]))
 
 
 @click.group()
@@ -147,7 +165,7 @@ def schedule() -> None:
 @size_option
 @click.option(
     "--classes",
-    type=click.IntRange(2, 100000),
+    type=WholeNumber(2, 100000),
     default=2,
     show_default=True,
     help="Number of classes; it decides the size of the last layer.",
@@ -193,21 +211,21 @@ def augment() -> None:
 )
 @click.option(
     "--pictures",
-    type=click.IntRange(1, 64),
+    type=WholeNumber(1, 64),
     default=6,
     show_default=True,
     help="Number of pictures, from as many classes as possible.",
 )
 @click.option(
     "--copies",
-    type=click.IntRange(1, 32),
+    type=WholeNumber(1, 32),
     default=5,
     show_default=True,
     help="Number of augmented copies of each picture.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**31 - 1),
+    type=WholeNumber(0, 2**31 - 1),
     default=0,
     show_default=True,
     help="Decides the choice of pictures and the augmentation.",

@@ -17,6 +17,7 @@ import json
 import math
 import mmap
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -156,7 +157,7 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
         UnreadablePictures: More than a fifth are unreadable. The message names the first ten.
     """
     if len(bad) > BAD_FRACTION * len(pictures):
-        shown = "\n".join(f"  {pictures[i].name}: {bad[i]}" for i in sorted(bad)[:10])
+        shown = "\n".join(f"  {pictures[i].name}: {_in_plain_words(bad[i])}" for i in sorted(bad)[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise UnreadablePictures(
             f"{len(bad)} of {len(pictures)} pictures cannot be read, more than {BAD_FRACTION:.0%}:\n{shown}{more}\n"
@@ -172,14 +173,22 @@ def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
         total: The number of all files, readable or not. If None, the text does not mention it.
 
     Returns:
-        One line, such as "2 of 75 files are left out: a.jpg: NotAPicture: the file is empty; b.jpg: ...".
+        One line, such as "2 of 75 files are left out: a.jpg: the file is empty; b.jpg: ...".
     """
     count = len(bad)
     of_all = f" of {total}" if total is not None else ""
     files_are = "file is" if count == 1 and total in (None, 1) else "files is" if count == 1 else "files are"
-    named = [f"{name}: {why.removesuffix('.')}" for name, why in list(bad.items())[:NAMED_FILES]]
+    named = [f"{name}: {_in_plain_words(why).removesuffix('.')}" for name, why in list(bad.items())[:NAMED_FILES]]
     more = [f"and {count - NAMED_FILES} more"] if count > NAMED_FILES else []
     return f"{count}{of_all} {files_are} left out: {'; '.join(named + more)}"
+
+
+def _in_plain_words(why: str) -> str:
+    """Return the reason why a picture cannot be read without what is for run.json: the error's name, all formats."""
+    name, _, text = why.partition(": ")
+    text = text if text and name.isidentifier() else why
+    # Several such files stand in one line.
+    return re.sub(r"(not a picture in a supported format) \(.*\)", r"\1", text)
 
 
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
@@ -262,7 +271,8 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
             stream.seek(0)
             return zoo_runtime.decode(stream, spec)
     except PictureError as error:
-        return f"{type(error).__name__}: {error}"
+        # The decoder names a stream, whose path it does not know.
+        return f"{type(error).__name__}: {str(error).removeprefix('the file given: ')}"
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         if digest:

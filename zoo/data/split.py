@@ -118,8 +118,9 @@ def _check_classes(
         missing = set(range(len(classes))) - {label for i in part for label in pictures[i].labels}
         if missing and (name == "train" or not multilabel):
             names = ", ".join(classes[label] for label in sorted(missing))
+            part_name = "validation" if name == "val" else name
             raise EmptyClass(
-                f"the {name} part has no picture of {names}: each class needs at least three different pictures "
+                f"the {part_name} part has no picture of {names}: each class needs at least three different pictures "
                 "that can be read. Add pictures, or remove the class."
             )
 

@@ -57,15 +57,52 @@ class EvaluationPictures:
         Raises:
             UsageError: The part has no readable picture.
         """
-        parts: list[str | None] = [picture.split for picture in self.source.pictures]
-        if self.known_parts and self.known_parts.keys() <= set(self.digests):
-            # These are the pictures of the run, wherever they are now, so the split of the run applies.
-            parts = [self.known_parts.get(digest) for digest in self.digests]
+        parts = self._parts()
         part = part or ("test" if "test" in parts else "all")
         rows = [i for i in sorted(self.readable) if part in ("all", parts[i])]
         if not rows:
             raise UsageError(f"{self.name!r} has no {part} part. Omit --part to evaluate all of its pictures.")
         return part, rows
+
+    def _parts(self) -> list[str | None]:
+        """Return the part of each picture, or None for a picture that is in no part."""
+        if self._are_of_the_run():
+            # Wherever the pictures are now, the split of the run holds.
+            return [self.known_parts.get(digest) for digest in self.digests]
+        return [picture.split for picture in self.source.pictures]
+
+    def _are_of_the_run(self) -> bool:
+        """Return whether all pictures of the file's run are among these."""
+        return bool(self.known_parts) and self.known_parts.keys() <= set(self.digests)
+
+    def report_left_out(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
+        """Say which of the pictures are not evaluated, and why.
+
+        Pictures that the run does not know are a warning, because a user may have added them to evaluate them.
+
+        Args:
+            rows: Indices of the pictures that are evaluated.
+            info: The metadata of the file.
+            reporter: Receives one message or warning; none if every picture is evaluated.
+        """
+        left_out = sorted(set(self.readable) - set(rows))
+        if not left_out:
+            return
+        parts = self._parts()
+        names = sorted({parts[i] or "" for i in left_out} - {""})
+        new = [i for i in left_out if parts[i] is None]
+        text = f"{len(rows)} of {len(self.readable)} pictures are evaluated."
+        if names:
+            text += f" Left out: {len(left_out) - len(new)} of the {' and '.join(names)} part{'s' * (len(names) > 1)}"
+            text += ", which took part in training." if "train" in names and self._are_of_the_run() else "."
+        if not new:
+            reporter.say(text)
+            return
+        classes = {self.source.classes[label] for i in new for label in self.source.pictures[i].labels}
+        unknown = sorted(classes - set(info.classes))
+        text += f" Left out: {len(new)} that are not pictures of the run, such as new ones."
+        text += f" The network does not know {_shorten(unknown, 5)}." if unknown else ""
+        reporter.warn(f"{text} To evaluate new pictures, put them into a folder without the old ones.")
 
     def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
         """Warn if some pictures were used to train or select the network, because the metrics are then too good.
@@ -174,6 +211,7 @@ def evaluate(
     chosen = [source.pictures[i] for i in rows]
     _check_labels(source, chosen, info)
     reporter.say(f"{part.capitalize()} pictures of {source.name}: {len(rows)}")
+    pictures.report_left_out(rows, info, reporter)
     pictures.warn_if_seen(rows, info, reporter)
     with reporter.progress(f"evaluating {part}") as progress:
         probabilities, bad = predict(predictor, [picture.content for picture in chosen], progress)

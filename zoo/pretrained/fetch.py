@@ -168,6 +168,20 @@ def read_class_index(path: Path) -> list[str]:
         raise HashMismatch(f"{str(path)!r} is not a class index file: {error!r}. Remove it and try again.") from None
 
 
+def mirror_problem() -> str:
+    """Say in a sentence what is wrong with the folder that ZOO_WEIGHTS_DIR names; "" if it may hold weights."""
+    folder = files.mirror()
+    if folder is None:
+        return ""
+    if not os.path.isdir(folder):
+        return f"ZOO_WEIGHTS_DIR names {str(folder)!r}, which is not a folder."
+    try:
+        empty = not any(name.endswith((".h5", ".keras")) for name in os.listdir(folder))
+    except OSError as error:
+        return f"ZOO_WEIGHTS_DIR names {str(folder)!r}, which cannot be read: {error.strerror}."
+    return f"ZOO_WEIGHTS_DIR names {str(folder)!r}, which holds no weights files." if empty else ""
+
+
 def advice(entry: Weights | ClassIndex) -> str:
     """Return a sentence for the user that says where to download a file by hand and in which folder to put it."""
     named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "

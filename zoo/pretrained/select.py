@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ from zoo.pretrained import fetch
 from zoo.reporter import Reporter
 
 RANDOM_SCHEDULE = "scratch"
+# How messages name the places of `zoo.pretrained.fetch`.
+PLACES = {
+    "mirror": "from the folder that ZOO_WEIGHTS_DIR names",
+    "cache": "from zoo's cache",
+    "Keras's cache": "from Keras's cache",
+    "download": "downloaded",
+}
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,11 @@ class StartingWeights:
     """The weights that training starts from.
 
     Args:
-        file: A published file, the path of the user's own file, or None for random weights.
-        record: The description of the weights that run.json and the exported file hold.
+        file: A published file, the path of the user's own file, or None for random values.
+        record: The description of the weights in run.json and in the exported file.
+        missing: Why there are no pretrained weights though the user might expect some; empty otherwise.
+        wanted: The published entry that was chosen but is not available, if any.
+        other: Published weights for another picture size that could be used instead, if any.
         architecture: The name of the architecture, for messages.
         missing: Why there are no pretrained weights, if the user might expect them; else empty.
         wanted: The published weights that were chosen but are not available; None if there are none.
@@ -35,6 +46,7 @@ class StartingWeights:
     architecture: str
     missing: str = ""
     wanted: Weights | None = None
+    other: Weights | None = None
 
     @property
     def random(self) -> bool:
@@ -68,7 +80,10 @@ class StartingWeights:
             advice = fetch.advice(self.wanted)
             text += f"\nTo start from pretrained weights: {advice[0].lower()}{advice[1:]}, "
             text += "or pass its path: --weights FILE."
-        return text
+            if self.other:
+                text += f"\nThe same weights for another picture size work too: {self.other.filename}."
+        problem = fetch.mirror_problem() if self.wanted else ""
+        return f"{text}\n{problem}" if problem else text
 
 
 def starts_random(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> bool:
@@ -144,16 +159,22 @@ def choose(
     except WeightsUnavailable as error:
         if tag or requested != "auto":
             text = f"{wanted.id}: {error}.\n{fetch.advice(wanted)}, or pass its path: --weights FILE."
+            text = f"{text}\n{fetch.mirror_problem()}".rstrip()
             raise WeightsUnavailable(text) from None
-        return _random(architecture, str(error), missing=str(error), wanted=wanted)
+        other = next((entry for entry in entries if entry is not wanted), None)
+        return StartingWeights(
+            None, _random_record(str(error)), architecture.name, missing=str(error), wanted=wanted, other=other
+        )
     return StartingWeights(found, describe(found), architecture.name)
 
 
-def _random(
-    architecture: Architecture, reason: str, *, missing: str = "", wanted: Weights | None = None
-) -> StartingWeights:
-    record = {"random": True, "id": None, "reason": reason}
-    return StartingWeights(None, record, architecture.name, missing, wanted)
+def _random(architecture: Architecture, reason: str, *, missing: str = "") -> StartingWeights:
+    return StartingWeights(None, _random_record(reason), architecture.name, missing)
+
+
+def _random_record(reason: str) -> dict[str, Any]:
+    """Return what run.json and the exported file record of random weights."""
+    return {"random": True, "id": None, "reason": reason}
 
 
 def _entries(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> list[Weights]:
@@ -180,8 +201,8 @@ def first_tag(entries: list[Weights]) -> list[Weights]:
 
 
 def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
-    """Report which published weights are used, and warn if weights that fit better are not available."""
-    reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, from the {found.place})")
+    """Report which published weights are used, and whether they were trained at another resolution."""
+    reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, {PLACES[found.place]})")
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
         reporter.warn(
@@ -207,7 +228,8 @@ def describe(found: fetch.WeightsFile) -> dict[str, Any]:
 
 
 def _is_path(text: str) -> bool:
-    return "/" in text or "\\" in text or text.endswith((".h5", ".keras")) or Path(text).is_file()
+    # A misspelled file name such as cat.jpg is not a tag. Tags may have versions, such as v1.0.
+    return "/" in text or "\\" in text or bool(re.search(r"\.[A-Za-z]\w*$", text)) or Path(text).is_file()
 
 
 def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weights]) -> StartingWeights:

@@ -111,8 +111,9 @@ class BatchNormRecalibration:
         warning = (
             f"phase {phase.name!r}: BatchNorm's running averages do not match the weights. Training pictures score "
             f"{accuracy:.3f} with them, and {train_accuracy:.3f} during training. The exported network will answer "
-            "worse than it trained. Train longer, or lower the phase's batch_norm_momentum"
-            f"{' or --ema' if phase.ema is not None else ''}."
+            "worse than it trained. Train for more steps, with more --epochs or a smaller --batch-size"
+            f"{', or lower --ema' if phase.ema is not None else ''}. "
+            "In a TOML schedule, you can also lower batch_norm_momentum."
         )
         self._reporter.warn(warning)
         return [warning]

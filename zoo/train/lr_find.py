@@ -44,10 +44,11 @@ class RangeTest:
 
     Args:
         phase: The name of the phase.
-        rates: The learning rate of each step, in ascending order.
-        changes: For each step, the loss of its batch minus the loss of the same batch before the test, smoothed.
-        suggestion: The suggested learning rate; None if no rate changed the loss measurably before the test ended.
+        rates: The learning rate of each step, rising.
+        changes: The smoothed loss of each step's batch, minus that of the same batch at the weights before the test.
+        suggestion: A learning rate, or None if no rate lowered or raised the loss, or if the loss diverged at once.
         note: The reason for the suggestion, or for its absence.
+        lowers_loss: Whether any rate lowered the loss. If not, a suggestion is only a rate that does no harm.
     """
 
     phase: str
@@ -55,6 +56,7 @@ class RangeTest:
     changes: tuple[float, ...]
     suggestion: float | None
     note: str
+    lowers_loss: bool
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def suggest(phase: str, rates: np.ndarray, changes: np.ndarray, diverged: bool =
     quiet = np.flatnonzero(smoothed <= MOVED * error)
     rises = int(quiet[-1]) + 1 if len(quiet) else 0
     suggestion: float | None
-    if smoothed[lowest] < -MOVED * error:
+    lowers_loss = bool(smoothed[lowest] < -MOVED * error)
+    if lowers_loss:
         if lowest == len(rates) - 1 and not diverged:
             note = f"the loss still falls at {rates[lowest]:.2g}; try higher rates with --highest"
         else:
@@ -205,7 +208,7 @@ def suggest(phase: str, rates: np.ndarray, changes: np.ndarray, diverged: bool =
     else:
         suggestion, note = None, "no rate changes the loss; try higher rates with --highest"
     rounded = suggestion and float(f"{suggestion:.2g}")
-    return RangeTest(phase, tuple(map(float, rates)), tuple(map(float, smoothed)), rounded, note)
+    return RangeTest(phase, tuple(map(float, rates)), tuple(map(float, smoothed)), rounded, note, lowers_loss)
 
 
 def smooth(values: np.ndarray) -> tuple[np.ndarray, float]:

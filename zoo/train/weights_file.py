@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import backend
 from zoo.errors import WeightsIncompatible
-from zoo.plugin import Weights
+from zoo.plugin import Architecture, Weights
 
 if TYPE_CHECKING:
     import keras
+
+COUNT_TOLERANCE = 0.01
 
 
 def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, layouts: Sequence[Weights] = ()) -> None:
@@ -62,8 +64,54 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
                 raise
             problems.append(_in_plain_words(error, path))
     top = "without its top" if len(model.output.shape) == 4 else "with its top"
-    raise WeightsIncompatible(
-        f"{str(path)!r} does not fit {model.name}: {'; or: '.join(dict.fromkeys(problems))}. "
+    raise _misfit(path, model.name, "; or: ".join(dict.fromkeys(problems)), top)
+
+
+def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[Weights] = ()) -> None:
+    """Refuse an .h5 file of another network before Keras starts: it holds another number of parameters.
+
+    The names of layers prove nothing, because Keras loads such files by the order of the layers.
+
+    Args:
+        path: The user's file. Files of other formats are not checked here.
+        architecture: The architecture whose backbone the file is for.
+        layouts: Published entries of the architecture. If one has its own way of loading, a file may have another
+            number of parameters than the network, so that nothing is checked.
+
+    Raises:
+        WeightsIncompatible: The file is damaged, or it belongs to another network.
+    """
+    if path.suffix == ".keras" or not architecture.parameters or any(entry.load is not None for entry in layouts):
+        return
+    try:
+        held = _parameters_in(path)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise _misfit(path, architecture.name, _in_plain_words(error, path), "without its top") from None
+    # Preprocessing layers and random states hold a few numbers that `parameters` does not count.
+    if abs(held - architecture.parameters) > COUNT_TOLERANCE * architecture.parameters:
+        problem = f"the file holds {held:,} parameters{_first_layers(path)}, and {architecture.parameters:,} are needed"
+        raise _misfit(path, architecture.name, problem, "without its top")
+
+
+def _parameters_in(path: Path) -> int:
+    """Count the numbers in the arrays of an .h5 file, without those of an optimizer."""
+    import h5py
+
+    total = 0
+
+    def count(name: str, item: Any) -> None:
+        nonlocal total
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
+            total += item.size
+
+    with h5py.File(path, "r") as file:
+        file.visititems(count)
+    return total
+
+
+def _misfit(path: Path, name: str, problem: str, top: str) -> WeightsIncompatible:
+    return WeightsIncompatible(
+        f"{str(path)!r} does not fit {name}: {problem}. "
         f"Give weights of exactly this network, {top}. `zoo info` lists the published ones."
     )
 

@@ -5,8 +5,10 @@ This module decides the order of the steps. The steps themselves are in `zoo.eva
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
 from zoo.workflow.export import EXPORTED_FILE, reload_dataset
-from zoo_runtime import ImageSpec, ModelInfo, Predictor
+from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
 
 
 def evaluate(
@@ -134,6 +136,42 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
     if os.path.isfile(folder / EXPORTED_FILE):
         return folder / EXPORTED_FILE
     raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
+
+
+def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path:
+    """Find the run folder that a user means by a path or by a run's id.
+
+    Args:
+        text: What the user typed.
+        exported: The folder of exports.
+        runs_folder: The folder of runs.
+        command: The command of the user, such as "zoo export", for messages.
+
+    Returns:
+        The path of the run folder.
+
+    Raises:
+        UsageError: There is no such run. If an export has that name, the message names the run that it came from.
+    """
+    found = runs.locate(text, runs_folder)
+    if found:
+        return found
+    for path in (Path(text), exported / text):
+        file = path if os.path.isfile(path) else path / EXPORTED_FILE
+        with contextlib.suppress(ModelError):
+            identity = Predictor(file, tuned=False).info.run.get("id")
+            if not identity:
+                raise UsageError(f"{text!r} is a published network, which no run made. `{command}` needs a run.")
+            folder = runs.locate(str(identity), runs_folder)
+            if folder:
+                raise UsageError(
+                    f"{text!r} is an export, not a run. It came from {folder}: `{command} {shlex.quote(str(folder))}`."
+                )
+            raise UsageError(
+                f"{text!r} is an export, not a run. It came from the run {identity}, which is not in "
+                f"{str(runs_folder)!r}. Name the folder of that run, or its parent folder with --runs."
+            )
+    return runs.find(text, runs_folder)
 
 
 def _not_found(text: str, exported: Path, runs_folder: Path) -> str:

@@ -5,7 +5,9 @@ This module decides the order of the steps. The steps themselves are in `zoo.con
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import numpy as np
 from zoo import config, files, runs
 from zoo.data import dataset as datasets
 from zoo.data.dataset import Dataset
-from zoo.errors import UsageError, WriteError, ZooError
+from zoo.errors import RunError, UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.export.variants import VARIANTS, Variant, VariantFile, VariantRequest, failed, make_variant
@@ -120,6 +122,7 @@ def export_model(
     summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
     target = exported / trained.name / EXPORTED_FILE if exported is not None and float32 else None
+    earlier = _info_of(target) if target is not None else None
     if float32:
         content = artifact.serialize(graph, info)
         if keep:
@@ -130,11 +133,19 @@ def export_model(
     if exported is None:
         return result
     if float32:
-        _warn_of_older_variants(exported, trained.name, trained.run, [each.variant for each in variants], reporter)
+        requested = [each.variant for each in variants]
+        others = [variant for variant in VARIANTS if variant not in requested]
+        _report_replaced(earlier, exported, trained, _remove_stale(others, exported, trained, reporter), reporter)
     files_and_paths = [
         _export_variant(request, graph, info, trained, metrics, exported, keep=keep, reporter=reporter)
         for request in variants
     ]
+    refused = [variant_file.variant for variant_file, path in files_and_paths if path is None]
+    for line in _remove_stale(refused, exported, trained, reporter) if float32 else ():
+        reporter.say(line)
+    for left in (variant_path(exported, trained.name, variant) for variant in refused):
+        if left.is_file():
+            reporter.warn(f"{left} comes from an earlier export and is not changed.")
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
@@ -329,25 +340,97 @@ def _export_variant(
             _copy(kept, target, run, f" --{variant.name}")
     except ZooError as error:
         variant_file = failed(variant, str(error))
-    if variant_file.refusal and target.is_file():
-        reporter.warn(f"{target} comes from an earlier export and is not changed.")
     return variant_file, None if variant_file.refusal else target
 
 
-def _warn_of_older_variants(
-    exported: Path, name: str, run: runs.Run, requested: Sequence[Variant], reporter: Reporter
-) -> None:
-    """Warn about variants that another run exported under the same name.
+def _remove_stale(
+    variants: Sequence[Variant], exported: Path, trained: TrainedModel, reporter: Reporter
+) -> tuple[str, ...]:
+    """Remove variants of another run that has the same name, because a user could take them for those of this run.
 
-    A user could mistake such a file for a variant of this run. Variants that are requested now cause no warning.
+    A variant stays, with a warning, if the run that it came from is gone and could not make it again.
+
+    Returns:
+        One sentence per run that removed files came from, with the command that makes these files again.
     """
-    for variant in VARIANTS:
-        path = variant_path(exported, name, variant)
-        present = None if variant in requested else _info_of(path)
-        if present is not None and present.precision.get("kind") == variant.name and present.run.get("id") != run.id:
+    removed: dict[str, list[tuple[str, str]]] = {}
+    for variant in variants:
+        path = variant_path(exported, trained.name, variant)
+        present = _info_of(path)
+        if present is None or present.precision.get("kind") != variant.name:
+            continue
+        if present.run.get("id") == trained.run.id:
+            continue
+        command = _command_for(present, exported, trained)
+        if command is None:
             reporter.warn(
-                f"{path} comes from another run. `zoo export {run.folder} --{variant.name}` makes the file of this run."
+                f"{path} comes from another run, which is not in {str(trained.run.folder.parent)!r}. Remove the file, "
+                f"or replace it: `zoo export {trained.run.folder} --{variant.name}` makes the file of this run."
             )
+            continue
+        with contextlib.suppress(OSError):
+            path.unlink()
+            _tuned(path).unlink(missing_ok=True)
+            # The folder may hold files of the user; then it stays.
+            path.parent.rmdir()
+        if not path.exists():
+            removed.setdefault(command, []).append((variant.name, str(path.parent)))
+    return tuple(
+        f"Removed {' and '.join(folder for _, folder in gone)}, made from another run; "
+        f"`{' '.join([command, *(f'--{name}' for name, _ in gone)])}` makes {'them' if len(gone) > 1 else 'it'} again."
+        for command, gone in removed.items()
+    )
+
+
+def _report_replaced(
+    earlier: ModelInfo | None, exported: Path, trained: TrainedModel, removed: Sequence[str], reporter: Reporter
+) -> None:
+    """Name the run whose export was replaced, and the command that brings it back.
+
+    Args:
+        earlier: The metadata of the file that was in the place of the export; None if there was none.
+        exported: The folder of exports.
+        trained: The network that was exported.
+        removed: Sentences about variants that were removed as well.
+        reporter: Receives the line.
+    """
+    target = exported / trained.name / EXPORTED_FILE
+    sentences = []
+    if earlier is not None and earlier.run.get("id") != trained.run.id:
+        identity, command = earlier.run.get("id"), _command_for(earlier, exported, trained)
+        sentences = [f"{target} replaces the export of {f'run {identity}' if identity else 'a published network'}."]
+        if command is not None:
+            sentences.append(f"`{command}` brings that one back.")
+    tuned = _tuned(target)
+    if earlier is not None and tuned.is_file():
+        with contextlib.suppress(OSError):
+            tuned.unlink()
+            sentences.append(f"Removed {tuned}, which was tuned for the earlier file.")
+    sentences += removed
+    if sentences:
+        reporter.say(" ".join(sentences))
+
+
+def _command_for(info: ModelInfo, exported: Path, trained: TrainedModel) -> str | None:
+    """Return the command that exports the run of an earlier file to its place again; None if that run is gone."""
+    folder = trained.run.folder.parent / str(info.run.get("id", ""))
+    try:
+        _, record = runs.load(folder)
+    except RunError:
+        return None
+    resized = list(info.image.size) != list(record.image["size"])
+    size = f"{info.image.size[0]}x{info.image.size[1]}"
+    words = ["zoo", "export", str(folder), *(["--size", size] if resized else [])]
+    if trained.name != record.name + (f"-{size}" if resized else ""):
+        words += ["--name", trained.name]
+    if exported != Path("exported"):
+        words += ["--exported", str(exported)]
+    return shlex.join(words)
+
+
+def _tuned(path: Path) -> Path:
+    """Return where `zoo-runtime tune` keeps the settings of an exported file."""
+    return path.with_suffix(".tuned.json")
 
 
 def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:

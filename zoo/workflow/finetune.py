@@ -55,6 +55,7 @@ def finetune(
             checks of the new file have passed.
     """
     resolved = config.resolve(requested, registry, reporter)
+    _check_own_weights(resolved, registry)
     check_targets(requested.exported, resolved.name, variants)
     dataset = load_dataset(resolved, reporter)
     run = runs.create(requested.runs, resolved.architecture.name)
@@ -78,7 +79,21 @@ def finetune(
             status = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
             with contextlib.suppress(WriteError):
                 run.write_record(record.with_status(status))
+        if isinstance(error, KeyboardInterrupt):
+            _report_interruption(run, record, reporter)
         raise
+
+
+def _report_interruption(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
+    """Say what an interrupted run leaves behind, and what to do next."""
+    if record.status == "trained":
+        reporter.warn(f"the network is trained and kept in {run.folder}. `zoo export {run.folder}` exports it.")
+        return
+    reporter.warn(
+        f"training was interrupted. {run.folder} has the settings and the list of pictures, but no network, so that "
+        "training cannot go on from there. Start the same command again; it reuses the pictures that are decoded "
+        "already."
+    )
 
 
 def lr_find(
@@ -113,6 +128,7 @@ def lr_find(
     if output is not None:
         files.check_writable(output.parent)
     resolved = config.resolve(dataclasses.replace(requested, export=False), registry, reporter)
+    _check_own_weights(resolved, registry)
     dataset = load_dataset(resolved, reporter)
     network = build_network(resolved, registry, reporter)
     tests = engine.lr_find(
@@ -125,6 +141,15 @@ def lr_find(
         ]
         drawing.draw(panels, output)
     return tests
+
+
+def _check_own_weights(resolved: ResolvedConfig, registry: Registry) -> None:
+    """Refuse the user's own weights file before pictures are decoded, as far as that is possible without Keras."""
+    from zoo.train.weights_file import check_parameters
+
+    path, name = resolved.weights.file, resolved.architecture.name
+    if isinstance(path, Path):
+        check_parameters(path, resolved.architecture, registry.weights_of(name, top=False))
 
 
 def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
