@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import SIZE, build_network
+from harness import SIZE, build_network, run
 
 from zoo.plugin import Phase
-from zoo.train import fitting, freeze
+from zoo.train import batchnorm, fitting, freeze
 from zoo.train.batches import Batching, PhaseInputs, plain
 from zoo.train.batchnorm import BatchNormRecalibration
 
@@ -50,3 +50,11 @@ def test_averages_that_fit_stay(architecture, pictures, listener):
     recalibration = BatchNormRecalibration(part, model, pictures, Batching(batch_size=12), 0, listener)
     assert recalibration.recalibrate(10_000, 0.0, fitting.BestWeights(True), PHASE) == [] == listener.said
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_averages_that_stay_wrong_are_warned_of_with_options_that_help(architecture, pictures, monkeypatch):
+    """No accuracy exceeds that of training by this limit, so that the averages count as wrong."""
+    monkeypatch.setattr(batchnorm, "LAG_ALLOWED", -1.5)
+    phase = Phase(name="x", train="all", epochs=1, learning_rate=1e-3, batch_norm="update", patience=None)
+    (warning,) = run(architecture, pictures, phase)[4].warnings
+    assert "more --epochs or a smaller --batch-size. In a TOML schedule, you can also" in warning

@@ -130,14 +130,6 @@ def test_running_averages_that_are_out_of_date_are_measured_again(architecture, 
     assert (rows.argmax(axis=1) == labels_of(pictures)[pictures.val]).mean() >= 0.9
 
 
-def test_averages_that_stay_wrong_are_warned_of_with_options_that_help(architecture, pictures, monkeypatch):
-    """No accuracy exceeds that of training by this limit, so that the averages count as wrong."""
-    monkeypatch.setattr(batchnorm, "LAG_ALLOWED", -1.5)
-    phase = Phase(name="x", train="all", epochs=1, learning_rate=1e-3, batch_norm="update", patience=None)
-    (warning,) = run(architecture, pictures, phase)[4].warnings
-    assert "more --epochs or a smaller --batch-size. In a TOML schedule, you can also" in warning
-
-
 def test_statistics_are_measured_over_all_classes_though_rows_stand_class_by_class(architecture, pictures):
     """Batches of one class each would lose the variance between the classes."""
     order = np.argsort(labels_of(pictures), kind="stable")

@@ -15,6 +15,7 @@ from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.export import show_variants
 from zoo.cli.options import (
     DATA_HELP,
+    WholeNumber,
     exported_option,
     hidden_option,
     name_option,

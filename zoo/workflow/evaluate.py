@@ -21,7 +21,8 @@ from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
-from zoo.workflow.export import EXPORTED_FILE, reload_dataset
+from zoo.workflow.export import reload_dataset
+from zoo.workflow.replaced import EXPORTED_FILE
 from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
 
 

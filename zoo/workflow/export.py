@@ -5,9 +5,7 @@ This module decides the order of the steps. The steps themselves are in `zoo.con
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,21 +17,20 @@ import numpy as np
 from zoo import config, files, runs
 from zoo.data import dataset as datasets
 from zoo.data.dataset import Dataset
-from zoo.errors import RunError, UsageError, WriteError, ZooError
+from zoo.errors import UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
-from zoo.export.variants import VARIANTS, Variant, VariantFile, VariantRequest, failed, make_variant
+from zoo.export.variants import VARIANTS, VariantFile, VariantRequest, failed, make_variant
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
-from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
+from zoo.workflow.replaced import EXPORTED_FILE, info_of, remove_stale, report_replaced, variant_path
+from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
     import onnx
-
-EXPORTED_FILE = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def export_model(
     summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
     target = exported / trained.name / EXPORTED_FILE if exported is not None and float32 else None
-    earlier = _info_of(target) if target is not None else None
+    earlier = info_of(target) if target is not None else None
     if float32:
         content = artifact.serialize(graph, info)
         if keep:
@@ -135,13 +132,14 @@ def export_model(
     if float32:
         requested = [each.variant for each in variants]
         others = [variant for variant in VARIANTS if variant not in requested]
-        _report_replaced(earlier, exported, trained, _remove_stale(others, exported, trained, reporter), reporter)
+        removed = remove_stale(others, exported, trained.name, trained.run, reporter)
+        report_replaced(earlier, exported, trained.name, trained.run, removed, reporter)
     files_and_paths = [
         _export_variant(request, graph, info, trained, metrics, exported, keep=keep, reporter=reporter)
         for request in variants
     ]
     refused = [variant_file.variant for variant_file, path in files_and_paths if path is None]
-    for line in _remove_stale(refused, exported, trained, reporter) if float32 else ():
+    for line in remove_stale(refused, exported, trained.name, trained.run, reporter) if float32 else ():
         reporter.say(line)
     for left in (variant_path(exported, trained.name, variant) for variant in refused):
         if left.is_file():
@@ -272,24 +270,11 @@ def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest])
         kind = request.variant.name
         target = variant_path(exported, name, request.variant)
         files.check_writable(target.parent)
-        present = _info_of(target)
+        present = info_of(target)
         if present is not None and present.precision.get("kind") != kind:
             raise UsageError(
                 f"{str(target)!r} is not an {kind} file, so that it is not replaced by one; choose another --name."
             )
-
-
-def variant_path(exported: Path, name: str, variant: Variant) -> Path:
-    """Return the path of a variant of an export in the folder of exports: `NAME-VARIANT/model.onnx`."""
-    return exported / f"{name}-{variant.name}" / EXPORTED_FILE
-
-
-def _info_of(path: Path) -> ModelInfo | None:
-    """Return the metadata of an exported file, or None if there is no such file or it cannot be read."""
-    try:
-        return Predictor(path, tuned=False).info if path.is_file() else None
-    except ModelError:
-        return None
 
 
 def _export_variant(
@@ -341,96 +326,6 @@ def _export_variant(
     except ZooError as error:
         variant_file = failed(variant, str(error))
     return variant_file, None if variant_file.refusal else target
-
-
-def _remove_stale(
-    variants: Sequence[Variant], exported: Path, trained: TrainedModel, reporter: Reporter
-) -> tuple[str, ...]:
-    """Remove variants of another run that has the same name, because a user could take them for those of this run.
-
-    A variant stays, with a warning, if the run that it came from is gone and could not make it again.
-
-    Returns:
-        One sentence per run that removed files came from, with the command that makes these files again.
-    """
-    removed: dict[str, list[tuple[str, str]]] = {}
-    for variant in variants:
-        path = variant_path(exported, trained.name, variant)
-        present = _info_of(path)
-        if present is None or present.precision.get("kind") != variant.name:
-            continue
-        if present.run.get("id") == trained.run.id:
-            continue
-        command = _command_for(present, exported, trained)
-        if command is None:
-            reporter.warn(
-                f"{path} comes from another run, which is not in {str(trained.run.folder.parent)!r}. Remove the file, "
-                f"or replace it: `zoo export {trained.run.folder} --{variant.name}` makes the file of this run."
-            )
-            continue
-        with contextlib.suppress(OSError):
-            path.unlink()
-            _tuned(path).unlink(missing_ok=True)
-            # The folder may hold files of the user; then it stays.
-            path.parent.rmdir()
-        if not path.exists():
-            removed.setdefault(command, []).append((variant.name, str(path.parent)))
-    return tuple(
-        f"Removed {' and '.join(folder for _, folder in gone)}, made from another run; "
-        f"`{' '.join([command, *(f'--{name}' for name, _ in gone)])}` makes {'them' if len(gone) > 1 else 'it'} again."
-        for command, gone in removed.items()
-    )
-
-
-def _report_replaced(
-    earlier: ModelInfo | None, exported: Path, trained: TrainedModel, removed: Sequence[str], reporter: Reporter
-) -> None:
-    """Name the run whose export was replaced, and the command that brings it back.
-
-    Args:
-        earlier: The metadata of the file that was in the place of the export; None if there was none.
-        exported: The folder of exports.
-        trained: The network that was exported.
-        removed: Sentences about variants that were removed as well.
-        reporter: Receives the line.
-    """
-    target = exported / trained.name / EXPORTED_FILE
-    sentences = []
-    if earlier is not None and earlier.run.get("id") != trained.run.id:
-        identity, command = earlier.run.get("id"), _command_for(earlier, exported, trained)
-        sentences = [f"{target} replaces the export of {f'run {identity}' if identity else 'a published network'}."]
-        if command is not None:
-            sentences.append(f"`{command}` brings that one back.")
-    tuned = _tuned(target)
-    if earlier is not None and tuned.is_file():
-        with contextlib.suppress(OSError):
-            tuned.unlink()
-            sentences.append(f"Removed {tuned}, which was tuned for the earlier file.")
-    sentences += removed
-    if sentences:
-        reporter.say(" ".join(sentences))
-
-
-def _command_for(info: ModelInfo, exported: Path, trained: TrainedModel) -> str | None:
-    """Return the command that exports the run of an earlier file to its place again; None if that run is gone."""
-    folder = trained.run.folder.parent / str(info.run.get("id", ""))
-    try:
-        _, record = runs.load(folder)
-    except RunError:
-        return None
-    resized = list(info.image.size) != list(record.image["size"])
-    size = f"{info.image.size[0]}x{info.image.size[1]}"
-    words = ["zoo", "export", str(folder), *(["--size", size] if resized else [])]
-    if trained.name != record.name + (f"-{size}" if resized else ""):
-        words += ["--name", trained.name]
-    if exported != Path("exported"):
-        words += ["--exported", str(exported)]
-    return shlex.join(words)
-
-
-def _tuned(path: Path) -> Path:
-    """Return where `zoo-runtime tune` keeps the settings of an exported file."""
-    return path.with_suffix(".tuned.json")
 
 
 def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:

@@ -21,7 +21,8 @@ from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
-from zoo.workflow.export import EXPORTED_FILE, convert_and_check
+from zoo.workflow.export import convert_and_check
+from zoo.workflow.replaced import EXPORTED_FILE
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
