@@ -1,4 +1,4 @@
-"""Tools with which plugins build networks: pixel normalization, and adapters for networks of keras.applications.
+"""Tools that help plugins to build networks: pixel normalization, and adapters for networks of keras.applications.
 
 Plugins import these names from `zoo.plugin`. Importing this module does not import Keras.
 """
