@@ -167,10 +167,10 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Provide a temporary path beside `path`. When the context ends, replace `path` by the file written there.
+    """Yield a temporary path beside `path`. When the context ends, move the file at the temporary path to `path`.
 
-    The replacement is atomic: other processes see either the old file or the new one. If the context ends with an
-    exception, `path` stays as it was. Missing parent folders are created.
+    The move is atomic: other processes see either the old file or the new one. If the context ends with an exception,
+    `path` stays as it was, and the temporary file is deleted. Missing parent folders are created.
 
     Raises:
         WriteError: The file cannot be written. Any OSError inside the context is raised as a WriteError.
