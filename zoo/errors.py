@@ -99,7 +99,7 @@ class BrokenPluginError(PluginError):
 
 
 class DuplicateName(PluginError):
-    """Two or more plugins provide the same name. Until only one of them is left, the name cannot be used.
+    """Two or more plugins provide the same name. Until all but one are uninstalled, the name cannot be used.
 
     The error is raised when the name is used. If ZOO_STRICT_PLUGINS is set (see `BrokenPluginError`), the error is
     raised as soon as the plugins are loaded.

@@ -78,7 +78,7 @@ class KerasApplication:
     Args:
         name: The name of the function in `keras.applications` that builds the network ("MobileNetV2").
         mode: How the network normalizes pixels; see `normalize`.
-        options: Further arguments of that function ({"alpha": 0.35}).
+        options: Maps other arguments of the function in `keras.applications` to values ({"alpha": 0.35}).
         change: A function that replaces or removes layers of the network; see `rebuild`. None keeps all layers.
     """
 

@@ -2,7 +2,7 @@
 
 The instances are immutable. The fields of an instance are checked when it is created.
 
-Plugins import them from `zoo.plugin`. The data classes for published weights are in `zoo.plugin.weights`, and the hooks
+Plugins import the classes from `zoo.plugin`. The classes for published weights are in `zoo.plugin.weights`, the hooks
 in `zoo.plugin.hookspecs`. Importing this module imports neither Keras nor numpy.
 """
 

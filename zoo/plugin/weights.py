@@ -2,7 +2,7 @@
 
 The instances are immutable. The fields of an instance are checked when it is created.
 
-Plugins import them from `zoo.plugin`. `zoo.pretrained` finds, downloads and checks the files that they describe.
+Plugins import the classes from `zoo.plugin`. `zoo.pretrained` finds, downloads and checks the described files.
 """
 
 from __future__ import annotations

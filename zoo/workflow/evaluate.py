@@ -100,6 +100,7 @@ def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
     Raises:
         RunError: The trained network is damaged.
         ConversionFailed: The network cannot be converted.
+        InstallationError: Keras cannot be imported.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact

@@ -93,8 +93,8 @@ def export_model(
         trained: The network to export, with its dataset and its run.
         exported: The folder of exports. None writes no exported file and makes no variants, not even in the run folder.
         reporter: Receives progress messages and warnings.
-        keep: False leaves the results in the run folder unchanged, because the network has another input size than the
-            run. The files of variants then have the input size in their names in the run folder.
+        keep: False leaves the results in the run folder unchanged, and adds the input size to the names of variants'
+            files there. This is for a network whose input size is not that of the run.
         float32: False writes neither the float32 file nor the results above. The variants are made from the converted
             network and compared with it.
         variants: The variants to make.
@@ -396,9 +396,9 @@ def export_run(
         name: The name of the export. None uses the name in the run record, with the size added if it is not that of the
             run.
         exported: The folder of exports.
-        data: The path of the run's pictures, if they have moved; None means where they were.
-        size: (height, width) in pixels of the pictures that the exported file takes. None means the size of the run. If
-            the size is another one, the exported file, the metrics and the report in the run folder are not changed.
+        data: The path of the run's pictures, if they have moved. None means the path in run.json.
+        size: (height, width) in pixels of the pictures that the exported file takes. None means the size of the run.
+            Any other size leaves the exported file, the metrics and the report in the run folder unchanged.
         variants: The variants to make. If there are any, the float32 export is not changed.
 
     Returns:
@@ -441,7 +441,7 @@ def reload_dataset(
     Args:
         run: The run folder.
         record: The content of its run.json.
-        data: The path of the pictures, if they have moved; None means where they were.
+        data: The path of the pictures, if they have moved. None means the path in run.json.
         reporter: Receives the progress of decoding.
         size: (height, width) in pixels to which pictures are resized; None means the size of the run.
 
