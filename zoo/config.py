@@ -45,18 +45,18 @@ class FinetuneConfig:
             `zoo.data.sources`.
         weights: The weights that training starts from: "auto" (pretrained if available, else random), "none" (random),
             a tag, or the path of a weights file.
-        size: The (height, width) in pixels to which pictures are resized. None uses the first of these that is known:
-            the size that suits the data, the size at which the weights were trained, the architecture's default.
+        size: The (height, width) in pixels to which pictures are resized. None uses the size that suits the data. If
+            that is unknown, it uses the size at which the weights were trained, or else the architecture's default.
         resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`.
         schedule: The name of a schedule, or the path of a TOML file. None uses the default schedule of the
             architecture, or `scratch` if training starts from random weights.
         augment: An augmentation policy with its parameters, as `zoo.data.augment.parse` reads it. "none" does not
             augment.
-        epochs: One number of epochs per phase, or a single number for the longest phase, which scales the others. None
-            keeps the schedule's numbers. See `zoo.train.schedule.override`.
+        epochs: One number of epochs per phase. A single number is for the phase with the most epochs, and the other
+            phases change in proportion. None keeps the schedule's numbers. See `zoo.train.schedule.override`.
         batch_size: Pictures per training step.
-        learning_rates: One learning rate per phase, or a single rate for the phase with the highest one, which scales
-            the others. None keeps the schedule's rates. See `zoo.train.schedule.override`.
+        learning_rates: One learning rate per phase. A single rate replaces the highest one, and the other rates change
+            in proportion. None keeps the schedule's rates. See `zoo.train.schedule.override`.
         overrides: Maps names of fields of `zoo.plugin.Phase` to values that replace those of all phases. Other fields
             keep the schedule's values. See `zoo.train.schedule.override`.
         head: Maps names of fields of `zoo.plugin.Head` to values that replace those of the architecture's head.
@@ -130,7 +130,7 @@ class ResolvedConfig:
         architecture: The architecture of the network.
         head: The layers that are put on the backbone.
         source: The pictures with their labels, not yet decoded.
-        spec: The size, the channels and the method of resizing with which the pictures are decoded.
+        spec: How pictures are decoded: their size, their channels and the method of resizing.
         weights: The weights that training starts from.
         schedule: The schedule that the phases come from.
         phases: The phases to train, with the user's overrides applied.
@@ -221,8 +221,8 @@ def checked_name(name: str) -> str:
     """Return a name of an export after checking that it is allowed.
 
     Raises:
-        UsageError: The name is empty, has other characters than letters, digits, '.', '_' and '-', or has '-' or '.' at
-            its beginning or end.
+        UsageError: The name is empty, or it contains a character that is not an ASCII letter, a digit, '.', '_' or '-'.
+            Or it begins or ends with '-' or '.'.
     """
     if sources.short_name(name) != name:
         raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
@@ -230,7 +230,7 @@ def checked_name(name: str) -> str:
 
 
 def image_spec(architecture: Architecture, size: tuple[int, int], resize: str) -> ImageSpec:
-    """Return the `ImageSpec` with which pictures are decoded for an architecture.
+    """Return the `ImageSpec` that says how pictures are decoded for an architecture.
 
     Args:
         architecture: The architecture, which determines the number of channels.
@@ -273,6 +273,8 @@ def _schedule(
     Raises:
         UsageError: The schedule does not exist, or does not fit the architecture, the overrides or the augmentation
             policy.
+        DuplicateName: More than one plugin provides the schedule.
+        InvalidPluginData: The plugin's schedule gives no phases for the architecture.
     """
     default = select.RANDOM_SCHEDULE if random else architecture.default_schedule
     schedule = schedule_tools.find(config.schedule or default, registry)

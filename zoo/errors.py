@@ -8,10 +8,10 @@ next. `zoo/cli/__init__.py` translates exceptions into exit codes. The package `
     │   └── UnknownName            a name does not exist
     ├── PluginError
     │   ├── InvalidPluginData      a plugin breaks the rules of the plugin API
-    │   ├── BrokenPluginError      a plugin cannot be used (only raised when ZOO_STRICT_PLUGINS=1)
-    │   └── DuplicateName          two plugins provide the same name
+    │   ├── BrokenPluginError      a plugin cannot be used (only raised if ZOO_STRICT_PLUGINS is set)
+    │   └── DuplicateName          two or more plugins provide the same name
     ├── WeightsError
-    │   ├── WeightsUnavailable     weights are not available locally and cannot be downloaded
+    │   ├── WeightsUnavailable     a weights file cannot be read or downloaded
     │   ├── HashMismatch           a file is not the published or recorded one
     │   └── WeightsIncompatible    a file does not fit the network
     ├── DataError
@@ -61,7 +61,7 @@ class ZooError(Exception):
 
 
 class UsageError(ZooError):
-    """An option or argument has a value that zoo cannot use."""
+    """An option or argument is missing, has a value that zoo cannot use, or contradicts another one."""
 
 
 class UnknownName(UsageError):
@@ -99,14 +99,19 @@ class InvalidPluginData(PluginError):
 
 
 class BrokenPluginError(PluginError):
-    """A plugin cannot be used, and the environment variable ZOO_STRICT_PLUGINS=1 makes that an error.
+    """A plugin cannot be used, and the environment variable ZOO_STRICT_PLUGINS is set.
 
-    Without this variable, zoo warns about the plugin and continues without it.
+    The variable counts as set if its value is neither empty nor 0. If it is not set, zoo warns about the plugin and
+    continues without it.
     """
 
 
 class DuplicateName(PluginError):
-    """Two plugins provide the same name. The name cannot be used until one of them is uninstalled."""
+    """Two or more plugins provide the same name. Until all but one are uninstalled, the name cannot be used.
+
+    The error is raised when the name is used. If ZOO_STRICT_PLUGINS is set (see `BrokenPluginError`), the error is
+    raised as soon as the plugins are loaded.
+    """
 
 
 class WeightsError(ZooError):
@@ -114,7 +119,7 @@ class WeightsError(ZooError):
 
 
 class WeightsUnavailable(WeightsError):
-    """The weights are not available locally and cannot be downloaded."""
+    """A file of weights or class names cannot be read, or it is not available locally and cannot be downloaded."""
 
 
 class HashMismatch(WeightsError):
@@ -133,7 +138,7 @@ class DataError(ZooError):
 
 
 class DataNotFound(DataError):
-    """The path does not exist, or the user may not read it."""
+    """The path does not exist, or the user has no permission to read it."""
 
 
 class DataLayout(DataError):
@@ -152,9 +157,9 @@ class EmptyClass(DataError):
 
 
 class SplitLeak(DataError):
-    """The same picture is in two parts of a split that the user's data gives.
+    """The user's data define a split that has the same picture in two parts.
 
-    Test figures on training pictures would measure what the network remembers, not what it has learned.
+    Test metrics on training pictures would measure what the network remembers, not what it has learned.
     """
 
 
@@ -178,11 +183,15 @@ class ExportError(ZooError):
 
 
 class ConversionFailed(ExportError):
-    """tf2onnx cannot convert the network, or onnxruntime cannot run the converted graph."""
+    """tf2onnx cannot convert the network, or onnxruntime cannot run or quantize the converted graph."""
 
 
 class ParityFailed(ExportError):
-    """The exported file runs, but its outputs differ from those of the trained network or ignore the picture."""
+    """The exported file runs, but it does not compute what the trained network computes.
+
+    The error is also raised if the outputs are NaN or infinite, or do not depend on the picture. And it is raised if
+    the written file fails its self-test.
+    """
 
 
 class InstallationError(ZooError):

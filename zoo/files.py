@@ -97,17 +97,17 @@ def make_room(
     free: Callable[[], int],
     keep: Collection[Path] = (),
 ) -> None:
-    """Remove the least recently used sets of a cache until `needed` more bytes fit both its limit and the disk.
+    """Remove the least recently used sets of a cache until `needed` more bytes are within `limit` and fit on the disk.
 
     If the bytes cannot fit at all, this function still removes all sets outside `keep`. Callers must therefore check
-    beforehand whether they can fit.
+    beforehand whether the bytes can fit.
 
     Args:
         cached: The sets of the cache, as `sets` returns them.
         needed: The number of bytes that the caller is about to write.
         limit: The number of bytes that the whole cache may take, including the `needed` ones.
         free: A function that returns how many bytes can still be written to the disk. It is called again after each
-            removal. If another process has a set open, removing that set frees no space until the process closes it.
+            removal, because a set that another process has open frees no space until the process closes it.
         keep: Paths of sets that must not be removed.
     """
     held = sum(size for _, size, _ in cached)
@@ -167,10 +167,10 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Provide a temporary path beside `path`. When the context ends, replace `path` by the file written there.
+    """Yield a temporary path beside `path`. When the context ends, move the file at the temporary path to `path`.
 
-    The replacement is atomic: other processes see either the old file or the new one. If the context ends with an
-    exception, `path` stays as it was. Missing parent folders are created.
+    The move is atomic: other processes see either the old file or the new one. If the context ends with an exception,
+    `path` stays as it was, and the temporary file is deleted. Missing parent folders are created.
 
     Raises:
         WriteError: The file cannot be written. Any OSError inside the context is raised as a WriteError.

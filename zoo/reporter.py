@@ -20,7 +20,7 @@ class Reporter:
     """Receives progress messages and warnings. This base class ignores them; subclasses override its methods.
 
     Attributes:
-        timing: Measures the seconds of each step, from the creation of this reporter on.
+        timing: Measures how long each step takes. The total starts when this reporter is created.
     """
 
     def __init__(self) -> None:

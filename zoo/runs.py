@@ -1,15 +1,18 @@
 """Creates run folders, reads and writes their files, and finds runs by name. Files are written atomically.
 
-A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. It holds these files:
+A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the run is finished, it holds these files:
 
 - run.json: the run record, see `RunRecord`
 - pictures.csv: the part (train, val or test), class, sha256 and name of every picture
 - history.csv: one row per epoch
-- curves.png: the history as a drawing
+- curves.png: a drawing of the accuracy and the loss in history.csv
 - model.keras: the trained network
-- metrics.json: the figures on the validation and test pictures
+- metrics.json: the metrics on the validation and test pictures
 - report.html: the report page
-- model.onnx: the exported file
+- model.onnx: the exported file; missing if the user requested no export
+
+`zoo.workflow.export` adds the files of variants, such as model-int8.onnx and int8.json. It also adds sample.png, a test
+picture, if the pictures are arrays and not files.
 """
 
 from __future__ import annotations
@@ -42,35 +45,41 @@ PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", 
 class RunRecord:
     """The content of run.json: the request of a run, its data and its results.
 
-    A record is immutable. `with_training`, `with_export` and `with_status` return changed copies. The entries with a
-    default are missing in some files, because the run has no such result yet or because an older version of zoo wrote
-    it.
+    A record is immutable. `with_training`, `with_export` and `with_status` return changed copies.
+
+    Each argument is an entry of run.json, except `others`. An entry whose argument has a default can be missing in the
+    file. Either the run does not have this result yet, or an older version of zoo wrote the file.
 
     Args:
         id: The name of the run folder.
-        status: "running", "trained", "interrupted", or "failed: " followed by the error.
+        status: "running", "trained", "interrupted", or "failed: " followed by the type and the text of the error.
         created: When the run was created, in UTC, such as "2026-01-31T12:00:00Z".
         command: The words of the command line that started the run.
         name: The name of the export.
-        options: The request of the user; see `zoo.config.FinetuneConfig.to_json`.
+        options: What `zoo.config.FinetuneConfig.to_json` returns for the user's request. But `data` is the absolute
+            path of the pictures or "digits", and `schedule` is the name of the schedule that was used.
         architecture: The facts that `zoo.plugin.Architecture.describe` returns.
-        weights: The weights that training started from; see `zoo.pretrained.select.StartingWeights`.
+        weights: The description of the weights that training started from: the field `record` of
+            `zoo.pretrained.select.StartingWeights`.
         augmentation: The name of the augmentation policy and its parameters.
         image: How pictures are decoded: the fields of `zoo_runtime.ImageSpec`.
         classes: Class names, in the order of the network's output.
-        data: The name, digest, number of pictures per part, split and unreadable files of the dataset.
-        plugins: The plugins that provided the architecture, the augmentation policy and the schedule.
+        data: What `zoo.data.dataset.Dataset.describe` returns. In addition, `left_out` lists the unreadable files, each
+            with the reason.
+        plugins: The plugins that provided the architecture, the augmentation policy and the schedule, each as a text
+            with its name, distribution and version.
         versions: The versions of Python and of packages; see `versions`.
-        head: The fields of `zoo.plugin.Head`. None means that the network has the architecture's own head.
+        head: The fields of the network's `zoo.plugin.Head`. None means the architecture's default head.
         task: "multiclass", "binary" or "multilabel".
-        phases: For each phase, its settings, the layers that it trained, its number of epochs and its seconds.
-        warnings: The warnings that the user has seen.
-        seconds: The duration of the steps "train" and "export", in seconds.
+        phases: For each phase, its settings, the layers that it trained, its number of epochs and its duration in
+            seconds. If a phase was skipped, also the reason.
+        warnings: The warnings about random weights and about training. The reporter showed them to the user, too.
+        seconds: Maps "train" and "export" to the durations of these steps, in seconds.
         prefix: Counts and times of the frozen part; see `zoo.train.frozen.stats.CacheStats`. None before training ends.
-        best_epoch: The number of the epoch whose weights were kept, counted over all phases from 1. None before
-            training ends.
+        best_epoch: The number of the epoch whose weights model.keras contains, counted over all phases from 1. None
+            before training ends.
         parity: The figures that `zoo.export.parity.check` returns. None before the export.
-        others: Entries that this version of zoo does not know. They are written again when the record is written.
+        others: The entries of run.json that this version of zoo does not know. `to_json` returns them unchanged.
     """
 
     id: str
@@ -330,7 +339,7 @@ def locate(text: str, folder: Path) -> Path | None:
         folder: The folder of runs, where an id is looked up.
     """
     for place in (Path(text), folder / text):
-        # Path.is_file raises an error for names that are too long and for folders that may not be entered.
+        # Path.is_file raises an error for names that are too long, and for folders without permission to enter.
         if os.path.isfile(place / RECORD):
             return place
     return None

@@ -46,7 +46,8 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
 
     Raises:
         AssertionError: The architecture does not meet a requirement.
-        ZooError: The network cannot be built or converted, or the converted graph gives other values than the network.
+        ZooError: The network cannot be built or converted, or the converted graph does not compute the same values as
+            the network.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact, parity

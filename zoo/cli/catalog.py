@@ -230,7 +230,7 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
 def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
     """Describe all weights files that have the same id, such as "mobilenetv2.imagenet1k".
 
-    The text has first the facts that the files share, and then a table with one row per file.
+    The text starts with the facts that all files share. A table with one row per file follows.
 
     Args:
         registry: The loaded plugins.

@@ -21,7 +21,8 @@ class ConsoleReporter(Reporter):
     """Prints messages to stdout, and warnings and progress bars to stderr. Progress bars are drawn only on a terminal.
 
     Args:
-        only_warnings: True does not print messages, so that stdout holds only the JSON of a command.
+        only_warnings: True suppresses messages, so that stdout holds only the JSON of a command. Warnings and progress
+            bars are still printed.
     """
 
     def __init__(self, *, only_warnings: bool = False) -> None:

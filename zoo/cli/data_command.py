@@ -47,11 +47,12 @@ class DataCommand(click.Command):
         Args:
             context: The context of the command, after its arguments were parsed.
             pictures: The word that is the path of the pictures.
-            changes: The name of the argument that got this word by mistake -> the value that it should have.
+            changes: Maps the name of an argument that received this word by mistake to the value that it should have.
+                The value is inserted before --data.
 
         Returns:
-            The command, quoted for a shell. None if the user typed --data, if the word does not look like pictures, or
-            if --data changes the value of another option wherever it is put.
+            The command, quoted for a shell. None if the user typed --data, or if the word does not look like pictures.
+            Also None if inserting --data would change the value of another option or argument.
         """
         if _has_data(context) or not _names_pictures(pictures):
             return None
@@ -71,7 +72,10 @@ def _has_data(context: click.Context) -> bool:
 
 
 def _names_pictures(text: str) -> bool:
-    """Return whether a word can be the value of --data; it could also be a run, an export or a misspelled name."""
+    """Return whether a word looks like a value of --data: "digits", a folder, a .csv file or an .npz file.
+
+    A run folder and a folder that holds an exported file do not count, and neither does a path that does not exist.
+    """
     path = os.path.expanduser(text)
     if text == "digits":
         return True

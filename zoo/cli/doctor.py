@@ -16,9 +16,13 @@ def examine() -> dict[str, Any]:
     """Check this installation.
 
     Returns:
-        A dictionary that JSON can hold. Its keys are versions (of Python and packages), plugins, folders (of the caches
-        and the mirror), providers (execution providers of ONNX Runtime) and problems. `problems` is a list of texts,
-        which is empty if nothing is wrong.
+        A dictionary that JSON can hold, with these keys:
+            versions: Maps "python" and the names of packages to their versions.
+            plugins: The name, distribution, version and state ("loaded" or "broken") of each plugin.
+            folders: The paths and sizes of the caches and of the mirror. The entry `network` says whether downloads are
+                allowed.
+            providers: The execution providers of ONNX Runtime.
+            problems: One text per problem; empty if nothing is wrong.
     """
     from zoo import files, runs
     from zoo.plugin import Architecture, Weights, registry

@@ -73,7 +73,9 @@ def export(
     exported: Path,
     **values: Any,
 ) -> int:
-    """Export a finished run again, only its variants (smaller files), or a published classifier.
+    """Export a finished run again, or export a published classifier if `top` is True.
+
+    If the options request variants (smaller files), only the variants of the run are made.
 
     Returns:
         The exit code: 1 if a variant was refused, else 0.

@@ -180,6 +180,9 @@ def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
 
     Args:
         variants: The variants that the options can request.
+
+    Returns:
+        One decorator per option, as `click.option` returns it.
     """
     return (
         *(click.option(f"--{variant.name}", is_flag=True, help=variant.help) for variant in variants),

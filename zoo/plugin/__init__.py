@@ -1,7 +1,7 @@
 """The public API for plugins. A plugin needs no other module of zoo.
 
 A plugin is a module that an entry point of the group `zoo.plugins` names. It implements one or more of the hooks in
-`zoo.plugin.hookspecs`, which return data classes of this module:
+`zoo.plugin.hookspecs`, which return instances of this module's data classes:
 
     from zoo.plugin import Augmentation, hookimpl
 
@@ -9,7 +9,7 @@ A plugin is a module that an entry point of the group `zoo.plugins` names. It im
     def zoo_augmentations():
         return [Augmentation(name="mirror", summary="mirrors every picture", build=build_mirror)]
 
-The data classes are immutable. Those that hooks return check their fields when they are created.
+The instances that hooks return are immutable. The fields of such an instance are checked when it is created.
 
 Importing this module imports neither Keras nor numpy, so that `zoo list` is quick. For the same reason, a plugin
 imports Keras inside its functions, not at the top of its module.

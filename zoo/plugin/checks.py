@@ -1,4 +1,4 @@
-"""Functions with which the data classes of the plugin API check their fields when they are created."""
+"""Checks the fields of the plugin API's data classes. The data classes call these functions for each new instance."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def require(condition: bool, owner: object, problem: str, received: object) -> None:
-    """Raise InvalidPluginData if a condition does not hold.
+    """Raise InvalidPluginData if a field has a value that is not allowed.
 
     Args:
-        condition: The condition.
+        condition: Whether the value is allowed.
         owner: The object whose field is checked. The message begins with the name of its class.
         problem: What is required, such as "grid must be a positive whole number".
         received: The value of the field, which the message quotes.

@@ -1,4 +1,4 @@
-"""Tools with which plugins build networks: pixel normalization, and adapters for networks of keras.applications.
+"""Tools that help plugins to build networks: pixel normalization, and adapters for networks of keras.applications.
 
 Plugins import these names from `zoo.plugin`. Importing this module does not import Keras.
 """
@@ -78,7 +78,7 @@ class KerasApplication:
     Args:
         name: The name of the function in `keras.applications` that builds the network ("MobileNetV2").
         mode: How the network normalizes pixels; see `normalize`.
-        options: Further arguments of that function ({"alpha": 0.35}).
+        options: Maps other arguments of the function in `keras.applications` to values ({"alpha": 0.35}).
         change: A function that replaces or removes layers of the network; see `rebuild`. None keeps all layers.
     """
 

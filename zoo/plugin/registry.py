@@ -1,4 +1,6 @@
-"""Loads the installed plugins, and finds what they provide by name. Nothing is loaded at import; `load` does the work.
+"""Loads the installed plugins, and looks up by name what they provide.
+
+Importing this module loads no plugin; the function `load` does that.
 
 pluggy's own loader of entry points stops at the first exception, so that one broken plugin would end every command.
 Here each plugin is imported, registered and queried separately. A plugin that fails becomes a `BrokenPlugin`, and the
@@ -28,7 +30,7 @@ from zoo.plugin.weights import Weights
 Item = Architecture | Weights | Augmentation | Schedule
 ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule)
 Name = str | tuple[str, str]
-"""A name that only one plugin may provide: the name of an item or, for weights, (architecture, tag)."""
+"""The name of an item or, for weights, (architecture, tag). If two plugins provide the same name, zoo uses neither."""
 
 GROUP = "zoo.plugins"
 HOOKS: dict[str, type[Item]] = {
@@ -81,10 +83,10 @@ class Registry:
     Args:
         plugins: The plugins that were loaded.
         broken: The plugins that cannot be used.
-        items: Kind -> key -> item. The key of an item is its name. For `Weights`, it is (architecture, tag,
-            includes_top, input_size).
-        providers: `id()` of an item -> the plugin that provides it.
-        conflicts: (kind, name) -> the plugins that all provide this name. Such a name cannot be used.
+        items: Maps each kind to a dictionary from the keys of items to the items. The key of an item is its name. For
+            `Weights`, it is (architecture, tag, includes_top, input_size).
+        providers: Maps the `id()` of each item to the plugin that provides it.
+        conflicts: Maps (kind, name) to the plugins, two or more, that provide this name. Such a name cannot be used.
     """
 
     plugins: list[Plugin] = field(default_factory=list)
@@ -236,7 +238,7 @@ class Registry:
 
 
 def _name(item: Item) -> Name:
-    """Return the name of an item that only one plugin may provide; see `Name`."""
+    """Return the name of an item, as `Name` defines it."""
     return (item.architecture, item.tag) if isinstance(item, Weights) else item.name
 
 
@@ -262,17 +264,20 @@ def load(
 ) -> Registry:
     """Load plugins into a new registry.
 
+    The environment variable ZOO_STRICT_PLUGINS counts as set if its value is neither empty nor 0.
+
     Args:
         entry_points: The entry points of the plugins. None means all installed ones of the group `zoo.plugins`.
         warn: A function that receives a line of text for each plugin that cannot be used, and for each name that
-            several plugins provide. None ignores these problems.
+            several plugins provide. It also receives a line for each distribution whose entry points cannot be read.
+            None suppresses these warnings.
 
     Returns:
         The registry.
 
     Raises:
-        BrokenPluginError: A plugin cannot be used, and the environment variable ZOO_STRICT_PLUGINS is 1.
-        DuplicateName: Several plugins provide the same name, and the environment variable ZOO_STRICT_PLUGINS is 1.
+        BrokenPluginError: A plugin cannot be used, and ZOO_STRICT_PLUGINS is set.
+        DuplicateName: Several plugins provide the same name, and ZOO_STRICT_PLUGINS is set.
     """
     strict = os.environ.get("ZOO_STRICT_PLUGINS", "") not in ("", "0")
     registry = Registry()

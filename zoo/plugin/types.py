@@ -1,6 +1,8 @@
-"""Data classes that plugins return from their hooks. They are immutable, and check their fields when they are created.
+"""Data classes whose instances plugins return from their hooks.
 
-Plugins import them from `zoo.plugin`. The data classes for published weights are in `zoo.plugin.weights`, and the hooks
+The instances are immutable. The fields of an instance are checked when it is created.
+
+Plugins import the classes from `zoo.plugin`. The classes for published weights are in `zoo.plugin.weights`, the hooks
 in `zoo.plugin.hookspecs`. Importing this module imports neither Keras nor numpy.
 """
 
@@ -33,10 +35,10 @@ LR_SCHEDULES = ("constant", "cosine", "one-cycle")
 
 @dataclass(frozen=True)
 class Stage:
-    """Names a part of a backbone. Schedules freeze and unfreeze whole stages.
+    """A named part of a backbone. Schedules freeze and unfreeze whole stages.
 
     Args:
-        name: The name of the stage, as it is usual for this family of networks ("block5").
+        name: The usual name of the stage in this family of networks ("block5").
         layers: Names of the layers, as Keras names them in a new process, or patterns with `*` ("block5_*"). Layers
             without weights may be omitted.
 

@@ -1,6 +1,8 @@
-"""Data classes that describe published weights. They are immutable, and check their fields when they are created.
+"""Data classes that describe published weights.
 
-Plugins import them from `zoo.plugin`. `zoo.pretrained` finds, downloads and checks the files that they describe.
+The instances are immutable. The fields of an instance are checked when it is created.
+
+Plugins import the classes from `zoo.plugin`. `zoo.pretrained` finds, downloads and checks the described files.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ def imagenet_weights(
 ) -> list[Weights]:
     """Describe the two published files of a network trained on ImageNet-1k, one without the top and one with it.
 
-    Both have the tag "imagenet1k". In each pair of arguments, the first value is for the file without the top.
+    Both have the tag "imagenet1k". In each argument that is a pair, the first value is for the file without the top.
 
     Args:
         architecture: The name of the architecture.

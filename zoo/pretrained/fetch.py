@@ -64,7 +64,7 @@ def find_local(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
     places += [(files.cache() / "weights", "cache"), (files.keras_cache(), "Keras's cache")]
     for folder, place in places:
         path = folder / entry.filename
-        # Path.is_file raises an error if the folder may not be entered.
+        # Path.is_file raises an error if the user has no permission to enter the folder.
         if os.path.isfile(path):
             return path, place
     return None
@@ -116,7 +116,7 @@ def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress |
         The file.
 
     Raises:
-        WeightsUnavailable: The best weights cannot be downloaded, and no others are available locally.
+        WeightsUnavailable: The best weights cannot be read or downloaded, and no others are available locally.
         HashMismatch: A local file is not the published one.
     """
     wanted, *others = by_fit(entries, size)
@@ -142,7 +142,7 @@ def find_file(entry: ClassIndex, progress: Progress | None = None) -> Path:
         The path of the file.
 
     Raises:
-        WeightsUnavailable: The file is not available locally and cannot be downloaded.
+        WeightsUnavailable: The file cannot be read, or it is not available locally and cannot be downloaded.
         HashMismatch: The local file is not the published one.
     """
     return _get(entry, progress)[0]
@@ -231,8 +231,8 @@ def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> s
     Args:
         path: The file.
         entry: Describes the file.
-        recorded: The hash that zoo recorded when it downloaded the file. It is used if no hash is published. None
-            compares the file with the published hash only.
+        recorded: The hash that zoo recorded when it downloaded the file; None if there is no record. It is compared
+            only if no hash is published. If neither hash is known, nothing is compared.
 
     Raises:
         HashMismatch: The hashes differ.
@@ -324,7 +324,7 @@ def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
 
     Raises:
         ValueError: The size differs from the published one, or the file is not valid HDF5 or JSON although its name
-            ends in .h5 or .json.
+            ends in .h5 or .json. The size is compared only if no hash is published.
     """
     size = file.stat().st_size
     # A published hash has already been checked, and it is more reliable than a published length.
@@ -343,11 +343,14 @@ def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
 
 
 def _unreachable(url: str) -> str:
-    """Try to reach a server. Return the reason if that fails, or an empty string if it succeeds.
+    """Try for at most CONNECT_SECONDS to reach a server. Return why it cannot be reached, or "" if it can.
 
-    The attempts run in threads, because a socket's timeout does not cover the lookup of the server's name. Two attempts
-    run at the same time, with different timeouts per address. The long timeout is for slow connections. The short
-    timeout is for networks where IPv6 addresses do not respond: it leaves time to try the IPv4 address.
+    Two attempts run at the same time, and it is enough if one of them succeeds. They run in threads, because a socket's
+    timeout does not cover the lookup of the server's name.
+
+    A server may have several IP addresses, which each attempt tries one after the other. The first attempt waits at
+    most IMPATIENT_SECONDS for each address. If the IPv6 address does not respond, there is still time to try the IPv4
+    address. The second attempt waits up to CONNECT_SECONDS for each address, for slow connections.
     """
     import requests
 

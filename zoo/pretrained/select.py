@@ -180,6 +180,8 @@ def _random_record(reason: str) -> dict[str, Any]:
 def _entries(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> list[Weights]:
     """Return the published backbone weights (files without the top) that the tag or the value of --weights selects.
 
+    If neither of them names a tag, the weights with the first tag that the plugins list are returned.
+
     Returns:
         The entries; they differ only in their input size. The list is empty if no plugin lists weights.
 
@@ -238,12 +240,13 @@ def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weig
     Args:
         architecture: The architecture of the network.
         requested: The path of the file.
-        layouts: The weights that plugins list for the architecture. If one of them has a `load` function, that function
-            may read any file that is not a .keras file, and only Keras can tell later whether it fits.
+        layouts: The weights that plugins list for the architecture. If one of them has a `load` function, the content
+            of the file is not checked here, because only that function knows its format. A .keras file is always
+            checked, because no `load` function reads such files.
 
     Raises:
         WeightsUnavailable: The file cannot be read.
-        WeightsIncompatible: The file does not hold weights.
+        WeightsIncompatible: The file cannot hold weights; see `_holds_weights`.
     """
     path = Path(os.path.expanduser(requested))
     try:

@@ -41,12 +41,14 @@ def evaluate(
             which pictures the network was trained on.
 
     Returns:
-        The figures that `zoo.evaluate.metrics.measure` returns, and the entry `part`.
+        The metrics that `zoo.evaluate.metrics.measure` returns, and the entry `part`.
 
     Raises:
         UsageError: No pictures are given and the run of the file is not available, or the pictures have no such part.
-        DataError: The pictures cannot be read, or have a class that the network does not have.
-        RunError: The run is not finished, or its pictures have changed.
+        DataError: The pictures cannot be read, or the network cannot predict their classes.
+        RunError: The run is not finished, one of its files is missing or damaged, or its pictures have changed.
+        ConversionFailed: The run has no exported file, and its network cannot be converted.
+        InstallationError: The run has no exported file, and Keras cannot be imported.
         zoo_runtime.ModelError: The file is not a usable exported file.
     """
     predictor, run, record = _open_model(model, runs_folder)
@@ -80,7 +82,9 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
         The predictor, the run, and the record of the run. The run and the record are None if the run is not available.
 
     Raises:
-        RunError: The run is not finished, or its record is damaged.
+        RunError: The run is not finished, or run.json or model.keras is missing or damaged.
+        ConversionFailed: The run has no exported file, and its network cannot be converted.
+        InstallationError: The run has no exported file, and Keras cannot be imported.
         zoo_runtime.ModelError: The file is not a usable exported file.
     """
     if (model.is_dir() and not (model / EXPORTED_FILE).is_file()) or (model / runs.RECORD).is_file():
@@ -99,6 +103,7 @@ def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
     Raises:
         RunError: The trained network is damaged.
         ConversionFailed: The network cannot be converted.
+        InstallationError: Keras cannot be imported.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact
@@ -121,7 +126,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
         UsageError: There is no such file, export or run. Or `to_predict` is True and the run has no exported file.
     """
     for path in (Path(text), exported / text, runs_folder / text):
-        # Path.is_file raises an error for names that are too long and for folders that may not be entered.
+        # Path.is_file raises an error for names that are too long, and for folders without permission to enter.
         if os.path.isfile(path):
             return path
         if os.path.isfile(path / EXPORTED_FILE) and not os.path.isfile(path / runs.RECORD):

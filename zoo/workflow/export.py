@@ -56,12 +56,12 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The files and figures of an export.
+    """The files and metrics of an export.
 
     Args:
         run: The run folder.
-        metrics: The figures of the float32 file, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
-        exported: The path of the float32 file in the folder of exports; None if it was not put there.
+        metrics: The metrics of the float32 file, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
+        exported: The path of the float32 file in the folder of exports; None if no such file was requested.
         sample: The path of a test picture to try the file on.
         variants: Each variant that was requested, with the path of its file. The path is None if the variant was
             refused.
@@ -83,26 +83,28 @@ def export_model(
     float32: bool = True,
     variants: Sequence[VariantRequest] = (),
 ) -> ExportResult:
-    """Convert a network, check and evaluate the file, and put it in place.
+    """Convert a network, check and evaluate the converted network, and write the exported files.
 
-    An earlier export is not replaced before all checks have passed.
+    An earlier export is not replaced before all checks have passed. If `keep` and `float32` are True, the results are
+    also written into the run folder: metrics.json, run.json and report.html, and model.onnx unless `exported` is None.
 
     Args:
         trained: The network to export, with its dataset and its run.
-        exported: The folder of exports. None evaluates the converted network, but puts no file in place and makes no
-            variants.
+        exported: The folder of exports. None writes no exported file and makes no variants, not even in the run folder.
         reporter: Receives progress messages and warnings.
-        keep: True also writes the file, its figures and the report into the run folder. False leaves these files of the
-            run unchanged; this is for a network with another input size.
-        float32: True puts the float32 file in place. False makes this file only as a comparison for variants.
+        keep: False leaves the results in the run folder unchanged, and adds the input size to the names of variants'
+            files there. This is for a network whose input size is not that of the run.
+        float32: False writes neither the float32 file nor the results above. The variants are made from the converted
+            network and compared with it.
         variants: The variants to make.
 
     Returns:
-        The paths of the files, the figures of the float32 file, and the variants.
+        The paths of the files, the metrics of the float32 file, and the variants.
 
     Raises:
         ConversionFailed: The network cannot be converted.
-        ParityFailed: The converted graph gives other values than the network.
+        ParityFailed: The converted graph does not compute the same values as the network, or the written file fails its
+            self-test.
         DataError: A picture that could be read before cannot be read now.
         WriteError: A file cannot be written.
     """
@@ -162,8 +164,8 @@ def convert_and_check(
         The graph with the outputs `probabilities` and `logits`, and the metadata with parity figures and self-test.
 
     Raises:
-        ConversionFailed: The network cannot be converted.
-        ParityFailed: The graph gives other values than the network.
+        ConversionFailed: The network cannot be converted, or onnxruntime cannot run the graph.
+        ParityFailed: The graph does not compute the same values as the network.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact, parity
@@ -220,15 +222,17 @@ def _info(trained: TrainedModel) -> ModelInfo:
 def _keep(
     trained: TrainedModel, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, started: float
 ) -> None:
-    """Write the figures, the run record and the report into the run folder, and put the exported file in place.
+    """Write the exported file, its metrics, the run record and the report into the run folder.
+
+    The exported file is then copied to `target`.
 
     Args:
         trained: The network with its dataset and its run.
         content: The bytes of the exported file.
-        metrics: The figures for metrics.json.
+        metrics: The content of metrics.json.
         info: The metadata of the exported file.
-        target: The path to which the exported file is copied from the run folder. If it is None, the exported file is
-            not written at all.
+        target: The path of the exported file in the folder of exports. None writes no exported file, neither there nor
+            in the run folder.
         started: The value of `time.perf_counter` when the export started.
 
     Raises:
@@ -253,9 +257,9 @@ def _keep(
 
 
 def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest]) -> None:
-    """Check that variants can be put in place and would not replace a file of another kind.
+    """Check that the files of variants can be written and would not replace a file of another kind.
 
-    Callers check this before training, so that a mistake is reported early.
+    Callers check this before they train or convert a network, so that a mistake is reported early.
 
     Args:
         exported: The folder of exports.
@@ -288,10 +292,10 @@ def _export_variant(
     keep: bool,
     reporter: Reporter,
 ) -> tuple[VariantFile, Path | None]:
-    """Make a variant, write it and its figures into the run folder, and put it in place.
+    """Make a variant, write it and its figures into the run folder, and copy it into the folder of exports.
 
-    If an error occurs, the variant counts as refused and the error is the reason. The float32 file is already in place
-    by then, and another variant may succeed. If an accuracy or speed limit refuses the variant, only its figures are
+    If a ZooError occurs, the variant counts as refused, and the error is the reason. The error is not raised, because
+    another variant may still succeed. If the variant does not meet a limit on accuracy or speed, only its figures are
     written.
 
     Args:
@@ -299,10 +303,10 @@ def _export_variant(
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
         info: The metadata of the float32 file.
         trained: The network with its dataset and its run.
-        metrics: The figures of the float32 file, under "validation" and "test".
+        metrics: The metrics of the float32 file, under "validation" and "test".
         exported: The folder of exports.
-        keep: False adds the input size to the file names in the run folder, so that the run's own files are not
-            replaced.
+        keep: False adds the input size to the file names in the run folder, so that files for the run's own input size
+            are not replaced.
         reporter: Receives progress messages and warnings.
 
     Returns:
@@ -361,7 +365,7 @@ def export_run(
     size: tuple[int, int] | None = None,
     variants: Sequence[VariantRequest] = (),
 ) -> ExportResult:
-    """Export a finished run again, with the same checks.
+    """Export a finished run again, with the same checks as after training.
 
     Args:
         folder: The run folder.
@@ -370,18 +374,20 @@ def export_run(
         name: The name of the export. None uses the name in the run record, with the size added if it is not that of the
             run.
         exported: The folder of exports.
-        data: The path of the run's pictures, if they have moved; None means where they were.
-        size: (height, width) in pixels of the pictures that the exported file takes. None means the size of the run. A
-            file of another size is evaluated too, but the run keeps its own file, figures and report.
+        data: The path of the run's pictures, if they have moved. None means the path in run.json.
+        size: (height, width) in pixels of the pictures that the exported file takes. None means the size of the run.
+            Any other size leaves the exported file, the metrics and the report in the run folder unchanged.
         variants: The variants to make. If there are any, the float32 export is not changed.
 
     Returns:
         See `export_model`.
 
     Raises:
-        RunError: The run is not finished, or its pictures have changed.
-        UsageError: The name is not allowed, the network cannot take pictures of that size, or no plugin provides its
-            architecture.
+        RunError: The run is not finished, one of its files is missing or damaged, or its pictures have changed.
+        UsageError: The name is not allowed, or no plugin provides the architecture of the run. The network cannot take
+            pictures of that size. A variant would replace a file of another kind.
+        DuplicateName: More than one plugin provides the architecture.
+        InstallationError: Keras cannot be imported.
         WriteError: A file cannot be written.
         ConversionFailed: See `export_model`.
         ParityFailed: See `export_model`.
@@ -413,7 +419,7 @@ def reload_dataset(
     Args:
         run: The run folder.
         record: The content of its run.json.
-        data: The path of the pictures, if they have moved; None means where they were.
+        data: The path of the pictures, if they have moved. None means the path in run.json.
         reporter: Receives the progress of decoding.
         size: (height, width) in pixels to which pictures are resized; None means the size of the run.
 
@@ -421,7 +427,7 @@ def reload_dataset(
         The decoded pictures of the run and their split.
 
     Raises:
-        RunError: The pictures are not those of the run.
+        RunError: The pictures are not those of the run, or pictures.csv is missing or damaged.
         DataError: The pictures cannot be read.
     """
     return datasets.reload(

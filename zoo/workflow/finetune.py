@@ -48,7 +48,7 @@ def finetune(
         variants: The variants (smaller files) to make in addition.
 
     Returns:
-        The run folder, the figures and the exported files.
+        The run folder, the metrics, and the paths of the exported files.
 
     Raises:
         ZooError: A step failed. The message says what to do about it. Earlier exports are not replaced before all
@@ -107,7 +107,7 @@ def lr_find(
     """Test a range of learning rates at the start of each phase, and draw the results.
 
     Each phase except the last one is trained after its test, because the next phase starts from the trained weights.
-    Only the drawing is kept.
+    No run folder is created, and the trained weights are discarded.
 
     Args:
         requested: The request of the user, as for `finetune`.
@@ -156,7 +156,8 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
     """Decode the pictures of a run, and split them into train, validation and test parts.
 
     Raises:
-        DataError: Too many pictures cannot be read, a class has too few, or a given split has a picture in two parts.
+        DataError: More than a fifth of the pictures cannot be read, or a class has too few pictures. The split of the
+            user's data has a picture in two parts. The decoded pictures cannot be written to the disk.
         UsageError: A validation fraction is requested, but the data already have a validation part.
     """
     requested = resolved.requested
@@ -227,7 +228,10 @@ def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
 
 
 def training_data(dataset: Dataset) -> TrainingData:
-    """Return the pictures and targets of a dataset with its train and validation parts, but not its test part."""
+    """Return the pictures and targets of a dataset, and the indices of its train and validation parts.
+
+    The pictures of the test part are in the arrays too, but no index refers to them.
+    """
     from zoo.train.inputs import TrainingData
 
     split = dataset.split

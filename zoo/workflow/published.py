@@ -56,13 +56,16 @@ def export_top(
         The path of the exported file.
 
     Raises:
-        UsageError: There is no such published classifier, or it does not take pictures of that size.
+        UsageError: There is no such published classifier, or it does not take pictures of that size. Or `name` or
+            `resize` has a value that is not allowed.
         WeightsUnavailable: The weights or the class names are not available.
         HashMismatch: A local file is not the published one.
         WeightsIncompatible: The weights file does not fit the network.
         DataError: The pictures cannot be read.
-        ExportError: The network cannot be converted, the graph gives other values, or the number of class names is
-            wrong.
+        ExportError: The network cannot be converted, or the converted graph does not compute the same values. Or the
+            number of class names is wrong.
+        PluginError: More than one plugin provides the architecture or the weights, or the network cannot be built.
+        InstallationError: Keras cannot be imported.
         WriteError: The exported file cannot be written.
     """
     architecture, tag = registry.resolve(wanted)
@@ -114,13 +117,16 @@ def verify(
             left_out: Maps the name of each unreadable picture to the reason.
 
     Raises:
-        UsageError: There is no such published classifier, or it does not take pictures of that size.
+        UsageError: There is no such published classifier, or it does not take pictures of that size. Or `resize` has a
+            value that is not allowed.
         WeightsUnavailable: The weights or the class names are not available.
         HashMismatch: A local file is not the published one.
         WeightsIncompatible: The weights file does not fit the network.
         DataError: The names of the pictures do not give their classes, or the pictures cannot be read.
-        ExportError: The network cannot be converted, the graph gives other values, or the number of class names is
-            wrong.
+        ExportError: The network cannot be converted, or the converted graph does not compute the same values. Or the
+            number of class names is wrong.
+        PluginError: More than one plugin provides the architecture or the weights, or the network cannot be built.
+        InstallationError: Keras cannot be imported.
     """
     from zoo.export import artifact
 
@@ -156,7 +162,7 @@ def verify(
 
 
 def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
-    """Return the weights files of a published classifier, with the file that fits the size best first.
+    """Return the weights files of a published classifier. `fetch.by_fit` sorts them, the best fit for `size` first.
 
     Raises:
         UsageError: There is no published classifier, or it does not take pictures of that size.
@@ -212,7 +218,12 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
 
 
 def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter: Reporter) -> fetch.WeightsFile:
-    """Find or download the weights with the top whose input size fits best, and report which they are.
+    """Find or download the weights of a published classifier, and report which file is used.
+
+    Args:
+        entries: The weights files of the classifier. The one whose input size fits `size` best is preferred.
+        size: (height, width) in pixels of the pictures.
+        reporter: Receives the progress of a download, and a message that names the file.
 
     Raises:
         WeightsUnavailable: The weights are not available. The message says how to download them by hand.
@@ -241,9 +252,9 @@ def _published_graph(
         architecture: The architecture of the network.
         weights: The weights file, with the top.
         classes: Class names, in the order of the network's output.
-        spec: The size, the channels and the method of resizing with which pictures are decoded.
-        pictures: The pictures for the parity check. At most PARITY_PICTURES of them are used, at equal distances in the
-            list.
+        spec: How pictures are decoded: their size, their channels and the method of resizing.
+        pictures: The pictures for the parity check. Every N-th picture is used, up to PARITY_PICTURES in total. N is
+            `len(pictures) // PARITY_PICTURES`, but at least 1.
         reporter: Receives a message with the parity figures.
 
     Returns:
@@ -252,8 +263,10 @@ def _published_graph(
     Raises:
         WeightsIncompatible: The weights do not fit the network.
         DataError: The pictures cannot be read.
-        ConversionFailed: The network cannot be converted.
-        ParityFailed: The graph gives other values than the network.
+        InvalidPluginData: The plugin's network cannot be built.
+        InstallationError: Keras cannot be imported.
+        ConversionFailed: The network cannot be converted, or onnxruntime cannot run the graph.
+        ParityFailed: The graph does not compute the same values as the network.
     """
     from zoo.train.network import build_classifier
     from zoo.train.weights_file import load_weights
