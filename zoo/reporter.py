@@ -1,4 +1,4 @@
-"""Defines `Reporter`, through which long functions send progress messages, warnings and timings to their caller.
+"""Defines `Reporter`, to which long-running functions send progress messages, warnings and timings.
 
 The base class prints nothing. `zoo.cli.console.ConsoleReporter` prints to the terminal.
 """
@@ -78,9 +78,9 @@ class Timing:
             self._open = outer
 
     def add(self, step: str, seconds: float) -> None:
-        """Add seconds to a step, without measuring them.
+        """Add seconds to a step. The caller has measured them.
 
-        Inside a context of `measure`, the step is a part of the step of that context.
+        Inside a context of `measure`, this step is an inner step of the step that the context measures.
         """
         key = (*self._open, step)
         self._seconds[key] = self._seconds.get(key, 0.0) + seconds
@@ -90,7 +90,8 @@ class Timing:
 
         Returns:
             For each step, a tuple of names from the outermost step down to this one, and its seconds. If a step has
-            inner steps and they leave 0.05 s or more of its time unmeasured, that time is listed as "other".
+            inner steps and they leave 0.05 s or more of its time unmeasured, that time is listed as "other". So is the
+            time since `started` that no step covers.
         """
         total = time.perf_counter() - self.started
         rows = []

@@ -1,9 +1,9 @@
 """Converts a Keras network to an ONNX graph with tf2onnx.
 
-The graph's inputs and outputs always have the same names. tf2onnx receives a TensorFlow function with a signature,
-because `tf2onnx.convert.from_keras` fails on Sequential models and has broken repeatedly
-(https://github.com/onnx/tensorflow-onnx/issues/2319). If Keras uses another backend than TensorFlow, the conversion
-runs in a child process on TensorFlow. `zoo.convert.optimize` simplifies the graph.
+The names of the graph's inputs and outputs do not depend on the network. tf2onnx receives a TensorFlow function with a
+signature, because `tf2onnx.convert.from_keras` fails on Sequential models and has broken repeatedly
+(https://github.com/onnx/tensorflow-onnx/issues/2319). If the backend of Keras is not TensorFlow, the conversion runs in
+a child process that uses TensorFlow. `zoo.convert.optimize` simplifies the graph.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def convert(model: keras.Model) -> onnx.ModelProto:
 
     Args:
         model: A network with one input, float32 (batch, height, width, channels) in 0..255. It has layers named
-            `logits` and `probabilities`, and its output is that of `probabilities`.
+            `logits` and `probabilities`. The output of `probabilities` is the output of the network.
 
     Returns:
         A graph with the input `image`, uint8 [batch, height, width, channels], and the outputs `logits` and
-        `probabilities`, float32. `probabilities` has the shape [batch, classes]. So has `logits`, except that it is
-        [batch, 1] if one unit decides between two classes.
+        `probabilities`. Both outputs are float32 [batch, classes]. If one unit decides between two classes, however,
+        `logits` is float32 [batch, 1].
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
@@ -77,7 +77,17 @@ def convert_maps(model: keras.Model) -> onnx.ModelProto:
 
 
 def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
-    """Convert a model, and simplify and check the graph. The arguments are those of `_convert_here`."""
+    """Convert a model, then simplify and check the graph.
+
+    Args:
+        model: A network with one input and a list of outputs.
+        names: The names of the outputs in the graph, in the order of the model's outputs.
+        pixels: The dtype of the graph's input, "uint8" or "float32".
+
+    Raises:
+        ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
+        WriteError: The folder for temporary files is full.
+    """
     convert_model = _convert_here if backend.runs_on_tensorflow() else _convert_in_child
     graph = optimize(convert_model(model, names, pixels))
     _tidy(graph)
@@ -103,7 +113,7 @@ def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str
 
     Args:
         model: A network with one input and a list of outputs.
-        output_names: The names of the outputs in the graph, in the same order.
+        output_names: The names of the outputs in the graph, in the order of the model's outputs.
         pixels: The dtype of the graph's input, "uint8" or "float32".
 
     Raises:
@@ -189,9 +199,10 @@ def _plain_grouped_convolutions() -> Iterator[None]:
     from keras.src.backend.tensorflow import nn
 
     class Uncompiled:
-        """Replaces the module `tensorflow` inside Keras, so that nothing is compiled by XLA.
+        """Replaces the module `tensorflow` inside Keras, so that XLA compiles nothing.
 
-        Its `function` returns functions that XLA would compile as they are. All else comes from `tensorflow`.
+        Its decorator `function` leaves a function unchanged if XLA would compile it. All other attributes are those of
+        `tensorflow`.
         """
 
         def __getattr__(self, name):
@@ -211,9 +222,10 @@ def _plain_grouped_convolutions() -> Iterator[None]:
 def _pool_channels_first(graph) -> None:
     """Make global pools read feature maps with channels first.
 
-    Each such pool gets a Transpose before it, and one after it if it keeps the dimensions. `zoo.convert.optimize`
-    removes those that cancel out with other Transposes. Without this, a mean over channels-last maps at the end of a
-    network keeps a Transpose on each branch before it.
+    A global pool is a mean or a maximum over height and width. This function inserts a Transpose before each pool. If
+    the output of the pool still has four dimensions, the function also inserts a Transpose after it.
+    `zoo.convert.optimize` then removes pairs of Transposes that cancel out. Without this function, a mean over
+    channels-last maps at the end of a network would need a Transpose on each branch before it.
     """
     for node in graph.get_nodes():
         pools = node.type in ("ReduceMean", "ReduceMax") and node.get_attr_value("axes") == [1, 2]
@@ -226,9 +238,10 @@ def _pool_channels_first(graph) -> None:
 
 
 def _erfc(context, node, name, arguments) -> None:
-    """Convert TensorFlow's Erfc(x) to 1 + Erf(-x), because ONNX does not have Erfc.
+    """Convert TensorFlow's Erfc(a) to 1 + Erf(-a), because ONNX does not have Erfc.
 
-    TensorFlow's GELU is x / 2 * Erfc(-x * c). ONNX Runtime recognizes and fuses it in this form:
+    TensorFlow computes GELU(x) as x / 2 * Erfc(a), where a = -x * c and c is the constant sqrt(1/2). In this case, the
+    function writes -a as x / (1 / c). ONNX Runtime recognizes and fuses a GELU in the resulting form:
 
         x / 2 * (1 + Erf(x / (1 / c)))
 

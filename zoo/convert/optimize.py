@@ -59,10 +59,10 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reshape_to_constants(graph: onnx.GraphProto) -> None:
-    """Replace the computed target shape of a Reshape by the constant [-1, ...] if only its batch size is unknown.
+    """Replace each computed target shape of a Reshape by a constant [-1, ...], if only the batch size is unknown.
 
-    Without this function, flattening a feature map takes seven nodes that compute a shape. Compilers for accelerators
-    do not accept these nodes. A graph with branches or loops is not changed.
+    Without this function, seven nodes of the graph compute the shape of a flattened feature map. Compilers for
+    accelerators do not accept these nodes. A graph with branches or loops is not changed.
     """
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
         # Branches and loops may read names of the surrounding graph, which this function does not follow.
@@ -92,9 +92,9 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
 
 
 def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
-    """Return whether a tensor is computed as a single dimension of a shape.
+    """Return whether the graph computes a tensor as one dimension of a shape, such as the batch size.
 
-    tf2onnx computes such a dimension by an Unsqueeze of a Squeeze. A constant does not count.
+    In graphs of tf2onnx, a Squeeze and then an Unsqueeze compute such a tensor. For a constant, the result is False.
 
     Args:
         name: The name of the tensor.

@@ -102,7 +102,7 @@ def describe(policy: Augmentation, parameters: Mapping[str, Any]) -> str:
 def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
     """Build the function that alters training pictures.
 
-    Keras is started first, because the policy's `build` function may import it.
+    This function imports Keras first (see `zoo.backend.start`), because the policy's `build` function may use it.
 
     Args:
         policy: The policy.

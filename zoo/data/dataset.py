@@ -68,8 +68,8 @@ class Dataset:
         """List the pictures of the train part, then of the validation part, then of the test part.
 
         Returns:
-            One dictionary per picture: `part` ("train", "val" or "test"), `class`, `sha256` (in hex) and `picture` (its
-            name).
+            One dictionary per picture: `part` ("train", "val" or "test"), `class` (names separated by semicolons if
+            there are several), `sha256` (in hex) and `picture` (the picture's name).
         """
         pictures = self.source.pictures
         return [
@@ -113,7 +113,7 @@ def load(
 
     Raises:
         DataError: More than a fifth of the files cannot be read, or a class has too few pictures. The source puts one
-            picture into two parts. The decoded pictures cannot be written to the disk.
+            picture into two parts. A file changes while it is read. The decoded pictures cannot be written to the disk.
         UsageError: `val_fraction` is given, but the source already has a validation part.
     """
     started = time.perf_counter()

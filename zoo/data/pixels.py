@@ -166,7 +166,7 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
 
 
 def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
-    """Compose a warning about unreadable files that are left out. It names five files and counts the others.
+    """Compose a warning about unreadable files that are left out. It names up to five files and counts the others.
 
     Args:
         bad: Maps the name of each unreadable file to the reason.
@@ -192,7 +192,7 @@ def _in_plain_words(why: str) -> str:
 
 
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
-    """Apply a function to every item in several threads, and return the results in the order of the items.
+    """Apply a function to every item, with several threads, and return the results in the order of the items.
 
     Each thread receives up to 32 items at a time. Passing single items would be slower: by a fifth on photographs, and
     by more than half on pictures as small as MNIST's.
@@ -233,7 +233,11 @@ def _decode_all(
         progress: Called with (pictures decoded, pictures in total); None means no calls.
 
     Returns:
-        Maps the index of each picture that cannot be decoded to the reason.
+        A dictionary from the index of each picture that cannot be decoded to the reason.
+
+    Raises:
+        DataError: A file has changed since its digest was computed, or can no longer be read.
+        OSError: The .npy file cannot be written.
     """
     array = _create(path, (len(pictures), *spec.size, spec.channels))
     rows = MappedRows(array)
@@ -300,7 +304,10 @@ def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
-    """Move the folder of a finished set to its place in the cache, unless the same set is already there."""
+    """Move the folder of a finished set to its place in the cache, unless the same set is already there.
+
+    A damaged set in that place is replaced.
+    """
     try:
         os.replace(temporary, place)
     except OSError:

@@ -141,7 +141,7 @@ def open_source(data: str, *, fewest_classes: int = 2) -> Source:
         The source. Each of its classes has at least one file, which may turn out to be unreadable.
 
     Raises:
-        DataNotFound: The path does not exist, or the user may not read it.
+        DataNotFound: The path does not exist, or the user has no permission to read it.
         DataLayout: The folder or file does not have one of the layouts that zoo reads.
         EmptyClass: A class folder is empty, the source's validation or test part lacks a class, or there are too few
             classes.
@@ -188,7 +188,7 @@ def identified_folder(folder: str) -> Path:
     """Check that a folder of ImageNet pictures exists, and return its path.
 
     Raises:
-        DataNotFound: The folder does not exist.
+        DataNotFound: There is no folder at this path.
     """
     root = Path(os.path.expanduser(folder))
     if not root.is_dir():
@@ -207,7 +207,7 @@ def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
         The pictures. Their labels are indices into `classes`.
 
     Raises:
-        DataNotFound: The folder does not exist, or the user may not read it.
+        DataNotFound: The folder does not exist, or the user has no permission to read it.
         DataLayout: The folder has no pictures, or a picture belongs to none of the classes.
     """
     root = identified_folder(folder)
@@ -250,7 +250,7 @@ def _source(
     """Build a source from rows: sort the class names, and replace the class names of each row by their indices.
 
     Args:
-        name: The name of the file or folder. It is shortened by `short_name`.
+        name: The name of the file or folder. `short_name` turns it into the name of the source.
         rows: The pictures with the names of their classes.
         size: See `Source`.
         remarks: See `Source`.
@@ -284,6 +284,7 @@ def _folders(path: Path) -> list[Path]:
 
     Raises:
         DataLayout: A link is broken. If it were ignored, a class might be missing without a warning.
+        OSError: The folder cannot be read.
     """
     for entry in sorted(path.iterdir()):
         if _is_relevant(entry.name) and entry.is_symlink() and not entry.exists():
@@ -319,7 +320,7 @@ def _files(root: Path) -> list[Path]:
     links are listed, so that they are reported with the unreadable pictures. Pipes and devices are not listed.
 
     Raises:
-        OSError: A folder may not be read. If it were ignored, its pictures would be missing without a warning.
+        OSError: A folder cannot be read. If it were ignored, its pictures would be missing without a warning.
     """
 
     def stop(error: OSError) -> None:
@@ -389,7 +390,7 @@ def _from_folder(root: Path) -> Source:
 
 
 def _is_ambiguous(parts: Mapping[Path, str]) -> bool:
-    """Return whether folders look like a split: one is the train part, and there is at least one other part.
+    """Return whether folders look like a split: one is the train part, and there is at least one more.
 
     Args:
         parts: Maps each folder whose name is that of a part ("train", "valid", ...) to the part.
@@ -413,6 +414,8 @@ def _class_folders(root: Path, split: str | None) -> list[Row]:
 
     Raises:
         EmptyClass: A class folder has no files.
+        DataLayout: A link in `root` is broken.
+        OSError: A folder cannot be read.
     """
     rows = []
     for folder in _folders(root):

@@ -147,10 +147,10 @@ def _split_off(
     rng: np.random.Generator,
     leave: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """Split off a fraction of each stratum. Byte-equal pictures stay together.
+    """Split off a fraction of the pictures of each stratum; see `_strata`. Byte-equal pictures stay together.
 
-    A stratum with two or more different pictures loses at least one of them. A stratum with more than `leave` different
-    pictures keeps at least `leave` of them.
+    If a stratum has two or more different pictures, at least one of them is split off. If it has more than `leave`, at
+    least `leave` of them stay.
 
     Args:
         indices: Indices of the pictures to divide.
@@ -158,7 +158,7 @@ def _split_off(
         strata: The stratum of each picture of the source.
         digests: The sha256 of each picture of the source, in hex.
         rng: Decides which pictures are split off.
-        leave: The smallest number of different pictures that a larger stratum keeps.
+        leave: The least number of different pictures that stay in a stratum, if it has more than this number.
 
     Returns:
         The indices that stay, and the indices that are split off.

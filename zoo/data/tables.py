@@ -87,8 +87,9 @@ def read_csv(path: Path) -> tuple[list[Row], bool]:
         The rows, and whether the file is multi-label: whether it has the column `labels`.
 
     Raises:
-        DataLayout: The file is not such a CSV. If a row is wrong, the message names its line.
-        EmptyClass: The validation or test part lacks a class of the train part.
+        DataLayout: The file is not such a CSV. If a row is wrong, the message names its line. Only some rows have a
+            split, the split has no train part, or another part has a class that the train part lacks.
+        EmptyClass: The validation or test part lacks a class of the train part. In multi-label data, this is allowed.
         OSError: The file cannot be opened.
     """
     try:
@@ -170,9 +171,9 @@ def read_npz(path: Path) -> list[Row]:
         One row per picture. Whole numbers become class names of equal length, padded with zeros, such as "02" and "10".
 
     Raises:
-        DataLayout: The file is not such an .npz.
+        DataLayout: The file is not such an .npz, or the test part has a class that the train part lacks.
         EmptyClass: The test part lacks a class of the train part.
-        PermissionError: The user may not read the file.
+        PermissionError: The user has no permission to read the file.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -227,7 +228,7 @@ def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
     """Check the labels of an .npz file, and return them with the shape (N,).
 
     Raises:
-        DataLayout: The labels are neither whole numbers nor texts, one per picture, or one of them is negative or
+        DataLayout: The array does not have one whole number or text per picture. A number is negative, or a text is
             empty.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:

@@ -1,1 +1,1 @@
-"""Computes metrics: `metrics` from arrays, and `evaluator` from an exported file and pictures."""
+"""Computes metrics. `metrics` computes them from arrays, and `evaluator` from an exported file and pictures."""

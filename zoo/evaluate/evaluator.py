@@ -107,7 +107,8 @@ class EvaluationPictures:
     def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
         """Warn if some pictures were used to train or select the network, because the metrics are then too good.
 
-        If the run folder is not available, warn if these are exactly the pictures of the training run.
+        If the run folder is not available, it is unknown how each picture was used. The warning then appears if the
+        source has exactly the pictures of the training run.
 
         Args:
             rows: Indices of the pictures to evaluate.

@@ -29,8 +29,8 @@ def measure(
         probabilities: The network's output, a float array (N, classes) in 0..1.
         targets: The true classes, a float array (N, classes): 1 if the picture has the class, else 0.
         classes: Class names, in the order of the columns.
-        multilabel: Whether a picture may have several classes, or none. The predicted classes are then those with a
-            probability of 0.5 or more. Otherwise, the likeliest class is the predicted one.
+        multilabel: Whether a picture may have several classes, or none. If True, the predicted classes are those with a
+            probability of 0.5 or more. If False, the predicted class is the likeliest one.
 
     Returns:
         The metrics, as metrics.json stores them for each part:
@@ -93,12 +93,15 @@ def measure(
 
 
 def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
-    """Compute the metrics that only multi-label pictures have, and their accuracy and loss.
+    """Compute the accuracy, exact match, mean average precision and loss of multi-label pictures.
 
     Args:
         probabilities: The network's output, a float array (N, classes) in 0..1.
-        truth: Whether a picture has a class, a bool array (N, classes).
-        decided: Whether the network predicts the class, a bool array (N, classes).
+        truth: A bool array (N, classes), True where the picture has the class.
+        decided: A bool array (N, classes), True where the network predicts the class.
+
+    Returns:
+        `accuracy`, `exact_match`, `mean_average_precision` and `loss`, as `measure` defines them.
     """
     from sklearn.metrics import average_precision_score
 
@@ -115,7 +118,7 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarra
 
 
 def summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the most important metrics, which the exported file stores: those in `SUMMARY`."""
+    """Return the metrics that the exported file stores: those whose names are in `SUMMARY`."""
     return {key: metrics[key] for key in SUMMARY if key in metrics}
 
 

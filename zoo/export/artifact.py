@@ -32,14 +32,14 @@ def serialize(graph: onnx.ModelProto, info: ModelInfo) -> bytes:
 
 
 def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float | None = None) -> ModelInfo:
-    """Return a copy of the metadata that contains a self-test.
+    """Copy the metadata, add a self-test to the copy, and return the copy.
 
     The self-test consists of two synthetic pictures, and of the pixels and probabilities that this machine computes for
     them.
 
     Args:
         graph: The graph of the exported file.
-        info: The other metadata.
+        info: The metadata. If it already has a self-test, the copy has the new one instead.
         tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
             None means the default of `zoo_runtime.record`.
     """

@@ -1,7 +1,7 @@
 """Searches for the best int8 graph of an exported network.
 
-How much accuracy a network loses in 8 bits can only be measured. The search therefore tries configurations. It changes
-one choice after the other, starting from the best configuration so far. The choices are, in order:
+How much accuracy a network loses in 8 bits can only be measured. The search therefore tries several configurations. It
+answers five questions in this order, each time starting from the best configuration so far:
 
 1. Does the first operation with weights stay in float32?
 2. Are activations uint8 or int8?
@@ -9,17 +9,18 @@ one choice after the other, starting from the best configuration so far. The cho
 4. Do weights have 8 or 7 bits?
 5. Which calibration method finds the ranges of the activations?
 
-If accuracy still falls too far, the search keeps more operations in float32, starting with those that change the logits
-most.
+If the best graph still loses too much accuracy or changes the logits too much, the search keeps more operations in
+float32. It starts with the operations whose quantization changes the logits most.
 
-Calibration uses training pictures. Candidates are compared on other pictures, which are not test pictures.
-`zoo.export.quantizer` makes the graph of one configuration. `zoo.export.variants` decides whether the result may be
+Calibration uses training pictures. The search compares the graphs on other pictures, which are not test pictures.
+`zoo.export.quantizer` makes the graph of one configuration. `zoo.export.variants` decides whether the best graph may be
 exported.
 
-Choices 1 and 4 exist because of processors with AVX2 or AVX-512 but without VNNI. These add two products in 16 bits,
-which overflows for large values (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Pixels
-are the largest values of all. Other processors do not show the overflow, so a measurement there cannot detect it. The
-first operation therefore stays in float32 wherever that costs next to nothing.
+Questions 1 and 4 exist because of processors with AVX2 or AVX-512 but without VNNI. These processors add two products
+in 16 bits, and the sum overflows if the values are large
+(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). The largest values of all are the
+pixels. Other processors do not have this overflow, so measurements on them cannot detect it. The first operation
+therefore stays in float32, unless this makes the graph much larger or much less exact, or makes it slower than float32.
 """
 
 from __future__ import annotations
@@ -167,25 +168,25 @@ def quantize(
 ) -> SearchResult:
     """Search for the best int8 graph.
 
-    At the end, the search may keep more operations in float32. It does so if the best graph loses more accuracy than
-    half of `max_drop`, or changes the logits by more than a fifth of their spread. It keeps 1, 2, 4, ... operations
-    until a graph loses little enough. It also stops when a graph is no longer faster than float32, unless `any_speed`
-    is set.
+    `choose` defines which graphs are good. If the best graph is not good, the search makes further trials, which keep
+    1, 2, 4, ... more operations in float32. They end when a graph is good, or when nothing would be left to quantize.
+    They also end when a graph is not faster than the float32 graph, unless `any_speed` is True.
 
     Args:
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
         calibration: Training pictures that give the ranges of activations, a uint8 array (N, H, W, C) in 0..255.
         validation: Pictures that are neither calibration pictures nor test pictures.
         max_drop: The largest acceptable loss of accuracy, in 0..1.
-        any_speed: Whether the chosen graph may be slower than float32 on this machine.
+        any_speed: True ignores the speed, because the device differs from this machine. False prefers graphs that are
+            faster than the float32 graph on this machine.
         progress: Called with (trials made, usual number of trials) after each trial; None means no calls.
 
     Returns:
         The best graph according to `choose`, and all trials.
 
     Raises:
-        ConversionFailed: The graph has no operation with weights, or onnxruntime refuses every configuration. No int8
-            graph is at least a tenth smaller than the float32 graph.
+        ConversionFailed: The graph has no operation with weights, or onnxruntime cannot run it. onnxruntime fails with
+            every configuration. No int8 graph is at least a tenth smaller than the float32 graph.
     """
     search = _Search(graph, calibration, validation, max_drop, any_speed, progress)
     search.run()
@@ -234,7 +235,10 @@ class _Search:
             self._leave_out_more(best)
 
     def best(self) -> Trial | None:
-        """Return the best trial so far, or None if no graph is at least a tenth smaller than the float32 graph."""
+        """Return the best trial so far, or None if no graph is at least a tenth smaller than the float32 graph.
+
+        If the first operation must stay in float32, trials that quantize it are ignored.
+        """
         candidates = [
             trial
             for trial in self.trials
@@ -245,10 +249,16 @@ class _Search:
         return choose(candidates, accuracy=self.accuracy, max_drop=self._max_drop, any_speed=self._any_speed)
 
     def _try_without_first(self) -> None:
-        """Quantize all operations, then all but the first one.
+        """Decide whether the first operation with weights stays in float32 in all later trials.
 
-        Decide whether the first operation stays in float32 in all later trials. It does if this makes neither the size
-        nor the error much larger, and does not make the graph slower than float32.
+        This method measures two graphs: A has all operations quantized, and B has all but the first one. The first
+        operation stays in float32 if B meets three conditions:
+
+        - Its error is at most 1.2 times the error of A.
+        - Its size is at most 1.25 times the size of A.
+        - It is faster than the float32 graph, or A is not faster either. `any_speed` turns this condition off.
+
+        If A or B cannot be made, nothing is decided.
         """
         whole = self._attempt(QuantConfig())
         if len(self.quantizer.weighted) == 1:
@@ -263,12 +273,12 @@ class _Search:
             self._always_left_out = set(without.config.left_out)
 
     def _leave_out_more(self, best: Trial) -> None:
-        """Try to keep the 1, 2, 4, ... most sensitive operations in float32.
+        """Try configurations that keep the 1, 2, 4, ... most sensitive operations in float32, too.
 
-        The attempts end when a graph loses little enough, or is no longer faster than the float32 graph.
+        The trials end when a graph is good (see `choose`) or is not faster than the float32 graph.
 
         Args:
-            best: The trial whose configuration is changed.
+            best: The best trial so far. The new configurations keep more operations in float32 than this one.
         """
         order = most_sensitive(self.quantizer, best.config, self._validation, self._logits)
         count = 1
@@ -280,9 +290,9 @@ class _Search:
             count *= 2
 
     def _attempt(self, config: QuantConfig) -> Trial:
-        """Quantize with one configuration, measure the graph, and record the trial.
+        """Quantize the graph with one configuration, measure the result, and append it to `trials`.
 
-        If the quantization fails, that is recorded as a trial too, because another configuration may succeed.
+        A failure is recorded as a trial, too, because another configuration may succeed.
         """
         try:
             int8_graph = self.quantizer.graph(config)
@@ -370,7 +380,7 @@ def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
 def most_sensitive(
     quantizer: Quantizer, config: QuantConfig, validation: ValidationSet, logits: np.ndarray
 ) -> list[str]:
-    """Sort operations by how much the quantization of each single operation changes the logits.
+    """Sort operations by how much the logits change when only that operation is quantized.
 
     Args:
         quantizer: Quantizes the graph.
@@ -433,9 +443,10 @@ def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
 def speedup(
     reference: onnxruntime.InferenceSession, session: onnxruntime.InferenceSession, pixels: np.ndarray
 ) -> float:
-    """Return the time of `reference` divided by the time of `session`. Above 1, `session` is faster.
+    """Return how many times as fast `session` is as `reference`. Above 1, `session` is faster.
 
-    The sessions run alternately. The result is the median over 20 pairs of timings.
+    The sessions run alternately. Each of 20 pairs of timings gives the time of `reference` divided by that of
+    `session`. The result is the median of these 20 ratios.
 
     Args:
         reference: The opened float32 graph.

@@ -43,19 +43,22 @@ def check(
         multilabel: Whether a picture may have several classes, or none.
 
     Returns:
-        The figures for run.json and the exported file:
+        A dictionary, which run.json and the exported file store:
 
         - pictures: The number of pictures.
-        - logits_difference: The largest absolute difference, divided by the network's largest absolute logit.
-        - probabilities_difference: The same for probabilities.
+        - logits_difference: The largest absolute difference of a logit, divided by the network's largest absolute
+          logit.
+        - probabilities_difference: The largest absolute difference of a probability, divided by the network's largest
+          probability.
         - tolerance: The largest logits_difference that passes.
-        - top1_equal: The number of pictures for which both have the same likeliest class. For a multi-label network,
-          the number of pictures for which both make the same decision on every class.
+        - top1_equal: The number of pictures for which network and graph predict the same class. For a multi-label
+          network, the number of pictures for which they agree on every class. See `_count_equal_decisions` for
+          logits that are almost 0 or almost equal.
 
     Raises:
         ConversionFailed: onnxruntime cannot run the graph, or `image` is not its only input.
-        ParityFailed: The logits or the predicted classes differ, or the probabilities do not follow from the logits. A
-            value is NaN or infinite, or the outputs do not depend on the picture.
+        ParityFailed: The logits differ by more than the tolerance, or the predicted classes differ. The probabilities
+            do not follow from the logits. A value is NaN or infinite, or the outputs do not depend on the picture.
     """
     import keras
 
@@ -176,9 +179,18 @@ def _count_equal_decisions(
     In a multi-label or one-unit network, the sign of a logit decides. If the network's logit is almost 0, the decision
     counts as equal.
 
+    In all other networks, the largest logit decides. If the network's two largest logits are almost equal, the graph
+    may predict another class. Such a picture is not counted, but is not an error.
+
+    Args:
+        keras_logits: The network's logits.
+        logits: The graph's logits, of the same shape.
+        probabilities: The graph's probabilities, a float array (N, classes).
+        scale: The network's largest absolute logit. "Almost" means up to 1e-4 times this value.
+        multilabel: Whether a picture may have several classes, or none.
+
     Raises:
-        ParityFailed: The predicted classes differ for a picture, although the network's logits clearly favor one of
-            them.
+        ParityFailed: The predicted classes of a picture differ, and neither of the two cases above explains this.
     """
     if multilabel or logits.shape[1] == 1:
         # A class is present if its logit is positive. With a single unit, a positive logit means the second class.

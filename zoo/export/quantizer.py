@@ -150,7 +150,9 @@ class Quantizer:
 
 
 class _Reader:
-    """Gives onnxruntime's calibration one batch of pictures, and then None, which ends the calibration step.
+    """Passes one batch of pictures to onnxruntime's calibrator, which calls `get_next`.
+
+    The first call returns the batch. The second call returns None, which ends this step of the calibration.
 
     Args:
         pixels: The batch, a uint8 array (N, H, W, C) in 0..255.
@@ -166,7 +168,7 @@ class _Reader:
 def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a graph in which every operation has a unique name.
 
-    Configurations leave operations out by name.
+    `QuantConfig.left_out` refers to operations by these names.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
@@ -181,8 +183,11 @@ def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _before_and_after(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the operations before the first one with weights, and of those after the logits.
 
-    The former normalize the pixels, and the latter are softmax or sigmoid. All of them stay in float32. Pixels already
-    have 8 bits, and an 8-bit probability could not have values between 0 and 1/255.
+    All of them stay in float32:
+
+    - The operations before the first one with weights normalize the pixels, which already have 8 bits.
+    - The operations after the logits compute the probabilities: a softmax or a sigmoid. A binary network also negates
+      its logit and concatenates both values. An 8-bit probability could not have values between 0 and 1/255.
     """
     constants = {tensor.name for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
@@ -205,9 +210,9 @@ def _before_and_after(graph: onnx.GraphProto) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the output of onnxruntime and its log messages below the level ERROR, until the end of the block.
+    """Hide standard output, and log messages below the level ERROR, until the end of the block.
 
-    They give advice to people who call onnxruntime's quantizer directly.
+    onnxruntime prints and logs advice for people who call its quantizer directly.
     """
     root = logging.getLogger()
     level = root.level

@@ -1,11 +1,12 @@
-"""Makes, evaluates and checks the variants of an exported file: int8 and 16-bit weights.
+"""Makes, evaluates and checks the variants of an exported file.
 
-A variant is a smaller file of the same network. It is refused if it loses too much accuracy. The subclasses of
-`Variant` define the kinds, and `VARIANTS` lists them. The command line derives its options from that list.
+A variant is a smaller file of the same network. It computes in int8, or stores its weights in 16 bits. It is refused if
+it loses too much accuracy. An int8 file is also refused if it is not faster. The subclasses of `Variant` define the
+kinds of variants, and `VARIANTS` lists them. The command line derives the options for variants from that list.
 `make_variant` does everything that does not depend on the kind. `zoo.export.int8` and `zoo.export.fp16` make the
 smaller graphs. Nothing in this module changes the float32 file.
 
-This module must not import heavy packages, because every command imports it to know its options.
+This module must not import heavy packages, because the command line imports it to define the options of its commands.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class VariantGraph:
         precision: How the graph was made. The exported file stores this as JSON.
         tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
             None means the default of `zoo_runtime.record`.
-        tried: Further figures, which only the run folder stores.
+        tried: How the graph was chosen. `VariantFile.figures` contains these entries, but the exported file does not.
     """
 
     graph: onnx.ModelProto
@@ -67,12 +68,12 @@ class VariantGraph:
 
 
 class Variant(abc.ABC):
-    """Base class of the kinds of smaller files.
+    """Makes and checks one kind of variant, such as int8. Each kind is a subclass.
 
     Attributes:
-        name: The name of the kind, such as "int8". The option is then `--int8`, and the name of the export ends in
-            `-int8`.
-        help: The help text of the option.
+        name: The name of the kind, such as "int8". The command-line option is then `--int8`, and the name of the
+            export ends in `-int8`.
+        help: The help text of the command-line option.
         must_be_faster: True refuses a file that is not faster than float32 on this machine. The option
             `--NAME-any-speed` turns this check off.
     """
@@ -106,7 +107,7 @@ class Variant(abc.ABC):
         """Decide whether a file must be refused because it does not meet the limits.
 
         Args:
-            figures: The figures of the file and of the float32 file; see `VariantFile`.
+            figures: The measurements of the file and of the float32 file; see `VariantFile.figures`.
             limits: The limits.
 
         Returns:
@@ -156,7 +157,11 @@ class Int8(Variant):
     def make(
         self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
     ) -> VariantGraph:
-        """Search for the best int8 graph. The arguments are those of `Variant.make`."""
+        """Search for the best int8 graph. The arguments are those of `Variant.make`.
+
+        Raises:
+            ConversionFailed: The search finds no int8 graph; see `zoo.export.int8.quantize`.
+        """
         import numpy as np
 
         from zoo.export import int8
@@ -225,7 +230,11 @@ class Fp16(Variant):
     ) -> VariantGraph:
         """Store the weights in 16 bits. The arguments are those of `Variant.make`.
 
-        The graph must have parity with a float32 graph whose weights are rounded in the same way.
+        This method checks the graph against a float32 graph whose weights have been rounded to float16.
+
+        Raises:
+            ConversionFailed: onnxruntime cannot run one of the graphs.
+            ParityFailed: The two graphs do not compute the same; see `zoo.export.parity.compare`.
         """
         import numpy as np
 
@@ -259,15 +268,15 @@ class VariantRequest:
 
 @dataclass(frozen=True)
 class VariantFile:
-    """Holds the file of a variant and its figures.
+    """Holds the file of a variant and its measurements.
 
     Args:
         variant: The kind of file.
         content: The bytes of the file. Empty if the file could not be made.
-        figures: The figures for the run folder: metrics of this file and of the float32 file, speedup, milliseconds per
-            picture, sizes in bytes, and what was tried. Empty if the file could not be made.
+        figures: The measurements that the run folder stores: metrics of this file and of the float32 file, speedup,
+            milliseconds per picture, sizes in bytes, and what was tried. Empty if the file could not be made.
         refusal: Why the file must not be used. None if it may be used.
-        record: The name of the file in the run folder that stores the figures. Empty until they are stored.
+        record: The name of the file in the run folder that stores `figures`. Empty until they are stored.
     """
 
     variant: Variant
@@ -299,7 +308,7 @@ def make_variant(
         seed: The seed of every random choice.
 
     Returns:
-        The file and its figures. If it does not meet the limits, `refusal` says why.
+        The file and its measurements. If the file does not meet the limits, `refusal` says why.
 
     Raises:
         ConversionFailed: The graph cannot be made.
@@ -315,7 +324,7 @@ def make_variant(
     with reporter.timing.measure(f"making {variant.name}"):
         variant_graph = variant.make(graph, dataset, limits, reporter, seed=seed)
     plain = artifact.serialize(graph, info)
-    # The parity figures describe the float32 file, so they are left out.
+    # The result of the parity check describes the float32 file, so it is left out.
     info = dataclasses.replace(info, precision={"kind": variant.name, **variant_graph.precision}, parity={})
     info = artifact.with_selftest(variant_graph.graph, info, tolerance=variant_graph.tolerance)
     evaluated = evaluator.evaluate_parts(Predictor(artifact.serialize(variant_graph.graph, info)), dataset, reporter)
@@ -363,12 +372,13 @@ def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> Pa
     """Time the networks of two predictors in alternation on one picture.
 
     Args:
-        first: The first predictor.
-        second: The second predictor.
+        first: Runs one exported file.
+        second: Runs the exported file to compare with.
         pixels: The decoded picture, a uint8 array (1, H, W, C) in 0..255.
 
     Returns:
-        The median times in milliseconds, and their ratio; see `zoo_runtime.Pairs`.
+        The median time of each network in milliseconds. `ratio` is the time of `first` divided by the time of `second`,
+        as the median over 60 pairs of timings. `middle_half` holds the quartiles of these ratios.
     """
     from zoo_runtime import time_pairs
 

@@ -71,7 +71,7 @@ def preview(
     Raises:
         UsageError: The policy or one of its parameters is unknown, or the policy does not accept a value.
         PluginError: Two plugins provide the policy, or the policy cannot be built.
-        DataError: No pictures are found, or none can be read.
+        DataError: The pictures cannot be found, do not have a layout that zoo reads, or cannot be read.
         WriteError: The file cannot be written.
     """
     policy, parameters = parse(text, registry)
@@ -165,6 +165,8 @@ def _draw(
 
 def _label(shares: np.ndarray, classes: Sequence[str]) -> str:
     """Format the label of a picture: "cats", or "cats 0.70, dogs 0.30" if a policy has mixed pictures.
+
+    A multi-label picture can also have the label "cats, dogs" or "no class".
 
     Args:
         shares: The share of each class in the label, a float array (classes,) in 0..1. Shares below 0.005 are left out.

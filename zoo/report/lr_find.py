@@ -17,7 +17,7 @@ PANEL_HEIGHT = 3.0  # inches
 
 @dataclass(frozen=True)
 class Panel:
-    """Holds the range test of one phase.
+    """Holds the result of the range test of one phase.
 
     Args:
         phase: The name of the phase.
