@@ -316,12 +316,13 @@ def _check_counts(
     phases: Sequence[Phase], epochs: Sequence[int] | None, learning_rates: Sequence[float] | None
 ) -> None:
     names = ", ".join(phase.name for phase in phases)
+    if len(phases) == 1:
+        allowed = f"one value, because the schedule has one phase ({names})"
+    else:
+        allowed = f"one value, or one for each of the {len(phases)} phases ({names})"
     for label, values in (("--epochs", epochs), ("--learning-rate", learning_rates)):
         if values is not None and len(values) not in (1, len(phases)):
-            raise UsageError(
-                f"{label} takes one value, or one for each of the {len(phases)} phases ({names}). "
-                f"Received: {len(values)}."
-            )
+            raise UsageError(f"{label} takes {allowed}. Received: {counted(len(values), 'value')}.")
 
 
 def _epochs_of_phases(phases: Sequence[Phase], epochs: Sequence[int] | None) -> Sequence[int] | None:
