@@ -67,13 +67,13 @@ class BatchNormRecalibration:
     def recalibrate(self, steps: int, train_accuracy: float, best: BestWeights, phase: Phase) -> list[str]:
         """Measure the running averages again after a phase, if they are out of date.
 
-        The network must have the weights in `best`. It has them afterwards too, including any new averages.
+        Before and after this call, the network has the weights that `best` holds.
 
         Args:
             steps: The number of training steps of the phase up to the end of its best epoch.
             train_accuracy: The accuracy on training pictures in the best epoch, measured in training mode, in 0..1.
-            best: The weights of the best epoch so far. If the new averages are kept, they are stored here too, and
-                `best.loss` becomes the validation loss with these averages.
+            best: Holds the best weights so far. If the new averages are kept, `best` gets the weights and the
+                validation loss of the network with these averages.
             phase: The phase that has just been trained.
 
         Returns:

@@ -68,7 +68,7 @@ def fit(
         validation: Validation batches.
         phase: The phase.
         history: The rows of all epochs so far, see `zoo.train.engine.TrainResult`. New rows are appended.
-        best: The weights of the best epoch so far. After every epoch, they are replaced if the new epoch is better.
+        best: Holds the best weights so far. `BestWeights.offer` is called after every epoch.
         reporter: Receives progress messages.
 
     Returns:
@@ -275,7 +275,7 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
     class Scaled(base):
         """The phase's optimizer, but with the learning rate of each variable multiplied by the variable's factor.
 
-        The gradients are not multiplied instead, because Adam normalizes gradients and so cancels any factor.
+        Multiplying the gradients would have no effect with Adam, because Adam normalizes gradients.
         """
 
         def update_step(self, gradient, variable, learning_rate):

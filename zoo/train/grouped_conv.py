@@ -76,7 +76,9 @@ def _grouped(model: keras.Model) -> list[keras.layers.Conv2D]:
 
 
 def _convolve(layer: keras.layers.Conv2D, inputs, kernel):
-    """Compute a grouped convolution as several ordinary ones. `cut` makes this the layer's `convolution_op`.
+    """Compute a grouped convolution as several ordinary convolutions.
+
+    `cut` sets this function as the `convolution_op` of the layer.
 
     Args:
         layer: The grouped convolution.

@@ -143,7 +143,7 @@ class InputPipeline:
         )
 
     def count(self, inputs: PhaseInputs, epochs: int) -> None:
-        """Add the features that a phase has read from the cache to `stats`.
+        """Add to `stats` how often a phase has read features from the cache.
 
         Args:
             inputs: The inputs of the phase, as `for_phase` returned them.
@@ -185,8 +185,8 @@ class InputPipeline:
     def _computed(self, requested: views.Views) -> BatchFn:
         """Return a function that reads the pixels and targets of a batch of views.
 
-        All views are computed when this function is called for the first time. If the features of the views are in the
-        cache, it is never called.
+        The returned function computes all views when it reads the first batch. Phases with the same number of views
+        share these views. If the features of the views are in the cache, the pixels are never read.
         """
 
         def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

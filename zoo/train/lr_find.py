@@ -164,7 +164,7 @@ def _snapshot(trained_part: keras.Model, network: keras.Model) -> Callable[[], N
 def _has_diverged(changes: list[float], before: list[float]) -> bool:
     """Return whether the loss has risen far above its level before the test.
 
-    It has if the mean of the last LATE changes is more than DIVERGED times the mean loss before the test.
+    This is the case if the mean of the last LATE changes is more than DIVERGED times the mean loss before the test.
 
     Args:
         changes: For each step so far, the loss of its batch minus the loss of the same batch before the test.

@@ -153,8 +153,8 @@ def show(
         head: The head; None means the architecture's own.
 
     Returns:
-        Text with the settings of each phase, the names of the layers that it trains, and the numbers of their weight
-        tensors and parameters.
+        Text with the settings of each phase, the names of the layers that it trains, and how many weight tensors and
+        parameters it trains.
 
     Raises:
         UsageError: The schedule does not fit the architecture, or the size is too small.
@@ -278,8 +278,8 @@ def override(
         learning_rates: One rate per phase, or a single rate. A single rate replaces the highest rate of all phases, and
             the other rates are scaled by the same ratio. None changes no rates.
         overrides: Name of a field of `zoo.plugin.Phase` -> the value that the field gets in all phases. For the fields
-            in `OFF_AT_ZERO`, 0 switches the setting off. `views` changes only phases that augment. None changes no
-            other fields.
+            in `OFF_AT_ZERO`, 0 switches the setting off. `views` changes only phases that augment. None leaves
+            all other fields unchanged.
 
     Returns:
         The phases to train.

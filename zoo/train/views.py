@@ -27,8 +27,8 @@ class Views:
     """Describes the views of some pictures: K augmented copies of each picture.
 
     View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. The pixels
-    are rounded to whole numbers. A policy such as mixup mixes each picture with another one from the same batch. Views
-    are made in other batches than training uses, so a picture may be mixed with a different one.
+    are rounded to whole numbers. A policy such as mixup mixes each picture with another one from the same batch. The
+    batches here differ from those of training, so a policy may mix a picture with a different one.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
@@ -92,8 +92,8 @@ def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None])
         progress: Called with the number of views computed so far, and the number of all views.
 
     Returns:
-        A function of (epoch, indices of pictures). It returns the view of each picture that the epoch reads, uint8
-        (batch, height, width, channels), and the targets of these views, float32 (batch, classes).
+        A function of (epoch, indices of pictures). For each picture, it returns the view that belongs to the epoch: the
+        pixels, uint8 (batch, height, width, channels), and the targets, float32 (batch, classes).
 
     Raises:
         TrainingError: The views do not fit on the disk.

@@ -5,8 +5,8 @@ epoch. In this package, these outputs are called "features". `zoo.train.frozen.c
 
 Features are computed before the phase trains. Then only the upper part runs in every step. It shares its variables with
 the whole network. If pictures are augmented again in every epoch, or if features do not fit in the cache, the frozen
-part runs in every epoch, batch by batch. This saves time only on onnxruntime, so without it Keras runs the whole
-network.
+part runs in every epoch, batch by batch. This saves time only on onnxruntime. If onnxruntime cannot be used, Keras runs
+the whole network instead.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class FeatureCache:
         )
 
     def count(self, inputs: PhaseInputs, train: int, validation: int) -> None:
-        """Add the features that a phase has read from the cache to `stats`.
+        """Add to `stats` how often a phase has read features from the cache.
 
         Args:
             inputs: The inputs of the phase.

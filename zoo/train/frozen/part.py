@@ -38,7 +38,7 @@ class FrozenPart:
 
     Attributes:
         engine: What computes the outputs: "onnxruntime" or "Keras".
-        note: The reason why onnxruntime was tried and Keras is used after all; empty in all other cases.
+        note: If zoo tried to use onnxruntime but uses Keras: the reason, as text. Otherwise empty.
         sound: Whether the outputs have one row per picture, and are the same in training mode and in inference mode.
     """
 

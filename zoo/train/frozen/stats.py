@@ -45,8 +45,9 @@ class CacheStats:
     def summary_lines(self) -> list[str]:
         """Return the summary for the end of training: a list of up to two lines.
 
-        The first line shows `computed` + `found` and `read`. It adds the seconds that the cache saved, if it saved at
-        least 1. The line is left out if `read` is 0. The second line shows `streamed`. It is left out if that is 0.
+        The first line shows the sum of `computed` and `found`, then `read`, then the seconds that the cache saved.
+        Savings below one second are not shown, and the whole line is left out if `read` is 0. The second line shows
+        `streamed`, and is left out if `streamed` is 0.
         """
         lines = []
         if self.read:
