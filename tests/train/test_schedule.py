@@ -344,6 +344,16 @@ def test_override_epochs_and_rates():
         schedule_tools.override(schedule, epochs=(0,))
 
 
+def test_too_many_values_for_a_schedule_of_one_phase():
+    only = Phase(name="all", train="all", epochs=3, learning_rate=1e-3)
+    with pytest.raises(UsageError) as caught:
+        schedule_tools.override([only], epochs=(1, 2))
+    expected = "--epochs takes one value, because the schedule has one phase (all). Received: 2 values."
+    assert str(caught.value) == expected
+    with pytest.raises(UsageError, match=r"--learning-rate takes one value, because .* phase \(all\)"):
+        schedule_tools.override([only], learning_rates=(0.1, 0.2, 0.3))
+
+
 def test_show_counts_one_layer_and_one_epoch_in_the_singular(plugins):
     phase = Phase(name="head", train="head", epochs=1, learning_rate=1e-3)
     schedule = Schedule(name="short", summary="one phase", phases=(phase,))

@@ -41,7 +41,7 @@ def plain(array: np.ndarray, targets: np.ndarray) -> BatchFn:
 
 
 def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> BatchFn:
-    """Return a function that reads batches of pictures and augments them again in every epoch.
+    """Return a function that reads batches of pictures and augments each picture differently in every epoch.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
@@ -50,8 +50,8 @@ def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: in
         seed: The seed of the run.
 
     Returns:
-        A function of (epoch, indices of pictures). It returns these pictures, float32 (batch, height, width, channels)
-        in 0..255, and their targets, float32 (batch, classes).
+        A function of (epoch, indices of pictures). It returns the augmented pictures, float32 (batch, height, width,
+        channels) in 0..255, and their targets, float32 (batch, classes).
     """
     rows = MappedRows(array)
 
@@ -154,14 +154,15 @@ def _number_of_batches(pictures: int, batch_size: int, shuffle: bool) -> int:
 class PhaseInputs:
     """The part of the network that a phase trains, and the functions that read its batches.
 
-    Both functions take (epoch, indices of pictures) and return (inputs, targets).
+    `train` and `validation` are functions of (epoch, indices of pictures). They return (inputs, targets).
 
     Args:
-        trained_part: The model from the batches to the logits. The batches hold pictures, or outputs of the frozen
-            part.
-        train: Reads a training batch.
+        trained_part: The model that computes the logits from the inputs of a batch. If it is the whole network, the
+            inputs are pictures. If it is the part above the cut, they are outputs of the frozen part.
+        train: Reads a training batch. Its pictures are augmented if the phase augments.
         validation: Reads a batch of unaltered pictures, or of the outputs of the frozen part for unaltered pictures.
-        kept: Two flags, for training and for validation: whether the batches are read from the feature cache.
+        kept: Two flags. The first says whether `train` reads from the feature cache, the second whether `validation`
+            does.
         rate: Seconds to compute the outputs of the frozen part for one picture, as measured in this run or an earlier
             one; 0 if unknown.
     """

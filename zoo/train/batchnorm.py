@@ -29,7 +29,8 @@ class BatchNormRecalibration:
 
     The averages are out of date in either of two cases:
 
-    - Training took so few steps that the averages still contain more than 1 % of their initial values.
+    - The phase has so few steps up to its best epoch that the values from before the phase still make up more than 1 %
+      of the averages.
     - The accuracy on training pictures is lower with the averages than in training mode, by more than 0.1. Training
       mode uses the statistics of each batch instead of the averages.
 
@@ -66,12 +67,13 @@ class BatchNormRecalibration:
     def recalibrate(self, steps: int, train_accuracy: float, best: BestWeights, phase: Phase) -> list[str]:
         """Measure the running averages again after a phase, if they are out of date.
 
-        The network ends with the weights in `best`.
+        Before and after this call, the network has the weights that `best` holds.
 
         Args:
             steps: The number of training steps of the phase up to the end of its best epoch.
             train_accuracy: The accuracy on training pictures in the best epoch, measured in training mode, in 0..1.
-            best: The best weights so far. They are updated if the new averages are kept.
+            best: Holds the best weights so far. If the new averages are kept, `best` gets the weights and the
+                validation loss of the network with these averages.
             phase: The phase that has just been trained.
 
         Returns:
@@ -122,7 +124,7 @@ class BatchNormRecalibration:
         return self._trained_part.evaluate(batches, verbose=0, return_dict=True)
 
     def _measure(self, layers: list[keras.layers.BatchNormalization]) -> None:
-        """Replace the running averages of some layers by the means of their statistics over the sample's batches."""
+        """Replace the running averages of the given layers by the means of the batch statistics over the sample."""
         keras = backend.start()
         momenta = [layer.momentum for layer in layers]
         for index in range(len(self._sample)):

@@ -35,7 +35,7 @@ FIRST_STEP = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of a training that are the same in all phases.
+    """Settings of a training run that are the same in all phases.
 
     Args:
         batch_size: Pictures per training step.
@@ -47,7 +47,7 @@ class TrainConfig:
         keep_best: True keeps the weights of the epoch with the lowest validation loss, False those of the last epoch.
         precision: "float32" or "bfloat16": the number format in which layers above the frozen part compute while they
             train. `zoo.train.fitting.mixed_precision` lists the exceptions.
-        features: Settings of the feature cache. None turns it off, and the whole network runs in every step.
+        features: Settings of the feature cache. None turns the cache off; the whole network then runs in every step.
     """
 
     batch_size: int = 32
@@ -71,9 +71,9 @@ class TrainResult:
             shrinking weights would otherwise make an epoch look better.
         phases: For each phase, its settings, the layers that it trained, its duration in seconds, and the reason if it
             was skipped.
-        best_epoch: The number of the epoch whose weights the network has now, counted over the run, from 1.
+        best_epoch: The number of the epoch whose weights the network has after training, counted over the run, from 1.
         warnings: The warnings that were reported during training, one text each.
-        cache_stats: Counts and times of the feature cache, see `zoo.train.frozen.stats.CacheStats`.
+        cache_stats: What the feature cache computed and read, see `zoo.train.frozen.stats.CacheStats.to_json`.
     """
 
     history: list[dict[str, Any]]
@@ -93,21 +93,21 @@ def train(
     """Train a network in place.
 
     The network ends with the weights of the epoch that has the lowest validation loss. If `config.keep_best` is False,
-    it ends with the weights of the last epoch. Epochs that trained a network of fewer stages do not count.
+    it ends with the weights of the last epoch. If phases have different depths, only the epochs after the last change
+    of depth count, because losses of networks of different depths cannot be compared.
 
     Args:
-        network: The network; its weights change.
-        phases: The phases in order. The last one must train the whole network, without a smaller `depth`.
+        network: The network with all stages; its weights change.
+        phases: The phases in order. The last phase must train a network with all stages.
         data: The pictures to train on and to validate with.
         config: The settings of all phases.
         reporter: Receives progress messages and warnings.
 
     Returns:
-        The history of all epochs, and what each phase trained.
+        The history of all epochs, a record of each phase, the best epoch, and the warnings.
 
     Raises:
-        TrainingError: The loss is not finite, pictures or features cannot be read, or augmented copies do not fit on
-            the disk.
+        TrainingError: The loss is not finite, pictures or features cannot be read, or views do not fit on the disk.
         UsageError: A phase asks for more stages than the network has.
         UnknownName: A phase names a layer that the network does not have.
     """
@@ -131,10 +131,11 @@ def lr_find(
 ) -> list[RangeTest]:
     """Run a learning-rate range test at the start of every phase.
 
-    Each phase except the last is trained after its test. The next test starts from the weights that this phase kept.
+    Each phase except the last one is trained after its test. The test of the next phase starts from the weights that
+    this training kept.
 
     Args:
-        network: The network; its weights change.
+        network: The network with all stages; its weights change.
         phases: The phases in order. Phases that `train` might skip are trained too.
         data: The pictures to train on and to validate with.
         config: The settings of all phases.
@@ -146,7 +147,7 @@ def lr_find(
 
     Raises:
         TrainingError: The loss is not finite before a test or while a phase trains, or pictures or features cannot be
-            read, or augmented copies do not fit on the disk.
+            read, or views do not fit on the disk.
         UsageError: A phase asks for more stages than the network has.
         UnknownName: A phase names a layer that the network does not have.
     """
@@ -186,7 +187,7 @@ class _ActivePhase:
 
 
 class _Trainer:
-    """Holds the state of one training. Its arguments are those of `train`."""
+    """Holds the state of one call of `train` or `lr_find`. Its arguments are those of `train`."""
 
     def __init__(
         self,
@@ -223,8 +224,8 @@ class _Trainer:
         """Return whether a phase must be trained. If not, record and report that it is skipped.
 
         A phase is skipped if the best validation loss so far is at most its `skip_below_loss`, and at most a quarter of
-        the chance level. It is never skipped in three cases: it has no `skip_below_loss`, the loss weights the classes,
-        or its network has another depth than the network of the previous phase.
+        the chance level. Three kinds of phases are never skipped: a phase without `skip_below_loss`, any phase of a run
+        with class weights, and a phase whose network has another depth than that of the previous phase.
         """
         phase, best = self._phases[index], self._best
         # Class weights make losses smaller too, so a weighted loss cannot be compared with these limits.
@@ -289,7 +290,7 @@ class _Trainer:
     def fit(self, active: _ActivePhase) -> None:
         """Train a phase, recalibrate BatchNorm if needed, and record the phase.
 
-        The network ends with the best weights so far, or with those of the last epoch if `keep_best` is False.
+        Afterwards the network has the weights of the best epoch so far, or of the last epoch if `keep_best` is False.
         """
         phase, history, best = active.phase, self._history, self._best
         network, steps = active.network.logits_model, len(active.batches)
@@ -325,8 +326,8 @@ class _Trainer:
     def _warn_of_average(self, phase: Phase, steps: int) -> None:
         """Warn if a phase has too few steps for its weight averaging (`ema`).
 
-        Keras starts the average with the weights after the first step. Their share shrinks by the factor `ema` in every
-        later step. The warning appears if it is still above a tenth at the end of the phase.
+        Keras starts the average with the weights after the first step. Every later step multiplies the share of these
+        weights in the average by `ema`. The warning appears if this share is above a tenth at the end of the phase.
 
         Args:
             phase: The phase.
@@ -349,7 +350,7 @@ class _Trainer:
             return run_range_test(range_test, active.phase, trained_part, network, active.batches, self._reporter)
 
     def end(self) -> TrainResult:
-        """Restore the dropout rates, report cache statistics and the kept epoch, and return the result of training."""
+        """Restore the dropout rates, report the cache statistics and the best epoch, and return the training result."""
         freeze.restore_dropout(self._whole.model, self._layer_defaults)
         stats, best = self._inputs.stats, self._best
         for line in stats.summary_lines():

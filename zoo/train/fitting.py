@@ -68,14 +68,15 @@ def fit(
         validation: Validation batches.
         phase: The phase.
         history: The rows of all epochs so far, see `zoo.train.engine.TrainResult`. New rows are appended.
-        best: The best weights so far; updated after every epoch.
+        best: Holds the best weights so far. `BestWeights.offer` is called after every epoch.
         reporter: Receives progress messages.
 
     Returns:
         The number of epochs that ran. Early stopping can make it smaller than `phase.epochs`.
 
     Raises:
-        TrainingError: The loss is not finite, or pictures or features cannot be read any more.
+        TrainingError: The training loss is not finite, no epoch so far has a finite validation loss, pictures or
+            features cannot be read any more, or views do not fit on the disk.
     """
     keras = backend.start()
     first = len(history)
@@ -95,7 +96,7 @@ def fit(
 
 
 class _EpochLog:
-    """Records the epochs of one phase: history, progress, timing, the best epoch, and early stopping.
+    """Records the epochs of one phase, shows progress, keeps the best weights, and stops the phase early.
 
     Attributes:
         bars: An exit stack that holds the open progress bar, which hides the terminal's cursor. It is closed after
@@ -210,16 +211,17 @@ def _callback(log: _EpochLog) -> keras.callbacks.Callback:
 
 @contextlib.contextmanager
 def reading(phase: Phase, *batches: keras.utils.PyDataset) -> Iterator[None]:
-    """Raise the original error if a batch cannot be read inside this context.
+    """Raise the original error if reading a batch fails inside this context.
 
-    Keras's backend would otherwise raise an error of its own.
+    Otherwise, the backend of Keras would replace the original error by one of its own.
 
     Args:
-        phase: The phase that reads the batches.
+        phase: The phase that reads the batches. The message of the error contains its name.
         batches: Batches from `zoo.train.batches.make_batches`, whose `failed` attribute holds the original error.
 
     Raises:
-        TrainingError: A file cannot be read. Any other error is raised unchanged.
+        TrainingError: The original error is an OSError: a file with pictures or features cannot be read. An original
+            error of another type is raised as it is.
     """
     try:
         yield
@@ -271,9 +273,9 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
         return base(rate, **options)
 
     class Scaled(base):
-        """Multiplies the learning rate of each variable by its factor.
+        """The phase's optimizer, but with the learning rate of each variable multiplied by the variable's factor.
 
-        Scaling the gradients would have no effect with Adam, which normalizes them.
+        Multiplying the gradients would have no effect with Adam, because Adam normalizes gradients.
         """
 
         def update_step(self, gradient, variable, learning_rate):
@@ -293,7 +295,7 @@ def _jit() -> bool | str:
 
 @contextlib.contextmanager
 def mixed_precision(precision: str, trained_part: keras.Model) -> Iterator[None]:
-    """Make the layers of a model compute in another precision inside this context.
+    """Make the layers of a model compute in the given precision inside this context.
 
     Weights, the state of the optimizer and logits stay float32. Layers that only normalize pixels stay float32 too.
 
@@ -333,8 +335,8 @@ def compile_for(
         trained_part: A model that ends in the logits: a network, or its part above the cut.
         phase: Defines the optimizer and the learning rate.
         steps: Training steps per epoch.
-        lr_multipliers: Path of each trainable variable -> factor on its learning rate. It is used only if the phase's
-            `layer_decay` is not 1.
+        lr_multipliers: Path of each trainable variable -> factor on its learning rate. The factors are used only if
+            the phase's `layer_decay` is not 1.
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
         label_smoothing: The fraction of every target that is spread evenly over all classes, in [0, 1).
     """

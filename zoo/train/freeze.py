@@ -111,7 +111,7 @@ def restore_dropout(model: keras.Model, defaults: LayerDefaults) -> None:
 def set_trainable(network: Network, phase: Phase, defaults: LayerDefaults) -> TrainableLayers:
     """Set which layers of a network train in a phase. The network must be compiled again before it trains.
 
-    This also switches off dropout in frozen layers, and sets the momentum of the BatchNorm layers that train.
+    This also sets the rate of each frozen dropout layer to 0, and the momentum of each BatchNorm layer that trains.
 
     Args:
         network: The network. All layers outside its backbone belong to the head, and always train.

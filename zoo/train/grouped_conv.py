@@ -1,8 +1,10 @@
 """Makes grouped convolutions train faster on a CPU.
 
 TensorFlow has no gradient of a grouped convolution on a CPU. Keras therefore compiles it with XLA, into loops that take
-a minute per training step of ResNeXt50. This module splits each grouped convolution into convolutions over a few groups
-each, with zeros between the groups. The result is the same, and TensorFlow's own kernels compute it in seconds.
+a minute per training step of ResNeXt50. This module replaces each grouped convolution by several ordinary convolutions.
+Each of them computes a few neighboring groups at once. Its kernel holds the weights of these groups, and zeros wherever
+an input channel and a filter belong to different groups. The result is the same, and TensorFlow's own kernels compute
+it in seconds.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ def _grouped(model: keras.Model) -> list[keras.layers.Conv2D]:
 
 
 def _convolve(layer: keras.layers.Conv2D, inputs, kernel):
-    """Compute a grouped convolution in parts; this replaces the layer's `convolution_op`.
+    """Compute a grouped convolution as several ordinary convolutions.
+
+    `cut` sets this function as the `convolution_op` of the layer.
 
     Args:
         layer: The grouped convolution.

@@ -68,13 +68,13 @@ def chance_loss(data: TrainingData) -> float:
 
 
 class InputPipeline:
-    """Makes the inputs of each phase: the part of the network that it trains, and the functions that read its batches.
+    """Makes a `PhaseInputs` for each phase of one run, and holds the feature cache of the run.
 
     Args:
         data: The pictures.
         augment: The augmentation policy for training pictures; None leaves them unaltered.
         seed: The seed of the run.
-        features: Settings of the feature cache. None turns it off, and the whole network runs in every step.
+        features: Settings of the feature cache. None turns the cache off; the whole network then runs in every step.
         reporter: Receives progress messages and warnings.
     """
 
@@ -92,7 +92,7 @@ class InputPipeline:
 
     @property
     def stats(self) -> CacheStats:
-        """Counts and times of the feature cache so far. All are zero if the run has no cache."""
+        """What the feature cache has computed and read so far. All fields are 0 or empty if the run has no cache."""
         return self._features.stats if self._features else CacheStats()
 
     def plan(self, phases: Sequence[Phase], cuts: list[Cut | None], networks: list[Network]) -> None:
@@ -143,11 +143,11 @@ class InputPipeline:
         )
 
     def count(self, inputs: PhaseInputs, epochs: int) -> None:
-        """Count in `stats` the features that a phase has read.
+        """Add to `stats` how often a phase has read features from the cache.
 
         Args:
-            inputs: The inputs of the phase.
-            epochs: The number of epochs that ran.
+            inputs: The inputs of the phase, as `for_phase` returned them.
+            epochs: The number of epochs that the phase ran.
         """
         if self._features is not None:
             self._features.count(inputs, epochs * len(self._data.train), epochs * len(self._data.val))
@@ -159,14 +159,18 @@ class InputPipeline:
         return "online" if phase.views is None else phase.views
 
     def _later(self, index: int, first: Cut) -> list[Cut]:
-        """Return the cuts of later phases whose features can be computed in the same pass as those of a phase.
+        """Find later phases that need features of the same pictures, so that one pass computes them for all phases.
 
-        These phases must train the same network and augment in the same way. The search ends at the first phase that
-        trains a layer below an earlier cut, because features change from there on.
+        A later phase qualifies if it trains the same network as the given phase and augments in the same way. The
+        search stops at the first phase that trains a layer below an earlier cut. That training changes the features of
+        all phases after it.
 
         Args:
-            index: The number of the phase, from 0.
-            first: The cut of this phase.
+            index: The number of the given phase, counted from 0.
+            first: The cut of the given phase.
+
+        Returns:
+            The cut of each later phase that qualifies, in the order of the phases.
         """
         cuts, lowest = [], first.layers
         for other in range(index + 1, len(self._phases)):
@@ -179,9 +183,10 @@ class InputPipeline:
         return cuts
 
     def _computed(self, requested: views.Views) -> BatchFn:
-        """Return a function that reads batches of views as pixels.
+        """Return a function that reads the pixels and targets of a batch of views.
 
-        The views are computed when the first batch is read, because they are not needed if their features are cached.
+        The returned function computes all views when it reads the first batch. Phases with the same number of views
+        share these views. If the features of the views are in the cache, the pixels are never read.
         """
 
         def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -106,7 +106,8 @@ def run_range_test(
         The changes of the loss, and a suggested learning rate.
 
     Raises:
-        TrainingError: The loss is not finite before any training, or pictures or features cannot be read any more.
+        TrainingError: The loss is not finite before any training, pictures or features cannot be read any more, or
+            views do not fit on the disk.
     """
     rates = np.geomspace(config.lowest, config.highest, config.steps)
     count = min(config.steps, len(batches))
@@ -141,7 +142,7 @@ def run_range_test(
 
 
 def _snapshot(trained_part: keras.Model, network: keras.Model) -> Callable[[], None]:
-    """Return a function that sets all variables of a network and its optimizer back to their present values.
+    """Save the values of all variables of a network and its optimizer, and return a function that restores them.
 
     Args:
         trained_part: The compiled model, which has the optimizer.
@@ -165,6 +166,8 @@ def _snapshot(trained_part: keras.Model, network: keras.Model) -> Callable[[], N
 def _has_diverged(changes: list[float], before: list[float]) -> bool:
     """Return whether the loss has risen far above its level before the test.
 
+    This is the case if the mean of the last LATE changes is more than DIVERGED times the mean loss before the test.
+
     Args:
         changes: For each step so far, the loss of its batch minus the loss of the same batch before the test.
         before: The losses of the batches before the test.
@@ -173,10 +176,11 @@ def _has_diverged(changes: list[float], before: list[float]) -> bool:
 
 
 def suggest(phase: str, rates: np.ndarray, changes: np.ndarray, diverged: bool = False) -> RangeTest:
-    """Suggest a learning rate from the losses of a range test.
+    """Suggest a learning rate from the changes of the loss in a range test.
 
-    The suggestion is a tenth of the rate at which the loss is lowest. If no rate lowers the loss, it is a third of the
-    rate from which the loss rises. It is None if no rate changes the loss measurably before the test ends.
+    - If a rate lowers the loss, the suggestion is a tenth of the rate at which the loss is lowest.
+    - If no rate lowers the loss, the suggestion is a third of the rate at which the loss starts to rise for good.
+    - If no rate changes the loss measurably before the test ends, the suggestion is None.
 
     Args:
         phase: The name of the phase.
@@ -186,7 +190,7 @@ def suggest(phase: str, rates: np.ndarray, changes: np.ndarray, diverged: bool =
         diverged: Whether the test ended because the loss diverged.
 
     Returns:
-        The result of the test, with smoothed changes and a suggestion of two significant digits.
+        The result of the test, with smoothed changes and a suggestion that is rounded to two significant digits.
     """
     smoothed, error = smooth(changes)
     lowest = int(np.argmin(smoothed))
@@ -220,7 +224,7 @@ def smooth(values: np.ndarray) -> tuple[np.ndarray, float]:
         values: float64 (steps,).
 
     Returns:
-        The smoothed values, float64 (steps,), and the standard error of one of them.
+        The smoothed values, float64 (steps,), and the standard error of a single smoothed value.
     """
     offsets = np.arange(-3 * WIDTH, 3 * WIDTH + 1)
     kernel = np.exp(-0.5 * (offsets / WIDTH) ** 2)

@@ -79,7 +79,7 @@ def _single_input(model: keras.Model) -> keras.Model:
 
 
 def build_classifier(architecture: Architecture, size: tuple[int, int], classes: int) -> keras.Model:
-    """Build the published network with its top and random weights.
+    """Build the published network, including its top (the published classifier layers), with random weights.
 
     Args:
         architecture: The architecture to build.
@@ -87,7 +87,7 @@ def build_classifier(architecture: Architecture, size: tuple[int, int], classes:
         classes: The number of classes.
 
     Returns:
-        A model whose last layers are `logits` and `probabilities`, float32 (batch, classes).
+        A model whose last two layers are `logits` and `probabilities`, each float32 (batch, classes).
 
     Raises:
         UsageError: The architecture has no published top, or the size is too small.
@@ -237,6 +237,9 @@ def _cells(x: keras.KerasTensor, count: int, axis: int) -> keras.KerasTensor:
         x: A tensor (batch, height, width, features).
         count: The number of cells.
         axis: 1 for height, 2 for width.
+
+    Returns:
+        A tensor like `x`, but with `count` values along `axis`.
     """
     from keras import ops
 
@@ -292,9 +295,9 @@ def output_of_stage(
 ) -> keras.KerasTensor:
     """Return the feature map that a stage passes on to the next stage.
 
-    A layer that is in no stage counts as part of the highest stage from which it gets its input. If the next stages
-    read several tensors (residual branches, dense blocks), the feature map is the last of these tensors. Padding in
-    front of the next stage is left out.
+    A layer outside all stages counts as part of the highest stage among the layers on which it depends. Layers above
+    the stage may read several tensors from it (residual branches, dense blocks). The feature map is the last of these
+    tensors in the order of the graph. If a padding layer computes it, the input of the padding layer is returned.
 
     Args:
         model: The whole network.
@@ -303,7 +306,7 @@ def output_of_stage(
         stage: The number of the stage; 0 is the stem.
 
     Raises:
-        InvalidPluginData: No feature map leads from the stage to the next.
+        InvalidPluginData: The layers above the stage read none of its outputs, or the tensor is not a feature map.
     """
     keras = backend.start()
     stages = stage_of(architecture, backbone)
@@ -335,7 +338,7 @@ class Network:
     """A network with a head. It has all stages of its architecture, or only the first ones.
 
     Args:
-        model: The Keras model. Its last layers are `logits` and `probabilities`.
+        model: The Keras model. Its last layers are `logits` and `probabilities`, with `prefix` in front of these names.
         backbone: The names of the backbone's layers in the model, input first. All other layers belong to the head.
         architecture: Defines the stages of the backbone.
         prefix: The text in front of the names of the head's layers.
@@ -352,26 +355,38 @@ class Network:
 def assemble(
     backbone: keras.Model, architecture: Architecture, head: Head, classes: int, *, task: str = "multiclass"
 ) -> Network:
-    """Put a head on a backbone, and return a `Network` that has the name of the architecture.
+    """Put a head on a whole backbone, and return the result as a `Network`.
 
-    See `attach_head` for the other arguments.
+    Args:
+        backbone: A model from `build_backbone`, with all stages of the architecture.
+        architecture: The architecture of the backbone. The Keras model of the network gets its name.
+        head: Describes the layers of the head.
+        classes: The number of classes.
+        task: See `attach_head`.
     """
     model = attach_head(backbone, head, classes, architecture.name, task=task)
     return Network(model, tuple(layer.name for layer in backbone.layers), architecture)
 
 
 def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) -> Network:
-    """Return the first stages of a network with a new head. Both networks share the layers of these stages.
+    """Build a network that consists of the first stages of another network and a new head.
+
+    The two networks share the layers of these stages, so training one network changes the other.
 
     Args:
-        whole: The whole network.
-        depth: The number of stages to keep.
-        head: Describes the head. The pool "flatten" is replaced by "roi", because feature maps near the stem are large.
+        whole: The network with all stages.
+        depth: The number of stages that the new network has, counted from the stem. It must be smaller than the number
+            of stages of `whole`.
+        head: Describes the new head. If its pool is "flatten", "roi" is used instead. Feature maps near the stem are
+            large, and a flattened one would give the head too many inputs.
         classes: The number of classes.
         task: See `attach_head`.
 
+    Returns:
+        The new network. The names of its head's layers start with `depthN_`, where N is `depth`.
+
     Raises:
-        InvalidPluginData: No feature map leads from the last stage kept to the next one.
+        InvalidPluginData: The last stage of the new network passes no feature map on to the next stage of `whole`.
     """
     architecture = dataclasses.replace(whole.architecture, stages=whole.architecture.stages[:depth])
     output = output_of_stage(whole.model, whole.backbone, whole.architecture, depth - 1)
@@ -384,5 +399,5 @@ def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) ->
 
 
 def _model(pixels: keras.KerasTensor, output: keras.KerasTensor) -> keras.Model:
-    """Return the model that computes one tensor of a network from its input."""
+    """Return a model that computes the tensor `output` of a network from the network's input `pixels`."""
     return backend.start().Model(pixels, output)

@@ -143,7 +143,7 @@ def show(
     classes: int,
     head: Head | None = None,
 ) -> str:
-    """Describe what each phase of a schedule would train. This builds the network.
+    """Build the network, and describe which of its layers each phase of a schedule would train.
 
     Args:
         schedule: The schedule.
@@ -153,7 +153,8 @@ def show(
         head: The head; None means the architecture's own.
 
     Returns:
-        Text that lists, for each phase, the layers that train, and counts their weight tensors and parameters.
+        Text with the settings of each phase, the names of the layers that it trains, and how many weight tensors and
+        parameters it trains.
 
     Raises:
         UsageError: The schedule does not fit the architecture, or the size is too small.
@@ -266,17 +267,19 @@ def override(
     learning_rates: Sequence[float] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Phase, ...]:
-    """Replace settings of a schedule's phases by the values that the user asks for.
+    """Change the phases of a schedule as the user asks: epochs, learning rates and other settings.
 
     Args:
         phases: The phases of the schedule.
-        epochs: One number per phase, where 0 leaves the phase out. `skip_below_loss` is then ignored, so that all other
-            phases are trained. A single number is for the phase with the most epochs, and the other phases change in
-            proportion, to at least 1 epoch. None changes nothing.
-        learning_rates: One rate per phase. A single rate replaces the highest one, and the other rates change in
-            proportion. None changes nothing.
-        overrides: Name of a field of `zoo.plugin.Phase` -> its value in all phases. For the fields in `OFF_AT_ZERO`, 0
-            switches the setting off. `views` applies only to phases that augment. None changes nothing.
+        epochs: The number of epochs of each phase, or a single number. With several numbers, 0 leaves a phase out. All
+            other phases are then trained, even if `skip_below_loss` would skip them. A single number replaces the
+            epochs of the longest phase. The epochs of the other phases are scaled by the same ratio, to at least 1.
+            None changes no epochs.
+        learning_rates: One rate per phase, or a single rate. A single rate replaces the highest rate of all phases, and
+            the other rates are scaled by the same ratio. None changes no rates.
+        overrides: Name of a field of `zoo.plugin.Phase` -> the value that the field gets in all phases. For the fields
+            in `OFF_AT_ZERO`, 0 switches the setting off. `views` changes only phases that augment. None leaves
+            all other fields unchanged.
 
     Returns:
         The phases to train.
@@ -316,19 +319,20 @@ def _check_counts(
     phases: Sequence[Phase], epochs: Sequence[int] | None, learning_rates: Sequence[float] | None
 ) -> None:
     names = ", ".join(phase.name for phase in phases)
+    if len(phases) == 1:
+        allowed = f"one value, because the schedule has one phase ({names})"
+    else:
+        allowed = f"one value, or one for each of the {len(phases)} phases ({names})"
     for label, values in (("--epochs", epochs), ("--learning-rate", learning_rates)):
         if values is not None and len(values) not in (1, len(phases)):
-            raise UsageError(
-                f"{label} takes one value, or one for each of the {len(phases)} phases ({names}). "
-                f"Received: {len(values)}."
-            )
+            raise UsageError(f"{label} takes {allowed}. Received: {counted(len(values), 'value')}.")
 
 
 def _epochs_of_phases(phases: Sequence[Phase], epochs: Sequence[int] | None) -> Sequence[int] | None:
-    """Return the number of epochs of each phase, or None to change nothing.
+    """Return the new number of epochs of each phase, or None if `epochs` is None.
 
-    A single number is for the phase with the most epochs, and the other phases change in proportion, to at least 1
-    epoch. A single 0 gives all phases 0 epochs.
+    A single number replaces the epochs of the longest phase. The epochs of the other phases are scaled by the same
+    ratio, to at least 1. A single 0 gives all phases 0 epochs.
     """
     if epochs is None or len(epochs) > 1 or len(phases) == 1:
         return epochs

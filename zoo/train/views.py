@@ -1,4 +1,7 @@
-"""Computes views ahead: K augmented copies of every training picture, which epochs read in turn."""
+"""Computes views before a phase trains: K augmented copies of every training picture.
+
+Each epoch of the phase reads one of the K views of every picture. View 0 is read again after view K - 1.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ class Views:
     """Describes the views of some pictures: K augmented copies of each picture.
 
     View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. The pixels
-    are rounded to whole numbers. Policies that mix pictures may choose other partners, because the batches differ.
+    are rounded to whole numbers. A policy such as mixup mixes each picture with another one from the same batch. The
+    batches here differ from those of training, so a policy may mix a picture with a different one.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
@@ -46,14 +50,15 @@ class Views:
         return self.count * len(self.rows)
 
     def place(self, epoch: int, chosen: np.ndarray) -> np.ndarray:
-        """Return the positions of an epoch's views of some pictures, among all views.
+        """Return the indices of the views that an epoch reads for some pictures.
 
         Args:
-            epoch: The epoch, from 0.
+            epoch: The number of the epoch, counted from 0.
             chosen: Indices of the pictures, int64. Each must be in `rows`.
 
         Returns:
-            An int64 array (len(chosen),).
+            One index per picture, int64 (len(chosen),). All views are numbered from 0: first view 0 of every picture in
+            the order of `rows`, then view 1 of every picture, and so on.
         """
         return epoch % self.count * len(self.rows) + np.searchsorted(self.rows, chosen)
 
@@ -61,8 +66,8 @@ class Views:
         """Compute all views, batch by batch.
 
         Yields:
-            Positions among all views, int64 (batch,); pixels, uint8 (batch, height, width, channels); targets, float32
-            (batch, classes).
+            The indices of the views as `place` returns them, int64 (batch,); their pixels, uint8 (batch, height, width,
+            channels); their targets, float32 (batch, classes).
         """
         for view in range(self.count):
             # The rows are shuffled because they are sorted by class, and policies mix pictures of the same batch.
@@ -78,16 +83,17 @@ class Views:
 
 
 def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None]) -> BatchFn:
-    """Compute all views, and keep their pixels in a temporary file.
+    """Compute all views, and write their pixels to a temporary file.
 
     Args:
-        views: The views.
-        folder: A folder for the temporary file. The file disappears when the views are no longer used.
+        views: Describes the views to compute.
+        folder: The folder of the temporary file; it is created if it does not exist. The file is deleted when the
+            returned function is no longer used.
         progress: Called with the number of views computed so far, and the number of all views.
 
     Returns:
-        A function of (epoch, indices of pictures). It returns the views of these pictures in this epoch, uint8 (batch,
-        height, width, channels), and their targets, float32 (batch, classes).
+        A function of (epoch, indices of pictures). For each picture, it returns the view that belongs to the epoch: the
+        pixels, uint8 (batch, height, width, channels), and the targets, float32 (batch, classes).
 
     Raises:
         TrainingError: The views do not fit on the disk.

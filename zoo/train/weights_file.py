@@ -34,12 +34,12 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
     Args:
         model: A backbone, or a classifier if the file includes the top.
-        path: An .h5 file in a format that Keras publishes, or a .keras file. In a .keras file, layers are found by
-            name.
+        path: An .h5 file in a format that Keras publishes, or a .keras file. Layers of a .keras file are matched by
+            name with those of the network.
         entry: The published weights that the file belongs to; None for a user's own file. If the entry has a `load`
             function, only that function is tried.
-        layouts: Published weights whose `load` functions are tried too if a user's own .h5 file does not have the
-            layout of the network.
+        layouts: Other published weights of the network. If Keras cannot load an .h5 file, the `load` functions of
+            these weights are tried, because the file may have the layout of one of them.
 
     Raises:
         WeightsIncompatible: The file is damaged, or it belongs to another network.
@@ -152,7 +152,10 @@ def _in_plain_words(error: Exception, path: Path) -> str:
 
 
 def _first_layers(path: Path) -> str:
-    """Return the names of the first three layers with weights in an .h5 file; empty if they cannot be read."""
+    """Return text such as " (conv1, bn1, conv2 ...)": the names of the first three layers with weights in an .h5 file.
+
+    The text is empty if the names cannot be read.
+    """
     import h5py
 
     try:
@@ -171,7 +174,8 @@ def _load_archive(model: keras.Model, path: Path) -> None:
     All layers are checked before the first one changes. The file may contain more layers than the model.
 
     Raises:
-        WeightsIncompatible: A layer is missing in the file, or its arrays have other shapes.
+        WeightsIncompatible: config.json does not describe layers, a layer or an array of the model is missing in the
+            file, or an array has another shape.
     """
     import h5py
 
@@ -187,7 +191,7 @@ def _load_archive(model: keras.Model, path: Path) -> None:
         ]
     for layer, arrays in values:
         if arrays:
-            # `set_weights` would not do: this method also lets layers such as Normalization compute their constants.
+            # `set_weights` is not enough: this method also lets layers such as Normalization compute their constants.
             layer.load_own_variables({str(i): array for i, array in enumerate(arrays)})
 
 
@@ -240,11 +244,11 @@ def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.lay
 
     Args:
         saveable: A layer of the network that receives the weights, or a list, tuple or dict of such layers.
-        path: The path of its group in model.weights.h5.
-        seen: `id`s of the layers that have been visited. New ones are added.
+        path: The path of the group in model.weights.h5 that belongs to `saveable`.
+        seen: The `id` of each layer that has been yielded. This function adds the layers that it yields.
 
     Yields:
-        A layer and its path.
+        A layer, and the path of its group.
     """
     from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable
     from keras.src.utils.naming import to_snake_case
@@ -271,7 +275,7 @@ def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.lay
 
 
 def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
-    """Read the arrays of a layer, without those of layers inside it.
+    """Read the arrays of a layer, but not the arrays of layers inside this layer.
 
     Args:
         layer: A layer of the network that receives the weights.
@@ -279,7 +283,7 @@ def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
         path: The path of the layer's group.
 
     Raises:
-        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer.
+        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer, or `_dataset` raises it.
     """
     inside = {id(weight) for part in layer._flatten_layers(include_self=False) for weight in part.weights}
     needed = [tuple(weight.shape) for weight in layer.weights if id(weight) not in inside]
@@ -294,10 +298,10 @@ def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
 
 
 def _dataset(file: Any, name: str) -> Any:
-    """Return a dataset (an array on the disk) of an .h5 file.
+    """Return a dataset (an array on the disk) of the opened model.weights.h5.
 
     Raises:
-        WeightsIncompatible: The dataset is missing, or its numbers are in another file.
+        WeightsIncompatible: The dataset is missing, or its numbers are not stored directly in this file.
     """
     import h5py
 

@@ -1,7 +1,7 @@
 """Finds the cut of a network: the place in its graph where the frozen part ends and the trained part begins.
 
-The frozen part gives the same outputs for a picture in every epoch of a phase. Keras has no public access to the nodes
-of a network's graph. `_graph` is the only function here that reads them.
+The frozen part computes the same outputs for a picture in every epoch of a phase. Keras has no public attribute for the
+nodes of a network's graph. `_graph` is the only function here that reads the private one.
 """
 
 from __future__ import annotations
@@ -63,14 +63,15 @@ class Cut:
 
 
 def find_cut(network: keras.Model) -> Cut | None:
-    """Find the cut of a network whose layers are set for a phase.
+    """Find the cut of a network for a phase.
 
     Nothing in the frozen part depends on trainable weights, dropout, or statistics that training updates. The cut is as
-    close to the logits as possible. Cheap operations such as activations belong to the trained part if fewer values
-    then cross the cut.
+    close to the logits as this condition allows. However, cheap operations such as activations belong to the trained
+    part if fewer values then cross the cut.
 
     Args:
-        network: The network from pixels to logits. `trainable` and the dropout rates must be set for the phase.
+        network: The network from pixels to logits. `zoo.train.freeze.set_trainable` must have set its layers for the
+            phase.
 
     Returns:
         The cut. None if no layer with weights is frozen, or if the trained part reads the pixels directly. Also None if
@@ -142,9 +143,9 @@ def _graph(network: keras.Model) -> list[Any]:
 
 
 def _is_constant(operation: keras.Operation) -> bool:
-    """Return whether an operation gives the same output for the same input in every training step.
+    """Return whether an operation computes the same output for the same input in every training step.
 
-    Layers inside the operation count too.
+    If the operation is a layer that contains other layers, these are checked too.
     """
     layers = backend.start().layers
     if getattr(operation, "trainable_weights", None):
@@ -205,7 +206,7 @@ def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -
 def _better_front(
     key: int, crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]
 ) -> dict[int, keras.KerasTensor] | None:
-    """Find tensors that could cross the cut instead of one tensor, and that hold fewer values.
+    """Find tensors that hold fewer values than one tensor at the cut, and that could cross the cut in its place.
 
     Args:
         key: `id` of the tensor that crosses the cut now.
@@ -245,11 +246,11 @@ def _floats(tensor: keras.KerasTensor) -> int:
 def _describe(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
     """Describe an operation and its inputs for a fingerprint.
 
-    Names are left out, and so are settings that only matter in training.
+    The description contains no names, and no settings that only affect training.
 
     Args:
         node: A node from `_graph`.
-        numbers: `id` of each tensor below -> a text that identifies the tensor in the graph.
+        numbers: `id` of each tensor computed up to this node -> a text that identifies the tensor in the graph.
     """
     keras = backend.start()
     operation = node.operation

@@ -5,7 +5,8 @@ epoch. In this package, these outputs are called "features". `zoo.train.frozen.c
 
 Features are computed before the phase trains. Then only the upper part runs in every step. It shares its variables with
 the whole network. If pictures are augmented again in every epoch, or if features do not fit in the cache, the frozen
-part runs in every epoch. It then runs on onnxruntime, batch by batch.
+part runs in every epoch, batch by batch. This saves time only on onnxruntime. If onnxruntime cannot be used, Keras runs
+the whole network instead.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ WORTH_PIXELS = 25_000_000
 
 @dataclass(frozen=True)
 class FeatureCacheConfig:
-    """Settings of the feature cache: where it is, how large it may become, and when it is used.
+    """Settings of the feature cache: its folder, its size limit, and when it is used.
 
     Args:
         folder: The folder of the cache.
-        limit: The greatest size of the cache in bytes. None means the default of `zoo.train.frozen.store.Cache`; 0
+        limit: The greatest size of the cache in bytes. None means the default of `zoo.train.frozen.store.Cache`. 0
             turns the cache off.
         pictures: A fingerprint of the decoded pictures in their order. If it is empty, other runs cannot use the
             features.
@@ -77,8 +78,9 @@ class _Rows:
         key: A text that identifies the pictures or views.
         count: The number of all rows of the set, including those that the phase does not need.
         needed: Indices of the rows that the phase needs, int64.
-        batches: A function of the indices of missing rows. It returns batches with the pixels of these rows.
-        labels: Describes the set of labels that is kept beside the features; None if labels are not kept.
+        batches: A function of the indices of missing rows. It returns batches with the pixels of these rows. For views,
+            it returns batches of all rows, missing or not.
+        labels: Describes the set of labels that is stored along with the features; None if no labels are stored.
     """
 
     key: str
@@ -89,7 +91,9 @@ class _Rows:
 
 
 class FeatureCache:
-    """Computes the features that are missing in the cache, keeps them, and reads them in all phases of one run.
+    """Computes the features that one run needs, stores them in the cache, and reads them during training.
+
+    One object serves all phases of the run.
 
     Args:
         config: The settings of the cache.
@@ -98,7 +102,7 @@ class FeatureCache:
         reporter: Receives progress messages and warnings.
 
     Attributes:
-        stats: Counts and times of the cache so far.
+        stats: The numbers of features computed and read so far, and the seconds that this took.
     """
 
     def __init__(self, config: FeatureCacheConfig, array: np.ndarray, targets: np.ndarray, reporter: Reporter):
@@ -114,10 +118,11 @@ class FeatureCache:
         self.stats = CacheStats()
 
     def worth(self, passes: int) -> bool:
-        """Return whether the cache saves enough time to be used.
+        """Return whether the cache should be used: its limit is not 0, and it saves enough time or `always` is set.
 
         Args:
-            passes: The number of pictures that the frozen part need not compute again, added up over all epochs.
+            passes: The number of pictures that the frozen part does not have to compute again, added up over all
+                epochs.
         """
         if self._cache.limit == 0:
             return False
@@ -135,10 +140,10 @@ class FeatureCache:
         views: Views | None,
         online: bool,
     ) -> PhaseInputs:
-        """Return the inputs of a phase, so that it trains only the part above the cut, on features.
+        """Return inputs for training only the part of the network above the cut, on features instead of pictures.
 
-        Missing features are computed first. Features that cannot be kept are computed batch by batch while the phase
-        trains.
+        This computes the features that are missing in the cache. Features that the cache cannot store are computed
+        batch by batch while the phase trains.
 
         Args:
             network: The network from pixels to logits.
@@ -148,12 +153,12 @@ class FeatureCache:
                 pictures.
             train: Indices of the training pictures, int64, in ascending order.
             val: Indices of the validation pictures, int64.
-            views: Augmented copies of the training pictures that are computed ahead, or None.
+            views: Describes the views of the training pictures; None if the phase has no views.
             online: Whether `plain.train` augments the training pictures again in every epoch.
 
         Returns:
-            The part of the network above the cut, and functions that read batches of features. It is `plain` itself if
-            the frozen part cannot be computed ahead, or if Keras would have to compute it batch by batch.
+            The part of the network above the cut, and functions that read batches of features. In two cases, `plain` is
+            returned instead: `FrozenPart.sound` is False, or Keras would have to compute features batch by batch.
         """
         keras = backend.start()
         # Weights below the cut do not change within a phase, so fingerprints are computed once per phase.
@@ -181,7 +186,7 @@ class FeatureCache:
         )
 
     def count(self, inputs: PhaseInputs, train: int, validation: int) -> None:
-        """Count in `stats` the features that a phase has read.
+        """Add to `stats` how often a phase has read features from the cache.
 
         Args:
             inputs: The inputs of the phase.
@@ -201,11 +206,11 @@ class FeatureCache:
             rows: Indices of the pictures, int64.
 
         Returns:
-            A function that reads batches of features, and the mean seconds to compute the features of a picture. None
-            if the features cannot be kept.
+            A function that reads batches of features, and the mean seconds to compute the features of one picture. None
+            if the features cannot be stored in the cache.
 
         Raises:
-            Unsound: The frozen part cannot be computed ahead.
+            Unsound: `FrozenPart.sound` is False.
         """
         pixels = MappedRows(self._array)
 
@@ -227,19 +232,19 @@ class FeatureCache:
         return read, max(feature_set.seconds_a_row for feature_set in sets)
 
     def _read_views(self, cut: Cut, later: Sequence[Cut], views: Views) -> tuple[BatchFn, float] | None:
-        """Open the features of augmented copies of the training pictures, and compute those that are missing.
+        """Open the features of the views of the training pictures. Compute all of them if any are missing.
 
         Args:
             cut: The cut of this phase.
-            later: The cuts of later phases that read the same copies.
-            views: The augmented copies.
+            later: The cuts of later phases that read the same views.
+            views: Describes the views.
 
         Returns:
-            A function that reads batches of features, and the mean seconds to compute the features of a copy. None if
-            the features cannot be kept.
+            A function that reads batches of features, and the mean seconds to compute the features of one view. None if
+            the features cannot be stored in the cache.
 
         Raises:
-            Unsound: The frozen part cannot be computed ahead.
+            Unsound: `FrozenPart.sound` is False.
         """
         key = self._key_of_views(views)
 
@@ -259,10 +264,10 @@ class FeatureCache:
         return read, max(feature_set.seconds_a_row for feature_set in features)
 
     def _key_of_views(self, views: Views) -> str:
-        """Return a text that identifies views.
+        """Return a text that identifies the views in the cache.
 
-        It contains a digest of a few augmented pictures, because the code of a policy may change while its name stays
-        the same.
+        It contains a digest of a few augmented pictures instead of the name of the policy, because the code of a policy
+        may change while its name stays the same.
         """
         some = views.rows[:CHECKED_PICTURES]
         altered = views.augment(
@@ -281,11 +286,11 @@ class FeatureCache:
             rows: The rows that the phase needs.
 
         Returns:
-            One set per tensor of `cut`, followed by the set of labels if there is one. None if the features cannot be
-            kept.
+            One set per tensor of `cut`, followed by the set of labels if `rows` has labels. None if the features cannot
+            be stored in the cache.
 
         Raises:
-            Unsound: The frozen part cannot be computed ahead.
+            Unsound: `FrozenPart.sound` is False.
         """
         if not self._writable:
             return None
@@ -321,11 +326,14 @@ class FeatureCache:
     def _open(
         self, cut: Cut, later: Sequence[Cut], rows: _Rows
     ) -> tuple[list[keras.KerasTensor], list[FeatureSet] | None]:
-        """Open the feature sets of this phase and of later phases, or only those of this phase if not all fit.
+        """Open the feature sets of this phase and of later phases.
+
+        If not all sets fit in the cache, only the sets of this phase are opened.
 
         Returns:
-            The tensors, and one set per tensor, followed by the set of labels if there is one. The sets are None if
-            even those of this phase do not fit; a message then says so.
+            First, the tensors whose sets were opened. Second, one set per tensor, followed by the set of labels if
+            `rows` has labels. The second item is None if even the sets of this phase do not fit; the user then gets a
+            message.
         """
         labels = [rows.labels] if rows.labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())
@@ -364,7 +372,8 @@ class FeatureCache:
             tensors: The tensors whose values are the features.
             sets: One set per tensor, followed by the set of labels if there is one.
             rows: Indices of the missing rows, int64.
-            batches: The pixels of these rows, and their labels if `sets` has a set of labels.
+            batches: Batches from `_Rows.batches`. They contain at least these rows, with labels if `sets` has a set of
+                labels.
         """
         part = self._part_for(tensors)
         started = time.perf_counter()
@@ -408,12 +417,12 @@ class FeatureCache:
         return self._digests[id(tensor)]
 
     def _part_for(self, tensors: Sequence[keras.KerasTensor]) -> FrozenPart:
-        """Return the frozen part that computes some tensors.
+        """Return a `FrozenPart` that computes the given tensors.
 
-        It is prepared only once for the same operations and weights.
+        It is made once and used again as long as the fingerprints of the tensors stay the same.
 
         Raises:
-            Unsound: The part does not give one row per picture, or gives other values in training mode.
+            Unsound: `FrozenPart.sound` is False.
         """
         key = tuple(self._digest(tensor) for tensor in tensors)
         if key not in self._parts:
@@ -429,10 +438,10 @@ class FeatureCache:
         return self._parts[key]
 
     def _stream(self, part: FrozenPart | None, read: BatchFn) -> BatchFn:
-        """Return a function that reads batches of pictures and computes their features, without keeping them.
+        """Return a function that reads batches of pictures and computes their features without the cache.
 
         Args:
-            part: The frozen part; it must not be None.
+            part: Computes the features; it must not be None.
             read: Reads batches of pictures.
         """
         assert part is not None

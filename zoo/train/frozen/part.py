@@ -1,7 +1,7 @@
 """Runs the frozen part of a network, on onnxruntime if possible and on Keras otherwise.
 
-Keras is used in three cases: it computes on a GPU or TPU, the conversion to ONNX fails, or the outputs of onnxruntime
-differ from those of Keras.
+The frozen part runs on Keras in four cases: Keras computes on a GPU or TPU, the conversion to ONNX fails, the outputs
+of onnxruntime differ from those of Keras, or onnxruntime fails while it computes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 
 class Unsound(Exception):
-    """Raised if the frozen part cannot be computed ahead, because `FrozenPart.sound` is False."""
+    """Raised if features cannot be computed before a phase trains, because `FrozenPart.sound` is False."""
 
 
 class FrozenPart:
@@ -38,8 +38,8 @@ class FrozenPart:
 
     Attributes:
         engine: What computes the outputs: "onnxruntime" or "Keras".
-        note: The reason why Keras is used although onnxruntime might be faster; empty in all other cases.
-        sound: Whether the outputs have one row per picture, and are the same in training mode as outside it.
+        note: If zoo tried to use onnxruntime but uses Keras: the reason, as text. Otherwise empty.
+        sound: Whether the outputs have one row per picture, and are the same in training mode and in inference mode.
     """
 
     def __init__(self, network: keras.Model, tensors: Sequence[keras.KerasTensor], sample: np.ndarray):
@@ -84,7 +84,9 @@ class FrozenPart:
             self.engine = "onnxruntime"
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Compute the outputs of the frozen part. If onnxruntime fails, Keras computes them from then on.
+        """Compute the outputs of the frozen part for a batch of pictures.
+
+        If onnxruntime fails, Keras computes the outputs for this batch and for all later ones.
 
         Args:
             pixels: float32 (pictures, height, width, channels) in 0..255.
@@ -103,10 +105,10 @@ class FrozenPart:
 
 
 def _difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
-    """Return the greatest difference between the outputs of two engines.
+    """Return the greatest relative difference between two lists of arrays.
 
-    The difference of each pair of arrays is divided by the greatest absolute value of the expected array. NaN counts as
-    infinite.
+    The greatest absolute difference of each pair of arrays is divided by the greatest absolute value of the expected
+    array. NaN counts as infinite.
     """
     worst = 0.0
     for reference, values in zip(expected, actual, strict=True):

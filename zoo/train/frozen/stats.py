@@ -1,4 +1,8 @@
-"""Holds the counts and times of the feature cache in one run, which the user sees and run.json records."""
+"""Counts the features that one run computes and reads, and the seconds that this takes.
+
+Features are the outputs of the frozen part of a network. zoo prints a summary at the end of training, and run.json
+records all counts and times.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,23 @@ from typing import Any
 
 @dataclass
 class CacheStats:
-    """Counts and times of the frozen part and its cache in one run. Features are the outputs of the frozen part.
+    """What one run computed with the frozen part of the network and read from the feature cache.
+
+    A "picture" in this list is a picture, or a view (an augmented copy) of a picture.
 
     Args:
-        engine: What the frozen part ran on: "onnxruntime" or "Keras"; empty if it was not needed.
-        computed: Pictures, or views of them, whose features this run computed and kept.
-        found: Pictures, or views of them, whose features an earlier run had computed.
-        read: How often the features of a picture were read from the cache.
-        streamed: How often the features of a picture were computed and not kept.
-        seconds_preparing: Seconds spent on converting the frozen part and comparing it with Keras.
-        seconds_computing: Seconds spent on computing the features that were kept.
-        seconds_read: Estimated seconds that it would have taken to compute features each time they were read.
-        bytes: Size on the disk of the features that this run computed.
-        numbers: The number format of the cached features: "float32" or "16-bit fixed point"; empty if none are kept.
+        engine: The library that computed the outputs of the frozen part: "onnxruntime" or "Keras". It is empty if the
+            run did not have to compute any.
+        computed: The number of pictures whose features this run computed and wrote to the cache.
+        found: The number of pictures whose features were in the cache already, from an earlier run.
+        read: The number of pictures whose features were read from the cache, added up over all epochs.
+        streamed: The number of pictures whose features were computed without the cache, added up over all epochs.
+        seconds_preparing: Seconds spent on converting the frozen part to ONNX and comparing its outputs with Keras's.
+        seconds_computing: Seconds spent on computing the features that were written to the cache.
+        seconds_read: The estimated seconds that the run would have needed to compute the features counted in `read`.
+        bytes: The size on the disk of the features that this run computed.
+        numbers: The number format of the cached features: "float32" or "16-bit fixed point". It is empty if the run
+            used no cached features.
     """
 
     engine: str = ""
@@ -35,10 +43,11 @@ class CacheStats:
     numbers: str = ""
 
     def summary_lines(self) -> list[str]:
-        """Return up to two lines about the frozen part, to be printed at the end of training.
+        """Return the summary for the end of training: a list of up to two lines.
 
-        The first line says how often features were read. It adds the number of seconds saved if this is at least 1. The
-        second line counts the pictures whose features were computed and not kept. A line is left out if its count is 0.
+        The first line shows the sum of `computed` and `found`, then `read`, then the seconds that the cache saved.
+        Savings below one second are not shown, and the whole line is left out if `read` is 0. The second line shows
+        `streamed`, and is left out if `streamed` is 0.
         """
         lines = []
         if self.read:
@@ -50,5 +59,5 @@ class CacheStats:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields for run.json, with times rounded to milliseconds."""
+        """Return all fields as a dict for run.json, with times in seconds rounded to three decimals."""
         return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()}

@@ -1,9 +1,10 @@
 """Stores features on the disk between runs, in a cache of limited size.
 
-Each set of features is a folder. Its file `values` holds one row per picture, and `done` marks the rows that have been
-computed. If the rows do not fit as float32, they are stored as 16-bit fixed-point numbers between the least and the
-greatest value of each row. The file `spans` holds this range. The error is at most half of 1/65535 of the range. (The
-error of float16 would be up to 1/2048 of a value.)
+Each set of features is a folder. Its file `values` holds one row per picture or view, and `done` marks the rows that
+have been computed. If the rows do not fit as float32, they are stored as 16-bit fixed-point numbers. The range from the
+least to the greatest value of a row is then divided into 65535 equal steps. The file `spans` holds the least value and
+the step of each row. The error is at most half a step. (The error of float16 would be up to 1/2048 of a value.) The
+file `took` holds the number of rows computed so far and the seconds that this took.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RESERVE_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class FeatureSetSpec:
-    """Describes a set of features that a run needs.
+    """Describes a set of features (or of labels) that a run needs.
 
     Args:
         key: A text that identifies the set among all sets in the cache.
@@ -49,7 +50,7 @@ class FeatureSetSpec:
 
 
 class FeatureSet:
-    """Reads and writes the rows of one set of features on the disk.
+    """One set of features on the disk, with methods that read and write its rows.
 
     Args:
         folder: The folder of the set; it is created if it does not exist.
@@ -85,7 +86,7 @@ class FeatureSet:
         self._kinds = {"values": np.dtype((kind, shape)), "spans": np.dtype(("<f4", (2,))), "done": np.dtype("u1")}
         self._count, self._lock = count, threading.Lock()
         with contextlib.suppress(OSError):
-            # The time of the folder tells when the set was last used.
+            # The time of the folder shows when the set was last used.
             os.utime(folder)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
@@ -107,7 +108,17 @@ class FeatureSet:
         return values * step + low
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
-        """Return the indices in `rows` whose rows have not been computed yet, int64."""
+        """Return those of the given row indices whose rows have not been computed yet.
+
+        Args:
+            rows: Indices of rows, int64.
+
+        Returns:
+            An int64 array, in the order of `rows`.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         return rows[self._get("done", np.arange(self._count))[rows] == 0]
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
@@ -120,7 +131,7 @@ class FeatureSet:
             values: A float32 array (len(rows), *shape).
 
         Raises:
-            OSError: The disk is full.
+            OSError: The rows cannot be written, for example because the disk is full.
         """
         values = np.ascontiguousarray(values, "<f4")
         if self._fixed_point:
@@ -135,13 +146,13 @@ class FeatureSet:
             self._put("values", row, value)
 
     def finish(self, rows: np.ndarray) -> None:
-        """Flush rows to the disk, then mark them as computed.
+        """Flush all written rows to the disk, then mark the given rows as computed.
 
         Args:
-            rows: Indices of the rows, int64.
+            rows: Indices of the rows to mark, int64.
 
         Raises:
-            OSError: The rows cannot be written to the disk.
+            OSError: The files cannot be written.
         """
         for name in ("values", "spans"):
             os.fsync(self._files[name].fileno())
@@ -155,11 +166,11 @@ class FeatureSet:
         return seconds / rows if rows else 0.0
 
     def add_timing(self, rows: int, seconds: float) -> None:
-        """Record how long it took to compute rows, for the summaries of this run and later ones.
+        """Record how long it took to compute rows. `seconds_a_row` uses this time in this run and in later ones.
 
         Args:
             rows: The number of rows.
-            seconds: The time to compute them all, in seconds.
+            seconds: The seconds that all these rows took together.
         """
         before = self._timing()
         with contextlib.suppress(OSError):
@@ -238,8 +249,8 @@ class Cache:
             wanted: The sets to open.
 
         Returns:
-            The sets in the same order. They are stored as float32 if that fits, otherwise as 16-bit numbers. None if
-            they exceed the limit or the space on the disk; `refusal` then gives the reason.
+            The sets in the same order. All of them store float32 numbers if these fit, otherwise 16-bit numbers. None
+            if even 16-bit numbers exceed the limit or the space on the disk; `refusal` is then the reason.
 
         Raises:
             OSError: The folder cannot be written.
@@ -287,7 +298,9 @@ class Cache:
             files.evict(feature_set.folder)
 
     def _lacking(self, place: Path | None, spec: FeatureSetSpec, fixed_point: bool) -> int:
-        """Return how many bytes a set will need for its missing rows.
+        """Return how many more bytes a set may need on the disk.
+
+        These are the bytes of its missing rows in `values`, and 9 bytes for every row of the set in `spans` and `done`.
 
         Args:
             place: The folder of the set. None counts all needed rows as missing.
