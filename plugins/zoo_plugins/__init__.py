@@ -1,1 +1,1 @@
-"""The built-in plugins of zoo. Entry points in pyproject.toml name them, like the plugins of third parties."""
+"""Contains the built-in plugins of zoo. Entry points in pyproject.toml register them, as for third-party plugins."""

@@ -89,7 +89,7 @@ def build_light(*, flip: bool, rotation: float, shift: float) -> Policy:
             right).
 
     Raises:
-        ValueError: A parameter is out of its range.
+        ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.
     """
     check_parameters(RANGES, flip=flip, rotation=rotation, shift=shift)
 
@@ -120,7 +120,7 @@ def build_course(*, flip: bool, rotation: float, shift: float, shear: float, zoo
             height is drawn separately, from the same range.
 
     Raises:
-        ValueError: A parameter is out of its range.
+        ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.
     """
     check_parameters(RANGES, flip=flip, rotation=rotation, shift=shift, shear=shear, zoom=zoom)
 
@@ -171,7 +171,7 @@ def build_photo(
         erasing: Fraction of the pictures in which random pixels replace a rectangle of 2 to 20 % of the area.
 
     Raises:
-        ValueError: A parameter is out of its range.
+        ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.
     """
     check_parameters(RANGES, flip=flip, crop=crop, rotation=rotation, brightness=brightness, contrast=contrast)
     check_parameters(RANGES, shear=shear, saturation=saturation, hue=hue, erasing=erasing)
@@ -207,7 +207,8 @@ def build_erasing(*, flip: bool, probability: float, smallest: float, largest: f
         aspect: Greatest ratio of the rectangle's longer side to its shorter side.
 
     Raises:
-        ValueError: A parameter is out of its range, or `smallest` is above `largest`.
+        ValueError: A parameter has the wrong type, or is outside its range in `RANGES`. Or `smallest` is above
+            `largest`.
     """
     check_parameters(RANGES, flip=flip, probability=probability, smallest=smallest, largest=largest, aspect=aspect)
     if smallest > largest:
@@ -233,7 +234,7 @@ def build_randaugment(*, flip: bool, operations: int, magnitude: float) -> Polic
         magnitude: Strength of the operations (M) in 0..30, on torchvision's scale. 30 is AutoAugment's strongest value.
 
     Raises:
-        ValueError: A parameter is out of its range.
+        ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.
     """
     check_parameters(RANGES, flip=flip, operations=operations, magnitude=magnitude)
 
@@ -248,16 +249,17 @@ def build_randaugment(*, flip: bool, operations: int, magnitude: float) -> Polic
 
 
 def partners(seeds: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
-    """Choose a partner for every picture: another picture of the same batch, with which it is mixed.
+    """Choose a partner for each picture: another picture of the batch, at random. A policy mixes the two pictures.
 
-    The choice depends on the seeds in the batch, and not on the order of the pictures.
+    The choice depends on the seeds in the batch, but not on the order of the pictures.
 
     Args:
         seeds: One seed per picture, a uint64 array (batch,).
-        rngs: One random generator per picture.
+        rngs: One random generator per picture, in the order of the seeds.
 
     Returns:
-        The index of each picture's partner, an int64 array (batch,). The only picture of a batch is its own partner.
+        The index of each picture's partner, an int64 array (batch,). If the batch has only one picture, this picture is
+        its own partner.
     """
     import numpy as np
 
@@ -277,11 +279,11 @@ def build_mixup(*, flip: bool, alpha: float) -> Policy:
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
-        alpha: The weight of the picture itself is drawn from Beta(alpha, alpha). If alpha is small, most weights are
-            near 0 or 1.
+        alpha: Parameter of the distribution Beta(alpha, alpha). The weight of the picture itself is drawn from it. If
+            alpha is small, most weights are near 0 or 1.
 
     Raises:
-        ValueError: A parameter is out of its range.
+        ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.
     """
     import numpy as np
 
@@ -310,11 +312,11 @@ def build_cutmix(*, flip: bool, alpha: float) -> Policy:
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
-        alpha: The area of the rectangle, as a fraction of the picture's area, is drawn from Beta(alpha, alpha). Any
-            part of the rectangle outside the picture is then cut off.
+        alpha: Parameter of the distribution Beta(alpha, alpha). The area of the rectangle, as a fraction of the
+            picture's area, is drawn from it. Any part of the rectangle outside the picture is then cut off.
 
     Raises:
-        ValueError: A parameter is out of its range.
+        ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.
     """
     import numpy as np
 

@@ -6,8 +6,8 @@ pretrained on ImageNet-21k.
 
 Two kinds of Keras's layers are replaced by equivalent layers. Published weights are reshaped when they are loaded.
 
-- Depthwise convolutions replace convolutions with one group per channel, because TensorFlow can train the latter on a
-  CPU only through XLA.
+- Depthwise convolutions replace convolutions with one group per channel, because TensorFlow can train convolutions with
+  groups on a CPU only through XLA.
 - 1x1 convolutions replace dense layers over feature maps, because each dense layer would be exported as a dozen nodes
   of shape arithmetic.
 """
@@ -72,9 +72,14 @@ LENGTHS = {
 
 
 def change(layer: keras.Layer) -> keras.Layer:
-    """Return the layer that replaces a layer of Keras's network, or the layer itself to keep it.
+    """Replace or keep one layer of Keras's network. `zoo.plugin.rebuild` calls this function for every layer.
 
-    `zoo.plugin.rebuild` calls this function for every layer.
+    Args:
+        layer: A layer of the network that keras.applications builds.
+
+    Returns:
+        A new layer that replaces a convolution with groups or a pointwise dense layer. Any other layer is returned as
+        it is, and stays in the network.
     """
     import keras
 

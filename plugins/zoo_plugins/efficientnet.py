@@ -8,8 +8,8 @@ from keras.applications. Digests and reported accuracies are those that Keras pu
 
 Two things differ from Keras's graph, and neither changes the result:
 
-- `normalize` replaces Keras's preprocessing layers. Those layers contain the means as weights, and they are different
-  with `weights=None` and with ImageNet weights.
+- `normalize` replaces Keras's preprocessing layers. One of those layers stores ImageNet's means as weights. Keras also
+  adds one more preprocessing layer if its argument `weights` is "imagenet", but not if it is None.
 - The pooling of squeeze-and-excite keeps the pooled dimensions, so that no reshape is needed to restore them. The
   exported graph then has one pooling and two convolutions per squeeze-and-excite.
 """
@@ -104,9 +104,14 @@ LENGTHS_V2 = {
 
 
 def change(layer: keras.Layer) -> keras.Layer | None:
-    """Return the layer that replaces a layer of Keras's network, the layer itself to keep it, or None to remove it.
+    """Replace, remove or keep one layer of Keras's network. `zoo.plugin.rebuild` calls this function for every layer.
 
-    `zoo.plugin.rebuild` calls this function for every layer.
+    Args:
+        layer: A layer of the network that keras.applications builds.
+
+    Returns:
+        A new layer that replaces the pooling of squeeze-and-excite. None removes a preprocessing layer, or the reshape
+        of squeeze-and-excite. Any other layer is returned as it is, and stays in the network.
     """
     import keras
 
@@ -120,14 +125,24 @@ def change(layer: keras.Layer) -> keras.Layer | None:
 
 
 class _Network(KerasApplication):
-    """An EfficientNet of version 1. Its published weights files contain preprocessing layers."""
+    """Builds one network of EfficientNet's first version, such as EfficientNetB0, and loads its published weights.
+
+    The published weights files also contain the weights of Keras's preprocessing layers. zoo's network does not have
+    these layers.
+    """
 
     def load(self, model: keras.Model, path: Path) -> None:
-        """Load a published weights file without its preprocessing layers, which `normalize` replaces.
+        """Load a published weights file. The weights of its preprocessing layers are checked, but not loaded.
+
+        zoo converts every error of a `load` function to WeightsIncompatible before the user sees it.
+
+        Args:
+            model: A network from `build` or `build_classifier`. Its `normalize` replaces the preprocessing layers.
+            path: The .h5 file.
 
         Raises:
-            ValueError: The file does not normalize pixels as `normalize` does, or its arrays do not fit a layer. zoo
-                reports it to the user as WeightsIncompatible, like every error of a `load` function.
+            ValueError: The mean and the deviation in the file are not those of `normalize`, or an array of the file
+                does not fit the layer.
             WeightsIncompatible: The file lacks a layer.
         """
         import keras

@@ -1,9 +1,9 @@
 """Applies RandAugment's fourteen operations to a picture, with Pillow (E. Cubuk et al., 2019, arXiv:1909.13719).
 
-The strengths are those of torchvision: a greater magnitude makes every operation stronger. In the authors' code,
-solarize and posterize become weaker instead. The strongest values are those of AutoAugment. As in the authors' code,
-grey fills the area that a moved picture leaves empty. Shears keep the centre in place, so that they do not push the
-subject out of the picture.
+As in torchvision, a greater magnitude makes an operation stronger. In the authors' code, solarize and posterize become
+weaker instead. Identity, autocontrast and equalize ignore the magnitude. The strongest values are those of AutoAugment.
+As in the authors' code, grey fills the area that a moved picture leaves empty. Shears keep the centre in place, so that
+they do not push the subject out of the picture.
 """
 
 from __future__ import annotations

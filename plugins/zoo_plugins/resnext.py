@@ -96,14 +96,15 @@ def build_classifier(input_shape: tuple[int, int, int], classes: int, *, blocks:
 def load(model: keras.Model, path: Path) -> None:
     """Load a weights file in the layout of keras-applications 1.0.8.
 
+    zoo converts every error of a `load` function to WeightsIncompatible before the user sees it.
+
     Args:
         model: A network from `build` or `build_classifier`.
         path: The .h5 file.
 
     Raises:
         KeyError: The file lacks a layer.
-        ValueError: An array does not have the shape that the layer needs. zoo reports both errors to the user as
-            WeightsIncompatible.
+        ValueError: An array does not have the shape that the layer needs.
     """
     import h5py
     import keras
@@ -123,12 +124,13 @@ def grouped_kernel(depthwise: np.ndarray, groups: int) -> np.ndarray:
     """Convert a depthwise kernel from a published weights file to the kernel of a grouped convolution.
 
     Args:
-        depthwise: Kernel (height, width, channels, multiplier), where multiplier is channels / groups. The published
-            network adds up output m of all input channels of a group, which gives output m of that group.
+        depthwise: Kernel (height, width, channels, multiplier), where multiplier is channels / groups. It computes
+            `multiplier` outputs per input channel. The published network then sums, within each group, the first
+            outputs of all channels, their second outputs, and so on.
         groups: Number of groups.
 
     Returns:
-        Kernel (height, width, channels / groups, channels), as a Conv2D with this number of groups needs it.
+        Kernel (height, width, channels / groups, channels) for a Conv2D with this number of groups.
     """
     height, width, channels, multiplier = depthwise.shape
     parts = depthwise.reshape(height, width, groups, channels // groups, multiplier)

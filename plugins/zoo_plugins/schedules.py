@@ -3,12 +3,14 @@
 - `head-only` trains only the head, on a frozen backbone.
 - `fine-tune` (the default) trains the head, then the top third of the stages.
 - `full` trains the head, then every layer.
-- `gradual-unfreeze` unfreezes one more stage in every phase (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146,
-  section 3.3).
-- `discriminative` trains each stage at a lower learning rate than the stage above it (the same paper, section 3.2).
+- `gradual-unfreeze` trains the head, then unfreezes one more stage in every phase (Howard and Ruder 2018,
+  https://arxiv.org/abs/1801.06146, section 3.3).
+- `discriminative` trains the head, then every layer. Each stage has a lower learning rate than the stage above it (the
+  same paper, section 3.2).
 - `scratch` trains every layer from random weights.
-- `grow` is the gradual training of the classic course, from random weights. It starts with the first stage of the
-  network. Then each phase adds a stage, and trains it on top of the frozen stages below.
+- `grow` is the gradual training of the classic course, from random weights. Its first phase trains only the first stage
+  of the network, with a head. Each later phase adds the next stage, and trains this stage while the stages below are
+  frozen. A last phase trains every layer.
 """
 
 from __future__ import annotations
@@ -25,11 +27,15 @@ MANY_STAGES = 6
 
 
 def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train the head on a frozen backbone, then the top third of the stages, first gently and then faster.
+    """Return the three phases of `fine-tune`: "head", "gentle" and "top".
 
-    The top third of VGG is block5, and that of MobileNetV2 starts at block_13. Pictures that differ much from those of
-    the pretraining need a high learning rate. Such a rate harms pictures that resemble them, for which one gentle epoch
-    or none is enough. Therefore both later phases are skipped if the validation loss is already low.
+    "head" trains the head on a frozen backbone. "gentle" and "top" train the head and the top third of the stages,
+    "gentle" at a sixth of the learning rate of "top". The top third of VGG is block5. The top third of MobileNetV2
+    starts at block_13.
+
+    If the pictures differ much from the pictures of the pretraining, a high learning rate is needed. If they resemble
+    them, a high learning rate makes the network worse, and one epoch at a low rate, or none, is enough. Therefore
+    "gentle" and "top" are skipped if the validation loss is already low.
     """
     stages = max(1, len(architecture.stages) // 3)
     rate = PRETRAINED * architecture.learning_rate
@@ -49,7 +55,7 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def full(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train the head on a frozen backbone, then every layer at a low learning rate."""
+    """Return two phases: one trains the head on a frozen backbone, the other every layer at a low learning rate."""
     rate = PRETRAINED * architecture.learning_rate
     return (
         HEAD,
@@ -58,7 +64,10 @@ def full(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train the head, then unfreeze one more stage per phase, from the top to the stem, at a low learning rate."""
+    """Return a phase that trains the head, and then phases that each unfreeze one more stage, from the top to the stem.
+
+    After the first phase, the learning rate is a tenth (`PRETRAINED`) of the architecture's learning rate.
+    """
     rate = PRETRAINED * architecture.learning_rate
     stages = len(architecture.stages)
     epochs = 2 if stages <= MANY_STAGES else 1
@@ -73,7 +82,10 @@ def gradual_unfreeze(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train the head on a frozen backbone, then all layers, each stage at a lower learning rate than the one above."""
+    """Return a phase that trains the head on a frozen backbone, and a phase that trains all layers.
+
+    In the second phase, each stage has a lower learning rate than the stage above it.
+    """
     rate = PRETRAINED * architecture.learning_rate
     # The stem trains at a hundredth of the learning rate, whatever the number of stages.
     decay = 0.01 ** (1 / max(1, len(architecture.stages) - 1))
@@ -84,9 +96,10 @@ def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def grow(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train the first stage with a head, then add and train one stage per phase, and finally train all layers.
+    """Return one phase per stage of the network, and a last phase that trains all layers.
 
-    While a new stage trains, the stages below it are frozen.
+    In the first phase, the network consists of its first stage and a head. Each of the next phases adds one stage. It
+    trains only the new stage and the head, while the stages below are frozen.
     """
     rate = architecture.learning_rate
     moving = {"batch_norm": "update", "batch_norm_momentum": 0.9, "patience": None}
@@ -101,9 +114,9 @@ def grow(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def scratch(architecture: Architecture) -> tuple[Phase, ...]:
-    """Train every layer from random weights.
+    """Return a single phase that trains every layer, for a network with random weights.
 
-    BatchNorm's statistics are updated with a momentum of 0.9, which is fast enough for a small dataset.
+    The phase updates BatchNorm's statistics with a momentum of 0.9, so that they adapt fast enough on a small dataset.
     """
     return (
         Phase(

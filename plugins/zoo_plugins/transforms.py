@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 
 def rotation_matrix(degrees: float) -> np.ndarray:
-    """Return the matrix that rotates a picture about its centre.
+    """Return the matrix with which `warp` rotates a picture about its centre.
 
     Args:
         degrees: The angle. A positive angle rotates the picture counterclockwise.
+
+    Returns:
+        A matrix (3, 3) that maps coordinates of the new picture to coordinates of the old picture.
     """
     import numpy as np
 
@@ -32,11 +35,16 @@ def rotation_matrix(degrees: float) -> np.ndarray:
 
 
 def translation_matrix(right: float, down: float) -> np.ndarray:
-    """Return the matrix that shows the part of a picture that lies further to the right and further down.
+    """Return the matrix with which `warp` shifts a picture to the left and up.
+
+    The new picture shows at (x, y) what the old picture shows at (x + right, y + down).
 
     Args:
-        right: Distance in pixels; a negative distance is to the left.
-        down: Distance in pixels; a negative distance is upwards.
+        right: Distance in pixels. A negative distance shifts the picture to the right.
+        down: Distance in pixels. A negative distance shifts the picture down.
+
+    Returns:
+        A matrix (3, 3) that maps coordinates of the new picture to coordinates of the old picture.
     """
     import numpy as np
 
@@ -44,13 +52,16 @@ def translation_matrix(right: float, down: float) -> np.ndarray:
 
 
 def shear_matrix(radians: float) -> np.ndarray:
-    """Return the matrix of a shear, as Keras 2 defines it.
+    """Return the matrix with which `warp` shears a picture, as Keras 2 defines a shear.
 
-    It shifts each column vertically, by the sine of the angle times the distance of the column from the centre. It
-    multiplies horizontal distances by the cosine of the angle.
+    The new picture shows at (x, y) what the old picture shows at (x * cos(radians), y - x * sin(radians)). The
+    coordinates are distances from the centre.
 
     Args:
         radians: The angle.
+
+    Returns:
+        A matrix (3, 3) that maps coordinates of the new picture to coordinates of the old picture.
     """
     import numpy as np
 
@@ -58,9 +69,16 @@ def shear_matrix(radians: float) -> np.ndarray:
 
 
 def scale_matrix(x: float, y: float) -> np.ndarray:
-    """Return the matrix that shows `x` times the width and `y` times the height of a picture.
+    """Return the matrix with which `warp` scales or mirrors a picture about its centre.
 
-    Negative values mirror the picture.
+    The new picture has the same size. It shows `x` times the width and `y` times the height of the old picture.
+
+    Args:
+        x: Horizontal factor. A negative factor mirrors the picture left to right.
+        y: Vertical factor. A negative factor mirrors the picture upside down.
+
+    Returns:
+        A matrix (3, 3) that maps coordinates of the new picture to coordinates of the old picture.
     """
     import numpy as np
 
@@ -68,7 +86,9 @@ def scale_matrix(x: float, y: float) -> np.ndarray:
 
 
 def random_crop_matrix(rng: np.random.Generator, smallest: float, aspect: float, width: int, height: int) -> np.ndarray:
-    """Return the matrix that shows a random part of a picture, similar to the random crops of Inception's training.
+    """Return the matrix with which `warp` enlarges a random part of a picture to the size of the whole picture.
+
+    The part is chosen in a similar way as the random crops in the training of Inception.
 
     Args:
         rng: The random generator that draws the size, shape and position of the part.
@@ -76,6 +96,9 @@ def random_crop_matrix(rng: np.random.Generator, smallest: float, aspect: float,
         aspect: Greatest factor, at least 1, by which the part's ratio of width to height differs from the picture's.
         width: Width of the picture in pixels.
         height: Height of the picture in pixels.
+
+    Returns:
+        A matrix (3, 3) that maps coordinates of the new picture to coordinates of the old picture.
     """
     area = rng.uniform(smallest, 1)
     # The part fits into the picture only where the factor is between area and 1 / area.
@@ -91,7 +114,7 @@ def flip_sign(flip: bool, number: float) -> float:
 
     Args:
         flip: Whether flips are enabled.
-        number: A random number in 0..1. The picture is mirrored if it is below 0.5.
+        number: A random number in 0..1. If flips are enabled, a number below 0.5 mirrors the picture.
     """
     return -1.0 if flip and number < 0.5 else 1.0
 
@@ -165,7 +188,8 @@ def erase_rectangle(
 ) -> None:
     """Fill a random rectangle of one picture with random pixels, in place.
 
-    A rectangle that does not fit is drawn again, up to a hundred times. If none fits, the picture does not change.
+    Random sizes and shapes are tried until a rectangle fits into the picture. If a hundred do not fit, the picture does
+    not change.
 
     Args:
         picture: A float32 array (height, width, channels) in 0..255.

@@ -1,7 +1,12 @@
 """Measures an exported file on this machine, and finds the settings that suit the machine.
 
-The measurements are the time from a photo to its label, decoding alone, the network alone, a whole process, and a
-folder.
+`bench` measures these things:
+
+- the time from a picture to its label, the time of decoding alone, and the time of the network alone;
+- the time and the memory of a process that starts, loads the exported file and labels one picture;
+- the pictures per second of the network alone, and of a list of picture files.
+
+`compare` times two exported files in alternation. `tune` finds the best settings.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ ROUNDS = 3
 # Settings that are faster than others by at most this fraction count as equally fast.
 WORTH = 0.03
 
-# The process reports its own peak memory. The figure that its parent can query includes the parent's own memory.
+# The process reports its own peak memory. The value that its parent can query includes the parent's own memory.
 START = """
 import json, os, sys
 from zoo_runtime import Predictor
@@ -148,25 +153,27 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
 
     Args:
         model: Path of the file, or of the folder that holds it.
-        paths: Pictures and folders of pictures, of which up to 128 pictures are used. If empty, the synthetic pictures
-            inside the exported file are used.
-        seconds: How long each of the measurements latency, decoding and network takes. Those of throughput take half as
-            long.
+        paths: Pictures and folders of pictures. At most 128 pictures are used, evenly spread over all of them. If
+            empty, the synthetic pictures inside the exported file are used.
+        seconds: Approximate duration of each measurement of latency, decoding and network, in seconds. A measurement of
+            throughput takes half as long.
         options: Keyword arguments of `Predictor`.
 
     Returns:
         A dictionary with these keys:
 
         - model (path), megabytes (size of the file) and settings;
-        - pictures (how many were used), named (how many were found) and left_out [message per unreadable picture];
+        - pictures (number of pictures used), named (number of pictures found) and left_out [one message per unreadable
+          picture];
         - latency (from a picture to its label), decoding and network, each {p50, p90, p99} in milliseconds;
         - start {seconds, peak_megabytes} of a whole process that labels one picture;
         - throughput [{threads, batch, network}], where network is in pictures per second;
         - folder {pictures, per_second, decoding_alone, network_alone}, where the last three are in pictures per second.
 
     Raises:
-        PictureError: If no picture can be read.
+        PictureError: If a path does not exist, a folder cannot be read, or no picture can be decoded.
         ModelError: If the exported file cannot be used. See `Predictor`.
+        ValueError: If an option is not allowed. See `Predictor`.
         NotMeasured: If a process that labels one picture fails.
     """
     predictor = Predictor(model, **options)
@@ -198,7 +205,8 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
     Args:
         first: Path of the first file, or of the folder that holds it.
         second: Path of the second file, or of the folder that holds it.
-        paths: Pictures and folders of pictures. If empty, the synthetic pictures inside the first file are used.
+        paths: Pictures and folders of pictures. At most 128 pictures are used, evenly spread over all of them. If
+            empty, the synthetic pictures inside the first file are used.
         options: Keyword arguments of `Predictor`.
 
     Returns:
@@ -211,8 +219,9 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
         - equal_labels: for how many pictures both files give the same labels.
 
     Raises:
-        PictureError: If no picture can be read.
+        PictureError: If a path does not exist, a folder cannot be read, or no picture can be decoded.
         ModelError: If an exported file cannot be used. See `Predictor`.
+        ValueError: If an option is not allowed. See `Predictor`.
     """
     one, other = (Predictor(model, tuned=False, **options) for model in (first, second))
     found, left_out = readable(pictures_for(one, paths), one, other)
@@ -235,10 +244,12 @@ def tune(
     """Find the settings that suit this machine, and save them beside the exported file, where `Predictor` reads them.
 
     Every combination of threads, spinning and arena (see `Settings`) is measured for each provider, on one picture at a
-    time. There are three rounds, so that other programs on the machine disturb all combinations equally.
+    time. With one thread, spinning is always on. There are three rounds, so that other programs on the machine disturb
+    all combinations equally.
 
-    The defaults are chosen unless other settings are more than 3 % faster in every round. Of such settings, those
-    within 3 % of the fastest are considered. The ones with the fewest threads are chosen.
+    The default settings are chosen, unless some combinations are more than 3 % faster than they are in every round.
+    Among these faster combinations, `tune` looks at the fastest one and at all within 3 % of it. It chooses the one
+    with the fewest threads. If the default settings were not measured, the first measured combination replaces them.
 
     Args:
         model: Path of the file, or of the folder that holds it.
@@ -250,14 +261,14 @@ def tune(
         A dictionary with these keys:
 
         - settings: the chosen settings;
-        - usual: whether these are the defaults;
+        - usual: whether the chosen settings are the default settings, or the combination that replaces them;
         - table: per combination, its settings and the percentiles p50, p90 and p99 in milliseconds;
         - left_out: maps each provider that could not be measured to the reason;
         - file: where the settings are saved.
 
     Raises:
         ModelError: If the file cannot be used, or no provider can run it.
-        ValueError: If the installed ONNX Runtime does not have one of the providers.
+        ValueError: If the installed ONNX Runtime lacks one of the providers.
         NotWritten: If the file's folder is write-protected, or the disk is full.
     """
     path = model_file(model)
@@ -325,13 +336,21 @@ def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
 
 
 def usual_of(taken: Iterable[Settings]) -> Settings:
-    """Return the default settings, or the first settings if the defaults were not measured."""
+    """Return the default settings. If they were not measured, return the first measured settings instead.
+
+    Args:
+        taken: The measured settings, in the order of measurement.
+    """
     measured = list(taken)
     return Settings() if Settings() in measured else measured[0]
 
 
 def _candidates(providers: Sequence[Provider]) -> list[Settings]:
-    """Return every combination of settings for each provider. The default settings come first."""
+    """Return the settings that `tune` measures, for one provider after another.
+
+    Each provider has every combination of threads, spinning and arena, starting with the default values. With one
+    thread, spinning is always on.
+    """
     found = []
     for provider in providers:
         found += [
@@ -350,11 +369,13 @@ def _counts() -> list[int]:
 
 
 def _start(model: str, sources: Sequence[str | bytes], options: dict[str, Any]) -> dict[str, float | None]:
-    """Measure whole processes that load the exported file and label one picture.
+    """Measure the time and the memory of processes that start, load the exported file and label one picture.
+
+    Six processes run, one after another. The time of the first process does not count.
 
     Returns:
-        `seconds` is the median time of five processes. `peak_megabytes` is the largest peak memory of a process, or
-        None if the system does not report it.
+        A dictionary. `seconds` is the median time of the last five processes. `peak_megabytes` is the largest peak
+        memory of any process, or None if the system does not report it.
 
     Raises:
         NotMeasured: If a process fails.
@@ -388,7 +409,7 @@ def _throughput(
     """Measure the network alone, for several numbers of threads and batch sizes.
 
     Returns:
-        One dictionary per measurement: threads, batch, and network (in pictures per second).
+        One dictionary per measurement, with the keys threads, batch and network (in pictures per second).
     """
     rows = []
     for threads in _counts():
@@ -407,12 +428,14 @@ def _folder(
     decoded: Sequence[npt.NDArray[np.uint8]],
     options: dict[str, Any],
 ) -> dict[str, float]:
-    """Measure how fast 128 picture files are labelled, as in a folder.
+    """Measure how fast a predictor labels a list of 128 picture files.
 
-    Decoding alone and the network alone are measured too, each on all threads.
+    Decoding alone and the network alone are measured too, each with the number of threads in `options`, or one per
+    core. Pictures repeat if there are fewer than 128. The best of three runs counts.
 
     Returns:
-        `pictures`, and `per_second`, `decoding_alone` and `network_alone` in pictures per second.
+        A dictionary. `pictures` is the length of the list. `per_second`, `decoding_alone` and `network_alone` are in
+        pictures per second.
     """
     from concurrent.futures import ThreadPoolExecutor
 

@@ -8,7 +8,7 @@ are its rules:
 - Transparent pixels are laid over white.
 - 16-bit greys are divided by 257 and rounded. 32-bit integers are clipped to 16 bits and then treated in the same way.
   16-bit colors, and greys with transparency, keep their high byte, as Pillow reads them.
-- 32-bit floats and Lab have no defined range and are refused.
+- Pictures with 32-bit floats or in the Lab color space are refused, because no rule says how to scale them to 0..255.
 - JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the target size. A Pillow
   image is used at its full size.
 - A truncated or damaged file is an error, and never a picture with made-up pixels. There is one exception: a JPEG that
@@ -85,13 +85,13 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         A uint8 array (height, width, channels), values 0..255, RGB or grey.
 
     Raises:
-        PictureNotFound: If there is no file at the path, or it may not be read.
+        PictureNotFound: If there is no file at the path, or the file cannot be read.
         NotAPicture: If the file is empty, or its format is not supported.
         CorruptPicture: If the file is truncated or damaged.
-        PictureTooLarge: If it has more than `max_pixels` pixels, a side of more than 65,535 pixels, or does not fit
-            into memory.
-        UnsupportedPicture: If the pixels have no defined 8-bit meaning, or `source` has a type or shape not listed
-            above.
+        PictureTooLarge: If the picture has more than `max_pixels` pixels or a side of more than 65,535 pixels, or if it
+            does not fit into memory.
+        UnsupportedPicture: If the pixels are 32-bit floats or Lab, or if `source` is not one of the types, dtypes and
+            shapes above. A file that was opened as text is not one of them.
     """
     if isinstance(source, np.ndarray):
         return _guarded("the array", lambda: _finish(_from_array(source), spec, 1, max_pixels))
@@ -125,7 +125,10 @@ def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArra
 
     Args:
         name: The name of the picture. The error message starts with it.
-        work: The function. The file that it decodes may be malicious.
+        work: The function to call. The file that it decodes can be malicious.
+
+    Returns:
+        The array that `work` returns.
     """
     try:
         return work()
@@ -385,10 +388,16 @@ def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: i
 
 
 def _resized(image: Image.Image, spec: ImageSpec, target: tuple[int, int]) -> Image.Image:
-    """Resize an image to `target`, (width, height).
+    """Resize an image by the method `spec.resize`.
 
-    "crop" resizes only the center of the image. "pad" gives the largest size within `target` that keeps the aspect
-    ratio; `_finish` adds the black border.
+    "squash" resizes the whole image to the target size. "crop" cuts out the center of the image and resizes it to the
+    target size. "pad" resizes the whole image to the largest size that fits into the target size and keeps the aspect
+    ratio. `_finish` then adds the black border.
+
+    Args:
+        image: An image of mode L or RGB.
+        spec: The resizing method, the fraction for "crop", and the resampling filter.
+        target: The target size, (width, height) in pixels.
     """
     width, height = image.size
     filter = _FILTERS[spec.filter]

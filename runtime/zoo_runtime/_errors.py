@@ -2,18 +2,18 @@
 
 ZooRuntimeError
 ├── PictureError
-│   ├── PictureNotFound       the file does not exist, or may not be read
+│   ├── PictureNotFound       the file does not exist, or cannot be read
 │   ├── NotAPicture           the file is empty, or its format is not supported
 │   ├── CorruptPicture        the file is truncated or damaged
-│   ├── PictureTooLarge       the picture has more pixels than the limit allows
-│   └── UnsupportedPicture    the pixels have no defined 8-bit meaning (32-bit float, Lab, arrays of another dtype)
+│   ├── PictureTooLarge       the picture has more pixels than the limit allows, or does not fit into memory
+│   └── UnsupportedPicture    the pixels cannot be converted to 8 bits (32-bit floats, Lab), or an array is not uint8
 ├── NotWritten                a result cannot be saved: no permission, or a full disk
 ├── NotMeasured               a process that was being timed failed
 └── ModelError
-    ├── ModelNotFound         the file does not exist, or may not be read
+    ├── ModelNotFound         the file does not exist, or cannot be read
     ├── CorruptModel          onnxruntime cannot load the file, or its metadata are damaged or do not fit the graph
     ├── NotAnExport           the file is ONNX, but zoo did not export it
-    ├── UnknownSchema         the file was exported by a version of zoo that this runtime does not know
+    ├── UnknownSchema         the metadata of the file have a version that this runtime does not know
     ├── UnknownTask           this runtime does not know the file's task
     └── ProviderNotStarted    the file may be fine, but an execution provider cannot run here
 
@@ -30,7 +30,7 @@ class PictureError(ZooRuntimeError):
 
 
 class PictureNotFound(PictureError):
-    """The file or folder does not exist or may not be read, or a folder contains no picture."""
+    """The file or folder does not exist or cannot be read, or the folder contains no picture."""
 
 
 class NotAPicture(PictureError):
@@ -49,7 +49,10 @@ class PictureTooLarge(PictureError):
 
 
 class UnsupportedPicture(PictureError):
-    """The pixels have no defined 8-bit meaning, or the picture was given in an unsupported form."""
+    """The pixels cannot be converted to 8 bits, or an object of an unsupported type, dtype or shape was passed.
+
+    Pixels that cannot be converted are 32-bit floats and Lab, because no rule says how to scale them to 0..255.
+    """
 
 
 class NotWritten(ZooRuntimeError):
@@ -65,7 +68,7 @@ class ModelError(ZooRuntimeError):
 
 
 class ModelNotFound(ModelError):
-    """The file does not exist, or it may not be read."""
+    """The file does not exist, or it cannot be read."""
 
 
 class CorruptModel(ModelError):
@@ -77,7 +80,10 @@ class NotAnExport(ModelError):
 
 
 class UnknownSchema(ModelError):
-    """The file uses a version of the metadata that this runtime does not know, so it could give wrong answers."""
+    """The metadata of the file have a version that this runtime does not know.
+
+    The file is refused, because the runtime could misread such metadata and predict wrong classes.
+    """
 
 
 class UnknownTask(ModelError):

@@ -31,8 +31,8 @@ class ImageSpec:
         channels: 3 for RGB, or 1 for grey (ITU-R 601-2 luma of the RGB picture).
         resize: "squash" ignores the aspect ratio. "crop" scales the picture until it just covers size / fraction, and
             cuts out the center. "pad" keeps the whole picture, centered on black.
-        fraction: How much "crop" keeps of the shorter side, in (0, 1]. The side that is shorter relative to `size`
-            counts. The other methods ignore it.
+        fraction: Fraction of the picture's shorter side that "crop" keeps, in (0, 1]. Sides are compared after they are
+            divided by those of `size`. "squash" and "pad" ignore `fraction`.
         filter: Pillow's resampling filter, with antialiasing: "bilinear", "bicubic" or "lanczos".
 
     Raises:
@@ -76,8 +76,8 @@ class ModelInfo:
             of a multi-label network do not sum to 1: a picture may have several labels, or none.
         image: How pictures become pixels.
         architecture: Name, source and license of the network.
-        weights: The pretrained weights: their id, file digest, license and source. If there are none, it says that
-            training started from random weights.
+        weights: Id, file digest, license and source of the pretrained weights. If training started from random weights,
+            the key "random" is True instead.
         run: The id, package versions and seed of the training run.
         data: Name, digest and counts of the pictures of the training run.
         metrics: The metrics on the validation and test pictures. For published weights that were exported without
@@ -113,9 +113,10 @@ class ModelInfo:
 
         Raises:
             NotAnExport: If there is no entry `zoo.schema`.
-            UnknownSchema: If this version does not know the schema.
-            UnknownTask: If this version does not know the task.
-            CorruptModel: If an entry is missing, is not JSON, or has a value that is not allowed.
+            UnknownSchema: If this version of zoo_runtime does not know the schema.
+            UnknownTask: If there is no entry `zoo.task`, or this version of zoo_runtime does not know the task.
+            CorruptModel: If the entry `zoo.classes` or `zoo.image` is missing, or if an entry is not JSON or has a
+                value that is not allowed.
         """
         if PREFIX + "schema" not in metadata:
             raise NotAnExport(

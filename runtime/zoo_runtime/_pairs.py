@@ -1,4 +1,4 @@
-"""Times two calls in alternating order, so that neither has the advantage of running second."""
+"""Times two functions in alternating order, so that neither has the advantage of always running second."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BLOCK = 3
 
 @dataclass(frozen=True)
 class Pairs:
-    """Holds the result of timing two calls in alternation.
+    """Holds the times of two functions that `time_pairs` has measured.
 
     Args:
-        first: The median time of the first call, in milliseconds.
-        second: The median time of the second call, in milliseconds.
-        ratio: The median over all pairs of the first call's time divided by the second call's. Above 1, the second call
-            is faster.
-        middle_half: The first and the third quartile of these ratios.
+        first: The median time of one call of the first function, in milliseconds.
+        second: The median time of one call of the second function, in milliseconds.
+        ratio: The time of the first function divided by the time of the second function, as the median over all pairs.
+            If it is above 1, the second function is faster.
+        middle_half: The first and the third quartile of this ratio over all pairs.
     """
 
     first: float
@@ -34,21 +34,21 @@ class Pairs:
 def time_pairs(
     first: Callable[[Any], Any], second: Callable[[Any], Any], items: Sequence[tuple[Any, Any]], *, pairs: int = 60
 ) -> Pairs:
-    """Time two calls in alternation.
+    """Call two functions in alternation, and measure how long they take.
 
-    Each pair consists of a block of the first call and a block of the second call. The order of the blocks alternates.
-    A block has four calls, and its time is the median of the last three. The first one does not count, because it
-    suffers from cold caches and from threads of the other block that still spin.
+    A pair of measurements consists of two blocks, one per function. From pair to pair, the order of the two blocks
+    alternates. A block calls its function four times with the same argument. The time of the block is the median of the
+    last three calls. The first call does not count, because caches are cold and threads of the other block still spin.
 
     Args:
-        first: The first call.
-        second: The second call.
-        items: Pairs of arguments: one for the first call and one for the second. They are used in turn and start again
-            after the last.
-        pairs: The number of measured pairs, at least 2. Two more pairs before them warm up.
+        first: A function of one argument. Its result is ignored.
+        second: The function to compare with `first`, also of one argument.
+        items: Arguments for the functions. Each item belongs to one pair of measurements. It is a tuple: the argument
+            of `first`, and the argument of `second`. After the last item, the first item follows again.
+        pairs: The number of pairs of measurements, at least 1. Two more pairs, whose times do not count, run before.
 
     Returns:
-        The medians in milliseconds, and the ratios.
+        The median times in milliseconds, and the ratio of the times.
     """
     endless = itertools.cycle(items)
     taken: list[tuple[float, float]] = []

@@ -63,19 +63,20 @@ class Predictor:
     tuned.
 
     Args:
-        model: Path of the file, or of the folder that holds it as `model.onnx`, or the bytes of the file.
-        threads: Number of threads, 1 to 256. The network uses them for a single picture, and they share the pictures of
-            a list or folder. None means one per core. For single pictures, however, None means the tuned number if
-            there is one.
+        model: Path of the file, or path of the folder that contains `model.onnx`, or the bytes of the file.
+        threads: Number of threads, 1 to 256. For a single picture, the network runs on all of them. For a list or
+            folder, each thread labels its own pictures. None means one thread per core. If the settings are tuned, None
+            means the tuned number for a single picture, but still one per core for a list or folder.
         providers: Execution providers on which the network runs, best first. Each is a name or a pair of a name and
             options. Names are "cpu", "openvino", "cuda", "tensorrt", "coreml", "nnapi", "qnn", "xnnpack" and others, or
             ONNX Runtime's own names. A provider that cannot start causes a warning if "cpu" is listed too, and
-            otherwise an error. None means the tuned provider, or the processor if nothing was tuned.
+            otherwise an error. None means the tuned provider, or the processor if nothing was tuned. If the tuned
+            provider cannot start, a warning says so, and the processor is used.
         spinning: Whether idle threads of the network wait in a busy loop. None means the tuned value, or True if
             nothing was tuned.
-        arena: Whether the network keeps its memory between pictures. None means the tuned value, or True if nothing was
-            tuned.
-        tuned: Whether to use the tuned settings.
+        arena: Whether the network reserves memory for the next picture. None means the tuned value, or True if nothing
+            was tuned.
+        tuned: Whether to use the tuned settings. There are none if `model` is bytes.
         max_pixels: The largest accepted width x height of a picture, in pixels.
 
     Attributes:
@@ -83,9 +84,11 @@ class Predictor:
         settings: The settings of the network, a `Settings`.
 
     Raises:
-        ValueError: If `threads` or `max_pixels` is out of range, or the installed ONNX Runtime lacks a provider.
-        ProviderNotStarted: If a provider cannot run on this machine.
-        ModelNotFound: If there is no file at the path.
+        ValueError: If `threads` or `max_pixels` is out of range, `providers` has another form than described, or the
+            installed ONNX Runtime lacks one of the providers.
+        ProviderNotStarted: If a provider cannot start and "cpu" is not listed, or if the providers cannot load a file
+            that the processor can load.
+        ModelNotFound: If there is no file at the path, or the file cannot be read.
         CorruptModel: If ONNX Runtime cannot load the file, or its metadata are damaged or do not fit the graph.
         NotAnExport: If zoo did not export the file.
         UnknownSchema: If this runtime does not know the version of the file's metadata.
@@ -171,12 +174,14 @@ class Predictor:
     def predict_each(self, sources: Iterable[Source], *, batch_size: int = 8) -> Iterator[Prediction | PictureError]:
         """Predict many pictures in batches. A picture that cannot be read does not stop the others.
 
-        A list or tuple that is longer than one batch is shared among threads. Each thread decodes a batch and runs the
-        network on it, so that decoding and inference overlap. For this, the first such list opens the network a second
-        time, with one thread. Its weights then take their memory twice. Files above 100 MB are not opened twice.
+        If `sources` is a list or tuple that is longer than one batch, several threads divide the batches among
+        themselves. Each thread decodes a batch and runs the network on it, so that decoding and inference overlap. The
+        threads share a second copy of the network, which runs on one thread per batch. The first such call loads this
+        copy, and its weights need as much memory again. No copy is loaded if the file is larger than 100 MB, if
+        `threads` is 1, or if the network runs on a provider other than the processor.
 
-        Any other iterable may be endless, such as the frames of a camera. The next batch is then read only after all
-        answers to the batch before it have been yielded.
+        Any other iterable can be endless, such as the frames of a camera. A batch is read only after all predictions
+        for the batch before it have been yielded.
 
         Args:
             sources: Pictures, each as `decode` accepts it.
@@ -274,10 +279,11 @@ class Predictor:
             batch_size: Number of pictures that go through the network at once.
 
         Yields:
-            The path of a picture, and its Prediction, or a PictureError if the picture cannot be read.
+            A tuple for each picture: its path, and its Prediction or, if the picture cannot be read, a PictureError.
 
         Raises:
-            PictureNotFound: If the folder does not exist, or a folder in it may not be read.
+            PictureNotFound: If the folder does not exist, or if this folder or a folder below it cannot be read.
+            ValueError: If `batch_size` is below 1. Like PictureNotFound, it is raised when the iteration starts.
         """
         paths = list_pictures(folder)
         yield from zip(paths, self.predict_each(paths, batch_size=batch_size), strict=True)
@@ -335,10 +341,10 @@ class Predictor:
         return Prediction(self.info.classes[best], float(row[best]), named, labels)
 
     def _check_graph(self) -> None:
-        """Check that the graph's inputs and outputs match the metadata, and that it accepts batches of any size.
+        """Check that the graph's inputs and outputs match the metadata, and that the graph accepts any batch size.
 
         Raises:
-            CorruptModel: If this is not the case.
+            CorruptModel: If the inputs or outputs do not match, or the graph accepts only one batch size.
         """
         inputs = [(node.name, node.type, list(node.shape[1:])) for node in self._session.get_inputs()]
         wanted = [(INPUT, "tensor(uint8)", [*self.info.image.size, self.info.image.channels])]
@@ -394,11 +400,14 @@ Refuse = Callable[[str, PictureNotFound], None]
 
 
 def expand(paths: Iterable[str], refuse: Refuse | None = None) -> Iterator[str]:
-    """Yield the paths of pictures: each file as named, and for a folder every picture below it (see `list_pictures`).
+    """Yield the paths of pictures: each file of `paths`, and every picture below each folder (see `list_pictures`).
 
     Args:
-        paths: Paths of files and folders.
-        refuse: Called with the path of a folder that may not be read, and the error. If None, the error is raised.
+        paths: Paths of files and folders. A path that does not exist is yielded too.
+        refuse: Called as `refuse(path, error)` for each folder that cannot be read. If None, the error is raised.
+
+    Raises:
+        PictureNotFound: If a folder cannot be read and `refuse` is None.
     """
     for path in paths:
         if os.path.isdir(path):
@@ -410,17 +419,18 @@ def expand(paths: Iterable[str], refuse: Refuse | None = None) -> Iterator[str]:
 def list_pictures(folder: str | os.PathLike[str], refuse: Refuse | None = None) -> list[str]:
     """List every picture below a folder: the files whose names end in one of `SUFFIXES`.
 
-    Hidden files and folders are left out. Links are followed.
+    Hidden files and folders are left out. Links are followed, but each folder is listed only once.
 
     Args:
         folder: Path of the folder.
-        refuse: Called with the path of a folder that may not be read, and the error. If None, the error is raised.
+        refuse: Called as `refuse(path, error)` for each folder that cannot be read. If None, the error is raised.
 
     Returns:
         The sorted paths.
 
     Raises:
-        PictureNotFound: If the folder does not exist. If `refuse` is None, also if a folder may not be read.
+        PictureNotFound: If `folder` does not exist. If `refuse` is None, also if `folder` or a folder below it cannot
+            be read.
     """
     root = os.fsdecode(folder)
     if not os.path.isdir(root):

@@ -40,7 +40,8 @@ def print_predictions(
 
     Raises:
         ModelError: If the exported file cannot be used. See `Predictor`.
-        PictureNotFound: If the paths contain no picture at all.
+        ValueError: If `threads` or `providers` has a value that is not allowed. See `Predictor`.
+        PictureNotFound: If the paths contain no picture, although all folders can be read.
     """
     failed = False
 

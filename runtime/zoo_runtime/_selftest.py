@@ -34,13 +34,14 @@ class CheckResult:
     """Holds the result of the self-test on this machine.
 
     Args:
-        passed: Whether every probability is within the tolerance. The pixels may differ.
+        passed: Whether `probability_difference` is at most `tolerance`. The pixels do not count.
         pixels_equal: Whether all decoded pixels are equal to those on the machine that exported the file.
-        pixel_difference: The largest difference of a sampled pixel, in 0..255.
-        probability_difference: The largest difference of a probability, in 0..1. Infinity if a probability is NaN.
-        tolerance: The largest difference of a probability that passes.
-        workshop: The package versions on the machine that exported the file.
-        device: The package versions on this machine.
+        pixel_difference: The largest difference between a sampled pixel value here and there, in 0..255.
+        probability_difference: The largest difference between a probability here and there, in 0..1. It is infinity if
+            a probability is NaN.
+        tolerance: The greatest `probability_difference` with which the self-test passes.
+        workshop: The package versions and the processor type of the machine that exported the file; see `versions`.
+        device: The package versions and the processor type of this machine.
     """
 
     passed: bool
@@ -80,10 +81,13 @@ def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLER
     Args:
         predictor: Runs the exported file.
         jpegs: The pictures, as the bytes of JPEG files.
-        tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
+        tolerance: The largest accepted difference between a probability on this machine and on another one, in 0..1.
 
     Returns:
         A dictionary that `json.dumps` accepts.
+
+    Raises:
+        PictureError: If a picture cannot be decoded.
     """
     import base64
     import hashlib

@@ -99,9 +99,9 @@ def _short_name(name: str) -> str:
 
 
 def available_providers() -> list[str]:
-    """Return the execution providers that the installed ONNX Runtime was built with.
+    """Return the names of the execution providers that the installed ONNX Runtime was built with.
 
-    Those that are in `PROVIDERS` are given by their short names.
+    A provider in `PROVIDERS` has its short name there. Any other provider has ONNX Runtime's name.
     """
     return [_short_name(name) for name in built_providers()]
 
@@ -110,7 +110,7 @@ def parse_providers(text: str) -> list[str]:
     """Split a comma-separated list of execution providers, such as "openvino,cpu", and check each name.
 
     Raises:
-        ValueError: If the installed ONNX Runtime does not have one of the providers. The message lists those that it
+        ValueError: If the installed ONNX Runtime lacks one of the providers. The message lists the providers that it
             has.
     """
     names = [name.strip() for name in text.split(",")]
@@ -119,10 +119,12 @@ def parse_providers(text: str) -> list[str]:
 
 
 def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, str]]]:
-    """Return a pair (name, options) per provider, with the name that ONNX Runtime uses and options as text.
+    """Return a pair (name, options) per provider, in the form that ONNX Runtime expects.
+
+    The name is ONNX Runtime's own name of the provider. The values of the options are text.
 
     Raises:
-        ValueError: If the installed ONNX Runtime does not have one of the providers.
+        ValueError: If the installed ONNX Runtime lacks one of the providers.
     """
     built = built_providers()
     found = []
@@ -141,17 +143,17 @@ def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, s
 def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> Session:
     """Open an exported file in ONNX Runtime.
 
-    If "cpu" is among the providers, others that cannot start cause a warning.
+    If "cpu" is among the providers, a provider that cannot start causes a warning instead of an error.
 
     Args:
         model: Path of the file, or its bytes.
         settings: Threads, memory and providers. `Settings()` holds the defaults.
 
     Raises:
-        ValueError: If the installed ONNX Runtime does not have one of the requested providers.
-        ModelNotFound: If there is no file at the path, or it may not be read.
+        ValueError: If the installed ONNX Runtime lacks one of the requested providers.
+        ModelNotFound: If there is no file at the path, or the file cannot be read.
         CorruptModel: If ONNX Runtime cannot load the file even on the processor.
-        ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers. Also if ONNX Runtime can
+        ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers, or if ONNX Runtime can
             load the file on the processor, but not on the requested providers.
     """
     providers = full_providers(settings.providers)
@@ -209,10 +211,12 @@ def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:
 
 
 def _readable(path: str) -> str | bytes:
-    """Return the path, or the file's content if the path is not valid UTF-8. ONNX Runtime cannot open such a path.
+    """Return the path, or the content of the file if the path is not valid UTF-8.
+
+    ONNX Runtime cannot open a path that is not valid UTF-8.
 
     Raises:
-        ModelNotFound: If there is no file at the path, or it may not be read.
+        ModelNotFound: If there is no file at the path, or the file cannot be read.
     """
     try:
         with open(path, "rb") as stream:
@@ -279,14 +283,18 @@ def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]
 def read_tuned(path: str) -> Settings | None:
     """Read the tuned settings of an exported file.
 
-    If they cannot be read, a warning says so, and there is no error, because the settings change only the speed.
+    Tuned settings that cannot be read cause a warning, but no error, because they change only the speed.
 
     Args:
         path: Path of the exported file.
 
     Returns:
-        The settings. None if there are none, if they cannot be read, or if they were tuned for another file, another
-        machine or another version of ONNX Runtime.
+        The tuned settings, or None in each of these cases:
+
+        - There are no tuned settings.
+        - They cannot be read, or the installed ONNX Runtime lacks their provider.
+        - They were tuned for another file, another machine or another version of ONNX Runtime (see `_key`).
+        - The file in which they are saved has another schema than `TUNED_SCHEMA`.
     """
     target = tuned_file(path)
     if not os.path.exists(target):
@@ -309,10 +317,14 @@ def read_tuned(path: str) -> Settings | None:
 
 
 def _key(path: str) -> dict[str, Any]:
-    """Return the properties of the file and the machine on which tuned settings depend.
+    """Return the conditions under which tuned settings are valid.
 
-    `read_tuned` ignores the settings if one of these has changed: the file's size or modification time, the processor,
-    the number of cores, or ONNX Runtime's version.
+    These are the size and the modification time of the exported file, the processor, the number of cores, and the
+    version of ONNX Runtime. `write_tuned` saves them with the settings. If any of them has changed since, `read_tuned`
+    ignores the settings.
+
+    Args:
+        path: Path of the exported file.
     """
     status = os.stat(path)
     return {

@@ -1,4 +1,4 @@
-"""The command `zoo-runtime` with its subcommands predict, info, check, bench and tune.
+"""Defines the command `zoo-runtime` with its subcommands predict, info, check, bench and tune.
 
 The exit code is 0 if all went well, 1 if something failed, 2 if the command line is wrong, and 130 after Ctrl-C.
 """
@@ -75,8 +75,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def run() -> None:
     """Run `main` as the script `zoo-runtime`, and then end the process at once.
 
-    A normal exit would also shut down the interpreter and ONNX Runtime. That takes a tenth of the time from the start
-    of the process to a label.
+    A normal exit would also shut down the interpreter and ONNX Runtime. For a process that labels one picture, that
+    takes a tenth as long as everything before it.
     """
     code = main()
     try:
@@ -135,7 +135,7 @@ def _info(options: argparse.Namespace) -> int:
 def _brief(value: dict[str, Any]) -> str:
     """Format the numbers and short texts of a nested dictionary on one line.
 
-    Lists and texts of more than 100 characters are left out; `--json` shows them.
+    Lists are left out, and so are texts of more than 100 characters. `zoo-runtime info --json` shows both.
     """
     parts = []
     for key, item in value.items():
