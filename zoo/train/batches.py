@@ -41,7 +41,7 @@ def plain(array: np.ndarray, targets: np.ndarray) -> BatchFn:
 
 
 def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> BatchFn:
-    """Return a function that reads batches of pictures and augments each picture differently in every epoch.
+    """Return a function that reads batches of pictures and augments them with new random numbers in every epoch.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).

@@ -271,10 +271,10 @@ def override(
 
     Args:
         phases: The phases of the schedule.
-        epochs: The number of epochs of each phase, or a single number. With several numbers, 0 leaves a phase out. All
-            other phases are then trained, even if `skip_below_loss` would skip them. A single number replaces the
-            epochs of the longest phase. The epochs of the other phases are scaled by the same ratio, to at least 1.
-            None changes no epochs.
+        epochs: The number of epochs of each phase, or a single number. With several numbers, 0 leaves a phase out, and
+            all other phases are trained even if `skip_below_loss` would skip them. A single number replaces the epochs
+            of the longest phase. The epochs of the other phases are scaled by the same ratio, to at least 1. None
+            changes no epochs.
         learning_rates: One rate per phase, or a single rate. A single rate replaces the highest rate of all phases, and
             the other rates are scaled by the same ratio. None changes no rates.
         overrides: Name of a field of `zoo.plugin.Phase` -> the value that the field gets in all phases. For the fields

@@ -1,4 +1,4 @@
-"""Computes views before a phase trains: K augmented copies of every training picture.
+"""Computes views in advance: K augmented copies of every training picture.
 
 Each epoch of the phase reads one of the K views of every picture. View 0 is read again after view K - 1.
 """
