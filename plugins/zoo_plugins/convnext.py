@@ -78,8 +78,8 @@ def change(layer: keras.Layer) -> keras.Layer:
         layer: A layer of the network that keras.applications builds.
 
     Returns:
-        A new layer that replaces a convolution with groups or a pointwise dense layer. Any other layer is returned as
-        it is, and stays in the network.
+        For a convolution with groups, and for a pointwise dense layer, a new layer that replaces it. For any other
+        layer, `layer` itself, which stays.
     """
     import keras
 

@@ -110,8 +110,8 @@ def change(layer: keras.Layer) -> keras.Layer | None:
         layer: A layer of the network that keras.applications builds.
 
     Returns:
-        A new layer that replaces the pooling of squeeze-and-excite. None removes a preprocessing layer, or the reshape
-        of squeeze-and-excite. Any other layer is returned as it is, and stays in the network.
+        For the pooling of squeeze-and-excite, a new layer that replaces it. For a preprocessing layer, and for the
+        reshape of squeeze-and-excite, None, which removes it. For any other layer, `layer` itself, which stays.
     """
     import keras
 
@@ -141,8 +141,8 @@ class _Network(KerasApplication):
             path: The .h5 file.
 
         Raises:
-            ValueError: The mean and the deviation in the file are not those of `normalize`, or an array of the file
-                does not fit the layer.
+            ValueError: The file contains another mean or another standard deviation than `normalize` uses, or an array
+                of the file does not fit its layer.
             WeightsIncompatible: The file lacks a layer.
         """
         import keras

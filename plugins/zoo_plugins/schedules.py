@@ -33,9 +33,9 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     "gentle" at a sixth of the learning rate of "top". The top third of VGG is block5. The top third of MobileNetV2
     starts at block_13.
 
-    If the pictures differ much from the pictures of the pretraining, a high learning rate is needed. If they resemble
-    them, a high learning rate makes the network worse, and one epoch at a low rate, or none, is enough. Therefore
-    "gentle" and "top" are skipped if the validation loss is already low.
+    If the user's pictures differ much from those of the pretraining, the network needs a high learning rate. If the two
+    are similar, a high learning rate makes the network worse, and one epoch at a low rate, or none, is enough.
+    Therefore "gentle" and "top" are skipped if the validation loss is already low.
     """
     stages = max(1, len(architecture.stages) // 3)
     rate = PRETRAINED * architecture.learning_rate
@@ -98,8 +98,8 @@ def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
 def grow(architecture: Architecture) -> tuple[Phase, ...]:
     """Return one phase per stage of the network, and a last phase that trains all layers.
 
-    In the first phase, the network consists of its first stage and a head. Each of the next phases adds one stage. It
-    trains only the new stage and the head, while the stages below are frozen.
+    In the first phase, the network consists of its first stage and a head. Each of the next phases adds one stage. Such
+    a phase trains only the new stage and the head, while the stages below are frozen.
     """
     rate = architecture.learning_rate
     moving = {"batch_norm": "update", "batch_norm_momentum": 0.9, "patience": None}

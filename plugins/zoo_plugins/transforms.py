@@ -88,7 +88,7 @@ def scale_matrix(x: float, y: float) -> np.ndarray:
 def random_crop_matrix(rng: np.random.Generator, smallest: float, aspect: float, width: int, height: int) -> np.ndarray:
     """Return the matrix with which `warp` enlarges a random part of a picture to the size of the whole picture.
 
-    The part is chosen in a similar way as the random crops in the training of Inception.
+    The part is chosen at random, similarly to the random crops in the training of Inception.
 
     Args:
         rng: The random generator that draws the size, shape and position of the part.
@@ -188,8 +188,8 @@ def erase_rectangle(
 ) -> None:
     """Fill a random rectangle of one picture with random pixels, in place.
 
-    Random sizes and shapes are tried until a rectangle fits into the picture. If a hundred do not fit, the picture does
-    not change.
+    Random rectangles are tried until one fits into the picture. If a hundred rectangles in a row do not fit, the
+    picture does not change.
 
     Args:
         picture: A float32 array (height, width, channels) in 0..255.

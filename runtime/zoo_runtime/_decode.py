@@ -91,7 +91,7 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         PictureTooLarge: If the picture has more than `max_pixels` pixels or a side of more than 65,535 pixels, or if it
             does not fit into memory.
         UnsupportedPicture: If the pixels are 32-bit floats or Lab, or if `source` is not one of the types, dtypes and
-            shapes above. A file that was opened as text is not one of them.
+            shapes above. A file that was opened in text mode is not allowed either.
     """
     if isinstance(source, np.ndarray):
         return _guarded("the array", lambda: _finish(_from_array(source), spec, 1, max_pixels))

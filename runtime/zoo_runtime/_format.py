@@ -31,8 +31,8 @@ class ImageSpec:
         channels: 3 for RGB, or 1 for grey (ITU-R 601-2 luma of the RGB picture).
         resize: "squash" ignores the aspect ratio. "crop" scales the picture until it just covers size / fraction, and
             cuts out the center. "pad" keeps the whole picture, centered on black.
-        fraction: Fraction of the picture's shorter side that "crop" keeps, in (0, 1]. Sides are compared after they are
-            divided by those of `size`. "squash" and "pad" ignore `fraction`.
+        fraction: Fraction of the picture's shorter side that "crop" keeps, in (0, 1]. The width counts as the shorter
+            side if width / size[1] is below height / size[0]. "squash" and "pad" ignore `fraction`.
         filter: Pillow's resampling filter, with antialiasing: "bilinear", "bicubic" or "lanczos".
 
     Raises:

@@ -177,8 +177,8 @@ class Predictor:
         If `sources` is a list or tuple that is longer than one batch, several threads divide the batches among
         themselves. Each thread decodes a batch and runs the network on it, so that decoding and inference overlap. The
         threads share a second copy of the network, which runs on one thread per batch. The first such call loads this
-        copy, and its weights need as much memory again. No copy is loaded if the file is larger than 100 MB, if
-        `threads` is 1, or if the network runs on a provider other than the processor.
+        copy, and its weights need as much memory again. No copy is loaded if the file is larger than 100 MB, if there
+        is only one thread, or if the network runs on a provider other than the processor.
 
         Any other iterable can be endless, such as the frames of a camera. A batch is read only after all predictions
         for the batch before it have been yielded.
@@ -283,7 +283,7 @@ class Predictor:
 
         Raises:
             PictureNotFound: If the folder does not exist, or if this folder or a folder below it cannot be read.
-            ValueError: If `batch_size` is below 1. Like PictureNotFound, it is raised when the iteration starts.
+            ValueError: If `batch_size` is below 1. Both errors are raised when the iteration starts.
         """
         paths = list_pictures(folder)
         yield from zip(paths, self.predict_each(paths, batch_size=batch_size), strict=True)

@@ -36,9 +36,9 @@ class CheckResult:
     Args:
         passed: Whether `probability_difference` is at most `tolerance`. The pixels do not count.
         pixels_equal: Whether all decoded pixels are equal to those on the machine that exported the file.
-        pixel_difference: The largest difference between a sampled pixel value here and there, in 0..255.
-        probability_difference: The largest difference between a probability here and there, in 0..1. It is infinity if
-            a probability is NaN.
+        pixel_difference: The largest difference between the two machines in a sampled pixel value, in 0..255.
+        probability_difference: The largest difference between the two machines in a probability, in 0..1. It is
+            infinity if a probability is NaN.
         tolerance: The greatest `probability_difference` with which the self-test passes.
         workshop: The package versions and the processor type of the machine that exported the file; see `versions`.
         device: The package versions and the processor type of this machine.

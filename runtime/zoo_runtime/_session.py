@@ -320,8 +320,8 @@ def _key(path: str) -> dict[str, Any]:
     """Return the conditions under which tuned settings are valid.
 
     These are the size and the modification time of the exported file, the processor, the number of cores, and the
-    version of ONNX Runtime. `write_tuned` saves them with the settings. If any of them has changed since, `read_tuned`
-    ignores the settings.
+    version of ONNX Runtime. `write_tuned` saves these conditions with the settings. If any of them has changed since,
+    `read_tuned` ignores the settings.
 
     Args:
         path: Path of the exported file.

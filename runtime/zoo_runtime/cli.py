@@ -75,8 +75,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def run() -> None:
     """Run `main` as the script `zoo-runtime`, and then end the process at once.
 
-    A normal exit would also shut down the interpreter and ONNX Runtime. For a process that labels one picture, that
-    takes a tenth as long as everything before it.
+    A normal exit would also shut down the interpreter and ONNX Runtime. In a process that labels one picture, the
+    shutdown takes a tenth of the time from the start of the process to the label.
     """
     code = main()
     try:
