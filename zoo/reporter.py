@@ -78,7 +78,7 @@ class Timing:
             self._open = outer
 
     def add(self, step: str, seconds: float) -> None:
-        """Add seconds to a step. The caller has measured them.
+        """Add a duration in seconds, which the caller has measured, to a step.
 
         Inside a context of `measure`, this step is an inner step of the step that the context measures.
         """

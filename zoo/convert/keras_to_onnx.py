@@ -240,7 +240,7 @@ def _pool_channels_first(graph) -> None:
 def _erfc(context, node, name, arguments) -> None:
     """Convert TensorFlow's Erfc(a) to 1 + Erf(-a), because ONNX does not have Erfc.
 
-    TensorFlow computes GELU(x) as x / 2 * Erfc(a), where a = -x * c and c is the constant sqrt(1/2). In this case, the
+    TensorFlow computes GELU(x) as x / 2 * Erfc(a), where a = -x * c and c is the constant sqrt(1/2). In this case, this
     function writes -a as x / (1 / c). ONNX Runtime recognizes and fuses a GELU in the resulting form:
 
         x / 2 * (1 + Erf(x / (1 / c)))

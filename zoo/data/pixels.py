@@ -166,7 +166,9 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
 
 
 def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
-    """Compose a warning about unreadable files that are left out. It names up to five files and counts the others.
+    """Compose a warning about unreadable files that are left out.
+
+    The text names up to five files and counts the others.
 
     Args:
         bad: Maps the name of each unreadable file to the reason.

@@ -149,8 +149,8 @@ def _split_off(
 ) -> tuple[list[int], list[int]]:
     """Split off a fraction of the pictures of each stratum; see `_strata`. Byte-equal pictures stay together.
 
-    If a stratum has two or more different pictures, at least one of them is split off. If it has more than `leave`, at
-    least `leave` of them stay.
+    If a stratum has two or more different pictures, at least one of them is split off. If it has more than `leave`
+    different pictures, at least `leave` of them stay.
 
     Args:
         indices: Indices of the pictures to divide.

@@ -258,7 +258,7 @@ class _Search:
         - Its size is at most 1.25 times the size of A.
         - It is faster than the float32 graph, or A is not faster either. `any_speed` turns this condition off.
 
-        If A or B cannot be made, nothing is decided.
+        If A or B cannot be made, later trials may quantize the first operation.
         """
         whole = self._attempt(QuantConfig())
         if len(self.quantizer.weighted) == 1:

@@ -6,9 +6,9 @@ Python" (1st edition, section 5.3), with two differences:
 - The book starts the mean with the first value. With a factor of 0.8, that value then counts five times as much as any
   other. Here the mean starts at 0 and is divided by the sum of the weights so far. Every value therefore enters with
   the same weight. Adam corrects its moments in the same way (https://arxiv.org/abs/1412.6980, section 3).
-- The mean restarts in each phase. A new phase trains different layers at a different learning rate, and starts from
-  the best weights so far. The metrics may therefore jump. Without a restart, the line would show the jump as a slow
-  drift.
+- The mean restarts in each phase. A new phase can train different layers, at a different learning rate. It starts
+  from the best weights so far. The metrics may therefore jump. Without a restart, the line would show the jump as a
+  slow drift.
 """
 
 from __future__ import annotations
