@@ -1,0 +1,381 @@
+"""Solves a head that is linear in fixed features: logistic regression with an L2 penalty that cross-validation chooses.
+
+Such a head has one best answer, because its loss is convex. SciPy's L-BFGS finds it in seconds, where gradient descent
+over epochs only comes near it. Nothing here needs Keras.
+
+Features are centred and scaled before they are penalized; the result is folded back, so that it applies to the features
+as they are. `benchmarks/heads.py` measured the choices that are made here; docs/benchmarks.md has the figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FOLDS = 5
+# Penalties from strong to weak, for features that `_Scaling` has given a total variance of 1.
+PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
+# The search ends if this many penalties in a row make the loss worse. Weak penalties take most of the time.
+WORSE_IN_A_ROW = 2
+# The gradient at which L-BFGS stops. A tenth of it changed no result, and ten times as much changed accuracies.
+GRADIENT = 1e-5
+STEPS = 1000
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """A solved head, and the evidence for it.
+
+    Args:
+        kernel: float64 (features, units). The units are the classes, or one unit if the task is "binary".
+        bias: float64 (units,).
+        penalty: The penalty with the lowest out-of-fold loss, in terms of the scaled features.
+        logits: Out-of-fold logits, float64 (pictures, units): each row comes from heads that were solved without this
+            picture. NaN for a picture that is the only one of its class.
+        losses: The out-of-fold cross-entropy of each picture in nats, float64 (pictures,). NaN where logits are NaN.
+        folds: The number of folds.
+    """
+
+    kernel: Array
+    bias: Array
+    penalty: float
+    logits: Array
+    losses: Array
+    folds: int
+
+    @property
+    def loss(self) -> float:
+        """The mean out-of-fold cross-entropy, in nats; NaN if no picture could be held out."""
+        held_out = self.losses[np.isfinite(self.losses)]
+        return float(held_out.mean()) if len(held_out) else float("nan")
+
+
+def solve(
+    features: Sequence[npt.NDArray[np.float32]],
+    targets: npt.NDArray[np.float32],
+    *,
+    task: str = "multiclass",
+    copies: Sequence[object] | None = None,
+    weights: npt.NDArray[np.float32] | None = None,
+    label_smoothing: float = 0.0,
+    l2: float = 0.0,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> HeadFit:
+    """Solve a linear head. The same arguments give the same result, bit for bit, on the same machine.
+
+    Cross-validation chooses the penalty. The result is the average of the heads of all folds, over all penalties that
+    are as good as the best one within one standard error. An average of linear heads is a linear head.
+
+    Args:
+        features: Groups of features, each float32 (pictures, n). All groups but the first share the variance of the
+            first, so that many extra features do not drown it. The kernel has the groups one below the other.
+        targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+        task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
+        copies: A value per picture; pictures with equal values are copies and stand in the same fold. None if there are
+            no copies.
+        weights: The weight of each class in the loss, float32 (classes,), or None.
+        label_smoothing: The fraction of every target that is spread over all classes, in [0, 1).
+        l2: A penalty that the user chose: this times the sum of the squared kernel is added to the mean loss, as
+            Keras's L2 regularizer does, for features as they are. The head is then solved once, on all pictures. 0 lets
+            cross-validation choose.
+        folds: The number of folds. With 0, nothing is held out, and the penalty is a medium one.
+        seed: Decides the folds.
+
+    Returns:
+        The head with its out-of-fold evidence.
+
+    Raises:
+        ValueError: There are no pictures, or a feature is not finite.
+    """
+    if not len(targets):
+        raise ValueError("a head cannot be solved without pictures.")
+    from threadpoolctl import threadpool_limits
+
+    # One thread, because sums over several come out in another order, and because these matrices are small.
+    with threadpool_limits(1, user_api="blas"):
+        return _solve(features, targets, task, copies, weights, label_smoothing, l2, folds, seed)
+
+
+def _solve(
+    features: Sequence[npt.NDArray[np.float32]],
+    targets: npt.NDArray[np.float32],
+    task: str,
+    copies: Sequence[object] | None,
+    weights: npt.NDArray[np.float32] | None,
+    label_smoothing: float,
+    l2: float,
+    folds: int,
+    seed: int,
+) -> HeadFit:
+    """Solve a linear head; see `solve`."""
+    everything = np.arange(len(targets))
+    fold_of = deal_folds(_strata(targets), everything if copies is None else copies, folds, seed)
+    scaling = _Scaling.of(features, plain=l2 > 0)
+    problem = _Problem.of(scaling.apply(features), targets, task, weights, label_smoothing)
+    penalties = PENALTIES if l2 == 0 else (2 * l2,)
+    search = _search(problem, fold_of, penalties)
+    good = search.good()
+    if search.folds and l2 == 0:
+        solution = np.mean([heads[i] for heads in search.heads for i in good], axis=0)
+    else:
+        solution = problem.solve(everything, penalties[good[0]], None)
+    logits = np.mean([search.logits[i] for i in good], axis=0)
+    kernel, bias = scaling.fold_back(problem.unrotate(solution[:-1]), solution[-1])
+    return HeadFit(
+        kernel=kernel,
+        bias=bias,
+        penalty=float(penalties[search.best]),
+        logits=logits,
+        losses=_cross_entropy(logits, problem.truth, problem.softmax),
+        folds=search.folds,
+    )
+
+
+def deal_folds(strata: Sequence[int], copies: Sequence[object], count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Divide pictures into folds for cross-validation.
+
+    Each stratum is spread evenly over the folds. Copies of a picture stand in one fold. A stratum of which all pictures
+    are copies of one is never held out, because the rest would have no picture of it.
+
+    Args:
+        strata: The stratum (class) of each picture.
+        copies: A value per picture; pictures with equal values are copies.
+        count: The number of folds. There are fewer if no stratum has so many different pictures.
+        seed: Decides which picture comes into which fold.
+
+    Returns:
+        The fold of each picture, int64 (pictures,), from 0; -1 for pictures that are never held out.
+    """
+    rng = np.random.default_rng(seed)
+    groups: dict[int, dict[object, list[int]]] = {}
+    for i, (stratum, value) in enumerate(zip(strata, copies, strict=True)):
+        groups.setdefault(int(stratum), {}).setdefault(value, []).append(i)
+    count = min(count, max(len(group) for group in groups.values()))
+    folds = np.full(len(strata), -1, np.int64)
+    start = 0
+    for stratum in sorted(groups):
+        members = list(groups[stratum].values())
+        if len(members) < 2 or count < 2:
+            continue
+        for position, place in enumerate(rng.permutation(len(members))):
+            folds[members[place]] = (start + position) % count
+        # The next stratum goes on where this one ended, so that folds are equally large.
+        start += len(members)
+    return folds
+
+
+def _strata(targets: npt.NDArray[np.float32]) -> list[int]:
+    """Return the stratum of each picture: its rarest class, or the number of classes if it has none."""
+    counts = targets.sum(axis=0)
+    return [
+        min(np.flatnonzero(row), key=lambda label: (counts[label], label), default=len(counts)) for row in targets > 0.5
+    ]
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """Centres features, and divides each group by one number, so that the total variance of the group is known.
+
+    One range of penalties then suits all networks. Dividing each feature by its own standard deviation was worse, because
+    that makes much of features that hardly vary.
+
+    Args:
+        means: float64 (features,).
+        scales: float64 (features,), positive.
+    """
+
+    means: Array
+    scales: Array
+
+    @classmethod
+    def of(cls, features: Sequence[npt.NDArray[np.float32]], *, plain: bool) -> _Scaling:
+        means, scales = [], []
+        for number, group in enumerate(features):
+            if not np.isfinite(group).all():
+                raise ValueError("features must be finite. A layer of the network overflows on these pictures.")
+            mean, total = group.mean(axis=0, dtype=np.float64), float(group.var(axis=0, dtype=np.float64).sum())
+            share = 1.0 if number == 0 else 1 / (len(features) - 1)
+            means.append(mean)
+            scales.append(np.full(len(mean), 1.0 if plain or not total else np.sqrt(total / share)))
+        return cls(np.concatenate(means), np.concatenate(scales))
+
+    def apply(self, features: Sequence[npt.NDArray[np.float32]]) -> Array:
+        """Return the scaled features, float64 (pictures, features)."""
+        return (np.concatenate(features, axis=1, dtype=np.float64) - self.means) / self.scales
+
+    def fold_back(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
+        """Return kernel and bias for features that are not scaled."""
+        kernel = kernel / self.scales[:, None]
+        return kernel, bias - self.means @ kernel
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The loss of a head: mean cross-entropy plus half the penalty times the sum of the squared kernel.
+
+    Args:
+        features: float64 (pictures, n), scaled and, if there are more features than pictures, rotated.
+        rotation: float64 (features, n), or None. The penalty does not see a rotation, so that a few hundred pictures
+            need a few hundred numbers each instead of thousands.
+        goals: What the loss compares with, float64 (pictures, units): smoothed targets.
+        truth: The same without smoothing.
+        shares: The weight of each picture in the loss, float64 (pictures, units) or (pictures, 1).
+        softmax: Whether the units exclude one another.
+    """
+
+    features: Array
+    rotation: Array | None
+    goals: Array
+    truth: Array
+    shares: Array
+    softmax: bool
+
+    @classmethod
+    def of(
+        cls,
+        features: Array,
+        targets: npt.NDArray[np.float32],
+        task: str,
+        weights: npt.NDArray[np.float32] | None,
+        label_smoothing: float,
+    ) -> _Problem:
+        rotation = None
+        if features.shape[0] < features.shape[1]:
+            rotation, _ = np.linalg.qr(features.T)
+            features = features @ rotation
+        truth = targets.astype(np.float64)
+        # The weight of a picture is that of its class.
+        shares = (truth @ weights[:, None] if weights is not None else np.ones((len(truth), 1))).astype(np.float64)
+        classes = truth.shape[1]
+        if task == "binary":
+            truth = truth[:, 1:]
+        spread = label_smoothing / (classes if task == "multiclass" else 2)
+        goals = truth * (1 - label_smoothing) + spread
+        return cls(features, rotation, goals, truth, shares, task == "multiclass")
+
+    def unrotate(self, kernel: Array) -> Array:
+        return kernel if self.rotation is None else self.rotation @ kernel
+
+    def solve(self, rows: npt.NDArray[np.int64], penalty: float, start: Array | None) -> Array:
+        """Solve the head for some pictures.
+
+        Args:
+            rows: Indices of the pictures.
+            penalty: The penalty.
+            start: Where L-BFGS starts, as returned here; None starts at 0.
+
+        Returns:
+            The kernel, with the bias as its last row: float64 (n + 1, units).
+        """
+        from scipy.optimize import minimize
+
+        features, goals, shares = self.features[rows], self.goals[rows], self.shares[rows]
+        shares = shares / shares.sum()
+        if not self.softmax:
+            shares = shares / goals.shape[1]
+        shape = (features.shape[1] + 1, goals.shape[1])
+
+        def loss(flat: Array) -> tuple[float, Array]:
+            solution = flat.reshape(shape)
+            kernel = solution[:-1]
+            logits = features @ kernel + solution[-1]
+            probabilities, each = _probabilities(logits, goals, self.softmax)
+            slope = (probabilities - goals) * shares
+            gradient = np.concatenate([features.T @ slope + penalty * kernel, slope.sum(axis=0, keepdims=True)])
+            return float((each * shares).sum() + penalty / 2 * (kernel**2).sum()), gradient.ravel()
+
+        begin = np.zeros(shape) if start is None else start
+        found = minimize(
+            loss,
+            begin.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"gtol": GRADIENT, "ftol": 1e-12, "maxiter": STEPS, "maxcor": 20},
+        )
+        return np.asarray(found.x).reshape(shape)
+
+
+def _probabilities(logits: Array, goals: Array, softmax: bool) -> tuple[Array, Array]:
+    """Return probabilities, and the cross-entropy: (pictures, 1) for softmax, (pictures, units) for sigmoids."""
+    if softmax:
+        highest = logits.max(axis=1, keepdims=True)
+        powers = np.exp(logits - highest)
+        sums = powers.sum(axis=1, keepdims=True)
+        entropy = (goals.sum(axis=1, keepdims=True) * (np.log(sums) + highest)) - (goals * logits).sum(
+            axis=1, keepdims=True
+        )
+        return powers / sums, entropy
+    # log(1 + exp(x)) - goal * x, without an overflow. Pictures that are never held out have logits of NaN.
+    with np.errstate(invalid="ignore"):
+        entropy = np.logaddexp(0, logits) - goals * logits
+        return np.exp(-np.logaddexp(0, -logits)), entropy
+
+
+def _cross_entropy(logits: Array, truth: Array, softmax: bool) -> Array:
+    """Return the cross-entropy of each picture in nats, float64 (pictures,): for sigmoids, the mean over units."""
+    return _probabilities(logits, truth, softmax)[1].mean(axis=1)
+
+
+@dataclass
+class _Search:
+    """The heads of all folds for a path of penalties, and what they say about the pictures that they have not seen.
+
+    Args:
+        folds: The number of folds; 0 if no picture can be held out.
+        heads: For each fold, its solution for each penalty.
+        logits: For each penalty, the out-of-fold logits, float64 (pictures, units); NaN if never held out.
+        losses: For each penalty, the out-of-fold loss of each picture, float64 (pictures,).
+    """
+
+    folds: int
+    heads: list[list[Array]] = dataclasses.field(default_factory=list)
+    logits: list[Array] = dataclasses.field(default_factory=list)
+    losses: list[Array] = dataclasses.field(default_factory=list)
+
+    def means(self) -> list[float]:
+        return [float(np.nanmean(each)) for each in self.losses]
+
+    @property
+    def best(self) -> int:
+        """The number of the penalty with the lowest loss."""
+        return int(np.argmin(self.means())) if self.folds else len(self.losses) // 2
+
+    def good(self) -> list[int]:
+        """Return the numbers of the penalties whose loss is the lowest, or is higher by one standard error at most."""
+        if not self.folds:
+            return [self.best]
+        kept = []
+        for i, losses in enumerate(self.losses):
+            excess = (losses - self.losses[self.best])[np.isfinite(losses)]
+            if i == self.best or excess.mean() <= excess.std() / np.sqrt(len(excess)):
+                kept.append(i)
+        return kept
+
+
+def _search(problem: _Problem, folds: npt.NDArray[np.int64], penalties: Sequence[float]) -> _Search:
+    """Solve the heads of all folds for all penalties, until weaker penalties only make the loss worse."""
+    count = int(folds.max()) + 1
+    search = _Search(count, heads=[[] for _ in range(count)])
+    worse = 0
+    for penalty in penalties:
+        logits = np.full(problem.truth.shape, np.nan)
+        for fold in range(count):
+            held_out, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+            start = search.heads[fold][-1] if search.heads[fold] else None
+            head = problem.solve(rest, penalty, start)
+            search.heads[fold].append(head)
+            logits[held_out] = problem.features[held_out] @ head[:-1] + head[-1]
+        search.logits.append(logits)
+        search.losses.append(_cross_entropy(logits, problem.truth, problem.softmax))
+        means = search.means() if count else []
+        worse = worse + 1 if len(means) > 1 and means[-1] > min(means[:-1]) else 0
+        if worse == WORSE_IN_A_ROW:
+            break
+    return search
