@@ -1,7 +1,7 @@
 """Splits pictures into train, validation and test parts.
 
-A source may already have a split, for example with folders train/ and test/. Parts that are missing in it are taken
-from the train part. It is an error if the split of a source has the same picture in two parts.
+A source may already have a split, for example in the form of folders train/ and test/. If the validation or test part
+is missing, it is taken from the train part. It is an error if the split of a source has the same picture in two parts.
 
 If the source has no split, the pictures of each class are divided at random. The result depends only on the pictures,
 the fractions and the seed. Byte-equal pictures are always in the same part.
@@ -34,7 +34,7 @@ class Split:
         train: Pictures to train on.
         val: Pictures for early stopping and for the choice of the best epoch.
         test: Pictures for the final metrics. Training never uses them.
-        how: A text that says how the split was made, including fractions and seed.
+        how: A description of how the split was made, including fractions and seed.
     """
 
     train: np.ndarray
@@ -54,13 +54,13 @@ def split(
 ) -> Split:
     """Split pictures into train, validation and test parts.
 
-    If the source has no split, 15 % of all pictures become the test part. If it has one, its validation and test parts
-    stay as they are, and a missing part is taken from the train part. A missing test part then gets 15 % of the train
-    part.
+    If the source has no split, 15 % of all pictures become the test part. If the source has a split, its validation and
+    test parts are not changed, and a missing part is taken from the train part. A missing test part then gets 15 % of
+    the train part.
 
     Args:
         pictures: All pictures of the source.
-        digests: The sha256 of each picture, in hex. Pictures with equal digests are equal.
+        digests: The sha256 of each picture, in hex. Pictures with equal digests are copies of each other.
         usable: Indices of the pictures that can be decoded. The others are in no part.
         classes: Class names.
         seed: The seed of the random choice.
@@ -107,11 +107,11 @@ def _check_classes(
 ) -> None:
     """Check that each part has a picture of each class.
 
-    In multi-label data, a rare label may be missing in the validation and test parts. Averages over classes then skip
-    it.
+    In multi-label data, the validation and test parts may lack a rare class. Metrics that are averaged over classes
+    then leave this class out.
 
     Raises:
-        EmptyClass: A part lacks a class that it must have.
+        EmptyClass: The train part lacks a class, or another part lacks a class and the data are not multi-label.
     """
     multilabel = any(len(pictures[i].labels) != 1 for i in usable)
     for name, part in parts.items():
@@ -133,7 +133,7 @@ def _strata(pictures: Sequence[Picture], usable: Sequence[int], classes: int) ->
     """Return the stratum of each picture. A stratum is a group of pictures from which every part gets its share.
 
     The stratum is the index of the picture's class. If the picture has several classes, it is the index of the rarest
-    one. If it has none, it is the number `classes`.
+    class. If the picture has no class, it is the number `classes`.
     """
     counts = Counter(label for i in usable for label in pictures[i].labels)
     return [min(picture.labels, key=lambda label: (counts[label], label), default=classes) for picture in pictures]
@@ -157,8 +157,8 @@ def _split_off(
         fraction: The fraction to split off, in (0, 1).
         strata: The stratum of each picture of the source.
         digests: The sha256 of each picture of the source, in hex.
-        rng: Decides which pictures are split off.
-        leave: The least number of different pictures that stay in a stratum, if it has more than this number.
+        rng: The random generator that decides which pictures are split off.
+        leave: The least number of different pictures that stay in a stratum, if the stratum has more than this number.
 
     Returns:
         The indices that stay, and the indices that are split off.
