@@ -45,8 +45,8 @@ class EvaluationPictures:
     def select(self, part: str | None) -> tuple[str, list[int]]:
         """Select the pictures of one part.
 
-        If these pictures include all pictures of the training run, the split of the run decides which part a picture is
-        in. Otherwise, the split of the source decides.
+        If these pictures include all pictures of the training run, the split of the run decides which part a picture
+        belongs to. Otherwise, the split of the source decides.
 
         Args:
             part: "train", "val", "test" or "all". None means "test" if there is a test part, else "all".
@@ -65,25 +65,28 @@ class EvaluationPictures:
         return part, rows
 
     def _parts(self) -> list[str | None]:
-        """Return the part of each picture, or None for a picture that is in no part."""
+        """Return the part of each picture, or None for a picture that belongs to no part."""
         if self._are_of_the_run():
             # Wherever the pictures are now, the split of the run holds.
             return [self.known_parts.get(digest) for digest in self.digests]
         return [picture.split for picture in self.source.pictures]
 
     def _are_of_the_run(self) -> bool:
-        """Return whether all pictures of the file's run are among these."""
+        """Return whether these pictures include every picture of the training run.
+
+        The result is False if the run folder is not available.
+        """
         return bool(self.known_parts) and self.known_parts.keys() <= set(self.digests)
 
     def report_left_out(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
-        """Say which of the pictures are not evaluated, and why.
+        """Report how many readable pictures are not evaluated, and to which parts they belong.
 
-        Pictures that the run does not know are a warning, because a user may have added them to evaluate them.
+        Pictures that belong to no part cause a warning. A user may have added these pictures in order to evaluate them.
 
         Args:
             rows: Indices of the pictures that are evaluated.
-            info: The metadata of the file.
-            reporter: Receives one message or warning; none if every picture is evaluated.
+            info: The metadata of the exported file.
+            reporter: Receives one message or warning, or nothing if every readable picture is evaluated.
         """
         left_out = sorted(set(self.readable) - set(rows))
         if not left_out:
@@ -105,10 +108,11 @@ class EvaluationPictures:
         reporter.warn(f"{text} To evaluate new pictures, put them into a folder without the old ones.")
 
     def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
-        """Warn if some pictures were used to train or select the network, because the metrics are then too good.
+        """Warn if some pictures were used to train or select the network.
 
-        If the run folder is not available, it is unknown how each picture was used. The warning then appears if the
-        source has exactly the pictures of the training run.
+        The metrics on such pictures are better than those on new pictures. If the run folder is not available, it is
+        unknown how each picture was used. The warning then appears if the source has exactly the pictures of the
+        training run.
 
         Args:
             rows: Indices of the pictures to evaluate.

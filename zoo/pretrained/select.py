@@ -31,14 +31,12 @@ class StartingWeights:
     """The weights that training starts from.
 
     Args:
-        file: A published file, the path of the user's own file, or None for random values.
+        file: A published file, the path of the user's own file, or None for random weights.
         record: The description of the weights in run.json and in the exported file.
-        missing: Why there are no pretrained weights though the user might expect some; empty otherwise.
-        wanted: The published entry that was chosen but is not available, if any.
-        other: Published weights for another picture size that could be used instead, if any.
         architecture: The name of the architecture, for messages.
-        missing: Why there are no pretrained weights, if the user might expect them; else empty.
+        missing: Why there are no pretrained weights, if the user might expect them; otherwise empty.
         wanted: The published weights that were chosen but are not available; None if there are none.
+        other: Published weights for another picture size that could replace `wanted`; None if there are none.
     """
 
     file: fetch.WeightsFile | Path | None
@@ -55,13 +53,13 @@ class StartingWeights:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """The (height, width) in pixels at which published weights were trained; None for other weights."""
+        """The (height, width) in pixels at which published weights were trained. None for other weights."""
         return self.file.entry.input_size if isinstance(self.file, fetch.WeightsFile) else None
 
     def report(self, reporter: Reporter) -> None:
         """Report which pretrained weights are used.
 
-        If the user might expect pretrained weights but there are none, report why, and how to get them.
+        If there are none but the user might expect them, report the reason, and how to get pretrained weights.
         """
         if isinstance(self.file, fetch.WeightsFile):
             say(self.file, reporter)
@@ -89,7 +87,7 @@ class StartingWeights:
 def starts_random(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> bool:
     """Return whether a run will start from random weights, as far as that is known before any download.
 
-    With "auto", `choose` may still return random weights although this function returned False: the download may fail.
+    With "auto", a download may fail later. `choose` then returns random weights although this function returned False.
 
     Args:
         architecture: The architecture of the network.
@@ -125,7 +123,8 @@ def choose(
         architecture: The architecture of the network.
         tag: The tag that the user typed after the architecture's name, or None.
         requested: The value of --weights: "auto", "none", a tag, or a path.
-        size: (height, width) in pixels of the pictures. None prefers the weights that the plugin lists first.
+        size: The (height, width) in pixels of the pictures. None means the input size of the first weights that the
+            plugin lists.
         registry: The loaded plugins.
         reporter: Receives the progress of a download.
 
@@ -134,7 +133,7 @@ def choose(
 
     Raises:
         WeightsUnavailable: The user asked for weights by tag or path, and they are not available.
-        WeightsIncompatible: The user's file does not hold weights.
+        WeightsIncompatible: The user's file cannot hold weights; see `_holds_weights`.
         UsageError: The tag and the value of --weights contradict each other.
         UnknownName: The architecture has no weights with this tag.
         DuplicateName: Two plugins provide these weights.
@@ -173,14 +172,18 @@ def _random(architecture: Architecture, reason: str, *, missing: str = "") -> St
 
 
 def _random_record(reason: str) -> dict[str, Any]:
-    """Return what run.json and the exported file record of random weights."""
+    """Return the description of random weights for run.json and the exported file.
+
+    Args:
+        reason: Why the weights are random.
+    """
     return {"random": True, "id": None, "reason": reason}
 
 
 def _entries(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> list[Weights]:
     """Return the published backbone weights (files without the top) that the tag or the value of --weights selects.
 
-    If neither of them names a tag, the weights with the first tag that the plugins list are returned.
+    If neither of them names a tag, the tag of the first weights that the plugins list is used.
 
     Returns:
         The entries; they differ only in their input size. The list is empty if no plugin lists weights.
@@ -197,13 +200,13 @@ def _entries(architecture: Architecture, tag: str | None, requested: str, regist
 def first_tag(entries: list[Weights]) -> list[Weights]:
     """Return the entries that have the same tag as the first entry.
 
-    If the user names an architecture without a tag, these are used.
+    These entries are used if the user names an architecture without a tag.
     """
     return [entry for entry in entries if entry.tag == entries[0].tag]
 
 
 def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
-    """Report which published weights are used, and whether they were trained at another resolution."""
+    """Report which published weights are used. Warn if they are not the ones that fit the picture size best."""
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, {PLACES[found.place]})")
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
@@ -214,7 +217,7 @@ def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
 
 
 def describe(found: fetch.WeightsFile) -> dict[str, Any]:
-    """Return the description of published weights that run.json and the exported file hold."""
+    """Describe published weights in a dictionary that run.json and the exported file store."""
     entry = found.entry
     return {
         "random": False,
@@ -235,13 +238,13 @@ def _is_path(text: str) -> bool:
 
 
 def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weights]) -> StartingWeights:
-    """Return the user's own file as starting weights. It is checked here, before Keras starts.
+    """Check the user's own file, and return it as starting weights. This happens before Keras starts.
 
     Args:
         architecture: The architecture of the network.
         requested: The path of the file.
         layouts: The weights that plugins list for the architecture. If one of them has a `load` function, the content
-            of the file is not checked here, because only that function knows its format. A .keras file is always
+            of the file is not checked here, because only this function knows its format. A .keras file is always
             checked, because no `load` function reads such files.
 
     Raises:

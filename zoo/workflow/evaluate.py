@@ -79,7 +79,8 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
         runs_folder: The folder of runs. The run of an exported file is looked up there.
 
     Returns:
-        The predictor, the run, and the record of the run. The run and the record are None if the run is not available.
+        The predictor, the run, and the run record. The run and the record are None if the run of an exported file is
+        not in `runs_folder`.
 
     Raises:
         RunError: The run is not finished, or run.json or model.keras is missing or damaged.
@@ -98,7 +99,9 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
 
 
 def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
-    """Return the bytes of an exported file for a run that has none. No file is written.
+    """Convert the network of a run that has no exported file, and return the bytes of an exported file.
+
+    No file is written. Parity is not checked, and the exported file has no self-test.
 
     Raises:
         RunError: The trained network is damaged.
@@ -145,13 +148,13 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
 
 
 def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path:
-    """Find the run folder that a user means by a path or by a run's id.
+    """Find the run folder that a user names by its path or by the run's id.
 
     Args:
         text: What the user typed.
         exported: The folder of exports.
         runs_folder: The folder of runs.
-        command: The command of the user, such as "zoo export", for messages.
+        command: The command that the user typed, such as "zoo export", for messages.
 
     Returns:
         The path of the run folder.
@@ -181,9 +184,9 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path
 
 
 def _not_found(text: str, exported: Path, runs_folder: Path) -> str:
-    """Return the error message for a text that is not the name of an exported file, export or run.
+    """Return the error message for a string that does not name an exported file, an export or a run.
 
-    It lists the exports and the latest runs, and suggests a similar name.
+    The message lists the exports and the latest runs, and suggests a similar name.
     """
     exports = sorted(path.parent.name for path in exported.glob(f"*/{EXPORTED_FILE}"))
     nearest = difflib.get_close_matches(Path(text).name, [*exports, *runs.names(runs_folder)], n=1)

@@ -200,7 +200,7 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
 
 
 def _info(trained: TrainedModel) -> ModelInfo:
-    """Return the metadata for the exported file, without the results of its checks."""
+    """Return the metadata for the exported file, without metrics, parity figures and self-test."""
     record, dataset = trained.record, trained.dataset
     return ModelInfo(
         classes=dataset.source.classes,
@@ -375,8 +375,8 @@ def export_run(
             run.
         exported: The folder of exports.
         data: The path of the run's pictures, if they have moved. None means the path in run.json.
-        size: (height, width) in pixels of the pictures that the exported file takes. None means the size of the run.
-            Any other size leaves the exported file, the metrics and the report in the run folder unchanged.
+        size: The (height, width) in pixels of the pictures that the exported file takes. None means the size of the
+            run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
         variants: The variants to make. If there are any, the float32 export is not changed.
 
     Returns:
@@ -418,7 +418,7 @@ def reload_dataset(
 
     Args:
         run: The run folder.
-        record: The content of its run.json.
+        record: The content of the run's run.json.
         data: The path of the pictures, if they have moved. None means the path in run.json.
         reporter: Receives the progress of decoding.
         size: (height, width) in pixels to which pictures are resized; None means the size of the run.

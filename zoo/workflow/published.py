@@ -162,7 +162,13 @@ def verify(
 
 
 def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
-    """Return the weights files of a published classifier. `fetch.by_fit` sorts them, the best fit for `size` first.
+    """Return the published weights of a classifier, sorted by how well they fit `size`; see `fetch.by_fit`.
+
+    Args:
+        architecture: The architecture of the classifier.
+        tag: The tag of the weights. None means the tag of the first weights that the plugins list.
+        size: The (height, width) in pixels of the pictures.
+        registry: The loaded plugins.
 
     Raises:
         UsageError: There is no published classifier, or it does not take pictures of that size.
@@ -198,7 +204,7 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
 
     Raises:
         WeightsUnavailable: The file is not available. The message says how to download it by hand.
-        HashMismatch: The file is not the published one.
+        HashMismatch: The local file is not the published one, or it is not a class index.
         ExportError: The file names more or fewer classes than the classifier has.
     """
     index = entries[0].class_index
@@ -221,8 +227,8 @@ def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter
     """Find or download the weights of a published classifier, and report which file is used.
 
     Args:
-        entries: The weights files of the classifier. The one whose input size fits `size` best is preferred.
-        size: (height, width) in pixels of the pictures.
+        entries: The published weights of the classifier. Those whose input size fits `size` best are preferred.
+        size: The (height, width) in pixels of the pictures.
         reporter: Receives the progress of a download, and a message that names the file.
 
     Raises:
@@ -250,7 +256,7 @@ def _published_graph(
 
     Args:
         architecture: The architecture of the network.
-        weights: The weights file, with the top.
+        weights: The weights file of the whole network, including the classification layers.
         classes: Class names, in the order of the network's output.
         spec: How pictures are decoded: their size, their channels and the method of resizing.
         pictures: The pictures for the parity check. Every N-th picture is used, up to PARITY_PICTURES in total. N is

@@ -1,4 +1,7 @@
-"""What an export replaces: files of another run that have the same name, and the commands that make them again."""
+"""Finds and removes files that an export makes stale, and tells the user how to make them again.
+
+A file is stale if another run exported it under the same name.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def variant_path(exported: Path, name: str, variant: Variant) -> Path:
 
 
 def info_of(path: Path) -> ModelInfo | None:
-    """Return the metadata of an exported file, or None if there is no such file or it cannot be read."""
+    """Return the metadata of an exported file, or None if the file does not exist or cannot be read."""
     try:
         return Predictor(path, tuned=False).info if path.is_file() else None
     except ModelError:
@@ -32,10 +35,10 @@ def info_of(path: Path) -> ModelInfo | None:
 def remove_stale(
     variants: Sequence[Variant], exported: Path, name: str, run: runs.Run, reporter: Reporter
 ) -> tuple[str, ...]:
-    """Remove variants that another run exported under the same name. A user could mistake them for those of this run.
+    """Remove variants that another run exported under the same name.
 
-    A variant is kept, with a warning, if the run folder that it came from no longer exists, because nothing could make
-    it again.
+    A user could mistake these variants for those of this run. If the other run cannot be loaded, nothing can make its
+    variants again. Then they are kept, with a warning.
 
     Args:
         variants: The kinds of variants to remove.
@@ -45,7 +48,7 @@ def remove_stale(
         reporter: Receives the warnings.
 
     Returns:
-        A sentence for each run that removed files came from, with the command that makes these files again.
+        Sentences for the user. Each one lists removed files of one run, and the command that makes them again.
     """
     removed: dict[str, list[tuple[str, str]]] = {}
     for variant in variants:
@@ -84,15 +87,15 @@ def report_replaced(
     removed: Sequence[str],
     reporter: Reporter,
 ) -> None:
-    """Report which run's export was replaced, and which command restores it. Remove its tuned settings.
+    """Report which export was replaced, and which command makes it again. Remove settings tuned for the replaced file.
 
     Args:
         earlier: The metadata of the export that was replaced; None if there was none.
         exported: The folder of exports.
         name: The name of the export.
-        run: The run that was exported.
-        removed: What `remove_stale` returned.
-        reporter: Receives one line; none if nothing of another run was replaced or removed.
+        run: The run that has been exported.
+        removed: The sentences that `remove_stale` returned. They are added to the report.
+        reporter: Receives the report in one line, or nothing if there is nothing to report.
     """
     target = exported / name / EXPORTED_FILE
     sentences = []
@@ -112,7 +115,14 @@ def report_replaced(
 
 
 def _command_for(info: ModelInfo, exported: Path, name: str, run: runs.Run) -> str | None:
-    """Return the command that exports an earlier file again, or None if the folder of its run no longer exists."""
+    """Return the command that makes an earlier export again, or None if its run cannot be loaded.
+
+    Args:
+        info: The metadata of the earlier export.
+        exported: The folder of exports.
+        name: The name of the export.
+        run: A run in the same folder of runs.
+    """
     folder = run.folder.parent / str(info.run.get("id", ""))
     try:
         _, record = runs.load(folder)
@@ -129,5 +139,5 @@ def _command_for(info: ModelInfo, exported: Path, name: str, run: runs.Run) -> s
 
 
 def tuned_settings(path: Path) -> Path:
-    """Return the path at which `zoo-runtime tune` saves settings for an exported file."""
+    """Return the path to which `zoo-runtime tune` writes the settings for an exported file."""
     return path.with_suffix(".tuned.json")
