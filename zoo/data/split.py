@@ -130,10 +130,11 @@ def _rising(indices: Sequence[int]) -> np.ndarray:
 
 
 def _strata(pictures: Sequence[Picture], usable: Sequence[int], classes: int) -> list[int]:
-    """Return the stratum of each picture. A stratum is a group of pictures from which every part gets its share.
+    """Return the stratum of each picture, as a number.
 
-    The stratum is the index of the picture's class. If the picture has several classes, it is the index of the rarest
-    class. If the picture has no class, it is the number `classes`.
+    A stratum is a group of pictures from which every part receives a share. Its number is the index of the class that
+    the pictures have. A picture of several classes belongs to the stratum of the rarest class. A picture without a
+    class belongs to the stratum with the number `classes`.
     """
     counts = Counter(label for i in usable for label in pictures[i].labels)
     return [min(picture.labels, key=lambda label: (counts[label], label), default=classes) for picture in pictures]

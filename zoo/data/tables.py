@@ -177,7 +177,7 @@ def read_npz(path: Path) -> list[Row]:
     empty. Pickled objects are not loaded.
 
     Returns:
-        One row per picture. Its label is a string. Whole numbers are padded with zeros to equal length, such as "02"
+        One row per picture. Whole numbers become class names that are padded with zeros to equal length, such as "02"
         and "10".
 
     Raises:

@@ -204,7 +204,7 @@ def evaluate(
         part: "train", "val", "test" or "all". None means "test" if there is a test part, else "all".
 
     Returns:
-        The metrics that `zoo.evaluate.metrics.measure` returns, and the key `part` with the name of the part.
+        The metrics that `zoo.evaluate.metrics.measure` returns, and an additional key `part` with the name of the part.
 
     Raises:
         UsageError: The part has no readable picture.

@@ -1,7 +1,7 @@
 """Searches for the best int8 graph of an exported network.
 
 The accuracy that a network loses in 8 bits cannot be predicted, only measured. The search therefore tries several
-configurations. It answers five questions in this order. Each time, it starts from the best configuration so far:
+configurations. It answers five questions in this order, and starts each time from the best configuration so far:
 
 1. Does the first node with weights stay in float32?
 2. Are activations uint8 or int8?
@@ -300,7 +300,8 @@ class _Search:
     def _attempt(self, config: QuantConfig) -> Trial:
         """Quantize the graph with one configuration, measure the result, and append it to `trials`.
 
-        If this fails, the trial records the reason. No exception is raised, because another configuration may succeed.
+        If the graph cannot be quantized or opened, the trial records the reason. No exception is raised, because
+        another configuration may succeed.
         """
         try:
             int8_graph = self.quantizer.graph(config)
@@ -387,7 +388,7 @@ def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
 def most_sensitive(
     quantizer: Quantizer, config: QuantConfig, validation: ValidationSet, logits: np.ndarray
 ) -> list[str]:
-    """Sort the nodes with weights by how much the logits change when only one node is quantized.
+    """Quantize the nodes with weights one at a time, and sort them by how much the logits change.
 
     Args:
         quantizer: Quantizes the graph.

@@ -1,7 +1,7 @@
 """Quantizes a graph to 8 bits with one given configuration.
 
 onnxruntime does the calibration and the quantization. The quantized graph has QuantizeLinear and DequantizeLinear
-nodes. When onnxruntime loads the graph, it fuses them with the nodes between them into int8 kernels. `zoo.export.int8`
+nodes. When onnxruntime loads the graph, it fuses these nodes and their neighbors into int8 kernels. `zoo.export.int8`
 searches for the best configuration.
 """
 
@@ -86,8 +86,8 @@ class Quantizer:
 
         Args:
             config: How to quantize the graph.
-            only: Names of the nodes to quantize. Empty means all nodes that can be quantized, except those in
-                `config.left_out`.
+            only: Names of the nodes to quantize. Empty means all nodes that can be quantized. Nodes in
+                `config.left_out` are never quantized.
 
         Returns:
             The copy, with QuantizeLinear and DequantizeLinear nodes around the quantized nodes.

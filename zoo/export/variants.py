@@ -40,8 +40,8 @@ class AcceptanceLimits:
     """Holds the limits that a variant must meet before it is exported.
 
     Args:
-        max_drop: The largest drop in accuracy on the test pictures that is allowed, as a fraction in 0..1. For
-            multi-label networks, the same limit applies to exact match and to mean average precision.
+        max_drop: The largest allowed drop in accuracy on the test pictures, as a fraction in 0..1. For multi-label
+            networks, the same limit applies to exact match and to mean average precision.
         any_speed: True accepts a file that is not faster than float32 on this machine. It may be faster on the device.
     """
 
@@ -355,14 +355,14 @@ def make_variant(
 
 
 def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Combine those metrics of a variant and of the float32 file that have limits into one dictionary.
+    """Merge metrics of a variant and of the float32 file into one dictionary.
 
     Args:
         metrics: The metrics of the variant on the test pictures.
         float32_metrics: The metrics of the float32 file on the same pictures.
 
     Returns:
-        The metrics in `LIMITED_METRICS`. The keys of the float32 file's metrics start with `float32_`, such as
+        Only the metrics in `LIMITED_METRICS`. The keys of the float32 file's metrics start with `float32_`, such as
         `float32_accuracy`.
     """
     keys = [key for key in LIMITED_METRICS if key in float32_metrics]

@@ -36,8 +36,8 @@ class WeightsFile:
         path: The path of the file.
         place: Where the file was found: "mirror", "cache", "Keras's cache" or "download".
         entry: The published weights that the file contains.
-        wanted: The published weights whose input size is nearest to that of the pictures. If they are available, they
-            are the same as `entry`.
+        wanted: The published weights whose input size is nearest to that of the pictures. The same as `entry` if they
+            are available.
         reason: Why `wanted` is not available; empty if it is available.
         sha256: The sha256 of the file, in hex.
     """

@@ -33,7 +33,7 @@ def evaluate(
 
     Args:
         model: The path of an exported file or of a run folder.
-        registry: The loaded plugins. They are not used.
+        registry: The loaded plugins. This function does not use them.
         reporter: Receives progress messages, and warnings about pictures that are unreadable or were used in training.
         data: The path of the pictures, or "digits"; see `zoo.data.sources`. None means the pictures of the run.
         part: "train", "val", "test" or "all". None means the test part if there is one, else all.
@@ -41,7 +41,7 @@ def evaluate(
             which pictures the network was trained on.
 
     Returns:
-        The metrics that `zoo.evaluate.metrics.measure` returns, and the entry `part`.
+        The metrics that `zoo.evaluate.metrics.measure` returns, and an additional key `part` with the name of the part.
 
     Raises:
         UsageError: No pictures are given and the run of the file is not available, or the pictures have no such part.

@@ -162,7 +162,7 @@ def verify(
 
 
 def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
-    """Return the published weights of a classifier, sorted by how well they fit `size`; see `fetch.by_fit`.
+    """Return the published weights of a classifier, the best fit for `size` first; see `fetch.by_fit`.
 
     Args:
         architecture: The architecture of the classifier.

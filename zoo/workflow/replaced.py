@@ -1,6 +1,6 @@
 """Finds and removes files that an export makes stale, and tells the user how to make them again.
 
-A file is stale if another run exported it under the same name.
+A file is stale if another run exported it earlier under the same name.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _command_for(info: ModelInfo, exported: Path, name: str, run: runs.Run) -> s
         info: The metadata of the earlier export.
         exported: The folder of exports.
         name: The name of the export.
-        run: A run in the same folder of runs.
+        run: The run that is exported now. The folder of the earlier run must have the same parent folder.
     """
     folder = run.folder.parent / str(info.run.get("id", ""))
     try:
