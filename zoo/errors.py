@@ -115,7 +115,7 @@ class DuplicateName(PluginError):
 
 
 class WeightsError(ZooError):
-    """Base class of all errors with pretrained weights."""
+    """Base class of all errors about pretrained weights."""
 
 
 class WeightsUnavailable(WeightsError):
@@ -134,7 +134,7 @@ class WeightsIncompatible(WeightsError):
 
 
 class DataError(ZooError):
-    """Base class of all errors with a user's pictures."""
+    """Base class of all errors about a user's pictures."""
 
 
 class DataNotFound(DataError):
@@ -148,7 +148,7 @@ class DataLayout(DataError):
 class UnreadablePictures(DataError):
     """More than a fifth of the files cannot be decoded as pictures.
 
-    zoo leaves a few unreadable files out with a warning. This many suggest that the path is wrong.
+    zoo leaves a few unreadable files out and warns about them. More than a fifth suggests that the path is wrong.
     """
 
 
