@@ -52,7 +52,7 @@ def start() -> ModuleType:
 
 
 def onnxruntime() -> ModuleType:
-    """Import ONNX Runtime with its telemetry disabled, except on Windows, and return the module `onnxruntime`.
+    """Import ONNX Runtime, with its telemetry disabled outside Windows, and return the module `onnxruntime`.
 
     The other modules of zoo import ONNX Runtime only through this function. From version 1.29 on, ONNX Runtime sends
     telemetry about every process to its makers, and writes an identifier to the home folder

@@ -46,7 +46,8 @@ class FinetuneConfig:
         weights: The weights that training starts from: "auto" (pretrained if available, else random), "none" (random),
             a tag, or the path of a weights file.
         size: The (height, width) in pixels to which pictures are resized. None uses the size that suits the data. If
-            that is unknown, it uses the size at which the weights were trained, or else the architecture's default.
+            that size is unknown, None uses the size at which the weights were trained, or else the architecture's
+            default.
         resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`.
         schedule: The name of a schedule, or the path of a TOML file. None uses the default schedule of the
             architecture, or `scratch` if training starts from random weights.

@@ -100,7 +100,7 @@ def make_room(
 ) -> None:
     """Remove the least recently used sets of a cache until there is room for `needed` more bytes.
 
-    There is room if the cache would take at most `limit` bytes with them, and if they fit on the disk.
+    There is room if the new bytes fit on the disk, and if the cache with the new bytes takes at most `limit` bytes.
 
     If the bytes cannot fit at all, this function still removes all sets outside `keep`. Callers must therefore check
     beforehand whether the bytes can fit.

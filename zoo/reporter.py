@@ -27,7 +27,7 @@ class Reporter:
         self.timing = Timing()
 
     def say(self, text: str) -> None:
-        """Report that a step starts or has finished."""
+        """Report in one line of text that a step starts or has finished."""
 
     def warn(self, text: str) -> None:
         """Report a problem that the user should know about. The work continues."""

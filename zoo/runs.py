@@ -1,4 +1,4 @@
-"""Creates run folders, reads and writes their files, and finds runs by their ids. Files are written atomically.
+"""Creates run folders, reads and writes their files, and finds runs by path or id. Files are written atomically.
 
 A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the run is finished, it holds these files:
 
@@ -11,8 +11,8 @@ A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the r
 - report.html: the report page
 - model.onnx: the exported file; missing if the user requested no export
 
-`zoo.workflow.export` adds the files of variants, such as model-int8.onnx and int8.json. If the
-pictures come from an array instead of files, it also adds sample.png, a test picture.
+`zoo.workflow.export` adds the files of variants, such as model-int8.onnx and int8.json. If the pictures come from an
+array instead of files, it also adds sample.png, a test picture.
 """
 
 from __future__ import annotations

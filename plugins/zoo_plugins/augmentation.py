@@ -109,7 +109,7 @@ def build_light(*, flip: bool, rotation: float, shift: float) -> Policy:
 def build_course(*, flip: bool, rotation: float, shift: float, shear: float, zoom: float) -> Policy:
     """Build the policy of the classic course: mirroring, rotation, shift, shear and zoom.
 
-    Each amount is drawn uniformly, from minus its largest value to its largest value.
+    For each picture, every amount is drawn uniformly between minus its largest value and plus its largest value.
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.

@@ -92,7 +92,7 @@ def random_crop_matrix(rng: np.random.Generator, smallest: float, aspect: float,
 
     Args:
         rng: The random generator that draws the size, shape and position of the part.
-        smallest: Smallest area of the part, as a fraction of the picture's area. The largest area is 1.
+        smallest: Smallest area of the part, as a fraction of the picture's area. The largest is the whole picture.
         aspect: Greatest factor, at least 1, by which the part's aspect ratio differs from the picture's.
         width: Width of the picture in pixels.
         height: Height of the picture in pixels.
@@ -159,9 +159,9 @@ def adjust_color(picture: np.ndarray, brightness: float, contrast: float, satura
     Args:
         picture: A float32 array (height, width, channels) in 0..255. Saturation and hue change only pictures with three
             channels.
-        brightness: Factor on all values.
-        contrast: Factor on the distance from the mean brightness.
-        saturation: Factor on the distance from gray, for each pixel.
+        brightness: Factor by which all values are multiplied.
+        contrast: Factor by which the distance of each value from the mean brightness is multiplied.
+        saturation: Factor by which the distance of each pixel from gray is multiplied.
         hue: Rotation of the colors about the gray axis, as a fraction of the color wheel.
     """
     import numpy as np

@@ -42,7 +42,7 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
     Args:
         registry: The loaded plugins.
         kinds: Names from `KIND_NAMES`: what to list, in this order.
-        part: Only names that contain this text are listed; capitals, hyphens and underscores do not matter.
+        part: Only names that contain this text are listed; letter case, hyphens and underscores are ignored.
 
     Returns:
         One dictionary per item. It has at least the keys kind, name and plugin.
@@ -116,7 +116,7 @@ def _plugins(registry: Registry) -> list[dict[str, Any]]:
 
 
 def table(listed: Sequence[dict[str, Any]]) -> str:
-    """Format rows of one kind as a table.
+    """Format items of one kind, such as architectures, as a table.
 
     Args:
         listed: The result of `rows` for one kind; at least one row.

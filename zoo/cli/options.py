@@ -430,7 +430,9 @@ def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
 
 
 def typed_again(name: str, value: Any) -> list[str]:
-    """Return the words that give an option of the current command its value, for use in a command that zoo prints.
+    """Return an option of the current command and its value as command-line words.
+
+    zoo uses these words in commands that it prints for the user.
 
     Args:
         name: The name of the option's parameter, such as "learning_rate".

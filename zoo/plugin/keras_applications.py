@@ -195,7 +195,7 @@ def copy_weights(
     """Copy the weights of each layer in `target` from the layer of the same name in `source`.
 
     Args:
-        source: The network with the published weights. It may contain models, whose layers are found too.
+        source: The network with the published weights. It may contain other models; their layers are found too.
         target: The network that receives the weights. For each of its layers with weights, `source` must have a layer
             of the same name.
         convert: `convert(layer, arrays)` receives a layer of `target` and the weights of the layer of the same name in

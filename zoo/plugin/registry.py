@@ -114,7 +114,7 @@ class Registry:
         """Look up an architecture by its name.
 
         Args:
-            name: The name of the architecture; capitals, hyphens and underscores do not matter.
+            name: The name of the architecture; letter case, hyphens and underscores are ignored.
 
         Raises:
             UnknownName: No plugin provides it.
@@ -123,7 +123,7 @@ class Registry:
         return self._get(Architecture, self.canonical_name(name), "`zoo list architectures` shows them.")
 
     def canonical_name(self, name: str) -> str:
-        """Return the exact name of an architecture that was typed with other capitals, hyphens or underscores.
+        """Return the exact name of an architecture, whatever letter case, hyphens and underscores the user typed.
 
         "ResNet50" becomes "resnet50". A name that matches no architecture, or more than one, is returned unchanged.
         """
@@ -355,11 +355,11 @@ def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoin
 
 
 def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[Item]:
-    """Import one plugin, call its hooks, and return the items that they give, after checking them.
+    """Import one plugin, call its hooks, and return the items that the hooks return. The items are checked first.
 
     Raises:
         InvalidPluginData: The plugin has no hook or an unknown one, or a hook returned something that is not allowed.
-        Exception: The import of the plugin or one of its hooks failed.
+        Exception: The import of the plugin or one of its hooks failed, or pluggy refused the plugin.
     """
     module = point.load()
     # pluggy checks the signatures, and refuses a module that two entry points name.
@@ -381,7 +381,7 @@ def _checked(hook: str, kind: type[Item], returned: object) -> list[Item]:
     """Return the items that a hook returned, as a list.
 
     Raises:
-        InvalidPluginData: The hook did not return items of the right kind, or returned two with the same key.
+        InvalidPluginData: The hook did not return items of the right kind, or returned two items with the same key.
     """
     if isinstance(returned, (str, bytes)) or not isinstance(returned, Iterable):
         raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {returned!r}.")

@@ -370,7 +370,7 @@ class Phase:
 
 
 def _accept_old_names(cls: type[Phase]) -> None:
-    """Make the old names of fields usable in the constructor of `Phase` and as its attributes.
+    """Make the old names of the fields of `Phase` usable as arguments of its constructor and as attributes.
 
     Each use causes a DeprecationWarning.
     """
