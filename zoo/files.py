@@ -38,8 +38,8 @@ def cache() -> Path:
 def mirror() -> Path | None:
     """Return the path of the mirror, a folder of weights files, or None if the user has not set one.
 
-    The environment variable ZOO_WEIGHTS_DIR names the folder. zoo looks up a file there by the name in the field
-    `filename` of `zoo.plugin.Weights`.
+    The environment variable ZOO_WEIGHTS_DIR names the folder. The name of each file in it is the field `filename` of a
+    `zoo.plugin.Weights` or `zoo.plugin.ClassIndex`.
     """
     given = os.environ.get("ZOO_WEIGHTS_DIR")
     return _expanded(given) if given else None
