@@ -306,7 +306,7 @@ def build_mixup(*, flip: bool, alpha: float) -> Policy:
 
 
 def build_cutmix(*, flip: bool, alpha: float) -> Policy:
-    """Build CutMix, which replaces a rectangle of every picture with the same rectangle of another one in its batch.
+    """Build CutMix, which replaces a rectangle of each picture with the same rectangle of another picture of the batch.
 
     The labels are mixed in proportion to the areas. Pictures are mirrored before they are mixed.
 
