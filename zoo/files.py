@@ -36,9 +36,10 @@ def cache() -> Path:
 
 
 def mirror() -> Path | None:
-    """Return the mirror, a folder of weights files, or None if there is none.
+    """Return the path of the mirror, a folder of weights files, or None if the user has not set one.
 
-    The environment variable ZOO_WEIGHTS_DIR names the folder. The files in it have their published names.
+    The environment variable ZOO_WEIGHTS_DIR names the folder. The name of each file in it is the field `filename` of a
+    `zoo.plugin.Weights` or `zoo.plugin.ClassIndex`.
     """
     given = os.environ.get("ZOO_WEIGHTS_DIR")
     return _expanded(given) if given else None
@@ -57,7 +58,7 @@ def _expanded(text: str) -> Path:
 def offline() -> bool:
     """Return whether the environment variable ZOO_OFFLINE forbids downloads.
 
-    Every value forbids downloads, except 0, false, no, off and an empty value. Capitals do not matter.
+    Every value forbids downloads, except 0, false, no, off and an empty value. Letter case is ignored.
     """
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
@@ -97,7 +98,9 @@ def make_room(
     free: Callable[[], int],
     keep: Collection[Path] = (),
 ) -> None:
-    """Remove the least recently used sets of a cache until `needed` more bytes are within `limit` and fit on the disk.
+    """Remove the least recently used sets of a cache until there is room for `needed` more bytes.
+
+    There is room if the new bytes fit on the disk, and if the cache with the new bytes takes at most `limit` bytes.
 
     If the bytes cannot fit at all, this function still removes all sets outside `keep`. Callers must therefore check
     beforehand whether the bytes can fit.

@@ -27,7 +27,7 @@ class Reporter:
         self.timing = Timing()
 
     def say(self, text: str) -> None:
-        """Report that a step starts or has finished."""
+        """Report in one line of text that a step starts or has finished."""
 
     def warn(self, text: str) -> None:
         """Report a problem that the user should know about. The work continues."""
@@ -51,7 +51,7 @@ class Reporter:
 class Timing:
     """Measures how many seconds the steps of a program take. A step can contain inner steps.
 
-    Steps with the same name inside the same outer step are added up.
+    If several steps inside the same outer step have the same name, their durations are added up.
 
     Attributes:
         started: The value of `time.perf_counter` when this object was created, in seconds.
@@ -64,7 +64,7 @@ class Timing:
 
     @contextlib.contextmanager
     def measure(self, step: str) -> Iterator[None]:
-        """Measure the code inside this context as a step.
+        """Measure how long the code inside this context takes, and record it as a step.
 
         Contexts can be nested. The step of an inner context is a part of the step of the outer context.
         """
@@ -89,9 +89,9 @@ class Timing:
         """List all steps in the order in which they first started. Inner steps follow their outer step.
 
         Returns:
-            For each step, a tuple of names from the outermost step down to this one, and its seconds. If a step has
-            inner steps and they leave 0.05 s or more of its time unmeasured, that time is listed as "other". So is the
-            time since `started` that no step covers.
+            For each step, a tuple of names, from the outermost step down to the step itself, and the duration of the
+            step in seconds. If a step takes at least 0.05 s longer than its inner steps together, the difference is
+            listed as a step "other". The time since `started` that no step covers is listed in the same way.
         """
         total = time.perf_counter() - self.started
         rows = []

@@ -84,7 +84,7 @@ def _run() -> int:
 
 
 class _Commands(click.Group):
-    """The group of all commands. For an unknown one, the error suggests what may be meant."""
+    """The group of all commands. If a command is unknown, the error message suggests similar names."""
 
     def resolve_command(
         self, context: click.Context, args: list[str]

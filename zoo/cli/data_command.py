@@ -1,4 +1,7 @@
-"""The base of commands that take pictures with --data. If --data or ARCH is missing, an error shows what to type."""
+"""Defines `DataCommand`, a command whose pictures are given with --data.
+
+If --data or ARCH is missing, the error message shows the command to type.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +49,9 @@ class DataCommand(click.Command):
 
         Args:
             context: The context of the command, after its arguments were parsed.
-            pictures: The word that is the path of the pictures.
-            changes: Maps the name of an argument that received this word by mistake to the value that it should have.
-                The value is inserted before --data.
+            pictures: The word on the command line that is the path of the pictures.
+            changes: Corrects an argument that received the path of the pictures by mistake. Maps the name of the
+                argument to the value that it should have. The value is inserted before --data.
 
         Returns:
             The command, quoted for a shell. None if the user typed --data, or if the word does not look like pictures.

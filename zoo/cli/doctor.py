@@ -22,7 +22,7 @@ def examine() -> dict[str, Any]:
             folders: The paths and sizes of the caches and of the mirror. The entry `network` says whether downloads are
                 allowed.
             providers: The execution providers of ONNX Runtime.
-            problems: One text per problem; empty if nothing is wrong.
+            problems: One string per problem; empty if nothing is wrong.
     """
     from zoo import files, runs
     from zoo.plugin import Architecture, Weights, registry
@@ -64,9 +64,9 @@ def examine() -> dict[str, Any]:
 
 
 def _package_problems() -> list[str]:
-    """Return a text for each problem with the installed packages.
+    """Describe the problems with the installed packages, in one string per problem.
 
-    Both finezoo and finezoo-runtime install zoo_runtime. Uninstalling one of them removes files of the other.
+    Both finezoo and finezoo-runtime install zoo_runtime. Uninstalling one of them removes files that the other needs.
     """
     from importlib import metadata
 

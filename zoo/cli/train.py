@@ -103,10 +103,10 @@ def lr_find(
     """Suggest a learning rate for each phase, by a range test.
 
     The learning rate rises from step to step, and the loss falls until training becomes unstable. The suggestion is a
-    tenth of the rate with the lowest loss. If the loss never falls, because the layers fit the pictures already, it is
-    a third of the rate at which the loss starts to rise.
+    tenth of the rate with the lowest loss. If the loss never falls, because the layers fit the pictures already, the
+    suggestion is a third of the rate at which the loss starts to rise.
     If the loss falls in no phase, no rate was found. Each phase is tested after the phases before it have been trained.
-    Only the drawing of the curves is kept.
+    Only the plot of the curves is kept.
     """
     import dataclasses
 
