@@ -169,10 +169,10 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         A dictionary with these keys:
 
         - model: the path of the exported file;
-        - megabytes: its size;
+        - megabytes: the size of the exported file;
         - settings: the settings of the network;
         - pictures: how many pictures were used;
-        - named: how many pictures were found in `paths`;
+        - named: how many pictures were found in `paths` or inside the exported file;
         - left_out: one message per unreadable picture;
         - latency (the time from a picture file to its label), decoding and network, each {p50, p90, p99} in
           milliseconds;
@@ -258,10 +258,10 @@ def tune(
     time. With one thread, spinning is always on. There are three rounds, so that other programs on the machine disturb
     all combinations equally.
 
-    A combination is faster than the default settings if it is more than 3 % faster in each of the three rounds. If
-    there is no such combination, `tune` chooses the default settings. Otherwise, it considers the fastest of these
-    combinations, and those that are at most 3 % slower than the fastest. Among them, it chooses the combination with
-    the fewest threads. If the default settings were not measured, the first measured combination takes their place.
+    A combination counts as better than the default settings if it is more than 3 % faster in each of the three rounds.
+    If no combination is better, `tune` chooses the default settings. Otherwise, it considers the fastest of the better
+    combinations, and those that are at most 3 % slower than the fastest. Among these, it chooses the one with the
+    fewest threads. If the default settings were not measured, the first measured combination takes their place.
 
     Args:
         model: Path of the file, or of the folder that holds it.
@@ -334,7 +334,8 @@ def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
     """Choose the best of the measured settings, by the rule in the docstring of `tune`.
 
     Args:
-        taken: Maps the measured settings to one list per round: the duration of each call, in seconds.
+        taken: Maps each of the measured settings to its rounds. A round is a list of the durations of all its calls, in
+            seconds.
     """
     usual = usual_of(taken)
     rounds = {settings: [statistics.median(times) for times in taken[settings]] for settings in taken}

@@ -9,8 +9,9 @@ rules of `decode` are:
 - 16-bit gray levels are divided by 257 and rounded. 32-bit integers are clipped to 16 bits, and then divided by 257 and
   rounded. Of 16-bit colors, and of 16-bit gray levels with an alpha channel, Pillow reads only the high byte.
 - Pictures with 32-bit floats or in the Lab color space are refused, because no rule says how to scale them to 0..255.
-- libjpeg can reduce a JPEG to 1/2, 1/4 or 1/8 of its size while decoding it. The smallest scale is used at which the
-  picture does not have to be enlarged afterwards. A Pillow image is never reduced in this way.
+- libjpeg can reduce a JPEG to 1/2, 1/4 or 1/8 of its size while decoding it. `decode` uses the smallest of these scales
+  at which the picture does not have to be enlarged afterwards, or the full size if there is none. A Pillow image is
+  never reduced in this way.
 - A truncated or damaged file is an error. It never becomes a picture with made-up pixels, with one exception: a JPEG
   that was cut and then given an end marker. Such a JPEG can be accepted if it is progressive, or if only its last block
   (8 or 16 pixels square) is damaged.
@@ -238,7 +239,7 @@ def _load(image: Image.Image) -> None:
     """Load the pixels of an image, and correct the transparent gray level or color of a PNG.
 
     A PNG can declare one gray level or color as transparent. Pillow scales the pixels to 8 bits, but not the declared
-    level or color. This function scales it to 8 bits too.
+    level or color. This function scales the declared level or color too.
     """
     key = image.info.get("transparency")
     tile = getattr(image, "tile", None)

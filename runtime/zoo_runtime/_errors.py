@@ -11,7 +11,7 @@ ZooRuntimeError
 ├── NotMeasured               a process that was started in order to measure its time has failed
 └── ModelError
     ├── ModelNotFound         the file does not exist, or cannot be read
-    ├── CorruptModel          the file cannot be loaded, or its metadata or self-test are damaged
+    ├── CorruptModel          onnxruntime cannot load the file, or its metadata or its self-test cannot be used
     ├── NotAnExport           the file is ONNX, but zoo did not export it
     ├── UnknownSchema         the metadata of the file have a version that this runtime does not know
     ├── UnknownTask           the file has no task, or a task that this runtime does not know

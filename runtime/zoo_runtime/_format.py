@@ -27,11 +27,11 @@ class ImageSpec:
     """Describes how a picture becomes the pixels that the network receives.
 
     Args:
-        size: (height, width) in pixels, each 1 to 16384.
+        size: (height, width) of the network's input in pixels, each 1 to 16384.
         channels: 3 for RGB, or 1 for gray (ITU-R 601-2 luma of the RGB picture).
         resize: "squash" resizes the picture to `size` and ignores the aspect ratio. "crop" scales the picture to the
-            smallest size that covers size / fraction, and cuts out the center. "pad" scales the whole picture so that
-            it fits into `size`, and centers it on black.
+            smallest size that covers size / fraction, and cuts `size` out of the center. "pad" scales the whole picture
+            to the largest size that fits into `size`, and centers it on black.
         fraction: Fraction of the picture's shorter side that "crop" keeps, in (0, 1]. The width counts as the shorter
             side if width / size[1] is below height / size[0]. "squash" and "pad" ignore `fraction`.
         filter: Pillow's resampling filter, with antialiasing: "bilinear", "bicubic" or "lanczos".

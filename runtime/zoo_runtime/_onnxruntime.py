@@ -47,7 +47,7 @@ class Session(Protocol):
 
 
 def load() -> ModuleType:
-    """Import ONNX Runtime with its telemetry switched off, except on Windows, and return the module `onnxruntime`.
+    """Switch off ONNX Runtime's telemetry (except on Windows), import the package, and return the module `onnxruntime`.
 
     From version 1.29 on, ONNX Runtime sends telemetry about every process to its makers, and writes an identifier to
     the home folder (https://github.com/microsoft/onnxruntime/pull/27379). Setting ORT_DISABLE_TELEMETRY=1 before the

@@ -92,7 +92,7 @@ class Predictor:
         CorruptModel: If ONNX Runtime cannot load the file, or the file's metadata are damaged or do not fit the graph.
         NotAnExport: If zoo did not export the file.
         UnknownSchema: If this runtime does not know the version of the file's metadata.
-        UnknownTask: If this runtime does not know the file's task.
+        UnknownTask: If the file has no task, or a task that this runtime does not know.
 
     Example:
 
@@ -174,9 +174,9 @@ class Predictor:
     def predict_each(self, sources: Iterable[Source], *, batch_size: int = 8) -> Iterator[Prediction | PictureError]:
         """Predict the classes of many pictures, in batches. A picture that cannot be read does not stop the others.
 
-        If `sources` is a list or tuple that is longer than one batch, several threads share the work: as many as the
-        argument `threads` of `Predictor`, or one per usable core. Each thread decodes a batch and runs the network on
-        it, so that decoding and inference overlap.
+        If `sources` is a list or tuple that is longer than one batch, several threads share the work. Their number is
+        the argument `threads` of `Predictor`, or the number of usable cores if that is None. Each thread decodes a
+        batch and runs the network on it, so that decoding and inference overlap.
 
         The threads share a second copy of the network, which runs each batch on a single thread. The first such call
         loads this copy, which doubles the memory for the weights. The threads use the first copy instead if the file is

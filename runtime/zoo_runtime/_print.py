@@ -29,8 +29,8 @@ def print_predictions(
     Args:
         model: Path of an exported file, or of the folder that holds it.
         paths: Pictures, and folders of pictures.
-        top: How many classes to print, likeliest first. None means only the predicted labels in text, but all classes
-            in JSON.
+        top: How many classes to print per picture, likeliest first. None means only the predicted labels if the output
+            is text, and all classes if it is JSON.
         as_json: Print one JSON object per picture instead of text.
         threads: See `Predictor`.
         providers: See `Predictor`.
@@ -80,7 +80,7 @@ def print_predictions(
 
 
 def one_line(text: str) -> str:
-    """Replace each character of a string that cannot be printed with an escape sequence.
+    """Replace the unprintable characters of a string with escape sequences.
 
     Without this, a line break in a file name would look like the start of the next picture's line.
     """

@@ -1,7 +1,7 @@
 """Creates and runs the self-test of an exported file.
 
-The file contains pictures, and their pixels and probabilities on the machine that exported it. The self-test decodes
-these pictures and runs the network on them on this machine, and compares the results.
+The file contains pictures, and their pixels and probabilities on the machine that exported it. On this machine, the
+self-test decodes these pictures, runs the network on them, and compares the results.
 
 The metadata entry `zoo.selftest` of an exported file is
 

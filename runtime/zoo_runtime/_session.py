@@ -154,7 +154,7 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
     Raises:
         ValueError: If the installed ONNX Runtime lacks one of the requested providers.
         ModelNotFound: If there is no file at the path, or the file cannot be read.
-        CorruptModel: If ONNX Runtime cannot load the file on the processor either.
+        CorruptModel: If ONNX Runtime cannot load the file, not even on the processor.
         ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers, or if ONNX Runtime can
             load the file on the processor, but not on the requested providers.
     """
@@ -201,9 +201,9 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
 
 
 def _refuse_picture(path: str | bytes) -> None:
-    """Raise CorruptModel if the path of an exported file ends like a picture's, such as in .jpg.
+    """Raise CorruptModel if the path of an exported file ends like a picture file, such as in `.jpg`.
 
-    This happens if the arguments of a command are in the wrong order.
+    A user passes such a path by giving the arguments of a command in the wrong order.
 
     Args:
         path: The path, or the content of the exported file. The content is not checked.
