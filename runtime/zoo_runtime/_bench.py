@@ -208,7 +208,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
 
 
 def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> dict[str, Any]:
-    """Measure how fast two exported files are, in alternation, on the same pictures and with the same settings.
+    """Measure the speed of two exported files in alternation, on the same pictures and with the same settings.
 
     Tuned settings are ignored.
 

@@ -201,7 +201,7 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
 
 
 def _refuse_picture(path: str | bytes) -> None:
-    """Raise CorruptModel if the path of an exported file ends like a picture file, such as in `.jpg`.
+    """Raise CorruptModel if the path of an exported file has the suffix of a picture, such as `.jpg`.
 
     A user passes such a path by giving the arguments of a command in the wrong order.
 
