@@ -224,8 +224,8 @@ def _pool_channels_first(graph) -> None:
 
     A global pool is a mean or a maximum over height and width. This function inserts a Transpose before each pool. If
     the output of the pool still has four dimensions, the function also inserts a Transpose after it.
-    `zoo.convert.optimize` then removes pairs of Transposes that cancel out. Without this function, a mean over
-    channels-last maps at the end of a network would need a Transpose on each branch before it.
+    `zoo.convert.optimize` then removes pairs of Transposes that cancel out. Without this function, a global mean at the
+    end of a network would need a Transpose on each branch that leads to it.
     """
     for node in graph.get_nodes():
         pools = node.type in ("ReduceMean", "ReduceMax") and node.get_attr_value("axes") == [1, 2]

@@ -158,7 +158,7 @@ def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
 
 
 def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
-    """Draw one or more runs in two panels: the accuracy of each epoch above, the loss below.
+    """Draw one or more runs in two panels. The upper one shows the accuracy of each epoch, the lower one the loss.
 
     Training lines are dashed and validation lines are solid. A ring marks the epoch whose weights were kept. For one
     run, training and validation have different colors, and phases are named and separated by lines. For several runs,
@@ -427,8 +427,8 @@ def names(found: Sequence[tuple[runs.Run, runs.RunRecord]]) -> list[str]:
     """Return a name for each run, as short as possible and different for all runs.
 
     The runs are named by their architectures. If two names are equal, or a name is longer than 90 characters, the
-    augmentation is added to each name. If that is not enough, the runs are named by their ids. Copies of a run have the
-    same id, so the ids are then numbered. A single run is always named by its id.
+    augmentation is added to each name. If that is not enough, the runs are named by their ids. If two ids are equal,
+    because a run was copied, all ids are numbered. A single run is always named by its id.
     """
     if len(found) == 1:
         return [found[0][0].id]

@@ -29,8 +29,8 @@ class BatchNormRecalibration:
 
     The averages are out of date in either of two cases:
 
-    - The phase has so few steps up to its best epoch that the values from before the phase still make up more than 1 %
-      of the averages.
+    - The phase has few steps up to its best epoch. The values from before the phase therefore still make up more than a
+      hundredth of the averages.
     - The accuracy on training pictures with the averages is more than 0.1 below the accuracy in training mode. Training
       mode uses the statistics of each batch instead of the averages.
 
@@ -67,7 +67,8 @@ class BatchNormRecalibration:
     def recalibrate(self, steps: int, train_accuracy: float, best: BestWeights, phase: Phase) -> list[str]:
         """Measure the running averages of the BatchNorm layers again after a phase, if these averages are out of date.
 
-        The network must have the weights that `best` holds. After this call, it has the weights that `best` then holds.
+        The network must have the weights that `best` holds. After this call, the network has the weights that `best`
+        then holds.
 
         Args:
             steps: The number of training steps of the phase up to the end of its best epoch.

@@ -146,8 +146,8 @@ def lr_find(
         One result per phase.
 
     Raises:
-        TrainingError: The loss is not finite before a test or while a phase trains, pictures or features cannot be
-            read, or views do not fit on the disk.
+        TrainingError: The loss is not finite, either before a test or while a phase trains. Pictures or features cannot
+            be read, or views do not fit on the disk.
         UsageError: A phase asks for more stages than the network has.
         UnknownName: A phase names a layer that the network does not have.
     """
@@ -223,9 +223,9 @@ class _Trainer:
     def needs(self, index: int) -> bool:
         """Return whether a phase must be trained. If not, record and report that it is skipped.
 
-        A phase is skipped if the best validation loss so far is at most its `skip_below_loss`, and at most a quarter of
-        the chance level. Three kinds of phases are never skipped: a phase without `skip_below_loss`, any phase of a run
-        with class weights, and a phase whose network has a different depth from that of the previous phase.
+        A phase is skipped if the best validation loss so far is at most both the phase's `skip_below_loss` and a
+        quarter of the chance level. A phase is never skipped if it has no `skip_below_loss`, or if the run has class
+        weights. It is also never skipped if its network and the network of the previous phase have different depths.
         """
         phase, best = self._phases[index], self._best
         # Class weights make losses smaller too, so a weighted loss cannot be compared with these limits.

@@ -75,7 +75,7 @@ def fit(
         The number of epochs that ran. Early stopping can make it smaller than `phase.epochs`.
 
     Raises:
-        TrainingError: The training loss is not finite, no epoch so far has a finite validation loss, pictures or
+        TrainingError: The training loss is not finite, or no epoch so far has a finite validation loss. Pictures or
             features can no longer be read, or views do not fit on the disk.
     """
     keras = backend.start()
@@ -273,7 +273,7 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
         return base(rate, **options)
 
     class Scaled(base):
-        """The optimizer of the phase, but it multiplies the learning rate of each variable by the variable's factor.
+        """Works like the phase's optimizer, but multiplies the learning rate of each variable by its factor.
 
         Multiplying the gradients instead would have no effect with Adam, because Adam normalizes gradients.
         """

@@ -82,7 +82,7 @@ def check_stages(architecture: Architecture, train: str) -> None:
 
 @dataclass(frozen=True)
 class LayerDefaults:
-    """The dropout rates and BatchNorm momenta that a network has before its first phase changes them.
+    """The dropout rates and BatchNorm momenta of a network before training. Phases change these values.
 
     Args:
         dropout: Maps the name of each dropout layer to its rate.
@@ -112,7 +112,8 @@ def set_trainable(network: Network, phase: Phase, defaults: LayerDefaults) -> Tr
     """Set which layers of a network train in a phase. The network must be compiled again before it trains.
 
     This also sets the rate of each dropout layer: 0 if the layer is frozen, otherwise the original rate. Each BatchNorm
-    layer of the backbone that trains gets the phase's `batch_norm_momentum`, or its original momentum if that is None.
+    layer of the backbone that trains gets the phase's `batch_norm_momentum`, or its original momentum if
+    `batch_norm_momentum` is None.
 
     Args:
         network: The network. All layers outside its backbone belong to the head, and always train.

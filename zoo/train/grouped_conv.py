@@ -28,8 +28,8 @@ CHANNELS = 16
 def cut(model: keras.Model) -> Iterator[None]:
     """Compute each grouped convolution of a model as several ordinary convolutions inside this context.
 
-    This changes something only if TensorFlow computes on a CPU. It affects only functions that Keras traces inside the
-    context, such as the training step. The weights do not change, and the layers are restored at the end.
+    Nothing changes unless TensorFlow computes on a CPU. Only functions that Keras traces inside the context, such as
+    the training step, compute in this way. The weights do not change, and the layers are restored at the end.
     """
     layers = _grouped(model) if backend.runs_on_tensorflow() and not backend.has_accelerator() else []
     for layer in layers:

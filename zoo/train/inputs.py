@@ -54,7 +54,7 @@ def class_weights(data: TrainingData) -> np.ndarray:
 
 
 def chance_loss(data: TrainingData) -> float:
-    """Return the chance level: the loss of always predicting each class's share of the training pictures.
+    """Return the chance level: the loss of a network that always predicts each class's share of the training pictures.
 
     It is the mean cross-entropy per training picture, in nats. For multilabel tasks, it is the mean binary
     cross-entropy per class.

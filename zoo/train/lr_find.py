@@ -67,7 +67,7 @@ class RangeTestConfig:
     Args:
         lowest: The first learning rate.
         highest: The last learning rate. The test ends before it reaches this rate if the loss diverges.
-        steps: The number of rates. Each rate is a constant multiple of the previous one.
+        steps: The number of rates. The ratio of each rate to the previous one is constant.
     """
 
     lowest: float = 1e-6
@@ -100,7 +100,7 @@ def run_range_test(
         phase: The phase; messages contain its name.
         trained_part: `network`, or its part above the cut, compiled for the phase that `phase_under_test` returns.
         network: The whole network up to the logits.
-        batches: Training batches. If there are fewer batches than steps, the test starts again with the first batch.
+        batches: Training batches. If there are fewer batches than steps, the test reads them again from the first one.
         reporter: Receives progress messages and the result.
 
     Returns:

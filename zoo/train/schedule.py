@@ -286,8 +286,8 @@ def override(
         The phases to train.
 
     Raises:
-        UsageError: The number of values is neither 1 nor the number of phases, a value is not allowed, or no phase has
-            any epochs left.
+        UsageError: The number of epochs or of learning rates is neither 1 nor the number of phases. A value is not
+            allowed, or no phase has any epochs left.
     """
     _check_counts(phases, epochs, learning_rates)
     one_by_one = epochs is not None and len(epochs) > 1

@@ -26,9 +26,9 @@ BATCH = 32
 class Views:
     """Describes the views of some pictures: K augmented copies of each picture.
 
-    View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. The pixels of
-    a view are rounded to whole numbers. Policies such as mixup mix the pictures of a batch. Training would group the
-    pictures into different batches, so it would mix each picture with a different one.
+    View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. A view
+    differs from the picture of epoch k in two ways. Its pixels are rounded to whole numbers. If the policy mixes the
+    pictures of a batch, as mixup does, it mixes different pictures, because the batches are not those of epoch k.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).

@@ -38,8 +38,8 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
             name with those of the network.
         entry: The published weights that the file belongs to; None for a user's own file. If the entry has a `load`
             function, only that function is tried.
-        layouts: Other published weights of the network. If Keras cannot load an .h5 file, the `load` functions of
-            these weights are tried, because the file may have the layout of one of them.
+        layouts: Other published weights of the network. If Keras cannot load an .h5 file, the `load` functions of these
+            weights are tried. The file may have the layout of one of them.
 
     Raises:
         WeightsIncompatible: The file is damaged, or it belongs to another network.
@@ -70,8 +70,8 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[Weights] = ()) -> None:
     """Raise an error if the number of parameters in an .h5 file does not fit an architecture.
 
-    This check runs before Keras starts. The number may differ from the expected one by 1 %. The names of the layers are
-    not compared, because Keras loads such files by the order of the layers.
+    This check runs before Keras starts. The number can differ from the expected one by up to 1 %. The names of the
+    layers are not compared, because Keras loads such files by the order of the layers.
 
     Args:
         path: The user's file. A .keras file is not checked.
@@ -126,7 +126,7 @@ def _load_h5(model: keras.Model, path: Path) -> None:
 
 
 def _in_plain_words(error: Exception, path: Path) -> str:
-    """Explain to the user why a file does not fit the network, given an error of Keras, h5py or zipfile."""
+    """Return an explanation of why a file does not fit the network, given an error of Keras, h5py or zipfile."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, WeightsIncompatible):
         return text
@@ -175,8 +175,8 @@ def _load_archive(model: keras.Model, path: Path) -> None:
     All layers are checked before the first one changes. The file may contain more layers than the model.
 
     Raises:
-        WeightsIncompatible: config.json does not describe layers, a layer or an array of the model is missing from the
-            file, or an array has a different shape in the file.
+        WeightsIncompatible: config.json does not describe layers. The file lacks a layer or an array of the model, or
+            holds an array of a different shape.
     """
     import h5py
 

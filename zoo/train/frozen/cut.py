@@ -1,7 +1,7 @@
 """Finds the cut of a network: the place in its graph where the frozen part ends and the trained part begins.
 
 The frozen part computes the same outputs for a picture in every epoch of a phase. Keras has no public attribute for the
-nodes of a network's graph. `_graph` is the only function here that reads the private one.
+nodes of a network's graph. `_graph` is the only function here that reads the private attribute.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -
 def _better_front(
     key: int, crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]
 ) -> dict[int, keras.KerasTensor] | None:
-    """Find tensors below the cut that could replace one tensor at the cut, and that hold fewer values.
+    """Find tensors closer to the input that could replace one tensor at the cut, and that hold fewer values.
 
     Args:
         key: The `id` of the tensor to replace.

@@ -4,9 +4,9 @@ A phase trains the upper part of a network. The frozen part below it gives the s
 epoch. In this package, these outputs are called "features". `zoo.train.frozen.cut` finds where the frozen part ends.
 
 Features are computed before the phase trains. Then only the upper part runs in every step. It shares its variables with
-the whole network. If pictures are augmented again in every epoch, or if features do not fit in the cache, the frozen
-part runs in every epoch, batch by batch. This saves time only on onnxruntime. If onnxruntime cannot be used, Keras runs
-the whole network instead.
+the whole network. If pictures are augmented in every epoch, or features do not fit in the cache, the frozen part runs
+batch by batch in every epoch. This saves time only on onnxruntime. If onnxruntime cannot be used, Keras runs the whole
+network instead.
 """
 
 from __future__ import annotations
@@ -268,8 +268,8 @@ class FeatureCache:
     def _key_of_views(self, views: Views) -> str:
         """Return a string that identifies the views in the cache.
 
-        The string contains a digest of a few augmented pictures instead of the name of the policy, because the code of
-        a policy may change while its name stays the same.
+        The string contains a digest of a few augmented pictures instead of the name of the policy. The reason is that
+        the code of a policy can change while its name stays the same.
         """
         some = views.rows[:CHECKED_PICTURES]
         altered = views.augment(

@@ -1,7 +1,7 @@
 """Runs the frozen part of a network, on onnxruntime if possible and on Keras otherwise.
 
-The frozen part runs on Keras in four cases: Keras computes on a GPU or TPU, the conversion to ONNX fails, the outputs
-of onnxruntime differ from those of Keras, or onnxruntime fails while it computes.
+The frozen part runs on Keras if Keras computes on a GPU or TPU, or if the conversion to ONNX fails. It also runs on
+Keras if the outputs of onnxruntime differ from those of Keras, or if onnxruntime fails while it computes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class FrozenPart:
         If onnxruntime fails, Keras computes the outputs for this batch and for all later ones.
 
         Args:
-            pixels: float32 (pictures, height, width, channels) in 0..255.
+            pixels: The pictures, float32 (pictures, height, width, channels) in 0..255.
 
         Returns:
             One float32 array (pictures, ...) per tensor.
