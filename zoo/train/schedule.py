@@ -286,7 +286,7 @@ def override(
         The phases to train.
 
     Raises:
-        UsageError: The number of epochs or of learning rates is neither 1 nor the number of phases. A value is not
+        UsageError: `epochs` or `learning_rates` has neither a single value nor one value per phase. A value is not
             allowed, or no phase has any epochs left.
     """
     _check_counts(phases, epochs, learning_rates)
