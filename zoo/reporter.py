@@ -20,7 +20,7 @@ class Reporter:
     """Receives progress messages and warnings. This base class ignores them; subclasses override its methods.
 
     Attributes:
-        timing: Measures how long each step takes. The total starts when this reporter is created.
+        timing: Measures how long each step takes. The total time is counted from the creation of this reporter.
     """
 
     def __init__(self) -> None:
@@ -33,17 +33,17 @@ class Reporter:
         """Report a problem that the user should know about. The work continues."""
 
     def block(self, title: str, text: str) -> None:
-        """Report something that the user must not overlook, as a title and a text of several lines."""
+        """Report something that the user must not overlook: a title, and a text of several lines."""
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Show the progress of a long step for as long as the context lasts.
+        """Show the progress of a long step until the context ends.
 
         Args:
             label: Describes the step, such as "decoding pictures".
 
         Yields:
-            A function to call with (done, total), two counts in the same unit.
+            A function to call with (done, total): how many items of the step are done, and how many there are.
         """
         yield lambda done, total: None
 
@@ -64,9 +64,12 @@ class Timing:
 
     @contextlib.contextmanager
     def measure(self, step: str) -> Iterator[None]:
-        """Measure how long the code inside this context takes, and record it as a step.
+        """Measure how long the code inside this context takes, and add the time to a step.
 
-        Contexts can be nested. The step of an inner context is a part of the step of the outer context.
+        Contexts can be nested. The step of an inner context then belongs to the step of the outer context.
+
+        Args:
+            step: The name of the step.
         """
         outer, started = self._open, time.perf_counter()
         self._open = (*outer, step)

@@ -98,6 +98,8 @@ def _decode(
 ) -> tuple[list[int], np.ndarray]:
     """Decode training pictures, taken from each class in turn, until `count` of them are decoded.
 
+    Pictures that cannot be read are skipped, with a warning.
+
     Returns:
         Indices of the pictures, and a uint8 array (pictures, height, width, channels), values 0..255.
 
@@ -180,7 +182,7 @@ def _label(shares: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Cut a text so that it is at most `width` pixels wide, and end it with "…" if it was cut."""
+    """Shorten a string to at most `width` pixels. A shortened string ends with "…"."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

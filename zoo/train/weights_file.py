@@ -1,7 +1,7 @@
 """Loads weights files into networks: .h5 files in the formats that Keras publishes, and the .keras files of runs.
 
 A .keras file is read only as data. Its config.json lists the layers in order, and its model.weights.h5 contains their
-arrays. The objects that the file describes are not created, so a file from a stranger cannot execute code.
+arrays. The objects that the file describes are not created, so an untrusted file cannot execute code.
 
 Keras writes the arrays of a layer to `layers/NAME/vars/0`, `layers/NAME/vars/1` and so on. NAME is the class name of
 the layer in snake case. The second layer of a class gets the suffix `_1`, the third one `_2`. (See
@@ -38,8 +38,8 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
             name with those of the network.
         entry: The published weights that the file belongs to; None for a user's own file. If the entry has a `load`
             function, only that function is tried.
-        layouts: Other published weights of the network. If Keras cannot load an .h5 file, the `load` functions of
-            these weights are tried, because the file may have the layout of one of them.
+        layouts: Other published weights of the network. If Keras cannot load an .h5 file, the `load` functions of these
+            weights are tried. The file may have the layout of one of them.
 
     Raises:
         WeightsIncompatible: The file is damaged, or it belongs to another network.
@@ -68,18 +68,19 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
 
 def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[Weights] = ()) -> None:
-    """Refuse an .h5 file of another network before Keras starts: it holds another number of parameters.
+    """Raise an error if the number of parameters in an .h5 file does not fit an architecture.
 
-    The names of layers prove nothing, because Keras loads such files by the order of the layers.
+    This check runs before Keras starts. The number can differ from the expected one by up to 1 %. The names of the
+    layers are not compared, because Keras loads such files by the order of the layers.
 
     Args:
-        path: The user's file. Files of other formats are not checked here.
+        path: The user's file. A .keras file is not checked.
         architecture: The architecture whose backbone the file is for.
-        layouts: Published entries of the architecture. If one has its own way of loading, a file may have another
-            number of parameters than the network, so that nothing is checked.
+        layouts: Published weights of the architecture. If one of them has a `load` function, nothing is checked. The
+            file may have the layout that this function reads, with a different number of parameters.
 
     Raises:
-        WeightsIncompatible: The file is damaged, or it belongs to another network.
+        WeightsIncompatible: The file is damaged, or its number of parameters does not fit.
     """
     if path.suffix == ".keras" or not architecture.parameters or any(entry.load is not None for entry in layouts):
         return
@@ -94,7 +95,7 @@ def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[W
 
 
 def _parameters_in(path: Path) -> int:
-    """Count the numbers in the arrays of an .h5 file, without those of an optimizer."""
+    """Count the elements of all arrays in an .h5 file, except those of an optimizer."""
     import h5py
 
     total = 0
@@ -117,7 +118,7 @@ def _misfit(path: Path, name: str, problem: str, top: str) -> WeightsIncompatibl
 
 
 def _load_h5(model: keras.Model, path: Path) -> None:
-    """Load an .h5 file with Keras's own loader."""
+    """Load an .h5 file into a model with Keras's own loader."""
     with warnings.catch_warnings():
         # Keras warns about its internal list of operations, which has no weights.
         warnings.filterwarnings("ignore", message=".*'_operations_by_depth")
@@ -125,7 +126,7 @@ def _load_h5(model: keras.Model, path: Path) -> None:
 
 
 def _in_plain_words(error: Exception, path: Path) -> str:
-    """Describe an error of Keras, h5py or zipfile for the user: why the file does not fit the network."""
+    """Return an explanation of why a file does not fit the network, given an error of Keras, h5py or zipfile."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, WeightsIncompatible):
         return text
@@ -152,9 +153,9 @@ def _in_plain_words(error: Exception, path: Path) -> str:
 
 
 def _first_layers(path: Path) -> str:
-    """Return text such as " (conv1, bn1, conv2 ...)": the names of the first three layers with weights in an .h5 file.
+    """Return the names of the first three layers with weights in an .h5 file, such as " (conv1, bn1, conv2 ...)".
 
-    The text is empty if the names cannot be read.
+    The result is an empty string if the names cannot be read.
     """
     import h5py
 
@@ -174,8 +175,8 @@ def _load_archive(model: keras.Model, path: Path) -> None:
     All layers are checked before the first one changes. The file may contain more layers than the model.
 
     Raises:
-        WeightsIncompatible: config.json does not describe layers, a layer or an array of the model is missing in the
-            file, or an array has another shape.
+        WeightsIncompatible: config.json does not describe layers. The file lacks a layer or an array of the model, or
+            holds an array of a different shape.
     """
     import h5py
 
@@ -275,15 +276,16 @@ def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.lay
 
 
 def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
-    """Read the arrays of a layer, but not the arrays of layers inside this layer.
+    """Read the arrays of a layer from model.weights.h5, but not the arrays of layers inside this layer.
 
     Args:
         layer: A layer of the network that receives the weights.
         file: The opened model.weights.h5.
-        path: The path of the layer's group.
+        path: The path of the layer's group in this file.
 
     Raises:
-        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer, or `_dataset` raises it.
+        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer, or an array is stored in
+            another file.
     """
     inside = {id(weight) for part in layer._flatten_layers(include_self=False) for weight in part.weights}
     needed = [tuple(weight.shape) for weight in layer.weights if id(weight) not in inside]
