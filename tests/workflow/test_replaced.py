@@ -41,7 +41,7 @@ def test_an_export_of_another_run_is_named_with_the_place_of_its_file(zoo, two_r
     assert (two_runs / "runs" / "one" / "model.onnx").read_bytes() == before and "runs/one/model.onnx" in line
     # A smaller file of the other run stays: nothing may be able to make it again.
     assert "exported/shapes-fp16/model.onnx comes from another run and is not changed" in ran.err
-    assert "`zoo export runs/two --fp16`" in ran.err
+    assert "`zoo export runs/two --fp16 --name shapes --exported exported`" in ran.err
     assert Predictor(place / "shapes-fp16").info.run["id"] == "one"
     files = ["shapes", "shapes-fp16", "shapes-fp16/model.onnx", "shapes/model.onnx"]
     assert sorted(str(path.relative_to(place)) for path in place.rglob("*")) == files

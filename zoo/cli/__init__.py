@@ -62,7 +62,7 @@ def _run() -> int:
         click.echo("interrupted", err=True)
         return 130
     except click.ClickException as error:
-        if isinstance(error, click.NoSuchOption) and error.option_name == "--lr":
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--lr" and _has_learning_rate(error.ctx):
             # The name that other programs use; click would suggest --l1 and --l2.
             error = click.UsageError("No such option '--lr'. Did you mean '--learning-rate'?", error.ctx)
         error.show()
@@ -81,6 +81,11 @@ def _run() -> int:
             raise
         click.echo(f"error: {error}", err=True)
         return 1
+
+
+def _has_learning_rate(context: click.Context | None) -> bool:
+    """Return whether the command of a context has the option --learning-rate."""
+    return context is not None and any("--learning-rate" in parameter.opts for parameter in context.command.params)
 
 
 class _Commands(click.Group):

@@ -136,11 +136,10 @@ def lr_find(
         click.echo(f"Use        {_command_to_use(architecture, values, tests)}")
     else:
         # A rate that only does no harm, in every phase, would train nothing.
-        phases = ", ".join(failed or [test.phase for test in tests])
+        found = f"no rate was found for {', '.join(failed)}" if failed else "no rate lowers the loss"
         click.echo(
-            f"Use        no rate was found for {phases}. Check that the pictures are in the folders of their classes, "
-            "or try --steps 300, a larger --batch-size, or another --lowest and --highest. Without --learning-rate, "
-            "`zoo finetune` uses the rates of the schedule."
+            f"Use        the rates of the schedule, because {found}. Check that the pictures are in the folders of "
+            "their classes, or try --steps 300, a larger --batch-size, or another --lowest and --highest."
         )
 
 

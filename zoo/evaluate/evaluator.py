@@ -5,6 +5,7 @@ zoo_runtime computes the probabilities, as it does on the device. `zoo.evaluate.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ class EvaluationPictures:
         known_parts: Maps the sha256 of every picture of the training run, in hex, to "train", "val" or "test". Empty if
             the run folder is not available.
         name: The name of the pictures in error messages.
+        known_unreadable: The file names, without folders, of the pictures that the training run could not read.
     """
 
     source: sources.Source
@@ -41,6 +43,7 @@ class EvaluationPictures:
     readable: Collection[int]
     known_parts: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    known_unreadable: Collection[str] = ()
 
     def select(self, part: str | None) -> tuple[str, list[int]]:
         """Select the pictures of one part.
@@ -88,16 +91,21 @@ class EvaluationPictures:
             info: The metadata of the exported file.
             reporter: Receives one message or warning, or nothing if every readable picture is evaluated.
         """
-        left_out = sorted(set(self.readable) - set(rows))
+        parts, pictures = self._parts(), self.source.pictures
+        unreadable = {
+            i for i in self.readable if parts[i] is None and os.path.basename(pictures[i].name) in self.known_unreadable
+        }
+        readable = set(self.readable) - unreadable
+        left_out = sorted(readable - set(rows))
         if not left_out:
             return
-        parts = self._parts()
         names = sorted({parts[i] or "" for i in left_out} - {""})
         new = [i for i in left_out if parts[i] is None]
-        text = f"{len(rows)} of {len(self.readable)} pictures are evaluated."
+        text = f"{len(rows)} of {len(readable)} pictures are evaluated."
         if names:
+            seen = self._are_of_the_run() and set(names) <= {"train", "val"}
             text += f" Left out: {len(left_out) - len(new)} of the {' and '.join(names)} part{'s' * (len(names) > 1)}"
-            text += ", which took part in training." if "train" in names and self._are_of_the_run() else "."
+            text += ", which were used in training." if seen else "."
         if not new:
             reporter.say(text)
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,11 @@ from zoo.pretrained import fetch
 from zoo.reporter import Reporter
 
 RANDOM_SCHEDULE = "scratch"
+# With these endings, what a user gives as weights is the path of a file, although the file may not exist.
+FILE_SUFFIXES = (
+    *(".h5", ".hdf5", ".keras", ".npz", ".npy", ".onnx", ".pb", ".pt", ".pth", ".bin", ".safetensors", ".tflite"),
+    *(".ckpt", ".zip", ".jpg", ".jpeg", ".png", ".csv", ".json", ".txt"),
+)
 # How messages name the places of `zoo.pretrained.fetch`.
 PLACES = {
     "mirror": "from the folder that ZOO_WEIGHTS_DIR names",
@@ -233,8 +237,8 @@ def describe(found: fetch.WeightsFile) -> dict[str, Any]:
 
 
 def _is_path(text: str) -> bool:
-    # A misspelled file name such as cat.jpg is not a tag. Tags may have versions, such as v1.0.
-    return "/" in text or "\\" in text or bool(re.search(r"\.[A-Za-z]\w*$", text)) or Path(text).is_file()
+    # A misspelled file name such as cat.jpg is not a tag.
+    return "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES) or Path(text).is_file()
 
 
 def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weights]) -> StartingWeights:

@@ -68,7 +68,7 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
 
 def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[Weights] = ()) -> None:
-    """Raise an error if the number of parameters in an .h5 file does not fit an architecture.
+    """Raise an error if an .h5 file cannot have the weights of an architecture, judged by the number of parameters.
 
     This check runs before Keras starts. The number can differ from the expected one by up to 1 %. The names of the
     layers are not compared, because Keras loads such files by the order of the layers.
@@ -85,29 +85,38 @@ def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[W
     if path.suffix == ".keras" or not architecture.parameters or any(entry.load is not None for entry in layouts):
         return
     try:
-        held = _parameters_in(path)
+        held, all_loaded = _parameters_in(path)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise _misfit(path, architecture.name, _in_plain_words(error, path), "without its top") from None
     # Preprocessing layers and random states hold a few numbers that `parameters` does not count.
-    if abs(held - architecture.parameters) > COUNT_TOLERANCE * architecture.parameters:
+    excess, tolerance = held - architecture.parameters, COUNT_TOLERANCE * architecture.parameters
+    if excess < -tolerance or (all_loaded and excess > tolerance):
         problem = f"the file holds {held:,} parameters{_first_layers(path)}, and {architecture.parameters:,} are needed"
         raise _misfit(path, architecture.name, problem, "without its top")
 
 
-def _parameters_in(path: Path) -> int:
-    """Count the elements of all arrays in an .h5 file, except those of an optimizer."""
+def _parameters_in(path: Path) -> tuple[int, bool]:
+    """Count the parameters in an .h5 file.
+
+    Returns:
+        The number of parameters, and whether Keras would load all of them. It loads all layers that an older .h5 file
+        lists. From a .weights.h5 file it takes the layers of the network, so that the file may hold more, such as a
+        head.
+    """
     import h5py
 
-    total = 0
-
-    def count(name: str, item: Any) -> None:
-        nonlocal total
-        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
-            total += item.size
-
     with h5py.File(path, "r") as file:
-        file.visititems(count)
-    return total
+        group = file.get("model_weights", file)
+        if "layer_names" in group.attrs:
+            layers = [group[name] for name in group.attrs["layer_names"]]
+            return sum(layer[name].size for layer in layers for name in layer.attrs["weight_names"]), True
+        sizes: list[int] = []
+        file.visititems(
+            lambda name, item: (
+                sizes.append(item.size) if isinstance(item, h5py.Dataset) and not name.startswith("optimizer") else None
+            )
+        )
+        return sum(sizes), False
 
 
 def _misfit(path: Path, name: str, problem: str, top: str) -> WeightsIncompatible:

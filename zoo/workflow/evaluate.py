@@ -67,7 +67,9 @@ def evaluate(
         digests = pixel_cache.digests_of(source.pictures)
         readable = set(range(len(digests)))
     known_parts = run.parts() if run else {}
-    pictures = evaluator.EvaluationPictures(source, digests, readable, known_parts, name=data or source.name)
+    unreadable = {os.path.basename(each["picture"]) for each in record.data.get("left_out", ())} if record else set()
+    name = data or source.name
+    pictures = evaluator.EvaluationPictures(source, digests, readable, known_parts, name, unreadable)
     return evaluator.evaluate(predictor, pictures, reporter, part=part)
 
 

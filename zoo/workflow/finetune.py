@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -80,14 +81,16 @@ def finetune(
             with contextlib.suppress(WriteError):
                 run.write_record(record.with_status(status))
         if isinstance(error, KeyboardInterrupt):
-            _report_interruption(run, record, reporter)
+            _report_interruption(run, record, requested.exported, reporter)
         raise
 
 
-def _report_interruption(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
+def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:
     """Report which files an interrupted run leaves behind, and what to do next."""
     if record.status == "trained":
-        reporter.warn(f"the network is trained and kept in {run.folder}. `zoo export {run.folder}` exports it.")
+        words = ["zoo", "export", str(run.folder)]
+        words += ["--exported", str(exported)] if exported != Path("exported") else []
+        reporter.warn(f"the network is trained and kept in {run.folder}. `{shlex.join(words)}` exports it.")
         return
     reporter.warn(
         f"training was interrupted. {run.folder} has the settings and the list of pictures, but no network, so that "

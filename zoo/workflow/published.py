@@ -17,12 +17,13 @@ from zoo.data import sources
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
 from zoo.evaluate import evaluator
 from zoo.export.parity import PARITY_PICTURES
+from zoo.export.variants import VARIANTS
 from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
 from zoo.workflow.export import convert_and_check
-from zoo.workflow.replaced import EXPORTED_FILE
+from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, warn_of_stale
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -81,7 +82,10 @@ def export_top(
     graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
     from zoo.export import artifact
 
+    earlier = info_of(target)
     artifact.place(artifact.serialize(graph, info), target)
+    report_replaced(earlier, exported, target.parent.name, None, reporter)
+    warn_of_stale(VARIANTS, exported, target.parent.name, None, reporter)
     return target
 
 

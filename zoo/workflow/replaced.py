@@ -32,43 +32,50 @@ def info_of(path: Path) -> ModelInfo | None:
         return None
 
 
-def warn_of_stale(variants: Sequence[Variant], exported: Path, name: str, run: runs.Run, reporter: Reporter) -> None:
+def warn_of_stale(
+    variants: Sequence[Variant], exported: Path, name: str, run: runs.Run | None, reporter: Reporter
+) -> None:
     """Warn about variants that another run exported under the same name. They are kept.
 
     Args:
         variants: The kinds of variants that this run has not made.
         exported: The folder of exports.
         name: The name of the export.
-        run: The run that is exported now.
+        run: The run that is exported now; None for a published network.
         reporter: Receives the warnings.
     """
     for variant in variants:
         path = variant_path(exported, name, variant)
         present = info_of(path)
-        if present is None or present.precision.get("kind") != variant.name or present.run.get("id") == run.id:
+        identity = run.id if run is not None else None
+        if present is None or present.precision.get("kind") != variant.name or present.run.get("id") == identity:
             continue
-        reporter.warn(
-            f"{path} comes from another run and is not changed, so that it does not belong to {exported / name}. "
-            f"Remove it, or replace it: `zoo export {shlex.quote(str(run.folder))} --{variant.name}`."
-        )
+        text = f"{path} comes from another run and is not changed, so that it does not belong to {exported / name}. "
+        if run is None:
+            reporter.warn(f"{text}Remove it, or choose another --name.")
+        else:
+            words = ["zoo", "export", str(run.folder), f"--{variant.name}", "--name", name, "--exported", str(exported)]
+            reporter.warn(f"{text}Remove it, or replace it: `{shlex.join(words)}`.")
 
 
-def report_replaced(earlier: ModelInfo | None, exported: Path, name: str, run: runs.Run, reporter: Reporter) -> None:
+def report_replaced(
+    earlier: ModelInfo | None, exported: Path, name: str, run: runs.Run | None, reporter: Reporter
+) -> None:
     """Report which export was replaced and where its file still is. Remove settings tuned for the replaced file.
 
     Args:
         earlier: The metadata of the export that was replaced; None if there was none.
         exported: The folder of exports.
         name: The name of the export.
-        run: The run that has been exported.
+        run: The run that has been exported; None for a published network.
         reporter: Receives the report in one line, or nothing if there is nothing to report.
     """
     target = exported / name / EXPORTED_FILE
     sentences = []
-    if earlier is not None and earlier.run.get("id") != run.id:
-        identity = earlier.run.get("id")
+    identity = earlier.run.get("id") if earlier is not None else None
+    if earlier is not None and identity != (run.id if run is not None else None):
         sentences = [f"{target} replaces the export of {f'run {identity}' if identity else 'a published network'}."]
-        kept = run.folder.parent / str(identity or "") / EXPORTED_FILE
+        kept = (run.folder.parent if run is not None else Path("runs")) / str(identity or "") / EXPORTED_FILE
         present = info_of(kept)
         # A run folder keeps the file of the size at which the run was trained.
         if present is not None and present.run.get("id") == identity and present.image == earlier.image:
