@@ -186,6 +186,20 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
     assert "the file given" not in ran.err and "CorruptPicture" not in ran.err
 
 
+def test_a_class_without_readable_pictures_is_named_with_its_files(zoo, photos, tmp_path):
+    import shutil
+
+    data = tmp_path / "photos"
+    shutil.copytree(photos / "bars", data / "bars")
+    (data / "dogs").mkdir()
+    for i in range(4):
+        (data / "dogs" / f"IMG_{i}.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes([i]))
+    ran = zoo("finetune", "mnist_convnet", "--data", data, *QUICK, *folders(tmp_path))
+    assert ran.code == 1
+    assert "class 'dogs' has no picture that can be read, and needs 3. These files cannot be read: " in ran.err
+    assert "dogs/IMG_0.jpg: a HEIC picture, as iPhones save them" in ran.err and "dogs/IMG_3.jpg: " in ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
