@@ -80,6 +80,11 @@ def export(
     Returns:
         The exit code: 1 if a variant was refused, else 0.
     """
+    # The path of a run includes the folder of runs.
+    parameters = {
+        key: value for key, value in click.get_current_context().params.items() if key not in ("what", "runs")
+    }
+    typed = [word for key, value in parameters.items() for word in typed_again(key, value)]
     variants = variant_requests(values)
     if top and variants:
         raise click.UsageError(
@@ -100,7 +105,7 @@ def export(
         from zoo.workflow import export as workflow
         from zoo.workflow.evaluate import find_run
 
-        folder = find_run(what, exported, runs, "zoo export")
+        folder = find_run(what, exported, runs, "zoo export", typed)
         result = workflow.export_run(
             folder, registry, reporter, name=name, exported=exported, data=data, size=size, variants=variants
         )

@@ -147,7 +147,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
     raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
 
 
-def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path:
+def find_run(text: str, exported: Path, runs_folder: Path, command: str, typed: Sequence[str] = ()) -> Path:
     """Find the run folder that a user names by its path or by the run's id.
 
     Args:
@@ -155,6 +155,7 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path
         exported: The folder of exports.
         runs_folder: The folder of runs.
         command: The command that the user typed, such as "zoo export", for messages.
+        typed: The other words of the command, such as ["--fp16"]. The suggested command repeats them.
 
     Returns:
         The path of the run folder.
@@ -173,9 +174,8 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path
                 raise UsageError(f"{text!r} is a published network, which no run made. `{command}` needs a run.")
             folder = runs.locate(str(identity), runs_folder)
             if folder:
-                raise UsageError(
-                    f"{text!r} is an export, not a run. It came from {folder}: `{command} {shlex.quote(str(folder))}`."
-                )
+                words = shlex.join([str(folder), *typed])
+                raise UsageError(f"{text!r} is an export, not a run. It came from {folder}: `{command} {words}`.")
             raise UsageError(
                 f"{text!r} is an export, not a run. It came from the run {identity}, which is not in "
                 f"{str(runs_folder)!r}. Name the folder of that run, or its parent folder with --runs."
