@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -401,7 +402,12 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
     run = Run(folder)
     record = run.read_record()
     if record.status != "trained" or not run.model.is_file():
-        raise RunError(f"{str(folder)!r}: training did not finish (status {record.status!r}). Train again.")
+        words = list(record.command)
+        command = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
+        unless = "Unless it is still running, start" if record.status == "running" else "Start"
+        raise RunError(
+            f"{str(folder)!r}: training did not finish (status {record.status!r}). {unless} it again: `{command}`."
+        )
     return run, record
 
 

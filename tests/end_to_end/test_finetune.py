@@ -268,6 +268,10 @@ def test_an_interrupted_run_says_so_and_replaces_nothing(zoo, photos, tmp_path, 
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     assert before.read_bytes() == b"the one before"
     assert f"training was interrupted. {run} has the settings" in ran.err and "Start the same command again" in ran.err
+    for command in (("predict", run, photos), ("export", run), ("evaluate", run)):
+        ran = zoo(*command)
+        assert ran.code == 1 and "training did not finish (status 'interrupted'). Start it again: " in ran.err
+        assert f"`zoo finetune mobilenetv2_035 --data {photos} " in ran.err and "zoo export" not in ran.err
 
 
 def test_an_interrupted_export_names_the_command_that_exports(zoo, photos, tmp_path, monkeypatch):

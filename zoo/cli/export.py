@@ -81,10 +81,8 @@ def export(
         The exit code: 1 if a variant was refused, else 0.
     """
     # The path of a run includes the folder of runs.
-    parameters = {
-        key: value for key, value in click.get_current_context().params.items() if key not in ("what", "runs")
-    }
-    typed = [word for key, value in parameters.items() for word in typed_again(key, value)]
+    parameters = click.get_current_context().params
+    typed = [word for key in parameters if key not in ("what", "runs") for word in typed_again(key, parameters[key])]
     variants = variant_requests(values)
     if top and variants:
         raise click.UsageError(

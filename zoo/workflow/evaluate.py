@@ -127,6 +127,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
 
     Raises:
         UsageError: There is no such file, export or run. Or `to_predict` is True and the run has no exported file.
+        RunError: `to_predict` is True, and the run is not finished or is damaged.
     """
     for path in (Path(text), exported / text, runs_folder / text):
         # Path.is_file raises an error for names that are too long, and for folders without permission to enter.
@@ -144,6 +145,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
         return folder
     if os.path.isfile(folder / EXPORTED_FILE):
         return folder / EXPORTED_FILE
+    runs.load(folder)
     raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
 
 
