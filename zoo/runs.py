@@ -326,9 +326,12 @@ def create(parent: Path, architecture: str) -> Run:
         except FileExistsError:
             if parent.is_dir():
                 continue
-            raise RunError(f"{str(parent)!r} is not a folder; choose another --runs.") from None
+            raise RunError(f"{str(parent)!r} is not a folder; choose another one with --runs FOLDER.") from None
         except OSError as error:
-            raise RunError(f"the run folder {str(folder)!r} cannot be made: {error.strerror}.") from None
+            raise RunError(
+                f"the run folder {str(folder)!r} cannot be made: {error.strerror}. Choose another place with "
+                "--runs FOLDER."
+            ) from None
         return Run(folder)
 
 

@@ -56,6 +56,7 @@ def finetune(
     """
     resolved = config.resolve(requested, registry, reporter)
     _check_own_weights(resolved, registry)
+    files.check_writable(requested.runs, "--runs FOLDER")
     check_targets(requested.exported, resolved.name, variants)
     dataset = load_dataset(resolved, reporter)
     run = runs.create(requested.runs, resolved.architecture.name)
@@ -81,7 +82,17 @@ def finetune(
                 run.write_record(record.with_status(status))
         if isinstance(error, KeyboardInterrupt):
             _report_interruption(run, record, reporter)
+        # The path at the start of the message is a file of the run, not the copy in the folder of exports.
+        if isinstance(error, WriteError) and str(error).startswith(repr(str(run.folder))[:-1]):
+            raise WriteError(f"{error} {_way_out(run, record)}") from error
         raise
+
+
+def _way_out(run: runs.Run, record: runs.RunRecord) -> str:
+    """Return what to do after a file could not be written into a run folder, for example because the disk is full."""
+    if record.status == "trained":
+        return f"The network is trained and kept. When the disk has space, `zoo export {run.folder}` exports it."
+    return "Free some space, or start again with --runs FOLDER on another disk."
 
 
 def _report_interruption(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
@@ -126,7 +137,7 @@ def lr_find(
     from zoo.train import engine
 
     if output is not None:
-        files.check_writable(output.parent)
+        files.check_writable(output.parent, "--output FILE.png")
     resolved = config.resolve(dataclasses.replace(requested, export=False), registry, reporter)
     _check_own_weights(resolved, registry)
     dataset = load_dataset(resolved, reporter)
