@@ -25,7 +25,7 @@ from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
-from zoo.workflow.replaced import EXPORTED_FILE, info_of, remove_stale, report_replaced, variant_path
+from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, variant_path, warn_of_stale
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -134,17 +134,15 @@ def export_model(
     if float32:
         requested = [each.variant for each in variants]
         others = [variant for variant in VARIANTS if variant not in requested]
-        removed = remove_stale(others, exported, trained.name, trained.run, reporter)
-        report_replaced(earlier, exported, trained.name, trained.run, removed, reporter)
+        report_replaced(earlier, exported, trained.name, trained.run, reporter)
+        warn_of_stale(others, exported, trained.name, trained.run, reporter)
     files_and_paths = [
         _export_variant(request, graph, info, trained, metrics, exported, keep=keep, reporter=reporter)
         for request in variants
     ]
-    refused = [variant_file.variant for variant_file, path in files_and_paths if path is None]
-    for line in remove_stale(refused, exported, trained.name, trained.run, reporter) if float32 else ():
-        reporter.say(line)
-    for left in (variant_path(exported, trained.name, variant) for variant in refused):
-        if left.is_file():
+    for variant_file, path in files_and_paths:
+        left = variant_path(exported, trained.name, variant_file.variant)
+        if path is None and left.is_file():
             reporter.warn(f"{left} comes from an earlier export and is not changed.")
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
