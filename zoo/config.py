@@ -183,7 +183,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
         raise UsageError("--balance needs pictures with exactly one class each; these have several labels or none.")
     name = checked_name(config.name or f"{architecture.name}-{source.name}")
     if config.export:
-        files.check_writable(config.exported / name)
+        files.check_writable(config.exported / name, "--exported FOLDER")
     head = _head(architecture, config.head)
     size = config.size or source.size
     check_size(architecture, size or architecture.input_size)

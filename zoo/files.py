@@ -193,16 +193,27 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str) -> None:
     """Check that files can be written to a folder, which need not exist yet. Nothing is created.
 
+    Args:
+        folder: The folder.
+        option: The option that chooses another folder, such as "--exported FOLDER", for the error message.
+
     Raises:
-        WriteError: The folder cannot be created, or the user has no permission to write to it.
+        WriteError: The folder cannot be created, the user has no permission to write to it, or it is on a read-only
+            file system.
     """
     there = Path(os.path.abspath(folder))
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise WriteError(f"{str(folder)!r} cannot be created: {str(there)!r} is not a folder. Choose another folder.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise WriteError(f"{str(folder)!r} cannot be written to: you have no permission to write to {str(there)!r}.")
+        problem = f"cannot be created: {str(there)!r} is not a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problem = f"cannot be written to: you have no permission to write to {str(there)!r}"
+        # Windows has no statvfs.
+        if hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY:
+            problem = f"cannot be written to: {str(there)!r} is on a read-only file system"
+    else:
+        return
+    raise WriteError(f"{str(folder)!r} {problem}. Choose another place with {option}.")

@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -325,9 +326,12 @@ def create(parent: Path, architecture: str) -> Run:
         except FileExistsError:
             if parent.is_dir():
                 continue
-            raise RunError(f"{str(parent)!r} is not a folder; choose another --runs.") from None
+            raise RunError(f"{str(parent)!r} is not a folder; choose another one with --runs FOLDER.") from None
         except OSError as error:
-            raise RunError(f"the run folder {str(folder)!r} cannot be made: {error.strerror}.") from None
+            raise RunError(
+                f"the run folder {str(folder)!r} cannot be made: {error.strerror}. Choose another place with "
+                "--runs FOLDER."
+            ) from None
         return Run(folder)
 
 
@@ -401,7 +405,12 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
     run = Run(folder)
     record = run.read_record()
     if record.status != "trained" or not run.model.is_file():
-        raise RunError(f"{str(folder)!r}: training did not finish (status {record.status!r}). Train again.")
+        words = list(record.command)
+        command = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
+        unless = "Unless it is still running, start" if record.status == "running" else "Start"
+        raise RunError(
+            f"{str(folder)!r}: training did not finish (status {record.status!r}). {unless} it again: `{command}`."
+        )
     return run, record
 
 

@@ -50,4 +50,5 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypa
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "zoo_runtime" else object())
     problems = "\n".join(doctor._package_problems())
     assert f"these packages are not installed: {absent}. Type `pip install --force-reinstall finezoo`" in problems
-    assert "the package zoo_runtime is missing" in problems and "zoo_plugins" not in problems
+    assert "its package zoo_runtime is missing" in problems and "zoo_plugins" not in problems
+    assert "(from a clone: `pip install --force-reinstall --no-deps .`)" in problems

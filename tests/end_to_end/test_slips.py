@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -155,6 +157,26 @@ def test_an_export_instead_of_a_run(zoo, finished, tmp_path, monkeypatch, comman
         )
     ran = zoo(command, "shapes")
     assert ran.code == 2 and f"It came from the run {run.name}, which is not in 'runs'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("export", ("--fp16", "--max-drop", "2.0", "--name", "my shapes")),
+        ("export", ("--size", "64x64", "--exported", "exported")),
+        ("plot", ("--output", "a.png", "--smooth", "0.5")),
+    ],
+)
+def test_the_suggested_command_repeats_the_options(zoo, finished, tmp_path, monkeypatch, command, options):
+    run, exported, _ = finished
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exported").symlink_to(exported)
+    ran = zoo(command, "shapes", *options, "--runs", run.parent)
+    assert ran.code == 2
+    (suggested,) = re.findall(r"`(.*)`", ran.err)
+    words = shlex.split(suggested)
+    assert words[:3] == ["zoo", command, str(run)]
+    assert sorted(words[3:]) == sorted(options)
 
 
 def test_help_and_options_work_as_ever(zoo):

@@ -15,15 +15,8 @@ import warnings
 import click
 
 from zoo.cli import catalog, doctor, evaluate, export, train
+from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
-
-RUNTIME_HINT = (
-    "zoo is installed, but its package zoo_runtime is missing. finezoo and finezoo-runtime both install zoo_runtime, "
-    "and removing one of them removes the files of the other. "
-    "Reinstall with `pip install --force-reinstall --no-deps finezoo` "
-    "(from a clone: `pip install --force-reinstall --no-deps .`)."
-)
-
 
 # What other programs call our commands.
 OTHER_NAMES = {
@@ -73,7 +66,7 @@ def _run() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "zoo_runtime":
             raise
-        click.echo(f"error: {InstallationError(RUNTIME_HINT)}", err=True)
+        click.echo(f"error: {InstallationError(missing_text('zoo_runtime'))}", err=True)
         return 1
     except Exception as error:
         runtime = sys.modules.get("zoo_runtime")

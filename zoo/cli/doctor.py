@@ -11,6 +11,23 @@ from typing import Any
 
 import click
 
+REINSTALL = (
+    "`pip install --force-reinstall --no-deps finezoo` (from a clone: `pip install --force-reinstall --no-deps .`)"
+)
+
+
+def missing_text(package: str) -> str:
+    """Return the message that a package of zoo is missing, with the command that installs it again.
+
+    Args:
+        package: "zoo_runtime" or "zoo_plugins".
+    """
+    return (
+        f"zoo is installed, but its package {package} is missing. finezoo and finezoo-runtime both install "
+        "zoo_runtime, and removing one of them removes the files of the other. "
+        f"Reinstall with {REINSTALL}."
+    )
+
 
 def examine() -> dict[str, Any]:
     """Check this installation.
@@ -82,19 +99,17 @@ def _package_problems() -> list[str]:
         problems.append(
             "finezoo and finezoo-runtime are both installed. Both contain the package zoo_runtime, and removing one of "
             "them removes the files of the other. Keep one: `pip uninstall finezoo-runtime`, then "
-            "`pip install --force-reinstall --no-deps finezoo`."
+            f"{REINSTALL}."
         )
     absent = [name for name in runs.PACKAGES if name not in runs.versions()]
     if absent:
         problems.append(
-            f"these packages are not installed: {', '.join(absent)}. Type `pip install --force-reinstall finezoo`."
+            f"these packages are not installed: {', '.join(absent)}. Type `pip install --force-reinstall finezoo` "
+            "(from a clone: `pip install --force-reinstall .`)."
         )
     for module in ("zoo_runtime", "zoo_plugins"):
         if find_spec(module) is None:
-            problems.append(
-                f"the package {module} is missing; removing finezoo-runtime may have removed it. "
-                "Type `pip install --force-reinstall --no-deps finezoo`."
-            )
+            problems.append(missing_text(module))
     return problems
 
 

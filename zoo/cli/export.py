@@ -80,6 +80,9 @@ def export(
     Returns:
         The exit code: 1 if a variant was refused, else 0.
     """
+    # The path of a run includes the folder of runs.
+    parameters = click.get_current_context().params
+    typed = [word for key in parameters if key not in ("what", "runs") for word in typed_again(key, parameters[key])]
     variants = variant_requests(values)
     if top and variants:
         raise click.UsageError(
@@ -100,7 +103,7 @@ def export(
         from zoo.workflow import export as workflow
         from zoo.workflow.evaluate import find_run
 
-        folder = find_run(what, exported, runs, "zoo export")
+        folder = find_run(what, exported, runs, "zoo export", typed)
         result = workflow.export_run(
             folder, registry, reporter, name=name, exported=exported, data=data, size=size, variants=variants
         )

@@ -122,7 +122,13 @@ def load(
         pixels = _decode(source, spec, reporter)
     with reporter.timing.measure("dividing"):
         split = splitting.split(
-            source.pictures, pixels.digests, pixels.usable, source.classes, seed=seed, val_fraction=val_fraction
+            source.pictures,
+            pixels.digests,
+            pixels.usable,
+            source.classes,
+            seed=seed,
+            val_fraction=val_fraction,
+            unreadable=pixels.bad,
         )
     decoded = "decoded by an earlier run" if pixels.cached else f"decoded in {time.perf_counter() - started:.1f} s"
     reporter.say(

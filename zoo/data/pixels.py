@@ -181,9 +181,18 @@ def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
     count = len(bad)
     of_all = f" of {total}" if total is not None else ""
     files_are = "file is" if count == 1 and total in (None, 1) else "files is" if count == 1 else "files are"
+    return f"{count}{of_all} {files_are} left out: {named_files(bad)}"
+
+
+def named_files(bad: Mapping[str, str]) -> str:
+    """Name up to five unreadable files with their reasons in one line, and say how many more there are.
+
+    Args:
+        bad: Maps the name of each unreadable file to the reason.
+    """
     named = [f"{name}: {_in_plain_words(why).removesuffix('.')}" for name, why in list(bad.items())[:NAMED_FILES]]
-    more = [f"and {count - NAMED_FILES} more"] if count > NAMED_FILES else []
-    return f"{count}{of_all} {files_are} left out: {'; '.join(named + more)}"
+    more = [f"and {len(bad) - NAMED_FILES} more"] if len(bad) > NAMED_FILES else []
+    return "; ".join(named + more)
 
 
 def _in_plain_words(why: str) -> str:

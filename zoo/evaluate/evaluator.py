@@ -249,7 +249,11 @@ def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], i
     present = {source.classes[label] for picture in pictures for label in picture.labels}
     unknown = sorted(present - set(info.classes))
     if unknown:
-        raise DataError(f"the network does not know {_shorten(unknown, 5)}. It knows {_shorten(info.classes, 10)}.")
+        raise DataError(
+            f"the network does not know {_shorten(unknown, 5)}. It knows {_shorten(info.classes, 10)}. Remove the "
+            f"pictures of {'this class' if len(unknown) == 1 else 'these classes'} from {source.name!r}, or train "
+            "again with them: `zoo finetune`."
+        )
     if info.task != "multilabel" and any(len(picture.labels) != 1 for picture in pictures):
         raise DataError(
             f"some pictures of {source.name!r} have several labels or none, but the network gives exactly one class."

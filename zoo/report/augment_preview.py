@@ -77,7 +77,7 @@ def preview(
     policy, parameters = parse(text, registry)
     source = sources.open_source(data, fewest_classes=1)
     output = output or Path(f"augment-{policy.name}.png")
-    files.check_writable(output.parent)
+    files.check_writable(output.parent, "--output FILE.png")
     spec = ImageSpec(size=size or source.size or SIZE, channels=3)
     rows, decoded = _decode(source, spec, pictures, seed, reporter)
     labels = multi_hot([source.pictures[row] for row in rows], len(source.classes))

@@ -129,6 +129,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
 
     Raises:
         UsageError: There is no such file, export or run. Or `to_predict` is True and the run has no exported file.
+        RunError: `to_predict` is True, and the run is not finished or is damaged.
     """
     for path in (Path(text), exported / text, runs_folder / text):
         # Path.is_file raises an error for names that are too long, and for folders without permission to enter.
@@ -146,10 +147,11 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
         return folder
     if os.path.isfile(folder / EXPORTED_FILE):
         return folder / EXPORTED_FILE
+    runs.load(folder)
     raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
 
 
-def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path:
+def find_run(text: str, exported: Path, runs_folder: Path, command: str, typed: Sequence[str] = ()) -> Path:
     """Find the run folder that a user names by its path or by the run's id.
 
     Args:
@@ -157,6 +159,7 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path
         exported: The folder of exports.
         runs_folder: The folder of runs.
         command: The command that the user typed, such as "zoo export", for messages.
+        typed: The other words of the command, such as ["--fp16"]. The suggested command repeats them.
 
     Returns:
         The path of the run folder.
@@ -175,9 +178,8 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path
                 raise UsageError(f"{text!r} is a published network, which no run made. `{command}` needs a run.")
             folder = runs.locate(str(identity), runs_folder)
             if folder:
-                raise UsageError(
-                    f"{text!r} is an export, not a run. It came from {folder}: `{command} {shlex.quote(str(folder))}`."
-                )
+                words = shlex.join([str(folder), *typed])
+                raise UsageError(f"{text!r} is an export, not a run. It came from {folder}: `{command} {words}`.")
             raise UsageError(
                 f"{text!r} is an export, not a run. It came from the run {identity}, which is not in "
                 f"{str(runs_folder)!r}. Name the folder of that run, or its parent folder with --runs."

@@ -271,7 +271,7 @@ def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest])
     for request in variants:
         kind = request.variant.name
         target = variant_path(exported, name, request.variant)
-        files.check_writable(target.parent)
+        files.check_writable(target.parent, "--exported FOLDER")
         present = info_of(target)
         if present is not None and present.precision.get("kind") != kind:
             raise UsageError(
@@ -396,7 +396,7 @@ def export_run(
     resized = size is not None and list(size) != record.image["size"]
     suffix = f"-{size[0]}x{size[1]}" if size is not None and resized else ""
     name = config.checked_name(name or record.name + suffix)
-    files.check_writable(exported / name)
+    files.check_writable(exported / name, "--exported FOLDER")
     check_targets(exported, name, variants)
     model = load_model(run.model)
     if size is not None and resized:

@@ -57,6 +57,7 @@ def finetune(
     """
     resolved = config.resolve(requested, registry, reporter)
     _check_own_weights(resolved, registry)
+    files.check_writable(requested.runs, "--runs FOLDER")
     check_targets(requested.exported, resolved.name, variants)
     dataset = load_dataset(resolved, reporter)
     run = runs.create(requested.runs, resolved.architecture.name)
@@ -129,7 +130,7 @@ def lr_find(
     from zoo.train import engine
 
     if output is not None:
-        files.check_writable(output.parent)
+        files.check_writable(output.parent, "--output FILE.png")
     resolved = config.resolve(dataclasses.replace(requested, export=False), registry, reporter)
     _check_own_weights(resolved, registry)
     dataset = load_dataset(resolved, reporter)

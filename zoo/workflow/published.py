@@ -74,7 +74,7 @@ def export_top(
     spec = config.image_spec(architecture, size, resize)
     published = _published(architecture, tag, size, registry)
     target = exported / config.checked_name(name or f"{architecture.name}-{published[0].tag}") / EXPORTED_FILE
-    files.check_writable(target.parent)
+    files.check_writable(target.parent, "--exported FOLDER")
     classes = _fetch_classes(published, reporter)
     weights = _fetch_published(published, size, reporter)
     pictures = sources.open_source(data, fewest_classes=1).pictures
