@@ -8,6 +8,7 @@ Environment variables are read when a function is called, never at import.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -190,7 +191,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+        full = " Free some space, or choose a folder on another disk." if error.errno == errno.ENOSPC else ""
+        raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.{full}") from error
 
 
 def check_writable(folder: Path, option: str) -> None:
