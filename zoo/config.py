@@ -196,7 +196,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
-    weights.report(reporter)
+    weights.report(reporter, config.schedule)
     if weights.random != expected_random:
         schedule, phases = _schedule(config, architecture, registry, augmentation, random=True)
     size = size or weights.input_size or architecture.input_size
