@@ -362,4 +362,4 @@ def test_a_full_disk_of_runs_names_the_way_out(zoo, photos, tmp_path, monkeypatc
     folders = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
     ran = zoo("finetune", "mnist_dense", "--data", photos, *folders)
     assert ran.code == 1 and "pictures.csv' cannot be written: No space left on device. Free some space, or" in ran.err
-    assert "start again with --runs FOLDER on another disk." in ran.err
+    assert "choose a folder on another disk." in ran.err

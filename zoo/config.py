@@ -108,8 +108,9 @@ class FinetuneConfig:
         """Return the request as run.json records it.
 
         The keys are the names of the fields, and paths become strings. Instead of the field `overrides`, the dictionary
-        has one key per overridden setting. The keys in `RECORDED_OVERRIDES` are always present, with the value None if
-        the user does not override the setting. For other settings, the key is the name of the field of `Phase`.
+        has one key per setting. `RECORDED_OVERRIDES` gives some settings a key of their own. These keys are always
+        present, with the value None if the user does not override the setting. Every other setting is present only if
+        it is overridden. Its key is the name of its field in `Phase`.
         """
         values: dict[str, Any] = {}
         others = dict(self.overrides)
@@ -196,7 +197,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
-    weights.report(reporter)
+    weights.report(reporter, config.schedule)
     if weights.random != expected_random:
         schedule, phases = _schedule(config, architecture, registry, augmentation, random=True)
     size = size or weights.input_size or architecture.input_size

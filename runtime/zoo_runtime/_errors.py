@@ -60,7 +60,7 @@ class NotWritten(ZooRuntimeError):
 
 
 class NotMeasured(ZooRuntimeError):
-    """A process that was started in order to measure its time has failed."""
+    """A speed measurement has failed, because the process that was timed ended with an error."""
 
 
 class ModelError(ZooRuntimeError):

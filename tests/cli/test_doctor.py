@@ -34,6 +34,9 @@ def test_a_mirror_that_is_not_a_folder(zoo, monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "file"))
     ran = zoo("doctor")
     assert ran.code == 1 and f"ZOO_WEIGHTS_DIR is {str(tmp_path / 'file')!r}, which is not a folder" in ran.out
+    assert "file (is not a folder)" in ran.out
+    monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "mistyped"))
+    assert "mistyped (does not exist)\n" in zoo("doctor").out
 
 
 def test_two_distributions_that_contain_the_same_package(monkeypatch):

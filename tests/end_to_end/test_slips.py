@@ -179,6 +179,29 @@ def test_the_suggested_command_repeats_the_options(zoo, finished, tmp_path, monk
     assert sorted(words[3:]) == sorted(options)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("finetune", "--data", "my photos"), "ARCH is missing. Name an architecture, such as mobilenetv2: "),
+        (("finetune", "--data", "my photos"), "`zoo finetune mobilenetv2 --data 'my photos'`"),
+        (("lr-find",), "`zoo lr-find mobilenetv2`"),
+        (("finetune", "photos", "mobilenetv2"), "`zoo finetune mobilenetv2 --data photos`"),
+        (("finetune", "photos", "vgg16", "--epochs", "3"), "`zoo finetune vgg16 --epochs 3 --data photos`"),
+        (("evaluate", "photos", "shapes"), "`zoo evaluate shapes --data photos`"),
+        (("export", "mobilenetv2"), "is an architecture, not a run. `zoo export mobilenetv2 --top` exports"),
+        (("export", "mnist_dense"), "there is no run 'mnist_dense'"),
+        (("schedule", "fine-tune", "mobilenetv2"), "Did you mean `zoo schedule show fine-tune mobilenetv2`?"),
+        (("schedule", "shwo", "full", "vgg16"), "Did you mean `zoo schedule show full vgg16`?"),
+        (("augment", "light"), "Did you mean `zoo augment preview light`?"),
+        (("list", "weight"), "Did you mean `zoo list weights`?"),
+        (("finetune", "mobilenetv2", "--epoch", "3"), "No such option '--epoch'. Did you mean '--epochs'?"),
+    ],
+)
+def test_the_right_command_is_suggested(zoo, here, arguments, message):
+    ran = zoo(*arguments)
+    assert ran.code == 2 and message in ran.err
+
+
 def test_help_and_options_work_as_ever(zoo):
     assert zoo("finetune", "--help").code == 0
     ran = zoo("finetune", "mobilenetv2", "--no-such-option")

@@ -58,6 +58,10 @@ def _run() -> int:
         if isinstance(error, click.NoSuchOption) and error.option_name == "--lr" and _has_learning_rate(error.ctx):
             # The name that other programs use; click would suggest --l1 and --l2.
             error = click.UsageError("No such option '--lr'. Did you mean '--learning-rate'?", error.ctx)
+        elif isinstance(error, click.NoSuchOption) and error.possibilities:
+            # Options that continue what was typed are nearer than those that only look similar.
+            begins = [option for option in error.possibilities if option.startswith(error.option_name)]
+            error.possibilities = begins or error.possibilities
         error.show()
         return error.exit_code
     except ZooError as error:

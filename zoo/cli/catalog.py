@@ -5,6 +5,7 @@ Both commands are quick, because nothing here imports Keras, numpy, Pillow or on
 
 from __future__ import annotations
 
+import difflib
 import json
 import textwrap
 from collections.abc import Collection, Sequence
@@ -344,9 +345,11 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
     KIND is architectures (the default), weights, augmentations, schedules or plugins. With FILTER, only names that
     contain this text are listed. With --json and without KIND, all kinds are listed.
     """
+    similar: list[str] = []
     if kind is not None and kind not in KIND_NAMES:
         if filter is not None:
             raise click.UsageError(f"KIND must be one of {', '.join(KIND_NAMES)}. Received: {kind!r}.")
+        similar = difflib.get_close_matches(kind, KIND_NAMES, n=1, cutoff=0.8)
         kind, filter = None, kind
     listed = rows(load_registry(), (kind,) if kind else KIND_NAMES if as_json else ("architectures",), filter or "")
     if as_json:
@@ -354,8 +357,9 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
     elif listed:
         click.echo(table(listed))
     else:
+        hint = f"Did you mean `zoo list {similar[0]}`? " if similar else ""
         raise click.UsageError(
-            f"no name among the {kind or 'architectures'} contains {filter!r}. "
+            f"no name among the {kind or 'architectures'} contains {filter!r}. {hint}"
             f"`zoo list KIND` lists another kind; KIND is one of {', '.join(KIND_NAMES)}."
         )
 

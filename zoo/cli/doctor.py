@@ -71,7 +71,7 @@ def examine() -> dict[str, Any]:
         ],
         "folders": {
             "cache (ZOO_CACHE)": _folder(files.cache()),
-            "mirror (ZOO_WEIGHTS_DIR)": _folder(mirror) if mirror else "not set",
+            "mirror (ZOO_WEIGHTS_DIR)": _folder(mirror, "does not exist") if mirror else "not set",
             "Keras's cache": _folder(files.keras_cache()),
             "network": "forbidden by ZOO_OFFLINE" if files.offline() else "allowed",
         },
@@ -113,9 +113,10 @@ def _package_problems() -> list[str]:
     return problems
 
 
-def _folder(path: Path) -> str:
+def _folder(path: Path, absent: str = "does not exist yet") -> str:
+    """Describe a folder in one line: its path, and its size, or the text `absent` if nothing is at this path."""
     if not path.is_dir():
-        return f"{path} (does not exist yet)"
+        return f"{path} ({'is not a folder' if os.path.lexists(path) else absent})"
     files = [p for p in path.rglob("*") if p.is_file()]
     return f"{path} ({len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.0f} MB)"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 from collections.abc import Sequence
@@ -154,7 +155,24 @@ def _command_to_use(architecture: str, values: dict[str, Any], tests: Sequence[R
     return " ".join(map(quoted, ["zoo", "finetune", architecture, *typed, "--learning-rate", ",".join(rates)]))
 
 
-@click.group()
+class _GroupOfOne(click.Group):
+    """A group with a single command. If the name of this command is forgotten, the error message inserts it."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(context, args[0]) is None:
+            (only,) = self.commands
+            # A misspelled name is replaced; anything else is an argument of the command.
+            rest = args[1:] if difflib.get_close_matches(args[0], [only], cutoff=0.7) else args
+            words = " ".join(map(quoted, [str(context.info_name), only, *rest]))
+            raise click.UsageError(
+                f"there is no command {f'{context.info_name} {args[0]}'!r}. Did you mean `zoo {words}`?", context
+            )
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_GroupOfOne)
 def schedule() -> None:
     """Show which layers a schedule trains."""
 
@@ -195,7 +213,7 @@ def schedule_show(
     click.echo(schedule_tools.show(chosen, network, size=size, classes=classes, head=head))
 
 
-@click.group()
+@click.group(cls=_GroupOfOne)
 def augment() -> None:
     """Show what augmentation policies do to pictures."""
 

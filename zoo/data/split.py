@@ -111,7 +111,7 @@ def split(
 
 
 def _lacking(
-    pictures: Sequence[Picture], usable: Sequence[int], classes: int, parts: dict[str, Sequence[int]]
+    pictures: Sequence[Picture], usable: Sequence[int], classes: int, parts: Mapping[str, Sequence[int]]
 ) -> tuple[str, list[int]] | None:
     """Return the first part that lacks a class, and the indices of the classes that it lacks. None if all is well.
 

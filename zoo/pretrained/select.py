@@ -60,24 +60,29 @@ class StartingWeights:
         """The (height, width) in pixels at which published weights were trained. None for other weights."""
         return self.file.entry.input_size if isinstance(self.file, fetch.WeightsFile) else None
 
-    def report(self, reporter: Reporter) -> None:
+    def report(self, reporter: Reporter, schedule: str | None = None) -> None:
         """Report which pretrained weights are used.
 
         If there are none but the user might expect them, report the reason, and how to get pretrained weights.
+
+        Args:
+            reporter: Receives the report.
+            schedule: The schedule that the user requested. None means that zoo chooses one.
         """
         if isinstance(self.file, fetch.WeightsFile):
             say(self.file, reporter)
         elif self.file is not None:
             reporter.say(f"Weights: {self.file}")
         elif self.missing:
-            reporter.block("NO PRETRAINED WEIGHTS", self._advice())
+            reporter.block("NO PRETRAINED WEIGHTS", self._advice(schedule))
 
-    def _advice(self) -> str:
+    def _advice(self, schedule: str | None) -> str:
         text = (
             f"{self.architecture} starts from RANDOM weights, because {self.missing}.\n"
-            f"It will need more pictures and epochs; unless --schedule names another, the schedule is "
-            f"{RANDOM_SCHEDULE!r}."
+            "It will need more pictures and epochs than with pretrained weights."
         )
+        if schedule is None:
+            text += f" The schedule is {RANDOM_SCHEDULE!r}."
         if self.wanted:
             advice = fetch.advice(self.wanted)
             text += f"\nTo start from pretrained weights: {advice[0].lower()}{advice[1:]}, "
@@ -215,13 +220,16 @@ def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
         reporter.warn(
-            f"the weights trained at {height}x{width} are not available ({found.reason}); those trained at "
+            f"the weights trained at {height}x{width} are not available; those trained at "
             f"{found.entry.input_size[0]}x{found.entry.input_size[1]} are used."
         )
 
 
 def describe(found: fetch.WeightsFile) -> dict[str, Any]:
-    """Describe published weights in a dictionary that run.json and the exported file store."""
+    """Describe published weights in a dictionary that run.json and the exported file store.
+
+    If these are not the weights that fit the picture size best, the entry `reason` says why.
+    """
     entry = found.entry
     return {
         "random": False,
@@ -233,6 +241,7 @@ def describe(found: fetch.WeightsFile) -> dict[str, Any]:
         "wanted_input_size": list(found.wanted.input_size),
         "licence": entry.licence,
         "source": entry.source,
+        **({"reason": found.reason} if found.reason else {}),
     }
 
 

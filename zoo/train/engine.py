@@ -93,8 +93,8 @@ def train(
     """Train a network in place.
 
     The network ends with the weights of the epoch that has the lowest validation loss. If `config.keep_best` is False,
-    it ends with the weights of the last epoch. If phases have different depths, only the epochs after the last change
-    of depth count, because losses of networks of different depths cannot be compared.
+    it ends with the weights of the last epoch. If phases have different depths, the best epoch is one of
+    those after the last change of depth. Losses of networks of different depths cannot be compared.
 
     Args:
         network: The network with all stages; its weights change.
@@ -171,7 +171,7 @@ class _ActivePhase:
         phase: The phase.
         network: The network of the phase.
         trainable: The layers that the phase trains.
-        inputs: The part of the network that the phase trains, and the functions that read its batches.
+        inputs: The part of the network that the phase trains, and functions that read batches for this part.
         batches: Training batches.
         validation: Validation batches.
         started: The value of `time.perf_counter` at the start of the phase, in seconds.

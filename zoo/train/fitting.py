@@ -165,9 +165,8 @@ class _EpochLog:
             self._lowest_loss, self._lowest_epoch = row["val_loss"], row["epoch"]
         since = row["epoch"] - self._lowest_epoch
         if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
-            self._reporter.say(
-                f"  the phase ends early: the validation loss has not improved for {phase.patience} epochs"
-            )
+            epochs = "1 epoch" if phase.patience == 1 else f"{phase.patience} epochs"
+            self._reporter.say(f"  the phase ends early: the validation loss has not improved for {epochs}")
             self._trained_part.stop_training = True
 
     def _row(self, epoch: int, logs: dict[str, float]) -> dict[str, Any]:

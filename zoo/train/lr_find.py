@@ -76,11 +76,13 @@ class RangeTestConfig:
 
 
 def phase_under_test(phase: Phase, config: RangeTestConfig) -> Phase:
-    """Return a copy of a phase for a range test, with a constant learning rate and without weight averaging.
+    """Return a copy of a phase for a range test, which itself raises the learning rate.
+
+    The copy has no learning-rate schedule and no weight averaging.
 
     Args:
         phase: The phase.
-        config: Its `lowest` becomes the learning rate of the copy.
+        config: Its `lowest` becomes the learning rate with which the test starts.
     """
     return dataclasses.replace(phase, lr_schedule="constant", learning_rate=config.lowest, ema=None)
 
