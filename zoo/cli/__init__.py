@@ -61,7 +61,8 @@ def _run() -> int:
         elif isinstance(error, click.NoSuchOption) and error.possibilities:
             # Options that continue what was typed are nearer than those that only look similar.
             begins = [option for option in error.possibilities if option.startswith(error.option_name)]
-            error.possibilities = begins or error.possibilities
+            if begins:
+                error = click.NoSuchOption(error.option_name, possibilities=begins, ctx=error.ctx)
         error.show()
         return error.exit_code
     except ZooError as error:
