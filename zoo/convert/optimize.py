@@ -63,7 +63,7 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
 
     A shape is replaced if all its dimensions except the batch size are known. Without this function, seven nodes
     compute the shape of a flattened feature map, and compilers for accelerators do not accept these nodes. A graph with
-    branches or loops is not changed.
+    control flow (`If`, `Loop` or `Scan` nodes) is not changed.
     """
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
         # Branches and loops may read names of the surrounding graph, which this function does not follow.

@@ -179,8 +179,8 @@ def _count_equal_decisions(
     In a multi-label or one-unit network, the sign of a logit decides whether its class is predicted. If the network's
     logit is almost 0, the two predictions count as equal.
 
-    In all other networks, the class with the largest logit is predicted. If the network's two largest logits are almost
-    equal, graph and network may predict different classes. Such a picture is not counted, but it is not an error.
+    In all other networks, the class with the largest logit is predicted. If graph and network predict different classes
+    although the network's two largest logits are almost equal, the picture is not counted, but no error is raised.
 
     Args:
         keras_logits: The network's logits.

@@ -150,7 +150,8 @@ def lr_find(
 def _check_own_weights(resolved: ResolvedConfig, registry: Registry) -> None:
     """Check a weights file of the user before Keras starts and before pictures are decoded.
 
-    This check compares only the number of parameters in an .h5 file. `build_network` finds other mistakes later.
+    For an .h5 file, it compares the number of parameters with that of the network. It does not check other formats.
+    `build_network` finds all other mistakes later.
 
     Raises:
         WeightsIncompatible: The file is damaged, or it belongs to another network.
