@@ -17,7 +17,7 @@ def test_missing_weights_are_reported_before_options_that_do_not_fit_the_schedul
     ran = zoo("finetune", "mobilenetv2_050", "--epochs", "8,1,3")
     assert ran.code == 2 and "--epochs takes one value" in ran.err
     block = ran.err.index("NO PRETRAINED WEIGHTS")
-    assert block < ran.err.index("the schedule is 'scratch'") < ran.err.index("--epochs takes one value")
+    assert block < ran.err.index("The schedule is 'scratch'") < ran.err.index("--epochs takes one value")
 
 
 def test_run_json_has_the_options_in_the_order_of_the_first_version():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import secrets
 import threading
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,7 +64,9 @@ def test_many_at_once_all_get_their_own(tmp_path):
 def test_a_parent_that_is_no_folder(tmp_path, parent):
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "gone/deep")
-    with pytest.raises(RunError, match=r"is not a folder; choose another --runs|cannot be made"):
+    with pytest.raises(
+        RunError, match=r"is not a folder; choose another one with --runs|cannot be made.*--runs FOLDER"
+    ):
         runs.create(tmp_path / parent, "net")
 
 
@@ -320,7 +324,42 @@ def test_pictures_and_their_parts_come_back(tmp_path):
 @pytest.mark.parametrize("folder", ["file/deeper", "file"])
 def test_what_cannot_be_a_folder_is_found_out_before(tmp_path, folder):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(WriteError, match="is not a folder"):
-        files.check_writable(tmp_path / folder)
-    files.check_writable(tmp_path / "new" / "deeper")
+    with pytest.raises(WriteError, match=r"is not a folder\. Choose another place with --runs FOLDER\."):
+        files.check_writable(tmp_path / folder, "--runs FOLDER")
+    files.check_writable(tmp_path / "new" / "deeper", "--runs FOLDER")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [(0, "you have no permission to write to {!r}"), (os.ST_RDONLY, "{!r} is on a read-only file system")],
+)
+@pytest.mark.parametrize("option", ["--runs", "--exported"])
+def test_a_folder_that_cannot_be_written_to_is_found_before_training(
+    zoo, photos, tmp_path, monkeypatch, flags, problem, option
+):
+    """Root may write everywhere, so that the answers of the operating system are replaced."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    folders = {"--runs": tmp_path / "runs", "--exported": tmp_path / "exported", option: closed / "new"}
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed and allowed(path, mode))
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flags))
+    ran = zoo("finetune", "mnist_dense", "--data", photos, *(word for pair in folders.items() for word in pair))
+    assert ran.code == 1 and f"{problem.format(str(closed))}. Choose another place with {option} FOLDER." in ran.err
+    assert "Data:" not in ran.out
+
+
+def test_a_full_disk_of_runs_names_the_way_out(zoo, photos, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name == "pictures.csv":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    folders = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
+    ran = zoo("finetune", "mnist_dense", "--data", photos, *folders)
+    assert ran.code == 1 and "pictures.csv' cannot be written: No space left on device. Free some space, or" in ran.err
+    assert "choose a folder on another disk." in ran.err

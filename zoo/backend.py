@@ -1,7 +1,7 @@
 """Imports Keras and ONNX Runtime with the settings that zoo needs, and controls the names of Keras layers.
 
-The settings silence start-up messages, make training repeatable and switch telemetry off. Importing this module imports
-neither package and changes no environment variable. `zoo.convert` converts Keras networks to ONNX.
+The settings silence start-up messages, make training repeatable, and disable telemetry outside Windows. Importing this
+module imports neither package and changes no environment variable. `zoo.convert` converts Keras networks to ONNX.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ def start() -> ModuleType:
 
 
 def onnxruntime() -> ModuleType:
-    """Import ONNX Runtime with its telemetry switched off, and return the module `onnxruntime`.
+    """Import ONNX Runtime, with its telemetry disabled outside Windows, and return the module `onnxruntime`.
 
     The other modules of zoo import ONNX Runtime only through this function. From version 1.29 on, ONNX Runtime sends
     telemetry about every process to its makers, and writes an identifier to the home folder
     (https://github.com/microsoft/onnxruntime/pull/27379). Setting ORT_DISABLE_TELEMETRY=1 before the import prevents
-    both. If the user has already set this variable, its value is kept.
+    both. If the user has already set this variable, its value is kept. The variable has no effect on Windows, where
+    ONNX Runtime uses the event tracing of the system.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -117,7 +118,7 @@ def fresh_names() -> Iterator[None]:
     """Restart Keras's numbering of unnamed layers inside this context, as in a new Python process.
 
     Keras counts unnamed layers over the whole process. A second InceptionV3 in the same process would therefore have
-    other names for 188 of its layers. This context sets the counts to zero, and restores the earlier counts at the end.
+    different names for 188 of its layers. This context sets the counts to zero, and restores them at the end.
     Keras's only public function for this, `clear_session`, would also drop the state of other models.
     """
     from keras.src.backend.common import global_state

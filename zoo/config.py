@@ -1,8 +1,8 @@
-"""Defines the request for a fine-tuning, and the same request with every name, file and default resolved.
+"""Defines the request for a fine-tuning run, before and after its names, files and defaults are resolved.
 
 `resolve` turns a `FinetuneConfig` into a `ResolvedConfig`. It reports mistakes in the options before weights are
 downloaded, pictures are decoded or training starts. The two classes only hold data. `zoo.workflow.finetune` runs the
-steps of a fine-tuning.
+steps of a fine-tuning run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECORDED_OVERRIDES = {
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Describes the fine-tuning that a user requests. `zoo.workflow.finetune.finetune` carries it out.
+    """Describes the fine-tuning run that a user requests. `zoo.workflow.finetune.finetune` carries it out.
 
     Args:
         architecture: The name of an architecture, or the name with a tag of its weights: "mobilenetv2.imagenet1k".
@@ -46,7 +46,8 @@ class FinetuneConfig:
         weights: The weights that training starts from: "auto" (pretrained if available, else random), "none" (random),
             a tag, or the path of a weights file.
         size: The (height, width) in pixels to which pictures are resized. None uses the size that suits the data. If
-            that is unknown, it uses the size at which the weights were trained, or else the architecture's default.
+            that size is unknown, None uses the size at which the weights were trained, or else the architecture's
+            default.
         resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`.
         schedule: The name of a schedule, or the path of a TOML file. None uses the default schedule of the
             architecture, or `scratch` if training starts from random weights.
@@ -106,9 +107,10 @@ class FinetuneConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the request as run.json records it.
 
-        The keys are the names of the fields, and paths become strings. Instead of `overrides`, there is a key for each
-        override. `RECORDED_OVERRIDES` lists keys that are always present; their value is None if the user does not
-        override the setting. Any other override has the name of the field of `Phase` as its key.
+        The keys are the names of the fields, and paths become strings. Instead of the field `overrides`, the dictionary
+        has one key per setting. `RECORDED_OVERRIDES` gives some settings a key of their own. These keys are always
+        present, with the value None if the user does not override the setting. Every other setting is present only if
+        it is overridden. Its key is the name of its field in `Phase`.
         """
         values: dict[str, Any] = {}
         others = dict(self.overrides)
@@ -122,10 +124,10 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """Describes a fine-tuning with every name, file and default of its `FinetuneConfig` resolved.
+    """A `FinetuneConfig` after every name, file and default in it has been resolved.
 
     Args:
-        requested: The request that was resolved.
+        requested: The `FinetuneConfig` that was resolved.
         name: The name of the export.
         architecture: The architecture of the network.
         head: The layers that are put on the backbone.
@@ -168,8 +170,8 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     Raises:
         UsageError: An option has a value that zoo cannot use, or two options contradict each other.
         DataError: The pictures cannot be found, or they are not arranged in a way that zoo reads.
-        WeightsError: Weights that the user names are not available, or a weights file is damaged or holds something
-            else.
+        WeightsError: Weights that the user names are not available, or a weights file is damaged or does not hold
+            weights.
         PluginError: Two plugins provide a requested name, or a plugin breaks the rules of the plugin API.
         WriteError: The folder of exports cannot be written to.
         InstallationError: The Keras backend is not installed.
@@ -182,7 +184,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
         raise UsageError("--balance needs pictures with exactly one class each; these have several labels or none.")
     name = checked_name(config.name or f"{architecture.name}-{source.name}")
     if config.export:
-        files.check_writable(config.exported / name)
+        files.check_writable(config.exported / name, "--exported FOLDER")
     head = _head(architecture, config.head)
     size = config.size or source.size
     check_size(architecture, size or architecture.input_size)
@@ -195,7 +197,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
-    weights.report(reporter)
+    weights.report(reporter, config.schedule)
     if weights.random != expected_random:
         schedule, phases = _schedule(config, architecture, registry, augmentation, random=True)
     size = size or weights.input_size or architecture.input_size
@@ -218,7 +220,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
 
 
 def checked_name(name: str) -> str:
-    """Return a name of an export after checking that it is allowed.
+    """Check that the name of an export is allowed, and return it unchanged.
 
     Raises:
         UsageError: The name is empty, or it contains a character that is not an ASCII letter, a digit, '.', '_' or '-'.

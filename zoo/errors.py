@@ -42,7 +42,7 @@ def _squeezed(name: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Describe an exception that was raised outside zoo, such as in a plugin, in one line.
+    """Describe in one line an exception that was raised outside zoo, such as in a plugin.
 
     The line has the type of the exception, the first line of its text, and the file and line that raised it.
     """
@@ -73,7 +73,7 @@ class UnknownName(UsageError):
         kind: The kind of thing that the user wanted to name, in the singular, such as "architecture".
         received: The name that the user typed.
         allowed: All names that exist.
-        hint: A sentence that ends the message. It usually has the command that shows the allowed names.
+        hint: A sentence at the end of the message, usually with the command that shows the allowed names.
     """
 
     def __init__(self, kind: str, received: str, allowed: Iterable[str], hint: str = ""):
@@ -115,7 +115,7 @@ class DuplicateName(PluginError):
 
 
 class WeightsError(ZooError):
-    """Base class of all errors with pretrained weights."""
+    """Base class of all errors about pretrained weights."""
 
 
 class WeightsUnavailable(WeightsError):
@@ -134,7 +134,7 @@ class WeightsIncompatible(WeightsError):
 
 
 class DataError(ZooError):
-    """Base class of all errors with a user's pictures."""
+    """Base class of all errors about a user's pictures."""
 
 
 class DataNotFound(DataError):
@@ -148,7 +148,7 @@ class DataLayout(DataError):
 class UnreadablePictures(DataError):
     """More than a fifth of the files cannot be decoded as pictures.
 
-    zoo leaves a few unreadable files out with a warning. This many suggest that the path is wrong.
+    zoo leaves a few unreadable files out and warns about them. More than a fifth suggests that the path is wrong.
     """
 
 

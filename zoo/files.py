@@ -8,6 +8,7 @@ Environment variables are read when a function is called, never at import.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -36,9 +37,10 @@ def cache() -> Path:
 
 
 def mirror() -> Path | None:
-    """Return the mirror, a folder of weights files, or None if there is none.
+    """Return the path of the mirror, a folder of weights files, or None if the user has not set one.
 
-    The environment variable ZOO_WEIGHTS_DIR names the folder. The files in it have their published names.
+    The environment variable ZOO_WEIGHTS_DIR names the folder. The name of each file in it is the field `filename` of a
+    `zoo.plugin.Weights` or `zoo.plugin.ClassIndex`.
     """
     given = os.environ.get("ZOO_WEIGHTS_DIR")
     return _expanded(given) if given else None
@@ -57,7 +59,7 @@ def _expanded(text: str) -> Path:
 def offline() -> bool:
     """Return whether the environment variable ZOO_OFFLINE forbids downloads.
 
-    Every value forbids downloads, except 0, false, no, off and an empty value. Capitals do not matter.
+    Every value forbids downloads, except 0, false, no, off and an empty value. Letter case is ignored.
     """
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
@@ -97,7 +99,9 @@ def make_room(
     free: Callable[[], int],
     keep: Collection[Path] = (),
 ) -> None:
-    """Remove the least recently used sets of a cache until `needed` more bytes are within `limit` and fit on the disk.
+    """Remove the least recently used sets of a cache until there is room for `needed` more bytes.
+
+    There is room if the new bytes fit on the disk, and if the cache with the new bytes takes at most `limit` bytes.
 
     If the bytes cannot fit at all, this function still removes all sets outside `keep`. Callers must therefore check
     beforehand whether the bytes can fit.
@@ -187,19 +191,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+        full = " Free some space, or choose a folder on another disk." if error.errno == errno.ENOSPC else ""
+        raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.{full}") from error
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str) -> None:
     """Check that files can be written to a folder, which need not exist yet. Nothing is created.
 
+    Args:
+        folder: The folder.
+        option: The option that chooses another folder, such as "--exported FOLDER", for the error message.
+
     Raises:
-        WriteError: The folder cannot be created, or the user has no permission to write to it.
+        WriteError: The folder cannot be created, the user has no permission to write to it, or it is on a read-only
+            file system.
     """
     there = Path(os.path.abspath(folder))
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise WriteError(f"{str(folder)!r} cannot be created: {str(there)!r} is not a folder. Choose another folder.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise WriteError(f"{str(folder)!r} cannot be written to: you have no permission to write to {str(there)!r}.")
+        problem = f"cannot be created: {str(there)!r} is not a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problem = f"cannot be written to: you have no permission to write to {str(there)!r}"
+        # Windows has no statvfs.
+        if hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY:
+            problem = f"cannot be written to: {str(there)!r} is on a read-only file system"
+    else:
+        return
+    raise WriteError(f"{str(folder)!r} {problem}. Choose another place with {option}.")

@@ -20,30 +20,30 @@ class Reporter:
     """Receives progress messages and warnings. This base class ignores them; subclasses override its methods.
 
     Attributes:
-        timing: Measures how long each step takes. The total starts when this reporter is created.
+        timing: Measures how long each step takes. The total time is counted from the creation of this reporter.
     """
 
     def __init__(self) -> None:
         self.timing = Timing()
 
     def say(self, text: str) -> None:
-        """Report that a step starts or has finished."""
+        """Report in one line of text that a step starts or has finished."""
 
     def warn(self, text: str) -> None:
         """Report a problem that the user should know about. The work continues."""
 
     def block(self, title: str, text: str) -> None:
-        """Report something that the user must not overlook, as a title and a text of several lines."""
+        """Report something that the user must not overlook: a title, and a text of several lines."""
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Show the progress of a long step for as long as the context lasts.
+        """Show the progress of a long step until the context ends.
 
         Args:
             label: Describes the step, such as "decoding pictures".
 
         Yields:
-            A function to call with (done, total), two counts in the same unit.
+            A function to call with (done, total): how many items of the step are done, and how many there are.
         """
         yield lambda done, total: None
 
@@ -51,7 +51,7 @@ class Reporter:
 class Timing:
     """Measures how many seconds the steps of a program take. A step can contain inner steps.
 
-    Steps with the same name inside the same outer step are added up.
+    If several steps inside the same outer step have the same name, their durations are added up.
 
     Attributes:
         started: The value of `time.perf_counter` when this object was created, in seconds.
@@ -64,9 +64,12 @@ class Timing:
 
     @contextlib.contextmanager
     def measure(self, step: str) -> Iterator[None]:
-        """Measure the code inside this context as a step.
+        """Measure how long the code inside this context takes, and add the time to a step.
 
-        Contexts can be nested. The step of an inner context is a part of the step of the outer context.
+        Contexts can be nested. The step of an inner context then belongs to the step of the outer context.
+
+        Args:
+            step: The name of the step.
         """
         outer, started = self._open, time.perf_counter()
         self._open = (*outer, step)
@@ -89,9 +92,9 @@ class Timing:
         """List all steps in the order in which they first started. Inner steps follow their outer step.
 
         Returns:
-            For each step, a tuple of names from the outermost step down to this one, and its seconds. If a step has
-            inner steps and they leave 0.05 s or more of its time unmeasured, that time is listed as "other". So is the
-            time since `started` that no step covers.
+            For each step, a tuple of names, from the outermost step down to the step itself, and the duration of the
+            step in seconds. If a step takes at least 0.05 s longer than its inner steps together, the difference is
+            listed as a step "other". The time since `started` that no step covers is listed in the same way.
         """
         total = time.perf_counter() - self.started
         rows = []

@@ -1,18 +1,18 @@
-"""Creates run folders, reads and writes their files, and finds runs by name. Files are written atomically.
+"""Creates run folders, reads and writes their files, and finds runs by path or id. Files are written atomically.
 
 A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the run is finished, it holds these files:
 
 - run.json: the run record, see `RunRecord`
 - pictures.csv: the part (train, val or test), class, sha256 and name of every picture
 - history.csv: one row per epoch
-- curves.png: a drawing of the accuracy and the loss in history.csv
+- curves.png: a plot of the accuracy and the loss in history.csv
 - model.keras: the trained network
 - metrics.json: the metrics on the validation and test pictures
 - report.html: the report page
 - model.onnx: the exported file; missing if the user requested no export
 
-`zoo.workflow.export` adds the files of variants, such as model-int8.onnx and int8.json. It also adds sample.png, a test
-picture, if the pictures are arrays and not files.
+`zoo.workflow.export` adds the files of variants, such as model-int8.onnx and int8.json. If the pictures come from an
+array instead of files, it also adds sample.png, a test picture.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +48,8 @@ class RunRecord:
 
     A record is immutable. `with_training`, `with_export` and `with_status` return changed copies.
 
-    Each argument is an entry of run.json, except `others`. An entry whose argument has a default can be missing in the
-    file. Either the run does not have this result yet, or an older version of zoo wrote the file.
+    Each argument except `others` is an entry of run.json. If the argument has a default, the entry can be missing from
+    the file: the run does not have this result yet, or an older version of zoo wrote the file.
 
     Args:
         id: The name of the run folder.
@@ -66,19 +67,19 @@ class RunRecord:
         classes: Class names, in the order of the network's output.
         data: What `zoo.data.dataset.Dataset.describe` returns. In addition, `left_out` lists the unreadable files, each
             with the reason.
-        plugins: The plugins that provided the architecture, the augmentation policy and the schedule, each as a text
+        plugins: The plugins that provided the architecture, the augmentation policy and the schedule, each as a string
             with its name, distribution and version.
         versions: The versions of Python and of packages; see `versions`.
         head: The fields of the network's `zoo.plugin.Head`. None means the architecture's default head.
         task: "multiclass", "binary" or "multilabel".
         phases: For each phase, its settings, the layers that it trained, its number of epochs and its duration in
-            seconds. If a phase was skipped, also the reason.
-        warnings: The warnings about random weights and about training. The reporter showed them to the user, too.
+            seconds. For a skipped phase, also the reason for skipping it.
+        warnings: The warnings about random weights and about training, which the user has already seen.
         seconds: Maps "train" and "export" to the durations of these steps, in seconds.
         prefix: Counts and times of the frozen part; see `zoo.train.frozen.stats.CacheStats`. None before training ends.
         best_epoch: The number of the epoch whose weights model.keras contains, counted over all phases from 1. None
             before training ends.
-        parity: The figures that `zoo.export.parity.check` returns. None before the export.
+        parity: The dictionary that `zoo.export.parity.check` returns. None before the export.
         others: The entries of run.json that this version of zoo does not know. `to_json` returns them unchanged.
     """
 
@@ -108,7 +109,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
-        """Make a record from the content of a run.json. Entries that are missing get their default.
+        """Make a record from the content of a run.json file. Missing entries get their default values.
 
         Raises:
             RunError: An entry that has no default is missing.
@@ -325,9 +326,12 @@ def create(parent: Path, architecture: str) -> Run:
         except FileExistsError:
             if parent.is_dir():
                 continue
-            raise RunError(f"{str(parent)!r} is not a folder; choose another --runs.") from None
+            raise RunError(f"{str(parent)!r} is not a folder; choose another one with --runs FOLDER.") from None
         except OSError as error:
-            raise RunError(f"the run folder {str(folder)!r} cannot be made: {error.strerror}.") from None
+            raise RunError(
+                f"the run folder {str(folder)!r} cannot be made: {error.strerror}. Choose another place with "
+                "--runs FOLDER."
+            ) from None
         return Run(folder)
 
 
@@ -380,7 +384,7 @@ def latest(folder: Path, count: int = 5) -> str:
         count: The greatest number of ids.
 
     Returns:
-        The ids separated by commas, oldest first, or "none". The text begins with "… " if there are earlier runs.
+        The ids separated by commas, oldest first, or "none". The string begins with "… " if there are more runs.
     """
     all_names = names(folder)
     return ("… " if len(all_names) > count else "") + (", ".join(all_names[-count:]) or "none")
@@ -401,7 +405,12 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
     run = Run(folder)
     record = run.read_record()
     if record.status != "trained" or not run.model.is_file():
-        raise RunError(f"{str(folder)!r}: training did not finish (status {record.status!r}). Train again.")
+        words = list(record.command)
+        command = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
+        unless = "Unless it is still running, start" if record.status == "running" else "Start"
+        raise RunError(
+            f"{str(folder)!r}: training did not finish (status {record.status!r}). {unless} it again: `{command}`."
+        )
     return run, record
 
 

@@ -98,7 +98,7 @@ def check_architecture(architecture: Architecture, size: tuple[int, int] | None 
 
 
 def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
-    """Check that a converted graph has only standard ONNX operators, and none that needlessly cost time.
+    """Check that a converted graph has only standard ONNX operators, and no operators that needlessly cost time.
 
     Args:
         graph: The graph that `zoo.convert.keras_to_onnx.convert` returned.

@@ -1,1 +1,1 @@
-"""Contains the built-in plugins of zoo. Entry points in pyproject.toml register them, like third-party plugins."""
+"""Contains the built-in plugins of zoo. Entry points in pyproject.toml register them, as for any plugin."""

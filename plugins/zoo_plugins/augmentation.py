@@ -1,4 +1,4 @@
-"""Defines the built-in augmentation policies: geometry, colour, random erasing and mixtures of pictures.
+"""Defines the built-in augmentation policies: geometry, color, random erasing and mixtures of pictures.
 
 The functions that change pixels are in `transforms` and `randaugment`. Sources of the methods:
 
@@ -8,9 +8,9 @@ The functions that change pixels are in `transforms` and `randaugment`. Sources 
 - `erasing`: Z. Zhong et al., Random Erasing Data Augmentation, 2017, arXiv:1708.04896.
 - `randaugment`: E. Cubuk et al., RandAugment, 2019, arXiv:1909.13719.
 
-Every random number comes from a generator with a seed per picture, so that it does not depend on the batch. Keras's
-preprocessing layers draw their numbers per batch, from a state of their own. Therefore these policies use only Keras's
-pixel operations.
+Each picture has its own random generator and seed, so that its random numbers do not depend on the rest of its batch.
+Keras's preprocessing layers draw their random numbers per batch, from a state of their own. Therefore these policies
+use only Keras's pixel operations.
 
 Every policy except `none` mirrors half of the pictures by default. Users set `flip=false` where left and right matter,
 as in digits and letters.
@@ -55,11 +55,11 @@ RANGES = {
     "shear": ParameterRange(0, 1.2, "radians"),
     "zoom": ParameterRange(0, 0.9, "a fraction of the side"),
     "crop": ParameterRange(0.05, 1, "a fraction of the area"),
-    "aspect": ParameterRange(1, 4, "a ratio of the sides"),
+    "aspect": ParameterRange(1, 4, "a ratio of longer to shorter side"),
     "brightness": ParameterRange(0, 1, "a fraction"),
     "contrast": ParameterRange(0, 1, "a fraction"),
     "saturation": ParameterRange(0, 1, "a fraction"),
-    "hue": ParameterRange(0, 0.5, "a fraction of the colour circle"),
+    "hue": ParameterRange(0, 0.5, "a fraction of the color wheel"),
     "probability": ParameterRange(0, 1, "a fraction of the pictures"),
     "erasing": ParameterRange(0, 1, "a fraction of the pictures"),
     "smallest": ParameterRange(0.001, 1, "a fraction of the area"),
@@ -109,7 +109,7 @@ def build_light(*, flip: bool, rotation: float, shift: float) -> Policy:
 def build_course(*, flip: bool, rotation: float, shift: float, shear: float, zoom: float) -> Policy:
     """Build the policy of the classic course: mirroring, rotation, shift, shear and zoom.
 
-    Each amount is drawn uniformly, from minus its largest value to its largest value.
+    For each picture, every amount is drawn uniformly between minus its largest value and plus its largest value.
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
@@ -150,24 +150,24 @@ def build_photo(
     hue: float = 0.0,
     erasing: float = 0.0,
 ) -> Policy:
-    """Build a policy that shows a random part of each picture, rotated and with changed colours.
+    """Build a policy that shows a random part of each picture, rotated and with changed colors.
 
     The policies `standard` and `strong` are built by this function. Only `strong` uses the parameters that have
     defaults.
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
-        crop: Smallest part that is shown, as a fraction of the area. Its ratio of sides changes by a factor of up to
-            4/3.
+        crop: Smallest part that is shown, as a fraction of the picture's area. The part's aspect ratio differs from the
+            picture's by a factor of at most 4/3.
         rotation: Largest rotation in degrees, in either direction.
         brightness: Largest change of brightness. The factor lies between 1 - brightness and 1 + brightness.
         contrast: Largest change of contrast. The factor on the distance from the mean brightness lies between 1 -
             contrast and 1 + contrast.
         shear: Largest shear angle in radians, in either direction.
-        saturation: Largest change of saturation. The factor on the distance from grey lies between 1 - saturation and
-            1 + saturation. Grey pictures do not change.
-        hue: Largest rotation of the colours in either direction, as a fraction of the colour circle. Grey pictures do
-            not change.
+        saturation: Largest change of saturation. The factor on the distance from gray lies between 1 - saturation and
+            1 + saturation. Gray pictures do not change.
+        hue: Largest rotation of the colors in either direction, as a fraction of the color wheel. Gray pictures do not
+            change.
         erasing: Fraction of the pictures in which random pixels replace a rectangle of 2 to 20 % of the area.
 
     Raises:
@@ -273,14 +273,14 @@ def partners(seeds: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
 
 
 def build_mixup(*, flip: bool, alpha: float) -> Policy:
-    """Build mixup, which replaces every picture by a weighted mean of itself and another picture of the batch.
+    """Build mixup, which replaces every picture with a weighted mean of itself and another picture of the batch.
 
     The labels are mixed with the same weights. Pictures are mirrored before they are mixed.
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
-        alpha: Parameter of the distribution Beta(alpha, alpha). The weight of the picture itself is drawn from it. If
-            alpha is small, most weights are near 0 or 1.
+        alpha: Parameter of the distribution Beta(alpha, alpha), from which the weight of the replaced picture is drawn.
+            If alpha is small, most weights are near 0 or 1.
 
     Raises:
         ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.
@@ -306,14 +306,14 @@ def build_mixup(*, flip: bool, alpha: float) -> Policy:
 
 
 def build_cutmix(*, flip: bool, alpha: float) -> Policy:
-    """Build CutMix, which replaces a rectangle of every picture by the same rectangle of another picture of the batch.
+    """Build CutMix, which replaces a rectangle of each picture with the same rectangle of another picture of the batch.
 
     The labels are mixed in proportion to the areas. Pictures are mirrored before they are mixed.
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
-        alpha: Parameter of the distribution Beta(alpha, alpha). The area of the rectangle, as a fraction of the
-            picture's area, is drawn from it. Any part of the rectangle outside the picture is then cut off.
+        alpha: Parameter of the distribution Beta(alpha, alpha), from which the area of the rectangle is drawn, as a
+            fraction of the picture's area. Any part of the rectangle outside the picture is then cut off.
 
     Raises:
         ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.

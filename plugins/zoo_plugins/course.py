@@ -20,10 +20,7 @@ SOURCE = "https://github.com/fchollet/deep-learning-with-python-notebooks"
 
 
 def build_pixels(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Build the backbone of the dense network, which only scales pixels to 0..1.
-
-    All dense layers of the network belong to the head.
-    """
+    """Build a backbone that only scales pixels to 0..1. All dense layers of this network belong to the head."""
     import keras
 
     pixels = keras.Input(input_shape, name="image")

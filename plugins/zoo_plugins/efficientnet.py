@@ -6,10 +6,10 @@ Sources: Tan and Le 2019, https://arxiv.org/abs/1905.11946, and 2021, https://ar
 from keras.applications. Digests and reported accuracies are those that Keras publishes
 (https://keras.io/api/applications/).
 
-Two things differ from Keras's graph, and neither changes the result:
+The networks differ from Keras's graph in two ways, neither of which changes the result:
 
-- `normalize` replaces Keras's preprocessing layers. One of those layers stores ImageNet's means as weights. Keras also
-  adds one more preprocessing layer if its argument `weights` is "imagenet", but not if it is None.
+- `normalize` replaces Keras's preprocessing layers. One of those layers stores ImageNet's means as weights. The number
+  of those layers depends on Keras's argument `weights`: "imagenet" adds one layer more than None.
 - The pooling of squeeze-and-excite keeps the pooled dimensions, so that no reshape is needed to restore them. The
   exported graph then has one pooling and two convolutions per squeeze-and-excite.
 """
@@ -141,8 +141,8 @@ class _Network(KerasApplication):
             path: The .h5 file.
 
         Raises:
-            ValueError: The file contains another mean or another standard deviation than `normalize` uses, or an array
-                of the file does not fit its layer.
+            ValueError: The mean or standard deviation in the file is not the one that `normalize` uses, or an array
+                in the file does not fit its layer.
             WeightsIncompatible: The file lacks a layer.
         """
         import keras

@@ -1,9 +1,9 @@
 """Applies RandAugment's fourteen operations to a picture, with Pillow (E. Cubuk et al., 2019, arXiv:1909.13719).
 
-As in torchvision, a greater magnitude makes an operation stronger. In the authors' code, solarize and posterize become
-weaker instead. Identity, autocontrast and equalize ignore the magnitude. The strongest values are those of AutoAugment.
-As in the authors' code, grey fills the area that a moved picture leaves empty. Shears keep the centre in place, so that
-they do not push the subject out of the picture.
+As in torchvision, a greater magnitude makes every operation stronger, except that identity, autocontrast and equalize
+ignore the magnitude. In the authors' code, solarize and posterize become weaker instead. The strongest values are those
+of AutoAugment. As in the authors' code, gray fills the area that a moved picture leaves empty. Shears keep the center
+in place, so that they do not push the subject out of the picture.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def apply_randomly(picture: np.ndarray, rng: np.random.Generator, count: int, st
     """Apply random operations to a picture. The same operation may be applied more than once.
 
     Args:
-        picture: A float32 array (height, width, channels) in 0..255, grey (one channel) or RGB. Its values are rounded
-            to whole numbers first.
+        picture: A float32 array (height, width, channels) in 0..255, grayscale (one channel) or RGB. Its values are
+            rounded to whole numbers first.
         rng: The random generator that draws the operations and their directions.
         count: Number of operations, applied one after another.
         strength: Strength of all operations, from 0 to 1 (strongest).
@@ -62,7 +62,7 @@ def apply(image: Image.Image, name: str, strength: float, sign: int) -> Image.Im
 
     Args:
         image: A picture of mode "L" or "RGB".
-        name: One of `OPERATIONS`. "color" does not change a grey picture.
+        name: One of `OPERATIONS`. "color" does not change a grayscale picture.
         strength: From 0 (no change) to 1. Identity, autocontrast and equalize ignore it.
         sign: Direction of the change, 1 or -1. For color, contrast, brightness and sharpness, 1 means more and -1 means
             less. Identity, autocontrast, equalize, solarize and posterize ignore it.

@@ -96,7 +96,7 @@ def discriminative(architecture: Architecture) -> tuple[Phase, ...]:
 
 
 def grow(architecture: Architecture) -> tuple[Phase, ...]:
-    """Return one phase per stage of the network, and a last phase that trains all layers.
+    """Return one phase per stage of the network, and a final phase that trains all layers.
 
     In the first phase, the network consists of its first stage and a head. Each of the next phases adds one stage. Such
     a phase trains only the new stage and the head, while the stages below are frozen.

@@ -1,10 +1,10 @@
-"""Changes pixels for the augmentation policies: affine warps, colour changes and random erasing.
+"""Changes pixels for the augmentation policies: affine warps, color changes and random erasing.
 
 The policies in `augmentation` decide which functions are applied, and draw most random numbers. RandAugment's
 operations are in `randaugment`.
 
 All matrices here are float64 (3, 3). They map (x, y, 1) of the new picture to (x, y, 1) of the old picture. Coordinates
-are in pixels from the centre, x to the right and y down. `warp` applies the matrices.
+are in pixels from the center, x to the right and y down. `warp` applies the matrices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def rotation_matrix(degrees: float) -> np.ndarray:
-    """Return the matrix with which `warp` rotates a picture about its centre.
+    """Return the matrix with which `warp` rotates a picture about its center.
 
     Args:
         degrees: The angle. A positive angle rotates the picture counterclockwise.
@@ -55,7 +55,7 @@ def shear_matrix(radians: float) -> np.ndarray:
     """Return the matrix with which `warp` shears a picture, as Keras 2 defines a shear.
 
     The new picture shows at (x, y) what the old picture shows at (x * cos(radians), y - x * sin(radians)). The
-    coordinates are distances from the centre.
+    coordinates are distances from the center.
 
     Args:
         radians: The angle.
@@ -69,13 +69,13 @@ def shear_matrix(radians: float) -> np.ndarray:
 
 
 def scale_matrix(x: float, y: float) -> np.ndarray:
-    """Return the matrix with which `warp` scales or mirrors a picture about its centre.
+    """Return the matrix with which `warp` scales or mirrors a picture about its center.
 
     The new picture has the same size. It shows `x` times the width and `y` times the height of the old picture.
 
     Args:
         x: Horizontal factor. A negative factor mirrors the picture left to right.
-        y: Vertical factor. A negative factor mirrors the picture upside down.
+        y: Vertical factor. A negative factor mirrors the picture top to bottom.
 
     Returns:
         A matrix (3, 3) that maps coordinates of the new picture to coordinates of the old picture.
@@ -88,12 +88,12 @@ def scale_matrix(x: float, y: float) -> np.ndarray:
 def random_crop_matrix(rng: np.random.Generator, smallest: float, aspect: float, width: int, height: int) -> np.ndarray:
     """Return the matrix with which `warp` enlarges a random part of a picture to the size of the whole picture.
 
-    The part is chosen at random, similarly to the random crops in the training of Inception.
+    The part is chosen in a similar way to the random crops with which Inception was trained.
 
     Args:
         rng: The random generator that draws the size, shape and position of the part.
-        smallest: Smallest area of the part, as a fraction of the picture's area. The largest is 1.
-        aspect: Greatest factor, at least 1, by which the part's ratio of width to height differs from the picture's.
+        smallest: Smallest area of the part, as a fraction of the picture's area. The largest is the whole picture.
+        aspect: Greatest factor, at least 1, by which the part's aspect ratio differs from the picture's.
         width: Width of the picture in pixels.
         height: Height of the picture in pixels.
 
@@ -127,7 +127,7 @@ def warp(images: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
     Args:
         images: Pictures, a float32 array (batch, height, width, channels) in 0..255.
         matrices: One float64 matrix (3, 3) per picture. It maps (x, y, 1) of the new picture to (x, y, 1) of the old
-            picture. Coordinates are in pixels from the centre, x to the right and y down.
+            picture. Coordinates are in pixels from the center, x to the right and y down.
 
     Returns:
         A new array of the same shape, dtype and range.
@@ -147,7 +147,7 @@ def warp(images: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
     return np.clip(keras.ops.convert_to_numpy(moved), 0, 255)
 
 
-# Colour and erasing. These functions change one picture in place, a float32 array (height, width, channels) in 0..255.
+# Color and erasing. These functions change one picture in place, a float32 array (height, width, channels) in 0..255.
 
 LUMA = (0.299, 0.587, 0.114)
 YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -159,10 +159,10 @@ def adjust_color(picture: np.ndarray, brightness: float, contrast: float, satura
     Args:
         picture: A float32 array (height, width, channels) in 0..255. Saturation and hue change only pictures with three
             channels.
-        brightness: Factor on all values.
-        contrast: Factor on the distance from the mean brightness.
-        saturation: Factor on the distance from grey.
-        hue: Rotation of the colours about the grey axis, as a fraction of the colour circle.
+        brightness: Factor by which all values are multiplied.
+        contrast: Factor by which the distance of each value from the mean brightness is multiplied.
+        saturation: Factor by which the distance of each pixel from gray is multiplied.
+        hue: Rotation of the colors about the gray axis, as a fraction of the color wheel.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Runs image classifiers that zoo exported, with ONNX Runtime, numpy and Pillow.
+"""Runs image classifiers exported by zoo. Needs only ONNX Runtime, numpy and Pillow.
 
 Example:
 
@@ -80,7 +80,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import `print_predictions` on its first use, because most programs do not need it."""
+    """Import `print_predictions` only when it is used, because most programs do not need it."""
     if name == "print_predictions":
         from ._print import print_predictions
 

@@ -1,12 +1,12 @@
-"""Measures an exported file on this machine, and finds the settings that suit the machine.
+"""Measures the speed and memory of an exported file on this machine, and finds the settings that suit the machine.
 
 `bench` measures these things:
 
-- the time from a picture to its label, the time of decoding alone, and the time of the network alone;
+- the time from a picture file to its label, the time of decoding alone, and the time of the network alone;
 - the time and the memory of a process that starts, loads the exported file and labels one picture;
 - the pictures per second of the network alone, and of a list of picture files.
 
-`compare` times two exported files in alternation. `tune` finds the best settings.
+`compare` measures two exported files in alternation. `tune` finds the best settings.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ os._exit(0)
 
 
 def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes]:
-    """Return the pictures to measure with.
+    """Return the pictures for the measurements.
 
     Args:
         predictor: Runs the exported file, which contains the synthetic pictures of its self-test.
@@ -96,14 +96,14 @@ def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[li
 
     Args:
         sources: Paths of pictures, or bytes of picture files.
-        predictors: Each of them decodes every picture.
+        predictors: Each predictor decodes every selected picture to the pixels that its network expects.
 
     Returns:
-        A tuple of two lists. The first has one tuple per readable picture: its source, and one uint8 array (height,
-        width, channels) per predictor. The second has the error messages of the other pictures.
+        A pair of lists. The first list has one tuple per readable picture: its source, and one uint8 array (height,
+        width, channels) per predictor. The second list has the error message of each unreadable picture.
 
     Raises:
-        PictureError: If no picture can be read.
+        PictureError: If none of the selected pictures can be read.
     """
     found: list[tuple[Any, ...]] = []
     errors: list[PictureError] = []
@@ -120,20 +120,26 @@ def readable(sources: Sequence[str | bytes], *predictors: Predictor) -> tuple[li
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Return the percentiles p50, p90 and p99, in milliseconds, of timings that are given in seconds."""
+    """Return a dictionary of the percentiles "p50", "p90" and "p99" of durations, in milliseconds.
+
+    Args:
+        seconds: The durations, in seconds.
+    """
     return {f"p{q}": 1000 * float(np.percentile(seconds, q)) for q in (50, 90, 99)}
 
 
 def repeat(call: Callable[[Any], Any], items: Iterable[Any], seconds: float = SECONDS) -> list[float]:
-    """Call a function repeatedly and measure each call, after five calls that only warm up.
+    """Call a function repeatedly, and measure how long each call takes.
+
+    Five calls that are not measured run first, to warm up.
 
     Args:
-        call: The function to measure.
-        items: Its arguments, one per call. After the last one, the first one follows again.
-        seconds: How long to measure, approximately. There are at least 20 and at most 2000 measured calls.
+        call: A function of one argument. Its result is ignored.
+        items: The arguments of `call`, one per call. After the last argument, the first one follows again.
+        seconds: Approximate duration of all measured calls together. Their number is always between 20 and 2000.
 
     Returns:
-        The duration of each call, in seconds.
+        The duration of each measured call, in seconds.
     """
     endless = itertools.cycle(items)
     for _ in range(WARM_UP):
@@ -149,7 +155,7 @@ def repeat(call: Callable[[Any], Any], items: Iterable[Any], seconds: float = SE
 
 
 def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **options: Any) -> dict[str, Any]:
-    """Measure an exported file on this machine.
+    """Measure the speed and memory of an exported file on this machine.
 
     Args:
         model: Path of the file, or of the folder that holds it.
@@ -162,13 +168,17 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
     Returns:
         A dictionary with these keys:
 
-        - model (path), megabytes (size of the file) and settings;
-        - pictures (number of pictures used), named (number of pictures found) and left_out [one message per unreadable
-          picture];
-        - latency (from a picture to its label), decoding and network, each {p50, p90, p99} in milliseconds;
-        - start {seconds, peak_megabytes} of a whole process that labels one picture;
-        - throughput [{threads, batch, network}], where network is in pictures per second;
-        - folder {pictures, per_second, decoding_alone, network_alone}, where the last three are in pictures per second.
+        - model: the path of the exported file;
+        - megabytes: the size of the exported file;
+        - settings: the settings of the network;
+        - pictures: how many pictures were used;
+        - named: how many pictures were found in `paths` or inside the exported file;
+        - left_out: one message per unreadable picture;
+        - latency (the time from a picture file to its label), decoding and network, each {p50, p90, p99} in
+          milliseconds;
+        - start: {seconds, peak_megabytes} of a whole process that labels one picture;
+        - throughput: a list of {threads, batch, network}, where network is in pictures per second;
+        - folder: {pictures, per_second, decoding_alone, network_alone}, the last three in pictures per second.
 
     Raises:
         PictureError: If a path does not exist, a folder cannot be read, or no picture can be decoded.
@@ -198,7 +208,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
 
 
 def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> dict[str, Any]:
-    """Time two exported files in alternation, on the same pictures and with the same settings.
+    """Measure the speed of two exported files in alternation, on the same pictures and with the same settings.
 
     Tuned settings are ignored.
 
@@ -212,11 +222,12 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
     Returns:
         A dictionary with these keys:
 
-        - latency (from a picture to its label) and network, each {first, second, ratio, middle_half} as in `Pairs`;
+        - latency (the time from a picture file to its label) and network, each {first, second, ratio, middle_half} as
+          in `Pairs`;
         - same_classes: whether both files have the same classes in the same order;
         - pictures: how many pictures were used;
         - left_out: one message per unreadable picture;
-        - equal_labels: for how many pictures both files give the same labels.
+        - equal_labels: for how many pictures the two files predict the same labels.
 
     Raises:
         PictureError: If a path does not exist, a folder cannot be read, or no picture can be decoded.
@@ -247,24 +258,25 @@ def tune(
     time. With one thread, spinning is always on. There are three rounds, so that other programs on the machine disturb
     all combinations equally.
 
-    The default settings are chosen, unless some combinations are more than 3 % faster than they are in every round.
-    Among these faster combinations, `tune` looks at the fastest one and at all within 3 % of it. It chooses the one
-    with the fewest threads. If the default settings were not measured, the first measured combination replaces them.
+    A combination counts as better than the default settings if it is more than 3 % faster in each of the three rounds.
+    If no combination is better, `tune` chooses the default settings. Otherwise, it considers the fastest of the better
+    combinations, and those that are at most 3 % slower than the fastest. Among these, it chooses the one with the
+    fewest threads. If the default settings were not measured, the first measured combination takes their place.
 
     Args:
         model: Path of the file, or of the folder that holds it.
-        seconds: How long each combination is measured, over all three rounds together.
+        seconds: How long each combination is measured in all three rounds together, in seconds.
         providers: Execution providers to measure, such as "cpu" or "openvino". None means the processor only.
-        progress: Called with one line of text per step.
+        progress: Called with a progress message of one line at each round, and when a provider is left out.
 
     Returns:
         A dictionary with these keys:
 
         - settings: the chosen settings;
-        - usual: whether the chosen settings are the default settings, or the combination that replaces them;
+        - usual: whether the chosen settings are the default settings, or the combination that takes their place;
         - table: per combination, its settings and the percentiles p50, p90 and p99 in milliseconds;
         - left_out: maps each provider that could not be measured to the reason;
-        - file: where the settings are saved.
+        - file: the path of the file that holds the settings.
 
     Raises:
         ModelError: If the file cannot be used, or no provider can run it.
@@ -319,10 +331,11 @@ def _run(session: Session, pixels: npt.NDArray[np.uint8]) -> object:
 
 
 def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
-    """Choose the settings to use. The docstring of `tune` states the rule.
+    """Choose the best of the measured settings, by the rule in the docstring of `tune`.
 
     Args:
-        taken: Maps settings to the durations of the calls in each round, in seconds.
+        taken: Maps each of the measured settings to its rounds. A round is a list of the durations of all its calls, in
+            seconds.
     """
     usual = usual_of(taken)
     rounds = {settings: [statistics.median(times) for times in taken[settings]] for settings in taken}
@@ -336,7 +349,7 @@ def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
 
 
 def usual_of(taken: Iterable[Settings]) -> Settings:
-    """Return the default settings. If they were not measured, return the first measured settings instead.
+    """Return the default settings if they were measured, and otherwise the first measured settings.
 
     Args:
         taken: The measured settings, in the order of measurement.
@@ -346,10 +359,10 @@ def usual_of(taken: Iterable[Settings]) -> Settings:
 
 
 def _candidates(providers: Sequence[Provider]) -> list[Settings]:
-    """Return the settings that `tune` measures, for one provider after another.
+    """Return the settings that `tune` measures: every combination of threads, spinning and arena, for each provider.
 
-    Each provider has every combination of threads, spinning and arena, starting with the default values. With one
-    thread, spinning is always on.
+    The combinations of a provider follow one another, starting with the default values. With one thread, spinning is
+    always on.
     """
     found = []
     for provider in providers:
@@ -372,6 +385,11 @@ def _start(model: str, sources: Sequence[str | bytes], options: dict[str, Any]) 
     """Measure the time and the memory of processes that start, load the exported file and label one picture.
 
     Six processes run, one after another. The time of the first process does not count.
+
+    Args:
+        model: Path of the file, or of the folder that holds it.
+        sources: Paths of pictures, or bytes of picture files. Each process labels the first of these pictures.
+        options: Keyword arguments of `Predictor`.
 
     Returns:
         A dictionary. `seconds` is the median time of the last five processes. `peak_megabytes` is the largest peak
@@ -406,7 +424,13 @@ def _read(path: str) -> bytes:
 def _throughput(
     model: str, decoded: Sequence[npt.NDArray[np.uint8]], seconds: float, options: dict[str, Any]
 ) -> list[dict[str, float]]:
-    """Measure the network alone, for several numbers of threads and batch sizes.
+    """Measure how many pictures per second the network alone processes, for several thread counts and batch sizes.
+
+    Args:
+        model: Path of the file, or of the folder that holds it.
+        decoded: Decoded pictures, uint8 arrays (height, width, channels).
+        seconds: Twice the approximate duration of each measurement, in seconds.
+        options: Keyword arguments of `Predictor`. The number of threads is ignored.
 
     Returns:
         One dictionary per measurement, with the keys threads, batch and network (in pictures per second).
@@ -431,7 +455,14 @@ def _folder(
     """Measure how fast a predictor labels a list of 128 picture files.
 
     Decoding alone and the network alone are measured too, each with the number of threads in `options`, or one per
-    core. Pictures repeat if there are fewer than 128. The best of three runs counts.
+    core. If there are fewer than 128 pictures, they are repeated. Each value is the best of three runs.
+
+    Args:
+        model: Path of the file, or of the folder that holds it.
+        predictor: Runs the exported file, with tuned settings if there are any.
+        sources: Paths of pictures, or bytes of picture files.
+        decoded: The decoded pictures, uint8 arrays (height, width, channels).
+        options: Keyword arguments of `Predictor`.
 
     Returns:
         A dictionary. `pictures` is the length of the list. `per_second`, `decoding_alone` and `network_alone` are in

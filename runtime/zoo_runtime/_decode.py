@@ -1,19 +1,20 @@
-"""Decodes a picture from a file, from bytes or from an array to the pixels that the network receives.
+"""Decodes pictures (files, bytes, arrays or Pillow images) to the pixels that a network receives.
 
-Training, evaluation, the parity check and the device all call `decode`, so their pixels are equal bit for bit. These
-are its rules:
+Training, evaluation, the parity check and the device all call `decode`, so their pixels are equal bit for bit. The
+rules of `decode` are:
 
 - EXIF orientation is applied. Color profiles are ignored. Of an animation, only the first frame is used.
 - Palettes are resolved. CMYK and YCbCr become RGB as Pillow converts them.
-- Transparent pixels are laid over white.
-- 16-bit greys are divided by 257 and rounded. 32-bit integers are clipped to 16 bits and then treated in the same way.
-  16-bit colors, and greys with transparency, keep their high byte, as Pillow reads them.
+- A transparent picture is laid over a white background.
+- 16-bit gray levels are divided by 257 and rounded. 32-bit integers are clipped to 16 bits, and then divided by 257 and
+  rounded. Of 16-bit colors, and of 16-bit gray levels with an alpha channel, Pillow reads only the high byte.
 - Pictures with 32-bit floats or in the Lab color space are refused, because no rule says how to scale them to 0..255.
-- JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that is not below the target size. A Pillow
-  image is used at its full size.
-- A truncated or damaged file is an error, and never a picture with made-up pixels. There is one exception: a JPEG that
-  was cut and then given an end marker. It can pass if it is progressive, or if only its last block (8 or 16 pixels
-  square) is damaged.
+- libjpeg can reduce a JPEG to 1/2, 1/4 or 1/8 of its size while decoding it. `decode` uses the smallest of these scales
+  at which the picture does not have to be enlarged afterwards, or the full size if there is none. A Pillow image is
+  never reduced in this way.
+- A truncated or damaged file is an error. It never becomes a picture with made-up pixels, with one exception: a JPEG
+  that was cut and then given an end marker. Such a JPEG can be accepted if it is progressive, or if only its last block
+  (8 or 16 pixels square) is damaged.
 
 The last rule requires that Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` stays off.
 """
@@ -78,11 +79,11 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
     Args:
         source: A path, the bytes of a file, a binary file object (read from its current position), a Pillow image, or
             an array. Arrays are uint8, of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
-        spec: The size, the channels and the resizing method.
+        spec: The target size, the channels and the resizing method.
         max_pixels: The largest accepted width x height of the stored picture, in pixels.
 
     Returns:
-        A uint8 array (height, width, channels), values 0..255, RGB or grey.
+        A uint8 array (height, width, channels), values 0..255, RGB or gray.
 
     Raises:
         PictureNotFound: If there is no file at the path, or the file cannot be read.
@@ -90,8 +91,8 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         CorruptPicture: If the file is truncated or damaged.
         PictureTooLarge: If the picture has more than `max_pixels` pixels or a side of more than 65,535 pixels, or if it
             does not fit into memory.
-        UnsupportedPicture: If the pixels are 32-bit floats or Lab, or if `source` is not one of the types, dtypes and
-            shapes above. A file that was opened in text mode is not allowed either.
+        UnsupportedPicture: If the pixels are 32-bit floats or Lab, if `source` is a file that was opened in text mode,
+            or if `source` has a type, dtype or shape that is not listed above.
     """
     if isinstance(source, np.ndarray):
         return _guarded("the array", lambda: _finish(_from_array(source), spec, 1, max_pixels))
@@ -116,7 +117,10 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
 
 
 def printable(name: str | bytes) -> str:
-    """Return a file's name as text that can be printed, even if the name is not valid UTF-8."""
+    """Return a file name as a string that can be printed, even if the name is not valid UTF-8.
+
+    Each byte that is not valid UTF-8 becomes an escape sequence, such as `\\udce9` for the byte 0xE9.
+    """
     return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
 
 
@@ -172,15 +176,16 @@ def _from_image(image: Image.Image, spec: ImageSpec, max_pixels: int) -> npt.NDA
 
 
 def _open(stream: BinaryIO) -> Image.Image:
-    """Open a picture file as `Image.open` does, with two differences.
+    """Open a picture file as `Image.open` does, but without a limit on its size and with more precise errors.
 
-    `Image.open` warns above 89 megapixels and refuses above 179, whatever `max_pixels` says. This function sets no
-    limit; `_check_pixels` does that. If a parser accepts the format but refuses the file, such as a truncated TIFF,
-    `Image.open` only says "cannot identify image file". Here the error states the parser's reason.
+    `Image.open` warns above 89 megapixels and refuses above 179, whatever `max_pixels` says. This function accepts any
+    size, and the caller then calls `_check_pixels`. If a parser accepts the format but refuses the file, such as a
+    truncated TIFF, `Image.open` only says "cannot identify image file". The errors of this function state the parser's
+    reason.
 
     Raises:
         NotAPicture: If the file is empty, or its format is not supported.
-        CorruptPicture: If the parser for its format refuses the file.
+        CorruptPicture: If the parser of the file's format refuses the file.
         UnsupportedPicture: If the stream was opened in text mode.
     """
     prefix = stream.read(16)
@@ -221,17 +226,20 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 
 def _is_heic(prefix: bytes) -> bool:
-    """Return whether the first bytes of a file name one of the brands that HEIC pictures have, and AVIF has not."""
+    """Return whether a file that starts with `prefix` is a HEIC picture.
+
+    HEIC and AVIF share a container format, which starts with a list of brands. Some brands occur only in HEIC files.
+    """
     end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
     brands = {prefix[start : start + 4] for start in (8, *range(16, end, 4))}
     return prefix[4:8] == b"ftyp" and bool(brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 
 
 def _load(image: Image.Image) -> None:
-    """Load the pixels of an image, and correct the transparent grey level or color of a PNG.
+    """Load the pixels of an image, and correct the transparent gray level or color of a PNG.
 
-    A PNG may mark one grey level or color as transparent. Pillow scales the pixels to 8 bits, but not this level or
-    color, so it is scaled here.
+    A PNG can declare one gray level or color as transparent. Pillow scales the pixels to 8 bits, but not the declared
+    level or color. This function scales the declared level or color too.
     """
     key = image.info.get("transparency")
     tile = getattr(image, "tile", None)
@@ -262,7 +270,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _grey_corner(image: Image.Image) -> bool:
-    """Return whether the last pixel is mid-grey, which libjpeg uses for pixels whose data are missing.
+    """Return whether the bottom-right pixel is mid-gray, the level with which libjpeg fills missing pixels.
 
     For CMYK pictures, this always returns True.
     """
@@ -275,13 +283,13 @@ def _grey_corner(image: Image.Image) -> bool:
 def _refuse_missing_end(stream: BinaryIO, image: Image.Image, wanted: tuple[int, int]) -> None:
     """Raise CorruptPicture if the data of a JPEG end too early, although an end marker follows.
 
-    libjpeg fills the missing pixels with grey and only warns, and Pillow drops that warning. To detect this, the JPEG
-    is decoded again with noise in front of the end marker. A complete picture ignores the noise. In an incomplete one,
-    the last pixels change.
+    libjpeg fills the missing pixels with gray and only warns, and Pillow drops that warning. To detect missing pixels,
+    the JPEG is decoded again with noise in front of the end marker. The noise changes the last pixels of an incomplete
+    picture, but no pixel of a complete one.
 
     Args:
-        stream: The file.
-        image: The picture as it was decoded from the file.
+        stream: The JPEG file, opened in binary mode.
+        image: The picture that was decoded from the file.
         wanted: The (width, height) that was passed to `Image.draft`.
     """
     stream.seek(0)
@@ -316,7 +324,7 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to 8-bit grey (L) or RGB.
+    """Convert an image to 8-bit gray (mode L) or RGB.
 
     Raises:
         UnsupportedPicture: If the pixels are 32-bit floats or Lab.
@@ -349,7 +357,7 @@ def _wanted(size: tuple[int, int], spec: ImageSpec, orientation: int) -> tuple[i
 
     Args:
         size: The (width, height) of the stored picture, before its EXIF orientation is applied.
-        spec: The size and the resizing method.
+        spec: The target size and the resizing method.
         orientation: The EXIF orientation, 1 to 8.
     """
     width, height = _turned_target(spec, orientation)
@@ -366,12 +374,23 @@ def _turned_target(spec: ImageSpec, orientation: int) -> tuple[int, int]:
 
 
 def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: int) -> npt.NDArray[np.uint8]:
-    """Convert an image to 8 bits, resize it, apply the EXIF orientation, pad it, and set the channels.
+    """Convert a loaded image to the pixels that the network receives.
 
-    The orientation is applied after resizing, because that is cheaper.
+    The image is converted to 8 bits, resized, turned by its EXIF orientation, padded, and converted to RGB or gray. It
+    is turned after resizing, because a resized image is usually smaller and therefore faster to turn.
+
+    Args:
+        image: The image, not yet turned.
+        spec: The target size, the channels and the resizing method.
+        orientation: The EXIF orientation, 1 to 8. 1 means that the image is not turned.
+        max_pixels: The largest accepted width x height of `image`, in pixels.
 
     Returns:
         A uint8 array (height, width, channels), values 0..255.
+
+    Raises:
+        PictureTooLarge: If the image has more than `max_pixels` pixels or a side of more than 65,535 pixels.
+        UnsupportedPicture: If the pixels are 32-bit floats or Lab.
     """
     _check_pixels(image, max_pixels)
     image = _resized(_to_8_bit(image), spec, _turned_target(spec, orientation))
@@ -390,9 +409,9 @@ def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: i
 def _resized(image: Image.Image, spec: ImageSpec, target: tuple[int, int]) -> Image.Image:
     """Resize an image by the method `spec.resize`.
 
-    "squash" resizes the whole image to the target size. "crop" cuts out the center of the image and resizes it to the
-    target size. "pad" resizes the whole image to the largest size that fits into the target size and keeps the aspect
-    ratio. `_finish` then adds the black border.
+    "squash" resizes the whole image to the target size. "crop" cuts out the center of the image and resizes the center
+    to the target size. "pad" keeps the aspect ratio: it resizes the whole image to the largest size that fits into the
+    target size. `_finish` then adds the black border.
 
     Args:
         image: An image of mode L or RGB.

@@ -8,13 +8,13 @@ ZooRuntimeError
 │   ├── PictureTooLarge       the picture has more pixels than the limit allows, or does not fit into memory
 │   └── UnsupportedPicture    the pixels cannot be converted to 8 bits (32-bit floats, Lab), or an array is not uint8
 ├── NotWritten                a result cannot be saved: no permission, or a full disk
-├── NotMeasured               a process that was being timed failed
+├── NotMeasured               a process that was started in order to measure its time has failed
 └── ModelError
     ├── ModelNotFound         the file does not exist, or cannot be read
-    ├── CorruptModel          onnxruntime cannot load the file, or its metadata are damaged or do not fit the graph
+    ├── CorruptModel          onnxruntime cannot load the file, or its metadata or its self-test cannot be used
     ├── NotAnExport           the file is ONNX, but zoo did not export it
     ├── UnknownSchema         the metadata of the file have a version that this runtime does not know
-    ├── UnknownTask           this runtime does not know the file's task
+    ├── UnknownTask           the file has no task, or a task that this runtime does not know
     └── ProviderNotStarted    the file may be fine, but an execution provider cannot run here
 
 Wrong arguments raise ValueError or TypeError instead.
@@ -22,11 +22,11 @@ Wrong arguments raise ValueError or TypeError instead.
 
 
 class ZooRuntimeError(Exception):
-    """Base of all errors that zoo_runtime defines."""
+    """Base class of all errors that zoo_runtime defines."""
 
 
 class PictureError(ZooRuntimeError):
-    """Base of all errors about a picture."""
+    """Base class of all errors about a picture."""
 
 
 class PictureNotFound(PictureError):
@@ -51,7 +51,7 @@ class PictureTooLarge(PictureError):
 class UnsupportedPicture(PictureError):
     """The pixels cannot be converted to 8 bits, or an object of an unsupported type, dtype or shape was passed.
 
-    Pixels that cannot be converted are 32-bit floats and Lab, because no rule says how to scale them to 0..255.
+    32-bit floats and Lab colors cannot be converted, because no rule says how to scale them to 0..255.
     """
 
 
@@ -60,11 +60,11 @@ class NotWritten(ZooRuntimeError):
 
 
 class NotMeasured(ZooRuntimeError):
-    """A process that was started in order to measure its time has failed."""
+    """A speed measurement has failed, because the process that was timed ended with an error."""
 
 
 class ModelError(ZooRuntimeError):
-    """Base of all errors about an exported file."""
+    """Base class of all errors about an exported file."""
 
 
 class ModelNotFound(ModelError):
@@ -72,7 +72,10 @@ class ModelNotFound(ModelError):
 
 
 class CorruptModel(ModelError):
-    """onnxruntime cannot load the file, or its metadata or self-test are damaged or do not fit the graph."""
+    """The file cannot be loaded by ONNX Runtime, or its metadata or its self-test cannot be used.
+
+    The metadata are damaged or do not match the graph, or the self-test is damaged or missing.
+    """
 
 
 class NotAnExport(ModelError):
@@ -87,7 +90,7 @@ class UnknownSchema(ModelError):
 
 
 class UnknownTask(ModelError):
-    """This runtime does not know the file's task."""
+    """The file has no task, or a task that this runtime does not know."""
 
 
 class ProviderNotStarted(ModelError):

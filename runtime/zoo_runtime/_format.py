@@ -1,7 +1,7 @@
-"""Defines the metadata of an exported file, and reads and writes them.
+"""Defines the metadata of an exported file, and converts them to and from the entries of the ONNX file.
 
-Each entry is JSON text in the metadata_props of the ONNX file, under a key that begins with `zoo.`. The package `zoo`
-uses these classes to write them.
+The ONNX file stores entries in its field `metadata_props`. Each entry maps a key that begins with `zoo.` to a JSON
+string. The package `zoo` uses the classes of this module to write the metadata.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class ImageSpec:
     """Describes how a picture becomes the pixels that the network receives.
 
     Args:
-        size: (height, width) in pixels, each 1 to 16384.
-        channels: 3 for RGB, or 1 for grey (ITU-R 601-2 luma of the RGB picture).
-        resize: "squash" ignores the aspect ratio. "crop" scales the picture until it just covers size / fraction, and
-            cuts out the center. "pad" keeps the whole picture, centered on black.
+        size: (height, width) of the network's input in pixels, each 1 to 16384.
+        channels: 3 for RGB, or 1 for gray (ITU-R 601-2 luma of the RGB picture).
+        resize: "squash" resizes the picture to `size` and ignores the aspect ratio. "crop" scales the picture to the
+            smallest size that covers size / fraction, and cuts `size` out of the center. "pad" scales the whole picture
+            to the largest size that fits into `size`, and centers it on black.
         fraction: Fraction of the picture's shorter side that "crop" keeps, in (0, 1]. The width counts as the shorter
             side if width / size[1] is below height / size[0]. "squash" and "pad" ignore `fraction`.
         filter: Pillow's resampling filter, with antialiasing: "bilinear", "bicubic" or "lanczos".
@@ -74,17 +75,17 @@ class ModelInfo:
         classes: Class names, in the order of the network's output.
         task: "binary", "multiclass" or "multilabel". The output always has one probability per class. The probabilities
             of a multi-label network do not sum to 1: a picture may have several labels, or none.
-        image: How pictures become pixels.
+        image: How a picture becomes the pixels that the network receives.
         architecture: Name, source and license of the network.
         weights: Id, file digest, license and source of the pretrained weights. If training started from random weights,
-            the key "random" is True instead.
+            the value of the key "random" is True.
         run: The id, package versions and seed of the training run.
         data: Name, digest and counts of the pictures of the training run.
         metrics: The metrics on the validation and test pictures. For published weights that were exported without
             training, these are the published accuracies.
         parity: The largest differences between the outputs of the trained network and of this file.
-        precision: How numbers are stored, if not as float32. `kind` is "int8" or "fp16". The other entries say how the
-            file was made.
+        precision: Empty if the file stores numbers as float32. Otherwise, the value of the key "kind" is "int8" or
+            "fp16", and the other entries say how the file was made.
         selftest: Pictures with their expected pixels and probabilities, for `check`.
     """
 
@@ -101,7 +102,7 @@ class ModelInfo:
     selftest: dict[str, Any] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the entries of metadata_props: a dictionary that maps each key to JSON text."""
+        """Return the metadata as entries for the ONNX field `metadata_props`: keys mapped to JSON strings."""
         values = {"schema": SCHEMA, "classes": list(self.classes), "task": self.task, "image": self.image.to_json()}
         for key in DETAILS:
             values[key] = getattr(self, key)
@@ -109,11 +110,14 @@ class ModelInfo:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelInfo:
-        """Create a `ModelInfo` from the entries of metadata_props.
+        """Create a `ModelInfo` from the entries of the ONNX field `metadata_props`.
+
+        Args:
+            metadata: Maps keys to strings. Keys that do not begin with `zoo.` are ignored.
 
         Raises:
             NotAnExport: If there is no entry `zoo.schema`.
-            UnknownSchema: If this version of zoo_runtime does not know the schema.
+            UnknownSchema: If this version of zoo_runtime does not know the number in the entry `zoo.schema`.
             UnknownTask: If there is no entry `zoo.task`, or this version of zoo_runtime does not know the task.
             CorruptModel: If the entry `zoo.classes` or `zoo.image` is missing, or if an entry is not JSON or has a
                 value that is not allowed.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Node(Protocol):
-    """Describes an input or output of a graph."""
+    """Declares the attributes of an `onnxruntime.NodeArg`, which describes an input or output of a graph."""
 
     name: str
     type: str
@@ -25,13 +25,13 @@ class Node(Protocol):
 
 
 class ModelMeta(Protocol):
-    """Describes the metadata of a model file. `custom_metadata_map` holds the entries that its exporter wrote."""
+    """Declares the attribute of an `onnxruntime.ModelMetadata` that holds the entries written by the exporter."""
 
     custom_metadata_map: dict[str, str]
 
 
 class Session(Protocol):
-    """Describes an `onnxruntime.InferenceSession`."""
+    """Declares the methods of an `onnxruntime.InferenceSession` that zoo_runtime calls."""
 
     def run(
         self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[np.uint8]]
@@ -47,11 +47,12 @@ class Session(Protocol):
 
 
 def load() -> ModuleType:
-    """Import ONNX Runtime with its telemetry switched off, and return the module.
+    """Switch off ONNX Runtime's telemetry (except on Windows), import the package, and return the module `onnxruntime`.
 
-    From 1.29 on, ONNX Runtime reports every process to its makers and writes an identifier to the home folder
-    (https://github.com/microsoft/onnxruntime/pull/27379). The environment variable ORT_DISABLE_TELEMETRY=1 prevents
-    both if it is set before the import. If the user has already set this variable, its value stays.
+    From version 1.29 on, ONNX Runtime sends telemetry about every process to its makers, and writes an identifier to
+    the home folder (https://github.com/microsoft/onnxruntime/pull/27379). Setting ORT_DISABLE_TELEMETRY=1 before the
+    import prevents both. If the user has already set this variable, its value is kept. On Windows, ONNX Runtime passes
+    trace events to the system instead, and the variable does not stop them.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -66,5 +67,5 @@ def version() -> str:
 
 
 def built_providers() -> list[str]:
-    """Return the execution providers that the installed ONNX Runtime was built with, such as "CPUExecutionProvider"."""
+    """Return the names of the execution providers in the installed ONNX Runtime, such as "CPUExecutionProvider"."""
     return list(load().get_available_providers())

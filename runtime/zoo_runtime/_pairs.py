@@ -1,4 +1,7 @@
-"""Times two functions in alternating order, so that neither has the advantage of always running second."""
+"""Measures how long two functions take.
+
+The order of the two functions alternates, so that neither has the advantage of always running second.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ BLOCK = 3
 
 @dataclass(frozen=True)
 class Pairs:
-    """Holds the times of two functions that `time_pairs` has measured.
+    """Holds the result of `time_pairs`: how long the calls of two functions take, and the ratio of their times.
 
     Args:
-        first: The median time of one call of the first function, in milliseconds.
-        second: The median time of one call of the second function, in milliseconds.
-        ratio: The time of the first function divided by the time of the second function, as the median over all pairs.
-            If it is above 1, the second function is faster.
-        middle_half: The first and the third quartile of this ratio over all pairs.
+        first: The median time of a call of the first function, in milliseconds.
+        second: The median time of a call of the second function, in milliseconds.
+        ratio: The time of the first function divided by the time of the second function, as the median over all pairs
+            of measurements. If the ratio is above 1, the second function is faster.
+        middle_half: The first and the third quartile of the ratio over all pairs of measurements.
     """
 
     first: float
@@ -45,7 +48,7 @@ def time_pairs(
         second: The function to compare with `first`, also of one argument.
         items: Arguments for the functions. Each item belongs to one pair of measurements. It is a tuple: the argument
             of `first`, and the argument of `second`. After the last item, the first item follows again.
-        pairs: The number of pairs of measurements, at least 1. Two more pairs, whose times do not count, run before.
+        pairs: The number of pairs of measurements, at least 1. Two more pairs run first, and their times do not count.
 
     Returns:
         The median times in milliseconds, and the ratio of the times.

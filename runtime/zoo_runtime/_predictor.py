@@ -1,4 +1,4 @@
-"""Loads an exported file and predicts the classes of pictures."""
+"""Loads an exported file, and predicts the classes of pictures with it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Prediction:
     Args:
         label: The likeliest class.
         confidence: The probability of the likeliest class, in 0..1.
-        probabilities: Maps each class name to its probability in 0..1, in the order of the file's classes. They sum to
-            1, unless the network is multi-label.
+        probabilities: Maps each class name to its probability in 0..1, in the order of `ModelInfo.classes`. The values
+            sum to 1, unless the network is multi-label.
         labels: The classes that the network assigns. Normally, this is only the likeliest class. For a multi-label
-            network, these are all classes with a probability of 0.5 or more, likeliest first; there may be none.
+            network, these are all classes with a probability of 0.5 or more, likeliest first. There can be none.
     """
 
     label: str
@@ -52,12 +52,12 @@ class Prediction:
     labels: tuple[str, ...] = ()
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """Return the `count` likeliest classes as (class, probability), likeliest first."""
+        """Return a pair (class, probability) for each of the `count` likeliest classes, likeliest first."""
         return sorted(self.probabilities.items(), key=lambda item: -item[1])[:count]
 
 
 class Predictor:
-    """Predicts pictures with one exported file.
+    """Predicts the classes of pictures with one exported file.
 
     `zoo-runtime tune` saves tuned settings beside the file. A predictor uses them on the machine on which they were
     tuned.
@@ -67,16 +67,16 @@ class Predictor:
         threads: Number of threads, 1 to 256. For a single picture, the network runs on all of them. For a list or
             folder, each thread labels its own pictures. None means one thread per core. If the settings are tuned, None
             means the tuned number for a single picture, but still one per core for a list or folder.
-        providers: Execution providers on which the network runs, best first. Each is a name or a pair of a name and
-            options. Names are "cpu", "openvino", "cuda", "tensorrt", "coreml", "nnapi", "qnn", "xnnpack" and others, or
-            ONNX Runtime's own names. A provider that cannot start causes a warning if "cpu" is listed too, and
-            otherwise an error. None means the tuned provider, or the processor if nothing was tuned. If the tuned
-            provider cannot start, a warning says so, and the processor is used.
+        providers: Execution providers on which the network runs, best first. Each is a name, or a pair of a name and
+            options. Names are "cpu", "openvino", "cuda", "tensorrt", "migraphx", "directml", "coreml", "nnapi", "qnn",
+            "xnnpack" and "webgpu", and all names that ONNX Runtime uses. A provider that cannot start causes a warning
+            if "cpu" is listed too, and otherwise an error. None means the tuned provider, or the processor if nothing
+            was tuned. If the tuned provider cannot start, a warning says so, and the processor is used.
         spinning: Whether idle threads of the network wait in a busy loop. None means the tuned value, or True if
             nothing was tuned.
-        arena: Whether the network reserves memory for the next picture. None means the tuned value, or True if nothing
+        arena: Whether ONNX Runtime keeps memory for the next picture. None means the tuned value, or True if nothing
             was tuned.
-        tuned: Whether to use the tuned settings. There are none if `model` is bytes.
+        tuned: Whether to use the tuned settings. If `model` is bytes, there are no tuned settings.
         max_pixels: The largest accepted width x height of a picture, in pixels.
 
     Attributes:
@@ -84,15 +84,15 @@ class Predictor:
         settings: The settings of the network, a `Settings`.
 
     Raises:
-        ValueError: If `threads` or `max_pixels` is out of range, `providers` has another form than described, or the
-            installed ONNX Runtime lacks one of the providers.
+        ValueError: If `threads` or `max_pixels` is out of range, `providers` does not have the form described above, or
+            the installed ONNX Runtime lacks one of the providers.
         ProviderNotStarted: If a provider cannot start and "cpu" is not listed, or if the providers cannot load a file
             that the processor can load.
         ModelNotFound: If there is no file at the path, or the file cannot be read.
-        CorruptModel: If ONNX Runtime cannot load the file, or its metadata are damaged or do not fit the graph.
+        CorruptModel: If ONNX Runtime cannot load the file, or the file's metadata are damaged or do not fit the graph.
         NotAnExport: If zoo did not export the file.
         UnknownSchema: If this runtime does not know the version of the file's metadata.
-        UnknownTask: If this runtime does not know the file's task.
+        UnknownTask: If the file has no task, or a task that this runtime does not know.
 
     Example:
 
@@ -151,16 +151,16 @@ class Predictor:
     def __call__(self, source: Source) -> Prediction: ...
 
     def __call__(self, source: Source | list[_S] | tuple[_S, ...]) -> Prediction | list[Prediction]:
-        """Predict one picture, or each picture of a list or tuple.
+        """Predict the classes of one picture, or of each picture in a list or tuple.
 
         Args:
-            source: A picture as `decode` accepts it, or a list or tuple of pictures.
+            source: A picture in any form that `zoo_runtime.decode` accepts, or a list or tuple of such pictures.
 
         Returns:
-            A Prediction. For a list or tuple, a list of Predictions in the same order.
+            A Prediction. For a list or tuple, a list with one Prediction per picture, in the same order.
 
         Raises:
-            PictureError: If a picture cannot be read. For a list or tuple, the error is that of the first such picture.
+            PictureError: If a picture cannot be read. For a list or tuple, this is the error of the first such picture.
         """
         if isinstance(source, (list, tuple)):
             predictions = []
@@ -172,19 +172,21 @@ class Predictor:
         return self._name(self.probabilities(self.decode(source)[None])[0])
 
     def predict_each(self, sources: Iterable[Source], *, batch_size: int = 8) -> Iterator[Prediction | PictureError]:
-        """Predict many pictures in batches. A picture that cannot be read does not stop the others.
+        """Predict the classes of many pictures, in batches. A picture that cannot be read does not stop the others.
 
-        If `sources` is a list or tuple that is longer than one batch, several threads divide the batches among
-        themselves. Each thread decodes a batch and runs the network on it, so that decoding and inference overlap. The
-        threads share a second copy of the network, which runs on one thread per batch. The first such call loads this
-        copy, and its weights need as much memory again. No copy is loaded if the file is larger than 100 MB, if there
-        is only one thread, or if the network runs on a provider other than the processor.
+        If `sources` is a list or tuple that is longer than one batch, several threads share the work. Their number is
+        the argument `threads` of `Predictor`, or the number of usable cores if that is None. Each thread decodes a
+        batch and runs the network on it, so that decoding and inference overlap.
 
-        Any other iterable can be endless, such as the frames of a camera. A batch is read only after all predictions
-        for the batch before it have been yielded.
+        The threads share a second copy of the network, which runs each batch on a single thread. The first such call
+        loads this copy, which doubles the memory for the weights. The threads use the first copy instead if the file is
+        larger than 100 MB, if there is only one thread, or if the network runs on a provider other than the processor.
+
+        Any other iterable is read batch by batch, so it can be endless, such as the frames of a camera. The next batch
+        is read only after all predictions for the current batch have been yielded.
 
         Args:
-            sources: Pictures, each as `decode` accepts it.
+            sources: Pictures, each in any form that `zoo_runtime.decode` accepts.
             batch_size: Number of pictures that go through the network at once.
 
         Yields:
@@ -205,7 +207,10 @@ class Predictor:
         return self._by_turns(iter(sources), batch_size)
 
     def _by_turns(self, sources: Iterator[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
-        """Decode a batch, run the network on it, and yield its answers. Only then read the next batch."""
+        """Read and decode one batch at a time, run the network on it, and yield the result for each of its pictures.
+
+        The next batch is read only after all results for the current batch have been yielded.
+        """
         with contextlib.ExitStack() as stack:
             pool: ThreadPoolExecutor | None = None
             while batch := list(itertools.islice(sources, batch_size)):
@@ -215,7 +220,11 @@ class Predictor:
                 yield from self._answers(list(decoded), self._session)
 
     def _share_out(self, sources: Sequence[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
-        """Let each thread decode a batch and run the network on it. Yield the answers in the order of the pictures."""
+        """Divide the pictures into batches, and process the batches on several threads.
+
+        Each thread decodes one batch at a time and runs the network on it. The results are yielded in the order of the
+        pictures.
+        """
         session = self._single_session()
 
         def work(start: int) -> list[Prediction | PictureError]:
@@ -243,13 +252,16 @@ class Predictor:
         return [item if isinstance(item, PictureError) else self._name(next(rows)) for item in decoded]
 
     def _single_session(self) -> Session:
-        """Return a session with one thread, for use by several threads that each run their own pictures.
+        """Return the session that several threads share if each of them runs the network on its own pictures.
 
-        In three cases, this is the session that is already open: if one thread is requested, if a provider other than
-        the processor is used, or if the file is larger than 100 MB. A second session of a large network would take much
-        memory. Such a network keeps all threads busy with one picture anyway.
+        This is a second session, which runs each batch on a single thread. The first call opens it. In these cases, the
+        session that is already open is returned instead:
 
-        The open session is also returned if the file cannot be opened again or has been replaced by another one.
+        - Only one thread is used.
+        - A provider other than the processor is used.
+        - The file is larger than 100 MB. The second session of such a large network would take much memory. The open
+          session keeps all threads busy with one picture anyway.
+        - The file cannot be opened again, or has been replaced by a file with other metadata.
         """
         if (
             (self._workers == 1 and self.settings.threads in (None, 1))
@@ -272,18 +284,20 @@ class Predictor:
     def predict_folder(
         self, folder: str | os.PathLike[str], *, batch_size: int = 8
     ) -> Iterator[tuple[str, Prediction | PictureError]]:
-        """Predict every picture below a folder (see `list_pictures`), in the order of their paths.
+        """Predict the classes of every picture below a folder (see `list_pictures`), in the order of their paths.
+
+        The errors below are raised when the iteration starts, and not when this method is called.
 
         Args:
             folder: Path of the folder.
             batch_size: Number of pictures that go through the network at once.
 
         Yields:
-            A tuple for each picture: its path, and its Prediction or, if the picture cannot be read, a PictureError.
+            A pair for each picture: its path, and its Prediction or, if the picture cannot be read, a PictureError.
 
         Raises:
             PictureNotFound: If the folder does not exist, or if this folder or a folder below it cannot be read.
-            ValueError: If `batch_size` is below 1. Both errors are raised when the iteration starts.
+            ValueError: If `batch_size` is below 1.
         """
         paths = list_pictures(folder)
         yield from zip(paths, self.predict_each(paths, batch_size=batch_size), strict=True)
@@ -292,27 +306,27 @@ class Predictor:
         """Decode a picture to the pixels that this network expects.
 
         Args:
-            source: A picture as `zoo_runtime.decode` accepts it.
+            source: A picture in any form that `zoo_runtime.decode` accepts.
 
         Returns:
             A uint8 array (height, width, channels), values 0..255.
 
         Raises:
-            PictureError: If the picture cannot be read. `zoo_runtime.decode` lists the kinds of errors.
+            PictureError: If the picture cannot be read. `zoo_runtime.decode` lists the subclasses of this error.
         """
         return decode(source, self.info.image, max_pixels=self._max_pixels)
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the network on decoded pictures.
+        """Run the network on decoded pictures, and return the probability of each class.
 
         Args:
-            pixels: A uint8 array (batch, height, width, channels), values 0..255: decoded pictures, stacked.
+            pixels: Decoded pictures, a uint8 array (batch, height, width, channels), values 0..255.
 
         Returns:
-            A float32 array (batch, classes) in 0..1. Rows sum to 1, unless the network is multi-label.
+            A float32 array (batch, classes) in 0..1. Each row sums to 1, unless the network is multi-label.
 
         Raises:
-            ValueError: If the array has another shape or dtype.
+            ValueError: If `pixels` does not have this dtype, or the height, width and channels of the network.
         """
         wanted = (*self.info.image.size, self.info.image.channels)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
@@ -362,7 +376,10 @@ class Predictor:
 
 
 def _size(path: str) -> int:
-    """Return the size of a file in bytes, or 0 if there is no file. `open_session` then raises the error."""
+    """Return the size of a file in bytes.
+
+    If there is no file, return 0 instead of raising an error. The caller then calls `open_session`, which raises one.
+    """
     try:
         return os.path.getsize(path)
     except (OSError, ValueError):
@@ -389,7 +406,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def no_picture_in(paths: Iterable[str]) -> PictureNotFound:
-    """Return the error for paths that contain no picture."""
+    """Create the error to raise if `paths` contain no picture."""
     return PictureNotFound(
         f"no picture was found in {', '.join(map(repr, paths))}. "
         "The names of pictures end in .jpg, .png, .webp or another supported ending."
@@ -403,7 +420,7 @@ def expand(paths: Iterable[str], refuse: Refuse | None = None) -> Iterator[str]:
     """Yield the paths of pictures: each file of `paths`, and every picture below each folder (see `list_pictures`).
 
     Args:
-        paths: Paths of files and folders. A path that does not exist is yielded too.
+        paths: Paths of files and folders. A path that does not exist is yielded as if it were a file.
         refuse: Called as `refuse(path, error)` for each folder that cannot be read. If None, the error is raised.
 
     Raises:
@@ -429,8 +446,8 @@ def list_pictures(folder: str | os.PathLike[str], refuse: Refuse | None = None) 
         The sorted paths.
 
     Raises:
-        PictureNotFound: If `folder` does not exist. If `refuse` is None, also if `folder` or a folder below it cannot
-            be read.
+        PictureNotFound: If `folder` does not exist, or if `refuse` is None and `folder` or a folder below it cannot be
+            read.
     """
     root = os.fsdecode(folder)
     if not os.path.isdir(root):

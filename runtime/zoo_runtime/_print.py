@@ -1,4 +1,4 @@
-"""Prints predictions line by line, for the commands `zoo-runtime predict` and `zoo predict`."""
+"""Prints predictions, one line per picture, for the commands `zoo-runtime predict` and `zoo predict`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def print_predictions(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
 ) -> int:
-    """Predict pictures in files and folders, and print one line per picture.
+    """Predict the classes of pictures, and print one line per picture.
 
-    A picture or folder that cannot be read does not stop the others. Its error is printed to standard error. With
-    `as_json`, the error is a JSON object on standard output instead.
+    A picture or folder that cannot be read does not stop the others. Its error is printed to standard error or, with
+    `as_json`, as a JSON object to standard output.
 
     Args:
         model: Path of an exported file, or of the folder that holds it.
         paths: Pictures, and folders of pictures.
-        top: How many classes to show, likeliest first. None shows only the predicted labels as text, and all classes as
-            JSON.
+        top: How many classes to print per picture, likeliest first. None means only the predicted labels if the output
+            is text, and all classes if it is JSON.
         as_json: Print one JSON object per picture instead of text.
         threads: See `Predictor`.
         providers: See `Predictor`.
@@ -80,8 +80,8 @@ def print_predictions(
 
 
 def one_line(text: str) -> str:
-    """Escape the characters of a text that are not printable.
+    """Replace the unprintable characters of a string with escape sequences.
 
-    Otherwise, a line break in a file's name would look like the start of the next picture's line.
+    Without this, a line break in a file name would look like the start of the next picture's line.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,7 @@
 """Creates and runs the self-test of an exported file.
 
-The file contains pictures, and their pixels and probabilities on the machine that exported it. The self-test decodes
-and predicts these pictures on this machine, and compares the results.
+The file contains pictures, and their pixels and probabilities on the machine that exported it. On this machine, the
+self-test decodes these pictures, runs the network on them, and compares the results.
 
 The metadata entry `zoo.selftest` of an exported file is
 
@@ -31,15 +31,15 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Holds the result of the self-test on this machine.
+    """Holds the result of the self-test, which compares this machine with the machine that exported the file.
 
     Args:
-        passed: Whether `probability_difference` is at most `tolerance`. The pixels do not count.
-        pixels_equal: Whether all decoded pixels are equal to those on the machine that exported the file.
+        passed: Whether `probability_difference` is at most `tolerance`. Differences between pixels do not matter.
+        pixels_equal: Whether the decoded pixels of all pictures are equal on the two machines.
         pixel_difference: The largest difference between the two machines in a sampled pixel value, in 0..255.
         probability_difference: The largest difference between the two machines in a probability, in 0..1. It is
             infinity if a probability is NaN.
-        tolerance: The greatest `probability_difference` with which the self-test passes.
+        tolerance: The largest `probability_difference` with which the self-test passes, in 0..1.
         workshop: The package versions and the processor type of the machine that exported the file; see `versions`.
         device: The package versions and the processor type of this machine.
     """
@@ -54,11 +54,11 @@ class CheckResult:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that determine pixels and probabilities, and the processor type.
+    """Return the processor type, and the versions of the packages on which pixels and probabilities depend.
 
     Returns:
-        Maps "pillow", "libjpeg", "onnxruntime" and "numpy" to their versions, and "machine" to the processor type, such
-        as "x86_64".
+        A dictionary that maps "pillow", "libjpeg", "onnxruntime" and "numpy" to their versions, and "machine" to the
+        processor type, such as "x86_64".
     """
     # These are imported here, as in the functions below, so that the first label of a process does not wait for them.
     import platform
@@ -76,15 +76,15 @@ def versions() -> dict[str, str]:
 
 
 def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLERANCE) -> dict[str, Any]:
-    """Decode and predict pictures on this machine, and return the value of the metadata entry `zoo.selftest`.
+    """Create the self-test of an exported file: decode pictures, run the network, and record the results.
 
     Args:
         predictor: Runs the exported file.
         jpegs: The pictures, as the bytes of JPEG files.
-        tolerance: The largest accepted difference between a probability on this machine and on another one, in 0..1.
+        tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
 
     Returns:
-        A dictionary that `json.dumps` accepts.
+        The value of the metadata entry `zoo.selftest`, a dictionary that `json.dumps` accepts.
 
     Raises:
         PictureError: If a picture cannot be decoded.
@@ -111,7 +111,9 @@ def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLER
 
 
 def tolerance_of(info: ModelInfo) -> float | None:
-    """Return how much a probability may differ on another machine, in 0..1. Return None if the file has no self-test.
+    """Return the tolerance of a file's self-test, or None if the file has no self-test.
+
+    The tolerance is the largest difference of a probability, in 0..1, with which the self-test passes.
 
     Args:
         info: The metadata of the file.

@@ -1,6 +1,6 @@
-"""Opens an exported file in ONNX Runtime with given settings, and saves and reads tuned settings.
+"""Opens exported files in ONNX Runtime, and saves and reads the settings that `zoo-runtime tune` chooses.
 
-Settings say on which execution providers and on how many threads the network runs.
+Settings say on which execution providers and on how many threads a network runs.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class Settings:
     """Describes how ONNX Runtime runs a network.
 
     Args:
-        threads: Threads of the network, 1 to 256. None means that ONNX Runtime uses one per core.
+        threads: Number of threads on which the network runs, 1 to 256. None means one per core.
         spinning: Whether idle threads wait for work in a busy loop. This is faster if cores are free, but slows down
             other programs if they are not.
-        arena: Whether memory is kept for the next picture. If False, it is returned to the system.
-        providers: Execution providers on which the network runs, best first. Each is a short name of `PROVIDERS`, a
-            name that ONNX Runtime uses, or a pair of a name and options. Operations that a provider cannot run are run
-            by the next one, and in the end by the processor.
+        arena: Whether ONNX Runtime keeps memory for the next picture. If False, it returns the memory to the system.
+        providers: Execution providers on which the network runs, best first. Each is a short name from `PROVIDERS`, a
+            name that ONNX Runtime uses, or a pair of a name and options. Each provider passes the operations that it
+            cannot run on to the next provider. The processor runs the operations that remain.
 
     Raises:
-        ValueError: If a value is not allowed. The message says which values are.
+        ValueError: If `threads` or `providers` has a value that is not allowed. The message says what is allowed.
     """
 
     threads: int | None = None
@@ -75,7 +75,10 @@ class Settings:
 
 
 def _short(provider: Provider) -> Provider:
-    """Return a provider with its short name: the name, or (name, options) if there are options.
+    """Replace the name of an execution provider with its short name, if it has one in `PROVIDERS`.
+
+    Returns:
+        The name, or (name, options) if there are options.
 
     Raises:
         ValueError: If the provider is neither a name nor a pair of a name and options.
@@ -101,7 +104,7 @@ def _short_name(name: str) -> str:
 def available_providers() -> list[str]:
     """Return the names of the execution providers that the installed ONNX Runtime was built with.
 
-    A provider in `PROVIDERS` has its short name there. Any other provider has ONNX Runtime's name.
+    A name is the provider's short name if `PROVIDERS` has one, and otherwise the name that ONNX Runtime uses.
     """
     return [_short_name(name) for name in built_providers()]
 
@@ -110,8 +113,7 @@ def parse_providers(text: str) -> list[str]:
     """Split a comma-separated list of execution providers, such as "openvino,cpu", and check each name.
 
     Raises:
-        ValueError: If the installed ONNX Runtime lacks one of the providers. The message lists the providers that it
-            has.
+        ValueError: If the installed ONNX Runtime lacks one of the providers. The message lists the available ones.
     """
     names = [name.strip() for name in text.split(",")]
     full_providers(names)
@@ -119,9 +121,9 @@ def parse_providers(text: str) -> list[str]:
 
 
 def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, str]]]:
-    """Return a pair (name, options) per provider, in the form that ONNX Runtime expects.
+    """Convert execution providers to the pairs (name, options) that ONNX Runtime expects.
 
-    The name is ONNX Runtime's own name of the provider. The values of the options are text.
+    Each name is the one that ONNX Runtime uses, such as "CPUExecutionProvider". The values of the options are strings.
 
     Raises:
         ValueError: If the installed ONNX Runtime lacks one of the providers.
@@ -147,12 +149,12 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
 
     Args:
         model: Path of the file, or its bytes.
-        settings: Threads, memory and providers. `Settings()` holds the defaults.
+        settings: Threads, memory and providers. `Settings()` has the default values.
 
     Raises:
         ValueError: If the installed ONNX Runtime lacks one of the requested providers.
         ModelNotFound: If there is no file at the path, or the file cannot be read.
-        CorruptModel: If ONNX Runtime cannot load the file even on the processor.
+        CorruptModel: If ONNX Runtime cannot load the file, not even on the processor.
         ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers, or if ONNX Runtime can
             load the file on the processor, but not on the requested providers.
     """
@@ -199,7 +201,13 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
 
 
 def _refuse_picture(path: str | bytes) -> None:
-    """Raise CorruptModel if the path of a model is that of a picture: the arguments of a command were swapped."""
+    """Raise CorruptModel if the path of an exported file has the suffix of a picture, such as `.jpg`.
+
+    A user passes such a path by giving the arguments of a command in the wrong order.
+
+    Args:
+        path: The path, or the content of the exported file. The content is not checked.
+    """
     from ._decode import SUFFIXES
 
     if isinstance(path, str) and os.path.splitext(path)[1].lower() in SUFFIXES:
@@ -211,7 +219,7 @@ def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:
 
 
 def _readable(path: str) -> str | bytes:
-    """Return the path, or the content of the file if the path is not valid UTF-8.
+    """Check that a file can be read. Return its path, or its content if the path is not valid UTF-8.
 
     ONNX Runtime cannot open a path that is not valid UTF-8.
 
@@ -230,7 +238,7 @@ def _readable(path: str) -> str | bytes:
 
 
 def model_file(model: str | os.PathLike[str]) -> str:
-    """Return the path of an exported file. For a folder, this is the path of `model.onnx` inside it."""
+    """Return the path of an exported file: `model.onnx` inside `model` if that is a folder, and otherwise `model`."""
     path = os.fsdecode(model)
     return os.path.join(path, "model.onnx") if os.path.isdir(path) else path
 
@@ -239,12 +247,15 @@ def model_file(model: str | os.PathLike[str]) -> str:
 
 
 def tuned_file(path: str) -> str:
-    """Return the path of the tuned settings of an exported file: `model.tuned.json` beside `model.onnx`."""
+    """Return the path where the tuned settings of an exported file are saved.
+
+    For `folder/model.onnx`, this is `folder/model.tuned.json`.
+    """
     return os.path.splitext(path)[0] + ".tuned.json"
 
 
 def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]]) -> str:
-    """Save tuned settings beside an exported file. An older file is replaced in one step.
+    """Save tuned settings beside an exported file. Settings that were saved before are replaced in one step.
 
     Args:
         path: Path of the exported file.
@@ -252,7 +263,7 @@ def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]
         table: The measurements from which the settings were chosen.
 
     Returns:
-        The path of the saved file.
+        The path of the file that holds the settings.
 
     Raises:
         NotWritten: If the folder is write-protected, or the disk is full.
@@ -294,7 +305,7 @@ def read_tuned(path: str) -> Settings | None:
         - There are no tuned settings.
         - They cannot be read, or the installed ONNX Runtime lacks their provider.
         - They were tuned for another file, another machine or another version of ONNX Runtime (see `_key`).
-        - The file in which they are saved has another schema than `TUNED_SCHEMA`.
+        - The file in which they are saved does not have the schema `TUNED_SCHEMA`.
     """
     target = tuned_file(path)
     if not os.path.exists(target):
@@ -320,8 +331,8 @@ def _key(path: str) -> dict[str, Any]:
     """Return the conditions under which tuned settings are valid.
 
     These are the size and the modification time of the exported file, the processor, the number of cores, and the
-    version of ONNX Runtime. `write_tuned` saves these conditions with the settings. If any of them has changed since,
-    `read_tuned` ignores the settings.
+    version of ONNX Runtime. `write_tuned` saves these conditions with the settings. `read_tuned` ignores the settings
+    if a condition has changed since then.
 
     Args:
         path: Path of the exported file.
@@ -337,7 +348,7 @@ def _key(path: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the name and the features of the processor, as far as the system reports them."""
+    """Return the model name and the feature flags of the processor, as far as the system reports them."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
             text = stream.read()

@@ -1,3 +1,3 @@
-"""Holds the version number that finezoo and finezoo-runtime share."""
+"""Holds the version number of the distributions finezoo and finezoo-runtime."""
 
 __version__ = "0.1.0"

@@ -26,10 +26,11 @@ PROVIDERS_HELP = "where the network runs, best first: cpu, openvino, cuda, ... (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
+    """Run the command `zoo-runtime` and return its exit code.
 
     Args:
-        arguments: The arguments after the name of the command. None means those of this process, `sys.argv[1:]`.
+        arguments: The arguments after the name of the command. None means the arguments of this process,
+            `sys.argv[1:]`.
 
     Raises:
         SystemExit: If the arguments are wrong (exit code 2), or ask for help or the version (exit code 0).
@@ -75,8 +76,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def run() -> None:
     """Run `main` as the script `zoo-runtime`, and then end the process at once.
 
-    A normal exit would also shut down the interpreter and ONNX Runtime. In a process that labels one picture, the
-    shutdown takes a tenth of the time from the start of the process to the label.
+    A normal exit would also shut down the interpreter and ONNX Runtime. For a process that labels one picture, this
+    shutdown would take a tenth as long as everything before it.
     """
     code = main()
     try:
@@ -133,9 +134,9 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _brief(value: dict[str, Any]) -> str:
-    """Format the numbers and short texts of a nested dictionary on one line.
+    """Format the numbers and short strings of a nested dictionary on one line.
 
-    Lists are left out, and so are texts of more than 100 characters. `zoo-runtime info --json` shows both.
+    Lists are left out, and so are strings of more than 100 characters. `zoo-runtime info --json` shows both.
     """
     parts = []
     for key, item in value.items():

@@ -34,6 +34,9 @@ def test_a_mirror_that_is_not_a_folder(zoo, monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "file"))
     ran = zoo("doctor")
     assert ran.code == 1 and f"ZOO_WEIGHTS_DIR is {str(tmp_path / 'file')!r}, which is not a folder" in ran.out
+    assert "file (is not a folder)" in ran.out
+    monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path / "mistyped"))
+    assert "mistyped (does not exist)\n" in zoo("doctor").out
 
 
 def test_two_distributions_that_contain_the_same_package(monkeypatch):
@@ -50,4 +53,5 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypa
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "zoo_runtime" else object())
     problems = "\n".join(doctor._package_problems())
     assert f"these packages are not installed: {absent}. Type `pip install --force-reinstall finezoo`" in problems
-    assert "the package zoo_runtime is missing" in problems and "zoo_plugins" not in problems
+    assert "its package zoo_runtime is missing" in problems and "zoo_plugins" not in problems
+    assert "(from a clone: `pip install --force-reinstall --no-deps .`)" in problems

@@ -393,7 +393,7 @@ def test_npz_with_names(archive):
         ({"x_train": np.zeros((6, 20), np.uint8)}, DataLayout, r"Received: uint8 \(6, 20\)"),
         ({"x_train": np.zeros((6, 5, 4, 2), np.uint8)}, DataLayout, r"Received: uint8 \(6, 5, 4, 2\)"),
         ({"x_train": np.zeros((5, 5, 4), np.uint8)}, DataLayout, "Received: 5 pictures and 6 labels"),
-        ({"y_train": np.zeros(6)}, DataLayout, r"whole numbers or texts.*Received: float64 \(6,\)"),
+        ({"y_train": np.zeros(6)}, DataLayout, r"whole numbers or strings.*Received: float64 \(6,\)"),
         ({"y_train": np.zeros((6, 2), int)}, DataLayout, r"Received: int64 \(6, 2\)"),
         ({"y_train": np.array([-1, 0] * 3)}, DataLayout, "Received: -1"),
         ({"y_train": np.zeros(6, int)}, EmptyClass, "only the class '0'"),

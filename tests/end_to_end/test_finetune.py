@@ -186,6 +186,20 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
     assert "the file given" not in ran.err and "CorruptPicture" not in ran.err
 
 
+def test_a_class_without_readable_pictures_is_named_with_its_files(zoo, photos, tmp_path):
+    import shutil
+
+    data = tmp_path / "photos"
+    shutil.copytree(photos / "bars", data / "bars")
+    (data / "dogs").mkdir()
+    for i in range(4):
+        (data / "dogs" / f"IMG_{i}.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes([i]))
+    ran = zoo("finetune", "mnist_convnet", "--data", data, *QUICK, *folders(tmp_path))
+    assert ran.code == 1
+    assert "class 'dogs' has no picture that can be read, and needs 3. These files cannot be read: " in ran.err
+    assert "dogs/IMG_0.jpg: a HEIC picture, as iPhones save them" in ran.err and "dogs/IMG_3.jpg: " in ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -254,6 +268,10 @@ def test_an_interrupted_run_says_so_and_replaces_nothing(zoo, photos, tmp_path, 
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     assert before.read_bytes() == b"the one before"
     assert f"training was interrupted. {run} has the settings" in ran.err and "Start the same command again" in ran.err
+    for command in (("predict", run, photos), ("export", run), ("evaluate", run)):
+        ran = zoo(*command)
+        assert ran.code == 1 and "training did not finish (status 'interrupted'). Start it again: " in ran.err
+        assert f"`zoo finetune mobilenetv2_035 --data {photos} " in ran.err and "zoo export" not in ran.err
 
 
 def test_an_interrupted_export_names_the_command_that_exports(zoo, photos, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -157,6 +159,49 @@ def test_an_export_instead_of_a_run(zoo, finished, tmp_path, monkeypatch, comman
     assert ran.code == 2 and f"It came from the run {run.name}, which is not in 'runs'" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("export", ("--fp16", "--max-drop", "2.0", "--name", "my shapes")),
+        ("export", ("--size", "64x64", "--exported", "exported")),
+        ("plot", ("--output", "a.png", "--smooth", "0.5")),
+    ],
+)
+def test_the_suggested_command_repeats_the_options(zoo, finished, tmp_path, monkeypatch, command, options):
+    run, exported, _ = finished
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exported").symlink_to(exported)
+    ran = zoo(command, "shapes", *options, "--runs", run.parent)
+    assert ran.code == 2
+    (suggested,) = re.findall(r"`(.*)`", ran.err)
+    words = shlex.split(suggested)
+    assert words[:3] == ["zoo", command, str(run)]
+    assert sorted(words[3:]) == sorted(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("finetune", "--data", "my photos"), "ARCH is missing. Name an architecture, such as mobilenetv2: "),
+        (("finetune", "--data", "my photos"), "`zoo finetune mobilenetv2 --data 'my photos'`"),
+        (("lr-find",), "`zoo lr-find mobilenetv2`"),
+        (("finetune", "photos", "mobilenetv2"), "`zoo finetune mobilenetv2 --data photos`"),
+        (("finetune", "photos", "vgg16", "--epochs", "3"), "`zoo finetune vgg16 --epochs 3 --data photos`"),
+        (("evaluate", "photos", "shapes"), "`zoo evaluate shapes --data photos`"),
+        (("export", "mobilenetv2"), "is an architecture, not a run. `zoo export mobilenetv2 --top` exports"),
+        (("export", "mnist_dense"), "there is no run 'mnist_dense'"),
+        (("schedule", "fine-tune", "mobilenetv2"), "Did you mean `zoo schedule show fine-tune mobilenetv2`?"),
+        (("schedule", "shwo", "full", "vgg16"), "Did you mean `zoo schedule show full vgg16`?"),
+        (("augment", "light"), "Did you mean `zoo augment preview light`?"),
+        (("list", "weight"), "Did you mean `zoo list weights`?"),
+        (("finetune", "mobilenetv2", "--epoch", "3"), "No such option '--epoch'. Did you mean '--epochs'?"),
+    ],
+)
+def test_the_right_command_is_suggested(zoo, here, arguments, message):
+    ran = zoo(*arguments)
+    assert ran.code == 2 and message in ran.err
+
+
 def test_help_and_options_work_as_ever(zoo):
     assert zoo("finetune", "--help").code == 0
     ran = zoo("finetune", "mobilenetv2", "--no-such-option")
@@ -220,12 +265,14 @@ def test_a_file_that_holds_no_weights_is_refused_before_keras_starts(tmp_path, p
 def test_an_h5_file_of_another_network_is_refused_before_keras_starts(tmp_path, photos, parameters):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.create_dataset("conv1/conv1/kernel:0", data=np.zeros(parameters, "float32"))
+        file.attrs["layer_names"], file["conv1"].attrs["weight_names"] = ["conv1"], ["conv1/kernel:0"]
     command = ["finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", tmp_path / "other.h5"]
     done = subprocess.run(
         [sys.executable, "-c", CODE, *map(str, command)], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 1, done.stderr
-    assert f"does not fit mobilenetv2_035: the file holds {parameters:,} parameters, and 410,208 are" in done.stderr
+    assert f"does not fit mobilenetv2_035: the file holds {parameters:,} parameters" in done.stderr
+    assert ", and 410,208 are needed" in done.stderr
     assert done.stdout.splitlines()[-1] == "imported:"
     assert not (tmp_path / "runs").exists()
 

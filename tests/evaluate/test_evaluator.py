@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,10 +123,20 @@ def test_new_pictures_beside_those_of_the_run_are_counted_and_unknown_classes_ar
     figures = evaluator.evaluate(ConstantPredictor(), pictures_of(things, known), reporter)
     assert figures["pictures"] == 1
     assert reporter.warned == [
-        "1 of 5 pictures are evaluated. Left out: 2 of the train and val parts, which took part in training. "
+        "1 of 5 pictures are evaluated. Left out: 2 of the train and val parts, which were used in training. "
         "Left out: 2 that are not pictures of the run, such as new ones. The network does not know dog. "
         "To evaluate new pictures, put them into a folder without the old ones."
     ]
+
+
+def test_neither_test_pictures_nor_damaged_files_are_said_to_be_something_else():
+    known = {"0": "train", "1": "val", "2": "test"}
+    things = source(*((i, i, None) for i in range(3)), (3, 0, None))
+    pictures = dataclasses.replace(pictures_of(things, known), known_unreadable={Path(things.pictures[3].name).name})
+    reporter = Listener()
+    evaluator.evaluate(ConstantPredictor(), pictures, reporter, part="val")
+    assert "1 of 3 pictures are evaluated. Left out: 2 of the test and train parts." in reporter.said
+    assert not any("not pictures of the run" in text for text in reporter.warned)
 
 
 def test_unreadable_pictures_are_not_selected():
@@ -161,7 +173,10 @@ def test_the_pictures_of_a_run_that_is_not_available_are_recognized(same):
 
 def test_a_class_that_the_network_does_not_know_is_an_error():
     things = source((0, 0, None), (1, 1, None), classes=("ant", "dog"))
-    with pytest.raises(DataError, match=r"the network does not know dog\. It knows ant, bee, cat\."):
+    with pytest.raises(
+        DataError,
+        match=r"not know dog\. It knows ant, bee, cat\. Remove the pictures of this class",
+    ):
         evaluator.evaluate(ConstantPredictor(), pictures_of(things), Listener())
     # A class of pictures that are not evaluated does not matter.
     things = source((0, 0, "test"), (1, 1, "train"), classes=("ant", "dog"))

@@ -22,10 +22,10 @@ class Listener(Reporter):
         self.texts.append(text)
 
 
-def block(plugins) -> str:
+def block(plugins, schedule: str | None = None) -> str:
     reporter = Listener()
     architecture = plugins.architecture("mobilenetv2_035")
-    select.choose(architecture, None, "auto", (96, 96), plugins, reporter).report(reporter)
+    select.choose(architecture, None, "auto", (96, 96), plugins, reporter).report(reporter, schedule)
     (text,) = reporter.texts
     return text
 
@@ -51,3 +51,10 @@ def test_a_file_for_another_size_is_named_too(plugins):
     text = block(plugins)
     assert "_0.35_96_no_top.h5" in text
     assert "for another picture size work too: mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top" in text
+
+
+def test_the_schedule_is_named_only_if_zoo_chooses_it(plugins):
+    assert "It will need more pictures and epochs than with pretrained weights. The schedule is 'scratch'.\n" in block(
+        plugins
+    )
+    assert "schedule" not in block(plugins, "full")

@@ -78,6 +78,13 @@ def test_a_local_file_is_chosen_by_size_and_recorded(plugins, tmp_path, monkeypa
     chosen = choose(plugins, "mobilenetv2_035")
     assert chosen.file.path == tmp_path / name and chosen.input_size == (96, 96) and not chosen.random
     assert chosen.record["input_size"] == [96, 96] and chosen.record["wanted_input_size"] == [224, 224]
+    # The warning is one sentence; run.json says why.
+    warned = []
+    reporter = Reporter()
+    reporter.warn = warned.append
+    chosen.report(reporter)
+    assert warned == ["the weights trained at 224x224 are not available; those trained at 96x96 are used."]
+    assert "ZOO_OFFLINE=1 forbids downloads" in chosen.record["reason"]
     assert chosen.record["place"] == "mirror" and chosen.record["sha256"] == select.fetch.digest_of(tmp_path / name)
     own = choose(plugins, "mobilenetv2_035", tmp_path / name)
     assert own.record == {

@@ -89,6 +89,17 @@ def test_layers_compute_in_bfloat16_while_they_train_and_only_then(architecture,
     assert outcome.history[-1]["val_accuracy"] >= 0.9
 
 
+@pytest.mark.parametrize(("patience", "epochs"), [(1, "1 epoch"), (2, "2 epochs")])
+def test_an_early_end_is_reported(architecture, pictures, patience, epochs):
+    """All labels in validation are wrong, so that its loss rises from the start."""
+    targets = pictures.targets.copy()
+    targets[pictures.val] = 1 - targets[pictures.val]
+    reporter = Listener()
+    phase = Phase(name="x", train="head", epochs=9, learning_rate=0.05, optimizer="sgd", patience=patience)
+    run(architecture, dataclasses.replace(pictures, targets=targets), phase, reporter=reporter)
+    assert f"  the phase ends early: the validation loss has not improved for {epochs}" in reporter.said
+
+
 def test_keeps_the_best_epoch_and_stops_early(architecture, pictures):
     """Wrong labels in validation punish a network that grows sure; it must end with the weights of the best epoch."""
     targets = pictures.targets.copy()

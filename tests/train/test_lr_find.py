@@ -198,15 +198,24 @@ def test_the_command(zoo, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [NOISE, (RATES > 1e-3) * np.log10(RATES / 1e-3).clip(0) + NOISE], ids=["no change", "only rises"]
+    ("changes", "why"),
+    [
+        (NOISE, "no rate was found for scratch"),
+        ((RATES > 1e-3) * np.log10(RATES / 1e-3).clip(0) + NOISE, "no rate lowers the loss"),
+    ],
+    ids=["no change", "only rises"],
 )
-def test_no_command_is_printed_if_no_rate_lowers_the_loss(zoo, photos, tmp_path, monkeypatch, changes):
+def test_no_command_is_printed_if_no_rate_lowers_the_loss(zoo, photos, tmp_path, monkeypatch, changes, why):
     suggest = lr_find.suggest
     monkeypatch.setattr(lr_find, "suggest", lambda phase, *_: suggest(phase, RATES, changes))
     ran = zoo("lr-find", "mnist_dense", "--data", photos, "--size", 32, "--steps", 20, "--output", tmp_path / "a.png")
     assert ran.code == 0, ran.err
     (line,) = [line for line in ran.out.splitlines() if line.startswith("Use ")]
-    assert "no rate was found for scratch" in line and "--steps 300" in line and "zoo finetune mnist" not in line
+    assert (
+        f"the rates of the schedule, because {why}. " in line
+        and "--steps 300" in line
+        and "zoo finetune mnist" not in line
+    )
 
 
 def test_what_is_printed_to_use_can_be_typed(zoo, photos, tmp_path):

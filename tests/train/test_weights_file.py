@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -13,10 +14,10 @@ from harness import build_network
 
 from zoo import backend
 from zoo.errors import WeightsIncompatible
-from zoo.plugin import Head
+from zoo.plugin import Head, Weights, registry
 from zoo.testing import randomize
 from zoo.train.network import build_backbone
-from zoo.train.weights_file import load_weights
+from zoo.train.weights_file import check_parameters, load_weights
 
 
 def saved(architecture, size, path, **options):
@@ -211,3 +212,54 @@ def test_an_h5_file_of_another_network_is_refused_in_plain_words(plugins, tmp_pa
     assert "does not fit" in str(caught.value) and "without its top" in str(caught.value)
     with pytest.raises(WeightsIncompatible, match=r"layer '\w+' needs"):
         load_weights(build_backbone(plugins.architecture("mobilenetv2_035"), (32, 32)), tmp_path / "w.weights.h5")
+
+
+def write_arrays(path, size, *, listed, optimizer=0):
+    """Write an .h5 file with one array, as Keras lists its layers in older files or as in a .weights.h5 file."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("dense/kernel", data=np.zeros(size, "float32"))
+        file.create_dataset("optimizer/moment", data=np.zeros(optimizer, "float32"))
+        if listed:
+            file.attrs["layer_names"], file["dense"].attrs["weight_names"] = ["dense"], ["kernel"]
+
+
+@pytest.mark.parametrize(
+    ("size", "listed", "optimizer", "fits"),
+    [
+        (1000, True, 0, True),
+        (1009, True, 0, True),
+        (1011, True, 0, False),
+        (989, True, 0, False),
+        (1000, True, 500, True),
+        # A .weights.h5 file may hold a head as well, but no optimizer makes up for a missing layer.
+        (9000, False, 0, True),
+        (989, False, 500, False),
+    ],
+)
+def test_the_number_of_parameters_decides_before_keras_starts(tmp_path, size, listed, optimizer, fits):
+    path = tmp_path / "own.h5"
+    write_arrays(path, size, listed=listed, optimizer=optimizer)
+    architecture = dataclasses.replace(registry.load().architecture("mnist_dense"), name="small", parameters=1000)
+    if fits:
+        check_parameters(path, architecture)
+    else:
+        with pytest.raises(WeightsIncompatible, match=f"holds {size:,} parameters.*1,000 are needed"):
+            check_parameters(path, architecture)
+
+
+def test_a_format_of_a_plugin_may_have_another_number_of_parameters(tmp_path):
+    path = tmp_path / "own.h5"
+    write_arrays(path, 10, listed=True)
+    architecture = dataclasses.replace(registry.load().architecture("mnist_dense"), name="small", parameters=1000)
+    entry = Weights(
+        architecture="small",
+        tag="x",
+        url="https://example.org/x.h5",
+        filename="x.h5",
+        input_size=(32, 32),
+        includes_top=False,
+        licence="MIT",
+        source="here",
+        load=lambda model, path: None,
+    )
+    check_parameters(path, architecture, [entry])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 
 import pytest
@@ -23,41 +22,39 @@ def two_runs(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_an_export_of_another_run_is_named_with_the_command_that_brings_it_back(zoo, two_runs):
+def test_an_export_of_another_run_is_named_with_the_place_of_its_file(zoo, two_runs):
     place = two_runs / "exported"
     first = zoo("export", "one")
     assert first.code == 0 and "replaces" not in first.out
     assert zoo("export", "one", "--fp16", "--max-drop", 100).code == 0
+    before = (place / "shapes" / "model.onnx").read_bytes()
     (place / "shapes" / "model.tuned.json").write_text("{}")
 
     ran = zoo("export", "two")
     assert ran.code == 0, ran.err
     assert Predictor(place / "shapes").info.run["id"] == "two"
     (line,) = [line for line in ran.out.splitlines() if "replaces" in line]
-    assert line.startswith("exported/shapes/model.onnx replaces the export of run one. `zoo export runs/one` brings")
+    assert line.startswith(
+        "exported/shapes/model.onnx replaces the export of run one. The file of that run is kept as "
+    )
     assert "Removed exported/shapes/model.tuned.json" in line and "tuned for the earlier file" in line
-    assert "Removed exported/shapes-fp16" in line and "`zoo export runs/one --fp16` makes it again" in line
-    assert sorted(str(path.relative_to(place)) for path in place.rglob("*")) == ["shapes", "shapes/model.onnx"]
+    assert (two_runs / "runs" / "one" / "model.onnx").read_bytes() == before and "runs/one/model.onnx" in line
+    # A smaller file of the other run stays: nothing may be able to make it again.
+    assert "exported/shapes-fp16/model.onnx comes from another run and is not changed" in ran.err
+    assert "`zoo export runs/two --fp16 --name shapes --exported exported`" in ran.err
+    assert Predictor(place / "shapes-fp16").info.run["id"] == "one"
+    files = ["shapes", "shapes-fp16", "shapes-fp16/model.onnx", "shapes/model.onnx"]
+    assert sorted(str(path.relative_to(place)) for path in place.rglob("*")) == files
 
     again = zoo("export", "two")
     assert again.code == 0 and "replaces" not in again.out and "Removed" not in again.out
-    command = line.partition("`zoo ")[2].partition("`")[0]
-    assert zoo(*shlex.split(command)).code == 0
-    assert Predictor(place / "shapes").info.run["id"] == "one"
 
 
-def test_the_command_names_what_differs_from_the_defaults(zoo, two_runs):
-    options = ("--name", "mine", "--exported", "my exports")
-    assert zoo("export", "one", "--size", 48, *options).code == 0
-    ran = zoo("export", "two", *options)
+def test_a_file_of_another_size_or_of_a_run_that_is_gone_is_not_called_kept(zoo, two_runs):
+    assert zoo("export", "one", "--size", 48, "--name", "mine").code == 0
+    ran = zoo("export", "two", "--name", "mine")
     assert ran.code == 0, ran.err
-    assert "`zoo export runs/one --size 48x48 --name mine --exported 'my exports'` brings that one back" in ran.out
-
-
-def test_a_smaller_file_of_a_run_that_is_gone_stays_with_a_warning(zoo, two_runs):
-    assert zoo("export", "one", "--fp16", "--max-drop", 100).code == 0
-    shutil.rmtree(two_runs / "runs" / "one")
-    ran = zoo("export", "two")
-    assert ran.code == 0 and "shapes-fp16/model.onnx comes from another run, which is not in 'runs'" in ran.err
-    assert "`zoo export runs/two --fp16` makes the file of this run" in ran.err
-    assert (two_runs / "exported" / "shapes-fp16" / "model.onnx").is_file()
+    assert "replaces the export of run one." in ran.out and "kept as" not in ran.out
+    shutil.rmtree(two_runs / "runs" / "two")
+    ran = zoo("export", "one", "--name", "mine")
+    assert "replaces the export of run two." in ran.out and "kept as" not in ran.out

@@ -15,15 +15,8 @@ import warnings
 import click
 
 from zoo.cli import catalog, doctor, evaluate, export, train
+from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
-
-RUNTIME_HINT = (
-    "zoo is installed, but its package zoo_runtime is missing. finezoo and finezoo-runtime both install zoo_runtime, "
-    "and removing one of them removes the files of the other. "
-    "Reinstall with `pip install --force-reinstall --no-deps finezoo` "
-    "(from a clone: `pip install --force-reinstall --no-deps .`)."
-)
-
 
 # What other programs call our commands.
 OTHER_NAMES = {
@@ -62,9 +55,14 @@ def _run() -> int:
         click.echo("interrupted", err=True)
         return 130
     except click.ClickException as error:
-        if isinstance(error, click.NoSuchOption) and error.option_name == "--lr":
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--lr" and _has_learning_rate(error.ctx):
             # The name that other programs use; click would suggest --l1 and --l2.
             error = click.UsageError("No such option '--lr'. Did you mean '--learning-rate'?", error.ctx)
+        elif isinstance(error, click.NoSuchOption) and error.possibilities:
+            # Options that continue what was typed are nearer than those that only look similar.
+            begins = [option for option in error.possibilities if option.startswith(error.option_name)]
+            if begins:
+                error = click.NoSuchOption(error.option_name, possibilities=begins, ctx=error.ctx)
         error.show()
         return error.exit_code
     except ZooError as error:
@@ -73,7 +71,7 @@ def _run() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "zoo_runtime":
             raise
-        click.echo(f"error: {InstallationError(RUNTIME_HINT)}", err=True)
+        click.echo(f"error: {InstallationError(missing_text('zoo_runtime'))}", err=True)
         return 1
     except Exception as error:
         runtime = sys.modules.get("zoo_runtime")
@@ -83,8 +81,13 @@ def _run() -> int:
         return 1
 
 
+def _has_learning_rate(context: click.Context | None) -> bool:
+    """Return whether the command of a context has the option --learning-rate."""
+    return context is not None and any("--learning-rate" in parameter.opts for parameter in context.command.params)
+
+
 class _Commands(click.Group):
-    """The group of all commands. For an unknown one, the error suggests what may be meant."""
+    """The group of all commands. If a command is unknown, the error message suggests similar names."""
 
     def resolve_command(
         self, context: click.Context, args: list[str]

@@ -5,6 +5,7 @@ Both commands are quick, because nothing here imports Keras, numpy, Pillow or on
 
 from __future__ import annotations
 
+import difflib
 import json
 import textwrap
 from collections.abc import Collection, Sequence
@@ -42,7 +43,7 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
     Args:
         registry: The loaded plugins.
         kinds: Names from `KIND_NAMES`: what to list, in this order.
-        part: Only names that contain this text are listed; capitals, hyphens and underscores do not matter.
+        part: Only names that contain this text are listed; letter case, hyphens and underscores are ignored.
 
     Returns:
         One dictionary per item. It has at least the keys kind, name and plugin.
@@ -116,7 +117,7 @@ def _plugins(registry: Registry) -> list[dict[str, Any]]:
 
 
 def table(listed: Sequence[dict[str, Any]]) -> str:
-    """Format rows of one kind as a table.
+    """Format items of one kind, such as architectures, as a table.
 
     Args:
         listed: The result of `rows` for one kind; at least one row.
@@ -170,7 +171,7 @@ def describe(registry: Registry, name: str) -> str:
 
     Raises:
         UnknownName: Nothing has that name.
-        DuplicateName: Two plugins provide that name.
+        DuplicateName: Two or more plugins provide that name.
     """
     from zoo.plugin import Architecture, Augmentation, Schedule
 
@@ -228,9 +229,9 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
 
 
 def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
-    """Describe all weights files that have the same id, such as "mobilenetv2.imagenet1k".
+    """Describe all weights files that have the same id, such as "mobilenetv2.imagenet1k", in several lines of text.
 
-    The text starts with the facts that all files share. A table with one row per file follows.
+    The first lines are the facts about all files together. A table with one row per file follows.
 
     Args:
         registry: The loaded plugins.
@@ -270,7 +271,7 @@ def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
 
 
 def _common(values: Sequence[str]) -> str:
-    """Return the value that all files share, or "differs from file to file"."""
+    """Return the value if it is the same for all files, else "differs from file to file"."""
     return values[0] if len(set(values)) == 1 else "differs from file to file"
 
 
@@ -313,7 +314,10 @@ def _describe_schedule(registry: Registry, item: Schedule) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    """Format facts as lines of a label and a value. Values begin in the same column, and long ones are wrapped."""
+    """Format facts, one per line: first the label, then the value.
+
+    All values begin in the same column. Long values are wrapped at spaces.
+    """
     width = max(map(len, facts)) + 2
     return "\n".join(
         textwrap.fill(
@@ -341,9 +345,11 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
     KIND is architectures (the default), weights, augmentations, schedules or plugins. With FILTER, only names that
     contain this text are listed. With --json and without KIND, all kinds are listed.
     """
+    similar: list[str] = []
     if kind is not None and kind not in KIND_NAMES:
         if filter is not None:
             raise click.UsageError(f"KIND must be one of {', '.join(KIND_NAMES)}. Received: {kind!r}.")
+        similar = difflib.get_close_matches(kind, KIND_NAMES, n=1, cutoff=0.8)
         kind, filter = None, kind
     listed = rows(load_registry(), (kind,) if kind else KIND_NAMES if as_json else ("architectures",), filter or "")
     if as_json:
@@ -351,8 +357,9 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
     elif listed:
         click.echo(table(listed))
     else:
+        hint = f"Did you mean `zoo list {similar[0]}`? " if similar else ""
         raise click.UsageError(
-            f"no name among the {kind or 'architectures'} contains {filter!r}. "
+            f"no name among the {kind or 'architectures'} contains {filter!r}. {hint}"
             f"`zoo list KIND` lists another kind; KIND is one of {', '.join(KIND_NAMES)}."
         )
 

@@ -1,4 +1,7 @@
-"""The base of commands that take pictures with --data. If --data or ARCH is missing, an error shows what to type."""
+"""Defines `DataCommand`, a command whose pictures are given with --data.
+
+If --data or ARCH is missing, the error message shows the command to type.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,17 @@ class DataCommand(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         context.meta[__name__] = list(args)
         context.allow_extra_args = True
-        extra = super().parse_args(context, args)
+        try:
+            extra = super().parse_args(context, args)
+        except click.MissingParameter as error:
+            if error.param is None or error.param.name != "architecture":
+                raise
+            typed = " ".join(map(quoted, [EXAMPLE, *context.meta[__name__]]))
+            raise click.UsageError(
+                f"ARCH is missing. Name an architecture, such as {EXAMPLE}: `{_command_name(context)} {typed}`. "
+                "`zoo list` shows all architectures.",
+                context,
+            ) from None
         if not extra or context.resilient_parsing:
             return extra
         if len(extra) > 1 or _has_data(context):
@@ -37,18 +50,36 @@ class DataCommand(click.Command):
                 "for each class.",
                 context,
             )
-        command = self.with_data(context, extra[0])
+        command = self.with_data(context, extra[0]) or self._swapped(context, extra[0])
         advice = f"--data: `{command}`" if command else "--data, such as a folder that has a folder for each class."
         raise click.UsageError(f"unexpected argument {extra[0]!r}. Give pictures with {advice}", context)
+
+    def _swapped(self, context: click.Context, last: str) -> str | None:
+        """Return the command with its two arguments exchanged, and with --data before the path of the pictures.
+
+        Args:
+            context: The context of the command, after its arguments were parsed.
+            last: The unexpected argument.
+
+        Returns:
+            The command, quoted for a shell. None if the first argument does not look like pictures.
+        """
+        (name,) = [str(each.name) for each in self.params if isinstance(each, click.Argument)]
+        pictures = context.params[name]
+        typed: list[str] = context.meta[__name__]
+        if not _names_pictures(pictures) or typed.count(pictures) != 1 or typed.count(last) != 1:
+            return None
+        words = [word for each in typed for word in ([last] if each == pictures else [] if each == last else [each])]
+        return " ".join([_command_name(context), *map(quoted, [*words, "--data", pictures])])
 
     def with_data(self, context: click.Context, pictures: str, **changes: str) -> str | None:
         """Return the command that the user probably meant: the same words, with --data before the path of the pictures.
 
         Args:
             context: The context of the command, after its arguments were parsed.
-            pictures: The word that is the path of the pictures.
-            changes: Maps the name of an argument that received this word by mistake to the value that it should have.
-                The value is inserted before --data.
+            pictures: The word on the command line that is the path of the pictures.
+            changes: Corrects an argument that received the path of the pictures by mistake. Maps the name of the
+                argument to the value that it should have. The value is inserted before --data.
 
         Returns:
             The command, quoted for a shell. None if the user typed --data, or if the word does not look like pictures.

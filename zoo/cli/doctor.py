@@ -11,6 +11,23 @@ from typing import Any
 
 import click
 
+REINSTALL = (
+    "`pip install --force-reinstall --no-deps finezoo` (from a clone: `pip install --force-reinstall --no-deps .`)"
+)
+
+
+def missing_text(package: str) -> str:
+    """Return the message that a package of zoo is missing, with the command that installs it again.
+
+    Args:
+        package: "zoo_runtime" or "zoo_plugins".
+    """
+    return (
+        f"zoo is installed, but its package {package} is missing. finezoo and finezoo-runtime both install "
+        "zoo_runtime, and removing one of them removes the files of the other. "
+        f"Reinstall with {REINSTALL}."
+    )
+
 
 def examine() -> dict[str, Any]:
     """Check this installation.
@@ -22,7 +39,7 @@ def examine() -> dict[str, Any]:
             folders: The paths and sizes of the caches and of the mirror. The entry `network` says whether downloads are
                 allowed.
             providers: The execution providers of ONNX Runtime.
-            problems: One text per problem; empty if nothing is wrong.
+            problems: One string per problem; empty if nothing is wrong.
     """
     from zoo import files, runs
     from zoo.plugin import Architecture, Weights, registry
@@ -54,7 +71,7 @@ def examine() -> dict[str, Any]:
         ],
         "folders": {
             "cache (ZOO_CACHE)": _folder(files.cache()),
-            "mirror (ZOO_WEIGHTS_DIR)": _folder(mirror) if mirror else "not set",
+            "mirror (ZOO_WEIGHTS_DIR)": _folder(mirror, "does not exist") if mirror else "not set",
             "Keras's cache": _folder(files.keras_cache()),
             "network": "forbidden by ZOO_OFFLINE" if files.offline() else "allowed",
         },
@@ -64,9 +81,9 @@ def examine() -> dict[str, Any]:
 
 
 def _package_problems() -> list[str]:
-    """Return a text for each problem with the installed packages.
+    """Describe the problems with the installed packages, in one string per problem.
 
-    Both finezoo and finezoo-runtime install zoo_runtime. Uninstalling one of them removes files of the other.
+    Both finezoo and finezoo-runtime install zoo_runtime. Uninstalling one of them removes files that the other needs.
     """
     from importlib import metadata
 
@@ -82,25 +99,24 @@ def _package_problems() -> list[str]:
         problems.append(
             "finezoo and finezoo-runtime are both installed. Both contain the package zoo_runtime, and removing one of "
             "them removes the files of the other. Keep one: `pip uninstall finezoo-runtime`, then "
-            "`pip install --force-reinstall --no-deps finezoo`."
+            f"{REINSTALL}."
         )
     absent = [name for name in runs.PACKAGES if name not in runs.versions()]
     if absent:
         problems.append(
-            f"these packages are not installed: {', '.join(absent)}. Type `pip install --force-reinstall finezoo`."
+            f"these packages are not installed: {', '.join(absent)}. Type `pip install --force-reinstall finezoo` "
+            "(from a clone: `pip install --force-reinstall .`)."
         )
     for module in ("zoo_runtime", "zoo_plugins"):
         if find_spec(module) is None:
-            problems.append(
-                f"the package {module} is missing; removing finezoo-runtime may have removed it. "
-                "Type `pip install --force-reinstall --no-deps finezoo`."
-            )
+            problems.append(missing_text(module))
     return problems
 
 
-def _folder(path: Path) -> str:
+def _folder(path: Path, absent: str = "does not exist yet") -> str:
+    """Describe a folder in one line: its path, and its size, or the text `absent` if nothing is at this path."""
     if not path.is_dir():
-        return f"{path} (does not exist yet)"
+        return f"{path} ({'is not a folder' if os.path.lexists(path) else absent})"
     files = [p for p in path.rglob("*") if p.is_file()]
     return f"{path} ({len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.0f} MB)"
 

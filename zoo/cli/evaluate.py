@@ -10,7 +10,7 @@ import click
 
 from zoo.cli.console import ConsoleReporter, load_registry
 from zoo.cli.data_command import DataCommand
-from zoo.cli.options import WholeNumber, exported_option, parse_provider_names, runs_option
+from zoo.cli.options import WholeNumber, exported_option, parse_provider_names, runs_option, typed_again
 
 
 @click.command(cls=DataCommand, short_help="Evaluate an export or a run on pictures.")
@@ -89,9 +89,13 @@ def plot(requested: tuple[str, ...], output: Path | None, smooth: float, runs: P
     from zoo.report import curves
     from zoo.runs import locate
 
+    options = [*typed_again("output", output), *typed_again("smooth", smooth)]
     for text in requested:
         if locate(text, runs) is None:
             from zoo.workflow.evaluate import find_run
 
-            find_run(text, Path("exported"), runs, "zoo plot")
+            others = [each for each in requested if each != text]
+            # The path of a run includes the folder of runs, but the others may be ids.
+            others += typed_again("runs", runs) if others else []
+            find_run(text, Path("exported"), runs, "zoo plot", [*others, *options])
     click.echo(f"Curves     {curves.plot(requested, runs, output, smooth)}")

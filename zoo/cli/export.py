@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +23,10 @@ from zoo.cli.options import (
     variant_options,
     variant_requests,
 )
+from zoo.errors import ZooError
 
 if TYPE_CHECKING:
+    from zoo.plugin.registry import Registry
     from zoo.workflow.export import ExportResult
 
 
@@ -80,6 +84,9 @@ def export(
     Returns:
         The exit code: 1 if a variant was refused, else 0.
     """
+    # The path of a run includes the folder of runs.
+    parameters = click.get_current_context().params
+    typed = [word for key in parameters if key not in ("what", "runs") for word in typed_again(key, parameters[key])]
     variants = variant_requests(values)
     if top and variants:
         raise click.UsageError(
@@ -100,7 +107,8 @@ def export(
         from zoo.workflow import export as workflow
         from zoo.workflow.evaluate import find_run
 
-        folder = find_run(what, exported, runs, "zoo export")
+        _refuse_architecture(what, registry, exported, runs)
+        folder = find_run(what, exported, runs, "zoo export", typed)
         result = workflow.export_run(
             folder, registry, reporter, name=name, exported=exported, data=data, size=size, variants=variants
         )
@@ -113,6 +121,23 @@ def export(
             click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def _refuse_architecture(what: str, registry: Registry, exported: Path, runs: Path) -> None:
+    """Check that the user does not name an architecture where a run is needed.
+
+    Raises:
+        UsageError: An architecture with published weights has this name, and no file, run or export has it.
+    """
+    if any(os.path.exists(place / what) for place in (Path(), runs, exported)):
+        return
+    with contextlib.suppress(ZooError):
+        architecture, tag = registry.resolve(what)
+        if registry.weights_of(architecture.name, tag, top=True):
+            raise click.UsageError(
+                f"{what!r} is an architecture, not a run. `zoo export {what} --top` exports the published classifier. "
+                f"To train it on your own pictures first: `zoo finetune {what} --data FOLDER`."
+            )
 
 
 @click.command(short_help="Check the hash and accuracy of published weights.")

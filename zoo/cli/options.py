@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class WholeNumber(click.IntRange):
-    """A range of whole numbers whose error says what is allowed and what was received."""
+    """A click type for whole numbers in a range. Its error message says what is allowed and what was received."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
         try:
@@ -176,7 +176,7 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
 
 
 def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
-    """Make the command-line options that request variants, and those that set limits which variants must meet.
+    """Make the command-line options that request variants, and the options that set limits for them.
 
     Args:
         variants: The variants that the options can request.
@@ -430,7 +430,9 @@ def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
 
 
 def typed_again(name: str, value: Any) -> list[str]:
-    """Return an option of the current command as words, so that a printed command can repeat it.
+    """Return an option of the current command and its value as command-line words.
+
+    zoo uses these words in commands that it prints for the user.
 
     Args:
         name: The name of the option's parameter, such as "learning_rate".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 from collections.abc import Sequence
@@ -103,10 +104,10 @@ def lr_find(
     """Suggest a learning rate for each phase, by a range test.
 
     The learning rate rises from step to step, and the loss falls until training becomes unstable. The suggestion is a
-    tenth of the rate with the lowest loss. If the loss never falls, because the layers fit the pictures already, it is
-    a third of the rate at which the loss starts to rise.
+    tenth of the rate with the lowest loss. If the loss never falls, because the layers fit the pictures already, the
+    suggestion is a third of the rate at which the loss starts to rise.
     If the loss falls in no phase, no rate was found. Each phase is tested after the phases before it have been trained.
-    Only the drawing of the curves is kept.
+    Only the plot of the curves is kept.
     """
     import dataclasses
 
@@ -136,11 +137,10 @@ def lr_find(
         click.echo(f"Use        {_command_to_use(architecture, values, tests)}")
     else:
         # A rate that only does no harm, in every phase, would train nothing.
-        phases = ", ".join(failed or [test.phase for test in tests])
+        found = f"no rate was found for {', '.join(failed)}" if failed else "no rate lowers the loss"
         click.echo(
-            f"Use        no rate was found for {phases}. Check that the pictures are in the folders of their classes, "
-            "or try --steps 300, a larger --batch-size, or another --lowest and --highest. Without --learning-rate, "
-            "`zoo finetune` uses the rates of the schedule."
+            f"Use        the rates of the schedule, because {found}. Check that the pictures are in the folders of "
+            "their classes, or try --steps 300, a larger --batch-size, or another --lowest and --highest."
         )
 
 
@@ -155,7 +155,24 @@ def _command_to_use(architecture: str, values: dict[str, Any], tests: Sequence[R
     return " ".join(map(quoted, ["zoo", "finetune", architecture, *typed, "--learning-rate", ",".join(rates)]))
 
 
-@click.group()
+class _GroupOfOne(click.Group):
+    """A group with a single command. If the name of this command is forgotten, the error message inserts it."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(context, args[0]) is None:
+            (only,) = self.commands
+            # A misspelled name is replaced; anything else is an argument of the command.
+            rest = args[1:] if difflib.get_close_matches(args[0], [only], cutoff=0.7) else args
+            words = " ".join(map(quoted, [str(context.info_name), only, *rest]))
+            raise click.UsageError(
+                f"there is no command {f'{context.info_name} {args[0]}'!r}. Did you mean `zoo {words}`?", context
+            )
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_GroupOfOne)
 def schedule() -> None:
     """Show which layers a schedule trains."""
 
@@ -196,7 +213,7 @@ def schedule_show(
     click.echo(schedule_tools.show(chosen, network, size=size, classes=classes, head=head))
 
 
-@click.group()
+@click.group(cls=_GroupOfOne)
 def augment() -> None:
     """Show what augmentation policies do to pictures."""
 

@@ -46,8 +46,8 @@ def convert(model: keras.Model) -> onnx.ModelProto:
 
     Returns:
         A graph with the input `image`, uint8 [batch, height, width, channels], and the outputs `logits` and
-        `probabilities`. Both outputs are float32 [batch, classes]. If one unit decides between two classes, however,
-        `logits` is float32 [batch, 1].
+        `probabilities`. Both outputs are float32 [batch, classes], except that the `logits` of a binary network with a
+        single logit are float32 [batch, 1].
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
@@ -190,10 +190,10 @@ def _name_ends(graph: onnx.ModelProto, output_names: tuple[str, ...], variables:
 
 @contextlib.contextmanager
 def _plain_grouped_convolutions() -> Iterator[None]:
-    """Make TensorFlow trace grouped convolutions as plain operations, until the end of the block.
+    """Make TensorFlow trace grouped convolutions as plain operations inside this context.
 
-    On a CPU, TensorFlow's own kernel for grouped convolutions has no gradient. Keras therefore puts them into a
-    function that XLA compiles. In the graph, that function would become a StatefulPartitionedCall.
+    On a CPU, TensorFlow's own kernel for grouped convolutions has no gradient. Keras therefore puts these convolutions
+    into a function that XLA compiles. In the graph, that function would become a StatefulPartitionedCall.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import nn
@@ -224,8 +224,8 @@ def _pool_channels_first(graph) -> None:
 
     A global pool is a mean or a maximum over height and width. This function inserts a Transpose before each pool. If
     the output of the pool still has four dimensions, the function also inserts a Transpose after it.
-    `zoo.convert.optimize` then removes pairs of Transposes that cancel out. Without this function, a mean over
-    channels-last maps at the end of a network would need a Transpose on each branch before it.
+    `zoo.convert.optimize` then removes pairs of Transposes that cancel out. Without this function, a global mean at the
+    end of a network would need a Transpose on each branch that leads to it.
     """
     for node in graph.get_nodes():
         pools = node.type in ("ReduceMean", "ReduceMax") and node.get_attr_value("axes") == [1, 2]
@@ -267,9 +267,9 @@ def _erfc(context, node, name, arguments) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the block.
+    """Delay Ctrl-C until the end of this context.
 
-    tf2onnx has bare `except:` clauses. They would swallow the interrupt, and the export would continue.
+    tf2onnx has bare `except:` clauses. These would swallow the interrupt, and the export would continue.
     """
     # Only the main thread may set handlers. Background jobs ignore Ctrl-C, and must continue to ignore it.
     before = signal.getsignal(signal.SIGINT)
@@ -307,7 +307,7 @@ def _convert_in_child(model: keras.Model, output_names: tuple[str, ...], pixels:
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Rename inputs, outputs and all uses of them. `names` maps old names to new ones."""
+    """Rename tensors of a graph, including its inputs and outputs. `names` maps old names to new ones."""
     for value in [*graph.input, *graph.output]:
         value.name = names.get(value.name, value.name)
     for node in graph.node:
@@ -317,10 +317,9 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """Name the first dimension of inputs and outputs `batch`.
+    """Name the first dimension of the graph's inputs and outputs `batch`, and remove data that the file does not need.
 
-    This also removes what the exported file does not need: the shapes of inner values, and the descriptions that
-    tf2onnx adds.
+    The removed data are the shapes of tensors inside the graph, and the descriptions that tf2onnx adds.
     """
     graph = model.graph
     for value in [*graph.input, *graph.output]:
@@ -334,7 +333,7 @@ def _tidy(model: onnx.ModelProto) -> None:
 
 
 def main(source: str, target: str, pixels: str, *output_names: str) -> None:
-    """Convert a saved network. `_convert_in_child` runs this function in a child process.
+    """Convert a saved network to ONNX, and write the graph to a file. `_convert_in_child` runs this in a child process.
 
     Args:
         source: The path of the network, a .keras file.

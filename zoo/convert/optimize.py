@@ -22,10 +22,10 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
     """Simplify a graph that tf2onnx has converted.
 
     Args:
-        model: The graph, in which feature maps have channels last.
+        model: The graph. Its feature maps have channels last.
 
     Returns:
-        A new graph that computes the same, with the same inputs and outputs.
+        A new graph that computes the same outputs from the same inputs.
 
     Raises:
         ConversionFailed: ONNX Runtime cannot read the graph.
@@ -59,10 +59,11 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reshape_to_constants(graph: onnx.GraphProto) -> None:
-    """Replace each computed target shape of a Reshape by a constant [-1, ...], if only the batch size is unknown.
+    """Replace computed target shapes of Reshape nodes by constants [-1, ...].
 
-    Without this function, seven nodes of the graph compute the shape of a flattened feature map. Compilers for
-    accelerators do not accept these nodes. A graph with branches or loops is not changed.
+    A shape is replaced if all its dimensions except the batch size are known. Without this function, seven nodes
+    compute the shape of a flattened feature map, and compilers for accelerators do not accept these nodes. A graph with
+    control flow (`If`, `Loop` or `Scan` nodes) is not changed.
     """
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
         # Branches and loops may read names of the surrounding graph, which this function does not follow.
@@ -92,9 +93,10 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
 
 
 def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
-    """Return whether the graph computes a tensor as one dimension of a shape, such as the batch size.
+    """Return whether a tensor is a single number that the graph takes from a shape, such as the batch size.
 
-    In graphs of tf2onnx, a Squeeze and then an Unsqueeze compute such a tensor. For a constant, the result is False.
+    tf2onnx uses a Squeeze node and then an Unsqueeze node to take a number from a shape. This function checks only
+    whether these two nodes compute the tensor. For a constant, it returns False.
 
     Args:
         name: The name of the tensor.

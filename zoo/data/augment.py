@@ -1,6 +1,6 @@
 """Parses augmentation policies and builds the functions that alter training pictures.
 
-A user types a policy as text, such as `course:rotation=30,shear=0.1`. Plugins provide the policies; see
+A user types a policy as a string, such as `course:rotation=30,shear=0.1`. Plugins provide the policies; see
 `zoo.plugin.Augmentation`. `zoo.report.augment_preview` draws altered pictures.
 """
 
@@ -23,21 +23,21 @@ Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.nd
 
 
 def parse(text: str, registry: Registry) -> tuple[Augmentation, dict[str, Any]]:
-    """Parse the text of an augmentation policy.
+    """Parse the augmentation policy that a user typed.
 
     Args:
         text: `NAME` or `NAME:PARAMETER=VALUE,...`. Each value must have the type of the parameter's default value.
         registry: The loaded plugins.
 
     Returns:
-        The policy, and the value of each of its parameters. A parameter that the text does not mention has its default
-        value.
+        The policy, and a dictionary that maps the name of each parameter to its value. A parameter that `text` does not
+        mention has its default value.
 
     Raises:
         UnknownName: No plugin provides the policy, or the policy does not have the parameter.
         DuplicateName: Two plugins provide the policy.
-        UsageError: The text does not have this form, or gives a parameter twice. A value has the wrong type or is not
-            finite. A parameter cannot be written as text, because its default value is not a bool, a number or a str.
+        UsageError: `text` does not have this form, or sets a parameter twice. A value has the wrong type or is not
+            finite. A parameter cannot be set here, because its default value is not a bool, a number or a string.
     """
     name, colon, rest = text.partition(":")
     policy = registry.augmentation(name)
@@ -57,15 +57,15 @@ def parse(text: str, registry: Registry) -> tuple[Augmentation, dict[str, Any]]:
 
 
 def _value(key: str, text: str, default: object) -> object:
-    """Convert the text of a parameter's value to the type of the parameter's default value.
+    """Convert the value that a user typed for a parameter to the type of the parameter's default value.
 
     Args:
         key: The name of the parameter, for error messages.
-        text: The value as the user typed it.
+        text: The value that the user typed.
         default: The default value of the parameter.
 
     Raises:
-        UsageError: The text is not a finite value of that type, or the default value is not a bool, a number or a str.
+        UsageError: `text` is not a finite value of that type, or the default value is not a bool, a number or a string.
     """
     if isinstance(default, bool):
         if text.lower() in ("true", "false"):
@@ -87,14 +87,14 @@ def _value(key: str, text: str, default: object) -> object:
 
 
 def _written(value: object) -> str:
-    """Format the value of a parameter as a user would type it. Floats have four significant digits."""
+    """Format the value of a parameter as a user would type it. Floats have up to four significant digits."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def describe(policy: Augmentation, parameters: Mapping[str, Any]) -> str:
-    """Format a policy and all its parameters as a user would type them. Floats have four significant digits."""
+    """Format a policy and all its parameters as a user would type them. Floats have up to four significant digits."""
     listed = ",".join(f"{key}={_written(value)}" for key, value in parameters.items())
     return f"{policy.name}:{listed}" if listed else policy.name
 
@@ -113,6 +113,7 @@ def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
         dtypes.
 
     Raises:
+        InstallationError: Keras cannot be imported.
         UsageError: The policy's `build` function fails, and a parameter differs from its default value.
         InvalidPluginData: The policy's `build` function fails although all parameters have their default values.
     """
@@ -131,9 +132,8 @@ def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
 def picture_seeds(seed: int, epoch: int, pictures: np.ndarray) -> np.ndarray:
     """Derive one seed per picture from the run's seed, the epoch and the index of the picture.
 
-    The same three numbers always give the same seed. The order of the pictures and the batch size do not matter. The
-    numbers are mixed by the finalizer of splitmix64 (Steele, Lea and Flood 2014,
-    https://doi.org/10.1145/2660193.2660195).
+    The seed depends only on these three numbers, not on the order of the pictures or on the batch size. The numbers are
+    mixed by the finalizer of splitmix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195).
 
     Args:
         seed: The seed of the run.

@@ -1,4 +1,4 @@
-"""Builds the dataset of a run, and builds it again for a finished run.
+"""Builds the dataset of a run, and rebuilds the dataset of a finished run.
 
 `load` decodes the pictures of a source and splits them. `reload` decodes the pictures of a finished run and splits them
 as that run did. `zoo.data.sources` finds pictures, `zoo.data.pixels` decodes them, and `zoo.data.split` splits them.
@@ -44,9 +44,9 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """A digest of the dataset: one sha256, in hex, over the content and the classes of all decoded pictures.
+        """One sha256, in hex, over the content and the classes of all decoded pictures. It identifies the dataset.
 
-        It does not depend on the order or on the paths of the pictures.
+        The digest does not depend on the order or on the paths of the pictures.
         """
         return digest_of(self.source, self.pixels.digests, self.pixels.usable)
 
@@ -87,7 +87,7 @@ class Dataset:
 def digest_of(source: sources.Source, digests: Sequence[str], rows: Sequence[int]) -> str:
     """Return one sha256, in hex, over the content and the classes of some pictures.
 
-    It does not depend on the order or on the paths of the pictures.
+    The digest does not depend on the order or on the paths of the pictures.
 
     Args:
         source: Lists the pictures and their classes.
@@ -112,8 +112,9 @@ def load(
         reporter: Receives progress messages and warnings.
 
     Raises:
-        DataError: More than a fifth of the files cannot be read, or a class has too few pictures. The source puts one
-            picture into two parts. A file changes while it is read. The decoded pictures cannot be written to the disk.
+        DataError: More than a fifth of the files cannot be read, or a class has too few pictures. The source has the
+            same picture in two parts. A file changes while it is read. The decoded pictures cannot be written to the
+            disk.
         UsageError: `val_fraction` is given, but the source already has a validation part.
     """
     started = time.perf_counter()
@@ -121,7 +122,13 @@ def load(
         pixels = _decode(source, spec, reporter)
     with reporter.timing.measure("dividing"):
         split = splitting.split(
-            source.pictures, pixels.digests, pixels.usable, source.classes, seed=seed, val_fraction=val_fraction
+            source.pictures,
+            pixels.digests,
+            pixels.usable,
+            source.classes,
+            seed=seed,
+            val_fraction=val_fraction,
+            unreadable=pixels.bad,
         )
     decoded = "decoded by an earlier run" if pixels.cached else f"decoded in {time.perf_counter() - started:.1f} s"
     reporter.say(
@@ -146,7 +153,7 @@ def reload(
         spec: The run's image size, channels and resizing method.
         parts: Maps the sha256 of each picture of the run, in hex, to "train", "val" or "test".
         digest: The `Dataset.digest` of the run.
-        how: The run's text that says how the split was made; see `zoo.data.split.Split`.
+        how: The description of how the run's split was made; see `zoo.data.split.Split`.
         run: The id of the run, for error messages.
         reporter: Receives progress messages.
 

@@ -2,10 +2,11 @@
 
 The cache holds one folder for each list of pictures that was decoded together. Such a folder is called a set. It
 contains the pixels as one memory-mapped uint8 array. Its name is a digest of the pictures, the image spec and the
-decoder's version. A later run on the same pictures therefore decodes nothing.
+versions of the decoder. A later run on the same pictures therefore decodes nothing.
 
-The cache is limited to 8 GiB. To make room for a new set, the least recently used sets are deleted. `zoo.data.sources`
-finds the pictures.
+Before a set is written, the least recently used sets are deleted until the cache, including the new set, takes at most
+8 GiB. A single set may be larger. It is written after all other sets have been deleted. `zoo.data.sources` finds the
+pictures.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Pixels:
 
 
 def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, progress: Progress | None = None) -> Pixels:
-    """Return the pixels of pictures from the cache. If they are not there, decode the pictures first.
+    """Return the pixels of pictures. Pixels that are not in the cache are decoded and cached first.
 
     Args:
         pictures: The pictures.
@@ -109,12 +110,12 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
 
 
 class MappedRows:
-    """Reads rows of a memory-mapped array and limits how much of it stays in memory.
+    """Reads rows of a memory-mapped array, and limits how much memory the array takes.
 
-    It releases the array's memory pages after every 128 MiB that were read or written.
+    The memory pages of the array are released after every 128 MiB that were read or written.
 
     Args:
-        array: An array (rows, ...). If it is an ordinary array in memory, nothing is released.
+        array: An array (rows, ...). If it is an ordinary array and not memory-mapped, nothing is released.
     """
 
     def __init__(self, array: np.ndarray):
@@ -127,10 +128,10 @@ class MappedRows:
         return values
 
     def touched(self, count: int) -> None:
-        """Count bytes that were read or written, and release the memory pages after every 128 MiB.
+        """Count the bytes that were read or written, and release the memory pages after every 128 MiB.
 
         Args:
-            count: The number of bytes to add.
+            count: The number of bytes that were read or written since the last call.
         """
         self._touched += count
         mapped: Any = getattr(self._array, "_mmap", None)
@@ -142,7 +143,7 @@ class MappedRows:
 
 
 def digests_of(pictures: Sequence[Picture]) -> list[str]:
-    """Return the sha256 of each picture, in hex, or "" for a file that cannot be read."""
+    """Return the sha256 of each picture, in hex, or "" for a picture whose file cannot be read."""
     return _in_threads(_digest, pictures)
 
 
@@ -168,11 +169,11 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
 def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
     """Compose a warning about unreadable files that are left out.
 
-    The text names up to five files and counts the others.
+    The warning names up to five files and says how many more there are.
 
     Args:
         bad: Maps the name of each unreadable file to the reason.
-        total: The number of all files, readable or not. If None, the text does not mention it.
+        total: The number of all files, readable or not. If None, the warning does not mention it.
 
     Returns:
         One line, such as "2 of 75 files are left out: a.jpg: the file is empty; b.jpg: ...".
@@ -180,13 +181,28 @@ def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
     count = len(bad)
     of_all = f" of {total}" if total is not None else ""
     files_are = "file is" if count == 1 and total in (None, 1) else "files is" if count == 1 else "files are"
+    return f"{count}{of_all} {files_are} left out: {named_files(bad)}"
+
+
+def named_files(bad: Mapping[str, str]) -> str:
+    """Name up to five unreadable files with their reasons in one line, and say how many more there are.
+
+    Args:
+        bad: Maps the name of each unreadable file to the reason.
+    """
     named = [f"{name}: {_in_plain_words(why).removesuffix('.')}" for name, why in list(bad.items())[:NAMED_FILES]]
-    more = [f"and {count - NAMED_FILES} more"] if count > NAMED_FILES else []
-    return f"{count}{of_all} {files_are} left out: {'; '.join(named + more)}"
+    more = [f"and {len(bad) - NAMED_FILES} more"] if len(bad) > NAMED_FILES else []
+    return "; ".join(named + more)
 
 
 def _in_plain_words(why: str) -> str:
-    """Return the reason why a picture cannot be read without what is for run.json: the error's name, all formats."""
+    """Shorten the reason why a picture cannot be read, for messages to the user.
+
+    The name of the error class and the list of supported formats are removed. Only run.json contains them.
+
+    Args:
+        why: The reason, as in `Pixels.bad`.
+    """
     name, _, text = why.partition(": ")
     text = text if text and name.isidentifier() else why
     # Several such files stand in one line.
@@ -194,12 +210,15 @@ def _in_plain_words(why: str) -> str:
 
 
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
-    """Apply a function to every item, with several threads, and return the results in the order of the items.
+    """Apply a function to every item in several threads, and return the results in the order of the items.
 
-    Each thread receives up to 32 items at a time. Passing single items would be slower: by a fifth on photographs, and
-    by more than half on pictures as small as MNIST's.
+    Each thread receives up to 32 items at a time. Passing single items would reduce the speed: by a fifth for
+    photographs, and by more than half for pictures as small as MNIST's.
 
-    `progress` is called with (items done, items in total).
+    Args:
+        work: The function.
+        items: The arguments of the function, one per call.
+        progress: Called with (items done, items in total) after each group of items; None means no calls.
     """
     workers = os.cpu_count() or 1
     length = max(1, min(CHUNK, len(items) // (4 * workers)))
@@ -235,7 +254,7 @@ def _decode_all(
         progress: Called with (pictures decoded, pictures in total); None means no calls.
 
     Returns:
-        A dictionary from the index of each picture that cannot be decoded to the reason.
+        A dictionary that maps the index of each picture that cannot be decoded to the reason.
 
     Raises:
         DataError: A file has changed since its digest was computed, or can no longer be read.
@@ -288,10 +307,12 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Create a memory-mapped uint8 array in a file and reserve its space on the disk.
+    """Create a file that holds a memory-mapped uint8 array, and reserve its space on the disk.
+
+    Without the reservation, a write to the array on a full disk would kill the process (SIGBUS).
 
     Raises:
-        OSError: The disk is full. Without the reservation, a later write to the array would kill the process (SIGBUS).
+        OSError: The file cannot be created, or the disk is full.
     """
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
@@ -306,9 +327,9 @@ def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
-    """Move the folder of a finished set to its place in the cache, unless the same set is already there.
+    """Move the folder of a finished set to its place in the cache, unless the place already holds the same set.
 
-    A damaged set in that place is replaced.
+    A damaged set in this place is replaced.
     """
     try:
         os.replace(temporary, place)
@@ -320,9 +341,9 @@ def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
 
 
 def _key(digests: Sequence[str], spec: ImageSpec) -> str:
-    """Return the name of a set, which is a digest.
+    """Return the name of a set. It is a digest.
 
-    It depends on the pictures, their order, the image spec, and the versions of zoo_runtime, Pillow and libjpeg.
+    The name depends on the pictures, their order, the image spec, and the versions of zoo_runtime, Pillow and libjpeg.
     """
     versions = zoo_runtime.versions()
     decoder = [zoo_runtime.__version__, versions["pillow"], versions["libjpeg"]]
@@ -348,8 +369,10 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
 def _make_room(folder: Path, needed: int) -> None:
     """Delete the least recently used sets until `needed` more bytes fit within the cache's limit and on the disk.
 
-    A set may be deleted while another process uses it. That process can still read it, and the disk space is freed when
-    it closes the file.
+    If `needed` is larger than the limit, all sets are deleted, and the bytes may still be written.
+
+    A set may be deleted while another process uses it. That process can still read the set, and the disk space is freed
+    when the process closes the file.
 
     Raises:
         DataError: The bytes would not fit on the disk even if all sets were deleted.

@@ -89,7 +89,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """Lists the labelled pictures of one folder, CSV file or .npz file, or scikit-learn's digits.
+    """Lists the labeled pictures of a folder, a CSV file or an .npz file, or those of scikit-learn's digits.
 
     Args:
         name: A short name. The names of exports contain it.
@@ -113,17 +113,17 @@ class Source:
         return "multilabel" if self.multilabel else "binary" if len(self.classes) == 2 else "multiclass"
 
     def class_of(self, picture: Picture) -> str:
-        """Return the name of a picture's class. If it has several classes, the names are separated by semicolons."""
+        """Return the name of a picture's class. Several names are separated by semicolons."""
         return SEPARATOR.join(self.classes[label] for label in picture.labels)
 
 
 def location(data: str) -> str:
     """Return the absolute path of a source, or "digits" for scikit-learn's digits.
 
-    A run records this text, so that its pictures can be found again from any working directory.
+    A run records this string, so that its pictures can be found again from any working directory.
 
     Args:
-        data: A path, or the name "digits". If a file or folder called "digits" exists, the name means that path.
+        data: A path, or the name "digits". If a file or folder called "digits" exists, the name refers to it.
     """
     path = Path(os.path.expanduser(data))
     return data if data == EMBEDDED and not path.exists() else str(path.resolve())
@@ -185,7 +185,7 @@ def _open(data: str) -> Source:
 
 
 def identified_folder(folder: str) -> Path:
-    """Check that a folder of ImageNet pictures exists, and return its path.
+    """Check that a folder of ImageNet pictures exists, and return its path with "~" expanded.
 
     Raises:
         DataNotFound: There is no folder at this path.
@@ -231,10 +231,10 @@ def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
 
 
 def short_name(text: str) -> str:
-    """Turn a text into a valid name for a folder.
+    """Turn a string into a valid name for a folder.
 
-    ASCII letters, digits, '.', '_' and '-' stay. Each sequence of other characters becomes one '-'. Then '-' and '.'
-    are removed from both ends. If nothing is left, the name is "data".
+    ASCII letters, digits, '.', '_' and '-' are kept. Each sequence of other characters is replaced by one '-'. Then '-'
+    and '.' are removed from both ends. If nothing is left, the name is "data".
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
 
@@ -247,10 +247,10 @@ def _source(
     *,
     multilabel: bool = False,
 ) -> Source:
-    """Build a source from rows: sort the class names, and replace the class names of each row by their indices.
+    """Build a source from rows: sort the class names, and replace the class names in each row by their indices.
 
     Args:
-        name: The name of the file or folder. `short_name` turns it into the name of the source.
+        name: The name of the file or folder. `short_name` turns it into a short name.
         rows: The pictures with the names of their classes.
         size: See `Source`.
         remarks: See `Source`.
@@ -267,23 +267,23 @@ def _source(
 
 
 def _printable(text: str) -> str:
-    """Escape characters that cannot be written as UTF-8.
+    """Replace characters that UTF-8 cannot encode with backslash escapes.
 
-    File names may contain any bytes, but zoo writes names of classes and pictures to UTF-8 files.
+    File names may contain any bytes, but zoo writes the names of classes and pictures to UTF-8 files.
     """
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_relevant(name: str) -> bool:
-    """Return whether the name of a file or folder is neither hidden nor in `IGNORED`."""
+    """Return whether a file or folder is neither hidden nor listed in `IGNORED`, judging by its name."""
     return not name.startswith(".") and name.lower() not in IGNORED
 
 
 def _folders(path: Path) -> list[Path]:
-    """List the folders directly in a folder, except hidden and ignored ones.
+    """List the direct subfolders of a folder, except hidden ones and those listed in `IGNORED`.
 
     Raises:
-        DataLayout: A link is broken. If it were ignored, a class might be missing without a warning.
+        DataLayout: A link is broken. Its class would otherwise be missing without a warning.
         OSError: The folder cannot be read.
     """
     for entry in sorted(path.iterdir()):
@@ -294,7 +294,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _unused_pictures(path: Path) -> list[str]:
-    """Return a list with one warning about the pictures directly in `path`, or an empty list if there are none.
+    """Return a list with one warning if pictures are directly in a folder, or an empty list if there are none.
 
     Such pictures are not used, because only pictures in class folders have a class.
     """
@@ -320,7 +320,7 @@ def _files(root: Path) -> list[Path]:
     links are listed, so that they are reported with the unreadable pictures. Pipes and devices are not listed.
 
     Raises:
-        OSError: A folder cannot be read. If it were ignored, its pictures would be missing without a warning.
+        OSError: A folder cannot be read. Its pictures would otherwise be missing without a warning.
     """
 
     def stop(error: OSError) -> None:
@@ -390,10 +390,12 @@ def _from_folder(root: Path) -> Source:
 
 
 def _is_ambiguous(parts: Mapping[Path, str]) -> bool:
-    """Return whether folders look like a split: one is the train part, and there is at least one more.
+    """Return whether folders could be the parts of a split.
+
+    This is so if one of them is the train part and at least one other part exists.
 
     Args:
-        parts: Maps each folder whose name is that of a part ("train", "valid", ...) to the part.
+        parts: Maps each folder that has the name of a part ("train", "valid", ...) to that part.
     """
     return len(parts) > 1 and "train" in parts.values()
 
@@ -403,7 +405,7 @@ def _names(folders: Iterable[Path]) -> str:
 
 
 def _class_folders(root: Path, split: str | None) -> list[Row]:
-    """List the files of all class folders in a folder.
+    """List the files in all class folders that are directly in a folder.
 
     Args:
         root: The folder that contains the class folders.
@@ -427,7 +429,7 @@ def _class_folders(root: Path, split: str | None) -> list[Row]:
 
 
 def _digits() -> Source:
-    """Return a source of scikit-learn's handwritten digits: 1,797 grey pictures of 8x8 pixels.
+    """Return scikit-learn's handwritten digits as a source: 1,797 gray pictures of 8x8 pixels.
 
     The pictures are part of the scikit-learn package.
     """

@@ -1,7 +1,7 @@
 """Splits pictures into train, validation and test parts.
 
-A source may already have a split, for example with folders train/ and test/. Parts that are missing in it are taken
-from the train part. It is an error if the split of a source has the same picture in two parts.
+A source may already have a split, for example in the form of folders train/ and test/. If the validation or test part
+is missing, it is taken from the train part. It is an error if the split of a source has the same picture in two parts.
 
 If the source has no split, the pictures of each class are divided at random. The result depends only on the pictures,
 the fractions and the seed. Byte-equal pictures are always in the same part.
@@ -10,11 +10,12 @@ the fractions and the seed. Byte-equal pictures are always in the same part.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from zoo.data.pixels import named_files
 from zoo.data.sources import Picture
 from zoo.errors import EmptyClass, SplitLeak, UsageError
 
@@ -22,6 +23,8 @@ PARTS = ("train", "val", "test")
 TEST_FRACTION = 0.15
 VAL_FRACTION = 0.15
 VAL_FRACTION_OF_TRAIN = 0.10
+# How many classes an error message names.
+NAMED_CLASSES = 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Split:
         train: Pictures to train on.
         val: Pictures for early stopping and for the choice of the best epoch.
         test: Pictures for the final metrics. Training never uses them.
-        how: A text that says how the split was made, including fractions and seed.
+        how: A description of how the split was made, including fractions and seed.
     """
 
     train: np.ndarray
@@ -51,21 +54,23 @@ def split(
     *,
     seed: int,
     val_fraction: float | None = None,
+    unreadable: Mapping[int, str] | None = None,
 ) -> Split:
     """Split pictures into train, validation and test parts.
 
-    If the source has no split, 15 % of all pictures become the test part. If it has one, its validation and test parts
-    stay as they are, and a missing part is taken from the train part. A missing test part then gets 15 % of the train
-    part.
+    If the source has no split, 15 % of all pictures become the test part. If the source has a split, its validation and
+    test parts are not changed, and a missing part is taken from the train part. A missing test part then gets 15 % of
+    the train part.
 
     Args:
         pictures: All pictures of the source.
-        digests: The sha256 of each picture, in hex. Pictures with equal digests are equal.
+        digests: The sha256 of each picture, in hex. Pictures with equal digests are copies of each other.
         usable: Indices of the pictures that can be decoded. The others are in no part.
         classes: Class names.
         seed: The seed of the random choice.
         val_fraction: The fraction of validation pictures, in (0, 1): of all pictures, or of the train part if the
             source has a split. None means 15 % of all pictures, or 10 % of the train part.
+        unreadable: Maps the index of each unreadable picture to the reason, for error messages. None names no files.
 
     Returns:
         The split. Each class has a picture in each part. In multi-label data, this is certain only for the train part.
@@ -98,31 +103,59 @@ def split(
             train, val = _split_off(train, fraction, strata, digests, rng)
             parts.append(f"val {fraction:.0%} of train")
         how = ", ".join(parts) + ("" if len(parts) == 3 and all(given.values()) else f", stratified, seed {seed}")
-    _check_classes(pictures, usable, classes, {"train": train, "val": val, "test": test})
+    parts_by_name = {"train": train, "val": val, "test": test}
+    lacking = _lacking(pictures, usable, len(classes), parts_by_name)
+    if lacking:
+        raise EmptyClass(_too_few(*lacking, pictures, digests, usable, classes, unreadable or {}))
     return Split(_rising(train), _rising(val), _rising(test), how)
 
 
-def _check_classes(
-    pictures: Sequence[Picture], usable: Sequence[int], classes: Sequence[str], parts: dict[str, Sequence[int]]
-) -> None:
-    """Check that each part has a picture of each class.
+def _lacking(
+    pictures: Sequence[Picture], usable: Sequence[int], classes: int, parts: Mapping[str, Sequence[int]]
+) -> tuple[str, list[int]] | None:
+    """Return the first part that lacks a class, and the indices of the classes that it lacks. None if all is well.
 
-    In multi-label data, a rare label may be missing in the validation and test parts. Averages over classes then skip
-    it.
-
-    Raises:
-        EmptyClass: A part lacks a class that it must have.
+    In multi-label data, the validation and test parts may lack a rare class. Metrics that are averaged over classes
+    then leave this class out.
     """
     multilabel = any(len(pictures[i].labels) != 1 for i in usable)
     for name, part in parts.items():
-        missing = set(range(len(classes))) - {label for i in part for label in pictures[i].labels}
+        missing = set(range(classes)) - {label for i in part for label in pictures[i].labels}
         if missing and (name == "train" or not multilabel):
-            names = ", ".join(classes[label] for label in sorted(missing))
-            part_name = "validation" if name == "val" else name
-            raise EmptyClass(
-                f"the {part_name} part has no picture of {names}: each class needs at least three different pictures "
-                "that can be read. Add pictures, or remove the class."
-            )
+            return name, sorted(missing)
+    return None
+
+
+def _too_few(
+    part: str,
+    missing: Sequence[int],
+    pictures: Sequence[Picture],
+    digests: Sequence[str],
+    usable: Sequence[int],
+    classes: Sequence[str],
+    unreadable: Mapping[int, str],
+) -> str:
+    """Return the error message for a part that lacks the classes `missing`.
+
+    The message counts the pictures of each of these classes, and names the unreadable files of these classes.
+    """
+    counts = {label: len({digests[i] for i in usable if label in pictures[i].labels}) for label in missing}
+    scarce = [label for label in missing if counts[label] < len(PARTS)]
+    # A split that the user gives can leave a class out of a part although the class has many pictures.
+    others = [classes[label] for label in missing if label not in scarce]
+    texts = []
+    for label in scarce[:NAMED_CLASSES]:
+        has = {0: "no picture", 1: "1 picture"}.get(counts[label], f"{counts[label]} different pictures")
+        texts.append(f"class {classes[label]!r} has {has} that can be read, and needs {len(PARTS)}")
+    if len(scarce) > NAMED_CLASSES:
+        texts.append(f"{len(scarce) - NAMED_CLASSES} more classes have too few")
+    if others:
+        texts.append(
+            f"the {'validation' if part == 'val' else part} part has no picture of {', '.join(others)} that can be read"
+        )
+    files = {pictures[i].name: why for i, why in sorted(unreadable.items()) if set(pictures[i].labels) & set(missing)}
+    named = f" These files cannot be read: {named_files(files)}." if files else ""
+    return f"{'; '.join(texts)}.{named} Add pictures, or remove the class."
 
 
 def _rising(indices: Sequence[int]) -> np.ndarray:
@@ -130,10 +163,11 @@ def _rising(indices: Sequence[int]) -> np.ndarray:
 
 
 def _strata(pictures: Sequence[Picture], usable: Sequence[int], classes: int) -> list[int]:
-    """Return the stratum of each picture. A stratum is a group of pictures from which every part gets its share.
+    """Return the stratum of each picture, as a number.
 
-    The stratum is the index of the picture's class. If the picture has several classes, it is the index of the rarest
-    one. If it has none, it is the number `classes`.
+    A stratum is a group of pictures from which every part receives a share. Its number is the index of the class that
+    the pictures have. A picture of several classes belongs to the stratum of the rarest class. A picture without a
+    class belongs to the stratum with the number `classes`.
     """
     counts = Counter(label for i in usable for label in pictures[i].labels)
     return [min(picture.labels, key=lambda label: (counts[label], label), default=classes) for picture in pictures]
@@ -157,8 +191,8 @@ def _split_off(
         fraction: The fraction to split off, in (0, 1).
         strata: The stratum of each picture of the source.
         digests: The sha256 of each picture of the source, in hex.
-        rng: Decides which pictures are split off.
-        leave: The least number of different pictures that stay in a stratum, if it has more than this number.
+        rng: The random generator that decides which pictures are split off.
+        leave: The least number of different pictures that stay in a stratum, if the stratum has more than this number.
 
     Returns:
         The indices that stay, and the indices that are split off.

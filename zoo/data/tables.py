@@ -1,4 +1,4 @@
-"""Reads labelled pictures from a table: a CSV file that lists picture files, or an .npz file that contains pictures.
+"""Reads labeled pictures from a table: a CSV file that lists picture files, or an .npz file that contains pictures.
 
 `zoo.data.sources` builds a source from the rows, and also reads folders.
 """
@@ -55,7 +55,7 @@ def check_split_classes(name: str, rows: Sequence[Row], *, multilabel: bool = Fa
 
     Raises:
         DataLayout: The validation or test part has a class that the train part does not have.
-        EmptyClass: The validation or test part lacks a class that it must have.
+        EmptyClass: The validation or test part lacks a class of the train part. In multi-label data, this is allowed.
     """
     classes: dict[str | None, set[str]] = {}
     for row in rows:
@@ -116,11 +116,16 @@ def read_csv(path: Path) -> tuple[list[Row], bool]:
 def _csv_rows(path: Path, reader: csv.DictReader) -> tuple[list[Row], bool]:
     """Read the rows of a CSV file.
 
+    Args:
+        path: The path of the CSV file. Relative paths in the rows start at the folder of this file.
+        reader: Reads the file.
+
     Returns:
         The rows, and whether the file has the column `labels`.
 
     Raises:
-        DataLayout: The columns or a row are wrong. If a row is wrong, the message names its line.
+        DataLayout: The columns are not those that `read_csv` requires, or a row is not valid. If a row is not valid,
+            the message names its line.
     """
     columns = [column.strip().lower() for column in reader.fieldnames or []]
     if "path" not in columns or len({"label", "labels"} & set(columns)) != 1:
@@ -152,10 +157,13 @@ def _csv_rows(path: Path, reader: csv.DictReader) -> tuple[list[Row], bool]:
 
 
 def _csv_path(folder: Path, where: str) -> Path:
-    """Turn a path that a CSV contains into the path of a file.
+    """Return the path of the file that a row of a CSV file names.
 
-    A relative path starts at `folder`, the folder of the CSV. Backslashes are read as separators unless a file with
-    backslashes in its name exists.
+    Backslashes count as separators, unless a file whose name contains the backslashes exists.
+
+    Args:
+        folder: The folder of the CSV file. Relative paths start there.
+        where: The path as the row contains it.
     """
     file = folder / where
     return folder / where.replace("\\", "/") if "\\" in where and not os.path.exists(file) else file
@@ -164,14 +172,17 @@ def _csv_path(folder: Path, where: str) -> Path:
 def read_npz(path: Path) -> list[Row]:
     """Read an .npz file with the arrays x_train and y_train, and optionally x_test and y_test.
 
-    x_train and x_test are uint8 arrays (N, H, W), (N, H, W, 1) or (N, H, W, 3). y_train and y_test are whole numbers or
-    texts, (N,) or (N, 1). Pickled objects are not loaded.
+    x_train and x_test are uint8 arrays (N, H, W), (N, H, W, 1) or (N, H, W, 3). y_train and y_test contain one whole
+    number or string per picture, with the shape (N,) or (N, 1). Numbers must not be negative, and strings must not be
+    empty. Pickled objects are not loaded.
 
     Returns:
-        One row per picture. Whole numbers become class names of equal length, padded with zeros, such as "02" and "10".
+        One row per picture. Whole numbers become class names that are padded with zeros to equal length, such as "02"
+        and "10".
 
     Raises:
-        DataLayout: The file is not such an .npz, or the test part has a class that the train part lacks.
+        DataLayout: The file does not have such arrays or cannot be read, or the test part has a class that the train
+            part lacks.
         EmptyClass: The test part lacks a class of the train part.
         PermissionError: The user has no permission to read the file.
     """
@@ -206,10 +217,10 @@ def read_npz(path: Path) -> list[Row]:
 
 
 def _check_npz_pictures(path: Path, split: str, pictures: np.ndarray, labels: np.ndarray) -> None:
-    """Check the dtype, the shape and the number of the pictures of one part.
+    """Check the dtype, the shape and the number of pictures of one part of an .npz file.
 
     Raises:
-        DataLayout: The dtype or the shape is not allowed, or there are more or fewer pictures than labels.
+        DataLayout: The dtype or the shape is not allowed, or the numbers of pictures and labels differ.
     """
     fits = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))
     if pictures.dtype != np.uint8 or not fits:
@@ -225,17 +236,17 @@ def _check_npz_pictures(path: Path, split: str, pictures: np.ndarray, labels: np
 
 
 def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
-    """Check the labels of an .npz file, and return them with the shape (N,).
+    """Check the labels of one part of an .npz file, and return them with the shape (N,).
 
     Raises:
-        DataLayout: The array does not have one whole number or text per picture. A number is negative, or a text is
+        DataLayout: The array does not have one whole number or string per picture. A number is negative, or a string is
             empty.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iuU":
         raise DataLayout(
-            f"{str(path)!r}: labels must be whole numbers or texts, one per picture. "
+            f"{str(path)!r}: labels must be whole numbers or strings, one per picture. "
             f"Received: {labels.dtype} {labels.shape}."
         )
     if labels.dtype.kind in "iu" and len(labels) and labels.min() < 0:

@@ -1,1 +1,1 @@
-"""Computes metrics. `metrics` computes them from arrays, and `evaluator` from an exported file and pictures."""
+"""Evaluates networks. `evaluator` runs an exported file on pictures, and `metrics` computes the metrics."""

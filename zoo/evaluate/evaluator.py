@@ -5,6 +5,7 @@ zoo_runtime computes the probabilities, as it does on the device. `zoo.evaluate.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ class EvaluationPictures:
         known_parts: Maps the sha256 of every picture of the training run, in hex, to "train", "val" or "test". Empty if
             the run folder is not available.
         name: The name of the pictures in error messages.
+        known_unreadable: The file names, without folders, of the pictures that the training run could not read.
     """
 
     source: sources.Source
@@ -41,12 +43,13 @@ class EvaluationPictures:
     readable: Collection[int]
     known_parts: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    known_unreadable: Collection[str] = ()
 
     def select(self, part: str | None) -> tuple[str, list[int]]:
         """Select the pictures of one part.
 
-        If these pictures include all pictures of the training run, the split of the run decides which part a picture is
-        in. Otherwise, the split of the source decides.
+        If these pictures include all pictures of the training run, the split of the run decides which part a picture
+        belongs to. Otherwise, the split of the source decides.
 
         Args:
             part: "train", "val", "test" or "all". None means "test" if there is a test part, else "all".
@@ -65,36 +68,44 @@ class EvaluationPictures:
         return part, rows
 
     def _parts(self) -> list[str | None]:
-        """Return the part of each picture, or None for a picture that is in no part."""
+        """Return the part of each picture, or None for a picture that belongs to no part."""
         if self._are_of_the_run():
             # Wherever the pictures are now, the split of the run holds.
             return [self.known_parts.get(digest) for digest in self.digests]
         return [picture.split for picture in self.source.pictures]
 
     def _are_of_the_run(self) -> bool:
-        """Return whether all pictures of the file's run are among these."""
+        """Return whether these pictures include every picture of the training run.
+
+        The result is False if the run folder is not available.
+        """
         return bool(self.known_parts) and self.known_parts.keys() <= set(self.digests)
 
     def report_left_out(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
-        """Say which of the pictures are not evaluated, and why.
+        """Report how many readable pictures are not evaluated, and to which parts they belong.
 
-        Pictures that the run does not know are a warning, because a user may have added them to evaluate them.
+        Pictures that belong to no part cause a warning. A user may have added these pictures in order to evaluate them.
 
         Args:
             rows: Indices of the pictures that are evaluated.
-            info: The metadata of the file.
-            reporter: Receives one message or warning; none if every picture is evaluated.
+            info: The metadata of the exported file.
+            reporter: Receives one message or warning, or nothing if every readable picture is evaluated.
         """
-        left_out = sorted(set(self.readable) - set(rows))
+        parts, pictures = self._parts(), self.source.pictures
+        unreadable = {
+            i for i in self.readable if parts[i] is None and os.path.basename(pictures[i].name) in self.known_unreadable
+        }
+        readable = set(self.readable) - unreadable
+        left_out = sorted(readable - set(rows))
         if not left_out:
             return
-        parts = self._parts()
         names = sorted({parts[i] or "" for i in left_out} - {""})
         new = [i for i in left_out if parts[i] is None]
-        text = f"{len(rows)} of {len(self.readable)} pictures are evaluated."
+        text = f"{len(rows)} of {len(readable)} pictures are evaluated."
         if names:
+            seen = self._are_of_the_run() and set(names) <= {"train", "val"}
             text += f" Left out: {len(left_out) - len(new)} of the {' and '.join(names)} part{'s' * (len(names) > 1)}"
-            text += ", which took part in training." if "train" in names and self._are_of_the_run() else "."
+            text += ", which were used in training." if seen else "."
         if not new:
             reporter.say(text)
             return
@@ -105,10 +116,11 @@ class EvaluationPictures:
         reporter.warn(f"{text} To evaluate new pictures, put them into a folder without the old ones.")
 
     def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
-        """Warn if some pictures were used to train or select the network, because the metrics are then too good.
+        """Warn if some pictures were used to train or select the network.
 
-        If the run folder is not available, it is unknown how each picture was used. The warning then appears if the
-        source has exactly the pictures of the training run.
+        The metrics on such pictures are better than those on new pictures. If the run folder is not available, it is
+        unknown how each picture was used. The warning then appears if the source has exactly the pictures of the
+        training run.
 
         Args:
             rows: Indices of the pictures to evaluate.
@@ -200,7 +212,7 @@ def evaluate(
         part: "train", "val", "test" or "all". None means "test" if there is a test part, else "all".
 
     Returns:
-        The metrics that `zoo.evaluate.metrics.measure` returns, and the key `part` with the name of the part.
+        The metrics that `zoo.evaluate.metrics.measure` returns, and an additional key `part` with the name of the part.
 
     Raises:
         UsageError: The part has no readable picture.
@@ -237,7 +249,11 @@ def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], i
     present = {source.classes[label] for picture in pictures for label in picture.labels}
     unknown = sorted(present - set(info.classes))
     if unknown:
-        raise DataError(f"the network does not know {_shorten(unknown, 5)}. It knows {_shorten(info.classes, 10)}.")
+        raise DataError(
+            f"the network does not know {_shorten(unknown, 5)}. It knows {_shorten(info.classes, 10)}. Remove the "
+            f"pictures of {'this class' if len(unknown) == 1 else 'these classes'} from {source.name!r}, or train "
+            "again with them: `zoo finetune`."
+        )
     if info.task != "multilabel" and any(len(picture.labels) != 1 for picture in pictures):
         raise DataError(
             f"some pictures of {source.name!r} have several labels or none, but the network gives exactly one class."

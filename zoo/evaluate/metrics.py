@@ -44,9 +44,9 @@ def measure(
         - confusion_matrix: Counts of pictures. Rows are true classes and columns predicted ones, in the order of
           `classes`.
 
-        For multi-label pictures, each pair of picture and class is one decision. Then accuracy is the fraction of
-        correct decisions, and loss is the mean binary cross-entropy of the decisions, in nats. Two entries replace the
-        confusion matrix:
+        For multi-label pictures, each pair of picture and class is one decision: whether the picture has the class.
+        Then accuracy is the fraction of correct decisions, and loss is the mean binary cross-entropy of the decisions,
+        in nats. Two entries replace the confusion matrix:
 
         - exact_match: The fraction of pictures for which all decisions are correct.
         - mean_average_precision: The mean average precision over the classes that have pictures.
@@ -93,7 +93,7 @@ def measure(
 
 
 def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
-    """Compute the accuracy, exact match, mean average precision and loss of multi-label pictures.
+    """Compute the metrics of multi-label pictures that are defined differently for pictures with one class.
 
     Args:
         probabilities: The network's output, a float array (N, classes) in 0..1.
@@ -118,7 +118,7 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarra
 
 
 def summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics that the exported file stores: those whose names are in `SUMMARY`."""
+    """Return those metrics that the exported file stores. Their names are in `SUMMARY`."""
     return {key: metrics[key] for key in SUMMARY if key in metrics}
 
 
@@ -127,7 +127,7 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
 
     Args:
         metrics: The metrics that `measure` returns.
-        max_classes: With more classes than this, the confusion matrix is left out. Multi-label metrics do not have one.
+        max_classes: If there are more classes, the confusion matrix is left out. Multi-label metrics do not have one.
     """
     names = metrics["classes"]
     width = max(5, *(len(name) for name in names))
@@ -152,8 +152,8 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
 def _matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
     """Return the lines of a confusion matrix.
 
-    The column headings are class names if the lines then fit in 80 characters, and letters otherwise. With letters, the
-    class name stands at the end of each row, where wide characters in a name do not shift the columns.
+    The column headings are class names if the lines then fit in 80 characters, and letters otherwise. If letters are
+    used, the class name is at the end of each row, where wide characters in a name do not shift the columns.
 
     Args:
         names: Class names, in the order of the matrix.

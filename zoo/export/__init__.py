@@ -1,4 +1,5 @@
-"""Makes and checks the exported file: metadata, self-test, parity with the trained network, and smaller variants.
+"""Makes and checks exported files and their variants, which are smaller files of the same network.
 
-`zoo.convert` converts the Keras network to an ONNX graph. `zoo.workflow.export` calls these steps in order.
+The modules check parity with the trained network, add metadata and a self-test, and quantize or shrink weights.
+`zoo.convert` converts the Keras network to an ONNX graph. `zoo.workflow.export` calls all of these steps in order.
 """

@@ -1,6 +1,6 @@
-"""Writes the exported file: adds metadata and a self-test to a checked graph, and replaces an older file in one step.
+"""Writes exported files. An exported file is an ONNX graph with metadata and a self-test.
 
-`zoo.export.parity` checks that the graph computes the same as the trained network.
+`zoo.export.parity` checks beforehand that the graph computes the same values as the trained network.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def serialize(graph: onnx.ModelProto, info: ModelInfo) -> bytes:
 
 
 def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float | None = None) -> ModelInfo:
-    """Copy the metadata, add a self-test to the copy, and return the copy.
+    """Return a copy of the metadata with a self-test.
 
     The self-test consists of two synthetic pictures, and of the pixels and probabilities that this machine computes for
     them.
 
     Args:
         graph: The graph of the exported file.
-        info: The metadata. If it already has a self-test, the copy has the new one instead.
-        tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
-            None means the default of `zoo_runtime.record`.
+        info: The metadata. If it already has a self-test, the new one replaces it in the copy.
+        tolerance: The self-test passes on another machine if no probability differs by more than this, in 0..1. None
+            means the default of `zoo_runtime.record`.
     """
     predictor = Predictor(serialize(graph, info))
     options = {} if tolerance is None else {"tolerance": tolerance}
@@ -53,7 +53,7 @@ def place(data: bytes, target: Path) -> None:
 
     Args:
         data: The bytes of the file.
-        target: The path of the file. If an error is raised, an older file at this path stays as it is.
+        target: The final path of the file. If an error is raised, an older file at this path is not changed.
 
     Raises:
         ParityFailed: The written file does not pass its own self-test.
@@ -79,9 +79,9 @@ def copy(source: Path, target: Path) -> None:
 def synthetic_jpegs() -> list[bytes]:
     """Draw two pictures for the self-test and return them as JPEG files.
 
-    The first one is 480 x 360 pixels large and is rotated by its EXIF orientation, to test scaling and rotating. The
-    second one has 96 x 80 pixels. Both depend only on this code and the JPEG encoder, and contain nothing of a user's
-    pictures.
+    The first picture has 480 x 360 pixels. Its EXIF orientation says that it must be rotated, so that the self-test
+    covers scaling and rotation. The second picture has 96 x 80 pixels. Both depend only on this code and the JPEG
+    encoder. They contain nothing from a user's pictures.
     """
     from PIL import Image
 

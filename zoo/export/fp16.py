@@ -1,4 +1,7 @@
-"""Stores the weights of a graph in 16 bits, which halves the file. After loading, the graph computes in float32."""
+"""Stores the weights of a graph in 16 bits, so that the file is half as large.
+
+onnxruntime converts the weights back to float32 when it loads the file. The graph therefore computes in float32.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ LARGEST_VALUE = float(np.finfo(np.float16).max)
 
 
 def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Store the weights of a graph as float16.
+    """Return a copy of a graph that stores its weights as float16.
 
-    A Cast node turns each weight back into float32. onnxruntime does this only once, when it loads the file. A weight
-    tensor stays float32 if it has fewer than 256 values, or a value outside the range of float16.
+    A Cast node turns each weight tensor back into float32. onnxruntime runs these nodes only once, when it loads the
+    file. A weight tensor stays float32 if it has fewer than 256 values, or a value outside the range of float16.
 
     Args:
         graph: A graph with float32 weights. It is not changed.
@@ -37,7 +40,7 @@ def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rounded(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph in which weights are rounded as `to_fp16` rounds them, but stored as float32."""
+    """Return a copy of a graph with the weights rounded as by `to_fp16`, but stored as float32."""
     copy = _copy(graph)
     for tensor, values in _weights(copy):
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))

@@ -1,26 +1,26 @@
 """Searches for the best int8 graph of an exported network.
 
-How much accuracy a network loses in 8 bits can only be measured. The search therefore tries several configurations. It
-answers five questions in this order, each time starting from the best configuration so far:
+The accuracy that a network loses in 8 bits cannot be predicted, only measured. The search therefore tries several
+configurations. It answers five questions in this order, and starts each time from the best configuration so far:
 
-1. Does the first operation with weights stay in float32?
+1. Does the first node with weights stay in float32?
 2. Are activations uint8 or int8?
-3. Is there one scale per channel of the weights, or one per tensor?
+3. Do the weights have one scale per channel or one per tensor?
 4. Do weights have 8 or 7 bits?
 5. Which calibration method finds the ranges of the activations?
 
-If the best graph still loses too much accuracy or changes the logits too much, the search keeps more operations in
-float32. It starts with the operations whose quantization changes the logits most.
+If the best graph still loses too much accuracy or changes the logits too much, the search keeps more nodes in float32.
+It starts with the nodes whose quantization changes the logits most.
 
-Calibration uses training pictures. The search compares the graphs on other pictures, which are not test pictures.
-`zoo.export.quantizer` makes the graph of one configuration. `zoo.export.variants` decides whether the best graph may be
-exported.
+Calibration uses training pictures. The search compares the graphs on pictures that are used neither for calibration nor
+for testing. `zoo.export.quantizer` makes the graph of one configuration. `zoo.export.variants` decides whether the best
+graph may be exported.
 
 Questions 1 and 4 exist because of processors with AVX2 or AVX-512 but without VNNI. These processors add two products
 in 16 bits, and the sum overflows if the values are large
-(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). The largest values of all are the
-pixels. Other processors do not have this overflow, so measurements on them cannot detect it. The first operation
-therefore stays in float32, unless this makes the graph much larger or much less exact, or makes it slower than float32.
+(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). The largest values in the network are
+the pixels. Other processors do not have this overflow, so measurements on them cannot detect it. The first node with
+weights therefore stays in float32, unless this makes the graph much larger, less exact, or slower than float32.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Trial:
     Args:
         config: The configuration with which the graph was quantized.
         accuracy: The accuracy on the validation set, in 0..1.
-        error: How much the logits changed; see `relative_error`. Infinite if there is no graph.
+        error: How much the logits changed, relative to their spread; see `relative_error`. Infinite if there is no
+            graph.
         speedup: The time of the float32 graph divided by the time of this graph, for one picture.
         bytes: The size of the graph in bytes.
         failed: Why there is no graph. Empty if there is one; otherwise accuracy, speedup and bytes are 0.
@@ -150,7 +151,8 @@ class ValidationSet:
     def accuracy(self, probabilities: np.ndarray) -> float:
         """Return the fraction of pictures that are classified correctly, given probabilities (N, classes).
 
-        For multi-label pictures, all classes must be correct. A class is predicted if its probability is 0.5 or more.
+        A multi-label picture counts as correct if the prediction is right for every class. A class is predicted if its
+        probability is 0.5 or more.
         """
         if self.multilabel:
             return float(((probabilities >= 0.5) == (self.targets > 0.5)).all(axis=1).mean())
@@ -169,24 +171,27 @@ def quantize(
     """Search for the best int8 graph.
 
     `choose` defines which graphs are good. If the best graph is not good, the search makes further trials, which keep
-    1, 2, 4, ... more operations in float32. They end when a graph is good, or when nothing would be left to quantize.
-    They also end when a graph is not faster than the float32 graph, unless `any_speed` is True.
+    1, 2, 4, ... more nodes in float32. The further trials end when one of them yields a good graph, or when nothing
+    would be left to quantize. They also end when a graph is not faster than the float32 graph, unless `any_speed` is
+    True.
 
     Args:
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
-        calibration: Training pictures that give the ranges of activations, a uint8 array (N, H, W, C) in 0..255.
-        validation: Pictures that are neither calibration pictures nor test pictures.
-        max_drop: The largest acceptable loss of accuracy, in 0..1.
-        any_speed: True ignores the speed, because the device differs from this machine. False prefers graphs that are
-            faster than the float32 graph on this machine.
+        calibration: Training pictures on which the ranges of activations are measured, a uint8 array (N, H, W, C) in
+            0..255.
+        validation: The pictures on which the graphs are compared. They must be neither calibration pictures nor test
+            pictures.
+        max_drop: The largest acceptable loss of accuracy, as a fraction in 0..1.
+        any_speed: True ignores the speed, because the device may differ from this machine. False prefers graphs that
+            are faster than the float32 graph on this machine.
         progress: Called with (trials made, usual number of trials) after each trial; None means no calls.
 
     Returns:
         The best graph according to `choose`, and all trials.
 
     Raises:
-        ConversionFailed: The graph has no operation with weights, or onnxruntime cannot run it. onnxruntime fails with
-            every configuration. No int8 graph is at least a tenth smaller than the float32 graph.
+        ConversionFailed: The graph has no node with weights, or onnxruntime cannot run it. onnxruntime fails with every
+            configuration. No int8 graph is at least a tenth smaller than the float32 graph.
     """
     search = _Search(graph, calibration, validation, max_drop, any_speed, progress)
     search.run()
@@ -237,7 +242,7 @@ class _Search:
     def best(self) -> Trial | None:
         """Return the best trial so far, or None if no graph is at least a tenth smaller than the float32 graph.
 
-        If the first operation must stay in float32, trials that quantize it are ignored.
+        If the first node with weights must stay in float32, trials that quantize it are ignored.
         """
         candidates = [
             trial
@@ -249,16 +254,18 @@ class _Search:
         return choose(candidates, accuracy=self.accuracy, max_drop=self._max_drop, any_speed=self._any_speed)
 
     def _try_without_first(self) -> None:
-        """Decide whether the first operation with weights stays in float32 in all later trials.
+        """Decide whether the first node with weights stays in float32 in all later trials.
 
-        This method measures two graphs: A has all operations quantized, and B has all but the first one. The first
-        operation stays in float32 if B meets three conditions:
+        This method measures two graphs. In graph A, all nodes that can be quantized are quantized. In graph B, the
+        first node with weights stays in float32. The later trials keep this node in float32 if B meets three
+        conditions:
 
         - Its error is at most 1.2 times the error of A.
         - Its size is at most 1.25 times the size of A.
         - It is faster than the float32 graph, or A is not faster either. `any_speed` turns this condition off.
 
-        If A or B cannot be made, later trials may quantize the first operation.
+        If A or B cannot be made, the later trials may quantize the node. If the graph has only one node with weights, B
+        is not tried.
         """
         whole = self._attempt(QuantConfig())
         if len(self.quantizer.weighted) == 1:
@@ -273,12 +280,13 @@ class _Search:
             self._always_left_out = set(without.config.left_out)
 
     def _leave_out_more(self, best: Trial) -> None:
-        """Try configurations that keep the 1, 2, 4, ... most sensitive operations in float32, too.
+        """Try configurations that also keep the 1, 2, 4, ... most sensitive nodes in float32.
 
-        The trials end when a graph is good (see `choose`) or is not faster than the float32 graph.
+        The trials end when a graph is good (see `choose`), or when the next graph would have no quantized node with
+        weights. Unless `any_speed` is True, they also end when a graph is not faster than the float32 graph.
 
         Args:
-            best: The best trial so far. The new configurations keep more operations in float32 than this one.
+            best: The best trial so far. The new configurations start from its configuration.
         """
         order = most_sensitive(self.quantizer, best.config, self._validation, self._logits)
         count = 1
@@ -292,7 +300,8 @@ class _Search:
     def _attempt(self, config: QuantConfig) -> Trial:
         """Quantize the graph with one configuration, measure the result, and append it to `trials`.
 
-        A failure is recorded as a trial, too, because another configuration may succeed.
+        If the graph cannot be quantized or opened, the trial records the reason. No exception is raised, because
+        another configuration may succeed.
         """
         try:
             int8_graph = self.quantizer.graph(config)
@@ -323,29 +332,28 @@ def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_spe
     """Choose the best of several trials.
 
     A graph is acceptable if its accuracy falls by at most `max_drop`, and its logits change by at most a fifth of their
-    spread. It is good if its accuracy also falls by at most half of `max_drop`. The choice considers only the first of
-    these groups that has a member:
+    spread. An acceptable graph is good if its accuracy falls by at most half of `max_drop`. The trial is chosen from
+    the first of these groups that is not empty:
 
     1. good graphs that are faster than the float32 graph,
     2. acceptable graphs that are faster,
     3. good graphs,
     4. acceptable graphs.
 
-    Within the group, three rules apply one after the other. Each one considers only the graphs that the rule before it
-    has kept:
+    Three rules narrow the group down, one after the other:
 
     1. Keep the graphs of at most 1.25 times the smallest size.
-    2. Keep the graphs of at most 1.2 times the smallest error.
-    3. Return the first graph whose speedup is at least the largest one divided by 1.3.
+    2. Of these, keep the graphs of at most 1.2 times the smallest error.
+    3. Of these, return the first graph whose speedup is at least the largest one divided by 1.3.
 
     If no graph is acceptable, the rules apply to all faster graphs, or to all graphs if none is faster. Rule 2 then
-    comes before rule 1. With `any_speed`, every graph counts as fast enough.
+    comes before rule 1. With `any_speed`, every graph counts as faster, and rule 3 returns the first graph.
 
     Args:
-        trials: Trials that gave a graph, in the order in which they were made.
+        trials: Trials that yielded a graph, in the order in which they were made.
         accuracy: The accuracy of the float32 graph, in 0..1.
-        max_drop: The largest acceptable loss of accuracy, in 0..1.
-        any_speed: True ignores the speed, because the device differs from this machine.
+        max_drop: The largest acceptable loss of accuracy, as a fraction in 0..1.
+        any_speed: True ignores the speed, because the device may differ from this machine.
 
     Returns:
         The chosen trial, or None if there are no trials.
@@ -380,16 +388,16 @@ def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
 def most_sensitive(
     quantizer: Quantizer, config: QuantConfig, validation: ValidationSet, logits: np.ndarray
 ) -> list[str]:
-    """Sort operations by how much the logits change when only that operation is quantized.
+    """Quantize the nodes with weights one at a time, and sort them by how much the logits change.
 
     Args:
         quantizer: Quantizes the graph.
-        config: The configuration. Operations that it leaves in float32 are not listed.
-        validation: The pictures to compare on. Only the first 32 are used.
+        config: The configuration to quantize with. Nodes that it leaves in float32 are not listed.
+        validation: The pictures on which the logits are compared. Only the first 32 are used.
         logits: The logits of the float32 graph on these pictures, a float array (N, units).
 
     Returns:
-        The names of the operations. The one that changes the logits most comes first.
+        The names of the nodes. The node whose quantization changes the logits most comes first.
     """
     errors = {}
     for name in quantizer.weighted:
@@ -408,8 +416,9 @@ def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:
         changed: The changed logits, of the same shape.
 
     Returns:
-        The root mean square of the change, divided by the root mean square of the original logits around their mean
-        over the pictures. Infinity if a changed logit is NaN or infinite.
+        The root mean square of the change, divided by the spread. The spread is the root mean square of the original
+        logits after the mean of each unit over the pictures has been subtracted. Infinity if a changed logit is NaN or
+        infinite.
     """
     spread = float(np.sqrt(np.mean((logits - logits.mean(axis=0)) ** 2)))
     error = float(np.sqrt(np.mean((changed - logits) ** 2))) / max(spread, 1e-30)
@@ -419,11 +428,12 @@ def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:
 def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
     """Estimate how much the probabilities of an int8 graph may differ between two processors.
 
-    The graph runs twice on this machine: once with fused int8 operations, and once as written, computing in float32
-    between the quantization steps. The estimate is the largest difference between the two.
+    The graph runs twice on this machine. The first run uses fused int8 kernels. The second run executes the nodes as
+    written, and computes in float32 between the quantization steps. The estimate is the largest difference between the
+    probabilities of the two runs.
 
-    Processors differ for two reasons. If a value is near the middle between two quantization steps, one processor may
-    round it up and another one down. Some processors add products in 16 bits, which may overflow.
+    Processors differ for two reasons. If a value lies near the midpoint between two quantized values, one processor may
+    round it up and another may round it down. Some processors add products in 16 bits, which may overflow.
 
     Args:
         graph: The int8 graph.
@@ -443,15 +453,15 @@ def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
 def speedup(
     reference: onnxruntime.InferenceSession, session: onnxruntime.InferenceSession, pixels: np.ndarray
 ) -> float:
-    """Return how many times as fast `session` is as `reference`. Above 1, `session` is faster.
+    """Return the speedup of one graph over another: the time of `reference` divided by the time of `session`.
 
-    The sessions run alternately. Each of 20 pairs of timings gives the time of `reference` divided by that of
-    `session`. The result is the median of these 20 ratios.
+    The two graphs are timed alternately, in 20 pairs of measurements. The result is the median of the 20 ratios. A
+    value above 1 means that `session` is faster.
 
     Args:
         reference: The opened float32 graph.
         session: The opened int8 graph.
-        pixels: The pictures to run, a uint8 array (N, H, W, C) in 0..255.
+        pixels: The batch of pictures that each call runs on, a uint8 array (N, H, W, C) in 0..255.
     """
 
     def runner(session: onnxruntime.InferenceSession) -> Callable[[np.ndarray], object]:

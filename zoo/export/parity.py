@@ -1,11 +1,11 @@
-"""Checks on real pictures that the exported graph computes the same as the trained network.
+"""Checks on real pictures that the exported graph computes the same values as the trained network.
 
-The logits of both are compared, because a saturated softmax hides errors. The graph that is checked has logits as a
-second output, which the exported file does not have.
+The logits of graph and network are compared, because a saturated softmax hides errors. For this check, the graph has
+the logits as a second output, which the exported file does not have.
 
-The probabilities of the graph are compared with those that follow from its own logits. A comparison with the network's
-probabilities cannot be as strict. For a confident network, the relative difference of the probabilities may exceed that
-of the logits.
+The graph's probabilities are not compared with the network's probabilities. They are compared with probabilities that
+this module computes from the graph's own logits, because this comparison can be stricter. If a network is very
+confident, small differences between logits become larger relative differences between probabilities.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARITY_PICTURES = 64
 def check(
     model: keras.Model, graph: onnx.ModelProto, pixels: np.ndarray, *, multilabel: bool = False
 ) -> dict[str, Any]:
-    """Check that a converted graph computes the same as its Keras network.
+    """Check that a converted graph computes the same values as its Keras network.
 
     Args:
         model: The network, with the layers `logits` and `probabilities`.
@@ -46,17 +46,17 @@ def check(
         A dictionary, which run.json and the exported file store:
 
         - pictures: The number of pictures.
-        - logits_difference: The largest absolute difference of a logit, divided by the network's largest absolute
-          logit.
-        - probabilities_difference: The largest absolute difference of a probability, divided by the network's largest
-          probability.
-        - tolerance: The largest logits_difference that passes.
+        - logits_difference: The largest absolute difference between the logits of network and graph, divided by the
+          network's largest absolute logit.
+        - probabilities_difference: The largest absolute difference between the probabilities of network and graph,
+          divided by the network's largest probability.
+        - tolerance: The largest logits_difference that is allowed.
         - top1_equal: The number of pictures for which network and graph predict the same class. For a multi-label
-          network, the number of pictures for which they agree on every class. See `_count_equal_decisions` for
-          logits that are almost 0 or almost equal.
+          network, the number of pictures for which they agree on every class. See `_count_equal_decisions` for logits
+          that are almost 0 or almost equal.
 
     Raises:
-        ConversionFailed: onnxruntime cannot run the graph, or `image` is not its only input.
+        ConversionFailed: onnxruntime cannot run the graph, or the graph has an input other than `image`.
         ParityFailed: The logits differ by more than the tolerance, or the predicted classes differ. The probabilities
             do not follow from the logits. A value is NaN or infinite, or the outputs do not depend on the picture.
     """
@@ -104,7 +104,7 @@ def compare(
         The dictionary that `check` returns.
 
     Raises:
-        ParityFailed: The same conditions as in `check`.
+        ParityFailed: See `check`.
     """
     scale = max(float(np.abs(keras_logits).max()), 1e-30)
     difference = _check_logits(keras_logits, logits, scale)
@@ -132,7 +132,7 @@ def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float) ->
         scale: The network's largest absolute logit.
 
     Returns:
-        The largest absolute difference.
+        The largest absolute difference between the logits of network and graph.
 
     Raises:
         ParityFailed: One of these checks fails.
@@ -158,10 +158,10 @@ def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float) ->
 
 
 def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilabel: bool) -> None:
-    """Check that the graph's probabilities follow from its logits.
+    """Check that the graph's probabilities equal those computed from its logits.
 
     Raises:
-        ParityFailed: A probability differs by more than 1e-5.
+        ParityFailed: A probability of the graph differs by more than 1e-5 from the computed one.
     """
     difference = float(np.abs(_probabilities(logits, multilabel) - probabilities).max())
     if not difference <= HEAD_TOLERANCE:
@@ -176,11 +176,11 @@ def _count_equal_decisions(
 ) -> int:
     """Count the pictures for which network and graph predict the same classes.
 
-    In a multi-label or one-unit network, the sign of a logit decides. If the network's logit is almost 0, the decision
-    counts as equal.
+    In a multi-label or one-unit network, the sign of a logit decides whether its class is predicted. If the network's
+    logit is almost 0, the two predictions count as equal.
 
-    In all other networks, the largest logit decides. If the network's two largest logits are almost equal, the graph
-    may predict another class. Such a picture is not counted, but is not an error.
+    In all other networks, the class with the largest logit is predicted. If graph and network predict different classes
+    although the network's two largest logits are almost equal, the picture is not counted, but no error is raised.
 
     Args:
         keras_logits: The network's logits.
@@ -208,11 +208,13 @@ def _count_equal_decisions(
 
 
 def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:
-    """Compute probabilities from logits: by sigmoids for several labels or a single unit, and by a softmax otherwise.
+    """Compute probabilities from logits.
+
+    Multi-label networks and networks with one unit use the sigmoid; all others use the softmax.
 
     Args:
-        logits: A float array (N, classes), or (N, 1) for a single unit. The sigmoid of a single unit is the probability
-            of the second class.
+        logits: A float array (N, classes), or (N, 1) for a network with one unit. The sigmoid of the unit is the
+            probability of the second class.
         multilabel: Whether a picture may have several classes, or none.
 
     Returns:

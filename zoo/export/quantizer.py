@@ -1,7 +1,8 @@
 """Quantizes a graph to 8 bits with one given configuration.
 
-The quantized graph has QuantizeLinear and DequantizeLinear nodes, which onnxruntime fuses into int8 operations.
-onnxruntime also does the calibration and the quantization. `zoo.export.int8` searches for the best configuration.
+onnxruntime does the calibration and the quantization. The quantized graph has QuantizeLinear and DequantizeLinear
+nodes. When onnxruntime loads the graph, it fuses these nodes and their neighbors into int8 kernels. `zoo.export.int8`
+searches for the best configuration.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from zoo.convert.keras_to_onnx import INPUT, LOGITS
 from zoo.convert.session import quantization
 from zoo.errors import ConversionFailed
 
-# The operations that have weights.
+# The operator types that have weights.
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 PERCENTILE = 99.99
 # The number of pictures per step of calibration.
@@ -36,10 +37,11 @@ class QuantConfig:
     Args:
         calibration: The method that finds the ranges of activations: "minmax", "percentile" (covers 99.99 % of the
             values) or "entropy".
-        activations: The type of activations, "uint8" or "int8".
-        per_channel: True gives each channel of the weights its own scale. False gives each tensor one scale.
-        weight_bits: 8 or 7. Products of 7-bit weights cannot overflow the 16-bit sums of some processors.
-        left_out: Names of operations that stay in float32.
+        activations: The data type of quantized activations, "uint8" or "int8".
+        per_channel: True uses one scale per channel of the weights. False uses one scale per weight tensor.
+        weight_bits: 8 or 7. Some processors add two products of an activation and a weight in a 16-bit accumulator.
+            With 7-bit weights, the accumulator cannot overflow.
+        left_out: Names of nodes that stay in float32.
     """
 
     calibration: str = "minmax"
@@ -50,17 +52,20 @@ class QuantConfig:
 
 
 class Quantizer:
-    """Quantizes one graph with any number of configurations. Each calibration method runs only once.
+    """Quantizes one graph with any number of configurations.
+
+    Each calibration method runs at most once, because its result is stored.
 
     Args:
         graph: The float32 graph. It is not changed.
-        calibration: Training pictures that give the ranges of activations, a uint8 array (N, H, W, C) in 0..255.
+        calibration: Training pictures on which the ranges of activations are measured, a uint8 array (N, H, W, C) in
+            0..255.
 
     Attributes:
-        weighted: Names of the operations with weights that can be quantized, in the order of the graph.
+        weighted: Names of the nodes with weights that can be quantized, in the order of the graph.
 
     Raises:
-        ConversionFailed: The graph has no operation with weights.
+        ConversionFailed: The graph has no node with weights.
     """
 
     def __init__(self, graph: onnx.ModelProto, calibration: np.ndarray):
@@ -81,10 +86,11 @@ class Quantizer:
 
         Args:
             config: How to quantize the graph.
-            only: Names of the operations to quantize. Empty means all except those that the configuration leaves out.
+            only: Names of the nodes to quantize. Empty means all nodes that can be quantized. Nodes in
+                `config.left_out` are never quantized.
 
         Returns:
-            The copy, with QuantizeLinear and DequantizeLinear nodes around the quantized operations.
+            The copy, with QuantizeLinear and DequantizeLinear nodes around the quantized nodes.
 
         Raises:
             ConversionFailed: onnxruntime cannot calibrate or quantize the graph.
@@ -116,7 +122,10 @@ class Quantizer:
         return quantizer.model.model
 
     def _calibrated(self, method: str) -> Any:
-        """Return the range of every float tensor, as one calibration method finds it. Each method runs only once.
+        """Return the range of every float tensor as found by a calibration method, which runs only at the first call.
+
+        Args:
+            method: The calibration method; see `QuantConfig`.
 
         Raises:
             ConversionFailed: onnxruntime cannot calibrate the graph.
@@ -150,9 +159,10 @@ class Quantizer:
 
 
 class _Reader:
-    """Passes one batch of pictures to onnxruntime's calibrator, which calls `get_next`.
+    """Passes one batch of pictures to onnxruntime's calibrator.
 
-    The first call returns the batch. The second call returns None, which ends this step of the calibration.
+    The calibrator calls `get_next` twice. The first call returns the batch. The second call returns None, which ends
+    this step of the calibration.
 
     Args:
         pixels: The batch, a uint8 array (N, H, W, C) in 0..255.
@@ -166,9 +176,9 @@ class _Reader:
 
 
 def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph in which every operation has a unique name.
+    """Return a copy of a graph in which every node has a unique name.
 
-    `QuantConfig.left_out` refers to operations by these names.
+    `QuantConfig.left_out` refers to nodes by these names.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
@@ -181,13 +191,14 @@ def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _before_and_after(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the operations before the first one with weights, and of those after the logits.
+    """Return the names of the nodes that always stay in float32.
 
-    All of them stay in float32:
+    These nodes are at the two ends of the graph:
 
-    - The operations before the first one with weights normalize the pixels, which already have 8 bits.
-    - The operations after the logits compute the probabilities: a softmax or a sigmoid. A binary network also negates
-      its logit and concatenates both values. An 8-bit probability could not have values between 0 and 1/255.
+    - The nodes before the first one with weights normalize the pixels, which already have 8 bits.
+    - The nodes after the logits compute the probabilities with a softmax or a sigmoid. In a binary network with one
+      unit, they also compute the probability of the first class. An 8-bit probability could not have values between 0
+      and 1/255.
     """
     constants = {tensor.name for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
@@ -210,9 +221,9 @@ def _before_and_after(graph: onnx.GraphProto) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide standard output, and log messages below the level ERROR, until the end of the block.
+    """Suppress standard output and all log messages below the level ERROR inside a `with` block.
 
-    onnxruntime prints and logs advice for people who call its quantizer directly.
+    onnxruntime prints and logs advice that is meant for people who call its quantizer directly.
     """
     root = logging.getLogger()
     level = root.level

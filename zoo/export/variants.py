@@ -1,10 +1,10 @@
 """Makes, evaluates and checks the variants of an exported file.
 
 A variant is a smaller file of the same network. It computes in int8, or stores its weights in 16 bits. It is refused if
-it loses too much accuracy. An int8 file is also refused if it is not faster. The subclasses of `Variant` define the
-kinds of variants, and `VARIANTS` lists them. The command line derives the options for variants from that list.
-`make_variant` does everything that does not depend on the kind. `zoo.export.int8` and `zoo.export.fp16` make the
-smaller graphs. Nothing in this module changes the float32 file.
+it loses too much accuracy. An int8 file is also refused if it is not faster than the float32 file. The subclasses of
+`Variant` define the kinds of variants, and `VARIANTS` lists them. The command line derives the options for variants
+from that list. `make_variant` does everything that does not depend on the kind. `zoo.export.int8` and `zoo.export.fp16`
+make the smaller graphs. Nothing in this module changes the float32 file.
 
 This module must not import heavy packages, because the command line imports it to define the options of its commands.
 """
@@ -40,8 +40,8 @@ class AcceptanceLimits:
     """Holds the limits that a variant must meet before it is exported.
 
     Args:
-        max_drop: How much the accuracy on the test pictures may fall, in 0..1. For multi-label networks, the same limit
-            applies to exact match and to mean average precision.
+        max_drop: The largest allowed drop in accuracy on the test pictures, as a fraction in 0..1. For multi-label
+            networks, the same limit applies to exact match and to mean average precision.
         any_speed: True accepts a file that is not faster than float32 on this machine. It may be faster on the device.
     """
 
@@ -55,10 +55,11 @@ class VariantGraph:
 
     Args:
         graph: The graph, with the same input and outputs as the float32 graph.
-        precision: How the graph was made. The exported file stores this as JSON.
-        tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
-            None means the default of `zoo_runtime.record`.
-        tried: How the graph was chosen. `VariantFile.figures` contains these entries, but the exported file does not.
+        precision: How the graph was made, such as the quantization settings. The exported file stores this as JSON.
+        tolerance: The self-test passes on another machine if no probability differs by more than this, in 0..1. None
+            means the default of `zoo_runtime.record`.
+        tried: How the graph was chosen, such as the trials of the int8 search. `VariantFile.figures` contains these
+            entries, but the exported file does not.
     """
 
     graph: onnx.ModelProto
@@ -89,8 +90,8 @@ class Variant(abc.ABC):
         """Make the graph of the variant.
 
         Args:
-            graph: The float32 graph, with the outputs `probabilities` and `logits`. It must not be changed.
-            dataset: The dataset of the run. Test pictures must not be used.
+            graph: The float32 graph, with the outputs `probabilities` and `logits`. This method must not change it.
+            dataset: The dataset of the run. This method must not use the test pictures.
             limits: The limits that the finished file must meet.
             reporter: Receives progress messages.
             seed: The seed of every random choice.
@@ -100,7 +101,7 @@ class Variant(abc.ABC):
 
         Raises:
             ConversionFailed: The graph cannot be made.
-            ParityFailed: The graph does not compute what it should.
+            ParityFailed: The outputs of the variant's graph differ from the expected ones by more than a tolerance.
         """
 
     def refuse(self, figures: Mapping[str, Any], limits: AcceptanceLimits) -> str | None:
@@ -108,10 +109,10 @@ class Variant(abc.ABC):
 
         Args:
             figures: The measurements of the file and of the float32 file; see `VariantFile.figures`.
-            limits: The limits.
+            limits: The limits on accuracy and speed.
 
         Returns:
-            The reason for refusing the file, as a text for the user. None if the file is accepted.
+            The reason for refusing the file, as a message to the user. None if the file is accepted.
         """
         for key in LIMITED_METRICS:
             if key in figures:
@@ -133,7 +134,11 @@ class Variant(abc.ABC):
         return None
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
-        """Return the lines that a command prints about a file: its accuracy, size and speed, compared with float32."""
+        """Return the lines in which a command reports a file's accuracy, size and speed, compared with float32.
+
+        Args:
+            figures: The measurements of the file and of the float32 file; see `VariantFile.figures`.
+        """
         changes = ", ".join(
             f"{key.replace('_', ' ')} {figures[key]:.4f} instead of {figures[f'float32_{key}']:.4f}"
             for key in LIMITED_METRICS
@@ -197,9 +202,9 @@ class Int8(Variant):
         return VariantGraph(result.graph, precision, tolerance, tried)
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
-        """Return the lines of `Variant.describe`, and one line on how the graph was quantized.
+        """Return the lines of `Variant.describe`, and a line that says how the graph was quantized.
 
-        If processors may give very different probabilities, another line says so.
+        If the probabilities may differ by more than 0.1 between processors, a third line warns about this.
         """
         count = len(figures["left_out"])
         operations = "1 operation stays" if count == 1 else f"{count} operations stay"
@@ -228,13 +233,13 @@ class Fp16(Variant):
     def make(
         self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
     ) -> VariantGraph:
-        """Store the weights in 16 bits. The arguments are those of `Variant.make`.
+        """Make a graph that stores the weights in 16 bits. The arguments are those of `Variant.make`.
 
         This method checks the graph against a float32 graph whose weights have been rounded to float16.
 
         Raises:
             ConversionFailed: onnxruntime cannot run one of the graphs.
-            ParityFailed: The two graphs do not compute the same; see `zoo.export.parity.compare`.
+            ParityFailed: The outputs of the two graphs differ; see `zoo.export.parity.compare`.
         """
         import numpy as np
 
@@ -276,7 +281,7 @@ class VariantFile:
         figures: The measurements that the run folder stores: metrics of this file and of the float32 file, speedup,
             milliseconds per picture, sizes in bytes, and what was tried. Empty if the file could not be made.
         refusal: Why the file must not be used. None if it may be used.
-        record: The name of the file in the run folder that stores `figures`. Empty until they are stored.
+        record: The name of the file in the run folder that stores `figures`. Empty if they have not been stored.
     """
 
     variant: Variant
@@ -312,7 +317,7 @@ def make_variant(
 
     Raises:
         ConversionFailed: The graph cannot be made.
-        ParityFailed: The graph does not compute what it should.
+        ParityFailed: The outputs of the variant's graph differ from the expected ones by more than a tolerance.
         DataError: A picture can no longer be read.
     """
     from zoo.evaluate import evaluator
@@ -350,9 +355,15 @@ def make_variant(
 
 
 def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics to which limits apply, of the variant and of the float32 file.
+    """Merge metrics of a variant and of the float32 file into one dictionary.
 
-    The keys of the float32 file's metrics start with `float32_`, such as `float32_accuracy`.
+    Args:
+        metrics: The metrics of the variant on the test pictures.
+        float32_metrics: The metrics of the float32 file on the same pictures.
+
+    Returns:
+        Only the metrics in `LIMITED_METRICS`. The keys of the float32 file's metrics start with `float32_`, such as
+        `float32_accuracy`.
     """
     keys = [key for key in LIMITED_METRICS if key in float32_metrics]
     return {**{key: metrics[key] for key in keys}, **{f"float32_{key}": float32_metrics[key] for key in keys}}
@@ -363,22 +374,23 @@ def failed(variant: Variant, why: str) -> VariantFile:
 
     Args:
         variant: The kind of file.
-        why: The reason, as a text for the user.
+        why: The reason, as a message to the user.
     """
     return VariantFile(variant, b"", {}, why.removesuffix("."))
 
 
 def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> Pairs:
-    """Time the networks of two predictors in alternation on one picture.
+    """Time two exported files alternately on the same picture.
 
     Args:
-        first: Runs one exported file.
-        second: Runs the exported file to compare with.
+        first: Runs the first exported file.
+        second: Runs the second exported file.
         pixels: The decoded picture, a uint8 array (1, H, W, C) in 0..255.
 
     Returns:
-        The median time of each network in milliseconds. `ratio` is the time of `first` divided by the time of `second`,
-        as the median over 60 pairs of timings. `middle_half` holds the quartiles of these ratios.
+        The times without decoding. `first` and `second` are the median times of the two files in milliseconds. `ratio`
+        is the time of the first file divided by the time of the second, as the median over 60 pairs of measurements.
+        `middle_half` holds the first and the third quartile of this ratio.
     """
     from zoo_runtime import time_pairs
 

@@ -23,9 +23,9 @@ def zoo_architectures() -> Iterable[Architecture]:
 
 @hookspec
 def zoo_weights() -> Iterable[Weights]:
-    """Return the published weights that this plugin describes, one entry per file.
+    """Return descriptions of published weights, one `Weights` per file.
 
-    The weights may belong to an architecture of another plugin.
+    The architecture can be one that another plugin provides.
     """
     return ()
 
@@ -38,5 +38,5 @@ def zoo_augmentations() -> Iterable[Augmentation]:
 
 @hookspec
 def zoo_schedules() -> Iterable[Schedule]:
-    """Return the schedules that this plugin provides: which layers train, for how long, and at which learning rate."""
+    """Return the schedules that this plugin provides."""
     return ()

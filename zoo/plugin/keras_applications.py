@@ -29,13 +29,13 @@ KERAS_HEAD = Head(pool="avg", dropout=0.2)
 
 
 def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
-    """Add layers to a functional Keras model that normalize its pixels.
+    """Normalize the pixels inside a functional Keras model.
 
-    The layers are Keras's own, so that a saved network can be loaded without zoo.
+    This function adds only layers of Keras itself, so that a saved network can be loaded without zoo.
 
     Args:
-        pixels: Symbolic float32 tensor (batch, height, width, 3), RGB in 0..255. The modes that treat all channels
-            alike ("tf", "128", "unit", "none") also accept one channel.
+        pixels: The pixels, a symbolic float32 tensor (batch, height, width, 3), RGB in 0..255. The modes that treat all
+            channels alike ("tf", "128", "unit", "none") also accept one channel.
         mode: How pixels are normalized. The modes "tf", "torch" and "caffe" equal those of
             `keras.applications.imagenet_utils.preprocess_input`.
             "tf": scaled to -1..1.
@@ -46,7 +46,7 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
             "none": unchanged.
 
     Returns:
-        Symbolic float32 tensor of the same shape.
+        The normalized pixels, a symbolic float32 tensor of the same shape.
 
     Raises:
         InvalidPluginData: The mode is not one of these.
@@ -73,12 +73,14 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
 
 @dataclass(frozen=True)
 class KerasApplication:
-    """Builds a network of keras.applications, for the fields `build` and `build_classifier` of an `Architecture`.
+    """Builds a network of keras.applications.
+
+    The methods `build` and `build_classifier` can be passed to `Architecture` as the arguments of the same names.
 
     Args:
         name: The name of the function in `keras.applications` that builds the network ("MobileNetV2").
         mode: How the network normalizes pixels; see `normalize`.
-        options: Maps other arguments of the function in `keras.applications` to values ({"alpha": 0.35}).
+        options: Further keyword arguments for the function in `keras.applications` ({"alpha": 0.35}).
         change: A function that replaces or removes layers of the network; see `rebuild`. None keeps all layers.
     """
 
@@ -120,8 +122,8 @@ class KerasApplication:
 
         Args:
             path: The weights file.
-            like: A network from `build` or `build_classifier`. The new network has the same input size and, if `like`
-                has a top, a top with the same number of classes.
+            like: A network from `build` or `build_classifier`. The returned network has the same input size. If
+                `like` has a top, the returned network has a top with the same number of classes.
 
         Returns:
             The network with the published weights. `copy_weights` can copy them to `like`.
@@ -140,16 +142,16 @@ class KerasApplication:
 
 
 def rebuild(network: keras.Model, change: Callable[[keras.Layer], keras.Layer | None]) -> keras.Model:
-    """Build a new, flat model from a network, and replace or remove some of its layers.
+    """Build a flat copy of a network in which some layers are replaced or removed.
 
     Args:
-        network: A functional model.
-        change: `change(layer)` receives each layer, also the layers inside a Sequential. It returns the same layer to
-            keep it, another layer to replace it, or None to remove it. The input of a removed layer goes to the next
-            layer unchanged.
+        network: A functional model. It may contain Sequential models; the copy has their layers instead.
+        change: `change(layer)` receives each layer of the network, including those inside a Sequential model. It
+            returns `layer` itself to keep it, a new layer to replace it, or None to remove it. The input of a removed
+            layer becomes the input of the next layer.
 
     Returns:
-        The new network, with new random weights.
+        The copy, with new random weights.
     """
     import keras
 
@@ -175,7 +177,7 @@ def rebuild(network: keras.Model, change: Callable[[keras.Layer], keras.Layer | 
 
 
 def _flat_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Yield the layers of a model. For a model inside the model, yield its layers instead, at any depth."""
+    """Yield all layers of a model. If a layer is itself a model, yield the layers inside it instead, at any depth."""
     import keras
 
     for layer in model.layers:
@@ -190,14 +192,14 @@ def copy_weights(
     target: keras.Model,
     convert: Callable[[keras.Layer, list[np.ndarray]], list[np.ndarray]] = lambda layer, arrays: arrays,
 ) -> None:
-    """Copy weights between layers of the same name, from a network as it was published to the network that zoo builds.
+    """Copy the weights of each layer in `target` from the layer of the same name in `source`.
 
     Args:
-        source: The network with the published weights. Layers of models inside it are found too.
+        source: The network with the published weights. It may contain other models; their layers are found too.
         target: The network that receives the weights. For each of its layers with weights, `source` must have a layer
             of the same name.
-        convert: `convert(layer, arrays)` receives a layer of `target` and the arrays of the layer with the same name in
-            `source`. It returns the arrays for `layer`. By default it returns the same arrays.
+        convert: `convert(layer, arrays)` receives a layer of `target` and the weights of the layer of the same name in
+            `source`. It returns the weights for `layer`. By default, it returns `arrays` unchanged.
 
     Raises:
         WeightsIncompatible: `source` lacks a layer of `target`.

@@ -2,7 +2,7 @@
 
 Importing this module loads no plugin; the function `load` does that.
 
-pluggy's own loader of entry points stops at the first exception, so that one broken plugin would end every command.
+pluggy's own loader of entry points stops at the first exception, so one broken plugin would make every command fail.
 Here each plugin is imported, registered and queried separately. A plugin that fails becomes a `BrokenPlugin`, and the
 other plugins still work.
 """
@@ -104,14 +104,17 @@ class Registry:
         return self.providers[id(item)]
 
     def all(self, kind: type[ItemT]) -> list[ItemT]:
-        """Return every usable item of a kind, such as `Architecture`, in the order in which the plugins listed them."""
+        """Return every item of a kind, such as `Architecture`, except the items whose names are in conflict.
+
+        The items are in the order in which `add` received them.
+        """
         return cast("list[ItemT]", list(self.items[kind].values()))
 
     def architecture(self, name: str) -> Architecture:
         """Look up an architecture by its name.
 
         Args:
-            name: The name of the architecture; capitals, hyphens and underscores do not matter.
+            name: The name of the architecture; letter case, hyphens and underscores are ignored.
 
         Raises:
             UnknownName: No plugin provides it.
@@ -120,7 +123,7 @@ class Registry:
         return self._get(Architecture, self.canonical_name(name), "`zoo list architectures` shows them.")
 
     def canonical_name(self, name: str) -> str:
-        """Return the exact name of an architecture that was typed with other capitals, hyphens or underscores.
+        """Return the exact name of an architecture, whatever letter case, hyphens and underscores the user typed.
 
         "ResNet50" becomes "resnet50". A name that matches no architecture, or more than one, is returned unchanged.
         """
@@ -193,7 +196,7 @@ class Registry:
 
         Args:
             architecture: The exact name of the architecture.
-            tag: The tag. None accepts weights with any tag, and also an architecture without weights.
+            tag: The tag. None accepts weights with any tag, and even an architecture without weights.
 
         Raises:
             UnknownName: The architecture has no weights with that tag.
@@ -217,8 +220,8 @@ class Registry:
     def add(self, plugin: Plugin, items: Iterable[Item]) -> None:
         """Add the items of a plugin.
 
-        If another plugin already provides the same name, the name becomes a conflict, and the items of both are not
-        usable.
+        If another plugin already provides an item of the same kind and name, the name is added to `conflicts`. Neither
+        plugin's items of that name can then be used.
         """
         for item in items:
             kind, name = type(item), _name(item)
@@ -238,12 +241,12 @@ class Registry:
 
 
 def _name(item: Item) -> Name:
-    """Return the name of an item, as `Name` defines it."""
+    """Return the name of an item: for weights, (architecture, tag); for other items, the field `name`."""
     return (item.architecture, item.tag) if isinstance(item, Weights) else item.name
 
 
 def _key(item: Item) -> object:
-    """Return the key of an item in `Registry.items`, where no two items of the same kind have the same key."""
+    """Return the key under which `Registry.items` holds an item. It is unique among the items of a kind."""
     return (*_name(item), item.includes_top, item.input_size) if isinstance(item, Weights) else item.name
 
 
@@ -334,7 +337,7 @@ def _text(name: Name) -> str:
 def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoint]:
     """Return the installed entry points of the group `zoo.plugins`.
 
-    If the entry points of a distribution cannot be read, `warn` receives a line of text, and the others are returned.
+    If the entry points of a distribution cannot be read, they are left out, and `warn` receives a line of text.
     """
     try:
         return list(metadata.entry_points(group=GROUP))
@@ -352,11 +355,11 @@ def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoin
 
 
 def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[Item]:
-    """Import one plugin, call its hooks, and return the items that they give, after checking them.
+    """Import one plugin, call its hooks, and return the items that the hooks return. The items are checked first.
 
     Raises:
         InvalidPluginData: The plugin has no hook or an unknown one, or a hook returned something that is not allowed.
-        Exception: The import of the plugin or one of its hooks failed.
+        Exception: The import of the plugin or one of its hooks failed, or pluggy refused the plugin.
     """
     module = point.load()
     # pluggy checks the signatures, and refuses a module that two entry points name.
@@ -378,7 +381,7 @@ def _checked(hook: str, kind: type[Item], returned: object) -> list[Item]:
     """Return the items that a hook returned, as a list.
 
     Raises:
-        InvalidPluginData: The hook did not return items of the right kind, or returned two with the same key.
+        InvalidPluginData: The hook did not return items of the right kind, or returned two items with the same key.
     """
     if isinstance(returned, (str, bytes)) or not isinstance(returned, Iterable):
         raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {returned!r}.")

@@ -81,7 +81,7 @@ class Stage:
 class Head:
     """Describes the layers on top of a backbone.
 
-    They are in this order: 1x1 convolution (optional), pooling, dropout, hidden layers, and the layer that gives the
+    They are in this order: 1x1 convolution (optional), pooling, dropout, hidden layers, and the layer that outputs the
     logits.
 
     Args:
@@ -90,11 +90,11 @@ class Head:
             "flatten" keeps all positions. The network then accepts only one input size.
             "roi" divides a feature map of any size into a grid, takes the maximum of each cell, and flattens the result
             (region-of-interest pooling, Girshick 2015, https://arxiv.org/abs/1504.08083).
-        grid: The number of rows of the grid of "roi", and also its number of columns.
+        grid: The number of rows, and of columns, of the grid that "roi" uses.
         hidden: The number of units of each hidden dense layer (ReLU), in order.
         dropout: The fraction of the pooled features that training sets to zero, in [0, 1).
         weight_l1: The factor of the L1 penalty on the kernels of the head's dense layers; 0 or more.
-        weight_l2: The factor of the L2 penalty on the same kernels; 0 or more.
+        weight_l2: The factor of the L2 penalty on the kernels of the head's dense layers; 0 or more.
         reduce: The number of channels of a 1x1 convolution (ReLU) before the pooling; None for no such convolution.
 
     Raises:
@@ -133,14 +133,14 @@ class Architecture:
         name: The name that a user types ("mobilenetv2_035").
         summary: One line for `zoo list`.
         build: `build(input_shape)` returns the backbone as a keras.Model. `input_shape` is (height, width, channels).
-            The input of the model is a float32 array (batch, height, width, channels) in 0..255. It is RGB, or grey if
+            The input of the model is a float32 array (batch, height, width, channels) in 0..255. It is RGB, or gray if
             `channels` is 1. The model itself must normalize it (see `normalize`).
             The output is the feature map, a float32 array (batch, h, w, features).
-            The model must be a flat functional model of Keras's own layers. Such a model can be cut after any layer,
-            and a saved one can be loaded without this plugin.
+            The model must be a flat functional model of Keras's own layers. Such a model can be cut after any layer.
+            After it is saved, it can be loaded without this plugin.
         input_size: The default (height, width) in pixels.
         min_size: The smallest height and width in pixels at which the feature map is not empty.
-        channels: 3 for color, 1 for grey.
+        channels: 3 for color, 1 for grayscale.
         parameters: The number of weights of the backbone, without the head and the preprocessing layers.
         stages: The stages from the stem to the top. Every layer with weights must be in exactly one stage.
         head: The head that works best with this architecture.
@@ -149,8 +149,8 @@ class Architecture:
             The built-in schedules derive the learning rates of the backbone from it. Pretrained layers train at a tenth
             of it or less.
         build_classifier: `build_classifier(input_shape, classes)` returns the published network with its top as a
-            keras.Model. Its input is that of `build`. Its output is logits (not probabilities), a float32 array (batch,
-            classes). None if no classifier is published.
+            keras.Model. It has the same input as the model that `build` returns. Its output is logits (not
+            probabilities), a float32 array (batch, classes). None if no classifier is published.
         classifier_size: The only (height, width) in pixels that the published top accepts, if it flattens the feature
             map; None if it accepts any size.
         source: Where the method and the code come from (paper, repository).
@@ -211,7 +211,7 @@ class Architecture:
         require(not twice, self, "a layer must be in one stage only", twice)
 
     def describe(self) -> dict[str, Any]:
-        """Return name, parameters, source and licence, as run.json and the exported file record them."""
+        """Return the facts that run.json and the exported file record: name, parameters, source and licence."""
         return {
             "name": self.name,
             "parameters": self.parameters,
@@ -222,20 +222,21 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Describes an augmentation policy, which alters training pictures. zoo applies it to no other pictures.
+    """Describes an augmentation policy: a function that alters training pictures. It is not applied to other pictures.
 
     Args:
         name: The name that a user types ("light").
         summary: One line for `zoo list`.
         build: `build(**parameters)` returns a function `policy(images, labels, seeds)`, which returns (images, labels).
             images: float32 array (batch, height, width, channels) in 0..255.
-            labels: float32 array (batch, classes) in 0..1, which is 1 where a picture belongs to a class. Each row sums
-            to 1, unless pictures may have several labels or none (multi-label data).
+            labels: float32 array (batch, classes) in 0..1: 1 if the picture belongs to the class, else 0. A policy that
+            mixes pictures returns values in between. Each row sums to 1, unless pictures can have several labels or
+            none (multi-label data).
             seeds: uint64 array (batch,), one per picture, derived from the seed of the run, the epoch and the picture.
             The policy must return arrays of the same shapes, dtypes and ranges. All randomness must come from the
             seeds.
             `build` should raise ValueError if a parameter is out of its range.
-        parameters: The parameters of `build`, with their default values.
+        parameters: Maps the name of each parameter of `build` to its default value.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.
@@ -265,10 +266,10 @@ class Phase:
         name: The name of the phase in messages and in history.csv.
         train: What trains besides the head: "head" (nothing), "last:N" (the last N stages), "from:LAYER" (that layer
             and all layers after it), or "all".
-        depth: The number of stages that the network has in this phase, counted from the stem. None means all. A network
-            with fewer stages has its own head, which phases of the same depth share. "last:N" counts only the stages
-            that this network has.
-        epochs: The greatest number of passes over the training pictures. Early stopping may end the phase sooner.
+        depth: The number of stages that the network has in this phase, counted from the stem. None means all stages.
+            A network with fewer stages has a head of its own; phases with the same depth train the same head. "last:N"
+            counts only the stages that the network has in this phase.
+        epochs: The maximum number of passes over the training pictures. Early stopping may end the phase sooner.
         learning_rate: The highest learning rate of the phase.
         optimizer: "adam", "adamw", "sgd" (with momentum 0.9) or "rmsprop".
         lr_schedule: How the learning rate changes during the phase.
@@ -277,7 +278,7 @@ class Phase:
             then falls along a cosine to a hundredth.
             "one-cycle": it rises from a 25th of `learning_rate` to all of it over the first three tenths of the steps.
             It then falls along a cosine to a ten-thousandth. (Smith and Topin 2018, https://arxiv.org/abs/1708.07120,
-            but without their cycle of momentum.)
+            but without their cyclical momentum.)
         layer_decay: The factor, in (0, 1], by which the learning rate falls from one stage to the next toward the stem.
             1 trains all stages at the same rate. 0.5 halves the rate with every stage. The head and the last stage
             train at the full rate.
@@ -290,15 +291,15 @@ class Phase:
         views: K computes K augmented copies of each picture in advance and uses one per epoch, in turn. None augments
             every picture anew in every epoch.
         patience: The phase ends after this many epochs without a better validation loss. None never ends it early.
-        clip_norm: The greatest norm of the gradient of all weights together. A gradient with a greater norm is scaled
+        clip_norm: The maximum norm of the gradient of all weights together. A gradient with a greater norm is scaled
             down to this norm. None never scales gradients.
         ema: The momentum, in (0, 1), of an exponential moving average of the trained weights over the steps (Polyak and
-            Juditsky 1992). After each epoch, the averaged weights are validated and kept, not the trained ones. None
-            does not average.
-        skip_below_loss: The phase is skipped if the best validation loss so far is at most this value. The loss must
-            also be at most a quarter of the chance level (the loss of predicting the shares of the classes). With so
-            few errors left, the validation pictures cannot show whether the phase helps. None never skips the phase. A
-            phase is also never skipped if the losses are weighted by class, or if the phase before has another depth.
+            Juditsky 1992). After each epoch, the averaged weights are validated and kept, instead of the trained
+            weights. None does not average.
+        skip_below_loss: The phase is skipped if the best validation loss so far is at most this value, and at most a
+            quarter of the chance level (the loss of predicting the shares of the classes). With so few errors left, the
+            validation pictures cannot show whether the phase helps. None never skips the phase. A phase is never
+            skipped if the losses are weighted by class, or if the depth of the previous phase is different.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.
@@ -369,7 +370,7 @@ class Phase:
 
 
 def _accept_old_names(cls: type[Phase]) -> None:
-    """Make the old names of fields usable in the constructor of `Phase` and as its attributes.
+    """Make the old names of the fields of `Phase` usable as arguments of its constructor and as attributes.
 
     Each use causes a DeprecationWarning.
     """
@@ -401,7 +402,7 @@ _accept_old_names(Phase)
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Describes a training as a sequence of phases.
+    """Describes how a network is trained, as a sequence of phases.
 
     Args:
         name: The name that a user types ("fine-tune").

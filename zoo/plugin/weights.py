@@ -54,8 +54,8 @@ class Weights:
     have been trained at different input sizes.
 
     Args:
-        architecture: The name of the architecture, which another plugin may provide.
-        tag: Names the training of the weights ("imagenet1k").
+        architecture: The name of the architecture. The architecture can be one that another plugin provides.
+        tag: A name for how the weights were trained, such as the name of the dataset ("imagenet1k").
         url: The address of the file.
         filename: The name of the file in a mirror or cache. For a file that Keras publishes, it is the name in Keras's
             cache.

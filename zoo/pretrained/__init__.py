@@ -1,1 +1,1 @@
-"""Finds or downloads pretrained weights, checks them, and selects those that a run starts from."""
+"""Selects the weights that a run starts from, finds or downloads pretrained weights, and checks their hashes."""

@@ -36,8 +36,9 @@ class WeightsFile:
         path: The path of the file.
         place: Where the file was found: "mirror", "cache", "Keras's cache" or "download".
         entry: The published weights that the file contains.
-        wanted: The published weights whose input size fits best; the same as `entry` if they are available.
-        reason: Why `wanted` is not available; empty if it is.
+        wanted: The published weights whose input size is nearest to that of the pictures. The same as `entry` if they
+            are available.
+        reason: Why `wanted` is not available; empty if it is available.
         sha256: The sha256 of the file, in hex.
     """
 
@@ -84,13 +85,14 @@ def progress_label(entry: Weights | ClassIndex, what: str) -> str:
 
 
 def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
-    """Sort published weights by how near their input size is to a given size, the nearest first.
+    """Sort published weights by the distance of their input size from a given size, the nearest first.
 
-    Sizes are compared by the square root of their number of pixels. If two are equally near, the larger one is first.
+    The distance is the difference between the square roots of the numbers of pixels. If two distances are equal, the
+    weights with the larger input size come first.
 
     Args:
         entries: The published weights.
-        size: (height, width) in pixels.
+        size: The given size, (height, width) in pixels.
     """
     pixels = (size[0] * size[1]) ** 0.5
 
@@ -104,8 +106,8 @@ def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
 def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None) -> WeightsFile:
     """Find or download the weights whose input size fits a given size best.
 
-    If they are not available locally and cannot be downloaded, the next best weights that are available locally are
-    used.
+    If these weights are not available locally and cannot be downloaded, the next best weights that are available
+    locally are used.
 
     Args:
         entries: Published weights of one architecture and tag, at least one. They differ only in their input size.
@@ -169,7 +171,10 @@ def read_class_index(path: Path) -> list[str]:
 
 
 def mirror_problem() -> str:
-    """Say in a sentence what is wrong with the folder that ZOO_WEIGHTS_DIR names; "" if it may hold weights."""
+    """Return a sentence that says what is wrong with the mirror, or "" if it has weights files.
+
+    The result is also "" if the environment variable ZOO_WEIGHTS_DIR, which names the mirror, is not set.
+    """
     folder = files.mirror()
     if folder is None:
         return ""
@@ -183,7 +188,7 @@ def mirror_problem() -> str:
 
 
 def advice(entry: Weights | ClassIndex) -> str:
-    """Return a sentence for the user that says where to download a file by hand and in which folder to put it."""
+    """Return a sentence that tells the user where to download a file by hand, and into which folder to put it."""
     named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "
     return (
         f"Download {entry.url}\n"
@@ -266,8 +271,8 @@ def _recorded(path: Path) -> str | None:
 def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None) -> str:
     """Download a file with pooch into a temporary folder, check it, and move it to its final path.
 
-    The digest is recorded beside the file in the format of `sha256sum`. If no hash is published, later downloads must
-    have the recorded digest, because there is nothing else to compare with.
+    The digest is recorded beside the file in the format of `sha256sum`. If no hash is published, the digest of a later
+    download must equal the recorded one, because there is nothing else to compare with.
 
     Args:
         entry: Describes the file.
@@ -318,9 +323,9 @@ def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None
 
 
 def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
-    """Check that a downloaded file has the size and the format that are expected.
+    """Check that a downloaded file has the expected size and format.
 
-    A server can send another file with the status 200. The login page of a hotel's network is an example.
+    A server can send a different file with the status 200, such as the login page of a hotel's network.
 
     Raises:
         ValueError: The size differs from the published one, or the file is not valid HDF5 or JSON although its name
@@ -379,7 +384,7 @@ def _unreachable(url: str) -> str:
 
 
 def _brief(error: Exception) -> str:
-    """Return the innermost reason of a connection error, without the object addresses that urllib3 adds."""
+    """Return the innermost cause of a connection error as text, without the object addresses that urllib3 adds."""
     cause: BaseException = error
     while cause.args and isinstance(cause.args[0], BaseException):
         cause = cause.args[0]

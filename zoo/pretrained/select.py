@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,11 @@ from zoo.pretrained import fetch
 from zoo.reporter import Reporter
 
 RANDOM_SCHEDULE = "scratch"
+# With these endings, what a user gives as weights is the path of a file, although the file may not exist.
+FILE_SUFFIXES = (
+    *(".h5", ".hdf5", ".keras", ".npz", ".npy", ".onnx", ".pb", ".pt", ".pth", ".bin", ".safetensors", ".tflite"),
+    *(".ckpt", ".zip", ".jpg", ".jpeg", ".png", ".csv", ".json", ".txt"),
+)
 # How messages name the places of `zoo.pretrained.fetch`.
 PLACES = {
     "mirror": "from the folder that ZOO_WEIGHTS_DIR names",
@@ -31,14 +35,12 @@ class StartingWeights:
     """The weights that training starts from.
 
     Args:
-        file: A published file, the path of the user's own file, or None for random values.
+        file: A published file, the path of the user's own file, or None for random weights.
         record: The description of the weights in run.json and in the exported file.
-        missing: Why there are no pretrained weights though the user might expect some; empty otherwise.
-        wanted: The published entry that was chosen but is not available, if any.
-        other: Published weights for another picture size that could be used instead, if any.
         architecture: The name of the architecture, for messages.
-        missing: Why there are no pretrained weights, if the user might expect them; else empty.
+        missing: Why there are no pretrained weights, if the user might expect them; otherwise empty.
         wanted: The published weights that were chosen but are not available; None if there are none.
+        other: Published weights for another picture size that could replace `wanted`; None if there are none.
     """
 
     file: fetch.WeightsFile | Path | None
@@ -55,27 +57,32 @@ class StartingWeights:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """The (height, width) in pixels at which published weights were trained; None for other weights."""
+        """The (height, width) in pixels at which published weights were trained. None for other weights."""
         return self.file.entry.input_size if isinstance(self.file, fetch.WeightsFile) else None
 
-    def report(self, reporter: Reporter) -> None:
+    def report(self, reporter: Reporter, schedule: str | None = None) -> None:
         """Report which pretrained weights are used.
 
-        If the user might expect pretrained weights but there are none, report why, and how to get them.
+        If there are none but the user might expect them, report the reason, and how to get pretrained weights.
+
+        Args:
+            reporter: Receives the report.
+            schedule: The schedule that the user requested. None means that zoo chooses one.
         """
         if isinstance(self.file, fetch.WeightsFile):
             say(self.file, reporter)
         elif self.file is not None:
             reporter.say(f"Weights: {self.file}")
         elif self.missing:
-            reporter.block("NO PRETRAINED WEIGHTS", self._advice())
+            reporter.block("NO PRETRAINED WEIGHTS", self._advice(schedule))
 
-    def _advice(self) -> str:
+    def _advice(self, schedule: str | None) -> str:
         text = (
             f"{self.architecture} starts from RANDOM weights, because {self.missing}.\n"
-            f"It will need more pictures and epochs; unless --schedule names another, the schedule is "
-            f"{RANDOM_SCHEDULE!r}."
+            "It will need more pictures and epochs than with pretrained weights."
         )
+        if schedule is None:
+            text += f" The schedule is {RANDOM_SCHEDULE!r}."
         if self.wanted:
             advice = fetch.advice(self.wanted)
             text += f"\nTo start from pretrained weights: {advice[0].lower()}{advice[1:]}, "
@@ -89,7 +96,7 @@ class StartingWeights:
 def starts_random(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> bool:
     """Return whether a run will start from random weights, as far as that is known before any download.
 
-    With "auto", `choose` may still return random weights although this function returned False: the download may fail.
+    With "auto", a download may fail later. `choose` then returns random weights although this function returned False.
 
     Args:
         architecture: The architecture of the network.
@@ -125,7 +132,8 @@ def choose(
         architecture: The architecture of the network.
         tag: The tag that the user typed after the architecture's name, or None.
         requested: The value of --weights: "auto", "none", a tag, or a path.
-        size: (height, width) in pixels of the pictures. None prefers the weights that the plugin lists first.
+        size: The (height, width) in pixels of the pictures. None means the input size of the first weights that the
+            plugin lists.
         registry: The loaded plugins.
         reporter: Receives the progress of a download.
 
@@ -134,7 +142,7 @@ def choose(
 
     Raises:
         WeightsUnavailable: The user asked for weights by tag or path, and they are not available.
-        WeightsIncompatible: The user's file does not hold weights.
+        WeightsIncompatible: The user's file cannot hold weights; see `_holds_weights`.
         UsageError: The tag and the value of --weights contradict each other.
         UnknownName: The architecture has no weights with this tag.
         DuplicateName: Two plugins provide these weights.
@@ -173,14 +181,18 @@ def _random(architecture: Architecture, reason: str, *, missing: str = "") -> St
 
 
 def _random_record(reason: str) -> dict[str, Any]:
-    """Return what run.json and the exported file record of random weights."""
+    """Return the description of random weights for run.json and the exported file.
+
+    Args:
+        reason: Why the weights are random.
+    """
     return {"random": True, "id": None, "reason": reason}
 
 
 def _entries(architecture: Architecture, tag: str | None, requested: str, registry: Registry) -> list[Weights]:
     """Return the published backbone weights (files without the top) that the tag or the value of --weights selects.
 
-    If neither of them names a tag, the weights with the first tag that the plugins list are returned.
+    If neither of them names a tag, the tag of the first weights that the plugins list is used.
 
     Returns:
         The entries; they differ only in their input size. The list is empty if no plugin lists weights.
@@ -197,24 +209,27 @@ def _entries(architecture: Architecture, tag: str | None, requested: str, regist
 def first_tag(entries: list[Weights]) -> list[Weights]:
     """Return the entries that have the same tag as the first entry.
 
-    If the user names an architecture without a tag, these are used.
+    These entries are used if the user names an architecture without a tag.
     """
     return [entry for entry in entries if entry.tag == entries[0].tag]
 
 
 def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
-    """Report which published weights are used, and whether they were trained at another resolution."""
+    """Report which published weights are used. Warn if they are not the ones that fit the picture size best."""
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, {PLACES[found.place]})")
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
         reporter.warn(
-            f"the weights trained at {height}x{width} are not available ({found.reason}); those trained at "
+            f"the weights trained at {height}x{width} are not available; those trained at "
             f"{found.entry.input_size[0]}x{found.entry.input_size[1]} are used."
         )
 
 
 def describe(found: fetch.WeightsFile) -> dict[str, Any]:
-    """Return the description of published weights that run.json and the exported file hold."""
+    """Describe published weights in a dictionary that run.json and the exported file store.
+
+    If these are not the weights that fit the picture size best, the entry `reason` says why.
+    """
     entry = found.entry
     return {
         "random": False,
@@ -226,22 +241,23 @@ def describe(found: fetch.WeightsFile) -> dict[str, Any]:
         "wanted_input_size": list(found.wanted.input_size),
         "licence": entry.licence,
         "source": entry.source,
+        **({"reason": found.reason} if found.reason else {}),
     }
 
 
 def _is_path(text: str) -> bool:
-    # A misspelled file name such as cat.jpg is not a tag. Tags may have versions, such as v1.0.
-    return "/" in text or "\\" in text or bool(re.search(r"\.[A-Za-z]\w*$", text)) or Path(text).is_file()
+    # A misspelled file name such as cat.jpg is not a tag.
+    return "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES) or Path(text).is_file()
 
 
 def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weights]) -> StartingWeights:
-    """Return the user's own file as starting weights. It is checked here, before Keras starts.
+    """Check the user's own file, and return it as starting weights. This happens before Keras starts.
 
     Args:
         architecture: The architecture of the network.
         requested: The path of the file.
         layouts: The weights that plugins list for the architecture. If one of them has a `load` function, the content
-            of the file is not checked here, because only that function knows its format. A .keras file is always
+            of the file is not checked here, because only this function knows its format. A .keras file is always
             checked, because no `load` function reads such files.
 
     Raises:

@@ -77,7 +77,7 @@ def preview(
     policy, parameters = parse(text, registry)
     source = sources.open_source(data, fewest_classes=1)
     output = output or Path(f"augment-{policy.name}.png")
-    files.check_writable(output.parent)
+    files.check_writable(output.parent, "--output FILE.png")
     spec = ImageSpec(size=size or source.size or SIZE, channels=3)
     rows, decoded = _decode(source, spec, pictures, seed, reporter)
     labels = multi_hot([source.pictures[row] for row in rows], len(source.classes))
@@ -97,6 +97,8 @@ def _decode(
     source: sources.Source, spec: ImageSpec, count: int, seed: int, reporter: Reporter
 ) -> tuple[list[int], np.ndarray]:
     """Decode training pictures, taken from each class in turn, until `count` of them are decoded.
+
+    Pictures that cannot be read are skipped, with a warning.
 
     Returns:
         Indices of the pictures, and a uint8 array (pictures, height, width, channels), values 0..255.
@@ -180,7 +182,7 @@ def _label(shares: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Cut a text so that it is at most `width` pixels wide, and end it with "…" if it was cut."""
+    """Shorten a string to at most `width` pixels. A shortened string ends with "…"."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

@@ -3,9 +3,10 @@
 Dots show the measured values. The lines are exponentially smoothed, as in the plots of F. Chollet, "Deep Learning with
 Python" (1st edition, section 5.3), with two differences:
 
-- The book starts the mean with the first value. With a factor of 0.8, that value then counts five times as much as any
-  other. Here the mean starts at 0 and is divided by the sum of the weights so far. Every value therefore enters with
-  the same weight. Adam corrects its moments in the same way (https://arxiv.org/abs/1412.6980, section 3).
+- The book starts the mean with the first value. With a factor of 0.8, the first value enters with the weight 1, and
+  every later value with the weight 0.2. Here the mean starts at 0 and is divided by the sum of the weights so far.
+  Every value therefore enters with the same weight. Adam corrects its moments in the same way
+  (https://arxiv.org/abs/1412.6980, section 3).
 - The mean restarts in each phase. A new phase can train different layers, at a different learning rate. It starts
   from the best weights so far. The metrics may therefore jump. Without a restart, the line would show the jump as a
   slow drift.
@@ -34,8 +35,8 @@ SMOOTH = 0.8
 PANELS = ("accuracy", "loss")
 COLUMNS = ("accuracy", "val_accuracy", "loss", "val_loss")
 
-# People with any kind of colour vision can distinguish Okabe and Ito's colours (https://jfly.uni-koeln.de/color/).
-# Their yellow is missing, because it is hard to see on white. When all colours are in use, runs differ by the markers
+# People with any kind of color vision can distinguish Okabe and Ito's colors (https://jfly.uni-koeln.de/color/).
+# Their yellow is missing, because it is hard to see on white. When all colors are in use, runs differ by the markers
 # on their lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SHAPES = ("", "s", "^", "D")
@@ -54,11 +55,11 @@ class Curves:
 
     Args:
         name: The name of the run in the drawing.
-        epochs: The number of each epoch, ascending.
+        epochs: The number of each epoch, in ascending order.
         phases: (name, number of epochs) of each phase, in order. The numbers add up to the number of all epochs.
         values: Maps each column to one number per epoch, NaN if there is none. The columns are accuracy and
             val_accuracy, in 0..1, and loss and val_loss.
-        best_epoch: The epoch whose weights were kept. None if this is not known.
+        best_epoch: The number of the epoch whose weights were kept. None if this is not known.
     """
 
     name: str
@@ -141,10 +142,10 @@ def of_run(run: runs.Run, record: runs.RunRecord, name: str) -> Curves:
 
 
 def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
-    """Draw one or more runs and write the PNG. An existing file is replaced in one step.
+    """Draw the curves of one or more runs and write them to a PNG file. An existing file is replaced in one step.
 
     Args:
-        curves: One or more runs.
+        curves: The metrics of one or more runs.
         path: The path of the PNG.
         factor: The smoothing factor; see `smooth`.
 
@@ -157,18 +158,18 @@ def draw(curves: Sequence[Curves], path: Path, factor: float = SMOOTH) -> None:
 
 
 def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
-    """Draw two panels over the epochs: accuracy above, loss below.
+    """Draw one or more runs in two panels. The upper one shows the accuracy of each epoch, the lower one the loss.
 
     Training lines are dashed and validation lines are solid. A ring marks the epoch whose weights were kept. For one
-    run, training and validation have different colours, and phases are named and separated by lines. For several runs,
-    each run has its own colour, and phases are not shown.
+    run, training and validation have different colors, and phases are named and separated by lines. For several runs,
+    each run has its own combination of color and marker, and phases are not shown.
 
     Args:
-        curves: One or more runs.
+        curves: The metrics of one or more runs.
         factor: The smoothing factor; see `smooth`.
 
     Returns:
-        A matplotlib figure with two axes, which is not shown in a window.
+        A matplotlib figure with two axes. It is not shown in a window.
     """
     # pyplot would keep every figure in memory and look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -206,11 +207,11 @@ def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
 
 
 def _draw_run(panel: Axes, run: Curves, metric: str, factor: float, number: int | None, dot: float) -> None:
-    """Draw one run into one panel.
+    """Draw the training and validation curves of one run into one panel.
 
     Args:
         panel: The axes to draw into.
-        run: The run.
+        run: The metrics of the run.
         metric: "accuracy" or "loss".
         factor: The smoothing factor; see `smooth`.
         number: The index of the run among several runs. None if it is the only one.
@@ -252,11 +253,12 @@ def _draw_run(panel: Axes, run: Curves, metric: str, factor: float, number: int 
 
 
 def _look(number: int | None, training: bool) -> tuple[str, str]:
-    """Return the colour and the marker of a line, in matplotlib's notation.
+    """Return the color and the marker of a line, in matplotlib's notation.
 
     Args:
         number: The index of the run among several runs. None if it is the only one.
-        training: Whether the line shows training. The colour depends on this only if there is one run.
+        training: True for a training line, False for a validation line. This affects the color only if there is one
+            run.
     """
     if number is None:
         return (TRAINING if training else VALIDATION), ""
@@ -264,16 +266,16 @@ def _look(number: int | None, training: bool) -> tuple[str, str]:
 
 
 def _ring(colour: str) -> dict[str, Any]:
-    """Return the style of the ring around the epoch whose weights were kept, as arguments of `Axes.plot`."""
+    """Return the style of the ring around the epoch whose weights were kept, as keyword arguments of `Axes.plot`."""
     style = {"linestyle": "none", "marker": "o", "markersize": 12, "markerfacecolor": "none"}
     return {**style, "markeredgecolor": colour, "markeredgewidth": 1.8, "zorder": 5, "clip_on": False}
 
 
 def _is_skewed(losses: Sequence[float]) -> bool:
-    """Return whether the loss axis must be logarithmic.
+    """Return whether the loss axis should be logarithmic.
 
-    It must be if all losses are positive and the greatest is more than 20 times the median. On a linear axis, half of
-    the curve would then lie on the bottom line.
+    This is the case if all losses are positive and the greatest loss is more than 20 times the median. On a linear
+    axis, half of the losses would then lie near the bottom.
     """
     return bool(losses) and min(losses) > 0 and max(losses) > SKEWED * sorted(losses)[len(losses) // 2]
 
@@ -288,7 +290,14 @@ def _legend_shape(curves: Sequence[Curves]) -> tuple[int, int]:
 
 
 def _add_legend(drawn: Figure, curves: Sequence[Curves], columns: int, dot: float) -> None:
-    """Add the legend below the panels, where it hides nothing."""
+    """Add the legend below the panels, so that it does not hide any lines.
+
+    Args:
+        drawn: The figure.
+        curves: The runs in the figure.
+        columns: The number of columns of the legend.
+        dot: The diameter of the dots, in points.
+    """
     from matplotlib.lines import Line2D
 
     handles = []
@@ -357,7 +366,7 @@ def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
 
 
 def _overlapping(labels: Sequence[Any], gap: float) -> list[Any]:
-    """Return the labels to remove, so that at least `gap` pixels are free between the others.
+    """Return the labels to remove, so that at least `gap` pixels are free between the remaining labels.
 
     The labels are checked from left to right. A label is returned if it starts less than `gap` pixels after the end of
     the last label that is not returned.
@@ -386,8 +395,8 @@ def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, f
 
     Raises:
         UsageError: A run does not exist or has not finished training. `output` does not end in .png. `factor` is out of
-            range. There are more runs than colours and markers. `output` is None, there are several runs, and the
-            current folder is a run folder, whose curves.png would be replaced.
+            range. There are more runs than combinations of color and marker. `output` is None, there are several runs,
+            and the current folder is a run folder, whose curves.png would be replaced.
         RunError: A run folder is damaged, or its schema is not known.
         WriteError: The PNG cannot be written.
     """
@@ -417,9 +426,9 @@ def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, f
 def names(found: Sequence[tuple[runs.Run, runs.RunRecord]]) -> list[str]:
     """Return a name for each run, as short as possible and different for all runs.
 
-    The names are the architectures if these differ. Otherwise, the augmentation is added to each name. If two names are
-    still equal, or a name is longer than 90 characters, the names are the ids of the runs. Copies of a run have equal
-    ids, so the ids are then numbered. A single run is always named by its id.
+    The runs are named by their architectures. If two names are equal, or a name is longer than 90 characters, the
+    augmentation is added to each name. If that is not enough, the runs are named by their ids. If two ids are equal,
+    because a run was copied, all ids are numbered. A single run is always named by its id.
     """
     if len(found) == 1:
         return [found[0][0].id]

@@ -1,7 +1,7 @@
 """Renders report.html, the report page of a run.
 
 The page shows curves.png, which is in the same folder, and loads nothing else. All numbers come from run.json,
-metrics.json and history.csv. This module computes none.
+metrics.json and history.csv. This module does not compute any numbers.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def format_cell(column: str, value: Any) -> str:
     """Format one value of history.csv for the page.
 
     Args:
-        column: The column of history.csv ("val_loss").
-        value: The value, as a number or as the text in the file.
+        column: The column of history.csv, such as "val_loss".
+        value: The value, as a number or as a string from the file.
 
     Returns:
         A learning rate with 3 significant digits, a loss or an accuracy with 4 decimals, or seconds with 1 decimal. An

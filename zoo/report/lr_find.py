@@ -21,8 +21,8 @@ class Panel:
 
     Args:
         phase: The name of the phase.
-        rates: The learning rates of the test, ascending.
-        changes: For each learning rate, the loss at that rate minus the loss before the test.
+        rates: The learning rates of the test, in ascending order.
+        changes: For each learning rate, the loss at that rate minus the loss before the test, smoothed over the rates.
         scheduled: The learning rate that the schedule has for this phase.
         suggested: The learning rate that the test suggests. None if it suggests none.
         note: Why the test suggests this learning rate, or why it suggests none.
@@ -37,7 +37,7 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
-    """Draw range tests and write the PNG. An existing file is replaced in one step.
+    """Draw the results of range tests and write them to a PNG file. An existing file is replaced in one step.
 
     Args:
         panels: The range tests, one per phase, in order.

@@ -90,7 +90,7 @@ def make_batches(
     first_epoch: int = 0,
     shuffle: bool = False,
 ) -> keras.utils.PyDataset:
-    """Make the batches of a set of pictures.
+    """Return a Keras dataset that reads the given pictures in batches.
 
     Args:
         read: A function of (epoch, indices of pictures). It returns the inputs and targets of a batch.
@@ -99,14 +99,14 @@ def make_batches(
         single_unit: See `Batching`.
         class_weights: See `Batching`.
         seed: The seed of the run, which decides the order of shuffled pictures.
-        first_epoch: Number of the first epoch, counted from 0 over the whole run.
+        first_epoch: The number of the first epoch, counted from 0 over the whole run.
         shuffle: True shuffles the pictures again in every epoch. False keeps the order of `rows`.
 
     Returns:
         A Keras dataset of batches (inputs, targets). The inputs are as `read` returns them, but a list becomes a tuple.
         Targets are float32 (batch, classes), or (batch, 1) for a single unit. If there are class weights, each batch
-        has a third item, the weights of its pictures, float32 (batch,).
-        The attribute `failed` of the dataset is the error that `read` raised, or None.
+        has a third item: the weights of its pictures, float32 (batch,). The attribute `failed` of the dataset is the
+        error that `read` raised, or None.
     """
     base: Any = backend.start().utils.PyDataset
 
@@ -158,7 +158,7 @@ class PhaseInputs:
 
     Args:
         trained_part: The model that computes the logits from the inputs of a batch. If it is the whole network, the
-            inputs are pictures. If it is the part above the cut, they are outputs of the frozen part.
+            inputs are pictures. If it is the part above the cut, the inputs are outputs of the frozen part.
         train: Reads a training batch. Its pictures are augmented if the phase augments.
         validation: Reads a batch of unaltered pictures, or of the outputs of the frozen part for unaltered pictures.
         kept: Two flags. The first says whether `train` reads from the feature cache, the second whether `validation`

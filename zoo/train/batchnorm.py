@@ -25,17 +25,17 @@ INITIAL_ALLOWED = 0.01
 
 
 class BatchNormRecalibration:
-    """Measures the running averages of the BatchNorm layers again if they are out of date.
+    """Measures the running averages of the BatchNorm layers again if these averages are out of date.
 
     The averages are out of date in either of two cases:
 
-    - The phase has so few steps up to its best epoch that the values from before the phase still make up more than 1 %
-      of the averages.
-    - The accuracy on training pictures is lower with the averages than in training mode, by more than 0.1. Training
+    - The phase has few steps up to its best epoch. The values from before the phase therefore still make up more than a
+      hundredth of the averages.
+    - The accuracy on training pictures with the averages is more than 0.1 below the accuracy in training mode. Training
       mode uses the statistics of each batch instead of the averages.
 
     In both cases, new averages are measured: the means of the batch statistics over up to 512 training pictures. In the
-    first case, the new averages are always kept. In the second case, they are kept if they improve the validation loss
+    first case, the new averages are always kept. In the second case, they are kept if they improve the validation loss,
     or the accuracy on these training pictures.
 
     Args:
@@ -65,9 +65,10 @@ class BatchNormRecalibration:
         self._validation = make_batches(inputs.validation, data.val, **vars(batching))
 
     def recalibrate(self, steps: int, train_accuracy: float, best: BestWeights, phase: Phase) -> list[str]:
-        """Measure the running averages again after a phase, if they are out of date.
+        """Measure the running averages of the BatchNorm layers again after a phase, if these averages are out of date.
 
-        Before and after this call, the network has the weights that `best` holds.
+        The network must have the weights that `best` holds. After this call, the network has the weights that `best`
+        then holds.
 
         Args:
             steps: The number of training steps of the phase up to the end of its best epoch.
@@ -124,7 +125,7 @@ class BatchNormRecalibration:
         return self._trained_part.evaluate(batches, verbose=0, return_dict=True)
 
     def _measure(self, layers: list[keras.layers.BatchNormalization]) -> None:
-        """Replace the running averages of the given layers by the means of the batch statistics over the sample."""
+        """Replace the running averages of the given layers by the means of the batch statistics over `self._sample`."""
         keras = backend.start()
         momenta = [layer.momentum for layer in layers]
         for index in range(len(self._sample)):

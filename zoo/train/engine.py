@@ -72,7 +72,7 @@ class TrainResult:
         phases: For each phase, its settings, the layers that it trained, its duration in seconds, and the reason if it
             was skipped.
         best_epoch: The number of the epoch whose weights the network has after training, counted over the run, from 1.
-        warnings: The warnings that were reported during training, one text each.
+        warnings: The warnings that were reported during training, one string each.
         cache_stats: What the feature cache computed and read, see `zoo.train.frozen.stats.CacheStats.to_json`.
     """
 
@@ -93,8 +93,8 @@ def train(
     """Train a network in place.
 
     The network ends with the weights of the epoch that has the lowest validation loss. If `config.keep_best` is False,
-    it ends with the weights of the last epoch. If phases have different depths, only the epochs after the last change
-    of depth count, because losses of networks of different depths cannot be compared.
+    it ends with the weights of the last epoch. If phases have different depths, the best epoch is one of
+    those after the last change of depth. Losses of networks of different depths cannot be compared.
 
     Args:
         network: The network with all stages; its weights change.
@@ -146,8 +146,8 @@ def lr_find(
         One result per phase.
 
     Raises:
-        TrainingError: The loss is not finite before a test or while a phase trains, or pictures or features cannot be
-            read, or views do not fit on the disk.
+        TrainingError: The loss is not finite, either before a test or while a phase trains. Pictures or features cannot
+            be read, or views do not fit on the disk.
         UsageError: A phase asks for more stages than the network has.
         UnknownName: A phase names a layer that the network does not have.
     """
@@ -171,10 +171,10 @@ class _ActivePhase:
         phase: The phase.
         network: The network of the phase.
         trainable: The layers that the phase trains.
-        inputs: The part of the network that the phase trains, and the functions that read its batches.
+        inputs: The part of the network that the phase trains, and functions that read batches for this part.
         batches: Training batches.
         validation: Validation batches.
-        started: The start of the phase in seconds, as `time.perf_counter` returned it.
+        started: The value of `time.perf_counter` at the start of the phase, in seconds.
     """
 
     phase: Phase
@@ -223,9 +223,9 @@ class _Trainer:
     def needs(self, index: int) -> bool:
         """Return whether a phase must be trained. If not, record and report that it is skipped.
 
-        A phase is skipped if the best validation loss so far is at most its `skip_below_loss`, and at most a quarter of
-        the chance level. Three kinds of phases are never skipped: a phase without `skip_below_loss`, any phase of a run
-        with class weights, and a phase whose network has another depth than that of the previous phase.
+        A phase is skipped if the best validation loss so far is at most both the phase's `skip_below_loss` and a
+        quarter of the chance level. A phase is never skipped if it has no `skip_below_loss`, or if the run has class
+        weights. It is also never skipped if its network and the network of the previous phase have different depths.
         """
         phase, best = self._phases[index], self._best
         # Class weights make losses smaller too, so a weighted loss cannot be compared with these limits.
@@ -275,7 +275,7 @@ class _Trainer:
             yield _ActivePhase(phase, network, trainable, inputs, batches, validation, started)
 
     def _extras(self, phase: Phase) -> str:
-        """Describe the optional settings of a phase for the message that announces it; empty if there are none."""
+        """Return the part of a phase's message that describes its optional settings; empty if there are none."""
         extras = []
         if phase.clip_norm is not None:
             extras.append(f"gradients clipped to a norm of {phase.clip_norm:g}")

@@ -62,11 +62,11 @@ def fit(
     """Train a compiled model for the epochs of one phase.
 
     Args:
-        trained_part: The compiled model that trains: `network`, or its part above the cut.
+        trained_part: The compiled model to train: `network`, or its part above the cut.
         network: The network up to the logits. It shares its variables with `trained_part`.
         batches: Training batches.
         validation: Validation batches.
-        phase: The phase.
+        phase: The phase to train.
         history: The rows of all epochs so far, see `zoo.train.engine.TrainResult`. New rows are appended.
         best: Holds the best weights so far. `BestWeights.offer` is called after every epoch.
         reporter: Receives progress messages.
@@ -75,8 +75,8 @@ def fit(
         The number of epochs that ran. Early stopping can make it smaller than `phase.epochs`.
 
     Raises:
-        TrainingError: The training loss is not finite, no epoch so far has a finite validation loss, pictures or
-            features cannot be read any more, or views do not fit on the disk.
+        TrainingError: The training loss is not finite, or no epoch so far has a finite validation loss. Pictures or
+            features can no longer be read, or views do not fit on the disk.
     """
     keras = backend.start()
     first = len(history)
@@ -99,8 +99,8 @@ class _EpochLog:
     """Records the epochs of one phase, shows progress, keeps the best weights, and stops the phase early.
 
     Attributes:
-        bars: An exit stack that holds the open progress bar, which hides the terminal's cursor. It is closed after
-            every epoch, and also if an epoch is interrupted.
+        bars: An exit stack that holds the open progress bar. The stack is closed after every epoch, even after an
+            interrupted one, because an open bar hides the terminal's cursor.
     """
 
     def __init__(
@@ -165,9 +165,8 @@ class _EpochLog:
             self._lowest_loss, self._lowest_epoch = row["val_loss"], row["epoch"]
         since = row["epoch"] - self._lowest_epoch
         if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
-            self._reporter.say(
-                f"  the phase ends early: the validation loss has not improved for {phase.patience} epochs"
-            )
+            epochs = "1 epoch" if phase.patience == 1 else f"{phase.patience} epochs"
+            self._reporter.say(f"  the phase ends early: the validation loss has not improved for {epochs}")
             self._trained_part.stop_training = True
 
     def _row(self, epoch: int, logs: dict[str, float]) -> dict[str, Any]:
@@ -273,9 +272,9 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
         return base(rate, **options)
 
     class Scaled(base):
-        """The phase's optimizer, but with the learning rate of each variable multiplied by the variable's factor.
+        """Works like the phase's optimizer, but multiplies the learning rate of each variable by its factor.
 
-        Multiplying the gradients would have no effect with Adam, because Adam normalizes gradients.
+        Multiplying the gradients instead would have no effect with Adam, because Adam normalizes gradients.
         """
 
         def update_step(self, gradient, variable, learning_rate):
@@ -286,7 +285,7 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
 
 
 def _jit() -> bool | str:
-    """Return the value of Keras's `jit_compile`: False for TensorFlow on a CPU, otherwise "auto".
+    """Return the value to pass to Keras as `jit_compile`: False for TensorFlow on a CPU, otherwise "auto".
 
     On a CPU, XLA is 2 to 30 times slower than TensorFlow's own kernels.
     """
@@ -335,8 +334,8 @@ def compile_for(
         trained_part: A model that ends in the logits: a network, or its part above the cut.
         phase: Defines the optimizer and the learning rate.
         steps: Training steps per epoch.
-        lr_multipliers: Path of each trainable variable -> factor on its learning rate. The factors are used only if
-            the phase's `layer_decay` is not 1.
+        lr_multipliers: Maps the path of each trainable variable to the factor on its learning rate. The factors are
+            used only if the phase's `layer_decay` is not 1.
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
         label_smoothing: The fraction of every target that is spread evenly over all classes, in [0, 1).
     """

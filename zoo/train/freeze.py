@@ -28,7 +28,7 @@ class TrainableLayers:
         layers: Names of the layers with trainable weights, input first.
         parameters: The number of trainable parameters in these layers.
         total: The number of all parameters of the network.
-        lr_multipliers: Path of each trainable variable -> factor on its learning rate.
+        lr_multipliers: Maps the path of each trainable variable to the factor on its learning rate.
     """
 
     layers: tuple[str, ...]
@@ -82,11 +82,11 @@ def check_stages(architecture: Architecture, train: str) -> None:
 
 @dataclass(frozen=True)
 class LayerDefaults:
-    """The dropout rates and BatchNorm momenta of a network before the first phase. Phases change them.
+    """The dropout rates and BatchNorm momenta of a network before training. Phases change these values.
 
     Args:
-        dropout: Name of each dropout layer -> its rate.
-        momentum: Name of each BatchNorm layer -> the momentum of its statistics.
+        dropout: Maps the name of each dropout layer to its rate.
+        momentum: Maps the name of each BatchNorm layer to the momentum of its statistics.
     """
 
     dropout: dict[str, float]
@@ -94,7 +94,7 @@ class LayerDefaults:
 
 
 def layer_defaults(model: keras.Model) -> LayerDefaults:
-    """Read the dropout rates and BatchNorm momenta of a model, before a phase changes them."""
+    """Read the dropout rates and BatchNorm momenta of a model. Call this before the first phase, which changes them."""
     layers = backend.start().layers
     return LayerDefaults(
         {layer.name: layer.rate for layer in model.layers if isinstance(layer, layers.Dropout)},
@@ -111,12 +111,14 @@ def restore_dropout(model: keras.Model, defaults: LayerDefaults) -> None:
 def set_trainable(network: Network, phase: Phase, defaults: LayerDefaults) -> TrainableLayers:
     """Set which layers of a network train in a phase. The network must be compiled again before it trains.
 
-    This also sets the rate of each frozen dropout layer to 0, and the momentum of each BatchNorm layer that trains.
+    This also sets the rate of each dropout layer: 0 if the layer is frozen, otherwise the original rate. Each BatchNorm
+    layer of the backbone that trains gets the phase's `batch_norm_momentum`, or its original momentum if
+    `batch_norm_momentum` is None.
 
     Args:
         network: The network. All layers outside its backbone belong to the head, and always train.
         phase: Defines which layers of the backbone train.
-        defaults: The result of `layer_defaults` before the first phase.
+        defaults: The result of `layer_defaults`, called before the first phase.
 
     Returns:
         The layers, parameters and learning-rate factors of the phase.

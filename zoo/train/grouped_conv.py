@@ -1,10 +1,10 @@
 """Makes grouped convolutions train faster on a CPU.
 
-TensorFlow has no gradient of a grouped convolution on a CPU. Keras therefore compiles it with XLA, into loops that take
-a minute per training step of ResNeXt50. This module replaces each grouped convolution by several ordinary convolutions.
-Each of them computes a few neighboring groups at once. Its kernel holds the weights of these groups, and zeros wherever
-an input channel and a filter belong to different groups. The result is the same, and TensorFlow's own kernels compute
-it in seconds.
+TensorFlow has no gradient of a grouped convolution on a CPU. Keras therefore compiles such convolutions with XLA, into
+loops that take a minute per training step of ResNeXt50. This module replaces each grouped convolution by several
+ordinary convolutions. Each of them computes a few neighboring groups at once. Its kernel holds the weights of these
+groups, and zeros wherever an input channel and a filter belong to different groups. The result is the same, and
+TensorFlow's own kernels compute it in seconds.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CHANNELS = 16
 
 @contextlib.contextmanager
 def cut(model: keras.Model) -> Iterator[None]:
-    """Split the grouped convolutions of a model inside this context, if TensorFlow computes on a CPU.
+    """Compute each grouped convolution of a model as several ordinary convolutions inside this context.
 
-    Keras must trace the model's functions inside the context. The weights do not change, and the layers are restored at
-    the end.
+    Nothing changes unless TensorFlow computes on a CPU. Only functions that Keras traces inside the context, such as
+    the training step, compute in this way. The weights do not change, and the layers are restored at the end.
     """
     layers = _grouped(model) if backend.runs_on_tensorflow() and not backend.has_accelerator() else []
     for layer in layers:
@@ -45,7 +45,7 @@ def cut(model: keras.Model) -> Iterator[None]:
 def whole(model: keras.Model) -> Iterator[None]:
     """Undo the effect of `cut` inside this context.
 
-    A graph that is converted in this context keeps its grouped convolutions as they are.
+    An ONNX graph that is made inside this context contains the grouped convolutions themselves.
     """
     layers = {layer: vars(layer).pop("convolution_op") for layer in _cut_layers(model)}
     try:
@@ -82,11 +82,12 @@ def _convolve(layer: keras.layers.Conv2D, inputs, kernel):
 
     Args:
         layer: The grouped convolution.
-        inputs: A tensor (batch, height, width, channels).
-        kernel: A tensor (height, width, channels / groups, filters).
+        inputs: The input of the layer, a tensor (batch, height, width, channels).
+        kernel: The weights, a tensor (kernel height, kernel width, channels / groups, filters).
 
     Returns:
-        A tensor (batch, height, width, filters), whose height and width depend on strides and padding.
+        A tensor (batch, height, width, filters). Its height and width depend on the layer's strides, padding and
+        dilation.
     """
     import numpy as np
     from keras import ops

@@ -40,8 +40,8 @@ class TrainingData:
 def class_weights(data: TrainingData) -> np.ndarray:
     """Return class weights that give all classes the same total weight in the loss.
 
-    The weight of a class is pictures / (classes * pictures of the class), counted over the training pictures. The mean
-    over the training pictures is 1 if each picture has one class.
+    The weight of a class is pictures / (classes * pictures of the class), counted over the training pictures. If each
+    picture has one class, the mean weight of a training picture is 1.
 
     This is the "balanced" rule of scikit-learn's `compute_class_weight`, after King and Zeng 2001, "Logistic Regression
     in Rare Events Data".
@@ -54,7 +54,7 @@ def class_weights(data: TrainingData) -> np.ndarray:
 
 
 def chance_loss(data: TrainingData) -> float:
-    """Return the chance level: the loss of always predicting the shares of the classes.
+    """Return the chance level: the loss of a network that always predicts each class's share of the training pictures.
 
     It is the mean cross-entropy per training picture, in nats. For multilabel tasks, it is the mean binary
     cross-entropy per class.
@@ -112,10 +112,10 @@ class InputPipeline:
             self._cuts = [None] * len(cuts)
 
     def for_phase(self, index: int) -> PhaseInputs:
-        """Return the inputs of a phase. `zoo.train.freeze.set_trainable` must have set its layers before.
+        """Return the inputs of a phase. Call `plan` and, for this phase, `zoo.train.freeze.set_trainable` first.
 
         Args:
-            index: The number of the phase, from 0.
+            index: The index of the phase, counted from 0.
         """
         phase, logits_model, data = self._phases[index], self._networks[index].logits_model, self._data
         unaltered = plain(data.array, data.targets)
@@ -159,14 +159,15 @@ class InputPipeline:
         return "online" if phase.views is None else phase.views
 
     def _later(self, index: int, first: Cut) -> list[Cut]:
-        """Find later phases that need features of the same pictures, so that one pass computes them for all phases.
+        """Return the cuts of later phases that need features of the same pictures as the given phase.
 
-        A later phase qualifies if it trains the same network as the given phase and augments in the same way. The
-        search stops at the first phase that trains a layer below an earlier cut. That training changes the features of
-        all phases after it.
+        One pass then computes the features for all these phases. A later phase qualifies if it trains the same network
+        as the given phase and augments in the same way. The search stops at the first phase that has no cut, trains a
+        different network, or trains a layer below an earlier cut. In the last case, training changes the features of
+        all later phases.
 
         Args:
-            index: The number of the given phase, counted from 0.
+            index: The index of the given phase, counted from 0.
             first: The cut of the given phase.
 
         Returns:
@@ -186,7 +187,7 @@ class InputPipeline:
         """Return a function that reads the pixels and targets of a batch of views.
 
         The returned function computes all views when it reads the first batch. Phases with the same number of views
-        share these views. If the features of the views are in the cache, the pixels are never read.
+        share the computed views. If the features of the views are in the cache, the function is never called.
         """
 
         def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,11 +44,12 @@ class RangeTest:
 
     Args:
         phase: The name of the phase.
-        rates: The learning rate of each step, rising.
-        changes: The smoothed loss of each step's batch, minus that of the same batch at the weights before the test.
+        rates: The learning rate of each step, in ascending order.
+        changes: For each step, the loss of its batch minus the loss of the same batch before the test, smoothed over
+            the steps.
         suggestion: A learning rate, or None if no rate lowered or raised the loss, or if the loss diverged at once.
         note: The reason for the suggestion, or for its absence.
-        lowers_loss: Whether any rate lowered the loss. If not, a suggestion is only a rate that does no harm.
+        lowers_loss: Whether any rate lowered the loss. If none did, a suggestion is only a rate that does no harm.
     """
 
     phase: str
@@ -64,9 +65,9 @@ class RangeTestConfig:
     """The learning rates of a range test.
 
     Args:
-        lowest: The first rate.
-        highest: The last rate. The test ends earlier if the loss diverges.
-        steps: The number of rates. Each rate is higher than the previous one by the same factor.
+        lowest: The first learning rate.
+        highest: The last learning rate. The test ends before it reaches this rate if the loss diverges.
+        steps: The number of rates. The ratio of each rate to the previous one is constant.
     """
 
     lowest: float = 1e-6
@@ -75,11 +76,13 @@ class RangeTestConfig:
 
 
 def phase_under_test(phase: Phase, config: RangeTestConfig) -> Phase:
-    """Return a copy of a phase for a range test, with a constant learning rate and without weight averaging.
+    """Return a copy of a phase for a range test, which itself raises the learning rate.
+
+    The copy has no learning-rate schedule and no weight averaging.
 
     Args:
         phase: The phase.
-        config: Its lowest rate becomes the learning rate of the copy.
+        config: Its `lowest` becomes the learning rate with which the test starts.
     """
     return dataclasses.replace(phase, lr_schedule="constant", learning_rate=config.lowest, ema=None)
 
@@ -92,22 +95,22 @@ def run_range_test(
     batches: keras.utils.PyDataset,
     reporter: Reporter,
 ) -> RangeTest:
-    """Try rising learning rates on a compiled network, one batch per rate. The weights are restored at the end.
+    """Try rising learning rates on a compiled network, one training step per rate. The weights are restored at the end.
 
     Args:
-        config: The rates.
+        config: Defines the learning rates to try.
         phase: The phase; messages contain its name.
-        trained_part: `network`, or its part above the cut, compiled for `phase_under_test`.
+        trained_part: `network`, or its part above the cut, compiled for the phase that `phase_under_test` returns.
         network: The whole network up to the logits.
-        batches: Training batches. They are used repeatedly if there are fewer batches than steps.
+        batches: Training batches. If there are fewer batches than steps, the test reads them again from the first one.
         reporter: Receives progress messages and the result.
 
     Returns:
         The changes of the loss, and a suggested learning rate.
 
     Raises:
-        TrainingError: The loss is not finite before any training, pictures or features cannot be read any more, or
-            views do not fit on the disk.
+        TrainingError: The loss is not finite before any training, pictures or features can no longer be read, or views
+            do not fit on the disk.
     """
     rates = np.geomspace(config.lowest, config.highest, config.steps)
     count = min(config.steps, len(batches))

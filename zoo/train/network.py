@@ -1,4 +1,4 @@
-"""Builds networks from architectures: puts heads on backbones, truncates networks, and changes the input size.
+"""Builds networks from architectures: puts heads on backbones, truncates networks, and changes their input size.
 
 `zoo.train.weights_file` loads weights into networks.
 """
@@ -65,7 +65,8 @@ def _built(architecture: Architecture, build: Callable[..., keras.Model], *argum
 def _single_input(model: keras.Model) -> keras.Model:
     """Return a model of the same layers whose input is a single tensor.
 
-    keras.applications builds a model whose input is a list of one tensor, if it is called with `input_tensor`.
+    The functions of keras.applications return a model whose input is a list of one tensor, if they are called with
+    `input_tensor`.
 
     Raises:
         InvalidPluginData: The model has several inputs or several outputs.
@@ -79,7 +80,9 @@ def _single_input(model: keras.Model) -> keras.Model:
 
 
 def build_classifier(architecture: Architecture, size: tuple[int, int], classes: int) -> keras.Model:
-    """Build the published network, including its top (the published classifier layers), with random weights.
+    """Build an architecture's published network with random weights.
+
+    The network includes its top (the published classifier layers).
 
     Args:
         architecture: The architecture to build.
@@ -147,13 +150,13 @@ def attach_head(
         classes: The number of classes.
         name: The name of the whole network.
         task: "multiclass", "binary" or "multilabel". A multiclass network ends in a softmax over all classes. A binary
-            network has one logit with a sigmoid, for the second class against the first. A multilabel network has one
-            logit with a sigmoid per class.
-        prefix: A text in front of the names of the head's layers.
+            network has a single logit, which belongs to the second class. A multilabel network has one logit per class.
+            In binary and multilabel networks, sigmoids turn the logits into probabilities.
+        prefix: A string that is put in front of the names of the head's layers.
 
     Returns:
-        The whole network, a model that contains no other models. Its last layers are `logits`, (batch, classes) or
-        (batch, 1) if binary, and `probabilities`, (batch, classes).
+        The whole network, a model that contains no other models. Its layer `logits` outputs (batch, classes), or
+        (batch, 1) if the task is binary. Its last layer, `probabilities`, outputs (batch, classes).
     """
     backend.start()
     # Slices and sums are operations without names, and the backbone may have some too.
@@ -200,12 +203,12 @@ def _with_head(backbone: keras.Model, head: Head, classes: int, name: str, task:
 def resize(
     model: keras.Model, architecture: Architecture, head: Head, size: tuple[int, int], *, classes: int, task: str
 ) -> keras.Model:
-    """Build a trained network again for pictures of another size, with the same weights.
+    """Build a copy of a trained network for another input size, with the same weights.
 
     Args:
         model: A trained model from `attach_head`.
-        architecture: The architecture of its backbone.
-        head: Describes its head.
+        architecture: The architecture of the backbone of `model`.
+        head: Describes the head of `model`.
         size: The new input size (height, width) in pixels.
         classes: The number of classes.
         task: See `attach_head`.
@@ -231,7 +234,7 @@ def resize(
 def _cells(x: keras.KerasTensor, count: int, axis: int) -> keras.KerasTensor:
     """Divide an axis into `count` cells of nearly equal length, and return the maximum of each cell.
 
-    Neighboring cells overlap by one position if the length is not a multiple of `count`.
+    Neighboring cells overlap by one position if the exact boundary between them lies inside this position.
 
     Args:
         x: A tensor (batch, height, width, features).
@@ -255,7 +258,7 @@ def load_model(path: Path) -> keras.Model:
     """Load a trained network from a .keras file.
 
     Args:
-        path: The file.
+        path: The path of the file.
 
     Raises:
         RunError: The file cannot be loaded, usually because it is damaged.
@@ -335,13 +338,13 @@ def output_of_stage(
 
 
 class Network:
-    """A network with a head. It has all stages of its architecture, or only the first ones.
+    """A backbone with a head. The backbone has all stages of its architecture, or only the first ones.
 
     Args:
-        model: The Keras model. Its last layers are `logits` and `probabilities`, with `prefix` in front of these names.
+        model: The Keras model. It has layers named `logits` and `probabilities`, with `prefix` in front of these names.
         backbone: The names of the backbone's layers in the model, input first. All other layers belong to the head.
         architecture: Defines the stages of the backbone.
-        prefix: The text in front of the names of the head's layers.
+        prefix: The string in front of the names of the head's layers.
 
     Attributes:
         logits_model: The model from the input to the logits. Training uses this model.
@@ -359,7 +362,8 @@ def assemble(
 
     Args:
         backbone: A model from `build_backbone`, with all stages of the architecture.
-        architecture: The architecture of the backbone. The Keras model of the network gets its name.
+        architecture: The architecture of the backbone. The Keras model of the network gets the name of the
+            architecture.
         head: Describes the layers of the head.
         classes: The number of classes.
         task: See `attach_head`.
@@ -371,7 +375,7 @@ def assemble(
 def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) -> Network:
     """Build a network that consists of the first stages of another network and a new head.
 
-    The two networks share the layers of these stages, so training one network changes the other.
+    The two networks share the layers of these stages, so training one network changes the weights of the other.
 
     Args:
         whole: The network with all stages.
@@ -386,7 +390,7 @@ def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) ->
         The new network. The names of its head's layers start with `depthN_`, where N is `depth`.
 
     Raises:
-        InvalidPluginData: The last stage of the new network passes no feature map on to the next stage of `whole`.
+        InvalidPluginData: The last stage of the new network has no feature map that later stages of `whole` read.
     """
     architecture = dataclasses.replace(whole.architecture, stages=whole.architecture.stages[:depth])
     output = output_of_stage(whole.model, whole.backbone, whole.architecture, depth - 1)

@@ -63,7 +63,8 @@ def check_fit(schedule: Schedule, architecture: Architecture) -> None:
     """Check that the phases of a schedule fit the stages of an architecture.
 
     Raises:
-        UsageError: A phase asks for more stages than there are, or the last phase does not train the whole network.
+        UsageError: A phase asks for more stages than the architecture has, or the last phase has a `depth` below the
+            number of stages.
     """
     phases = schedule.phases_for(architecture)
     count = len(architecture.stages)
@@ -108,7 +109,7 @@ def _read(path: Path) -> Schedule:
 
 
 def _slug(text: str) -> str:
-    """Turn a text into a valid name of a schedule: "My phases (2)" becomes "my-phases-2"."""
+    """Turn a string into a valid name for a schedule: "My phases (2)" becomes "my-phases-2"."""
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_") or "phases"
 
 
@@ -197,7 +198,7 @@ def show(
 
 
 def _extras(phase: Phase) -> str:
-    """Describe the optional settings of a phase; empty if it has none."""
+    """Return a description of the optional settings of a phase; empty if it has none."""
     extras = []
     if phase.skip_below_loss is not None:
         extras.append(f", skipped if the validation loss is at most {phase.skip_below_loss:g}")
@@ -209,7 +210,7 @@ def _extras(phase: Phase) -> str:
 
 
 def _layer_lines(trainable: TrainableLayers, phase: Phase) -> list[str]:
-    """Return lines with the names of the layers that train, grouped by learning rate."""
+    """Return lines of text with the names of the layers that train, grouped by learning rate."""
     import textwrap
 
     if phase.layer_decay == 1:
@@ -267,7 +268,7 @@ def override(
     learning_rates: Sequence[float] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Phase, ...]:
-    """Change the phases of a schedule as the user asks: epochs, learning rates and other settings.
+    """Return the phases of a schedule with the user's epochs, learning rates and other settings.
 
     Args:
         phases: The phases of the schedule.
@@ -277,15 +278,16 @@ def override(
             changes no epochs.
         learning_rates: One rate per phase, or a single rate. A single rate replaces the highest rate of all phases, and
             the other rates are scaled by the same ratio. None changes no rates.
-        overrides: Name of a field of `zoo.plugin.Phase` -> the value that the field gets in all phases. For the fields
-            in `OFF_AT_ZERO`, 0 switches the setting off. `views` changes only phases that augment. None leaves
+        overrides: Maps names of fields of `zoo.plugin.Phase` to the values that these fields get in all phases. For the
+            fields in `OFF_AT_ZERO`, 0 switches the setting off. `views` changes only phases that augment. None leaves
             all other fields unchanged.
 
     Returns:
         The phases to train.
 
     Raises:
-        UsageError: The number of values differs from the number of phases, a value is not allowed, or no epoch is left.
+        UsageError: `epochs` or `learning_rates` has neither a single value nor one value per phase. A value is not
+            allowed, or no phase has any epochs left.
     """
     _check_counts(phases, epochs, learning_rates)
     one_by_one = epochs is not None and len(epochs) > 1
@@ -329,10 +331,11 @@ def _check_counts(
 
 
 def _epochs_of_phases(phases: Sequence[Phase], epochs: Sequence[int] | None) -> Sequence[int] | None:
-    """Return the new number of epochs of each phase, or None if `epochs` is None.
+    """Return the new numbers of epochs, one per phase, or None if `epochs` is None.
 
-    A single number replaces the epochs of the longest phase. The epochs of the other phases are scaled by the same
-    ratio, to at least 1. A single 0 gives all phases 0 epochs.
+    If `epochs` has one number per phase, it is returned as it is. A single number replaces the epochs of the longest
+    phase. The epochs of the other phases are scaled by the same ratio, to at least 1. A single 0 gives all phases 0
+    epochs.
     """
     if epochs is None or len(epochs) > 1 or len(phases) == 1:
         return epochs

@@ -26,9 +26,9 @@ BATCH = 32
 class Views:
     """Describes the views of some pictures: K augmented copies of each picture.
 
-    View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. The pixels
-    are rounded to whole numbers. A policy such as mixup mixes each picture with another one from the same batch. The
-    batches here differ from those of training, so a policy may mix a picture with a different one.
+    View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. A view
+    differs from the picture of epoch k in two ways. Its pixels are rounded to whole numbers. If the policy mixes the
+    pictures of a batch, as mixup does, it mixes different pictures, because the batches are not those of epoch k.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
@@ -50,7 +50,7 @@ class Views:
         return self.count * len(self.rows)
 
     def place(self, epoch: int, chosen: np.ndarray) -> np.ndarray:
-        """Return the indices of the views that an epoch reads for some pictures.
+        """Return the indices of the views that an epoch reads for the given pictures.
 
         Args:
             epoch: The number of the epoch, counted from 0.
@@ -66,8 +66,8 @@ class Views:
         """Compute all views, batch by batch.
 
         Yields:
-            The indices of the views as `place` returns them, int64 (batch,); their pixels, uint8 (batch, height, width,
-            channels); their targets, float32 (batch, classes).
+            For each batch: the indices of its views, numbered as in `place`, int64 (batch,); the pixels of these views,
+            uint8 (batch, height, width, channels); and their targets, float32 (batch, classes).
         """
         for view in range(self.count):
             # The rows are shuffled because they are sorted by class, and policies mix pictures of the same batch.

@@ -1,7 +1,7 @@
 """Loads weights files into networks: .h5 files in the formats that Keras publishes, and the .keras files of runs.
 
 A .keras file is read only as data. Its config.json lists the layers in order, and its model.weights.h5 contains their
-arrays. The objects that the file describes are not created, so a file from a stranger cannot execute code.
+arrays. The objects that the file describes are not created, so an untrusted file cannot execute code.
 
 Keras writes the arrays of a layer to `layers/NAME/vars/0`, `layers/NAME/vars/1` and so on. NAME is the class name of
 the layer in snake case. The second layer of a class gets the suffix `_1`, the third one `_2`. (See
@@ -38,8 +38,8 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
             name with those of the network.
         entry: The published weights that the file belongs to; None for a user's own file. If the entry has a `load`
             function, only that function is tried.
-        layouts: Other published weights of the network. If Keras cannot load an .h5 file, the `load` functions of
-            these weights are tried, because the file may have the layout of one of them.
+        layouts: Other published weights of the network. If Keras cannot load an .h5 file, the `load` functions of these
+            weights are tried. The file may have the layout of one of them.
 
     Raises:
         WeightsIncompatible: The file is damaged, or it belongs to another network.
@@ -68,45 +68,55 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
 
 def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[Weights] = ()) -> None:
-    """Refuse an .h5 file of another network before Keras starts: it holds another number of parameters.
+    """Raise an error if an .h5 file cannot have the weights of an architecture, judged by the number of parameters.
 
-    The names of layers prove nothing, because Keras loads such files by the order of the layers.
+    This check runs before Keras starts. The number can differ from the expected one by up to 1 %. The names of the
+    layers are not compared, because Keras loads such files by the order of the layers.
 
     Args:
-        path: The user's file. Files of other formats are not checked here.
+        path: The user's file. A .keras file is not checked.
         architecture: The architecture whose backbone the file is for.
-        layouts: Published entries of the architecture. If one has its own way of loading, a file may have another
-            number of parameters than the network, so that nothing is checked.
+        layouts: Published weights of the architecture. If one of them has a `load` function, nothing is checked. The
+            file may have the layout that this function reads, with a different number of parameters.
 
     Raises:
-        WeightsIncompatible: The file is damaged, or it belongs to another network.
+        WeightsIncompatible: The file is damaged, or its number of parameters does not fit.
     """
     if path.suffix == ".keras" or not architecture.parameters or any(entry.load is not None for entry in layouts):
         return
     try:
-        held = _parameters_in(path)
+        held, all_loaded = _parameters_in(path)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise _misfit(path, architecture.name, _in_plain_words(error, path), "without its top") from None
     # Preprocessing layers and random states hold a few numbers that `parameters` does not count.
-    if abs(held - architecture.parameters) > COUNT_TOLERANCE * architecture.parameters:
+    excess, tolerance = held - architecture.parameters, COUNT_TOLERANCE * architecture.parameters
+    if excess < -tolerance or (all_loaded and excess > tolerance):
         problem = f"the file holds {held:,} parameters{_first_layers(path)}, and {architecture.parameters:,} are needed"
         raise _misfit(path, architecture.name, problem, "without its top")
 
 
-def _parameters_in(path: Path) -> int:
-    """Count the numbers in the arrays of an .h5 file, without those of an optimizer."""
+def _parameters_in(path: Path) -> tuple[int, bool]:
+    """Count the parameters in an .h5 file.
+
+    Returns:
+        The number of parameters, and whether Keras would load all of them. It loads all layers that an older .h5 file
+        lists. From a .weights.h5 file it takes the layers of the network, so that the file may hold more, such as a
+        head.
+    """
     import h5py
 
-    total = 0
-
-    def count(name: str, item: Any) -> None:
-        nonlocal total
-        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
-            total += item.size
-
     with h5py.File(path, "r") as file:
-        file.visititems(count)
-    return total
+        group = file.get("model_weights", file)
+        if "layer_names" in group.attrs:
+            layers = [group[name] for name in group.attrs["layer_names"]]
+            return sum(layer[name].size for layer in layers for name in layer.attrs["weight_names"]), True
+        sizes: list[int] = []
+        file.visititems(
+            lambda name, item: (
+                sizes.append(item.size) if isinstance(item, h5py.Dataset) and not name.startswith("optimizer") else None
+            )
+        )
+        return sum(sizes), False
 
 
 def _misfit(path: Path, name: str, problem: str, top: str) -> WeightsIncompatible:
@@ -117,7 +127,7 @@ def _misfit(path: Path, name: str, problem: str, top: str) -> WeightsIncompatibl
 
 
 def _load_h5(model: keras.Model, path: Path) -> None:
-    """Load an .h5 file with Keras's own loader."""
+    """Load an .h5 file into a model with Keras's own loader."""
     with warnings.catch_warnings():
         # Keras warns about its internal list of operations, which has no weights.
         warnings.filterwarnings("ignore", message=".*'_operations_by_depth")
@@ -125,7 +135,7 @@ def _load_h5(model: keras.Model, path: Path) -> None:
 
 
 def _in_plain_words(error: Exception, path: Path) -> str:
-    """Describe an error of Keras, h5py or zipfile for the user: why the file does not fit the network."""
+    """Return an explanation of why a file does not fit the network, given an error of Keras, h5py or zipfile."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, WeightsIncompatible):
         return text
@@ -152,9 +162,9 @@ def _in_plain_words(error: Exception, path: Path) -> str:
 
 
 def _first_layers(path: Path) -> str:
-    """Return text such as " (conv1, bn1, conv2 ...)": the names of the first three layers with weights in an .h5 file.
+    """Return the names of the first three layers with weights in an .h5 file, such as " (conv1, bn1, conv2 ...)".
 
-    The text is empty if the names cannot be read.
+    The result is an empty string if the names cannot be read.
     """
     import h5py
 
@@ -174,8 +184,8 @@ def _load_archive(model: keras.Model, path: Path) -> None:
     All layers are checked before the first one changes. The file may contain more layers than the model.
 
     Raises:
-        WeightsIncompatible: config.json does not describe layers, a layer or an array of the model is missing in the
-            file, or an array has another shape.
+        WeightsIncompatible: config.json does not describe layers. The file lacks a layer or an array of the model, or
+            holds an array of a different shape.
     """
     import h5py
 
@@ -275,15 +285,16 @@ def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.lay
 
 
 def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
-    """Read the arrays of a layer, but not the arrays of layers inside this layer.
+    """Read the arrays of a layer from model.weights.h5, but not the arrays of layers inside this layer.
 
     Args:
         layer: A layer of the network that receives the weights.
         file: The opened model.weights.h5.
-        path: The path of the layer's group.
+        path: The path of the layer's group in this file.
 
     Raises:
-        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer, or `_dataset` raises it.
+        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer, or an array is stored in
+            another file.
     """
     inside = {id(weight) for part in layer._flatten_layers(include_self=False) for weight in part.weights}
     needed = [tuple(weight.shape) for weight in layer.weights if id(weight) not in inside]

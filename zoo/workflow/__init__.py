@@ -1,4 +1,5 @@
-"""Runs the steps of fine-tuning, export, evaluation and the check of published weights in the right order.
+"""Fine-tunes, exports and evaluates networks, and checks published weights.
 
-The steps themselves are in other packages, such as `zoo.train`, `zoo.export` and `zoo.evaluate`.
+Each module runs the steps of one task in the right order. The steps themselves are in other packages, such as
+`zoo.train`, `zoo.export` and `zoo.evaluate`.
 """

@@ -33,7 +33,7 @@ def evaluate(
 
     Args:
         model: The path of an exported file or of a run folder.
-        registry: The loaded plugins. They are not used.
+        registry: The loaded plugins. This function does not use them.
         reporter: Receives progress messages, and warnings about pictures that are unreadable or were used in training.
         data: The path of the pictures, or "digits"; see `zoo.data.sources`. None means the pictures of the run.
         part: "train", "val", "test" or "all". None means the test part if there is one, else all.
@@ -41,7 +41,7 @@ def evaluate(
             which pictures the network was trained on.
 
     Returns:
-        The metrics that `zoo.evaluate.metrics.measure` returns, and the entry `part`.
+        The metrics that `zoo.evaluate.metrics.measure` returns, and an additional key `part` with the name of the part.
 
     Raises:
         UsageError: No pictures are given and the run of the file is not available, or the pictures have no such part.
@@ -67,7 +67,9 @@ def evaluate(
         digests = pixel_cache.digests_of(source.pictures)
         readable = set(range(len(digests)))
     known_parts = run.parts() if run else {}
-    pictures = evaluator.EvaluationPictures(source, digests, readable, known_parts, name=data or source.name)
+    unreadable = {os.path.basename(each["picture"]) for each in record.data.get("left_out", ())} if record else set()
+    name = data or source.name
+    pictures = evaluator.EvaluationPictures(source, digests, readable, known_parts, name, unreadable)
     return evaluator.evaluate(predictor, pictures, reporter, part=part)
 
 
@@ -79,7 +81,8 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
         runs_folder: The folder of runs. The run of an exported file is looked up there.
 
     Returns:
-        The predictor, the run, and the record of the run. The run and the record are None if the run is not available.
+        The predictor, the run, and the run record. The run and the record are None if the run of an exported file is
+        not in `runs_folder`.
 
     Raises:
         RunError: The run is not finished, or run.json or model.keras is missing or damaged.
@@ -98,7 +101,9 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
 
 
 def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
-    """Return the bytes of an exported file for a run that has none. No file is written.
+    """Convert the network of a run that has no exported file, and return the bytes of an exported file.
+
+    No file is written. Parity is not checked, and the exported file has no self-test.
 
     Raises:
         RunError: The trained network is damaged.
@@ -124,6 +129,7 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
 
     Raises:
         UsageError: There is no such file, export or run. Or `to_predict` is True and the run has no exported file.
+        RunError: `to_predict` is True, and the run is not finished or is damaged.
     """
     for path in (Path(text), exported / text, runs_folder / text):
         # Path.is_file raises an error for names that are too long, and for folders without permission to enter.
@@ -141,17 +147,19 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
         return folder
     if os.path.isfile(folder / EXPORTED_FILE):
         return folder / EXPORTED_FILE
+    runs.load(folder)
     raise UsageError(f"the run {text!r} has no exported file; `zoo export {text}` makes one.")
 
 
-def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path:
-    """Find the run folder that a user means by a path or by a run's id.
+def find_run(text: str, exported: Path, runs_folder: Path, command: str, typed: Sequence[str] = ()) -> Path:
+    """Find the run folder that a user names by its path or by the run's id.
 
     Args:
         text: What the user typed.
         exported: The folder of exports.
         runs_folder: The folder of runs.
-        command: The command of the user, such as "zoo export", for messages.
+        command: The command that the user typed, such as "zoo export", for messages.
+        typed: The other words of the command, such as ["--fp16"]. The suggested command repeats them.
 
     Returns:
         The path of the run folder.
@@ -170,9 +178,8 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path
                 raise UsageError(f"{text!r} is a published network, which no run made. `{command}` needs a run.")
             folder = runs.locate(str(identity), runs_folder)
             if folder:
-                raise UsageError(
-                    f"{text!r} is an export, not a run. It came from {folder}: `{command} {shlex.quote(str(folder))}`."
-                )
+                words = shlex.join([str(folder), *typed])
+                raise UsageError(f"{text!r} is an export, not a run. It came from {folder}: `{command} {words}`.")
             raise UsageError(
                 f"{text!r} is an export, not a run. It came from the run {identity}, which is not in "
                 f"{str(runs_folder)!r}. Name the folder of that run, or its parent folder with --runs."
@@ -181,9 +188,9 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str) -> Path
 
 
 def _not_found(text: str, exported: Path, runs_folder: Path) -> str:
-    """Return the error message for a text that is not the name of an exported file, export or run.
+    """Return the error message for a string that does not name an exported file, an export or a run.
 
-    It lists the exports and the latest runs, and suggests a similar name.
+    The message lists the exports and the latest runs, and suggests a similar name.
     """
     exports = sorted(path.parent.name for path in exported.glob(f"*/{EXPORTED_FILE}"))
     nearest = difflib.get_close_matches(Path(text).name, [*exports, *runs.names(runs_folder)], n=1)

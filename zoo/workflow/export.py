@@ -25,7 +25,7 @@ from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
-from zoo.workflow.replaced import EXPORTED_FILE, info_of, remove_stale, report_replaced, variant_path
+from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, variant_path, warn_of_stale
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -134,17 +134,15 @@ def export_model(
     if float32:
         requested = [each.variant for each in variants]
         others = [variant for variant in VARIANTS if variant not in requested]
-        removed = remove_stale(others, exported, trained.name, trained.run, reporter)
-        report_replaced(earlier, exported, trained.name, trained.run, removed, reporter)
+        report_replaced(earlier, exported, trained.name, trained.run, reporter)
+        warn_of_stale(others, exported, trained.name, trained.run, reporter)
     files_and_paths = [
         _export_variant(request, graph, info, trained, metrics, exported, keep=keep, reporter=reporter)
         for request in variants
     ]
-    refused = [variant_file.variant for variant_file, path in files_and_paths if path is None]
-    for line in remove_stale(refused, exported, trained.name, trained.run, reporter) if float32 else ():
-        reporter.say(line)
-    for left in (variant_path(exported, trained.name, variant) for variant in refused):
-        if left.is_file():
+    for variant_file, path in files_and_paths:
+        left = variant_path(exported, trained.name, variant_file.variant)
+        if path is None and left.is_file():
             reporter.warn(f"{left} comes from an earlier export and is not changed.")
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
@@ -200,7 +198,7 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
 
 
 def _info(trained: TrainedModel) -> ModelInfo:
-    """Return the metadata for the exported file, without the results of its checks."""
+    """Return the metadata for the exported file, without metrics, parity figures and self-test."""
     record, dataset = trained.record, trained.dataset
     return ModelInfo(
         classes=dataset.source.classes,
@@ -273,7 +271,7 @@ def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest])
     for request in variants:
         kind = request.variant.name
         target = variant_path(exported, name, request.variant)
-        files.check_writable(target.parent)
+        files.check_writable(target.parent, "--exported FOLDER")
         present = info_of(target)
         if present is not None and present.precision.get("kind") != kind:
             raise UsageError(
@@ -375,8 +373,8 @@ def export_run(
             run.
         exported: The folder of exports.
         data: The path of the run's pictures, if they have moved. None means the path in run.json.
-        size: (height, width) in pixels of the pictures that the exported file takes. None means the size of the run.
-            Any other size leaves the exported file, the metrics and the report in the run folder unchanged.
+        size: The (height, width) in pixels of the pictures that the exported file takes. None means the size of the
+            run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
         variants: The variants to make. If there are any, the float32 export is not changed.
 
     Returns:
@@ -398,7 +396,7 @@ def export_run(
     resized = size is not None and list(size) != record.image["size"]
     suffix = f"-{size[0]}x{size[1]}" if size is not None and resized else ""
     name = config.checked_name(name or record.name + suffix)
-    files.check_writable(exported / name)
+    files.check_writable(exported / name, "--exported FOLDER")
     check_targets(exported, name, variants)
     model = load_model(run.model)
     if size is not None and resized:
@@ -418,7 +416,7 @@ def reload_dataset(
 
     Args:
         run: The run folder.
-        record: The content of its run.json.
+        record: The content of the run's run.json.
         data: The path of the pictures, if they have moved. None means the path in run.json.
         reporter: Receives the progress of decoding.
         size: (height, width) in pixels to which pictures are resized; None means the size of the run.

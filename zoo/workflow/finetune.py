@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -42,20 +43,21 @@ def finetune(
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
     Args:
-        requested: The request of the user.
+        requested: What the user requested.
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
-        variants: The variants (smaller files) to make in addition.
+        variants: The variants (smaller files) to make in addition to the float32 file.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
 
     Raises:
-        ZooError: A step failed. The message says what to do about it. Earlier exports are not replaced before all
+        ZooError: A step failed. The message says what to do about it. An earlier export is replaced only after all
             checks of the new file have passed.
     """
     resolved = config.resolve(requested, registry, reporter)
     _check_own_weights(resolved, registry)
+    files.check_writable(requested.runs, "--runs FOLDER")
     check_targets(requested.exported, resolved.name, variants)
     dataset = load_dataset(resolved, reporter)
     run = runs.create(requested.runs, resolved.architecture.name)
@@ -80,14 +82,16 @@ def finetune(
             with contextlib.suppress(WriteError):
                 run.write_record(record.with_status(status))
         if isinstance(error, KeyboardInterrupt):
-            _report_interruption(run, record, reporter)
+            _report_interruption(run, record, requested.exported, reporter)
         raise
 
 
-def _report_interruption(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
-    """Say what an interrupted run leaves behind, and what to do next."""
+def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:
+    """Report which files an interrupted run leaves behind, and what to do next."""
     if record.status == "trained":
-        reporter.warn(f"the network is trained and kept in {run.folder}. `zoo export {run.folder}` exports it.")
+        words = ["zoo", "export", str(run.folder)]
+        words += ["--exported", str(exported)] if exported != Path("exported") else []
+        reporter.warn(f"the network is trained and kept in {run.folder}. `{shlex.join(words)}` exports it.")
         return
     reporter.warn(
         f"training was interrupted. {run.folder} has the settings and the list of pictures, but no network, so that "
@@ -106,15 +110,15 @@ def lr_find(
 ) -> list[RangeTest]:
     """Test a range of learning rates at the start of each phase, and draw the results.
 
-    Each phase except the last one is trained after its test, because the next phase starts from the trained weights.
-    No run folder is created, and the trained weights are discarded.
+    Each phase except the last one is trained after its test, because the next phase starts from the trained weights. No
+    run folder is created, and the trained weights are discarded.
 
     Args:
-        requested: The request of the user, as for `finetune`.
+        requested: What the user requested, as for `finetune`.
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
         range_test: The learning rates to try.
-        output: The PNG file for the drawing; None draws nothing.
+        output: The path of the PNG file; None draws nothing.
 
     Returns:
         One test per phase.
@@ -126,7 +130,7 @@ def lr_find(
     from zoo.train import engine
 
     if output is not None:
-        files.check_writable(output.parent)
+        files.check_writable(output.parent, "--output FILE.png")
     resolved = config.resolve(dataclasses.replace(requested, export=False), registry, reporter)
     _check_own_weights(resolved, registry)
     dataset = load_dataset(resolved, reporter)
@@ -144,7 +148,14 @@ def lr_find(
 
 
 def _check_own_weights(resolved: ResolvedConfig, registry: Registry) -> None:
-    """Refuse the user's own weights file before pictures are decoded, as far as that is possible without Keras."""
+    """Check a weights file of the user before Keras starts and before pictures are decoded.
+
+    For an .h5 file, it compares the number of parameters with that of the network. It does not check other formats.
+    `build_network` finds all other mistakes later.
+
+    Raises:
+        WeightsIncompatible: The file is damaged, or it belongs to another network.
+    """
     from zoo.train.weights_file import check_parameters
 
     path, name = resolved.weights.file, resolved.architecture.name
@@ -157,7 +168,8 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
 
     Raises:
         DataError: More than a fifth of the pictures cannot be read, or a class has too few pictures. The split of the
-            user's data has a picture in two parts. The decoded pictures cannot be written to the disk.
+            user's data has a picture in two parts. A file changes while it is read. The decoded pictures cannot be
+            written to the disk.
         UsageError: A validation fraction is requested, but the data already have a validation part.
     """
     requested = resolved.requested
@@ -177,9 +189,12 @@ def build_network(resolved: ResolvedConfig, registry: Registry, reporter: Report
     The seed of the run determines all random weights.
 
     Args:
-        resolved: The resolved request.
+        resolved: The settings of the run. They include the architecture, the head, the seed and the weights.
         registry: The loaded plugins.
         reporter: Receives progress messages.
+
+    Returns:
+        The network with its head, ready for training.
 
     Raises:
         WeightsIncompatible: The weights do not fit the network.
@@ -204,7 +219,7 @@ def build_network(resolved: ResolvedConfig, registry: Registry, reporter: Report
 
 
 def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
-    """Return the settings of training that are the same in all phases."""
+    """Return the training settings that all phases share."""
     from zoo.train.engine import TrainConfig
     from zoo.train.frozen.features import FeatureCacheConfig
 
@@ -230,7 +245,7 @@ def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
 def training_data(dataset: Dataset) -> TrainingData:
     """Return the pictures and targets of a dataset, and the indices of its train and validation parts.
 
-    The pictures of the test part are in the arrays too, but no index refers to them.
+    The arrays also contain the pictures of the test part, but no index refers to them.
     """
     from zoo.train.inputs import TrainingData
 
@@ -239,7 +254,7 @@ def training_data(dataset: Dataset) -> TrainingData:
 
 
 def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:
-    """Return the run record for a run whose training has not started."""
+    """Return the record of a run whose training has not started."""
     requested, source = resolved.requested, dataset.source
     # A schedule from a user's file belongs to no plugin.
     items = (resolved.architecture, resolved.augmentation, resolved.schedule)
@@ -306,7 +321,10 @@ def _train(
 
 
 def _warn_of_left_out(run: runs.Run, record: runs.RunRecord, dataset: Dataset, reporter: Reporter) -> None:
-    """Warn about the unreadable files that were left out. The warning names the first few; run.json lists all."""
+    """Warn about unreadable files, which are left out of the dataset.
+
+    The warning names up to five files; run.json lists all of them.
+    """
     reasons = {each["picture"]: each["why"] for each in record.data["left_out"]}
     if reasons:
         text = pixel_cache.left_out_text(reasons, len(dataset.source.pictures))
@@ -314,9 +332,9 @@ def _warn_of_left_out(run: runs.Run, record: runs.RunRecord, dataset: Dataset, r
 
 
 def _draw_curves(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
-    """Draw curves.png in the run folder.
+    """Draw the training curves into curves.png in the run folder.
 
-    A failure causes only a warning, because the network has been trained and must still be exported.
+    If this fails, the user receives only a warning, because the network has been trained and must still be exported.
     """
     from zoo.report import curves
 

@@ -17,12 +17,13 @@ from zoo.data import sources
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
 from zoo.evaluate import evaluator
 from zoo.export.parity import PARITY_PICTURES
+from zoo.export.variants import VARIANTS
 from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
 from zoo.workflow.export import convert_and_check
-from zoo.workflow.replaced import EXPORTED_FILE
+from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, warn_of_stale
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def export_top(
     spec = config.image_spec(architecture, size, resize)
     published = _published(architecture, tag, size, registry)
     target = exported / config.checked_name(name or f"{architecture.name}-{published[0].tag}") / EXPORTED_FILE
-    files.check_writable(target.parent)
+    files.check_writable(target.parent, "--exported FOLDER")
     classes = _fetch_classes(published, reporter)
     weights = _fetch_published(published, size, reporter)
     pictures = sources.open_source(data, fewest_classes=1).pictures
@@ -81,7 +82,10 @@ def export_top(
     graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
     from zoo.export import artifact
 
+    earlier = info_of(target)
     artifact.place(artifact.serialize(graph, info), target)
+    report_replaced(earlier, exported, target.parent.name, None, reporter)
+    warn_of_stale(VARIANTS, exported, target.parent.name, None, reporter)
     return target
 
 
@@ -162,7 +166,13 @@ def verify(
 
 
 def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
-    """Return the weights files of a published classifier. `fetch.by_fit` sorts them, the best fit for `size` first.
+    """Return the published weights of a classifier, the best fit for `size` first; see `fetch.by_fit`.
+
+    Args:
+        architecture: The architecture of the classifier.
+        tag: The tag of the weights. None means the tag of the first weights that the plugins list.
+        size: The (height, width) in pixels of the pictures.
+        registry: The loaded plugins.
 
     Raises:
         UsageError: There is no published classifier, or it does not take pictures of that size.
@@ -198,7 +208,7 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
 
     Raises:
         WeightsUnavailable: The file is not available. The message says how to download it by hand.
-        HashMismatch: The file is not the published one.
+        HashMismatch: The local file is not the published one, or it is not a class index.
         ExportError: The file names more or fewer classes than the classifier has.
     """
     index = entries[0].class_index
@@ -221,8 +231,8 @@ def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter
     """Find or download the weights of a published classifier, and report which file is used.
 
     Args:
-        entries: The weights files of the classifier. The one whose input size fits `size` best is preferred.
-        size: (height, width) in pixels of the pictures.
+        entries: The published weights of the classifier. Those whose input size fits `size` best are preferred.
+        size: The (height, width) in pixels of the pictures.
         reporter: Receives the progress of a download, and a message that names the file.
 
     Raises:
@@ -250,7 +260,7 @@ def _published_graph(
 
     Args:
         architecture: The architecture of the network.
-        weights: The weights file, with the top.
+        weights: The weights file of the whole network, including the classification layers.
         classes: Class names, in the order of the network's output.
         spec: How pictures are decoded: their size, their channels and the method of resizing.
         pictures: The pictures for the parity check. Every N-th picture is used, up to PARITY_PICTURES in total. N is

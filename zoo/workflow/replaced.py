@@ -1,4 +1,8 @@
-"""What an export replaces: files of another run that have the same name, and the commands that make them again."""
+"""Reports what an export replaces, and which older files have names that a user could mistake for those of this run.
+
+A file is stale if another run exported it earlier under the same name. No stale file is removed but settings that
+`zoo-runtime tune` measured for the replaced file.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo import runs
-from zoo.errors import RunError
 from zoo.export.variants import Variant
 from zoo.reporter import Reporter
 from zoo_runtime import ModelError, ModelInfo, Predictor
@@ -22,112 +25,70 @@ def variant_path(exported: Path, name: str, variant: Variant) -> Path:
 
 
 def info_of(path: Path) -> ModelInfo | None:
-    """Return the metadata of an exported file, or None if there is no such file or it cannot be read."""
+    """Return the metadata of an exported file, or None if the file does not exist or cannot be read."""
     try:
         return Predictor(path, tuned=False).info if path.is_file() else None
     except ModelError:
         return None
 
 
-def remove_stale(
-    variants: Sequence[Variant], exported: Path, name: str, run: runs.Run, reporter: Reporter
-) -> tuple[str, ...]:
-    """Remove variants that another run exported under the same name. A user could mistake them for those of this run.
-
-    A variant is kept, with a warning, if the run folder that it came from no longer exists, because nothing could make
-    it again.
+def warn_of_stale(
+    variants: Sequence[Variant], exported: Path, name: str, run: runs.Run | None, reporter: Reporter
+) -> None:
+    """Warn about variants that another run exported under the same name. They are kept.
 
     Args:
-        variants: The kinds of variants to remove.
+        variants: The kinds of variants that this run has not made.
         exported: The folder of exports.
         name: The name of the export.
-        run: The run that is exported now.
+        run: The run that is exported now; None for a published network.
         reporter: Receives the warnings.
-
-    Returns:
-        A sentence for each run that removed files came from, with the command that makes these files again.
     """
-    removed: dict[str, list[tuple[str, str]]] = {}
     for variant in variants:
         path = variant_path(exported, name, variant)
         present = info_of(path)
-        if present is None or present.precision.get("kind") != variant.name:
+        identity = run.id if run is not None else None
+        if present is None or present.precision.get("kind") != variant.name or present.run.get("id") == identity:
             continue
-        if present.run.get("id") == run.id:
-            continue
-        command = _command_for(present, exported, name, run)
-        if command is None:
-            reporter.warn(
-                f"{path} comes from another run, which is not in {str(run.folder.parent)!r}. Remove the file, "
-                f"or replace it: `zoo export {run.folder} --{variant.name}` makes the file of this run."
-            )
-            continue
-        with contextlib.suppress(OSError):
-            path.unlink()
-            tuned_settings(path).unlink(missing_ok=True)
-            # The folder may hold files of the user; then it stays.
-            path.parent.rmdir()
-        if not path.exists():
-            removed.setdefault(command, []).append((variant.name, str(path.parent)))
-    return tuple(
-        f"Removed {' and '.join(folder for _, folder in gone)}, made from another run; "
-        f"`{' '.join([command, *(f'--{name}' for name, _ in gone)])}` makes {'them' if len(gone) > 1 else 'it'} again."
-        for command, gone in removed.items()
-    )
+        text = f"{path} comes from another run and is not changed, so that it does not belong to {exported / name}. "
+        if run is None:
+            reporter.warn(f"{text}Remove it, or choose another --name.")
+        else:
+            words = ["zoo", "export", str(run.folder), f"--{variant.name}", "--name", name, "--exported", str(exported)]
+            reporter.warn(f"{text}Remove it, or replace it: `{shlex.join(words)}`.")
 
 
 def report_replaced(
-    earlier: ModelInfo | None,
-    exported: Path,
-    name: str,
-    run: runs.Run,
-    removed: Sequence[str],
-    reporter: Reporter,
+    earlier: ModelInfo | None, exported: Path, name: str, run: runs.Run | None, reporter: Reporter
 ) -> None:
-    """Report which run's export was replaced, and which command restores it. Remove its tuned settings.
+    """Report which export was replaced and where its file still is. Remove settings tuned for the replaced file.
 
     Args:
         earlier: The metadata of the export that was replaced; None if there was none.
         exported: The folder of exports.
         name: The name of the export.
-        run: The run that was exported.
-        removed: What `remove_stale` returned.
-        reporter: Receives one line; none if nothing of another run was replaced or removed.
+        run: The run that has been exported; None for a published network.
+        reporter: Receives the report in one line, or nothing if there is nothing to report.
     """
     target = exported / name / EXPORTED_FILE
     sentences = []
-    if earlier is not None and earlier.run.get("id") != run.id:
-        identity, command = earlier.run.get("id"), _command_for(earlier, exported, name, run)
+    identity = earlier.run.get("id") if earlier is not None else None
+    if earlier is not None and identity != (run.id if run is not None else None):
         sentences = [f"{target} replaces the export of {f'run {identity}' if identity else 'a published network'}."]
-        if command is not None:
-            sentences.append(f"`{command}` brings that one back.")
+        kept = (run.folder.parent if run is not None else Path("runs")) / str(identity or "") / EXPORTED_FILE
+        present = info_of(kept)
+        # A run folder keeps the file of the size at which the run was trained.
+        if present is not None and present.run.get("id") == identity and present.image == earlier.image:
+            sentences.append(f"The file of that run is kept as {kept}.")
     tuned = tuned_settings(target)
     if earlier is not None and tuned.is_file():
         with contextlib.suppress(OSError):
             tuned.unlink()
             sentences.append(f"Removed {tuned}, which was tuned for the earlier file.")
-    sentences += removed
     if sentences:
         reporter.say(" ".join(sentences))
 
 
-def _command_for(info: ModelInfo, exported: Path, name: str, run: runs.Run) -> str | None:
-    """Return the command that exports an earlier file again, or None if the folder of its run no longer exists."""
-    folder = run.folder.parent / str(info.run.get("id", ""))
-    try:
-        _, record = runs.load(folder)
-    except RunError:
-        return None
-    resized = list(info.image.size) != list(record.image["size"])
-    size = f"{info.image.size[0]}x{info.image.size[1]}"
-    words = ["zoo", "export", str(folder), *(["--size", size] if resized else [])]
-    if name != record.name + (f"-{size}" if resized else ""):
-        words += ["--name", name]
-    if exported != Path("exported"):
-        words += ["--exported", str(exported)]
-    return shlex.join(words)
-
-
 def tuned_settings(path: Path) -> Path:
-    """Return the path at which `zoo-runtime tune` saves settings for an exported file."""
+    """Return the path to which `zoo-runtime tune` writes the settings for an exported file."""
     return path.with_suffix(".tuned.json")

@@ -1,7 +1,7 @@
 """Finds the cut of a network: the place in its graph where the frozen part ends and the trained part begins.
 
 The frozen part computes the same outputs for a picture in every epoch of a phase. Keras has no public attribute for the
-nodes of a network's graph. `_graph` is the only function here that reads the private one.
+nodes of a network's graph. `_graph` is the only function here that reads the private attribute.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Cut:
 
     Args:
         tensors: The outputs of the frozen part that the trained part reads, float32 (batch, ...).
-        layers: Names of the layers with weights in the frozen part.
-        parameters: The number of weights in these layers.
+        layers: Names of those layers of the frozen part that have weights.
+        parameters: The number of parameters of these layers.
     """
 
     tensors: tuple[keras.KerasTensor, ...]
@@ -63,18 +63,18 @@ class Cut:
 
 
 def find_cut(network: keras.Model) -> Cut | None:
-    """Find the cut of a network for a phase.
+    """Find the cut of a network: the place where its frozen part ends in a phase.
 
-    Nothing in the frozen part depends on trainable weights, dropout, or statistics that training updates. The cut is as
-    close to the logits as this condition allows. However, cheap operations such as activations belong to the trained
-    part if fewer values then cross the cut.
+    The frozen part does not depend on trainable weights, on random numbers such as those of dropout, or on statistics
+    that training updates. The cut is as close to the logits as this condition allows. However, cheap operations such as
+    activations belong to the trained part if fewer values then cross the cut.
 
     Args:
         network: The network from pixels to logits. `zoo.train.freeze.set_trainable` must have set its layers for the
             phase.
 
     Returns:
-        The cut. None if no layer with weights is frozen, or if the trained part reads the pixels directly. Also None if
+        The cut, or None in three cases: no layer with weights is frozen, the trained part reads the pixels directly, or
         a tensor at the cut is not float32 or has an unknown shape.
     """
     nodes = _graph(network)
@@ -145,7 +145,7 @@ def _graph(network: keras.Model) -> list[Any]:
 def _is_constant(operation: keras.Operation) -> bool:
     """Return whether an operation computes the same output for the same input in every training step.
 
-    If the operation is a layer that contains other layers, these are checked too.
+    If the operation is a layer that contains other layers, the inner layers are checked too.
     """
     layers = backend.start().layers
     if getattr(operation, "trainable_weights", None):
@@ -162,11 +162,14 @@ def _is_constant(operation: keras.Operation) -> bool:
 
 
 def _ancestors(tensors: Sequence[keras.KerasTensor], makers: dict[int, Any]) -> list[Any]:
-    """Return all nodes that are needed to compute some tensors, input first.
+    """Return all nodes that are needed to compute the given tensors.
+
+    Each node follows the nodes whose outputs it reads.
 
     Args:
-        tensors: The tensors.
-        makers: `id` of each tensor -> the node that computes it. Inputs of the network are missing or map to None.
+        tensors: Tensors of one network.
+        makers: Maps the `id` of each tensor to the node that computes it. Inputs of the network are missing or map to
+            None.
     """
     nodes: dict[int, Any] = {}
     # Each entry is visited twice: first to push its inputs, then to add its node after the nodes of its inputs.
@@ -188,8 +191,9 @@ def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -
     """Move the cut closer to the input, past cheap operations, wherever fewer values then cross it.
 
     Args:
-        crossing: `id` of each tensor at the cut -> the tensor. It is changed in place.
-        makers: `id` of each tensor below the cut -> the node that computes it; None for inputs of the network.
+        crossing: Maps the `id` of each tensor at the cut to the tensor. It is changed in place.
+        makers: Maps the `id` of each tensor below the cut to the node that computes it, and inputs of the network to
+            None.
     """
     lowered = True
     while lowered:
@@ -206,15 +210,16 @@ def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -
 def _better_front(
     key: int, crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]
 ) -> dict[int, keras.KerasTensor] | None:
-    """Find tensors that hold fewer values than one tensor at the cut, and that could cross the cut in its place.
+    """Find tensors closer to the input that could replace one tensor at the cut, and that hold fewer values.
 
     Args:
-        key: `id` of the tensor that crosses the cut now.
-        crossing: `id` of each tensor at the cut -> the tensor.
-        makers: `id` of each tensor below the cut -> the node that computes it; None for inputs of the network.
+        key: The `id` of the tensor to replace.
+        crossing: Maps the `id` of each tensor at the cut to the tensor.
+        makers: Maps the `id` of each tensor below the cut to the node that computes it, and inputs of the network to
+            None.
 
     Returns:
-        `id` of each tensor found -> the tensor. None if no replacement reduces the number of values.
+        A dict from the `id` of each tensor found to the tensor. None if no replacement reduces the number of values.
     """
     tensor = crossing[key]
     best, saved = None, 0
@@ -244,13 +249,13 @@ def _floats(tensor: keras.KerasTensor) -> int:
 
 
 def _describe(node: Any, numbers: dict[int, str]) -> dict[str, Any]:
-    """Describe an operation and its inputs for a fingerprint.
+    """Return a description of a node's operation and inputs, for a fingerprint.
 
     The description contains no names, and no settings that only affect training.
 
     Args:
         node: A node from `_graph`.
-        numbers: `id` of each tensor computed up to this node -> a text that identifies the tensor in the graph.
+        numbers: Maps the `id` of each tensor computed so far to a string that identifies the tensor in the graph.
     """
     keras = backend.start()
     operation = node.operation

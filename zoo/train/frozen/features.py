@@ -4,9 +4,9 @@ A phase trains the upper part of a network. The frozen part below it gives the s
 epoch. In this package, these outputs are called "features". `zoo.train.frozen.cut` finds where the frozen part ends.
 
 Features are computed before the phase trains. Then only the upper part runs in every step. It shares its variables with
-the whole network. If pictures are augmented again in every epoch, or if features do not fit in the cache, the frozen
-part runs in every epoch, batch by batch. This saves time only on onnxruntime. If onnxruntime cannot be used, Keras runs
-the whole network instead.
+the whole network. If pictures are augmented in every epoch, or features do not fit in the cache, the frozen part runs
+batch by batch in every epoch. This saves time only on onnxruntime. If onnxruntime cannot be used, Keras runs the whole
+network instead.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class FeatureCacheConfig:
 
     Args:
         folder: The folder of the cache.
-        limit: The greatest size of the cache in bytes. None means the default of `zoo.train.frozen.store.Cache`. 0
-            turns the cache off.
+        limit: The greatest size of the cache in bytes; 0 turns the cache off. None means the default of
+            `zoo.train.frozen.store.Cache`.
         pictures: A fingerprint of the decoded pictures in their order. If it is empty, other runs cannot use the
             features.
         always: Whether the cache is used even if it saves little time.
@@ -75,7 +75,7 @@ class _Rows:
     """The rows of a feature set that a phase needs. There is one row per picture, or per view of a picture.
 
     Args:
-        key: A text that identifies the pictures or views.
+        key: A string that identifies the pictures or views.
         count: The number of all rows of the set, including those that the phase does not need.
         needed: Indices of the rows that the phase needs, int64.
         batches: A function of the indices of missing rows. It returns batches with the pixels of these rows. For views,
@@ -118,11 +118,13 @@ class FeatureCache:
         self.stats = CacheStats()
 
     def worth(self, passes: int) -> bool:
-        """Return whether the cache should be used: its limit is not 0, and it saves enough time or `always` is set.
+        """Return whether the cache should be used.
+
+        This is the case if the limit of the cache is not 0, and either the cache saves enough time or `always` is set.
 
         Args:
-            passes: The number of pictures that the frozen part does not have to compute again, added up over all
-                epochs.
+            passes: The number of times that the cache avoids computing the frozen part for a picture, in all epochs
+                together.
         """
         if self._cache.limit == 0:
             return False
@@ -264,10 +266,10 @@ class FeatureCache:
         return read, max(feature_set.seconds_a_row for feature_set in features)
 
     def _key_of_views(self, views: Views) -> str:
-        """Return a text that identifies the views in the cache.
+        """Return a string that identifies the views in the cache.
 
-        It contains a digest of a few augmented pictures instead of the name of the policy, because the code of a policy
-        may change while its name stays the same.
+        The string contains a digest of a few augmented pictures instead of the name of the policy. The reason is that
+        the code of a policy can change while its name stays the same.
         """
         some = views.rows[:CHECKED_PICTURES]
         altered = views.augment(
@@ -419,7 +421,7 @@ class FeatureCache:
     def _part_for(self, tensors: Sequence[keras.KerasTensor]) -> FrozenPart:
         """Return a `FrozenPart` that computes the given tensors.
 
-        It is made once and used again as long as the fingerprints of the tensors stay the same.
+        It is created once, and used again as long as the fingerprints of the tensors stay the same.
 
         Raises:
             Unsound: `FrozenPart.sound` is False.

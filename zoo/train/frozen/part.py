@@ -1,7 +1,7 @@
 """Runs the frozen part of a network, on onnxruntime if possible and on Keras otherwise.
 
-The frozen part runs on Keras in four cases: Keras computes on a GPU or TPU, the conversion to ONNX fails, the outputs
-of onnxruntime differ from those of Keras, or onnxruntime fails while it computes.
+The frozen part runs on Keras if Keras computes on a GPU or TPU, or if the conversion to ONNX fails. It also runs on
+Keras if the outputs of onnxruntime differ from those of Keras, or if onnxruntime fails while it computes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FrozenPart:
 
     Attributes:
         engine: What computes the outputs: "onnxruntime" or "Keras".
-        note: If zoo tried to use onnxruntime but uses Keras: the reason, as text. Otherwise empty.
+        note: The reason why Keras computes the outputs, if zoo has tried to use onnxruntime. Otherwise empty.
         sound: Whether the outputs have one row per picture, and are the same in training mode and in inference mode.
     """
 
@@ -60,7 +60,7 @@ class FrozenPart:
             self._convert(expected, sample)
 
     def _convert(self, expected: Sequence[np.ndarray], sample: np.ndarray) -> None:
-        """Convert the frozen part, and switch to onnxruntime if its outputs for the sample match those of Keras.
+        """Convert the frozen part to ONNX, and switch to onnxruntime if its outputs match those of Keras.
 
         Args:
             expected: The outputs of Keras for the sample, one array per tensor.
@@ -89,7 +89,7 @@ class FrozenPart:
         If onnxruntime fails, Keras computes the outputs for this batch and for all later ones.
 
         Args:
-            pixels: float32 (pictures, height, width, channels) in 0..255.
+            pixels: The pictures, float32 (pictures, height, width, channels) in 0..255.
 
         Returns:
             One float32 array (pictures, ...) per tensor.
@@ -107,7 +107,7 @@ class FrozenPart:
 def _difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
     """Return the greatest relative difference between two lists of arrays.
 
-    The greatest absolute difference of each pair of arrays is divided by the greatest absolute value of the expected
+    For each pair of arrays, the greatest absolute difference is divided by the greatest absolute value of the expected
     array. NaN counts as infinite.
     """
     worst = 0.0

@@ -14,7 +14,7 @@ from typing import Any
 class CacheStats:
     """What one run computed with the frozen part of the network and read from the feature cache.
 
-    A "picture" in this list is a picture, or a view (an augmented copy) of a picture.
+    Below, "picture" means a picture or a view (an augmented copy) of a picture.
 
     Args:
         engine: The library that computed the outputs of the frozen part: "onnxruntime" or "Keras". It is empty if the

@@ -37,7 +37,7 @@ class FeatureSetSpec:
     """Describes a set of features (or of labels) that a run needs.
 
     Args:
-        key: A text that identifies the set among all sets in the cache.
+        key: A string that identifies the set among all sets in the cache.
         count: The number of all rows of the set, computed or not.
         rows: Indices of the rows that are needed, int64.
         shape: The shape of one row.
@@ -108,7 +108,7 @@ class FeatureSet:
         return values * step + low
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of the given row indices whose rows have not been computed yet.
+        """Return the indices of the given rows that have not been computed yet.
 
         Args:
             rows: Indices of rows, int64.
@@ -161,7 +161,7 @@ class FeatureSet:
 
     @property
     def seconds_a_row(self) -> float:
-        """Mean time in seconds to compute a row, over this run and earlier ones; 0 if unknown."""
+        """The mean time to compute one row of this set, in seconds, over this run and earlier runs; 0 if unknown."""
         rows, seconds = self._timing()
         return seconds / rows if rows else 0.0
 
@@ -186,7 +186,14 @@ class FeatureSet:
     def _get(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Read rows from one of the set's files.
 
-        It does not use a memory map, because the pages of a map would count as used memory until the set is closed.
+        This does not use a memory map, because the pages of a map would count as used memory until the set is closed.
+
+        Args:
+            name: The name of the file: "values", "spans" or "done".
+            rows: Indices of the rows, int64.
+
+        Returns:
+            An array with one item per row, in the number format of the file.
 
         Raises:
             OSError: The file cannot be read, or it is too short.
@@ -298,7 +305,7 @@ class Cache:
             files.evict(feature_set.folder)
 
     def _lacking(self, place: Path | None, spec: FeatureSetSpec, fixed_point: bool) -> int:
-        """Return how many more bytes a set may need on the disk.
+        """Return how many bytes a set needs on the disk at most, not counting the rows that it already has.
 
         These are the bytes of its missing rows in `values`, and 9 bytes for every row of the set in `spans` and `done`.
 
