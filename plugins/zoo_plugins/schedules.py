@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from zoo.plugin import Architecture, Phase, Schedule, hookimpl
 
 # The learning rate falls along a cosine, because with a constant rate the last steps still move the head a lot. On five
@@ -144,6 +146,11 @@ def zoo_schedules():
             name="head-only",
             summary="only the head, on a frozen backbone",
             phases=(HEAD,),
+        ),
+        Schedule(
+            name="exact-head",
+            summary="only the head, solved by logistic regression on a frozen backbone",
+            phases=(dataclasses.replace(HEAD, optimizer="exact", augment=False),),
         ),
         Schedule(
             name="full", summary="the head on a frozen backbone, then every layer at a low learning rate", phases=full

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 hookimpl = pluggy.HookimplMarker("zoo")
 
 POOLS = ("avg", "max", "flatten", "l2norm", "roi")
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "exact")
 LR_SCHEDULES = ("constant", "cosine", "one-cycle")
 
 
@@ -271,7 +271,10 @@ class Phase:
             counts only the stages that the network has in this phase.
         epochs: The maximum number of passes over the training pictures. Early stopping may end the phase sooner.
         learning_rate: The highest learning rate of the phase.
-        optimizer: "adam", "adamw", "sgd" (with momentum 0.9) or "rmsprop".
+        optimizer: "adam", "adamw", "sgd" (with momentum 0.9), "rmsprop" or "exact". "exact" is for phases that train only
+            the head, on unaltered pictures. If the head is linear in the pooled features, it is solved by logistic
+            regression with an L2 penalty that cross-validation chooses; epochs and learning rate then do not matter. A
+            head with hidden layers, a 1x1 convolution or an L1 penalty is trained with "adam" instead.
         lr_schedule: How the learning rate changes during the phase.
             "constant": it stays at `learning_rate`.
             "cosine": it rises from a hundredth of `learning_rate` to all of it over the first tenth of the steps. It
@@ -309,7 +312,7 @@ class Phase:
     train: str
     epochs: int
     learning_rate: float
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "exact"] = "adam"
     lr_schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
     layer_decay: float = 1.0
     depth: int | None = None
@@ -334,6 +337,13 @@ class Phase:
         rate = self.learning_rate
         require(is_number(rate) and 0 < rate < 100, self, "learning_rate must be above 0 and below 100", rate)
         require(self.optimizer in OPTIMIZERS, self, f"optimizer must be one of {', '.join(OPTIMIZERS)}", self.optimizer)
+        solvable = self.train == "head" and self.augment is False
+        require(
+            self.optimizer != "exact" or solvable,
+            self,
+            "optimizer 'exact' needs train = 'head' and augment = false",
+            f"train = {self.train!r}, augment = {self.augment!r}",
+        )
         require(
             self.lr_schedule in LR_SCHEDULES,
             self,

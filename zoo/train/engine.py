@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
-from zoo.train import fitting, freeze, grouped_conv
+from zoo.train import exact, fitting, freeze, grouped_conv
 from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.batchnorm import BatchNormRecalibration
 from zoo.train.frozen.cut import Cut, find_cut
@@ -199,7 +199,8 @@ class _Trainer:
     ):
         self._phases, self._data, self._config, self._reporter = phases, data, config, reporter
         self._whole = network
-        self._networks = _networks(network, phases, config.head or network.architecture.head, data)
+        self._head = config.head or network.architecture.head
+        self._networks = _networks(network, phases, self._head, data)
         self._network, self._best = network, fitting.BestWeights(config.keep_best)
         self._history: list[dict[str, Any]] = []
         self._records: list[dict[str, Any]] = []
@@ -257,8 +258,7 @@ class _Trainer:
         self._reporter.say(
             f"Phase {index + 1}/{len(self._phases)} {phase.name}: {depth}trains {phase.train}, "
             f"{counted(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters; "
-            f"{counted(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
-            f"{self._extras(phase)}"
+            f"{self._way(phase)}{self._extras(phase)}"
         )
         started = time.perf_counter()
         with self._reporter.timing.measure(f"phase {phase.name}"):
@@ -287,11 +287,71 @@ class _Trainer:
             extras.append("all layers run in every step")
         return "".join(f"; {extra}" for extra in extras)
 
+    def _way(self, phase: Phase) -> str:
+        """Describe how a phase is trained, for the message that announces it."""
+        if phase.optimizer != "exact":
+            return (
+                f"{counted(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
+            )
+        why = exact.obstacle(self._head)
+        rate = f"{phase.learning_rate:g} ({phase.lr_schedule})"
+        return f"{counted(phase.epochs, 'epoch')}, adam at {rate}; it is not solved, because {why}" if why else "solved"
+
+    def _solve(self, active: _ActivePhase) -> None:
+        """Solve the head of a phase, and record it as one epoch."""
+        phase, network, number = active.phase, active.network.logits_model, len(self._history) + 1
+        with self._reporter.timing.measure("solving the head"):
+            figures, solution = exact.solve_head(
+                active.inputs,
+                self._data,
+                self._head,
+                phase=phase,
+                class_weights=self._batching.class_weights,
+                label_smoothing=self._config.label_smoothing,
+                seed=self._config.seed,
+            )
+        self._inputs.count(active.inputs, 1)
+        seconds = round(time.perf_counter() - active.started, 2)
+        row = {"phase": phase.name, "epoch": number, "learning_rate": 0.0, **figures, "seconds": seconds}
+        self._history.append(row)
+        fold_loss = (
+            "" if solution["fold_loss"] is None else f", {solution['fold_loss']:.4f} in {solution['folds']} folds"
+        )
+        self._reporter.say(
+            f"  solved     loss {row['loss']:.4f}{fold_loss}  accuracy {row['accuracy']:.4f}  "
+            f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  {seconds:.1f} s"
+        )
+        self._best.offer(row["val_loss"], number, network)
+        network.set_weights(self._best.weights)
+        self._record(active, 1, {"solution": solution})
+
+    def _record(self, active: _ActivePhase, epochs: int, others: dict[str, Any]) -> None:
+        """Record a phase that has ended.
+
+        Args:
+            active: The phase.
+            epochs: The number of epochs that ran.
+            others: Entries that only some phases have.
+        """
+        self._records.append(
+            {
+                **active.phase.to_json(),
+                "moved_layers": list(active.trainable.layers),
+                "moved_parameters": active.trainable.parameters,
+                "epochs_run": epochs,
+                "seconds": round(time.perf_counter() - active.started, 2),
+                **others,
+            }
+        )
+
     def fit(self, active: _ActivePhase) -> None:
         """Train a phase, recalibrate BatchNorm if needed, and record the phase.
 
         Afterwards the network has the weights of the best epoch so far, or of the last epoch if `keep_best` is False.
         """
+        if active.phase.optimizer == "exact" and not exact.obstacle(self._head):
+            self._solve(active)
+            return
         phase, history, best = active.phase, self._history, self._best
         network, steps = active.network.logits_model, len(active.batches)
         trained_part = active.inputs.trained_part
@@ -313,15 +373,7 @@ class _Trainer:
             )
             accuracy = history[best.epoch - 1]["accuracy"]
             self._warnings += recalibration.recalibrate(steps, accuracy, best, phase)
-        self._records.append(
-            {
-                **phase.to_json(),
-                "moved_layers": list(active.trainable.layers),
-                "moved_parameters": active.trainable.parameters,
-                "epochs_run": epochs,
-                "seconds": round(time.perf_counter() - active.started, 2),
-            }
-        )
+        self._record(active, epochs, {})
 
     def _warn_of_average(self, phase: Phase, steps: int) -> None:
         """Warn if a phase has too few steps for its weight averaging (`ema`).

@@ -262,6 +262,8 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
         "adamw": keras.optimizers.AdamW,
         "sgd": keras.optimizers.SGD,
         "rmsprop": keras.optimizers.RMSprop,
+        # A head that cannot be solved, or a range test.
+        "exact": keras.optimizers.Adam,
     }[phase.optimizer]
     options: dict[str, Any] = {"momentum": 0.9} if phase.optimizer == "sgd" else {}
     if phase.clip_norm is not None:

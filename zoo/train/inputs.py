@@ -28,6 +28,7 @@ class TrainingData:
         train: Indices of the training pictures, int64, in ascending order.
         val: Indices of the validation pictures, int64. They decide early stopping and the best epoch.
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
+        copies: A text per picture; pictures with equal texts are copies of one another. None if that is not known.
     """
 
     array: np.ndarray
@@ -35,6 +36,7 @@ class TrainingData:
     train: np.ndarray
     val: np.ndarray
     task: str = "multiclass"
+    copies: Sequence[str] | None = None
 
 
 def class_weights(data: TrainingData) -> np.ndarray:

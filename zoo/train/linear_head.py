@@ -49,6 +49,28 @@ class HeadFit:
     losses: Array
     folds: int
 
+    def evaluate(
+        self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], task: str
+    ) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Compare the head with the truth.
+
+        Args:
+            features: float32 (pictures, features).
+            targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+            task: As in `solve`.
+
+        Returns:
+            The cross-entropy of each picture in nats, float64 (pictures,), and the decisions that are right: bool
+            (pictures,), or (pictures, classes) if a picture may have several classes.
+        """
+        truth = targets[:, 1:] if task == "binary" else targets
+        logits = features @ self.kernel + self.bias
+        losses = _cross_entropy(logits, truth.astype(np.float64), task == "multiclass")
+        if task == "multiclass":
+            return losses, logits.argmax(axis=1) == truth.argmax(axis=1)
+        right = (logits > 0) == (truth > 0.5)
+        return losses, right[:, 0] if task == "binary" else right
+
     @property
     def loss(self) -> float:
         """The mean out-of-fold cross-entropy, in nats; NaN if no picture could be held out."""

@@ -188,8 +188,8 @@ def show(
         lines += [
             "",
             f"{number}. {phase.name}{depth}: trains {phase.train}, {counted(phase.epochs, 'epoch')}, "
-            f"{phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule}), "
-            f"BatchNorm {phase.batch_norm}{_extras(phase)}",
+            f"{'solved exactly, or adam' if phase.optimizer == 'exact' else phase.optimizer} at "
+            f"{phase.learning_rate:g} ({phase.lr_schedule}), BatchNorm {phase.batch_norm}{_extras(phase)}",
             f"   {counted(len(network.model.trainable_weights), 'weight tensor')} in "
             f"{counted(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters",
             *_layer_lines(trainable, phase),

@@ -250,7 +250,9 @@ def training_data(dataset: Dataset) -> TrainingData:
     from zoo.train.inputs import TrainingData
 
     split = dataset.split
-    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task)
+    return TrainingData(
+        dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task, dataset.pixels.digests
+    )
 
 
 def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:
