@@ -107,10 +107,12 @@ class FinetuneConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the request as run.json records it.
 
-        The keys are the names of the fields, and paths become strings. Instead of the field `overrides`, the dictionary
-        has one key per setting. `RECORDED_OVERRIDES` gives some settings a key of their own. These keys are always
-        present, with the value None if the user does not override the setting. Every other setting is present only if
-        it is overridden. Its key is the name of its field in `Phase`.
+        The keys are the names of the fields, and paths become strings. The field `overrides` has no key. In its
+        place, the dictionary has keys for fields of `Phase`:
+
+        - The fields in `RECORDED_OVERRIDES` are always present, under the keys that it gives them. The value is None if
+          the user does not override the field.
+        - Any other field is present only if the user overrides it. The key is the name of the field.
         """
         values: dict[str, Any] = {}
         others = dict(self.overrides)
@@ -301,6 +303,12 @@ def _warn_of_random(
     weights: select.StartingWeights, schedule: Schedule, phases: tuple[Phase, ...], reporter: Reporter
 ) -> tuple[str, ...]:
     """If training starts from random weights, report this, and warn if the last phase leaves layers frozen.
+
+    Args:
+        weights: The weights that training starts from.
+        schedule: The schedule of the run, which the messages name.
+        phases: The phases of the schedule, with the user's overrides applied.
+        reporter: Receives the report and the warning.
 
     Returns:
         The warnings; an empty tuple if there are none.

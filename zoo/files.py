@@ -39,8 +39,8 @@ def cache() -> Path:
 def mirror() -> Path | None:
     """Return the path of the mirror, a folder of weights files, or None if the user has not set one.
 
-    The environment variable ZOO_WEIGHTS_DIR names the folder. The name of each file in it is the field `filename` of a
-    `zoo.plugin.Weights` or `zoo.plugin.ClassIndex`.
+    The environment variable ZOO_WEIGHTS_DIR names the folder. zoo looks in it for files with the names that the field
+    `filename` of `zoo.plugin.Weights` and `zoo.plugin.ClassIndex` gives.
     """
     given = os.environ.get("ZOO_WEIGHTS_DIR")
     return _expanded(given) if given else None

@@ -8,8 +8,8 @@ from keras.applications. Digests and reported accuracies are those that Keras pu
 
 The networks differ from Keras's graph in two ways, neither of which changes the result:
 
-- `normalize` replaces Keras's preprocessing layers. One of those layers stores ImageNet's means as weights. The number
-  of those layers depends on Keras's argument `weights`: "imagenet" adds one layer more than None.
+- `normalize` replaces Keras's preprocessing layers. One of those layers stores ImageNet's means as weights. Another one
+  exists only if Keras's argument `weights` is "imagenet".
 - The pooling of squeeze-and-excite keeps the pooled dimensions, so that no reshape is needed to restore them. The
   exported graph then has one pooling and two convolutions per squeeze-and-excite.
 """

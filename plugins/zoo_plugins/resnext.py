@@ -125,8 +125,8 @@ def grouped_kernel(depthwise: np.ndarray, groups: int) -> np.ndarray:
 
     Args:
         depthwise: Kernel (height, width, channels, multiplier), where multiplier is channels / groups. It computes
-            `multiplier` outputs per input channel. The published network then sums, within each group, the first
-            outputs of all channels, their second outputs, and so on.
+            `multiplier` outputs per input channel. In the published network, output k of a group is the sum of the
+            k-th outputs of all input channels of this group.
         groups: Number of groups.
 
     Returns:

@@ -71,7 +71,8 @@ def shear_matrix(radians: float) -> np.ndarray:
 def scale_matrix(x: float, y: float) -> np.ndarray:
     """Return the matrix with which `warp` scales or mirrors a picture about its center.
 
-    The new picture has the same size. It shows `x` times the width and `y` times the height of the old picture.
+    The new picture has the same size. It shows `x` times the width and `y` times the height of the old picture. A
+    factor above 1 therefore makes the content smaller.
 
     Args:
         x: Horizontal factor. A negative factor mirrors the picture left to right.

@@ -170,7 +170,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
 
         - model: the path of the exported file;
         - megabytes: the size of the exported file;
-        - settings: the settings of the network;
+        - settings: the settings with which the network ran, a dictionary with the fields of `Settings`;
         - pictures: how many pictures were used;
         - named: how many pictures were found in `paths` or inside the exported file;
         - left_out: one message per unreadable picture;
@@ -222,8 +222,8 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
     Returns:
         A dictionary with these keys:
 
-        - latency (the time from a picture file to its label) and network, each {first, second, ratio, middle_half} as
-          in `Pairs`;
+        - latency (the time from a picture file to its label) and network, each {first, second, ratio, middle_half}:
+          the median times in milliseconds, their ratio, and two quartiles of the ratio (see `Pairs`);
         - same_classes: whether both files have the same classes in the same order;
         - pictures: how many pictures were used;
         - left_out: one message per unreadable picture;
@@ -429,8 +429,8 @@ def _throughput(
     Args:
         model: Path of the file, or of the folder that holds it.
         decoded: Decoded pictures, uint8 arrays (height, width, channels).
-        seconds: Twice the approximate duration of each measurement, in seconds.
-        options: Keyword arguments of `Predictor`. The number of threads is ignored.
+        seconds: The value of `seconds` that `bench` received. Each measurement takes about half as long.
+        options: Keyword arguments of `Predictor`. `threads` is ignored, because several thread counts are measured.
 
     Returns:
         One dictionary per measurement, with the keys threads, batch and network (in pictures per second).
@@ -454,8 +454,9 @@ def _folder(
 ) -> dict[str, float]:
     """Measure how fast a predictor labels a list of 128 picture files.
 
-    Decoding alone and the network alone are measured too, each with the number of threads in `options`, or one per
-    core. If there are fewer than 128 pictures, they are repeated. Each value is the best of three runs.
+    Decoding alone and the network alone are measured too. Both use the number of threads in `options`, or one thread
+    per core, and ignore tuned settings. If there are fewer than 128 pictures, they are repeated. Each value is the best
+    of three runs.
 
     Args:
         model: Path of the file, or of the folder that holds it.

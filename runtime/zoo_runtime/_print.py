@@ -82,6 +82,7 @@ def print_predictions(
 def one_line(text: str) -> str:
     """Replace the unprintable characters of a string with escape sequences.
 
-    Without this, a line break in a file name would look like the start of the next picture's line.
+    Each picture is printed on one line. If a file name has a line break, the rest of the name would otherwise look like
+    the line of another picture.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

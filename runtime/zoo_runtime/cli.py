@@ -76,8 +76,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def run() -> None:
     """Run `main` as the script `zoo-runtime`, and then end the process at once.
 
-    A normal exit would also shut down the interpreter and ONNX Runtime. For a process that labels one picture, this
-    shutdown would take a tenth as long as everything before it.
+    A normal exit would also shut down the interpreter and ONNX Runtime. If the process labels only one picture, this
+    shutdown would add about 10 % to its duration.
     """
     code = main()
     try:

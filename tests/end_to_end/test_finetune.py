@@ -283,7 +283,8 @@ def test_an_interrupted_export_names_the_command_that_exports(zoo, photos, tmp_p
     monkeypatch.setattr(finetune, "export_model", interrupt)
     ran = zoo("finetune", "mnist_dense", "--data", photos, *QUICK, *folders(tmp_path))
     (run,) = (tmp_path / "runs").iterdir()
-    assert ran.code == 130 and f"the network is trained and kept in {run}. `zoo export {run}` exports it." in ran.err
+    command = f"zoo export {run} --exported {tmp_path / 'exported'}"
+    assert ran.code == 130 and f"the network is trained and kept in {run}. `{command}` exports it." in ran.err
 
 
 def test_predict_reports_one_bad_picture_and_labels_the_rest(zoo, finished, tmp_path):

@@ -231,7 +231,8 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
 def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
     """Describe all weights files that have the same id, such as "mobilenetv2.imagenet1k", in several lines of text.
 
-    The first lines are the facts about all files together. A table with one row per file follows.
+    The first lines describe all files together, for example their plugin, source and licence. A table with one row per
+    file follows.
 
     Args:
         registry: The loaded plugins.
@@ -271,7 +272,11 @@ def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
 
 
 def _common(values: Sequence[str]) -> str:
-    """Return the value if it is the same for all files, else "differs from file to file"."""
+    """Return the first value if all values are equal, else "differs from file to file".
+
+    Args:
+        values: One fact about several files, such as the licence of each file.
+    """
     return values[0] if len(set(values)) == 1 else "differs from file to file"
 
 

@@ -57,12 +57,15 @@ class DataCommand(click.Command):
     def _swapped(self, context: click.Context, last: str) -> str | None:
         """Return the command with its two arguments exchanged, and with --data before the path of the pictures.
 
+        For example, `zoo finetune photos mobilenetv2` becomes `zoo finetune mobilenetv2 --data photos`.
+
         Args:
             context: The context of the command, after its arguments were parsed.
-            last: The unexpected argument.
+            last: The second argument, which the command does not expect.
 
         Returns:
-            The command, quoted for a shell. None if the first argument does not look like pictures.
+            The command, quoted for a shell. None if the first argument does not look like pictures, or if the user
+            typed one of the two words more than once.
         """
         (name,) = [str(each.name) for each in self.params if isinstance(each, click.Argument)]
         pictures = context.params[name]
@@ -79,7 +82,8 @@ class DataCommand(click.Command):
             context: The context of the command, after its arguments were parsed.
             pictures: The word on the command line that is the path of the pictures.
             changes: Corrects an argument that received the path of the pictures by mistake. Maps the name of the
-                argument to the value that it should have. The value is inserted before --data.
+                argument to the value that it should have, such as architecture="mobilenetv2". The value is inserted
+                before --data.
 
         Returns:
             The command, quoted for a shell. None if the user typed --data, or if the word does not look like pictures.

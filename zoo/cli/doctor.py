@@ -114,7 +114,12 @@ def _package_problems() -> list[str]:
 
 
 def _folder(path: Path, absent: str = "does not exist yet") -> str:
-    """Describe a folder in one line: its path, and its size, or the text `absent` if nothing is at this path."""
+    """Describe a folder in one line: its path, how many files it has, and their size.
+
+    Args:
+        path: The path of the folder.
+        absent: The text that follows the path if the path does not exist.
+    """
     if not path.is_dir():
         return f"{path} ({'is not a folder' if os.path.lexists(path) else absent})"
     files = [p for p in path.rglob("*") if p.is_file()]

@@ -79,7 +79,8 @@ def export(
 ) -> int:
     """Export a finished run again, or export a published classifier if `top` is True.
 
-    If the options request variants (smaller files), only the variants of the run are made.
+    If the options request variants (smaller files, such as int8), zoo makes these variants of the run, and leaves the
+    run's float32 export unchanged.
 
     Returns:
         The exit code: 1 if a variant was refused, else 0.
@@ -124,10 +125,17 @@ def export(
 
 
 def _refuse_architecture(what: str, registry: Registry, exported: Path, runs: Path) -> None:
-    """Check that the user does not name an architecture where a run is needed.
+    """Raise an error if the user typed the name of an architecture instead of a run.
+
+    Args:
+        what: The text that the user typed.
+        registry: The loaded plugins.
+        exported: The folder of exports.
+        runs: The folder of runs.
 
     Raises:
-        UsageError: An architecture with published weights has this name, and no file, run or export has it.
+        UsageError: `what` is an architecture with a published classifier. Neither the current folder nor `runs` nor
+            `exported` contains a file or folder of this name.
     """
     if any(os.path.exists(place / what) for place in (Path(), runs, exported)):
         return

@@ -104,10 +104,14 @@ def lr_find(
     """Suggest a learning rate for each phase, by a range test.
 
     The learning rate rises from step to step, and the loss falls until training becomes unstable. The suggestion is a
-    tenth of the rate with the lowest loss. If the loss never falls, because the layers fit the pictures already, the
-    suggestion is a third of the rate at which the loss starts to rise.
-    If the loss falls in no phase, no rate was found. Each phase is tested after the phases before it have been trained.
-    Only the plot of the curves is kept.
+    tenth of the rate with the lowest loss.
+
+    In a phase whose layers fit the pictures already, no rate may lower the loss. The suggestion for such a phase is a
+    third of the rate at which the loss starts to rise. If there is no such rate, there is no suggestion for the phase.
+
+    Use the rates of the schedule if a phase has no suggestion, or if no rate lowers the loss in any phase.
+
+    Each phase is tested after the phases before it have been trained. Only the plot of the curves is kept.
     """
     import dataclasses
 
@@ -156,7 +160,10 @@ def _command_to_use(architecture: str, values: dict[str, Any], tests: Sequence[R
 
 
 class _GroupOfOne(click.Group):
-    """A group with a single command. If the name of this command is forgotten, the error message inserts it."""
+    """A group with a single command.
+
+    If the name of this command is left out or misspelled, the error message shows the corrected command line.
+    """
 
     def resolve_command(
         self, context: click.Context, args: list[str]

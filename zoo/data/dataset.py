@@ -51,7 +51,14 @@ class Dataset:
         return digest_of(self.source, self.pixels.digests, self.pixels.usable)
 
     def contents(self, rows: Sequence[int]) -> list[object]:
-        """Return the content of each picture whose index is in `rows`: its path, or its pixels as an array."""
+        """Return the content of the pictures with the given indices, as it was before decoding.
+
+        The content of a picture is the path of its file. If the source is an .npz file or the digits, it is a uint8
+        array of pixels.
+
+        Args:
+            rows: Indices of pictures in the source.
+        """
         return [self.source.pictures[i].content for i in rows]
 
     def describe(self) -> dict[str, Any]:

@@ -5,8 +5,9 @@ contains the pixels as one memory-mapped uint8 array. Its name is a digest of th
 versions of the decoder. A later run on the same pictures therefore decodes nothing.
 
 Before a set is written, the least recently used sets are deleted until the cache, including the new set, takes at most
-8 GiB. A single set may be larger. It is written after all other sets have been deleted. `zoo.data.sources` finds the
-pictures.
+8 GiB. A set that is larger than 8 GiB is written too, after all other sets have been deleted.
+
+`zoo.data.sources` finds the pictures.
 """
 
 from __future__ import annotations

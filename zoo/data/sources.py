@@ -390,9 +390,10 @@ def _from_folder(root: Path) -> Source:
 
 
 def _is_ambiguous(parts: Mapping[Path, str]) -> bool:
-    """Return whether folders could be the parts of a split.
+    """Return whether the folders that have the names of parts look like a split.
 
-    This is so if one of them is the train part and at least one other part exists.
+    They look like one if there are at least two of them, and one is the train part. If the source also has other
+    folders, the caller raises an error when the result is True, and treats every folder as a class when it is False.
 
     Args:
         parts: Maps each folder that has the name of a part ("train", "valid", ...) to that part.

@@ -113,10 +113,19 @@ def split(
 def _lacking(
     pictures: Sequence[Picture], usable: Sequence[int], classes: int, parts: Mapping[str, Sequence[int]]
 ) -> tuple[str, list[int]] | None:
-    """Return the first part that lacks a class, and the indices of the classes that it lacks. None if all is well.
+    """Return the first part that lacks a required class, and the indices of the classes that it lacks.
 
-    In multi-label data, the validation and test parts may lack a rare class. Metrics that are averaged over classes
-    then leave this class out.
+    In multi-label data, only the train part must have every class. The validation and test parts may lack a rare class.
+    Metrics that are averaged over classes then leave this class out.
+
+    Args:
+        pictures: All pictures of the source.
+        usable: Indices of the pictures that can be decoded.
+        classes: The number of classes.
+        parts: Maps the name of each part to the indices of its pictures.
+
+    Returns:
+        The name of the part and the indices of the missing classes, ascending. None if no part lacks a required class.
     """
     multilabel = any(len(pictures[i].labels) != 1 for i in usable)
     for name, part in parts.items():

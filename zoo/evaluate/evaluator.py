@@ -68,7 +68,11 @@ class EvaluationPictures:
         return part, rows
 
     def _parts(self) -> list[str | None]:
-        """Return the part of each picture, or None for a picture that belongs to no part."""
+        """Return the part of each picture, or None for a picture that belongs to no part.
+
+        If these pictures include all pictures of the training run, the parts are those of the run's split. Otherwise
+        they are those of the source's split.
+        """
         if self._are_of_the_run():
             # Wherever the pictures are now, the split of the run holds.
             return [self.known_parts.get(digest) for digest in self.digests]
@@ -85,6 +89,7 @@ class EvaluationPictures:
         """Report how many readable pictures are not evaluated, and to which parts they belong.
 
         Pictures that belong to no part cause a warning. A user may have added these pictures in order to evaluate them.
+        The warning also names up to five classes that these pictures have but the network does not know.
 
         Args:
             rows: Indices of the pictures that are evaluated.

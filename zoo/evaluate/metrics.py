@@ -93,7 +93,7 @@ def measure(
 
 
 def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
-    """Compute the metrics of multi-label pictures that are defined differently for pictures with one class.
+    """Compute those metrics that have a definition of their own for multi-label pictures.
 
     Args:
         probabilities: The network's output, a float array (N, classes) in 0..1.

@@ -344,7 +344,7 @@ def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_spe
 
     1. Keep the graphs of at most 1.25 times the smallest size.
     2. Of these, keep the graphs of at most 1.2 times the smallest error.
-    3. Of these, return the first graph whose speedup is at least the largest one divided by 1.3.
+    3. Of these, return the first graph whose speedup is at least their largest speedup divided by 1.3.
 
     If no graph is acceptable, the rules apply to all faster graphs, or to all graphs if none is faster. Rule 2 then
     comes before rule 1. With `any_speed`, every graph counts as faster, and rule 3 returns the first graph.

@@ -160,8 +160,13 @@ def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float) ->
 def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilabel: bool) -> None:
     """Check that the graph's probabilities equal those computed from its logits.
 
+    Args:
+        logits: The graph's logits, a float array (N, classes), or (N, 1) for a network with one unit.
+        probabilities: The graph's probabilities, a float array (N, classes).
+        multilabel: Whether a picture may have several classes, or none.
+
     Raises:
-        ParityFailed: A probability of the graph differs by more than 1e-5 from the computed one.
+        ParityFailed: A probability of the graph and the computed one have an absolute difference of more than 1e-5.
     """
     difference = float(np.abs(_probabilities(logits, multilabel) - probabilities).max())
     if not difference <= HEAD_TOLERANCE:
@@ -176,21 +181,23 @@ def _count_equal_decisions(
 ) -> int:
     """Count the pictures for which network and graph predict the same classes.
 
-    In a multi-label or one-unit network, the sign of a logit decides whether its class is predicted. If the network's
-    logit is almost 0, the two predictions count as equal.
+    In a multi-label network, every class with a positive logit is predicted. In a network with one unit, a positive
+    logit predicts the second class, any other logit the first. Where the network's logit is almost 0, either prediction
+    of the graph is accepted.
 
-    In all other networks, the class with the largest logit is predicted. If graph and network predict different classes
-    although the network's two largest logits are almost equal, the picture is not counted, but no error is raised.
+    In all other networks, the class with the largest logit is predicted. If the network's two largest logits are almost
+    equal, the graph may predict another class. The picture is then not counted, but no error is raised.
 
     Args:
         keras_logits: The network's logits.
         logits: The graph's logits, of the same shape.
-        probabilities: The graph's probabilities, a float array (N, classes).
+        probabilities: The graph's probabilities, a float array (N, classes). In multi-label and one-unit networks, the
+            graph predicts the classes whose probability is above 0.5.
         scale: The network's largest absolute logit. "Almost" means up to 1e-4 times this value.
         multilabel: Whether a picture may have several classes, or none.
 
     Raises:
-        ParityFailed: The predicted classes of a picture differ, and neither of the two cases above explains this.
+        ParityFailed: The predicted classes of a picture differ, and neither exception above applies.
     """
     if multilabel or logits.shape[1] == 1:
         # A class is present if its logit is positive. With a single unit, a positive logit means the second class.

@@ -122,7 +122,9 @@ class Quantizer:
         return quantizer.model.model
 
     def _calibrated(self, method: str) -> Any:
-        """Return the range of every float tensor as found by a calibration method, which runs only at the first call.
+        """Return the range of every float tensor, measured with a calibration method.
+
+        Each method runs only once. Later calls return its stored ranges.
 
         Args:
             method: The calibration method; see `QuantConfig`.

@@ -43,6 +43,7 @@ class AcceptanceLimits:
         max_drop: The largest allowed drop in accuracy on the test pictures, as a fraction in 0..1. For multi-label
             networks, the same limit applies to exact match and to mean average precision.
         any_speed: True accepts a file that is not faster than float32 on this machine. It may be faster on the device.
+            False refuses such a file if `Variant.must_be_faster` is True.
     """
 
     max_drop: float = 0.01
@@ -101,7 +102,7 @@ class Variant(abc.ABC):
 
         Raises:
             ConversionFailed: The graph cannot be made.
-            ParityFailed: The outputs of the variant's graph differ from the expected ones by more than a tolerance.
+            ParityFailed: The graph fails the variant's own parity check, such as that of `Fp16.make`.
         """
 
     def refuse(self, figures: Mapping[str, Any], limits: AcceptanceLimits) -> str | None:
@@ -202,9 +203,12 @@ class Int8(Variant):
         return VariantGraph(result.graph, precision, tolerance, tried)
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
-        """Return the lines of `Variant.describe`, and a line that says how the graph was quantized.
+        """Return the line of `Variant.describe`, and a line that says how the graph was quantized.
 
         If the probabilities may differ by more than 0.1 between processors, a third line warns about this.
+
+        Args:
+            figures: The measurements of the file and of the float32 file; see `VariantFile.figures`.
         """
         count = len(figures["left_out"])
         operations = "1 operation stays" if count == 1 else f"{count} operations stay"
@@ -265,7 +269,12 @@ VARIANTS: tuple[Variant, ...] = (Int8(), Fp16())
 
 @dataclass(frozen=True)
 class VariantRequest:
-    """Holds a variant that the user requests, and the limits that it must meet."""
+    """Holds a variant that the user requests, and the limits that it must meet.
+
+    Args:
+        variant: The kind of file to make.
+        limits: The limits on accuracy and speed.
+    """
 
     variant: Variant
     limits: AcceptanceLimits = field(default_factory=AcceptanceLimits)
@@ -317,7 +326,7 @@ def make_variant(
 
     Raises:
         ConversionFailed: The graph cannot be made.
-        ParityFailed: The outputs of the variant's graph differ from the expected ones by more than a tolerance.
+        ParityFailed: The graph fails the variant's own parity check, such as that of `Fp16.make`.
         DataError: A picture can no longer be read.
     """
     from zoo.evaluate import evaluator

@@ -1,5 +1,6 @@
-"""Declares the hooks that a plugin may implement. A hook takes no arguments and returns data classes of `zoo.plugin`.
+"""Declares the hooks that a plugin may implement.
 
+A hook takes no arguments. It returns instances of one data class of `zoo.plugin`, such as `zoo.plugin.Architecture`.
 pluggy reads the names and signatures of these functions, and never calls them.
 """
 

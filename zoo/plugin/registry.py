@@ -200,8 +200,8 @@ class Registry:
 
         Raises:
             UnknownName: The architecture has no weights with that tag.
-            DuplicateName: More than one plugin provides the weights with that tag. If the tag is None: more than one
-                plugin provides the same weights, and the architecture has no other weights.
+            DuplicateName: More than one plugin provides the weights with that tag. If `tag` is None, this error means
+                that every tag of the architecture is provided by more than one plugin.
         """
         tags = {entry.tag for entry in self.weights_of(architecture)}
         for (kind, key), plugins in self.conflicts.items():

@@ -211,7 +211,10 @@ class Architecture:
         require(not twice, self, "a layer must be in one stage only", twice)
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts that run.json and the exported file record: name, parameters, source and licence."""
+        """Return what run.json and the exported file record of the architecture.
+
+        These are the fields `name`, `parameters`, `source` and `licence`.
+        """
         return {
             "name": self.name,
             "parameters": self.parameters,

@@ -215,7 +215,12 @@ def first_tag(entries: list[Weights]) -> list[Weights]:
 
 
 def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
-    """Report which published weights are used. Warn if they are not the ones that fit the picture size best."""
+    """Report which published weights are used. Warn if they are not the ones that fit the picture size best.
+
+    Args:
+        found: The weights that are used, and those that fit best.
+        reporter: Receives the report and the warning.
+    """
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, {PLACES[found.place]})")
     if found.entry is not found.wanted:
         height, width = found.wanted.input_size
@@ -229,6 +234,9 @@ def describe(found: fetch.WeightsFile) -> dict[str, Any]:
     """Describe published weights in a dictionary that run.json and the exported file store.
 
     If these are not the weights that fit the picture size best, the entry `reason` says why.
+
+    Args:
+        found: The weights that are used, and those that fit best.
     """
     entry = found.entry
     return {

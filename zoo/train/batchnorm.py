@@ -29,7 +29,7 @@ class BatchNormRecalibration:
 
     The averages are out of date in either of two cases:
 
-    - The phase has few steps up to its best epoch. The values from before the phase therefore still make up more than a
+    - The phase has so few steps up to its best epoch that the values from before the phase still make up more than a
       hundredth of the averages.
     - The accuracy on training pictures with the averages is more than 0.1 below the accuracy in training mode. Training
       mode uses the statistics of each batch instead of the averages.
@@ -39,7 +39,7 @@ class BatchNormRecalibration:
     or the accuracy on these training pictures.
 
     Args:
-        inputs: The inputs of the phase.
+        inputs: The part of the network that the phase trains, and functions that read batches for this part.
         network: The network up to the logits.
         data: The pictures of the run.
         batching: The settings for grouping pictures into batches.

@@ -224,9 +224,12 @@ class _Trainer:
     def needs(self, index: int) -> bool:
         """Return whether a phase must be trained. If not, record and report that it is skipped.
 
-        A phase is skipped if the best validation loss so far is at most both the phase's `skip_below_loss` and a
-        quarter of the chance level. A phase is never skipped if it has no `skip_below_loss`, or if the run has class
-        weights. It is also never skipped if its network and the network of the previous phase have different depths.
+        A phase is skipped if the best validation loss so far is low enough: not above the phase's `skip_below_loss`,
+        and not above a quarter of the chance level. A phase is never skipped in any of these cases:
+
+        - It has no `skip_below_loss`.
+        - The run has class weights.
+        - Its network and the network of the previous phase have different depths.
         """
         phase, best = self._phases[index], self._best
         # Class weights make losses smaller too, so a weighted loss cannot be compared with these limits.
@@ -426,6 +429,12 @@ def _networks(whole: Network, phases: Sequence[Phase], head: Head, data: Trainin
     """Return the network of each phase. Phases of the same depth share one network.
 
     This also checks which layers each phase trains, so that errors appear before training starts.
+
+    Args:
+        whole: The network with all stages.
+        phases: The phases in order.
+        head: The head of networks with fewer stages than `whole`.
+        data: The pictures to train on. Their classes determine the outputs of networks with fewer stages.
 
     Raises:
         UsageError: A phase asks for more stages than its network has.

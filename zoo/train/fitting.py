@@ -274,9 +274,10 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
         return base(rate, **options)
 
     class Scaled(base):
-        """Works like the phase's optimizer, but multiplies the learning rate of each variable by its factor.
+        """Works like the phase's optimizer, but multiplies the learning rate of each variable by a factor.
 
-        Multiplying the gradients instead would have no effect with Adam, because Adam normalizes gradients.
+        The factors are in `lr_multipliers`; see `compile_for`. Multiplying the gradients instead would have no effect
+        with Adam, because Adam normalizes gradients.
         """
 
         def update_step(self, gradient, variable, learning_rate):

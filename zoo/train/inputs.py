@@ -145,7 +145,7 @@ class InputPipeline:
         )
 
     def count(self, inputs: PhaseInputs, epochs: int) -> None:
-        """Add to `stats` how often a phase has read features from the cache.
+        """Count the pictures whose features a phase has read from the cache, and add their number to `stats`.
 
         Args:
             inputs: The inputs of the phase, as `for_phase` returned them.
@@ -165,8 +165,8 @@ class InputPipeline:
 
         One pass then computes the features for all these phases. A later phase qualifies if it trains the same network
         as the given phase and augments in the same way. The search stops at the first phase that has no cut, trains a
-        different network, or trains a layer below an earlier cut. In the last case, training changes the features of
-        all later phases.
+        different network, or has a frozen layer above the cut of the phase before it. In the last case, the phase
+        before it may change the weights of that layer, so the features cannot be computed yet.
 
         Args:
             index: The index of the given phase, counted from 0.

@@ -76,9 +76,10 @@ class RangeTestConfig:
 
 
 def phase_under_test(phase: Phase, config: RangeTestConfig) -> Phase:
-    """Return a copy of a phase for a range test, which itself raises the learning rate.
+    """Return a copy of a phase for a range test.
 
-    The copy has no learning-rate schedule and no weight averaging.
+    The copy has no learning-rate schedule, because the range test sets the learning rate of each step. It also has no
+    weight averaging.
 
     Args:
         phase: The phase.

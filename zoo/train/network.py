@@ -298,9 +298,12 @@ def output_of_stage(
 ) -> keras.KerasTensor:
     """Return the feature map that a stage passes on to the next stage.
 
-    A layer outside all stages counts as part of the highest stage among the layers on which it depends. Layers above
-    the stage may read several tensors from it (residual branches, dense blocks). The feature map is the last of these
-    tensors in the order of the graph. If a padding layer computes it, the input of the padding layer is returned.
+    Layers above the stage may read several tensors from it (residual branches, dense blocks). The feature map is the
+    last of these tensors in the order of the graph. If a padding layer computes this tensor, the input of the padding
+    layer is returned instead.
+
+    Layers without weights may be in no stage. Such a layer counts as part of the stage that computes its input. If its
+    inputs come from several stages, it counts as part of the highest one.
 
     Args:
         model: The whole network.

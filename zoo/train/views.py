@@ -26,8 +26,8 @@ BATCH = 32
 class Views:
     """Describes the views of some pictures: K augmented copies of each picture.
 
-    View k uses the random numbers that epoch k would use if pictures were augmented again in every epoch. A view
-    differs from the picture of epoch k in two ways. Its pixels are rounded to whole numbers. If the policy mixes the
+    Without views, pictures would be augmented again in every epoch. View k uses the random numbers of epoch k, but it
+    differs from the picture of that epoch in two ways. Its pixels are rounded to whole numbers. If the policy mixes the
     pictures of a batch, as mixup does, it mixes different pictures, because the batches are not those of epoch k.
 
     Args:
@@ -51,6 +51,8 @@ class Views:
 
     def place(self, epoch: int, chosen: np.ndarray) -> np.ndarray:
         """Return the indices of the views that an epoch reads for the given pictures.
+
+        Epoch e reads view e modulo `count` of each picture.
 
         Args:
             epoch: The number of the epoch, counted from 0.

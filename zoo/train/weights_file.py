@@ -70,8 +70,9 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[Weights] = ()) -> None:
     """Raise an error if an .h5 file cannot have the weights of an architecture, judged by the number of parameters.
 
-    This check runs before Keras starts. The number can differ from the expected one by up to 1 %. The names of the
-    layers are not compared, because Keras loads such files by the order of the layers.
+    This check runs before Keras starts. The number can differ from the expected one by up to 1 %. A .weights.h5 file
+    can have any number of additional parameters, such as those of a head. The names of the layers are not compared,
+    because Keras loads such files by the order of the layers.
 
     Args:
         path: The user's file. A .keras file is not checked.
@@ -99,9 +100,9 @@ def _parameters_in(path: Path) -> tuple[int, bool]:
     """Count the parameters in an .h5 file.
 
     Returns:
-        The number of parameters, and whether Keras would load all of them. It loads all layers that an older .h5 file
-        lists. From a .weights.h5 file it takes the layers of the network, so that the file may hold more, such as a
-        head.
+        The number of parameters, and whether Keras would load all of them. From an .h5 file of the older format, Keras
+        loads every layer that the file lists. From a .weights.h5 file, Keras loads only the layers that the network
+        has. Such a file may therefore contain more layers, such as a head.
     """
     import h5py
 

@@ -293,8 +293,8 @@ def _export_variant(
     """Make a variant, write it and its figures into the run folder, and copy it into the folder of exports.
 
     If a ZooError occurs, the variant counts as refused, and the error is the reason. The error is not raised, because
-    another variant may still succeed. If the variant does not meet a limit on accuracy or speed, only its figures are
-    written.
+    another variant may still succeed. If the variant does not meet a limit on accuracy or speed, it is refused too,
+    and only its figures are written.
 
     Args:
         request: The variant, and the limits that it must meet.

@@ -87,7 +87,10 @@ def finetune(
 
 
 def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:
-    """Report which files an interrupted run leaves behind, and what to do next."""
+    """Report which files an interrupted run leaves behind, and what to do next.
+
+    If the network is already trained, the message contains the command that exports it to the folder `exported`.
+    """
     if record.status == "trained":
         words = ["zoo", "export", str(run.folder)]
         words += ["--exported", str(exported)] if exported != Path("exported") else []

@@ -1,7 +1,7 @@
-"""Reports what an export replaces, and which older files have names that a user could mistake for those of this run.
+"""Reports which earlier export a new export replaces, and warns about stale variants.
 
-A file is stale if another run exported it earlier under the same name. No stale file is removed but settings that
-`zoo-runtime tune` measured for the replaced file.
+A variant is stale if another run exported it earlier under the same name. A user could mistake it for a variant of the
+new export. Stale variants are kept. The settings that `zoo-runtime tune` measured for the replaced file are removed.
 """
 
 from __future__ import annotations

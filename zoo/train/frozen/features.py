@@ -5,8 +5,8 @@ epoch. In this package, these outputs are called "features". `zoo.train.frozen.c
 
 Features are computed before the phase trains. Then only the upper part runs in every step. It shares its variables with
 the whole network. If pictures are augmented in every epoch, or features do not fit in the cache, the frozen part runs
-batch by batch in every epoch. This saves time only on onnxruntime. If onnxruntime cannot be used, Keras runs the whole
-network instead.
+batch by batch in every epoch. This saves time only if onnxruntime runs it. If onnxruntime cannot be used, Keras runs
+the whole network instead.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class FeatureCache:
         reporter: Receives progress messages and warnings.
 
     Attributes:
-        stats: The numbers of features computed and read so far, and the seconds that this took.
+        stats: What the run has computed and read so far.
     """
 
     def __init__(self, config: FeatureCacheConfig, array: np.ndarray, targets: np.ndarray, reporter: Reporter):
@@ -188,7 +188,9 @@ class FeatureCache:
         )
 
     def count(self, inputs: PhaseInputs, train: int, validation: int) -> None:
-        """Add to `stats` how often a phase has read features from the cache.
+        """Count the pictures whose features a phase has read from the cache, and add their number to `stats`.
+
+        The seconds that this saved are added too. Pictures whose features were not in the cache do not count.
 
         Args:
             inputs: The inputs of the phase.
@@ -443,7 +445,7 @@ class FeatureCache:
         """Return a function that reads batches of pictures and computes their features without the cache.
 
         Args:
-            part: Computes the features; it must not be None.
+            part: Computes the features. It is never None: the caller creates the part before it calls this method.
             read: Reads batches of pictures.
         """
         assert part is not None

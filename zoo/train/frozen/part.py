@@ -63,7 +63,7 @@ class FrozenPart:
         """Convert the frozen part to ONNX, and switch to onnxruntime if its outputs match those of Keras.
 
         Args:
-            expected: The outputs of Keras for the sample, one array per tensor.
+            expected: The outputs that Keras computes for the sample, one array for each output of the frozen part.
             sample: Pictures, float32 (pictures, height, width, channels) in 0..255.
         """
         from zoo.convert.keras_to_onnx import convert_maps
@@ -92,7 +92,7 @@ class FrozenPart:
             pixels: The pictures, float32 (pictures, height, width, channels) in 0..255.
 
         Returns:
-            One float32 array (pictures, ...) per tensor.
+            One float32 array (pictures, ...) for each output of the frozen part.
         """
         if self._session is not None:
             try:

@@ -305,13 +305,14 @@ class Cache:
             files.evict(feature_set.folder)
 
     def _lacking(self, place: Path | None, spec: FeatureSetSpec, fixed_point: bool) -> int:
-        """Return how many bytes a set needs on the disk at most, not counting the rows that it already has.
+        """Return an upper bound on the bytes that a set still needs on the disk.
 
-        These are the bytes of its missing rows in `values`, and 9 bytes for every row of the set in `spans` and `done`.
+        The bound is the size of the needed rows that have not been computed yet, plus 9 bytes for every row of the set.
+        The file `spans` takes 8 of these bytes, and `done` takes 1.
 
         Args:
-            place: The folder of the set. None counts all needed rows as missing.
-            spec: Describes the set.
+            place: The folder of the set. None counts no row as computed.
+            spec: Describes the set, and says which rows are needed.
             fixed_point: Whether numbers are stored in 16 bits.
         """
         row = math.prod(spec.shape) * (2 if fixed_point else 4)
