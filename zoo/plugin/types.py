@@ -274,10 +274,10 @@ class Phase:
             counts only the stages that the network has in this phase.
         epochs: The maximum number of passes over the training pictures. Early stopping may end the phase sooner.
         learning_rate: The highest learning rate of the phase.
-        optimizer: "adam", "adamw", "sgd" (with momentum 0.9), "rmsprop" or "exact". "exact" is for phases that train only
-            the head, on unaltered pictures. If the head is linear in the pooled features, it is solved by logistic
-            regression with an L2 penalty that cross-validation chooses; epochs and learning rate then do not matter. A
-            head with hidden layers, a 1x1 convolution or an L1 penalty is trained with "adam" instead.
+        optimizer: "adam", "adamw", "sgd" (with momentum 0.9), "rmsprop" or "exact". "exact" is for phases
+            that train only the head, on unaltered pictures. A head that is linear in the pooled features is then solved
+            by logistic regression, with an L2 penalty that cross-validation chooses. Epochs, learning rate and dropout
+            are not used. A head with hidden layers, a 1x1 convolution or an L1 penalty is trained with "adam" instead.
         lr_schedule: How the learning rate changes during the phase.
             "constant": it stays at `learning_rate`.
             "cosine": it rises from a hundredth of `learning_rate` to all of it over the first tenth of the steps. It

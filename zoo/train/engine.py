@@ -315,7 +315,13 @@ class _Trainer:
             )
         self._inputs.count(active.inputs, 1)
         seconds = round(time.perf_counter() - active.started, 2)
-        row = {"phase": phase.name, "epoch": number, "learning_rate": 0.0, **figures, "seconds": seconds}
+        row: dict[str, Any] = {
+            "phase": phase.name,
+            "epoch": number,
+            "learning_rate": 0.0,
+            **figures,
+            "seconds": seconds,
+        }
         self._history.append(row)
         fold_loss = (
             "" if solution["fold_loss"] is None else f", {solution['fold_loss']:.4f} in {solution['folds']} folds"
