@@ -31,6 +31,8 @@ PAIRS = 60
 # The metrics that may fall by no more than the limit. With several labels per picture, the fraction of correct
 # decisions says little on its own: answering "no" to all of a hundred classes is correct for ninety-nine.
 LIMITED_METRICS = ("accuracy", "exact_match", "mean_average_precision")
+# The metrics that have a confidence interval; see `zoo.evaluate.metrics.measure`.
+INTERVALS = ("accuracy_interval", "exact_match_interval")
 # Bounds on the tolerance of an int8 file's self-test. A device that differs by more must not pass.
 SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
 
@@ -135,7 +137,7 @@ class Variant(abc.ABC):
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
         """Return the lines that a command prints about a file: its accuracy, size and speed, compared with float32."""
         changes = ", ".join(
-            f"{key.replace('_', ' ')} {figures[key]:.4f} instead of {figures[f'float32_{key}']:.4f}"
+            f"{key.replace('_', ' ')} {_text(figures, key)} instead of {_text(figures, f'float32_{key}')}"
             for key in LIMITED_METRICS
             if key in figures
         )
@@ -164,6 +166,7 @@ class Int8(Variant):
         """
         import numpy as np
 
+        from zoo.evaluate.metrics import interval
         from zoo.export import int8
         from zoo.export.parity import PARITY_PICTURES
 
@@ -191,7 +194,14 @@ class Int8(Variant):
         tried = {
             "judged_on": result.validation_pictures,
             "float32_accuracy_there": result.accuracy,
-            "tried": [trial.to_json() for trial in result.trials],
+            "float32_accuracy_there_interval": interval(result.accuracy, result.validation_pictures),
+            "tried": [
+                {
+                    **trial.to_json(),
+                    "accuracy_interval": None if trial.failed else interval(trial.accuracy, result.validation_pictures),
+                }
+                for trial in result.trials
+            ],
         }
         tolerance = min(max(difference, SMALLEST_TOLERANCE), LARGEST_TOLERANCE)
         return VariantGraph(result.graph, precision, tolerance, tried)
@@ -350,12 +360,20 @@ def make_variant(
 
 
 def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics to which limits apply, of the variant and of the float32 file.
+    """Return the metrics to which limits apply and their intervals, of the variant and of the float32 file.
 
     The keys of the float32 file's metrics start with `float32_`, such as `float32_accuracy`.
     """
-    keys = [key for key in LIMITED_METRICS if key in float32_metrics]
+    keys = [key for key in (*LIMITED_METRICS, *INTERVALS) if key in float32_metrics]
     return {**{key: metrics[key] for key in keys}, **{f"float32_{key}": float32_metrics[key] for key in keys}}
+
+
+def _text(figures: Mapping[str, Any], key: str) -> str:
+    """Format a metric, with its confidence interval if it has one."""
+    from zoo_runtime import format_accuracy
+
+    interval = figures.get(f"{key}_interval")
+    return format_accuracy(figures[key], interval) if interval else f"{figures[key]:.3f}"
 
 
 def failed(variant: Variant, why: str) -> VariantFile:
