@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import zoo_runtime
 from zoo.cli import options
 from zoo.errors import ConversionFailed
+from zoo.evaluate.metrics import interval
 from zoo.export import int8, variants
 from zoo_runtime import Predictor
 
@@ -67,7 +68,9 @@ def test_one_class_adds_a_variant(renamed, trained, exported):
     assert figures["kind"] == "renamed" and figures["seed"] == 0
     assert figures["accuracy"] == figures["float32_accuracy"] == predictor.info.metrics["test"]["accuracy"]
     (line,) = renamed.describe(figures)
-    assert f"accuracy {figures['accuracy']:.4f} instead of {figures['accuracy']:.4f} on 12 test pictures" in line
+    assert figures["accuracy_interval"] == figures["float32_accuracy_interval"] == interval(figures["accuracy"], 12)
+    text = zoo_runtime.format_accuracy(figures["accuracy"], figures["accuracy_interval"])
+    assert f"accuracy {text} instead of {text} on 12 test pictures" in line
 
 
 def test_the_limits_apply_to_an_added_variant(renamed, trained, exported, monkeypatch):

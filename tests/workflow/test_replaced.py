@@ -48,7 +48,8 @@ def test_an_export_of_another_run_is_named_with_the_command_that_brings_it_back(
 
 def test_the_command_names_what_differs_from_the_defaults(zoo, two_runs):
     options = ("--name", "mine", "--exported", "my exports")
-    assert zoo("export", "one", "--size", 48, *options).code == 0
+    # A network that was trained at 32 pixels answers alike at 48.
+    assert zoo("export", "one", "--size", 48, "--allow-chance", *options).code == 0
     ran = zoo("export", "two", *options)
     assert ran.code == 0, ran.err
     assert "`zoo export runs/one --size 48x48 --name mine --exported 'my exports'` brings that one back" in ran.out
