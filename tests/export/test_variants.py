@@ -169,6 +169,14 @@ def test_with_several_labels_every_metric_is_limited():
     assert "exact match falls from 1.0000 to 0.0000" in variants.Fp16().refuse(multilabel, limits)
 
 
+def test_a_refusal_says_how_sure_the_accuracies_are():
+    figures = {"accuracy": 0.88, "float32_accuracy": 0.92, "accuracy_interval": [0.7, 0.96]}
+    refusal = variants.Fp16().refuse(
+        {**figures, "float32_accuracy_interval": [0.75, 0.98]}, variants.AcceptanceLimits()
+    )
+    assert "from 0.92 (0.75 to 0.98 with 95 % confidence) to 0.88 (0.70 to 0.96 with 95 % confidence) on" in refusal
+
+
 @pytest.mark.parametrize(
     ("before", "after", "max_drop", "refused"),
     [

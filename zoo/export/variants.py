@@ -123,7 +123,8 @@ class Variant(abc.ABC):
                 if not before - after <= limits.max_drop + 1e-9:
                     hint = f"; --{self.name}-any-speed also tries files that are not faster here"
                     return (
-                        f"{key.replace('_', ' ')} falls from {before:.4f} to {after:.4f} on the test pictures, by "
+                        f"{key.replace('_', ' ')} falls from {_text(figures, f'float32_{key}')} to "
+                        f"{_text(figures, key)} on the test pictures, by "
                         f"{100 * (before - after):.2f} points; --max-drop allows {100 * limits.max_drop:g}"
                         f"{hint if self.must_be_faster and not limits.any_speed else ''}"
                     )
@@ -373,7 +374,7 @@ def _text(figures: Mapping[str, Any], key: str) -> str:
     from zoo_runtime import format_accuracy
 
     interval = figures.get(f"{key}_interval")
-    return format_accuracy(figures[key], interval) if interval else f"{figures[key]:.3f}"
+    return format_accuracy(figures[key], interval) if interval else f"{figures[key]:.4f}"
 
 
 def failed(variant: Variant, why: str) -> VariantFile:
