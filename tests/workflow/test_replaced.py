@@ -49,6 +49,8 @@ def test_an_export_of_another_run_is_named_with_the_command_that_brings_it_back(
 def test_the_command_names_what_differs_from_the_defaults(zoo, two_runs):
     options = ("--name", "mine", "--exported", "my exports")
     # A network that was trained at 32 pixels answers alike at 48.
+    refused = zoo("export", "one", "--size", 48, *options)
+    assert refused.code == 1 and "`zoo export runs/one --size 48x48 --allow-chance`" in refused.err
     assert zoo("export", "one", "--size", 48, "--allow-chance", *options).code == 0
     ran = zoo("export", "two", *options)
     assert ran.code == 0, ran.err

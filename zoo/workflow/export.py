@@ -177,7 +177,8 @@ def _convert(
     except ConstantOutput as error:
         if keep:
             trained.run.write_record(trained.record.with_warnings([str(error)]))
-        raise ConstantOutput(f"{error} {verdict.export_all_the_same(trained.run)}") from None
+        advice = verdict.export_all_the_same(trained.run, trained.record, trained.dataset)
+        raise ConstantOutput(f"{error} {advice}") from None
 
 
 def convert_and_check(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 
 import numpy as np
@@ -46,12 +47,22 @@ def judge(
     record = record.with_warnings(warnings)
     if verdict.learned or allow_chance:
         return record, None
-    return record, f"no file is exported, because the network has learned nothing. {export_all_the_same(run)}"
+    advice = export_all_the_same(run, record, dataset)
+    return record, f"no file is exported, because the network has learned nothing. {advice}"
 
 
-def export_all_the_same(run: runs.Run) -> str:
-    """Return a sentence with the command that exports a network that has learned nothing."""
-    return f"The run is kept; `zoo export {run.folder} --allow-chance` exports it all the same."
+def export_all_the_same(run: runs.Run, record: runs.RunRecord, dataset: Dataset) -> str:
+    """Return a sentence with the command that exports a network that has learned nothing.
+
+    Args:
+        run: The run folder.
+        record: The content of its run.json.
+        dataset: The dataset, in the picture size of the export. The command has this size if the run has another one.
+    """
+    height, width = dataset.spec.size
+    size = ["--size", f"{height}x{width}"] if [height, width] != list(record.image["size"]) else []
+    command = shlex.join(["zoo", "export", str(run.folder), *size, "--allow-chance"])
+    return f"The run is kept; `{command}` exports it all the same."
 
 
 def _not_finite(run: runs.Run) -> list[str]:
