@@ -93,7 +93,7 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
         *("--weights", first / "model.keras", "--schedule", "full", "--epochs", "1,2", "--learning-rate", "0.01,0.002"),
         *("--optimizer", "sgd", "--batch-size", 10, "--val-split", 0.3, "--augment", "light", "--name", "mine"),
         *("--rate", "one-cycle", "--clip-norm", 2, "--ema", 0.9, "--profile", *folders(tmp_path)),
-        *("--precision", "bfloat16"),
+        *("--precision", "bfloat16", "--allow-chance"),
     )
     assert ran.code == 0, ran.err
     table = ran.out.partition(" seconds   share  step\n")[2].splitlines()
@@ -134,7 +134,8 @@ def test_same_command_same_bytes_of_weights(zoo, photos, tmp_path, name):
 
     def weights(seed, folder):
         arguments = ("--data", photos, "--size", 32, "--epochs", 2, "--augment", "light", "--weights", "none")
-        ran = zoo("finetune", name, *arguments, "--seed", seed, "--no-export", "--runs", tmp_path / folder)
+        options = ("--seed", seed, "--no-export", "--allow-chance", "--runs", tmp_path / folder)
+        ran = zoo("finetune", name, *arguments, *options)
         assert ran.code == 0, ran.err
         (run,) = (tmp_path / folder).iterdir()
         return keras.models.load_model(run / "model.keras", compile=False).get_weights()
