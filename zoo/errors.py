@@ -26,6 +26,7 @@ next. `zoo/cli/__init__.py` translates exceptions into exit codes. The package `
     ├── ExportError
     │   ├── ConversionFailed       the network cannot be converted to ONNX
     │   └── ParityFailed           the exported file does not compute what the trained network computes
+    │       └── ConstantOutput     the trained network computes the same for every picture
     └── InstallationError          a part of the installation is missing
 """
 
@@ -192,6 +193,10 @@ class ParityFailed(ExportError):
     The error is also raised if the outputs are NaN or infinite, or do not depend on the picture. And it is raised if
     the written file fails its self-test.
     """
+
+
+class ConstantOutput(ParityFailed):
+    """The trained network computes the same for every picture, so that the exported file cannot be compared with it."""
 
 
 class InstallationError(ZooError):

@@ -46,7 +46,7 @@ PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", 
 class RunRecord:
     """The content of run.json: the request of a run, its data and its results.
 
-    A record is immutable. `with_training`, `with_export` and `with_status` return changed copies.
+    A record is immutable. The methods whose names start with `with_` return changed copies.
 
     Each argument except `others` is an entry of run.json. If the argument has a default, the entry can be missing from
     the file: the run does not have this result yet, or an older version of zoo wrote the file.
@@ -73,8 +73,9 @@ class RunRecord:
         head: The fields of the network's `zoo.plugin.Head`. None means the architecture's default head.
         task: "multiclass", "binary" or "multilabel".
         phases: For each phase, its settings, the layers that it trained, its number of epochs and its duration in
-            seconds. For a skipped phase, also the reason for skipping it.
-        warnings: The warnings about random weights and about training, which the user has already seen.
+            seconds. If a phase was skipped, also the reason.
+        warnings: The warnings about random weights, about training and about what the network has learned. The reporter
+            showed them to the user, too.
         seconds: Maps "train" and "export" to the durations of these steps, in seconds.
         prefix: Counts and times of the frozen part; see `zoo.train.frozen.stats.CacheStats`. None before training ends.
         best_epoch: The number of the epoch whose weights model.keras contains, counted over all phases from 1. None
@@ -171,14 +172,21 @@ class RunRecord:
             seconds={**self.seconds, "train": round(seconds, 2)},
         )
 
-    def with_export(self, *, parity: Mapping[str, Any], seconds: float) -> RunRecord:
+    def with_export(self, *, parity: Mapping[str, Any], seconds: float, warnings: Sequence[str] = ()) -> RunRecord:
         """Return a copy of this record with the results of the export.
 
         Args:
             parity: As in `RunRecord`.
             seconds: The duration of the export in seconds.
+            warnings: The warnings of the export; see `with_warnings`.
         """
-        return dataclasses.replace(self, parity=parity, seconds={**self.seconds, "export": round(seconds, 2)})
+        record = dataclasses.replace(self, parity=parity, seconds={**self.seconds, "export": round(seconds, 2)})
+        return record.with_warnings(warnings)
+
+    def with_warnings(self, warnings: Sequence[str]) -> RunRecord:
+        """Return a copy of this record with more warnings. Those that it already has are not repeated."""
+        new = [text for text in warnings if text not in self.warnings]
+        return dataclasses.replace(self, warnings=[*self.warnings, *new])
 
 
 @dataclass(frozen=True)

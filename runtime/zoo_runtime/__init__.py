@@ -37,7 +37,7 @@ from ._session import Settings, parse_providers
 from ._version import __version__
 
 if _TYPE_CHECKING:
-    from ._print import print_predictions
+    from ._print import format_accuracy, print_predictions
 
 __all__ = [
     "INPUT",
@@ -70,6 +70,7 @@ __all__ = [
     "__version__",
     "check",
     "decode",
+    "format_accuracy",
     "list_pictures",
     "parse_providers",
     "print_predictions",
@@ -80,9 +81,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import `print_predictions` only when it is used, because most programs do not need it."""
-    if name == "print_predictions":
-        from ._print import print_predictions
+    """Import what formats and prints text on its first use, because most programs do not need it."""
+    if name in ("format_accuracy", "print_predictions"):
+        from . import _print
 
-        return print_predictions
+        return getattr(_print, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -81,8 +81,9 @@ class ModelInfo:
             the value of the key "random" is True.
         run: The id, package versions and seed of the training run.
         data: Name, digest and counts of the pictures of the training run.
-        metrics: The metrics on the validation and test pictures. For published weights that were exported without
-            training, these are the published accuracies.
+        metrics: The metrics on the validation and test pictures. `accuracy_interval` and `exact_match_interval` are the
+            bounds of 95 % confidence intervals; files of earlier versions lack them. For published weights that were
+            exported without training, these are the published accuracies.
         parity: The largest differences between the outputs of the trained network and of this file.
         precision: Empty if the file stores numbers as float32. Otherwise, the value of the key "kind" is "int8" or
             "fp16", and the other entries say how the file was made.

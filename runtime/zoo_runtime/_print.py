@@ -1,4 +1,4 @@
-"""Prints predictions, one line per picture, for the commands `zoo-runtime predict` and `zoo predict`."""
+"""Prints predictions line by line, for the commands `zoo-runtime predict` and `zoo predict`, and formats accuracies."""
 
 from __future__ import annotations
 
@@ -77,6 +77,28 @@ def print_predictions(
     if not listed and not failed:
         raise no_picture_in(paths)
     return 1 if failed else 0
+
+
+def format_accuracy(accuracy: float, interval: Sequence[float], pictures: int | None = None) -> str:
+    """Format an accuracy and its 95 % confidence interval, with as many decimals as the interval justifies.
+
+    Args:
+        accuracy: The fraction of pictures with a correct answer, in 0..1.
+        interval: The lower and the upper bound of the confidence interval, in 0..1.
+        pictures: The number of pictures; None leaves it out.
+
+    Returns:
+        A text such as "0.94 (0.89 to 0.97 with 95 % confidence, 150 pictures)". The accuracy is rounded to 0 or 1 only
+        if it is 0 or 1.
+    """
+    low, high = interval
+    width = high - low
+    decimals = 2 if width >= 0.02 else 3 if width >= 0.002 else 4
+    exact = decimals
+    while exact < 6 and round(accuracy, exact) in (0, 1) and accuracy not in (0, 1):
+        exact += 1
+    count = "" if pictures is None else f", {pictures} picture{'s' * (pictures != 1)}"
+    return f"{accuracy:.{exact}f} ({low:.{decimals}f} to {high:.{decimals}f} with 95 % confidence{count})"
 
 
 def one_line(text: str) -> str:

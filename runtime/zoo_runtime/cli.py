@@ -136,8 +136,11 @@ def _info(options: argparse.Namespace) -> int:
 def _brief(value: dict[str, Any]) -> str:
     """Format the numbers and short strings of a nested dictionary on one line.
 
-    Lists are left out, and so are strings of more than 100 characters. `zoo-runtime info --json` shows both.
+    An accuracy stands with its confidence interval, if the file has one. All other lists are left out, and so are
+    strings of more than 100 characters. `zoo-runtime info --json` shows both.
     """
+    from ._print import format_accuracy
+
     parts = []
     for key, item in value.items():
         if isinstance(item, dict):
@@ -145,7 +148,11 @@ def _brief(value: dict[str, Any]) -> str:
             if inner:
                 parts.append(f"{key}: ({inner})")
         elif isinstance(item, float):
-            parts.append(f"{key} {item:.4g}")
+            interval = value.get(f"{key}_interval")
+            if isinstance(interval, list) and [type(bound) for bound in interval] == [float, float]:
+                parts.append(f"{key} {format_accuracy(item, interval)}")
+            else:
+                parts.append(f"{key} {item:.4g}")
         elif isinstance(item, (str, int)) and len(str(item)) <= 100:
             parts.append(f"{key} {item}")
     return ", ".join(parts)

@@ -71,7 +71,8 @@ def test_a_saved_model_loads_in_a_new_process_without_plugins(finished):
 
 
 def test_no_export_leaves_none_but_evaluates(zoo, photos, tmp_path):
-    ran = zoo("finetune", "mnist_convnet", "--data", photos, *QUICK, *folders(tmp_path), "--no-export")
+    quick = ("--size", 32, "--epochs", 8, "--batch-size", 8)
+    ran = zoo("finetune", "mnist_convnet", "--data", photos, *quick, *folders(tmp_path), "--no-export")
     assert ran.code == 0, ran.err
     assert "NO PRETRAINED" not in ran.err and "Export  " not in ran.out
     assert "Test pictures, through the converted network:" in ran.out and "exported file" not in ran.out
@@ -92,7 +93,7 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
         *("--weights", first / "model.keras", "--schedule", "full", "--epochs", "1,2", "--learning-rate", "0.01,0.002"),
         *("--optimizer", "sgd", "--batch-size", 10, "--val-split", 0.3, "--augment", "light", "--name", "mine"),
         *("--rate", "one-cycle", "--clip-norm", 2, "--ema", 0.9, "--profile", *folders(tmp_path)),
-        *("--precision", "bfloat16"),
+        *("--precision", "bfloat16", "--allow-chance"),
     )
     assert ran.code == 0, ran.err
     table = ran.out.partition(" seconds   share  step\n")[2].splitlines()
@@ -133,7 +134,8 @@ def test_same_command_same_bytes_of_weights(zoo, photos, tmp_path, name):
 
     def weights(seed, folder):
         arguments = ("--data", photos, "--size", 32, "--epochs", 2, "--augment", "light", "--weights", "none")
-        ran = zoo("finetune", name, *arguments, "--seed", seed, "--no-export", "--runs", tmp_path / folder)
+        options = ("--seed", seed, "--no-export", "--allow-chance", "--runs", tmp_path / folder)
+        ran = zoo("finetune", name, *arguments, *options)
         assert ran.code == 0, ran.err
         (run,) = (tmp_path / folder).iterdir()
         return keras.models.load_model(run / "model.keras", compile=False).get_weights()
@@ -172,7 +174,7 @@ def test_bad_pictures_are_left_out_and_listed(zoo, photos, tmp_path):
     (data / "bars" / "empty.jpg").write_bytes(b"")
     whole = next((data / "noise").iterdir()).read_bytes()
     (data / "noise" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    ran = zoo("finetune", "mnist_convnet", "--data", data, *QUICK, *folders(tmp_path), "--no-export")
+    ran = zoo("finetune", "mnist_convnet", "--data", data, *QUICK, *folders(tmp_path), "--no-export", "--allow-chance")
     assert ran.code == 0, ran.err
     assert "3 of 75 files are left out: " in ran.err
     (run,) = (tmp_path / "runs").iterdir()

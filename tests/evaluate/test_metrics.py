@@ -89,4 +89,23 @@ def test_several_classes_none_of_which_has_a_picture():
 
 def test_summary_keeps_the_figures_without_the_tables():
     found = metrics.measure(PROBABILITIES, TRUTH, ["cat", "dog", "owl"])
-    assert metrics.summary(found) == {key: found[key] for key in ("accuracy", "macro_f1", "loss", "pictures")}
+    assert metrics.summary(found) == {
+        key: found[key] for key in ("accuracy", "accuracy_interval", "macro_f1", "loss", "pictures")
+    }
+
+
+@pytest.mark.parametrize(
+    ("correct", "pictures", "bounds"),
+    # E. B. Wilson's formula by hand: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.959964.
+    [(141, 150, (0.8899, 0.9681)), (5, 5, (0.5655, 1.0)), (0, 3, (0.0, 0.5615)), (9500, 10000, (0.9456, 0.9541))],
+)
+def test_the_interval_is_that_of_wilson(correct, pictures, bounds):
+    assert metrics.interval(correct / pictures, pictures) == pytest.approx(bounds, abs=5e-5)
+
+
+def test_only_figures_of_whole_pictures_have_an_interval():
+    found = metrics.measure(PROBABILITIES, TRUTH, ["cat", "dog", "owl"])
+    assert found["accuracy_interval"] == metrics.interval(found["accuracy"], found["pictures"])
+    several = metrics.measure(PROBABILITIES, TRUTH, ["cat", "dog", "owl"], multilabel=True)
+    assert several["exact_match_interval"] == metrics.interval(several["exact_match"], several["pictures"])
+    assert "accuracy_interval" not in several

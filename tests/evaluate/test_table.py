@@ -52,7 +52,8 @@ def test_each_class_has_a_line_with_its_figures():
     assert lines[0].split() == ["class", "precision", "recall", "f1", "pictures"]
     assert lines[1].split() == ["cat", "0.600", "0.750", "0.667", "4"]
     assert lines[2].split() == ["dog", "0.800", "0.667", "0.727", "6"]
-    assert lines[3].startswith("accuracy 0.7000, macro F1 0.6970, loss ") and lines[3].endswith(", 10 pictures")
+    assert lines[3] == "accuracy 0.70 (0.40 to 0.89 with 95 % confidence, 10 pictures)"
+    assert lines[4].startswith("macro F1 0.697, loss ")
     # Short names stand at the rows and at the columns.
     assert [line.split() for line in lines[-3:]] == [["cat", "dog"], ["cat", "3", "1"], ["dog", "2", "4"]]
 
@@ -66,4 +67,5 @@ def test_a_matrix_of_many_classes_is_not_shown(count, shown):
 def test_several_labels_have_other_totals():
     targets = np.array([[1, 0], [1, 1], [0, 0]])
     text = metrics.table(metrics.measure(targets * 0.8 + 0.1, targets, ["cat", "dog"], multilabel=True))
-    assert "exact match 1.0000, mean AP 1.0000, macro F1 1.0000" in text and "confusion" not in text
+    assert "\nexact match 1.00 (0.44 to 1.00 with 95 % confidence, 3 pictures)\n" in text
+    assert "accuracy of single decisions 1.000, mean AP 1.000, macro F1 1.000" in text and "confusion" not in text

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 import zoo_runtime
 from zoo.errors import ConversionFailed
+from zoo.evaluate.metrics import interval
 from zoo.export import int8, variants
 from zoo_runtime import Predictor
 
@@ -27,7 +28,7 @@ def trials_of(figures):
     """Return the trials of int8.json as the search had them."""
     for values in figures["tried"]:
         config = {**values["way"], "left_out": tuple(values["way"]["left_out"])}
-        others = {key: value for key, value in values.items() if key != "way"}
+        others = {key: value for key, value in values.items() if key not in ("way", "accuracy_interval")}
         yield int8.Trial(int8.QuantConfig(**config), **others)
 
 
@@ -55,7 +56,12 @@ def test_the_file_and_its_figures(made, run, exported, finished, photos, zoo):
     # The same network, rounded: the probabilities are close, but not equal.
     change = np.abs(predictor.probabilities(pixels) - plain.probabilities(pixels))
     assert 1e-6 < change.mean() < 0.05
-    assert f"accuracy {figures['accuracy']:.4f} instead of" in made.out
+    assert f"accuracy {figures['accuracy']:.2f} (" in made.out
+    pictures = figures["judged_on"]
+    for trial in figures["tried"]:
+        expected = interval(trial["accuracy"], pictures)
+        assert trial["accuracy_interval"] == (None if trial["failed"] else expected)
+    assert figures["float32_accuracy_there_interval"] == interval(figures["float32_accuracy_there"], pictures)
     assert f"the best of {len(figures['tried'])} candidates" in made.out
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import zoo_runtime
 from zoo.cli import options
 from zoo.errors import ConversionFailed
+from zoo.evaluate.metrics import interval
 from zoo.export import int8, variants
 from zoo_runtime import Predictor
 
@@ -67,7 +68,9 @@ def test_one_class_adds_a_variant(renamed, trained, exported):
     assert figures["kind"] == "renamed" and figures["seed"] == 0
     assert figures["accuracy"] == figures["float32_accuracy"] == predictor.info.metrics["test"]["accuracy"]
     (line,) = renamed.describe(figures)
-    assert f"accuracy {figures['accuracy']:.4f} instead of {figures['accuracy']:.4f} on 12 test pictures" in line
+    assert figures["accuracy_interval"] == figures["float32_accuracy_interval"] == interval(figures["accuracy"], 12)
+    text = zoo_runtime.format_accuracy(figures["accuracy"], figures["accuracy_interval"])
+    assert f"accuracy {text} instead of {text} on 12 test pictures" in line
 
 
 def test_the_limits_apply_to_an_added_variant(renamed, trained, exported, monkeypatch):
@@ -119,7 +122,7 @@ def test_finetune_makes_variants(zoo, photos, tmp_path):
     ran = zoo(
         *("finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", "none", "--epochs", 1),
         *("--name", "small", "--runs", tmp_path / "runs", "--exported", tmp_path / "exported"),
-        *("--int8", "--fp16", "--int8-any-speed", "--max-drop", 100),
+        *("--int8", "--fp16", "--int8-any-speed", "--max-drop", 100, "--allow-chance"),
     )
     assert ran.code == 0, ran.err
     assert sorted(path.name for path in (tmp_path / "exported").iterdir()) == ["small", "small-fp16", "small-int8"]
@@ -164,6 +167,14 @@ def test_with_several_labels_every_metric_is_limited():
     assert variants.Fp16().refuse(figures, limits) is None
     multilabel = {**figures, "exact_match": 0.0, "float32_exact_match": 1.0}
     assert "exact match falls from 1.0000 to 0.0000" in variants.Fp16().refuse(multilabel, limits)
+
+
+def test_a_refusal_says_how_sure_the_accuracies_are():
+    figures = {"accuracy": 0.88, "float32_accuracy": 0.92, "accuracy_interval": [0.7, 0.96]}
+    refusal = variants.Fp16().refuse(
+        {**figures, "float32_accuracy_interval": [0.75, 0.98]}, variants.AcceptanceLimits()
+    )
+    assert "from 0.92 (0.75 to 0.98 with 95 % confidence) to 0.88 (0.70 to 0.96 with 95 % confidence) on" in refusal
 
 
 @pytest.mark.parametrize(

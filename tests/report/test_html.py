@@ -112,8 +112,22 @@ def test_a_run_without_figures_and_an_older_record_still_give_a_page():
 
 
 def test_several_labels_per_picture():
-    test = {**METRICS["test"], "exact_match": 0.8, "mean_average_precision": 0.7}
+    test = {
+        **METRICS["test"],
+        "exact_match": 0.8,
+        "exact_match_interval": [0.5481, 0.9295],
+        "mean_average_precision": 0.7,
+    }
     del test["confusion_matrix"]
     page = html.render(RECORD, {**METRICS, "test": test}, HISTORY)
-    assert "0.9333</b> of all decisions" in page and "<b>0.8000</b> of the pictures" in page
-    assert "mean average precision is\n0.7000" in page and "Confusion" not in page
+    assert "Test exact match: <b>0.80 (0.55 to 0.93 with 95 % confidence, 15 pictures)</b>" in page
+    assert "single decisions, 0.933 are right" in page
+    assert "mean average precision is\n0.700" in page and "Confusion" not in page
+
+
+def test_the_accuracy_has_its_interval():
+    """Figures of earlier versions have none."""
+    test = {**METRICS["test"], "accuracy_interval": [0.7018, 0.9881]}
+    page = html.render(RECORD, {**METRICS, "test": test}, HISTORY)
+    assert "Test accuracy: <b>0.93 (0.70 to 0.99 with 95 % confidence, 15 pictures)</b>" in page
+    assert "Validation accuracy: 0.8667" in page

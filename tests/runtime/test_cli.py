@@ -194,6 +194,42 @@ def test_info(run, model):
     assert rows["selftest"] == "probabilities may differ by 0.001 on another machine"
 
 
+def test_info_shows_how_sure_the_accuracies_are(run, model, tmp_path, info):
+    import onnx
+
+    graph = onnx.load(model)
+    (entry,) = (each for each in graph.metadata_props if each.key == "zoo.metrics")
+    figures = {
+        "accuracy": 0.9375,
+        "accuracy_interval": [0.7167, 0.9889],
+        "pictures": 16,
+        "loss_interval": "odd",
+        "loss": 1.0,
+    }
+    entry.value = json.dumps({"test": figures})
+    onnx.save(graph, tmp_path / "new.onnx")
+    rows = dict(line.split(None, 1) for line in run("info", tmp_path / "new.onnx").out)
+    shown = "test: (accuracy 0.94 (0.72 to 0.99 with 95 % confidence), pictures 16, loss_interval odd, loss 1)"
+    assert rows["metrics"] == shown
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "interval", "pictures", "text"),
+    [
+        (141 / 150, (0.8899, 0.9682), 150, "0.94 (0.89 to 0.97 with 95 % confidence, 150 pictures)"),
+        (0.95, (0.9456, 0.9541), None, "0.950 (0.946 to 0.954 with 95 % confidence)"),
+        (0.97812, (0.97767, 0.97857), None, "0.9781 (0.9777 to 0.9786 with 95 % confidence)"),
+        (1.0, (0.2065, 1.0), 1, "1.00 (0.21 to 1.00 with 95 % confidence, 1 picture)"),
+        # A network that errs is never shown as perfect.
+        (250 / 251, (0.9778, 0.9993), None, "0.996 (0.98 to 1.00 with 95 % confidence)"),
+    ],
+)
+def test_an_accuracy_has_as_many_decimals_as_its_interval_justifies(accuracy, interval, pictures, text):
+    from zoo_runtime import format_accuracy
+
+    assert format_accuracy(accuracy, interval, pictures) == text
+
+
 def test_info_json(run, model, info):
     ran = run("info", model, "--json")
     shown = json.loads("\n".join(ran.out))

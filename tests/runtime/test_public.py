@@ -46,6 +46,7 @@ NAMES = {
     "__version__",
     "check",
     "decode",
+    "format_accuracy",
     "list_pictures",
     "parse_providers",
     "print_predictions",
@@ -60,7 +61,7 @@ def test_all_is_exactly_these_names():
     assert len(zoo_runtime.__all__) == len(NAMES)
 
 
-LAZY = {"print_predictions"}
+LAZY = {"format_accuracy", "print_predictions"}
 """Names that are imported on first use."""
 
 

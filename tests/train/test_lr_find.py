@@ -233,7 +233,7 @@ def test_what_is_printed_to_use_can_be_typed(zoo, photos, tmp_path):
     (line,) = [line for line in ran.out.splitlines() if line.startswith("Use ")]
     typed = shlex.split(line)[2:]
     assert typed[-1].count(",") == 2 and {"32x40", "roi:2", "8,4", "0,1,1", "50000000", "--balance"} <= set(typed)
-    trained = zoo(*typed, "--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
+    trained = zoo(*typed, "--allow-chance", "--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
     assert trained.code == 0, trained.err
     (run,) = (tmp_path / "runs").iterdir()
     used = [phase["learning_rate"] for phase in json.loads((run / "run.json").read_text())["phases"]]

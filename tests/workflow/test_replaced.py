@@ -51,7 +51,8 @@ def test_an_export_of_another_run_is_named_with_the_place_of_its_file(zoo, two_r
 
 
 def test_a_file_of_another_size_or_of_a_run_that_is_gone_is_not_called_kept(zoo, two_runs):
-    assert zoo("export", "one", "--size", 48, "--name", "mine").code == 0
+    # A network that was trained at 32 pixels answers alike at 48.
+    assert zoo("export", "one", "--size", 48, "--name", "mine", "--allow-chance").code == 0
     ran = zoo("export", "two", "--name", "mine")
     assert ran.code == 0, ran.err
     assert "replaces the export of run one." in ran.out and "kept as" not in ran.out

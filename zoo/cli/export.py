@@ -13,6 +13,7 @@ import click
 from zoo.cli.console import ConsoleReporter, load_registry
 from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.options import (
+    allow_chance_option,
     exported_option,
     name_option,
     resize_option,
@@ -28,6 +29,17 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from zoo.plugin.registry import Registry
     from zoo.workflow.export import ExportResult
+
+
+def show_refusal(result: ExportResult) -> int:
+    """Print why no file was put in place, if the network has learned nothing, and return the exit code.
+
+    Returns:
+        1 if the network was refused, else 0.
+    """
+    if result.refusal:
+        click.echo(f"error: {result.refusal}", err=True)
+    return 1 if result.refusal else 0
 
 
 def show_variants(result: ExportResult) -> int:
@@ -62,6 +74,7 @@ def show_variants(result: ExportResult) -> int:
     "--data",
     help="The run's pictures, if they have moved; with --top, pictures for the parity check (default: digits).",
 )
+@allow_chance_option
 @variant_options
 @name_option
 @runs_option
@@ -72,6 +85,7 @@ def export(
     size: tuple[int, int] | None,
     resize: str,
     data: str | None,
+    allow_chance: bool,
     name: str | None,
     runs: Path,
     exported: Path,
@@ -83,7 +97,7 @@ def export(
     run's float32 export unchanged.
 
     Returns:
-        The exit code: 1 if a variant was refused, else 0.
+        The exit code: 1 if a variant was refused or the network has learned nothing, else 0.
     """
     # The path of a run includes the folder of runs.
     parameters = click.get_current_context().params
@@ -111,11 +125,19 @@ def export(
         _refuse_architecture(what, registry, exported, runs)
         folder = find_run(what, exported, runs, "zoo export", typed)
         result = workflow.export_run(
-            folder, registry, reporter, name=name, exported=exported, data=data, size=size, variants=variants
+            folder,
+            registry,
+            reporter,
+            name=name,
+            exported=exported,
+            data=data,
+            size=size,
+            variants=variants,
+            allow_chance=allow_chance,
         )
         target = result.exported
         if target is None:
-            return show_variants(result)
+            return show_refusal(result) or show_variants(result)
         if size:
             from zoo.evaluate.metrics import table
 
@@ -170,6 +192,7 @@ def verify(
     check_architecture(architecture, registry)
     from zoo.data.pixels import left_out_text
     from zoo.workflow import published
+    from zoo_runtime import format_accuracy
 
     reporter = ConsoleReporter(only_warnings=as_json)
     figures = published.verify(architecture, data, registry, reporter, size=size, resize=resize)
@@ -181,7 +204,8 @@ def verify(
         for key in ("top1", "top5"):
             reported = figures[f"reported_{key}"]
             note = f" (reported on ImageNet's validation pictures: {reported:.3f})" if reported else ""
-            click.echo(f"{key.replace('top', 'top-')}      {figures[key]:.4f}{note}")
+            measured = format_accuracy(figures[key], figures[f"{key}_interval"])
+            click.echo(f"{key.replace('top', 'top-')}      {measured}{note}")
         click.echo(f"pictures   {figures['pictures']}, {resize} to {figures['size'][0]}x{figures['size'][1]}")
     if at_least is not None and figures["top1"] < at_least:
         click.echo(f"error: top-1 accuracy {figures['top1']:.4f} is below {at_least:g}.", err=True)

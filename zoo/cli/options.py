@@ -165,6 +165,12 @@ exported_option = click.option("--exported", **_folder("exported"), help="Folder
 
 runs_option = click.option("--runs", **_folder("runs"), help="Folder of runs.")
 
+allow_chance_option = click.option(
+    "--allow-chance",
+    is_flag=True,
+    help="Also export a network that has learned nothing, which does no better than chance.",
+)
+
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
 
 

@@ -13,10 +13,11 @@ import click
 
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.data_command import DataCommand, check_architecture
-from zoo.cli.export import show_variants
+from zoo.cli.export import show_refusal, show_variants
 from zoo.cli.options import (
     DATA_HELP,
     WholeNumber,
+    allow_chance_option,
     exported_option,
     hidden_option,
     name_option,
@@ -42,10 +43,14 @@ if TYPE_CHECKING:
 @runs_option
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate, but do not export.")
+@allow_chance_option
 @variant_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
-def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -> int:
-    """Fine-tune a network on your pictures, export it, and evaluate the exported file."""
+def finetune(architecture: str, no_export: bool, allow_chance: bool, profile: bool, **values: Any) -> int:
+    """Fine-tune a network on your pictures, export it, and evaluate the exported file.
+
+    The exit code is 1, and nothing is exported, if the network has learned nothing.
+    """
     variants = variant_requests(values)
     if no_export and variants:
         raise click.UsageError(
@@ -60,7 +65,7 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
         from zoo.workflow import finetune as workflow
 
     config = training_values(values, architecture=architecture, export=not no_export)
-    result = workflow.finetune(config, registry, reporter, variants=variants)
+    result = workflow.finetune(config, registry, reporter, variants=variants, allow_chance=allow_chance)
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"
     click.echo(f"\nTest pictures, through the {through}:\n{table(result.metrics['test'])}\n")
@@ -75,7 +80,7 @@ def finetune(architecture: str, no_export: bool, profile: bool, **values: Any) -
     click.echo(f"Took       {time.perf_counter() - reporter.timing.started:.0f} s")
     if profile:
         click.echo(f"\n{reporter.timing.table()}")
-    return code
+    return show_refusal(result) or code
 
 
 @click.command("lr-find", cls=DataCommand)

@@ -17,6 +17,7 @@ from zoo.data import sources
 from zoo.data.dataset import Dataset, digest_of
 from zoo.errors import DataError, UsageError
 from zoo.evaluate import metrics
+from zoo.evaluate.verdict import Verdict, judge
 from zoo.reporter import Reporter
 from zoo_runtime import ModelInfo, PictureError, Predictor
 
@@ -151,8 +152,6 @@ class EvaluationPictures:
 def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:
     """Evaluate an exported file on the validation pictures and on the test pictures of its training run.
 
-    The pictures are decoded again from their files, as on the device.
-
     Args:
         predictor: Runs the exported file.
         dataset: The dataset of the run.
@@ -164,7 +163,54 @@ def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -
     Raises:
         DataError: A picture that was readable when the dataset was built cannot be read now.
     """
-    figures = {}
+    return measure_parts(predict_parts(predictor, dataset, reporter), dataset)
+
+
+def measure_parts(probabilities: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, Any]:
+    """Compute the metrics of the two parts from the probabilities that `predict_parts` returns."""
+    source = dataset.source
+    return {
+        key: metrics.measure(
+            probabilities[key],
+            dataset.targets[getattr(dataset.split, part)],
+            source.classes,
+            multilabel=source.multilabel,
+        )
+        for part, key in PARTS
+    }
+
+
+def judge_parts(probabilities: Mapping[str, np.ndarray], dataset: Dataset, *, balanced: bool) -> Verdict:
+    """Judge the network by the two parts together; see `zoo.evaluate.verdict.judge`.
+
+    Args:
+        probabilities: What `predict_parts` returns.
+        dataset: The dataset of the run.
+        balanced: Whether the training gave every class the same weight.
+    """
+    source = dataset.source
+    rows = np.concatenate([getattr(dataset.split, part) for part, _ in PARTS])
+    joined = np.concatenate([probabilities[key] for _, key in PARTS])
+    return judge(joined, dataset.targets[rows], source.classes, multilabel=source.multilabel, balanced=balanced)
+
+
+def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, np.ndarray]:
+    """Compute the probabilities of the validation pictures and of the test pictures of a training run.
+
+    The pictures are decoded again from their files, as on the device.
+
+    Args:
+        predictor: Runs the exported file.
+        dataset: The dataset of the run.
+        reporter: Receives progress messages.
+
+    Returns:
+        Float64 arrays (N, classes) in 0..1, under "validation" and "test".
+
+    Raises:
+        DataError: A picture that was readable when the dataset was built cannot be read now.
+    """
+    parts = {}
     source = dataset.source
     for part, key in PARTS:
         rows = getattr(dataset.split, part)
@@ -172,10 +218,8 @@ def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -
             probabilities, bad = predict(predictor, dataset.contents(rows), progress)
         for i, why in bad.items():
             raise DataError(f"{source.pictures[rows[i]].name} could be read before, but cannot be read now: {why}")
-        figures[key] = metrics.measure(
-            probabilities, dataset.targets[rows], source.classes, multilabel=source.multilabel
-        )
-    return figures
+        parts[key] = probabilities
+    return parts
 
 
 def predict(

@@ -1,7 +1,7 @@
 """Computes metrics from probabilities and targets, and formats them as text.
 
 `zoo.evaluate.evaluator` computes the probabilities. scikit-learn computes precision, recall, F1, average precision and
-the confusion matrix.
+the confusion matrix. SciPy computes confidence intervals by the method of E. B. Wilson (1927).
 """
 
 from __future__ import annotations
@@ -12,12 +12,40 @@ from typing import Any
 
 import numpy as np
 
+from zoo_runtime import format_accuracy
+
 # The loss raises smaller probabilities to this value, because the logarithm of 0 is infinite.
 SMALLEST_PROBABILITY = 1e-12
 # The width of a terminal, in characters.
 TERMINAL = 80
 # The metrics that the exported file stores.
-SUMMARY = ("accuracy", "exact_match", "mean_average_precision", "macro_f1", "loss", "pictures")
+SUMMARY = (
+    "accuracy",
+    "accuracy_interval",
+    "exact_match",
+    "exact_match_interval",
+    "mean_average_precision",
+    "macro_f1",
+    "loss",
+    "pictures",
+)
+CONFIDENCE = 0.95
+
+
+def interval(fraction: float, pictures: int) -> list[float]:
+    """Compute the 95 % confidence interval of a fraction of pictures, such as an accuracy: the Wilson score interval.
+
+    Args:
+        fraction: The fraction of pictures, in 0..1.
+        pictures: The number of pictures, at least 1. The pictures must be independent of each other.
+
+    Returns:
+        The lower and the upper bound, in 0..1.
+    """
+    from scipy.stats import binomtest
+
+    bounds = binomtest(round(fraction * pictures), pictures).proportion_ci(CONFIDENCE, method="wilson")
+    return [float(bounds.low), float(bounds.high)]
 
 
 def measure(
@@ -37,6 +65,7 @@ def measure(
 
         - pictures: The number of pictures.
         - accuracy: The fraction of pictures whose predicted class is correct.
+        - accuracy_interval: The bounds of its 95 % confidence interval; see `interval`.
         - loss: The mean cross-entropy, in nats.
         - macro_f1: The mean F1 over the classes that have pictures.
         - per_class: Maps each class name to its precision, recall, f1 and pictures (how many have the class).
@@ -44,11 +73,13 @@ def measure(
         - confusion_matrix: Counts of pictures. Rows are true classes and columns predicted ones, in the order of
           `classes`.
 
-        For multi-label pictures, each pair of picture and class is one decision: whether the picture has the class.
-        Then accuracy is the fraction of correct decisions, and loss is the mean binary cross-entropy of the decisions,
-        in nats. Two entries replace the confusion matrix:
+        For multi-label pictures, each pair of picture and class is one decision. Then accuracy is the fraction of
+        correct decisions, and loss is the mean binary cross-entropy of the decisions, in nats. This accuracy has no
+        interval, because the decisions on one picture depend on each other. Three entries replace the interval and the
+        confusion matrix:
 
         - exact_match: The fraction of pictures for which all decisions are correct.
+        - exact_match_interval: The bounds of its 95 % confidence interval.
         - mean_average_precision: The mean average precision over the classes that have pictures.
     """
     from sklearn.metrics import precision_recall_fscore_support
@@ -69,8 +100,10 @@ def measure(
             labels, predicted, labels=indices, zero_division=0
         )
         likelihoods = np.clip(probabilities[np.arange(len(labels)), labels], SMALLEST_PROBABILITY, 1)
+        accuracy = float((predicted == labels).mean())
         figures = {
-            "accuracy": float((predicted == labels).mean()),
+            "accuracy": accuracy,
+            "accuracy_interval": interval(accuracy, len(labels)),
             "loss": float(-np.log(likelihoods).mean()),
             "confusion_matrix": confusion_matrix(labels, predicted, labels=indices).tolist(),
         }
@@ -93,7 +126,7 @@ def measure(
 
 
 def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
-    """Compute those metrics that have a definition of their own for multi-label pictures.
+    """Compute the accuracy, exact match with its interval, mean average precision and loss of multi-label pictures.
 
     Args:
         probabilities: The network's output, a float array (N, classes) in 0..1.
@@ -101,7 +134,8 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarra
         decided: A bool array (N, classes), True where the network predicts the class.
 
     Returns:
-        `accuracy`, `exact_match`, `mean_average_precision` and `loss`, as `measure` defines them.
+        `accuracy`, `exact_match`, `exact_match_interval`, `mean_average_precision` and `loss`, as `measure` defines
+        them.
     """
     from sklearn.metrics import average_precision_score
 
@@ -109,9 +143,11 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarra
     likelihoods = np.clip(np.where(truth, probabilities, 1 - probabilities), SMALLEST_PROBABILITY, 1)
     present = [i for i in range(truth.shape[1]) if truth[:, i].any()]
     averages = [average_precision_score(truth[:, i], probabilities[:, i]) for i in present]
+    exact_match = float(correct.all(axis=1).mean())
     return {
         "accuracy": float(correct.mean()),
-        "exact_match": float(correct.all(axis=1).mean()),
+        "exact_match": exact_match,
+        "exact_match_interval": interval(exact_match, len(truth)),
         "mean_average_precision": float(np.mean(averages)) if averages else 0.0,
         "loss": float(-np.log(likelihoods).mean()),
     }
@@ -122,8 +158,18 @@ def summary(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: metrics[key] for key in SUMMARY if key in metrics}
 
 
+def accuracy_text(metrics: dict[str, Any]) -> str:
+    """Format the accuracy with its confidence interval and the number of pictures, such as "accuracy 0.94 (...)".
+
+    For multi-label metrics, it is the exact match. See `zoo_runtime.format_accuracy` for the numbers.
+    """
+    key = "exact_match" if "exact_match" in metrics else "accuracy"
+    text = format_accuracy(metrics[key], metrics[f"{key}_interval"], metrics["pictures"])
+    return f"{key.replace('_', ' ')} {text}"
+
+
 def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
-    """Format metrics for the terminal: one line per class, a line of totals, and the confusion matrix.
+    """Format metrics for the terminal: one line per class, two lines of totals, and the confusion matrix.
 
     Args:
         metrics: The metrics that `measure` returns.
@@ -139,11 +185,11 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
         )
     multilabel = ""
     if "exact_match" in metrics:
-        multilabel = f"exact match {metrics['exact_match']:.4f}, mean AP {metrics['mean_average_precision']:.4f}, "
-    lines.append(
-        f"accuracy {metrics['accuracy']:.4f}, {multilabel}macro F1 {metrics['macro_f1']:.4f}, "
-        f"loss {metrics['loss']:.4f}, {metrics['pictures']} pictures"
-    )
+        multilabel = (
+            f"accuracy of single decisions {metrics['accuracy']:.3f}, mean AP {metrics['mean_average_precision']:.3f}, "
+        )
+    lines.append(accuracy_text(metrics))
+    lines.append(f"{multilabel}macro F1 {metrics['macro_f1']:.3f}, loss {metrics['loss']:.4f}")
     if "confusion_matrix" in metrics and len(names) <= max_classes:
         lines += ["", *_matrix(names, metrics["confusion_matrix"])]
     return "\n".join(lines)

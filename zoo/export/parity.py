@@ -17,7 +17,7 @@ import onnx
 
 from zoo.convert.keras_to_onnx import INPUT, LOGITS, PROBABILITIES
 from zoo.convert.session import open_session
-from zoo.errors import ConversionFailed, ParityFailed
+from zoo.errors import ConstantOutput, ConversionFailed, ParityFailed
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +32,12 @@ PARITY_PICTURES = 64
 
 
 def check(
-    model: keras.Model, graph: onnx.ModelProto, pixels: np.ndarray, *, multilabel: bool = False
+    model: keras.Model,
+    graph: onnx.ModelProto,
+    pixels: np.ndarray,
+    *,
+    multilabel: bool = False,
+    allow_constant: bool = False,
 ) -> dict[str, Any]:
     """Check that a converted graph computes the same values as its Keras network.
 
@@ -41,6 +46,7 @@ def check(
         graph: The converted graph, with the outputs `logits` and `probabilities`.
         pixels: Real pictures, a uint8 array (N, H, W, C) in 0..255.
         multilabel: Whether a picture may have several classes, or none.
+        allow_constant: True accepts a network whose outputs do not depend on the picture.
 
     Returns:
         A dictionary, which run.json and the exported file store:
@@ -58,7 +64,8 @@ def check(
     Raises:
         ConversionFailed: onnxruntime cannot run the graph, or the graph has an input other than `image`.
         ParityFailed: The logits differ by more than the tolerance, or the predicted classes differ. The probabilities
-            do not follow from the logits. A value is NaN or infinite, or the outputs do not depend on the picture.
+            do not follow from the logits. A value is NaN or infinite.
+        ConstantOutput: The outputs do not depend on the picture, and `allow_constant` is False.
     """
     import keras
 
@@ -80,7 +87,14 @@ def check(
     keras_logits, keras_probabilities = (
         np.concatenate([np.asarray(batch[k]) for batch in keras_batches]) for k in (0, 1)
     )
-    return compare(keras_logits, logits, keras_probabilities, probabilities, multilabel=multilabel)
+    return compare(
+        keras_logits,
+        logits,
+        keras_probabilities,
+        probabilities,
+        multilabel=multilabel,
+        allow_constant=allow_constant,
+    )
 
 
 def compare(
@@ -90,6 +104,7 @@ def compare(
     probabilities: np.ndarray,
     *,
     multilabel: bool = False,
+    allow_constant: bool = False,
 ) -> dict[str, Any]:
     """Check that the outputs of a graph equal those of its Keras network, within the tolerances.
 
@@ -99,18 +114,20 @@ def compare(
         keras_probabilities: The network's probabilities, a float array (N, classes).
         probabilities: The graph's probabilities, of the same shape.
         multilabel: Whether a picture may have several classes, or none.
+        allow_constant: True accepts a network whose outputs do not depend on the picture.
 
     Returns:
         The dictionary that `check` returns.
 
     Raises:
-        ParityFailed: See `check`.
+        ParityFailed: The same conditions as in `check`.
+        ConstantOutput: The same condition as in `check`.
     """
     scale = max(float(np.abs(keras_logits).max()), 1e-30)
-    difference = _check_logits(keras_logits, logits, scale)
+    difference = _check_logits(keras_logits, logits, scale, allow_constant)
     _check_probabilities(logits, probabilities, multilabel)
     # If the pictures hardly differ, a graph that ignores them would be within the tolerance.
-    if len(logits) > 1 and difference > float(np.ptp(keras_logits, axis=0).max()) / 4:
+    if len(logits) > 1 and not allow_constant and difference > float(np.ptp(keras_logits, axis=0).max()) / 4:
         raise ParityFailed("the exported graph differs from the network by as much as the pictures do.")
     return {
         "pictures": len(logits),
@@ -123,27 +140,30 @@ def compare(
     }
 
 
-def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float) -> float:
+def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float, allow_constant: bool) -> float:
     """Check that logits are finite, differ between pictures, and agree between network and graph.
 
     Args:
         keras_logits: The network's logits.
         logits: The graph's logits, of the same shape.
         scale: The network's largest absolute logit.
+        allow_constant: True accepts logits that do not differ between pictures.
 
     Returns:
         The largest absolute difference between the logits of network and graph.
 
     Raises:
-        ParityFailed: One of these checks fails.
+        ConstantOutput: The logits do not differ between pictures.
+        ParityFailed: Another one of these checks fails.
     """
     for label, values in (("network", keras_logits), ("exported graph", logits)):
         if not np.isfinite(values).all():
             raise ParityFailed(
-                f"the {label} gives values that are not finite (NaN or infinity); training or conversion went wrong."
+                f"the {label} gives values that are not finite (NaN or infinity); training or conversion went wrong. "
+                "Train with a lower --learning-rate."
             )
-    if len(logits) > 1 and float(np.ptp(keras_logits, axis=0).max()) <= 1e-6 * scale:
-        raise ParityFailed(
+    if len(logits) > 1 and not allow_constant and float(np.ptp(keras_logits, axis=0).max()) <= 1e-6 * scale:
+        raise ConstantOutput(
             "the network gives the same logits for every picture: it has learned nothing, and there is nothing to "
             "compare. Train with pretrained weights, more epochs, or another learning rate."
         )

@@ -31,6 +31,8 @@ PAIRS = 60
 # The metrics that may fall by no more than the limit. With several labels per picture, the fraction of correct
 # decisions says little on its own: answering "no" to all of a hundred classes is correct for ninety-nine.
 LIMITED_METRICS = ("accuracy", "exact_match", "mean_average_precision")
+# The metrics that have a confidence interval; see `zoo.evaluate.metrics.measure`.
+INTERVALS = ("accuracy_interval", "exact_match_interval")
 # Bounds on the tolerance of an int8 file's self-test. A device that differs by more must not pass.
 SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
 
@@ -123,7 +125,8 @@ class Variant(abc.ABC):
                 if not before - after <= limits.max_drop + 1e-9:
                     hint = f"; --{self.name}-any-speed also tries files that are not faster here"
                     return (
-                        f"{key.replace('_', ' ')} falls from {before:.4f} to {after:.4f} on the test pictures, by "
+                        f"{key.replace('_', ' ')} falls from {_text(figures, f'float32_{key}')} to "
+                        f"{_text(figures, key)} on the test pictures, by "
                         f"{100 * (before - after):.2f} points; --max-drop allows {100 * limits.max_drop:g}"
                         f"{hint if self.must_be_faster and not limits.any_speed else ''}"
                     )
@@ -141,7 +144,7 @@ class Variant(abc.ABC):
             figures: The measurements of the file and of the float32 file; see `VariantFile.figures`.
         """
         changes = ", ".join(
-            f"{key.replace('_', ' ')} {figures[key]:.4f} instead of {figures[f'float32_{key}']:.4f}"
+            f"{key.replace('_', ' ')} {_text(figures, key)} instead of {_text(figures, f'float32_{key}')}"
             for key in LIMITED_METRICS
             if key in figures
         )
@@ -170,6 +173,7 @@ class Int8(Variant):
         """
         import numpy as np
 
+        from zoo.evaluate.metrics import interval
         from zoo.export import int8
         from zoo.export.parity import PARITY_PICTURES
 
@@ -197,7 +201,14 @@ class Int8(Variant):
         tried = {
             "judged_on": result.validation_pictures,
             "float32_accuracy_there": result.accuracy,
-            "tried": [trial.to_json() for trial in result.trials],
+            "float32_accuracy_there_interval": interval(result.accuracy, result.validation_pictures),
+            "tried": [
+                {
+                    **trial.to_json(),
+                    "accuracy_interval": None if trial.failed else interval(trial.accuracy, result.validation_pictures),
+                }
+                for trial in result.trials
+            ],
         }
         tolerance = min(max(difference, SMALLEST_TOLERANCE), LARGEST_TOLERANCE)
         return VariantGraph(result.graph, precision, tolerance, tried)
@@ -364,7 +375,7 @@ def make_variant(
 
 
 def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge metrics of a variant and of the float32 file into one dictionary.
+    """Return the metrics to which limits apply and their intervals, of the variant and of the float32 file.
 
     Args:
         metrics: The metrics of the variant on the test pictures.
@@ -374,8 +385,16 @@ def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, A
         Only the metrics in `LIMITED_METRICS`. The keys of the float32 file's metrics start with `float32_`, such as
         `float32_accuracy`.
     """
-    keys = [key for key in LIMITED_METRICS if key in float32_metrics]
+    keys = [key for key in (*LIMITED_METRICS, *INTERVALS) if key in float32_metrics]
     return {**{key: metrics[key] for key in keys}, **{f"float32_{key}": float32_metrics[key] for key in keys}}
+
+
+def _text(figures: Mapping[str, Any], key: str) -> str:
+    """Format a metric, with its confidence interval if it has one."""
+    from zoo_runtime import format_accuracy
+
+    interval = figures.get(f"{key}_interval")
+    return format_accuracy(figures[key], interval) if interval else f"{figures[key]:.4f}"
 
 
 def failed(variant: Variant, why: str) -> VariantFile:

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from zoo.runs import RunRecord
+from zoo_runtime import format_accuracy
 
 # How the page shows the columns of history.csv. A column that is not listed keeps its name and its text.
 HEADINGS = {
@@ -59,11 +60,18 @@ def render(
     return environment.from_string(template).render(
         **_run_facts(record),
         test=metrics.get("test"),
-        validation=metrics.get("validation"),
+        accuracies={part: _accuracy(figures) for part, figures in metrics.items()},
         headings=[HEADINGS.get(column, column) for column in history[0]] if history else [],
         epochs=[[format_cell(column, value) for column, value in row.items()] for row in history],
         curves=curves,
     )
+
+
+def _accuracy(figures: Mapping[str, Any]) -> str:
+    """Format the accuracy of one part, or the exact match if there is one, with its interval if it has one."""
+    key = "exact_match" if "exact_match" in figures else "accuracy"
+    interval = figures.get(f"{key}_interval")
+    return format_accuracy(figures[key], interval, figures["pictures"]) if interval else f"{figures[key]:.4f}"
 
 
 def _run_facts(record: RunRecord) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from zoo import config, files, runs
 from zoo.data import dataset as datasets
 from zoo.data.dataset import Dataset
-from zoo.errors import UsageError, WriteError, ZooError
+from zoo.errors import ConstantOutput, UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.export.variants import VARIANTS, VariantFile, VariantRequest, failed, make_variant
@@ -25,6 +25,7 @@ from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
+from zoo.workflow import verdict
 from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, variant_path, warn_of_stale
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
@@ -65,6 +66,7 @@ class ExportResult:
         sample: The path of a test picture to try the file on.
         variants: Each variant that was requested, with the path of its file. The path is None if the variant was
             refused.
+        refusal: Why no file was put in place, if the network has learned nothing; otherwise None.
     """
 
     run: runs.Run
@@ -72,6 +74,7 @@ class ExportResult:
     exported: Path | None
     sample: Path
     variants: tuple[tuple[VariantFile, Path | None], ...] = ()
+    refusal: str | None = None
 
 
 def export_model(
@@ -82,11 +85,13 @@ def export_model(
     keep: bool = True,
     float32: bool = True,
     variants: Sequence[VariantRequest] = (),
+    allow_chance: bool = False,
 ) -> ExportResult:
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
     An earlier export is not replaced before all checks have passed. If `keep` and `float32` are True, the results are
     also written into the run folder: metrics.json, run.json and report.html, and model.onnx unless `exported` is None.
+    No exported file is written if the network has learned nothing; see `zoo.evaluate.verdict`.
 
     Args:
         trained: The network to export, with its dataset and its run.
@@ -97,6 +102,7 @@ def export_model(
         float32: False writes neither the float32 file nor the results above. The variants are made from the converted
             network and compared with it.
         variants: The variants to make.
+        allow_chance: True also exports a network that has learned nothing.
 
     Returns:
         The paths of the files, the metrics of the float32 file, and the variants.
@@ -109,17 +115,18 @@ def export_model(
         WriteError: A file cannot be written.
     """
     from zoo.export import artifact
-    from zoo.export.parity import PARITY_PICTURES
 
     started = time.perf_counter()
-    reporter.say("Exporting to ONNX")
     dataset = trained.dataset
-    # Validation pictures come first. A network is more certain on training pictures, so that differences are smaller.
-    rows = np.concatenate([dataset.split.val, dataset.split.train])[:PARITY_PICTURES]
-    graph, info = convert_and_check(trained.model, _info(trained), dataset.pixels.array[rows], reporter)
-    metrics = evaluator.evaluate_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
+    graph, info = _convert(trained, reporter, keep=keep and float32, allow_chance=allow_chance)
+    outputs = evaluator.predict_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
+    metrics = evaluator.measure_parts(outputs, dataset)
+    record, refusal = verdict.judge(trained.run, trained.record, dataset, outputs, reporter, allow_chance=allow_chance)
+    trained = dataclasses.replace(trained, record=record)
     summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
+    if refusal is not None:
+        exported = None
     target = exported / trained.name / EXPORTED_FILE if exported is not None and float32 else None
     earlier = info_of(target) if target is not None else None
     if float32:
@@ -128,7 +135,7 @@ def export_model(
             _keep(trained, content, metrics, info, target, started)
         elif target is not None:
             artifact.place(content, target)
-    result = ExportResult(trained.run, metrics, target, sample(dataset, trained.run))
+    result = ExportResult(trained.run, metrics, target, sample(dataset, trained.run), refusal=refusal)
     if exported is None:
         return result
     if float32:
@@ -147,8 +154,33 @@ def export_model(
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
+def _convert(
+    trained: TrainedModel, reporter: Reporter, *, keep: bool, allow_chance: bool
+) -> tuple[onnx.ModelProto, ModelInfo]:
+    """Convert a trained network and check it on pictures of its run; see `convert_and_check`.
+
+    If the network computes the same for every picture and `keep` is True, run.json gets a warning.
+
+    Raises:
+        ConstantOutput: The network computes the same for every picture, and `allow_chance` is False.
+    """
+    from zoo.export.parity import PARITY_PICTURES
+
+    reporter.say("Exporting to ONNX")
+    split, pixels = trained.dataset.split, trained.dataset.pixels.array
+    # Validation pictures come first. A network is more certain on training pictures, so that differences are smaller.
+    rows = np.concatenate([split.val, split.train])[:PARITY_PICTURES]
+    try:
+        return convert_and_check(trained.model, _info(trained), pixels[rows], reporter, allow_constant=allow_chance)
+    except ConstantOutput as error:
+        if keep:
+            trained.run.write_record(trained.record.with_warnings([str(error)]))
+        advice = verdict.export_all_the_same(trained.run, trained.record, trained.dataset)
+        raise ConstantOutput(f"{error} {advice}") from None
+
+
 def convert_and_check(
-    model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter
+    model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter, *, allow_constant: bool = False
 ) -> tuple[onnx.ModelProto, ModelInfo]:
     """Convert a network to an ONNX graph, check its parity with the network on pictures, and record a self-test.
 
@@ -157,6 +189,7 @@ def convert_and_check(
         info: The metadata for the exported file, without parity figures and self-test.
         pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
         reporter: Receives a message with the parity figures.
+        allow_constant: True accepts a network that computes the same for every picture.
 
     Returns:
         The graph with the outputs `probabilities` and `logits`, and the metadata with parity figures and self-test.
@@ -164,6 +197,7 @@ def convert_and_check(
     Raises:
         ConversionFailed: The network cannot be converted, or onnxruntime cannot run the graph.
         ParityFailed: The graph does not compute the same values as the network.
+        ConstantOutput: The network computes the same for every picture, and `allow_constant` is False.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact, parity
@@ -171,7 +205,8 @@ def convert_and_check(
     with reporter.timing.measure("converting"):
         graph = convert(model)
     with reporter.timing.measure("checking parity"):
-        figures = parity.check(model, graph, pixels, multilabel=info.task == "multilabel")
+        multilabel = info.task == "multilabel"
+        figures = parity.check(model, graph, pixels, multilabel=multilabel, allow_constant=allow_constant)
     reporter.say(
         f"Parity with Keras on {figures['pictures']} pictures: logits differ by at most "
         f"{figures['logits_difference']:.1e} of the largest logit (allowed {figures['tolerance']:g}), probabilities by "
@@ -362,6 +397,7 @@ def export_run(
     data: str | None = None,
     size: tuple[int, int] | None = None,
     variants: Sequence[VariantRequest] = (),
+    allow_chance: bool = False,
 ) -> ExportResult:
     """Export a finished run again, with the same checks as after training.
 
@@ -376,6 +412,7 @@ def export_run(
         size: The (height, width) in pixels of the pictures that the exported file takes. None means the size of the
             run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
         variants: The variants to make. If there are any, the float32 export is not changed.
+        allow_chance: True also exports a network that has learned nothing.
 
     Returns:
         See `export_model`.
@@ -406,7 +443,15 @@ def export_run(
         model = resize(model, architecture, head, size, classes=len(record.classes), task=record.task)
     dataset = reload_dataset(run, record, data, reporter, size)
     trained = TrainedModel(model, architecture, dataset, run, record, name)
-    return export_model(trained, exported, reporter, keep=not resized, float32=not variants, variants=variants)
+    return export_model(
+        trained,
+        exported,
+        reporter,
+        keep=not resized,
+        float32=not variants,
+        variants=variants,
+        allow_chance=allow_chance,
+    )
 
 
 def reload_dataset(

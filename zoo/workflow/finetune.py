@@ -21,7 +21,7 @@ from zoo.data import dataset as datasets
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data.dataset import Dataset
-from zoo.errors import WriteError, reason
+from zoo.errors import TrainingError, WriteError, reason
 from zoo.plugin.registry import Registry
 from zoo.pretrained.fetch import WeightsFile
 from zoo.reporter import Reporter
@@ -38,7 +38,12 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    requested: FinetuneConfig, registry: Registry, reporter: Reporter, *, variants: Sequence[VariantRequest] = ()
+    requested: FinetuneConfig,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    variants: Sequence[VariantRequest] = (),
+    allow_chance: bool = False,
 ) -> ExportResult:
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
@@ -47,6 +52,7 @@ def finetune(
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
         variants: The variants (smaller files) to make in addition to the float32 file.
+        allow_chance: True also exports a network that has learned nothing.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -74,11 +80,13 @@ def finetune(
         exported = requested.exported if requested.export else None
         with reporter.timing.measure("export"):
             trained = TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name)
-            return export_model(trained, exported, reporter, variants=variants)
+            return export_model(trained, exported, reporter, variants=variants, allow_chance=allow_chance)
     except BaseException as error:
         if record.status == "running":
             interrupted = isinstance(error, KeyboardInterrupt)
             status = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+            if isinstance(error, TrainingError):
+                record = record.with_warnings([str(error)])
             with contextlib.suppress(WriteError):
                 run.write_record(record.with_status(status))
         if isinstance(error, KeyboardInterrupt):

@@ -15,7 +15,7 @@ from zoo import backend, config, files, runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
-from zoo.evaluate import evaluator
+from zoo.evaluate import evaluator, metrics
 from zoo.export.parity import PARITY_PICTURES
 from zoo.export.variants import VARIANTS
 from zoo.plugin import Architecture, Weights
@@ -116,6 +116,7 @@ def verify(
             resize: How the pictures were resized.
             pictures: The number of pictures that were evaluated.
             top1, top5: The accuracy on these pictures, in 0..1.
+            top1_interval, top5_interval: The bounds of their 95 % confidence intervals.
             reported_top1, reported_top5: The published accuracy, in 0..1, or None.
             parity: The figures of the parity check; see `zoo.export.parity.check`.
             left_out: Maps the name of each unreadable picture to the reason.
@@ -150,14 +151,17 @@ def verify(
     pixel_cache.check_readable(pictures, bad)
     labels = np.array([picture.labels[0] for i, picture in enumerate(pictures) if i not in bad])
     best = np.argsort(-probabilities, axis=1)[:, :5]
+    top1, top5 = float((best[:, 0] == labels).mean()), float((best == labels[:, None]).any(axis=1).mean())
     return {
         "name": weights.entry.id,
         "weights": info.weights,
         "size": list(size),
         "resize": resize,
         "pictures": len(labels),
-        "top1": float((best[:, 0] == labels).mean()),
-        "top5": float((best == labels[:, None]).any(axis=1).mean()),
+        "top1": top1,
+        "top1_interval": metrics.interval(top1, len(labels)),
+        "top5": top5,
+        "top5_interval": metrics.interval(top5, len(labels)),
         "reported_top1": weights.entry.top1,
         "reported_top5": weights.entry.top5,
         "parity": info.parity,

@@ -343,6 +343,7 @@ def test_views_that_mix_labels_bring_them(tmp_path):
 
 def test_from_the_command(zoo, photos, tmp_path):
     arguments = ("finetune", "mnist_convnet", "--data", photos, "--size", 32, "--schedule", "head-only")
+    arguments += ("--allow-chance",)
     folders = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported", "--epochs", 3)
     ran = zoo(*arguments, *folders, "--cache-size", "50MB")
     assert ran.code == 0, ran.err

@@ -1,0 +1,74 @@
+"""Decides whether the network of a run has learned enough to be exported, and reports why not.
+
+`zoo.evaluate.verdict` has the rule.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+
+import numpy as np
+
+from zoo import runs
+from zoo.data.dataset import Dataset
+from zoo.evaluate import evaluator
+from zoo.reporter import Reporter
+
+
+def judge(
+    run: runs.Run,
+    record: runs.RunRecord,
+    dataset: Dataset,
+    outputs: Mapping[str, np.ndarray],
+    reporter: Reporter,
+    *,
+    allow_chance: bool,
+) -> tuple[runs.RunRecord, str | None]:
+    """Judge the network of a run by its probabilities on validation and test pictures, and report the warnings.
+
+    Args:
+        run: The run folder.
+        record: The content of its run.json.
+        dataset: The dataset of the run.
+        outputs: What `zoo.evaluate.evaluator.predict_parts` returns for the network.
+        reporter: Receives the warnings.
+        allow_chance: True never refuses a network.
+
+    Returns:
+        The record with the warnings, and the reason for refusing the network. The reason is None if the network has
+        learned something or `allow_chance` is True.
+    """
+    verdict = evaluator.judge_parts(outputs, dataset, balanced=bool(record.options.get("balance")))
+    warnings = [*_not_finite(run), *verdict.warnings]
+    for text in warnings:
+        reporter.warn(text)
+    record = record.with_warnings(warnings)
+    if verdict.learned or allow_chance:
+        return record, None
+    advice = export_all_the_same(run, record, dataset)
+    return record, f"no file is exported, because the network has learned nothing. {advice}"
+
+
+def export_all_the_same(run: runs.Run, record: runs.RunRecord, dataset: Dataset) -> str:
+    """Return a sentence with the command that exports a network that has learned nothing.
+
+    Args:
+        run: The run folder.
+        record: The content of its run.json.
+        dataset: The dataset, in the picture size of the export. The command has this size if the run has another one.
+    """
+    height, width = dataset.spec.size
+    size = ["--size", f"{height}x{width}"] if [height, width] != list(record.image["size"]) else []
+    command = shlex.join(["zoo", "export", str(run.folder), *size, "--allow-chance"])
+    return f"The run is kept; `{command}` exports it all the same."
+
+
+def _not_finite(run: runs.Run) -> list[str]:
+    """Return a warning if the validation loss of some epochs of a run was not finite, else nothing."""
+    losses = [float(row.get("val_loss") or "nan") for row in run.read_history()]
+    count = sum(not math.isfinite(loss) for loss in losses)
+    if not count:
+        return []
+    return [f"the validation loss was not finite in {count} of {len(losses)} epochs. Try a lower --learning-rate."]
