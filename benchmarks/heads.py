@@ -63,7 +63,9 @@ def scikit_learn(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     from sklearn.linear_model import LogisticRegressionCV
 
     folds = min(5, int(np.bincount(labels).min()))
-    model = LogisticRegressionCV(Cs=np.logspace(-4, 2, 13), cv=folds, max_iter=2000).fit(features, labels)
+    model = LogisticRegressionCV(
+        Cs=np.logspace(-4, 2, 13), cv=folds, max_iter=2000, scoring="accuracy", use_legacy_attributes=True
+    ).fit(features, labels)
     kernel, bias = model.coef_.T, model.intercept_
     # Of two classes, scikit-learn has one unit.
     return (np.hstack([-kernel, kernel]) / 2, np.hstack([-bias, bias]) / 2) if kernel.shape[1] == 1 else (kernel, bias)
@@ -108,11 +110,10 @@ def main() -> None:
     parser.add_argument("--last", type=int, default=0)
     options = parser.parse_args()
     classes = sorted(path for path in options.folder.iterdir() if path.is_dir())
-    listed = [(path, label) for label, folder in enumerate(classes) for path in sorted(folder.iterdir())]
-    if options.last:
-        listed = [
-            (path, label) for label, folder in enumerate(classes) for path in sorted(folder.iterdir())[: -options.last]
-        ]
+    listed = []
+    for label, folder in enumerate(classes):
+        paths = sorted(folder.iterdir())
+        listed += [(path, label) for path in paths[: len(paths) - options.last]]
     labels = np.array([label for _, label in listed])
     features, mirrored = compute_features(
         [path for path, _ in listed], options.architecture, options.weights, options.size
