@@ -113,7 +113,7 @@ class Source:
         return "multilabel" if self.multilabel else "binary" if len(self.classes) == 2 else "multiclass"
 
     def class_of(self, picture: Picture) -> str:
-        """Return the name of a picture's class. Several names are separated by semicolons."""
+        """Return the name of a picture's class. If a picture has several classes, semicolons separate their names."""
         return SEPARATOR.join(self.classes[label] for label in picture.labels)
 
 

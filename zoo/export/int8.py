@@ -343,7 +343,7 @@ def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_spe
     Three rules narrow the group down, one after the other:
 
     1. Keep the graphs of at most 1.25 times the smallest size.
-    2. Of these, keep the graphs of at most 1.2 times the smallest error.
+    2. Of these, keep the graphs whose error (`Trial.error`) is at most 1.2 times the smallest one.
     3. Of these, return the first graph whose speedup is at least their largest speedup divided by 1.3.
 
     If no graph is acceptable, the rules apply to all faster graphs, or to all graphs if none is faster. Rule 2 then

@@ -159,13 +159,15 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str, typed: 
         exported: The folder of exports.
         runs_folder: The folder of runs.
         command: The command that the user typed, such as "zoo export", for messages.
-        typed: The other words of the command, such as ["--fp16"]. The suggested command repeats them.
+        typed: The other words that the user typed, such as ["--fp16"]. The command that an error message suggests
+            repeats them.
 
     Returns:
         The path of the run folder.
 
     Raises:
-        UsageError: There is no such run. If an export has that name, the message names the run that it came from.
+        UsageError: There is no such run. If an export has that name, the message suggests the command with the run that
+            the export came from.
     """
     found = runs.locate(text, runs_folder)
     if found:
