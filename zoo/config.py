@@ -107,11 +107,11 @@ class FinetuneConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the request as run.json records it.
 
-        The keys are the names of the fields, and paths become strings. The field `overrides` has no key. In its
-        place, the dictionary has keys for fields of `Phase`:
+        The keys are the names of the fields, and paths become strings. The field `overrides` has no key. Instead,
+        the fields of `Phase` that it can contain have keys of their own:
 
-        - The fields in `RECORDED_OVERRIDES` are always present, under the keys that it gives them. The value is None if
-          the user does not override the field.
+        - A field that `RECORDED_OVERRIDES` lists is always present. `RECORDED_OVERRIDES` also defines its key, such as
+          "rate" for the field `lr_schedule`. The value is None if the user does not override the field.
         - Any other field is present only if the user overrides it. The key is the name of the field.
         """
         values: dict[str, Any] = {}

@@ -37,10 +37,10 @@ def cache() -> Path:
 
 
 def mirror() -> Path | None:
-    """Return the path of the mirror, a folder of weights files, or None if the user has not set one.
+    """Return the folder that the environment variable ZOO_WEIGHTS_DIR names, or None if it is not set.
 
-    The environment variable ZOO_WEIGHTS_DIR names the folder. zoo looks in it for files with the names that the field
-    `filename` of `zoo.plugin.Weights` and `zoo.plugin.ClassIndex` gives.
+    This folder is called the mirror. Users put files into it that zoo would otherwise download. The name of each file
+    must be the `filename` of a `zoo.plugin.Weights` or a `zoo.plugin.ClassIndex`.
     """
     given = os.environ.get("ZOO_WEIGHTS_DIR")
     return _expanded(given) if given else None
@@ -103,15 +103,16 @@ def make_room(
 
     There is room if the new bytes fit on the disk, and if the cache with the new bytes takes at most `limit` bytes.
 
-    If the bytes cannot fit at all, this function still removes all sets outside `keep`. Callers must therefore check
-    beforehand whether the bytes can fit.
+    Call this function only if enough room can be made. Otherwise it removes every set that is not in `keep`, although
+    there is still no room afterwards.
 
     Args:
         cached: The sets of the cache, as `sets` returns them.
         needed: The number of bytes that the caller is about to write.
         limit: The number of bytes that the whole cache may take, including the `needed` ones.
-        free: A function that returns how many bytes can still be written to the disk. It is called again after each
-            removal, because a set that another process has open frees no space until the process closes it.
+        free: A function that returns the number of free bytes on the disk. It is called again after each removal,
+            because the removal may free no space: if another process has the set open, the space becomes free only
+            when that process closes it.
         keep: Paths of sets that must not be removed.
     """
     held = sum(size for _, size, _ in cached)

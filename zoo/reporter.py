@@ -81,9 +81,13 @@ class Timing:
             self._open = outer
 
     def add(self, step: str, seconds: float) -> None:
-        """Add a duration in seconds, which the caller has measured, to a step.
+        """Add a duration that the caller has measured to a step.
 
-        Inside a context of `measure`, this step is an inner step of the step that the context measures.
+        If this method is called inside a context of `measure`, the step is an inner step of the context's step.
+
+        Args:
+            step: The name of the step.
+            seconds: The duration in seconds.
         """
         key = (*self._open, step)
         self._seconds[key] = self._seconds.get(key, 0.0) + seconds
@@ -92,9 +96,12 @@ class Timing:
         """List all steps in the order in which they first started. Inner steps follow their outer step.
 
         Returns:
-            For each step, a tuple of names, from the outermost step down to the step itself, and the duration of the
-            step in seconds. If a step takes at least 0.05 s longer than its inner steps together, the difference is
-            listed as a step "other". The time since `started` that no step covers is listed in the same way.
+            One pair (names, seconds) per step. `names` leads from the outermost step to the step itself, such as
+            ("export", "converting"). `seconds` is the duration of the step.
+
+            If a step takes at least 0.05 s longer than its inner steps together, the difference is listed as an inner
+            step "other". By the same rule, the time since `started` that no step covers is listed as an outermost step
+            "other".
         """
         total = time.perf_counter() - self.started
         rows = []

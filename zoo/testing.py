@@ -106,8 +106,8 @@ def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
 
     Raises:
         AssertionError: The graph has an input other than `image`, a non-standard operator, or too many Transpose nodes.
-            Or a convolution is followed by a BatchNorm, or by a Mul or Add per channel, that should be folded into its
-            weights.
+            Or a convolution is followed by a BatchNorm, or by a Mul or Add with one constant per channel. The
+            converter should have folded such an operator into the weights of the convolution.
     """
     nodes = graph.graph.node
     inputs = [value.name for value in graph.graph.input]

@@ -107,9 +107,10 @@ def build_light(*, flip: bool, rotation: float, shift: float) -> Policy:
 
 
 def build_course(*, flip: bool, rotation: float, shift: float, shear: float, zoom: float) -> Policy:
-    """Build the policy of the classic course: mirroring, rotation, shift, shear and zoom.
+    """Build the policy `course`, which mirrors, rotates, shifts, shears and zooms like Keras 2's ImageDataGenerator.
 
-    For each picture, every amount is drawn uniformly between minus its largest value and plus its largest value.
+    For each picture, a random rotation, shift, shear and zoom are drawn. Each is drawn uniformly between minus its
+    largest value and plus its largest value.
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
@@ -279,8 +280,9 @@ def build_mixup(*, flip: bool, alpha: float) -> Policy:
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
-        alpha: Parameter of the distribution Beta(alpha, alpha), from which the weight of the replaced picture is drawn.
-            If alpha is small, most weights are near 0 or 1.
+        alpha: Parameter of the distribution Beta(alpha, alpha). For each picture, a number w is drawn from it. The
+            picture itself has the weight w, and the other picture has the weight 1 - w. If alpha is small, most
+            weights are near 0 or 1.
 
     Raises:
         ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.
@@ -308,12 +310,15 @@ def build_mixup(*, flip: bool, alpha: float) -> Policy:
 def build_cutmix(*, flip: bool, alpha: float) -> Policy:
     """Build CutMix, which replaces a rectangle of each picture with the same rectangle of another picture of the batch.
 
-    The labels are mixed in proportion to the areas. Pictures are mirrored before they are mixed.
+    The labels are mixed in proportion to the areas. For example, if the rectangle covers 30 % of a picture, the new
+    labels are 70 % of the picture's own labels plus 30 % of the other picture's labels. Pictures are mirrored before
+    they are mixed.
 
     Args:
         flip: Whether half of the pictures are mirrored left to right.
-        alpha: Parameter of the distribution Beta(alpha, alpha), from which the area of the rectangle is drawn, as a
-            fraction of the picture's area. Any part of the rectangle outside the picture is then cut off.
+        alpha: Parameter of the distribution Beta(alpha, alpha). For each picture, a number is drawn from it: the area
+            of the rectangle, as a fraction of the picture's area. The center of the rectangle is a random pixel. Any
+            part of the rectangle outside the picture is cut off.
 
     Raises:
         ValueError: A parameter has the wrong type, or is outside its range in `RANGES`.

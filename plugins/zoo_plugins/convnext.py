@@ -6,10 +6,10 @@ pretrained on ImageNet-21k.
 
 Two kinds of Keras's layers are replaced by equivalent layers. Published weights are reshaped when they are loaded.
 
-- Depthwise convolutions replace convolutions with one group per channel, because TensorFlow can train convolutions with
-  groups on a CPU only through XLA.
-- 1x1 convolutions replace dense layers over feature maps, because each dense layer would be exported as a dozen nodes
-  of shape arithmetic.
+- Grouped convolutions with one group per channel become depthwise convolutions. On a CPU, TensorFlow can train grouped
+  convolutions only through XLA.
+- Dense layers over feature maps become 1x1 convolutions, because each dense layer would be exported as a dozen nodes of
+  shape arithmetic.
 """
 
 from __future__ import annotations

@@ -132,17 +132,20 @@ class _Network(KerasApplication):
     """
 
     def load(self, model: keras.Model, path: Path) -> None:
-        """Load a published weights file. The weights of its preprocessing layers are checked, but not loaded.
+        """Load a published weights file.
+
+        The file also contains the weights of Keras's preprocessing layers. They are checked, but not loaded.
 
         zoo converts every error of a `load` function to WeightsIncompatible before the user sees it.
 
         Args:
-            model: A network from `build` or `build_classifier`. Its `normalize` replaces the preprocessing layers.
+            model: A network from `build` or `build_classifier`. It normalizes pixels with `normalize`, and does not
+                have Keras's preprocessing layers.
             path: The .h5 file.
 
         Raises:
-            ValueError: The mean or standard deviation in the file is not the one that `normalize` uses, or an array
-                in the file does not fit its layer.
+            ValueError: The mean or the standard deviation in the file differs from the value that `normalize` uses.
+                Or an array in the file does not fit its layer.
             WeightsIncompatible: The file lacks a layer.
         """
         import keras

@@ -1,9 +1,10 @@
 """Applies RandAugment's fourteen operations to a picture, with Pillow (E. Cubuk et al., 2019, arXiv:1909.13719).
 
-As in torchvision, a greater magnitude makes every operation stronger, except that identity, autocontrast and equalize
-ignore the magnitude. In the authors' code, solarize and posterize become weaker instead. The strongest values are those
-of AutoAugment. As in the authors' code, gray fills the area that a moved picture leaves empty. Shears keep the center
-in place, so that they do not push the subject out of the picture.
+Identity, autocontrast and equalize do not depend on the magnitude. As in torchvision, a greater magnitude makes every
+other operation stronger. In the authors' code, a greater magnitude makes solarize and posterize weaker instead. The
+strongest values are those of AutoAugment, such as a rotation by 30 degrees. If an operation moves the picture, the
+empty area becomes gray, as in the authors' code. Shears keep the center in place, so that they do not push the subject
+out of the picture. The functions of this module call the magnitude `strength`, and scale it to 0..1.
 """
 
 from __future__ import annotations

@@ -124,9 +124,9 @@ def grouped_kernel(depthwise: np.ndarray, groups: int) -> np.ndarray:
     """Convert a depthwise kernel from a published weights file to the kernel of a grouped convolution.
 
     Args:
-        depthwise: Kernel (height, width, channels, multiplier), where multiplier is channels / groups. It computes
-            `multiplier` outputs per input channel. In the published network, output k of a group is the sum of the
-            k-th outputs of all input channels of this group.
+        depthwise: Kernel (height, width, channels, multiplier), where multiplier is channels / groups. This kernel
+            computes `multiplier` outputs for each input channel. The published network then sums these outputs within
+            each group: output k of a group is the sum of the k-th outputs of all input channels of the group.
         groups: Number of groups.
 
     Returns:

@@ -35,10 +35,10 @@ def fine_tune(architecture: Architecture) -> tuple[Phase, ...]:
     "gentle" at a sixth of the learning rate of "top". The top third of VGG is block5. The top third of MobileNetV2
     starts at block_13.
 
-    If the user's pictures differ much from those of the pretraining, the network needs a high learning rate. If they
-    are similar to those, a high learning rate makes the network worse. One epoch at a low rate, or none, is then
-    enough. A low validation loss suggests similar pictures, so "gentle" and "top" are skipped if the loss is already
-    low.
+    If the user's pictures differ much from the pictures of the pretraining, the network needs a high learning rate. If
+    the user's pictures are similar, a high learning rate makes the network worse. One epoch at a low rate, or none, is
+    then enough. A low validation loss suggests similar pictures. "gentle" and "top" are therefore skipped if the loss
+    is already low.
     """
     stages = max(1, len(architecture.stages) // 3)
     rate = PRETRAINED * architecture.learning_rate

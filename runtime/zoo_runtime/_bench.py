@@ -131,12 +131,13 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 def repeat(call: Callable[[Any], Any], items: Iterable[Any], seconds: float = SECONDS) -> list[float]:
     """Call a function repeatedly, and measure how long each call takes.
 
-    Five calls that are not measured run first, to warm up.
+    The first five calls only warm up and are not measured.
 
     Args:
         call: A function of one argument. Its result is ignored.
         items: The arguments of `call`, one per call. After the last argument, the first one follows again.
-        seconds: Approximate duration of all measured calls together. Their number is always between 20 and 2000.
+        seconds: Approximate duration of all measured calls together. However long a call takes, at least 20 and at most
+            2000 calls are measured.
 
     Returns:
         The duration of each measured call, in seconds.

@@ -29,11 +29,14 @@ class ImageSpec:
     Args:
         size: (height, width) of the network's input in pixels, each 1 to 16384.
         channels: 3 for RGB, or 1 for gray (ITU-R 601-2 luma of the RGB picture).
-        resize: "squash" resizes the picture to `size` and ignores the aspect ratio. "crop" scales the picture to the
-            smallest size that covers size / fraction, and cuts `size` out of the center. "pad" scales the whole picture
-            to the largest size that fits into `size`, and centers it on black.
-        fraction: Fraction of the picture's shorter side that "crop" keeps, in (0, 1]. The width counts as the shorter
-            side if width / size[1] is below height / size[0]. "squash" and "pad" ignore `fraction`.
+        resize: How the picture gets the size `size`.
+            "squash" resizes the whole picture and ignores the aspect ratio.
+            "crop" cuts a rectangle with the aspect ratio of `size` out of the center, and resizes this rectangle.
+            "pad" scales the whole picture to the largest size that fits into `size`, and centers it on black.
+        fraction: How large the rectangle of "crop" is, in (0, 1]. If 1, it is the largest rectangle that fits into the
+            picture. Otherwise, its sides are `fraction` times as long. For example, if `size` is square and `fraction`
+            is 0.875, "crop" keeps a square of 350 x 350 pixels of a picture of 500 x 400. "squash" and "pad" ignore
+            `fraction`.
         filter: Pillow's resampling filter, with antialiasing: "bilinear", "bicubic" or "lanczos".
 
     Raises:

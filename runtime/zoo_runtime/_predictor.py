@@ -254,13 +254,13 @@ class Predictor:
     def _single_session(self) -> Session:
         """Return the session that several threads share if each of them runs the network on its own pictures.
 
-        This is a second session, which runs each batch on a single thread. The first call opens it. In these cases, the
-        session that is already open is returned instead:
+        Normally, this is a second session, which runs each batch on a single thread. The first call of this method
+        opens it. In these cases, the session that the predictor opened when it was created is returned instead:
 
         - Only one thread is used.
         - A provider other than the processor is used.
-        - The file is larger than 100 MB. The second session of such a large network would take much memory. The open
-          session keeps all threads busy with one picture anyway.
+        - The file is larger than 100 MB. A second session of such a large network would take much memory. The session
+          that is already open keeps all threads busy with one picture anyway.
         - The file cannot be opened again, or has been replaced by a file with other metadata.
         """
         if (

@@ -201,12 +201,12 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
 
 
 def _refuse_picture(path: str | bytes) -> None:
-    """Raise CorruptModel if the path of an exported file has the suffix of a picture, such as `.jpg`.
+    """Raise CorruptModel if a path that should name an exported file has the suffix of a picture, such as `.jpg`.
 
-    A user passes such a path by giving the arguments of a command in the wrong order.
+    This happens if a user gives the arguments of a command in the wrong order.
 
     Args:
-        path: The path, or the content of the exported file. The content is not checked.
+        path: The path to check. If this is the content of a file as bytes, the function does nothing.
     """
     from ._decode import SUFFIXES
 

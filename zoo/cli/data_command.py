@@ -76,17 +76,19 @@ class DataCommand(click.Command):
         return " ".join([_command_name(context), *map(quoted, [*words, "--data", pictures])])
 
     def with_data(self, context: click.Context, pictures: str, **changes: str) -> str | None:
-        """Return the command that the user probably meant: the same words, with --data before the path of the pictures.
+        """Return the command that the user probably meant, with --data before the path of the pictures.
+
+        For example, `zoo finetune mobilenetv2 photos` becomes `zoo finetune mobilenetv2 --data photos`.
 
         Args:
             context: The context of the command, after its arguments were parsed.
-            pictures: The word on the command line that is the path of the pictures.
-            changes: Corrects an argument that received the path of the pictures by mistake. Maps the name of the
-                argument to the value that it should have, such as architecture="mobilenetv2". The value is inserted
-                before --data.
+            pictures: The path of the pictures, as the user typed it.
+            changes: Maps the name of an argument to the value that it should have. This is needed if the user omitted
+                the argument, so that it received the path of the pictures. For example, architecture="mobilenetv2"
+                turns `zoo finetune photos` into `zoo finetune mobilenetv2 --data photos`.
 
         Returns:
-            The command, quoted for a shell. None if the user typed --data, or if the word does not look like pictures.
+            The command, quoted for a shell. None if the user typed --data, or if the path does not look like pictures.
             Also None if inserting --data would change the value of another option or argument.
         """
         if _has_data(context) or not _names_pictures(pictures):

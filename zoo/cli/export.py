@@ -149,6 +149,8 @@ def export(
 def _refuse_architecture(what: str, registry: Registry, exported: Path, runs: Path) -> None:
     """Raise an error if the user typed the name of an architecture instead of a run.
 
+    If the current folder, `runs` or `exported` contains a file or folder of this name, no error is raised.
+
     Args:
         what: The text that the user typed.
         registry: The loaded plugins.
@@ -156,8 +158,7 @@ def _refuse_architecture(what: str, registry: Registry, exported: Path, runs: Pa
         runs: The folder of runs.
 
     Raises:
-        UsageError: `what` is an architecture with a published classifier. Neither the current folder nor `runs` nor
-            `exported` contains a file or folder of this name.
+        UsageError: `what` is the name of an architecture that has a published classifier.
     """
     if any(os.path.exists(place / what) for place in (Path(), runs, exported)):
         return

@@ -53,12 +53,14 @@ def parse_size(context: click.Context, parameter: click.Parameter, value: str | 
 
 
 def parse_numbers(kind: type, minimum: float, limit: float) -> Callable:
-    """Return a callback for click that parses numbers separated by commas.
+    """Return a callback for click that parses numbers separated by commas, such as "0.001,0.0001".
+
+    The callback returns a tuple of numbers, or None if the option is not given.
 
     Args:
-        kind: int or float.
+        kind: The type of the numbers: int or float.
         minimum: The smallest number that is allowed.
-        limit: All numbers must be below this.
+        limit: Every number must be smaller than this limit.
     """
 
     def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
@@ -116,7 +118,7 @@ def parse_provider_names(context: click.Context, parameter: click.Parameter, val
         The names, or None if the option is not given.
 
     Raises:
-        click.BadParameter: The installed ONNX Runtime does not have one of these providers.
+        click.BadParameter: The installed ONNX Runtime lacks at least one of the named providers.
     """
     if value is None:
         return None
@@ -394,7 +396,8 @@ def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIA
     """Return the variants that the options of a command request, with their limits.
 
     Args:
-        values: Maps the name of each option of the command to its value. The options for variants are removed from it.
+        values: Maps the name of each option of the command to its value. This function removes the entries of the
+            options for variants from the dictionary.
         variants: The variants that the options can request.
 
     Raises:

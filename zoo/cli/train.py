@@ -154,7 +154,15 @@ def lr_find(
 
 
 def _command_to_use(architecture: str, values: dict[str, Any], tests: Sequence[RangeTest]) -> str:
-    """Return the command that trains with the suggested rates and with the options of the range test."""
+    """Return the `zoo finetune` command that trains with the learning rates that the range tests suggest.
+
+    The command repeats the training options that the user typed for `zoo lr-find`, except --learning-rate.
+
+    Args:
+        architecture: The name of the architecture.
+        values: Maps the name of each training option to its value.
+        tests: The range tests, one for each phase that trains. Each of them suggests a learning rate.
+    """
     rates = [f"{test.suggestion:g}" for test in tests]
     # --learning-rate also needs a number for the phases that --epochs leaves out.
     if values["epochs"] and 0 in values["epochs"]:

@@ -99,7 +99,7 @@ def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.Mo
 
 
 def without_logits(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph whose only output is `probabilities`."""
+    """Return a copy of a graph without the output `logits`. The only output of the copy is `probabilities`."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     kept = [output for output in copy.graph.output if output.name != LOGITS]
@@ -167,12 +167,14 @@ def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str
 
 
 def _name_ends(graph: onnx.ModelProto, output_names: tuple[str, ...], variables: Mapping[str, keras.Variable]) -> None:
-    """Rename the input and the outputs of the graph, and replace the inputs for weights by constants.
+    """Give the input and the outputs of a graph their final names, and turn its weights from inputs into constants.
+
+    A suffix such as ":0" is removed from the names of the inputs.
 
     Args:
         graph: The graph, which is changed in place. Its first input is the picture, and all others are weights.
         output_names: The new names of the outputs, in order.
-        variables: Maps the name of each input for weights to the Keras variable that holds the weights.
+        variables: Maps the name of each constant to the Keras variable that holds the weights.
     """
     import keras
 
@@ -201,8 +203,9 @@ def _plain_grouped_convolutions() -> Iterator[None]:
     class Uncompiled:
         """Replaces the module `tensorflow` inside Keras, so that XLA compiles nothing.
 
-        Its decorator `function` leaves a function unchanged if XLA would compile it. All other attributes are those of
-        `tensorflow`.
+        Keras decorates functions with `tensorflow.function`. If the decorator's argument `jit_compile` is True, XLA
+        compiles the function. `Uncompiled.function` then returns the function unchanged. In all other cases it calls
+        `tensorflow.function`. All other attributes are those of `tensorflow`.
         """
 
         def __getattr__(self, name):

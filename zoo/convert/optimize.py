@@ -59,11 +59,12 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reshape_to_constants(graph: onnx.GraphProto) -> None:
-    """Replace computed target shapes of Reshape nodes by constants [-1, ...].
+    """Replace the computed target shapes of Reshape nodes by constants.
 
-    A shape is replaced if all its dimensions except the batch size are known. Without this function, seven nodes
-    compute the shape of a flattened feature map, and compilers for accelerators do not accept these nodes. A graph with
-    control flow (`If`, `Loop` or `Scan` nodes) is not changed.
+    A target shape is replaced if all its dimensions except the batch size are known. For example, (batch size, 1280)
+    becomes the constant [-1, 1280]. Without this function, seven nodes compute the shape of a flattened feature map,
+    and compilers for accelerators do not accept these nodes. A graph with control flow (`If`, `Loop` or `Scan` nodes)
+    is not changed.
     """
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
         # Branches and loops may read names of the surrounding graph, which this function does not follow.
@@ -95,8 +96,8 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
 def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
     """Return whether a tensor is a single number that the graph takes from a shape, such as the batch size.
 
-    tf2onnx uses a Squeeze node and then an Unsqueeze node to take a number from a shape. This function checks only
-    whether these two nodes compute the tensor. For a constant, it returns False.
+    tf2onnx ends this computation with a Squeeze node and then an Unsqueeze node. This function checks only whether
+    these two nodes compute the tensor. No node computes a constant, so the result for a constant is False.
 
     Args:
         name: The name of the tensor.

@@ -368,15 +368,19 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    """Delete the least recently used sets until `needed` more bytes fit within the cache's limit and on the disk.
+    """Delete the least recently used sets until a new set fits on the disk and within the cache's limit of 8 GiB.
 
-    If `needed` is larger than the limit, all sets are deleted, and the bytes may still be written.
+    A new set that is larger than the limit is allowed. All other sets are then deleted.
 
     A set may be deleted while another process uses it. That process can still read the set, and the disk space is freed
     when the process closes the file.
 
+    Args:
+        folder: The folder of the cache. It is created if it does not exist.
+        needed: The size of the new set in bytes.
+
     Raises:
-        DataError: The bytes would not fit on the disk even if all sets were deleted.
+        DataError: The new set would not fit on the disk even if all other sets were deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cached = files.sets(folder)

@@ -113,7 +113,7 @@ class Source:
         return "multilabel" if self.multilabel else "binary" if len(self.classes) == 2 else "multiclass"
 
     def class_of(self, picture: Picture) -> str:
-        """Return the name of a picture's class. Several names are separated by semicolons."""
+        """Return the name of a picture's class. If a picture has several classes, semicolons separate their names."""
         return SEPARATOR.join(self.classes[label] for label in picture.labels)
 
 
@@ -247,7 +247,9 @@ def _source(
     *,
     multilabel: bool = False,
 ) -> Source:
-    """Build a source from rows: sort the class names, and replace the class names in each row by their indices.
+    """Build a source from rows; see `zoo.data.tables.Row`.
+
+    The class names of all rows are sorted. The labels of a picture are the indices of its classes in the sorted list.
 
     Args:
         name: The name of the file or folder. `short_name` turns it into a short name.
@@ -392,8 +394,9 @@ def _from_folder(root: Path) -> Source:
 def _is_ambiguous(parts: Mapping[Path, str]) -> bool:
     """Return whether the folders that have the names of parts look like a split.
 
-    They look like one if there are at least two of them, and one is the train part. If the source also has other
-    folders, the caller raises an error when the result is True, and treats every folder as a class when it is False.
+    They do if there are at least two such folders, and one is for the train part. The caller needs this only if the
+    source also has folders with other names. If the result is True, the caller raises an error. If it is False, the
+    caller treats every folder as a class.
 
     Args:
         parts: Maps each folder that has the name of a part ("train", "valid", ...) to that part.

@@ -68,12 +68,14 @@ def split(
         usable: Indices of the pictures that can be decoded. The others are in no part.
         classes: Class names.
         seed: The seed of the random choice.
-        val_fraction: The fraction of validation pictures, in (0, 1): of all pictures, or of the train part if the
-            source has a split. None means 15 % of all pictures, or 10 % of the train part.
+        val_fraction: The size of the validation part, in (0, 1). If the source has no split, it is a fraction of all
+            pictures, and None means 15 %. If the source has a split without a validation part, it is a fraction of
+            the train part, and None means 10 %. If the test part is missing too, it is taken from the train part first.
         unreadable: Maps the index of each unreadable picture to the reason, for error messages. None names no files.
 
     Returns:
-        The split. Each class has a picture in each part. In multi-label data, this is certain only for the train part.
+        The split. Every part has a picture of every class. In multi-label data, this is certain only for the train
+        part.
 
     Raises:
         SplitLeak: The split of the source has the same picture in two parts.
@@ -190,10 +192,10 @@ def _split_off(
     rng: np.random.Generator,
     leave: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """Split off a fraction of the pictures of each stratum; see `_strata`. Byte-equal pictures stay together.
+    """Split off a fraction of the pictures of each stratum; see `_strata`.
 
-    If a stratum has two or more different pictures, at least one of them is split off. If it has more than `leave`
-    different pictures, at least `leave` of them stay.
+    Byte-equal pictures are copies of each other and stay together. If a stratum has two or more different pictures, at
+    least one of them is split off.
 
     Args:
         indices: Indices of the pictures to divide.
@@ -201,7 +203,7 @@ def _split_off(
         strata: The stratum of each picture of the source.
         digests: The sha256 of each picture of the source, in hex.
         rng: The random generator that decides which pictures are split off.
-        leave: The least number of different pictures that stay in a stratum, if the stratum has more than this number.
+        leave: If a stratum has more than `leave` different pictures, at least `leave` of them stay.
 
     Returns:
         The indices that stay, and the indices that are split off.

@@ -69,10 +69,11 @@ class EvaluationPictures:
         return part, rows
 
     def _parts(self) -> list[str | None]:
-        """Return the part of each picture, or None for a picture that belongs to no part.
+        """Return the part of each picture: "train", "val" or "test", or None for a picture that belongs to no part.
 
-        If these pictures include all pictures of the training run, the parts are those of the run's split. Otherwise
-        they are those of the source's split.
+        If `source` has every picture of the training run, each picture has the same part as in the training run, and
+        new pictures have none. Otherwise, the source itself divides its pictures into parts, for example with folders
+        train/, val/ and test/.
         """
         if self._are_of_the_run():
             # Wherever the pictures are now, the split of the run holds.
@@ -124,9 +125,10 @@ class EvaluationPictures:
     def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
         """Warn if some pictures were used to train or select the network.
 
-        The metrics on such pictures are better than those on new pictures. If the run folder is not available, it is
-        unknown how each picture was used. The warning then appears if the source has exactly the pictures of the
-        training run.
+        The metrics on such pictures are better than those on new pictures.
+
+        The run folder says how the training run used each picture. If the run folder is not available, this is unknown.
+        The warning then appears if `source` has exactly the pictures of the training run.
 
         Args:
             rows: Indices of the pictures to evaluate.

@@ -198,8 +198,11 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
 def _matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
     """Return the lines of a confusion matrix.
 
-    The column headings are class names if the lines then fit in 80 characters, and letters otherwise. If letters are
-    used, the class name is at the end of each row, where wide characters in a name do not shift the columns.
+    The column headings are the class names if every line then fits in 80 characters. Each row starts with its class
+    name.
+
+    Otherwise, the column headings are the letters A, B, C and so on. Each row then starts with the letter of its class
+    and ends with the class name. Wide characters in a name at the end of a row do not shift the columns.
 
     Args:
         names: Class names, in the order of the matrix.

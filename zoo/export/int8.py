@@ -170,10 +170,12 @@ def quantize(
 ) -> SearchResult:
     """Search for the best int8 graph.
 
-    `choose` defines which graphs are good. If the best graph is not good, the search makes further trials, which keep
-    1, 2, 4, ... more nodes in float32. The further trials end when one of them yields a good graph, or when nothing
-    would be left to quantize. They also end when a graph is not faster than the float32 graph, unless `any_speed` is
-    True.
+    The search first tries the configurations that the docstring of this module describes. `choose` then picks the best
+    graph, and also defines what a good graph is. If the best graph is not good, the search makes further trials. They
+    keep more nodes in float32 than the best graph does: first 1 more, then 2 more, then 4 more, and so on.
+
+    The further trials end when one of them yields a good graph, or when nothing would be left to quantize. Unless
+    `any_speed` is True, they also end when a graph is not faster than the float32 graph.
 
     Args:
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
@@ -240,9 +242,11 @@ class _Search:
             self._leave_out_more(best)
 
     def best(self) -> Trial | None:
-        """Return the best trial so far, or None if no graph is at least a tenth smaller than the float32 graph.
+        """Return the best trial so far, as `choose` defines it, or None if every trial is ignored.
 
-        If the first node with weights must stay in float32, trials that quantize it are ignored.
+        A trial is ignored if it has no graph, or if its graph is not at least a tenth smaller than the float32 graph.
+        If `_try_without_first` decided that the first node with weights stays in float32, trials that quantize this
+        node are ignored too.
         """
         candidates = [
             trial
@@ -280,10 +284,11 @@ class _Search:
             self._always_left_out = set(without.config.left_out)
 
     def _leave_out_more(self, best: Trial) -> None:
-        """Try configurations that also keep the 1, 2, 4, ... most sensitive nodes in float32.
+        """Try to improve the best graph by keeping more nodes in float32: first 1 more, then 2 more, 4 more, and so on.
 
-        The trials end when a graph is good (see `choose`), or when the next graph would have no quantized node with
-        weights. Unless `any_speed` is True, they also end when a graph is not faster than the float32 graph.
+        The nodes whose quantization changes the logits most come first; see `most_sensitive`. The trials end when a
+        graph is good (see `choose`), or when the next graph would have no quantized node with weights. Unless
+        `any_speed` is True, they also end when a graph is not faster than the float32 graph.
 
         Args:
             best: The best trial so far. The new configurations start from its configuration.
@@ -331,23 +336,29 @@ class _Search:
 def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_speed: bool) -> Trial | None:
     """Choose the best of several trials.
 
-    A graph is acceptable if its accuracy falls by at most `max_drop`, and its logits change by at most a fifth of their
-    spread. An acceptable graph is good if its accuracy falls by at most half of `max_drop`. The trial is chosen from
-    the first of these groups that is not empty:
+    Three words describe a graph:
 
-    1. good graphs that are faster than the float32 graph,
-    2. acceptable graphs that are faster,
+    - acceptable: Its accuracy is at most `max_drop` below that of the float32 graph, and `Trial.error` is at most 0.2.
+    - good: It is acceptable, and its accuracy is at most half of `max_drop` below that of the float32 graph.
+    - fast: It is faster than the float32 graph. If `any_speed` is True, every graph counts as fast.
+
+    The candidates are the first of these groups that is not empty:
+
+    1. good and fast graphs,
+    2. acceptable and fast graphs,
     3. good graphs,
     4. acceptable graphs.
 
-    Three rules narrow the group down, one after the other:
+    If no graph is acceptable, the candidates are all fast graphs, or all graphs if none is fast.
 
-    1. Keep the graphs of at most 1.25 times the smallest size.
-    2. Of these, keep the graphs of at most 1.2 times the smallest error.
-    3. Of these, return the first graph whose speedup is at least their largest speedup divided by 1.3.
+    Three steps then choose one candidate:
 
-    If no graph is acceptable, the rules apply to all faster graphs, or to all graphs if none is faster. Rule 2 then
-    comes before rule 1. With `any_speed`, every graph counts as faster, and rule 3 returns the first graph.
+    1. Keep the candidates that are at most 1.25 times as large as the smallest candidate.
+    2. Of these, keep those whose `Trial.error` is at most 1.2 times the smallest `Trial.error`.
+    3. Of these, choose the first whose speedup is at least the largest of their speedups divided by 1.3. If `any_speed`
+       is True, choose the first one, whatever its speedup.
+
+    If no graph is acceptable, step 2 comes before step 1.
 
     Args:
         trials: Trials that yielded a graph, in the order in which they were made.

@@ -178,7 +178,7 @@ def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float, al
 
 
 def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilabel: bool) -> None:
-    """Check that the graph's probabilities equal those computed from its logits.
+    """Check that the graph's probabilities equal the probabilities that `_probabilities` computes from its logits.
 
     Args:
         logits: The graph's logits, a float array (N, classes), or (N, 1) for a network with one unit.
@@ -186,7 +186,7 @@ def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilab
         multilabel: Whether a picture may have several classes, or none.
 
     Raises:
-        ParityFailed: A probability of the graph and the computed one have an absolute difference of more than 1e-5.
+        ParityFailed: A probability of the graph differs from the computed probability by more than 1e-5.
     """
     difference = float(np.abs(_probabilities(logits, multilabel) - probabilities).max())
     if not difference <= HEAD_TOLERANCE:
@@ -201,12 +201,18 @@ def _count_equal_decisions(
 ) -> int:
     """Count the pictures for which network and graph predict the same classes.
 
-    In a multi-label network, every class with a positive logit is predicted. In a network with one unit, a positive
-    logit predicts the second class, any other logit the first. Where the network's logit is almost 0, either prediction
-    of the graph is accepted.
+    Three kinds of networks predict classes in different ways:
 
-    In all other networks, the class with the largest logit is predicted. If the network's two largest logits are almost
-    equal, the graph may predict another class. The picture is then not counted, but no error is raised.
+    - A multi-label network predicts every class whose logit is positive.
+    - A network with one unit predicts the second class if its logit is positive, and the first class otherwise.
+    - Any other network predicts the class with the largest logit.
+
+    In close cases, the graph may predict other classes than the network, and no error is raised:
+
+    - In the first two kinds, a case is close if a logit of the network is almost 0. The graph's prediction for this
+      logit then counts as equal.
+    - In the third kind, a case is close if the network's two largest logits are almost equal. If the predictions then
+      differ, the picture is not counted.
 
     Args:
         keras_logits: The network's logits.
@@ -217,7 +223,7 @@ def _count_equal_decisions(
         multilabel: Whether a picture may have several classes, or none.
 
     Raises:
-        ParityFailed: The predicted classes of a picture differ, and neither exception above applies.
+        ParityFailed: The predicted classes of a picture differ, and the case is not close.
     """
     if multilabel or logits.shape[1] == 1:
         # A class is present if its logit is positive. With a single unit, a positive logit means the second class.

@@ -16,8 +16,9 @@ def require(condition: bool, owner: object, problem: str, received: object) -> N
     Args:
         condition: Whether the value is allowed.
         owner: The object whose field is checked. The message begins with the name of its class.
-        problem: What is required, such as "grid must be a positive whole number".
-        received: The value of the field, which the message quotes.
+        problem: The rule that the value breaks, such as "grid must be a positive whole number". It is part of the
+            message.
+        received: The value of the field. It is also part of the message.
     """
     if not condition:
         raise InvalidPluginData(f"{type(owner).__name__}: {problem}. Received: {received!r}.")

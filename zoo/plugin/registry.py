@@ -196,12 +196,13 @@ class Registry:
 
         Args:
             architecture: The exact name of the architecture.
-            tag: The tag. None accepts weights with any tag, and even an architecture without weights.
+            tag: The tag. None means that any usable tag is enough. An architecture for which no plugin lists weights
+                passes too.
 
         Raises:
             UnknownName: The architecture has no weights with that tag.
-            DuplicateName: More than one plugin provides the weights with that tag. If `tag` is None, this error means
-                that every tag of the architecture is provided by more than one plugin.
+            DuplicateName: More than one plugin provides the weights with that tag, so zoo cannot use them. If `tag` is
+                None, this is true of every tag of the architecture.
         """
         tags = {entry.tag for entry in self.weights_of(architecture)}
         for (kind, key), plugins in self.conflicts.items():

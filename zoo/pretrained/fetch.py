@@ -36,8 +36,8 @@ class WeightsFile:
         path: The path of the file.
         place: Where the file was found: "mirror", "cache", "Keras's cache" or "download".
         entry: The published weights that the file contains.
-        wanted: The published weights whose input size is nearest to that of the pictures. The same as `entry` if they
-            are available.
+        wanted: The published weights whose input size is nearest to the size of the pictures. If these weights are
+            available, `entry` is the same object.
         reason: Why `wanted` is not available; empty if it is available.
         sha256: The sha256 of the file, in hex.
     """
@@ -104,10 +104,10 @@ def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
 
 
 def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None) -> WeightsFile:
-    """Find or download the weights whose input size fits a given size best.
+    """Find or download the weights whose input size is nearest to the size of the pictures.
 
-    If these weights are not available locally and cannot be downloaded, the next best weights that are available
-    locally are used.
+    If these weights cannot be read or downloaded, other weights are used: of those that are available locally, the ones
+    with the nearest input size.
 
     Args:
         entries: Published weights of one architecture and tag, at least one. They differ only in their input size.
@@ -118,7 +118,8 @@ def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress |
         The file.
 
     Raises:
-        WeightsUnavailable: The best weights cannot be read or downloaded, and no others are available locally.
+        WeightsUnavailable: The weights with the nearest input size cannot be read or downloaded. In addition, no other
+            weights are available locally, or they cannot be read.
         HashMismatch: A local file is not the published one.
     """
     wanted, *others = by_fit(entries, size)
@@ -171,9 +172,10 @@ def read_class_index(path: Path) -> list[str]:
 
 
 def mirror_problem() -> str:
-    """Return a sentence that says what is wrong with the mirror, or "" if it has weights files.
+    """Return a sentence that says what is wrong with the mirror, or "" if nothing is wrong.
 
-    The result is also "" if the environment variable ZOO_WEIGHTS_DIR, which names the mirror, is not set.
+    The mirror is the folder that the environment variable ZOO_WEIGHTS_DIR names. It must exist, be readable and contain
+    weights files. If the variable is not set, there is no mirror, and the result is "".
     """
     folder = files.mirror()
     if folder is None:
@@ -231,13 +233,15 @@ def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, 
 
 
 def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> str:
-    """Compare a file with its published hash, and return its sha256 in hex.
+    """Check the hash of a file, and return the sha256 of the file in hex.
+
+    The file must have the published hash. If no hash is published, the file must have the recorded hash. If there is no
+    recorded hash either, the file is not checked.
 
     Args:
         path: The file.
         entry: Describes the file.
-        recorded: The hash that zoo recorded when it downloaded the file; None if there is no record. It is compared
-            only if no hash is published. If neither hash is known, nothing is compared.
+        recorded: The hash that zoo recorded when it downloaded the file; None if there is no record.
 
     Raises:
         HashMismatch: The hashes differ.
@@ -271,8 +275,8 @@ def _recorded(path: Path) -> str | None:
 def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None) -> str:
     """Download a file with pooch into a temporary folder, check it, and move it to its final path.
 
-    The digest is recorded beside the file in the format of `sha256sum`. If no hash is published, the digest of a later
-    download must equal the recorded one, because there is nothing else to compare with.
+    zoo records the digest of the downloaded file in a second file beside it, in the format of `sha256sum`. If no hash
+    is published and an earlier download has left such a record, the downloaded file must have the recorded digest.
 
     Args:
         entry: Describes the file.
@@ -350,12 +354,14 @@ def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
 def _unreachable(url: str) -> str:
     """Try for at most CONNECT_SECONDS to reach a server. Return why it cannot be reached, or "" if it can.
 
-    Two attempts run at the same time, and it is enough if one of them succeeds. They run in threads, because a socket's
-    timeout does not cover the lookup of the server's name.
+    Two attempts to connect run at the same time. The server counts as reachable if one attempt succeeds. The attempts
+    run in threads, because a socket's timeout does not cover the lookup of the server's name.
 
-    A server may have several IP addresses, which each attempt tries one after the other. The first attempt waits at
-    most IMPATIENT_SECONDS for each address. If the IPv6 address does not respond, there is still time to try the IPv4
-    address. The second attempt waits up to CONNECT_SECONDS for each address, for slow connections.
+    A server may have several IP addresses. Each attempt tries these addresses one after the other:
+
+    - The first attempt waits at most IMPATIENT_SECONDS for each address. If an IPv6 address does not respond, this
+      attempt still has time to try an IPv4 address.
+    - The second attempt waits up to CONNECT_SECONDS for each address. It is meant for slow connections.
     """
     import requests
 

@@ -38,9 +38,12 @@ class StartingWeights:
         file: A published file, the path of the user's own file, or None for random weights.
         record: The description of the weights in run.json and in the exported file.
         architecture: The name of the architecture, for messages.
-        missing: Why there are no pretrained weights, if the user might expect them; otherwise empty.
-        wanted: The published weights that were chosen but are not available; None if there are none.
-        other: Published weights for another picture size that could replace `wanted`; None if there are none.
+        missing: Why the user gets random weights without having asked for them. Empty if the weights are not random,
+            if the user asked for random weights, or if no plugin lists weights for the architecture and its default
+            schedule is `scratch`.
+        wanted: The published weights that zoo tried to use but could not get. None if this did not happen.
+        other: Published weights for another picture size that the user can use instead of `wanted`. None if `wanted`
+            is None, or if no such weights exist.
     """
 
     file: fetch.WeightsFile | Path | None
@@ -63,11 +66,13 @@ class StartingWeights:
     def report(self, reporter: Reporter, schedule: str | None = None) -> None:
         """Report which pretrained weights are used.
 
-        If there are none but the user might expect them, report the reason, and how to get pretrained weights.
+        If the weights are random and `missing` is not empty, report `missing`. Also report how to get pretrained
+        weights if plugins list any. If the weights are random and `missing` is empty, report nothing.
 
         Args:
             reporter: Receives the report.
-            schedule: The schedule that the user requested. None means that zoo chooses one.
+            schedule: The schedule that the user requested. If None, the report on random weights says that the
+                schedule is `scratch`.
         """
         if isinstance(self.file, fetch.WeightsFile):
             say(self.file, reporter)
@@ -264,9 +269,9 @@ def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weig
     Args:
         architecture: The architecture of the network.
         requested: The path of the file.
-        layouts: The weights that plugins list for the architecture. If one of them has a `load` function, the content
-            of the file is not checked here, because only this function knows its format. A .keras file is always
-            checked, because no `load` function reads such files.
+        layouts: The weights that plugins list for the architecture. If one of them has a `load` function, the user's
+            file may have a format that only the `load` function knows. The content of the file is then not checked
+            here. A .keras file is always checked, because no `load` function reads such files.
 
     Raises:
         WeightsUnavailable: The file cannot be read.

@@ -166,9 +166,10 @@ def _draw(
 
 
 def _label(shares: np.ndarray, classes: Sequence[str]) -> str:
-    """Format the label of a picture: "cats", or "cats 0.70, dogs 0.30" if a policy has mixed pictures.
+    """Format the label of a picture, such as "cats".
 
-    A multi-label picture can also have the label "cats, dogs" or "no class".
+    If a policy has mixed pictures, the label also has the share of each class, such as "cats 0.70, dogs 0.30". A
+    multi-label picture may have several classes or none. Its label is then "cats, dogs" or "no class".
 
     Args:
         shares: The share of each class in the label, a float array (classes,) in 0..1. Shares below 0.005 are left out.

@@ -94,7 +94,8 @@ def smooth(values: Sequence[float], factor: float) -> list[float]:
 
     Args:
         values: Finite numbers.
-        factor: The weight of a value divided by the weight of the next value, in [0, 1). 0 means no smoothing.
+        factor: How slowly the weights fall from each value to the value before it, in [0, 1). With 0.8, a value has 0.8
+            times the weight of the value after it. 0 means no smoothing.
 
     Returns:
         One number per value. The first number equals the first value, and a constant series stays the same.
@@ -395,8 +396,8 @@ def plot(wanted: Sequence[str], runs_folder: Path, output: Path | None = None, f
 
     Raises:
         UsageError: A run does not exist or has not finished training. `output` does not end in .png. `factor` is out of
-            range. There are more runs than combinations of color and marker. `output` is None, there are several runs,
-            and the current folder is a run folder, whose curves.png would be replaced.
+            range. There are more runs than combinations of color and marker. Several runs would be drawn into
+            ./curves.png, but the current folder is a run folder, whose own curves.png would be replaced.
         RunError: A run folder is damaged, or its schema is not known.
         WriteError: The PNG cannot be written.
     """

@@ -69,9 +69,9 @@ class Batching:
         batch_size: Pictures per batch. The pictures that remain at the end form a smaller batch. If pictures are
             shuffled and fewer than a quarter of a batch remain, they join the previous batch instead.
         single_unit: Whether the network is binary and has one logit, which belongs to the second class.
-        class_weights: The weight of each class in the loss, a float32 array (classes,). The weight of a picture is the
-            sum of these weights, each multiplied by the picture's target for the class. None weights all pictures
-            equally.
+        class_weights: The weight of each class in the loss, a float32 array (classes,). None weights all pictures
+            equally. A picture of a single class has the weight of this class. In general, each class weight is
+            multiplied by the picture's target for the class, and the sum is the weight of the picture.
     """
 
     batch_size: int
@@ -161,10 +161,9 @@ class PhaseInputs:
             inputs are pictures. If it is the part above the cut, the inputs are outputs of the frozen part.
         train: Reads a training batch. Its pictures are augmented if the phase augments.
         validation: Reads a batch of unaltered pictures, or of the outputs of the frozen part for unaltered pictures.
-        kept: Two flags. The first says whether `train` reads from the feature cache, the second whether `validation`
-            does.
-        rate: Seconds to compute the outputs of the frozen part for one picture, as measured in this run or an earlier
-            one; 0 if unknown.
+        kept: A pair of bools: whether `train` reads from the feature cache, and whether `validation` reads from it.
+        rate: How many seconds the frozen part takes to compute its outputs for one picture, as measured in this run or
+            an earlier one; 0 if unknown.
     """
 
     trained_part: keras.Model

@@ -67,8 +67,8 @@ class BatchNormRecalibration:
     def recalibrate(self, steps: int, train_accuracy: float, best: BestWeights, phase: Phase) -> list[str]:
         """Measure the running averages of the BatchNorm layers again after a phase, if these averages are out of date.
 
-        The network must have the weights that `best` holds. After this call, the network has the weights that `best`
-        then holds.
+        Before this call, the network must have the weights in `best`. The call may change the weights in `best`. After
+        the call, the network again has the weights in `best`.
 
         Args:
             steps: The number of training steps of the phase up to the end of its best epoch.
@@ -78,7 +78,8 @@ class BatchNormRecalibration:
             phase: The phase that has just been trained.
 
         Returns:
-            A list with one warning if the averages still do not match the weights, else an empty list.
+            A list with one warning if the accuracy on training pictures is still more than 0.1 below `train_accuracy`.
+            Otherwise, an empty list.
         """
         keras = backend.start()
         layers = [
@@ -125,7 +126,7 @@ class BatchNormRecalibration:
         return self._trained_part.evaluate(batches, verbose=0, return_dict=True)
 
     def _measure(self, layers: list[keras.layers.BatchNormalization]) -> None:
-        """Replace the running averages of the given layers by the means of the batch statistics over `self._sample`."""
+        """Set the running averages of the given layers to the means of the batch statistics over `self._sample`."""
         keras = backend.start()
         momenta = [layer.momentum for layer in layers]
         for index in range(len(self._sample)):

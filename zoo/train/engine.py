@@ -224,12 +224,12 @@ class _Trainer:
     def needs(self, index: int) -> bool:
         """Return whether a phase must be trained. If not, record and report that it is skipped.
 
-        A phase is skipped if the best validation loss so far is low enough: not above the phase's `skip_below_loss`,
-        and not above a quarter of the chance level. A phase is never skipped in any of these cases:
+        A phase is skipped if all of these conditions are met:
 
-        - It has no `skip_below_loss`.
-        - The run has class weights.
-        - Its network and the network of the previous phase have different depths.
+        - The phase has a `skip_below_loss`, and the best validation loss so far is at most this value.
+        - The best validation loss so far is at most a quarter of the chance level.
+        - The run has no class weights.
+        - The network of the phase has the same depth as the network of the previous phase.
         """
         phase, best = self._phases[index], self._best
         # Class weights make losses smaller too, so a weighted loss cannot be compared with these limits.
@@ -387,8 +387,9 @@ class _Trainer:
     def _warn_of_average(self, phase: Phase, steps: int) -> None:
         """Warn if a phase has too few steps for its weight averaging (`ema`).
 
-        Keras starts the average with the weights after the first step. Every later step multiplies the share of these
-        weights in the average by `ema`. The warning appears if this share is above a tenth at the end of the phase.
+        Keras starts the average with the weights after the first step. At first, these weights are the whole average.
+        Every later step multiplies their share of the average by `ema`. The warning appears if their share is above a
+        tenth at the end of the phase. For example, with an `ema` of 0.99, it is 0.99 ** 99 = 37 % after 100 steps.
 
         Args:
             phase: The phase.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class BestWeights:
     """Keeps the weights of the epoch with the lowest validation loss, or of the last epoch.
 
-    One object is used for all consecutive phases that train a network of the same depth.
+    Consecutive phases that train the same network share one object. In a growing schedule, later phases train networks
+    with more stages. Each of these networks gets a new object, because losses of different networks are not comparable.
 
     Args:
         keep_best: True keeps the epoch with the lowest validation loss, False keeps the last epoch.
@@ -210,17 +211,17 @@ def _callback(log: _EpochLog) -> keras.callbacks.Callback:
 
 @contextlib.contextmanager
 def reading(phase: Phase, *batches: keras.utils.PyDataset) -> Iterator[None]:
-    """Raise the original error if reading a batch fails inside this context.
+    """If reading a batch fails inside this context, raise the original error.
 
-    Otherwise, the backend of Keras would replace the original error by one of its own.
+    Without this context, the user would see an error of Keras's backend instead of the original error.
 
     Args:
-        phase: The phase that reads the batches. The message of the error contains its name.
-        batches: Batches from `zoo.train.batches.make_batches`, whose `failed` attribute holds the original error.
+        phase: The phase that reads the batches. The message of TrainingError contains the name of the phase.
+        batches: Batches from `zoo.train.batches.make_batches`. Their attribute `failed` holds the original error.
 
     Raises:
         TrainingError: The original error is an OSError: a file with pictures or features cannot be read. An original
-            error of another type is raised as it is.
+            error of another type is raised unchanged.
     """
     try:
         yield

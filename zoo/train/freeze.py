@@ -66,11 +66,11 @@ def select(architecture: Architecture, layers: Sequence[str], train: str) -> set
 
 
 def check_stages(architecture: Architecture, train: str) -> None:
-    """Check that an architecture has enough stages for a selection of layers.
+    """Check that an architecture has at least N stages if a phase trains "last:N", the last N stages.
 
     Args:
         architecture: Defines the stages.
-        train: "last:N" needs at least N stages. All other values pass.
+        train: Which layers the phase trains; see `select`. Values other than "last:N" are not checked.
 
     Raises:
         UsageError: The architecture has fewer than N stages.

@@ -28,8 +28,9 @@ CHANNELS = 16
 def cut(model: keras.Model) -> Iterator[None]:
     """Compute each grouped convolution of a model as several ordinary convolutions inside this context.
 
-    Nothing changes unless TensorFlow computes on a CPU. Only functions that Keras traces inside the context, such as
-    the training step, compute in this way. The weights do not change, and the layers are restored at the end.
+    This affects only functions that Keras traces inside the context, such as the training step. The weights of the
+    layers stay as they are. When the context ends, the layers are restored. The context has no effect unless TensorFlow
+    computes on a CPU.
     """
     layers = _grouped(model) if backend.runs_on_tensorflow() and not backend.has_accelerator() else []
     for layer in layers:
@@ -43,9 +44,10 @@ def cut(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(model: keras.Model) -> Iterator[None]:
-    """Undo the effect of `cut` inside this context.
+    """Undo the effect of `cut` inside this context: each grouped convolution is computed as one operation again.
 
-    An ONNX graph that is made inside this context contains the grouped convolutions themselves.
+    zoo converts the frozen part to ONNX inside this context. The ONNX graph then contains the grouped convolutions, and
+    not the ordinary convolutions that replace them during training.
     """
     layers = {layer: vars(layer).pop("convolution_op") for layer in _cut_layers(model)}
     try:

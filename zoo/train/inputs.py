@@ -114,7 +114,10 @@ class InputPipeline:
             self._cuts = [None] * len(cuts)
 
     def for_phase(self, index: int) -> PhaseInputs:
-        """Return the inputs of a phase. Call `plan` and, for this phase, `zoo.train.freeze.set_trainable` first.
+        """Return the inputs of a phase.
+
+        Before this call, `plan` must be called once. Then `zoo.train.freeze.set_trainable` must be called for this
+        phase.
 
         Args:
             index: The index of the phase, counted from 0.
@@ -161,19 +164,23 @@ class InputPipeline:
         return "online" if phase.views is None else phase.views
 
     def _later(self, index: int, first: Cut) -> list[Cut]:
-        """Return the cuts of later phases that need features of the same pictures as the given phase.
+        """Return the cuts of later phases whose features can be computed in one pass with those of a given phase.
 
-        One pass then computes the features for all these phases. A later phase qualifies if it trains the same network
-        as the given phase and augments in the same way. The search stops at the first phase that has no cut, trains a
-        different network, or has a frozen layer above the cut of the phase before it. In the last case, the phase
-        before it may change the weights of that layer, so the features cannot be computed yet.
+        The search goes through the later phases in order. It collects the cut of each phase that augments in the same
+        way as the given phase, and passes over the other phases. It ends at the first phase with one of these
+        properties:
+
+        - The phase has no cut.
+        - The phase trains a different network than the given phase.
+        - The frozen part of the phase has a layer above the cut of the phase before it. The phase before it may change
+          the weights of this layer, so the features cannot be computed yet.
 
         Args:
             index: The index of the given phase, counted from 0.
             first: The cut of the given phase.
 
         Returns:
-            The cut of each later phase that qualifies, in the order of the phases.
+            The collected cuts, in the order of the phases.
         """
         cuts, lowest = [], first.layers
         for other in range(index + 1, len(self._phases)):
@@ -186,10 +193,14 @@ class InputPipeline:
         return cuts
 
     def _computed(self, requested: views.Views) -> BatchFn:
-        """Return a function that reads the pixels and targets of a batch of views.
+        """Return a function that reads batches of views (augmented copies of the pictures).
 
-        The returned function computes all views when it reads the first batch. Phases with the same number of views
-        share the computed views. If the features of the views are in the cache, the function is never called.
+        The returned function takes (epoch, indices of pictures) and returns (pixels, targets). Its first call computes
+        all views. Later phases with the same number of views read the same views. If the feature cache already has the
+        features of the views, the function is never called.
+
+        Args:
+            requested: Describes the views: pictures, augmentation policy, number of views and seed.
         """
 
         def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

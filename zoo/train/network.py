@@ -63,10 +63,9 @@ def _built(architecture: Architecture, build: Callable[..., keras.Model], *argum
 
 
 def _single_input(model: keras.Model) -> keras.Model:
-    """Return a model of the same layers whose input is a single tensor.
+    """Return a model of the same layers that takes a single tensor, not a list of one tensor.
 
-    The functions of keras.applications return a model whose input is a list of one tensor, if they are called with
-    `input_tensor`.
+    The functions of keras.applications return a model that takes such a list if they are called with `input_tensor`.
 
     Raises:
         InvalidPluginData: The model has several inputs or several outputs.
@@ -234,7 +233,8 @@ def resize(
 def _cells(x: keras.KerasTensor, count: int, axis: int) -> keras.KerasTensor:
     """Divide an axis into `count` cells of nearly equal length, and return the maximum of each cell.
 
-    Neighboring cells overlap by one position if the exact boundary between them lies inside this position.
+    If the boundary between two cells would split a position, both cells contain this position. For example, 2 cells of
+    an axis of length 5 are the positions 0, 1, 2 and the positions 2, 3, 4.
 
     Args:
         x: A tensor (batch, height, width, features).

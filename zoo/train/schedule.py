@@ -272,15 +272,15 @@ def override(
 
     Args:
         phases: The phases of the schedule.
-        epochs: The number of epochs of each phase, or a single number. With several numbers, 0 leaves a phase out, and
-            all other phases are trained even if `skip_below_loss` would skip them. A single number replaces the epochs
-            of the longest phase. The epochs of the other phases are scaled by the same ratio, to at least 1. None
-            changes no epochs.
-        learning_rates: One rate per phase, or a single rate. A single rate replaces the highest rate of all phases, and
-            the other rates are scaled by the same ratio. None changes no rates.
-        overrides: Maps names of fields of `zoo.plugin.Phase` to the values that these fields get in all phases. For the
-            fields in `OFF_AT_ZERO`, 0 switches the setting off. `views` changes only phases that augment. None leaves
-            all other fields unchanged.
+        epochs: One number per phase, or a single number. None changes no epochs. With one number per phase, 0 leaves a
+            phase out. All other phases are then trained, even if `skip_below_loss` would skip them. A single number
+            becomes the number of epochs of the longest phase. The epochs of the other phases are scaled by the same
+            ratio, to at least 1.
+        learning_rates: One rate per phase, or a single rate. None changes no rates. The phase with the highest rate
+            gets the single rate, and the rates of the other phases are scaled by the same ratio.
+        overrides: New values of other settings, the same in all phases. Maps the name of a field of `zoo.plugin.Phase`
+            to its new value. For the fields in `OFF_AT_ZERO`, 0 switches the setting off. `views` changes only phases
+            that augment. None changes no other settings.
 
     Returns:
         The phases to train.
@@ -331,11 +331,14 @@ def _check_counts(
 
 
 def _epochs_of_phases(phases: Sequence[Phase], epochs: Sequence[int] | None) -> Sequence[int] | None:
-    """Return the new numbers of epochs, one per phase, or None if `epochs` is None.
+    """Return the new number of epochs of each phase, or None if `epochs` is None.
 
-    If `epochs` has one number per phase, it is returned as it is. A single number replaces the epochs of the longest
-    phase. The epochs of the other phases are scaled by the same ratio, to at least 1. A single 0 gives all phases 0
-    epochs.
+    Args:
+        phases: The phases of the schedule.
+        epochs: One number per phase, or a single number. One number per phase is returned unchanged. A single number
+            becomes the number of epochs of the longest phase. The epochs of the other phases are scaled by the same
+            ratio, to at least 1. For example, a single 6 turns phases of 1 and 3 epochs into phases of 2 and 6 epochs.
+            A single 0 gives every phase 0 epochs.
     """
     if epochs is None or len(epochs) > 1 or len(phases) == 1:
         return epochs

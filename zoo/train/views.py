@@ -26,9 +26,12 @@ BATCH = 32
 class Views:
     """Describes the views of some pictures: K augmented copies of each picture.
 
-    Without views, pictures would be augmented again in every epoch. View k uses the random numbers of epoch k, but it
-    differs from the picture of that epoch in two ways. Its pixels are rounded to whole numbers. If the policy mixes the
-    pictures of a batch, as mixup does, it mixes different pictures, because the batches are not those of epoch k.
+    Without views, every picture would be augmented again in every epoch. View k of a picture is like the augmented
+    picture of epoch k, because both use the same random numbers. There are two differences:
+
+    - The pixels of a view are rounded to whole numbers.
+    - A policy such as mixup mixes each picture with another picture of its batch. The batches in which views are
+      computed differ from the batches of an epoch. A picture is therefore mixed with a different picture.
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
@@ -52,15 +55,17 @@ class Views:
     def place(self, epoch: int, chosen: np.ndarray) -> np.ndarray:
         """Return the indices of the views that an epoch reads for the given pictures.
 
-        Epoch e reads view e modulo `count` of each picture.
+        Epoch e reads view e modulo `count` of each picture. For example, if `count` is 3, epochs 0 to 4 read the views
+        0, 1, 2, 0 and 1.
 
         Args:
             epoch: The number of the epoch, counted from 0.
             chosen: Indices of the pictures, int64. Each must be in `rows`.
 
         Returns:
-            One index per picture, int64 (len(chosen),). All views are numbered from 0: first view 0 of every picture in
-            the order of `rows`, then view 1 of every picture, and so on.
+            One index per picture, int64 (len(chosen),). An index counts from 0 through all views: first view 0 of
+            every picture in the order of `rows`, then view 1 of every picture, and so on. For example, if `rows` has
+            100 pictures, view 1 of the first picture has the index 100.
         """
         return epoch % self.count * len(self.rows) + np.searchsorted(self.rows, chosen)
 

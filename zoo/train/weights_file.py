@@ -68,17 +68,18 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
 
 def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[Weights] = ()) -> None:
-    """Raise an error if an .h5 file cannot have the weights of an architecture, judged by the number of parameters.
+    """Check that the number of parameters in an .h5 file fits an architecture.
 
-    This check runs before Keras starts. The number can differ from the expected one by up to 1 %. A .weights.h5 file
-    can have any number of additional parameters, such as those of a head. The names of the layers are not compared,
-    because Keras loads such files by the order of the layers.
+    This check runs before Keras starts. The number may differ by up to 1 % from that of the architecture's backbone.
+    A .weights.h5 file may have any number of additional parameters, such as those of a head. The names of the layers
+    are not compared, because Keras loads .h5 files by the order of the layers.
 
     Args:
         path: The user's file. A .keras file is not checked.
         architecture: The architecture whose backbone the file is for.
-        layouts: Published weights of the architecture. If one of them has a `load` function, nothing is checked. The
-            file may have the layout that this function reads, with a different number of parameters.
+        layouts: Published weights of the architecture. Some published weights have a layout of their own and a `load`
+            function that reads it. The user's file may have the same layout, with a different number of parameters. If
+            any of `layouts` has a `load` function, the file is therefore not checked.
 
     Raises:
         WeightsIncompatible: The file is damaged, or its number of parameters does not fit.
@@ -100,9 +101,9 @@ def _parameters_in(path: Path) -> tuple[int, bool]:
     """Count the parameters in an .h5 file.
 
     Returns:
-        The number of parameters, and whether Keras would load all of them. From an .h5 file of the older format, Keras
-        loads every layer that the file lists. From a .weights.h5 file, Keras loads only the layers that the network
-        has. Such a file may therefore contain more layers, such as a head.
+        The number of parameters, and whether Keras would load all of them. This is True for an .h5 file of the older
+        format, because Keras loads every layer that such a file lists. It is False for a .weights.h5 file, because
+        Keras loads only the layers that the network has. A .weights.h5 file may contain more layers, such as a head.
     """
     import h5py
 
@@ -249,14 +250,15 @@ def _path(layer: str, groups: dict[str, str]) -> str:
 
 
 def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.layers.Layer, str]]:
-    """Yield a layer and all layers inside it, with their paths in model.weights.h5.
+    """Yield all layers in `saveable`, and all layers inside these layers, with their paths in model.weights.h5.
 
     Order and paths are those that Keras uses when it saves a network.
 
     Args:
         saveable: A layer of the network that receives the weights, or a list, tuple or dict of such layers.
         path: The path of the group in model.weights.h5 that belongs to `saveable`.
-        seen: The `id` of each layer that has been yielded. This function adds the layers that it yields.
+        seen: The `id` of each layer that has been yielded. Such a layer is not yielded again. This function adds the
+            layers that it yields.
 
     Yields:
         A layer, and the path of its group.
@@ -286,7 +288,7 @@ def _parts(saveable: Any, path: str, seen: set[int]) -> Iterator[tuple[keras.lay
 
 
 def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
-    """Read the arrays of a layer from model.weights.h5, but not the arrays of layers inside this layer.
+    """Read the arrays of a layer from model.weights.h5. If the layer contains other layers, their arrays are not read.
 
     Args:
         layer: A layer of the network that receives the weights.
@@ -294,8 +296,8 @@ def _arrays(layer: keras.layers.Layer, file: Any, path: str) -> list[Any]:
         path: The path of the layer's group in this file.
 
     Raises:
-        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer, or an array is stored in
-            another file.
+        WeightsIncompatible: The number or the shapes of the arrays do not fit the layer. An array is missing, or it is
+            stored in another file.
     """
     inside = {id(weight) for part in layer._flatten_layers(include_self=False) for weight in part.weights}
     needed = [tuple(weight.shape) for weight in layer.weights if id(weight) not in inside]

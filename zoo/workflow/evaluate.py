@@ -78,11 +78,11 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
 
     Args:
         model: The path of an exported file, of a folder that holds one, or of a run folder.
-        runs_folder: The folder of runs. The run of an exported file is looked up there.
+        runs_folder: The folder of runs. If `model` is an exported file, the run that made it is looked up there.
 
     Returns:
-        The predictor, the run, and the run record. The run and the record are None if the run of an exported file is
-        not in `runs_folder`.
+        The predictor, the run, and the run record. If `model` is an exported file whose run is not in `runs_folder`,
+        the run and the record are None.
 
     Raises:
         RunError: The run is not finished, or run.json or model.keras is missing or damaged.
@@ -159,13 +159,15 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str, typed: 
         exported: The folder of exports.
         runs_folder: The folder of runs.
         command: The command that the user typed, such as "zoo export", for messages.
-        typed: The other words of the command, such as ["--fp16"]. The suggested command repeats them.
+        typed: The other words that the user typed, such as ["--fp16"]. If an error message suggests a corrected
+            command, this command repeats these words.
 
     Returns:
         The path of the run folder.
 
     Raises:
-        UsageError: There is no such run. If an export has that name, the message names the run that it came from.
+        UsageError: There is no such run. If `text` names an export instead, the message suggests the same command with
+            the run that made the export.
     """
     found = runs.locate(text, runs_folder)
     if found:

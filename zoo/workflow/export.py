@@ -89,7 +89,7 @@ def export_model(
 ) -> ExportResult:
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
-    An earlier export is not replaced before all checks have passed. If `keep` and `float32` are True, the results are
+    An earlier export is not replaced before all checks have passed. If `keep` and `float32` are True, these files are
     also written into the run folder: metrics.json, run.json and report.html, and model.onnx unless `exported` is None.
     No exported file is written if the network has learned nothing; see `zoo.evaluate.verdict`.
 
@@ -97,10 +97,10 @@ def export_model(
         trained: The network to export, with its dataset and its run.
         exported: The folder of exports. None writes no exported file and makes no variants, not even in the run folder.
         reporter: Receives progress messages and warnings.
-        keep: False leaves the results in the run folder unchanged, and adds the input size to the names of variants'
-            files there. This is for a network whose input size is not that of the run.
-        float32: False writes neither the float32 file nor the results above. The variants are made from the converted
-            network and compared with it.
+        keep: Pass False if the input size of the network is not that of the run. The four files above are then not
+            changed, and the files of variants in the run folder have the input size in their names.
+        float32: Whether the float32 file is exported. If False, only variants are exported, and the four files above
+            are not changed. Variants are made from the converted network and compared with it in either case.
         variants: The variants to make.
         allow_chance: True also exports a network that has learned nothing.
 
@@ -264,8 +264,8 @@ def _keep(
         content: The bytes of the exported file.
         metrics: The content of metrics.json.
         info: The metadata of the exported file.
-        target: The path of the exported file in the folder of exports. None writes no exported file, neither there nor
-            in the run folder.
+        target: The path of the exported file in the folder of exports. If None, the exported file is not written at
+            all, not even into the run folder. The metrics, the run record and the report are still written.
         started: The value of `time.perf_counter` when the export started.
 
     Raises:
@@ -325,11 +325,13 @@ def _export_variant(
     keep: bool,
     reporter: Reporter,
 ) -> tuple[VariantFile, Path | None]:
-    """Make a variant, write it and its figures into the run folder, and copy it into the folder of exports.
+    """Make a variant, write it into the run folder, and copy it into the folder of exports.
 
-    If a ZooError occurs, the variant counts as refused, and the error is the reason. The error is not raised, because
-    another variant may still succeed. If the variant does not meet a limit on accuracy or speed, it is refused too,
-    and only its figures are written.
+    The measured figures of the variant are written into the run folder too. A variant is refused in two cases:
+
+    - The variant does not meet a limit on accuracy or speed. Only its figures are then written.
+    - A ZooError occurs. The error is recorded as the reason of the refusal. It is not raised, because another variant
+      may still succeed.
 
     Args:
         request: The variant, and the limits that it must meet.
@@ -343,7 +345,8 @@ def _export_variant(
         reporter: Receives progress messages and warnings.
 
     Returns:
-        The variant with its figures, and the path of its file. The path is None if the variant was refused.
+        The variant with its figures, and the path of its file in the folder of exports. The path is None if the variant
+        was refused.
     """
     from zoo.export import artifact
 

@@ -170,7 +170,9 @@ def verify(
 
 
 def _published(architecture: Architecture, tag: str | None, size: tuple[int, int], registry: Registry) -> list[Weights]:
-    """Return the published weights of a classifier, the best fit for `size` first; see `fetch.by_fit`.
+    """Return the published weights of a classifier.
+
+    They are sorted by `fetch.by_fit`: the weights whose input size is nearest to `size` come first.
 
     Args:
         architecture: The architecture of the classifier.

@@ -1,7 +1,10 @@
 """Reports which earlier export a new export replaces, and warns about stale variants.
 
-A variant is stale if another run exported it earlier under the same name. A user could mistake it for a variant of the
-new export. Stale variants are kept. The settings that `zoo-runtime tune` measured for the replaced file are removed.
+A variant is stale if another run exported it earlier under the name of the new export. For example, one run exports
+`pets` and its variant `pets-int8`. Another run then exports `pets` without variants. Now `pets-int8` is stale: a user
+could mistake it for a variant of the new `pets`. Stale variants are kept.
+
+The settings that `zoo-runtime tune` measured for the replaced file are removed.
 """
 
 from __future__ import annotations
@@ -35,13 +38,13 @@ def info_of(path: Path) -> ModelInfo | None:
 def warn_of_stale(
     variants: Sequence[Variant], exported: Path, name: str, run: runs.Run | None, reporter: Reporter
 ) -> None:
-    """Warn about variants that another run exported under the same name. They are kept.
+    """Warn about variants of an export that come from another run. Their files are kept.
 
     Args:
-        variants: The kinds of variants that this run has not made.
+        variants: The kinds of variants to look for: those that were not requested together with the new export.
         exported: The folder of exports.
-        name: The name of the export.
-        run: The run that is exported now; None for a published network.
+        name: The name of the new export.
+        run: The run of the new export; None if a published network was exported.
         reporter: Receives the warnings.
     """
     for variant in variants:
@@ -61,13 +64,16 @@ def warn_of_stale(
 def report_replaced(
     earlier: ModelInfo | None, exported: Path, name: str, run: runs.Run | None, reporter: Reporter
 ) -> None:
-    """Report which export was replaced and where its file still is. Remove settings tuned for the replaced file.
+    """Report that a new export replaced an earlier export, and remove the settings tuned for the earlier file.
+
+    If the run folder of the earlier export still holds a copy of the earlier file, the report names this copy. A
+    replaced export of the same run is not reported.
 
     Args:
-        earlier: The metadata of the export that was replaced; None if there was none.
+        earlier: The metadata of the earlier export; None if there was no earlier export.
         exported: The folder of exports.
-        name: The name of the export.
-        run: The run that has been exported; None for a published network.
+        name: The name of the new export, which is also the name of the earlier export.
+        run: The run of the new export; None if a published network was exported.
         reporter: Receives the report in one line, or nothing if there is nothing to report.
     """
     target = exported / name / EXPORTED_FILE

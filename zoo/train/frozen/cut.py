@@ -107,7 +107,7 @@ def digest(network: keras.Model, tensor: keras.KerasTensor) -> str:
     """Return a fingerprint of everything that determines the values of a tensor for a given picture.
 
     It is the sha256, in hex, of the input shapes, of the operations that compute the tensor, and of their settings and
-    weights. It is different in every run if one of these operations comes from outside Keras and zoo.
+    weights. If one of these operations comes from outside Keras and zoo, every call returns a different fingerprint.
 
     Args:
         network: The network from pixels to logits.
@@ -210,7 +210,10 @@ def _lower_cut(crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]) -
 def _better_front(
     key: int, crossing: dict[int, keras.KerasTensor], makers: dict[int, Any]
 ) -> dict[int, keras.KerasTensor] | None:
-    """Find tensors closer to the input that could replace one tensor at the cut, and that hold fewer values.
+    """Find tensors to put at the cut in place of one tensor, so that fewer values cross the cut.
+
+    The tensors found are closer to the input. Only operations in `CHEAP` are needed to compute the replaced tensor from
+    the tensors found.
 
     Args:
         key: The `id` of the tensor to replace.
@@ -219,7 +222,7 @@ def _better_front(
             None.
 
     Returns:
-        A dict from the `id` of each tensor found to the tensor. None if no replacement reduces the number of values.
+        A dict from the `id` of each tensor found to the tensor. None if there are no such tensors.
     """
     tensor = crossing[key]
     best, saved = None, 0

@@ -78,8 +78,8 @@ class _Rows:
         key: A string that identifies the pictures or views.
         count: The number of all rows of the set, including those that the phase does not need.
         needed: Indices of the rows that the phase needs, int64.
-        batches: A function of the indices of missing rows. It returns batches with the pixels of these rows. For views,
-            it returns batches of all rows, missing or not.
+        batches: A function that takes the indices of missing rows, and returns the pixels of these rows in batches. For
+            views, it returns the pixels of all rows, because all of them are computed again.
         labels: Describes the set of labels that is stored along with the features; None if no labels are stored.
     """
 
@@ -123,8 +123,8 @@ class FeatureCache:
         This is the case if the limit of the cache is not 0, and either the cache saves enough time or `always` is set.
 
         Args:
-            passes: The number of times that the cache avoids computing the frozen part for a picture, in all epochs
-                together.
+            passes: How often the cache saves computing the frozen part for a picture. With 100 pictures and 10 epochs,
+                this is 900: each picture is computed once and read from the cache in the other 9 epochs.
         """
         if self._cache.limit == 0:
             return False
@@ -160,7 +160,11 @@ class FeatureCache:
 
         Returns:
             The part of the network above the cut, and functions that read batches of features. In two cases, `plain` is
-            returned instead: `FrozenPart.sound` is False, or Keras would have to compute features batch by batch.
+            returned instead, so that the phase trains without the cache:
+
+            - `FrozenPart.sound` is False.
+            - The cache cannot store the features, and Keras computes the frozen part. Computing features batch by batch
+              would then save nothing.
         """
         keras = backend.start()
         # Weights below the cut do not change within a phase, so fingerprints are computed once per phase.
@@ -335,9 +339,9 @@ class FeatureCache:
         If not all sets fit in the cache, only the sets of this phase are opened.
 
         Returns:
-            First, the tensors whose sets were opened. Second, one set per tensor, followed by the set of labels if
-            `rows` has labels. The second item is None if even the sets of this phase do not fit; the user then gets a
-            message.
+            The tensors whose sets were opened, and a list of these sets. The list holds one set per tensor, followed by
+            the set of labels if `rows` has labels. If even the sets of this phase do not fit, the user gets a message,
+            and None is returned instead of the list.
         """
         labels = [rows.labels] if rows.labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())

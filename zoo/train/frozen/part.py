@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 
 class Unsound(Exception):
-    """Raised if features cannot be computed before a phase trains, because `FrozenPart.sound` is False."""
+    """Raised if the outputs of a frozen part cannot be stored for later epochs, because `FrozenPart.sound` is False."""
 
 
 class FrozenPart:
@@ -32,13 +32,13 @@ class FrozenPart:
 
     Args:
         network: The whole network.
-        tensors: The outputs of the frozen part.
+        tensors: The tensors of the network that are the outputs of the frozen part.
         sample: Pictures on which the outputs of Keras and of onnxruntime are compared, float32 (pictures, height,
             width, channels) in 0..255.
 
     Attributes:
-        engine: What computes the outputs: "onnxruntime" or "Keras".
-        note: The reason why Keras computes the outputs, if zoo has tried to use onnxruntime. Otherwise empty.
+        engine: The library that computes the outputs: "onnxruntime" or "Keras".
+        note: Why onnxruntime does not compute the outputs, although zoo has tried to use it. Empty in all other cases.
         sound: Whether the outputs have one row per picture, and are the same in training mode and in inference mode.
     """
 

@@ -1,10 +1,16 @@
 """Stores features on the disk between runs, in a cache of limited size.
 
-Each set of features is a folder. Its file `values` holds one row per picture or view, and `done` marks the rows that
-have been computed. If the rows do not fit as float32, they are stored as 16-bit fixed-point numbers. The range from the
-least to the greatest value of a row is then divided into 65535 equal steps. The file `spans` holds the least value and
-the step of each row. The error is at most half a step. (The error of float16 would be up to 1/2048 of a value.) The
-file `took` holds the number of rows computed so far and the seconds that this took.
+Each set of features is a folder with these files:
+
+- `values` holds one row of numbers per picture or view.
+- `done` marks the rows that have been computed.
+- `spans` holds the least value and the step of each row, if the numbers are fixed-point numbers (see below).
+- `took` holds the number of rows computed so far, and how many seconds their computation took.
+
+The numbers are stored as float32 if they fit, and otherwise as 16-bit fixed-point numbers. For fixed-point numbers, the
+range from the least to the greatest value of a row is divided into 65535 equal steps. Each value is rounded to the
+nearest step, so that the rounding error is at most half a step. (The rounding error of float16 would be up to 1/2048 of
+a value.)
 """
 
 from __future__ import annotations
