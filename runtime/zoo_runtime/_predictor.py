@@ -259,8 +259,8 @@ class Predictor:
 
         - Only one thread is used.
         - A provider other than the processor is used.
-        - The file is larger than 100 MB. A second session of such a large network would take much memory. The session
-          that is already open keeps all threads busy with one picture anyway.
+        - The file is larger than 100 MB. A second session would then take much memory and would hardly be faster,
+          because the open session splits the work on a single picture over all threads.
         - The file cannot be opened again, or has been replaced by a file with other metadata.
         """
         if (

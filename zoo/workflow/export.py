@@ -340,8 +340,8 @@ def _export_variant(
         trained: The network with its dataset and its run.
         metrics: The metrics of the float32 file, under "validation" and "test".
         exported: The folder of exports.
-        keep: False adds the input size to the file names in the run folder, so that files for the run's own input size
-            are not replaced.
+        keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
+            False adds the input size to these names, so that files for the input size of the run are not replaced.
         reporter: Receives progress messages and warnings.
 
     Returns:

@@ -317,7 +317,7 @@ class Cache:
         The file `spans` takes 8 of these bytes, and `done` takes 1.
 
         Args:
-            place: The folder of the set. None counts no row as computed.
+            place: The folder of the set. If it is None, no row counts as computed.
             spec: Describes the set, and says which rows are needed.
             fixed_point: Whether numbers are stored in 16 bits.
         """
