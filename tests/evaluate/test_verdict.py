@@ -32,10 +32,11 @@ def pass_rate(labels, accuracy, networks=60):
 
 
 def test_most_useless_networks_are_refused_and_most_good_ones_pass():
-    assert pass_rate([0, 1] * 6, 0.5) <= 0.15
-    assert pass_rate([0, 1] * 50, 0.5) <= 0.15
+    assert pass_rate([0, 1] * 6, 0.5) <= 0.4
+    assert pass_rate([0, 1] * 50, 0.5) <= 0.4
     assert pass_rate([0, 1] * 6, 0.9) >= 0.95
-    assert pass_rate([0, 1] * 10, 0.8) >= 0.9
+    assert pass_rate([0, 1] * 10, 0.8) >= 0.95
+    assert pass_rate([0, 1] * 18, 0.65) >= 0.85
     assert pass_rate([0] * 90 + [1] * 10, 0.8) >= 0.95
 
 
