@@ -201,7 +201,8 @@ def check_writable(folder: Path, option: str) -> None:
 
     Args:
         folder: The folder.
-        option: The option that chooses another folder, such as "--exported FOLDER", for the error message.
+        option: The option with which the user can choose a different folder, such as "--exported FOLDER". The error
+            message suggests it.
 
     Raises:
         WriteError: The folder cannot be created, the user has no permission to write to it, or it is on a read-only

@@ -1,7 +1,7 @@
 """Creates and runs the self-test of an exported file.
 
-The file contains pictures, and their pixels and probabilities on the machine that exported it. On this machine, the
-self-test decodes these pictures, runs the network on them, and compares the results.
+The file contains pictures, and the pixels and probabilities that the exporting machine computed for them. On the
+device, the self-test decodes the pictures, runs the network on them, and compares the results with the stored ones.
 
 The metadata entry `zoo.selftest` of an exported file is
 

@@ -48,8 +48,8 @@ class Settings:
             other programs if they are not.
         arena: Whether ONNX Runtime keeps memory for the next picture. If False, it returns the memory to the system.
         providers: Execution providers on which the network runs, best first. Each is a short name from `PROVIDERS`, a
-            name that ONNX Runtime uses, or a pair of a name and options. Each provider passes the operations that it
-            cannot run on to the next provider. The processor runs the operations that remain.
+            name that ONNX Runtime uses, or a pair of a name and options. Operations that a provider cannot run go
+            to the next provider. The processor runs the operations that remain.
 
     Raises:
         ValueError: If `threads` or `providers` has a value that is not allowed. The message says what is allowed.

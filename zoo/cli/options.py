@@ -393,11 +393,11 @@ def variant_names(variants: Sequence[Variant] = VARIANTS) -> str:
 
 
 def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIANTS) -> tuple[VariantRequest, ...]:
-    """Return the variants that the options of a command request, with their limits.
+    """Return the variants that a command's options ask for, with their limits.
 
     Args:
-        values: Maps the name of each option of the command to its value. This function removes the entries of the
-            options for variants from the dictionary.
+        values: Maps the name of each of the command's options to its value. This function removes the options for
+            variants from the dictionary.
         variants: The variants that the options can request.
 
     Raises:

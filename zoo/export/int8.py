@@ -192,8 +192,8 @@ def quantize(
         The best graph according to `choose`, and all trials.
 
     Raises:
-        ConversionFailed: The graph has no node with weights, or onnxruntime cannot run it. onnxruntime fails with every
-            configuration. No int8 graph is at least a tenth smaller than the float32 graph.
+        ConversionFailed: The float32 graph has no node with weights, or onnxruntime cannot run it. Or onnxruntime fails
+            with every int8 configuration. Or no int8 graph is at least a tenth smaller than the float32 graph.
     """
     search = _Search(graph, calibration, validation, max_drop, any_speed, progress)
     search.run()

@@ -118,8 +118,8 @@ def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress |
         The file.
 
     Raises:
-        WeightsUnavailable: The weights with the nearest input size cannot be read or downloaded. In addition, no other
-            weights are available locally, or they cannot be read.
+        WeightsUnavailable: The weights with the nearest input size cannot be read or downloaded, and neither can any
+            other weights of the architecture be read locally.
         HashMismatch: A local file is not the published one.
     """
     wanted, *others = by_fit(entries, size)

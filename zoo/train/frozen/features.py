@@ -123,8 +123,8 @@ class FeatureCache:
         This is the case if the limit of the cache is not 0, and either the cache saves enough time or `always` is set.
 
         Args:
-            passes: How often the cache saves computing the frozen part for a picture. With 100 pictures and 10 epochs,
-                this is 900: each picture is computed once and read from the cache in the other 9 epochs.
+            passes: The number of times that the cache spares computing the frozen part, over all pictures. With 100
+                pictures and 10 epochs, this is 900: each picture is computed once, and read in the other 9 epochs.
         """
         if self._cache.limit == 0:
             return False
@@ -340,8 +340,8 @@ class FeatureCache:
 
         Returns:
             The tensors whose sets were opened, and a list of these sets. The list holds one set per tensor, followed by
-            the set of labels if `rows` has labels. If even the sets of this phase do not fit, the user gets a message,
-            and None is returned instead of the list.
+            the set of labels if `rows` has labels. If even the sets of this phase do not fit, the user gets a message.
+            The result is then the tensors of this phase, and None instead of the list.
         """
         labels = [rows.labels] if rows.labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())

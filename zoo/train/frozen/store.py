@@ -262,8 +262,9 @@ class Cache:
             wanted: The sets to open.
 
         Returns:
-            The sets in the same order. All of them store float32 numbers if these fit, otherwise 16-bit numbers. None
-            if even 16-bit numbers exceed the limit or the space on the disk; `refusal` is then the reason.
+            The sets in the same order. All of them store float32 numbers if these fit, otherwise 16-bit numbers. If
+            even 16-bit numbers exceed the limit of the cache or the space on the disk, the result is None, and
+            `refusal` says why.
 
         Raises:
             OSError: The folder cannot be written.
