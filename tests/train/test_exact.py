@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -46,11 +47,18 @@ def test_the_head_is_that_of_scipy_on_the_features_of_training_pictures(architec
     assert row["val_accuracy"] == pytest.approx((logits.argmax(axis=1) == truth.argmax(axis=1)).mean())
 
 
-def test_gradients_go_on_from_the_solved_head(architecture, pictures, listener):
+@pytest.mark.parametrize("config", [{}, {"label_smoothing": 0.2}, {"balance": True}])
+def test_gradients_go_on_from_the_solved_head(architecture, pictures, listener, config):
     network = build_network(architecture, SIZE)
     randomize(network.model)
     top = Phase(name="top", train="last:1", epochs=1, learning_rate=1e-5)
-    result = train(network, [EXACT, top], pictures, reporter=listener)
+    if "balance" in config:
+        # A rare class in training, and it alone in validation, so that its weight multiplies the loss.
+        rare = pictures.targets[:, 1] > 0
+        train_rows = np.array([*pictures.train[~rare[pictures.train]], *pictures.train[rare[pictures.train]][:4]])
+        val = pictures.val[rare[pictures.val]]
+        pictures = dataclasses.replace(pictures, train=np.sort(train_rows), val=val)
+    result = train(network, [EXACT, top], pictures, reporter=listener, **config)
     # At so low a rate, the loss of the first epoch is about the one at which the solved head left it.
     assert result.history[1]["val_loss"] == pytest.approx(result.history[0]["val_loss"], rel=0.05)
     assert [row["epoch"] for row in result.history] == [1, 2]

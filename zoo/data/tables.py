@@ -193,7 +193,7 @@ def read_npz(path: Path) -> list[Row]:
     except PermissionError:
         raise
     except Exception as error:
-        # For a damaged file, zipfile, zlib and numpy raise OSError, ValueError, NotImplementedError and more.
+        # The errors that zipfile, zlib and numpy raise for a damaged file have no common base class.
         raise DataLayout(f"{str(path)!r} cannot be read as an .npz file of plain arrays: {error}.") from None
     if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
         raise DataLayout(

@@ -87,7 +87,10 @@ def solve_head(
     layer.set_weights([fit.kernel.astype("float32"), fit.bias.astype("float32")])
     figures: dict[str, float] = {}
     for prefix, features, rows in (("", train, data.train), ("val_", val, data.val)):
-        losses, right = fit.evaluate(features, data.targets[rows], data.task)
+        targets = data.targets[rows]
+        # The loss of Keras in other phases is smoothed and weighted too, and the best epoch is chosen among all phases.
+        losses, right = fit.evaluate(features, targets, data.task, label_smoothing)
+        losses = losses if class_weights is None else losses * (targets @ class_weights)
         figures |= {f"{prefix}loss": float(losses.mean()), f"{prefix}accuracy": float(right.mean())}
     loss = None if np.isnan(fit.loss) else fit.loss
     return figures, {"penalty": fit.penalty, "folds": fit.folds, "fold_loss": loss}
@@ -124,4 +127,7 @@ def _features(model: keras.Model | None, read: BatchFn, rows: np.ndarray, phase:
                 parts.append(np.asarray(model.predict_on_batch(inputs)))
             else:
                 parts.append(np.asarray(inputs[0] if isinstance(inputs, tuple) else inputs))
-    return np.concatenate(parts)
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        raise TrainingError(f"the head of phase {phase.name!r} cannot be solved: its features are not finite.")
+    return features

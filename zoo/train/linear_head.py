@@ -21,7 +21,7 @@ FOLDS = 5
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
 # The search ends if this many penalties in a row make the loss worse. Weak penalties take most of the time.
 WORSE_IN_A_ROW = 2
-# The gradient at which L-BFGS stops. A tenth of it changed no result, and ten times as much changed accuracies.
+# The gradient at which L-BFGS stops.
 GRADIENT = 1e-5
 STEPS = 1000
 
@@ -50,7 +50,7 @@ class HeadFit:
     folds: int
 
     def evaluate(
-        self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], task: str
+        self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], task: str, label_smoothing: float
     ) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Compare the head with the truth.
 
@@ -58,6 +58,7 @@ class HeadFit:
             features: float32 (pictures, features).
             targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
             task: As in `solve`.
+            label_smoothing: As in `solve`.
 
         Returns:
             The cross-entropy of each picture in nats, float64 (pictures,), and the decisions that are right: bool
@@ -65,7 +66,8 @@ class HeadFit:
         """
         truth = targets[:, 1:] if task == "binary" else targets
         logits = features @ self.kernel + self.bias
-        losses = _cross_entropy(logits, truth.astype(np.float64), task == "multiclass")
+        goals = _smoothed(truth.astype(np.float64), task, label_smoothing)
+        losses = _cross_entropy(logits, goals, task == "multiclass")
         if task == "multiclass":
             return losses, logits.argmax(axis=1) == truth.argmax(axis=1)
         right = (logits > 0) == (truth > 0.5)
@@ -276,11 +278,9 @@ class _Problem:
         truth = targets.astype(np.float64)
         # The weight of a picture is that of its class.
         shares = (truth @ weights[:, None] if weights is not None else np.ones((len(truth), 1))).astype(np.float64)
-        classes = truth.shape[1]
         if task == "binary":
             truth = truth[:, 1:]
-        spread = label_smoothing / (classes if task == "multiclass" else 2)
-        goals = truth * (1 - label_smoothing) + spread
+        goals = _smoothed(truth, task, label_smoothing)
         return cls(features, rotation, goals, truth, shares, task == "multiclass")
 
     def unrotate(self, kernel: Array) -> Array:
@@ -323,6 +323,12 @@ class _Problem:
             options={"gtol": GRADIENT, "ftol": 1e-12, "maxiter": STEPS, "maxcor": 20},
         )
         return np.asarray(found.x).reshape(shape)
+
+
+def _smoothed(truth: Array, task: str, label_smoothing: float) -> Array:
+    """Spread a fraction of each target over all classes, or over yes and no for single units, as Keras does."""
+    spread = label_smoothing / (truth.shape[1] if task == "multiclass" else 2)
+    return truth * (1 - label_smoothing) + spread
 
 
 def _probabilities(logits: Array, goals: Array, softmax: bool) -> tuple[Array, Array]:
