@@ -51,6 +51,11 @@ def start() -> ModuleType:
     return keras
 
 
+def started() -> bool:
+    """Return whether Keras has been imported in this process."""
+    return "keras" in sys.modules
+
+
 def onnxruntime() -> ModuleType:
     """Import ONNX Runtime, with its telemetry disabled outside Windows, and return the module `onnxruntime`.
 

@@ -22,10 +22,13 @@ from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
 from zoo.pretrained import select
 from zoo.reporter import Reporter
+from zoo.train import exact
 from zoo.train import schedule as schedule_tools
 from zoo.train.network import check_size
 from zoo_runtime import ImageSpec
 
+# The default schedule if that of the architecture solves the head exactly and the user's head cannot be solved.
+UNSOLVED_SCHEDULE = "fine-tune"
 # Maps keys of run.json to the fields of `zoo.plugin.Phase` that the command line can override. They are grouped by the
 # key that stands before them in run.json. They keep their old names, because older run folders have them.
 RECORDED_OVERRIDES = {
@@ -50,7 +53,8 @@ class FinetuneConfig:
             default.
         resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`.
         schedule: The name of a schedule, or the path of a TOML file. None uses the default schedule of the
-            architecture, or `scratch` if training starts from random weights.
+            architecture. If training starts from random weights, it is `scratch`. If the head cannot be solved exactly
+            and the default decides by evidence, it is `fine-tune`.
         augment: An augmentation policy with its parameters, as `zoo.data.augment.parse` reads it. "none" does not
             augment.
         epochs: One number of epochs per phase. A single number is for the phase with the most epochs, and the other
@@ -72,6 +76,8 @@ class FinetuneConfig:
             the cache is not used if it would save little time.
         val_split: The fraction of the pictures for validation. None uses 0.15. If the data have a train part of their
             own, None uses 0.10 of that part.
+        folds: The number of folds of the cross-validation, 2 or more. None uses 5 folds if the schedule decides by
+            evidence, and no cross-validation otherwise.
         seed: Determines the split, the initial weights, the order of the pictures and the augmentation.
         name: The name of the export. None uses `<architecture>-<name of the data>`.
         runs: The folder in which the run folder is created.
@@ -98,6 +104,7 @@ class FinetuneConfig:
     precision: str = "float32"
     cache_size: int | None = None
     val_split: float | None = None
+    folds: int | None = None
     seed: int = 0
     name: str | None = None
     runs: Path = Path("runs")
@@ -194,14 +201,14 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
 
     # Mistakes in the options are reported before weights are downloaded, because a download may take long.
     expected_random = select.starts_random(architecture, tag, config.weights, registry)
-    schedule, phases = _schedule(config, architecture, registry, augmentation, random=expected_random)
+    schedule, phases = _schedule(config, architecture, head, registry, augmentation, random=expected_random)
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
     weights.report(reporter, config.schedule)
     if weights.random != expected_random:
-        schedule, phases = _schedule(config, architecture, registry, augmentation, random=True)
+        schedule, phases = _schedule(config, architecture, head, registry, augmentation, random=True)
     size = size or weights.input_size or architecture.input_size
     check_size(architecture, size)
     return ResolvedConfig(
@@ -260,6 +267,7 @@ def image_spec(architecture: Architecture, size: tuple[int, int], resize: str) -
 def _schedule(
     config: FinetuneConfig,
     architecture: Architecture,
+    head: Head,
     registry: Registry,
     augmentation: Augmentation,
     *,
@@ -270,18 +278,27 @@ def _schedule(
     Args:
         config: The request.
         architecture: The architecture of the network.
+        head: The head of the network.
         registry: The loaded plugins.
         augmentation: The augmentation policy of the run.
         random: Whether training starts from random weights. The default schedule is then `scratch`.
 
     Raises:
-        UsageError: The schedule does not exist, or does not fit the architecture, the overrides or the augmentation
-            policy.
+        UsageError: The schedule does not exist, or does not fit the architecture, the head, the overrides or the
+            augmentation policy.
         DuplicateName: More than one plugin provides the schedule.
         InvalidPluginData: The plugin's schedule gives no phases for the architecture.
     """
     default = select.RANDOM_SCHEDULE if random else architecture.default_schedule
     schedule = schedule_tools.find(config.schedule or default, registry)
+    why = exact.obstacle(head)
+    if schedule.by_evidence and why:
+        if config.schedule:
+            raise UsageError(
+                f"schedule {schedule.name} solves the head exactly, which is not possible because {why}. Choose "
+                "another --schedule, such as fine-tune, or omit the options of the head."
+            )
+        schedule = schedule_tools.find(UNSOLVED_SCHEDULE, registry)
     phases = schedule_tools.plan_phases(
         schedule,
         architecture,

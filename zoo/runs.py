@@ -6,7 +6,8 @@ A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the r
 - pictures.csv: the part (train, val or test), class, sha256 and name of every picture
 - history.csv: one row per epoch
 - curves.png: a plot of the accuracy and the loss in history.csv
-- model.keras: the trained network
+- model.keras: the trained network; or head.npz, its solved head, from which model.keras is made when it is needed
+- out-of-fold.npz: the logits of pictures that were held out in cross-validation, if the run used it
 - metrics.json: the metrics on the validation and test pictures
 - report.html: the report page
 - model.onnx: the exported file; missing if the user requested no export
@@ -80,6 +81,8 @@ class RunRecord:
         prefix: Counts and times of the frozen part; see `zoo.train.frozen.stats.CacheStats`. None before training ends.
         best_epoch: The number of the epoch whose weights model.keras contains, counted over all phases from 1. None
             before training ends.
+        evidence: What held-out pictures said about training more layers; see `zoo.train.evidence`. None if the schedule
+            trains all its phases.
         parity: The dictionary that `zoo.export.parity.check` returns. None before the export.
         others: The entries of run.json that this version of zoo does not know. `to_json` returns them unchanged.
     """
@@ -105,6 +108,7 @@ class RunRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     prefix: Mapping[str, Any] | None = None
     best_epoch: int | None = None
+    evidence: Mapping[str, Any] | None = None
     parity: Mapping[str, Any] | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 
@@ -130,10 +134,10 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the content of run.json.
 
-        The entries `head`, `prefix`, `best_epoch` and `parity` are left out if they are None.
+        The entries `head`, `prefix`, `best_epoch`, `evidence` and `parity` are left out if they are None.
         """
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "others"}
-        later = ("head", "prefix", "best_epoch", "parity")
+        later = ("head", "prefix", "best_epoch", "evidence", "parity")
         return {
             "schema": SCHEMA,
             **{name: value for name, value in values.items() if value is not None or name not in later},
@@ -152,6 +156,8 @@ class RunRecord:
         prefix: Mapping[str, Any],
         warnings: Sequence[str],
         seconds: float,
+        head: Mapping[str, Any] | None = None,
+        evidence: Mapping[str, Any] | None = None,
     ) -> RunRecord:
         """Return a copy of this record with the results of training, and the status "trained".
 
@@ -161,6 +167,8 @@ class RunRecord:
             prefix: As in `RunRecord`.
             warnings: The warnings of the training. They are added to those of this record.
             seconds: The duration of the training in seconds.
+            head: The fields of the head, if training chose another one. None keeps those of this record.
+            evidence: As in `RunRecord`.
         """
         return dataclasses.replace(
             self,
@@ -170,6 +178,8 @@ class RunRecord:
             prefix=prefix,
             warnings=[*self.warnings, *warnings],
             seconds={**self.seconds, "train": round(seconds, 2)},
+            head=self.head if head is None else head,
+            evidence=evidence,
         )
 
     def with_export(self, *, parity: Mapping[str, Any], seconds: float, warnings: Sequence[str] = ()) -> RunRecord:
@@ -208,6 +218,11 @@ class Run:
     def model(self) -> Path:
         """The path of model.keras, the trained network. The file exists once training has finished."""
         return self.folder / "model.keras"
+
+    @property
+    def solved_head(self) -> Path:
+        """The path of head.npz: the solved head, if that is all that was trained and model.keras is not made yet."""
+        return self.folder / "head.npz"
 
     @property
     def exported(self) -> Path:
@@ -270,6 +285,43 @@ class Run:
             WriteError: The file cannot be written.
         """
         self._write_csv("history.csv", rows)
+
+    def write_out_of_fold(self, digests: Sequence[str], logits: Any) -> None:
+        """Write out-of-fold.npz.
+
+        Args:
+            digests: The sha256 of each picture, in hex.
+            logits: float array (pictures, units). Each row comes from a network that has not seen the picture.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
+        import numpy as np
+
+        path = self.folder / "out-of-fold.npz"
+        with atomic_write(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, sha256=np.array(digests), logits=np.asarray(logits, "float32"))
+
+    def read_out_of_fold(self) -> dict[str, Any]:
+        """Return the logits in out-of-fold.npz: the sha256 of each picture -> a float32 array (units,).
+
+        The dictionary is empty if there is no such file.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        import zipfile
+
+        import numpy as np
+
+        path = self.folder / "out-of-fold.npz"
+        try:
+            with np.load(path) as arrays:
+                return dict(zip(arrays["sha256"].tolist(), arrays["logits"], strict=True))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise RunError(f"{str(path)!r} is damaged: {error}.") from None
 
     def write_pictures(self, rows: list[dict[str, str]]) -> None:
         """Write pictures.csv.
@@ -412,7 +464,7 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
     """
     run = Run(folder)
     record = run.read_record()
-    if record.status != "trained" or not run.model.is_file():
+    if record.status != "trained" or not (run.model.is_file() or run.solved_head.is_file()):
         words = list(record.command)
         command = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
         unless = "Unless it is still running, start" if record.status == "running" else "Start"

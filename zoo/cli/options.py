@@ -361,7 +361,16 @@ TRAINING_OPTIONS = (
     click.option(
         "--val-split",
         type=click.FloatRange(0, 0.8, min_open=True),
-        help="Fraction of the pictures for validation (default 0.15; 0.10 of train/ if test/ is given).",
+        help="Fraction of the pictures for validation (default 0.15; 0.10 of train/ if test/ is given). The schedules "
+        "auto and exact-head have no validation part.",
+    ),
+    click.option(
+        "--cv",
+        "folds",
+        type=WholeNumber(2, 100),
+        metavar="K",
+        help="Report the accuracy of a cross-validation with K folds too, and train on all pictures that are not test "
+        "pictures.",
     ),
     click.option(
         "--seed",

@@ -76,6 +76,24 @@ def convert_maps(model: keras.Model) -> onnx.ModelProto:
     return _checked(model, tuple(f"map_{i}" for i in range(len(model.outputs))), "float32")
 
 
+def convert_features(model: keras.Model) -> onnx.ModelProto:
+    """Convert the part of a network below its last layer, whose outputs are pooled features, to an ONNX graph.
+
+    Args:
+        model: A network with one input, float32 (batch, height, width, channels) in 0..255, and a list of outputs,
+            float32 (batch, n).
+
+    Returns:
+        A graph with the input `image`, uint8 [batch, height, width, channels], and the outputs `features_0`,
+        `features_1` ..., float32 [batch, n], in the order of the model's outputs.
+
+    Raises:
+        ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
+        WriteError: The folder for temporary files is full.
+    """
+    return _checked(model, tuple(f"features_{i}" for i in range(len(model.outputs))), "uint8")
+
+
 def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
     """Convert a model, then simplify and check the graph.
 

@@ -90,7 +90,7 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
         name = f"target_of_{node.output[0]}"
         graph.initializer.append(onnx.numpy_helper.from_array(target, name))
         node.input[1] = name
-    _drop_unused(graph)
+    drop_unused(graph)
 
 
 def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
@@ -110,7 +110,7 @@ def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
     return True
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove all nodes and constants that do not contribute to an output of the graph."""
     wanted = {value.name for value in graph.output}
     for i in reversed(range(len(graph.node))):

@@ -106,7 +106,13 @@ def digest_of(source: sources.Source, digests: Sequence[str], rows: Sequence[int
 
 
 def load(
-    source: sources.Source, spec: ImageSpec, *, seed: int, val_fraction: float | None, reporter: Reporter
+    source: sources.Source,
+    spec: ImageSpec,
+    *,
+    seed: int,
+    val_fraction: float | None,
+    reporter: Reporter,
+    validation: bool = True,
 ) -> Dataset:
     """Decode the pictures of a source and split them into train, validation and test parts.
 
@@ -117,12 +123,13 @@ def load(
         val_fraction: The fraction of validation pictures, in (0, 1). None means the default; see
             `zoo.data.split.split`.
         reporter: Receives progress messages and warnings.
+        validation: False makes no validation part; see `zoo.data.split.split`.
 
     Raises:
         DataError: More than a fifth of the files cannot be read, or a class has too few pictures. The source has the
             same picture in two parts. A file changes while it is read. The decoded pictures cannot be written to the
             disk.
-        UsageError: `val_fraction` is given, but the source already has a validation part.
+        UsageError: `val_fraction` is given, but the source already has a validation part, or none is made.
     """
     started = time.perf_counter()
     with reporter.timing.measure("decoding"):
@@ -135,12 +142,14 @@ def load(
             source.classes,
             seed=seed,
             val_fraction=val_fraction,
+            validation=validation,
             unreadable=pixels.bad,
         )
     decoded = "decoded by an earlier run" if pixels.cached else f"decoded in {time.perf_counter() - started:.1f} s"
     reporter.say(
         f"Data: {source.name}, {len(pixels.usable)} pictures of {len(source.classes)} classes, {decoded}; "
-        f"{len(split.train)} to train on, {len(split.val)} to validate, {len(split.test)} to test ({split.how})"
+        f"{len(split.train)} to train on, {f'{len(split.val)} to validate, ' if validation else ''}"
+        f"{len(split.test)} to test ({split.how})"
     )
     for remark in source.remarks:
         reporter.warn(remark)

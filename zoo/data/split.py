@@ -35,7 +35,8 @@ class Split:
 
     Args:
         train: Pictures to train on.
-        val: Pictures for early stopping and for the choice of the best epoch.
+        val: Pictures for early stopping and for the choice of the best epoch. Empty if a run decides by
+            cross-validation over the train part.
         test: Pictures for the final metrics. Training never uses them.
         how: A description of how the split was made, including fractions and seed.
     """
@@ -54,6 +55,7 @@ def split(
     *,
     seed: int,
     val_fraction: float | None = None,
+    validation: bool = True,
     unreadable: Mapping[int, str] | None = None,
 ) -> Split:
     """Split pictures into train, validation and test parts.
@@ -71,44 +73,58 @@ def split(
         val_fraction: The size of the validation part, in (0, 1). If the source has no split, it is a fraction of all
             pictures, and None means 15 %. If the source has a split without a validation part, it is a fraction of
             the train part, and None means 10 %. If the test part is missing too, it is taken from the train part first.
+        validation: False makes no validation part. If the source has one, its pictures join the train part.
         unreadable: Maps the index of each unreadable picture to the reason, for error messages. None names no files.
 
     Returns:
-        The split. Every part has a picture of every class. In multi-label data, this is certain only for the train
-        part.
+        The split. Every part that is made has a picture of every class. In multi-label data, this is certain only for
+        the train part.
 
     Raises:
         SplitLeak: The split of the source has the same picture in two parts.
         EmptyClass: A class has too few pictures.
-        UsageError: `val_fraction` is given, but the source already has a validation part.
+        UsageError: `val_fraction` is given, but the source already has a validation part, or none is made.
     """
+    if val_fraction is not None and not validation:
+        raise UsageError(
+            "--val-split cannot be used here, because this schedule decides by cross-validation and trains on all "
+            "pictures that are not test pictures. Omit it, or name another schedule, such as --schedule fine-tune."
+        )
     given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
     if given["val"] and val_fraction is not None:
         raise UsageError("--val-split cannot be used here, because the data already have a validation part. Omit it.")
     rng = np.random.default_rng(seed)
     strata = _strata(pictures, usable, len(classes))
     if all(picture.split is None for picture in pictures):
-        val_fraction = VAL_FRACTION if val_fraction is None else val_fraction
+        # The test part is the same with and without a validation part.
         rest, test = _split_off(usable, TEST_FRACTION, strata, digests, rng, leave=2)
-        train, val = _split_off(rest, val_fraction / (1 - TEST_FRACTION), strata, digests, rng)
-        shares = f"{1 - TEST_FRACTION - val_fraction:.0%} / {val_fraction:.0%} / {TEST_FRACTION:.0%}"
-        how = f"train / val / test split {shares}, stratified, seed {seed}"
+        train, val = rest, list[int]()
+        how = f"train / test split {1 - TEST_FRACTION:.0%} / {TEST_FRACTION:.0%}, stratified, seed {seed}"
+        if validation:
+            val_fraction = VAL_FRACTION if val_fraction is None else val_fraction
+            train, val = _split_off(rest, val_fraction / (1 - TEST_FRACTION), strata, digests, rng)
+            shares = f"{1 - TEST_FRACTION - val_fraction:.0%} / {val_fraction:.0%} / {TEST_FRACTION:.0%}"
+            how = f"train / val / test split {shares}, stratified, seed {seed}"
     else:
         _refuse_leaks(pictures, digests, given)
         train, val, test = given["train"], given["val"], given["test"]
         parts = [f"{part} as given" for part in ("train", "val", "test") if given[part]]
+        if val and not validation:
+            train, val, parts = [*train, *val], [], ["train and val as given", *(["test as given"] if test else [])]
         if not test:
             train, test = _split_off(train, TEST_FRACTION, strata, digests, rng, leave=1 if val else 2)
             parts.append(f"test {TEST_FRACTION:.0%} of train")
-        if not val:
+        if not val and validation:
             fraction = VAL_FRACTION_OF_TRAIN if val_fraction is None else val_fraction
             train, val = _split_off(train, fraction, strata, digests, rng)
             parts.append(f"val {fraction:.0%} of train")
-        how = ", ".join(parts) + ("" if len(parts) == 3 and all(given.values()) else f", stratified, seed {seed}")
-    parts_by_name = {"train": train, "val": val, "test": test}
+        drawn = not given["test"] or (not given["val"] and validation)
+        how = ", ".join(parts) + (f", stratified, seed {seed}" if drawn else "")
+    parts_by_name = {"train": train, **({"val": val} if validation else {}), "test": test}
     lacking = _lacking(pictures, usable, len(classes), parts_by_name)
     if lacking:
-        raise EmptyClass(_too_few(*lacking, pictures, digests, usable, classes, unreadable or {}))
+        needed = len(parts_by_name)
+        raise EmptyClass(_too_few(*lacking, needed, pictures, digests, usable, classes, unreadable or {}))
     return Split(_rising(train), _rising(val), _rising(test), how)
 
 
@@ -140,6 +156,7 @@ def _lacking(
 def _too_few(
     part: str,
     missing: Sequence[int],
+    needed: int,
     pictures: Sequence[Picture],
     digests: Sequence[str],
     usable: Sequence[int],
@@ -148,16 +165,17 @@ def _too_few(
 ) -> str:
     """Return the error message for a part that lacks the classes `missing`.
 
-    The message counts the pictures of each of these classes, and names the unreadable files of these classes.
+    The message counts the pictures of each of these classes, and names the unreadable files of these classes. `needed`
+    is the number of pictures that each class needs.
     """
     counts = {label: len({digests[i] for i in usable if label in pictures[i].labels}) for label in missing}
-    scarce = [label for label in missing if counts[label] < len(PARTS)]
+    scarce = [label for label in missing if counts[label] < needed]
     # A split that the user gives can leave a class out of a part although the class has many pictures.
     others = [classes[label] for label in missing if label not in scarce]
     texts = []
     for label in scarce[:NAMED_CLASSES]:
         has = {0: "no picture", 1: "1 picture"}.get(counts[label], f"{counts[label]} different pictures")
-        texts.append(f"class {classes[label]!r} has {has} that can be read, and needs {len(PARTS)}")
+        texts.append(f"class {classes[label]!r} has {has} that can be read, and needs {needed}")
     if len(scarce) > NAMED_CLASSES:
         texts.append(f"{len(scarce) - NAMED_CLASSES} more classes have too few")
     if others:

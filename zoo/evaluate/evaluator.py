@@ -23,6 +23,21 @@ from zoo_runtime import ModelInfo, PictureError, Predictor
 
 # The evaluated parts of a split, and their keys in metrics.json.
 PARTS = (("val", "validation"), ("test", "test"))
+# The key of pictures that were held out in a cross-validation.
+CROSS_VALIDATION = "cross_validation"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The probabilities of a network for some pictures of its training run.
+
+    Args:
+        rows: Indices of the pictures in the dataset, int64 (N,).
+        probabilities: float64 (N, classes) in 0..1.
+    """
+
+    rows: np.ndarray
+    probabilities: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,8 @@ def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -
         reporter: Receives progress messages.
 
     Returns:
-        The metrics of the two parts, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
+        The metrics of the two parts, under "validation" and "test"; see `zoo.evaluate.metrics.measure`. If the run has
+        no validation part, there are only those of "test".
 
     Raises:
         DataError: A picture that was readable when the dataset was built cannot be read now.
@@ -168,35 +184,37 @@ def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -
     return measure_parts(predict_parts(predictor, dataset, reporter), dataset)
 
 
-def measure_parts(probabilities: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, Any]:
-    """Compute the metrics of the two parts from the probabilities that `predict_parts` returns."""
+def measure_parts(outputs: Mapping[str, Outputs], dataset: Dataset) -> dict[str, Any]:
+    """Compute the metrics of each part.
+
+    Args:
+        outputs: What `predict_parts` returns. It may also have pictures that were held out, under "cross_validation".
+        dataset: The dataset of the run.
+    """
     source = dataset.source
     return {
         key: metrics.measure(
-            probabilities[key],
-            dataset.targets[getattr(dataset.split, part)],
-            source.classes,
-            multilabel=source.multilabel,
+            part.probabilities, dataset.targets[part.rows], source.classes, multilabel=source.multilabel
         )
-        for part, key in PARTS
+        for key, part in outputs.items()
     }
 
 
-def judge_parts(probabilities: Mapping[str, np.ndarray], dataset: Dataset, *, balanced: bool) -> Verdict:
-    """Judge the network by the two parts together; see `zoo.evaluate.verdict.judge`.
+def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: bool) -> Verdict:
+    """Judge the network by all parts together; see `zoo.evaluate.verdict.judge`.
 
     Args:
-        probabilities: What `predict_parts` returns.
+        outputs: As in `measure_parts`.
         dataset: The dataset of the run.
         balanced: Whether the training gave every class the same weight.
     """
     source = dataset.source
-    rows = np.concatenate([getattr(dataset.split, part) for part, _ in PARTS])
-    joined = np.concatenate([probabilities[key] for _, key in PARTS])
+    rows = np.concatenate([part.rows for part in outputs.values()])
+    joined = np.concatenate([part.probabilities for part in outputs.values()])
     return judge(joined, dataset.targets[rows], source.classes, multilabel=source.multilabel, balanced=balanced)
 
 
-def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, np.ndarray]:
+def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Outputs]:
     """Compute the probabilities of the validation pictures and of the test pictures of a training run.
 
     The pictures are decoded again from their files, as on the device.
@@ -207,7 +225,7 @@ def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) ->
         reporter: Receives progress messages.
 
     Returns:
-        Float64 arrays (N, classes) in 0..1, under "validation" and "test".
+        The outputs under "validation" and "test". If the run has no validation part, there are only those of "test".
 
     Raises:
         DataError: A picture that was readable when the dataset was built cannot be read now.
@@ -216,11 +234,13 @@ def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) ->
     source = dataset.source
     for part, key in PARTS:
         rows = getattr(dataset.split, part)
+        if not len(rows):
+            continue
         with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
             probabilities, bad = predict(predictor, dataset.contents(rows), progress)
         for i, why in bad.items():
             raise DataError(f"{source.pictures[rows[i]].name} could be read before, but cannot be read now: {why}")
-        parts[key] = probabilities
+        parts[key] = Outputs(rows, probabilities)
     return parts
 
 

@@ -59,7 +59,7 @@ def judge(
     multilabel: bool = False,
     balanced: bool = False,
 ) -> Verdict:
-    """Judge a network by its probabilities on validation and test pictures.
+    """Judge a network by its probabilities on held-out pictures.
 
     Args:
         probabilities: The network's output, a float array (N, classes) in 0..1.
@@ -80,7 +80,7 @@ def judge(
     constant = _constant_answer(probabilities, targets, classes, multilabel)
     if constant:
         return Verdict(False, (f"{constant} {advice}",))
-    count = f"{len(targets)} validation and test pictures"
+    count = f"{len(targets)} held-out pictures"
     warnings, learned = [], True
     if _ways(targets) < FEWEST_WAYS:
         warnings.append(f"{count} are too few to tell whether the network has learned anything. Add pictures.")
@@ -157,7 +157,7 @@ def _majority_warning(
         return []
     names = [name for name, has in zip(classes, rows[counts.argmax()], strict=True) if has > 0.5]
     return [
-        f"on the validation and test pictures, {metrics.accuracy_text(figures)} is not clearly better than always "
+        f"on the held-out pictures, {metrics.accuracy_text(figures)} is not clearly better than always "
         f"naming {' and '.join(map(repr, names)) or 'no class'}, which is right for {share:.2f} of them. {advice}"
     ]
 

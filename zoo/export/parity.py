@@ -21,6 +21,7 @@ from zoo.errors import ConstantOutput, ConversionFailed, ParityFailed
 
 if TYPE_CHECKING:
     import keras
+    import onnxruntime
 
 # The largest difference of logits that passes, relative to the largest logit.
 TOLERANCE = 1e-4
@@ -70,20 +71,11 @@ def check(
     import keras
 
     session = open_session(graph)
-    names = [node.name for node in session.get_inputs()]
-    if names != [INPUT]:
-        raise ConversionFailed(f"the graph must have the one input {INPUT!r}. Received: {names}.")
+    check_batch_sizes(session, pixels)
+    logits, probabilities = outputs_of(session, pixels)
     starts = range(0, len(pixels), BATCH)
-    try:
-        for size in (1, 3):
-            session.run(None, {INPUT: np.resize(pixels, (size, *pixels.shape[1:]))})
-        graph_batches = [session.run([LOGITS, PROBABILITIES], {INPUT: pixels[i : i + BATCH]}) for i in starts]
-    except Exception as error:
-        # The exceptions of onnxruntime have no common base class.
-        raise ConversionFailed(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error
     both = keras.Model(model.input, [model.get_layer(LOGITS).output, model.get_layer(PROBABILITIES).output])
     keras_batches = [both.predict_on_batch(pixels[i : i + BATCH].astype("float32")) for i in starts]
-    logits, probabilities = (np.concatenate([batch[k] for batch in graph_batches]) for k in (0, 1))
     keras_logits, keras_probabilities = (
         np.concatenate([np.asarray(batch[k]) for batch in keras_batches]) for k in (0, 1)
     )
@@ -95,6 +87,39 @@ def check(
         multilabel=multilabel,
         allow_constant=allow_constant,
     )
+
+
+def check_batch_sizes(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> None:
+    """Check that a graph has the one input `image`, and that it runs on one picture and on three.
+
+    Args:
+        session: The opened graph.
+        pixels: Real pictures, a uint8 array (N, H, W, C) in 0..255.
+
+    Raises:
+        ConversionFailed: The graph has another input, or onnxruntime cannot run it.
+    """
+    names = [node.name for node in session.get_inputs()]
+    if names != [INPUT]:
+        raise ConversionFailed(f"the graph must have the one input {INPUT!r}. Received: {names}.")
+    for size in (1, 3):
+        outputs_of(session, np.resize(pixels, (size, *pixels.shape[1:])))
+
+
+def outputs_of(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Run a graph on pictures, and return its logits (N, units) and its probabilities (N, classes), both float32.
+
+    Raises:
+        ConversionFailed: onnxruntime cannot run the graph.
+    """
+    try:
+        batches = [
+            session.run([LOGITS, PROBABILITIES], {INPUT: pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)
+        ]
+    except Exception as error:
+        # The exceptions of onnxruntime have no common base class.
+        raise ConversionFailed(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error
+    return np.concatenate([batch[0] for batch in batches]), np.concatenate([batch[1] for batch in batches])
 
 
 def compare(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 hookimpl = pluggy.HookimplMarker("zoo")
 
 POOLS = ("avg", "max", "flatten", "l2norm", "roi")
+# The pools that give one number per channel, so that a head can pool large feature maps with them.
+VECTOR_POOLS = ("avg", "max", "l2norm")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "exact")
 LR_SCHEDULES = ("constant", "cosine", "one-cycle")
 
@@ -96,6 +98,9 @@ class Head:
         weight_l1: The factor of the L1 penalty on the kernels of the head's dense layers; 0 or more.
         weight_l2: The factor of the L2 penalty on the kernels of the head's dense layers; 0 or more.
         reduce: The number of channels of a 1x1 convolution (ReLU) before the pooling; None for no such convolution.
+        stages: From how many stages the head takes pooled features, counted from the top of the backbone. 1 pools only
+            the output of the backbone. With 3, the outputs of the two stages below the last one are pooled too, and all
+            vectors are joined. This needs a pool of "avg", "max" or "l2norm", and no `reduce`.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.
@@ -108,6 +113,7 @@ class Head:
     weight_l1: float = 0.0
     weight_l2: float = 0.0
     reduce: int | None = None
+    stages: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -122,6 +128,13 @@ class Head:
             self,
             "reduce must be a positive whole number of channels or None",
             self.reduce,
+        )
+        require(is_count(self.stages), self, "stages must be a positive whole number", self.stages)
+        require(
+            self.stages == 1 or (self.pool in VECTOR_POOLS and self.reduce is None),
+            self,
+            f"stages above 1 needs a pool of {', '.join(VECTOR_POOLS)} and no reduce",
+            self.stages,
         )
 
 
@@ -171,7 +184,7 @@ class Architecture:
     licence: str
     channels: int = 3
     head: Head = field(default_factory=Head)
-    default_schedule: str = "fine-tune"
+    default_schedule: str = "auto"
     learning_rate: float = 1e-3
     build_classifier: Callable[[tuple[int, int, int], int], keras.Model] | None = None
     classifier_size: tuple[int, int] | None = None
@@ -273,6 +286,8 @@ class Phase:
             A network with fewer stages has a head of its own; phases with the same depth train the same head. "last:N"
             counts only the stages that the network has in this phase.
         epochs: The maximum number of passes over the training pictures. Early stopping may end the phase sooner.
+        min_steps: The phase has more epochs than `epochs` if it would otherwise have fewer training steps than this, so
+            that a few pictures get enough steps. A user who gives --epochs gets exactly those. None needs no minimum.
         learning_rate: The highest learning rate of the phase.
         optimizer: "adam", "adamw", "sgd" (with momentum 0.9), "rmsprop" or "exact". "exact" is for phases
             that train only the head, on unaltered pictures. A head that is linear in the pooled features is then solved
@@ -327,6 +342,7 @@ class Phase:
     clip_norm: float | None = None
     ema: float | None = None
     skip_below_loss: float | None = None
+    min_steps: int | None = None
 
     def __post_init__(self) -> None:
         require_text(self, "name", self.name)
@@ -355,6 +371,8 @@ class Phase:
         )
         decay = self.layer_decay
         require(is_number(decay) and 0 < decay <= 1, self, "layer_decay must be in (0, 1]", decay)
+        steps = self.min_steps
+        require(steps is None or is_count(steps), self, "min_steps must be a count or None", steps)
         require(self.depth is None or is_count(self.depth), self, "depth must be a count or None", self.depth)
         require(self.batch_norm in ("frozen", "update"), self, "batch_norm must be frozen or update", self.batch_norm)
         momentum = self.batch_norm_momentum
@@ -421,6 +439,10 @@ class Schedule:
         name: The name that a user types ("fine-tune").
         summary: One line for `zoo list`.
         phases: The phases in order, or a function `phases(architecture)` that returns the phases for an architecture.
+        by_evidence: True lets cross-validation decide how many of the phases are trained. The first phase must have the
+            optimizer "exact", and is always trained. A later phase is trained only if it lowers the loss of pictures
+            that were held out. No validation part is taken from the pictures: the chosen phases are trained on all
+            pictures that are not test pictures. False trains all phases.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.
@@ -429,6 +451,7 @@ class Schedule:
     name: str
     summary: str
     phases: tuple[Phase, ...] | Callable[[Architecture], tuple[Phase, ...]]
+    by_evidence: bool = False
 
     def __post_init__(self) -> None:
         require_name(self, self.name)
@@ -458,4 +481,12 @@ class Schedule:
         checked = tuple(phases) if isinstance(phases, (tuple, list)) else ()
         fits = bool(checked) and all(isinstance(phase, Phase) for phase in checked)
         require(fits, self, f"the phases of {self.name!r} must be one or more Phase objects", phases)
+        if self.by_evidence:
+            solvable = [phase.optimizer == "exact" and phase.depth is None for phase in checked]
+            require(
+                solvable[0] and not any(solvable[1:]) and all(phase.depth is None for phase in checked),
+                self,
+                "by_evidence needs a first phase with optimizer 'exact', other optimizers after it, and no depth",
+                [phase.optimizer for phase in checked],
+            )
         return checked

@@ -87,6 +87,7 @@ def _run_facts(record: RunRecord) -> dict[str, Any]:
         "run": record.id,
         "title": f"{record.architecture['name']} on {data['name']}",
         "warnings": record.warnings,
+        "evidence": (record.evidence or {}).get("text"),
         "best_epoch": record.best_epoch,
         "settings": [
             ("run", record.id),

@@ -94,7 +94,9 @@ class BatchNormRecalibration:
         if accuracy >= train_accuracy - LAG_ALLOWED and not near_initial:
             return []
         self._measure(layers)
-        loss = self._evaluate(self._validation)["loss"] - regularization_loss(self._trained_part)
+        loss = float("nan")
+        if len(self._validation):
+            loss = self._evaluate(self._validation)["loss"] - regularization_loss(self._trained_part)
         measured = self._evaluate(self._sample)["accuracy"]
         # With averages near their initial values, the network gives about the same answer for all pictures. The loss
         # can be low although the network is useless.
@@ -105,8 +107,8 @@ class BatchNormRecalibration:
                 why = f"did not match the weights: training pictures scored {train_accuracy:.3f} in training"
             self._reporter.say(
                 f"  BatchNorm's running averages {why}. zoo measured these averages again. "
-                f"Accuracy on training pictures with them: {accuracy:.3f} before, {measured:.3f} now; "
-                f"val loss {loss:.4f}"
+                f"Accuracy on training pictures with them: {accuracy:.3f} before, {measured:.3f} now"
+                f"{f'; val loss {loss:.4f}' if len(self._validation) else ''}"
             )
             best.loss, best.weights, accuracy = loss, self._network.get_weights(), measured
         self._network.set_weights(best.weights)

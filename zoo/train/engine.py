@@ -7,10 +7,13 @@ phase.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
@@ -48,6 +51,7 @@ class TrainConfig:
         precision: "float32" or "bfloat16": the number format in which layers above the frozen part compute while they
             train. `zoo.train.fitting.mixed_precision` lists the exceptions.
         features: Settings of the feature cache. None turns the cache off; the whole network then runs in every step.
+        val_logits: Whether the result has the logits of the validation pictures after each phase.
     """
 
     batch_size: int = 32
@@ -59,6 +63,7 @@ class TrainConfig:
     keep_best: bool = True
     precision: str = "float32"
     features: FeatureCacheConfig | None = None
+    val_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,15 @@ class TrainResult:
     Args:
         history: One row per epoch, with the keys phase (its name), epoch (counted over the run, from 1), learning_rate,
             loss, accuracy, val_loss, val_accuracy and seconds. val_loss excludes the penalties of regularizers, because
-            shrinking weights would otherwise make an epoch look better.
+            shrinking weights would otherwise make an epoch look better. Without validation pictures, val_loss and
+            val_accuracy are None.
         phases: For each phase, its settings, the layers that it trained, its duration in seconds, and the reason if it
             was skipped.
         best_epoch: The number of the epoch whose weights the network has after training, counted over the run, from 1.
         warnings: The warnings that were reported during training, one string each.
         cache_stats: What the feature cache computed and read, see `zoo.train.frozen.stats.CacheStats.to_json`.
+        val_logits: If they were requested, the logits of the validation pictures after each phase: one float32 array
+            (pictures, units) per phase that was not skipped. Otherwise empty.
     """
 
     history: list[dict[str, Any]]
@@ -81,6 +89,7 @@ class TrainResult:
     best_epoch: int
     warnings: list[str]
     cache_stats: dict[str, Any]
+    val_logits: list[np.ndarray] = field(default_factory=list)
 
 
 def train(
@@ -99,7 +108,8 @@ def train(
     Args:
         network: The network with all stages; its weights change.
         phases: The phases in order. The last phase must train a network with all stages.
-        data: The pictures to train on and to validate with.
+        data: The pictures to train on and to validate with. Without validation pictures, the network ends with the
+            weights of the last epoch.
         config: The settings of all phases.
         reporter: Receives progress messages and warnings.
 
@@ -197,11 +207,14 @@ class _Trainer:
         config: TrainConfig,
         reporter: Reporter,
     ):
-        self._phases, self._data, self._config, self._reporter = phases, data, config, reporter
+        self._data, self._config, self._reporter = data, config, reporter
+        self._phases = [with_enough_steps(phase, len(data.train), config.batch_size) for phase in phases]
+        self._keep_best = config.keep_best and len(data.val) > 0
+        self._val_logits: list[np.ndarray] = []
         self._whole = network
         self._head = config.head or network.architecture.head
         self._networks = _networks(network, phases, self._head, data)
-        self._network, self._best = network, fitting.BestWeights(config.keep_best)
+        self._network, self._best = network, fitting.BestWeights(self._keep_best)
         self._history: list[dict[str, Any]] = []
         self._records: list[dict[str, Any]] = []
         self._warnings: list[str] = []
@@ -254,7 +267,7 @@ class _Trainer:
         phase, network = self._phases[index], self._networks[index]
         if network is not self._network:
             # Weights and losses of networks of different depths cannot be compared.
-            self._network, self._best = network, fitting.BestWeights(self._config.keep_best)
+            self._network, self._best = network, fitting.BestWeights(self._keep_best)
         trainable = freeze.set_trainable(network, phase, self._layer_defaults)
         stages = len(self._whole.architecture.stages)
         depth = "" if network is self._whole else f"the first {phase.depth} of {stages} stages, "
@@ -368,7 +381,7 @@ class _Trainer:
         with fitting.mixed_precision(self._config.precision, trained_part):
             self._compile(active, phase)
             epochs = fitting.fit(
-                trained_part, network, active.batches, active.validation, phase, history, best, self._reporter
+                trained_part, network, active.batches, active.validation or None, phase, history, best, self._reporter
             )
         self._inputs.count(active.inputs, epochs)
         # The next phase, or the export, starts from the best epoch so far.
@@ -382,6 +395,8 @@ class _Trainer:
             )
             accuracy = history[best.epoch - 1]["accuracy"]
             self._warnings += recalibration.recalibrate(steps, accuracy, best, phase)
+        if self._config.val_logits:
+            self._val_logits.append(np.asarray(trained_part.predict(active.validation, verbose=0)))
         self._record(active, epochs, {})
 
     def _warn_of_average(self, phase: Phase, steps: int) -> None:
@@ -417,9 +432,10 @@ class _Trainer:
         stats, best = self._inputs.stats, self._best
         for line in stats.summary_lines():
             self._reporter.say(line)
-        last = "" if self._config.keep_best else ", the last epoch"
-        self._reporter.say(f"Kept epoch {best.epoch}{last}: validation loss {best.loss:.4f}")
-        return TrainResult(self._history, self._records, best.epoch, self._warnings, stats.to_json())
+        last = "" if self._keep_best else ", the last epoch"
+        validated = f": validation loss {best.loss:.4f}" if len(self._data.val) else ""
+        self._reporter.say(f"Kept epoch {best.epoch}{last}{validated}")
+        return TrainResult(self._history, self._records, best.epoch, self._warnings, stats.to_json(), self._val_logits)
 
     def _compile(self, active: _ActivePhase, phase: Phase) -> None:
         fitting.compile_for(
@@ -430,6 +446,20 @@ class _Trainer:
             self._data.task,
             self._config.label_smoothing,
         )
+
+
+def with_enough_steps(phase: Phase, pictures: int, batch_size: int) -> Phase:
+    """Return a phase with as many epochs as its `min_steps` needs.
+
+    Args:
+        phase: The phase.
+        pictures: The number of training pictures.
+        batch_size: Pictures per training step.
+    """
+    if phase.min_steps is None:
+        return phase
+    steps = max(1, -(-pictures // batch_size))
+    return dataclasses.replace(phase, epochs=max(phase.epochs, -(-phase.min_steps // steps)))
 
 
 def _networks(whole: Network, phases: Sequence[Phase], head: Head, data: TrainingData) -> list[Network]:

@@ -54,7 +54,7 @@ def fit(
     trained_part: keras.Model,
     network: keras.Model,
     batches: keras.utils.PyDataset,
-    validation: keras.utils.PyDataset,
+    validation: keras.utils.PyDataset | None,
     phase: Phase,
     history: list[dict[str, Any]],
     best: BestWeights,
@@ -66,7 +66,7 @@ def fit(
         trained_part: The compiled model to train: `network`, or its part above the cut.
         network: The network up to the logits. It shares its variables with `trained_part`.
         batches: Training batches.
-        validation: Validation batches.
+        validation: Validation batches; None if there are no validation pictures.
         phase: The phase to train.
         history: The rows of all epochs so far, see `zoo.train.engine.TrainResult`. New rows are appended.
         best: Holds the best weights so far. `BestWeights.offer` is called after every epoch.
@@ -86,7 +86,7 @@ def fit(
     # keeps the average.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
     options = {"validation_data": validation, "callbacks": [*average, _callback(log)], "verbose": 0, "shuffle": False}
-    with log.bars, reading(phase, batches, validation):
+    with log.bars, reading(phase, batches, *([validation] if validation is not None else [])):
         trained_part.fit(batches, epochs=phase.epochs, **options)
     if best.weights is None:
         raise TrainingError(
@@ -157,11 +157,18 @@ class _EpochLog:
                 f"phase {phase.name!r} is too high. Try --learning-rate {phase.learning_rate / 10:g}."
             )
         self._history.append(row)
+        if row["val_loss"] is None:
+            validated = ""
+            self._best.offer(float("nan"), row["epoch"], self._network)
+        else:
+            validated = f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
+            self._best.offer(row["val_loss"], row["epoch"], self._network)
         self._reporter.say(
-            f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
-            f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  {row['seconds']:.1f} s"
+            f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  {validated}"
+            f"{row['seconds']:.1f} s"
         )
-        self._best.offer(row["val_loss"], row["epoch"], self._network)
+        if row["val_loss"] is None:
+            return
         if row["val_loss"] < self._lowest_loss:
             self._lowest_loss, self._lowest_epoch = row["val_loss"], row["epoch"]
         since = row["epoch"] - self._lowest_epoch
@@ -176,10 +183,15 @@ class _EpochLog:
             "phase": self._phase.name,
             "epoch": self._first + epoch + 1,
             "learning_rate": float(keras.ops.convert_to_numpy(self._trained_part.optimizer.learning_rate)),
-            **{key: float(logs[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            # Without validation pictures, the logs have no figures of them.
+            **{
+                key: float(logs[key]) if key in logs else None
+                for key in ("loss", "accuracy", "val_loss", "val_accuracy")
+            },
             "seconds": round(time.perf_counter() - self._epoch_started, 2),
         }
-        row["val_loss"] -= regularization_loss(self._trained_part)
+        if row["val_loss"] is not None:
+            row["val_loss"] -= regularization_loss(self._trained_part)
         return row
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,13 @@ FOLDS = 5
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
 # The search ends if this many penalties in a row make the loss worse. Weak penalties take most of the time.
 WORSE_IN_A_ROW = 2
-# The gradient at which L-BFGS stops.
-GRADIENT = 1e-5
+# With more pictures x features x units than this, one fold is held out instead of all in turn, and fewer penalties are
+# tried. 4,000 pictures of 4 classes with 1,280 features are as many.
+LARGE = 20_000_000
+# L-BFGS stops when the gradient has fallen to a fraction of that of a kernel of zeros. The first fraction is for
+# problems above the first size (pictures x features x units), and so on. On 1,000 pictures of flowers, 5e-3 takes 0.7
+# of the time of 5e-4, and changes the out-of-fold loss by 0.0002.
+GRADIENTS = ((2e-2, 100_000_000), (5e-3, 5_000_000), (5e-4, 0))
 STEPS = 1000
 
 Array = npt.NDArray[np.float64]
@@ -37,9 +43,11 @@ class HeadFit:
         bias: float64 (units,).
         penalty: The penalty with the lowest out-of-fold loss, in terms of the scaled features.
         logits: Out-of-fold logits, float64 (pictures, units): each row comes from heads that were solved without this
-            picture. NaN for a picture that is the only one of its class.
+            picture. NaN for a picture that was never held out, such as the only one of its class.
         losses: The out-of-fold cross-entropy of each picture in nats, float64 (pictures,). NaN where logits are NaN.
-        folds: The number of folds.
+        folds: The number of folds; 0 if no picture can be held out.
+        fold_of: The fold in which each picture was held out, int64 (pictures,); -1 if it never was.
+        fold_heads: For each fold, the kernel and the bias of the head that was solved without its pictures.
     """
 
     kernel: Array
@@ -48,6 +56,8 @@ class HeadFit:
     logits: Array
     losses: Array
     folds: int
+    fold_of: npt.NDArray[np.int64]
+    fold_heads: tuple[tuple[Array, Array], ...]
 
     def evaluate(
         self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], task: str, label_smoothing: float
@@ -95,7 +105,8 @@ def solve(
     """Solve a linear head. The same arguments give the same result, bit for bit, on the same machine.
 
     Cross-validation chooses the penalty. The result is the average of the heads of all folds, over all penalties that
-    are as good as the best one within one standard error. An average of linear heads is a linear head.
+    are as good as the best one within one standard error. An average of linear heads is a linear head. If the problem
+    is large (see `LARGE`), only the first fold is held out, and the result is solved once on all pictures.
 
     Args:
         features: Groups of features, each float32 (pictures, n). All groups but the first share the variance of the
@@ -143,13 +154,17 @@ def _solve(
     fold_of = deal_folds(_strata(targets), range(len(targets)) if copies is None else copies, folds, seed)
     scaling = _Scaling.of(features, plain=l2 > 0)
     problem = _Problem.of(scaling.apply(features), targets, task, weights, label_smoothing)
-    penalties = PENALTIES if l2 == 0 else (2 * l2,)
+    large = problem.size > LARGE
+    if large:
+        fold_of = np.where(fold_of == 0, 0, -1)
+    penalties = (2 * l2,) if l2 else PENALTIES[::2] if large else PENALTIES
     search = _search(problem, fold_of, penalties)
     good = search.good()
-    if search.folds and l2 == 0:
-        solution = np.mean([heads[i] for heads in search.heads for i in good], axis=0)
+    by_fold = [np.mean([heads[i] for i in good], axis=0) for heads in search.heads]
+    if search.folds and not l2 and not large:
+        solution = np.mean(by_fold, axis=0)
     else:
-        solution = problem.solve(everything, penalties[good[0]], None)
+        solution = problem.solve(everything, penalties[good[0]], by_fold[0] if large and by_fold else None)
     logits = np.mean([search.logits[i] for i in good], axis=0)
     kernel, bias = scaling.fold_back(problem.unrotate(solution[:-1]), solution[-1])
     return HeadFit(
@@ -159,7 +174,48 @@ def _solve(
         logits=logits,
         losses=_cross_entropy(logits, problem.truth, problem.softmax),
         folds=search.folds,
+        fold_of=fold_of,
+        fold_heads=tuple(scaling.fold_back(problem.unrotate(each[:-1]), each[-1]) for each in by_fold),
     )
+
+
+def average(plain: HeadFit, joined: HeadFit, targets: npt.NDArray[np.float32], task: str) -> HeadFit:
+    """Average a head with another one that has more features, and return the average as one head.
+
+    Args:
+        plain: A head on some features, from `solve`.
+        joined: A head on the same features and, after them, on others. It was solved with the same folds.
+        targets: As in `solve`.
+        task: As in `solve`.
+    """
+
+    def mean(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        kernel = second[0] / 2
+        kernel[: len(first[0])] += first[0] / 2
+        return kernel, (first[1] + second[1]) / 2
+
+    kernel, bias = mean((plain.kernel, plain.bias), (joined.kernel, joined.bias))
+    logits = (plain.logits + joined.logits) / 2
+    return dataclasses.replace(
+        plain,
+        kernel=kernel,
+        bias=bias,
+        logits=logits,
+        losses=cross_entropies(logits, targets, task),
+        fold_heads=tuple(map(mean, plain.fold_heads, joined.fold_heads)),
+    )
+
+
+def cross_entropies(logits: npt.NDArray[Any], targets: npt.NDArray[np.float32], task: str) -> Array:
+    """Return the cross-entropy of each picture in nats, float64 (pictures,); for sigmoids, the mean over the units.
+
+    Args:
+        logits: (pictures, units). A row of NaN gives NaN.
+        targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+        task: As in `solve`.
+    """
+    truth = (targets[:, 1:] if task == "binary" else targets).astype(np.float64)
+    return _cross_entropy(np.asarray(logits, np.float64), truth, task == "multiclass")
 
 
 def deal_folds(strata: Sequence[int], copies: Sequence[object], count: int, seed: int) -> npt.NDArray[np.int64]:
@@ -283,6 +339,11 @@ class _Problem:
         goals = _smoothed(truth, task, label_smoothing)
         return cls(features, rotation, goals, truth, shares, task == "multiclass")
 
+    @property
+    def size(self) -> int:
+        """Pictures x features x units."""
+        return self.features.size * self.truth.shape[1]
+
     def unrotate(self, kernel: Array) -> Array:
         return kernel if self.rotation is None else self.rotation @ kernel
 
@@ -315,14 +376,24 @@ class _Problem:
             return float((each * shares).sum() + penalty / 2 * (kernel**2).sum()), gradient.ravel()
 
         begin = np.zeros(shape) if start is None else start
+        flat = np.zeros(shape)
+        flat[-1] = _bias_of(goals, shares, self.softmax)
+        fraction = next(each for each, above in GRADIENTS if self.size > above)
+        gradient = fraction * float(np.abs(loss(flat.ravel())[1]).max())
         found = minimize(
             loss,
             begin.ravel(),
             jac=True,
             method="L-BFGS-B",
-            options={"gtol": GRADIENT, "ftol": 1e-12, "maxiter": STEPS, "maxcor": 20},
+            options={"gtol": max(gradient, 1e-9), "ftol": 1e-12, "maxiter": STEPS, "maxcor": 20},
         )
         return np.asarray(found.x).reshape(shape)
+
+
+def _bias_of(goals: Array, shares: Array, softmax: bool) -> Array:
+    """Return the best bias of a head whose kernel is zero: the logits of the shares of the classes."""
+    means = np.clip((goals * shares).sum(axis=0) / shares.sum(axis=0), 1e-6, 1 - 1e-6)
+    return np.log(means) if softmax else np.log(means / (1 - means))
 
 
 def _smoothed(truth: Array, task: str, label_smoothing: float) -> Array:

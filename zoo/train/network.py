@@ -139,7 +139,14 @@ def check_stages(architecture: Architecture, backbone: keras.Model) -> None:
 
 
 def attach_head(
-    backbone: keras.Model, head: Head, classes: int, name: str, *, task: str = "multiclass", prefix: str = ""
+    backbone: keras.Model,
+    head: Head,
+    classes: int,
+    name: str,
+    *,
+    task: str = "multiclass",
+    prefix: str = "",
+    lower: Sequence[keras.KerasTensor] = (),
 ) -> keras.Model:
     """Put a head on a backbone.
 
@@ -152,6 +159,7 @@ def attach_head(
             network has a single logit, which belongs to the second class. A multilabel network has one logit per class.
             In binary and multilabel networks, sigmoids turn the logits into probabilities.
         prefix: A string that is put in front of the names of the head's layers.
+        lower: Feature maps inside the backbone that the head pools too; see `lower_maps`.
 
     Returns:
         The whole network, a model that contains no other models. Its layer `logits` outputs (batch, classes), or
@@ -160,25 +168,50 @@ def attach_head(
     backend.start()
     # Slices and sums are operations without names, and the backbone may have some too.
     with backend.names_after(operation.name for operation in backbone.operations):
-        return _with_head(backbone, head, classes, name, task, prefix)
+        return _with_head(backbone, head, classes, name, task, prefix, lower)
 
 
-def _with_head(backbone: keras.Model, head: Head, classes: int, name: str, task: str, prefix: str) -> keras.Model:
+def pooled(x: keras.KerasTensor, head: Head, name: str) -> keras.KerasTensor:
+    """Pool a feature map as a head does.
+
+    Args:
+        x: A feature map (batch, h, w, features).
+        head: Describes the pooling.
+        name: The name of the layer, if the pooling is a layer.
+
+    Returns:
+        A tensor (batch, n).
+    """
+    keras = backend.start()
+    if head.pool == "avg":
+        return keras.layers.GlobalAveragePooling2D(name=name)(x)
+    if head.pool == "max":
+        return keras.layers.GlobalMaxPooling2D(name=name)(x)
+    if head.pool == "l2norm":
+        return keras.ops.sqrt(keras.ops.mean(keras.ops.square(x), axis=(1, 2)) + 1e-12)
+    if head.pool == "roi":
+        x = _cells(_cells(x, head.grid, axis=1), head.grid, axis=2)
+    return keras.layers.Flatten(name=name)(x)
+
+
+def _with_head(
+    backbone: keras.Model,
+    head: Head,
+    classes: int,
+    name: str,
+    task: str,
+    prefix: str,
+    lower: Sequence[keras.KerasTensor],
+) -> keras.Model:
     keras = backend.start()
     layers = keras.layers
     x = backbone.output
     if head.reduce:
         x = layers.Conv2D(head.reduce, 1, activation="relu", name=f"{prefix}head_reduce")(x)
-    if head.pool == "avg":
-        x = layers.GlobalAveragePooling2D(name=f"{prefix}head_pool")(x)
-    elif head.pool == "max":
-        x = layers.GlobalMaxPooling2D(name=f"{prefix}head_pool")(x)
-    elif head.pool == "l2norm":
-        x = keras.ops.sqrt(keras.ops.mean(keras.ops.square(x), axis=(1, 2)) + 1e-12)
-    else:
-        if head.pool == "roi":
-            x = _cells(_cells(x, head.grid, axis=1), head.grid, axis=2)
-        x = layers.Flatten(name=f"{prefix}head_pool")(x)
+    x = pooled(x, head, f"{prefix}head_pool")
+    if lower:
+        others = [pooled(each, head, f"{prefix}head_pool_{i}") for i, each in enumerate(lower, start=1)]
+        x = layers.Concatenate(name=f"{prefix}head_join")([x, *others])
     if head.dropout:
         x = layers.Dropout(head.dropout, name=f"{prefix}head_dropout")(x)
 
@@ -223,7 +256,9 @@ def resize(
             "a network trained with --pool flatten works at its training size only. Train with --pool roi, which "
             "divides feature maps of any size into the same grid, or with --pool avg."
         )
-    resized = attach_head(build_backbone(architecture, size), head, classes, model.name, task=task)
+    resized = assemble(
+        build_backbone(architecture, size), architecture, head, classes, task=task, name=model.name
+    ).model
     for layer in resized.layers:
         if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
@@ -354,12 +389,37 @@ class Network:
     """
 
     def __init__(self, model: keras.Model, backbone: tuple[str, ...], architecture: Architecture, prefix: str = ""):
-        self.model, self.backbone, self.architecture = model, backbone, architecture
+        self.model, self.backbone, self.architecture, self.prefix = model, backbone, architecture, prefix
         self.logits_model = _model(model.input, model.get_layer(f"{prefix}logits").output)
 
 
+def lower_maps(backbone: keras.Model, architecture: Architecture, head: Head) -> list[keras.KerasTensor]:
+    """Return the feature maps below the top of a backbone that a head pools, lowest first; see `Head.stages`.
+
+    Args:
+        backbone: A model from `build_backbone`, with all stages of the architecture.
+        architecture: The architecture of the backbone.
+        head: Describes the head.
+
+    Raises:
+        UsageError: The head asks for more stages than the architecture has.
+        InvalidPluginData: A stage passes on no feature map; see `output_of_stage`.
+    """
+    count = len(architecture.stages)
+    if head.stages > count:
+        raise UsageError(f"{architecture.name} has {count} stages; its head asks for {head.stages}.")
+    names = [layer.name for layer in backbone.layers]
+    return [output_of_stage(backbone, names, architecture, i) for i in range(count - head.stages, count - 1)]
+
+
 def assemble(
-    backbone: keras.Model, architecture: Architecture, head: Head, classes: int, *, task: str = "multiclass"
+    backbone: keras.Model,
+    architecture: Architecture,
+    head: Head,
+    classes: int,
+    *,
+    task: str = "multiclass",
+    name: str | None = None,
 ) -> Network:
     """Put a head on a whole backbone, and return the result as a `Network`.
 
@@ -370,8 +430,14 @@ def assemble(
         head: Describes the layers of the head.
         classes: The number of classes.
         task: See `attach_head`.
+        name: The name of the Keras model. None uses the name of the architecture.
+
+    Raises:
+        UsageError: The head asks for more stages than the architecture has.
+        InvalidPluginData: The head asks for the feature map of a stage that has none.
     """
-    model = attach_head(backbone, head, classes, architecture.name, task=task)
+    lower = lower_maps(backbone, architecture, head)
+    model = attach_head(backbone, head, classes, name or architecture.name, task=task, lower=lower)
     return Network(model, tuple(layer.name for layer in backbone.layers), architecture)
 
 
@@ -385,7 +451,8 @@ def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) ->
         depth: The number of stages that the new network has, counted from the stem. It must be smaller than the number
             of stages of `whole`.
         head: Describes the new head. If its pool is "flatten", "roi" is used instead. Feature maps near the stem are
-            large, and a flattened one would give the head too many inputs.
+            large, and a flattened one would give the head too many inputs. The new head pools one feature map, whatever
+            its `stages` says.
         classes: The number of classes.
         task: See `attach_head`.
 
@@ -400,6 +467,7 @@ def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) ->
     stem = _model(whole.model.input, output)
     if head.pool == "flatten":
         head = dataclasses.replace(head, pool="roi")
+    head = dataclasses.replace(head, stages=1)
     prefix = f"depth{depth}_"
     model = attach_head(stem, head, classes, architecture.name, task=task, prefix=prefix)
     return Network(model, tuple(layer.name for layer in stem.layers), architecture, prefix)

@@ -92,9 +92,9 @@ def _read(path: Path) -> Schedule:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the schedule {str(path)!r} is not a TOML file: {error}.") from None
     tables = content.get("phase")
-    if set(content) - {"phase", "name", "summary"} or not isinstance(tables, list) or not tables:
+    if set(content) - {"phase", "name", "summary", "by_evidence"} or not isinstance(tables, list) or not tables:
         raise UsageError(
-            f"the schedule {str(path)!r} must hold one or more [[phase]] tables, and may hold name and summary. "
+            f"the schedule {str(path)!r} must hold one or more [[phase]] tables, and may hold name, summary and by_evidence. "
             f"Received: {', '.join(content) or 'nothing'}."
         )
     phases = tuple(_phase(path, number, table) for number, table in enumerate(tables, start=1))
@@ -103,6 +103,7 @@ def _read(path: Path) -> Schedule:
             name=_slug(str(content.get("name", path.stem))),
             summary=str(content.get("summary", f"phases of {path.name}")),
             phases=phases,
+            by_evidence=content.get("by_evidence", False) is True,
         )
     except InvalidPluginData as error:
         raise UsageError(f"the schedule {str(path)!r}: {error}") from None
@@ -200,6 +201,8 @@ def show(
 def _extras(phase: Phase) -> str:
     """Return a description of the optional settings of a phase; empty if it has none."""
     extras = []
+    if phase.min_steps is not None:
+        extras.append(f", at least {phase.min_steps} steps")
     if phase.skip_below_loss is not None:
         extras.append(f", skipped if the validation loss is at most {phase.skip_below_loss:g}")
     if phase.clip_norm is not None:
@@ -280,7 +283,7 @@ def override(
             gets the single rate, and the rates of the other phases are scaled by the same ratio.
         overrides: New values of other settings, the same in all phases. Maps the name of a field of `zoo.plugin.Phase`
             to its new value. For the fields in `OFF_AT_ZERO`, 0 switches the setting off. `views` changes only phases
-            that augment. None changes no other settings.
+            that augment, and `optimizer` only phases that are not solved exactly. None changes no other settings.
 
     Returns:
         The phases to train.
@@ -293,14 +296,16 @@ def override(
     one_by_one = epochs is not None and len(epochs) > 1
     epochs = _epochs_of_phases(phases, epochs)
     if learning_rates is not None and len(learning_rates) == 1:
-        highest = max(phase.learning_rate for phase in phases)
+        highest = max(phase.learning_rate for phase in _moving(phases))
         learning_rates = [phase.learning_rate * learning_rates[0] / highest for phase in phases]
     common = {key: (value or None) if key in OFF_AT_ZERO else value for key, value in (overrides or {}).items()}
     changed = []
     for i, phase in enumerate(phases):
         changes: dict[str, Any] = {key: value for key, value in common.items() if key != "views" or phase.augment}
+        if phase.optimizer == "exact":
+            changes.pop("optimizer", None)
         if epochs is not None:
-            changes["epochs"] = epochs[i]
+            changes |= {"epochs": epochs[i], "min_steps": None}
         if one_by_one:
             # A user who gives the epochs of each phase wants all of them trained.
             changes["skip_below_loss"] = None
@@ -315,6 +320,11 @@ def override(
     if not changed:
         raise UsageError("--epochs leaves nothing to train. Give at least one phase 1 epoch or more.")
     return tuple(changed)
+
+
+def _moving(phases: Sequence[Phase]) -> Sequence[Phase]:
+    """Return the phases that take steps: those that do not solve the head. If there are none, return all phases."""
+    return [phase for phase in phases if phase.optimizer != "exact"] or phases
 
 
 def _check_counts(
@@ -342,5 +352,5 @@ def _epochs_of_phases(phases: Sequence[Phase], epochs: Sequence[int] | None) -> 
     """
     if epochs is None or len(epochs) > 1 or len(phases) == 1:
         return epochs
-    longest = max(phase.epochs for phase in phases)
+    longest = max(phase.epochs for phase in _moving(phases))
     return [epochs[0] and max(1, round(phase.epochs * epochs[0] / longest)) for phase in phases]

@@ -23,6 +23,7 @@ from zoo.reporter import Reporter
 from zoo.train.network import load_model
 from zoo.workflow.export import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE
+from zoo.workflow.solved import open_solved
 from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
 
 
@@ -33,7 +34,7 @@ def evaluate(
 
     Args:
         model: The path of an exported file or of a run folder.
-        registry: The loaded plugins. This function does not use them.
+        registry: The loaded plugins.
         reporter: Receives progress messages, and warnings about pictures that are unreadable or were used in training.
         data: The path of the pictures, or "digits"; see `zoo.data.sources`. None means the pictures of the run.
         part: "train", "val", "test" or "all". None means the test part if there is one, else all.
@@ -51,7 +52,7 @@ def evaluate(
         InstallationError: The run has no exported file, and Keras cannot be imported.
         zoo_runtime.ModelError: The file is not a usable exported file.
     """
-    predictor, run, record = _open_model(model, runs_folder)
+    predictor, run, record = _open_model(model, runs_folder, registry, reporter)
     digests: Sequence[str]
     if data is None:
         if run is None or record is None:
@@ -73,12 +74,16 @@ def evaluate(
     return evaluator.evaluate(predictor, pictures, reporter, part=part)
 
 
-def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | None, runs.RunRecord | None]:
+def _open_model(
+    model: Path, runs_folder: Path, registry: Registry, reporter: Reporter
+) -> tuple[Predictor, runs.Run | None, runs.RunRecord | None]:
     """Open an exported file or a run folder.
 
     Args:
         model: The path of an exported file, of a folder that holds one, or of a run folder.
         runs_folder: The folder of runs. If `model` is an exported file, the run that made it is looked up there.
+        registry: The loaded plugins.
+        reporter: Receives progress messages.
 
     Returns:
         The predictor, the run, and the run record. If `model` is an exported file whose run is not in `runs_folder`,
@@ -92,7 +97,9 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
     """
     if (model.is_dir() and not (model / EXPORTED_FILE).is_file()) or (model / runs.RECORD).is_file():
         run, record = runs.load(model)
-        return Predictor(run.exported if run.exported.is_file() else _exported_for_now(run, record)), run, record
+        if run.exported.is_file():
+            return Predictor(run.exported), run, record
+        return Predictor(_exported_for_now(run, record, registry, reporter)), run, record
     predictor = Predictor(model)
     folder = runs_folder / str(predictor.info.run.get("id", ""))
     if predictor.info.run.get("id") and (folder / runs.RECORD).is_file():
@@ -100,22 +107,23 @@ def _open_model(model: Path, runs_folder: Path) -> tuple[Predictor, runs.Run | N
     return predictor, None, None
 
 
-def _exported_for_now(run: runs.Run, record: runs.RunRecord) -> bytes:
+def _exported_for_now(run: runs.Run, record: runs.RunRecord, registry: Registry, reporter: Reporter) -> bytes:
     """Convert the network of a run that has no exported file, and return the bytes of an exported file.
 
     No file is written. Parity is not checked, and the exported file has no self-test.
 
     Raises:
-        RunError: The trained network is damaged.
+        RunError: The trained network is damaged, or only its head is kept and the weights below it are not available.
         ConversionFailed: The network cannot be converted.
         InstallationError: Keras cannot be imported.
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact
 
-    model = load_model(run.model)
     info = ModelInfo(classes=tuple(record.classes), task=record.task, image=ImageSpec(**record.image))
-    return artifact.serialize(convert(model), info)
+    if run.solved_head.is_file():
+        return artifact.serialize(open_solved(run, record, registry, reporter).graph(), info)
+    return artifact.serialize(convert(load_model(run.model)), info)
 
 
 def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: bool = False) -> Path:

@@ -24,9 +24,11 @@ from zoo.export.variants import VARIANTS, VariantFile, VariantRequest, failed, m
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.train.network import load_model
-from zoo.workflow import verdict
+from zoo.train.evidence import probabilities
+from zoo.workflow import solved, verdict
+from zoo.workflow.keras_network import trained_model
 from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, variant_path, warn_of_stale
+from zoo.workflow.solved import SolvedNetwork
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class TrainedModel:
     """A trained network with its dataset and its run.
 
     Args:
-        model: The trained network.
+        model: The trained network: a Keras model, or a converted backbone with a solved head.
         architecture: The architecture of the network.
         dataset: The pictures of the run, decoded and split.
         run: The run folder.
@@ -47,7 +49,7 @@ class TrainedModel:
         name: The name of the export.
     """
 
-    model: keras.Model
+    model: keras.Model | SolvedNetwork
     architecture: Architecture
     dataset: Dataset
     run: runs.Run
@@ -61,7 +63,8 @@ class ExportResult:
 
     Args:
         run: The run folder.
-        metrics: The metrics of the float32 file, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
+        metrics: The metrics of the float32 file, under "validation" and "test"; see `zoo.evaluate.metrics.measure`. If
+            the run used cross-validation instead of a validation part, they are under "cross_validation" and "test".
         exported: The path of the float32 file in the folder of exports; None if no such file was requested.
         sample: The path of a test picture to try the file on.
         variants: Each variant that was requested, with the path of its file. The path is None if the variant was
@@ -120,6 +123,8 @@ def export_model(
     dataset = trained.dataset
     graph, info = _convert(trained, reporter, keep=keep and float32, allow_chance=allow_chance)
     outputs = evaluator.predict_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
+    if keep:
+        outputs = {**_held_out(trained), **outputs}
     metrics = evaluator.measure_parts(outputs, dataset)
     record, refusal = verdict.judge(trained.run, trained.record, dataset, outputs, reporter, allow_chance=allow_chance)
     trained = dataclasses.replace(trained, record=record)
@@ -154,6 +159,20 @@ def export_model(
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
+def _held_out(trained: TrainedModel) -> dict[str, evaluator.Outputs]:
+    """Return the outputs for pictures that were held out in the cross-validation of the run; empty if there are none.
+
+    They come from networks that were trained without these pictures, and not from the exported file.
+    """
+    logits = trained.run.read_out_of_fold()
+    digests, train = trained.dataset.pixels.digests, trained.dataset.split.train
+    rows = np.array([i for i in train if digests[i] in logits], dtype=np.int64)
+    if not len(rows):
+        return {}
+    known = np.stack([logits[digests[i]] for i in rows])
+    return {evaluator.CROSS_VALIDATION: evaluator.Outputs(rows, probabilities(known, trained.record.task))}
+
+
 def _convert(
     trained: TrainedModel, reporter: Reporter, *, keep: bool, allow_chance: bool
 ) -> tuple[onnx.ModelProto, ModelInfo]:
@@ -169,8 +188,12 @@ def _convert(
     reporter.say("Exporting to ONNX")
     split, pixels = trained.dataset.split, trained.dataset.pixels.array
     # Validation pictures come first. A network is more certain on training pictures, so that differences are smaller.
-    rows = np.concatenate([split.val, split.train])[:PARITY_PICTURES]
+    # Rows of the train part are sorted by class, so they are taken at equal distances.
+    spread = split.train[:: max(1, len(split.train) // PARITY_PICTURES)]
+    rows = np.concatenate([split.val, spread if not len(split.val) else split.train])[:PARITY_PICTURES]
     try:
+        if isinstance(trained.model, SolvedNetwork):
+            return _join_and_check(trained.model, _info(trained), pixels[rows], reporter, allow_constant=allow_chance)
         return convert_and_check(trained.model, _info(trained), pixels[rows], reporter, allow_constant=allow_chance)
     except ConstantOutput as error:
         if keep:
@@ -211,6 +234,30 @@ def convert_and_check(
         f"Parity with Keras on {figures['pictures']} pictures: logits differ by at most "
         f"{figures['logits_difference']:.1e} of the largest logit (allowed {figures['tolerance']:g}), probabilities by "
         f"{figures['probabilities_difference']:.1e}"
+    )
+    with reporter.timing.measure("self-test"):
+        return graph, artifact.with_selftest(graph, dataclasses.replace(info, parity=figures))
+
+
+def _join_and_check(
+    network: SolvedNetwork, info: ModelInfo, pixels: np.ndarray, reporter: Reporter, *, allow_constant: bool
+) -> tuple[onnx.ModelProto, ModelInfo]:
+    """Put a solved head on its converted backbone, check the graph, and record a self-test.
+
+    The arguments and results are like those of `convert_and_check`. `zoo.workflow.solved.check` says with what the
+    graph is compared.
+    """
+    from zoo.export import artifact
+
+    with reporter.timing.measure("joining backbone and head"):
+        graph = network.graph()
+    with reporter.timing.measure("checking parity"):
+        figures = solved.check(network, graph, pixels, allow_constant=allow_constant)
+    reporter.say(
+        f"Parity on {figures['pictures']} pictures with the features of the backbone and the head in 64 bits: logits "
+        f"differ by at most {figures['logits_difference']:.1e} of the largest logit (allowed "
+        f"{figures['tolerance']:g}). On {figures['drawn_pictures']} drawn pictures, with features that Keras computed: "
+        f"{figures['drawn_logits_difference']:.1e}"
     )
     with reporter.timing.measure("self-test"):
         return graph, artifact.with_selftest(graph, dataclasses.replace(info, parity=figures))
@@ -438,12 +485,17 @@ def export_run(
     name = config.checked_name(name or record.name + suffix)
     files.check_writable(exported / name, "--exported FOLDER")
     check_targets(exported, name, variants)
-    model = load_model(run.model)
+    model: keras.Model | SolvedNetwork
     if size is not None and resized:
         from zoo.train.network import resize
 
         head = architecture.head if record.head is None else Head(**record.head)
-        model = resize(model, architecture, head, size, classes=len(record.classes), task=record.task)
+        whole = trained_model(run, record, registry, reporter)
+        model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
+    elif run.solved_head.is_file():
+        model = solved.open_solved(run, record, registry, reporter)
+    else:
+        model = trained_model(run, record, registry, reporter)
     dataset = reload_dataset(run, record, data, reporter, size)
     trained = TrainedModel(model, architecture, dataset, run, record, name)
     return export_model(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo import backend, config, files, runs
+from zoo import config, files, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import dataset as datasets
 from zoo.data import pixels as pixel_cache
@@ -23,9 +23,9 @@ from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.errors import TrainingError, WriteError, reason
 from zoo.plugin.registry import Registry
-from zoo.pretrained.fetch import WeightsFile
 from zoo.reporter import Reporter
 from zoo.workflow.export import ExportResult, TrainedModel, check_targets, export_model
+from zoo.workflow.keras_network import build_network
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from zoo.train.engine import TrainConfig
     from zoo.train.inputs import TrainingData
     from zoo.train.lr_find import RangeTest, RangeTestConfig
-    from zoo.train.network import Network
+    from zoo.workflow.solved import SolvedNetwork
 
 
 def finetune(
@@ -65,7 +65,7 @@ def finetune(
     _check_own_weights(resolved, registry)
     files.check_writable(requested.runs, "--runs FOLDER")
     check_targets(requested.exported, resolved.name, variants)
-    dataset = load_dataset(resolved, reporter)
+    dataset = load_dataset(resolved, reporter, validation=not resolved.schedule.by_evidence)
     run = runs.create(requested.runs, resolved.architecture.name)
     record = _new_record(run, resolved, registry, dataset)
     try:
@@ -174,14 +174,19 @@ def _check_own_weights(resolved: ResolvedConfig, registry: Registry) -> None:
         check_parameters(path, resolved.architecture, registry.weights_of(name, top=False))
 
 
-def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
+def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bool = True) -> Dataset:
     """Decode the pictures of a run, and split them into train, validation and test parts.
+
+    Args:
+        resolved: The settings of the run.
+        reporter: Receives progress messages and warnings.
+        validation: False makes no validation part.
 
     Raises:
         DataError: More than a fifth of the pictures cannot be read, or a class has too few pictures. The split of the
             user's data has a picture in two parts. A file changes while it is read. The decoded pictures cannot be
             written to the disk.
-        UsageError: A validation fraction is requested, but the data already have a validation part.
+        UsageError: A validation fraction is requested, but the data already have a validation part, or none is made.
     """
     requested = resolved.requested
     with reporter.timing.measure("pictures"):
@@ -190,43 +195,9 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter) -> Dataset:
             resolved.spec,
             seed=requested.seed,
             val_fraction=requested.val_split,
+            validation=validation,
             reporter=reporter,
         )
-
-
-def build_network(resolved: ResolvedConfig, registry: Registry, reporter: Reporter) -> Network:
-    """Import Keras, build the network of a run, and load the weights that training starts from.
-
-    The seed of the run determines all random weights.
-
-    Args:
-        resolved: The settings of the run. They include the architecture, the head, the seed and the weights.
-        registry: The loaded plugins.
-        reporter: Receives progress messages.
-
-    Returns:
-        The network with its head, ready for training.
-
-    Raises:
-        WeightsIncompatible: The weights do not fit the network.
-        InvalidPluginData: The plugin does not build a network as `zoo.plugin.Architecture` requires.
-        InstallationError: Keras cannot be imported.
-    """
-    reporter.say("Starting Keras")
-    with reporter.timing.measure("starting Keras"):
-        keras = backend.start()
-    from zoo.train.network import assemble, build_backbone
-    from zoo.train.weights_file import load_weights
-
-    architecture, source, weights = resolved.architecture, resolved.source, resolved.weights.file
-    with reporter.timing.measure("building the network"):
-        keras.utils.set_random_seed(resolved.requested.seed)
-        backbone = build_backbone(architecture, resolved.spec.size)
-        if isinstance(weights, WeightsFile):
-            load_weights(backbone, weights.path, weights.entry)
-        elif weights is not None:
-            load_weights(backbone, weights, layouts=registry.weights_of(architecture.name, top=False))
-        return assemble(backbone, architecture, resolved.head, len(source.classes), task=source.task)
 
 
 def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
@@ -305,8 +276,8 @@ def _train(
     run: runs.Run,
     record: runs.RunRecord,
     reporter: Reporter,
-) -> tuple[keras.Model, runs.RunRecord]:
-    """Build and train the network of a run, and write history.csv, model.keras and run.json.
+) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
+    """Build and train the network of a run, and write history.csv, run.json, and model.keras or head.npz.
 
     Returns:
         The trained network, and the run record with the results of training.
@@ -314,11 +285,16 @@ def _train(
     Raises:
         ZooError: The network cannot be built or trained, or a file cannot be written.
     """
+    data, config = training_data(dataset), train_config(resolved, dataset)
+    if resolved.schedule.by_evidence:
+        from zoo.workflow import by_evidence
+
+        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter)
     from zoo.train import engine
 
     started = time.perf_counter()
     network = build_network(resolved, registry, reporter)
-    result = engine.train(network, resolved.phases, training_data(dataset), train_config(resolved, dataset), reporter)
+    result = engine.train(network, resolved.phases, data, config, reporter)
     run.write_history(result.history)
     with reporter.timing.measure("saving"), files.atomic_write(run.model) as temporary:
         network.model.save(temporary)

@@ -9,11 +9,10 @@ import math
 import shlex
 from collections.abc import Mapping
 
-import numpy as np
-
 from zoo import runs
 from zoo.data.dataset import Dataset
 from zoo.evaluate import evaluator
+from zoo.evaluate.evaluator import Outputs
 from zoo.reporter import Reporter
 
 
@@ -21,18 +20,19 @@ def judge(
     run: runs.Run,
     record: runs.RunRecord,
     dataset: Dataset,
-    outputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, Outputs],
     reporter: Reporter,
     *,
     allow_chance: bool,
 ) -> tuple[runs.RunRecord, str | None]:
-    """Judge the network of a run by its probabilities on validation and test pictures, and report the warnings.
+    """Judge the network of a run by its probabilities on held-out pictures, and report the warnings.
 
     Args:
         run: The run folder.
         record: The content of its run.json.
         dataset: The dataset of the run.
-        outputs: What `zoo.evaluate.evaluator.predict_parts` returns for the network.
+        outputs: Probabilities of pictures that the network was not trained on; see
+            `zoo.evaluate.evaluator.measure_parts`.
         reporter: Receives the warnings.
         allow_chance: True never refuses a network.
 
@@ -67,7 +67,9 @@ def export_all_the_same(run: runs.Run, record: runs.RunRecord, dataset: Dataset)
 
 def _not_finite(run: runs.Run) -> list[str]:
     """Return a warning if the validation loss of some epochs of a run was not finite, else nothing."""
-    losses = [float(row.get("val_loss") or "nan") for row in run.read_history()]
+    texts = [row.get("val_loss") for row in run.read_history()]
+    # Without validation pictures, the column is empty.
+    losses = [float(text) for text in texts if text]
     count = sum(not math.isfinite(loss) for loss in losses)
     if not count:
         return []

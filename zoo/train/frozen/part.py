@@ -53,7 +53,7 @@ class FrozenPart:
             [keras.ops.convert_to_numpy(x) for x in _as_list(self._model(pixels, training=mode))]
             for mode in (False, True)
         )
-        if any(len(values) != len(sample) for values in expected) or _difference(expected, training) > TOLERANCE:
+        if any(len(values) != len(sample) for values in expected) or largest_difference(expected, training) > TOLERANCE:
             self.sound = False
             return
         if not backend.has_accelerator():
@@ -73,7 +73,7 @@ class FrozenPart:
             with grouped_conv.whole(self._model):
                 graph = convert_maps(self._model)
             self._session = open_session(graph)
-            difference = _difference(expected, self(sample))
+            difference = largest_difference(expected, self(sample))
         except ConversionFailed as error:
             self.note, self._session = str(error).splitlines()[0], None
             return
@@ -104,7 +104,7 @@ class FrozenPart:
         return [np.asarray(values) for values in _as_list(self._model.predict_on_batch(pixels))]
 
 
-def _difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
+def largest_difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
     """Return the greatest relative difference between two lists of arrays.
 
     For each pair of arrays, the greatest absolute difference is divided by the greatest absolute value of the expected

@@ -1,0 +1,322 @@
+"""Decides by held-out pictures which head a network gets, and whether phases above the head are worth training.
+
+Linear probing comes before fine-tuning (Kumar et al. 2022, https://arxiv.org/abs/2202.10054): every later phase starts
+from the solved head. A later phase is trained only if it lowers the loss of pictures that it has not seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from zoo.plugin import Head, Phase
+from zoo.reporter import Reporter, counted
+from zoo.train import engine, linear_head
+from zoo.train.engine import TrainConfig
+from zoo.train.inputs import TrainingData
+from zoo.train.linear_head import HeadFit
+from zoo.train.network import Network
+
+# A later phase is tried only if the head is wrong for at least this many held-out pictures. If the phase mended half of
+# 12 errors and made 3 new ones, that would still be less than two standard errors of the difference.
+FEWEST_ERRORS = 12
+# Folds are held out in turn until so many pictures have been held out.
+HELD_OUT = 300
+# A gain of less than this many standard errors counts as a tie, which the simpler network wins.
+TIE = 0.5
+
+
+@dataclass(frozen=True)
+class ChosenHead:
+    """A solved head, and the features that it reads.
+
+    Args:
+        head: Describes the head; its `stages` may be more than 1.
+        fit: The head with its out-of-fold evidence.
+        groups: The number of outputs of the converted backbone that the head reads.
+        others: The mean out-of-fold loss of the heads that were not chosen, by their number of stages.
+    """
+
+    head: Head
+    fit: HeadFit
+    groups: int
+    others: dict[int, float]
+
+
+def more_stages(stages: int) -> int:
+    """Return from how many stages a head pools features if it pools more than the top: the top third and one below.
+
+    Args:
+        stages: The number of stages of the architecture.
+    """
+    return min(stages, 1 + max(1, stages // 3))
+
+
+def choose_head(
+    groups: Sequence[np.ndarray],
+    targets: np.ndarray,
+    head: Head,
+    *,
+    task: str,
+    copies: Sequence[object] | None,
+    weights: np.ndarray | None,
+    label_smoothing: float,
+    folds: int,
+    seed: int,
+) -> ChosenHead:
+    """Solve the head on the features of the top, and on those of lower stages too, and choose by out-of-fold loss.
+
+    The second candidate is the average of both heads, because that was the better one on few pictures.
+
+    Args:
+        groups: Features of the training pictures, each float32 (pictures, n): those of the top first.
+        targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+        head: Describes the head; its L2 penalty is used.
+        task: "multiclass", "binary" or "multilabel".
+        copies: A value per picture; pictures with equal values are copies.
+        weights: The weight of each class in the loss, float32 (classes,), or None.
+        label_smoothing: The fraction of every target that is spread over all classes, in [0, 1).
+        folds: The number of folds of the cross-validation.
+        seed: Decides the folds.
+
+    Raises:
+        ValueError: A feature is not finite.
+    """
+    options: dict[str, Any] = {
+        "task": task,
+        "copies": copies,
+        "weights": weights,
+        "label_smoothing": label_smoothing,
+        "l2": head.weight_l2,
+        "folds": folds,
+        "seed": seed,
+    }
+    plain = linear_head.solve(groups[:1], targets, **options)
+    top_alone = ChosenHead(dataclasses.replace(head, stages=1), plain, 1, {})
+    if len(groups) == 1 or not plain.folds or head.weight_l2:
+        return top_alone
+    joined = linear_head.average(plain, linear_head.solve(groups, targets, **options), targets, task)
+    if joined.loss < plain.loss:
+        return ChosenHead(dataclasses.replace(head, stages=len(groups)), joined, len(groups), {1: plain.loss})
+    return dataclasses.replace(top_alone, others={len(groups): joined.loss})
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What held-out pictures say about the phases above the head.
+
+    Args:
+        count: How many of the later phases are worth training; 0 keeps the head alone.
+        text: One line for the user.
+        record: The figures for run.json. Empty if nothing was tried.
+        logits: Out-of-fold logits of the network with the chosen phases, float64 (pictures, units); NaN for pictures
+            that were not held out.
+        epochs: For each epoch of the chosen phases, the mean loss and accuracy of the held-out pictures.
+    """
+
+    count: int
+    text: str
+    record: dict[str, Any] = field(default_factory=dict)
+    logits: np.ndarray | None = None
+    epochs: tuple[tuple[float, float], ...] = ()
+
+
+def errors_of(fit: HeadFit, targets: np.ndarray, task: str, folds: int | None = None) -> tuple[int, int]:
+    """Return how many held-out pictures a head gets wrong, and how many were held out.
+
+    Args:
+        fit: The head with its out-of-fold logits.
+        targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+        task: "multiclass", "binary" or "multilabel".
+        folds: Count only the pictures of the first folds, as many as this; None counts all.
+    """
+    held_out = np.isfinite(fit.logits).all(axis=1) & (fit.fold_of < (fit.folds if folds is None else folds))
+    return int((~right(fit.logits[held_out], targets[held_out], task)).sum()), int(held_out.sum())
+
+
+def right(logits: np.ndarray, targets: np.ndarray, task: str) -> np.ndarray:
+    """Return for each picture whether all decisions are right, bool (pictures,).
+
+    Args:
+        logits: (pictures, units).
+        targets: (pictures, classes), 1 if a picture is of a class, else 0.
+        task: "multiclass", "binary" or "multilabel".
+    """
+    if task == "multiclass":
+        return logits.argmax(axis=1) == targets.argmax(axis=1)
+    truth = targets[:, 1:] if task == "binary" else targets
+    return ((logits > 0) == (truth > 0.5)).all(axis=1)
+
+
+def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
+    """Return the probabilities of all classes, float64 (pictures, classes), for logits (pictures, units)."""
+    logits = logits.astype(np.float64)
+    if task == "multiclass":
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+    if task == "binary":
+        logits = np.concatenate([-logits, logits], axis=1)
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+class Trials:
+    """Trains later phases without some pictures, and compares the results with the head alone on those pictures.
+
+    Args:
+        build: Builds the network with the chosen head and the pretrained weights.
+        chosen: The head.
+        phases: The phases after that of the head.
+        data: The pictures; its train part is all pictures that may be used.
+        config: The settings of training.
+        reporter: Receives progress messages and warnings.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Network],
+        chosen: ChosenHead,
+        phases: Sequence[Phase],
+        data: TrainingData,
+        config: TrainConfig,
+        reporter: Reporter,
+    ):
+        self._build, self._chosen, self._data, self._reporter = build, chosen, data, reporter
+        self._phases = [dataclasses.replace(phase, patience=None, skip_below_loss=None) for phase in phases]
+        features = config.features and dataclasses.replace(config.features, always=True)
+        self._config = dataclasses.replace(config, keep_best=False, features=features)
+        self._network: Network | None = None
+        self._weights: list[np.ndarray] = []
+
+    def run(self, *, every_fold: bool = False) -> Evidence:
+        """Try the phases if the held-out pictures can show whether they help.
+
+        Args:
+            every_fold: True holds out every fold, even if the phases lose clearly or enough pictures were held out.
+        """
+        data, fit = self._data, self._chosen.fit
+        sizes = np.cumsum(np.bincount(fit.fold_of[fit.fold_of >= 0], minlength=fit.folds))
+        planned = fit.folds if every_fold else min(fit.folds, 1 + int(np.searchsorted(sizes, HELD_OUT)))
+        wrong, held_out = errors_of(fit, data.targets[data.train], data.task, planned)
+        if wrong < FEWEST_ERRORS:
+            return Evidence(
+                0,
+                f"The head alone is kept: it is wrong for {wrong} of {held_out} pictures that were held out, "
+                "too few to show whether training more layers helps",
+                {"wrong": wrong, "held_out": held_out},
+            )
+        logits = [np.full(fit.logits.shape, np.nan) for _ in self._phases]
+        histories: list[tuple[int, list[dict[str, Any]]]] = []
+        folds = 0
+        for fold in range(planned):
+            rows = np.flatnonzero(fit.fold_of == fold)
+            result = self._without(rows, fold)
+            for each, values in zip(logits, result.val_logits, strict=True):
+                each[rows] = values
+            histories.append((len(rows), result.history))
+            folds += 1
+            gains = [self._differences(each) for each in logits]
+            if not every_fold and all(gain.mean() + _error(gain) < 0 for gain in gains):
+                break
+        return self._decided(logits, histories, folds)
+
+    def refit(self, count: int) -> tuple[Network, engine.TrainResult]:
+        """Train the first `count` of the phases on all pictures, from the solved head, and return the network."""
+        fit, data = self._chosen.fit, self._data
+        network = self._start(fit.kernel, fit.bias)
+        everything = dataclasses.replace(data, val=np.empty(0, np.int64))
+        return network, engine.train(network, self._phases[:count], everything, self._config, self._reporter)
+
+    def _start(self, kernel: np.ndarray, bias: np.ndarray) -> Network:
+        """Return the network with its pretrained weights and a solved head."""
+        if self._network is None:
+            self._network = self._build()
+            self._weights = self._network.model.get_weights()
+        model = self._network.model
+        model.set_weights(self._weights)
+        model.get_layer(f"{self._network.prefix}logits").set_weights([kernel.astype("float32"), bias.astype("float32")])
+        return self._network
+
+    def _without(self, rows: np.ndarray, fold: int) -> engine.TrainResult:
+        """Train the phases without the pictures of a fold, given by their places in the train part."""
+        train = self._data.train
+        network = self._start(*self._chosen.fit.fold_heads[fold])
+        data = dataclasses.replace(self._data, train=np.delete(train, rows), val=train[rows])
+        config = dataclasses.replace(self._config, val_logits=True)
+        with self._reporter.timing.measure("trying"), _quiet(self._reporter) as reporter:
+            return engine.train(network, self._phases, data, config, reporter)
+
+    def _losses(self, logits: np.ndarray) -> np.ndarray:
+        data = self._data
+        return linear_head.cross_entropies(logits, data.targets[data.train], data.task)
+
+    def _differences(self, logits: np.ndarray) -> np.ndarray:
+        """Return by how much each held-out picture's loss is lower than with the head alone."""
+        difference = self._losses(self._chosen.fit.logits) - self._losses(logits)
+        return difference[np.isfinite(difference)]
+
+    def _decided(
+        self, logits: list[np.ndarray], histories: list[tuple[int, list[dict[str, Any]]]], folds: int
+    ) -> Evidence:
+        """Compare the head alone with one more phase, two more phases, and so on, and choose."""
+        data, fit = self._data, self._chosen.fit
+        targets = data.targets[data.train]
+        gains = [self._differences(each) for each in logits]
+        best = int(np.argmax([gain.mean() for gain in gains]))
+        gain, error = float(gains[best].mean()), _error(gains[best])
+        count = best + 1 if gain > TIE * error else 0
+        held = np.isfinite(logits[best]).all(axis=1)
+        losses = [float(self._losses(each)[held].mean()) for each in (fit.logits, logits[best])]
+        accuracies = [float(right(each[held], targets[held], data.task).mean()) for each in (fit.logits, logits[best])]
+        names = " and ".join(phase.name for phase in self._phases[: best + 1])
+        verdict = f"{names} is trained" if count else "the head alone is kept"
+        text = (
+            f"{int(held.sum())} pictures held out in {counted(folds, 'fold')}: loss {losses[0]:.4f} (accuracy "
+            f"{accuracies[0]:.4f}) with the head alone, {losses[1]:.4f} ({accuracies[1]:.4f}) with {names}: better by "
+            f"{gain:+.4f}, standard error {error:.4f}; {verdict}"
+        )
+        record = {
+            "held_out": int(held.sum()),
+            "folds": folds,
+            "loss": losses,
+            "accuracy": accuracies,
+            "gain": gain,
+            "standard_error": error,
+            "phases": [phase.name for phase in self._phases[: best + 1]],
+        }
+        return Evidence(count, text, record, logits[best] if count else None, _by_epoch(histories) if count else ())
+
+
+def _error(values: np.ndarray) -> float:
+    """Return the standard error of the mean."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+
+
+def _by_epoch(histories: list[tuple[int, list[dict[str, Any]]]]) -> tuple[tuple[float, float], ...]:
+    """Average the validation figures of each epoch over folds, weighted by their pictures."""
+    total = sum(count for count, _ in histories)
+    epochs = min(len(history) for _, history in histories)
+
+    def mean(key: str, epoch: int) -> float:
+        return sum(count * history[epoch][key] for count, history in histories) / total
+
+    return tuple((mean("val_loss", epoch), mean("val_accuracy", epoch)) for epoch in range(epochs))
+
+
+@contextlib.contextmanager
+def _quiet(reporter: Reporter) -> Iterator[Reporter]:
+    """Provide a reporter that shows progress, and keeps messages and warnings to itself."""
+
+    class Quiet(Reporter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.timing = reporter.timing
+
+        def progress(self, label: str):
+            return reporter.progress(f"trying more layers, {label}")
+
+    yield Quiet()

@@ -1,0 +1,138 @@
+"""Computes the pooled features of pictures with a converted backbone, and keeps them on the disk for later runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import zoo_runtime
+from zoo import backend, files
+from zoo.data.pixels import MappedRows
+from zoo.reporter import Reporter
+from zoo.train.frozen.backbone import FeatureSession, PooledBackbone
+from zoo.train.frozen.features import BATCH, BATCH_PIXELS, FINISHED_TOGETHER, FeatureCacheConfig
+from zoo.train.frozen.stats import CacheStats
+from zoo.train.frozen.store import Cache, FeatureSet, FeatureSetSpec
+
+# Rows of indices -> one float32 array (rows, n) for each output of the backbone.
+Compute = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def pooled_features(
+    backbone: PooledBackbone,
+    array: np.ndarray,
+    rows: np.ndarray,
+    config: FeatureCacheConfig | None,
+    reporter: Reporter,
+    stats: CacheStats,
+) -> list[np.ndarray]:
+    """Return the pooled features of pictures. Features that an earlier run kept are read, all others are computed.
+
+    Features are not kept if the backbone is not, if the cache is off, or if they do not fit on the disk.
+
+    Args:
+        backbone: The converted backbone.
+        array: Decoded pictures, uint8 (pictures, height, width, channels) in 0..255.
+        rows: Indices of the pictures that are needed, int64, ascending.
+        config: Settings of the feature cache; None turns it off.
+        reporter: Receives progress messages and warnings.
+        stats: Counts what is computed and found; it is changed in place.
+
+    Returns:
+        One float32 array (len(rows), n) for each output of the backbone.
+
+    Raises:
+        ConversionFailed: ONNX Runtime cannot run the backbone.
+    """
+    compute = _computing(backbone, array)
+    stats.engine = "onnxruntime"
+    sets = _open(backbone, len(array), rows, config) if config and backbone.key and config.pictures else None
+    if sets is None:
+        return _compute_all(compute, rows, array, reporter, stats, lambda chosen, values: None)
+    missing = np.unique(np.concatenate([feature_set.missing(rows) for feature_set in sets]))
+    stats.found += len(rows) - len(missing)
+    stats.numbers = sets[0].numbers
+    try:
+        if len(missing):
+            unfinished: list[np.ndarray] = []
+
+            def write(chosen: np.ndarray, values: list[np.ndarray]) -> None:
+                for feature_set, new in zip(sets, values, strict=True):
+                    feature_set.write(chosen, new)
+                unfinished.append(chosen)
+                if sum(map(len, unfinished)) >= FINISHED_TOGETHER or chosen[-1] == missing[-1]:
+                    for feature_set in sets:
+                        feature_set.finish(np.concatenate(unfinished))
+                    unfinished.clear()
+
+            _compute_all(compute, missing, array, reporter, stats, write)
+        else:
+            reporter.say(f"Features: those of {len(rows):,} pictures are in the cache already")
+        return [feature_set[rows] for feature_set in sets]
+    except OSError as error:
+        reporter.warn(f"features cannot be kept in {str(files.cache())!r}: {error.strerror or error}.")
+        return _compute_all(compute, rows, array, reporter, stats, lambda chosen, values: None)
+
+
+def _open(
+    backbone: PooledBackbone, count: int, rows: np.ndarray, config: FeatureCacheConfig
+) -> list[FeatureSet] | None:
+    """Open one feature set for each output of the backbone; None if they cannot be kept."""
+    versions = [backend.onnxruntime().__version__, zoo_runtime.__version__]
+    specs = [
+        FeatureSetSpec(repr([backbone.key, i, versions, config.pictures]), count, rows, (width,))
+        for i, width in enumerate(backbone.widths)
+    ]
+    try:
+        cache = Cache(config.folder, config.limit)
+        return cache.open(specs) if cache.limit else None
+    except OSError:
+        return None
+
+
+def _computing(backbone: PooledBackbone, array: np.ndarray) -> Compute:
+    """Return a function that computes the features of the pictures with given indices."""
+    pixels, opened = MappedRows(array), []
+
+    def compute(chosen: np.ndarray) -> list[np.ndarray]:
+        if not opened:
+            opened.append(FeatureSession(backbone))
+        return opened[0](pixels[chosen])
+
+    return compute
+
+
+def _compute_all(
+    compute: Compute,
+    rows: np.ndarray,
+    array: np.ndarray,
+    reporter: Reporter,
+    stats: CacheStats,
+    write: Callable[[np.ndarray, list[np.ndarray]], None],
+) -> list[np.ndarray]:
+    """Compute features in batches, and call `write` with the indices and the features of each batch."""
+    started = time.perf_counter()
+    height, width = array.shape[1:3]
+    batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+    parts: list[list[np.ndarray]] = []
+    done = 0
+    timed = reporter.timing.measure("computing features")
+    with timed, reporter.progress("features") as progress:
+        for start in range(0, len(rows), batch):
+            chosen = rows[start : start + batch]
+            values = compute(chosen)
+            write(chosen, values)
+            parts.append(values)
+            done += len(chosen)
+            progress(done, len(rows))
+    seconds = time.perf_counter() - started
+    stats.computed += done
+    stats.seconds_computing += seconds
+    reporter.say(f"Features: those of {done:,} pictures were computed in {seconds:.1f} s on onnxruntime")
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    return [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]

@@ -1,0 +1,249 @@
+"""Trains a network by a schedule in which evidence decides: the head is solved, and later phases have to earn their place.
+
+The order of the steps is here. `zoo.train.evidence` decides, and `zoo.workflow.solved` has the converted backbone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo import backend, runs
+from zoo.config import ResolvedConfig
+from zoo.data.dataset import Dataset
+from zoo.errors import ConversionFailed, TrainingError
+from zoo.files import atomic_write
+from zoo.plugin.registry import Registry
+from zoo.reporter import Reporter
+from zoo.train import evidence
+from zoo.train.evidence import ChosenHead, Evidence, Trials
+from zoo.train.frozen.backbone import PooledBackbone
+from zoo.train.frozen.pooled import pooled_features
+from zoo.train.frozen.stats import CacheStats
+from zoo.train.inputs import TrainingData, class_weights
+from zoo.train.linear_head import FOLDS
+from zoo.workflow import solved
+from zoo.workflow.keras_network import build_network
+from zoo.workflow.solved import SolvedNetwork
+
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.train.engine import TrainConfig, TrainResult
+
+BATCH = 32
+
+
+def train(
+    resolved: ResolvedConfig,
+    dataset: Dataset,
+    data: TrainingData,
+    config: TrainConfig,
+    registry: Registry,
+    run: runs.Run,
+    record: runs.RunRecord,
+    reporter: Reporter,
+) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
+    """Solve the head, train later phases if held-out pictures say that they help, and write the files of the run.
+
+    Args:
+        resolved: The settings of the run.
+        dataset: The pictures.
+        data: The same pictures, as training takes them.
+        config: The settings of training.
+        registry: The loaded plugins.
+        run: The run folder.
+        record: The content of run.json so far.
+        reporter: Receives progress messages and warnings.
+
+    Returns:
+        The network, and the record with the results of training. If only the head was trained and the backbone could be
+        converted, the network is a `SolvedNetwork`.
+
+    Raises:
+        ZooError: The network cannot be built or trained, or a file cannot be written.
+    """
+    started, stats = time.perf_counter(), CacheStats()
+    backbone = _backbone(resolved, registry, reporter)
+    groups = _features(backbone, resolved, data, config, registry, reporter, stats)
+    chosen, row, phase = _solve_head(groups, resolved, data, reporter, time.perf_counter() - started)
+    history, phases, warnings = [row], [phase], []
+    found, trials = Evidence(0, ""), None
+    if len(resolved.phases) > 1:
+        trials = Trials(
+            lambda: build_network(resolved, registry, reporter, chosen.head),
+            chosen,
+            resolved.phases[1:],
+            data,
+            config,
+            reporter,
+        )
+        found = trials.run(every_fold=resolved.requested.folds is not None)
+        reporter.say(f"Evidence: {found.text}")
+    if trials is not None and found.count:
+        network, result = trials.refit(found.count)
+        history += _after_head(result, found)
+        warnings += result.warnings
+        phases += result.phases
+        trained: SolvedNetwork | keras.Model = network.model
+    else:
+        trained = _head_alone(backbone, chosen, resolved, registry, reporter)
+    nothing = {"moved_layers": [], "moved_parameters": 0, "epochs_run": 0, "seconds": 0.0}
+    left_out = resolved.phases[1 + found.count :]
+    phases += [{**each.to_json(), **nothing, "left_out": found.text} for each in left_out]
+    _write_network(trained, run, reporter)
+    run.write_history(history)
+    _write_out_of_fold(chosen if found.logits is None else found, data, dataset, run)
+    record = record.with_training(
+        phases=phases,
+        best_epoch=len(history),
+        prefix=stats.to_json(),
+        warnings=warnings,
+        seconds=time.perf_counter() - started,
+        head=dataclasses.asdict(chosen.head),
+        evidence={"text": found.text, **found.record} if found.text else None,
+    )
+    run.write_record(record)
+    return trained, record
+
+
+def _backbone(resolved: ResolvedConfig, registry: Registry, reporter: Reporter) -> PooledBackbone | None:
+    """Return the converted backbone, or None if it cannot be converted; Keras then computes the features."""
+    weights = resolved.weights.file
+    if weights is None:
+        return None
+    try:
+        return solved.open_backbone(
+            resolved.architecture, resolved.head, resolved.spec.size, weights, registry, reporter
+        )
+    except ConversionFailed as error:
+        reporter.warn(f"features are computed by Keras, which is slower: {str(error).splitlines()[0]}")
+        return None
+
+
+def _features(
+    backbone: PooledBackbone | None,
+    resolved: ResolvedConfig,
+    data: TrainingData,
+    config: TrainConfig,
+    registry: Registry,
+    reporter: Reporter,
+    stats: CacheStats,
+) -> list[np.ndarray]:
+    """Return the pooled features of the training pictures, each float32 (pictures, n)."""
+    if backbone is not None:
+        return pooled_features(backbone, data.array, data.train, config.features, reporter, stats)
+    keras = backend.start()
+    network = build_network(resolved, registry, reporter)
+    layer = network.model.get_layer("logits")
+    model = keras.Model(network.model.input, layer.input)
+    parts = []
+    with reporter.timing.measure("computing features"), reporter.progress("features") as progress:
+        for start in range(0, len(data.train), BATCH):
+            rows = data.train[start : start + BATCH]
+            parts.append(np.asarray(model.predict_on_batch(data.array[rows].astype("float32"))))
+            progress(start + len(rows), len(data.train))
+    stats.engine, stats.computed = "Keras", len(data.train)
+    return [np.concatenate(parts)]
+
+
+def _solve_head(
+    groups: list[np.ndarray], resolved: ResolvedConfig, data: TrainingData, reporter: Reporter, seconds: float
+) -> tuple[ChosenHead, dict[str, Any], dict[str, Any]]:
+    """Solve and choose the head. Return it with its row of history.csv and its phase of run.json."""
+    started, requested, phase = time.perf_counter(), resolved.requested, resolved.phases[0]
+    targets = data.targets[data.train]
+    weights = class_weights(data) if requested.balance else None
+    try:
+        with reporter.timing.measure("solving the head"):
+            chosen = evidence.choose_head(
+                groups,
+                targets,
+                resolved.head,
+                task=data.task,
+                copies=None if data.copies is None else [data.copies[i] for i in data.train],
+                weights=weights,
+                label_smoothing=requested.label_smoothing,
+                folds=requested.folds or FOLDS,
+                seed=requested.seed,
+            )
+    except ValueError as error:
+        raise TrainingError(f"the head cannot be solved: {error}") from error
+    fit = chosen.fit
+    features = np.concatenate(groups[: chosen.groups], axis=1)
+    losses, right = fit.evaluate(features, targets, data.task, requested.label_smoothing)
+    wrong, held_out = evidence.errors_of(fit, targets, data.task)
+    loss = float(fit.loss) if held_out else None
+    accuracy = 1 - wrong / held_out if held_out else None
+    seconds = round(seconds + time.perf_counter() - started, 2)
+    row = {
+        "phase": phase.name,
+        "epoch": 1,
+        "learning_rate": 0.0,
+        "loss": float(losses.mean()),
+        "accuracy": float(right.mean()),
+        "val_loss": loss,
+        "val_accuracy": accuracy,
+        "seconds": seconds,
+    }
+    reads = f"the features of {chosen.head.stages} stages" if chosen.head.stages > 1 else "the features of the top"
+    tested = "no picture could be held out"
+    if held_out:
+        tested = f"loss {loss:.4f}, accuracy {accuracy:.4f} on {held_out} pictures, each held out in one of {fit.folds}"
+        tested += " folds" if fit.folds > 1 else " fold"
+    reporter.say(f"Head: solved on {reads} in {time.perf_counter() - started:.1f} s; {tested}")
+    solution = {
+        "penalty": fit.penalty,
+        "folds": fit.folds,
+        "fold_loss": loss,
+        "stages": chosen.head.stages,
+        "other_fold_losses": {str(stages): value for stages, value in chosen.others.items()},
+    }
+    moved = {"moved_layers": ["logits"], "moved_parameters": fit.kernel.size + fit.bias.size, "epochs_run": 1}
+    return chosen, row, {**phase.to_json(), **moved, "seconds": seconds, "solution": solution}
+
+
+def _after_head(result: TrainResult, found: Evidence) -> list[dict[str, Any]]:
+    """Return the rows of later phases for history.csv, with the figures of held-out pictures as validation."""
+    rows = []
+    for i, row in enumerate(result.history):
+        loss, accuracy = found.epochs[i] if i < len(found.epochs) else (None, None)
+        rows.append({**row, "epoch": row["epoch"] + 1, "val_loss": loss, "val_accuracy": accuracy})
+    return rows
+
+
+def _head_alone(
+    backbone: PooledBackbone | None,
+    chosen: ChosenHead,
+    resolved: ResolvedConfig,
+    registry: Registry,
+    reporter: Reporter,
+) -> SolvedNetwork | keras.Model:
+    """Return the network with the solved head alone."""
+    kernel, bias = chosen.fit.kernel.astype("float32"), chosen.fit.bias.astype("float32")
+    if backbone is not None:
+        return SolvedNetwork(backbone, chosen.head, kernel, bias, resolved.source.task)
+    network = build_network(resolved, registry, reporter, chosen.head)
+    network.model.get_layer("logits").set_weights([kernel, bias])
+    return network.model
+
+
+def _write_network(trained: SolvedNetwork | keras.Model, run: runs.Run, reporter: Reporter) -> None:
+    with reporter.timing.measure("saving"):
+        if isinstance(trained, SolvedNetwork):
+            solved.save_head(run, trained.kernel, trained.bias)
+            return
+        with atomic_write(run.model) as temporary:
+            trained.save(temporary)
+
+
+def _write_out_of_fold(source: ChosenHead | Evidence, data: TrainingData, dataset: Dataset, run: runs.Run) -> None:
+    """Write the logits of pictures that were held out."""
+    logits = source.fit.logits if isinstance(source, ChosenHead) else source.logits
+    assert logits is not None
+    held_out = np.isfinite(logits).all(axis=1)
+    digests = [dataset.pixels.digests[i] for i in data.train[held_out]]
+    run.write_out_of_fold(digests, logits[held_out])
