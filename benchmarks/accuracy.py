@@ -32,8 +32,10 @@ it stopped. The run records of zoo are kept in WORK/records. Use a new WORK afte
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -247,11 +249,9 @@ def run_zoo(case: Case, *options: str) -> Row:
 
 def _kept_phase(record: Row) -> str:
     """Return the name of the phase whose weights a run kept, or "" if the run record does not say so."""
-    lines = [line.split(",") for line in record["history"].splitlines()]
-    for line in lines[1:]:
-        row = dict(zip(lines[0], line, strict=False))
+    for row in csv.DictReader(io.StringIO(record["history"])):
         if row.get("epoch") == str(record.get("best_epoch")):
-            return row.get("phase", "")
+            return row.get("phase") or ""
     return ""
 
 
@@ -382,7 +382,7 @@ def print_table(results: list[Row]) -> None:
             print(f"| {' | '.join(table_row([row for row in rows if row['requested'] == count], methods))} |")
 
 
-def names(known: Sequence[str]) -> Any:
+def name_list(known: Sequence[str]) -> Any:
     """Return a function that reads a list of names, separated by commas, for argparse."""
 
     def read(text: str) -> list[str]:
@@ -399,12 +399,14 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER")
     parser.add_argument("--work", type=Path, required=True, help="folder of results and caches")
     parser.add_argument("--weights", type=Path, default=os.environ.get("ZOO_WEIGHTS_DIR"), help="folder of weights")
-    parser.add_argument("--networks", type=names(tuple(NETWORKS)), default="mobilenetv2,mobilenetv2_035,mobilenet_050")
+    parser.add_argument(
+        "--networks", type=name_list(tuple(NETWORKS)), default="mobilenetv2,mobilenetv2_035,mobilenet_050"
+    )
     parser.add_argument(
         "--counts", type=lambda text: [int(part) for part in text.split(",")], default="10,20,50,100,400"
     )
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--methods", type=names(METHODS), default="probe,exact,zoo")
+    parser.add_argument("--methods", type=name_list(METHODS), default="probe,exact,zoo")
     parser.add_argument("--test", type=int, default=100, help="test pictures per class of a folder without test/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cold", action="store_true", help="empty zoo's caches before each run")
