@@ -340,6 +340,11 @@ def mean_and_error(values: Sequence[float], factor: float = 1, sign: str = "", d
     return f"{text} ± {factor * float(np.std(values, ddof=1)) / math.sqrt(len(values)):.{digits}f}"
 
 
+def compared(methods: Sequence[str]) -> list[str]:
+    """Return the methods whose difference to `BASE` the table has; none if `BASE` is not one of them."""
+    return [m for m in methods if m != BASE] if BASE in methods else []
+
+
 def table_row(rows: list[Row], methods: Sequence[str]) -> list[str]:
     """Return the cells of one row of the table.
 
@@ -350,16 +355,15 @@ def table_row(rows: list[Row], methods: Sequence[str]) -> list[str]:
     accuracy = {m: {row["draw"]: row["accuracy"] for row in rows if row["method"] == m} for m in methods}
     base = accuracy.get(BASE, {})
     requested, used = rows[0]["requested"], rows[0]["count"]
-    draws = sorted({len(each) for each in accuracy.values()})
+    draws = sorted({len(each) for each in accuracy.values() if each})
     cells = [
         str(requested) if requested == used else f"{requested} ({used})",
         " to ".join(map(str, draws[:: max(1, len(draws) - 1)])),
     ]
     cells += [mean_and_error(list(accuracy[m].values())) for m in methods]
-    for method in methods:
-        if method != BASE:
-            differences = [value - base[draw] for draw, value in accuracy[method].items() if draw in base]
-            cells.append(mean_and_error(differences, 100, "+", 2))
+    for method in compared(methods):
+        differences = [value - base[draw] for draw, value in accuracy[method].items() if draw in base]
+        cells.append(mean_and_error(differences, 100, "+", 2))
     times = {m: [row["seconds"] for row in rows if row["method"] == m] for m in methods}
     cells.append(", ".join(f"{median(times[m]):.1f}" if times[m] else "-" for m in methods))
     kept = Counter(row["kept"] for row in rows if row["method"] == "zoo" and row.get("kept"))
@@ -372,7 +376,7 @@ def print_table(results: list[Row]) -> None:
     used = {row["method"] for row in results}
     methods = [m for m in METHODS if m in used] + sorted(used - set(METHODS))
     head = ["pictures per class", "draws", *methods]
-    head += [f"{m} - {BASE}, points" for m in methods if m != BASE]
+    head += [f"{m} - {BASE}, points" for m in compared(methods)]
     head += [f"seconds: {', '.join(methods)}", "phase that zoo kept"]
     for name, network in dict.fromkeys((row["set"], row["network"]) for row in results):
         print(f"\n`{name}`, `{network}`:\n")
