@@ -7,10 +7,7 @@ Both use the same pictures, split, input size and pretrained weights.
 FOLDER has train/ and test/, each with class folders. WEIGHTS is MobileNetV2's published file without the top. Each
 program runs in a process of its own, which is timed from its start to its end. The programs run in turn:
 
-- guide: https://keras.io/guides/transfer_learning/ as its users write it, with `image_dataset_from_directory`, flip and
-  rotation layers, and MobileNetV2 called with training=False. It trains the head at 1e-3 for 3 epochs, then the layers
-  from index 100 on at 1e-5 for 2 epochs, in batches of 32. Then it evaluates the network on the test pictures, and
-  saves it.
+- guide: https://keras.io/guides/transfer_learning/ as its users write it; benchmarks/keras_user.py has the recipe.
 - zoo: `zoo finetune mobilenetv2` with its defaults. It ends with a checked and evaluated ONNX file.
 - zoo, head only: the same with `--schedule head-only`.
 - zoo, again: the command of "zoo" a second time, which finds its pixels and features in the caches.
@@ -35,79 +32,16 @@ import csv
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from common import ProgramFailed, link, timed
+from keras_user import HEAD_EPOCHS
+
 VAL_FRACTION = 0.1
-HEAD_EPOCHS, TOP_EPOCHS = 3, 2
-
-
-def run_guide(folder: Path, weights: str, size: int, seed: int) -> None:
-    """Train and evaluate by the guide's recipe, and print one line of JSON.
-
-    Args:
-        folder: Has train/, val/ and test/, each with two class folders.
-        weights: The path of MobileNetV2's published file without the top.
-        size: Height and width of the input in pixels.
-        seed: Decides the initial head, the order of the pictures and their augmentation.
-    """
-    import keras
-
-    keras.utils.set_random_seed(seed)
-    load = keras.utils.image_dataset_from_directory
-    options = {"image_size": (size, size), "batch_size": 32, "label_mode": "binary", "seed": seed, "verbose": False}
-    train, val, test = (load(folder / part, shuffle=part == "train", **options) for part in ("train", "val", "test"))
-    augment = keras.Sequential([keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.1)])
-    base = keras.applications.MobileNetV2((size, size, 3), include_top=False, weights=weights)
-    base.trainable = False
-    inputs = keras.Input((size, size, 3))
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(augment(inputs))
-    x = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
-    x = keras.layers.Dropout(0.2)(x)
-    model = keras.Model(inputs, keras.layers.Dense(1)(x))
-
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.started = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            seconds.append(time.perf_counter() - self.started)
-
-    seconds: list[float] = []
-
-    def fit(rate: float, epochs: int) -> None:
-        model.compile(
-            optimizer=keras.optimizers.Adam(rate),
-            loss=keras.losses.BinaryCrossentropy(from_logits=True),
-            metrics=[keras.metrics.BinaryAccuracy(threshold=0.0)],
-        )
-        model.fit(train, epochs=epochs, validation_data=val, callbacks=[Clock()], verbose=0)
-
-    fit(1e-3, HEAD_EPOCHS)
-    base.trainable = True
-    for layer in base.layers[:100]:
-        layer.trainable = False
-    fit(1e-5, TOP_EPOCHS)
-    accuracy = model.evaluate(test, verbose=0)[1]
-    model.save("guide.keras")
-    print(json.dumps({"accuracy": accuracy, "epochs": seconds}))
-
-
-def link(pictures: list[tuple[Path, str]], folder: Path) -> None:
-    """Make symbolic links to pictures in class folders.
-
-    Args:
-        pictures: (path of the picture, name of its class) for each picture.
-        folder: The folder in which the class folders are created.
-    """
-    for number, (picture, label) in enumerate(pictures):
-        place = folder / label / f"{number:06}{picture.suffix}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(picture)
 
 
 def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, str]]]:
@@ -138,34 +72,9 @@ def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, 
     return parts
 
 
-def timed(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a process to its end, and stop the script if it fails.
-
-    Args:
-        command: The program and its arguments.
-        folder: The working directory of the process.
-        environment: Variables to add to the environment.
-
-    Returns:
-        "seconds" of the process, its peak "memory" in bytes, and its output as "text".
-    """
-    log = folder / f"{time.time_ns()}.log"
-    started = time.perf_counter()
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
-    text = log.read_text(errors="replace")
-    if status:
-        sys.exit(f"{' '.join(command)} failed:\n{text[-2000:]}")
-    return {
-        "seconds": time.perf_counter() - started,
-        "memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "text": text,
-    }
-
-
 def guide_side(data: Path, weights: Path, size: int, seed: int, folder: Path) -> dict[str, Any]:
-    found = timed([sys.executable, __file__, str(data), str(weights), "--guide", f"{size},{seed}"], folder, {})
+    program = [sys.executable, str(Path(__file__).with_name("keras_user.py")), "guide"]
+    found = timed([*program, str(data), "mobilenetv2", str(weights), str(size), str(seed)], folder, {})
     answer = json.loads(found["text"].splitlines()[-1])
     epochs = answer["epochs"][1:HEAD_EPOCHS]
     return {**found, "accuracy": answer["accuracy"], "head_epoch": sum(epochs) / len(epochs)}
@@ -284,16 +193,12 @@ def main() -> None:
         default=(),
         help="run only zoo, on these numbers of training pictures, such as 500,1000,2000,20000",
     )
-    parser.add_argument("--guide", help=argparse.SUPPRESS)
     options = parser.parse_args()
     weights = options.weights.resolve()
-    if options.guide:
-        size, seed = map(int, options.guide.split(","))
-        run_guide(options.folder, str(weights), size, seed)
-    elif options.counts:
-        grow(options, weights)
-    else:
-        compare(options, weights)
+    try:
+        (grow if options.counts else compare)(options, weights)
+    except ProgramFailed as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
