@@ -160,7 +160,8 @@ def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -
         reporter: Receives progress messages.
 
     Returns:
-        The metrics of the two parts, under "validation" and "test"; see `zoo.evaluate.metrics.measure`.
+        The metrics of the two parts, under "validation" and "test"; see `zoo.evaluate.metrics.measure`. An empty
+        validation part is missing.
 
     Raises:
         DataError: A picture that was readable when the dataset was built cannot be read now.
@@ -169,7 +170,7 @@ def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -
 
 
 def measure_parts(probabilities: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, Any]:
-    """Compute the metrics of the two parts from the probabilities that `predict_parts` returns."""
+    """Compute the metrics of the parts that have pictures from the probabilities that `predict_parts` returns."""
     source = dataset.source
     return {
         key: metrics.measure(
@@ -179,6 +180,7 @@ def measure_parts(probabilities: Mapping[str, np.ndarray], dataset: Dataset) -> 
             multilabel=source.multilabel,
         )
         for part, key in PARTS
+        if len(getattr(dataset.split, part))
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +144,7 @@ def export_model(
         report_replaced(earlier, exported, trained.name, trained.run, reporter)
         warn_of_stale(others, exported, trained.name, trained.run, reporter)
     files_and_paths = [
-        _export_variant(request, graph, info, trained, metrics, exported, keep=keep, reporter=reporter)
+        _export_variant(request, graph, info, trained, outputs, exported, keep=keep, reporter=reporter)
         for request in variants
     ]
     for variant_file, path in files_and_paths:
@@ -319,7 +319,7 @@ def _export_variant(
     graph: onnx.ModelProto,
     info: ModelInfo,
     trained: TrainedModel,
-    metrics: dict[str, Any],
+    outputs: Mapping[str, np.ndarray],
     exported: Path,
     *,
     keep: bool,
@@ -338,7 +338,7 @@ def _export_variant(
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
         info: The metadata of the float32 file.
         trained: The network with its dataset and its run.
-        metrics: The metrics of the float32 file, under "validation" and "test".
+        outputs: The probabilities of the float32 file; see `zoo.evaluate.evaluator.predict_parts`.
         exported: The folder of exports.
         keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
             False adds the input size to these names, so that files for the input size of the run are not replaced.
@@ -356,7 +356,7 @@ def _export_variant(
     suffix = variant.name if keep else f"{size[0]}x{size[1]}-{variant.name}"
     seed = trained.record.options["seed"]
     try:
-        variant_file = make_variant(request, graph, info, trained.dataset, metrics, reporter, seed=seed)
+        variant_file = make_variant(request, graph, info, trained.dataset, outputs, reporter, seed=seed)
         variant_file = dataclasses.replace(variant_file, record=f"{suffix}.json")
         run.write_json(variant_file.record, variant_file.figures)
         if not variant_file.refusal:
