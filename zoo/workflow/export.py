@@ -25,7 +25,7 @@ from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.network import load_model
-from zoo.workflow import verdict
+from zoo.workflow import page, verdict
 from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, variant_path, warn_of_stale
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
@@ -147,6 +147,8 @@ def export_model(
         _export_variant(request, graph, info, trained, outputs, exported, keep=keep, reporter=reporter)
         for request in variants
     ]
+    if float32 and keep:
+        page.add_notes(trained.run, metrics, [variant_file for variant_file, _ in files_and_paths])
     for variant_file, path in files_and_paths:
         left = variant_path(exported, trained.name, variant_file.variant)
         if path is None and left.is_file():
@@ -273,7 +275,6 @@ def _keep(
         WriteError: A file cannot be written.
     """
     from zoo.export import artifact
-    from zoo.report import curves, html
 
     run = trained.run
     if target is not None:
@@ -283,10 +284,7 @@ def _keep(
         _copy(run.exported, target, run)
     record = trained.record.with_export(parity=info.parity, seconds=time.perf_counter() - started)
     run.write_record(record)
-    with files.atomic_write(run.folder / "report.html") as temporary:
-        drawn = (run.folder / curves.FILE).is_file()
-        page = html.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
-        temporary.write_text(page, encoding="utf-8")
+    page.write(run, record, metrics)
 
 
 def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest]) -> None:
