@@ -81,8 +81,8 @@ def test_one_class_adds_a_variant(renamed, trained, exported):
         note
         == figures["too_few"]
         == (
-            "24 validation and test pictures are too few to tell whether renamed loses more than 1 point: 0 lost, 0 won; "
-            "it gives the same class as float32 on 72 of 72 pictures"
+            "24 validation and test pictures are too few to tell whether renamed loses more than 1 point: 0 lost, 0 "
+            "won; it gives the same class as float32 on 72 of 72 pictures"
         )
     )
 

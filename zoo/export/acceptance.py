@@ -5,7 +5,7 @@ too few pictures:
 
 1. Do the test pictures show that the drop in accuracy exceeds the limit, or that it does not?
 2. Do the validation and test pictures together show it?
-3. Do all available pictures show that float32 and variant give different answers for more than the limit plus 10 points
+3. Do all available pictures show that float32 and variant give different answers for more than the limit plus 20 points
    of them, or for fewer? These include training pictures, but none on which an int8 file was calibrated. A file that
    changes few answers cannot lose much accuracy.
 4. Do the logits change by more than a fifth of their spread?
@@ -27,9 +27,11 @@ from zoo.export.paired import ROUNDING, Conclusion, PairedCounts
 
 # A graph is faithful if its logits change by at most this fraction of their spread.
 FAITHFUL_ERROR = 0.2
-# Answers may change on this fraction of pictures beyond the limit on the drop. Many changes are harmless: on pictures
-# that float32 also gets wrong, or finds hard, nearly as many are won as lost.
-CHANGED_MARGIN = 0.1
+# Answers may change on this fraction of pictures beyond the limit on the drop. Some changes are harmless: of the
+# pictures that float32 finds hard, nearly as many are won as lost. Int8 files of `mobilenetv2_035` were measured, with
+# `--size 96 --schedule exact-head`, accuracies of 0.55 to 0.88 and 60 to 180 pictures. Good ones changed 0 to 10 % of
+# the answers. Useless ones, with one scale per tensor, changed 39 to 72 %.
+CHANGED_MARGIN = 0.2
 # From this number of test pictures on, the measured drop of a metric without paired counts decides.
 POINT_RULE_PICTURES = 500
 # The metrics of multi-label networks that are not counts of pictures.

@@ -50,7 +50,8 @@ def gather(
     if len(train):
         pictures = comparison.validation_set(dataset, train)
         for i, (name, graph) in enumerate(graphs.items()):
-            with reporter.progress(f"running {name} on training pictures") as progress:
+            label = f"running {name} on training pictures"
+            with reporter.timing.measure("evaluating"), reporter.progress(label) as progress:
                 training[i] = pictures.outputs(open_session(graph), progress=progress)[1]
     parts = {"test": split.test, "validation": split.val, "training": train}
     return compare_parts(
