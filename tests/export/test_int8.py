@@ -326,9 +326,12 @@ def test_the_search_shows_which_candidate_it_tries(monkeypatch):
     for step, trial in zip(steps, result.trials, strict=True):
         assert reporter.bars[f"{step}: comparing with float32"] == (12, 12)
         assert f"{step}: timing" in reporter.bars
-        assert f"{step}: calibrating ({trial.config.calibration})" in reporter.bars
-    calibrated = [label for label, last in reporter.bars.items() if "calibrating" in label and last == (12, 12)]
-    assert [label.split()[-1] for label in calibrated] == ["(minmax)", "(percentile)", "(entropy)"]
+        method = trial.config.calibration
+        quantizing, calibrating = f"{step}: quantizing ({method})", f"{step}: calibrating ({method})"
+        assert (quantizing in reporter.bars) != (calibrating in reporter.bars)
+    calibrations = {label: last for label, last in reporter.bars.items() if "calibrating" in label}
+    assert set(calibrations.values()) == {(12, 12)}
+    assert [label.split()[-1] for label in calibrations] == ["(minmax)", "(percentile)", "(entropy)"]
     assert reporter.bars["int8: computing the float32 outputs"] == (12, 12)
     assert reporter.bars["int8: measuring how much each operation changes the outputs"] == (3, 3)
 

@@ -302,7 +302,8 @@ class _Search:
         """
         label = f"int8 candidate {len(self.trials) + 1} {self._expected}"
         try:
-            with self._reporter.progress(f"{label}: calibrating ({config.calibration})") as progress:
+            step = "quantizing" if self.quantizer.is_calibrated(config.calibration) else "calibrating"
+            with self._reporter.progress(f"{label}: {step} ({config.calibration})") as progress:
                 self.quantizer.ranges(config.calibration, progress)
                 int8_graph = self.quantizer.graph(config)
                 session = open_session(int8_graph)

@@ -121,6 +121,10 @@ class Quantizer:
             raise ConversionFailed(f"onnxruntime cannot quantize the network: {error}") from error
         return quantizer.model.model
 
+    def is_calibrated(self, method: str) -> bool:
+        """Return whether a calibration method has run, so that its ranges are stored."""
+        return method in self._ranges
+
     def ranges(self, method: str, progress: Callable[[int, int], None] | None = None) -> Any:
         """Return the range of every float tensor, measured with a calibration method.
 
