@@ -244,6 +244,9 @@ def trial(name, error, speedup=1.5, size=100, lost=0, won=0, changed=None):
         # One of 36 pictures is 2.8 points, but proves nothing: the change of the logits decides.
         ([trial("a", 0.05, lost=1), trial("b", 0.10)], {"pictures": 36}, "a"),
         ([trial("a", 0.10), trial("b", 0.05, lost=1)], {"pictures": 36}, "b"),
+        # Two of 36 pictures make a loss probable: a graph that loses none is better, but this one is still acceptable.
+        ([trial("a", 0.05, lost=2), trial("b", 0.10)], {"pictures": 36}, "b"),
+        ([trial("a", 0.05, lost=2), trial("b", 0.10, lost=3)], {"pictures": 36}, "a"),
         # A third of 36 pictures proves something, and so do many changed answers that cancel out.
         ([trial("a", 0.05, lost=12), trial("b", 0.10, size=300)], {"pictures": 36}, "b"),
         ([trial("a", 0.05, lost=3, won=3, changed=6), trial("b", 0.10, size=300)], {"pictures": 36}, "a"),

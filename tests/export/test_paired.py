@@ -14,14 +14,13 @@ def counts(pictures, lost, won, changed=None):
     return PairedCounts(pictures, pictures - won, lost, won, lost + won if changed is None else changed)
 
 
-def test_published_bounds(monkeypatch):
+def test_published_bounds():
     """Airway reactivity of 21 children, in Fagerland, Lydersen and Laake, Statistics in Medicine 33 (2014), 2850-2875.
 
     Their 95 % score interval of Tango is -0.517 to -0.026.
     """
-    monkeypatch.setattr(paired, "QUANTILE", 1.959964)
-    assert paired.drop_bounds(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
-    assert paired.drop_bounds(7, 1, 21) == pytest.approx((0.026, 0.517), abs=5e-4)
+    assert paired.drop_bounds(1, 7, 21, 1.959964) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    assert paired.drop_bounds(7, 1, 21, 1.959964) == pytest.approx((0.026, 0.517), abs=5e-4)
 
 
 @pytest.mark.parametrize("pictures", [1, 27, 1000])
@@ -67,6 +66,16 @@ def test_any_drop_is_within_100_points():
     assert counts(27, 5, 0).conclude(0.0) is Conclusion.EXCEEDED
     assert counts(27, 1, 0).conclude(0.0) is Conclusion.UNCLEAR
     assert counts(27, 0, 9).conclude(0.0) is Conclusion.WITHIN
+
+
+def test_narrower_bounds_conclude_sooner():
+    """2 lost pictures of 36 are 1.4 standard errors above a drop of half a point, and 1 lost picture is 0.9."""
+    for lost, quantile, conclusion in [
+        (2, paired.QUANTILE, Conclusion.UNCLEAR),
+        (2, 1.0, Conclusion.EXCEEDED),
+        (1, 1.0, Conclusion.UNCLEAR),
+    ]:
+        assert counts(36, lost, 0).conclude(0.005, quantile) is conclusion
 
 
 @pytest.mark.parametrize("pictures", [12, 27, 54, 100])

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.export.paired import ROUNDING, Conclusion, PairedCounts
+from zoo.export.paired import QUANTILE, ROUNDING, Conclusion, PairedCounts
 
 # A graph is faithful if its logits change by at most this fraction of their spread.
 FAITHFUL_ERROR = 0.2
@@ -84,7 +84,7 @@ def decide(name: str, figures: Mapping[str, Any], max_drop: float) -> tuple[str 
     return None, f"{few}: {held_out.lost} lost, {held_out.won} won; it gives {same} pictures"
 
 
-def may_lose(counts: PairedCounts, max_drop: float) -> bool:
+def may_be_within(counts: PairedCounts, max_drop: float, quantile: float = QUANTILE) -> bool:
     """Return whether the drop in accuracy may be within a limit, as far as the pictures show it.
 
     The search for the best int8 file asks this about each candidate. It asks the first and the third question of this
@@ -93,8 +93,9 @@ def may_lose(counts: PairedCounts, max_drop: float) -> bool:
     Args:
         counts: The counts of these pictures.
         max_drop: The largest allowed drop, as a fraction in 0..1.
+        quantile: How far the bounds of the drop lie from the measured drop; see `PairedCounts.conclude`.
     """
-    conclusion = counts.conclude(max_drop)
+    conclusion = counts.conclude(max_drop, quantile)
     if conclusion is Conclusion.UNCLEAR:
         return counts.conclude_changed(max_drop + CHANGED_MARGIN) is not Conclusion.EXCEEDED
     return conclusion is Conclusion.WITHIN

@@ -37,9 +37,9 @@ import onnx
 
 from zoo.convert.session import open_session
 from zoo.errors import ConversionFailed
-from zoo.export.acceptance import FAITHFUL_ERROR, may_lose
+from zoo.export.acceptance import FAITHFUL_ERROR, may_be_within
 from zoo.export.comparison import ValidationSet, relative_error, speedup
-from zoo.export.paired import PairedCounts
+from zoo.export.paired import QUANTILE, PairedCounts
 from zoo.export.quantizer import QuantConfig, Quantizer
 from zoo.reporter import Reporter
 
@@ -331,7 +331,7 @@ class _Search:
         return self._any_speed or trial.speedup > 1
 
     def _loses_little(self, trial: Trial) -> bool:
-        return _loses_at_most(self._max_drop / 2, trial, len(self._validation.pixels))
+        return _is_good(trial, self._max_drop, len(self._validation.pixels))
 
 
 def choose(trials: Sequence[Trial], *, pictures: int, max_drop: float, any_speed: bool) -> Trial | None:
@@ -340,8 +340,9 @@ def choose(trials: Sequence[Trial], *, pictures: int, max_drop: float, any_speed
     Three words describe a graph:
 
     - acceptable: `Trial.error` is at most 0.2, and the pictures do not show that its accuracy is more than `max_drop`
-      below that of the float32 graph; see `zoo.export.acceptance.may_lose`.
-    - good: It is acceptable, and the same holds for half of `max_drop`.
+      below that of the float32 graph; see `zoo.export.acceptance.may_be_within`.
+    - good: It is acceptable, and the same holds for half of `max_drop`, even if the drop only has to be shown with a
+      confidence of 84 % (one standard error) instead of 95 %.
     - fast: It is faster than the float32 graph. If `any_speed` is True, every graph counts as fast.
 
     The candidates are the first of these groups that is not empty:
@@ -385,18 +386,23 @@ def choose(trials: Sequence[Trial], *, pictures: int, max_drop: float, any_speed
 
     if not trials:
         return None
-    little = [trial for trial in trials if _loses_at_most(max_drop / 2, trial, pictures)]
-    acceptable = [trial for trial in trials if _loses_at_most(max_drop, trial, pictures)]
+    little = [trial for trial in trials if _is_good(trial, max_drop, pictures)]
+    acceptable = [trial for trial in trials if _is_acceptable(trial, max_drop, pictures)]
     group = fast(little) or fast(acceptable) or little or acceptable
     finalists = faithful(small(group)) if group else small(faithful(fast(trials) or trials))
     fastest = max(trial.speedup for trial in finalists)
     return next(trial for trial in finalists if any_speed or trial.speedup >= fastest / SPEED_FACTOR)
 
 
-def _loses_at_most(drop: float, trial: Trial, pictures: int) -> bool:
+def _is_good(trial: Trial, max_drop: float, pictures: int) -> bool:
+    # The search has better candidates to look for, so that a probable loss is reason enough to go on.
+    return _is_acceptable(trial, max_drop, pictures) and _is_acceptable(trial, max_drop / 2, pictures, quantile=1.0)
+
+
+def _is_acceptable(trial: Trial, max_drop: float, pictures: int, quantile: float = QUANTILE) -> bool:
     float32_correct = round(trial.accuracy * pictures) + trial.lost - trial.won
     counts = PairedCounts(pictures, float32_correct, trial.lost, trial.won, trial.changed)
-    return trial.error <= FAITHFUL_ERROR and may_lose(counts, drop)
+    return trial.error <= FAITHFUL_ERROR and may_be_within(counts, max_drop, quantile)
 
 
 def most_sensitive(

@@ -81,7 +81,7 @@ class PairedCounts:
         """The lower and the upper 95 % confidence bound of the drop, each of them one-sided."""
         return drop_bounds(self.lost, self.won, self.pictures)
 
-    def conclude(self, max_drop: float) -> Conclusion:
+    def conclude(self, max_drop: float, quantile: float = QUANTILE) -> Conclusion:
         """Decide whether the drop in accuracy exceeds a limit.
 
         The drop is clearly within the limit if its upper bound is, and clearly too large if its lower bound exceeds the
@@ -90,8 +90,10 @@ class PairedCounts:
 
         Args:
             max_drop: The largest allowed drop, as a fraction in 0..1.
+            quantile: How far the bounds lie from the measured drop, in standard errors. The default gives each bound
+                95 % confidence.
         """
-        low, high = self.bounds
+        low, high = drop_bounds(self.lost, self.won, self.pictures, quantile)
         if high <= max_drop + ROUNDING:
             return Conclusion.WITHIN
         if low > max_drop + ROUNDING:
@@ -156,30 +158,31 @@ def compare(float32: np.ndarray, variant: np.ndarray, targets: np.ndarray, *, mu
     )
 
 
-def drop_bounds(lost: int, won: int, pictures: int) -> tuple[float, float]:
-    """Return the one-sided 95 % confidence bounds of a drop in accuracy: the score interval of Tango (1998).
+def drop_bounds(lost: int, won: int, pictures: int, quantile: float = QUANTILE) -> tuple[float, float]:
+    """Return the one-sided confidence bounds of a drop in accuracy: the score interval of Tango (1998).
 
     Args:
         lost: The number of pictures on which only float32 is right.
         won: The number of pictures on which only the variant is right.
         pictures: The number of all pictures, at least 1.
+        quantile: The quantile of the normal distribution at the confidence of a bound. The default means 95 %.
 
     Returns:
         The lower and the upper bound, in -1..1.
     """
 
-    def bound(quantile: float) -> float:
+    def bound(score: float) -> float:
         # The score falls as the assumed drop rises. 60 halvings are more exact than a float needs.
         low, high = -1.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
-            if _score(lost, won, pictures, middle) > quantile:
+            if _score(lost, won, pictures, middle) > score:
                 low = middle
             else:
                 high = middle
         return (low + high) / 2
 
-    return bound(QUANTILE), bound(-QUANTILE)
+    return bound(quantile), bound(-quantile)
 
 
 def _score(lost: int, won: int, pictures: int, drop: float) -> float:
