@@ -395,7 +395,7 @@ def choose(trials: Sequence[Trial], *, pictures: int, max_drop: float, any_speed
 
 
 def _is_good(trial: Trial, max_drop: float, pictures: int) -> bool:
-    # The search has better candidates to look for, so that a probable loss is reason enough to go on.
+    # The search can still find a better graph. A probable loss is therefore reason enough to continue.
     return _is_acceptable(trial, max_drop, pictures) and _is_acceptable(trial, max_drop / 2, pictures, quantile=1.0)
 
 
