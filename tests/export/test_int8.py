@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -10,16 +11,25 @@ import pytest
 from onnx import TensorProto
 
 import zoo_runtime
+from zoo.data.split import Split
 from zoo.errors import ConversionFailed
 from zoo.evaluate.metrics import interval
 from zoo.export import int8, variants
-from zoo_runtime import Predictor
+from zoo.reporter import Reporter
+from zoo_runtime import Pairs, Predictor
 
 
 @pytest.fixture
-def made(export):
-    """The run exported as int8, whatever speed the file has here, and what was printed."""
-    ran = export("--int8", "--int8-any-speed", "--max-drop", 25)
+def steady(monkeypatch):
+    """Give every candidate the same speed, so that a busy machine does not change what the search tries or chooses."""
+    monkeypatch.setattr(int8, "speedup", lambda reference, session, pixels: 1.5)
+    monkeypatch.setattr(variants, "compare_speed", lambda first, second, pixels: Pairs(3.0, 2.0, 1.5, (1.4, 1.6)))
+
+
+@pytest.fixture
+def made(export, steady):
+    """The run exported as int8, and what was printed."""
+    ran = export("--int8", "--max-drop", 25)
     assert ran.code == 0, ran.err
     return ran
 
@@ -87,8 +97,7 @@ def test_every_choice_is_tried_and_the_best_trial_is_taken(made, run):
         if trial.bytes <= 0.9 * figures["float32_bytes"]
         and (not spared or set(trial.config.left_out) >= set(without_first.config.left_out))
     ]
-    limits = {"max_drop": 0.25, "any_speed": True}
-    chosen = int8.choose(candidates, accuracy=figures["float32_accuracy_there"], **limits)
+    chosen = int8.choose(candidates, pictures=36, max_drop=0.25, any_speed=False)
     assert {key: figures[key] for key in figures["tried"][0]["way"]} == {
         **vars(chosen.config),
         "left_out": list(chosen.config.left_out),
@@ -99,7 +108,7 @@ def test_every_choice_is_tried_and_the_best_trial_is_taken(made, run):
 
 def test_a_slower_file_is_refused(export, run, exported, monkeypatch):
     before = (exported / "shapes" / "model.onnx").read_bytes()
-    slower = zoo_runtime.Pairs(1.0, 2.0, 0.5, (0.4, 0.6))
+    slower = Pairs(1.0, 2.0, 0.5, (0.4, 0.6))
     monkeypatch.setattr(variants, "compare_speed", lambda first, second, pixels: slower)
     monkeypatch.setattr(int8, "CHOICES", ())
     ran = export("--int8", "--max-drop", 100)
@@ -135,8 +144,16 @@ def one_layer(kind, constant):
 
 def two_layers(first, second):
     """Return a classifier of two matrices."""
-    nodes = [("means", "c0", "hidden"), ("hidden", "c1", "logits")]
-    return network([onnx.helper.make_node("MatMul", [a, b], [c]) for a, b, c in nodes], [first, second])
+    return layers(first, second)
+
+
+def layers(*matrices):
+    """Return a classifier that multiplies the means by one matrix after the other."""
+    names = ["means", *(f"hidden{i}" for i in range(1, len(matrices))), "logits"]
+    nodes = [
+        onnx.helper.make_node("MatMul", [names[i], f"c{i}"], [names[i + 1]], f"matrix{i}") for i in range(len(matrices))
+    ]
+    return network(nodes, list(matrices))
 
 
 def random_pictures(multilabel=False):
@@ -187,8 +204,10 @@ def test_relative_error():
     assert int8.relative_error(logits, logits * np.nan) == float("inf")
 
 
-def trial(name, error, speedup=1.5, size=100, accuracy=0.9):
-    return int8.Trial(int8.QuantConfig(left_out=(name,)), accuracy, error, speedup, size)
+def trial(name, error, speedup=1.5, size=100, lost=0, won=0, changed=None):
+    """Return a trial. Unless a test says otherwise, 4000 pictures compare the trials: 40 lost ones are 1 point."""
+    counts = {"lost": lost, "won": won, "changed": lost + won if changed is None else changed}
+    return int8.Trial(int8.QuantConfig(left_out=(name,)), 0.5, error, speedup, size, **counts)
 
 
 @pytest.mark.parametrize(
@@ -208,22 +227,34 @@ def trial(name, error, speedup=1.5, size=100, accuracy=0.9):
         # A larger file wins only if the smaller ones lose much, in logits or in accuracy.
         ([trial("a", 0.15), trial("b", 0.01, size=126)], {}, "a"),
         ([trial("a", 0.30), trial("b", 0.01, size=300)], {}, "b"),
-        ([trial("a", 0.10, accuracy=0.89), trial("b", 0.15, size=300)], {}, "b"),
+        ([trial("a", 0.10, lost=40), trial("b", 0.15, size=300)], {}, "b"),
         # A loss of more than half of the bound is accepted if no better candidate is faster.
-        ([trial("a", 0.05, accuracy=0.893), trial("b", 0.05)], {}, "b"),
-        ([trial("a", 0.05, accuracy=0.893), trial("b", 0.05, speedup=0.97)], {}, "a"),
-        ([trial("a", 0.05, accuracy=0.889), trial("b", 0.05, speedup=0.97)], {}, "b"),
-        # Exactly half of the bound: in floating point, 0.9 - 0.895 is more than 0.005.
-        ([trial("a", 0.05, accuracy=0.895), trial("b", 0.06)], {}, "a"),
+        ([trial("a", 0.05, lost=28), trial("b", 0.05)], {}, "b"),
+        ([trial("a", 0.05, lost=28), trial("b", 0.05, speedup=0.97)], {}, "a"),
+        ([trial("a", 0.05, lost=44), trial("b", 0.05, speedup=0.97)], {}, "b"),
+        # Exactly half of the bound.
+        ([trial("a", 0.05, lost=20), trial("b", 0.06)], {}, "a"),
         # If all lose much, error counts before size, but a small difference does not count.
         ([trial("a", 0.90), trial("b", 0.30, size=300)], {}, "b"),
         ([trial("a", 0.31, speedup=2.0), trial("b", 0.30, speedup=1.01, size=300)], {}, "a"),
         ([trial("a", 0.90), trial("b", 0.30, speedup=0.9)], {}, "a"),
         ([], {}, None),
+        # Won pictures make up for lost ones.
+        ([trial("a", 0.05, lost=60, won=50), trial("b", 0.10)], {}, "a"),
+        # One of 36 pictures is 2.8 points, but proves nothing: the change of the logits decides.
+        ([trial("a", 0.05, lost=1), trial("b", 0.10)], {"pictures": 36}, "a"),
+        ([trial("a", 0.10), trial("b", 0.05, lost=1)], {"pictures": 36}, "b"),
+        # Two of 36 pictures make a loss probable: a graph that loses none is better, but this one is still acceptable.
+        ([trial("a", 0.05, lost=2), trial("b", 0.10)], {"pictures": 36}, "b"),
+        ([trial("a", 0.05, lost=2), trial("b", 0.10, lost=3)], {"pictures": 36}, "a"),
+        # A third of 36 pictures proves something, and so do many changed answers that cancel out.
+        ([trial("a", 0.05, lost=12), trial("b", 0.10, size=300)], {"pictures": 36}, "b"),
+        ([trial("a", 0.05, lost=3, won=3, changed=6), trial("b", 0.10, size=300)], {"pictures": 36}, "a"),
+        ([trial("a", 0.05, lost=3, won=3, changed=14), trial("b", 0.10, size=300)], {"pictures": 36}, "b"),
     ],
 )
 def test_which_candidate_is_chosen(trials, options, expected):
-    chosen = int8.choose(trials, accuracy=0.9, max_drop=0.01, **{"any_speed": False, **options})
+    chosen = int8.choose(trials, **{"pictures": 4000, "max_drop": 0.01, "any_speed": False, **options})
     assert chosen is None if expected is None else chosen.config.left_out == (expected,)
 
 
@@ -241,6 +272,71 @@ def quantized(monkeypatch, *networks, **options):
     matrices = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
     pictures = random_pictures()
     return int8.quantize(two_layers(*matrices), pictures.pixels, pictures, max_drop=1.0, **options)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "calibrating", "comparing", "overlap"),
+    [
+        (range(48), range(48, 60), 24, 36, 0),
+        # Without a validation part, the other half of the training pictures compares the candidates.
+        (range(100), [], 50, 50, 0),
+        (range(2000), [], 128, 512, 0),
+        # Of 20 training pictures, 10 would remain: 6 calibration pictures are added.
+        (range(20), [], 10, 16, 6),
+        (range(5), [5], 2, 6, 2),
+        ([0], [], 1, 1, 1),
+    ],
+)
+def test_the_pictures_of_the_search(train, val, calibrating, comparing, overlap):
+    parts = (np.array(part, dtype=np.int64) for part in (train, val, range(5000, 5100)))
+    calibrated, compared, both = int8.choose_pictures(Split(*parts, how="a test"), seed=3)
+    assert (len(calibrated), len(compared), both) == (calibrating, comparing, overlap)
+    assert len(set(calibrated) & set(compared)) == overlap and len(set(compared)) == comparing
+    assert set(calibrated) <= set(train) and set(val) <= set(compared) <= {*train, *val}
+
+
+class Bars(Reporter):
+    """Keeps the last (done, total) of every progress bar, by its label, and checks that bars only grow."""
+
+    def __init__(self):
+        super().__init__()
+        self.bars = {}
+
+    @contextlib.contextmanager
+    def progress(self, label):
+        self.bars[label] = None
+
+        def show(done, total):
+            assert 0 < done <= total and (self.bars[label] is None or self.bars[label] < (done, total))
+            self.bars[label] = (done, total)
+
+        yield show
+
+
+def test_the_search_shows_which_candidate_it_tries(monkeypatch):
+    """No logits are faithful enough here, so that the search also tries to leave operations out."""
+    pictures = random_pictures()
+    rng = np.random.default_rng(1)
+    shapes = ((3, 64), (64, 64), (64, 64), (64, 3))
+    matrices = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    monkeypatch.setattr(int8, "speedup", lambda reference, session, pixels: 1.5)
+    monkeypatch.setattr(int8, "FAITHFUL_ERROR", 0.0)
+    reporter = Bars()
+    result = int8.quantize(layers(*matrices), pictures.pixels, pictures, max_drop=0.01, reporter=reporter)
+    # The first matrix stays in float32 from the second candidate on. Of the others, one or two are left out as well.
+    steps = [f"int8 candidate {i} of 7" for i in range(1, 8)] + [f"int8 candidate {i} of at most 9" for i in (8, 9)]
+    assert [len(trial.config.left_out) for trial in result.trials] == [0, 1, 1, 1, 1, 1, 1, 2, 3]
+    for step, trial in zip(steps, result.trials, strict=True):
+        assert reporter.bars[f"{step}: comparing with float32"] == (12, 12)
+        assert f"{step}: timing" in reporter.bars
+        method = trial.config.calibration
+        quantizing, calibrating = f"{step}: quantizing ({method})", f"{step}: calibrating ({method})"
+        assert (quantizing in reporter.bars) != (calibrating in reporter.bars)
+    calibrations = {label: last for label, last in reporter.bars.items() if "calibrating" in label}
+    assert set(calibrations.values()) == {(12, 12)}
+    assert [label.split()[-1] for label in calibrations] == ["(minmax)", "(percentile)", "(entropy)"]
+    assert reporter.bars["int8: computing the float32 outputs"] == (12, 12)
+    assert reporter.bars["int8: measuring how much each operation changes the outputs"] == (3, 3)
 
 
 def test_the_first_operation_is_quantized_if_it_has_most_of_the_weights(monkeypatch):
@@ -275,6 +371,9 @@ def test_a_json_trial_has_no_infinity():
         "speedup": 0.0,
         "bytes": 0,
         "failed": "no reason",
+        "lost": 0,
+        "won": 0,
+        "changed": 0,
     }
 
 

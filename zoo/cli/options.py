@@ -201,7 +201,7 @@ def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
             default=1.0,
             show_default=True,
             metavar="POINTS",
-            help="Largest loss of accuracy that these files may have on the test pictures, in percentage points.",
+            help="Largest loss of accuracy that these files may have, in percentage points.",
         ),
         *(
             click.option(

@@ -12,9 +12,11 @@ configurations. It answers five questions in this order, and starts each time fr
 If the best graph still loses too much accuracy or changes the logits too much, the search keeps more nodes in float32.
 It starts with the nodes whose quantization changes the logits most.
 
-Calibration uses training pictures. The search compares the graphs on pictures that are used neither for calibration nor
-for testing. `zoo.export.quantizer` makes the graph of one configuration. `zoo.export.variants` decides whether the best
-graph may be exported.
+Calibration uses training pictures. The search compares the graphs with the float32 graph on pictures that are used
+neither for calibration nor for testing. Whether a graph loses too much accuracy is judged by pairs of answers to the
+same picture; see `zoo.export.paired`. A few pictures can hardly tell graphs apart by their accuracy, so that the change
+of the logits decides. `zoo.export.quantizer` makes the graph of one configuration. `zoo.export.variants` decides
+whether the best graph may be exported.
 
 Questions 1 and 4 exist because of processors with AVX2 or AVX-512 but without VNNI. These processors add two products
 in 16 bits, and the sum overflows if the values are large
@@ -33,14 +35,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from zoo.convert.keras_to_onnx import INPUT, LOGITS, PROBABILITIES
 from zoo.convert.session import open_session
 from zoo.errors import ConversionFailed
+from zoo.export.acceptance import FAITHFUL_ERROR, may_be_within
+from zoo.export.comparison import ValidationSet, relative_error, speedup
+from zoo.export.paired import QUANTILE, PairedCounts
 from zoo.export.quantizer import QuantConfig, Quantizer
-from zoo_runtime import time_pairs
+from zoo.reporter import Reporter
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from zoo.data.split import Split
 
 # The choices in the order in which they are tried. The search starts with the first value of each.
 CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -49,14 +53,11 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("weight_bits", (8, 7)),
     ("calibration", ("minmax", "percentile", "entropy")),
 )
-LIKELY_TRIALS = 7
 CALIBRATION_PICTURES = 128
 VALIDATION_PICTURES = 512
 SENSITIVITY_PICTURES = 32
-BATCH = 16
-PAIRS = 20
-# A graph is faithful if its logits change by at most this fraction of their spread.
-FAITHFUL_ERROR = 0.2
+# With fewer pictures than this, calibration pictures are also used to compare the graphs.
+FEWEST_PICTURES = 16
 # Factors on the smallest size and on the least error within which candidates count as equal.
 SIZE_FACTOR = 1.25
 ERROR_FACTOR = 1.2
@@ -77,7 +78,10 @@ class Trial:
             graph.
         speedup: The time of the float32 graph divided by the time of this graph, for one picture.
         bytes: The size of the graph in bytes.
-        failed: Why there is no graph. Empty if there is one; otherwise accuracy, speedup and bytes are 0.
+        failed: Why there is no graph. Empty if there is one; otherwise all numbers but the error are 0.
+        lost: The number of pictures of the validation set on which only the float32 graph is right.
+        won: The number of these pictures on which only this graph is right.
+        changed: The number of these pictures on which the answers of the two graphs differ.
     """
 
     config: QuantConfig
@@ -86,6 +90,9 @@ class Trial:
     speedup: float
     bytes: int
     failed: str = ""
+    lost: int = 0
+    won: int = 0
+    changed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the trial as a dictionary for int8.json. The configuration has the key `way`.
@@ -116,47 +123,26 @@ class SearchResult:
     validation_pictures: int
 
 
-@dataclass(frozen=True)
-class ValidationSet:
-    """Holds the pictures on which quantized graphs are compared with the float32 graph.
+def choose_pictures(split: Split, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Choose the pictures for the search. Test pictures are never among them.
+
+    Half of the training pictures calibrate, at most 128. All validation pictures and the other training pictures
+    compare the candidates, at most 512. If these are fewer than 16, calibration pictures are added to them.
 
     Args:
-        pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
-        targets: The classes of the pictures, a float array (N, classes): 1 if the picture has the class, else 0.
-        multilabel: Whether a picture may have several classes, or none.
+        split: The split of the run. The validation part may be empty.
+        seed: The seed of the random choice.
+
+    Returns:
+        The indices of the calibration pictures, the indices of the pictures that compare the candidates, and how many
+        of the latter also calibrate.
     """
-
-    pixels: np.ndarray
-    targets: np.ndarray
-    multilabel: bool = False
-
-    def outputs(self, session: onnxruntime.InferenceSession, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Run a graph on the pictures.
-
-        Args:
-            session: The opened graph, with the outputs `logits` and `probabilities`.
-            count: Run only the first `count` pictures. None means all.
-
-        Returns:
-            The logits (N, units) and the probabilities (N, classes), both float32. `units` is 1 for a binary network
-            with one unit, and otherwise the number of classes.
-        """
-        pixels = self.pixels[:count]
-        batches = [
-            session.run([LOGITS, PROBABILITIES], {INPUT: pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)
-        ]
-        logits, probabilities = (np.concatenate([batch[k] for batch in batches]) for k in (0, 1))
-        return logits, probabilities
-
-    def accuracy(self, probabilities: np.ndarray) -> float:
-        """Return the fraction of pictures that are classified correctly, given probabilities (N, classes).
-
-        A multi-label picture counts as correct if the prediction is right for every class. A class is predicted if its
-        probability is 0.5 or more.
-        """
-        if self.multilabel:
-            return float(((probabilities >= 0.5) == (self.targets > 0.5)).all(axis=1).mean())
-        return float((probabilities.argmax(axis=1) == self.targets.argmax(axis=1)).mean())
+    train = np.random.default_rng(seed).permutation(split.train)
+    count = max(1, min(CALIBRATION_PICTURES, len(train) // 2))
+    # Validation pictures come first, because accuracy falls less on the pictures that a network was trained on.
+    others = np.concatenate([split.val, train[count:]])[:VALIDATION_PICTURES]
+    added = train[:count][: max(0, FEWEST_PICTURES - len(others))]
+    return train[:count], np.concatenate([others, added]), len(added)
 
 
 def quantize(
@@ -166,7 +152,7 @@ def quantize(
     *,
     max_drop: float,
     any_speed: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter | None = None,
 ) -> SearchResult:
     """Search for the best int8 graph.
 
@@ -181,12 +167,12 @@ def quantize(
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
         calibration: Training pictures on which the ranges of activations are measured, a uint8 array (N, H, W, C) in
             0..255.
-        validation: The pictures on which the graphs are compared. They must be neither calibration pictures nor test
-            pictures.
+        validation: The pictures on which the graphs are compared. They must not be test pictures. They should not be
+            calibration pictures either, unless there are too few others.
         max_drop: The largest acceptable loss of accuracy, as a fraction in 0..1.
         any_speed: True ignores the speed, because the device may differ from this machine. False prefers graphs that
             are faster than the float32 graph on this machine.
-        progress: Called with (trials made, usual number of trials) after each trial; None means no calls.
+        reporter: Receives the progress of each candidate; None means no progress.
 
     Returns:
         The best graph according to `choose`, and all trials.
@@ -195,7 +181,7 @@ def quantize(
         ConversionFailed: The float32 graph has no node with weights, or onnxruntime cannot run it. Or onnxruntime fails
             with every int8 configuration. Or no int8 graph is at least a tenth smaller than the float32 graph.
     """
-    search = _Search(graph, calibration, validation, max_drop, any_speed, progress)
+    search = _Search(graph, calibration, validation, max_drop, any_speed, reporter or Reporter())
     search.run()
     chosen = search.best()
     if chosen is None:
@@ -219,15 +205,17 @@ class _Search:
         validation: ValidationSet,
         max_drop: float,
         any_speed: bool,
-        progress: Callable[[int, int], None] | None,
+        reporter: Reporter,
     ):
         self.quantizer = Quantizer(graph, calibration)
         self.trials: list[Trial] = []
+        self._expected = f"of {sum(len(values) - 1 for _, values in CHOICES) + min(2, len(self.quantizer.weighted))}"
         self._reference, self._bytes = open_session(graph), graph.ByteSize()
         self._validation, self._max_drop = validation, max_drop
-        self._any_speed, self._progress = any_speed, progress
-        self._logits, probabilities = validation.outputs(self._reference)
-        self.accuracy = validation.accuracy(probabilities)
+        self._any_speed, self._reporter = any_speed, reporter
+        with reporter.progress("int8: computing the float32 outputs") as progress:
+            self._logits, self._probabilities = validation.outputs(self._reference, progress=progress)
+        self.accuracy = validation.accuracy(self._probabilities)
         self._always_left_out: set[str] = set()
 
     def run(self) -> None:
@@ -255,7 +243,8 @@ class _Search:
             and trial.bytes <= LARGEST_FRACTION * self._bytes
             and set(trial.config.left_out) >= self._always_left_out
         ]
-        return choose(candidates, accuracy=self.accuracy, max_drop=self._max_drop, any_speed=self._any_speed)
+        pictures = len(self._validation.pixels)
+        return choose(candidates, pictures=pictures, max_drop=self._max_drop, any_speed=self._any_speed)
 
     def _try_without_first(self) -> None:
         """Decide whether the first node with weights stays in float32 in all later trials.
@@ -293,7 +282,10 @@ class _Search:
         Args:
             best: The best trial so far. The new configurations start from its configuration.
         """
-        order = most_sensitive(self.quantizer, best.config, self._validation, self._logits)
+        with self._reporter.progress("int8: measuring how much each operation changes the outputs") as progress:
+            order = most_sensitive(self.quantizer, best.config, self._validation, self._logits, progress)
+        # The counts 1, 2, 4 and so on below the number of nodes are as many as the bits of the largest one.
+        self._expected = f"of at most {len(self.trials) + (len(order) - 1).bit_length()}"
         count = 1
         while count < len(order):
             left_out = {*best.config.left_out, *order[:count]}
@@ -308,38 +300,49 @@ class _Search:
         If the graph cannot be quantized or opened, the trial records the reason. No exception is raised, because
         another configuration may succeed.
         """
+        label = f"int8 candidate {len(self.trials) + 1} {self._expected}"
         try:
-            int8_graph = self.quantizer.graph(config)
-            session = open_session(int8_graph)
-            logits, probabilities = self._validation.outputs(session)
+            step = "quantizing" if self.quantizer.is_calibrated(config.calibration) else "calibrating"
+            with self._reporter.progress(f"{label}: {step} ({config.calibration})") as progress:
+                self.quantizer.ranges(config.calibration, progress)
+                int8_graph = self.quantizer.graph(config)
+                session = open_session(int8_graph)
+            with self._reporter.progress(f"{label}: comparing with float32") as progress:
+                logits, probabilities = self._validation.outputs(session, progress=progress)
+            counts = self._validation.compare(self._probabilities, probabilities)
+            with self._reporter.progress(f"{label}: timing"):
+                ratio = speedup(self._reference, session, self._validation.pixels[:1])
             trial = Trial(
                 config,
-                self._validation.accuracy(probabilities),
+                counts.accuracies[1],
                 relative_error(self._logits, logits),
-                speedup(self._reference, session, self._validation.pixels[:1]),
+                ratio,
                 int8_graph.ByteSize(),
+                lost=counts.lost,
+                won=counts.won,
+                changed=counts.changed,
             )
         except ConversionFailed as error:
             trial = Trial(config, 0.0, float("inf"), 0.0, 0, str(error))
         self.trials.append(trial)
-        if self._progress:
-            self._progress(len(self.trials), LIKELY_TRIALS)
         return trial
 
     def _is_fast(self, trial: Trial) -> bool:
         return self._any_speed or trial.speedup > 1
 
     def _loses_little(self, trial: Trial) -> bool:
-        return _loses_at_most(self._max_drop / 2, trial, self.accuracy)
+        return _is_good(trial, self._max_drop, len(self._validation.pixels))
 
 
-def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_speed: bool) -> Trial | None:
+def choose(trials: Sequence[Trial], *, pictures: int, max_drop: float, any_speed: bool) -> Trial | None:
     """Choose the best of several trials.
 
     Three words describe a graph:
 
-    - acceptable: Its accuracy is at most `max_drop` below that of the float32 graph, and `Trial.error` is at most 0.2.
-    - good: It is acceptable, and its accuracy is at most half of `max_drop` below that of the float32 graph.
+    - acceptable: `Trial.error` is at most 0.2, and the pictures do not show that its accuracy is more than `max_drop`
+      below that of the float32 graph; see `zoo.export.acceptance.may_be_within`.
+    - good: It is acceptable, and the same holds for half of `max_drop`, even if the drop only has to be shown with a
+      confidence of 84 % (one standard error) instead of 95 %.
     - fast: It is faster than the float32 graph. If `any_speed` is True, every graph counts as fast.
 
     The candidates are the first of these groups that is not empty:
@@ -362,7 +365,7 @@ def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_spe
 
     Args:
         trials: Trials that yielded a graph, in the order in which they were made.
-        accuracy: The accuracy of the float32 graph, in 0..1.
+        pictures: The number of pictures in the validation set.
         max_drop: The largest acceptable loss of accuracy, as a fraction in 0..1.
         any_speed: True ignores the speed, because the device may differ from this machine.
 
@@ -383,21 +386,31 @@ def choose(trials: Sequence[Trial], *, accuracy: float, max_drop: float, any_spe
 
     if not trials:
         return None
-    little = [trial for trial in trials if _loses_at_most(max_drop / 2, trial, accuracy)]
-    acceptable = [trial for trial in trials if _loses_at_most(max_drop, trial, accuracy)]
+    little = [trial for trial in trials if _is_good(trial, max_drop, pictures)]
+    acceptable = [trial for trial in trials if _is_acceptable(trial, max_drop, pictures)]
     group = fast(little) or fast(acceptable) or little or acceptable
     finalists = faithful(small(group)) if group else small(faithful(fast(trials) or trials))
     fastest = max(trial.speedup for trial in finalists)
     return next(trial for trial in finalists if any_speed or trial.speedup >= fastest / SPEED_FACTOR)
 
 
-def _loses_at_most(drop: float, trial: Trial, accuracy: float) -> bool:
-    # Accuracies are fractions of counts. Their difference can exceed the exact value by a rounding error.
-    return trial.error <= FAITHFUL_ERROR and accuracy - trial.accuracy <= drop + 1e-9
+def _is_good(trial: Trial, max_drop: float, pictures: int) -> bool:
+    # The search can still find a better graph. A probable loss is therefore reason enough to continue.
+    return _is_acceptable(trial, max_drop, pictures) and _is_acceptable(trial, max_drop / 2, pictures, quantile=1.0)
+
+
+def _is_acceptable(trial: Trial, max_drop: float, pictures: int, quantile: float = QUANTILE) -> bool:
+    float32_correct = round(trial.accuracy * pictures) + trial.lost - trial.won
+    counts = PairedCounts(pictures, float32_correct, trial.lost, trial.won, trial.changed)
+    return trial.error <= FAITHFUL_ERROR and may_be_within(counts, max_drop, quantile)
 
 
 def most_sensitive(
-    quantizer: Quantizer, config: QuantConfig, validation: ValidationSet, logits: np.ndarray
+    quantizer: Quantizer,
+    config: QuantConfig,
+    validation: ValidationSet,
+    logits: np.ndarray,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Quantize the nodes with weights one at a time, and sort them by how much the logits change.
 
@@ -406,76 +419,17 @@ def most_sensitive(
         config: The configuration to quantize with. Nodes that it leaves in float32 are not listed.
         validation: The pictures on which the logits are compared. Only the first 32 are used.
         logits: The logits of the float32 graph on these pictures, a float array (N, units).
+        progress: Called with (nodes done, nodes in total) after each node; None means no calls.
 
     Returns:
         The names of the nodes. The node whose quantization changes the logits most comes first.
     """
-    errors = {}
-    for name in quantizer.weighted:
-        if name not in config.left_out:
-            session = open_session(quantizer.graph(config, only=[name]))
-            changed, _ = validation.outputs(session, SENSITIVITY_PICTURES)
-            errors[name] = relative_error(logits[:SENSITIVITY_PICTURES], changed)
+    errors: dict[str, float] = {}
+    names = [name for name in quantizer.weighted if name not in config.left_out]
+    for name in names:
+        session = open_session(quantizer.graph(config, only=[name]))
+        changed, _ = validation.outputs(session, SENSITIVITY_PICTURES)
+        errors[name] = relative_error(logits[:SENSITIVITY_PICTURES], changed)
+        if progress:
+            progress(len(errors), len(names))
     return sorted(errors, key=lambda name: -errors[name])
-
-
-def relative_error(logits: np.ndarray, changed: np.ndarray) -> float:
-    """Return how much logits change, relative to their spread.
-
-    Args:
-        logits: The original logits, a float array (N, units).
-        changed: The changed logits, of the same shape.
-
-    Returns:
-        The root mean square of the change, divided by the spread. The spread is the root mean square of the original
-        logits after the mean of each unit over the pictures has been subtracted. Infinity if a changed logit is NaN or
-        infinite.
-    """
-    spread = float(np.sqrt(np.mean((logits - logits.mean(axis=0)) ** 2)))
-    error = float(np.sqrt(np.mean((changed - logits) ** 2))) / max(spread, 1e-30)
-    return error if np.isfinite(error) else float("inf")
-
-
-def between_processors(graph: onnx.ModelProto, pixels: np.ndarray) -> float:
-    """Estimate how much the probabilities of an int8 graph may differ between two processors.
-
-    The graph runs twice on this machine. The first run uses fused int8 kernels. The second run executes the nodes as
-    written, and computes in float32 between the quantization steps. The estimate is the largest difference between the
-    probabilities of the two runs.
-
-    Processors differ for two reasons. If a value lies near the midpoint between two quantized values, one processor may
-    round it up and another may round it down. Some processors add products in 16 bits, which may overflow.
-
-    Args:
-        graph: The int8 graph.
-        pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
-
-    Returns:
-        The largest difference of a probability, in 0..1.
-    """
-    feeds = [{INPUT: pixels[i : i + BATCH]} for i in range(0, len(pixels), BATCH)]
-    optimized, as_written = (
-        np.concatenate([session.run([PROBABILITIES], feed)[0] for feed in feeds])
-        for session in (open_session(graph), open_session(graph, as_written=True))
-    )
-    return float(np.abs(optimized - as_written).max())
-
-
-def speedup(
-    reference: onnxruntime.InferenceSession, session: onnxruntime.InferenceSession, pixels: np.ndarray
-) -> float:
-    """Return the speedup of one graph over another: the time of `reference` divided by the time of `session`.
-
-    The two graphs are timed alternately, in 20 pairs of measurements. The result is the median of the 20 ratios. A
-    value above 1 means that `session` is faster.
-
-    Args:
-        reference: The opened float32 graph.
-        session: The opened int8 graph.
-        pixels: The batch of pictures that each call runs on, a uint8 array (N, H, W, C) in 0..255.
-    """
-
-    def runner(session: onnxruntime.InferenceSession) -> Callable[[np.ndarray], object]:
-        return lambda batch: session.run([PROBABILITIES], {INPUT: batch})
-
-    return time_pairs(runner(reference), runner(session), [(pixels, pixels)], pairs=PAIRS).ratio

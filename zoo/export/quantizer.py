@@ -11,7 +11,7 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class Quantizer:
             ConversionFailed: onnxruntime cannot calibrate or quantize the graph.
         """
         tools = quantization()
-        ranges = self._calibrated(config.calibration)
+        ranges = self.ranges(config.calibration)
         copy = onnx.ModelProto()
         copy.CopyFrom(self._graph)
         types = {"uint8": tools.QuantType.QUInt8, "int8": tools.QuantType.QInt8}
@@ -121,13 +121,18 @@ class Quantizer:
             raise ConversionFailed(f"onnxruntime cannot quantize the network: {error}") from error
         return quantizer.model.model
 
-    def _calibrated(self, method: str) -> Any:
+    def is_calibrated(self, method: str) -> bool:
+        """Return whether a calibration method has run, so that its ranges are stored."""
+        return method in self._ranges
+
+    def ranges(self, method: str, progress: Callable[[int, int], None] | None = None) -> Any:
         """Return the range of every float tensor, measured with a calibration method.
 
         Each method runs only once. Later calls return its stored ranges.
 
         Args:
             method: The calibration method; see `QuantConfig`.
+            progress: Called with (pictures done, pictures in total) while the method runs; None means no calls.
 
         Raises:
             ConversionFailed: onnxruntime cannot calibrate the graph.
@@ -153,6 +158,8 @@ class Quantizer:
                     # The calibrator keeps every activation of the pictures that it receives at once.
                     for i in range(0, len(self._pixels), CHUNK):
                         calibrator.collect_data(_Reader(self._pixels[i : i + CHUNK]))
+                        if progress:
+                            progress(min(i + CHUNK, len(self._pixels)), len(self._pixels))
                     self._ranges[method] = calibrator.compute_data()
                 except Exception as error:
                     # The calibrator's exceptions have no common base class.

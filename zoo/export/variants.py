@@ -1,10 +1,10 @@
 """Makes, evaluates and checks the variants of an exported file.
 
 A variant is a smaller file of the same network. It computes in int8, or stores its weights in 16 bits. It is refused if
-it loses too much accuracy. An int8 file is also refused if it is not faster than the float32 file. The subclasses of
-`Variant` define the kinds of variants, and `VARIANTS` lists them. The command line derives the options for variants
-from that list. `make_variant` does everything that does not depend on the kind. `zoo.export.int8` and `zoo.export.fp16`
-make the smaller graphs. Nothing in this module changes the float32 file.
+it loses too much accuracy; `zoo.export.acceptance` has the rule. An int8 file is also refused if it is not faster than
+the float32 file. The subclasses of `Variant` define the kinds of variants, and `VARIANTS` lists them. The command line
+derives the options for variants from that list. `make_variant` does everything that does not depend on the kind.
+`zoo.export.int8` and `zoo.export.fp16` make the smaller graphs. Nothing in this module changes the float32 file.
 
 This module must not import heavy packages, because the command line imports it to define the options of its commands.
 """
@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from zoo.export import acceptance
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
     from zoo.data.dataset import Dataset
-    from zoo.export.int8 import ValidationSet
+    from zoo.evaluate.evaluator import Outputs
     from zoo.reporter import Reporter
     from zoo_runtime import ModelInfo, Pairs, Predictor
 
@@ -42,8 +44,8 @@ class AcceptanceLimits:
     """Holds the limits that a variant must meet before it is exported.
 
     Args:
-        max_drop: The largest allowed drop in accuracy on the test pictures, as a fraction in 0..1. For multi-label
-            networks, the same limit applies to exact match and to mean average precision.
+        max_drop: The largest allowed drop in accuracy, as a fraction in 0..1. For multi-label networks, the same limit
+            applies to exact match and to mean average precision. `zoo.export.acceptance` says how it is applied.
         any_speed: True accepts a file that is not faster than float32 on this machine. It may be faster on the device.
             False refuses such a file if `Variant.must_be_faster` is True.
     """
@@ -63,12 +65,15 @@ class VariantGraph:
             means the default of `zoo_runtime.record`.
         tried: How the graph was chosen, such as the trials of the int8 search. `VariantFile.figures` contains these
             entries, but the exported file does not.
+        calibrated_on: Indices of the training pictures on which the graph was calibrated. They cannot show whether the
+            graph gives the same answers as float32.
     """
 
     graph: onnx.ModelProto
     precision: Mapping[str, Any]
     tolerance: float | None = None
     tried: Mapping[str, Any] = field(default_factory=dict)
+    calibrated_on: Sequence[int] = ()
 
 
 class Variant(abc.ABC):
@@ -117,19 +122,10 @@ class Variant(abc.ABC):
         Returns:
             The reason for refusing the file, as a message to the user. None if the file is accepted.
         """
-        for key in LIMITED_METRICS:
-            if key in figures:
-                before, after = figures[f"float32_{key}"], figures[key]
-                # This form of the condition also refuses a NaN. Accuracies are fractions of counts: their difference
-                # can exceed the exact value by a rounding error.
-                if not before - after <= limits.max_drop + 1e-9:
-                    hint = f"; --{self.name}-any-speed also tries files that are not faster here"
-                    return (
-                        f"{key.replace('_', ' ')} falls from {_text(figures, f'float32_{key}')} to "
-                        f"{_text(figures, key)} on the test pictures, by "
-                        f"{100 * (before - after):.2f} points; --max-drop allows {100 * limits.max_drop:g}"
-                        f"{hint if self.must_be_faster and not limits.any_speed else ''}"
-                    )
+        reason, _ = acceptance.decide(self.name, figures, limits.max_drop)
+        if reason is not None:
+            hint = f"; --{self.name}-any-speed also tries files that are not faster here"
+            return f"{reason}{hint if self.must_be_faster and not limits.any_speed else ''}"
         if self.must_be_faster and not limits.any_speed and figures["speedup"] <= 1:
             return (
                 f"it is not faster than float32 on this machine ({figures['milliseconds']:.2f} ms against "
@@ -139,6 +135,8 @@ class Variant(abc.ABC):
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
         """Return the lines in which a command reports a file's accuracy, size and speed, compared with float32.
+
+        If the pictures are too few to tell whether the file loses too much accuracy, another line says so.
 
         Args:
             figures: The measurements of the file and of the float32 file; see `VariantFile.figures`.
@@ -152,7 +150,8 @@ class Variant(abc.ABC):
             f"{changes} on {figures['test_pictures']} test pictures, "
             f"{figures['bytes'] / 1e6:.1f} MB instead of {figures['float32_bytes'] / 1e6:.1f}, "
             f"{figures['milliseconds']:.2f} ms instead of {figures['float32_milliseconds']:.2f} "
-            f"({figures['speedup']:.2f} times as fast here)"
+            f"({figures['speedup']:.2f} times as fast here)",
+            *([figures["too_few"]] if figures.get("too_few") else []),
         ]
 
 
@@ -171,35 +170,30 @@ class Int8(Variant):
         Raises:
             ConversionFailed: The search finds no int8 graph; see `zoo.export.int8.quantize`.
         """
-        import numpy as np
-
         from zoo.evaluate.metrics import interval
-        from zoo.export import int8
+        from zoo.export import comparison, int8
         from zoo.export.parity import PARITY_PICTURES
 
-        train = np.random.default_rng(seed).permutation(dataset.split.train)
-        count = max(1, min(int8.CALIBRATION_PICTURES, len(train) // 2))
-        # Validation pictures come first, because accuracy falls less on the pictures that a network was trained on.
-        rows = np.concatenate([dataset.split.val, train[count:]])[: int8.VALIDATION_PICTURES]
-        validation = _validation_set(dataset, rows)
-        with reporter.progress("searching for the best int8 file") as progress:
-            result = int8.quantize(
-                graph,
-                _pixels(dataset, train[:count]),
-                validation,
-                max_drop=limits.max_drop,
-                any_speed=limits.any_speed,
-                progress=progress,
-            )
-        difference = int8.between_processors(result.graph, validation.pixels[:PARITY_PICTURES])
+        calibrated_on, rows, overlap = int8.choose_pictures(dataset.split, seed)
+        validation = comparison.validation_set(dataset, rows)
+        result = int8.quantize(
+            graph,
+            comparison.pixels_of(dataset, calibrated_on),
+            validation,
+            max_drop=limits.max_drop,
+            any_speed=limits.any_speed,
+            reporter=reporter,
+        )
+        difference = comparison.between_processors(result.graph, validation.pixels[:PARITY_PICTURES])
         precision = {
             **dataclasses.asdict(result.chosen.config),
-            "calibration_pictures": count,
+            "calibration_pictures": len(calibrated_on),
             "logits_error": result.chosen.error,
             "between_processors": difference,
         }
         tried = {
             "judged_on": result.validation_pictures,
+            "judged_on_calibration_pictures": overlap,
             "float32_accuracy_there": result.accuracy,
             "float32_accuracy_there_interval": interval(result.accuracy, result.validation_pictures),
             "tried": [
@@ -211,7 +205,7 @@ class Int8(Variant):
             ],
         }
         tolerance = min(max(difference, SMALLEST_TOLERANCE), LARGEST_TOLERANCE)
-        return VariantGraph(result.graph, precision, tolerance, tried)
+        return VariantGraph(result.graph, precision, tolerance, tried, calibrated_on.tolist())
 
     def describe(self, figures: Mapping[str, Any]) -> list[str]:
         """Return the line of `Variant.describe`, and a line that says how the graph was quantized.
@@ -224,12 +218,14 @@ class Int8(Variant):
         count = len(figures["left_out"])
         operations = "1 operation stays" if count == 1 else f"{count} operations stay"
         scales = "one scale per channel" if figures["per_channel"] else "one scale per tensor"
+        overlap = figures["judged_on_calibration_pictures"]
         lines = [
             *super().describe(figures),
             f"{figures['activations']} activations, {figures['weight_bits']}-bit weights, {scales}, "
             f"{figures['calibration']} calibration on {figures['calibration_pictures']} training pictures, "
             f"{operations} in float32; the best of {len(figures['tried'])} candidates "
-            f"on {figures['judged_on']} validation and training pictures",
+            f"on {figures['judged_on']} validation and training pictures"
+            + (f", {overlap} of which also served for calibration, because there are few pictures" if overlap else ""),
         ]
         if figures["between_processors"] > LARGEST_TOLERANCE:
             lines.append(
@@ -259,17 +255,17 @@ class Fp16(Variant):
         import numpy as np
 
         from zoo.convert.session import open_session
-        from zoo.export import fp16, int8, parity
+        from zoo.export import comparison, fp16, parity
 
         rows = np.concatenate([dataset.split.val, dataset.split.train])[: parity.PARITY_PICTURES]
-        validation = _validation_set(dataset, rows)
+        validation = comparison.validation_set(dataset, rows)
         fp16_graph = fp16.to_fp16(graph)
         graphs = (graph, fp16.rounded(graph), fp16_graph)
         plain, rounded, stored = (validation.outputs(open_session(each)) for each in graphs)
-        # The accuracy that the rounding costs is measured later, on the test pictures.
+        # The accuracy that the rounding costs is measured later.
         figures = parity.compare(rounded[0], stored[0], rounded[1], stored[1], multilabel=validation.multilabel)
         precision = {
-            "logits_error": int8.relative_error(plain[0], stored[0]),
+            "logits_error": comparison.relative_error(plain[0], stored[0]),
             "parity_with_rounded": figures["logits_difference"],
         }
         return VariantGraph(fp16_graph, precision)
@@ -316,19 +312,23 @@ def make_variant(
     graph: onnx.ModelProto,
     info: ModelInfo,
     dataset: Dataset,
-    metrics: Mapping[str, Any],
+    outputs: Mapping[str, Outputs],
     reporter: Reporter,
     *,
     seed: int,
 ) -> VariantFile:
-    """Make a variant of an exported network, and evaluate it on the validation and test pictures.
+    """Make a variant of an exported network, and compare it with the float32 file.
+
+    Both files are evaluated on the validation and test pictures. If these are fewer than 512, training pictures are
+    added to see whether the two files give the same answers.
 
     Args:
         request: The variant, and the limits that it must meet.
         graph: The float32 graph, which has passed the parity check, with the outputs `probabilities` and `logits`.
         info: The metadata of the float32 file.
         dataset: The dataset of the run.
-        metrics: The metrics of the float32 file, under "validation" and "test".
+        outputs: The probabilities of the float32 file, under "validation" and "test"; see
+            `zoo.evaluate.evaluator.predict_parts`. The validation part may be empty.
         reporter: Receives progress messages.
         seed: The seed of every random choice.
 
@@ -340,9 +340,11 @@ def make_variant(
         ParityFailed: The graph fails the variant's own parity check, such as that of `Fp16.make`.
         DataError: A picture can no longer be read.
     """
+    import numpy as np
+
     from zoo.evaluate import evaluator
     from zoo.evaluate import metrics as metric_tools
-    from zoo.export import artifact
+    from zoo.export import agreement, artifact
     from zoo_runtime import Predictor
 
     variant, limits = request.variant, request.limits
@@ -352,13 +354,21 @@ def make_variant(
     # The result of the parity check describes the float32 file, so it is left out.
     info = dataclasses.replace(info, precision={"kind": variant.name, **variant_graph.precision}, parity={})
     info = artifact.with_selftest(variant_graph.graph, info, tolerance=variant_graph.tolerance)
-    evaluated = evaluator.evaluate_parts(Predictor(artifact.serialize(variant_graph.graph, info)), dataset, reporter)
+    variant_outputs = evaluator.predict_parts(
+        Predictor(artifact.serialize(variant_graph.graph, info)), dataset, reporter
+    )
+    evaluated = evaluator.measure_parts(variant_outputs, dataset)
     summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
     content = artifact.serialize(variant_graph.graph, dataclasses.replace(info, metrics=summary))
-    speed = compare_speed(Predictor(plain), Predictor(content), dataset.pixels.array[dataset.split.test[:1]])
+    train = np.setdiff1d(dataset.split.train, np.array(variant_graph.calibrated_on, dtype=np.int64))
+    train = np.random.default_rng(seed).permutation(train)
+    graphs = {"float32": graph, variant.name: variant_graph.graph}
+    pairs = agreement.gather(graphs, (outputs, variant_outputs), dataset, train, limits.max_drop, reporter)
+    with reporter.progress(f"timing {variant.name} beside float32"):
+        speed = compare_speed(Predictor(plain), Predictor(content), dataset.pixels.array[dataset.split.test[:1]])
     figures = {
         "kind": variant.name,
-        **_compare_metrics(evaluated["test"], metrics["test"]),
+        **_compare_metrics(evaluated["test"], evaluator.measure_parts(outputs, dataset)["test"]),
         "max_drop": limits.max_drop,
         "speedup": speed.ratio,
         "milliseconds": speed.second,
@@ -369,8 +379,10 @@ def make_variant(
         **variant_graph.precision,
         "selftest_tolerance": variant_graph.tolerance,
         **variant_graph.tried,
+        **pairs,
     }
     figures["refusal"] = variant.refuse(figures, limits)
+    figures["too_few"] = acceptance.decide(variant.name, figures, limits.max_drop)[1]
     return VariantFile(variant, content, figures, figures["refusal"])
 
 
@@ -423,16 +435,3 @@ def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> Pa
     from zoo_runtime import time_pairs
 
     return time_pairs(first.probabilities, second.probabilities, [(pixels, pixels)], pairs=PAIRS)
-
-
-def _validation_set(dataset: Dataset, rows: np.ndarray) -> ValidationSet:
-    from zoo.export.int8 import ValidationSet
-
-    return ValidationSet(_pixels(dataset, rows), dataset.targets[rows], dataset.source.multilabel)
-
-
-def _pixels(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return a copy of the pixels of some pictures, a uint8 array (N, H, W, C) in 0..255."""
-    import numpy as np
-
-    return np.ascontiguousarray(dataset.pixels.array[rows])

@@ -94,8 +94,8 @@ def _read(path: Path) -> Schedule:
     tables = content.get("phase")
     if set(content) - {"phase", "name", "summary", "by_evidence"} or not isinstance(tables, list) or not tables:
         raise UsageError(
-            f"the schedule {str(path)!r} must hold one or more [[phase]] tables, and may hold name, summary and by_evidence. "
-            f"Received: {', '.join(content) or 'nothing'}."
+            f"the schedule {str(path)!r} must hold one or more [[phase]] tables, and may hold name, summary and "
+            f"by_evidence. Received: {', '.join(content) or 'nothing'}."
         )
     phases = tuple(_phase(path, number, table) for number, table in enumerate(tables, start=1))
     try:

@@ -1,4 +1,4 @@
-"""Trains a network by a schedule in which evidence decides: the head is solved, and later phases have to earn their place.
+"""Trains by a schedule in which evidence decides: the head is solved, and later phases have to earn their place.
 
 The order of the steps is here. `zoo.train.evidence` decides, and `zoo.workflow.solved` has the converted backbone.
 """

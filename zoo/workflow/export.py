@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,14 @@ from zoo.data.dataset import Dataset
 from zoo.errors import ConstantOutput, UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
+from zoo.evaluate.evaluator import Outputs
 from zoo.export.variants import VARIANTS, VariantFile, VariantRequest, failed, make_variant
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.evidence import probabilities
-from zoo.workflow import solved, verdict
+from zoo.workflow import page, solved, verdict
+from zoo.workflow.checked_graph import convert_and_check, join_and_check
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, variant_path, warn_of_stale
 from zoo.workflow.solved import SolvedNetwork
@@ -123,10 +125,9 @@ def export_model(
     dataset = trained.dataset
     graph, info = _convert(trained, reporter, keep=keep and float32, allow_chance=allow_chance)
     outputs = evaluator.predict_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
-    if keep:
-        outputs = {**_held_out(trained), **outputs}
-    metrics = evaluator.measure_parts(outputs, dataset)
-    record, refusal = verdict.judge(trained.run, trained.record, dataset, outputs, reporter, allow_chance=allow_chance)
+    known = {**_held_out(trained), **outputs} if keep else outputs
+    metrics = evaluator.measure_parts(known, dataset)
+    record, refusal = verdict.judge(trained.run, trained.record, dataset, known, reporter, allow_chance=allow_chance)
     trained = dataclasses.replace(trained, record=record)
     summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
@@ -149,9 +150,11 @@ def export_model(
         report_replaced(earlier, exported, trained.name, trained.run, reporter)
         warn_of_stale(others, exported, trained.name, trained.run, reporter)
     files_and_paths = [
-        _export_variant(request, graph, info, trained, metrics, exported, keep=keep, reporter=reporter)
+        _export_variant(request, graph, info, trained, outputs, exported, keep=keep, reporter=reporter)
         for request in variants
     ]
+    if float32 and keep:
+        page.add_notes(trained.run, metrics, [variant_file for variant_file, _ in files_and_paths])
     for variant_file, path in files_and_paths:
         left = variant_path(exported, trained.name, variant_file.variant)
         if path is None and left.is_file():
@@ -159,7 +162,7 @@ def export_model(
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
-def _held_out(trained: TrainedModel) -> dict[str, evaluator.Outputs]:
+def _held_out(trained: TrainedModel) -> dict[str, Outputs]:
     """Return the outputs for pictures that were held out in the cross-validation of the run; empty if there are none.
 
     They come from networks that were trained without these pictures, and not from the exported file.
@@ -170,7 +173,7 @@ def _held_out(trained: TrainedModel) -> dict[str, evaluator.Outputs]:
     if not len(rows):
         return {}
     known = np.stack([logits[digests[i]] for i in rows])
-    return {evaluator.CROSS_VALIDATION: evaluator.Outputs(rows, probabilities(known, trained.record.task))}
+    return {evaluator.CROSS_VALIDATION: Outputs(rows, probabilities(known, trained.record.task))}
 
 
 def _convert(
@@ -193,74 +196,13 @@ def _convert(
     rows = np.concatenate([split.val, spread if not len(split.val) else split.train])[:PARITY_PICTURES]
     try:
         if isinstance(trained.model, SolvedNetwork):
-            return _join_and_check(trained.model, _info(trained), pixels[rows], reporter, allow_constant=allow_chance)
+            return join_and_check(trained.model, _info(trained), pixels[rows], reporter, allow_constant=allow_chance)
         return convert_and_check(trained.model, _info(trained), pixels[rows], reporter, allow_constant=allow_chance)
     except ConstantOutput as error:
         if keep:
             trained.run.write_record(trained.record.with_warnings([str(error)]))
         advice = verdict.export_all_the_same(trained.run, trained.record, trained.dataset)
         raise ConstantOutput(f"{error} {advice}") from None
-
-
-def convert_and_check(
-    model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter, *, allow_constant: bool = False
-) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Convert a network to an ONNX graph, check its parity with the network on pictures, and record a self-test.
-
-    Args:
-        model: A network with the layers `logits` and `probabilities`.
-        info: The metadata for the exported file, without parity figures and self-test.
-        pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
-        reporter: Receives a message with the parity figures.
-        allow_constant: True accepts a network that computes the same for every picture.
-
-    Returns:
-        The graph with the outputs `probabilities` and `logits`, and the metadata with parity figures and self-test.
-
-    Raises:
-        ConversionFailed: The network cannot be converted, or onnxruntime cannot run the graph.
-        ParityFailed: The graph does not compute the same values as the network.
-        ConstantOutput: The network computes the same for every picture, and `allow_constant` is False.
-    """
-    from zoo.convert.keras_to_onnx import convert
-    from zoo.export import artifact, parity
-
-    with reporter.timing.measure("converting"):
-        graph = convert(model)
-    with reporter.timing.measure("checking parity"):
-        multilabel = info.task == "multilabel"
-        figures = parity.check(model, graph, pixels, multilabel=multilabel, allow_constant=allow_constant)
-    reporter.say(
-        f"Parity with Keras on {figures['pictures']} pictures: logits differ by at most "
-        f"{figures['logits_difference']:.1e} of the largest logit (allowed {figures['tolerance']:g}), probabilities by "
-        f"{figures['probabilities_difference']:.1e}"
-    )
-    with reporter.timing.measure("self-test"):
-        return graph, artifact.with_selftest(graph, dataclasses.replace(info, parity=figures))
-
-
-def _join_and_check(
-    network: SolvedNetwork, info: ModelInfo, pixels: np.ndarray, reporter: Reporter, *, allow_constant: bool
-) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Put a solved head on its converted backbone, check the graph, and record a self-test.
-
-    The arguments and results are like those of `convert_and_check`. `zoo.workflow.solved.check` says with what the
-    graph is compared.
-    """
-    from zoo.export import artifact
-
-    with reporter.timing.measure("joining backbone and head"):
-        graph = network.graph()
-    with reporter.timing.measure("checking parity"):
-        figures = solved.check(network, graph, pixels, allow_constant=allow_constant)
-    reporter.say(
-        f"Parity on {figures['pictures']} pictures with the features of the backbone and the head in 64 bits: logits "
-        f"differ by at most {figures['logits_difference']:.1e} of the largest logit (allowed "
-        f"{figures['tolerance']:g}). On {figures['drawn_pictures']} drawn pictures, with features that Keras computed: "
-        f"{figures['drawn_logits_difference']:.1e}"
-    )
-    with reporter.timing.measure("self-test"):
-        return graph, artifact.with_selftest(graph, dataclasses.replace(info, parity=figures))
 
 
 def sample(dataset: Dataset, run: runs.Run) -> Path:
@@ -320,7 +262,6 @@ def _keep(
         WriteError: A file cannot be written.
     """
     from zoo.export import artifact
-    from zoo.report import curves, html
 
     run = trained.run
     if target is not None:
@@ -330,10 +271,7 @@ def _keep(
         _copy(run.exported, target, run)
     record = trained.record.with_export(parity=info.parity, seconds=time.perf_counter() - started)
     run.write_record(record)
-    with files.atomic_write(run.folder / "report.html") as temporary:
-        drawn = (run.folder / curves.FILE).is_file()
-        page = html.render(record, metrics, run.read_history(), curves=curves.FILE if drawn else None)
-        temporary.write_text(page, encoding="utf-8")
+    page.write(run, record, metrics)
 
 
 def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest]) -> None:
@@ -366,7 +304,7 @@ def _export_variant(
     graph: onnx.ModelProto,
     info: ModelInfo,
     trained: TrainedModel,
-    metrics: dict[str, Any],
+    outputs: Mapping[str, Outputs],
     exported: Path,
     *,
     keep: bool,
@@ -385,7 +323,7 @@ def _export_variant(
         graph: The float32 graph, with the outputs `probabilities` and `logits`.
         info: The metadata of the float32 file.
         trained: The network with its dataset and its run.
-        metrics: The metrics of the float32 file, under "validation" and "test".
+        outputs: The probabilities of the float32 file; see `zoo.evaluate.evaluator.predict_parts`.
         exported: The folder of exports.
         keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
             False adds the input size to these names, so that files for the input size of the run are not replaced.
@@ -403,7 +341,7 @@ def _export_variant(
     suffix = variant.name if keep else f"{size[0]}x{size[1]}-{variant.name}"
     seed = trained.record.options["seed"]
     try:
-        variant_file = make_variant(request, graph, info, trained.dataset, metrics, reporter, seed=seed)
+        variant_file = make_variant(request, graph, info, trained.dataset, outputs, reporter, seed=seed)
         variant_file = dataclasses.replace(variant_file, record=f"{suffix}.json")
         run.write_json(variant_file.record, variant_file.figures)
         if not variant_file.refusal:

@@ -22,7 +22,7 @@ from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
-from zoo.workflow.export import convert_and_check
+from zoo.workflow.checked_graph import convert_and_check
 from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, warn_of_stale
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 

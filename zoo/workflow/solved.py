@@ -1,7 +1,7 @@
-"""Opens and checks networks whose head was solved on a converted backbone. They need no Keras until someone asks for it.
+"""Opens and checks networks whose head was solved on a converted backbone. They need no Keras.
 
-The run folder of such a network has head.npz instead of model.keras. `keras_model` makes the same network in Keras from
-head.npz and the weights that training started from.
+The run folder of such a network has head.npz instead of model.keras. `zoo.workflow.keras_network` makes the same
+network in Keras from head.npz and the weights that training started from.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ def keep(backbone: PooledBackbone, key: str) -> None:
     """
     folder = _folder()
     graph, stream = backbone.graph.SerializeToString(deterministic=True), io.BytesIO()
-    np.savez(stream, **{f"features_{i}": values for i, values in enumerate(backbone.reference)})
+    arrays: dict[str, Any] = {f"features_{i}": values for i, values in enumerate(backbone.reference)}
+    np.savez(stream, **arrays)
     proof = stream.getvalue()
     with contextlib.suppress(OSError), files.scratch_folder(folder) as temporary:
         size = len(graph) + len(proof)

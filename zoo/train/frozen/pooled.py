@@ -94,7 +94,8 @@ def _open(
 
 def _computing(backbone: PooledBackbone, array: np.ndarray) -> Compute:
     """Return a function that computes the features of the pictures with given indices."""
-    pixels, opened = MappedRows(array), []
+    pixels = MappedRows(array)
+    opened: list[FeatureSession] = []
 
     def compute(chosen: np.ndarray) -> list[np.ndarray]:
         if not opened:
