@@ -37,7 +37,8 @@ def auto(architecture: Architecture) -> tuple[Phase, ...]:
     """Return the two phases of `auto`: "head", which is solved, and "top", which has to earn its place.
 
     "top" trains the head and the top third of the stages at 3e-5, if the architecture's rate is 1e-3, and keeps an
-    average of the weights. A lower rate needs more epochs. At 1e-4, flowers lost what the solved head had gained.
+    average of the weights. On 500 flowers, it raised the accuracy by about two points, with or without two more epochs.
+    At 1e-4, it lost what the solved head had gained.
     """
     stages = max(1, len(architecture.stages) // 3)
     return (
@@ -45,10 +46,10 @@ def auto(architecture: Architecture) -> tuple[Phase, ...]:
         Phase(
             name="top",
             train=f"last:{stages}",
-            epochs=6,
-            min_steps=80,
+            epochs=4,
+            min_steps=60,
             learning_rate=0.3 * PRETRAINED * architecture.learning_rate,
-            ema=0.97,
+            ema=0.96,
             patience=None,
         ),
     )

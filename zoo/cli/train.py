@@ -61,7 +61,7 @@ def finetune(architecture: str, no_export: bool, allow_chance: bool, profile: bo
         registry = load_registry()
         check_architecture(architecture, registry)
         from zoo.data import sources
-        from zoo.evaluate.metrics import table
+        from zoo.evaluate.metrics import accuracy_text, table
         from zoo.workflow import finetune as workflow
 
     config = training_values(values, architecture=architecture, export=not no_export)
@@ -69,6 +69,8 @@ def finetune(architecture: str, no_export: bool, allow_chance: bool, profile: bo
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"
     click.echo(f"\nTest pictures, through the {through}:\n{table(result.metrics['test'])}\n")
+    if "cross_validation" in result.metrics:
+        click.echo(f"Cross-validation: {accuracy_text(result.metrics['cross_validation'])}\n")
     click.echo(f"Run        {result.run.folder}")
     click.echo(f"Report     {result.run.folder / 'report.html'}")
     if result.exported:

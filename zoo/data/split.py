@@ -87,8 +87,9 @@ def split(
     """
     if val_fraction is not None and not validation:
         raise UsageError(
-            "--val-split cannot be used here, because this schedule decides by cross-validation and trains on all "
-            "pictures that are not test pictures. Omit it, or name another schedule, such as --schedule fine-tune."
+            "--val-split cannot be used here, because this run decides by cross-validation and trains on all "
+            "pictures that are not test pictures. Omit it, or name another schedule, such as --schedule fine-tune, "
+            "without --cv."
         )
     given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
     if given["val"] and val_fraction is not None:

@@ -339,12 +339,17 @@ class _Trainer:
         fold_loss = (
             "" if solution["fold_loss"] is None else f", {solution['fold_loss']:.4f} in {solution['folds']} folds"
         )
+        validated = ""
+        if row["val_loss"] is not None:
+            validated = f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
         self._reporter.say(
-            f"  solved     loss {row['loss']:.4f}{fold_loss}  accuracy {row['accuracy']:.4f}  "
-            f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  {seconds:.1f} s"
+            f"  solved     loss {row['loss']:.4f}{fold_loss}  accuracy {row['accuracy']:.4f}  {validated}"
+            f"{seconds:.1f} s"
         )
-        self._best.offer(row["val_loss"], number, network)
+        self._best.offer(float("nan") if row["val_loss"] is None else row["val_loss"], number, network)
         network.set_weights(self._best.weights)
+        if self._config.val_logits:
+            self._val_logits.append(np.asarray(active.inputs.trained_part.predict(active.validation, verbose=0)))
         self._record(active, 1, {"solution": solution})
 
     def _record(self, active: _ActivePhase, epochs: int, others: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.errors import TrainingError
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
 from zoo.train import engine, linear_head
@@ -117,6 +118,8 @@ class Evidence:
         logits: Out-of-fold logits of the network with the chosen phases, float64 (pictures, units); NaN for pictures
             that were not held out.
         epochs: For each epoch of the chosen phases, the mean loss and accuracy of the held-out pictures.
+        temperature: By what the logits of the network with the chosen phases are divided. Such networks are too sure of
+            themselves, while the solved head is not, because its penalty was chosen by the loss.
     """
 
     count: int
@@ -124,6 +127,7 @@ class Evidence:
     record: dict[str, Any] = field(default_factory=dict)
     logits: np.ndarray | None = None
     epochs: tuple[tuple[float, float], ...] = ()
+    temperature: float = 1.0
 
 
 def errors_of(fit: HeadFit, targets: np.ndarray, task: str, folds: int | None = None) -> tuple[int, int]:
@@ -214,22 +218,30 @@ class Trials:
         folds = 0
         for fold in range(planned):
             rows = np.flatnonzero(fit.fold_of == fold)
-            result = self._without(rows, fold)
+            try:
+                result = self._without(rows, fold)
+            except TrainingError as error:
+                # The head alone is still good.
+                return Evidence(0, f"The head alone is kept, because the next phases cannot be trained: {error}")
             for each, values in zip(logits, result.val_logits, strict=True):
                 each[rows] = values
             histories.append((len(rows), result.history))
             folds += 1
-            gains = [self._differences(each) for each in logits]
+            losses = [self._compared(each)[:2] for each in logits]
+            gains = [before - after for before, after in losses]
             if not every_fold and all(gain.mean() + _error(gain) < 0 for gain in gains):
                 break
         return self._decided(logits, histories, folds)
 
-    def refit(self, count: int) -> tuple[Network, engine.TrainResult]:
-        """Train the first `count` of the phases on all pictures, from the solved head, and return the network."""
+    def refit(self, found: Evidence) -> tuple[Network, engine.TrainResult]:
+        """Train the chosen phases on all pictures, from the solved head, and divide the logits by the temperature."""
         fit, data = self._chosen.fit, self._data
         network = self._start(fit.kernel, fit.bias)
         everything = dataclasses.replace(data, val=np.empty(0, np.int64))
-        return network, engine.train(network, self._phases[:count], everything, self._config, self._reporter)
+        result = engine.train(network, self._phases[: found.count], everything, self._config, self._reporter)
+        layer = network.model.get_layer(f"{network.prefix}logits")
+        layer.set_weights([weights / found.temperature for weights in layer.get_weights()])
+        return network, result
 
     def _start(self, kernel: np.ndarray, bias: np.ndarray) -> Network:
         """Return the network with its pretrained weights and a solved head."""
@@ -247,17 +259,35 @@ class Trials:
         network = self._start(*self._chosen.fit.fold_heads[fold])
         data = dataclasses.replace(self._data, train=np.delete(train, rows), val=train[rows])
         config = dataclasses.replace(self._config, val_logits=True)
-        with self._reporter.timing.measure("trying"), _quiet(self._reporter) as reporter:
+        with self._reporter.timing.measure("trying"), quiet(self._reporter, "trying more layers") as reporter:
             return engine.train(network, self._phases, data, config, reporter)
+
+    def _temperature(self, logits: np.ndarray) -> float:
+        """Return the temperature with the lowest loss of held-out pictures (Guo et al. 2017, arXiv 1706.04599)."""
+        from scipy.optimize import minimize_scalar
+
+        def loss(logarithm: float) -> float:
+            return float(np.nanmean(self._losses(logits / np.exp(logarithm))))
+
+        return float(np.exp(minimize_scalar(loss, bounds=(-1.5, 1.5), method="bounded").x))
 
     def _losses(self, logits: np.ndarray) -> np.ndarray:
         data = self._data
         return linear_head.cross_entropies(logits, data.targets[data.train], data.task)
 
-    def _differences(self, logits: np.ndarray) -> np.ndarray:
-        """Return by how much each held-out picture's loss is lower than with the head alone."""
-        difference = self._losses(self._chosen.fit.logits) - self._losses(logits)
-        return difference[np.isfinite(difference)]
+    def _compared(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Compare a network with the head alone on held-out pictures, each with its own best temperature.
+
+        Returns:
+            The loss of each held-out picture with the head alone and with the network, and the network's temperature.
+        """
+        held_out = np.isfinite(logits).all(axis=1)[:, None]
+        losses, temperatures = [], []
+        for each in (np.where(held_out, self._chosen.fit.logits, np.nan), logits):
+            temperatures.append(self._temperature(each))
+            values = self._losses(each / temperatures[-1])
+            losses.append(values[np.isfinite(values)])
+        return losses[0], losses[1], temperatures[1]
 
     def _decided(
         self, logits: list[np.ndarray], histories: list[tuple[int, list[dict[str, Any]]]], folds: int
@@ -265,12 +295,14 @@ class Trials:
         """Compare the head alone with one more phase, two more phases, and so on, and choose."""
         data, fit = self._data, self._chosen.fit
         targets = data.targets[data.train]
-        gains = [self._differences(each) for each in logits]
+        compared = [self._compared(each) for each in logits]
+        gains = [before - after for before, after, _ in compared]
         best = int(np.argmax([gain.mean() for gain in gains]))
         gain, error = float(gains[best].mean()), _error(gains[best])
         count = best + 1 if gain > TIE * error else 0
         held = np.isfinite(logits[best]).all(axis=1)
-        losses = [float(self._losses(each)[held].mean()) for each in (fit.logits, logits[best])]
+        *both, temperature = compared[best]
+        losses = [float(each.mean()) for each in both]
         accuracies = [float(right(each[held], targets[held], data.task).mean()) for each in (fit.logits, logits[best])]
         names = " and ".join(phase.name for phase in self._phases[: best + 1])
         verdict = f"{names} is trained" if count else "the head alone is kept"
@@ -284,11 +316,14 @@ class Trials:
             "folds": folds,
             "loss": losses,
             "accuracy": accuracies,
+            "temperature": temperature,
             "gain": gain,
             "standard_error": error,
             "phases": [phase.name for phase in self._phases[: best + 1]],
         }
-        return Evidence(count, text, record, logits[best] if count else None, _by_epoch(histories) if count else ())
+        if not count:
+            return Evidence(0, text, record)
+        return Evidence(count, text, record, logits[best] / temperature, by_epoch(histories), temperature)
 
 
 def _error(values: np.ndarray) -> float:
@@ -296,7 +331,7 @@ def _error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
 
 
-def _by_epoch(histories: list[tuple[int, list[dict[str, Any]]]]) -> tuple[tuple[float, float], ...]:
+def by_epoch(histories: list[tuple[int, list[dict[str, Any]]]]) -> tuple[tuple[float, float], ...]:
     """Average the validation figures of each epoch over folds, weighted by their pictures."""
     total = sum(count for count, _ in histories)
     epochs = min(len(history) for _, history in histories)
@@ -308,15 +343,20 @@ def _by_epoch(histories: list[tuple[int, list[dict[str, Any]]]]) -> tuple[tuple[
 
 
 @contextlib.contextmanager
-def _quiet(reporter: Reporter) -> Iterator[Reporter]:
-    """Provide a reporter that shows progress, and keeps messages and warnings to itself."""
+def quiet(reporter: Reporter, label: str) -> Iterator[Reporter]:
+    """Provide a reporter that shows progress, and keeps messages and warnings to itself.
+
+    Args:
+        reporter: The reporter that shows the progress.
+        label: What stands in front of the labels of the steps.
+    """
 
     class Quiet(Reporter):
         def __init__(self) -> None:
             super().__init__()
             self.timing = reporter.timing
 
-        def progress(self, label: str):
-            return reporter.progress(f"trying more layers, {label}")
+        def progress(self, step: str):
+            return reporter.progress(f"{label}, {step}")
 
     yield Quiet()

@@ -47,7 +47,7 @@ def solve_head(
     class_weights: np.ndarray | None,
     label_smoothing: float,
     seed: int,
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> tuple[dict[str, float | None], dict[str, Any]]:
     """Solve the head of a network, and put it into the network.
 
     Args:
@@ -61,15 +61,16 @@ def solve_head(
 
     Returns:
         The mean cross-entropy in nats, and the accuracy, of the training and of the validation pictures: loss,
-        accuracy, val_loss and val_accuracy. Then a description of the solution for run.json: penalty, folds, and
-        fold_loss, the mean cross-entropy of pictures that the heads of the folds have not seen.
+        accuracy, val_loss and val_accuracy. Without validation pictures, the last two are None. Then a description of
+        the solution for run.json: penalty, folds, and fold_loss, the mean cross-entropy of pictures that the heads of
+        the folds have not seen.
 
     Raises:
         TrainingError: The features are not finite, or pictures or features cannot be read.
     """
     layer, model = _below_head(inputs.trained_part)
     train = _features(model, inputs.train, data.train, phase)
-    val = _features(model, inputs.validation, data.val, phase)
+    val = _features(model, inputs.validation, data.val, phase) if len(data.val) else train[:0]
     copies = None if data.copies is None else [data.copies[i] for i in data.train]
     try:
         fit = linear_head.solve(
@@ -85,8 +86,10 @@ def solve_head(
     except ValueError as error:
         raise TrainingError(f"the head of phase {phase.name!r} cannot be solved: {error}") from error
     layer.set_weights([fit.kernel.astype("float32"), fit.bias.astype("float32")])
-    figures: dict[str, float] = {}
+    figures: dict[str, float | None] = {"val_loss": None, "val_accuracy": None}
     for prefix, features, rows in (("", train, data.train), ("val_", val, data.val)):
+        if not len(rows):
+            continue
         targets = data.targets[rows]
         # The loss of Keras in other phases is smoothed and weighted too, and the best epoch is chosen among all phases.
         losses, right = fit.evaluate(features, targets, data.task, label_smoothing)

@@ -251,6 +251,28 @@ def deal_folds(strata: Sequence[int], copies: Sequence[object], count: int, seed
     return folds
 
 
+def folds_of(
+    targets: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    copies: Sequence[object] | None,
+    count: int,
+    seed: int,
+) -> npt.NDArray[np.int64]:
+    """Divide some pictures of a dataset into folds; see `deal_folds`.
+
+    Args:
+        targets: The targets of all pictures, float32 (pictures, classes).
+        rows: Indices of the pictures to divide, int64.
+        copies: A value per picture of the dataset; pictures with equal values are copies. None if there are no copies.
+        count: The number of folds.
+        seed: Decides which picture comes into which fold.
+
+    Returns:
+        The fold of each of `rows`, int64; -1 for pictures that are never held out.
+    """
+    return deal_folds(_strata(targets[rows]), [i if copies is None else copies[i] for i in rows], count, seed)
+
+
 def _strata(targets: npt.NDArray[np.float32]) -> list[int]:
     """Return the stratum of each picture: its rarest class, or the number of classes if it has none."""
     counts = targets.sum(axis=0)

@@ -84,7 +84,7 @@ def train(
         found = trials.run(every_fold=resolved.requested.folds is not None)
         reporter.say(f"Evidence: {found.text}")
     if trials is not None and found.count:
-        network, result = trials.refit(found.count)
+        network, result = trials.refit(found)
         history += _after_head(result, found)
         warnings += result.warnings
         phases += result.phases

@@ -65,7 +65,8 @@ def finetune(
     _check_own_weights(resolved, registry)
     files.check_writable(requested.runs, "--runs FOLDER")
     check_targets(requested.exported, resolved.name, variants)
-    dataset = load_dataset(resolved, reporter, validation=not resolved.schedule.by_evidence)
+    cross_validated = resolved.schedule.by_evidence or requested.folds is not None
+    dataset = load_dataset(resolved, reporter, validation=not cross_validated)
     run = runs.create(requested.runs, resolved.architecture.name)
     record = _new_record(run, resolved, registry, dataset)
     try:
@@ -290,6 +291,10 @@ def _train(
         from zoo.workflow import by_evidence
 
         return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter)
+    if resolved.requested.folds is not None:
+        from zoo.workflow import cross_validation
+
+        return cross_validation.train(resolved, dataset, data, config, registry, run, record, reporter)
     from zoo.train import engine
 
     started = time.perf_counter()

@@ -210,7 +210,8 @@ def pooled_model(
         except InvalidPluginData:
             lower = []
     maps = [backbone.output, *lower]
-    return keras.Model(backbone.input, [pooled(x, head, f"pool_{i}") for i, x in enumerate(maps)])
+    # The names in the graph start with the name of the model, and Keras would number it.
+    return keras.Model(backbone.input, [pooled(x, head, f"pool_{i}") for i, x in enumerate(maps)], name="backbone")
 
 
 def backbone_key(

@@ -74,6 +74,9 @@ def pooled_features(
     except OSError as error:
         reporter.warn(f"features cannot be kept in {str(files.cache())!r}: {error.strerror or error}.")
         return _compute_all(compute, rows, array, reporter, stats, lambda chosen, values: None)
+    finally:
+        for feature_set in sets:
+            feature_set.close()
 
 
 def _open(

@@ -95,6 +95,11 @@ class FeatureSet:
             # The time of the folder shows when the set was last used.
             os.utime(folder)
 
+    def close(self) -> None:
+        """Close the files. Nothing can be read or written afterwards."""
+        for file in self._files.values():
+            file.close()
+
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Read rows that have been computed.
 

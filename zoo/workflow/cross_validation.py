@@ -1,0 +1,93 @@
+"""Trains a schedule on folds of the pictures for a cross-validated accuracy, and then on all of them together."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zoo import runs
+from zoo.config import ResolvedConfig
+from zoo.data.dataset import Dataset
+from zoo.files import atomic_write
+from zoo.plugin.registry import Registry
+from zoo.reporter import Reporter
+from zoo.train import engine
+from zoo.train.evidence import by_epoch, quiet, right
+from zoo.train.inputs import TrainingData
+from zoo.train.linear_head import folds_of
+from zoo.workflow.keras_network import build_network
+
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.train.engine import TrainConfig
+
+
+def train(
+    resolved: ResolvedConfig,
+    dataset: Dataset,
+    data: TrainingData,
+    config: TrainConfig,
+    registry: Registry,
+    run: runs.Run,
+    record: runs.RunRecord,
+    reporter: Reporter,
+) -> tuple[keras.Model, runs.RunRecord]:
+    """Train all phases once for each fold, without its pictures, and then on all pictures; write the files of the run.
+
+    There is no validation part. Every phase therefore runs all its epochs, and the weights of the last epoch are kept.
+
+    The arguments and results are those of `zoo.workflow.by_evidence.train`.
+
+    Raises:
+        ZooError: The network cannot be built or trained, or a file cannot be written.
+    """
+    started = time.perf_counter()
+    phases = [dataclasses.replace(phase, patience=None, skip_below_loss=None) for phase in resolved.phases]
+    config = dataclasses.replace(config, keep_best=False)
+    fold_of = folds_of(data.targets, data.train, data.copies, resolved.requested.folds or 0, resolved.requested.seed)
+    count = int(fold_of.max()) + 1
+    logits, histories = None, []
+    for fold in range(count):
+        rows = np.flatnonzero(fold_of == fold)
+        part = dataclasses.replace(data, train=np.delete(data.train, rows), val=data.train[rows])
+        reporter.say(f"Cross-validation: fold {fold + 1} of {count}, {len(part.train)} pictures to train on")
+        with reporter.timing.measure("cross-validation"), quiet(reporter, f"fold {fold + 1}") as silent:
+            network = build_network(resolved, registry, silent)
+            options = dataclasses.replace(config, val_logits=True)
+            result = engine.train(network, phases, part, options, silent)
+        if logits is None:
+            logits = np.full((len(data.train), result.val_logits[-1].shape[1]), np.nan)
+        logits[rows] = result.val_logits[-1]
+        histories.append((len(rows), result.history))
+    text = "no class has 2 different pictures, so that none could be held out"
+    if logits is not None:
+        held_out = np.isfinite(logits).all(axis=1)
+        correct = right(logits[held_out], data.targets[data.train][held_out], data.task)
+        text = f"accuracy {correct.mean():.4f} on {held_out.sum()} pictures, each held out in one of {count} folds"
+        run.write_out_of_fold([dataset.pixels.digests[i] for i in data.train[held_out]], logits[held_out])
+    reporter.say(f"Cross-validation: {text}")
+    network = build_network(resolved, registry, reporter)
+    everything = dataclasses.replace(data, val=np.empty(0, np.int64))
+    result = engine.train(network, phases, everything, config, reporter)
+    figures = by_epoch(histories) if histories else ()
+    history = [
+        {**row, "val_loss": figures[i][0], "val_accuracy": figures[i][1]} if i < len(figures) else row
+        for i, row in enumerate(result.history)
+    ]
+    run.write_history(history)
+    with reporter.timing.measure("saving"), atomic_write(run.model) as temporary:
+        network.model.save(temporary)
+    record = record.with_training(
+        phases=result.phases,
+        best_epoch=result.best_epoch,
+        prefix=result.cache_stats,
+        warnings=result.warnings,
+        seconds=time.perf_counter() - started,
+        evidence={"text": f"Cross-validation: {text}", "folds": count},
+    )
+    run.write_record(record)
+    return network.model, record
