@@ -139,7 +139,7 @@ def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str
     """
     import keras
     import tensorflow as tf
-    from tf2onnx import optimizer, tf_loader
+    from tf2onnx import optimizer, tf_loader, utils
     from tf2onnx.tfonnx import process_tf_graph
 
     for name in ("tf2onnx", "tensorflow"):
@@ -157,6 +157,8 @@ def _convert_here(model: keras.Model, output_names: tuple[str, ...], pixels: str
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return {f"{i:06}": output for i, output in enumerate(outputs)}
 
+    # tf2onnx numbers the names that it makes over the whole process, so a second conversion would have other names.
+    utils.INTERNAL_NAME = 1
     passes = {name: optimizer._get_optimizers()[name] for name in TF2ONNX_PASSES}
     try:
         with _interrupts_held(), tf.device("/cpu:0"):

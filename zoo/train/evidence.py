@@ -30,6 +30,8 @@ FEWEST_ERRORS = 12
 HELD_OUT = 300
 # A gain of less than this many standard errors counts as a tie, which the simpler network wins.
 TIE = 0.5
+# No more folds are held out if the gain is more than this many standard errors, or the loss is more than one.
+CLEAR = 2.0
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,9 @@ class Trials:
             folds += 1
             losses = [self._compared(each)[:2] for each in logits]
             gains = [before - after for before, after in losses]
-            if not every_fold and all(gain.mean() + _error(gain) < 0 for gain in gains):
+            lost = all(gain.mean() + _error(gain) < 0 for gain in gains)
+            won = any(gain.mean() - CLEAR * _error(gain) > 0 for gain in gains)
+            if not every_fold and (lost or won):
                 break
         return self._decided(logits, histories, folds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ from zoo.reporter import Reporter
 
 if TYPE_CHECKING:
     import keras
+
+
+# For each model that is compiled: a text that describes for what.
+_COMPILED: weakref.WeakKeyDictionary[keras.Model, str] = weakref.WeakKeyDictionary()
 
 
 class BestWeights:
@@ -346,6 +351,9 @@ def compile_for(
 ) -> None:
     """Compile a model for a phase: set its optimizer, learning rate, loss and accuracy.
 
+    If the model was compiled for the same phase before, only the state of its optimizer is reset, because Keras would
+    otherwise trace the model again, which takes seconds. Cross-validation trains the same phase once for each fold.
+
     Args:
         trained_part: A model that ends in the logits: a network, or its part above the cut.
         phase: Defines the optimizer and the learning rate.
@@ -355,6 +363,18 @@ def compile_for(
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
         label_smoothing: The fraction of every target that is spread evenly over all classes, in [0, 1).
     """
+    all_steps = steps * phase.epochs if phase.lr_schedule != "constant" else 0
+    paths = [weight.path for weight in trained_part.trainable_weights]
+    # A range test changes the learning rate of its optimizer, but it compiles for another rate than any phase.
+    settings: list[Any] = [phase.optimizer, phase.learning_rate, phase.lr_schedule, all_steps, phase.layer_decay]
+    settings += [phase.clip_norm, phase.ema, phase.batch_norm_momentum, task, label_smoothing, lr_multipliers, paths]
+    compiled_for, optimizer = repr(settings), getattr(trained_part, "optimizer", None)
+    if _COMPILED.get(trained_part) == compiled_for and optimizer is not None and optimizer.built:
+        for variable in optimizer.variables:
+            if variable is not getattr(optimizer, "_learning_rate", None):
+                variable.assign(backend.start().ops.zeros_like(variable))
+        return
+    _COMPILED[trained_part] = compiled_for
     trained_part.compile(
         optimizer=_optimizer(phase, steps, lr_multipliers),
         loss=_loss(task, label_smoothing),

@@ -50,13 +50,18 @@ def train(
     config = dataclasses.replace(config, keep_best=False)
     fold_of = folds_of(data.targets, data.train, data.copies, resolved.requested.folds or 0, resolved.requested.seed)
     count = int(fold_of.max()) + 1
+    network, weights = None, []
     logits, histories = None, []
     for fold in range(count):
         rows = np.flatnonzero(fold_of == fold)
         part = dataclasses.replace(data, train=np.delete(data.train, rows), val=data.train[rows])
         reporter.say(f"Cross-validation: fold {fold + 1} of {count}, {len(part.train)} pictures to train on")
         with reporter.timing.measure("cross-validation"), quiet(reporter, f"fold {fold + 1}") as silent:
-            network = build_network(resolved, registry, silent)
+            # Networks with fewer stages have heads of their own, whose weights are made when a phase begins.
+            if network is None or any(phase.depth is not None for phase in phases):
+                network = build_network(resolved, registry, silent)
+                weights = network.model.get_weights()
+            network.model.set_weights(weights)
             options = dataclasses.replace(config, val_logits=True)
             result = engine.train(network, phases, part, options, silent)
         if logits is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,6 @@ class FeatureCache:
             - The cache cannot store the features, and Keras computes the frozen part. Computing features batch by batch
               would then save nothing.
         """
-        keras = backend.start()
         # Weights below the cut do not change within a phase, so fingerprints are computed once per phase.
         self._digests: dict[int, str] = {}
         self._network, self._sample = network, self._array[train[:CHECKED_PICTURES]].astype("float32")
@@ -184,7 +184,7 @@ class FeatureCache:
         except Unsound:
             return plain
         return PhaseInputs(
-            keras.Model(list(cut.tensors), network.outputs[0]),
+            _above(network, cut),
             train=from_train[0] if from_train else self._stream(part, plain.train),
             validation=from_pictures[0] if from_pictures else self._stream(part, plain.validation),
             kept=(from_train is not None, from_pictures is not None),
@@ -460,3 +460,16 @@ class FeatureCache:
             return part(np.asarray(pixels, "float32")), targets
 
         return features
+
+
+# For each network: its part above each cut, so that cross-validation does not trace the same part for every fold.
+_PARTS: weakref.WeakKeyDictionary[keras.Model, dict[tuple[int, ...], keras.Model]] = weakref.WeakKeyDictionary()
+
+
+def _above(network: keras.Model, cut: Cut) -> keras.Model:
+    """Return the part of a network above a cut. It is the same model in every call with the same cut."""
+    parts = _PARTS.setdefault(network, {})
+    key = tuple(id(tensor) for tensor in cut.tensors)
+    if key not in parts:
+        parts[key] = backend.start().Model(list(cut.tensors), network.outputs[0])
+    return parts[key]
