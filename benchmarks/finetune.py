@@ -9,15 +9,15 @@ program runs in a process of its own, which is timed from its start to its end. 
 
 - guide: https://keras.io/guides/transfer_learning/ as its users write it; benchmarks/keras_user.py has the recipe.
 - zoo: `zoo finetune mobilenetv2` with its defaults. It ends with a checked and evaluated ONNX file.
-- zoo, head only: the same with `--schedule head-only`.
-- zoo, again: the command of "zoo" a second time, which finds its pixels and features in the caches.
+- zoo, new pictures: the same command after the caches of pixels and features were emptied, as over other pictures. It
+  finds the converted backbone of the run before.
+- zoo, again: the same command once more, which finds its pixels and features in the caches.
 
 The columns of the table are:
 
     speedup        the guide's seconds divided by those of the program; shown only if its accuracy on the test pictures
                    is at least the guide's
-    head epoch s   mean seconds of an epoch of the head; the first epoch is left out, because it includes tracing
-    frozen part s  seconds that zoo takes to convert and compute the frozen part
+    computing s    seconds that zoo takes to compute features
 
 The line "limit" shows the minimum on this machine: decoding all pictures, and running the exported file once on each.
 
@@ -28,10 +28,10 @@ for validation and test. Seconds and peak memory are printed. Pictures are repea
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -39,7 +39,6 @@ from pathlib import Path
 from typing import Any
 
 from common import ProgramFailed, link, timed
-from keras_user import HEAD_EPOCHS
 
 VAL_FRACTION = 0.1
 
@@ -75,9 +74,7 @@ def divide(folder: Path, target: Path, seed: int) -> dict[str, list[tuple[Path, 
 def guide_side(data: Path, weights: Path, size: int, seed: int, folder: Path) -> dict[str, Any]:
     program = [sys.executable, str(Path(__file__).with_name("keras_user.py")), "guide"]
     found = timed([*program, str(data), "mobilenetv2", str(weights), str(size), str(seed)], folder, {})
-    answer = json.loads(found["text"].splitlines()[-1])
-    epochs = answer["epochs"][1:HEAD_EPOCHS]
-    return {**found, "accuracy": answer["accuracy"], "head_epoch": sum(epochs) / len(epochs)}
+    return {**found, "accuracy": json.loads(found["text"].splitlines()[-1])["accuracy"]}
 
 
 def zoo_side(
@@ -88,13 +85,10 @@ def zoo_side(
     command += ["--size", str(size), "--seed", str(seed), "--profile", *options]
     found = timed(command, folder, {"ZOO_CACHE": str(cache)})
     run = max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
-    with (run / "history.csv").open() as file:
-        head = [float(row["seconds"]) for row in csv.DictReader(file) if row["phase"] == "head"][1:]
     record = json.loads((run / "run.json").read_text())
     return {
         **found,
         "accuracy": json.loads((run / "metrics.json").read_text())["test"]["accuracy"],
-        "head_epoch": sum(head) / len(head),
         "prefix": record["prefix"]["seconds_preparing"] + record["prefix"]["seconds_computing"],
         "export": run / "model.onnx",
     }
@@ -143,24 +137,24 @@ def compare(options: argparse.Namespace, weights: Path) -> None:
             cache = place / "cache"
             rows.setdefault("guide", []).append(guide_side(*common, seed, place))
             rows.setdefault("zoo", []).append(zoo_side(*common, seed, place, cache))
+            for part in ("pixels", "features"):
+                shutil.rmtree(cache / part)
+            rows.setdefault("zoo, new pictures", []).append(zoo_side(*common, seed, place, cache))
             rows.setdefault("zoo, again", []).append(zoo_side(*common, seed, place, cache))
-            head_only = zoo_side(*common, seed, place, place / "other", "--schedule", "head-only")
-            rows.setdefault("zoo, head only", []).append(head_only)
         count, decoding, running = limit(folder / "data", options.size, rows["zoo"][0]["export"])
 
     def mean(label: str, key: str) -> float:
         return sum(row[key] for row in rows[label]) / len(rows[label])
 
     print(f"{options.size} pixels, seeds {options.seed} to {options.seed + options.rounds - 1}, means:")
-    print("side               seconds  accuracy  speedup  head epoch s  frozen part s  memory GB")
+    print("side                 seconds  accuracy  speedup  computing s  memory GB")
     for label in rows:
         reached = mean(label, "accuracy") >= mean("guide", "accuracy")
         speedup = f"{mean('guide', 'seconds') / mean(label, 'seconds'):8.1f}" if reached else "       -"
-        prefix = f"{mean(label, 'prefix'):14.1f}" if label != "guide" else "             -"
+        prefix = f"{mean(label, 'prefix'):12.1f}" if label != "guide" else "           -"
         memory = max(row["memory"] for row in rows[label]) / 1e9
         print(
-            f"{label:16} {mean(label, 'seconds'):9.1f} {mean(label, 'accuracy'):9.4f} {speedup} "
-            f"{mean(label, 'head_epoch'):13.2f} {prefix} {memory:10.2f}"
+            f"{label:18} {mean(label, 'seconds'):9.1f} {mean(label, 'accuracy'):9.4f} {speedup} {prefix} {memory:10.2f}"
         )
     print(f"limit: {count:,} pictures decoded in {decoding:.1f} s, through the exported file in {running:.1f} s")
     print(f"\nzoo, where the time went:\n{rows['zoo'][-1]['text'].partition('Took')[2]}", flush=True)

@@ -13,8 +13,8 @@ from zoo.train import schedule as schedule_tools
 
 
 def test_missing_weights_are_reported_before_options_that_do_not_fit_the_schedule_without_them(zoo):
-    """With weights, the schedule has three phases; without them it has one."""
-    ran = zoo("finetune", "mobilenetv2_050", "--epochs", "8,1,3")
+    """With weights, the schedule has two phases; without them it has one."""
+    ran = zoo("finetune", "mobilenetv2_050", "--epochs", "1,3")
     assert ran.code == 2 and "--epochs takes one value" in ran.err
     block = ran.err.index("NO PRETRAINED WEIGHTS")
     assert block < ran.err.index("The schedule is 'scratch'") < ran.err.index("--epochs takes one value")
@@ -26,7 +26,19 @@ def test_run_json_has_the_options_in_the_order_of_the_first_version():
     assert list(record) == [
         *("architecture", "data", "weights", "size", "resize", "schedule", "augment", "epochs", "batch_size"),
         *("learning_rates", "optimizer", "rate", "clip_norm", "ema", "head", "label_smoothing", "balance", "patience"),
-        *("keep_best", "precision", "views", "cache_size", "val_split", "seed", "name", "runs", "exported", "export"),
+        *(
+            "keep_best",
+            "precision",
+            "views",
+            "cache_size",
+            "val_split",
+            "folds",
+            "seed",
+            "name",
+            "runs",
+            "exported",
+            "export",
+        ),
         "layer_decay",
     ]
     assert (record["views"], record["rate"], record["layer_decay"]) == (3, "cosine", 0.5)
@@ -68,9 +80,9 @@ def test_overrides_apply_to_every_phase(plugins, photos):
     ("weights", "schedule", "decided"),
     [
         ("none", None, ["scratch"]),
-        ("auto", None, ["fine-tune", "scratch"]),
+        ("auto", None, ["auto", "scratch"]),
         ("auto", "full", ["full", "full"]),
-        ("file", None, ["fine-tune"]),
+        ("file", None, ["auto"]),
     ],
 )
 def test_the_schedule_is_decided_again_only_if_weights_are_missing(

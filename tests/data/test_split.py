@@ -227,3 +227,24 @@ def test_a_rare_label_need_not_be_in_every_part():
     pictures = [Picture(str(i), Path(str(i)), own, None) for i, own in enumerate(labels)]
     divided = split(pictures, [str(i) for i in range(61)], range(61), ("a", "b"), seed=0)
     assert 0 in divided.train
+
+
+def test_without_a_validation_part_the_test_part_is_the_same():
+    rows = plain(100, 40, 20)
+    result, usual = divide(rows, validation=False), divide(rows)
+    assert result.test.tolist() == usual.test.tolist() and len(result.val) == 0
+    assert_is_partition(result, set(range(160)))
+    assert result.how == "train / test split 85% / 15%, stratified, seed 0"
+    small = divide(plain(2, 2), validation=False)
+    assert (len(small.train), len(small.test)) == (2, 2)
+    with pytest.raises(EmptyClass, match="class 'b' has 1 picture that can be read, and needs 2"):
+        divide(plain(2, 1), validation=False)
+
+
+def test_without_a_validation_part_a_given_one_joins_the_training_part():
+    rows = plain(6, 6, part="train", prefix="x") + plain(3, 3, part="val", prefix="y")
+    result = divide(rows, validation=False)
+    assert_is_partition(result, set(range(18)))
+    assert per_class(rows, result.test) == [1, 1] and len(result.val) == 0
+    with pytest.raises(UsageError, match="--val-split cannot be used here"):
+        divide(plain(9, 9), validation=False, val_fraction=0.2)

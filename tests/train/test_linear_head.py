@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from zoo.train.linear_head import deal_folds, solve
+from zoo.train import linear_head
+from zoo.train.linear_head import average, cross_entropies, deal_folds, solve
 
 
 def clouds(count: int, classes: int, features: int = 40, spread: float = 1.5, seed: int = 0):
@@ -138,3 +139,28 @@ def test_the_same_bits_again_and_errors():
         solve([features], targets)
     with pytest.raises(ValueError, match="without pictures"):
         solve([features[:0]], targets[:0])
+
+
+def test_an_average_of_heads_is_one_head():
+    features, targets = clouds(20, 3)
+    more = np.concatenate([features, clouds(20, 3, features=7, seed=5)[0]], axis=1)
+    plain, joined = solve([features], targets), solve([features, more[:, 40:]], targets)
+    fit = average(plain, joined, targets, "multiclass")
+    logits = (features @ plain.kernel + plain.bias + more @ joined.kernel + joined.bias) / 2
+    assert more @ fit.kernel + fit.bias == pytest.approx(logits)
+    assert fit.logits == pytest.approx((plain.logits + joined.logits) / 2)
+    assert fit.losses == pytest.approx(cross_entropies(fit.logits, targets, "multiclass"))
+    for fold, (kernel, bias) in enumerate(fit.fold_heads):
+        rows = np.flatnonzero(fit.fold_of == fold)
+        assert more[rows] @ kernel + bias == pytest.approx(fit.logits[rows])
+
+
+def test_a_large_problem_holds_out_one_fold(monkeypatch):
+    features, targets = clouds(60, 3)
+    small = solve([features], targets)
+    monkeypatch.setattr(linear_head, "LARGE", 1000)
+    large = solve([features], targets)
+    held_out = np.isfinite(large.losses)
+    assert (small.folds, large.folds) == (5, 1) and held_out.sum() == np.isfinite(small.losses).sum() / 5
+    assert np.array_equal(large.fold_of >= 0, held_out) and len(large.fold_heads) == 1
+    assert accuracy(large, features, targets) == pytest.approx(accuracy(small, features, targets), abs=0.05)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from zoo import backend
+from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Head
 from zoo.testing import synthetic_pixels
-from zoo.train.network import attach_head, build_backbone, resize
+from zoo.train.network import assemble, attach_head, build_backbone, output_of_stage, resize
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,36 @@ def test_a_grid_takes_another_size_with_the_same_weights(plugins):
     other = resize(model, architecture, head, (40, 52), classes=3, task="multiclass")
     assert other.input.shape == (None, 40, 52, 1)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "l2norm"])
+def test_a_head_pools_lower_stages_too(plugins, pool):
+    """The features of the top come first, then those of lower stages, lowest first."""
+    keras = backend.start()
+    architecture = plugins.architecture("mobilenetv2_035")
+    backbone = build_backbone(architecture, (64, 64))
+    network = assemble(backbone, architecture, Head(pool=pool, stages=3), 2)
+    features = keras.Model(network.model.input, network.model.get_layer("head_join").output)
+    names = [layer.name for layer in backbone.layers]
+    lower = [output_of_stage(backbone, names, architecture, i) for i in (6, 7)]
+    maps = keras.Model(backbone.input, [backbone.output, *lower])
+    pixels = synthetic_pixels(2, 64, 64)
+    pooled = {
+        "avg": lambda x: x.mean(axis=(1, 2)),
+        "max": lambda x: x.max(axis=(1, 2)),
+        "l2norm": lambda x: np.sqrt((x**2).mean(axis=(1, 2))),
+    }[pool]
+    expected = np.concatenate([pooled(np.asarray(x)) for x in maps(pixels)], axis=1)
+    assert np.asarray(features(pixels)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    larger = resize(network.model, architecture, Head(pool=pool, stages=3), (96, 96), classes=2, task="multiclass")
+    assert np.array_equal(
+        larger.get_layer("logits").get_weights()[0], network.model.get_layer("logits").get_weights()[0]
+    )
+
+
+def test_a_head_cannot_pool_more_stages_than_there_are(plugins):
+    architecture = plugins.architecture("mobilenetv2_035")
+    with pytest.raises(UsageError, match="has 9 stages; its head asks for 10"):
+        assemble(build_backbone(architecture, (64, 64)), architecture, Head(stages=10), 2)
+    with pytest.raises(InvalidPluginData, match="stages above 1 needs a pool of avg, max, l2norm"):
+        Head(pool="flatten", stages=2)

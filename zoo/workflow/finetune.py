@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from zoo.errors import TrainingError, WriteError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow.export import ExportResult, TrainedModel, check_targets, export_model
-from zoo.workflow.keras_network import build_network
+from zoo.workflow.keras_network import build_network, start_keras
 
 if TYPE_CHECKING:
     import keras
@@ -66,7 +67,8 @@ def finetune(
     files.check_writable(requested.runs, "--runs FOLDER")
     check_targets(requested.exported, resolved.name, variants)
     cross_validated = resolved.schedule.by_evidence or requested.folds is not None
-    dataset = load_dataset(resolved, reporter, validation=not cross_validated)
+    beside = functools.partial(start_keras, reporter) if _needs_keras(resolved, registry) else None
+    dataset = load_dataset(resolved, reporter, validation=not cross_validated, beside=beside)
     run = runs.create(requested.runs, resolved.architecture.name)
     record = _new_record(run, resolved, registry, dataset)
     try:
@@ -93,6 +95,18 @@ def finetune(
         if isinstance(error, KeyboardInterrupt):
             _report_interruption(run, record, requested.exported, reporter)
         raise
+
+
+def _needs_keras(resolved: ResolvedConfig, registry: Registry) -> bool:
+    """Return whether a run is sure to start Keras: the head is not solved, or the converted backbone is not kept."""
+    weights = resolved.weights.file
+    if not resolved.schedule.by_evidence or weights is None:
+        return True
+    from zoo.train.frozen import backbone
+    from zoo.workflow.solved import backbone_key
+
+    key = backbone_key(resolved.architecture, resolved.head, resolved.spec.size, weights, registry)
+    return not (key and backbone.is_kept(key))
 
 
 def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:
@@ -175,13 +189,20 @@ def _check_own_weights(resolved: ResolvedConfig, registry: Registry) -> None:
         check_parameters(path, resolved.architecture, registry.weights_of(name, top=False))
 
 
-def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bool = True) -> Dataset:
+def load_dataset(
+    resolved: ResolvedConfig,
+    reporter: Reporter,
+    *,
+    validation: bool = True,
+    beside: Callable[[], object] | None = None,
+) -> Dataset:
     """Decode the pictures of a run, and split them into train, validation and test parts.
 
     Args:
         resolved: The settings of the run.
         reporter: Receives progress messages and warnings.
         validation: False makes no validation part.
+        beside: Called while other threads decode.
 
     Raises:
         DataError: More than a fifth of the pictures cannot be read, or a class has too few pictures. The split of the
@@ -197,6 +218,7 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bo
             seed=requested.seed,
             val_fraction=requested.val_split,
             validation=validation,
+            beside=beside,
             reporter=reporter,
         )
 

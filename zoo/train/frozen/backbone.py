@@ -117,6 +117,11 @@ def digest_of(identity: Sequence[Any]) -> str:
     return hashlib.sha256(repr([FORMAT, *identity]).encode()).hexdigest()[:32]
 
 
+def is_kept(key: str) -> bool:
+    """Return whether a graph is kept under a key. Its files are not read."""
+    return (_folder() / key / "sha256.json").is_file()
+
+
 def find(key: str) -> PooledBackbone | None:
     """Return the graph that is kept under a key, or None if there is none or its files are damaged."""
     place = _folder() / key
