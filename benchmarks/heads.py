@@ -15,6 +15,9 @@ mean cross-entropy, and seconds per head. The rows are:
     one head       the best penalty of `solve`, solved once on all pictures, instead of the average over folds
     standardized   every feature is divided by its standard deviation before it is penalized
     mirrored       the mirror image of every picture is added
+    joint          the head also reads the pooled outputs of the top third of the stages and of the stage below
+    average        the average of "zoo" and "joint"
+    chosen         `zoo.train.evidence.choose_head`, which the schedules auto and exact-head use
 """
 
 from __future__ import annotations
@@ -29,23 +32,34 @@ import numpy as np
 from zoo import backend
 from zoo.convert.keras_to_onnx import convert_maps
 from zoo.convert.session import open_session
-from zoo.plugin import registry
+from zoo.plugin import Head, registry
 from zoo.train import linear_head
-from zoo.train.network import build_backbone
+from zoo.train.evidence import choose_head, more_stages
+from zoo.train.network import build_backbone, lower_maps, pooled
 from zoo.train.weights_file import load_weights
 from zoo_runtime import ImageSpec, decode
 
 BATCH = 32
 
 
-def compute_features(paths: list[Path], architecture: str, weights: Path, size: int) -> list[np.ndarray]:
-    """Return the pooled features of pictures and of their mirror images, float32 (pictures, features) each."""
+def compute_features(
+    paths: list[Path], architecture: str, weights: Path, size: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Compute the features of pictures and of their mirror images.
+
+    Returns:
+        The pooled features of the pictures, float32 (pictures, n) each: those of the top, then those of lower stages.
+        Then the features of the top for the mirror images.
+    """
     keras = backend.start()
     plugins = registry.load()
     backbone = build_backbone(plugins.architecture(architecture), (size, size))
     load_weights(backbone, weights, layouts=plugins.weights_of(architecture, top=False))
-    pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
-    session = open_session(convert_maps(keras.Model(backbone.input, [pooled])))
+    network = plugins.architecture(architecture)
+    head = Head(stages=more_stages(len(network.stages)))
+    maps = [backbone.output, *lower_maps(backbone, network, head)]
+    outputs = [pooled(x, head, f"pool_{i}") for i, x in enumerate(maps)]
+    session = open_session(convert_maps(keras.Model(backbone.input, outputs)))
     name = session.get_inputs()[0].name
     spec = ImageSpec(size=(size, size))
     plain, mirrored = [], []
@@ -53,9 +67,9 @@ def compute_features(paths: list[Path], architecture: str, weights: Path, size: 
         for start in range(0, len(paths), BATCH):
             pixels = np.stack(list(pool.map(lambda path: decode(path, spec), paths[start : start + BATCH])))
             pixels = pixels.astype("float32")
-            plain.append(session.run(None, {name: pixels})[0])
+            plain.append(session.run(None, {name: pixels}))
             mirrored.append(session.run(None, {name: np.ascontiguousarray(pixels[:, :, ::-1])})[0])
-    return [np.concatenate(plain), np.concatenate(mirrored)]
+    return [np.concatenate(group) for group in zip(*plain, strict=True)], np.concatenate(mirrored)
 
 
 def scikit_learn(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,9 +85,21 @@ def scikit_learn(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     return (np.hstack([-kernel, kernel]) / 2, np.hstack([-bias, bias]) / 2) if kernel.shape[1] == 1 else (kernel, bias)
 
 
-def solve(way: str, features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return kernel and bias of one way, with a column per class."""
+def solve(
+    way: str, groups: list[np.ndarray], mirrored: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return kernel and bias of one way, with a column per class. The kernel may need the features of all groups."""
     targets = np.eye(int(labels.max()) + 1, dtype="float32")[labels]
+    features = groups[0]
+    if way in ("joint", "average"):
+        joint = linear_head.solve(groups, targets)
+        if way == "average":
+            joint = linear_head.average(linear_head.solve([features], targets), joint, targets, "multiclass")
+        return joint.kernel, joint.bias
+    if way == "chosen":
+        options = {"task": "multiclass", "copies": None, "weights": None, "label_smoothing": 0.0, "folds": 5, "seed": 0}
+        chosen = choose_head(groups, targets, Head(), **options).fit
+        return chosen.kernel, chosen.bias
     if way == "scikit-learn":
         return scikit_learn(features, labels)
     if way == "standardized":
@@ -93,7 +119,7 @@ def solve(way: str, features: np.ndarray, mirrored: np.ndarray, labels: np.ndarr
 
 def evaluate(head: tuple[np.ndarray, np.ndarray], features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return the accuracy and the mean cross-entropy in nats."""
-    logits = features @ head[0] + head[1]
+    logits = features[:, : len(head[0])] @ head[0] + head[1]
     logits -= logits.max(axis=1, keepdims=True)
     logarithms = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return float((logits.argmax(axis=1) == labels).mean()), float(-logarithms[np.arange(len(labels)), labels].mean())
@@ -115,10 +141,11 @@ def main() -> None:
         paths = sorted(folder.iterdir())
         listed += [(path, label) for path in paths[: len(paths) - options.last]]
     labels = np.array([label for _, label in listed])
-    features, mirrored = compute_features(
+    groups, mirrored = compute_features(
         [path for path, _ in listed], options.architecture, options.weights, options.size
     )
-    ways = ("scikit-learn", "zoo", "one head", "standardized", "mirrored")
+    features = np.concatenate(groups, axis=1)
+    ways = ("scikit-learn", "zoo", "one head", "standardized", "mirrored", "joint", "average", "chosen")
     print(f"{len(labels)} pictures of {len(classes)} classes, {options.draws} draws")
     for count in map(int, options.counts.split(",")):
         results: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
@@ -128,7 +155,7 @@ def main() -> None:
             rest = np.setdiff1d(np.arange(len(labels)), rows)
             for way in ways:
                 started = time.perf_counter()
-                head = solve(way, features[rows], mirrored[rows], labels[rows])
+                head = solve(way, [group[rows] for group in groups], mirrored[rows], labels[rows])
                 seconds = time.perf_counter() - started
                 results[way].append((*evaluate(head, features[rest], labels[rest]), seconds))
         base = np.array([row[0] for row in results[ways[0]]])

@@ -20,6 +20,7 @@ from zoo.data.augment import Augment
 from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
+from zoo.plugin.types import VECTOR_POOLS
 from zoo.pretrained import select
 from zoo.reporter import Reporter
 from zoo.train import exact
@@ -201,14 +202,14 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
 
     # Mistakes in the options are reported before weights are downloaded, because a download may take long.
     expected_random = select.starts_random(architecture, tag, config.weights, registry)
-    schedule, phases = _schedule(config, architecture, head, registry, augmentation, random=expected_random)
+    schedule, phases = _schedule(config, architecture, head, registry, augmentation, reporter, random=expected_random)
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
     weights.report(reporter, config.schedule)
     if weights.random != expected_random:
-        schedule, phases = _schedule(config, architecture, head, registry, augmentation, random=True)
+        schedule, phases = _schedule(config, architecture, head, registry, augmentation, reporter, random=True)
     size = size or weights.input_size or architecture.input_size
     check_size(architecture, size)
     return ResolvedConfig(
@@ -270,6 +271,7 @@ def _schedule(
     head: Head,
     registry: Registry,
     augmentation: Augmentation,
+    reporter: Reporter,
     *,
     random: bool,
 ) -> tuple[Schedule, tuple[Phase, ...]]:
@@ -281,6 +283,7 @@ def _schedule(
         head: The head of the network.
         registry: The loaded plugins.
         augmentation: The augmentation policy of the run.
+        reporter: Receives a message if another schedule than the default one is needed.
         random: Whether training starts from random weights. The default schedule is then `scratch`.
 
     Raises:
@@ -291,7 +294,7 @@ def _schedule(
     """
     default = select.RANDOM_SCHEDULE if random else architecture.default_schedule
     schedule = schedule_tools.find(config.schedule or default, registry)
-    why = exact.obstacle(head)
+    why = exact.obstacle(head) or ("" if head.pool in VECTOR_POOLS else f"--pool {head.pool} makes too many features")
     if schedule.by_evidence and why:
         if config.schedule:
             raise UsageError(
@@ -299,6 +302,12 @@ def _schedule(
                 "another --schedule, such as fine-tune, or omit the options of the head."
             )
         schedule = schedule_tools.find(UNSOLVED_SCHEDULE, registry)
+        reporter.say(f"Schedule: {schedule.name}, because {why}")
+    if config.val_split is not None and (schedule.by_evidence or config.folds is not None):
+        raise UsageError(
+            "--val-split cannot be used here, because this run decides by cross-validation and trains on all pictures "
+            "that are not test pictures. Omit it, or name another schedule, such as --schedule fine-tune, without --cv."
+        )
     phases = schedule_tools.plan_phases(
         schedule,
         architecture,

@@ -246,5 +246,3 @@ def test_without_a_validation_part_a_given_one_joins_the_training_part():
     result = divide(rows, validation=False)
     assert_is_partition(result, set(range(18)))
     assert per_class(rows, result.test) == [1, 1] and len(result.val) == 0
-    with pytest.raises(UsageError, match="--val-split cannot be used here"):
-        divide(plain(9, 9), validation=False, val_fraction=0.2)

@@ -103,7 +103,7 @@ def test_a_head_pools_lower_stages_too(plugins, pool):
     names = [layer.name for layer in backbone.layers]
     lower = [output_of_stage(backbone, names, architecture, i) for i in (6, 7)]
     maps = keras.Model(backbone.input, [backbone.output, *lower])
-    pixels = synthetic_pixels(2, 64, 64)
+    pixels = synthetic_pixels(2, (64, 64), 3).astype("float32")
     pooled = {
         "avg": lambda x: x.mean(axis=(1, 2)),
         "max": lambda x: x.max(axis=(1, 2)),

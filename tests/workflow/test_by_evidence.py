@@ -180,7 +180,7 @@ augment = false
 
 [[phase]]
 name = "whole"
-train = "all"
+train = "{train}"
 epochs = {epochs}
 learning_rate = {rate}
 batch_norm = "update"
@@ -206,7 +206,7 @@ def hard(tmp_path):
 
 def test_more_layers_are_trained_where_held_out_pictures_show_a_gain(train, hard, tmp_path):
     schedule = tmp_path / "gain.toml"
-    schedule.write_text(SCHEDULE.format(epochs=6, rate=3e-3))
+    schedule.write_text(SCHEDULE.format(train="all", epochs=6, rate=3e-3))
     run, ran = train("--data", hard, "--schedule", schedule, "--batch-size", 8)
     record = json.loads((run / "run.json").read_text())
     evidence = record["evidence"]
@@ -224,7 +224,7 @@ def test_more_layers_are_trained_where_held_out_pictures_show_a_gain(train, hard
 
 def test_a_phase_that_loses_is_left_out(train, hard, tmp_path):
     schedule = tmp_path / "loss.toml"
-    schedule.write_text(SCHEDULE.format(epochs=1, rate=1.0))
+    schedule.write_text(SCHEDULE.format(train="last:1", epochs=1, rate=1.0))
     run, _ = train("--data", hard, "--schedule", schedule, "--batch-size", 8)
     record = json.loads((run / "run.json").read_text())
     assert "the head alone is kept" in record["evidence"]["text"].lower()

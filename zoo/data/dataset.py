@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +113,6 @@ def load(
     val_fraction: float | None,
     reporter: Reporter,
     validation: bool = True,
-    beside: Callable[[], object] | None = None,
 ) -> Dataset:
     """Decode the pictures of a source and split them into train, validation and test parts.
 
@@ -126,17 +124,16 @@ def load(
             `zoo.data.split.split`.
         reporter: Receives progress messages and warnings.
         validation: False makes no validation part; see `zoo.data.split.split`.
-        beside: Called while other threads decode, so that slow imports take no time of their own.
 
     Raises:
         DataError: More than a fifth of the files cannot be read, or a class has too few pictures. The source has the
             same picture in two parts. A file changes while it is read. The decoded pictures cannot be written to the
             disk.
-        UsageError: `val_fraction` is given, but the source already has a validation part, or none is made.
+        UsageError: `val_fraction` is given, but the source already has a validation part.
     """
     started = time.perf_counter()
     with reporter.timing.measure("decoding"):
-        pixels = _decode(source, spec, reporter, beside)
+        pixels = _decode(source, spec, reporter)
     with reporter.timing.measure("dividing"):
         split = splitting.split(
             source.pictures,
@@ -211,42 +208,11 @@ def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
     return targets
 
 
-def _decode(
-    source: sources.Source, spec: ImageSpec, reporter: Reporter, beside: Callable[[], object] | None = None
-) -> pixel_cache.Pixels:
-    """Decode the pictures of a source, and meanwhile call `beside` in this thread."""
+def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
     with reporter.progress("decoding pictures") as progress:
-        if beside is None:
-            pixels = pixel_cache.load_pixels(source.pictures, spec, files.cache() / "pixels", progress)
-        else:
-            pixels = _decode_in_a_thread(source, spec, progress, beside)
+        pixels = pixel_cache.load_pixels(source.pictures, spec, files.cache() / "pixels", progress)
     pixel_cache.check_readable(source.pictures, pixels.bad)
     return pixels
-
-
-def _decode_in_a_thread(
-    source: sources.Source, spec: ImageSpec, progress: Callable[[int, int], None], beside: Callable[[], object]
-) -> pixel_cache.Pixels:
-    """Decode pictures in other threads while `beside` runs in this one. An error of `beside` ends the decoding."""
-    given_up = False
-
-    def report(done: int, total: int) -> None:
-        if given_up:
-            raise _GivenUp
-        progress(done, total)
-
-    with ThreadPoolExecutor(1) as pool:
-        decoding = pool.submit(pixel_cache.load_pixels, source.pictures, spec, files.cache() / "pixels", report)
-        try:
-            beside()
-            return decoding.result()
-        except BaseException:
-            given_up = True
-            raise
-
-
-class _GivenUp(Exception):
-    """Ends the decoding, because nobody waits for it."""
 
 
 def _warn_of_contradictions(source: sources.Source, pixels: pixel_cache.Pixels, reporter: Reporter) -> None:

@@ -83,14 +83,8 @@ def split(
     Raises:
         SplitLeak: The split of the source has the same picture in two parts.
         EmptyClass: A class has too few pictures.
-        UsageError: `val_fraction` is given, but the source already has a validation part, or none is made.
+        UsageError: `val_fraction` is given, but the source already has a validation part.
     """
-    if val_fraction is not None and not validation:
-        raise UsageError(
-            "--val-split cannot be used here, because this run decides by cross-validation and trains on all "
-            "pictures that are not test pictures. Omit it, or name another schedule, such as --schedule fine-tune, "
-            "without --cv."
-        )
     given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
     if given["val"] and val_fraction is not None:
         raise UsageError("--val-split cannot be used here, because the data already have a validation part. Omit it.")

@@ -257,7 +257,9 @@ class Fp16(Variant):
         from zoo.convert.session import open_session
         from zoo.export import comparison, fp16, parity
 
-        rows = np.concatenate([dataset.split.val, dataset.split.train])[: parity.PARITY_PICTURES]
+        # The train part is sorted by class, so its rows are taken at equal distances.
+        train = dataset.split.train[:: max(1, len(dataset.split.train) // parity.PARITY_PICTURES)]
+        rows = np.concatenate([dataset.split.val, train])[: parity.PARITY_PICTURES]
         validation = comparison.validation_set(dataset, rows)
         fp16_graph = fp16.to_fp16(graph)
         graphs = (graph, fp16.rounded(graph), fp16_graph)

@@ -24,7 +24,7 @@ from zoo.train.batchnorm import BatchNormRecalibration
 from zoo.train.frozen.cut import Cut, find_cut
 from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.inputs import InputPipeline, TrainingData, chance_loss, class_weights
-from zoo.train.lr_find import RangeTest, RangeTestConfig, phase_under_test, run_range_test
+from zoo.train.lr_find import RangeTest, RangeTestConfig, not_needed, phase_under_test, run_range_test
 from zoo.train.network import Network, truncate
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def lr_find(
         trainer.plan()
         for index in range(len(phases)):
             with trainer.phase(index) as active:
-                tests.append(trainer.test(active, range_test))
+                tests.append(not_needed(active.phase) if trainer.solves(active) else trainer.test(active, range_test))
                 if index + 1 < len(phases):
                     trainer.fit(active)
     return tests
@@ -352,6 +352,10 @@ class _Trainer:
             self._val_logits.append(np.asarray(active.inputs.trained_part.predict(active.validation, verbose=0)))
         self._record(active, 1, {"solution": solution})
 
+    def solves(self, active: _ActivePhase) -> bool:
+        """Return whether the head of a phase is solved instead of trained."""
+        return active.phase.optimizer == "exact" and not exact.obstacle(self._head)
+
     def _record(self, active: _ActivePhase, epochs: int, others: dict[str, Any]) -> None:
         """Record a phase that has ended.
 
@@ -376,7 +380,7 @@ class _Trainer:
 
         Afterwards the network has the weights of the best epoch so far, or of the last epoch if `keep_best` is False.
         """
-        if active.phase.optimizer == "exact" and not exact.obstacle(self._head):
+        if self.solves(active):
             self._solve(active)
             return
         phase, history, best = active.phase, self._history, self._best

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from zoo.reporter import Reporter, counted
 from zoo.train import engine, linear_head
 from zoo.train.engine import TrainConfig
 from zoo.train.head_problem import probabilities_and_entropy
-from zoo.train.inputs import TrainingData
+from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.linear_head import HeadFit
 from zoo.train.network import Network
 
@@ -71,7 +72,7 @@ def choose_head(
     copies: Sequence[object] | None,
     weights: np.ndarray | None,
     label_smoothing: float,
-    folds: int,
+    folds: int | None,
     seed: int,
 ) -> ChosenHead:
     """Solve the head on the features of the top, and on those of lower stages too, and choose by out-of-fold loss.
@@ -87,7 +88,8 @@ def choose_head(
         copies: A value per picture; pictures with equal values are copies.
         weights: The weight of each class in the loss, float32 (classes,), or None.
         label_smoothing: The fraction of every target that is spread over all classes, in [0, 1).
-        folds: The number of folds of the cross-validation.
+        folds: The number of folds of the cross-validation, all of which are held out. None uses 5 folds, and holds out
+            only the first one if the problem is large; see `zoo.train.linear_head.LARGE`.
         seed: Decides the folds.
 
     Raises:
@@ -99,15 +101,24 @@ def choose_head(
         "weights": weights,
         "label_smoothing": label_smoothing,
         "l2": head.weight_l2,
-        "folds": folds,
+        "folds": folds or linear_head.FOLDS,
+        "one_fold": False,
         "seed": seed,
     }
-    plain = linear_head.solve(groups[:1], targets, **options)
+    if folds is None:
+        units = 1 if task == "binary" else targets.shape[1]
+        # Both heads must hold out the same pictures, although one has fewer features.
+        options["one_fold"] = linear_head.is_large(len(targets), sum(group.shape[1] for group in groups), units)
+    more = [groups] if len(groups) > 1 and not head.weight_l2 else []
+    # Each head is solved on one thread, so that both cores of a small machine have work.
+    with linear_head.one_blas_thread(), ThreadPoolExecutor(2) as pool:
+        solved = pool.map(lambda read: linear_head.solve(read, targets, **options), [groups[:1], *more])
+        plain, *others = solved
     top_alone = ChosenHead(dataclasses.replace(head, stages=1), plain, 1, {})
-    if len(groups) == 1 or not plain.folds or head.weight_l2:
+    if not others or not plain.folds:
         return top_alone
-    joint = linear_head.solve(groups, targets, **options)
-    mean = linear_head.average(plain, joint, targets, task)
+    (joint,) = others
+    mean = linear_head.average(plain, joint, targets, task, weights)
     # The joint head alone needs clear evidence. With few pictures, the average generalizes better.
     gain = mean.losses - joint.losses
     gain = gain[np.isfinite(gain)]
@@ -161,10 +172,8 @@ def right(logits: np.ndarray, targets: np.ndarray, task: str) -> np.ndarray:
         targets: (pictures, classes), 1 if a picture is of a class, else 0.
         task: "multiclass", "binary" or "multilabel".
     """
-    if task == "multiclass":
-        return logits.argmax(axis=1) == targets.argmax(axis=1)
-    truth = targets[:, 1:] if task == "binary" else targets
-    return ((logits > 0) == (truth > 0.5)).all(axis=1)
+    decided = linear_head.decisions(logits, targets, task)
+    return np.asarray(decided if decided.ndim == 1 else decided.all(axis=1))
 
 
 def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
@@ -200,6 +209,7 @@ class Trials:
         self._phases = [dataclasses.replace(phase, patience=None, skip_below_loss=None) for phase in phases]
         features = config.features and dataclasses.replace(config.features, always=True)
         self._config = dataclasses.replace(config, keep_best=False, features=features)
+        self._class_weights = class_weights(data) if config.balance else None
         self._network: Network | None = None
         self._weights: list[np.ndarray] = []
 
@@ -275,6 +285,10 @@ class Trials:
         """Return the temperature with the lowest loss of held-out pictures (Guo et al. 2017, arXiv 1706.04599)."""
         from scipy.optimize import minimize_scalar
 
+        if self._config.label_smoothing:
+            # The user wants a network that is less sure of itself.
+            return 1.0
+
         def loss(logarithm: float) -> float:
             return float(np.nanmean(self._losses(logits / np.exp(logarithm))))
 
@@ -282,7 +296,7 @@ class Trials:
 
     def _losses(self, logits: np.ndarray) -> np.ndarray:
         data = self._data
-        return linear_head.cross_entropies(logits, data.targets[data.train], data.task)
+        return linear_head.cross_entropies(logits, data.targets[data.train], data.task, weights=self._class_weights)
 
     def _compared(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Compare a network with the head alone on held-out pictures, each with its own best temperature.

@@ -9,6 +9,7 @@ as they are. `benchmarks/heads.py` measured the choices that are made here; docs
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class HeadFit:
         penalty: The penalty with the lowest out-of-fold loss, in terms of the scaled features.
         logits: Out-of-fold logits, float64 (pictures, units): each row comes from heads that were solved without this
             picture. NaN for a picture that was never held out, such as the only one of its class.
-        losses: The out-of-fold cross-entropy of each picture in nats, float64 (pictures,). NaN where logits are NaN.
+        losses: The out-of-fold cross-entropy of each picture in nats, float64 (pictures,). It is multiplied by the
+            weight of its class if there are weights. NaN where logits are NaN.
         folds: The number of folds; 0 if no picture can be held out.
         fold_of: The fold in which each picture was held out, int64 (pictures,); -1 if it never was.
         fold_heads: For each fold, the kernel and the bias of the head that was solved without its pictures.
@@ -69,14 +71,9 @@ class HeadFit:
             The cross-entropy of each picture in nats, float64 (pictures,), and the decisions that are right: bool
             (pictures,), or (pictures, classes) if a picture may have several classes.
         """
-        truth = targets[:, 1:] if task == "binary" else targets
         logits = features @ self.kernel + self.bias
-        goals = smoothed(truth.astype(np.float64), task, label_smoothing)
-        losses = cross_entropy(logits, goals, task == "multiclass")
-        if task == "multiclass":
-            return losses, logits.argmax(axis=1) == truth.argmax(axis=1)
-        right = (logits > 0) == (truth > 0.5)
-        return losses, right[:, 0] if task == "binary" else right
+        losses = cross_entropies(logits, targets, task, label_smoothing=label_smoothing)
+        return losses, decisions(logits, targets, task)
 
     @property
     def loss(self) -> float:
@@ -95,6 +92,7 @@ def solve(
     label_smoothing: float = 0.0,
     l2: float = 0.0,
     folds: int = FOLDS,
+    one_fold: bool | None = None,
     seed: int = 0,
 ) -> HeadFit:
     """Solve a linear head. The same arguments give the same result, bit for bit, on the same machine.
@@ -116,6 +114,7 @@ def solve(
             Keras's L2 regularizer does, for features as they are. The head is then solved once, on all pictures. 0 lets
             cross-validation choose.
         folds: The number of folds. With 0, nothing is held out, and the penalty is a medium one.
+        one_fold: Whether only the first fold is held out. None decides by the size of the problem; see `LARGE`.
         seed: Decides the folds.
 
     Returns:
@@ -126,11 +125,20 @@ def solve(
     """
     if not len(targets):
         raise ValueError("a head cannot be solved without pictures.")
+    with one_blas_thread():
+        return _solve(features, targets, task, copies, weights, label_smoothing, l2, folds, one_fold, seed)
+
+
+def one_blas_thread() -> contextlib.AbstractContextManager[Any]:
+    """Let BLAS use one thread in a context, for the whole process. Contexts may be nested.
+
+    Sums over several threads come out in another order, and these matrices are small.
+    """
+    # SciPy has a BLAS of its own. A library that is loaded inside the context would not be limited.
+    import scipy.optimize  # noqa: F401
     from threadpoolctl import threadpool_limits
 
-    # One thread, because sums over several come out in another order, and because these matrices are small.
-    with threadpool_limits(1, user_api="blas"):
-        return _solve(features, targets, task, copies, weights, label_smoothing, l2, folds, seed)
+    return threadpool_limits(1, user_api="blas")
 
 
 def _solve(
@@ -142,6 +150,7 @@ def _solve(
     label_smoothing: float,
     l2: float,
     folds: int,
+    one_fold: bool | None,
     seed: int,
 ) -> HeadFit:
     """Solve a linear head; see `solve`."""
@@ -150,16 +159,18 @@ def _solve(
     scaling = Scaling.of(features, plain=l2 > 0)
     problem = Problem.of(scaling.apply(features), targets, task, weights, label_smoothing)
     large = problem.size > LARGE
-    if large:
+    one_fold = large if one_fold is None else one_fold
+    if one_fold:
         fold_of = np.where(fold_of == 0, 0, -1)
-    penalties = (2 * l2,) if l2 else PENALTIES[::2] if large else PENALTIES
-    search = _search(problem, fold_of, penalties)
+    penalties = (2 * l2,) if l2 else PENALTIES[::2] if large or one_fold else PENALTIES
+    weight_of = _weights_of(targets, weights)
+    search = _search(problem, fold_of, penalties, weight_of)
     good = search.good()
     by_fold = [np.mean([heads[i] for i in good], axis=0) for heads in search.heads]
-    if search.folds and not l2 and not large:
+    if search.folds and not l2 and not one_fold:
         solution = np.mean(by_fold, axis=0)
     else:
-        solution = problem.solve(everything, penalties[good[0]], by_fold[0] if large and by_fold else None)
+        solution = problem.solve(everything, penalties[good[0]], by_fold[0] if one_fold and by_fold else None)
     logits = np.mean([search.logits[i] for i in good], axis=0)
     kernel, bias = scaling.fold_back(problem.unrotate(solution[:-1]), solution[-1])
     return HeadFit(
@@ -167,14 +178,30 @@ def _solve(
         bias=bias,
         penalty=float(penalties[search.best]),
         logits=logits,
-        losses=cross_entropy(logits, problem.truth, problem.softmax),
+        losses=cross_entropy(logits, problem.truth, problem.softmax) * weight_of,
         folds=search.folds,
         fold_of=fold_of,
         fold_heads=tuple(scaling.fold_back(problem.unrotate(each[:-1]), each[-1]) for each in by_fold),
     )
 
 
-def average(plain: HeadFit, joined: HeadFit, targets: npt.NDArray[np.float32], task: str) -> HeadFit:
+def is_large(pictures: int, features: int, units: int) -> bool:
+    """Return whether `solve` holds out one fold only, if it decides that itself."""
+    return pictures * min(pictures, features) * units > LARGE
+
+
+def _weights_of(targets: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None) -> Array:
+    """Return the weight of each picture in the loss, float64 (pictures,): that of its class, or 1."""
+    return np.ones(len(targets)) if weights is None else (targets @ weights).astype(np.float64)
+
+
+def average(
+    plain: HeadFit,
+    joined: HeadFit,
+    targets: npt.NDArray[np.float32],
+    task: str,
+    weights: npt.NDArray[np.float32] | None = None,
+) -> HeadFit:
     """Average a head with another one that has more features, and return the average as one head.
 
     Args:
@@ -182,7 +209,13 @@ def average(plain: HeadFit, joined: HeadFit, targets: npt.NDArray[np.float32], t
         joined: A head on the same features and, after them, on others. It was solved with the same folds.
         targets: As in `solve`.
         task: As in `solve`.
+        weights: As in `solve`.
+
+    Raises:
+        ValueError: The heads were not solved with the same folds.
     """
+    if not np.array_equal(plain.fold_of, joined.fold_of):
+        raise ValueError("heads with different folds have no average.")
 
     def mean(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
         kernel = second[0] / 2
@@ -196,21 +229,46 @@ def average(plain: HeadFit, joined: HeadFit, targets: npt.NDArray[np.float32], t
         kernel=kernel,
         bias=bias,
         logits=logits,
-        losses=cross_entropies(logits, targets, task),
+        losses=cross_entropies(logits, targets, task, weights=weights),
         fold_heads=tuple(map(mean, plain.fold_heads, joined.fold_heads)),
     )
 
 
-def cross_entropies(logits: npt.NDArray[Any], targets: npt.NDArray[np.float32], task: str) -> Array:
+def cross_entropies(
+    logits: npt.NDArray[Any],
+    targets: npt.NDArray[np.float32],
+    task: str,
+    *,
+    label_smoothing: float = 0.0,
+    weights: npt.NDArray[np.float32] | None = None,
+) -> Array:
     """Return the cross-entropy of each picture in nats, float64 (pictures,); for sigmoids, the mean over the units.
 
     Args:
         logits: (pictures, units). A row of NaN gives NaN.
         targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
         task: As in `solve`.
+        label_smoothing: As in `solve`.
+        weights: The weight of each class, by which the cross-entropy of its pictures is multiplied, or None.
     """
     truth = (targets[:, 1:] if task == "binary" else targets).astype(np.float64)
-    return cross_entropy(np.asarray(logits, np.float64), truth, task == "multiclass")
+    goals = smoothed(truth, task, label_smoothing)
+    return cross_entropy(np.asarray(logits, np.float64), goals, task == "multiclass") * _weights_of(targets, weights)
+
+
+def decisions(logits: npt.NDArray[Any], targets: npt.NDArray[np.float32], task: str) -> npt.NDArray[np.bool_]:
+    """Return which decisions are right: bool (pictures,), or (pictures, classes) if there may be several classes.
+
+    Args:
+        logits: (pictures, units).
+        targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+        task: As in `solve`.
+    """
+    truth = targets[:, 1:] if task == "binary" else targets
+    if task == "multiclass":
+        return logits.argmax(axis=1) == truth.argmax(axis=1)
+    right = (logits > 0) == (truth > 0.5)
+    return right[:, 0] if task == "binary" else right
 
 
 def deal_folds(strata: Sequence[int], copies: Sequence[object], count: int, seed: int) -> npt.NDArray[np.int64]:
@@ -229,20 +287,24 @@ def deal_folds(strata: Sequence[int], copies: Sequence[object], count: int, seed
         The fold of each picture, int64 (pictures,), from 0; -1 for pictures that are never held out.
     """
     rng = np.random.default_rng(seed)
+    copied: dict[object, list[int]] = {}
+    for i, value in enumerate(copies):
+        copied.setdefault(value, []).append(i)
+    # Copies with different labels stand together too, in the stratum of the first one.
     groups: dict[int, dict[object, list[int]]] = {}
-    for i, (stratum, value) in enumerate(zip(strata, copies, strict=True)):
-        groups.setdefault(int(stratum), {}).setdefault(value, []).append(i)
+    for value, members in copied.items():
+        groups.setdefault(int(strata[members[0]]), {})[value] = members
     count = min(count, max(len(group) for group in groups.values()))
     folds = np.full(len(strata), -1, np.int64)
     start = 0
     for stratum in sorted(groups):
-        members = list(groups[stratum].values())
-        if len(members) < 2 or count < 2:
+        own = list(groups[stratum].values())
+        if len(own) < 2 or count < 2:
             continue
-        for position, place in enumerate(rng.permutation(len(members))):
-            folds[members[place]] = (start + position) % count
+        for position, place in enumerate(rng.permutation(len(own))):
+            folds[own[place]] = (start + position) % count
         # The next stratum goes on where this one ended, so that folds are equally large.
-        start += len(members)
+        start += len(own)
     return folds
 
 
@@ -313,7 +375,7 @@ class _Search:
         return kept
 
 
-def _search(problem: Problem, folds: npt.NDArray[np.int64], penalties: Sequence[float]) -> _Search:
+def _search(problem: Problem, folds: npt.NDArray[np.int64], penalties: Sequence[float], weight_of: Array) -> _Search:
     """Solve the heads of all folds for all penalties, until weaker penalties only make the loss worse."""
     count = int(folds.max()) + 1
     search = _Search(count, heads=[[] for _ in range(count)])
@@ -327,7 +389,7 @@ def _search(problem: Problem, folds: npt.NDArray[np.int64], penalties: Sequence[
             search.heads[fold].append(head)
             logits[held_out] = problem.features[held_out] @ head[:-1] + head[-1]
         search.logits.append(logits)
-        search.losses.append(cross_entropy(logits, problem.truth, problem.softmax))
+        search.losses.append(cross_entropy(logits, problem.truth, problem.softmax) * weight_of)
         means = search.means() if count else []
         worse = worse + 1 if len(means) > 1 and means[-1] > min(means[:-1]) else 0
         if worse == WORSE_IN_A_ROW:

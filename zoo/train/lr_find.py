@@ -75,6 +75,13 @@ class RangeTestConfig:
     steps: int = 100
 
 
+def not_needed(phase: Phase) -> RangeTest:
+    """Return the result for a phase whose head is solved, so that its learning rate is not used."""
+    rate = phase.learning_rate
+    note = "the head is solved exactly; this rate is not used"
+    return RangeTest(phase=phase.name, rates=(), changes=(), suggestion=rate, note=note, lowers_loss=False)
+
+
 def phase_under_test(phase: Phase, config: RangeTestConfig) -> Phase:
     """Return a copy of a phase for a range test.
 

@@ -259,6 +259,11 @@ def plan_phases(
     phases = override(
         schedule.phases_for(architecture), epochs=epochs, learning_rates=learning_rates, overrides=overrides
     )
+    if schedule.by_evidence and phases[0].optimizer != "exact":
+        raise UsageError(
+            f"schedule {schedule.name} starts with its phase {schedule.phases_for(architecture)[0].name!r}, so that "
+            "--epochs cannot leave this phase out. Use --schedule fine-tune, or give it 1 epoch."
+        )
     # --epochs may leave phases out, so the check looks at the phases that remain.
     check_fit(dataclasses.replace(schedule, phases=phases), architecture)
     return phases
@@ -309,7 +314,7 @@ def override(
         if one_by_one:
             # A user who gives the epochs of each phase wants all of them trained.
             changes["skip_below_loss"] = None
-        if learning_rates is not None:
+        if learning_rates is not None and (phase.optimizer != "exact" or len(_moving(phases)) == len(phases)):
             changes["learning_rate"] = learning_rates[i]
         if changes.get("epochs") == 0:
             continue

@@ -17,14 +17,14 @@ from zoo.data.dataset import Dataset
 from zoo.errors import ConversionFailed, TrainingError
 from zoo.files import atomic_write
 from zoo.plugin.registry import Registry
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, counted
 from zoo.train import evidence
 from zoo.train.evidence import ChosenHead, Evidence, Trials
 from zoo.train.frozen.backbone import PooledBackbone
 from zoo.train.frozen.pooled import pooled_features
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.inputs import TrainingData, class_weights
-from zoo.train.linear_head import FOLDS
+from zoo.train.linear_head import cross_entropies, decisions
 from zoo.workflow import solved
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.solved import SolvedNetwork
@@ -67,9 +67,8 @@ def train(
         ZooError: The network cannot be built or trained, or a file cannot be written.
     """
     started, stats = time.perf_counter(), CacheStats()
-    backbone = _backbone(resolved, registry, reporter)
-    groups = _features(backbone, resolved, data, config, registry, reporter, stats)
-    chosen, row, phase = _solve_head(groups, resolved, data, reporter, time.perf_counter() - started)
+    backbone, groups = _features(resolved, data, config, registry, reporter, stats)
+    chosen, row, phase = _solve_head(backbone, groups, resolved, data, reporter, time.perf_counter() - started)
     history, phases, warnings = [row], [phase], []
     found, trials = Evidence(0, ""), None
     if len(resolved.phases) > 1:
@@ -81,7 +80,10 @@ def train(
             config,
             reporter,
         )
-        found = trials.run(every_fold=resolved.requested.folds is not None)
+        if len(resolved.requested.epochs or ()) > 1:
+            found = Evidence(len(resolved.phases) - 1, "--epochs has a value for each phase, so that all are trained")
+        else:
+            found = trials.run(every_fold=resolved.requested.folds is not None)
         reporter.say(f"Evidence: {found.text}")
     if trials is not None and found.count:
         network, result = trials.refit(found)
@@ -96,7 +98,10 @@ def train(
     phases += [{**each.to_json(), **nothing, "left_out": found.text} for each in left_out]
     _write_network(trained, run, reporter)
     run.write_history(history)
-    _write_out_of_fold(chosen if found.logits is None else found, data, dataset, run)
+    # Phases that were not tried have no out-of-fold logits.
+    logits = found.logits if found.count else chosen.fit.logits
+    if logits is not None:
+        _write_out_of_fold(logits, data, dataset, run)
     record = record.with_training(
         phases=phases,
         best_epoch=len(history),
@@ -110,32 +115,27 @@ def train(
     return trained, record
 
 
-def _backbone(resolved: ResolvedConfig, registry: Registry, reporter: Reporter) -> PooledBackbone | None:
-    """Return the converted backbone, or None if it cannot be converted; Keras then computes the features."""
-    weights = resolved.weights.file
-    if weights is None:
-        return None
-    try:
-        return solved.open_backbone(
-            resolved.architecture, resolved.head, resolved.spec.size, weights, registry, reporter
-        )
-    except ConversionFailed as error:
-        reporter.warn(f"features are computed by Keras, which is slower: {str(error).splitlines()[0]}")
-        return None
-
-
 def _features(
-    backbone: PooledBackbone | None,
     resolved: ResolvedConfig,
     data: TrainingData,
     config: TrainConfig,
     registry: Registry,
     reporter: Reporter,
     stats: CacheStats,
-) -> list[np.ndarray]:
-    """Return the pooled features of the training pictures, each float32 (pictures, n)."""
-    if backbone is not None:
-        return pooled_features(backbone, data.array, data.train, config.features, reporter, stats)
+) -> tuple[PooledBackbone | None, list[np.ndarray]]:
+    """Return the converted backbone, and the pooled features of the training pictures, each float32 (pictures, n).
+
+    The backbone is None if it cannot be converted or run; Keras has then computed the features.
+    """
+    weights = resolved.weights.file
+    if weights is not None:
+        try:
+            backbone = solved.open_backbone(
+                resolved.architecture, resolved.head, resolved.spec.size, weights, registry, reporter
+            )
+            return backbone, pooled_features(backbone, data.array, data.train, config.features, reporter, stats)
+        except ConversionFailed as error:
+            reporter.warn(f"features are computed by Keras, which is slower: {str(error).splitlines()[0]}")
     keras = backend.start()
     network = build_network(resolved, registry, reporter)
     layer = network.model.get_layer("logits")
@@ -147,63 +147,98 @@ def _features(
             parts.append(np.asarray(model.predict_on_batch(data.array[rows].astype("float32"))))
             progress(start + len(rows), len(data.train))
     stats.engine, stats.computed = "Keras", len(data.train)
-    return [np.concatenate(parts)]
+    return None, [np.concatenate(parts)]
 
 
 def _solve_head(
-    groups: list[np.ndarray], resolved: ResolvedConfig, data: TrainingData, reporter: Reporter, seconds: float
+    backbone: PooledBackbone | None,
+    groups: list[np.ndarray],
+    resolved: ResolvedConfig,
+    data: TrainingData,
+    reporter: Reporter,
+    seconds: float,
 ) -> tuple[ChosenHead, dict[str, Any], dict[str, Any]]:
     """Solve and choose the head. Return it with its row of history.csv and its phase of run.json."""
     started, requested, phase = time.perf_counter(), resolved.requested, resolved.phases[0]
     targets = data.targets[data.train]
     weights = class_weights(data) if requested.balance else None
-    try:
-        with reporter.timing.measure("solving the head"):
-            chosen = evidence.choose_head(
-                groups,
-                targets,
-                resolved.head,
-                task=data.task,
-                copies=None if data.copies is None else [data.copies[i] for i in data.train],
-                weights=weights,
-                label_smoothing=requested.label_smoothing,
-                folds=requested.folds or FOLDS,
-                seed=requested.seed,
-            )
-    except ValueError as error:
-        raise TrainingError(f"the head cannot be solved: {error}") from error
+    with reporter.timing.measure("solving the head"):
+        chosen = _choose(groups, resolved, data, weights)
     fit = chosen.fit
-    features = np.concatenate(groups[: chosen.groups], axis=1)
-    losses, right = fit.evaluate(features, targets, data.task, requested.label_smoothing)
-    wrong, held_out = evidence.errors_of(fit, targets, data.task)
-    loss = float(fit.loss) if held_out else None
-    accuracy = 1 - wrong / held_out if held_out else None
+    if backbone is None:
+        # Keras has computed the features of the head that was requested.
+        chosen = dataclasses.replace(chosen, head=resolved.head)
+    logits = np.concatenate(groups[: chosen.groups], axis=1) @ fit.kernel + fit.bias
+
+    def figures(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+        smoothing = requested.label_smoothing
+        losses = cross_entropies(logits, targets, data.task, label_smoothing=smoothing, weights=weights)
+        return float(losses.mean()), float(decisions(logits, targets, data.task).mean())
+
+    known = np.isfinite(fit.logits).all(axis=1)
+    held_out = int(known.sum())
+    loss, accuracy = figures(fit.logits[known], targets[known]) if held_out else (None, None)
+    train_loss, train_accuracy = figures(logits, targets)
     seconds = round(seconds + time.perf_counter() - started, 2)
     row = {
         "phase": phase.name,
         "epoch": 1,
         "learning_rate": 0.0,
-        "loss": float(losses.mean()),
-        "accuracy": float(right.mean()),
+        "loss": train_loss,
+        "accuracy": train_accuracy,
         "val_loss": loss,
         "val_accuracy": accuracy,
         "seconds": seconds,
     }
-    reads = f"the features of {chosen.head.stages} stages" if chosen.head.stages > 1 else "the features of the top"
     tested = "no picture could be held out"
     if held_out:
-        tested = f"loss {loss:.4f}, accuracy {accuracy:.4f} on {held_out} pictures, each held out in one of {fit.folds}"
-        tested += " folds" if fit.folds > 1 else " fold"
+        folds = counted(fit.folds, "fold")
+        tested = f"loss {loss:.4f}, accuracy {accuracy:.4f} on {held_out} pictures, each held out in one of {folds}"
+    reads = f"the features of {chosen.head.stages} stages" if chosen.head.stages > 1 else "the features of the top"
     reporter.say(f"Head: solved on {reads} in {time.perf_counter() - started:.1f} s; {tested}")
-    solution = {
-        "penalty": fit.penalty,
-        "folds": fit.folds,
-        "fold_loss": loss,
-        "stages": chosen.head.stages,
-        "other_fold_losses": {str(stages): value for stages, value in chosen.others.items()},
+    return chosen, row, {**phase.to_json(), **_solution(chosen, loss), "seconds": seconds}
+
+
+def _choose(
+    groups: list[np.ndarray], resolved: ResolvedConfig, data: TrainingData, weights: np.ndarray | None
+) -> ChosenHead:
+    """Solve and choose the head; see `zoo.train.evidence.choose_head`.
+
+    Raises:
+        TrainingError: The features are not finite.
+    """
+    requested = resolved.requested
+    try:
+        return evidence.choose_head(
+            groups,
+            data.targets[data.train],
+            resolved.head,
+            task=data.task,
+            copies=None if data.copies is None else [data.copies[i] for i in data.train],
+            weights=weights,
+            label_smoothing=requested.label_smoothing,
+            folds=requested.folds,
+            seed=requested.seed,
+        )
+    except ValueError as error:
+        raise TrainingError(f"the head cannot be solved: {error}") from error
+
+
+def _solution(chosen: ChosenHead, loss: float | None) -> dict[str, Any]:
+    """Return the entries of run.json that describe a solved head; `loss` is that of held-out pictures."""
+    fit = chosen.fit
+    return {
+        "moved_layers": ["logits"],
+        "moved_parameters": fit.kernel.size + fit.bias.size,
+        "epochs_run": 1,
+        "solution": {
+            "penalty": fit.penalty,
+            "folds": fit.folds,
+            "fold_loss": loss,
+            "stages": chosen.head.stages,
+            "other_fold_losses": {str(stages): value for stages, value in chosen.others.items()},
+        },
     }
-    moved = {"moved_layers": ["logits"], "moved_parameters": fit.kernel.size + fit.bias.size, "epochs_run": 1}
-    return chosen, row, {**phase.to_json(), **moved, "seconds": seconds, "solution": solution}
 
 
 def _after_head(result: TrainResult, found: Evidence) -> list[dict[str, Any]]:
@@ -240,10 +275,8 @@ def _write_network(trained: SolvedNetwork | keras.Model, run: runs.Run, reporter
             trained.save(temporary)
 
 
-def _write_out_of_fold(source: ChosenHead | Evidence, data: TrainingData, dataset: Dataset, run: runs.Run) -> None:
-    """Write the logits of pictures that were held out."""
-    logits = source.fit.logits if isinstance(source, ChosenHead) else source.logits
-    assert logits is not None
+def _write_out_of_fold(logits: np.ndarray, data: TrainingData, dataset: Dataset, run: runs.Run) -> None:
+    """Write the logits of pictures that were held out, (training pictures, units)."""
     held_out = np.isfinite(logits).all(axis=1)
     digests = [dataset.pixels.digests[i] for i in data.train[held_out]]
     run.write_out_of_fold(digests, logits[held_out])

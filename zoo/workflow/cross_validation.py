@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from zoo import runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
 from zoo.files import atomic_write
+from zoo.plugin import Phase
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train import engine
@@ -48,31 +49,13 @@ def train(
     started = time.perf_counter()
     phases = [dataclasses.replace(phase, patience=None, skip_below_loss=None) for phase in resolved.phases]
     config = dataclasses.replace(config, keep_best=False)
-    fold_of = folds_of(data.targets, data.train, data.copies, resolved.requested.folds or 0, resolved.requested.seed)
-    count = int(fold_of.max()) + 1
-    network, weights = None, []
-    logits, histories = None, []
-    for fold in range(count):
-        rows = np.flatnonzero(fold_of == fold)
-        part = dataclasses.replace(data, train=np.delete(data.train, rows), val=data.train[rows])
-        reporter.say(f"Cross-validation: fold {fold + 1} of {count}, {len(part.train)} pictures to train on")
-        with reporter.timing.measure("cross-validation"), quiet(reporter, f"fold {fold + 1}") as silent:
-            # Networks with fewer stages have heads of their own, whose weights are made when a phase begins.
-            if network is None or any(phase.depth is not None for phase in phases):
-                network = build_network(resolved, registry, silent)
-                weights = network.model.get_weights()
-            network.model.set_weights(weights)
-            options = dataclasses.replace(config, val_logits=True)
-            result = engine.train(network, phases, part, options, silent)
-        if logits is None:
-            logits = np.full((len(data.train), result.val_logits[-1].shape[1]), np.nan)
-        logits[rows] = result.val_logits[-1]
-        histories.append((len(rows), result.history))
+    logits, histories = _held_out(resolved, phases, data, config, registry, reporter)
     text = "no class has 2 different pictures, so that none could be held out"
     if logits is not None:
         held_out = np.isfinite(logits).all(axis=1)
         correct = right(logits[held_out], data.targets[data.train][held_out], data.task)
-        text = f"accuracy {correct.mean():.4f} on {held_out.sum()} pictures, each held out in one of {count} folds"
+        folds = f"{held_out.sum()} pictures, each held out in one of {len(histories)} folds"
+        text = f"accuracy {correct.mean():.4f} on {folds}"
         run.write_out_of_fold([dataset.pixels.digests[i] for i in data.train[held_out]], logits[held_out])
     reporter.say(f"Cross-validation: {text}")
     network = build_network(resolved, registry, reporter)
@@ -92,7 +75,44 @@ def train(
         prefix=result.cache_stats,
         warnings=result.warnings,
         seconds=time.perf_counter() - started,
-        evidence={"text": f"Cross-validation: {text}", "folds": count},
+        evidence={"text": f"Cross-validation: {text}", "folds": len(histories)},
     )
     run.write_record(record)
     return network.model, record
+
+
+def _held_out(
+    resolved: ResolvedConfig,
+    phases: list[Phase],
+    data: TrainingData,
+    config: TrainConfig,
+    registry: Registry,
+    reporter: Reporter,
+) -> tuple[np.ndarray | None, list[tuple[int, list[dict[str, Any]]]]]:
+    """Train without each fold in turn.
+
+    Returns:
+        The logits of the held-out pictures, float64 (training pictures, units), with NaN for pictures that were never
+        held out; None if there are no folds. Then, for each fold, its number of pictures and its history.
+    """
+    requested = resolved.requested
+    fold_of = folds_of(data.targets, data.train, data.copies, requested.folds or 0, requested.seed)
+    count = int(fold_of.max()) + 1
+    network, weights, logits, histories = None, [], None, []
+    for fold in range(count):
+        rows = np.flatnonzero(fold_of == fold)
+        part = dataclasses.replace(data, train=np.delete(data.train, rows), val=data.train[rows])
+        reporter.say(f"Cross-validation: fold {fold + 1} of {count}, {len(part.train)} pictures to train on")
+        with reporter.timing.measure("cross-validation"), quiet(reporter, f"fold {fold + 1}") as silent:
+            # Networks with fewer stages have heads of their own, whose weights are made when a phase begins.
+            if network is None or any(phase.depth is not None for phase in phases):
+                network = build_network(resolved, registry, silent)
+                weights = network.model.get_weights()
+            network.model.set_weights(weights)
+            options = dataclasses.replace(config, val_logits=True)
+            result = engine.train(network, phases, part, options, silent)
+        if logits is None:
+            logits = np.full((len(data.train), result.val_logits[-1].shape[1]), np.nan)
+        logits[rows] = result.val_logits[-1]
+        histories.append((len(rows), result.history))
+    return logits, histories

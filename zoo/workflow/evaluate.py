@@ -20,10 +20,9 @@ from zoo.errors import UsageError
 from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.train.network import load_model
 from zoo.workflow.export import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE
-from zoo.workflow.solved import open_solved
+from zoo.workflow.solved import SolvedNetwork, open_trained
 from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
 
 
@@ -121,9 +120,9 @@ def _exported_for_now(run: runs.Run, record: runs.RunRecord, registry: Registry,
     from zoo.export import artifact
 
     info = ModelInfo(classes=tuple(record.classes), task=record.task, image=ImageSpec(**record.image))
-    if run.solved_head.is_file():
-        return artifact.serialize(open_solved(run, record, registry, reporter).graph(), info)
-    return artifact.serialize(convert(load_model(run.model)), info)
+    trained = open_trained(run, record, registry, reporter)
+    graph = trained.graph() if isinstance(trained, SolvedNetwork) else convert(trained)
+    return artifact.serialize(graph, info)
 
 
 def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: bool = False) -> Path:

@@ -430,10 +430,8 @@ def export_run(
         head = architecture.head if record.head is None else Head(**record.head)
         whole = trained_model(run, record, registry, reporter)
         model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
-    elif run.solved_head.is_file():
-        model = solved.open_solved(run, record, registry, reporter)
     else:
-        model = trained_model(run, record, registry, reporter)
+        model = solved.open_trained(run, record, registry, reporter)
     dataset = reload_dataset(run, record, data, reporter, size)
     trained = TrainedModel(model, architecture, dataset, run, record, name)
     return export_model(

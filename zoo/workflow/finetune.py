@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,11 @@ from zoo.data import dataset as datasets
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data.dataset import Dataset
-from zoo.errors import TrainingError, WriteError, reason
+from zoo.errors import TrainingError, UsageError, WriteError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow.export import ExportResult, TrainedModel, check_targets, export_model
-from zoo.workflow.keras_network import build_network, start_keras
+from zoo.workflow.keras_network import build_network
 
 if TYPE_CHECKING:
     import keras
@@ -67,8 +66,7 @@ def finetune(
     files.check_writable(requested.runs, "--runs FOLDER")
     check_targets(requested.exported, resolved.name, variants)
     cross_validated = resolved.schedule.by_evidence or requested.folds is not None
-    beside = functools.partial(start_keras, reporter) if _needs_keras(resolved, registry) else None
-    dataset = load_dataset(resolved, reporter, validation=not cross_validated, beside=beside)
+    dataset = load_dataset(resolved, reporter, validation=not cross_validated)
     run = runs.create(requested.runs, resolved.architecture.name)
     record = _new_record(run, resolved, registry, dataset)
     try:
@@ -95,18 +93,6 @@ def finetune(
         if isinstance(error, KeyboardInterrupt):
             _report_interruption(run, record, requested.exported, reporter)
         raise
-
-
-def _needs_keras(resolved: ResolvedConfig, registry: Registry) -> bool:
-    """Return whether a run is sure to start Keras: the head is not solved, or the converted backbone is not kept."""
-    weights = resolved.weights.file
-    if not resolved.schedule.by_evidence or weights is None:
-        return True
-    from zoo.train.frozen import backbone
-    from zoo.workflow.solved import backbone_key
-
-    key = backbone_key(resolved.architecture, resolved.head, resolved.spec.size, weights, registry)
-    return not (key and backbone.is_kept(key))
 
 
 def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:
@@ -157,7 +143,11 @@ def lr_find(
 
     if output is not None:
         files.check_writable(output.parent, "--output FILE.png")
+    if requested.folds is not None:
+        raise UsageError("--cv goes with `zoo finetune`. A range test has one pass over the training pictures.")
     resolved = config.resolve(dataclasses.replace(requested, export=False), registry, reporter)
+    if all(phase.optimizer == "exact" for phase in resolved.phases):
+        raise UsageError(f"schedule {resolved.schedule.name} solves the head exactly and needs no learning rate.")
     _check_own_weights(resolved, registry)
     dataset = load_dataset(resolved, reporter)
     network = build_network(resolved, registry, reporter)
@@ -168,6 +158,7 @@ def lr_find(
         panels = [
             drawing.Panel(phase.name, test.rates, test.changes, phase.learning_rate, test.suggestion, test.note)
             for phase, test in zip(resolved.phases, tests, strict=True)
+            if test.rates
         ]
         drawing.draw(panels, output)
     return tests
@@ -189,26 +180,19 @@ def _check_own_weights(resolved: ResolvedConfig, registry: Registry) -> None:
         check_parameters(path, resolved.architecture, registry.weights_of(name, top=False))
 
 
-def load_dataset(
-    resolved: ResolvedConfig,
-    reporter: Reporter,
-    *,
-    validation: bool = True,
-    beside: Callable[[], object] | None = None,
-) -> Dataset:
+def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bool = True) -> Dataset:
     """Decode the pictures of a run, and split them into train, validation and test parts.
 
     Args:
         resolved: The settings of the run.
         reporter: Receives progress messages and warnings.
         validation: False makes no validation part.
-        beside: Called while other threads decode.
 
     Raises:
         DataError: More than a fifth of the pictures cannot be read, or a class has too few pictures. The split of the
             user's data has a picture in two parts. A file changes while it is read. The decoded pictures cannot be
             written to the disk.
-        UsageError: A validation fraction is requested, but the data already have a validation part, or none is made.
+        UsageError: A validation fraction is requested, but the data already have a validation part.
     """
     requested = resolved.requested
     with reporter.timing.measure("pictures"):
@@ -218,7 +202,6 @@ def load_dataset(
             seed=requested.seed,
             val_fraction=requested.val_split,
             validation=validation,
-            beside=beside,
             reporter=reporter,
         )
 
@@ -277,6 +260,8 @@ def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dat
             **requested.to_json(),
             "data": sources.location(requested.data),
             "schedule": resolved.schedule.name,
+            # A relative path would not be found from another folder.
+            **({"weights": str(file.absolute())} if isinstance(file := resolved.weights.file, Path) else {}),
         },
         architecture=resolved.architecture.describe(),
         head=dataclasses.asdict(resolved.head),

@@ -7,12 +7,12 @@ network in Keras from head.npz and the weights that training started from.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import zipfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,15 +219,16 @@ def backbone_key(
 ) -> str:
     """Return the digest of all that determines a converted backbone; "" if that is not known.
 
-    Code counts with the content of the file that defines `Architecture.build`, because a developer changes it without
+    Code counts with the content of the files that define `Architecture.build`, because a developer changes them without
     a new version.
     """
-    code = _code_of(architecture.build)
+    entry = weights.entry if isinstance(weights, WeightsFile) else None
+    code = _code_of([architecture.build, entry.load if entry else None])
     if code is None:
         return ""
-    entry = weights.entry if isinstance(weights, WeightsFile) else None
     digest = weights.sha256 if isinstance(weights, WeightsFile) else fetch.digest_of(weights)
-    versions = [f"{name} {metadata.version(name)}" for name in CONVERTERS]
+    known = runs.versions()
+    versions = [f"{name} {known.get(name)}" for name in CONVERTERS]
     return backbones.digest_of(
         [
             architecture.name,
@@ -243,15 +244,41 @@ def backbone_key(
     )
 
 
-def _code_of(function: Callable[..., Any]) -> str | None:
-    """Return the sha256 of the file that defines a function, or None if there is no such file."""
-    while hasattr(function, "func"):
-        function = function.func
-    try:
-        file = inspect.getsourcefile(function if inspect.isroutine(function) else type(function))
-        return hashlib.sha256(Path(file or "").read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return None
+def _code_of(function: Any) -> str | None:
+    """Return a text that identifies what a function builds, or None if that is not possible.
+
+    It has the arguments that are bound to the function, and the digests of the files that define it: the module of the
+    function, and those of all functions that are bound to it.
+    """
+    parts: list[str] = []
+
+    def add(value: Any) -> bool:
+        if isinstance(value, functools.partial):
+            return add(value.func) and add(value.args) and add(value.keywords)
+        if inspect.ismethod(value):
+            return add(value.__func__) and add(value.__self__)
+        if inspect.isfunction(value) or inspect.isclass(value):
+            cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+            return add_file(value) and all(map(add, [value.__qualname__, *cells]))
+        if dataclasses.is_dataclass(value):
+            return add(type(value)) and add(
+                {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+            )
+        if isinstance(value, Mapping):
+            return all(add(key) and add(value[key]) for key in value)
+        if isinstance(value, (list, tuple)):
+            return all(map(add, value))
+        parts.append(repr(value))
+        return isinstance(value, (str, int, float, bool, bytes, type(None)))
+
+    def add_file(code: Any) -> bool:
+        try:
+            parts.append(hashlib.sha256(Path(inspect.getsourcefile(code) or "").read_bytes()).hexdigest())
+        except (OSError, TypeError):
+            return False
+        return True
+
+    return repr(parts) if add(function) else None
 
 
 def weights_of(run: runs.Run, record: runs.RunRecord, registry: Registry, reporter: Reporter) -> WeightsFile | Path:
@@ -279,7 +306,8 @@ def weights_of(run: runs.Run, record: runs.RunRecord, registry: Registry, report
             digest = found.sha256
     except (OSError, WeightsError) as error:
         raise RunError(
-            f"{str(run.folder)!r} has only the head of its network, and the weights below it are not available: {error}"
+            f"{str(run.folder)!r} has only the head of its network, and the weights below it, {wanted['file']}, are "
+            f"not available: {error}. Put the file back to where it was when training started."
         ) from error
     if digest != wanted["sha256"]:
         raise RunError(
@@ -305,3 +333,25 @@ def open_solved(run: runs.Run, record: runs.RunRecord, registry: Registry, repor
     if sum(backbone.widths[: head.stages]) != len(kernel):
         raise RunError(f"{str(run.solved_head)!r} does not fit the backbone. Train again.")
     return SolvedNetwork(backbone, head, kernel, bias, record.task)
+
+
+def open_trained(
+    run: runs.Run, record: runs.RunRecord, registry: Registry, reporter: Reporter
+) -> SolvedNetwork | keras.Model:
+    """Open the network of a run: from head.npz if the run has it, else from model.keras.
+
+    If the weights below the head are gone, a model.keras that was made from head.npz before is used.
+
+    Raises:
+        RunError: See `open_solved`; or model.keras is damaged.
+        ConversionFailed: See `open_solved`.
+    """
+    from zoo.train.network import load_model
+
+    if run.solved_head.is_file():
+        try:
+            return open_solved(run, record, registry, reporter)
+        except RunError:
+            if not run.model.is_file():
+                raise
+    return load_model(run.model)

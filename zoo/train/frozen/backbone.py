@@ -117,11 +117,6 @@ def digest_of(identity: Sequence[Any]) -> str:
     return hashlib.sha256(repr([FORMAT, *identity]).encode()).hexdigest()[:32]
 
 
-def is_kept(key: str) -> bool:
-    """Return whether a graph is kept under a key. Its files are not read."""
-    return (_folder() / key / "sha256.json").is_file()
-
-
 def find(key: str) -> PooledBackbone | None:
     """Return the graph that is kept under a key, or None if there is none or its files are damaged."""
     place = _folder() / key
@@ -131,7 +126,9 @@ def find(key: str) -> PooledBackbone | None:
             return None
         with np.load(io.BytesIO(proof)) as arrays:
             reference = tuple(arrays[f"features_{i}"] for i in range(len(arrays.files)))
-        os.utime(place)
+        with contextlib.suppress(OSError):
+            # The time of the last use cannot be set in another user's cache.
+            os.utime(place)
         return PooledBackbone(onnx.load_from_string(graph), reference, key)
     return None
 
@@ -149,8 +146,10 @@ def keep(backbone: PooledBackbone, key: str) -> None:
     np.savez(stream, **arrays)
     proof = stream.getvalue()
     with contextlib.suppress(OSError), files.scratch_folder(folder) as temporary:
-        size = len(graph) + len(proof)
-        files.make_room(files.sets(folder), size, limit=LIMIT, free=lambda: shutil.disk_usage(folder).free)
+        size, cached = len(graph) + len(proof), files.sets(folder)
+        if size > min(LIMIT, shutil.disk_usage(folder).free + sum(taken for _, taken, _ in cached)):
+            return
+        files.make_room(cached, size, limit=LIMIT, free=lambda: shutil.disk_usage(folder).free)
         for name, content in (
             ("graph.onnx", graph),
             ("reference.npz", proof),

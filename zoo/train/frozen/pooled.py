@@ -51,10 +51,10 @@ def pooled_features(
     sets = _open(backbone, len(array), rows, config) if config and backbone.key and config.pictures else None
     if sets is None:
         return _compute_all(compute, rows, array, reporter, stats, lambda chosen, values: None)
-    missing = np.unique(np.concatenate([feature_set.missing(rows) for feature_set in sets]))
-    stats.found += len(rows) - len(missing)
-    stats.numbers = sets[0].numbers
     try:
+        missing = np.unique(np.concatenate([feature_set.missing(rows) for feature_set in sets]))
+        stats.found += len(rows) - len(missing)
+        stats.numbers = sets[0].numbers
         if len(missing):
             unfinished: list[np.ndarray] = []
 
@@ -68,6 +68,7 @@ def pooled_features(
                     unfinished.clear()
 
             _compute_all(compute, missing, array, reporter, stats, write)
+            stats.bytes += sum(feature_set.row_bytes for feature_set in sets) * len(missing)
         else:
             reporter.say(f"Features: those of {len(rows):,} pictures are in the cache already")
         return [feature_set[rows] for feature_set in sets]
