@@ -155,6 +155,29 @@ def test_an_average_of_heads_is_one_head():
         assert more[rows] @ kernel + bias == pytest.approx(fit.logits[rows])
 
 
+def test_copies_with_different_labels_stand_in_one_fold():
+    folds = deal_folds([0, 0, 0, 1, 1, 1], ["a", "b", "c", "a", "d", "e"], 3, 0)
+    assert folds[0] == folds[3] and set(folds) == {0, 1, 2}
+
+
+def test_class_weights_count_in_the_choice_of_the_penalty():
+    """A rare class of a hundredth: with its weight, the loss on held-out pictures is that of both classes alike."""
+    features, targets = clouds(200, 2, spread=3.0)
+    rows = np.concatenate([np.arange(200), np.arange(200, 210)])
+    features, targets = features[rows], targets[rows]
+    weights = np.array([105 / 200, 105 / 10], "float32")
+    fit = solve([features], targets, task="binary", weights=weights)
+    plain = cross_entropies(fit.logits, targets, "binary")
+    assert fit.losses == pytest.approx(plain * (targets @ weights))
+    assert fit.loss == pytest.approx((plain[:200].mean() + plain[200:].mean()) / 2, rel=1e-5)
+
+
+def test_heads_with_different_folds_have_no_average():
+    features, targets = clouds(20, 3)
+    with pytest.raises(ValueError, match="different folds"):
+        average(solve([features], targets), solve([features], targets, seed=1), targets, "multiclass")
+
+
 def test_a_large_problem_holds_out_one_fold(monkeypatch):
     features, targets = clouds(60, 3)
     small = solve([features], targets)

@@ -287,3 +287,42 @@ def test_the_kept_graph_is_made_again_if_it_is_damaged(train, cache):
     again, ran = train(place="two")
     assert "Converting the backbone" in ran.out
     assert graph_of(again / "model.onnx") == graph_of(run / "model.onnx")
+
+
+def test_epochs_for_each_phase_leave_nothing_to_evidence(train, zoo, photos, weights, tmp_path):
+    run, ran = train("--epochs", "1,1")
+    record = json.loads((run / "run.json").read_text())
+    assert [phase["epochs_run"] for phase in record["phases"]] == [1, 1] and "--epochs has a value" in ran.out
+    assert list(json.loads((run / "metrics.json").read_text())) == ["test"] and not (run / "out-of-fold.npz").exists()
+    command = ("finetune", "mobilenetv2_035", "--data", photos, "--weights", weights, *SIZE, "--runs", tmp_path / "no")
+    ran = zoo(*command, "--epochs", "0,1")
+    assert ran.code == 2 and "cannot leave this phase out. Use --schedule fine-tune" in ran.err
+    # A rate of the user is that of the phases that take steps.
+    ran = zoo(*command, "--optimizer", "sgd", "--learning-rate", 3, "--cv", 2, "--exported", tmp_path / "ex")
+    assert ran.code == 0, ran.err
+
+
+def test_the_range_test_leaves_the_solved_head_out(zoo, photos, weights, tmp_path):
+    command = ("lr-find", "mobilenetv2_035", "--data", photos, "--weights", weights, *SIZE)
+    ran = zoo(*command, "--steps", 20, "--output", tmp_path / "lr.png")
+    assert ran.code == 0, ran.err
+    assert "the head is solved exactly; this rate is not used" in ran.out and (tmp_path / "lr.png").exists()
+    ran = zoo(*command, "--schedule", "exact-head")
+    assert ran.code == 2 and "needs no learning rate" in ran.err
+    assert zoo(*command, "--cv", 3).code == 2
+
+
+def test_weights_are_found_from_another_folder(train, zoo, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(weights.parent)
+    run, _ = train("--weights", weights.name)
+    monkeypatch.chdir(tmp_path)
+    assert json.loads((run / "run.json").read_text())["options"]["weights"] == str(weights)
+    (run / "model.onnx").unlink()
+    assert zoo("evaluate", run, "--json").code == 0
+
+
+def test_smaller_files_without_a_validation_part(train):
+    run, ran = train("--fp16", "--int8", "--int8-any-speed")
+    figures = json.loads((run / "int8.json").read_text())
+    assert (run / "model-int8.onnx").exists() and (run / "model-fp16.onnx").exists()
+    assert figures["paired"]["test"]["pictures"] == 12 and "too few to tell" in ran.out

@@ -237,6 +237,8 @@ class Trials:
             rows = np.flatnonzero(fit.fold_of == fold)
             try:
                 result = self._without(rows, fold)
+                if not all(np.isfinite(values).all() for values in result.val_logits):
+                    raise TrainingError("the network computes values that are not finite. Try a lower --learning-rate.")
             except TrainingError as error:
                 # The head alone is still good.
                 return Evidence(0, f"The head alone is kept, because the next phases cannot be trained: {error}")
@@ -331,8 +333,8 @@ class Trials:
         verdict = f"{names} is trained" if count else "the head alone is kept"
         text = (
             f"{int(held.sum())} pictures held out in {counted(folds, 'fold')}: loss {losses[0]:.4f} (accuracy "
-            f"{accuracies[0]:.4f}) with the head alone, {losses[1]:.4f} ({accuracies[1]:.4f}) with {names}: better by "
-            f"{gain:+.4f}, standard error {error:.4f}; {verdict}"
+            f"{accuracies[0]:.4f}) with the head alone, {losses[1]:.4f} ({accuracies[1]:.4f}) with {names}: a gain of "
+            f"{gain:.4f}, standard error {error:.4f}; {verdict}"
         )
         record = {
             "held_out": int(held.sum()),

@@ -89,3 +89,26 @@ def test_the_key_depends_on_weights_size_and_code(plugins, tmp_path):
     other = dataclasses.replace(architecture.head, pool="max")
     keys.add(backbone_key(architecture, other, (32, 32), path, plugins))
     assert len(keys) == 4 and "" not in keys
+
+
+def test_the_key_depends_on_what_is_bound_to_the_function_that_builds(plugins, monkeypatch, tmp_path):
+    from zoo.workflow.solved import backbone_key
+
+    path = tmp_path / "weights.h5"
+    path.write_bytes(b"1")
+    architecture = plugins.architecture("mobilenetv2_035")
+    maker = architecture.build.__self__
+    keys = set()
+    for changes in ({}, {"mode": "caffe"}, {"options": {"alpha": 0.5}}):
+        other = dataclasses.replace(architecture, build=dataclasses.replace(maker, **changes).build)
+        monkeypatch.setitem(plugins.providers, id(other), plugins.plugin_of(architecture))
+        keys.add(backbone_key(other, other.head, (32, 32), path, plugins))
+    assert len(keys) == 3 and "" not in keys
+
+    class Unknown:
+        def __call__(self, shape):
+            return None
+
+    other = dataclasses.replace(architecture, build=Unknown())
+    monkeypatch.setitem(plugins.providers, id(other), plugins.plugin_of(architecture))
+    assert backbone_key(other, other.head, (32, 32), path, plugins) == ""
