@@ -241,6 +241,19 @@ def test_two_pictures_a_class_are_enough(train, photos, tmp_path):
     assert json.loads((run / "run.json").read_text())["data"]["counts"] == {"train": 3, "val": 0, "test": 3}
 
 
+def test_a_class_that_cannot_be_held_out_is_named(train, photos, tmp_path):
+    few = tmp_path / "few"
+    for label, count in (("bars", 8), ("discs", 8), ("noise", 2)):
+        (few / label).mkdir(parents=True)
+        for path in sorted((photos / label).iterdir())[:count]:
+            shutil.copy(path, few / label)
+    run, ran = train("--data", few, "--allow-chance")
+    text = "the cross-validation does not judge 'noise': add pictures"
+    assert text in ran.err and any(
+        text in warning for warning in json.loads((run / "run.json").read_text())["warnings"]
+    )
+
+
 def test_a_given_validation_part_joins_the_training_part(train, photos, tmp_path):
     given = tmp_path / "given"
     for label in ("bars", "discs", "noise"):

@@ -69,7 +69,7 @@ def train(
     started, stats = time.perf_counter(), CacheStats()
     backbone, groups = _features(resolved, data, config, registry, reporter, stats)
     chosen, row, phase = _solve_head(backbone, groups, resolved, data, reporter, time.perf_counter() - started)
-    history, phases, warnings = [row], [phase], []
+    history, phases, warnings = [row], [phase], _not_judged(chosen, resolved, data, reporter)
     found, trials = Evidence(0, ""), None
     if len(resolved.phases) > 1:
         trials = Trials(
@@ -239,6 +239,24 @@ def _solution(chosen: ChosenHead, loss: float | None) -> dict[str, Any]:
             "other_fold_losses": {str(stages): value for stages, value in chosen.others.items()},
         },
     }
+
+
+def _not_judged(chosen: ChosenHead, resolved: ResolvedConfig, data: TrainingData, reporter: Reporter) -> list[str]:
+    """Warn if no picture of some classes could be held out. Return the warning, or nothing."""
+    if not chosen.fit.folds:
+        return []
+    held_out = np.isfinite(chosen.fit.logits).all(axis=1)
+    counts = data.targets[data.train][held_out].sum(axis=0)
+    names = [repr(name) for name, count in zip(resolved.source.classes, counts, strict=True) if not count]
+    if not names or chosen.fit.folds == 1:
+        return []
+    more = f" and {len(names) - 5} more classes" if len(names) > 5 else ""
+    text = (
+        f"the cross-validation does not judge {', '.join(names[:5])}{more}: add pictures. One of each class is for the "
+    )
+    text += "test, and at least two others are needed."
+    reporter.warn(text)
+    return [text]
 
 
 def _after_head(result: TrainResult, found: Evidence) -> list[dict[str, Any]]:
