@@ -51,7 +51,7 @@ def test_the_same_answer_for_all_pictures_is_refused():
     found = judge([0] * 3 + [1] * 9, [1] * 12)
     assert not found.learned
     (text,) = found.warnings
-    assert "it names 'dog' for all 12 validation and test pictures, but that is wrong for 3 of them" in text
+    assert "it names 'dog' for all 12 held-out pictures, but that is wrong for 3 of them" in text
     assert "--balance" in text and "labels" in text and "--learning-rate" in text
     # The classes have the same number of pictures, or --balance was given already.
     assert "--balance" not in judge([0] * 6 + [1] * 6, [1] * 12).warnings[0]
@@ -61,7 +61,7 @@ def test_the_same_answer_for_all_pictures_is_refused():
 def test_two_missed_pictures_of_a_rare_class_are_a_warning():
     found = judge([0] * 2 + [1] * 8, [1] * 10)
     assert found.learned
-    assert any("no validation or test picture is recognized of 'cat' (2 pictures)" in text for text in found.warnings)
+    assert any("no held-out picture is recognized of 'cat' (2 pictures)" in text for text in found.warnings)
 
 
 def test_a_class_without_a_right_answer_is_a_warning():
@@ -69,9 +69,7 @@ def test_a_class_without_a_right_answer_is_a_warning():
     found = judge(labels, [0] * 10 + [1] * 14, ("cat", "dog", "owl"))
     assert found.learned
     (text,) = found.warnings
-    assert (
-        text.startswith("no validation or test picture is recognized of 'owl' (4 pictures). ") and "--balance" in text
-    )
+    assert text.startswith("no held-out picture is recognized of 'owl' (4 pictures). ") and "--balance" in text
 
 
 def test_balanced_answers_that_lose_against_the_most_frequent_class_are_a_warning():

@@ -139,7 +139,7 @@ def _constant_answer(
     names = [name for name, named in zip(classes, answers[0], strict=True) if named]
     answer = " and ".join(map(repr, names)) or "no class"
     return (
-        f"the network has learned nothing of use: it names {answer} for all {len(targets)} validation and test "
+        f"the network has learned nothing of use: it names {answer} for all {len(targets)} held-out "
         f"pictures, but that is wrong for {others} of them."
     )
 
@@ -173,7 +173,7 @@ def _recall_warning(figures: dict[str, Any], advice: str) -> list[str]:
     if not missed:
         return []
     more = f" and {len(missed) - NAMED} more classes" if len(missed) > NAMED else ""
-    return [f"no validation or test picture is recognized of {', '.join(missed[:NAMED])}{more}. {advice}"]
+    return [f"no held-out picture is recognized of {', '.join(missed[:NAMED])}{more}. {advice}"]
 
 
 def _advice(figures: dict[str, Any], balanced: bool) -> str:

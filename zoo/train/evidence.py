@@ -190,7 +190,7 @@ class Trials:
         build: Builds the network with the chosen head and the pretrained weights.
         chosen: The head.
         phases: The phases after that of the head.
-        data: The pictures; its train part is all pictures that may be used.
+        data: The pictures; its train part is all pictures that may be used, and its validation part is empty.
         config: The settings of training.
         reporter: Receives progress messages and warnings.
     """
@@ -254,10 +254,9 @@ class Trials:
 
     def refit(self, found: Evidence) -> tuple[Network, engine.TrainResult]:
         """Train the chosen phases on all pictures, from the solved head, and divide the logits by the temperature."""
-        fit, data = self._chosen.fit, self._data
+        fit = self._chosen.fit
         network = self._start(fit.kernel, fit.bias)
-        everything = dataclasses.replace(data, val=np.empty(0, np.int64))
-        result = engine.train(network, self._phases[: found.count], everything, self._config, self._reporter)
+        result = engine.train(network, self._phases[: found.count], self._data, self._config, self._reporter)
         layer = network.model.get_layer(f"{network.prefix}logits")
         layer.set_weights([weights / found.temperature for weights in layer.get_weights()])
         return network, result
@@ -274,9 +273,8 @@ class Trials:
 
     def _without(self, rows: np.ndarray, fold: int) -> engine.TrainResult:
         """Train the phases without the pictures of a fold, given by their places in the train part."""
-        train = self._data.train
         network = self._start(*self._chosen.fit.fold_heads[fold])
-        data = dataclasses.replace(self._data, train=np.delete(train, rows), val=train[rows])
+        data = self._data.holding_out(rows)
         config = dataclasses.replace(self._config, val_logits=True)
         with self._reporter.timing.measure("trying"), quiet(self._reporter, "trying more layers") as reporter:
             return engine.train(network, self._phases, data, config, reporter)

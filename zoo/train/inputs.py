@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,14 @@ class TrainingData:
     val: np.ndarray
     task: str = "multiclass"
     copies: Sequence[str] | None = None
+
+    def holding_out(self, places: np.ndarray) -> TrainingData:
+        """Return the data with some training pictures as the validation part.
+
+        Args:
+            places: The places of these pictures in `train`, int64.
+        """
+        return dataclasses.replace(self, train=np.delete(self.train, places), val=self.train[places])
 
 
 def class_weights(data: TrainingData) -> np.ndarray:

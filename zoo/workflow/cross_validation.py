@@ -59,8 +59,7 @@ def train(
         run.write_out_of_fold([dataset.pixels.digests[i] for i in data.train[held_out]], logits[held_out])
     reporter.say(f"Cross-validation: {text}")
     network = build_network(resolved, registry, reporter)
-    everything = dataclasses.replace(data, val=np.empty(0, np.int64))
-    result = engine.train(network, phases, everything, config, reporter)
+    result = engine.train(network, phases, data, config, reporter)
     figures = by_epoch(histories) if histories else ()
     history = [
         {**row, "val_loss": figures[i][0], "val_accuracy": figures[i][1]} if i < len(figures) else row
@@ -101,7 +100,7 @@ def _held_out(
     network, weights, logits, histories = None, [], None, []
     for fold in range(count):
         rows = np.flatnonzero(fold_of == fold)
-        part = dataclasses.replace(data, train=np.delete(data.train, rows), val=data.train[rows])
+        part = data.holding_out(rows)
         reporter.say(f"Cross-validation: fold {fold + 1} of {count}, {len(part.train)} pictures to train on")
         with reporter.timing.measure("cross-validation"), quiet(reporter, f"fold {fold + 1}") as silent:
             # Networks with fewer stages have heads of their own, whose weights are made when a phase begins.

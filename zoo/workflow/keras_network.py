@@ -106,11 +106,12 @@ def trained_model(run: runs.Run, record: runs.RunRecord, registry: Registry, rep
     """
     from zoo.train.network import load_model
 
-    if not run.model.is_file():
-        model = model_of_solved(run, record, registry, reporter)
-        with atomic_write(run.model) as temporary:
-            model.save(temporary)
-    return load_model(run.model)
+    if run.model.is_file():
+        return load_model(run.model)
+    model = model_of_solved(run, record, registry, reporter)
+    with atomic_write(run.model) as temporary:
+        model.save(temporary)
+    return model
 
 
 def model_of_solved(run: runs.Run, record: runs.RunRecord, registry: Registry, reporter: Reporter) -> keras.Model:
