@@ -295,6 +295,8 @@ def _schedule(
     default = select.RANDOM_SCHEDULE if random else architecture.default_schedule
     schedule = schedule_tools.find(config.schedule or default, registry)
     why = exact.obstacle(head) or ("" if head.pool in VECTOR_POOLS else f"--pool {head.pool} makes too many features")
+    if schedule.by_evidence and not config.schedule and not why:
+        why = _names_other_phases(config, schedule, architecture, registry)
     if schedule.by_evidence and why:
         if config.schedule:
             raise UsageError(
@@ -323,6 +325,21 @@ def _schedule(
             "another --schedule; `zoo list schedules` shows them."
         )
     return schedule, phases
+
+
+def _names_other_phases(
+    config: FinetuneConfig, schedule: Schedule, architecture: Architecture, registry: Registry
+) -> str:
+    """Return why a user who names no schedule means `fine-tune`; empty if the default schedule fits the options.
+
+    `fine-tune` was the default before `auto`. Commands with one number of epochs for each of its phases stay valid.
+    """
+    own = len(schedule.phases_for(architecture))
+    for option, values in (("--epochs", config.epochs), ("--learning-rate", config.learning_rates)):
+        if values is not None and len(values) not in (1, own):
+            other = len(schedule_tools.find(UNSOLVED_SCHEDULE, registry).phases_for(architecture))
+            return f"{option} has a value for each of its {other} phases" if len(values) == other else ""
+    return ""
 
 
 def _warn_of_random(

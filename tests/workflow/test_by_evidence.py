@@ -281,6 +281,14 @@ def test_a_head_that_cannot_be_solved_is_fine_tuned(train):
     assert "to validate" in ran.out
 
 
+def test_three_numbers_of_epochs_are_those_of_fine_tune(train):
+    run, ran = train("--epochs", "2,1,1", "--batch-size", 8)
+    record = json.loads((run / "run.json").read_text())
+    assert record["options"]["schedule"] == "fine-tune" and record["data"]["counts"]["val"] == 12
+    assert [phase["epochs_run"] for phase in record["phases"]] == [2, 1, 1]
+    assert "Schedule: fine-tune, because --epochs has a value for each of its 3 phases" in ran.out
+
+
 def test_cross_validation_of_a_named_schedule(train):
     run, ran = train("--schedule", "head-only", "--cv", 3, "--epochs", 2)
     metrics = json.loads((run / "metrics.json").read_text())
