@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli.reading_options import READING_OPTIONS, format_reading, reading_values
 from zoo.export.variants import VARIANTS, AcceptanceLimits, Variant, VariantRequest
 
 if TYPE_CHECKING:
@@ -234,10 +235,12 @@ def phase_option(option: str, setting: str, **attributes: Any) -> Callable:
 
 DATA_HELP = "Pictures: a folder, a CSV file, an .npz file, or 'digits', which come with zoo."
 
+
 # The options that decide how a network is trained.
 TRAINING_OPTIONS = (
     click.argument("architecture", metavar="ARCH[.TAG]"),
     click.option("--data", default="digits", show_default=True, help=DATA_HELP),
+    *READING_OPTIONS,
     click.option(
         "--weights",
         default="auto",
@@ -439,6 +442,7 @@ def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
     head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
     overrides = {key.removeprefix(OVERRIDE): values.pop(key) for key in list(values) if key.startswith(OVERRIDE)}
     return FinetuneConfig(
+        reading=reading_values(values),
         learning_rates=values.pop("learning_rate"),
         keep_best=values.pop("keep") == "best",
         head=pool | {key: value for key, value in head.items() if value is not None},
@@ -465,6 +469,9 @@ def typed_again(name: str, value: Any) -> list[str]:
     (option,) = [parameter.opts[0] for parameter in context.command.params if parameter.name == name]
     if isinstance(value, bool):
         return [option]
+    words = format_reading(option, value)
+    if words is not None:
+        return words
     if isinstance(value, dict):
         value = f"{value['pool']}:{value['grid']}" if "grid" in value else value["pool"]
     elif isinstance(value, tuple):

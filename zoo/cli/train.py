@@ -32,6 +32,7 @@ from zoo.cli.options import (
     variant_options,
     variant_requests,
 )
+from zoo.cli.reading_options import reading_options, reading_values
 
 if TYPE_CHECKING:
     from zoo.train.lr_find import RangeTest
@@ -243,6 +244,7 @@ def augment() -> None:
 @augment.command("preview", cls=DataCommand)
 @click.argument("policy", metavar="POLICY[:K=V,...]")
 @click.option("--data", default="digits", show_default=True, help=DATA_HELP)
+@reading_options
 @click.option(
     "--size",
     callback=parse_size,
@@ -280,4 +282,6 @@ def preview(policy: str, **values: Any) -> None:
     """Draw pictures before and after augmentation by POLICY on one sheet, with their labels."""
     from zoo.report import augment_preview
 
-    click.echo(f"Sheet      {augment_preview.preview(policy, load_registry(), ConsoleReporter(), **values)}")
+    reading = reading_values(values)
+    sheet = augment_preview.preview(policy, load_registry(), ConsoleReporter(), reading=reading, **values)
+    click.echo(f"Sheet      {sheet}")

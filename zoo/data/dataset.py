@@ -18,6 +18,7 @@ from zoo import files
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data import split as splitting
+from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError
 from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec
@@ -158,7 +159,15 @@ def load(
 
 
 def reload(
-    data: str, spec: ImageSpec, *, parts: Mapping[str, str], digest: str, how: str, run: str, reporter: Reporter
+    data: str,
+    spec: ImageSpec,
+    *,
+    parts: Mapping[str, str],
+    digest: str,
+    how: str,
+    run: str,
+    reporter: Reporter,
+    reading: ReadingOptions | None = None,
 ) -> Dataset:
     """Decode the pictures of a finished run and split them as that run did.
 
@@ -172,12 +181,13 @@ def reload(
         how: The description of how the run's split was made; see `zoo.data.split.Split`.
         run: The id of the run, for error messages.
         reporter: Receives progress messages.
+        reading: How the run read its pictures. None means the defaults.
 
     Raises:
         RunError: The pictures or their classes differ from those of the run.
         DataError: The pictures cannot be found or read, or the decoded pictures cannot be written to the disk.
     """
-    source = sources.open_source(data)
+    source = sources.open_source(data, reading=reading)
     pixels = _decode(source, spec, reporter)
     if digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(

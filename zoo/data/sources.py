@@ -13,12 +13,13 @@ import io
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from zoo.data import tables
+from zoo.data.reading import Exclusion, ReadingOptions, check_present
 from zoo.data.tables import SEPARATOR, SPLITS, Row, check_split_classes
 from zoo.errors import DataLayout, DataNotFound, EmptyClass
 from zoo_runtime import SUFFIXES
@@ -129,11 +130,12 @@ def location(data: str) -> str:
     return data if data == EMBEDDED and not path.exists() else str(path.resolve())
 
 
-def open_source(data: str, *, fewest_classes: int = 2) -> Source:
+def open_source(data: str, *, reading: ReadingOptions | None = None, fewest_classes: int = 2) -> Source:
     """List the pictures of a source.
 
     Args:
         data: A path, or the name "digits".
+        reading: Which classes and files are used. None uses all of them.
         fewest_classes: The smallest number of classes that is accepted: 2 for training. 1 is enough to evaluate a
             network.
 
@@ -142,18 +144,58 @@ def open_source(data: str, *, fewest_classes: int = 2) -> Source:
 
     Raises:
         DataNotFound: The path does not exist, or the user has no permission to read it.
-        DataLayout: The folder or file does not have one of the layouts that zoo reads.
+        DataLayout: The folder or file does not have one of the layouts that zoo reads, or it lacks a class that
+            `reading` names.
         EmptyClass: A class folder is empty, the source's validation or test part lacks a class, or there are too few
             classes.
     """
     try:
-        source = _open(data)
+        source = _select(data, _open(data), reading or ReadingOptions())
     except OSError as error:
         where = os.fspath(error.filename or data)
         raise DataNotFound(f"{where!r} cannot be read: {error.strerror or error}.") from None
     if len(source.classes) < fewest_classes:
         raise EmptyClass(_too_few_classes(data, source))
     return source
+
+
+def _select(data: str, source: Source, reading: ReadingOptions) -> Source:
+    """Leave out the pictures and the classes that the user does not want.
+
+    Args:
+        data: The path of the source.
+        source: The source as it stands.
+        reading: Says which classes and files are used.
+
+    Raises:
+        DataLayout: The source lacks a class that `reading` names, or every picture is left out.
+    """
+    if reading == ReadingOptions():
+        return source
+    exclusion = Exclusion(reading.exclude)
+    root = Path(os.path.expanduser(data))
+    root = root if root.is_dir() else root.parent
+
+    def relative(picture: Picture) -> str:
+        inside = isinstance(picture.content, Path) and picture.content.is_relative_to(root)
+        return os.fspath(picture.content.relative_to(root)) if inside else picture.name
+
+    kept = [picture for picture in source.pictures if not exclusion(relative(picture))]
+    if not kept and source.pictures:
+        raise DataLayout(f"--exclude leaves out all {len(source.pictures)} pictures of {data!r}.")
+    present = {label for picture in kept for label in picture.labels}
+    classes = [name for i, name in enumerate(source.classes) if i in present]
+    if reading.classes is not None:
+        check_present(reading.classes, classes, data)
+        classes = [name for name in classes if name in reading.classes]
+    index = {source.classes.index(name): i for i, name in enumerate(classes)}
+    pictures = tuple(
+        replace(picture, labels=tuple(index[label] for label in picture.labels if label in index))
+        for picture in kept
+        if source.multilabel or picture.labels[0] in index
+    )
+    remarks = (*source.remarks, *exclusion.unused())
+    return replace(source, classes=tuple(classes), pictures=pictures, remarks=remarks)
 
 
 def _too_few_classes(data: str, source: Source) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from zoo import config, files, runs
 from zoo.data import dataset as datasets
 from zoo.data.dataset import Dataset
+from zoo.data.reading import ReadingOptions
 from zoo.errors import ConstantOutput, UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
@@ -383,6 +384,7 @@ def export_run(
     name: str | None,
     exported: Path,
     data: str | None = None,
+    reading: ReadingOptions | None = None,
     size: tuple[int, int] | None = None,
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
@@ -397,6 +399,7 @@ def export_run(
             run.
         exported: The folder of exports.
         data: The path of the run's pictures, if they have moved. None means the path in run.json.
+        reading: How these pictures are read. Options that are not given are those of the run.
         size: The (height, width) in pixels of the pictures that the exported file takes. None means the size of the
             run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
         variants: The variants to make. If there are any, the float32 export is not changed.
@@ -432,7 +435,7 @@ def export_run(
         model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
     else:
         model = solved.open_trained(run, record, registry, reporter)
-    dataset = reload_dataset(run, record, data, reporter, size)
+    dataset = reload_dataset(run, record, data, reporter, size, reading)
     trained = TrainedModel(model, architecture, dataset, run, record, name)
     return export_model(
         trained,
@@ -446,7 +449,12 @@ def export_run(
 
 
 def reload_dataset(
-    run: runs.Run, record: runs.RunRecord, data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
+    run: runs.Run,
+    record: runs.RunRecord,
+    data: str | None,
+    reporter: Reporter,
+    size: tuple[int, int] | None = None,
+    reading: ReadingOptions | None = None,
 ) -> Dataset:
     """Load the dataset of a finished run again, with the same split.
 
@@ -456,6 +464,7 @@ def reload_dataset(
         data: The path of the pictures, if they have moved. None means the path in run.json.
         reporter: Receives the progress of decoding.
         size: (height, width) in pixels to which pictures are resized; None means the size of the run.
+        reading: How the pictures are read. Options that are not given are those of the run.
 
     Returns:
         The decoded pictures of the run and their split.
@@ -472,4 +481,10 @@ def reload_dataset(
         how=record.data["split"],
         run=run.id,
         reporter=reporter,
+        reading=(reading or ReadingOptions()).over(recorded_reading(record)),
     )
+
+
+def recorded_reading(record: runs.RunRecord) -> ReadingOptions:
+    """Return how a run read its pictures."""
+    return ReadingOptions.from_json(record.options.get("reading"))

@@ -1,0 +1,192 @@
+"""Defines `ReadingOptions`: what a user says about how a source is read, such as which classes and which files count.
+
+`zoo.data.sources` obeys these options. The command line, `zoo.config.FinetuneConfig` and run.json carry them, so that
+`zoo evaluate` and `zoo export` read the pictures of a run as the run did.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import io
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import DataLayout
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Says how a source is read. The default reads a source as it stands.
+
+    Args:
+        classes: The names of the classes to use, normalized to NFC. Pictures of other classes are left out. None uses
+            all classes.
+        exclude: Patterns in the syntax of .gitignore. Files and folders that match are not read. A pattern applies to
+            the path relative to the source. Without a slash, it matches at any depth.
+    """
+
+    classes: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as run.json records them: one key per field; tuples become lists."""
+        return {
+            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
+            for field in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any] | None) -> ReadingOptions:
+        """Return the options that a run recorded.
+
+        Options that the run does not record, because an older version of zoo wrote it, have their defaults. Options of
+        newer versions are ignored. The digest of a run then tells whether its pictures are read alike.
+
+        Args:
+            values: What `to_json` returned. None means the defaults.
+        """
+        known = {field.name for field in dataclasses.fields(cls)} & (values or {}).keys()
+        return cls(**{key: _frozen((values or {})[key]) for key in known})
+
+    def over(self, recorded: ReadingOptions) -> ReadingOptions:
+        """Return these options, where each one that the user did not give has the value that a run recorded."""
+        default = ReadingOptions()
+        given = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != getattr(default, field.name)
+        }
+        return dataclasses.replace(recorded, **given)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Exclusion:
+    """Decides which files and folders are left out by `ReadingOptions.exclude`, and remembers which patterns matched.
+
+    Args:
+        patterns: The patterns, in the syntax of .gitignore.
+
+    Attributes:
+        left_out: The paths that were left out, relative to the source. A folder stands for everything in it.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = tuple(patterns)
+        self._unused = [pattern for pattern in patterns if not pattern.startswith("!")]
+        self.left_out: list[str] = []
+
+    @cached_property
+    def _spec(self) -> GitIgnoreSpec:
+        return _compiled(self._patterns)
+
+    def __call__(self, path: str | PurePath, *, folder: bool = False) -> bool:
+        """Return whether a path is left out.
+
+        Args:
+            path: The path relative to the source.
+            folder: Whether the path is a folder.
+        """
+        if not self._patterns:
+            return False
+        text = _as_written(path) + ("/" if folder else "")
+        if not self._spec.match_file(text):
+            return False
+        self._unused = [pattern for pattern in self._unused if not _compiled([pattern]).match_file(text)]
+        self.left_out.append(text)
+        return True
+
+    def unused(self) -> list[str]:
+        """Return a list with one warning if some patterns matched nothing, or an empty list."""
+        if not self._unused:
+            return []
+        named = ", ".join(map(repr, self._unused))
+        return [
+            f"--exclude {named} matches nothing. A pattern applies to the path inside the data, such as 'cats/raw', "
+            "'raw' or '*.png'."
+        ]
+
+
+def _compiled(patterns: Sequence[str]) -> GitIgnoreSpec:
+    from pathspec import GitIgnoreSpec
+
+    return GitIgnoreSpec.from_lines(unicodedata.normalize("NFC", pattern) for pattern in patterns)
+
+
+def _as_written(path: str | PurePath) -> str:
+    """Return a path in the form that patterns are compared with: with slashes, without a leading one, in NFC."""
+    text = path.as_posix() if isinstance(path, PurePath) else path.replace("\\", "/")
+    return unicodedata.normalize("NFC", text).lstrip("/").removeprefix("./")
+
+
+def parse_names(values: Sequence[str]) -> tuple[str, ...] | None:
+    """Parse the values of --classes: names separated by commas.
+
+    A name that contains a comma stands in double quotes, as in a CSV file: 'cats,"dogs, small"'. The option may be
+    repeated.
+
+    Returns:
+        The names, normalized to NFC, without duplicates, in the order given. None if there is no value.
+
+    Raises:
+        ValueError: A name is empty, or double quotes are not closed.
+    """
+    if not values:
+        return None
+    names: list[str] = []
+    for value in values:
+        try:
+            rows = list(csv.reader([value], skipinitialspace=True, strict=True))
+        except csv.Error as error:
+            raise ValueError(f"{value!r}: {error}") from None
+        for name in (rows[0] if rows else []) or [""]:
+            if not name.strip():
+                raise ValueError(f"{value!r} has an empty name")
+            names.append(unicodedata.normalize("NFC", name.strip()))
+    return tuple(dict.fromkeys(names))
+
+
+def format_names(names: Iterable[str]) -> str:
+    """Return the value of --classes that `parse_names` turns into these names."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+def check_present(named: Iterable[str], present: Iterable[str], where: str) -> None:
+    """Check that the data have every class that --classes names.
+
+    Args:
+        named: The names that the user gave.
+        present: The classes of the data.
+        where: The path of the data, for the error message.
+
+    Raises:
+        DataLayout: A class is absent. The message suggests similar names.
+    """
+    known = sorted(present)
+    missing = [name for name in named if name not in known]
+    if not missing:
+        return
+    folded = {name.casefold().strip(): name for name in known}
+    text = []
+    for name in missing:
+        nearest = [folded[name.casefold().strip()]] if name.casefold().strip() in folded else []
+        nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        text.append(f"{name!r}" + (f" (did you mean {nearest[0]!r}?)" if nearest else ""))
+    shown = ", ".join(map(repr, known[:12])) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    raise DataLayout(
+        f"--classes names {', '.join(text)}, but {where!r} has no such {'class' if len(missing) == 1 else 'classes'}. "
+        f"It has {shown or 'no classes'}."
+    )
