@@ -234,6 +234,26 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     )
 
 
+def has_validation(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> bool:
+    """Return whether a run has a validation part. Nothing is downloaded and no picture is read.
+
+    Args:
+        config: The request.
+        registry: The loaded plugins.
+        reporter: Receives a message if another schedule than the default one is needed.
+
+    Raises:
+        UsageError: An option has a value that zoo cannot use, or two options contradict each other.
+        PluginError: Two plugins provide a requested name, or a plugin breaks the rules of the plugin API.
+    """
+    architecture, tag = registry.resolve(config.architecture)
+    augmentation, _ = policies.parse(config.augment, registry)
+    random = select.starts_random(architecture, tag, config.weights, registry)
+    head = _head(architecture, config.head)
+    schedule, _ = _schedule(config, architecture, head, registry, augmentation, reporter, random=random)
+    return not (schedule.by_evidence or config.folds is not None)
+
+
 def checked_name(name: str) -> str:
     """Check that the name of an export is allowed, and return it unchanged.
 

@@ -6,8 +6,10 @@ as that run did. `zoo.data.sources` finds pictures, `zoo.data.pixels` decodes th
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from zoo import files
+from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
-from zoo.data import sources
 from zoo.data import split as splitting
 from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError
@@ -132,6 +134,7 @@ def load(
             disk.
         UsageError: `val_fraction` is given, but the source already has a validation part.
     """
+    overview.report(source, reporter)
     started = time.perf_counter()
     with reporter.timing.measure("decoding"):
         pixels = _decode(source, spec, reporter)
@@ -152,8 +155,6 @@ def load(
         f"{len(split.train)} to train on, {f'{len(split.val)} to validate, ' if validation else ''}"
         f"{len(split.test)} to test ({split.how})"
     )
-    for remark in source.remarks:
-        reporter.warn(remark)
     _warn_of_contradictions(source, pixels, reporter)
     return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
 
@@ -189,7 +190,10 @@ def reload(
     """
     source = sources.open_source(data, reading=reading)
     pixels = _decode(source, spec, reporter)
-    if digest_of(source, pixels.digests, pixels.usable) != digest:
+    decomposed = _decomposed(source)
+    if digest_of(decomposed, pixels.digests, pixels.usable) == digest:
+        source = decomposed
+    elif digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(
             f"the pictures at {data!r} are not the ones that {run} was trained on. Checks and test figures on other "
             "pictures would be meaningless. Name the right pictures with --data."
@@ -200,6 +204,18 @@ def reload(
     }
     split = splitting.Split(**rows, how=how)
     return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
+
+
+def _decomposed(source: sources.Source) -> sources.Source:
+    """Return a source with the names of its classes in NFD, as older versions of zoo read them on a Mac."""
+    names = [unicodedata.normalize("NFD", name) for name in source.classes]
+    classes = tuple(sorted(names))
+    index = [classes.index(name) for name in names]
+    pictures = tuple(
+        dataclasses.replace(picture, labels=tuple(sorted(index[label] for label in picture.labels)))
+        for picture in source.pictures
+    )
+    return dataclasses.replace(source, classes=classes, pictures=pictures)
 
 
 def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:

@@ -6,21 +6,50 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import difflib
-import io
-import unicodedata
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from zoo.data.names import listed, normalized
 from zoo.errors import DataLayout
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Describes what is in a source and is not used.
+
+    Args:
+        path: The path relative to the source, or the name of a class. The path of a folder ends in "/".
+        why: The reason, such as "zoo wrote it".
+        pictures: The number of its pictures. None if they were not counted.
+    """
+
+    path: str
+    why: str
+    pictures: int | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Says how a source was understood.
+
+    Args:
+        layout: How the pictures are arranged, such as "a folder for each class".
+        left_out: What is not used.
+        passed_over: Maps the ending of files that are not pictures, such as ".json", to their number.
+    """
+
+    layout: str = ""
+    left_out: tuple[LeftOut, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,17 +108,18 @@ class Exclusion:
         patterns: The patterns, in the syntax of .gitignore.
 
     Attributes:
+        patterns: The patterns.
         left_out: The paths that were left out, relative to the source. A folder stands for everything in it.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._patterns = tuple(patterns)
+        self.patterns = tuple(patterns)
         self._unused = [pattern for pattern in patterns if not pattern.startswith("!")]
         self.left_out: list[str] = []
 
     @cached_property
     def _spec(self) -> GitIgnoreSpec:
-        return _compiled(self._patterns)
+        return _compiled(self.patterns)
 
     def __call__(self, path: str | PurePath, *, folder: bool = False) -> bool:
         """Return whether a path is left out.
@@ -98,7 +128,7 @@ class Exclusion:
             path: The path relative to the source.
             folder: Whether the path is a folder.
         """
-        if not self._patterns:
+        if not self.patterns:
             return False
         text = _as_written(path) + ("/" if folder else "")
         if not self._spec.match_file(text):
@@ -121,20 +151,20 @@ class Exclusion:
 def _compiled(patterns: Sequence[str]) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
-    return GitIgnoreSpec.from_lines(unicodedata.normalize("NFC", pattern) for pattern in patterns)
+    return GitIgnoreSpec.from_lines(normalized(pattern) for pattern in patterns)
 
 
 def _as_written(path: str | PurePath) -> str:
     """Return a path in the form that patterns are compared with: with slashes, without a leading one, in NFC."""
     text = path.as_posix() if isinstance(path, PurePath) else path.replace("\\", "/")
-    return unicodedata.normalize("NFC", text).lstrip("/").removeprefix("./")
+    return normalized(text).lstrip("/").removeprefix("./")
 
 
 def parse_names(values: Sequence[str]) -> tuple[str, ...] | None:
     """Parse the values of --classes: names separated by commas.
 
-    A name that contains a comma stands in double quotes, as in a CSV file: 'cats,"dogs, small"'. The option may be
-    repeated.
+    A name that contains a comma, or begins or ends with a blank, stands in double quotes, as in a CSV file:
+    'cats,"dogs, small"'. The option may be repeated.
 
     Returns:
         The names, normalized to NFC, without duplicates, in the order given. None if there is no value.
@@ -142,26 +172,29 @@ def parse_names(values: Sequence[str]) -> tuple[str, ...] | None:
     Raises:
         ValueError: A name is empty, or double quotes are not closed.
     """
-    if not values:
-        return None
     names: list[str] = []
     for value in values:
-        try:
-            rows = list(csv.reader([value], skipinitialspace=True, strict=True))
-        except csv.Error as error:
-            raise ValueError(f"{value!r}: {error}") from None
-        for name in (rows[0] if rows else []) or [""]:
-            if not name.strip():
-                raise ValueError(f"{value!r} has an empty name")
-            names.append(unicodedata.normalize("NFC", name.strip()))
-    return tuple(dict.fromkeys(names))
+        position = 0
+        while position <= len(value):
+            match = _NAME.match(value, position)
+            name = match and (match[1].replace('""', '"') if match[1] is not None else match[2].strip())
+            if not match or not name:
+                raise ValueError(repr(value))
+            names.append(normalized(name))
+            position = match.end() + 1
+    return tuple(dict.fromkeys(names)) or None
+
+
+# A name in double quotes or without, up to a comma or the end.
+_NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^",]*))(?=,|$)', re.DOTALL)
 
 
 def format_names(names: Iterable[str]) -> str:
     """Return the value of --classes that `parse_names` turns into these names."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(names)
-    return text.getvalue()
+    return ",".join(
+        '"' + name.replace('"', '""') + '"' if "," in name or '"' in name or name != name.strip() else name
+        for name in names
+    )
 
 
 def check_present(named: Iterable[str], present: Iterable[str], where: str) -> None:
@@ -185,7 +218,7 @@ def check_present(named: Iterable[str], present: Iterable[str], where: str) -> N
         nearest = [folded[name.casefold().strip()]] if name.casefold().strip() in folded else []
         nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         text.append(f"{name!r}" + (f" (did you mean {nearest[0]!r}?)" if nearest else ""))
-    shown = ", ".join(map(repr, known[:12])) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    shown = listed(known, 12)
     raise DataLayout(
         f"--classes names {', '.join(text)}, but {where!r} has no such {'class' if len(missing) == 1 else 'classes'}. "
         f"It has {shown or 'no classes'}."
