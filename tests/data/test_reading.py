@@ -25,6 +25,8 @@ def counts(source) -> dict[str, int]:
         (("cats,dogs",), ("cats", "dogs")),
         (("cats", "dogs, cows"), ("cats", "dogs", "cows")),
         (('"cats, black",dogs',), ("cats, black", "dogs")),
+        (('"cat ",cat',), ("cat ", "cat")),
+        (('"5"" disk",b',), ('5" disk', "b")),
         (("cafe\u0301",), ("caf\u00e9",)),
     ],
 )
@@ -34,7 +36,7 @@ def test_names_of_classes_and_the_text_that_gives_them_again(values, names):
         assert parse_names([format_names(names)]) == names
 
 
-@pytest.mark.parametrize("value", ["", "a,,b", '"a'])
+@pytest.mark.parametrize("value", ["", "a,,b", "a,", '"a', '"a"b'])
 def test_names_that_cannot_be_read(zoo, value):
     ran = zoo("finetune", "mnist_convnet", "--classes", value)
     assert ran.code == 2 and "must be names separated by commas" in ran.err
@@ -65,7 +67,7 @@ def test_several_labels_lose_those_that_are_not_named(tmp_path):
         (("cat/raw",), {"cat": 2, "dog": 3}),
         (("**/raw/*",), {"cat": 2, "dog": 2}),
         (("/raw",), {"cat": 3, "dog": 3}),
-        (("*", "!*.jpg", "!*/"), {"cat": 2, "dog": 1}),
+        (("*.jpg", "!cat/2.jpg"), {"cat": 2, "dog": 2}),
     ],
 )
 def test_patterns_are_those_of_gitignore(tmp_path, put, patterns, left):
@@ -84,7 +86,7 @@ def test_a_pattern_that_matches_nothing_is_named(tmp_path, put):
 def test_a_run_is_read_again_as_it_was(zoo, photos, tmp_path):
     folders = ["--runs", tmp_path / "runs", "--exported", tmp_path / "exported"]
     reading = ["--classes", "discs,bars", "--exclude", "*00.jpg", "--exclude", "*1?.jpg"]
-    words = ["mnist_convnet", "--data", photos, "--size", 28, "--epochs", 3, "--allow-chance"]
+    words = ["mnist_convnet", "--data", photos, "--size", 28, "--epochs", 1, "--allow-chance"]
     ran = zoo("finetune", *words, *reading, *folders)
     assert ran.code == 0, ran.err
     (run,) = (tmp_path / "runs").iterdir()

@@ -491,7 +491,7 @@ def test_pictures_beside_the_class_folders_are_remarked(tmp_path, put):
     for i in range(4):
         put(tmp_path / f"{i}.png")
     (remark,) = open_source(str(tmp_path)).remarks
-    assert "5 pictures are not used" in remark and ": 0.png, 1.png, 2.png and 2 more. To use them" in remark
+    assert "5 pictures are not used" in remark and ": '0.png', '1.png', '2.png' and 2 more. To use" in remark
 
 
 def test_a_csv_row_with_too_many_values_is_named(tmp_path):
