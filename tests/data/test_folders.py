@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from zoo.data.dataset import digest_of, reload
 from zoo.data.layouts import labels_in_names
 from zoo.data.reading import ReadingOptions
 from zoo.data.sources import open_source
 from zoo.data.splits import part_of
 from zoo.errors import DataLayout, EmptyClass
+from zoo.reporter import Reporter
+from zoo_runtime import ImageSpec
 
 
 @pytest.fixture
@@ -392,6 +396,19 @@ def test_what_is_excluded_leaves_no_empty_class(make):
     assert counts(source) == {"cat": 2, "dog": 2}
 
 
+def test_what_classes_leave_out_is_named_by_its_folder(make):
+    data = make(train__cat=2, train__dog=2, train__cow=3, test__cat=1, test__dog=1, test__cow=1, notes=2)
+    source = open_source(data, reading=ReadingOptions(classes=("cat", "dog")))
+    assert counts(source) == {("cat", "train"): 2, ("dog", "train"): 2, ("cat", "test"): 1, ("dog", "test"): 1}
+    left = {(each.path, each.pictures) for each in source.findings.left_out}
+    assert left == {("train/cow/", 3), ("test/cow/", 1), ("notes/", 2)}
+
+
+def test_a_pattern_that_was_typed_from_outside_the_data_is_explained(make):
+    (remark,) = open_source(make(cat=2, dog=2), reading=ReadingOptions(exclude=("data/cat/old",))).remarks
+    assert "--exclude 'data/cat/old' matches nothing" in remark and "probably 'cat/old'" in remark
+
+
 # --- what zoo wrote ---------------------------------------------------------------------------------------------------
 
 
@@ -425,6 +442,29 @@ def test_one_name_in_two_forms_of_unicode_is_one_class(make):
     }  # fmt: skip
 
 
+def test_a_run_of_an_older_version_keeps_its_names_in_nfd_and_their_order(make):
+    """In NFC, the name with the accent sorts behind "cafz"; in NFD, before it."""
+    data = make.tree({"cafe\u0301": 2, "cafz": 3})
+    source = open_source(data)
+    assert source.classes == ("cafz", "caf\u00e9")
+    names = {"cafz": "cafz", "caf\u00e9": "cafe\u0301"}
+    lines = sorted(f"{picture.digest()} {names[source.class_of(picture)]}" for picture in source.pictures)
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    parts = {picture.digest(): "train" for picture in source.pictures}
+    spec = ImageSpec(size=(4, 4))
+    again = reload(data, spec, parts=parts, digest=digest, how="", run="r", reporter=Reporter())
+    assert again.source.classes == ("cafe\u0301", "cafz")
+    assert again.targets.sum(0).tolist() == [2, 3] and counts(again.source) == {"cafe\u0301": 2, "cafz": 3}
+    new = reload(data, spec, parts=parts, digest=again_digest(source), how="", run="r", reporter=Reporter())
+    assert new.source.classes == source.classes
+
+
+def again_digest(source) -> str:
+    """The digest of a run of this version."""
+    pictures = source.pictures
+    return digest_of(source, [picture.digest() for picture in pictures], range(len(pictures)))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "difference"),
     [
@@ -447,6 +487,11 @@ def test_names_that_look_alike_are_refused_unless_they_are_named(make, tmp_path,
 @pytest.mark.parametrize("names", [("A", "a", "B"), ("masse", "ma\u00dfe"), ("m2", "m\u00b2"), ("cat", "cat2")])
 def test_names_that_differ_visibly(make, names):
     assert set(open_source(make.tree(dict.fromkeys(names, 2))).classes) == set(names)
+
+
+def test_names_that_look_alike_in_two_parts(make):
+    error = refused(make(train__Cats=2, train__dogs=2, test__cats=1, test__dogs=1))
+    assert "'cats' (1) and 'Cats' (2) differ only in upper and lower case" in str(error)
 
 
 def test_labels_that_look_alike_in_a_list(tmp_path):

@@ -102,14 +102,14 @@ def test_a_split_without_train(tmp_path, put):
 def test_a_class_of_test_that_train_does_not_know(tmp_path, put):
     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png", "test/Cow/1.png"):
         put(tmp_path / name)
-    with pytest.raises(DataLayout, match="the test part has classes without training pictures: Cow"):
+    with pytest.raises(DataLayout, match="the test part has classes without training pictures: 'Cow'"):
         open_source(str(tmp_path))
 
 
 def test_a_class_that_test_lacks(tmp_path, put):
     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png"):
         put(tmp_path / name)
-    with pytest.raises(EmptyClass, match="the test part has no picture of dog"):
+    with pytest.raises(EmptyClass, match="the test part has no picture of 'dog'"):
         open_source(str(tmp_path))
 
 
@@ -280,12 +280,12 @@ def test_csv_with_a_picture_that_does_not_exist_lists_it(table):
         (
             "path,label,split\n1.png,a,train\n2.png,b,test\n",
             DataLayout,
-            "the test part has classes without training pictures: b",
+            "the test part has classes without training pictures: 'b'",
         ),
         (
             "path,label,split\n1.png,a,train\n2.png,b,train\n3.png,a,test\n",
             EmptyClass,
-            "the test part has no picture of b",
+            "the test part has no picture of 'b'",
         ),
     ],
 )

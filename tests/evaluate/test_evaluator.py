@@ -183,6 +183,12 @@ def test_a_class_that_the_network_does_not_know_is_an_error():
     assert evaluator.evaluate(ConstantPredictor(), pictures_of(things), Listener())["accuracy"] == 1
 
 
+def test_names_of_an_older_file_in_nfd_are_those_of_the_pictures():
+    things = source((0, 0, None), (1, 1, None), classes=("caf\u00e9", "tea"))
+    predictor = ConstantPredictor(classes=("cafe\u0301", "tea"))
+    assert evaluator.evaluate(predictor, pictures_of(things), Listener())["accuracy"] == 1
+
+
 def test_many_unknown_classes_are_not_all_listed():
     names = tuple(f"dog{i}" for i in range(8))
     things = source(*((0, i, None) for i in range(8)), classes=names)

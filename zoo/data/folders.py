@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.data import layouts
-from zoo.data.names import listed, normalized, printable
+from zoo.data.names import check_alike, listed, normalized, printable
 from zoo.data.reading import Exclusion, Findings, LeftOut, ReadingOptions, check_present
 from zoo.data.splits import is_certain, part_of, parts_among
 from zoo.data.tables import Row, check_split_classes
@@ -78,12 +78,13 @@ def read_folder(root: Path, reading: ReadingOptions, *, training: bool) -> tuple
     rows = [
         Row(str(path), path, (each.name,), each.split) for each in layout.folders for path in tree.pictures(each.path)
     ]
+    check_alike(str(root), Counter(row.labels[0] for row in rows), reading.classes or ())
     if any(row.split not in (None, "train") for row in rows) and (training or any(r.split == "train" for r in rows)):
         check_split_classes(str(root), rows)
     own = [LeftOut(path, "zoo wrote it") for path in sorted(tree.own)]
     excluded = [LeftOut(path, "--exclude") for path in exclusion.left_out]
     findings = Findings(layout.text, (*own, *excluded, *layout.left_out), dict(sorted(tree.passed_over().items())))
-    return rows, (*layout.remarks, *exclusion.unused()), findings
+    return rows, (*layout.remarks, *exclusion.unused(root)), findings
 
 
 def _detect(tree: Tree, training: bool) -> Layout:
@@ -394,12 +395,17 @@ def _other_names(tree: Tree) -> set[str]:
 
 
 def _not_named(tree: Tree, used: Sequence[ClassFolder]) -> tuple[LeftOut, ...]:
-    """Describe the pictures that are in none of the class folders which --classes names, by the outermost folder."""
-    total = Counter(path.relative_to(tree.root).parts[0] for path in tree.pictures(tree.root))
-    kept = Counter(path.relative_to(tree.root).parts[0] for each in used for path in tree.pictures(each.path))
-    loose = {path.name for path in tree.listing(tree.root).pictures}
-    left = {name: count - kept[name] for name, count in (total).items() if count > kept[name]}
-    why = "--classes does not name it"
-    folders = [LeftOut(f"{printable(name)}/", why, count) for name, count in left.items() if name not in loose]
-    directly = sum(name in loose for name in left)
-    return (*folders, *([LeftOut("pictures in no folder", why, directly)] if directly else []))
+    """Describe the pictures that are in none of the class folders which --classes names, by the outermost folder.
+
+    The folder that is named for a picture is the outermost one that has no class folder in it.
+    """
+    on_the_way = {parent for each in used for parent in each.path.parents}
+    taken = {path for each in used for path in tree.pictures(each.path)}
+    counts: Counter[str] = Counter()
+    for path in tree.pictures(tree.root):
+        if path not in taken:
+            inside = [folder for folder in reversed(path.parents) if folder.is_relative_to(tree.root)]
+            outermost = next((folder for folder in inside if folder not in on_the_way), path.parent)
+            place = tree.shown(outermost)
+            counts[place if outermost not in on_the_way else f"pictures directly in {place}"] += 1
+    return tuple(LeftOut(place, "--classes does not name it", count) for place, count in counts.items())

@@ -35,12 +35,16 @@ _MASKS = {
     "ground_truth",
     "gt",
 }
-# Folders that say when, where or by whom pictures were taken, and not what they show.
+# Folders that say when pictures were taken, and those of camera cards.
+_DATE = (
+    r"(19|20)\d\d([-_. ]?\d\d?){0,2}|\d{1,2}[-_.]\d{1,2}[-_.](19|20)?\d\d|photos from (19|20)\d\d"
+    r"|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_ ]?\d*|\d{3}[a-z_]{5}|\d{3}_\d{4}"
+)
+_DATES = re.compile(_DATE)
+# Folders that say when, where or by whom pictures were taken, and probably not what they show.
 _GROUPS = re.compile(
-    r"(19|20)\d\d([-_. ]?\d\d?){0,2}|\d{1,2}[-_.]\d{1,2}[-_.](19|20)?\d\d"
-    r"|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_ ]?\d*"
-    r"|(year|date|day|week|month|session|site|camera|cam|location|loc|room|batch|fold|user|person|subject|patient"
-    r"|annotator|video|round|run)[-_ ]?\w{0,3}|photos from (19|20)\d\d|\d{3}[a-z0-9_]{5}"
+    rf"{_DATE}|(year|date|day|week|month|session|site|camera|cam|location|loc|room|batch|fold|user|person|subject|patient"
+    r"|annotator|video|round|run)[-_ ]?\w{0,3}"
 )
 # Names that cameras and programs give to every picture.
 _CAMERAS = re.compile(
@@ -327,7 +331,7 @@ def remark_on_inner_folders(tree: Tree, classes: Sequence[Path]) -> tuple[str, .
 
 def remark_on_groups(classes: Sequence[Path]) -> tuple[str, ...]:
     """Return a warning if the names of all classes say when or by what pictures were taken; else nothing."""
-    if len(classes) < 2 or not all(_GROUPS.fullmatch(each.name.lower()) for each in classes):
+    if len(classes) < 2 or not all(_DATES.fullmatch(each.name.lower()) for each in classes):
         return ()
     return (
         f"the classes are called {listed((each.name for each in classes), 4)}. Check that these names say what the "
@@ -378,6 +382,8 @@ def refuse_detection(tree: Tree, folder: Path) -> None:
     remedies = []
     if len(inner) > 1:
         remedies.append((f"if the folders in {images[0].name}/ are classes", ["--data", str(images[0])]))
+    if folder == tree.root and all(each in tree.live(folder) for each in marks):
+        remedies.append(("if all of them are classes", _classes([*images, *marks])))
     raise DataLayout(
         f"{str(folder)!r} has {quoted(images[0].name)} and {listed(each.name for each in marks)}, like a data set for "
         f"{what}. zoo learns one label for a whole picture: it needs a folder for each class, or a CSV file with the "

@@ -137,15 +137,22 @@ class Exclusion:
         self.left_out.append(text)
         return True
 
-    def unused(self) -> list[str]:
-        """Return a list with one warning if some patterns matched nothing, or an empty list."""
+    def unused(self, data: PurePath) -> list[str]:
+        """Return a list with one warning if some patterns matched nothing, or an empty list.
+
+        Args:
+            data: The path of the source. A pattern that begins with it was probably typed from outside.
+        """
         if not self._unused:
             return []
-        named = ", ".join(map(repr, self._unused))
-        return [
-            f"--exclude {named} matches nothing. A pattern applies to the path inside the data, such as 'cats/raw', "
-            "'raw' or '*.png'."
-        ]
+        example = "such as 'cats/raw', 'raw' or '*.png'."
+        for start in (data.as_posix(), data.name):
+            inside = self._unused[0].removeprefix("./").removeprefix(f"{start}/")
+            if start and inside != self._unused[0].removeprefix("./"):
+                example = f"so that it is probably {inside!r}."
+                break
+        named = listed(self._unused)
+        return [f"--exclude {named} matches nothing. A pattern applies to the path inside the data, {example}"]
 
 
 def _compiled(patterns: Sequence[str]) -> GitIgnoreSpec:

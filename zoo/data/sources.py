@@ -205,7 +205,7 @@ def _select(path: Path, source: Source, reading: ReadingOptions) -> Source:
         if source.multilabel or picture.labels[0] in index
     )
     findings = replace(source.findings, left_out=(*source.findings.left_out, *left_out))
-    remarks = (*source.remarks, *exclusion.unused())
+    remarks = (*source.remarks, *exclusion.unused(path.parent))
     return replace(source, classes=tuple(classes), pictures=pictures, remarks=remarks, findings=findings)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zoo.data.names import listed
 from zoo.errors import DataLayout, EmptyClass
 
 SEPARATOR = ";"
@@ -64,13 +65,13 @@ def check_split_classes(name: str, rows: Sequence[Row], *, multilabel: bool = Fa
     for part in ("val", "test"):
         if part not in classes:
             continue
-        unknown = ", ".join(sorted(classes[part] - trained))
+        unknown = listed(sorted(classes[part] - trained))
         if unknown:
             raise DataLayout(
                 f"{name!r}: the {part} part has classes without training pictures: {unknown}. "
                 f"Add training pictures of them, or remove them from the {part} part."
             )
-        missing = ", ".join(sorted(trained - classes[part]))
+        missing = listed(sorted(trained - classes[part]))
         if missing and not multilabel:
             raise EmptyClass(
                 f"{name!r}: the {part} part has no picture of {missing}. "
