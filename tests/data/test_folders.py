@@ -421,7 +421,7 @@ def test_runs_and_exports_in_the_data_are_left_out_by_their_content(make, finish
     source = open_source(str(data))
     assert counts(source) == {"cat": 2, "dog": 2}
     assert {(each.path, each.why) for each in source.findings.left_out} == {
-        ("old runs/", "zoo wrote it"), ("exported/", "zoo wrote it"), (f"cat/{run.name}/", "zoo wrote it")
+        ("old runs/", "written by zoo"), ("exported/", "written by zoo"), (f"cat/{run.name}/", "written by zoo")
     }  # fmt: skip
 
 
@@ -530,6 +530,14 @@ def test_a_dry_run_reads_no_picture_and_makes_no_folder(zoo, photos, tmp_path, m
     assert not list(tmp_path.iterdir()) and not Path(os.environ["ZOO_CACHE"]).exists()
     ran = zoo("finetune", "mobilenet_025", "--data", photos, "--schedule", "nonsense", "--dry-run")
     assert ran.code == 2
+
+
+def test_a_dry_run_fails_where_the_training_would(zoo, make):
+    data = make(cat=1, dog=4)
+    ran = zoo("finetune", "mobilenet_025", "--data", data, "--dry-run")
+    assert ran.code == 1 and "error: class 'cat' has 1 picture" in ran.err
+    ran = zoo("data", "show", data)
+    assert ran.code == 0 and "training is not possible: class 'cat' has 1 picture" in ran.err
 
 
 def test_what_is_read_as_json(zoo, make):

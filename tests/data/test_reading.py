@@ -42,6 +42,12 @@ def test_names_that_cannot_be_read(zoo, value):
     assert ran.code == 2 and "must be names separated by commas" in ran.err
 
 
+@pytest.mark.parametrize("value", ["", "/", "!"])
+def test_patterns_that_cannot_be_read(zoo, value):
+    ran = zoo("data", "show", "digits", "--exclude", value)
+    assert ran.code == 2 and f"as in .gitignore, such as raw, '*.png' or 'cats/old'. Received: {value!r}" in ran.err
+
+
 def test_classes_of_the_embedded_digits():
     source = open_source("digits", reading=ReadingOptions(classes=("8", "3")))
     assert source.classes == ("3", "8") and source.task == "binary"

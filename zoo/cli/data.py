@@ -51,4 +51,7 @@ def show(data: str, as_json: bool, **values: Any) -> None:
         found = {"data": sources.location(data), **overview.to_json(source), "split": split}
         click.echo(json.dumps(found, ensure_ascii=False))
         return
-    overview.show(source, split, ConsoleReporter())
+    reporter = ConsoleReporter()
+    overview.show(source, split, reporter)
+    if "problem" in split:
+        reporter.warn(f"training is not possible: {split['problem']}")

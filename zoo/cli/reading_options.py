@@ -27,8 +27,15 @@ def _class_names(context: click.Context, parameter: click.Parameter, values: tup
 
 
 def _patterns(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(value.strip("/ ") for value in values):
-        raise click.BadParameter("must be a name or a pattern, such as raw, '*.png' or 'cats/old'. Received: nothing.")
+    if values:
+        from zoo.data.reading import check_patterns
+
+        try:
+            check_patterns(values)
+        except ValueError as error:
+            raise click.BadParameter(
+                f"must be a name or a pattern as in .gitignore, such as raw, '*.png' or 'cats/old'. Received: {error}."
+            ) from None
     return values
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from zoo.data import layouts
 from zoo.data.names import check_alike, listed, normalized, printable
 from zoo.data.reading import Exclusion, Findings, LeftOut, ReadingOptions, check_present
-from zoo.data.splits import is_certain, part_of, parts_among
+from zoo.data.splits import is_certain, parts_among
 from zoo.data.tables import Row, check_split_classes
 from zoo.data.tree import Tree
 from zoo.errors import DataLayout, EmptyClass
@@ -81,7 +81,7 @@ def read_folder(root: Path, reading: ReadingOptions, *, training: bool) -> tuple
     check_alike(str(root), Counter(row.labels[0] for row in rows), reading.classes or ())
     if any(row.split not in (None, "train") for row in rows) and (training or any(r.split == "train" for r in rows)):
         check_split_classes(str(root), rows)
-    own = [LeftOut(path, "zoo wrote it") for path in sorted(tree.own)]
+    own = [LeftOut(path, "written by zoo") for path in sorted(tree.own)]
     excluded = [LeftOut(path, "--exclude") for path in exclusion.left_out]
     findings = Findings(layout.text, (*own, *excluded, *layout.left_out), dict(sorted(tree.passed_over().items())))
     return rows, (*layout.remarks, *exclusion.unused(root)), findings
@@ -378,9 +378,10 @@ def _find(
     if depth > layouts.DEEPEST:
         return []
     found = []
-    for folder in tree.live(root):
-        name = normalized(folder.name)
-        part = part_of(folder.name) or parts_among(tree.live(root)).get(folder)
+    live = tree.live(root)
+    parts = parts_among(live)
+    for folder in live:
+        name, part = normalized(folder.name), parts.get(folder)
         if name in names:
             found.append((ClassFolder(folder, name, split), depth))
         else:
@@ -401,11 +402,10 @@ def _not_named(tree: Tree, used: Sequence[ClassFolder]) -> tuple[LeftOut, ...]:
     """
     on_the_way = {parent for each in used for parent in each.path.parents}
     taken = {path for each in used for path in tree.pictures(each.path)}
+    left = Counter(path.parent for path in tree.pictures(tree.root) if path not in taken)
     counts: Counter[str] = Counter()
-    for path in tree.pictures(tree.root):
-        if path not in taken:
-            inside = [folder for folder in reversed(path.parents) if folder.is_relative_to(tree.root)]
-            outermost = next((folder for folder in inside if folder not in on_the_way), path.parent)
-            place = tree.shown(outermost)
-            counts[place if outermost not in on_the_way else f"pictures directly in {place}"] += 1
-    return tuple(LeftOut(place, "--classes does not name it", count) for place, count in counts.items())
+    for parent, count in left.items():
+        inside = [folder for folder in (*reversed(parent.parents), parent) if folder.is_relative_to(tree.root)]
+        outermost = next((folder for folder in inside if folder not in on_the_way), None)
+        counts[tree.shown(outermost) if outermost else f"pictures directly in {tree.shown(parent)}"] += count
+    return tuple(LeftOut(place, "not named by --classes", count) for place, count in counts.items())

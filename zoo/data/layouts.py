@@ -108,9 +108,9 @@ def nothing(tree: Tree) -> DataLayout:
     elif tree.listing(root).folders:
         what = f"Its folders {listed(folder.name for folder in tree.listing(root).folders)} are empty."
     else:
-        what = "The folder is empty."
+        what = "The folder is empty." if not tree.exclusion.left_out else ""
     if tree.exclusion.left_out:
-        what += f" --exclude leaves out {listed(tree.exclusion.left_out, 5)}."
+        what = f"{what} --exclude leaves out {listed(tree.exclusion.left_out, 5)}.".strip()
     return DataLayout(
         f"{str(root)!r} has no pictures. {what} Make a folder for each class and put its pictures there.", remedies
     )

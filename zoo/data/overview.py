@@ -48,7 +48,10 @@ def show(source: Source, split: dict[str, Any], reporter: Reporter) -> None:
     unreadable = unreadable_line(source)
     if unreadable:
         reporter.warn(unreadable)
-    reporter.say(split_line(split))
+    if "problem" not in split:
+        parts = split["counts"]
+        val = f"{parts['val']} to validate, " if parts["val"] else ""
+        reporter.say(f"Split: {parts['train']} to train on, {val}{parts['test']} to test ({split['how']})")
 
 
 def lines(source: Source) -> list[str]:
@@ -156,15 +159,6 @@ def unreadable_line(source: Source) -> str:
     """Name the pictures of kinds that zoo cannot read, and how to convert them. Empty if there are none."""
     paths = [picture.content for picture in source.pictures if isinstance(picture.content, Path)]
     return conversion_advice({str(path): "" for path in paths if not is_readable(path)})
-
-
-def split_line(split: dict[str, Any]) -> str:
-    """Describe what `expected_split` returns in one line."""
-    if "problem" in split:
-        return f"Split: not possible: {split['problem']}"
-    parts = split["counts"]
-    val = f"{parts['val']} to validate, " if parts["val"] else ""
-    return f"Split: {parts['train']} to train on, {val}{parts['test']} to test ({split['how']})"
 
 
 def to_json(source: Source) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +29,7 @@ class LeftOut:
 
     Args:
         path: The path relative to the source, or the name of a class. The path of a folder ends in "/".
-        why: The reason, such as "zoo wrote it".
+        why: The reason, such as "written by zoo".
         pictures: The number of its pictures. None if they were not counted.
     """
 
@@ -156,9 +157,32 @@ class Exclusion:
 
 
 def _compiled(patterns: Sequence[str]) -> GitIgnoreSpec:
+    """Return the matcher of some patterns.
+
+    Raises:
+        ValueError: A pattern is not valid.
+    """
     from pathspec import GitIgnoreSpec
 
-    return GitIgnoreSpec.from_lines(normalized(pattern) for pattern in patterns)
+    with warnings.catch_warnings():
+        # The re module warns about "[[", which is valid in a pattern.
+        warnings.simplefilter("ignore", FutureWarning)
+        return GitIgnoreSpec.from_lines([normalized(pattern) for pattern in patterns])
+
+
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Check the values of --exclude.
+
+    Raises:
+        ValueError: A pattern is empty or not valid. The error has the pattern.
+    """
+    for pattern in patterns:
+        try:
+            _compiled([pattern])
+        except ValueError:
+            raise ValueError(repr(pattern)) from None
+        if not pattern.strip("/ !"):
+            raise ValueError(repr(pattern))
 
 
 def _as_written(path: str | PurePath) -> str:
@@ -223,7 +247,7 @@ def check_present(named: Iterable[str], present: Iterable[str], where: str) -> N
     text = []
     for name in missing:
         nearest = [folded[name.casefold().strip()]] if name.casefold().strip() in folded else []
-        nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         text.append(f"{name!r}" + (f" (did you mean {nearest[0]!r}?)" if nearest else ""))
     shown = listed(known, 12)
     raise DataLayout(

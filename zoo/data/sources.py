@@ -195,7 +195,7 @@ def _select(path: Path, source: Source, reading: ReadingOptions) -> Source:
     left_out = [LeftOut(picture, "--exclude") for picture in exclusion.left_out]
     if reading.classes is not None and "*" not in reading.classes:
         check_present(reading.classes, classes, str(path))
-        left_out += [LeftOut(name, "--classes does not name it", counts[name]) for name in classes]
+        left_out += [LeftOut(name, "not named by --classes", counts[name]) for name in classes]
         left_out = [each for each in left_out if each.path not in reading.classes]
         classes = [name for name in classes if name in reading.classes]
     index = {source.classes.index(name): i for i, name in enumerate(classes)}

@@ -21,7 +21,7 @@ from zoo.data import dataset as datasets
 from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
 from zoo.data.dataset import Dataset
-from zoo.errors import TrainingError, UsageError, WriteError, reason
+from zoo.errors import EmptyClass, TrainingError, UsageError, WriteError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow.export import ExportResult, TrainedModel, check_targets, export_model
@@ -112,6 +112,8 @@ def show_data(requested: FinetuneConfig, registry: Registry, reporter: Reporter)
         source, seed=requested.seed, val_fraction=requested.val_split, validation=validation
     )
     overview.show(source, split, reporter)
+    if "problem" in split:
+        raise EmptyClass(split["problem"])
 
 
 def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:
