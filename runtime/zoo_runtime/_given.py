@@ -89,7 +89,7 @@ def local_path(text: str) -> str:
         return text
     if address[1].lower() != "file":
         raise PictureNotFound(
-            f"{shortened(text)}: is an address, not a file. Download the picture first, and give its path."
+            f"{shortened(text)}: an address, not a file. Download the picture first, and give its path."
         )
     from urllib.parse import unquote, urlsplit
 
@@ -123,9 +123,7 @@ def not_opened(path: str | bytes, error: OSError | ValueError) -> PictureNotFoun
             "the pictures in it."
         )
     if looks_like_base64(text.encode("utf-8", "surrogateescape")):
-        return PictureNotFound(
-            f"{name}: is base64 text, not a path. Decode it with base64.b64decode, and pass the bytes."
-        )
+        return PictureNotFound(f"{name}: base64 text, not a path. Decode it with base64.b64decode, and pass the bytes.")
     if len(text) > LONGEST_PATH:
         return PictureNotFound(f"{name}: cannot be read: the text is too long for a path")
     reason = f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -184,7 +182,7 @@ def contents(prefix: bytes) -> str:
 def _path(path: str) -> str:
     if path[:5].lower() == "data:" and not os.path.lexists(path):
         raise PictureNotFound(
-            f"{shortened(path, 60)}: is a data: URL. Decode the part after the comma with base64.b64decode, "
+            f"{shortened(path, 60)}: a data: URL, not a path. Decode the part after the comma with base64.b64decode, "
             "and pass the bytes."
         )
     return local_path(path) if path.startswith("~") or "://" in path else path
@@ -193,15 +191,18 @@ def _path(path: str) -> str:
 def _check_bytes(start: bytes, size: int) -> None:
     if start[:5].lower() == b"data:":
         raise NotAPicture(
-            "the data given: are a data: URL. Decode the part after the comma with base64.b64decode, "
+            "the data given: a data: URL, not a picture. Decode the part after the comma with base64.b64decode, "
             "and pass the result."
         )
     if looks_like_base64(start):
         raise NotAPicture(
-            f"the data given: are base64 text ({size:,} bytes). Decode it with base64.b64decode, and pass the result."
+            f"the data given: base64 text ({size:,} bytes), not a picture. Decode it with base64.b64decode, "
+            "and pass the result."
         )
     if 0 < size < LONGEST_PATH and b"\0" not in start and os.path.isfile(start):
-        raise NotAPicture(f"the data given: are the path of a file. Pass it as text: os.fsdecode({start!r}).")
+        raise NotAPicture(
+            f"the data given: the path of a file, not its content. Pass it as text: os.fsdecode({start!r})."
+        )
 
 
 def _check_file(file: Any) -> None:

@@ -147,7 +147,7 @@ def expand(
 def _matching(pattern: str) -> list[str]:
     import glob
 
-    names = sorted(glob.glob(pattern, recursive=True))
+    names = sorted(name for name in glob.glob(pattern, recursive=True) if not is_ignored(os.path.basename(name)))
     if not names:
         raise PictureNotFound(f"{pattern!r} matches no file.")
     return names
@@ -177,7 +177,7 @@ def standard_input(read: bool = False) -> bytes:
     """
     stream = getattr(sys.stdin, "buffer", None)
     if read:
-        raise PictureNotFound("standard input can be read only once, so - may stand there only once.")
+        raise PictureNotFound("standard input can be read only once, so give - only once.")
     if stream is None or stream.closed:
         raise PictureNotFound("standard input is closed. Give a picture with `... - < cat.jpg`.")
     if stream.isatty():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ._decode import MAX_PIXELS, printable
 from ._errors import PictureError, PictureTooLarge
-from ._given import shortened
+from ._given import LONGEST_PATH, shortened
 from ._listing import PassedOver, expand, no_picture_in
 from ._predictor import Prediction, Predictor
 from ._session import Provider
@@ -94,9 +94,9 @@ def _print_prediction(path: str, result: Prediction, task: str, top: int | None,
 def _print_error(path: str, error: PictureError, as_json: bool) -> None:
     message = str(error)
     if isinstance(error, PictureTooLarge):
-        # The commands have an option where programs have an argument.
-        message = re.sub(r"(?<![\w-])max_pixels\b", "--max-pixels", message)
+        message = with_option_names(message)
     if as_json:
+        path = path if len(path) <= LONGEST_PATH else shortened(path)
         print(json.dumps({"path": path, "error": type(error).__name__, "message": message}), flush=True)
         return
     # A name that is no path can be a page of base64 text.
@@ -104,6 +104,11 @@ def _print_error(path: str, error: PictureError, as_json: bool) -> None:
     for name in (path, shown, "the data given"):
         message = message.removeprefix(f"{printable(name)}: ").removeprefix(f"{name!r} ")
     print(one_line(f"{shown}: {message}"), file=sys.stderr)
+
+
+def with_option_names(message: str) -> str:
+    """Return the message of an error with the options of the commands in place of the arguments of `Predictor`."""
+    return re.sub(r"(?<![\w-])max_pixels\b", "--max-pixels", message)
 
 
 def format_accuracy(accuracy: float, interval: Sequence[float], pictures: int | None = None) -> str:

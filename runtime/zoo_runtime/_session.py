@@ -224,9 +224,6 @@ def _readable(model: str | bytes) -> str | bytes:
         if isinstance(model, str):
             with open(model, "rb") as stream:
                 start = stream.read(1)
-                # Python marks bytes that are not UTF-8 with these characters.
-                if any("\udc80" <= letter <= "\udcff" for letter in model):
-                    content = start + stream.read()
         else:
             start = model[:1]
         # Nearly every ONNX file begins with this byte, and then this import is not needed.
@@ -234,6 +231,10 @@ def _readable(model: str | bytes) -> str | bytes:
             from ._foreign import refuse_foreign
 
             refuse_foreign(model)
+        # Python marks bytes that are not UTF-8 with these characters.
+        if isinstance(model, str) and any("\udc80" <= letter <= "\udcff" for letter in model):
+            with open(model, "rb") as stream:
+                content = stream.read()
     except (OSError, ValueError) as error:
         from ._foreign import not_found
 

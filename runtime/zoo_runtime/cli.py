@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command: Callable[[argparse.Namespace], int] = options.run
             return command(options)
     except ZooRuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from ._print import with_option_names
+
+        print(f"error: {with_option_names(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -111,11 +113,12 @@ def _predict(options: argparse.Namespace) -> int:
             raise
         import shlex
 
-        options.usage(
-            f"{options.model!r} is not an exported file. Give the exported file first, then pictures: "
-            f"`{shlex.join(['zoo-runtime', *words])}`."
+        print(
+            f"error: {options.model!r} is not an exported file. Give the exported file first, then pictures: "
+            f"`{shlex.join(['zoo-runtime', *words])}`.",
+            file=sys.stderr,
         )
-        raise
+        return 2
 
 
 def _predictor_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -265,10 +268,10 @@ def _pictures(result: dict[str, Any]) -> str:
 
 
 def _print_left_out(result: dict[str, Any]) -> None:
-    from ._print import one_line
+    from ._print import one_line, with_option_names
 
     for why in result["left_out"]:
-        print(f"left out: {one_line(why)}", file=sys.stderr)
+        print(f"left out: {one_line(with_option_names(why))}", file=sys.stderr)
 
 
 def _tune(options: argparse.Namespace) -> int:
@@ -369,7 +372,7 @@ def _add_predict(commands: _Commands) -> None:
     command.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
     command.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
     command.add_argument("--max-pixels", type=_pixels, metavar="N", help=PIXELS_HELP)
-    command.set_defaults(run=_predict, usage=command.error)
+    command.set_defaults(run=_predict)
 
 
 def _add_info(commands: _Commands) -> None:
