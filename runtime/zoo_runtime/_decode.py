@@ -218,7 +218,8 @@ def _open(stream: BinaryIO) -> Image.Image:
         raise NotAPicture("a HEIC picture, as iPhones save them, which is not supported. Convert it to JPEG")
     if refusal:
         raise CorruptPicture(f"damaged: {refusal}")
-    what = contents(prefix)
+    stream.seek(0)
+    what = contents(stream.read(64))
     raise NotAPicture(f"{what + ', ' if what else ''}not a picture in a supported format ({', '.join(FORMATS)})")
 
 

@@ -201,7 +201,7 @@ def _check_bytes(start: bytes, size: int) -> None:
         )
     if 0 < size < LONGEST_PATH and b"\0" not in start and os.path.isfile(start):
         raise NotAPicture(
-            f"the data given: the path of a file, not its content. Pass it as text: os.fsdecode({start!r})."
+            f"the data given: the path of a file, not its content. Pass it as text: os.fsdecode({start!r:.200})."
         )
 
 

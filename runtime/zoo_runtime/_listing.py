@@ -147,7 +147,12 @@ def expand(
 def _matching(pattern: str) -> list[str]:
     import glob
 
-    names = sorted(name for name in glob.glob(pattern, recursive=True) if not is_ignored(os.path.basename(name)))
+    given = set(os.path.normpath(pattern).split(os.sep))
+    names = sorted(
+        name
+        for name in glob.glob(pattern, recursive=True)
+        if not any(is_ignored(part) for part in os.path.normpath(name).split(os.sep) if part not in given)
+    )
     if not names:
         raise PictureNotFound(f"{pattern!r} matches no file.")
     return names
