@@ -105,7 +105,7 @@ def is_pattern(text: str) -> bool:
 def shortened(text: str, limit: int = LONGEST_SHOWN) -> str:
     """Return a text for a message: as it is, or its start and its length if it has more than `limit` characters."""
     shown = text.encode("utf-8", "backslashreplace").decode()
-    return shown if len(shown) <= limit else f"{shown[:40]}{_ELLIPSIS} ({len(text):,} characters)"
+    return (shown or "''") if len(shown) <= limit else f"{shown[:40]}{_ELLIPSIS} ({len(text):,} characters)"
 
 
 def not_opened(path: str | bytes, error: OSError | ValueError) -> PictureNotFound:

@@ -197,6 +197,18 @@ def test_addresses_names_and_other_objects(model, tmp_path, monkeypatch):
         Predictor(stream)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
+def test_a_model_from_a_pipe(model, model_bytes, tmp_path):
+    """Shells give a pipe for `zoo-runtime info <(unzip -p model.zip)`."""
+    import threading
+
+    os.mkfifo(tmp_path / "pipe")
+    writing = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(model_bytes,))
+    writing.start()
+    assert Predictor(tmp_path / "pipe", tuned=False).info == Predictor(model).info
+    writing.join()
+
+
 def test_swapped_arguments_show_the_right_command(model, pictures, capsys):
     red = str(pictures / "red.jpg")
     for first, path in ((red, str(model)), (str(pictures), str(model.parent)), (red, str(model.parent))):
