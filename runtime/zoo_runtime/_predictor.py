@@ -325,7 +325,13 @@ def _model_of(model: str | os.PathLike[str] | bytes) -> str | bytes:
     if isinstance(model, (bytearray, memoryview)):
         model = bytes(model)
     if not isinstance(model, bytes):
-        return model_file(model)
+        path = model_file(model)
+        if os.path.isfile(path) or not os.path.exists(path):
+            return path
+        # A pipe, such as the shell's <(...), can be read only once.
+        with contextlib.suppress(OSError), open(path, "rb") as stream:
+            return stream.read()
+        return path
     if 0 < len(model) < 4096 and b"\0" not in model and os.path.exists(model):
         raise ModelNotFound(f"the bytes given are a path. Pass it as text: os.fsdecode({model!r}).")
     return model

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -210,7 +209,7 @@ def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:
 def _readable(model: str | bytes) -> str | bytes:
     """Check that a file can be read, and is not of a known other kind. Return what ONNX Runtime can open.
 
-    ONNX Runtime cannot open a path that is not valid UTF-8, and no pipe. Then the content of the file is returned.
+    ONNX Runtime cannot open a path that is not valid UTF-8. Then the content of the file is returned.
 
     Args:
         model: Path of the file, or its bytes.
@@ -225,9 +224,6 @@ def _readable(model: str | bytes) -> str | bytes:
         if isinstance(model, str):
             with open(model, "rb") as stream:
                 start = stream.read(1)
-                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                    # A pipe can be read only once.
-                    return _readable(start + stream.read())
         else:
             start = model[:1]
         # Nearly every ONNX file begins with this byte, and then this import is not needed.

@@ -205,8 +205,10 @@ def test_a_model_from_a_pipe(model, model_bytes, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     writing = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(model_bytes,))
     writing.start()
-    assert Predictor(tmp_path / "pipe", tuned=False).info == Predictor(model).info
+    predictor = Predictor(tmp_path / "pipe", threads=2)
     writing.join()
+    pixels = np.full((8, 8, 3), (250, 0, 0), np.uint8)
+    assert [result.label for result in predictor([pixels] * 20)] == ["red"] * 20 and predictor.info.classes
 
 
 def test_swapped_arguments_show_the_right_command(model, pictures, capsys):
