@@ -83,7 +83,7 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
     for path in paths:
         if path != STANDARD_INPUT and "://" not in path and not is_pattern(path) and not os.path.exists(path):
             raise PictureNotFound(f"{path!r} does not exist.")
-    found: list[str | bytes] = [picture.source for picture in expand(paths)]
+    found: list[str | bytes] = [source for _, source in expand(paths)]
     if not paths:
         found = [base64.b64decode(picture["jpeg"]) for picture in predictor.info.selftest.get("pictures", ())]
     if not found:

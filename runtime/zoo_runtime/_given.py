@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -24,8 +22,9 @@ if TYPE_CHECKING:
 LONGEST_PATH = 4096
 LONGEST_SHOWN = 300
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0")
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_\s-]+={0,2}\s*")
-_PIXELS = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:P|PX|PIXELS?)?", re.IGNORECASE)
+# Patterns that are compiled on use, because importing this module must be quick.
+_BASE64 = rb"[A-Za-z0-9+/_\s-]+"
+_PIXELS = r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:P|PX|PIXELS?)?"
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _FORMS = "a path, bytes, a binary file, a uint8 array or a Pillow image"
 _ELLIPSIS = "…"
@@ -37,7 +36,7 @@ def parse_pixels(text: str) -> int:
     Raises:
         ValueError: If the text has another form, or the number is below 1. The message says what is allowed.
     """
-    match = _PIXELS.fullmatch(text.strip().replace("_", ""))
+    match = re.fullmatch(_PIXELS, text.strip().replace("_", ""), re.IGNORECASE)
     pixels = int(float(match[1]) * _FACTORS[match[2].upper()]) if match else 0
     if pixels < 1:
         raise ValueError(f"must be a number of pixels of 1 or more, such as 200M or 200000000. Received: {text!r}.")
@@ -68,7 +67,9 @@ def accept(source: Any) -> Any:
     elif isinstance(source, Image.Image):
         _check_image(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        _check_bytes(bytes(source[:LONGEST_PATH]), len(source))
+        # Most formats begin with bytes that are not text.
+        if all(32 <= byte < 127 for byte in bytes(source[:3])):
+            _check_bytes(bytes(source[:LONGEST_PATH]), len(source))
     elif hasattr(source, "read"):
         _check_file(source)
     else:
@@ -139,8 +140,11 @@ def looks_like_base64(data: bytes) -> bool:
 
     The text must begin as the base64 text of a known picture format does.
     """
-    if len(data) < 24 or not _BASE64.fullmatch(data[:LONGEST_PATH].rstrip(b"=\r\n\t ")):
+    if len(data) < 24 or not re.fullmatch(_BASE64, data[:LONGEST_PATH].rstrip(b"=\r\n\t ")):
         return False
+    import base64
+    import binascii
+
     head = b"".join(data[:200].split())[:64].translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
         start = base64.b64decode(head[: len(head) // 4 * 4], validate=True)

@@ -9,7 +9,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
 from ._decode import SUFFIXES
 from ._errors import NotAPicture, PictureError, PictureNotFound
@@ -44,28 +43,15 @@ _PIECE = 2**20
 Refuse = Callable[[str, PictureError], None]
 
 
-@dataclass(frozen=True)
-class Found:
-    """Describes a picture that a path stands for.
-
-    Args:
-        name: The name in answers and messages: the path, or "-" for standard input.
-        source: What to decode: the path, or the bytes of standard input.
-    """
-
-    name: str
-    source: str | bytes
-
-
-@dataclass
 class PassedOver:
     """Counts the files in folders whose names do not end like those of pictures.
 
-    Args:
+    Attributes:
         endings: Maps each ending, such as ".txt", to the number of files. "" stands for names without an ending.
     """
 
-    endings: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.endings: Counter[str] = Counter()
 
     def add(self, name: str) -> None:
         """Count a file, given its name without folders."""
@@ -105,7 +91,7 @@ def no_picture_in(paths: Iterable[str], passed_over: PassedOver | None = None) -
 
 def expand(
     paths: Iterable[str], refuse: Refuse | None = None, passed_over: PassedOver | None = None
-) -> Iterator[Found]:
+) -> Iterator[tuple[str, str | bytes]]:
     """Yield the pictures that paths stand for.
 
     A file stands for itself, whatever its ending, and so does a path that does not exist. A folder stands for every
@@ -118,6 +104,10 @@ def expand(
             https://, and a pattern that matches nothing. If None, the error is raised.
         passed_over: Counts the files in folders, and those that match a pattern, that are not taken for pictures.
 
+    Yields:
+        For each picture, its name in answers and messages, and what to decode: the path twice, or "-" and the bytes of
+        standard input.
+
     Raises:
         PictureError: If something cannot be read and `refuse` is None.
     """
@@ -126,7 +116,7 @@ def expand(
         try:
             if path == STANDARD_INPUT:
                 content, read = standard_input(read), True
-                yield Found(path, content)
+                yield path, content
                 continue
             local = local_path(path)
             several = is_pattern(local)
@@ -139,9 +129,9 @@ def expand(
         for name in names:
             if os.path.isdir(name):
                 for picture in list_pictures(name, refuse, passed_over=passed_over):
-                    yield Found(picture, picture)
+                    yield picture, picture
             elif not several or _is_listed(name, passed_over):
-                yield Found(name, name)
+                yield name, name
 
 
 def _matching(pattern: str) -> list[str]:

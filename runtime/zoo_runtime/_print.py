@@ -60,12 +60,12 @@ def print_predictions(
     predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels)
     passed_over = PassedOver()
     listed = list(expand(paths, refuse, passed_over))
-    results = predictor.predict_each([found.source for found in listed])
-    for found, result in zip(listed, results, strict=True):
+    results = predictor.predict_each([source for _, source in listed])
+    for (name, _), result in zip(listed, results, strict=True):
         if isinstance(result, PictureError):
-            refuse(found.name, result)
+            refuse(name, result)
         else:
-            _print_prediction(found.name, result, predictor.info.task, top, as_json)
+            _print_prediction(name, result, predictor.info.task, top, as_json)
     if not listed and not failed:
         raise no_picture_in(paths, passed_over)
     if passed_over.endings:
