@@ -357,9 +357,11 @@ def _advice(model: str | bytes, kind: str) -> str:
         return 'Download the file itself; on GitHub, that is the link "Download raw file".'
     if kind == "a picture":
         return "Give the exported file first, then pictures."
-    if isinstance(model, str) and os.path.isfile(os.path.join(os.path.dirname(model), "run.json")):
-        run = os.path.dirname(model) or "."
-        return f"It belongs to a run: `zoo export {run}` makes an exported file."
+    folder = (os.path.dirname(model) or ".") if isinstance(model, str) else ""
+    if folder and os.path.isfile(os.path.join(folder, FILE)):
+        return f"Give {os.path.join(folder, FILE)!r}, which is beside it."
+    if folder and os.path.isfile(os.path.join(folder, "run.json")):
+        return f"It belongs to a run: `zoo export {folder}` makes an exported file."
     return ADVICE
 
 

@@ -179,6 +179,8 @@ def test_model_keras_in_a_run_names_the_command(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "model.keras").write_bytes(zipped("config.json", "metadata.json", "model.weights.h5"))
     assert f"`zoo export {tmp_path}`" in str(refusal(tmp_path / "model.keras"))
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    assert f"Give {str(tmp_path / 'model.onnx')!r}" in str(refusal(tmp_path / "model.keras"))
 
 
 def test_addresses_names_and_other_objects(model, tmp_path, monkeypatch):
