@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy as np
 from PIL import Image
 
-from ._errors import CorruptPicture, NotAPicture, PictureNotFound, PictureTooLarge, UnsupportedPicture
+from ._errors import CorruptPicture, NotAPicture, PictureTooLarge, UnsupportedPicture
 from ._format import ImageSpec
+from ._given import accept, contents, not_opened
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -94,6 +95,7 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         UnsupportedPicture: If the pixels are 32-bit floats or Lab, if `source` is a file that was opened in text mode,
             or if `source` has a type, dtype or shape that is not listed above.
     """
+    source = accept(source)
     if isinstance(source, np.ndarray):
         return _guarded("the array", lambda: _finish(_from_array(source), spec, 1, max_pixels))
     if isinstance(source, Image.Image):
@@ -106,14 +108,8 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
             with open(source, "rb") as stream:
                 return _guarded(name, lambda: _from_stream(stream, spec, max_pixels))
         except (OSError, ValueError) as error:
-            # A name with a zero byte, which no file can have, raises ValueError.
-            raise PictureNotFound(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if hasattr(source, "read"):
-        return _guarded("the file given", lambda: _from_stream(source, spec, max_pixels))
-    raise UnsupportedPicture(
-        "a picture must be a path, bytes, a binary file, a uint8 array or a Pillow image. "
-        f"Received: {type(source).__name__}."
-    )
+            raise not_opened(os.fspath(source), error) from None
+    return _guarded("the file given", lambda: _from_stream(source, spec, max_pixels))
 
 
 def printable(name: str | bytes) -> str:
@@ -222,7 +218,9 @@ def _open(stream: BinaryIO) -> Image.Image:
         raise NotAPicture("a HEIC picture, as iPhones save them, which is not supported. Convert it to JPEG")
     if refusal:
         raise CorruptPicture(f"damaged: {refusal}")
-    raise NotAPicture(f"not a picture in a supported format ({', '.join(FORMATS)})")
+    stream.seek(0)
+    what = contents(stream.read(64))
+    raise NotAPicture(f"{what + ', ' if what else ''}not a picture in a supported format ({', '.join(FORMATS)})")
 
 
 def _is_heic(prefix: bytes) -> bool:
@@ -309,17 +307,8 @@ def _refuse_missing_end(stream: BinaryIO, image: Image.Image, wanted: tuple[int,
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
-    if array.dtype != np.uint8:
-        raise UnsupportedPicture(
-            f"an array must be uint8 with values 0..255. Received: {array.dtype}. "
-            "Scale it to 0..255 and convert it with .astype('uint8')."
-        )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise UnsupportedPicture(
-            f"an array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: {array.shape}."
-        )
     return Image.fromarray(np.ascontiguousarray(array))
 
 

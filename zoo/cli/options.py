@@ -130,10 +130,35 @@ def parse_provider_names(context: click.Context, parameter: click.Parameter, val
         raise click.BadParameter(str(error)) from None
 
 
+def parse_max_pixels(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Parse the value of --max-pixels, such as 200M or 200000000.
+
+    Returns:
+        The number of pixels, or None if the option is not given.
+
+    Raises:
+        click.BadParameter: The value has another form.
+    """
+    if value is None:
+        return None
+    from zoo_runtime import parse_pixels
+
+    try:
+        return parse_pixels(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _folder(default: str) -> dict[str, Any]:
     return {"type": click.Path(file_okay=False, path_type=Path), "default": default, "show_default": True}
 
 
+max_pixels_option = click.option(
+    "--max-pixels",
+    callback=parse_max_pixels,
+    metavar="N",
+    help="The largest picture to decode, width x height, such as 200M (default: 89 million pixels).",
+)
 resize_option = click.option(
     "--resize",
     default="squash",

@@ -21,11 +21,9 @@ import numpy as np
 from zoo.data import tables
 from zoo.data.tables import SEPARATOR, SPLITS, Row, check_split_classes
 from zoo.errors import DataLayout, DataNotFound, EmptyClass
-from zoo_runtime import SUFFIXES
+from zoo_runtime import IGNORED, SUFFIXES
 
 EMBEDDED = "digits"
-# Files and folders that file managers and archivers leave behind. They are neither pictures nor classes.
-IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 HELP = """zoo reads one of these:
   a folder with one folder per class: photos/cat/1.jpg, photos/dog/2.jpg
   a folder with train/ (and val/, test/), each with one folder per class: photos/train/cat/1.jpg
