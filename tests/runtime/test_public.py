@@ -47,6 +47,7 @@ NAMES = {
     "check",
     "decode",
     "format_accuracy",
+    "highest_level",
     "list_pictures",
     "parse_providers",
     "print_predictions",
