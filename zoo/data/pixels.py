@@ -41,6 +41,8 @@ CHUNK = 32
 # Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
 NAMED_FILES = 5
+# Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
+DECODER = 2
 Progress = Callable[[int, int], None]
 
 
@@ -344,10 +346,11 @@ def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
 def _key(digests: Sequence[str], spec: ImageSpec) -> str:
     """Return the name of a set. It is a digest.
 
-    The name depends on the pictures, their order, the image spec, and the versions of zoo_runtime, Pillow and libjpeg.
+    The name depends on the pictures, their order, the image spec, and the versions of zoo_runtime, Pillow, libjpeg and,
+    where it is installed, pillow-heif. `DECODER` changes with the rules of the decoder.
     """
     versions = zoo_runtime.versions()
-    decoder = [zoo_runtime.__version__, versions["pillow"], versions["libjpeg"]]
+    decoder = [zoo_runtime.__version__, DECODER, versions["pillow"], versions["libjpeg"], versions.get("pillow-heif")]
     text = json.dumps([digests, spec.to_json(), decoder])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
