@@ -136,7 +136,7 @@ def _from_16_bit(image: Image.Image, levels: int, transparent: int | None) -> Im
     stored = np.asarray(image)
     if stored.dtype.kind == "i":
         stored = np.clip(stored, 0, 65535)
-    converted: npt.NDArray[np.uint8] = np.asarray(_table(levels)[stored], np.uint8)
+    converted = _table(levels)[stored]
     if transparent is not None:
         converted[stored == transparent] = 255
     return Image.fromarray(converted)

@@ -14,6 +14,8 @@ import zlib
 from functools import cache
 from typing import Any
 
+from PIL import ImageFile
+
 _SWITCHES = {"LOAD_TRUNCATED_IMAGES": False}
 # Modules whose code a parser runs, and which read the switches.
 _READERS = frozenset(f"PIL.{name}" for name in ("ImageFile", "PngImagePlugin", "BmpImagePlugin", "IcoImagePlugin"))
@@ -27,13 +29,25 @@ def strict(parser: type[Any]) -> type[Any]:
     Args:
         parser: A subclass of `PIL.ImageFile.ImageFile`, such as `PIL.PngImagePlugin.PngImageFile`.
     """
-    methods = {}
-    for ancestor in reversed(parser.__mro__):
-        if ancestor.__module__ in _READERS or ancestor.__module__ == parser.__module__:
-            space = _namespace(ancestor.__module__)
-            functions = {name: value for name, value in vars(ancestor).items() if isinstance(value, types.FunctionType)}
-            methods.update({name: _copied(function, space) for name, function in functions.items()})
-    return types.new_class(parser.__name__, (parser,), exec_body=lambda body: body.update(methods))
+    ancestors = parser.__mro__[: parser.__mro__.index(ImageFile.ImageFile)]
+    methods: dict[str, Any] = {}
+    for ancestor in reversed(ancestors):
+        methods.update(_copied_methods(ancestor, _namespace(ancestor.__module__)))
+    # `super()` in the methods of a parser leads to the second base, which is strict too.
+    bases = (parser, _strict_base())
+    return types.new_class(parser.__name__, bases, exec_body=lambda body: body.update(methods))
+
+
+@cache
+def _strict_base() -> type[Any]:
+    base = ImageFile.ImageFile
+    methods = _copied_methods(base, _namespace(base.__module__))
+    return types.new_class(base.__name__, (base,), exec_body=lambda body: body.update(methods))
+
+
+def _copied_methods(owner: type[Any], space: dict[str, Any]) -> dict[str, types.FunctionType]:
+    functions = {name: value for name, value in vars(owner).items() if isinstance(value, types.FunctionType)}
+    return {name: _copied(function, space) for name, function in functions.items()}
 
 
 def _copied(function: types.FunctionType, space: dict[str, Any]) -> types.FunctionType:
@@ -68,8 +82,7 @@ def _namespace(name: str) -> dict[str, Any]:
 def _copied_class(original: type[Any], space: dict[str, Any]) -> type[Any]:
     methods: dict[str, Any] = {}
     for ancestor in reversed(original.__mro__[:-1]):
-        functions = {name: value for name, value in vars(ancestor).items() if isinstance(value, types.FunctionType)}
-        methods.update({name: _copied(function, space) for name, function in functions.items()})
+        methods.update(_copied_methods(ancestor, space))
     return type(original.__name__, (original,), methods)
 
 
@@ -81,6 +94,8 @@ class _Module:
 
     def __getattr__(self, name: str) -> Any:
         value = _SWITCHES.get(name, getattr(self._module, name))
+        if value is ImageFile.ImageFile:
+            return _strict_base()
         if isinstance(value, type) and name.endswith("ImageFile") and value.__module__ == self._module.__name__:
             return strict(value)
         return value
