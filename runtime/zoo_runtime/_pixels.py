@@ -147,7 +147,8 @@ def _table(levels: int) -> npt.NDArray[np.uint8]:
     """Return the 8-bit level of each 16-bit level, rounded. Levels above `2**levels - 1` become 255."""
     highest = 2**levels - 1
     stored = np.minimum(np.arange(65536), highest)
-    return ((510 * stored + highest) // (2 * highest)).astype(np.uint8)
+    table: npt.NDArray[np.uint8] = ((510 * stored + highest) // (2 * highest)).astype(np.uint8)
+    return table
 
 
 def highest_level_of(image: Image.Image) -> int | None:
