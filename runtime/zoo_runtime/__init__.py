@@ -10,7 +10,7 @@ Example:
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from ._decode import MAX_PIXELS, SUFFIXES, decode
+from ._decode import MAX_PIXELS, SUFFIXES, decode, highest_level
 from ._errors import (
     CorruptModel,
     CorruptPicture,
@@ -74,6 +74,7 @@ __all__ = [
     "check",
     "decode",
     "format_accuracy",
+    "highest_level",
     "list_pictures",
     "parse_pixels",
     "parse_providers",

@@ -34,8 +34,6 @@ IGNORED = frozenset(
 They are neither pictures nor classes, and are left out without a word, as hidden files are.
 """
 
-# iPhones save HEIC pictures. They are always listed, so that the error about one that cannot be read says what to do.
-LISTED = SUFFIXES | {".heic", ".heif", ".hif"}
 STANDARD_INPUT = "-"
 LARGEST_INPUT = 2**30
 _PIECE = 2**20
@@ -153,7 +151,7 @@ def _is_listed(name: str, passed_over: PassedOver | None) -> bool:
     base = os.path.basename(name)
     if is_ignored(base):
         return False
-    if os.path.splitext(base)[1].lower() in LISTED:
+    if os.path.splitext(base)[1].lower() in SUFFIXES:
         return True
     if passed_over is not None:
         passed_over.add(base)

@@ -75,7 +75,7 @@ class Predictor:
         arena: Whether ONNX Runtime keeps memory for the next picture. None means the tuned value, or True if nothing
             was tuned.
         tuned: Whether to use the tuned settings. If `model` is bytes, there are no tuned settings.
-        max_pixels: The largest accepted width x height of a picture, in pixels.
+        max_pixels: The largest accepted size of a decoded picture, in pixels of color; see `zoo_runtime.decode`.
 
     Attributes:
         info: The metadata of the file, a `ModelInfo`.

@@ -48,6 +48,7 @@ NAMES = {
     "check",
     "decode",
     "format_accuracy",
+    "highest_level",
     "list_pictures",
     "parse_pixels",
     "parse_providers",

@@ -272,6 +272,14 @@ TRAINING_OPTIONS = (
     size_option,
     resize_option,
     click.option(
+        "--levels",
+        type=WholeNumber(8, 16),
+        default=16,
+        show_default=True,
+        metavar="BITS",
+        help="Bits that the gray levels of 16-bit pictures use, such as 12 for many cameras and X-rays.",
+    ),
+    click.option(
         "--schedule",
         help="Name of a schedule (see `zoo list schedules`), or a TOML file of phases "
         "(default: the architecture's; scratch for random weights).",
