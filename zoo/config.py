@@ -55,6 +55,7 @@ class FinetuneConfig:
             that size is unknown, None uses the size at which the weights were trained, or else the architecture's
             default.
         resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`.
+        levels: The bits that the gray levels of 16-bit pictures use, 8 to 16; see `zoo_runtime.ImageSpec`.
         schedule: The name of a schedule, or the path of a TOML file. None uses the default schedule of the
             architecture. If training starts from random weights, it is `scratch`. If the head cannot be solved exactly
             and the default decides by evidence, it is `fine-tune`.
@@ -95,6 +96,7 @@ class FinetuneConfig:
     weights: str = "auto"
     size: tuple[int, int] | None = None
     resize: str = "squash"
+    levels: int = 16
     schedule: str | None = None
     augment: str = "none"
     epochs: tuple[int, ...] | None = None
@@ -203,7 +205,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     head = _head(architecture, config.head)
     size = config.size or source.size
     check_size(architecture, size or architecture.input_size)
-    image_spec(architecture, size or architecture.input_size, config.resize)
+    image_spec(architecture, size or architecture.input_size, config.resize, config.levels)
 
     # Mistakes in the options are reported before weights are downloaded, because a download may take long.
     expected_random = select.starts_random(architecture, tag, config.weights, registry)
@@ -223,7 +225,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
         architecture=architecture,
         head=head,
         source=source,
-        spec=image_spec(architecture, size, config.resize),
+        spec=image_spec(architecture, size, config.resize, config.levels),
         weights=weights,
         schedule=schedule,
         phases=phases,
@@ -266,22 +268,25 @@ def checked_name(name: str) -> str:
     return name
 
 
-def image_spec(architecture: Architecture, size: tuple[int, int], resize: str) -> ImageSpec:
+def image_spec(architecture: Architecture, size: tuple[int, int], resize: str, levels: int = 16) -> ImageSpec:
     """Return the `ImageSpec` that says how pictures are decoded for an architecture.
 
     Args:
         architecture: The architecture, which determines the number of channels.
         size: (height, width) in pixels.
         resize: The method of resizing, as in `FinetuneConfig`.
+        levels: The bits of 16-bit gray levels, as in `FinetuneConfig`.
 
     Raises:
-        UsageError: `resize` is not a method of resizing, or `size` is not allowed.
+        UsageError: `resize` is not a method of resizing, `levels` is not 8 to 16, or `size` is not allowed.
     """
+    if not 8 <= levels <= 16:
+        raise UsageError(f"--levels must be a number of bits, 8 to 16. Received: {levels!r}.")
     method, _, fraction = resize.partition(":")
     try:
         if method == "crop" or (method in ("squash", "pad") and not fraction):
             values: dict[str, Any] = {"resize": method, **({"fraction": float(fraction)} if fraction else {})}
-            return ImageSpec(size=size, channels=architecture.channels, **values)
+            return ImageSpec(size=size, channels=architecture.channels, levels=levels, **values)
     except ValueError:
         pass
     raise UsageError(

@@ -10,7 +10,7 @@ Example:
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from ._decode import MAX_PIXELS, SUFFIXES, decode
+from ._decode import MAX_PIXELS, SUFFIXES, decode, highest_level
 from ._errors import (
     CorruptModel,
     CorruptPicture,
@@ -30,8 +30,10 @@ from ._errors import (
     ZooRuntimeError,
 )
 from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
+from ._given import parse_pixels
+from ._listing import IGNORED, list_pictures
 from ._pairs import Pairs, time_pairs
-from ._predictor import Prediction, Predictor, list_pictures
+from ._predictor import Prediction, Predictor
 from ._selftest import CheckResult, check, record, versions
 from ._session import Settings, parse_providers
 from ._version import __version__
@@ -40,6 +42,7 @@ if _TYPE_CHECKING:
     from ._print import format_accuracy, print_predictions
 
 __all__ = [
+    "IGNORED",
     "INPUT",
     "MAX_PIXELS",
     "OUTPUT",
@@ -71,7 +74,9 @@ __all__ = [
     "check",
     "decode",
     "format_accuracy",
+    "highest_level",
     "list_pictures",
+    "parse_pixels",
     "parse_providers",
     "print_predictions",
     "record",

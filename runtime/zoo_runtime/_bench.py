@@ -27,9 +27,11 @@ import numpy as np
 
 from ._errors import NotMeasured, NotWritten, PictureError, PictureNotFound, ProviderNotStarted
 from ._format import INPUT, OUTPUT
+from ._given import is_pattern
+from ._listing import STANDARD_INPUT, expand, no_picture_in
 from ._onnxruntime import Session
 from ._pairs import time_pairs
-from ._predictor import Predictor, expand, no_picture_in, usable_cores
+from ._predictor import Predictor, usable_cores
 from ._session import Provider, Settings, full_providers, model_file, open_session, write_tuned
 
 if TYPE_CHECKING:
@@ -79,9 +81,9 @@ def pictures_for(predictor: Predictor, paths: Sequence[str]) -> list[str | bytes
         PictureNotFound: If a path does not exist, a folder cannot be read, or there is no picture.
     """
     for path in paths:
-        if not os.path.exists(path):
+        if path != STANDARD_INPUT and "://" not in path and not is_pattern(path) and not os.path.exists(path):
             raise PictureNotFound(f"{path!r} does not exist.")
-    found: list[str | bytes] = list(expand(paths))
+    found: list[str | bytes] = [source for _, source in expand(paths)]
     if not paths:
         found = [base64.b64decode(picture["jpeg"]) for picture in predictor.info.selftest.get("pictures", ())]
     if not found:

@@ -5,35 +5,38 @@ rules of `decode` are:
 
 - EXIF orientation is applied. Color profiles are ignored. Of an animation, only the first frame is used.
 - Palettes are resolved. CMYK and YCbCr become RGB as Pillow converts them.
-- A transparent picture is laid over a white background.
-- 16-bit gray levels are divided by 257 and rounded. 32-bit integers are clipped to 16 bits, and then divided by 257 and
-  rounded. Of 16-bit colors, and of 16-bit gray levels with an alpha channel, Pillow reads only the high byte.
+- A transparent picture is laid over a white background. If every pixel is transparent, the picture is refused.
+- 16-bit gray levels are divided by 257 and rounded. If `ImageSpec.levels` is N < 16, they are scaled so that 2**N - 1
+  becomes 255; levels above that also become 255. 32-bit integers are first clipped to 16 bits. Of 16-bit colors, and of
+  16-bit gray levels with an alpha channel, Pillow reads only the high byte, so N < 16 refuses them.
 - Pictures with 32-bit floats or in the Lab color space are refused, because no rule says how to scale them to 0..255.
 - libjpeg can reduce a JPEG to 1/2, 1/4 or 1/8 of its size while decoding it. `decode` uses the smallest of these scales
   at which the picture does not have to be enlarged afterwards, or the full size if there is none. A Pillow image is
   never reduced in this way.
-- A truncated or damaged file is an error. It never becomes a picture with made-up pixels, with one exception: a JPEG
-  that was cut and then given an end marker. Such a JPEG can be accepted if it is progressive, or if only its last block
-  (8 or 16 pixels square) is damaged.
+- A truncated or damaged file is an error. It never becomes a picture with made-up pixels, whatever a program has set in
+  Pillow. `zoo_runtime._jpeg` says which damage of a JPEG cannot be seen. An image that a program has loaded itself is
+  taken as it is.
+- The memory for a picture is bounded; see `max_pixels`.
 
-The last rule requires that Pillow's global switch `ImageFile.LOAD_TRUNCATED_IMAGES` stays off.
+`zoo_runtime._formats` opens and loads files, `zoo_runtime._pixels` converts and resizes.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
-import math
 import os
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from ._errors import CorruptPicture, NotAPicture, PictureNotFound, PictureTooLarge, UnsupportedPicture
+from . import _jpeg
+from ._errors import CorruptPicture, NotAPicture, PictureTooLarge, UnsupportedPicture
 from ._format import ImageSpec
+from ._formats import SUFFIXES, is_jpeg, load, load_lazy, open_picture
+from ._given import accept, not_opened
+from ._pixels import TURNS, finish, highest_level_of, wanted
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,36 +44,20 @@ if TYPE_CHECKING:
 Source: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | npt.NDArray[np.uint8] | Image.Image"
 )
+_Use: TypeAlias = "Callable[[Image.Image, int], npt.NDArray[np.uint8]]"
+
+__all__ = ["MAX_PIXELS", "SUFFIXES", "Source", "decode", "highest_level", "printable"]
 
 MAX_PIXELS = 89_478_485
-"""The largest accepted width x height, in pixels. It is Pillow's own limit: a quarter of a GiB as RGB."""
+"""The largest accepted size of a decoded picture, in pixels of color. It is Pillow's own limit: 358 MB of memory."""
 
 # Resizing a row of 80 million pixels, which fits in a file of 78 kB, takes 1.3 GB for the filter alone.
 MAX_SIDE = 65_535
 
-# Other formats are left out: some need an external program (EPS), and the parsers of others are little tested.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "TGA", "DIB")
-JPEG = b"\xff\xd8\xff"
-_ENDINGS = "jpg jpeg jpe jfif mpo png apng gif bmp dib ppm pgm pbm pnm webp tif tiff avif jp2 j2k jpx ico tga"
-SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS.split())
-"""File name endings of the supported formats, in lower case."""
-
-_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# Pillow keeps a pixel of color in 4 bytes.
+_COLOR_BYTES = 4
+_MODE_BYTES = {"1": 1, "L": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _ORIENTATION = 0x0112
-_NOISE = bytes(range(1, 255)) * 2
 
 
 def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -80,7 +67,10 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         source: A path, the bytes of a file, a binary file object (read from its current position), a Pillow image, or
             an array. Arrays are uint8, of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
         spec: The target size, the channels and the resizing method.
-        max_pixels: The largest accepted width x height of the stored picture, in pixels.
+        max_pixels: The largest accepted width x height of the picture, in pixels of color. What counts is the memory
+            that decoding takes, with 4 bytes per pixel of color. A JPEG counts at the scale at which it is decoded. A
+            progressive one also needs 2 to 6 bytes for each of its stored pixels. A gray or black-and-white picture
+            counts a quarter, and 16 bits count half.
 
     Returns:
         A uint8 array (height, width, channels), values 0..255, RGB or gray.
@@ -89,31 +79,31 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         PictureNotFound: If there is no file at the path, or the file cannot be read.
         NotAPicture: If the file is empty, or its format is not supported.
         CorruptPicture: If the file is truncated or damaged.
-        PictureTooLarge: If the picture has more than `max_pixels` pixels or a side of more than 65,535 pixels, or if it
-            does not fit into memory.
-        UnsupportedPicture: If the pixels are 32-bit floats or Lab, if `source` is a file that was opened in text mode,
-            or if `source` has a type, dtype or shape that is not listed above.
+        PictureTooLarge: If the picture takes more memory than `max_pixels` allows, has a side of more than 65,535
+            pixels, or does not fit into memory.
+        UnsupportedPicture: If the pixels are 32-bit floats or Lab, if all of them are transparent, if `source` is a
+            file that was opened in text mode, or if `source` has a type, dtype or shape that is not listed above.
     """
+    return _read(source, lambda image, orientation: finish(image, spec, orientation), spec, max_pixels)
+
+
+def _read(source: Source, use: _Use, spec: ImageSpec | None, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """Load a picture, and return what `use` makes of the image and its EXIF orientation."""
+    source = accept(source)
     if isinstance(source, np.ndarray):
-        return _guarded("the array", lambda: _finish(_from_array(source), spec, 1, max_pixels))
+        return _guarded("the array", lambda: _from_image(_from_array(source), use, spec, max_pixels))
     if isinstance(source, Image.Image):
-        return _guarded("the image", lambda: _from_image(source, spec, max_pixels))
+        return _guarded("the image", lambda: _from_image(source, use, spec, max_pixels))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _guarded("the data given", lambda: _from_stream(io.BytesIO(source), spec, max_pixels))
+        return _guarded("the data given", lambda: _from_stream(io.BytesIO(source), use, spec, max_pixels))
     if isinstance(source, (str, os.PathLike)):
         name = printable(os.fspath(source))
         try:
             with open(source, "rb") as stream:
-                return _guarded(name, lambda: _from_stream(stream, spec, max_pixels))
+                return _guarded(name, lambda: _from_stream(stream, use, spec, max_pixels))
         except (OSError, ValueError) as error:
-            # A name with a zero byte, which no file can have, raises ValueError.
-            raise PictureNotFound(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if hasattr(source, "read"):
-        return _guarded("the file given", lambda: _from_stream(source, spec, max_pixels))
-    raise UnsupportedPicture(
-        "a picture must be a path, bytes, a binary file, a uint8 array or a Pillow image. "
-        f"Received: {type(source).__name__}."
-    )
+            raise not_opened(os.fspath(source), error) from None
+    return _guarded("the file given", lambda: _from_stream(source, use, spec, max_pixels))
 
 
 def printable(name: str | bytes) -> str:
@@ -148,116 +138,93 @@ def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArra
         raise CorruptPicture(f"{name}: damaged: {reason}") from None
 
 
-def _from_stream(stream: BinaryIO, spec: ImageSpec, max_pixels: int) -> npt.NDArray[np.uint8]:
+def highest_level(source: Source) -> int | None:
+    """Return the highest level of a picture with 16-bit gray levels, or None for a picture of another kind.
+
+    Many cameras and scanners store 10, 12 or 14 bits in 16-bit files. If no picture of a set has a level above
+    2**N - 1, `ImageSpec(levels=N)` reads them as they are meant. Otherwise, they come out nearly black.
+
+    Args:
+        source: A path, the bytes of a file, a binary file object, or a Pillow image.
+
+    Raises:
+        PictureError: If the picture cannot be read. `decode` lists the subclasses of this error.
+    """
+    found: list[int | None] = []
+
+    def look(image: Image.Image, _: int) -> npt.NDArray[np.uint8]:
+        found.append(highest_level_of(image))
+        return np.zeros(0, np.uint8)
+
+    _read(source, look, None, MAX_PIXELS)
+    return found[0]
+
+
+def _from_stream(stream: BinaryIO, use: _Use, spec: ImageSpec | None, max_pixels: int) -> npt.NDArray[np.uint8]:
     if not (hasattr(stream, "seekable") and stream.seekable()) or stream.tell() != 0:
         # Pillow's parsers seek to positions counted from the start of the stream.
         stream = io.BytesIO(stream.read())
-    with _open(stream) as image:
-        _check_pixels(image, max_pixels)
-        drafted = image.format in ("JPEG", "MPO")
-        # Pillow turns a TIFF while loading it, and then clears the tag. A JPEG's draft size depends on the tag.
-        orientation = _orientation(image) if drafted else 1
-        if drafted:
-            wanted = _wanted(image.size, spec, orientation)
-            image.draft(image.mode, wanted)
-        _load(image)
-        if drafted and not image.info.get("progressive") and _grey_corner(image):
-            _refuse_missing_end(stream, image, wanted)
-        if not drafted:
-            _check_pixels(image, max_pixels)
+    with open_picture(stream) as image:
+        jpeg, orientation, extra = None, 1, 0
+        if is_jpeg(image):
+            # Pillow turns a TIFF while loading it, and then clears the tag. A JPEG's draft size depends on the tag.
             orientation = _orientation(image)
-        return _finish(image, spec, orientation, max_pixels)
-
-
-def _from_image(image: Image.Image, spec: ImageSpec, max_pixels: int) -> npt.NDArray[np.uint8]:
-    _check_pixels(image, max_pixels)
-    _load(image)
-    return _finish(image, spec, _orientation(image), max_pixels)
-
-
-def _open(stream: BinaryIO) -> Image.Image:
-    """Open a picture file as `Image.open` does, but without a limit on its size and with more precise errors.
-
-    `Image.open` warns above 89 megapixels and refuses above 179, whatever `max_pixels` says. This function accepts any
-    size, and the caller then calls `_check_pixels`. If a parser accepts the format but refuses the file, such as a
-    truncated TIFF, `Image.open` only says "cannot identify image file". The errors of this function state the parser's
-    reason.
-
-    Raises:
-        NotAPicture: If the file is empty, or its format is not supported.
-        CorruptPicture: If the parser of the file's format refuses the file.
-        UnsupportedPicture: If the stream was opened in text mode.
-    """
-    prefix = stream.read(16)
-    if isinstance(prefix, str):
-        raise UnsupportedPicture("opened as text; open the file in binary mode, with 'rb'")
-    if not prefix:
-        raise NotAPicture("the file is empty")
-    prefix = prefix.ljust(16, b"\0")
-    if prefix.startswith(JPEG):
-        # Loading only this parser takes a fifth of the time, which matters if a process labels one picture.
-        importlib.import_module("PIL.JpegImagePlugin")
-    else:
-        Image.preinit()
-    refusal = None
-    for name in FORMATS:
-        if name not in Image.OPEN:
-            Image.init()
-        if name not in Image.OPEN:
-            continue
-        factory, accept = Image.OPEN[name]
-        accepted = accept is None or accept(prefix)
-        if isinstance(accepted, str):
-            raise NotAPicture(f"this Pillow was built without {name} support ({accepted})")
-        if accepted:
             stream.seek(0)
-            try:
-                return factory(stream, "")
-            except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                # The parser of a format without a signature (TGA) tries every file, so its refusal means nothing.
-                if accept is not None:
-                    refusal = refusal or str(error).strip() or type(error).__name__
-    stream.seek(0)
-    if _is_heic(stream.read(64)):
-        raise NotAPicture("a HEIC picture, as iPhones save them, which is not supported. Convert it to JPEG")
-    if refusal:
-        raise CorruptPicture(f"damaged: {refusal}")
-    raise NotAPicture(f"not a picture in a supported format ({', '.join(FORMATS)})")
+            data = stream.read()
+            jpeg = data, _jpeg.read_layout(data)
+            extra = _jpeg.coefficient_bytes(jpeg[1])
+            if spec:
+                image.draft(image.mode, wanted(image.size, spec, orientation))
+        _check_size(image, max_pixels, extra)
+        if spec and spec.levels < 16:
+            _refuse_16_bit_colors(image, spec.levels)
+        load(image, jpeg)
+        if not jpeg:
+            _check_size(image, max_pixels)
+            orientation = _orientation(image)
+        return use(image, orientation)
 
 
-def _is_heic(prefix: bytes) -> bool:
-    """Return whether a file that starts with `prefix` is a HEIC picture.
+def _from_image(image: Image.Image, use: _Use, spec: ImageSpec | None, max_pixels: int) -> npt.NDArray[np.uint8]:
+    _check_size(image, max_pixels)
+    if spec and spec.levels < 16:
+        _refuse_16_bit_colors(image, spec.levels)
+    load_lazy(image)
+    return use(image, _orientation(image))
 
-    HEIC and AVIF share a container format, which starts with a list of brands. Some brands occur only in HEIC files.
+
+def _check_size(image: Image.Image, max_pixels: int, extra: int = 0) -> None:
+    """Raise PictureTooLarge if a picture takes too much memory.
+
+    Args:
+        image: An image that is about to be loaded, with the size that `Image.draft` has chosen.
+        max_pixels: The limit, in pixels of color.
+        extra: Memory in bytes that the decoder needs besides the picture.
     """
-    end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
-    brands = {prefix[start : start + 4] for start in (8, *range(16, end, 4))}
-    return prefix[4:8] == b"ftyp" and bool(brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-
-
-def _load(image: Image.Image) -> None:
-    """Load the pixels of an image, and correct the transparent gray level or color of a PNG.
-
-    A PNG can declare one gray level or color as transparent. Pillow scales the pixels to 8 bits, but not the declared
-    level or color. This function scales the declared level or color too.
-    """
-    key = image.info.get("transparency")
-    tile = getattr(image, "tile", None)
-    if image.format == "PNG" and tile:
-        raw_mode = tile[0][3]
-        if isinstance(key, int) and raw_mode in ("L;2", "L;4"):
-            image.info["transparency"] = key * (85 if raw_mode == "L;2" else 17)
-        elif isinstance(key, tuple) and raw_mode == "RGB;16B":
-            image.info["transparency"] = tuple(level >> 8 for level in key)
-    image.load()
-
-
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
-    if width * height > max_pixels:
-        raise PictureTooLarge(f"{width} x {height} is more than {max_pixels} pixels, the limit set by max_pixels")
+    needed = width * height * _MODE_BYTES.get(image.mode, _COLOR_BYTES) + extra
+    if needed > max_pixels * _COLOR_BYTES:
+        limit = f"{max_pixels} pixels, the limit set by max_pixels"
+        if needed == width * height * _COLOR_BYTES:
+            raise PictureTooLarge(f"{width} x {height} is more than {limit}")
+        kind = "as a progressive JPEG" if extra else f"in mode {image.mode}"
+        equal = needed // _COLOR_BYTES
+        raise PictureTooLarge(
+            f"{width} x {height} {kind} takes as much memory as {equal} pixels of color. That is more than {limit}"
+        )
     if max(width, height) > MAX_SIDE:
         raise PictureTooLarge(f"{width} x {height} has a side of more than {MAX_SIDE} pixels")
+
+
+def _refuse_16_bit_colors(image: Any, levels: int) -> None:
+    tile = getattr(image, "tile", None)
+    arguments = tile[0][3] if tile else ""
+    raw_mode = arguments if isinstance(arguments, str) else arguments[0] if arguments else ""
+    if isinstance(raw_mode, str) and ";16" in raw_mode and not image.mode.startswith("I"):
+        raise UnsupportedPicture(
+            f"levels={levels} is defined for gray pictures without an alpha channel only. This one has 16 bits per "
+            "channel, of which Pillow reads the high 8. Save it with 8 bits per channel"
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -266,169 +233,15 @@ def _orientation(image: Image.Image) -> int:
     except Exception:
         # Broken EXIF is common and says nothing about the pixels.
         return 1
-    return next((turn for turn in _TURNS if turn == orientation), 1)
-
-
-def _grey_corner(image: Image.Image) -> bool:
-    """Return whether the bottom-right pixel is mid-gray, the level with which libjpeg fills missing pixels.
-
-    For CMYK pictures, this always returns True.
-    """
-    width, height = image.size
-    corner = image.crop((width - 1, height - 1, width, height))
-    # CMYK is too rare to need its own rule.
-    return image.mode == "CMYK" or abs(corner.convert("L").tobytes()[0] - 128) <= 2
-
-
-def _refuse_missing_end(stream: BinaryIO, image: Image.Image, wanted: tuple[int, int]) -> None:
-    """Raise CorruptPicture if the data of a JPEG end too early, although an end marker follows.
-
-    libjpeg fills the missing pixels with gray and only warns, and Pillow drops that warning. To detect missing pixels,
-    the JPEG is decoded again with noise in front of the end marker. The noise changes the last pixels of an incomplete
-    picture, but no pixel of a complete one.
-
-    Args:
-        stream: The JPEG file, opened in binary mode.
-        image: The picture that was decoded from the file.
-        wanted: The (width, height) that was passed to `Image.draft`.
-    """
-    stream.seek(0)
-    data = stream.read()
-    end = data.rfind(b"\xff\xd9")
-    if end < 0:
-        return
-    # The zero byte cancels the first half of a marker. A picture that was cut between two restart intervals waits for
-    # the next restart marker, so all of them follow, starting with the one that is due.
-    _, due = max((data.rfind(bytes((0xFF, 0xD0 + number)), 0, end), number + 1) for number in range(8))
-    padding = b"\0" + b"".join(_NOISE + bytes((0xFF, 0xD0 + (due + count) % 8)) for count in range(8))
-    with _open(io.BytesIO(data[:end] + padding + data[end:])) as second:
-        second.draft(image.mode, wanted)
-        second.load()
-        if second.tobytes() != image.tobytes():
-            raise CorruptPicture("the file ends before the picture does")
+    return next((turn for turn in TURNS if turn == orientation), 1)
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
-    if array.dtype != np.uint8:
-        raise UnsupportedPicture(
-            f"an array must be uint8 with values 0..255. Received: {array.dtype}. "
-            "Scale it to 0..255 and convert it with .astype('uint8')."
-        )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
+    if array.ndim == 3 and array.shape[2] == 4 and not array[:, :, 3].any():
         raise UnsupportedPicture(
-            f"an array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: {array.shape}."
+            "the fourth channel is 0 everywhere, which means that every pixel is transparent. "
+            "If that channel is a filler, as in RGBX frames of a camera, pass array[:, :, :3]"
         )
     return Image.fromarray(np.ascontiguousarray(array))
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert an image to 8-bit gray (mode L) or RGB.
-
-    Raises:
-        UnsupportedPicture: If the pixels are 32-bit floats or Lab.
-    """
-    mode = image.mode
-    if mode.startswith("I"):
-        # "I;16" and its byte orders hold 16 bits. "I" is what older Pillow made of a 16-bit PNG or PGM.
-        stored = np.asarray(image)
-        levels = ((np.clip(stored, 0, 65535).astype(np.int32) + 128) // 257).astype(np.uint8)
-        if isinstance(image.info.get("transparency"), int):
-            levels[stored == image.info["transparency"]] = 255
-        return Image.fromarray(levels)
-    if mode in ("F", "LAB"):
-        raise UnsupportedPicture(f"pixels of mode {mode} have no defined 8-bit range. Save the picture as 8-bit RGB")
-    if mode == "La":
-        image = image.convert("LA")
-    if mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, over).convert("RGB")
-    if mode == "1":
-        return image.convert("L")
-    return image if mode in ("L", "RGB") else image.convert("RGB")
-
-
-def _wanted(size: tuple[int, int], spec: ImageSpec, orientation: int) -> tuple[int, int]:
-    """Return the smallest (width, height) to which a JPEG may be reduced while it is decoded.
-
-    A smaller picture would have to be enlarged afterwards.
-
-    Args:
-        size: The (width, height) of the stored picture, before its EXIF orientation is applied.
-        spec: The target size and the resizing method.
-        orientation: The EXIF orientation, 1 to 8.
-    """
-    width, height = _turned_target(spec, orientation)
-    if spec.resize == "squash":
-        return width, height
-    scales = width / size[0], height / size[1]
-    scale = max(scales) / spec.fraction if spec.resize == "crop" else min(scales)
-    return math.ceil(size[0] * scale), math.ceil(size[1] * scale)
-
-
-def _turned_target(spec: ImageSpec, orientation: int) -> tuple[int, int]:
-    height, width = spec.size
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
-
-
-def _finish(image: Image.Image, spec: ImageSpec, orientation: int, max_pixels: int) -> npt.NDArray[np.uint8]:
-    """Convert a loaded image to the pixels that the network receives.
-
-    The image is converted to 8 bits, resized, turned by its EXIF orientation, padded, and converted to RGB or gray. It
-    is turned after resizing, because a resized image is usually smaller and therefore faster to turn.
-
-    Args:
-        image: The image, not yet turned.
-        spec: The target size, the channels and the resizing method.
-        orientation: The EXIF orientation, 1 to 8. 1 means that the image is not turned.
-        max_pixels: The largest accepted width x height of `image`, in pixels.
-
-    Returns:
-        A uint8 array (height, width, channels), values 0..255.
-
-    Raises:
-        PictureTooLarge: If the image has more than `max_pixels` pixels or a side of more than 65,535 pixels.
-        UnsupportedPicture: If the pixels are 32-bit floats or Lab.
-    """
-    _check_pixels(image, max_pixels)
-    image = _resized(_to_8_bit(image), spec, _turned_target(spec, orientation))
-    if orientation in _TURNS:
-        image = image.transpose(_TURNS[orientation])
-    height, width = spec.size
-    if image.size != (width, height):
-        padded = Image.new(image.mode, (width, height))
-        padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-        image = padded
-    # np.array makes a copy, which the caller may write to.
-    pixels = np.array(image.convert("RGB" if spec.channels == 3 else "L"))
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
-
-
-def _resized(image: Image.Image, spec: ImageSpec, target: tuple[int, int]) -> Image.Image:
-    """Resize an image by the method `spec.resize`.
-
-    "squash" resizes the whole image to the target size. "crop" cuts out the center of the image and resizes the center
-    to the target size. "pad" keeps the aspect ratio: it resizes the whole image to the largest size that fits into the
-    target size. `_finish` then adds the black border.
-
-    Args:
-        image: An image of mode L or RGB.
-        spec: The resizing method, the fraction for "crop", and the resampling filter.
-        target: The target size, (width, height) in pixels.
-    """
-    width, height = image.size
-    filter = _FILTERS[spec.filter]
-    if spec.resize == "squash":
-        return image.resize(target, filter)
-    scales = target[0] / width, target[1] / height
-    if spec.resize == "pad":
-        scale = min(scales)
-        return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), filter)
-    kept = spec.fraction / max(scales)
-    half_width, half_height = target[0] * kept / 2, target[1] * kept / 2
-    box = (width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height)
-    # Rounding errors must not push the box outside the picture.
-    box = (max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3]))
-    return image.resize(target, filter, box=box)

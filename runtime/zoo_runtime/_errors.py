@@ -10,9 +10,9 @@ ZooRuntimeError
 ├── NotWritten                a result cannot be saved: no permission, or a full disk
 ├── NotMeasured               a process that was started in order to measure its time has failed
 └── ModelError
-    ├── ModelNotFound         the file does not exist, or cannot be read
+    ├── ModelNotFound         the file does not exist, cannot be read, or has changed since a predictor was pickled
     ├── CorruptModel          onnxruntime cannot load the file, or its metadata or its self-test cannot be used
-    ├── NotAnExport           the file is ONNX, but zoo did not export it
+    ├── NotAnExport           the file is of another kind, such as a picture, or ONNX that zoo did not export
     ├── UnknownSchema         the metadata of the file have a version that this runtime does not know
     ├── UnknownTask           the file has no task, or a task that this runtime does not know
     └── ProviderNotStarted    the file may be fine, but an execution provider cannot run here
@@ -68,7 +68,7 @@ class ModelError(ZooRuntimeError):
 
 
 class ModelNotFound(ModelError):
-    """The file does not exist, or it cannot be read."""
+    """The file does not exist, cannot be read, or has changed since a predictor was pickled."""
 
 
 class CorruptModel(ModelError):
@@ -79,7 +79,7 @@ class CorruptModel(ModelError):
 
 
 class NotAnExport(ModelError):
-    """The file is an ONNX model, but zoo did not export it: it has no zoo metadata."""
+    """The file is of another kind, such as a picture or a PyTorch file, or it is an ONNX model without zoo metadata."""
 
 
 class UnknownSchema(ModelError):

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from ._errors import CorruptModel, NotAnExport, UnknownSchema, UnknownTask
 
 SCHEMA = 1
+# A file with `levels` has this schema. Runtimes that do not know them refuse it, instead of reading pictures as black.
+SCHEMA_WITH_LEVELS = 2
 TASKS = ("binary", "multiclass", "multilabel")
 INPUT, OUTPUT = "image", "probabilities"
 RESIZES = ("squash", "crop", "pad")
@@ -38,6 +40,8 @@ class ImageSpec:
             is 0.875, "crop" keeps a square of 350 x 350 pixels of a picture of 500 x 400. "squash" and "pad" ignore
             `fraction`.
         filter: Pillow's resampling filter, with antialiasing: "bilinear", "bicubic" or "lanczos".
+        levels: The bits that 16-bit gray pictures use, 8 to 16. For example, 12 scales levels of 0..4095 to 0..255.
+            Pictures of 8 bits are not changed.
 
     Raises:
         ValueError: If a value is not allowed. The message lists the allowed values.
@@ -48,6 +52,7 @@ class ImageSpec:
     resize: Literal["squash", "crop", "pad"] = "squash"
     fraction: float = 0.875
     filter: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    levels: int = 16
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
@@ -58,10 +63,18 @@ class ImageSpec:
         _check_choice("filter", self.filter, FILTERS)
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, (int, float)) or not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1. Received: {self.fraction!r}.")
+        if type(self.levels) is not int or not 8 <= self.levels <= 16:
+            raise ValueError(f"levels must be a number of bits, 8 to 16. Received: {self.levels!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the spec as a dictionary that `json.dumps` accepts."""
-        return {**asdict(self), "size": list(self.size)}
+        """Return the spec as a dictionary that `json.dumps` accepts.
+
+        `levels` is left out if it is 16, so that runtimes that do not know it can read the file.
+        """
+        values = {**asdict(self), "size": list(self.size)}
+        if self.levels == 16:
+            del values["levels"]
+        return values
 
 
 def _check_choice(label: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -107,7 +120,8 @@ class ModelInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata as entries for the ONNX field `metadata_props`: keys mapped to JSON strings."""
-        values = {"schema": SCHEMA, "classes": list(self.classes), "task": self.task, "image": self.image.to_json()}
+        schema = SCHEMA if self.image.levels == 16 else SCHEMA_WITH_LEVELS
+        values = {"schema": schema, "classes": list(self.classes), "task": self.task, "image": self.image.to_json()}
         for key in DETAILS:
             values[key] = getattr(self, key)
         return {PREFIX + key: json.dumps(value, sort_keys=True) for key, value in values.items()}
@@ -141,9 +155,9 @@ class ModelInfo:
                         f"the metadata entry {key} is not JSON ({error}). Export the file again."
                     ) from None
         schema = values.pop("schema")
-        if schema != SCHEMA:
+        if schema not in (SCHEMA, SCHEMA_WITH_LEVELS):
             raise UnknownSchema(
-                f"the file has schema {schema!r}, but this runtime reads schema {SCHEMA}. "
+                f"the file has schema {schema!r}, but this runtime reads schemas {SCHEMA} and {SCHEMA_WITH_LEVELS}. "
                 "Upgrade zoo_runtime on this machine."
             )
         task = values.get("task")

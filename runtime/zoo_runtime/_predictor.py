@@ -6,20 +6,20 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from ._decode import MAX_PIXELS, SUFFIXES, Source, decode
-from ._errors import CorruptModel, ModelError, PictureError, PictureNotFound, ProviderNotStarted
-from ._format import INPUT, OUTPUT, ModelInfo
+from ._decode import MAX_PIXELS, Source, decode
+from ._errors import ModelNotFound, PictureError, ProviderNotStarted
+from ._listing import list_pictures
+from ._network import Network
 from ._onnxruntime import Session
-from ._session import Provider, Settings, model_file, open_session, read_tuned
+from ._session import Provider, Settings, model_file, read_tuned
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     _S = TypeVar("_S", bound=Source)
 
 THRESHOLD = 0.5
-# The size of the largest file that is opened a second time for lists, in bytes.
-LARGEST_TWICE = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Predictor:
         arena: Whether ONNX Runtime keeps memory for the next picture. None means the tuned value, or True if nothing
             was tuned.
         tuned: Whether to use the tuned settings. If `model` is bytes, there are no tuned settings.
-        max_pixels: The largest accepted width x height of a picture, in pixels.
+        max_pixels: The largest accepted size of a decoded picture, in pixels of color; see `zoo_runtime.decode`.
 
     Attributes:
         info: The metadata of the file, a `ModelInfo`.
@@ -114,18 +112,17 @@ class Predictor:
     ) -> None:
         if not max_pixels > 0:
             raise ValueError(f"max_pixels must be above 0. Received: {max_pixels!r}.")
-        self._model = model if isinstance(model, bytes) else model_file(model)
+        source = _model_of(model)
         options: dict[str, Any] = {"threads": threads, "providers": providers, "spinning": spinning, "arena": arena}
         given = {key: value for key, value in options.items() if value is not None}
-        found = read_tuned(self._model) if tuned and not isinstance(self._model, bytes) else None
+        found = read_tuned(source) if tuned and not isinstance(source, bytes) else None
         self.settings = dataclasses.replace(found or Settings(), **given)
         # Tuned settings are the best for one picture at a time, but may be bad for many pictures on all cores.
-        self._for_many = dataclasses.replace(Settings(), **given)
-        self._workers = threads or usable_cores()
+        for_many = dataclasses.replace(Settings(), **given)
+        self._threads = threads
         self._max_pixels = max_pixels
-        self._bytes = len(self._model) if isinstance(self._model, bytes) else _size(self._model)
         try:
-            self._session = open_session(self._model, self.settings)
+            self._network = Network(source, self.settings, for_many)
         except ProviderNotStarted as error:
             if providers is not None:
                 raise
@@ -134,15 +131,12 @@ class Predictor:
                 f"{error} The tuned settings are ignored. Run `zoo-runtime tune` to tune again.", stacklevel=2
             )
             self.settings = dataclasses.replace(self.settings, providers=("cpu",))
-            self._session = open_session(self._model, self.settings)
-        self._single: Session | None = None
-        self._lock = threading.Lock()
-        # Some providers, such as DirectML, do not allow two threads to use one session at the same time.
-        self._run_lock: contextlib.AbstractContextManager[object] = (
-            contextlib.nullcontext() if self.settings.providers == ("cpu",) else threading.Lock()
-        )
-        self.info = ModelInfo.from_metadata(_metadata(self._session))
-        self._check_graph()
+            self._network = Network(source, self.settings, for_many)
+        self.info = self._network.info()
+
+    @property
+    def _workers(self) -> int:
+        return self._threads or usable_cores()
 
     @overload
     def __call__(self, source: list[_S] | tuple[_S, ...]) -> list[Prediction]: ...
@@ -217,7 +211,7 @@ class Predictor:
                 if len(batch) > 1 and pool is None:
                     pool = stack.enter_context(_pool(self._workers))
                 decoded = pool.map(self._try_decode, batch) if pool else map(self._try_decode, batch)
-                yield from self._answers(list(decoded), self._session)
+                yield from self._answers(list(decoded), self._network.session)
 
     def _share_out(self, sources: Sequence[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
         """Divide the pictures into batches, and process the batches on several threads.
@@ -225,7 +219,7 @@ class Predictor:
         Each thread decodes one batch at a time and runs the network on it. The results are yielded in the order of the
         pictures.
         """
-        session = self._single_session()
+        session = self._network.session_for_lists(self._workers)
 
         def work(start: int) -> list[Prediction | PictureError]:
             decoded = [self._try_decode(source) for source in sources[start : start + batch_size]]
@@ -248,38 +242,8 @@ class Predictor:
         self, decoded: Sequence[npt.NDArray[np.uint8] | PictureError], session: Session
     ) -> list[Prediction | PictureError]:
         pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-        rows = iter(self._run(session, np.stack(pixels))) if pixels else iter(())
+        rows = iter(self._network.run(session, np.stack(pixels))) if pixels else iter(())
         return [item if isinstance(item, PictureError) else self._name(next(rows)) for item in decoded]
-
-    def _single_session(self) -> Session:
-        """Return the session that several threads share if each of them runs the network on its own pictures.
-
-        Normally, this is a second session, which runs each batch on a single thread. The first call of this method
-        opens it. In these cases, the session that the predictor opened when it was created is returned instead:
-
-        - Only one thread is used.
-        - A provider other than the processor is used.
-        - The file is larger than 100 MB. A second session would then take much memory and would hardly be faster,
-          because the open session splits the work on a single picture over all threads.
-        - The file cannot be opened again, or has been replaced by a file with other metadata.
-        """
-        if (
-            (self._workers == 1 and self.settings.threads in (None, 1))
-            or self.settings.providers != ("cpu",)
-            or self._bytes > LARGEST_TWICE
-        ):
-            return self._session
-        with self._lock:
-            if self._single is None:
-                self._single = self._session
-                # The file may have been replaced since it was opened. The new one must not answer for the old one.
-                with contextlib.suppress(ModelError):
-                    session = open_session(self._model, dataclasses.replace(self._for_many, threads=1))
-                    if _metadata(session) == _metadata(self._session):
-                        self._single = session
-                if isinstance(self._model, bytes):
-                    self._model = b""
-            return self._single
 
     def predict_folder(
         self, folder: str | os.PathLike[str], *, batch_size: int = 8
@@ -334,11 +298,7 @@ class Predictor:
                 f"pixels must be a uint8 array (batch, {', '.join(map(str, wanted))}). "
                 f"Received: {pixels.dtype} {pixels.shape}."
             )
-        return self._run(self._session, pixels)
-
-    def _run(self, session: Session, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        with self._run_lock:
-            return session.run([OUTPUT], {INPUT: pixels})[0]
+        return self._network.run(self._network.session, pixels)
 
     def _try_decode(self, source: Source) -> npt.NDArray[np.uint8] | PictureError:
         try:
@@ -354,43 +314,27 @@ class Predictor:
             labels = tuple(self.info.classes[i] for i in (-row).argsort(kind="stable") if row[i] >= THRESHOLD)
         return Prediction(self.info.classes[best], float(row[best]), named, labels)
 
-    def _check_graph(self) -> None:
-        """Check that the graph's inputs and outputs match the metadata, and that the graph accepts any batch size.
 
-        Raises:
-            CorruptModel: If the inputs or outputs do not match, or the graph accepts only one batch size.
-        """
-        inputs = [(node.name, node.type, list(node.shape[1:])) for node in self._session.get_inputs()]
-        wanted = [(INPUT, "tensor(uint8)", [*self.info.image.size, self.info.image.channels])]
-        outputs = [(node.name, node.type, list(node.shape[1:])) for node in self._session.get_outputs()]
-        if inputs != wanted or outputs != [(OUTPUT, "tensor(float)", [len(self.info.classes)])]:
-            raise CorruptModel(
-                f"the file's graph does not match its metadata. Inputs: {inputs}, outputs: {outputs}. "
-                "Export the file again."
-            )
-        batch = self._session.get_inputs()[0].shape[0]
-        if isinstance(batch, int):
-            raise CorruptModel(
-                f"the file's graph accepts only batches of {batch}, but zoo exports accept any. Export the file again."
-            )
+def _model_of(model: str | os.PathLike[str] | bytes) -> str | bytes:
+    """Return the path of an exported file, or its content if that was given.
 
-
-def _size(path: str) -> int:
-    """Return the size of a file in bytes.
-
-    If there is no file, return 0 instead of raising an error. The caller then calls `open_session`, which raises one.
+    Raises:
+        ModelNotFound: If `model` is a folder that has no `model.onnx`, or bytes that are a path.
+        TypeError: If `model` is neither a path nor bytes.
     """
-    try:
-        return os.path.getsize(path)
-    except (OSError, ValueError):
-        return 0
-
-
-def _metadata(session: Session) -> dict[str, str]:
-    try:
-        return session.get_modelmeta().custom_metadata_map
-    except UnicodeDecodeError as error:
-        raise CorruptModel(f"the file's metadata are not UTF-8 text ({error}). Export the file again.") from None
+    if isinstance(model, (bytearray, memoryview)):
+        model = bytes(model)
+    if not isinstance(model, bytes):
+        path = model_file(model)
+        if os.path.isfile(path) or not os.path.exists(path):
+            return path
+        # A pipe, such as the shell's <(...), can be read only once.
+        with contextlib.suppress(OSError), open(path, "rb") as stream:
+            return stream.read()
+        return path
+    if 0 < len(model) < 4096 and b"\0" not in model and os.path.exists(model):
+        raise ModelNotFound(f"the bytes given are a path. Pass it as text: os.fsdecode({model!r}).")
+    return model
 
 
 def usable_cores() -> int:
@@ -403,75 +347,3 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(threads)
-
-
-def no_picture_in(paths: Iterable[str]) -> PictureNotFound:
-    """Create the error to raise if `paths` contain no picture."""
-    return PictureNotFound(
-        f"no picture was found in {', '.join(map(repr, paths))}. "
-        "The names of pictures end in .jpg, .png, .webp or another supported ending."
-    )
-
-
-Refuse = Callable[[str, PictureNotFound], None]
-
-
-def expand(paths: Iterable[str], refuse: Refuse | None = None) -> Iterator[str]:
-    """Yield the paths of pictures: each file of `paths`, and every picture below each folder (see `list_pictures`).
-
-    Args:
-        paths: Paths of files and folders. A path that does not exist is yielded as if it were a file.
-        refuse: Called as `refuse(path, error)` for each folder that cannot be read. If None, the error is raised.
-
-    Raises:
-        PictureNotFound: If a folder cannot be read and `refuse` is None.
-    """
-    for path in paths:
-        if os.path.isdir(path):
-            yield from list_pictures(path, refuse)
-        else:
-            yield path
-
-
-def list_pictures(folder: str | os.PathLike[str], refuse: Refuse | None = None) -> list[str]:
-    """List every picture below a folder: the files whose names end in one of `SUFFIXES`.
-
-    Hidden files and folders are left out. Links are followed, but each folder is listed only once.
-
-    Args:
-        folder: Path of the folder.
-        refuse: Called as `refuse(path, error)` for each folder that cannot be read. If None, the error is raised.
-
-    Returns:
-        The sorted paths.
-
-    Raises:
-        PictureNotFound: If `folder` does not exist, or if `refuse` is None and `folder` or a folder below it cannot be
-            read.
-    """
-    root = os.fsdecode(folder)
-    if not os.path.isdir(root):
-        raise PictureNotFound(f"the folder {root!r} does not exist.")
-
-    def failed(error: OSError) -> None:
-        refusal = PictureNotFound(f"{error.filename!r} cannot be read: {error.strerror}.")
-        if refuse is None:
-            raise refusal
-        refuse(error.filename, refusal)
-
-    # Links are followed, as in training, but each folder is entered only once.
-    seen = {os.path.realpath(root)}
-
-    def is_new(path: str) -> bool:
-        real = os.path.realpath(path)
-        known = real in seen
-        seen.add(real)
-        return not known
-
-    found = []
-    for parent, folders, files in os.walk(root, onerror=failed, followlinks=True):
-        folders[:] = [n for n in sorted(folders) if not n.startswith(".") and is_new(os.path.join(parent, n))]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                found.append(os.path.join(parent, name))
-    return sorted(found)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Sequence
 
-from ._decode import printable
-from ._errors import PictureError
-from ._predictor import Predictor, expand, no_picture_in
+from ._decode import MAX_PIXELS, printable
+from ._errors import PictureError, PictureTooLarge
+from ._given import LONGEST_PATH, shortened
+from ._listing import PassedOver, expand, no_picture_in
+from ._predictor import Prediction, Predictor
 from ._session import Provider
 
 
@@ -20,27 +24,30 @@ def print_predictions(
     as_json: bool = False,
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Predict the classes of pictures, and print one line per picture.
 
     A picture or folder that cannot be read does not stop the others. Its error is printed to standard error or, with
-    `as_json`, as a JSON object to standard output.
+    `as_json`, as a JSON object to standard output. If files in folders are passed over because their endings are not
+    those of pictures, a last line on standard error counts them.
 
     Args:
         model: Path of an exported file, or of the folder that holds it.
-        paths: Pictures, and folders of pictures.
+        paths: Pictures, folders of pictures, patterns such as `photos/*.jpg`, and `-` for standard input.
         top: How many classes to print per picture, likeliest first. None means only the predicted labels if the output
             is text, and all classes if it is JSON.
         as_json: Print one JSON object per picture instead of text.
         threads: See `Predictor`.
         providers: See `Predictor`.
+        max_pixels: See `Predictor`.
 
     Returns:
         The exit code: 0, or 1 if a picture or a folder could not be read.
 
     Raises:
         ModelError: If the exported file cannot be used. See `Predictor`.
-        ValueError: If `threads` or `providers` has a value that is not allowed. See `Predictor`.
+        ValueError: If `threads`, `providers` or `max_pixels` has a value that is not allowed. See `Predictor`.
         PictureNotFound: If the paths contain no picture, although all folders can be read.
     """
     failed = False
@@ -48,35 +55,60 @@ def print_predictions(
     def refuse(path: str, error: PictureError) -> None:
         nonlocal failed
         failed = True
-        if as_json:
-            print(json.dumps({"path": path, "error": type(error).__name__, "message": str(error)}), flush=True)
-        else:
-            text = str(error).removeprefix(f"{printable(path)}: ").removeprefix(f"{path!r} ")
-            print(one_line(f"{path}: {text}"), file=sys.stderr)
+        _print_error(path, error, as_json)
 
-    predictor = Predictor(model, threads=threads, providers=providers)
-    listed = list(expand(paths, refuse))
-    for path, result in zip(listed, predictor.predict_each(listed), strict=True):
+    predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels)
+    passed_over = PassedOver()
+    listed = list(expand(paths, refuse, passed_over))
+    results = predictor.predict_each([source for _, source in listed])
+    for (name, _), result in zip(listed, results, strict=True):
         if isinstance(result, PictureError):
-            refuse(path, result)
-        elif as_json:
-            line: dict[str, object] = {
-                "path": path,
-                "label": result.label,
-                "confidence": result.confidence,
-                "probabilities": dict(result.top(top)) if top else result.probabilities,
-            }
-            if predictor.info.task == "multilabel":
-                line["labels"] = list(result.labels)
-            print(json.dumps(line), flush=True)
+            refuse(name, result)
         else:
-            # A multi-label network shows the labels that apply. With --top, it shows the likeliest in any case.
-            count = top or (len(result.labels) if predictor.info.task == "multilabel" else 1)
-            shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count))
-            print(one_line(f"{path}: {shown or 'no class'}"), flush=True)
+            _print_prediction(name, result, predictor.info.task, top, as_json)
     if not listed and not failed:
-        raise no_picture_in(paths)
+        raise no_picture_in(paths, passed_over)
+    if passed_over.endings:
+        print(one_line(f"passed over: {passed_over}"), file=sys.stderr)
     return 1 if failed else 0
+
+
+def _print_prediction(path: str, result: Prediction, task: str, top: int | None, as_json: bool) -> None:
+    if as_json:
+        line: dict[str, object] = {
+            "path": path,
+            "label": result.label,
+            "confidence": result.confidence,
+            "probabilities": dict(result.top(top)) if top else result.probabilities,
+        }
+        if task == "multilabel":
+            line["labels"] = list(result.labels)
+        print(json.dumps(line), flush=True)
+        return
+    # A multi-label network shows the labels that apply. With --top, it shows the likeliest in any case.
+    count = top or (len(result.labels) if task == "multilabel" else 1)
+    shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count))
+    print(one_line(f"{path}: {shown or 'no class'}"), flush=True)
+
+
+def _print_error(path: str, error: PictureError, as_json: bool) -> None:
+    message = str(error)
+    if isinstance(error, PictureTooLarge):
+        message = with_option_names(message)
+    if as_json:
+        path = path if len(path) <= LONGEST_PATH else shortened(path)
+        print(json.dumps({"path": path, "error": type(error).__name__, "message": message}), flush=True)
+        return
+    # A name that is no path can be a page of base64 text.
+    shown = path if os.path.lexists(path) else shortened(path)
+    for name in (path, shown, "the data given"):
+        message = message.removeprefix(f"{printable(name)}: ").removeprefix(f"{name!r} ")
+    print(one_line(f"{shown}: {message}"), file=sys.stderr)
+
+
+def with_option_names(message: str) -> str:
+    """Return the message of an error with the options of the commands in place of the arguments of `Predictor`."""
+    return re.sub(r"(?<![\w-])max_pixels\b", "--max-pixels", message)
 
 
 def format_accuracy(accuracy: float, interval: Sequence[float], pictures: int | None = None) -> str:

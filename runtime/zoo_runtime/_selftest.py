@@ -9,14 +9,19 @@ The metadata entry `zoo.selftest` of an exported file is
         {"jpeg": base64, "sha256": of the decoded pixels, "sample": {"step": [rows, columns], "pixels": base64},
          "probabilities": [...]}]}
 
+Files of later versions also have "decoding": more pictures, of other shapes and modes, each with "picture" (the base64
+of a PNG or JPEG), "sha256" and "sample". They are only decoded, and their pixels are compared.
+
 The sample contains every `rows`-th row and every `columns`-th column of the decoded pixels. It shows how much two
 decoders differ.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +30,12 @@ from ._format import ModelInfo
 from ._onnxruntime import version as onnxruntime_version
 from ._predictor import Predictor
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 TOLERANCE = 1e-3
 SAMPLES = 32
+DECODING_SAMPLES = 6
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class CheckResult:
 
     Args:
         passed: Whether `probability_difference` is at most `tolerance`. Differences between pixels do not matter.
-        pixels_equal: Whether the decoded pixels of all pictures are equal on the two machines.
+        pixels_equal: Whether the decoded pixels of all pictures of the self-test are equal on the two machines.
         pixel_difference: The largest difference between the two machines in a sampled pixel value, in 0..255.
         probability_difference: The largest difference between the two machines in a probability, in 0..1. It is
             infinity if a probability is NaN.
@@ -58,29 +67,36 @@ def versions() -> dict[str, str]:
 
     Returns:
         A dictionary that maps "pillow", "libjpeg", "onnxruntime" and "numpy" to their versions, and "machine" to the
-        processor type, such as "x86_64".
+        processor type, such as "x86_64". Where it is installed, the dictionary also has "pillow-heif".
     """
     # These are imported here, as in the functions below, so that the first label of a process does not wait for them.
     import platform
+    from importlib import metadata
 
     import PIL
     from PIL import features
 
-    return {
+    found = {
         "pillow": PIL.__version__,
         "libjpeg": str(features.version("libjpeg_turbo") or features.version("jpg")),
         "onnxruntime": onnxruntime_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        found["pillow-heif"] = metadata.version("pillow-heif")
+    return found
 
 
-def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLERANCE) -> dict[str, Any]:
+def record(
+    predictor: Predictor, jpegs: list[bytes], *, pictures: Sequence[bytes] = (), tolerance: float = TOLERANCE
+) -> dict[str, Any]:
     """Create the self-test of an exported file: decode pictures, run the network, and record the results.
 
     Args:
         predictor: Runs the exported file.
-        jpegs: The pictures, as the bytes of JPEG files.
+        jpegs: The pictures that the network classifies, as the bytes of JPEG files.
+        pictures: More pictures, as the bytes of PNG or JPEG files. Only their pixels are recorded.
         tolerance: The largest difference of a probability, in 0..1, with which the self-test passes on another machine.
 
     Returns:
@@ -90,24 +106,36 @@ def record(predictor: Predictor, jpegs: list[bytes], *, tolerance: float = TOLER
         PictureError: If a picture cannot be decoded.
     """
     import base64
-    import hashlib
 
-    pictures = []
+    classified: list[dict[str, Any]] = []
     for jpeg in jpegs:
         pixels = predictor.decode(jpeg)
-        step = [max(1, side // SAMPLES) for side in pixels.shape[:2]]
-        pictures.append(
+        probabilities = [float(p) for p in predictor.probabilities(pixels[None])[0]]
+        entry = {"jpeg": base64.b64encode(jpeg).decode(), **_recorded(pixels, SAMPLES), "probabilities": probabilities}
+        classified.append(entry)
+    recorded = {"versions": versions(), "tolerance": tolerance, "pictures": classified}
+    if pictures:
+        recorded["decoding"] = [
             {
-                "jpeg": base64.b64encode(jpeg).decode(),
-                "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
-                "sample": {
-                    "step": step,
-                    "pixels": base64.b64encode(pixels[:: step[0], :: step[1]].tobytes()).decode(),
-                },
-                "probabilities": [float(p) for p in predictor.probabilities(pixels[None])[0]],
+                "picture": base64.b64encode(picture).decode(),
+                **_recorded(predictor.decode(picture), DECODING_SAMPLES),
             }
-        )
-    return {"versions": versions(), "tolerance": tolerance, "pictures": pictures}
+            for picture in pictures
+        ]
+    return recorded
+
+
+def _recorded(pixels: npt.NDArray[np.uint8], samples: int) -> dict[str, Any]:
+    """Return the digest of pixels, and a sample of about `samples` rows and columns."""
+    import base64
+    import hashlib
+
+    step = [max(1, side // samples) for side in pixels.shape[:2]]
+    sample = base64.b64encode(pixels[:: step[0], :: step[1]].tobytes()).decode()
+    return {
+        "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+        "sample": {"step": step, "pixels": sample},
+    }
 
 
 def tolerance_of(info: ModelInfo) -> float | None:
@@ -142,39 +170,61 @@ def check(predictor: Predictor) -> CheckResult:
         CorruptModel: If the file has no self-test, or the self-test is damaged.
         PictureError: If this machine cannot decode the pictures of the self-test.
     """
-    import base64
-    import hashlib
-
     selftest = predictor.info.selftest
     tolerance = tolerance_of(predictor.info)
     if tolerance is None:
         raise CorruptModel("the file has no self-test. Export it again to add one.")
-    equal, pixel_difference, probability_difference = True, 0, 0.0
+    pixel_difference, probability_difference = 0, 0.0
     try:
         workshop = dict(selftest.get("versions", {}))
         for picture in selftest["pictures"]:
-            jpeg, digest = base64.b64decode(picture["jpeg"]), picture["sha256"]
-            rows, columns = picture["sample"]["step"]
-            sample = np.frombuffer(base64.b64decode(picture["sample"]["pixels"]), np.uint8).astype(int)
             expected = np.array(picture["probabilities"], float)
-            pixels = predictor.decode(jpeg)
-            equal &= hashlib.sha256(pixels.tobytes()).hexdigest() == digest
-            here = pixels[::rows, ::columns].ravel().astype(int)
+            pixels, apart = _compared(predictor, picture["jpeg"], picture)
             row = predictor.probabilities(pixels[None])[0]
-            if here.shape != sample.shape or row.shape != expected.shape:
+            if row.shape != expected.shape:
                 raise ValueError("its size does not match the network")
-            pixel_difference = max(pixel_difference, int(abs(here - sample).max()))
+            pixel_difference = max(pixel_difference, apart)
             difference = float(abs(row - expected).max())
             # A NaN must never pass.
             probability_difference = max(probability_difference, difference if difference == difference else np.inf)
+        for picture in selftest.get("decoding", ()):
+            pixel_difference = max(pixel_difference, _compared(predictor, picture["picture"], picture)[1])
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptModel(f"the file's self-test cannot be read ({error}). Export the file again.") from None
     return CheckResult(
         passed=probability_difference <= tolerance,
-        pixels_equal=equal,
+        pixels_equal=pixel_difference == 0,
         pixel_difference=pixel_difference,
         probability_difference=probability_difference,
         tolerance=tolerance,
         workshop=workshop,
         device=versions(),
     )
+
+
+def _compared(predictor: Predictor, picture: str, recorded: dict[str, Any]) -> tuple[npt.NDArray[np.uint8], int]:
+    """Decode a picture of the self-test, and compare its pixels with the recorded ones.
+
+    Args:
+        predictor: Runs the exported file.
+        picture: The base64 of the file.
+        recorded: The digest and the sample that the exporting machine recorded.
+
+    Returns:
+        The pixels, and their largest difference in 0..255. It is 1 if pixels differ, but none of the sample does.
+
+    Raises:
+        ValueError: If the sample has another size, or the base64 is damaged.
+    """
+    import base64
+    import hashlib
+
+    rows, columns = recorded["sample"]["step"]
+    sample = np.frombuffer(base64.b64decode(recorded["sample"]["pixels"]), np.uint8).astype(int)
+    pixels = predictor.decode(base64.b64decode(picture))
+    here = pixels[::rows, ::columns].ravel().astype(int)
+    if here.shape != sample.shape:
+        raise ValueError("its size does not match the network")
+    if hashlib.sha256(pixels.tobytes()).hexdigest() == recorded["sha256"]:
+        return pixels, 0
+    return pixels, max(1, int(abs(here - sample).max()))

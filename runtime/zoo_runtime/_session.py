@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-from ._errors import CorruptModel, ModelNotFound, NotWritten, ProviderNotStarted
+from ._errors import NotWritten, ProviderNotStarted
 from ._onnxruntime import Session, built_providers, load, version
 
 PROVIDERS = {
@@ -155,6 +155,7 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         ValueError: If the installed ONNX Runtime lacks one of the requested providers.
         ModelNotFound: If there is no file at the path, or the file cannot be read.
         CorruptModel: If ONNX Runtime cannot load the file, not even on the processor.
+        NotAnExport: If the file is of another kind, such as a picture or a PyTorch file.
         ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers, or if ONNX Runtime can
             load the file on the processor, but not on the requested providers.
     """
@@ -168,8 +169,8 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not settings.arena:
         options.enable_cpu_mem_arena = False
-    name = "the bytes given" if isinstance(model, bytes) else repr(os.fsdecode(model))
-    content = model if isinstance(model, bytes) else _readable(os.fsdecode(model))
+    given = model if isinstance(model, bytes) else os.fsdecode(model)
+    content = _readable(given)
     # ONNX Runtime prints why a provider cannot start; on standard output, that would mix with the answers.
     quiet: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if settings.providers != ("cpu",):
@@ -179,13 +180,14 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
             session: Session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
         # ONNX Runtime's exceptions have no common base class.
-        reason = str(error).strip().splitlines()[0]
+        from ._foreign import explain_failure
+
         if settings.providers == ("cpu",):
-            _refuse_picture(content)
-            raise CorruptModel(f"onnxruntime cannot load {name}: {reason}") from None
+            raise explain_failure(given, str(error)) from None
         # If the processor cannot load it either, the file is at fault.
         open_session(model, replace(settings, providers=("cpu",)))
-        raise ProviderNotStarted(f"onnxruntime cannot load {name} on {_named(providers)}: {reason}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise ProviderNotStarted(f"onnxruntime cannot load {name_of(given)} on {_named(providers)}: {reason}") from None
     # If a provider cannot start because a library or a device is missing, ONNX Runtime prints that and continues.
     missing = [(full, given) for full, given in providers if full not in session.get_providers()]
     if missing:
@@ -196,51 +198,81 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         )
         if PROVIDERS["cpu"] not in [full for full, _ in providers]:
             raise ProviderNotStarted(f"{text}. Add 'cpu' after it to run on the processor instead.")
-        warnings.warn(f"{text}; continuing without it.", stacklevel=3)
+        warnings.warn(f"{text}; continuing without it.", stacklevel=4)
     return session
-
-
-def _refuse_picture(path: str | bytes) -> None:
-    """Raise CorruptModel if a path that should name an exported file has the suffix of a picture, such as `.jpg`.
-
-    This happens if a user gives the arguments of a command in the wrong order.
-
-    Args:
-        path: The path to check. If this is the content of a file as bytes, the function does nothing.
-    """
-    from ._decode import SUFFIXES
-
-    if isinstance(path, str) and os.path.splitext(path)[1].lower() in SUFFIXES:
-        raise CorruptModel(f"{path!r} is a picture, not an exported file. Give the exported file first, then pictures.")
 
 
 def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:
     return ", ".join(_short_name(full) for full, _ in providers)
 
 
-def _readable(path: str) -> str | bytes:
-    """Check that a file can be read. Return its path, or its content if the path is not valid UTF-8.
+def _readable(model: str | bytes) -> str | bytes:
+    """Check that a file can be read, and is not of a known other kind. Return what ONNX Runtime can open.
 
-    ONNX Runtime cannot open a path that is not valid UTF-8.
+    ONNX Runtime cannot open a path that is not valid UTF-8. Then the content of the file is returned.
+
+    Args:
+        model: Path of the file, or its bytes.
 
     Raises:
         ModelNotFound: If there is no file at the path, or the file cannot be read.
+        CorruptModel: If the file is empty.
+        NotAnExport: If the file is of another kind, such as a picture or a PyTorch file.
     """
+    content = model
     try:
-        with open(path, "rb") as stream:
-            # ONNX Runtime cannot open a file whose name is not UTF-8. Python marks such bytes with these characters.
-            return stream.read() if any("\udc80" <= letter <= "\udcff" for letter in path) else path
+        if isinstance(model, str):
+            with open(model, "rb") as stream:
+                start = stream.read(1)
+        else:
+            start = model[:1]
+        # Nearly every ONNX file begins with this byte, and then this import is not needed.
+        if start != b"\x08":
+            from ._foreign import refuse_foreign
+
+            refuse_foreign(model)
+        # Python marks bytes that are not UTF-8 with these characters.
+        if isinstance(model, str) and any("\udc80" <= letter <= "\udcff" for letter in model):
+            with open(model, "rb") as stream:
+                content = stream.read()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelNotFound(
-            f"{path!r} cannot be read: {reason}. Give the path of a model.onnx, or of the folder that holds it."
-        ) from None
+        from ._foreign import not_found
+
+        raise not_found(os.fsdecode(model), getattr(error, "strerror", None) or error) from None
+    return content
+
+
+def name_of(model: str | bytes) -> str:
+    """Return how messages call an exported file: its quoted path, or "the file given as bytes"."""
+    return "the file given as bytes" if isinstance(model, bytes) else repr(model)
 
 
 def model_file(model: str | os.PathLike[str]) -> str:
-    """Return the path of an exported file: `model.onnx` inside `model` if that is a folder, and otherwise `model`."""
-    path = os.fsdecode(model)
-    return os.path.join(path, "model.onnx") if os.path.isdir(path) else path
+    """Return the path of an exported file: `model.onnx` inside `model` if that is a folder, and otherwise `model`.
+
+    A `~` at the start stands for the home folder.
+
+    Raises:
+        ModelNotFound: If `model` is a folder that has no `model.onnx`.
+        TypeError: If `model` is not a path.
+    """
+    try:
+        path = os.fsdecode(model)
+    except TypeError:
+        hint = " Pass its content: file.read()." if hasattr(model, "read") else ""
+        raise TypeError(
+            f"model must be the path of an exported file, or the bytes of one. Received: {type(model).__name__}.{hint}"
+        ) from None
+    if path.startswith("~") and not os.path.lexists(path):
+        path = os.path.expanduser(path)
+    if not os.path.isdir(path):
+        return path
+    inside = os.path.join(path, "model.onnx")
+    if not os.path.lexists(inside):
+        from ._foreign import missing_in
+
+        raise missing_in(path)
+    return inside
 
 
 # Tuned settings

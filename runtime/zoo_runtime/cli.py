@@ -22,6 +22,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 MODEL_HELP = "model.onnx, or the folder that holds it"
 THREADS_HELP = "number of threads (default: the tuned number, or one per core)"
+PIXELS_HELP = "the largest picture to decode, width x height, such as 200M (default: 89 million pixels)"
 PROVIDERS_HELP = "where the network runs, best first: cpu, openvino, cuda, ... (default: the tuned provider, or cpu)"
 
 
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Pillow's warnings about odd but readable files would mix with the answers.
     warnings.filterwarnings("ignore", module="PIL")
     parser = _parser()
-    options, more = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, more = parser.parse_known_args(words)
+    options.words = words
     # argparse does not accept paths after an option if there are paths before it too.
     if more and hasattr(options, "paths") and not any(text.startswith("-") for text in more):
         options.paths += more
@@ -54,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command: Callable[[argparse.Namespace], int] = options.run
             return command(options)
     except ZooRuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from ._print import with_option_names
+
+        print(f"error: {with_option_names(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -93,10 +98,33 @@ def run() -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from ._errors import ModelError
     from ._print import print_predictions
 
+    try:
+        return print_predictions(
+            options.model, options.paths, top=options.top, as_json=options.json, **_predictor_options(options)
+        )
+    except ModelError:
+        from ._foreign import swapped
+
+        words = swapped(options.words, options.model, options.paths)
+        if words is None:
+            raise
+        import shlex
+
+        print(
+            f"error: {options.model!r} is not an exported file. Give the exported file first, then pictures: "
+            f"`{shlex.join(['zoo-runtime', *words])}`.",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _predictor_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `Predictor` that the user chose."""
     chosen = {"threads": options.threads, "providers": options.providers}
-    return print_predictions(options.model, options.paths, top=options.top, as_json=options.json, **chosen)
+    return {**chosen, **({"max_pixels": options.max_pixels} if options.max_pixels else {})}
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -184,7 +212,7 @@ def _check(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from . import _bench as measuring
 
-    chosen = {"threads": options.threads, "providers": options.providers}
+    chosen = _predictor_options(options)
     if options.compare:
         if not options.paths:
             options.usage("--compare needs two exported files, and then pictures or folders")
@@ -240,10 +268,10 @@ def _pictures(result: dict[str, Any]) -> str:
 
 
 def _print_left_out(result: dict[str, Any]) -> None:
-    from ._print import one_line
+    from ._print import one_line, with_option_names
 
     for why in result["left_out"]:
-        print(f"left out: {one_line(why)}", file=sys.stderr)
+        print(f"left out: {one_line(with_option_names(why))}", file=sys.stderr)
 
 
 def _tune(options: argparse.Namespace) -> int:
@@ -313,6 +341,15 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _pixels(text: str) -> int:
+    from ._given import parse_pixels
+
+    try:
+        return parse_pixels(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo-runtime", description="Run image classifiers exported by zoo.")
     parser.add_argument("--version", action="version", version=f"zoo-runtime {__version__}")
@@ -325,13 +362,16 @@ def _parser() -> argparse.ArgumentParser:
 def _add_predict(commands: _Commands) -> None:
     command = commands.add_parser("predict", help="label pictures", description="Label pictures, one line per picture.")
     command.add_argument("model", help=MODEL_HELP)
-    command.add_argument("paths", nargs="+", metavar="path", help="a picture, or a folder of pictures")
+    command.add_argument(
+        "paths", nargs="+", metavar="path", help="a picture, a folder of pictures, or - for a picture on standard input"
+    )
     command.add_argument(
         "--top", type=_positive, metavar="K", help="show the K likeliest classes (default: 1; with --json: all)"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object per picture")
     command.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
     command.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
+    command.add_argument("--max-pixels", type=_pixels, metavar="N", help=PIXELS_HELP)
     command.set_defaults(run=_predict)
 
 
@@ -373,6 +413,7 @@ def _add_bench(commands: _Commands) -> None:
     )
     command.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
     command.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
+    command.add_argument("--max-pixels", type=_pixels, metavar="N", help=PIXELS_HELP)
     command.add_argument(
         "--seconds", type=_seconds, default=2.0, metavar="S", help="per measurement (default: 2; ignored by --compare)"
     )

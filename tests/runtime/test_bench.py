@@ -153,9 +153,9 @@ def test_tuned_settings_are_used_and_yield_to_those_given(model):
 
 def test_what_was_tuned_for_one_picture_is_not_for_many(model, pictures, monkeypatch):
     opened = []
-    open_session = zoo_runtime._predictor.open_session
+    open_session = zoo_runtime._network.open_session
     monkeypatch.setattr(
-        zoo_runtime._predictor, "open_session", lambda path, s: (opened.append(s), open_session(path, s))[1]
+        zoo_runtime._network, "open_session", lambda path, s: (opened.append(s), open_session(path, s))[1]
     )
     tuned(model, Settings(threads=2, arena=False, spinning=False))
     Predictor(model)([RED] * 20)

@@ -5,6 +5,7 @@ The expected pixels come from numpy and from files put together here byte by byt
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -421,7 +422,30 @@ def test_pixels_without_a_range_are_refused(mode):
     "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I"]
 )
 def test_every_mode_of_a_pillow_image(mode):
-    assert decode(Image.new(mode, (8, 6)), ImageSpec((5, 4))).shape == (5, 4, 3)
+    # 255 is opaque where there is an alpha channel.
+    image = Image.new(mode, (8, 6), (255,) * len(Image.new(mode, (1, 1)).getbands()) if len(mode) > 1 else 1)
+    assert decode(image, ImageSpec((5, 4))).shape == (5, 4, 3)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "RGBa", "La"])
+def test_a_picture_that_is_transparent_everywhere_is_refused(mode):
+    image = Image.new(mode, (8, 6), (90,) * (len(mode) - 1) + (0,))
+    with pytest.raises(UnsupportedPicture, match="every pixel is transparent"):
+        decode(image, ImageSpec((6, 8)))
+    if mode in ("LA", "RGBA"):
+        for format in ("PNG", "TIFF"):
+            with pytest.raises(UnsupportedPicture, match="every pixel is transparent"):
+                decode(saved(image, format), ImageSpec((6, 8)))
+        image.putpixel((3, 3), (90,) * (len(mode) - 1) + (1,))
+        assert decode(saved(image, "PNG"), ImageSpec((6, 8))).min() >= 254
+
+
+def test_a_filler_in_the_fourth_channel_gets_the_advice_to_leave_it_out():
+    picture = photo()
+    frame = np.dstack([picture, np.zeros(picture.shape[:2], np.uint8)])
+    with pytest.raises(UnsupportedPicture, match=r"fourth channel is 0 everywhere.*pass array\[:, :, :3\]"):
+        decode(frame, same_size(picture))
+    np.testing.assert_array_equal(decode(frame[:, :, :3], same_size(picture)), picture)
 
 
 def test_one_channel_is_the_luma_of_the_colours():
@@ -647,41 +671,6 @@ def test_a_truncated_file_is_an_error_or_whole(name):
     assert refused >= 10
 
 
-@pytest.mark.parametrize("spec", [ImageSpec((61, 83)), ImageSpec((14, 20)), ImageSpec((7, 10), resize="crop")], ids=str)
-@pytest.mark.parametrize(
-    "name", [name for name in FILES if name.startswith("jpeg-") and name != "jpeg-progressive"] + ["jpeg"]
-)
-def test_a_truncated_jpeg_with_an_end_marker(name, spec):
-    """libjpeg silently fills missing data with grey. Only damage within the last block may pass."""
-    data = FILES[name]()
-    whole = decode(data, spec)
-    start = data.rfind(b"\xff\xda") + 14
-    refused = 0
-    for end in [
-        end for end in range(start, len(data) - 2) if end % 7 == 0 or data[end - 1] == 0xFF or end > len(data) - 60
-    ]:
-        try:
-            pixels = decode(data[:end] + b"\xff\xd9", spec)
-        except CorruptPicture:
-            refused += 1
-            continue
-        rows, columns = np.nonzero((pixels != whole).any(-1))
-        # The last block of 16 x 16 starts at row 48, column 80 of 61 x 83; resizing blurs by a pixel or two.
-        edge = 2 if pixels.shape[0] < 61 else 1
-        assert (rows >= 48 * spec.size[0] // 61 - edge).all(), f"other pixels from {end} of {len(data)} bytes"
-        assert (columns >= 80 * spec.size[1] // 83 - edge).all(), f"other pixels from {end} of {len(data)} bytes"
-    assert refused >= 100
-
-
-def test_a_truncated_jpeg_with_an_end_marker_at_every_scale():
-    """The larger the picture, the more libjpeg scales it down. The made-up grey must still be found."""
-    data = saved(np.repeat(np.repeat(photo(50, 67), 8, 0), 6, 1), "JPEG")
-    for size in ((400, 402), (200, 201), (100, 100), (50, 50), (30, 40)):
-        for end in range(len(data) // 2, len(data) - 300, len(data) // 20):
-            with pytest.raises(CorruptPicture, match="ends before"):
-                decode(data[:end] + b"\xff\xd9", ImageSpec(size))
-
-
 @pytest.mark.parametrize("level", [0, 127, 128, 129, 255])
 @pytest.mark.parametrize("after", [b"", b"\0" * 40, b"a video\xff\xd8\xff\xd9 follows"])
 def test_a_whole_jpeg_that_ends_in_one_colour_is_taken(level, after):
@@ -788,13 +777,14 @@ def _claiming(width: int, height: int) -> bytes:
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
-@pytest.mark.parametrize(
-    "width, height", [(60_000, 60_000), (10_000, 10_000), (14_000, 14_000), (2**31 - 1, 2**31 - 1)]
-)
+@pytest.mark.parametrize("width, height", [(60_000, 60_000), (19_000, 19_000), (2**31 - 1, 2**31 - 1)])
 def test_a_header_that_claims_too_much(width, height):
+    equal = width * height // 4
     with (
         warnings.catch_warnings(),
-        pytest.raises(PictureTooLarge, match=f"{width} x {height} is more than {MAX_PIXELS}"),
+        pytest.raises(
+            PictureTooLarge, match=f"{width} x {height} in mode L takes .* {equal} .* more than {MAX_PIXELS}"
+        ),
     ):
         warnings.simplefilter("error")
         decode(_claiming(width, height), ImageSpec((4, 4)))
@@ -811,7 +801,7 @@ def test_a_side_that_is_too_long(shape):
 
 def test_max_pixels():
     picture = photo()
-    sources = [saved(picture, format) for format in ("PNG", "JPEG", "TIFF", "GIF", "WEBP")]
+    sources = [saved(picture, format) for format in ("PNG", "TIFF", "BMP", "WEBP")]
     for source in (*sources, picture, Image.fromarray(picture)):
         assert decode(source, ImageSpec((4, 4)), max_pixels=61 * 83).shape == (4, 4, 3)
         with pytest.raises(PictureTooLarge, match="83 x 61 is more than 5062 pixels"):
@@ -979,5 +969,9 @@ def test_known_bad_files(test_data, name, error):
 def test_a_heic_picture_gets_the_advice_to_convert_it(brands):
     box = b"ftyp" + brands
     content = (len(box) + 4).to_bytes(4, "big") + box + b"\0\0\0\x08meta" + bytes(100)
-    with pytest.raises(NotAPicture, match=r"HEIC picture, as iPhones save them.*Convert it to JPEG"):
+    if importlib.util.find_spec("pillow_heif"):
+        with pytest.raises(CorruptPicture):
+            decode(content, ImageSpec((8, 8)))
+        return
+    with pytest.raises(NotAPicture, match=r"HEIC picture, .*pip install pillow-heif.*convert it to JPEG"):
         decode(content, ImageSpec((8, 8)))

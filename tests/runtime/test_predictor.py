@@ -267,7 +267,7 @@ def test_a_provider_that_cannot_start_is_an_error_unless_the_processor_is_named_
     assert predictor(plain(0, 0, 250)).label == "blue"
     assert [result.label for result in predictor([plain(0, 0, 250), plain(0, 250, 0)] * 20)] == ["blue", "green"] * 20
     with pytest.raises(CorruptModel):
-        Predictor(b"garbage", providers=["cuda", "cpu"])
+        Predictor(b"\x08garbage", providers=["cuda", "cpu"])
 
 
 def test_settings_are_checked_and_kept(model):
@@ -324,7 +324,7 @@ def test_info_is_what_was_written(model, info):
 
 
 def test_no_such_file(tmp_path):
-    for given in (tmp_path / "gone.onnx", tmp_path, "nul\0byte"):
+    for given in (tmp_path / "gone.onnx", "nul\0byte"):
         with pytest.raises(ModelNotFound, match="cannot be read"):
             Predictor(given)
 
@@ -346,12 +346,14 @@ def test_a_truncated_file(model_bytes):
 
 def test_an_onnx_file_of_somebody_else(graph):
     with pytest.raises(NotAnExport, match="not exported by zoo"):
+        Predictor(graph({"author": "somebody"}, names=("input", "output")))
+    with pytest.raises(NotAnExport, match="has probably removed the metadata"):
         Predictor(graph({"author": "somebody"}))
 
 
-@pytest.mark.parametrize("schema", ["2", "0", '"1"', "null"])
+@pytest.mark.parametrize("schema", ["3", "0", '"1"', "null"])
 def test_unknown_schema(graph, info, schema):
-    with pytest.raises(UnknownSchema, match="reads schema 1"):
+    with pytest.raises(UnknownSchema, match="reads schemas 1 and 2"):
         Predictor(graph({**info.to_metadata(), "zoo.schema": schema}))
 
 

@@ -1,5 +1,5 @@
 """Runs the command `zoo` when Python is started with `python -m zoo.cli`."""
 
-from zoo.cli import main
+from zoo.cli import run
 
-main()
+run()

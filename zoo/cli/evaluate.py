@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zoo.cli.console import ConsoleReporter, load_registry
+from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.data_command import DataCommand
 from zoo.cli.options import (
     WholeNumber,
     exported_option,
+    max_pixels_option,
     parse_provider_names,
     runs_option,
     typed_again,
 )
 from zoo.cli.reading_options import reading_options, reading_values
+from zoo.errors import UsageError, ZooError
 
 
 @click.command(cls=DataCommand, short_help="Evaluate an export or a run on pictures.")
@@ -40,6 +45,7 @@ def evaluate(
     from zoo.evaluate.metrics import table
     from zoo.workflow import evaluate as workflow
 
+    _refuse_swapped(model, [data] if data else [], exported, runs)
     path = workflow.resolve_model(model, exported, runs)
     reporter = ConsoleReporter(only_warnings=as_json)
     metrics = workflow.evaluate(
@@ -61,6 +67,7 @@ def evaluate(
     help="Execution providers that run the network, best first: cpu, openvino, cuda, ... "
     "(default: the choice of `zoo-runtime tune`, or cpu).",
 )
+@max_pixels_option
 @runs_option
 @exported_option
 def predict(
@@ -70,15 +77,62 @@ def predict(
     as_json: bool,
     threads: int | None,
     providers: list[str] | None,
+    max_pixels: int | None,
     runs: Path,
     exported: Path,
 ) -> int:
-    """Label pictures with MODEL (an exported file, the name of an export, or a run)."""
-    from zoo.workflow import evaluate as workflow
-    from zoo_runtime import print_predictions
+    """Label pictures with MODEL (an exported file, the name of an export, or a run).
 
+    PATH is a picture, a folder of pictures, or - for a picture on standard input.
+    """
+    from zoo.workflow import evaluate as workflow
+    from zoo_runtime import MAX_PIXELS, print_predictions
+
+    _refuse_swapped(model, paths, exported, runs)
     path = workflow.resolve_model(model, exported, runs, to_predict=True)
-    return print_predictions(os.fspath(path), paths, top=top, as_json=as_json, threads=threads, providers=providers)
+    return print_predictions(
+        os.fspath(path),
+        paths,
+        top=top,
+        as_json=as_json,
+        threads=threads,
+        providers=providers,
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+
+
+def _refuse_swapped(model: str, others: Sequence[str], exported: Path, runs: Path) -> None:
+    """Refuse a command whose MODEL is a picture or a folder of pictures, if another word names an export or a run.
+
+    Args:
+        model: The word that should name an exported file, an export or a run.
+        others: The words that should name pictures.
+        exported: The folder of exports.
+        runs: The folder of runs.
+
+    Raises:
+        UsageError: The words are in the wrong order. The message shows the right command.
+    """
+    from zoo.workflow.evaluate import resolve_model
+    from zoo_runtime import SUFFIXES
+
+    try:
+        if resolve_model(model, exported, runs).suffix.lower() not in SUFFIXES:
+            return
+    except ZooError:
+        if not os.path.isdir(model):
+            return
+    found = {}
+    for other in others:
+        with contextlib.suppress(ZooError):
+            found[other] = resolve_model(other, exported, runs)
+    words = sys.argv[1:]
+    for other, path in found.items():
+        if path.is_dir() or path.suffix.lower() == ".onnx":
+            exchanged = {model: other, other: model}
+            command = " ".join(["zoo", *(quoted(exchanged.get(word, word)) for word in words)])
+            shown = f": `{command}`" if words.count(model) == words.count(other) == 1 else ""
+            raise UsageError(f"{model!r} is not an exported file or a run, but {other!r} is. Give it first{shown}.")
 
 
 @click.command(short_help="Draw accuracy and loss of runs over the epochs.")

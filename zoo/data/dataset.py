@@ -156,6 +156,7 @@ def load(
         f"{len(split.test)} to test ({split.how})"
     )
     _warn_of_contradictions(source, pixels, reporter)
+    _warn_of_dark_levels(source, spec, pixels, reporter)
     return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
 
 
@@ -239,6 +240,24 @@ def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixe
         pixels = pixel_cache.load_pixels(source.pictures, spec, files.cache() / "pixels", progress)
     pixel_cache.check_readable(source.pictures, pixels.bad)
     return pixels
+
+
+def _warn_of_dark_levels(
+    source: sources.Source, spec: ImageSpec, pixels: pixel_cache.Pixels, reporter: Reporter
+) -> None:
+    """Warn if the 16-bit pictures use so few of their bits that they come out dark."""
+    highest, count = pixel_cache.highest_level([source.pictures[i] for i in pixels.usable])
+    bits = max(8, highest.bit_length())
+    if count and bits < spec.levels:
+        reporter.warn(
+            f"of {count} pictures with 16 bits that were looked at, none has a level above {highest}, so they come out "
+            f"nearly black. If {bits} bits are what the camera stores, train with --levels {bits}."
+        )
+    elif count and bits > spec.levels:
+        reporter.warn(
+            f"a picture with 16 bits has the level {highest}, but --levels {spec.levels} makes everything above "
+            f"{2**spec.levels - 1} white. Train with --levels {bits}."
+        )
 
 
 def _warn_of_contradictions(source: sources.Source, pixels: pixel_cache.Pixels, reporter: Reporter) -> None:

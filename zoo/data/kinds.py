@@ -8,12 +8,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from zoo_runtime import SUFFIXES
 
-_HEIC = "convert them to JPEG, for example with `magick mogrify -format jpg *.HEIC`, or run `pip install pillow-heif`"
+_HEIC = (
+    "run `pip install pillow-heif` to read them, or convert them to JPEG, for example with "
+    "`magick mogrify -format jpg *.HEIC`"
+)
 _RAW = "export them as JPEG with the program of the camera, darktable or RawTherapee"
 _DRAWING = "export them as PNG or JPEG with the program that made them"
 _OTHER = "convert them to JPEG or PNG, for example with `magick mogrify -format png FILE`"
@@ -55,11 +59,11 @@ def is_picture(path: Path, beside: Collection[str]) -> bool:
             same picture stands beside it in a format that zoo reads.
     """
     ending = path.suffix.lower()
+    if not is_readable(path):
+        stem = path.stem.lower()
+        return not any(stem + readable in beside for readable in SUFFIXES - CONVERT.keys())
     if ending in SUFFIXES:
         return True
-    if ending in CONVERT:
-        stem = path.stem.lower()
-        return not any(stem + readable in beside for readable in SUFFIXES)
     if ending in _NOT_PICTURES:
         return False
     try:
@@ -72,9 +76,10 @@ def is_picture(path: Path, beside: Collection[str]) -> bool:
 def is_readable(path: Path) -> bool:
     """Return whether zoo can read pictures of a file's kind, judging by the ending of its name."""
     ending = path.suffix.lower()
-    return ending not in CONVERT or ending in SUFFIXES or (CONVERT[ending] == _HEIC and _reads_heic())
+    return ending not in CONVERT or (CONVERT[ending] == _HEIC and _reads_heic())
 
 
+@cache
 def _reads_heic() -> bool:
     return find_spec("pillow_heif") is not None
 
@@ -91,7 +96,7 @@ def conversion_advice(bad: Mapping[str, str]) -> str:
     endings: dict[str, Counter[str]] = {}
     for name, why in bad.items():
         ending = Path(name).suffix.lower()
-        if ending in CONVERT and ending not in SUFFIXES and "pillow-heif" not in why:
+        if ending in CONVERT and "pillow-heif" not in why:
             endings.setdefault(CONVERT[ending], Counter())[ending] += 1
     sentences = [
         f"{' and '.join(f'{count} {ending}' for ending, count in counts.items())} "

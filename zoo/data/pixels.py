@@ -42,6 +42,11 @@ CHUNK = 32
 # Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
 NAMED_FILES = 5
+# Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
+DECODER = 2
+# Endings of formats that can have 16-bit gray levels, and how many of such files are looked at.
+DEEP = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k", ".jpx"))
+DEEP_SAMPLE = 64
 Progress = Callable[[int, int], None]
 
 
@@ -147,6 +152,27 @@ class MappedRows:
 def digests_of(pictures: Sequence[Picture]) -> list[str]:
     """Return the sha256 of each picture, in hex, or "" for a picture whose file cannot be read."""
     return _in_threads(_digest, pictures)
+
+
+def highest_level(pictures: Sequence[Picture]) -> tuple[int, int]:
+    """Return the highest level of the pictures with 16-bit gray levels, and how many of these were looked at.
+
+    At most 64 pictures are looked at, spread over the list. Both numbers are 0 if none has 16 bits.
+
+    Args:
+        pictures: Pictures that can be decoded.
+    """
+    paths = [p.content for p in pictures if isinstance(p.content, Path) and p.content.suffix.lower() in DEEP]
+    step = max(1, len(paths) // DEEP_SAMPLE)
+    found = [level for level in _in_threads(_highest_level, paths[::step][:DEEP_SAMPLE]) if level is not None]
+    return max(found, default=0), len(found)
+
+
+def _highest_level(path: Path) -> int | None:
+    try:
+        return zoo_runtime.highest_level(path)
+    except PictureError:
+        return None
 
 
 def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
@@ -347,10 +373,11 @@ def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
 def _key(digests: Sequence[str], spec: ImageSpec) -> str:
     """Return the name of a set. It is a digest.
 
-    The name depends on the pictures, their order, the image spec, and the versions of zoo_runtime, Pillow and libjpeg.
+    The name depends on the pictures, their order, the image spec, and the versions of zoo_runtime, Pillow, libjpeg and,
+    where it is installed, pillow-heif. `DECODER` changes with the rules of the decoder.
     """
     versions = zoo_runtime.versions()
-    decoder = [zoo_runtime.__version__, versions["pillow"], versions["libjpeg"]]
+    decoder = [zoo_runtime.__version__, DECODER, versions["pillow"], versions["libjpeg"], versions.get("pillow-heif")]
     text = json.dumps([digests, spec.to_json(), decoder])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

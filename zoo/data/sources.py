@@ -24,7 +24,6 @@ from zoo.data.folders import read_folder
 from zoo.data.names import check_alike, normalized, printable, quoted
 from zoo.data.reading import Exclusion, Findings, LeftOut, ReadingOptions, check_present
 from zoo.data.tables import SEPARATOR, Row
-from zoo.data.tree import IGNORED as IGNORED
 from zoo.data.tree import Tree
 from zoo.errors import DataLayout, DataNotFound, EmptyClass
 from zoo_runtime import SUFFIXES

@@ -19,14 +19,7 @@ from zoo.data.kinds import is_picture
 from zoo.data.names import printable
 from zoo.data.reading import Exclusion
 from zoo.errors import DataLayout
-from zoo_runtime import SUFFIXES
-
-# Files and folders that file managers and archivers leave behind. They are neither pictures nor classes.
-IGNORED = {
-    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
-    *("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"),
-    "__pycache__",
-}
+from zoo_runtime import IGNORED, SUFFIXES
 
 
 @dataclass(frozen=True)

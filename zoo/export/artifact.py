@@ -9,6 +9,7 @@ import dataclasses
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,7 +36,7 @@ def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float |
     """Return a copy of the metadata with a self-test.
 
     The self-test consists of two synthetic pictures, and of the pixels and probabilities that this machine computes for
-    them.
+    them. It also has small pictures of other shapes and modes, of which only the pixels are compared.
 
     Args:
         graph: The graph of the exported file.
@@ -45,7 +46,8 @@ def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float |
     """
     predictor = Predictor(serialize(graph, info))
     options = {} if tolerance is None else {"tolerance": tolerance}
-    return dataclasses.replace(info, selftest=zoo_runtime.record(predictor, synthetic_jpegs(), **options))
+    selftest = zoo_runtime.record(predictor, synthetic_jpegs(), pictures=decoding_pictures(), **options)
+    return dataclasses.replace(info, selftest=selftest)
 
 
 def place(data: bytes, target: Path) -> None:
@@ -87,15 +89,56 @@ def synthetic_jpegs() -> list[bytes]:
 
     pictures = []
     for height, width, orientation in ((360, 480, 6), (80, 96, 1)):
-        y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
-        ring = np.hypot(y - 0.45, x - 0.6) < 0.25
-        stripes = np.sin(24 * np.pi * (x + 0.4 * y)) > 0
-        image = np.stack([255 * x, 255 * y, 255 * (1 - x) * (1 - y)], axis=-1)
-        image[ring] = image[ring] * 0.4 + np.array([150, 90, 20])
-        image[stripes & (y > 0.75)] *= 0.5
         exif = Image.Exif()
         exif[0x0112] = orientation
         stream = io.BytesIO()
-        Image.fromarray(image.round().clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85, exif=exif)
+        Image.fromarray(_drawing(height, width)).save(stream, "JPEG", quality=85, exif=exif)
         pictures.append(stream.getvalue())
     return pictures
+
+
+def decoding_pictures() -> list[bytes]:
+    """Draw small pictures for the part of the self-test that only compares pixels.
+
+    They cover what versions of Pillow may do differently: wide, tall and tiny pictures, which are resized in another
+    order or enlarged, gray, 16-bit and transparent pictures, palettes, turned pictures, and progressive JPEGs.
+    """
+    from PIL import Image
+
+    def saved(image: Image.Image, format: str, orientation: int = 1, **options: Any) -> bytes:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stream = io.BytesIO()
+        image.save(stream, format, exif=exif, **options)
+        return stream.getvalue()
+
+    def drawn(height: int, width: int) -> Image.Image:
+        return Image.fromarray(_drawing(height, width))
+
+    tiny, small = drawn(18, 13), drawn(36, 48)
+    deep = Image.fromarray(np.asarray(small.convert("L")).astype(np.uint16) * 257)
+    clear = small.convert("RGBA")
+    clear.putalpha(small.getchannel("R"))
+    palette = small.quantize(32)
+    return [
+        saved(drawn(40, 360), "JPEG", quality=75),
+        saved(drawn(400, 50), "JPEG", quality=75, progressive=True),
+        saved(drawn(220, 110), "JPEG", 8, quality=50, subsampling=0),
+        saved(drawn(120, 200).convert("L"), "JPEG", 3, quality=60),
+        saved(tiny, "PNG"),
+        saved(tiny.rotate(90, expand=True), "PNG", 5),
+        saved(deep, "PNG"),
+        saved(clear, "PNG"),
+        saved(palette, "PNG", transparency=bytes(range(0, 256, 8))),
+    ]
+
+
+def _drawing(height: int, width: int) -> np.ndarray:
+    """Draw slopes, a ring and stripes: a uint8 array (height, width, 3)."""
+    y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
+    ring = np.hypot(y - 0.45, x - 0.6) < 0.25
+    stripes = np.sin(24 * np.pi * (x + 0.4 * y)) > 0
+    image = np.stack([255 * x, 255 * y, 255 * (1 - x) * (1 - y)], axis=-1)
+    image[ring] = image[ring] * 0.4 + np.array([150, 90, 20])
+    image[stripes & (y > 0.75)] *= 0.5
+    return image.round().clip(0, 255).astype(np.uint8)

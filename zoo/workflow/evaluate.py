@@ -234,7 +234,11 @@ def _not_found(text: str, exported: Path, runs_folder: Path) -> str:
     nearest = difflib.get_close_matches(Path(text).name, [*exports, *runs.names(runs_folder)], n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     if os.path.isdir(text):
-        hint = f" That folder has neither {EXPORTED_FILE} nor {runs.RECORD}."
+        try:
+            Predictor(text)
+        except ModelError as error:
+            # The runtime says what the folder holds instead.
+            hint = f" {str(error)[:1].upper()}{str(error)[1:]}"
     return (
         f"there is no exported file, export or run called {text!r}.{hint} "
         f"Exports in {str(exported)!r}: {', '.join(exports) or 'none'}. "

@@ -1,0 +1,240 @@
+"""Finds the pictures that paths stand for: files, folders, patterns such as `photos/*.jpg`, and standard input.
+
+This module decides by names alone. `_decode` opens the files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from ._decode import SUFFIXES
+from ._errors import NotAPicture, PictureError, PictureNotFound
+from ._given import is_pattern, local_path
+
+IGNORED = frozenset(
+    {
+        "thumbs.db",
+        "ehthumbs.db",
+        "ehthumbs_vista.db",
+        "desktop.ini",
+        "picasa.ini",
+        "icon\r",
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "lost.dir",
+        "__pycache__",
+    }
+)
+"""Names of files and folders that file managers and archivers leave behind, in lower case.
+
+They are neither pictures nor classes, and are left out without a word, as hidden files are.
+"""
+
+STANDARD_INPUT = "-"
+LARGEST_INPUT = 2**30
+_PIECE = 2**20
+
+Refuse = Callable[[str, PictureError], None]
+
+
+class PassedOver:
+    """Counts the files in folders whose names do not end like those of pictures.
+
+    Attributes:
+        endings: Maps each ending, such as ".txt", to the number of files. "" stands for names without an ending.
+    """
+
+    def __init__(self) -> None:
+        self.endings: Counter[str] = Counter()
+
+    def add(self, name: str) -> None:
+        """Count a file, given its name without folders."""
+        ending = os.path.splitext(name)[1].lower()
+        self.endings[ending if 1 < len(ending) <= 12 else ""] += 1
+
+    def __str__(self) -> str:
+        """Return the counts as text, most frequent first, such as "12 .txt, 3 .mov". No files give an empty string."""
+        rows = sorted(self.endings.items(), key=lambda item: (-item[1], item[0]))
+        parts = [f"{count:,} {ending or 'without an ending'}" for ending, count in rows[:8]]
+        if rows[8:]:
+            parts.append(f"{sum(count for _, count in rows[8:]):,} others")
+        return ", ".join(parts)
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder is left out without a word, judging by its name.
+
+    These are hidden files and folders, whose names begin with a dot, and those in `IGNORED`.
+    """
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def no_picture_in(paths: Iterable[str], passed_over: PassedOver | None = None) -> PictureNotFound:
+    """Create the error to raise if `paths` contain no picture.
+
+    Args:
+        paths: The paths, as the user gave them.
+        passed_over: The files that were not taken for pictures.
+    """
+    others = f" Passed over: {passed_over}." if passed_over and passed_over.endings else ""
+    return PictureNotFound(
+        f"no picture was found in {', '.join(map(repr, paths))}.{others} "
+        "The names of pictures end in .jpg, .png, .webp or another supported ending."
+    )
+
+
+def expand(
+    paths: Iterable[str], refuse: Refuse | None = None, passed_over: PassedOver | None = None
+) -> Iterator[tuple[str, str | bytes]]:
+    """Yield the pictures that paths stand for.
+
+    A file stands for itself, whatever its ending, and so does a path that does not exist. A folder stands for every
+    picture below it (see `list_pictures`). A pattern, such as `photos/*.jpg`, stands for the files and folders that
+    match it. `-` stands for the picture on standard input.
+
+    Args:
+        paths: The paths.
+        refuse: Called as `refuse(path, error)` for a folder or standard input that cannot be read, an address such as
+            https://, and a pattern that matches nothing. If None, the error is raised.
+        passed_over: Counts the files in folders, and those that match a pattern, that are not taken for pictures.
+
+    Yields:
+        For each picture, its name in answers and messages, and what to decode: the path twice, or "-" and the bytes of
+        standard input.
+
+    Raises:
+        PictureError: If something cannot be read and `refuse` is None.
+    """
+    read = False
+    for path in paths:
+        try:
+            if path == STANDARD_INPUT:
+                content, read = standard_input(read), True
+                yield path, content
+                continue
+            local = local_path(path)
+            several = is_pattern(local)
+            names = _matching(local) if several else [local]
+        except PictureError as error:
+            if refuse is None:
+                raise
+            refuse(path, error)
+            continue
+        for name in names:
+            if os.path.isdir(name):
+                for picture in list_pictures(name, refuse, passed_over=passed_over):
+                    yield picture, picture
+            elif not several or _is_listed(name, passed_over):
+                yield name, name
+
+
+def _matching(pattern: str) -> list[str]:
+    import glob
+
+    given = set(os.path.normpath(pattern).split(os.sep))
+    names = sorted(
+        name
+        for name in glob.glob(pattern, recursive=True)
+        if not any(is_ignored(part) for part in os.path.normpath(name).split(os.sep) if part not in given)
+    )
+    if not names:
+        raise PictureNotFound(f"{pattern!r} matches no file.")
+    return names
+
+
+def _is_listed(name: str, passed_over: PassedOver | None) -> bool:
+    """Return whether a file in a folder is taken for a picture, judging by its name. Count it if not."""
+    base = os.path.basename(name)
+    if is_ignored(base):
+        return False
+    if os.path.splitext(base)[1].lower() in SUFFIXES:
+        return True
+    if passed_over is not None:
+        passed_over.add(base)
+    return False
+
+
+def standard_input(read: bool = False) -> bytes:
+    """Read the picture on standard input.
+
+    Args:
+        read: Whether it was read before. Then nothing is left of it.
+
+    Raises:
+        PictureNotFound: If standard input is a terminal, is closed, or was read before.
+        NotAPicture: If it is empty, or has more than 1 GiB.
+    """
+    stream = getattr(sys.stdin, "buffer", None)
+    if read:
+        raise PictureNotFound("standard input can be read only once, so give - only once.")
+    if stream is None or stream.closed:
+        raise PictureNotFound("standard input is closed. Give a picture with `... - < cat.jpg`.")
+    if stream.isatty():
+        raise PictureNotFound("standard input is the keyboard. Give a picture with `... - < cat.jpg`.")
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while piece := stream.read(_PIECE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > LARGEST_INPUT:
+                raise NotAPicture("standard input has more than 1 GiB, which no picture has.")
+    except OSError as error:
+        raise PictureNotFound(f"standard input cannot be read: {error.strerror}.") from None
+    if not size:
+        raise NotAPicture("standard input is empty.")
+    return b"".join(pieces)
+
+
+def list_pictures(
+    folder: str | os.PathLike[str], refuse: Refuse | None = None, *, passed_over: PassedOver | None = None
+) -> list[str]:
+    """List every picture below a folder: the files whose names end in one of `SUFFIXES`, and HEIC files.
+
+    Hidden files and folders are left out, and so are those that file managers leave behind (`IGNORED`). Links are
+    followed, but each folder is listed only once.
+
+    Args:
+        folder: Path of the folder.
+        refuse: Called as `refuse(path, error)` for each folder that cannot be read. If None, the error is raised.
+        passed_over: Counts the files that are left out because of their endings.
+
+    Returns:
+        The sorted paths.
+
+    Raises:
+        PictureNotFound: If `folder` does not exist, or if `refuse` is None and `folder` or a folder below it cannot be
+            read.
+    """
+    root = os.fsdecode(folder)
+    if not os.path.isdir(root):
+        raise PictureNotFound(f"the folder {root!r} does not exist.")
+
+    def failed(error: OSError) -> None:
+        refusal = PictureNotFound(f"{error.filename!r} cannot be read: {error.strerror}.")
+        if refuse is None:
+            raise refusal
+        refuse(error.filename, refusal)
+
+    # Links are followed, as in training, but each folder is entered only once.
+    seen = {os.path.realpath(root)}
+
+    def is_new(path: str) -> bool:
+        real = os.path.realpath(path)
+        known = real in seen
+        seen.add(real)
+        return not known
+
+    found = []
+    for parent, folders, files in os.walk(root, onerror=failed, followlinks=True):
+        folders[:] = [n for n in sorted(folders) if not is_ignored(n) and is_new(os.path.join(parent, n))]
+        found += [os.path.join(parent, name) for name in files if _is_listed(name, passed_over)]
+    return sorted(found)

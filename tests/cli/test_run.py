@@ -1,0 +1,36 @@
+"""The script `zoo` ends at once if TensorFlow was loaded, and loses nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import atexit, os, sys, threading, time, types
+if {loaded}: sys.modules["tensorflow"] = types.ModuleType("tensorflow")
+class Slow:
+    def __del__(self, write=os.write): write(1, b"freed\\n")
+kept = Slow()
+atexit.register(print, "handler")
+threading.Thread(target=lambda: (time.sleep(0.2), os.write(1, b"thread\\n"))).start()
+sys.argv = ["zoo", *{arguments!r}]
+from zoo.cli import run
+run()
+"""
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+@pytest.mark.parametrize(("arguments", "code"), [(["info", "mobilenetv2"], 0), (["info", "nothing-like-it"], 2)])
+def test_the_process_ends_with_its_code_output_threads_and_handlers(loaded, arguments, code):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(loaded=loaded, arguments=arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    lines = done.stdout.split()
+    assert lines.index("thread") < lines.index("handler")
+    assert any("mobilenetv2" in line for line in lines) is (code == 0)
+    # With TensorFlow, nothing is freed object by object.
+    assert ("freed" in lines) is not loaded
