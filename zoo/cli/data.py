@@ -34,7 +34,7 @@ def data() -> None:
     """Look at pictures without training."""
 
 
-@data.command("show", cls=ReadingCommand)
+@data.command("show", cls=ReadingCommand, short_help="Show what would be read: layout, classes, counts.")
 @click.argument("data", metavar="DATA")
 @reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

@@ -188,10 +188,10 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
     if len(bad) > BAD_FRACTION * len(pictures):
         shown = "\n".join(f"  {pictures[i].name}: {_in_plain_words(bad[i])}" for i in sorted(bad)[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
-        reasons = {pictures[i].name: why for i, why in bad.items()}
+        advice = conversion_advice({pictures[i].name: "" for i in bad})
         raise UnreadablePictures(
             f"{len(bad)} of {len(pictures)} pictures cannot be read, more than {BAD_FRACTION:.0%}:\n{shown}{more}\n"
-            + (conversion_advice(reasons) or "Repair or remove these files, or check that the path is the right one.")
+            + (advice or "Repair or remove these files, or check that the path is the right one.")
         )
 
 
