@@ -194,11 +194,11 @@ def test_the_options_of_the_command_line(zoo, tmp_path, write_list):
     """The command that the error proposes works."""
     rows = "".join(f"{i:02d}.png;{KINDS[i % 2]}\n" for i in range(24))
     path = write_list("datei;art\n" + rows, name="lists/pets.csv")
-    words = ["augment", "preview", "none", "--data", path, "--output", tmp_path / "sheet.png"]
-    words += ["--columns", "path=datei,label=art"]
+    words = ["data", "show", path, "--columns", "path=datei,label=art"]
     ran = zoo(*words)
-    assert ran.code == 1 and f"--root {tmp_path}/pictures`" in ran.err, ran.err
-    ran = zoo(*words, "--root", tmp_path / "pictures")
-    assert ran.code == 0 and (tmp_path / "sheet.png").is_file(), ran.err
+    root = tmp_path / "pictures"
+    assert ran.code == 1 and f"zoo {' '.join(words)} --root {root}" in ran.err, ran.err
+    ran = zoo(*words, "--root", root, "--json")
+    assert ran.code == 0 and '"cat"' in ran.out and '"dog"' in ran.out, ran.err
     ran = zoo(*words, "--columns", "datei")
     assert ran.code == 2 and "path=filename,label=class" in ran.err
