@@ -115,6 +115,15 @@ def test_a_list_without_a_header(write_list):
         read(path, "path=file", "label=2")
 
 
+def test_a_list_without_a_header_and_without_endings(write_list, tmp_path):
+    """The first row must not be taken for a header."""
+    path = write_list(table("", lambda i, path, kind: f"{i:02d},{kind}"))
+    source = read(path, root=str(tmp_path / "pictures"))
+    assert counts(source) == {"cat": 8, "dog": 8, "cow": 8}
+    source = read(path, "path=1", "label=2", root=str(tmp_path / "pictures"))
+    assert counts(source) == {"cat": 8, "dog": 8, "cow": 8}
+
+
 def test_columns_of_zeros_and_ones(write_list):
     """Kaggle's competitions write one column per class."""
     rows = table("image,a,b,c", lambda i, path, kind: f"{path},{float(i % 3 == 0)},{i % 3 == 1},{int(i % 3 > 1)}")

@@ -79,6 +79,14 @@ def test_a_column_with_a_value_of_its_own_in_each_row_is_a_question(write_list):
     assert len(read(path, "label=label").classes) == 24
 
 
+@pytest.mark.parametrize("missing", ["nan", "NaN", "#N/A", "<NA>"])
+def test_a_missing_value_as_a_class_is_a_question(write_list, missing):
+    path = write_list(listed(["cat", "dog", missing]))
+    with pytest.raises(DataLayout, match=f"the class '{missing}' in the column 'label' looks like a missing value"):
+        open_source(path)
+    assert missing in read(path, "label=label").classes
+
+
 def test_the_same_file_twice(write_list):
     """The same label counts once; different ones contradict each other, unless a picture may have several."""
     path = write_list(listed(["cat", "dog"]) + "./pictures/00.png,cat\npictures/../pictures/00.png,cat\n")

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from zoo.data.sources import open_source
 from zoo.errors import DataLayout
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataLayout, match="is not a regular file"):
+        open_source(str(tmp_path / "a.csv"))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_missing_ending_is_added_and_said(write_list, tmp_path):
     check(source, tmp_path)
     assert "lack their endings; zoo added .png" in source.remarks[0]
     os.link(tmp_path / "pictures/03.png", tmp_path / "pictures/03.jpg")
-    with pytest.raises(DataLayout, match=r"line 5: 'pictures/03' has no ending, and 03.jpg and 03.png both fit"):
+    with pytest.raises(DataLayout, match=r"line 5: there is no file 'pictures/03', and 03.jpg and 03.png both fit"):
         read(write_list(listed(lambda i: f"pictures/{i:02d}")))
 
 
@@ -85,6 +85,13 @@ def test_a_list_of_which_no_file_exists_proposes_a_root_that_works(write_list, t
     proposed = text.rpartition("--root ")[2]
     assert Path(proposed).resolve() == (tmp_path / root).resolve()
     check(read(file, proposed), tmp_path)
+
+
+def test_names_that_differ_in_case(write_list, tmp_path):
+    """A list from Windows, where 00.PNG and 00.png are one file."""
+    source = read(write_list(listed(lambda i: f"pictures/{i:02d}.PNG")))
+    check(source, tmp_path)
+    assert "24 names differ from those of the files in upper and lower case" in source.remarks[0]
 
 
 def test_nothing_is_proposed_if_nothing_is_found(write_list):

@@ -97,6 +97,8 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
         EmptyClass: The validation or test part lacks a class of the train part.
         UsageError: `columns` names a column that the table does not have.
     """
+    if table.headed and any(map(_is_unknown, table.names)) and any(exists(table, name, root) for name in table.names):
+        table = table.without_header()
     roles = _roles(table, columns, root)
     table, encoding = _decoded(table, roles, root)
     texts = [_text(cell) for cell in table.columns[roles.path]]
@@ -130,6 +132,12 @@ def _text(cell: Any) -> str:
 def _key(name: str) -> str:
     """Return the name of a column in the form of the lists above: lower case, with "_" between words."""
     return re.sub(r"[\s\-.]+", "_", normalized(name).strip().lower())
+
+
+def _is_unknown(name: str) -> bool:
+    """Return whether a name of a column is not a usual one, so that it may be data of a list without a header."""
+    key = _key(name)
+    return key not in (*ROLES, *PATHS, *LABELS, *MULTILABEL, *PARTS)
 
 
 def _roles(table: Table, columns: Mapping[str, str], root: Path | None) -> Roles:

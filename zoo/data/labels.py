@@ -20,6 +20,8 @@ WHOLE = re.compile(r"(-?\d+)(?:\.0*)?")
 # A list with at least this many rows, of which so many have a class of their own, is read from the wrong column.
 UNIQUE_ROWS, UNIQUE_FRACTION = 20, 0.8
 OTHER_SEPARATORS = "|,"
+# What pandas and spreadsheets write for a missing value or an error, in lower case.
+MISSING = {"nan", "<na>", "nat", "#n/a", "#ref!", "#value!", "#name?", "#div/0!"}
 
 
 class Labels(NamedTuple):
@@ -162,7 +164,7 @@ def _refuse_doubtful(table: Table, column: int, names: Sequence[str], count: int
     """Ask whether a column really holds one class per picture, where its values make that doubtful.
 
     Raises:
-        DataLayout: Nearly every row has a class of its own, or some names look like several classes.
+        DataLayout: Nearly every row has a class of its own, or some names look like several classes or like none.
     """
     name = table.names[column]
     confirmed = ("if it is right", ["--columns", f"label={name or column + 1}"])
@@ -173,6 +175,13 @@ def _refuse_doubtful(table: Table, column: int, names: Sequence[str], count: int
             f"{str(table.path)!r}: the column {name!r} has {len(known):,} different values in {count:,} rows, such as "
             f"{names[0]!r}. Does it hold the classes? The other columns are {', '.join(others)}.",
             [confirmed, ("if another one holds them", ["--columns", "label=NAME"])],
+        )
+    missing = [text for text in sorted(known) if text.lower() in MISSING]
+    if missing:
+        raise DataLayout(
+            f"{str(table.path)!r}: the class {missing[0]!r} in the column {name!r} looks like a missing value. "
+            "Write the classes of these pictures, or remove the rows.",
+            [("if it is a class", confirmed[1])],
         )
     for text in sorted(known):
         for separator in (SEPARATOR, *OTHER_SEPARATORS):

@@ -58,6 +58,9 @@ def read_list(path: Path, *, columns: Sequence[str] = (), root: str | None = Non
         raise DataLayout(f"{str(path)!r} {REFUSED[kind]}")
     if kind not in ENDINGS:
         raise DataLayout(f"{str(path)!r} is a file, but not a list that zoo reads: {', '.join(ENDINGS)}.")
+    if not path.is_file():
+        # Reading from a pipe might never end.
+        raise DataLayout(f"{str(path)!r} is not a regular file. Save the list as a file.")
     named = parse_columns(columns)
     if kind == ".npz":
         if root is not None:

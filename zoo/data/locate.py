@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -100,7 +101,7 @@ def locate(table: Table, texts: Sequence[str], root: Path | None) -> Located:
     if not paths or any(os.path.exists(paths[i]) for i in _spread(len(paths))) or any(map(os.path.exists, paths)):
         return Located(paths)
     return (
-        _with_endings(table, base, plain, paths)
+        _with_endings(table, plain, paths)
         or (_below(table, root, plain, paths) if root is not None else None)
         or _refuse(table, base, plain, root)
     )
@@ -176,8 +177,8 @@ def _stem(name: str) -> str | None:
     return stem if ending.lower() in SUFFIXES else None
 
 
-def _with_endings(table: Table, base: Path, texts: Sequence[str], paths: Sequence[Path]) -> Located | None:
-    """Find files whose names in the list lack the ending, such as "0a1b" for 0a1b.jpg.
+def _with_endings(table: Table, texts: Sequence[str], paths: Sequence[Path]) -> Located | None:
+    """Find files whose names in the list lack the ending, such as "0a1b" for 0a1b.jpg, or differ from it in case.
 
     Returns:
         The paths, or None if no such file exists.
@@ -185,31 +186,41 @@ def _with_endings(table: Table, base: Path, texts: Sequence[str], paths: Sequenc
     Raises:
         DataLayout: Two files fit the same name.
     """
-    listed: dict[str, dict[str, list[str]]] = {}
-    found, endings = [], dict[str, int]()
+    folders: dict[str, dict[str, list[str]]] = {}
+    found, endings, renamed = [], Counter[str](), 0
     for i, path in enumerate(paths):
         folder, name = os.path.split(path)
-        if folder not in listed:
-            listed[folder] = {}
-            if os.path.isdir(folder):
-                for entry in os.listdir(folder):
-                    stem = _stem(entry)
-                    if stem is not None:
-                        listed[folder].setdefault(stem, []).append(entry)
-        names = listed[folder].get(name, [])
-        if len(names) > 1:
+        if folder not in folders:
+            folders[folder] = _names_in(folder)
+        fitting = folders[folder].get(name) or folders[folder].get(name.lower(), [])
+        if len(fitting) > 1:
             raise DataLayout(
-                f"{table.where(i)}: {texts[i]!r} has no ending, and {' and '.join(sorted(names))} both fit it. "
-                "Write the names with their endings."
+                f"{table.where(i)}: there is no file {texts[i]!r}, and {' and '.join(sorted(fitting))} both fit it. "
+                "Write the names as they are, with their endings."
             )
-        for full in names:
-            ending = os.path.splitext(full)[1]
-            endings[ending] = endings.get(ending, 0) + 1
-        found.append(Path(folder, names[0]) if names else path)
-    if not endings:
-        return None
-    added = ", ".join(sorted(endings, key=lambda ending: -endings[ending]))
-    return Located(found, (f"{str(table.path)!r}: the names of the pictures lack their endings; zoo added {added}.",))
+        if fitting and fitting[0].lower() == name.lower():
+            renamed += 1
+        else:
+            endings.update(os.path.splitext(full)[1] for full in fitting)
+        found.append(Path(folder, fitting[0]) if fitting else path)
+    added = ", ".join(ending for ending, _ in endings.most_common())
+    remarks = [f"{str(table.path)!r}: the names of the pictures lack their endings; zoo added {added}."] * bool(endings)
+    if renamed:
+        remarks.append(
+            f"{str(table.path)!r}: {renamed:,} names differ from those of the files in upper and lower case."
+        )
+    return Located(found, tuple(remarks)) if remarks else None
+
+
+def _names_in(folder: str) -> dict[str, list[str]]:
+    """Return the pictures of a folder, under their names without the ending and under their names in lower case."""
+    names: dict[str, list[str]] = {}
+    for entry in os.listdir(folder) if os.path.isdir(folder) else ():
+        stem = _stem(entry)
+        if stem is not None:
+            names.setdefault(stem, []).append(entry)
+            names.setdefault(entry.lower(), []).append(entry)
+    return names
 
 
 def _below(table: Table, root: Path, texts: Sequence[str], paths: Sequence[Path]) -> Located | None:

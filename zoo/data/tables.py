@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,6 +115,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def without_header(self) -> Table:
+        """Return the table as it is if its first line is not a header but the first row."""
+        columns = [[name, *cells] for name, cells in zip(self.names, self.columns, strict=True)]
+        names = [str(i + 1) for i in range(len(columns))]
+        return replace(self, names=names, columns=columns, lines=[1, *self.lines], headed=False)
 
     def where(self, row: int) -> str:
         """Return the place of a row for messages, such as "'pets.csv', line 3"."""
