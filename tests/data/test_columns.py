@@ -176,12 +176,12 @@ def test_columns_that_divide(write_list, header, values, parts):
         (
             "path,label,split\n00.png,a,train\n01.png,b,test\n",
             DataLayout,
-            "the test part has classes without training pictures: b",
+            "the test part has classes without training pictures: 'b'",
         ),
         (
             "path,label,split\n00.png,a,train\n01.png,b,train\n02.png,a,test\n",
             EmptyClass,
-            "the test part has no picture of b",
+            "the test part has no picture of 'b'",
         ),
     ],
 )
