@@ -494,7 +494,9 @@ def test_names_that_look_alike_in_two_parts(make):
     assert "'cats' (1) and 'Cats' (2) differ only in upper and lower case" in str(error)
 
 
-def test_labels_that_look_alike_in_a_list(tmp_path):
+def test_labels_that_look_alike_in_a_list(tmp_path, put):
+    for i in range(1, 5):
+        put(tmp_path / f"{i}.png")
     (tmp_path / "a.csv").write_text("path,label\n1.png,cat\n2.png,Cat\n3.png,cat \n4.png,dog\n")
     assert "'cat' (2) and 'Cat' (1) differ only in upper and lower case" in str(refused(str(tmp_path / "a.csv")))
 

@@ -5,6 +5,7 @@ The values become `zoo.data.reading.ReadingOptions`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,26 @@ def _patterns(context: click.Context, parameter: click.Parameter, values: tuple[
     return values
 
 
+def _columns(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    from zoo.data.reading import parse_names
+
+    try:
+        parts = parse_names(values) or ()
+    except ValueError:
+        parts = ("",)
+    if not all(all(side.strip() for side in part.partition("=")[::2]) for part in parts):
+        raise click.BadParameter(
+            "must say what the columns of the list hold, such as path=filename,label=class or, without a header, "
+            f"path=1,label=2. Received: {','.join(values)!r}."
+        )
+    return parts
+
+
+def _root(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    # A run records the folder, so that its pictures can be found again from any working directory.
+    return None if value is None else os.path.abspath(os.path.expanduser(value))
+
+
 # The options that say how pictures are read. Each value is a field of `zoo.data.reading.ReadingOptions`.
 READING_OPTIONS = (
     click.option(
@@ -55,6 +76,20 @@ READING_OPTIONS = (
         callback=_patterns,
         metavar="GLOB",
         help="Leave out files or folders, as in .gitignore: raw, '*.png', 'cats/old'. Can be repeated.",
+    ),
+    click.option(
+        "--columns",
+        multiple=True,
+        callback=_columns,
+        metavar="PATH=NAME,...",
+        help="The columns of a list: path=filename,label=class,split=set. labels=... if a picture may have several. "
+        "Numbers count columns from 1. In an .npz file: x_train=a,y_train=b.",
+    ),
+    click.option(
+        "--root",
+        callback=_root,
+        metavar="FOLDER",
+        help="The folder from which paths in a list count. Default: the folder of the list.",
     ),
 )
 
@@ -74,7 +109,12 @@ def reading_values(values: dict[str, Any]) -> ReadingOptions:
     """
     from zoo.data.reading import ReadingOptions
 
-    return ReadingOptions(classes=values.pop("classes") or None, exclude=values.pop("exclude"))
+    return ReadingOptions(
+        classes=values.pop("classes") or None,
+        exclude=values.pop("exclude"),
+        columns=values.pop("columns"),
+        root=values.pop("root"),
+    )
 
 
 def format_reading(option: str, value: Any) -> list[str] | None:
@@ -86,7 +126,7 @@ def format_reading(option: str, value: Any) -> list[str] | None:
     """
     if option == "--exclude":
         return [word for pattern in value for word in (option, pattern)]
-    if option == "--classes" and isinstance(value, tuple):
+    if option in ("--classes", "--columns") and isinstance(value, tuple):
         from zoo.data.reading import format_names
 
         return [option, format_names(value)]

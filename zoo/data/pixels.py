@@ -318,7 +318,7 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
             stored under the old digest.
     """
     try:
-        if not isinstance(picture.content, Path):
+        if isinstance(picture.content, np.ndarray):
             return zoo_runtime.decode(picture.content, spec)
         with picture.open() as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:

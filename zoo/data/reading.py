@@ -62,10 +62,15 @@ class ReadingOptions:
             all classes.
         exclude: Patterns in the syntax of .gitignore. Files and folders that match are not read. A pattern applies to
             the path relative to the source. Without a slash, it matches at any depth.
+        columns: What the columns of a list or the arrays of an .npz file hold, such as "path=filename". Empty means
+            that the usual names count.
+        root: The folder from which relative paths in a list count. None means the folder of the list.
     """
 
     classes: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    root: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as run.json records them: one key per field; tuples become lists."""

@@ -1,8 +1,8 @@
 """Lists a user's pictures and their labels.
 
-A source is a folder with class folders, a folder with train/, val/ and test/, a CSV file, an .npz file, or
-scikit-learn's handwritten digits. This module lists pictures but does not decode them. `zoo.data.tables` reads the CSV
-and the .npz, `zoo.data.pixels` decodes the pictures, and `zoo.data.split` splits them.
+A source is a folder with class folders, a folder with train/, val/ and test/, a list such as a CSV file, an .npz file,
+or scikit-learn's handwritten digits. This module lists pictures but does not decode them. `zoo.data.lists` reads files,
+`zoo.data.pixels` decodes the pictures, and `zoo.data.split` splits them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data import tables
 from zoo.data.folders import read_folder
+from zoo.data.lists import read_list
 from zoo.data.names import check_alike, normalized, printable, quoted
 from zoo.data.reading import Exclusion, Findings, LeftOut, ReadingOptions, check_present
+from zoo.data.stored import StoredPicture
 from zoo.data.tables import SEPARATOR, Row
 from zoo.data.tree import Tree
-from zoo.errors import DataLayout, DataNotFound, EmptyClass
+from zoo.errors import DataLayout, DataNotFound, EmptyClass, UsageError
 from zoo_runtime import SUFFIXES
 
 EMBEDDED = "digits"
@@ -33,8 +34,9 @@ HELP = """zoo reads one of these:
   a folder with one folder per class: photos/cat/1.jpg, photos/dog/2.jpg
   a folder with train/ (and val/, test/), each with one folder per class: photos/train/cat/1.jpg
   a folder with one folder per class, each with train/ (and val/, test/): photos/cat/train/1.jpg
-  a CSV file with the columns path,label[,split]; or path,labels[,split] with several labels like "cat;indoors"
-  an .npz file with the arrays x_train, y_train (and x_test, y_test)
+  a list with the columns path,label[,split]; or path,labels[,split] with several labels like "cat;indoors":
+    .csv, .tsv, .txt, .json, .jsonl, .parquet, .arrow or .feather
+  an .npz file with the arrays x_train, y_train (and x_val, y_val, x_test, y_test)
   the name digits: 1,797 handwritten digits that are installed with zoo"""
 IDENTIFIER = re.compile(r"n\d{8}")
 IDENTIFIED = (
@@ -49,14 +51,15 @@ class Picture:
 
     Args:
         name: The name in messages and lists: the path, or "x_train[12]".
-        content: A path, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), values 0..255.
+        content: A path, a picture file that a table contains, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), values
+            0..255. `zoo_runtime.decode` accepts all of them.
         labels: The indices of the picture's classes, ascending. There is exactly one, unless the source is multi-label.
         split: The part that the source puts the picture into: "train", "val" or "test". None if the source has no
             split.
     """
 
     name: str
-    content: Path | np.ndarray
+    content: Path | StoredPicture | np.ndarray
     labels: tuple[int, ...]
     split: str | None
 
@@ -67,14 +70,14 @@ class Picture:
             OSError: The file cannot be read, or is not a regular file.
             ValueError: The path contains a null character.
         """
-        if isinstance(self.content, Path):
+        if not isinstance(self.content, np.ndarray):
             with self.open() as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()
         # Arrays (H, W) and (H, W, 1) hold the same picture.
         shape = self.content.shape[:2] if self.content.shape[2:] == (1,) else self.content.shape
         return hashlib.sha256(str(shape).encode() + np.ascontiguousarray(self.content).tobytes()).hexdigest()
 
-    def open(self) -> io.BufferedReader:
+    def open(self) -> io.BufferedReader | io.BytesIO:
         """Open the picture's file in binary mode.
 
         Raises:
@@ -84,6 +87,8 @@ class Picture:
             TypeError: The content of the picture is an array, so there is no file.
         """
         path = self.content
+        if isinstance(path, StoredPicture):
+            return io.BytesIO(path.read())
         if not isinstance(path, Path):
             raise TypeError(f"{self.name} is an array and has no file.")
         if path.exists() and not path.is_file():
@@ -93,14 +98,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """Lists the labeled pictures of a folder, a CSV file or an .npz file, or those of scikit-learn's digits.
+    """Lists the labeled pictures of a folder, a list or an .npz file, or those of scikit-learn's digits.
 
     Args:
         name: A short name. The names of exports contain it.
         classes: Class names, sorted. The labels of a picture are indices into them.
         pictures: The pictures, in a fixed order.
         size: The default image size for these pictures, (height, width) in pixels. None means the network's own size.
-        remarks: Warnings for the user about files that are not used.
+        remarks: Warnings for the user about files that are not used, and about what was assumed.
         multilabel: Whether a picture may have several classes, or none.
         findings: How the source was understood, and what of it is not used.
     """
@@ -178,6 +183,8 @@ def _select(path: Path, source: Source, reading: ReadingOptions) -> Source:
     Raises:
         DataLayout: The source lacks a class that `reading` names, or every picture is left out.
     """
+    if not reading.exclude and reading.classes is None:
+        return source
     exclusion = Exclusion(reading.exclude)
 
     def relative(picture: Picture) -> str:
@@ -222,6 +229,9 @@ def _too_few_classes(data: str, source: Source) -> str:
 
 def _open(data: str, reading: ReadingOptions, *, training: bool) -> Source:
     path = Path(os.path.expanduser(data))
+    if (reading.columns or reading.root is not None) and (path.is_dir() or (data == EMBEDDED and not path.exists())):
+        option = "--columns" if reading.columns else "--root"
+        raise UsageError(f"{option} is for a list of pictures, such as a CSV file. {data!r} is not a list. Omit it.")
     if data == EMBEDDED and not path.exists():
         return _select(path, _digits(), reading)
     if not data or not path.exists():
@@ -229,12 +239,9 @@ def _open(data: str, reading: ReadingOptions, *, training: bool) -> Source:
     if path.is_dir():
         rows, remarks, findings = read_folder(path, reading, training=training)
         return replace(_source(path.resolve().name, rows, remarks=remarks), findings=findings)
-    if path.suffix.lower() == ".csv":
-        rows, multilabel = tables.read_csv(path)
-        return _select(path, _source(path.stem, rows, multilabel=multilabel), reading)
-    if path.suffix.lower() == ".npz":
-        return _select(path, _source(path.stem, tables.read_npz(path)), reading)
-    raise DataLayout(f"{data!r} is a file, but neither a .csv nor an .npz file. {HELP}")
+    listing = read_list(path, columns=reading.columns, root=reading.root)
+    source = _source(path.stem, listing.rows, remarks=listing.remarks, multilabel=listing.multilabel)
+    return _select(path, source, reading)
 
 
 def identified_folder(folder: str) -> Path:

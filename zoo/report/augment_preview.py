@@ -121,7 +121,8 @@ def _decode(
         if len(found) == count:
             break
         try:
-            found[i] = zoo_runtime.decode(source.pictures[i].content, spec)
+            # A picture inside a table has only the method `read` of an open file, which is enough.
+            found[i] = zoo_runtime.decode(source.pictures[i].content, spec)  # type: ignore[arg-type]
         except PictureError as error:
             bad[source.pictures[i].name] = f"{type(error).__name__}: {error}"
     shown = "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:5])

@@ -91,14 +91,14 @@ def _reading(typed: ReadingOptions, data: str, record: runs.RunRecord | None) ->
     Args:
         typed: What the user typed.
         data: The path of the pictures.
-        record: The record of the run, if it is available. Its options hold where the user typed none. Its classes hold
-            only for the run's own place, because other pictures may lack some of them.
+        record: The record of the run, if it is available. Its options hold where the user typed none. Its classes,
+            columns and root hold only for the run's own place, because other pictures may differ in them.
     """
     if record is None:
         return typed
     recorded = recorded_reading(record)
     if sources.location(data) != record.options.get("data"):
-        recorded = dataclasses.replace(recorded, classes=None)
+        recorded = dataclasses.replace(recorded, classes=None, columns=(), root=None)
     return typed.over(recorded)
 
 

@@ -18,6 +18,7 @@ from zoo import config, files, runs
 from zoo.data import dataset as datasets
 from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
+from zoo.data.stored import StoredPicture
 from zoo.errors import ConstantOutput, UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
@@ -209,11 +210,15 @@ def _convert(
 def sample(dataset: Dataset, run: runs.Run) -> Path:
     """Return the path of a test picture to try the exported file on.
 
-    If the picture is an array and not a file, it is written to sample.png in the run folder.
+    If the picture is not a file of its own, it is written to a file `sample` in the run folder, such as sample.png.
     """
     content = dataset.source.pictures[int(dataset.split.test[0])].content
     if isinstance(content, Path):
         return content
+    if isinstance(content, StoredPicture):
+        path = run.folder / f"sample{content.suffix}"
+        path.write_bytes(content.read())
+        return path
     from PIL import Image
 
     path = run.folder / "sample.png"
