@@ -1,7 +1,7 @@
 """Finds the encoding of short texts that are not Unicode, such as the class names of a CSV that Excel saved.
 
 Detectors such as charset-normalizer need pages of text: for 2 to 4 German class names in Windows-1252 or in the
-encodings of older Macs and of DOS, charset-normalizer 3.5.3 was right in 42 of 72 trials. This module therefore decides
+encodings of older Macs and of DOS, charset-normalizer 3.5.3 was right in 30 of 72 trials. This module therefore decides
 by the letters of the languages that these encodings were made for, and does not decide if the evidence is poor.
 """
 
