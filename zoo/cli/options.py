@@ -159,6 +159,14 @@ max_pixels_option = click.option(
     metavar="N",
     help="The largest picture to decode, width x height, such as 200M (default: 89 million pixels).",
 )
+
+group_by_option = click.option(
+    "--group-by",
+    metavar="REGEX|column:NAME",
+    help="Keep pictures of one animal, video or patient on one side of the split: those with the same first group "
+    "(or match) of a regular expression in their path, or the same value in a column of the table.",
+)
+
 resize_option = click.option(
     "--resize",
     default="squash",
@@ -397,6 +405,7 @@ TRAINING_OPTIONS = (
         help="Fraction of the pictures for validation (default 0.15; 0.10 of train/ if test/ is given). The schedules "
         "auto and exact-head have no validation part.",
     ),
+    group_by_option,
     click.option(
         "--cv",
         "folds",

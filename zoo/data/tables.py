@@ -113,6 +113,29 @@ def read_csv(path: Path) -> tuple[list[Row], bool]:
     return rows, multilabel
 
 
+def read_column(path: Path, name: str) -> dict[str, str]:
+    """Read a column of a CSV file.
+
+    Args:
+        path: The path of the CSV file.
+        name: The name of the column. Letter case and blanks at the ends do not matter.
+
+    Returns:
+        A dictionary from the path of each picture, as the file has it, to the value of the column.
+
+    Raises:
+        DataLayout: The file has no such column.
+        OSError: The file cannot be opened.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        columns = [column.strip().lower() for column in reader.fieldnames or []]
+        if name.strip().lower() not in columns:
+            raise DataLayout(f"{str(path)!r} has no column {name!r}. Its columns are: {', '.join(columns)}.")
+        reader.fieldnames = columns
+        return {(row["path"] or "").strip(): (row[name.strip().lower()] or "").strip() for row in reader}
+
+
 def _csv_rows(path: Path, reader: csv.DictReader) -> tuple[list[Row], bool]:
     """Read the rows of a CSV file.
 
