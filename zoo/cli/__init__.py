@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import click
 
-from zoo.cli import catalog, doctor, evaluate, export, train
+from zoo.cli import catalog, data, doctor, evaluate, export, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 
@@ -160,6 +160,7 @@ for command in (
     evaluate.predict,
     train.augment,
     evaluate.plot,
+    data.data,
     doctor.doctor,
 ):
     cli.add_command(command)

@@ -143,7 +143,7 @@ def load(
         DataError: More than a fifth of the files cannot be read, or a class has too few pictures or groups. The source
             has the same picture in two parts. A file changes while it is read. The decoded pictures cannot be written
             to the disk.
-        UsageError: `val_fraction` is given, but the source already has a validation part. Or `group_by` fits no picture.
+        UsageError: `val_fraction` is given, but the source already has a validation part. `group_by` fits no picture.
     """
     started = time.perf_counter()
     keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter)

@@ -26,7 +26,8 @@ def keys_of(group_by: str, source: Source, data: str, reporter: Reporter) -> tup
     Args:
         group_by: A regular expression, which is searched in the path of each picture, or "column:NAME". If the
             expression has a group in parentheses, the first group is the key, otherwise the whole match. Paths are
-            relative to the folder of the pictures; those of a table are as the table has them. Slashes separate folders.
+            relative to the folder of the pictures; those of a table are as the table has them. Folders end in
+            slashes.
         source: The pictures.
         data: The path of the source.
         reporter: Receives a warning about pictures without a key.
@@ -90,8 +91,8 @@ def check_groups(
         named = ", ".join(f"{name!r} has {counted(count, 'group')}" for name, count in scarce[:5])
         more = f", and {len(scarce) - 5} more classes have too few" if len(scarce) > 5 else ""
         raise EmptyClass(
-            f"--group-by {group_by!r} keeps each group in one part, and every class needs {needed} groups: {named}{more}. "
-            "Add pictures of other groups, or give an expression that makes smaller groups."
+            f"--group-by {group_by!r} keeps each group in one part, and every class needs {needed} groups: "
+            f"{named}{more}. Add pictures of other groups, or give an expression that makes smaller groups."
         )
 
 

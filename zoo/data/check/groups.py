@@ -19,6 +19,8 @@ from zoo.data.sources import Picture
 
 # A split into three parts needs as many groups of each class.
 NEEDED = 3
+# A picture that is saved more often than this is rather a scene of a camera that does not move.
+MOST_COPIES = 10
 LARGEST = 0.25
 # The correlations below which the links of too large a group are cut, one after the other.
 STRICTER = (SIMILAR, 0.96, 0.98, 0.99, 0.995, 0.999)
@@ -54,8 +56,8 @@ def group(
         digests: The sha256 of each picture, in hex. Byte-equal copies stay together.
         usable: Indices of the pictures that can be decoded.
         links: The near-duplicates.
-        keys: The user's key of each picture; pictures with the same key stay together. None stands for a picture without
-            a key, and for no keys at all. Groups by keys may have any size.
+        keys: The user's key of each picture; pictures with the same key stay together. None stands for a picture
+            without a key, and for no keys at all. Groups by keys may have any size.
     """
     nodes = _Union(digests, usable)
     kept, cut = _links_within_limits(pictures, nodes, links)
@@ -73,6 +75,29 @@ def group(
     for i in usable:
         texts[i] = digests[nodes.root(i)]
     return Grouping(tuple(texts), groups, cut)
+
+
+def same_pictures(digests: Sequence[str], usable: Sequence[int], links: Links) -> list[tuple[int, ...]]:
+    """Return the groups of pictures that are the same picture: byte-equal, or saved again at another quality or size.
+
+    Crops and frames of a burst do not count. If more than 10 different files look the same, only byte-equal ones count:
+    they are rather frames of a camera that does not move.
+
+    Args:
+        digests: The sha256 of each picture, in hex.
+        usable: Indices of the pictures that can be decoded.
+        links: The near-duplicates.
+
+    Returns:
+        The groups, each as the ascending indices of at least two pictures.
+    """
+    nodes = _Union(digests, usable)
+    for component in _components(links, np.flatnonzero(links.copy)):
+        ends = {int(i) for i in np.concatenate([links.first[component], links.second[component]])}
+        if len(ends) <= MOST_COPIES:
+            for end in ends:
+                nodes.join(min(ends), end)
+    return [tuple(members) for members in nodes.members().values() if len(members) > 1]
 
 
 class _Union:

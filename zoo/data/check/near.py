@@ -84,9 +84,12 @@ def find(pictures: Sequence[Picture], pixels: Pixels, spec: ImageSpec) -> Links:
     pairs = hashes.candidates(*_hashes(thumbs, rows), distance=DISTANCE)
     links = _verify(pictures, pixels, thumbs, rows, pairs, blank)
     # A cache that cannot be written to costs time, and nothing else.
-    with contextlib.suppress(WriteError), files.atomic_write(folder / FILE) as temporary:
-        with temporary.open("wb") as stream:
-            np.savez(stream, count=len(pictures), **vars(links))
+    with (
+        contextlib.suppress(WriteError),
+        files.atomic_write(folder / FILE) as temporary,
+        temporary.open("wb") as stream,
+    ):
+        np.savez(stream, count=len(pictures), **vars(links))
     return links
 
 
@@ -147,23 +150,40 @@ def _verify(
     """
     is_small = functools.cache(lambda i: _is_small(pictures[i]))
     reader, colors = MappedRows(thumbs), MappedRows(pixels.array)
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), *[np.zeros(0, bool)] * 2)]
+    found: list[Links] = []
     for start in range(0, len(pairs.first), BLOCK):
         block = slice(start, start + BLOCK)
         first, second, flipped = rows[pairs.first[block]], rows[pairs.second[block]], pairs.mirrored[block]
         score, kept = _alike(reader, first, second, flipped, is_small)
         first, second, flipped, score = first[kept], second[kept], flipped[kept], score[kept]
-        copy = [
-            score[k] >= COPY and _same_colors(colors, first[k], second[k], mirror=flipped[k]) for k in range(len(kept))
-        ]
-        found.append((first, second, score, flipped, np.array(copy, bool)))
-    first, second, score, flipped, copy = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        copy = np.array(
+            [
+                bool(score[k] >= COPY and _same_colors(colors, first[k], second[k], mirror=flipped[k]))
+                for k in range(len(kept))
+            ],
+            bool,
+        )
+        found.append(Links(first, second, score, flipped, copy, blank))
+    return _joined(found, blank)
+
+
+def _joined(found: Sequence[Links], blank: npt.NDArray[np.int64]) -> Links:
+    """Join links, sort them, and keep one of each pair of pictures."""
+    if not found:
+        empty = np.zeros(0, np.int64)
+        return Links(empty, empty, np.zeros(0, np.float32), np.zeros(0, bool), np.zeros(0, bool), blank)
+    first = np.concatenate([each.first for each in found])
+    second = np.concatenate([each.second for each in found])
+    score = np.concatenate([each.score for each in found])
+    mirrored = np.concatenate([each.mirrored for each in found])
+    copy = np.concatenate([each.copy for each in found])
     # Symmetric pictures are alike both ways; the better one counts, and of equal ones the unmirrored one.
-    order = np.lexsort((flipped, -score, second, first))
-    first, second, score, flipped, copy = (values[order] for values in (first, second, score, flipped, copy))
+    order = np.lexsort((mirrored, -score, second, first))
+    first, second = first[order], second[order]
     new = np.ones(len(first), bool)
     new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-    return Links(first[new], second[new], score[new], flipped[new], copy[new], blank)
+    kept = order[new]
+    return Links(first[new], second[new], score[kept], mirrored[kept], copy[kept], blank)
 
 
 def _alike(

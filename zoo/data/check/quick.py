@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.data.check.groups import Grouping
+from zoo.data.check.groups import Grouping, same_pictures
 from zoo.data.check.near import Links
 from zoo.data.pixels import Pixels
 from zoo.data.sources import Source
@@ -63,7 +63,7 @@ def check(
         notes.append(f"Near-duplicates: {held} pictures in {counted(many, 'group')}{kept}. {command}.")
     if grouping.cut:
         notes.append(
-            f"Look-alikes: {counted(grouping.cut, 'group')} of near-duplicates would hold too many pictures of a class. "
+            f"Look-alikes: {counted(grouping.cut, 'group')} would hold too many pictures of a class. "
             "Only the most alike stay together. If they are frames of a video, keep them together with --group-by."
         )
     across = _across_parts(source, links)
@@ -81,21 +81,21 @@ def check(
             f"split: {', '.join(map(repr, torn[:NAMED]))}{more}. The test figures are then too good. Move the pictures "
             "of each group into one part, or remove the split; zoo then makes one that keeps groups together."
         )
-    contradicting = [
-        (int(i), int(j))
-        for i, j, copy in zip(links.first, links.second, links.copy, strict=True)
-        if copy and pictures[i].labels != pictures[j].labels
-    ]
+    same = same_pictures(digests, pixels.usable, links)
+    # Byte-equal copies with different labels have a warning of their own.
+    differing = [group for group in same if len({pictures[i].labels for i in group}) > 1]
+    contradicting = [group for group in differing if len({digests[i] for i in group}) > 1]
     if contradicting:
+        what = "1 picture is there" if len(contradicting) == 1 else f"{len(contradicting)} pictures are there"
         warnings.append(
-            f"{counted(len(contradicting), 'pair')} of nearly equal pictures {'have' if len(contradicting) > 1 else 'has'} "
-            f"different labels: {_named(source, contradicting)}. One label of each pair is wrong. {command}."
+            f"{what} several times, with different labels: {_named(source, contradicting)}. At most one of the labels "
+            f"is right. {command}."
         )
     blank = [pictures[i].name for i in links.blank]
     if blank:
         more = f" and {len(blank) - NAMED} more" if len(blank) > NAMED else ""
         warnings.append(
-            f"{'1 picture shows' if len(blank) == 1 else f'{len(blank)} pictures show'} a single color and nothing else: "
+            f"{counted(len(blank), 'picture')} {'has' if len(blank) == 1 else 'have'} a single color and nothing else: "
             f"{', '.join(blank[:NAMED])}{more}. Remove them, or replace them. {command}."
         )
     record: dict[str, Any] = {
@@ -135,8 +135,8 @@ def _torn_groups(source: Source, pixels: Pixels, keys: Sequence[str | None] | No
     return [key for key, own in parts.items() if len(own) > 1]
 
 
-def _named(source: Source, pairs: Sequence[tuple[int, int]], *, parts: bool = False) -> str:
-    """Name the first pairs in one line, with their parts or classes, and say how many more there are."""
+def _named(source: Source, pairs: Sequence[Sequence[int]], *, parts: bool = False) -> str:
+    """Name the first pairs or groups in one line, with their parts or classes, and say how many more there are."""
     texts = []
     for pair in pairs[:NAMED]:
         names = [
@@ -147,5 +147,5 @@ def _named(source: Source, pairs: Sequence[tuple[int, int]], *, parts: bool = Fa
     return "; ".join(texts) + (f" and {len(pairs) - NAMED} more" if len(pairs) > NAMED else "")
 
 
-def _pairs(source: Source, pairs: Sequence[tuple[int, int]]) -> list[list[str]]:
+def _pairs(source: Source, pairs: Sequence[Sequence[int]]) -> list[list[str]]:
     return [[source.pictures[i].name for i in pair] for pair in pairs[:100]]

@@ -1,9 +1,9 @@
 """Compares pairs of pictures that have nearly the same perceptual hash.
 
-A hash of 64 bits is only a first sieve: pictures with little contrast have nearly the same hash by chance. Thumbnails are
-therefore compared by their correlation. A cropped picture or the next frame of a burst is shifted and enlarged a little;
-it is compared at several shifts and enlargements, and the best one counts. docs/data-check.md has the measurements
-behind the thresholds.
+A hash of 64 bits is only a first sieve: pictures with little contrast have nearly the same hash by chance. Thumbnails
+are therefore compared by their correlation. A cropped picture or the next frame of a burst is shifted and enlarged a
+little. It is compared at several shifts and enlargements, and the best one counts. docs/data-check.md has the
+measurements behind the thresholds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def normalized(pictures: Floats) -> Floats:
         pictures: float32 (pictures, height, width).
     """
     centered = pictures - pictures.mean(axis=(1, 2), keepdims=True)
-    lengths = np.sqrt(np.einsum("nij,nij->n", centered, centered))
+    lengths = np.sqrt((centered * centered).sum(axis=(1, 2)))
     return np.asarray(centered / np.maximum(lengths, 1e-6)[:, None, None], np.float32)
 
 
@@ -44,7 +44,11 @@ def correlations(first: Floats, second: Floats) -> Floats:
         first: float32 (pairs, height, width).
         second: float32 (pairs, height, width).
     """
-    return np.einsum("nij,nij->n", normalized(first), normalized(second))
+    return _products(normalized(first), normalized(second))
+
+
+def _products(first: Floats, second: Floats) -> Floats:
+    return np.asarray(np.einsum("nij,nij->n", first, second), np.float32)
 
 
 def aligned(first: Floats, second: Floats) -> Floats:
@@ -63,14 +67,14 @@ def aligned(first: Floats, second: Floats) -> Floats:
         for y in range(2 * MARGIN + 1):
             for x in range(2 * MARGIN + 1):
                 shifted = normalized(other[:, y : y + inner, x : x + inner])
-                best = np.maximum(best, np.einsum("nij,nij->n", center, shifted))
+                best = np.maximum(best, _products(center, shifted))
         whole = normalized(one)
         for size in WINDOWS:
             enlarge = _enlargement(size)
             for y in range(SIDE - size + 1):
                 for x in range(SIDE - size + 1):
-                    window = enlarge @ other[:, y : y + size, x : x + size] @ enlarge.T
-                    best = np.maximum(best, np.einsum("nij,nij->n", whole, normalized(window)))
+                    window = np.asarray(enlarge @ other[:, y : y + size, x : x + size] @ enlarge.T, np.float32)
+                    best = np.maximum(best, _products(whole, normalized(window)))
     return best
 
 

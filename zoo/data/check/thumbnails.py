@@ -86,7 +86,7 @@ def thumbnail(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def without_border(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Cut off black rows and columns at the edges of a picture. A picture that is black everywhere stays as it is."""
-    bright = picture.any(axis=2)
+    bright = picture.max(axis=2) > 0
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
     if not len(rows):
         return picture

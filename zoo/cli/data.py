@@ -1,0 +1,140 @@
+"""The commands about pictures, before any training: data check, data restore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo.cli.console import ConsoleReporter, quoted
+from zoo.cli.options import group_by_option
+
+if TYPE_CHECKING:
+    from zoo.data.check.findings import Finding
+    from zoo.workflow.data_check import DataCheck
+
+SHOWN = 3
+CLASSES = 10
+
+
+@click.group()
+def data() -> None:
+    """Check and show pictures before training."""
+
+
+@data.command("check", short_help="Find copies, leaks, wrong labels and poor pictures.")
+@click.argument("data", metavar="DATA")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with the names of all pictures.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page with the findings and a contact sheet of each class.",
+)
+@click.option(
+    "--quarantine",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Move unreadable files, extra copies and pictures with contradicting labels to DIR. Nothing is deleted.",
+)
+@click.option("--strict", is_flag=True, help="Exit with code 1 on leaks, contradicting labels or unreadable files.")
+@group_by_option
+def check(
+    data: str, as_json: bool, html: Path | None, quarantine: Path | None, strict: bool, group_by: str | None
+) -> int:
+    """Check the pictures of DATA (a folder, a CSV file, an .npz file, or digits).
+
+    Finds unreadable files, copies and near-duplicates, copies in two parts of a split or with different labels, and
+    pictures that are dark, bright, blurred, blank, tiny or oddly shaped. Nothing is changed without --quarantine.
+    """
+    from zoo.workflow import data_check
+
+    reporter = ConsoleReporter(only_warnings=as_json)
+    result = data_check.check(data, reporter, group_by=group_by, html=html, quarantine_folder=quarantine)
+    if as_json:
+        click.echo(data_check.dumps(result))
+    else:
+        _show(data, result, html, quarantine)
+    return int(strict and result.failed)
+
+
+@data.command("restore", short_help="Move files of a quarantine back.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def restore(folder: Path) -> int:
+    """Move the files that `zoo data check --quarantine DIR` moved to DIR back to where they were.
+
+    Nothing is overwritten: a file whose place is taken stays in DIR. The exit code is then 1.
+    """
+    from zoo.data.check import quarantine
+    from zoo.reporter import counted
+
+    result = quarantine.restore(folder)
+    click.echo(f"Moved      {counted(len(result.moved), 'file')} back")
+    for what, paths in (("already gone from the quarantine", result.missing), ("place taken", result.occupied)):
+        for path in paths[:SHOWN]:
+            click.echo(f"warning: not moved, {what}: {path}", err=True)
+        if len(paths) > SHOWN:
+            click.echo(f"warning: not moved, {what}: {len(paths) - SHOWN} more", err=True)
+    return int(bool(result.missing or result.occupied))
+
+
+def _show(data: str, result: DataCheck, html: Path | None, quarantine: Path | None) -> None:
+    """Print the summary, the findings with their first pictures, and what was written."""
+    summary = result.summary
+    source = result.checked.source
+    unread = summary["pictures"] - summary["readable"]
+    left_out = f", {unread} of them unreadable" if unread else ""
+    click.echo(f"Pictures   {summary['pictures']}{left_out}, {len(source.classes)} classes ({source.name})")
+    for line in _class_lines(summary["classes"]):
+        click.echo(f"  {line}")
+    if summary["sizes"]:
+        sizes = summary["sizes"]
+        click.echo(f"Sizes      {sizes['smallest']} to {sizes['largest']}, median {sizes['median']}")
+        for title, key in (("Formats", "formats"), ("Modes", "modes")):
+            click.echo(f"{title:10} " + ", ".join(f"{name} {count}" for name, count in summary[key].items()))
+    names = [picture.name for picture in source.pictures]
+    for finding in result.findings:
+        click.echo("")
+        _show_finding(finding, names)
+    click.echo("")
+    if not result.findings:
+        click.echo("Nothing was found that needs attention.")
+    shown = f"zoo data check {quoted(data)} --json"
+    if any(len(finding.items) > SHOWN for finding in result.findings):
+        click.echo(f"All names  {shown}")
+    if html:
+        click.echo(f"Page       {html}")
+    if quarantine and result.moved:
+        click.echo(f"Moved      {len(result.moved)} files to {quarantine}; {quarantine / 'quarantine.csv'} lists them")
+        click.echo(f"Undo       zoo data restore {quoted(quarantine)}")
+    elif quarantine:
+        click.echo("Moved      nothing")
+    click.echo(f"Took       {result.seconds:.1f} s")
+
+
+def _class_lines(classes: dict[str, dict[str, int]]) -> list[str]:
+    """Return a line for each of the first classes, with the number of its pictures in each part."""
+    lines = []
+    for name, row in list(classes.items())[:CLASSES]:
+        parts = ", ".join(f"{part} {row[part]}" for part in ("train", "val", "test") if part in row)
+        lines.append(f"{name!r}: {row['pictures']}" + (f" ({parts})" if parts else ""))
+    if len(classes) > CLASSES:
+        counts = [row["pictures"] for row in classes.values()]
+        lines.append(f"and {len(classes) - CLASSES} more; {min(counts)} to {max(counts)} pictures per class")
+    return lines
+
+
+def _show_finding(finding: Finding, names: list[str]) -> None:
+    colors: dict[str, Any] = {"error": "red", "warning": "yellow"}
+    click.echo(click.style(f"{finding.level}: ", fg=colors.get(finding.level)) + finding.title)
+    for item in finding.items[:SHOWN]:
+        shown = " = ".join(names[i] for i in item.pictures[:4]) + (" ..." if len(item.pictures) > 4 else "")
+        click.echo(f"    {shown}" + (f" ({item.detail})" if item.detail else ""))
+    if len(finding.items) > SHOWN:
+        click.echo(f"    and {len(finding.items) - SHOWN} more")
+    if finding.classes:
+        more = f" and {len(finding.classes) - CLASSES} more" if len(finding.classes) > CLASSES else ""
+        click.echo("    " + ", ".join(map(repr, finding.classes[:CLASSES])) + more)
+    if finding.advice:
+        click.echo(f"  {finding.advice}")
