@@ -96,7 +96,8 @@ def find(pictures: Sequence[Picture], pixels: Pixels, spec: ImageSpec) -> Links:
 def _read(path: Path, count: int) -> Links | None:
     """Read links from the cache. Return None if they are missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves a damaged file open that it opened itself.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             if int(arrays["count"]) != count:
                 return None
             return Links(**{name: arrays[name] for name in Links.__dataclass_fields__})
