@@ -18,19 +18,13 @@ from zoo_runtime import ImageSpec
 SPEC = ImageSpec(size=(64, 64))
 
 
-def scene(seed: int) -> Image.Image:
-    """Make a picture of soft colored areas; two seeds give pictures that have nothing in common."""
-    areas = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
-    return Image.fromarray(areas).resize((120, 90), Image.Resampling.BICUBIC)
-
-
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(tmp_path, scenes) -> Path:
     """Two classes of 20 different pictures."""
     for label in ("a", "b"):
         (tmp_path / "data" / label).mkdir(parents=True)
         for i in range(20):
-            scene(i + 100 * (label == "b")).save(tmp_path / "data" / label / f"{i:02}.jpg", quality=92)
+            scenes(i + 100 * (label == "b")).save(tmp_path / "data" / label / f"{i:02}.jpg", quality=92)
     return tmp_path / "data"
 
 
@@ -76,7 +70,7 @@ def test_nothing_is_said_of_pictures_without_near_duplicates_and_the_split_is_th
 def test_pictures_that_were_saved_again_are_on_the_side_of_their_original(folder, seed):
     for path in sorted(folder.glob("*/*.jpg")):
         image = Image.open(path)
-        changed = (image, ImageOps.mirror(image), image.resize((60, 45)))[int(path.stem) % 3]
+        changed = (image, ImageOps.mirror(image), image.resize((80, 60)))[int(path.stem) % 3]
         changed.save(path.with_name(f"{path.stem}-again.jpg"), quality=60)
     data, heard = load(folder, seed)
     side = sides(data)
@@ -101,12 +95,12 @@ def test_only_classes_with_a_torn_group_are_divided_anew(folder):
     }
 
 
-def test_near_duplicates_in_two_given_parts_are_a_warning_that_names_them(folder):
+def test_near_duplicates_in_two_given_parts_are_a_warning_that_names_them(folder, scenes):
     (folder / "train").mkdir()
     for label in ("a", "b"):
         (folder / "test" / label).mkdir(parents=True)
         for i in range(3):
-            scene(500 + i + 10 * (label == "b")).save(folder / "test" / label / f"{i}.jpg")
+            scenes(500 + i + 10 * (label == "b")).save(folder / "test" / label / f"{i}.jpg")
         shutil.move(folder / label, folder / "train" / label)
     Image.open(folder / "train" / "a" / "05.jpg").save(folder / "test" / "a" / "x.webp", quality=80)
     data, heard = load(folder)
@@ -131,11 +125,11 @@ def test_blank_pictures_are_a_warning(folder):
     assert data.check["blank"] == [str(folder / "a" / "white.png")]
 
 
-def test_classes_that_are_all_alike_can_still_be_trained_on(folder):
+def test_classes_that_are_all_alike_can_still_be_trained_on(folder, scenes):
     """A camera that does not move: 20 frames of a scene in which nearly nothing happens."""
     rng = np.random.default_rng(0)
     for label, seed in (("a", 0), ("b", 1)):
-        still = np.asarray(scene(seed)).astype(int)
+        still = np.asarray(scenes(seed)).astype(int)
         for i in range(20):
             noisy = still + rng.integers(-6, 7, still.shape)
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / label / f"{i:02}.jpg", quality=90)

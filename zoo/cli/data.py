@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,21 @@ SHOWN = 3
 CLASSES = 10
 
 
-@click.group()
+class _DataGroup(click.Group):
+    """The group of the commands about pictures. A path in the place of a command gets the command that was meant."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(context, args[0]) is None:
+            nearest = difflib.get_close_matches(args[0], self.commands, n=1)
+            rest = args[1:] if nearest else args
+            words = " ".join(map(quoted, ["zoo", "data", nearest[0] if nearest else "check", *rest]))
+            raise click.UsageError(f"there is no command {f'data {args[0]}'!r}. Did you mean `{words}`?", context)
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_DataGroup)
 def data() -> None:
     """Check and show pictures before training."""
 

@@ -1,31 +1,16 @@
-"""Fixtures for the tests of the data check: synthetic scenes that differ as photographs do."""
+"""Fixtures for the tests of the data check: the near-duplicates of a folder, by the names of the files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from zoo import files
 from zoo.data import pixels, sources
 from zoo.data.check import near
 from zoo_runtime import ImageSpec
-
-
-def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """Make a picture of soft colored areas with some detail. Two seeds give pictures that have nothing in common."""
-    rng = np.random.default_rng(seed)
-    areas = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    detail = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    return Image.blend(areas, detail, 0.25)
-
-
-@pytest.fixture
-def scenes() -> Callable[..., Image.Image]:
-    return scene
 
 
 def links_of(folder: Path, spec: ImageSpec) -> tuple[list[str], near.Links]:
