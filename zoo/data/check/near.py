@@ -25,7 +25,7 @@ from zoo_runtime import ImageSpec
 
 # Hashes may differ in so many of 64 bits. Most pairs with more are different pictures.
 DISTANCE = 12
-# Pictures are near-duplicates from this correlation on. Different photographs reached 0.92, crops and bursts 0.94.
+# Pictures are near-duplicates from this correlation on; docs/data-check.md has the measurements.
 SIMILAR = 0.93
 # Below this correlation, no shift makes two pictures near-duplicates.
 WORTH_ALIGNING = 0.5

@@ -33,7 +33,7 @@ DARK = 0.32
 LIGHT = 0.95
 ODD_SHAPE = 0.35
 LOW_INFORMATION, PER_BIT = 0.3, 0.1
-# A picture of 96 x 96 pixels with a Gaussian blur of 2 % of its side has 0.78 to 0.9; 99.9 % of photographs had less.
+# Photographs of 96 x 96 pixels had less, and 0.73 to 0.95 after a Gaussian blur of 2 % of their side.
 BLURRED = 0.7
 BLUR_WINDOW = 5
 IQR_FACTOR, SIZE_FACTOR = 3.0, 3.0

@@ -17,6 +17,8 @@ from zoo.data.sources import Source
 from zoo.reporter import counted
 
 NAMED = 3
+# How many pictures or groups of each kind run.json names.
+RECORDED = 100
 
 
 @dataclass(frozen=True)
@@ -53,66 +55,74 @@ def check(
         keys: The user's key of each picture; see `zoo.data.group_by.keys_of`. None if there are no keys.
     """
     pictures, digests = source.pictures, pixels.digests
-    drawn = all(picture.split is None for picture in pictures)
-    notes, warnings = [], []
-    held = sum(map(len, grouping.linked))
     command = f"`zoo data check {data}` lists them"
-    if held:
-        many = len(grouping.linked)
-        kept = ("; it stays" if many == 1 else "; each group stays") + " on one side of the split" if drawn else ""
-        notes.append(f"Near-duplicates: {held} pictures in {counted(many, 'group')}{kept}. {command}.")
-    if grouping.cut:
-        notes.append(
-            f"Look-alikes: {counted(grouping.cut, 'group')} would hold too many pictures of a class. "
-            "Only the most alike stay together. If they are frames of a video, keep them together with --group-by."
-        )
-    across = _across_parts(source, links)
-    if across:
-        named = _named(source, across, parts=True)
-        warnings.append(
-            f"{_near_duplicates_are(len(across))} in two parts of the given split: {named}. The test figures are too "
-            f"good if the network was trained on nearly the same pictures. Remove them from one part. {command}."
-        )
-    torn = _torn_groups(source, pixels, keys)
-    if torn:
-        more = f" and {len(torn) - NAMED} more" if len(torn) > NAMED else ""
-        warnings.append(
-            f"{counted(len(torn), 'group')} of --group-by {'are' if len(torn) > 1 else 'is'} in two parts of the given "
-            f"split: {', '.join(map(repr, torn[:NAMED]))}{more}. The test figures are then too good. Move the pictures "
-            "of each group into one part, or remove the split; zoo then makes one that keeps groups together."
-        )
+    across, torn = _across_parts(source, links), _torn_groups(source, pixels, keys)
     same = same_pictures(digests, pixels.usable, links)
     # Byte-equal copies with different labels have a warning of their own.
     differing = [group for group in same if len({pictures[i].labels for i in group}) > 1]
     contradicting = [group for group in differing if len({digests[i] for i in group}) > 1]
+    blank = [pictures[i].name for i in links.blank]
+    warnings = []
+    if across:
+        warnings.append(
+            f"{_near_duplicates_are(len(across))} in two parts of the given split: "
+            f"{_named(source, across, parts=True)}. The test figures are too good if the network was trained on nearly "
+            f"the same pictures. Remove them from one part. {command}."
+        )
+    if torn:
+        warnings.append(
+            f"{counted(len(torn), 'group')} of --group-by {'are' if len(torn) > 1 else 'is'} in two parts of the given "
+            f"split: {_first(list(map(repr, torn)))}. The test figures are then too good. Move the pictures of each "
+            "group into one part, or remove the split; zoo then makes one that keeps groups together."
+        )
     if contradicting:
         what = "1 picture is there" if len(contradicting) == 1 else f"{len(contradicting)} pictures are there"
         warnings.append(
             f"{what} several times, with different labels: {_named(source, contradicting)}. At most one of the labels "
             f"is right. {command}."
         )
-    blank = [pictures[i].name for i in links.blank]
     if blank:
-        more = f" and {len(blank) - NAMED} more" if len(blank) > NAMED else ""
         warnings.append(
             f"{counted(len(blank), 'picture')} {'has' if len(blank) == 1 else 'have'} a single color and nothing else: "
-            f"{', '.join(blank[:NAMED])}{more}. Remove them, or replace them. {command}."
+            f"{_first(blank)}. Remove them, or replace them. {command}."
         )
+    notes = _notes(source, grouping, command)
     record: dict[str, Any] = {
         "near_duplicates": {
-            "pictures": held,
-            "groups": [[pictures[i].name for i in members] for members in grouping.linked[:100]],
+            "pictures": sum(map(len, grouping.linked)),
+            "groups": [[pictures[i].name for i in members] for members in grouping.linked[:RECORDED]],
             "number_of_groups": len(grouping.linked),
             "groups_cut": grouping.cut,
         },
         "across_parts": _pairs(source, across),
-        "groups_across_parts": torn[:100],
+        "groups_across_parts": torn[:RECORDED],
         "contradicting": _pairs(source, contradicting),
-        "blank": blank[:100],
+        "blank": blank[:RECORDED],
         "exact_copies": len(pixels.usable) - len({digests[i] for i in pixels.usable}),
         "lines": [*warnings, *notes],
     }
     return QuickCheck(tuple(notes), tuple(warnings), record)
+
+
+def _notes(source: Source, grouping: Grouping, command: str) -> list[str]:
+    """Return lines that say which pictures are kept together."""
+    notes = []
+    if grouping.linked:
+        held, many = sum(map(len, grouping.linked)), len(grouping.linked)
+        drawn = all(picture.split is None for picture in source.pictures)
+        kept = ("; it stays" if many == 1 else "; each group stays") + " on one side of the split" if drawn else ""
+        notes.append(f"Near-duplicates: {held} pictures in {counted(many, 'group')}{kept}. {command}.")
+    if grouping.cut:
+        notes.append(
+            f"Look-alikes: {counted(grouping.cut, 'group')} would hold too many pictures of a class. Only the most "
+            "alike stay together. If they are frames of a video, keep them together with --group-by."
+        )
+    return notes
+
+
+def _first(texts: Sequence[str]) -> str:
+    """Name the first texts in one line, and say how many more there are."""
+    return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
 
 
 def _near_duplicates_are(count: int) -> str:
@@ -148,4 +158,4 @@ def _named(source: Source, pairs: Sequence[Sequence[int]], *, parts: bool = Fals
 
 
 def _pairs(source: Source, pairs: Sequence[Sequence[int]]) -> list[list[str]]:
-    return [[source.pictures[i].name for i in pair] for pair in pairs[:100]]
+    return [[source.pictures[i].name for i in pair] for pair in pairs[:RECORDED]]
