@@ -176,6 +176,48 @@ def test_a_link_is_moved_as_a_link(zoo, clean, tmp_path):
     assert (clean / "a" / "linked.jpg").read_bytes() == (clean / "a" / "7.jpg").read_bytes()
 
 
+def test_a_file_that_cannot_be_moved_stays_and_is_said(zoo, messy, tmp_path, monkeypatch):
+    before = files_below(messy)
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if messy in self.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        os.unlink(self)
+
+    monkeypatch.setattr(quarantine.Path, "unlink", refuse)
+    ran = zoo("data", "check", messy, "--quarantine", tmp_path / "away")
+    assert ran.code == 1 and "cannot be moved: Permission denied. 0 files were moved" in ran.err
+    monkeypatch.undo()
+    assert files_below(messy) == before and set(files_below(tmp_path / "away")) == {"quarantine.csv"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_that_are_not_text_are_moved_and_given_back(zoo, clean, tmp_path):
+    name = os.fsencode(clean / "a") + b"/caf\xe9\n.jpg"
+    with open(name, "wb") as stream:
+        stream.write(b"no picture")
+    assert json.loads(zoo("data", "check", clean, "--json", "--html", tmp_path / "x.html").out)["readable"] == 16
+    assert zoo("data", "check", clean, "--quarantine", tmp_path / "away").code == 0
+    assert not os.path.exists(name)
+    assert zoo("data", "restore", tmp_path / "away").code == 0
+    assert os.path.exists(name)
+
+
+def test_a_folder_without_a_readable_picture(zoo, tmp_path):
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "photos" / "a" / "1.jpg").write_bytes(b"x")
+    ran = zoo("data", "check", tmp_path / "photos", "--strict", "--html", tmp_path / "x.html")
+    assert ran.code == 1 and "Pictures   1, 1 of them unreadable" in ran.out
+
+
+def test_several_labels_per_picture(zoo, clean, scenes):
+    scenes(0).save(clean / "again.jpg", quality=60)
+    table = clean / "list.csv"
+    table.write_text("path,labels\na/0.jpg,x;y\nagain.jpg,y\na/1.jpg,\na/2.jpg,x\n")
+    found = kinds(json.loads(zoo("data", "check", table, "--json").out))
+    assert found["contradicting_labels"] == [["a/0.jpg", "again.jpg"]]
+
+
 def test_of_copies_the_one_in_the_test_part_stays(zoo, clean, tmp_path):
     for part, numbers in (("train", range(2, 8)), ("test", range(2))):
         for label in ("a", "b"):

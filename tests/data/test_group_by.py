@@ -55,6 +55,14 @@ def test_the_path_above_the_folder_takes_no_part(animals):
     assert keys(animals, r"^(cat|dog)/")[0] == "cat"
 
 
+def test_the_path_may_be_written_in_several_ways(animals, monkeypatch):
+    monkeypatch.chdir(animals.parent)
+    for text in ("animals", "./animals", "animals/", str(animals)):
+        assert keys(text, r"^([a-z]+)/")[0] == "cat"
+    monkeypatch.chdir(animals)
+    assert keys(".", r"^([a-z]+)/")[0] == "cat"
+
+
 def test_pictures_without_a_key_are_named_and_stand_alone(animals):
     heard = Heard()
     assert keys(animals, r"cat/(cat\d)", heard).count(None) == 40

@@ -109,7 +109,8 @@ def _from_paths(expression: str, pictures: Sequence[Picture], data: str) -> tupl
 
 def _paths(pictures: Sequence[Picture], data: str) -> list[str]:
     """Return the paths of pictures relative to the folder of the source, with slashes between folders."""
-    root = os.path.join(os.path.expanduser(data), "")
+    # The names of pictures begin with the normalized path: "photos/" for "./photos".
+    root = os.path.join(Path(os.path.expanduser(data)), "")
     inside = [picture.name.removeprefix(root) for picture in pictures]
     return [path.replace(os.sep, "/") for path in inside]
 

@@ -187,7 +187,7 @@ def _move(start: Path, target: Path) -> None:
     if start.is_symlink():
         link = os.readlink(start)
         os.symlink(link if os.path.isabs(link) else os.path.abspath(start.parent / link), target)
-        start.unlink()
+        _remove(start, target)
         return
     try:
         os.link(start, target)
@@ -206,7 +206,16 @@ def _move(start: Path, target: Path) -> None:
             target.unlink(missing_ok=True)
             raise
         shutil.copystat(start, target)
-    start.unlink()
+    _remove(start, target)
+
+
+def _remove(start: Path, target: Path) -> None:
+    """Remove a file that is at both places from the first one. If that fails, remove it from the second one."""
+    try:
+        start.unlink()
+    except OSError:
+        target.unlink()
+        raise
 
 
 def _append(path: Path, row: Sequence[str]) -> None:
