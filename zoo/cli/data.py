@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.console import ConsoleReporter, quoted
-from zoo.cli.options import group_by_option
+from zoo.cli.group_by_option import group_by_option
 
 if TYPE_CHECKING:
     from zoo.data.check.findings import Finding

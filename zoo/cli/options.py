@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli.group_by_option import group_by_option
 from zoo.export.variants import VARIANTS, AcceptanceLimits, Variant, VariantRequest
 
 if TYPE_CHECKING:
@@ -158,13 +159,6 @@ max_pixels_option = click.option(
     callback=parse_max_pixels,
     metavar="N",
     help="The largest picture to decode, width x height, such as 200M (default: 89 million pixels).",
-)
-
-group_by_option = click.option(
-    "--group-by",
-    metavar="REGEX|column:NAME",
-    help="Keep pictures of one animal, video or patient on one side of the split: those with the same first group "
-    "(or match) of a regular expression in their path, or the same value in a column of the table.",
 )
 
 resize_option = click.option(
