@@ -161,6 +161,7 @@ for command in (
     train.augment,
     data.data,
     evaluate.plot,
+    data.data,
     doctor.doctor,
 ):
     cli.add_command(command)
