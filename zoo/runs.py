@@ -343,10 +343,20 @@ class Run:
         Raises:
             RunError: pictures.csv is missing or damaged.
         """
+        return {row["sha256"]: row["part"] for row in self.pictures()}
+
+    def pictures(self) -> list[dict[str, str]]:
+        """Return the rows of pictures.csv, with the keys part, class, sha256 and picture.
+
+        Raises:
+            RunError: pictures.csv is missing or damaged.
+        """
         path = self.folder / "pictures.csv"
         try:
-            with path.open(newline="", encoding="utf-8") as stream:
-                return {row["sha256"]: row["part"] for row in csv.DictReader(stream)}
+            # Spreadsheets write a byte order mark.
+            with path.open(newline="", encoding="utf-8-sig") as stream:
+                keys = ("part", "class", "sha256", "picture")
+                return [{key: row[key] for key in keys} for row in csv.DictReader(stream)]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}.") from None
 

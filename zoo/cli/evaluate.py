@@ -43,7 +43,10 @@ def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs
     _refuse_swapped(model, [data] if data else [], exported, runs)
     path = workflow.resolve_model(model, exported, runs)
     reporter = ConsoleReporter(only_warnings=as_json)
-    metrics = workflow.evaluate(path, load_registry(), reporter, data=data, part=part, runs_folder=runs)
+    parameters = click.get_current_context().params
+    typed = [word for key in parameters if key not in ("model", "data") for word in typed_again(key, parameters[key])]
+    again = ["zoo", "evaluate", model, *typed]
+    metrics = workflow.evaluate(path, load_registry(), reporter, data=data, part=part, runs_folder=runs, again=again)
     click.echo(json.dumps(metrics) if as_json else table(metrics))
 
 

@@ -16,6 +16,7 @@ from zoo.cli.options import (
     allow_chance_option,
     exported_option,
     name_option,
+    replace_option,
     resize_option,
     runs_option,
     size_option,
@@ -77,6 +78,7 @@ def show_variants(result: ExportResult) -> int:
 @allow_chance_option
 @variant_options
 @name_option
+@replace_option
 @runs_option
 @exported_option
 def export(
@@ -87,6 +89,7 @@ def export(
     data: str | None,
     allow_chance: bool,
     name: str | None,
+    replace: bool,
     runs: Path,
     exported: Path,
     **values: Any,
@@ -116,7 +119,16 @@ def export(
         from zoo.workflow import published
 
         target = published.export_top(
-            what, registry, reporter, name=name, exported=exported, size=size, resize=resize, data=data or "digits"
+            what,
+            registry,
+            reporter,
+            name=name,
+            exported=exported,
+            size=size,
+            resize=resize,
+            data=data or "digits",
+            folder=runs,
+            replace=replace,
         )
     else:
         from zoo.workflow import export as workflow
@@ -134,6 +146,8 @@ def export(
             size=size,
             variants=variants,
             allow_chance=allow_chance,
+            replace=replace,
+            typed=typed,
         )
         target = result.exported
         if target is None:

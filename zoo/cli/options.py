@@ -200,6 +200,12 @@ allow_chance_option = click.option(
 
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
 
+replace_option = click.option(
+    "--replace",
+    is_flag=True,
+    help="Also replace an export of other pictures, or another file, that has the same name.",
+)
+
 
 def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
     # FloatRange accepts NaN.

@@ -24,6 +24,7 @@ from zoo.cli.options import (
     parse_size,
     pool_option,
     reduce_option,
+    replace_option,
     runs_option,
     size_option,
     training_options,
@@ -40,13 +41,16 @@ if TYPE_CHECKING:
 @click.command(cls=DataCommand, short_help="Fine-tune a network on your pictures and export it.")
 @training_options
 @name_option
+@replace_option
 @runs_option
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate, but do not export.")
 @allow_chance_option
 @variant_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
-def finetune(architecture: str, no_export: bool, allow_chance: bool, profile: bool, **values: Any) -> int:
+def finetune(
+    architecture: str, no_export: bool, allow_chance: bool, replace: bool, profile: bool, **values: Any
+) -> int:
     """Fine-tune a network on your pictures, export it, and evaluate the exported file.
 
     The exit code is 1, and nothing is exported, if the network has learned nothing.
@@ -65,7 +69,9 @@ def finetune(architecture: str, no_export: bool, allow_chance: bool, profile: bo
         from zoo.workflow import finetune as workflow
 
     config = training_values(values, architecture=architecture, export=not no_export)
-    result = workflow.finetune(config, registry, reporter, variants=variants, allow_chance=allow_chance)
+    result = workflow.finetune(
+        config, registry, reporter, variants=variants, allow_chance=allow_chance, replace=replace
+    )
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"
     click.echo(f"\nTest pictures, through the {through}:\n{table(result.metrics['test'])}\n")

@@ -159,14 +159,21 @@ def load(
 
 
 def reload(
-    data: str, spec: ImageSpec, *, parts: Mapping[str, str], digest: str, how: str, run: str, reporter: Reporter
+    source: sources.Source,
+    spec: ImageSpec,
+    *,
+    parts: Mapping[str, str],
+    digest: str,
+    how: str,
+    run: str,
+    reporter: Reporter,
 ) -> Dataset:
     """Decode the pictures of a finished run and split them as that run did.
 
     The sha256 of a picture decides to which part it belongs, so the pictures may have been moved or renamed.
 
     Args:
-        data: The path where the pictures are now; see `zoo.data.sources.open_source`.
+        source: Lists the pictures of the run where they are now.
         spec: The run's image size, channels and resizing method.
         parts: Maps the sha256 of each picture of the run, in hex, to "train", "val" or "test".
         digest: The `Dataset.digest` of the run.
@@ -176,13 +183,12 @@ def reload(
 
     Raises:
         RunError: The pictures or their classes differ from those of the run.
-        DataError: The pictures cannot be found or read, or the decoded pictures cannot be written to the disk.
+        DataError: The pictures cannot be read, or the decoded pictures cannot be written to the disk.
     """
-    source = sources.open_source(data)
     pixels = _decode(source, spec, reporter)
     if digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(
-            f"the pictures at {data!r} are not the ones that {run} was trained on. Checks and test figures on other "
+            f"the pictures of {source.name!r} are not the ones that {run} was trained on. Checks and test figures on other "
             "pictures would be meaningless. Name the right pictures with --data."
         )
     rows = {

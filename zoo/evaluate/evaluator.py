@@ -64,7 +64,7 @@ class EvaluationPictures:
     def select(self, part: str | None) -> tuple[str, list[int]]:
         """Select the pictures of one part.
 
-        If these pictures include all pictures of the training run, the split of the run decides which part a picture
+        If these pictures include at least half of the pictures of the training run, the split of the run decides which part a picture
         belongs to. Otherwise, the split of the source decides.
 
         Args:
@@ -86,7 +86,7 @@ class EvaluationPictures:
     def _parts(self) -> list[str | None]:
         """Return the part of each picture: "train", "val" or "test", or None for a picture that belongs to no part.
 
-        If `source` has every picture of the training run, each picture has the same part as in the training run, and
+        If `source` has at least half of the pictures of the training run, each picture has the same part as in the training run, and
         new pictures have none. Otherwise, the source itself divides its pictures into parts, for example with folders
         train/, val/ and test/.
         """
@@ -96,11 +96,12 @@ class EvaluationPictures:
         return [picture.split for picture in self.source.pictures]
 
     def _are_of_the_run(self) -> bool:
-        """Return whether these pictures include every picture of the training run.
+        """Return whether these pictures include at least half of the pictures of the training run.
 
         The result is False if the run folder is not available.
         """
-        return bool(self.known_parts) and self.known_parts.keys() <= set(self.digests)
+        present = len(self.known_parts.keys() & set(self.digests))
+        return bool(self.known_parts) and 2 * present >= len(self.known_parts)
 
     def report_left_out(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
         """Report how many readable pictures are not evaluated, and to which parts they belong.

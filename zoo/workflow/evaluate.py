@@ -16,18 +16,25 @@ from typing import Any
 from zoo import runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
-from zoo.errors import UsageError
+from zoo.errors import DataLayout, UsageError
 from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow.export import reload_dataset
+from zoo.workflow.own_pictures import changes_for, open_pictures
 from zoo.workflow.replaced import EXPORTED_FILE
 from zoo.workflow.solved import SolvedNetwork, open_trained
 from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
 
 
 def evaluate(
-    model: Path, registry: Registry, reporter: Reporter, *, data: str | None, part: str | None, runs_folder: Path
+    model: Path,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    data: str | None,
+    part: str | None,
+    runs_folder: Path,
+    again: Sequence[str] = ("zoo", "evaluate", "MODEL"),
 ) -> dict[str, Any]:
     """Evaluate an exported file or a run on pictures.
 
@@ -39,6 +46,7 @@ def evaluate(
         part: "train", "val", "test" or "all". None means the test part if there is one, else all.
         runs_folder: The folder of runs. If `model` is an exported file, its run is looked up there. The run's files say
             which pictures the network was trained on.
+        again: The words of the command that the user typed, for error messages.
 
     Returns:
         The metrics that `zoo.evaluate.metrics.measure` returns, and an additional key `part` with the name of the part.
@@ -52,25 +60,37 @@ def evaluate(
         zoo_runtime.ModelError: The file is not a usable exported file.
     """
     predictor, run, record = _open_model(model, runs_folder, registry, reporter)
-    digests: Sequence[str]
-    if data is None:
-        if run is None or record is None:
+    if run is None or record is None:
+        if data is None:
             raise UsageError(
                 f"give pictures with --data FOLDER. The run of this file, which knows its own pictures, is not in "
                 f"{str(runs_folder)!r}."
             )
-        dataset = reload_dataset(run, record, None, reporter)
-        source, digests = dataset.source, dataset.pixels.digests
-        readable = set(dataset.pixels.usable)
+        source = _open_labeled(data, again)
     else:
-        source = sources.open_source(data, fewest_classes=1)
-        digests = pixel_cache.digests_of(source.pictures)
-        readable = set(range(len(digests)))
+        source = open_pictures(run, record, None, again) if data is None else _open_labeled(data, again)
+    digests = pixel_cache.digests_of(source.pictures)
+    if run is not None:
+        changes_for(run, source, digests, reporter)
+    readable = set(range(len(digests)))
     known_parts = run.parts() if run else {}
     unreadable = {os.path.basename(each["picture"]) for each in record.data.get("left_out", ())} if record else set()
     name = data or source.name
     pictures = evaluator.EvaluationPictures(source, digests, readable, known_parts, name, unreadable)
     return evaluator.evaluate(predictor, pictures, reporter, part=part)
+
+
+def _open_labeled(data: str, again: Sequence[str]) -> sources.Source:
+    """List the pictures that the user names, which need class folders or labels.
+
+    Raises:
+        DataError: The pictures cannot be found or have no labels. The message then names `zoo predict`.
+    """
+    try:
+        return sources.open_source(data, fewest_classes=1)
+    except DataLayout as error:
+        command = shlex.join(["zoo", "predict", *again[2:3], data])
+        raise DataLayout(f"{error}\nTo label pictures whose classes are not known: `{command}`.") from None
 
 
 def _open_model(
