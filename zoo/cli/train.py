@@ -55,6 +55,10 @@ def finetune(
 
     The exit code is 1, and nothing is exported, if the network has learned nothing.
     """
+    if no_export and replace:
+        raise click.UsageError("--no-export makes no exported file, so that --replace cannot be given with it.")
+    typed = {"--patience": typed_again("override_patience", 0), "--keep": typed_again("keep", "")}
+    needing_validation = [option for option, words in typed.items() if words]
     variants = variant_requests(values)
     if no_export and variants:
         raise click.UsageError(
@@ -70,7 +74,13 @@ def finetune(
 
     config = training_values(values, architecture=architecture, export=not no_export)
     result = workflow.finetune(
-        config, registry, reporter, variants=variants, allow_chance=allow_chance, replace=replace
+        config,
+        registry,
+        reporter,
+        variants=variants,
+        allow_chance=allow_chance,
+        replace=replace,
+        needing_validation=needing_validation,
     )
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"

@@ -188,8 +188,8 @@ def reload(
     pixels = _decode(source, spec, reporter)
     if digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(
-            f"the pictures of {source.name!r} are not the ones that {run} was trained on. Checks and test figures on other "
-            "pictures would be meaningless. Name the right pictures with --data."
+            f"the pictures of {source.name!r} are not the ones that {run} was trained on. Checks and test figures on "
+            "other pictures would be meaningless. Name the right pictures with --data."
         )
     rows = {
         part: np.array([i for i in pixels.usable if parts.get(pixels.digests[i]) == part], dtype=np.int64)

@@ -64,8 +64,8 @@ class EvaluationPictures:
     def select(self, part: str | None) -> tuple[str, list[int]]:
         """Select the pictures of one part.
 
-        If these pictures include at least half of the pictures of the training run, the split of the run decides which part a picture
-        belongs to. Otherwise, the split of the source decides.
+        If these pictures include at least half of the pictures of the training run, the split of the run decides which
+        part a picture belongs to. Otherwise, the split of the source decides.
 
         Args:
             part: "train", "val", "test" or "all". None means "test" if there is a test part, else "all".
@@ -86,9 +86,9 @@ class EvaluationPictures:
     def _parts(self) -> list[str | None]:
         """Return the part of each picture: "train", "val" or "test", or None for a picture that belongs to no part.
 
-        If `source` has at least half of the pictures of the training run, each picture has the same part as in the training run, and
-        new pictures have none. Otherwise, the source itself divides its pictures into parts, for example with folders
-        train/, val/ and test/.
+        If `source` has at least half of the pictures of the training run, each picture has the same part as in the
+        training run, and new pictures have none. Otherwise, the source itself divides its pictures into parts, for
+        example with folders train/, val/ and test/.
         """
         if self._are_of_the_run():
             # Wherever the pictures are now, the split of the run holds.
@@ -201,18 +201,20 @@ def measure_parts(outputs: Mapping[str, Outputs], dataset: Dataset) -> dict[str,
     }
 
 
-def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: bool) -> Verdict:
+def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: bool, solved: bool = False) -> Verdict:
     """Judge the network by all parts together; see `zoo.evaluate.verdict.judge`.
 
     Args:
         outputs: As in `measure_parts`.
         dataset: The dataset of the run.
         balanced: Whether the training gave every class the same weight.
+        solved: Whether the head was solved and no other layers were trained.
     """
     source = dataset.source
     rows = np.concatenate([part.rows for part in outputs.values()])
     joined = np.concatenate([part.probabilities for part in outputs.values()])
-    return judge(joined, dataset.targets[rows], source.classes, multilabel=source.multilabel, balanced=balanced)
+    options = {"multilabel": source.multilabel, "balanced": balanced, "solved": solved}
+    return judge(joined, dataset.targets[rows], source.classes, **options)
 
 
 def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Outputs]:

@@ -46,6 +46,7 @@ def finetune(
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
     replace: bool = False,
+    needing_validation: Sequence[str] = (),
 ) -> ExportResult:
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
@@ -56,6 +57,8 @@ def finetune(
         variants: The variants (smaller files) to make in addition to the float32 file.
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
+        needing_validation: The options that the user typed and that need a validation part, such as ["--patience"]. If
+            the run has none, a warning says that they have no effect.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -69,6 +72,8 @@ def finetune(
     files.check_writable(requested.runs, "--runs FOLDER")
     _check_targets(resolved, variants, None, replace=replace)
     cross_validated = resolved.schedule.by_evidence or requested.folds is not None
+    if cross_validated and needing_validation:
+        _warn_of_no_effect(needing_validation, reporter)
     dataset = load_dataset(resolved, reporter, validation=not cross_validated)
     # Only now the pictures can be compared with those of an earlier export.
     _check_targets(resolved, variants, dataset.digest, replace=replace)
@@ -122,6 +127,15 @@ def _check_targets(
         place = sources.location(requested.data)
         new = NewExport(None, requested.runs, source.classes, source.task, place, digest)
         check_targets(requested.exported, resolved.name, variants, new, replace=replace)
+
+
+def _warn_of_no_effect(options: Sequence[str], reporter: Reporter) -> None:
+    """Warn that options which need a validation part have no effect in a run that has none."""
+    reporter.warn(
+        f"{' and '.join(options)} {'has' if len(options) == 1 else 'have'} no effect: this run has no validation part. "
+        "Each phase runs all its epochs, and the weights of the last epoch are kept. To use the option, name a "
+        "schedule such as --schedule fine-tune, and omit --cv."
+    )
 
 
 def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:

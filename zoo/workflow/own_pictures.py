@@ -53,7 +53,7 @@ class Changes:
     def text(self) -> str:
         """What is missing, edited or relabeled, in one clause; empty if nothing is."""
         parts = [
-            f"{len(names)} {verb} ({', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' * (len(names) > NAMED)})"
+            f"{len(names)} {verb} ({_listed(names)})"
             for verb, names in (
                 (f"{'is' if len(self.missing) == 1 else 'are'} missing", self.missing),
                 (f"{'was' if len(self.edited) == 1 else 'were'} edited", self.edited),
@@ -94,6 +94,11 @@ def compare(listed: Sequence[Mapping[str, str]], source: Source, digests: Sequen
     hashes = {row["sha256"] for row in listed}
     added = [i for i, digest in enumerate(digests) if digest not in hashes]
     return Changes(len(listed), tuple(missing), tuple(edited), tuple(relabeled), tuple(sorted(known)), tuple(added))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _normal(text: str) -> str:
@@ -164,8 +169,8 @@ def reload_dataset(
     changes = compare(run.pictures(), source, digests)
     if not changes.known:
         raise RunError(
-            f"the pictures at {where!r} are not the ones that {run.id} was trained on. Checks and test figures on other "
-            "pictures would be meaningless. Name the right pictures with --data."
+            f"the pictures at {where!r} are not the ones that {run.id} was trained on. Checks and test figures on "
+            "other pictures would be meaningless. Name the right pictures with --data."
         )
     if changes.text:
         words = list(record.command)
@@ -178,10 +183,9 @@ def reload_dataset(
     unreadable = {os.path.basename(each["picture"]) for each in record.data.get("left_out", ())}
     added = [i for i in changes.added if os.path.basename(source.pictures[i].name) not in unreadable]
     if added:
-        names = ", ".join(_short(source.pictures[i].name) for i in added[:NAMED])
-        more = f" and {len(added) - NAMED} more" if len(added) > NAMED else ""
+        names = _listed([_short(source.pictures[i].name) for i in added])
         verb = "was" if len(added) == 1 else "were"
-        reporter.say(f"{counted(len(added), 'picture')} {verb} added since the run, and left out: {names}{more}")
+        reporter.say(f"{counted(len(added), 'picture')} {verb} added since the run, and left out: {names}")
     # Unreadable files stay, so that the decoded pictures of the run are found in the cache.
     rows = sorted({*changes.known, *changes.added} - set(added))
     return datasets.reload(
