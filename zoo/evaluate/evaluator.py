@@ -6,6 +6,7 @@ zoo_runtime computes the probabilities, as it does on the device. `zoo.evaluate.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -324,14 +325,26 @@ def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], i
     unknown = sorted(present - set(info.classes))
     if unknown:
         raise DataError(
-            f"the network does not know {_shorten(unknown, 5)}. It knows {_shorten(info.classes, 10)}. Remove the "
-            f"pictures of {'this class' if len(unknown) == 1 else 'these classes'} from {source.name!r}, or train "
-            "again with them: `zoo finetune`."
+            f"the network does not know {_shorten(unknown, 5)}. It knows {_shorten(info.classes, 10)}."
+            f"{_nearly(unknown, info)} Remove the pictures of {'this class' if len(unknown) == 1 else 'these classes'} "
+            f"from {source.name!r}, or train again with them: `zoo finetune`."
         )
     if info.task != "multilabel" and any(len(picture.labels) != 1 for picture in pictures):
         raise DataError(
             f"some pictures of {source.name!r} have several labels or none, but the network gives exactly one class."
         )
+
+
+def _nearly(unknown: Sequence[str], info: ModelInfo) -> str:
+    """Return a sentence if an unknown class differs from one of the network in case or blanks only; else nothing."""
+
+    def plain(name: str) -> str:
+        return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+    known = {plain(name): name for name in info.classes}
+    pairs = [(name, known[plain(name)]) for name in unknown if plain(name) in known]
+    same = ", ".join(f"{name!r} is {other!r}" for name, other in pairs[:5])
+    return f" But for case and blanks, {same}: rename the class." if pairs else ""
 
 
 def _targets(source: sources.Source, pictures: Sequence[sources.Picture], classes: Sequence[str]) -> np.ndarray:
@@ -349,6 +362,6 @@ def _targets(source: sources.Source, pictures: Sequence[sources.Picture], classe
 
 
 def _shorten(names: Sequence[str], count: int) -> str:
-    """Join the first `count` names with commas, and append how many more there are."""
+    """Quote the first `count` names, join them with commas, and append how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    return ", ".join(map(repr, names[:count])) + more
