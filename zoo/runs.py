@@ -335,14 +335,7 @@ class Run:
         self._write_csv("pictures.csv", rows)
 
     def parts(self) -> dict[str, str]:
-        """Return the part of the split to which each picture of the run belongs, as pictures.csv records it.
-
-        Returns:
-            A dictionary from the sha256 of each picture, in hex, to "train", "val" or "test".
-
-        Raises:
-            RunError: pictures.csv is missing or damaged.
-        """
+        """Return, for the sha256 of each picture in hex, "train", "val" or "test". Raises what `pictures` raises."""
         return {row["sha256"]: row["part"] for row in self.pictures()}
 
     def pictures(self) -> list[dict[str, str]]:

@@ -177,7 +177,7 @@ def test_a_class_that_the_network_does_not_know_is_an_error():
     things = source((0, 0, None), (1, 1, None), classes=("ant", "dog"))
     with pytest.raises(
         DataError,
-        match=r"not know dog\. It knows ant, bee, cat\. Remove the pictures of this class",
+        match=r"not know 'dog'\. It knows 'ant', 'bee', 'cat'\. Remove the pictures of this class",
     ):
         evaluator.evaluate(ConstantPredictor(), pictures_of(things), Listener())
     # A class of pictures that are not evaluated does not matter.
