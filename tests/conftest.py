@@ -89,6 +89,12 @@ def write_photos(folder: Path, per_class: int, size: tuple[int, int] = (60, 80),
 
 
 @pytest.fixture(scope="session")
+def make_photos():
+    """Return the function `write_photos`; a test cannot import it, because several folders have a conftest."""
+    return write_photos
+
+
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """Write three class folders with 24 synthetic pictures each, and return their parent folder."""
     folder = tmp_path_factory.mktemp("data") / "photos"

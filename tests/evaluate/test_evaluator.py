@@ -177,12 +177,18 @@ def test_a_class_that_the_network_does_not_know_is_an_error():
     things = source((0, 0, None), (1, 1, None), classes=("ant", "dog"))
     with pytest.raises(
         DataError,
-        match=r"not know 'dog'\. It knows 'ant', 'bee', 'cat'\. Remove the pictures of this class",
+        match=r"not know 'dog'\. It knows 'ant', 'bee', 'cat'\. To evaluate .* name these with --classes",
     ):
         evaluator.evaluate(ConstantPredictor(), pictures_of(things), Listener())
     # A class of pictures that are not evaluated does not matter.
     things = source((0, 0, "test"), (1, 1, "train"), classes=("ant", "dog"))
     assert evaluator.evaluate(ConstantPredictor(), pictures_of(things), Listener())["accuracy"] == 1
+
+
+def test_names_of_an_older_file_in_nfd_are_those_of_the_pictures():
+    things = source((0, 0, None), (1, 1, None), classes=("caf\u00e9", "tea"))
+    predictor = ConstantPredictor(classes=("cafe\u0301", "tea"))
+    assert evaluator.evaluate(predictor, pictures_of(things), Listener())["accuracy"] == 1
 
 
 def test_many_unknown_classes_are_not_all_listed():

@@ -6,7 +6,6 @@ import json
 import shutil
 
 import pytest
-from conftest import write_photos
 
 from zoo import runs
 from zoo.errors import RunError
@@ -57,10 +56,10 @@ def test_moved_pictures_are_named_with_the_command(zoo, own):
     assert zoo("evaluate", run, "--data", data.with_name("moved")).code == 0
 
 
-def test_a_folder_that_has_grown_keeps_the_split_of_the_run(zoo, own):
+def test_a_folder_that_has_grown_keeps_the_split_of_the_run(zoo, own, make_photos):
     run, data = own
     before = reloaded(run)[0]
-    write_photos(data.with_name("new"), 2, seed=5)
+    make_photos(data.with_name("new"), 2, seed=5)
     shutil.move(data.with_name("new") / "discs" / "discs000.jpg", data / "discs" / "fresh.jpg")
     shutil.move(data.with_name("new") / "discs", data / "an extra class")
     after, said = reloaded(run)
@@ -81,7 +80,7 @@ def test_a_folder_that_has_grown_keeps_the_split_of_the_run(zoo, own):
         assert "Left out: 2 that are not pictures of the run" in ran.err and "'an extra class'" in ran.err
 
 
-def test_pictures_that_are_gone_edited_or_in_another_class_are_named(zoo, own):
+def test_pictures_that_are_gone_edited_or_in_another_class_are_named(zoo, own, make_photos):
     run, data = own
     first, second, third = part_of(run, "test")[:3]
     (data / first).unlink()
@@ -103,7 +102,7 @@ def test_pictures_that_are_gone_edited_or_in_another_class_are_named(zoo, own):
         reloaded(run)
     assert changes in str(caught.value) and "train again: `zoo finetune mobilenetv2_035" in str(caught.value)
     with pytest.raises(RunError, match="are not the ones that"):
-        write_photos(data.with_name("others"), 3, seed=9)
+        make_photos(data.with_name("others"), 3, seed=9)
         reloaded(run, str(data.with_name("others")))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import write_photos
 
 from zoo.errors import ExportError, UsageError
 from zoo.workflow import replaced
@@ -102,13 +101,13 @@ def test_a_file_that_no_run_folder_has_is_kept_beside_the_new_one(zoo, two_runs)
     assert Predictor(target).info.run["id"] == "two"
 
 
-def test_an_export_of_other_pictures_is_refused_before_training(zoo, finished, tmp_path):
+def test_an_export_of_other_pictures_is_refused_before_training(zoo, finished, tmp_path, make_photos):
     run, exported, _ = finished
     place = tmp_path / "exported"
     shutil.copytree(exported / "shapes", place / "shapes")
     before = (place / "shapes" / "model.onnx").read_bytes()
-    write_photos(tmp_path / "b" / "photos", 6, seed=1)
-    write_photos(tmp_path / "c" / "photos", 6, seed=1)
+    make_photos(tmp_path / "b" / "photos", 6, seed=1)
+    make_photos(tmp_path / "c" / "photos", 6, seed=1)
     (tmp_path / "c" / "photos" / "noise").rename(tmp_path / "c" / "photos" / "snow")
     folders = ("--runs", run.parent, "--exported", place, "--name", "shapes")
     present = set(run.parent.iterdir())
@@ -128,9 +127,9 @@ def test_an_export_of_other_pictures_is_refused_before_training(zoo, finished, t
     assert (place / "shapes" / "model.onnx").read_bytes() == before and set(run.parent.iterdir()) == present
 
 
-def test_a_folder_that_has_grown_replaces_its_own_export(zoo, tmp_path, monkeypatch):
+def test_a_folder_that_has_grown_replaces_its_own_export(zoo, tmp_path, monkeypatch, make_photos):
     monkeypatch.chdir(tmp_path)
-    write_photos(tmp_path / "photos", 8)
+    make_photos(tmp_path / "photos", 8)
     arguments = ("finetune", "mnist_convnet", "--size", 32, "--epochs", 1, "--allow-chance", "--data")
     assert zoo(*arguments, "photos").code == 0
     (first,) = (tmp_path / "runs").iterdir()

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import click
 
-from zoo.cli import catalog, doctor, evaluate, export, train
+from zoo.cli import catalog, data, doctor, evaluate, export, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 
@@ -170,6 +170,7 @@ for command in (
     export.verify,
     evaluate.predict,
     train.augment,
+    data.data,
     evaluate.plot,
     doctor.doctor,
 ):

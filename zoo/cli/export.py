@@ -25,6 +25,7 @@ from zoo.cli.options import (
     variant_options,
     variant_requests,
 )
+from zoo.cli.reading_options import reading_options, reading_values
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def show_variants(result: ExportResult) -> int:
     "--data",
     help="The run's pictures, if they have moved; with --top, pictures for the parity check (default: digits).",
 )
+@reading_options
 @allow_chance_option
 @variant_options
 @name_option
@@ -103,7 +105,7 @@ def export(
         The exit code: 1 if a variant was refused or the network has learned nothing, else 0.
     """
     typed = _typed()
-    variants = variant_requests(values)
+    variants, reading = variant_requests(values), reading_values(values)
     if top and variants:
         raise click.UsageError(
             f"--{variants[0].variant.name} goes with a run: a smaller file is evaluated on the run's test pictures."
@@ -112,12 +114,12 @@ def export(
         raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
     registry, reporter = load_registry(), ConsoleReporter()
     target: Path | None
-    common: dict[str, Any] = {"name": name, "exported": exported, "size": size, "replace": replace}
+    asked: dict[str, Any] = {"name": name, "exported": exported, "size": size, "reading": reading, "replace": replace}
     if top:
         check_architecture(what, registry)
         from zoo.workflow import published
 
-        options = {**common, "resize": resize, "data": data or "digits", "folder": runs}
+        options = {**asked, "resize": resize, "data": data or "digits", "folder": runs}
         target = published.export_top(what, registry, reporter, **options)
     else:
         from zoo.workflow import export as workflow
@@ -125,7 +127,7 @@ def export(
 
         _refuse_architecture(what, registry, exported, runs)
         folder = find_run(what, exported, runs, "zoo export", typed)
-        options = {**common, "data": data, "variants": variants, "allow_chance": allow_chance, "typed": typed}
+        options = {**asked, "data": data, "variants": variants, "allow_chance": allow_chance, "typed": typed}
         result = workflow.export_run(folder, registry, reporter, **options)
         target = result.exported
         if target is None:

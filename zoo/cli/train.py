@@ -33,6 +33,7 @@ from zoo.cli.options import (
     variant_options,
     variant_requests,
 )
+from zoo.cli.reading_options import reading_options, reading_values
 
 if TYPE_CHECKING:
     from zoo.train.lr_find import RangeTest
@@ -48,8 +49,15 @@ if TYPE_CHECKING:
 @allow_chance_option
 @variant_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
+@click.option("--dry-run", is_flag=True, help="Print what would be read, and how it would be split, and stop.")
 def finetune(
-    architecture: str, no_export: bool, allow_chance: bool, replace: bool, profile: bool, **values: Any
+    architecture: str,
+    no_export: bool,
+    allow_chance: bool,
+    replace: bool,
+    profile: bool,
+    dry_run: bool,
+    **values: Any,
 ) -> int:
     """Fine-tune a network on your pictures, export it, and evaluate the exported file.
 
@@ -73,15 +81,11 @@ def finetune(
         from zoo.workflow import finetune as workflow
 
     config = training_values(values, architecture=architecture, export=not no_export)
-    result = workflow.finetune(
-        config,
-        registry,
-        reporter,
-        variants=variants,
-        allow_chance=allow_chance,
-        replace=replace,
-        needing_validation=needing_validation,
-    )
+    if dry_run:
+        workflow.show_data(config, registry, reporter)
+        return 0
+    options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
+    result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"
     click.echo(f"\nTest pictures, through the {through}:\n{table(result.metrics['test'])}\n")
@@ -259,6 +263,7 @@ def augment() -> None:
 @augment.command("preview", cls=DataCommand)
 @click.argument("policy", metavar="POLICY[:K=V,...]")
 @click.option("--data", default="digits", show_default=True, help=DATA_HELP)
+@reading_options
 @click.option(
     "--size",
     callback=parse_size,
@@ -296,4 +301,6 @@ def preview(policy: str, **values: Any) -> None:
     """Draw pictures before and after augmentation by POLICY on one sheet, with their labels."""
     from zoo.report import augment_preview
 
-    click.echo(f"Sheet      {augment_preview.preview(policy, load_registry(), ConsoleReporter(), **values)}")
+    reading = reading_values(values)
+    sheet = augment_preview.preview(policy, load_registry(), ConsoleReporter(), reading=reading, **values)
+    click.echo(f"Sheet      {sheet}")

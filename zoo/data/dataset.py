@@ -6,8 +6,10 @@ as that run did. `zoo.data.sources` finds pictures, `zoo.data.pixels` decodes th
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from zoo import files
+from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
-from zoo.data import sources
 from zoo.data import split as splitting
 from zoo.errors import RunError
 from zoo.reporter import Reporter
@@ -131,6 +133,7 @@ def load(
             disk.
         UsageError: `val_fraction` is given, but the source already has a validation part.
     """
+    overview.report(source, reporter)
     started = time.perf_counter()
     with reporter.timing.measure("decoding"):
         pixels = _decode(source, spec, reporter)
@@ -151,8 +154,6 @@ def load(
         f"{len(split.train)} to train on, {f'{len(split.val)} to validate, ' if validation else ''}"
         f"{len(split.test)} to test ({split.how})"
     )
-    for remark in source.remarks:
-        reporter.warn(remark)
     _warn_of_contradictions(source, pixels, reporter)
     _warn_of_dark_levels(source, spec, pixels, reporter)
     return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
@@ -180,13 +181,17 @@ def reload(
         how: The description of how the run's split was made; see `zoo.data.split.Split`.
         run: The id of the run, for error messages.
         reporter: Receives progress messages.
+        reading: How the run read its pictures. None means the defaults.
 
     Raises:
         RunError: The pictures or their classes differ from those of the run.
         DataError: The pictures cannot be read, or the decoded pictures cannot be written to the disk.
     """
     pixels = _decode(source, spec, reporter)
-    if digest_of(source, pixels.digests, pixels.usable) != digest:
+    decomposed = _decomposed(source)
+    if digest_of(decomposed, pixels.digests, pixels.usable) == digest:
+        source = decomposed
+    elif digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(
             f"the pictures of {source.name!r} are not the ones that {run} was trained on. Checks and test figures on "
             "other pictures would be meaningless. Name the right pictures with --data."
@@ -197,6 +202,18 @@ def reload(
     }
     split = splitting.Split(**rows, how=how)
     return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
+
+
+def _decomposed(source: sources.Source) -> sources.Source:
+    """Return a source with the names of its classes in NFD, as older versions of zoo read them on a Mac."""
+    names = [unicodedata.normalize("NFD", name) for name in source.classes]
+    classes = tuple(sorted(names))
+    index = [classes.index(name) for name in names]
+    pictures = tuple(
+        dataclasses.replace(picture, labels=tuple(sorted(index[label] for label in picture.labels)))
+        for picture in source.pictures
+    )
+    return dataclasses.replace(source, classes=classes, pictures=pictures)
 
 
 def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:

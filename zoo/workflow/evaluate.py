@@ -6,6 +6,7 @@ This module decides the order of the steps. The steps themselves are in `zoo.eva
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import os
 import shlex
@@ -16,11 +17,12 @@ from typing import Any
 from zoo import runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
+from zoo.data.reading import ReadingOptions
 from zoo.errors import DataLayout, UsageError
 from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow.own_pictures import changes_for, open_pictures
+from zoo.workflow.own_pictures import changes_for, open_pictures, recorded_reading
 from zoo.workflow.replaced import EXPORTED_FILE
 from zoo.workflow.solved import SolvedNetwork, open_trained
 from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
@@ -35,6 +37,7 @@ def evaluate(
     part: str | None,
     runs_folder: Path,
     again: Sequence[str] = ("zoo", "evaluate", "MODEL"),
+    reading: ReadingOptions | None = None,
 ) -> dict[str, Any]:
     """Evaluate an exported file or a run on pictures.
 
@@ -47,6 +50,8 @@ def evaluate(
         runs_folder: The folder of runs. If `model` is an exported file, its run is looked up there. The run's files say
             which pictures the network was trained on.
         again: The words of the command that the user typed, for error messages.
+        reading: How the pictures are read. Options that are not given are those of the run. On pictures at another
+            place, all classes are used unless `reading` names some.
 
     Returns:
         The metrics that `zoo.evaluate.metrics.measure` returns, and an additional key `part` with the name of the part.
@@ -66,9 +71,11 @@ def evaluate(
                 f"give pictures with --data FOLDER. The run of this file, which knows its own pictures, is not in "
                 f"{str(runs_folder)!r}."
             )
-        source = _open_labeled(data, again)
+        source = _open_labeled(data, again, reading)
+    elif data is None:
+        source = open_pictures(run, record, None, again, reading)
     else:
-        source = open_pictures(run, record, None, again) if data is None else _open_labeled(data, again)
+        source = _open_labeled(data, again, _reading(reading or ReadingOptions(), data, record))
     digests = pixel_cache.digests_of(source.pictures)
     if run is not None:
         changes_for(run, source, digests, reporter)
@@ -80,17 +87,34 @@ def evaluate(
     return evaluator.evaluate(predictor, pictures, reporter, part=part)
 
 
-def _open_labeled(data: str, again: Sequence[str]) -> sources.Source:
+def _open_labeled(data: str, again: Sequence[str], reading: ReadingOptions | None) -> sources.Source:
     """List the pictures that the user names, which need class folders or labels.
 
     Raises:
         DataError: The pictures cannot be found or have no labels. The message then names `zoo predict`.
     """
     try:
-        return sources.open_source(data, fewest_classes=1)
+        return sources.open_source(data, reading=reading, fewest_classes=1)
     except DataLayout as error:
         command = shlex.join(["zoo", "predict", *again[2:3], data])
         raise DataLayout(f"{error}\nTo label pictures whose classes are not known: `{command}`.") from None
+
+
+def _reading(typed: ReadingOptions, data: str, record: runs.RunRecord | None) -> ReadingOptions:
+    """Return how pictures that a user names are read.
+
+    Args:
+        typed: What the user typed.
+        data: The path of the pictures.
+        record: The record of the run, if it is available. Its options hold where the user typed none. Its classes,
+            columns and root hold only for the run's own place, because other pictures may differ in them.
+    """
+    if record is None:
+        return typed
+    recorded = recorded_reading(record)
+    if sources.location(data) != record.options.get("data"):
+        recorded = dataclasses.replace(recorded, classes=None, columns=(), root=None)
+    return typed.over(recorded)
 
 
 def _open_model(

@@ -17,6 +17,8 @@ import numpy as np
 from zoo import config, files, runs
 from zoo.data import sources
 from zoo.data.dataset import Dataset
+from zoo.data.reading import ReadingOptions
+from zoo.data.stored import StoredPicture
 from zoo.errors import ConstantOutput, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
@@ -224,11 +226,15 @@ def _convert(
 def sample(dataset: Dataset, run: runs.Run) -> Path:
     """Return the path of a test picture to try the exported file on.
 
-    If the picture is an array and not a file, it is written to sample.png in the run folder.
+    If the picture is not a file of its own, it is written to a file `sample` in the run folder, such as sample.png.
     """
     content = dataset.source.pictures[int(dataset.split.test[0])].content
     if isinstance(content, Path):
         return content
+    if isinstance(content, StoredPicture):
+        path = run.folder / f"sample{content.suffix}"
+        path.write_bytes(content.read())
+        return path
     from PIL import Image
 
     path = run.folder / "sample.png"
@@ -393,6 +399,7 @@ def export_run(
     name: str | None,
     exported: Path,
     data: str | None = None,
+    reading: ReadingOptions | None = None,
     size: tuple[int, int] | None = None,
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
@@ -409,6 +416,7 @@ def export_run(
             run.
         exported: The folder of exports.
         data: The path of the run's pictures, if they have moved. None means the path in run.json.
+        reading: How these pictures are read. Options that are not given are those of the run.
         size: The (height, width) in pixels of the pictures that the exported file takes. None means the size of the
             run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
         variants: The variants to make. If there are any, the float32 export is not changed.
@@ -449,7 +457,7 @@ def export_run(
         model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
     else:
         model = solved.open_trained(run, record, registry, reporter)
-    dataset = reload_dataset(run, record, data, reporter, size, again=("zoo", "export", str(folder), *typed))
+    dataset = reload_dataset(run, record, data, reporter, size, reading, again=("zoo", "export", str(folder), *typed))
     trained = TrainedModel(model, architecture, dataset, run, record, name, place)
     return export_model(
         trained,

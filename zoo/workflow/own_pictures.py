@@ -20,6 +20,7 @@ from zoo.data import dataset as datasets
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data.dataset import Dataset
+from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Source
 from zoo.errors import DataError, RunError
 from zoo.reporter import Reporter, counted
@@ -110,7 +111,18 @@ def _short(name: str) -> str:
     return _normal("/".join(PurePath(name).parts[-2:]))
 
 
-def open_pictures(run: runs.Run, record: runs.RunRecord, data: str | None, again: Sequence[str]) -> Source:
+def recorded_reading(record: runs.RunRecord) -> ReadingOptions:
+    """Return how a run read its pictures."""
+    return ReadingOptions.from_json(record.options.get("reading"))
+
+
+def open_pictures(
+    run: runs.Run,
+    record: runs.RunRecord,
+    data: str | None,
+    again: Sequence[str],
+    reading: ReadingOptions | None = None,
+) -> Source:
     """List the pictures of a run, or other pictures that the user names.
 
     Args:
@@ -118,16 +130,18 @@ def open_pictures(run: runs.Run, record: runs.RunRecord, data: str | None, again
         record: The content of the run's run.json.
         data: The path that the user gave. None means the path in run.json.
         again: The words of the command that the user typed. The error message adds --data to them.
+        reading: How the pictures are read. Options that are not given are those of the run.
 
     Raises:
         RunError: There are no usable pictures at the path in run.json.
         DataError: There are no usable pictures at the path that the user gave.
     """
+    reading = (reading or ReadingOptions()).over(recorded_reading(record))
     if data is not None:
-        return sources.open_source(data, fewest_classes=1)
+        return sources.open_source(data, reading=reading, fewest_classes=1)
     place = str(record.options["data"])
     try:
-        return sources.open_source(place, fewest_classes=1)
+        return sources.open_source(place, reading=reading, fewest_classes=1)
     except DataError as error:
         why = str(error).removesuffix(sources.HELP).strip()
         command = shlex.join([*again, "--data"])
@@ -143,6 +157,7 @@ def reload_dataset(
     data: str | None,
     reporter: Reporter,
     size: tuple[int, int] | None = None,
+    reading: ReadingOptions | None = None,
     *,
     again: Sequence[str] = ("zoo", "export", "RUN"),
 ) -> Dataset:
@@ -154,6 +169,7 @@ def reload_dataset(
         data: The path of the pictures, if they have moved. None means the path in run.json.
         reporter: Receives the progress of decoding, and a message about pictures that were added since the run.
         size: (height, width) in pixels to which pictures are resized; None means the size of the run.
+        reading: How the pictures are read. Options that are not given are those of the run.
         again: The words of the command that the user typed, for error messages.
 
     Returns:
@@ -163,7 +179,7 @@ def reload_dataset(
         RunError: Pictures of the run are missing, edited or in another class, or pictures.csv is missing or damaged.
         DataError: The pictures cannot be read.
     """
-    source = open_pictures(run, record, data, again)
+    source = open_pictures(run, record, data, again, reading)
     where = data or str(record.options["data"])
     digests = pixel_cache.digests_of(source.pictures)
     changes = compare(run.pictures(), source, digests)

@@ -14,6 +14,7 @@ import numpy as np
 from zoo import backend, config, files, runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
+from zoo.data.reading import ReadingOptions
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
 from zoo.evaluate import evaluator, metrics
 from zoo.export.parity import PARITY_PICTURES
@@ -43,6 +44,7 @@ def export_top(
     data: str,
     folder: Path = Path("runs"),
     replace: bool = False,
+    reading: ReadingOptions | None = None,
 ) -> Path:
     """Export a published classifier with its own classes, without training.
 
@@ -57,6 +59,7 @@ def export_top(
         data: The pictures for the parity check; see `zoo.data.sources`.
         folder: The folder of runs, where the run of a replaced export is looked up.
         replace: True also replaces an export of a run, or of another network.
+        reading: How these pictures are read. None means the defaults.
 
     Returns:
         The path of the exported file.
@@ -84,7 +87,7 @@ def export_top(
     replaced.check(target, new, replace=replace)
     classes = _fetch_classes(published, reporter)
     weights = _fetch_published(published, size, reporter)
-    pictures = sources.open_source(data, fewest_classes=1).pictures
+    pictures = sources.open_source(data, reading=reading, fewest_classes=1).pictures
     reporter.say(f"Checking parity on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
     graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
     from zoo.export import artifact
