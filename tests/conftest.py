@@ -108,6 +108,12 @@ def scenes():
 
 
 @pytest.fixture(scope="session")
+def make_photos():
+    """Return the function `write_photos`; a test cannot import it, because several folders have a conftest."""
+    return write_photos
+
+
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """Write three class folders with 24 synthetic pictures each, and return their parent folder."""
     folder = tmp_path_factory.mktemp("data") / "photos"

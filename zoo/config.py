@@ -8,6 +8,7 @@ steps of a fine-tuning run.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,11 @@ from zoo.train import exact
 from zoo.train import schedule as schedule_tools
 from zoo.train.network import check_size
 from zoo_runtime import ImageSpec
+
+# File systems allow 255 bytes. Sizes and variants are added to the name.
+LONGEST_NAME = 200
+# Names that Windows reserves, also with an extension.
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 
 # The default schedule if that of the architecture solves the head exactly and the user's head cannot be solved.
 UNSOLVED_SCHEDULE = "fine-tune"
@@ -264,10 +270,18 @@ def checked_name(name: str) -> str:
 
     Raises:
         UsageError: The name is empty, or it contains a character that is not an ASCII letter, a digit, '.', '_' or '-'.
-            Or it begins or ends with '-' or '.'.
+            Or it begins or ends with '-' or '.', Windows reserves it for a device, or it is too long.
     """
-    if sources.short_name(name) != name:
-        raise UsageError(f"--name may hold letters, digits, '.', '_' and '-'. Received: {name!r}.")
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"--name may have at most {LONGEST_NAME} characters. Received: {len(name)} characters.")
+    if name.partition(".")[0].lower() in DEVICES:
+        raise UsageError(f"--name {name} cannot be used, because Windows reserves it. Received: {name!r}.")
+    if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?", name):
+        hint = f" `--name {sources.short_name(name)}` would do." if name else ""
+        raise UsageError(
+            "--name may hold the letters a to z, digits, '.', '_' and '-', and begins and ends with a letter, a digit "
+            f"or '_'. Received: {name!r}.{hint}"
+        )
     return name
 
 

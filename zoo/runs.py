@@ -335,18 +335,21 @@ class Run:
         self._write_csv("pictures.csv", rows)
 
     def parts(self) -> dict[str, str]:
-        """Return the part of the split to which each picture of the run belongs, as pictures.csv records it.
+        """Return, for the sha256 of each picture in hex, "train", "val" or "test". Raises what `pictures` raises."""
+        return {row["sha256"]: row["part"] for row in self.pictures()}
 
-        Returns:
-            A dictionary from the sha256 of each picture, in hex, to "train", "val" or "test".
+    def pictures(self) -> list[dict[str, str]]:
+        """Return the rows of pictures.csv, with the keys part, class, sha256 and picture.
 
         Raises:
             RunError: pictures.csv is missing or damaged.
         """
         path = self.folder / "pictures.csv"
         try:
-            with path.open(newline="", encoding="utf-8") as stream:
-                return {row["sha256"]: row["part"] for row in csv.DictReader(stream)}
+            # Spreadsheets write a byte order mark.
+            with path.open(newline="", encoding="utf-8-sig") as stream:
+                keys = ("part", "class", "sha256", "picture")
+                return [{key: row[key] for key in keys} for row in csv.DictReader(stream)]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}.") from None
 

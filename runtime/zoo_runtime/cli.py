@@ -78,12 +78,23 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def _use_utf8() -> None:
+    """Start Python again in its UTF-8 mode if it can name files and print in ASCII only, as in the C locale.
+
+    Class names are names of folders. Without this, those that are not ASCII would be read and printed as escapes.
+    """
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def run() -> None:
     """Run `main` as the script `zoo-runtime`, and then end the process at once.
 
     A normal exit would also shut down the interpreter and ONNX Runtime. If the process labels only one picture, this
     shutdown would add about 10 % to its duration.
     """
+    _use_utf8()
     code = main()
     try:
         sys.stdout.flush()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo import config
 from zoo.data.sources import location, open_source, short_name
 from zoo.errors import DataLayout, DataNotFound, EmptyClass
 
@@ -208,10 +209,18 @@ def test_a_file_of_another_type(tmp_path, put):
 
 
 @pytest.mark.parametrize(
-    ("text", "short"), [("My Cats & Dogs", "My-Cats-Dogs"), ("..", "data"), ("é", "data"), ("a.b_c-1", "a.b_c-1")]
+    ("text", "short"),
+    [
+        *(("My Cats & Dogs", "My-Cats-Dogs"), ("..", "data"), ("", "data"), ("a.b_c-1", "a.b_c-1")),
+        *(("é", "e"), ("e\u0301", "e"), ("собаки", "sobaki"), ("птицы", "ptitsy"), ("قطط", "qtt"), ("🐶", "dog")),
+        # Many Chinese characters are spelled alike, and some characters not at all.
+        *(("猫", "Mao-a810"), ("毛", "Mao-99a8"), ("\u200b", "data-f4e4"), ("\udcff", "data-8f1d")),
+        ("a" * 300, f"{'a' * 80}-9835"),
+    ],
 )
 def test_short_names_are_fit_for_folders(text, short):
     assert short_name(text) == short
+    assert config.checked_name(short_name(text)) == short
 
 
 # --- digits, digests -------------------------------------------------------------------------------------------------

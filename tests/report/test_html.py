@@ -100,7 +100,7 @@ def test_names_are_escaped_and_wide_tables_scroll_in_a_box():
     assert "<b>owl" not in page and "<i>" not in page and "<class>" not in page
     assert "&lt;b&gt;owl&lt;/b&gt;" in page and "one &lt;class&gt; is rare" in page
     assert page.count('<div class="scroll"><table') == page.count("<table") == 4
-    assert page.count(f'<td class="long">{NAMES[1]}</td>') == 2
+    assert page.count(f'<td dir="auto" class="long">{NAMES[1]}</td>') == 2
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 

@@ -161,7 +161,7 @@ def test_a_failed_export_replaces_nothing(finished, zoo, tmp_path, monkeypatch):
     target.write_bytes(b"the one before")
     before = (copy / "model.onnx").read_bytes()
     monkeypatch.setattr(parity, "TOLERANCE", 1e-12)
-    ran = zoo("export", copy, "--exported", tmp_path / "exported")
+    ran = zoo("export", copy, "--exported", tmp_path / "exported", "--replace")
     assert ran.code == 1
     assert "logits differ" in ran.err and "Traceback" not in ran.err
     assert target.read_bytes() == b"the one before"

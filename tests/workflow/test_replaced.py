@@ -1,13 +1,31 @@
-"""An export that replaces one of another run: what is said, what is removed, and what brings it back."""
+"""What a new export may replace: the rule, the ways out of a refusal, and what is kept of the old file."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
+import onnx
 import pytest
 
+from zoo.errors import ExportError, UsageError
+from zoo.workflow import replaced
+from zoo.workflow.replaced import NewExport
 from zoo_runtime import Predictor
+
+
+def rewritten(source: Path, target: Path, **changes: object) -> Path:
+    """Write a copy of an exported file with other metadata; dictionaries are merged."""
+    model = onnx.load(source)
+    for entry in model.metadata_props:
+        key = entry.key.removeprefix("zoo.")
+        if key in changes:
+            old, new = json.loads(entry.value), changes[key]
+            entry.value = json.dumps({**old, **new} if isinstance(new, dict) else new)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, target)
+    return target
 
 
 @pytest.fixture
@@ -22,40 +40,148 @@ def two_runs(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_an_export_of_another_run_is_named_with_the_place_of_its_file(zoo, two_runs):
+def test_an_export_of_the_same_pictures_is_replaced_and_named(zoo, two_runs):
     place = two_runs / "exported"
+    target = place / "shapes" / "model.onnx"
     first = zoo("export", "one")
     assert first.code == 0 and "replaces" not in first.out
-    assert zoo("export", "one", "--fp16", "--max-drop", 100).code == 0
-    before = (place / "shapes" / "model.onnx").read_bytes()
+    before = target.read_bytes()
     (place / "shapes" / "model.tuned.json").write_text("{}")
+    precision = {"kind": "fp16"}
+    rewritten(target, place / "shapes-fp16" / "model.onnx", precision=precision)
+    # A network that was trained at 32 pixels answers alike at 48.
+    assert zoo("export", "one", "--size", "48x40", "--allow-chance").code == 0
+    sized = place / "shapes-48x40" / "model.onnx"
+    rewritten(sized, place / "shapes-48x40-fp16" / "model.onnx", precision=precision)
+    # This is the name of another export, and not of another size of this one.
+    rewritten(target, place / "shapes-64x64" / "model.onnx")
+    stale = {path: path.read_bytes() for path in place.glob("shapes-*/*")}
 
     ran = zoo("export", "two")
     assert ran.code == 0, ran.err
     assert Predictor(place / "shapes").info.run["id"] == "two"
     (line,) = [line for line in ran.out.splitlines() if "replaces" in line]
-    assert line.startswith(
-        "exported/shapes/model.onnx replaces the export of run one. The file of that run is kept as "
-    )
+    assert line.startswith("exported/shapes/model.onnx replaces the export of run one, of the same pictures. ")
+    accuracy = json.loads((two_runs / "runs" / "one" / "metrics.json").read_text())["test"]["accuracy"]
+    assert f"Test accuracy: {accuracy:.2f} (" in line and f" -> {accuracy:.2f} (" in line
+    assert "The old file is kept as runs/one/model.onnx." in line
+    assert (two_runs / "runs" / "one" / "model.onnx").read_bytes() == before
     assert "Removed exported/shapes/model.tuned.json" in line and "tuned for the earlier file" in line
-    assert (two_runs / "runs" / "one" / "model.onnx").read_bytes() == before and "runs/one/model.onnx" in line
-    # A smaller file of the other run stays: nothing may be able to make it again.
-    assert "exported/shapes-fp16/model.onnx comes from another run and is not changed" in ran.err
-    assert "`zoo export runs/two --fp16 --name shapes --exported exported`" in ran.err
-    assert Predictor(place / "shapes-fp16").info.run["id"] == "one"
-    files = ["shapes", "shapes-fp16", "shapes-fp16/model.onnx", "shapes/model.onnx"]
-    assert sorted(str(path.relative_to(place)) for path in place.rglob("*")) == files
+    # Files that belong to the old export stay, and are named with the command that makes them again.
+    warnings = [line for line in ran.err.splitlines() if "comes from another run and is not changed" in line]
+    assert [line.split()[1] for line in warnings] == [
+        f"exported/{name}/model.onnx" for name in ("shapes-fp16", "shapes-48x40", "shapes-48x40-fp16")
+    ]
+    assert "`zoo export runs/two --fp16 --name shapes --exported exported`" in warnings[0]
+    assert "`zoo export runs/two --size 48x40 --name shapes-48x40 --exported exported`" in warnings[1]
+    assert "`zoo export runs/two --size 48x40 --fp16 --name shapes-48x40 --exported exported`" in warnings[2]
+    assert {path: path.read_bytes() for path in place.glob("shapes-*/*")} == stale
 
     again = zoo("export", "two")
     assert again.code == 0 and "replaces" not in again.out and "Removed" not in again.out
 
 
-def test_a_file_of_another_size_or_of_a_run_that_is_gone_is_not_called_kept(zoo, two_runs):
-    # A network that was trained at 32 pixels answers alike at 48.
-    assert zoo("export", "one", "--size", 48, "--name", "mine", "--allow-chance").code == 0
+def test_a_file_that_no_run_folder_has_is_kept_beside_the_new_one(zoo, two_runs):
+    target = two_runs / "exported" / "mine" / "model.onnx"
+    old = rewritten(two_runs / "runs" / "one" / "model.onnx", target, run={"id": "gone"}).read_bytes()
     ran = zoo("export", "two", "--name", "mine")
     assert ran.code == 0, ran.err
-    assert "replaces the export of run one." in ran.out and "kept as" not in ran.out
-    shutil.rmtree(two_runs / "runs" / "two")
-    ran = zoo("export", "one", "--name", "mine")
-    assert "replaces the export of run two." in ran.out and "kept as" not in ran.out
+    (kept,) = target.parent.glob("model.replaced-*.onnx")
+    assert kept.read_bytes() == old and f"The old file is kept as exported/mine/{kept.name}." in ran.out
+    assert "replaces the export of run gone" in ran.out
+
+    foreign = target.read_bytes()[:1000]
+    target.write_bytes(foreign)
+    ran = zoo("export", "two", "--name", "mine")
+    assert ran.code == 2 and "it is not a usable file of zoo" in ran.err and "`--name mine-2`" in ran.err
+    assert target.read_bytes() == foreign
+    ran = zoo("export", "two", "--name", "mine", "--replace")
+    assert ran.code == 0 and "replaces a file that zoo did not write, or that was damaged" in ran.out
+    assert foreign in [path.read_bytes() for path in target.parent.glob("model.replaced-*.onnx")]
+    assert Predictor(target).info.run["id"] == "two"
+
+
+def test_an_export_of_other_pictures_is_refused_before_training(zoo, finished, tmp_path, make_photos):
+    run, exported, _ = finished
+    place = tmp_path / "exported"
+    shutil.copytree(exported / "shapes", place / "shapes")
+    before = (place / "shapes" / "model.onnx").read_bytes()
+    make_photos(tmp_path / "b" / "photos", 6, seed=1)
+    make_photos(tmp_path / "c" / "photos", 6, seed=1)
+    (tmp_path / "c" / "photos" / "noise").rename(tmp_path / "c" / "photos" / "snow")
+    folders = ("--runs", run.parent, "--exported", place, "--name", "shapes")
+    present = set(run.parent.iterdir())
+
+    ran = zoo("finetune", "mnist_convnet", "--data", tmp_path / "b" / "photos", "--size", 32, *folders)
+    assert ran.code == 2 and f"other pictures than those of {str(tmp_path / 'b' / 'photos')!r}" in ran.err
+    assert f"The file is from run {run.name}: 72 pictures of 3 classes ('bars', 'discs', 'noise')" in ran.err
+    assert "test accuracy " in ran.err and "`--name shapes-2`" in ran.err and "`--replace`" in ran.err
+    # Other classes are found before the pictures are decoded.
+    ran = zoo("finetune", "mnist_convnet", "--data", tmp_path / "c" / "photos", "--size", 32, *folders)
+    assert ran.code == 2 and "it has other classes than 'bars', 'discs', 'snow'" in ran.err
+    assert "Data:" not in ran.out
+    ran = zoo("export", "mobilenetv2", "--top", *folders)
+    assert ran.code == 2 and "it is not an export of mobilenetv2.imagenet1k" in ran.err
+    ran = zoo("finetune", "mnist_convnet", "--no-export", "--replace")
+    assert ran.code == 2 and "--replace cannot be given" in ran.err
+    assert (place / "shapes" / "model.onnx").read_bytes() == before and set(run.parent.iterdir()) == present
+
+
+def test_a_folder_that_has_grown_replaces_its_own_export(zoo, tmp_path, monkeypatch, make_photos):
+    monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "photos", 8)
+    arguments = ("finetune", "mnist_convnet", "--size", 32, "--epochs", 1, "--allow-chance", "--data")
+    assert zoo(*arguments, "photos").code == 0
+    (first,) = (tmp_path / "runs").iterdir()
+    shutil.copyfile(next((tmp_path / "photos" / "noise").iterdir()), tmp_path / "photos" / "noise" / "copy.jpg")
+    ran = zoo(*arguments, tmp_path / "photos")
+    assert ran.code == 0, ran.err
+    (line,) = [line for line in ran.out.splitlines() if "replaces" in line]
+    assert f"run {first.name}, of the same folder, which had 24 pictures then." in line
+    assert "Test accuracy, on other test pictures: " in line and f"kept as runs/{first.name}/model.onnx" in line
+    # The path itself does not leave the machine.
+    content = (tmp_path / "exported" / "mnist_convnet-photos" / "model.onnx").read_bytes()
+    assert str(tmp_path).encode() not in content
+
+
+def test_the_rule(finished, tmp_path):
+    """Classes must be equal, and either the pictures or their place."""
+    run, _, _ = finished
+    info = Predictor(run / "model.onnx").info
+    data = json.loads((run / "run.json").read_text())["options"]["data"]
+    new = NewExport("new", tmp_path, info.classes, "multiclass", data, info.data["digest"])
+
+    def refused(kind: str | None = None, **changes: object) -> str:
+        path = rewritten(run / "model.onnx", tmp_path / "exported" / "x" / "model.onnx", **changes)
+        try:
+            replaced.check(path, new, kind=kind, replace=False)
+        except UsageError as error:
+            replaced.check(path, new, kind=kind, replace=True)
+            with pytest.raises(ExportError, match="The run is kept: `zoo export"):
+                replaced.check(path, new, kind=kind, replace=False, trained=run)
+            return str(error)
+        return ""
+
+    assert refused() == refused(data={"digest": "other"}) == refused(data={"place": "elsewhere"}) == ""
+    assert refused(classes=["noise", "discs", "bars"]) == ""
+    assert "other pictures" in refused(data={"digest": "other", "place": "elsewhere"})
+    assert "other classes" in refused(classes=["a", "b", "c"])
+    assert "its task is multilabel" in refused(task="multilabel")
+    assert "not a float32 file" in refused(precision={"kind": "int8"})
+    assert "not an int8 file" in refused("int8")
+    assert "published network" in refused(run={"id": None})
+    # Files of earlier versions have no fingerprint of the place; the run record has the path.
+    assert "other pictures" in refused(data={"digest": "other", "place": ""})
+    shutil.copytree(run, tmp_path / run.name)
+    assert refused(data={"digest": "other", "place": ""}) == ""
+
+
+def test_an_export_that_came_during_the_training_is_not_replaced(zoo, two_runs, monkeypatch):
+    """Two runs of different pictures that finish at the same time: the second one is kept in its run folder."""
+    monkeypatch.setattr(replaced, "check_targets", lambda *arguments, **options: None)
+    target = two_runs / "exported" / "shapes" / "model.onnx"
+    other = {"digest": "other", "place": "elsewhere"}
+    before = rewritten(two_runs / "runs" / "one" / "model.onnx", target, run={"id": "x"}, data=other).read_bytes()
+    ran = zoo("export", "two")
+    assert ran.code == 1 and "`zoo export runs/two --exported exported --name shapes-2` exports it beside" in ran.err
+    assert target.read_bytes() == before and [path.name for path in target.parent.iterdir()] == ["model.onnx"]

@@ -36,8 +36,19 @@ OTHER_NAMES = {
 }
 
 
+def _use_utf8() -> None:
+    """Start Python again in its UTF-8 mode if it can name files and print in ASCII only, as in the C locale.
+
+    Class names are names of folders. Without this, those that are not ASCII would be read and printed as escapes.
+    """
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def main() -> None:
     """Run the command that the user typed, and exit with its exit code. Errors are printed to stderr."""
+    _use_utf8()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A file name may hold bytes that are not valid text. Printing it must not end the program.

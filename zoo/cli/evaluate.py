@@ -48,9 +48,14 @@ def evaluate(
     _refuse_swapped(model, [data] if data else [], exported, runs)
     path = workflow.resolve_model(model, exported, runs)
     reporter = ConsoleReporter(only_warnings=as_json)
-    metrics = workflow.evaluate(
-        path, load_registry(), reporter, data=data, part=part, runs_folder=runs, reading=reading_values(values)
-    )
+    parameters = click.get_current_context().params
+    typed = [word for key in parameters if key not in ("model", "data") for word in typed_again(key, parameters[key])]
+    options: dict[str, Any] = {
+        "runs_folder": runs,
+        "reading": reading_values(values),
+        "again": ["zoo", "evaluate", model, *typed],
+    }
+    metrics = workflow.evaluate(path, load_registry(), reporter, data=data, part=part, **options)
     click.echo(json.dumps(metrics) if as_json else table(metrics))
 
 

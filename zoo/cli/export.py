@@ -16,6 +16,7 @@ from zoo.cli.options import (
     allow_chance_option,
     exported_option,
     name_option,
+    replace_option,
     resize_option,
     runs_option,
     size_option,
@@ -79,6 +80,7 @@ def show_variants(result: ExportResult) -> int:
 @allow_chance_option
 @variant_options
 @name_option
+@replace_option
 @runs_option
 @exported_option
 def export(
@@ -89,6 +91,7 @@ def export(
     data: str | None,
     allow_chance: bool,
     name: str | None,
+    replace: bool,
     runs: Path,
     exported: Path,
     **values: Any,
@@ -101,9 +104,7 @@ def export(
     Returns:
         The exit code: 1 if a variant was refused or the network has learned nothing, else 0.
     """
-    # The path of a run includes the folder of runs.
-    parameters = click.get_current_context().params
-    typed = [word for key in parameters if key not in ("what", "runs") for word in typed_again(key, parameters[key])]
+    typed = _typed()
     variants, reading = variant_requests(values), reading_values(values)
     if top and variants:
         raise click.UsageError(
@@ -113,30 +114,41 @@ def export(
         raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
     registry, reporter = load_registry(), ConsoleReporter()
     target: Path | None
-    asked: dict[str, Any] = {"name": name, "exported": exported, "size": size, "reading": reading}
+    asked: dict[str, Any] = {"name": name, "exported": exported, "size": size, "reading": reading, "replace": replace}
     if top:
         check_architecture(what, registry)
         from zoo.workflow import published
 
-        target = published.export_top(what, registry, reporter, resize=resize, data=data or "digits", **asked)
+        options = {**asked, "resize": resize, "data": data or "digits", "folder": runs}
+        target = published.export_top(what, registry, reporter, **options)
     else:
         from zoo.workflow import export as workflow
         from zoo.workflow.evaluate import find_run
 
         _refuse_architecture(what, registry, exported, runs)
         folder = find_run(what, exported, runs, "zoo export", typed)
-        result = workflow.export_run(
-            folder, registry, reporter, data=data, variants=variants, allow_chance=allow_chance, **asked
-        )
+        options = {**asked, "data": data, "variants": variants, "allow_chance": allow_chance, "typed": typed}
+        result = workflow.export_run(folder, registry, reporter, **options)
         target = result.exported
         if target is None:
             return show_refusal(result) or show_variants(result)
         if size:
-            from zoo.evaluate.metrics import table
-
-            click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
+            _show_table(result)
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def _typed() -> list[str]:
+    """Return the words that the user typed after the run, except --runs: the path of a run includes that folder."""
+    parameters = click.get_current_context().params
+    return [word for key in parameters if key not in ("what", "runs") for word in typed_again(key, parameters[key])]
+
+
+def _show_table(result: ExportResult) -> None:
+    """Print the figures of the test pictures, which another size has changed."""
+    from zoo.evaluate.metrics import table
+
+    click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")
 
 
 def _refuse_architecture(what: str, registry: Registry, exported: Path, runs: Path) -> None:

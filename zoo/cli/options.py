@@ -82,6 +82,12 @@ allow_chance_option = click.option(
 
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
 
+replace_option = click.option(
+    "--replace",
+    is_flag=True,
+    help="Also replace an export of other pictures, or another file, that has the same name.",
+)
+
 
 def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
     """Make the command-line options that request variants, and the options that set limits for them.

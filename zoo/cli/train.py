@@ -24,6 +24,7 @@ from zoo.cli.options import (
     parse_size,
     pool_option,
     reduce_option,
+    replace_option,
     runs_option,
     size_option,
     training_options,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @click.command(cls=DataCommand, short_help="Fine-tune a network on your pictures and export it.")
 @training_options
 @name_option
+@replace_option
 @runs_option
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate, but do not export.")
@@ -49,12 +51,22 @@ if TYPE_CHECKING:
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read, and how it would be split, and stop.")
 def finetune(
-    architecture: str, no_export: bool, allow_chance: bool, profile: bool, dry_run: bool, **values: Any
+    architecture: str,
+    no_export: bool,
+    allow_chance: bool,
+    replace: bool,
+    profile: bool,
+    dry_run: bool,
+    **values: Any,
 ) -> int:
     """Fine-tune a network on your pictures, export it, and evaluate the exported file.
 
     The exit code is 1, and nothing is exported, if the network has learned nothing.
     """
+    if no_export and replace:
+        raise click.UsageError("--no-export makes no exported file, so that --replace cannot be given with it.")
+    typed = {"--patience": typed_again("override_patience", 0), "--keep": typed_again("keep", "")}
+    needing_validation = [option for option, words in typed.items() if words]
     variants = variant_requests(values)
     if no_export and variants:
         raise click.UsageError(
@@ -72,7 +84,8 @@ def finetune(
     if dry_run:
         workflow.show_data(config, registry, reporter)
         return 0
-    result = workflow.finetune(config, registry, reporter, variants=variants, allow_chance=allow_chance)
+    options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
+    result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"
     click.echo(f"\nTest pictures, through the {through}:\n{table(result.metrics['test'])}\n")

@@ -192,7 +192,7 @@ def load(
 
 
 def reload(
-    data: str,
+    source: sources.Source,
     spec: ImageSpec,
     *,
     parts: Mapping[str, str],
@@ -200,14 +200,13 @@ def reload(
     how: str,
     run: str,
     reporter: Reporter,
-    reading: ReadingOptions | None = None,
 ) -> Dataset:
     """Decode the pictures of a finished run and split them as that run did.
 
     The sha256 of a picture decides to which part it belongs, so the pictures may have been moved or renamed.
 
     Args:
-        data: The path where the pictures are now; see `zoo.data.sources.open_source`.
+        source: Lists the pictures of the run where they are now.
         spec: The run's image size, channels and resizing method.
         parts: Maps the sha256 of each picture of the run, in hex, to "train", "val" or "test".
         digest: The `Dataset.digest` of the run.
@@ -218,17 +217,16 @@ def reload(
 
     Raises:
         RunError: The pictures or their classes differ from those of the run.
-        DataError: The pictures cannot be found or read, or the decoded pictures cannot be written to the disk.
+        DataError: The pictures cannot be read, or the decoded pictures cannot be written to the disk.
     """
-    source = sources.open_source(data, reading=reading)
     pixels = _decode(source, spec, reporter)
     decomposed = _decomposed(source)
     if digest_of(decomposed, pixels.digests, pixels.usable) == digest:
         source = decomposed
     elif digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(
-            f"the pictures at {data!r} are not the ones that {run} was trained on. Checks and test figures on other "
-            "pictures would be meaningless. Name the right pictures with --data."
+            f"the pictures of {source.name!r} are not the ones that {run} was trained on. Checks and test figures on "
+            "other pictures would be meaningless. Name the right pictures with --data."
         )
     rows = {
         part: np.array([i for i in pixels.usable if parts.get(pixels.digests[i]) == part], dtype=np.int64)

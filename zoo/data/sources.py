@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ from zoo.errors import DataLayout, DataNotFound, EmptyClass, UsageError
 from zoo_runtime import SUFFIXES
 
 EMBEDDED = "digits"
+# The longest name that `short_name` returns without a hash. Names of exports get an architecture and a size as well.
+LONGEST_NAME = 80
 HELP = """zoo reads one of these:
   a folder with one folder per class: photos/cat/1.jpg, photos/dog/2.jpg
   a folder with train/ (and val/, test/), each with one folder per class: photos/train/cat/1.jpg
@@ -291,12 +294,29 @@ def open_identified(folder: str, classes: Sequence[str]) -> list[Picture]:
 
 
 def short_name(text: str) -> str:
-    """Turn a string into a valid name for a folder.
+    """Turn a string into a name for a folder that is valid on every file system and in every shell.
 
-    ASCII letters, digits, '.', '_' and '-' are kept. Each sequence of other characters is replaced by one '-'. Then '-'
-    and '.' are removed from both ends. If nothing is left, the name is "data".
+    Letters of other scripts are transliterated to ASCII: "собаки" becomes "sobaki". ASCII letters, digits, '.', '_' and
+    '-' are kept. Each sequence of other characters is replaced by one '-'. Then '-' and '.' are removed from both ends.
+
+    Four digits of a hash of the string are added in three cases, so that different strings keep different names: the
+    string has Chinese characters, many of which are transliterated alike; nothing readable is left, and the name is
+    "data"; or the name has more than 80 characters and is cut.
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
+    text = unicodedata.normalize("NFC", text)
+    plain = text
+    if not text.isascii():
+        # Importing it takes a moment, and most names do not need it.
+        from anyascii import anyascii
+
+        # Emoji become ":dog:", and a lone surrogate stands for a byte that is not text.
+        plain = anyascii(text.encode("utf-8", "replace").decode())
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")
+    ambiguous = any(unicodedata.name(character, "").startswith("CJK") for character in text)
+    if len(short) > LONGEST_NAME or (ambiguous and short) or (not short and text.strip(".")):
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:4]
+        return f"{short[:LONGEST_NAME].rstrip('-.') or 'data'}-{digest}"
+    return short or "data"
 
 
 def _source(

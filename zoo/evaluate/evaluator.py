@@ -6,6 +6,7 @@ zoo_runtime computes the probabilities, as it does on the device. `zoo.evaluate.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,8 +66,8 @@ class EvaluationPictures:
     def select(self, part: str | None) -> tuple[str, list[int]]:
         """Select the pictures of one part.
 
-        If these pictures include all pictures of the training run, the split of the run decides which part a picture
-        belongs to. Otherwise, the split of the source decides.
+        If these pictures include at least half of the pictures of the training run, the split of the run decides which
+        part a picture belongs to. Otherwise, the split of the source decides.
 
         Args:
             part: "train", "val", "test" or "all". None means "test" if there is a test part, else "all".
@@ -87,9 +88,9 @@ class EvaluationPictures:
     def _parts(self) -> list[str | None]:
         """Return the part of each picture: "train", "val" or "test", or None for a picture that belongs to no part.
 
-        If `source` has every picture of the training run, each picture has the same part as in the training run, and
-        new pictures have none. Otherwise, the source itself divides its pictures into parts, for example with folders
-        train/, val/ and test/.
+        If `source` has at least half of the pictures of the training run, each picture has the same part as in the
+        training run, and new pictures have none. Otherwise, the source itself divides its pictures into parts, for
+        example with folders train/, val/ and test/.
         """
         if self._are_of_the_run():
             # Wherever the pictures are now, the split of the run holds.
@@ -97,11 +98,12 @@ class EvaluationPictures:
         return [picture.split for picture in self.source.pictures]
 
     def _are_of_the_run(self) -> bool:
-        """Return whether these pictures include every picture of the training run.
+        """Return whether these pictures include at least half of the pictures of the training run.
 
         The result is False if the run folder is not available.
         """
-        return bool(self.known_parts) and self.known_parts.keys() <= set(self.digests)
+        present = len(self.known_parts.keys() & set(self.digests))
+        return bool(self.known_parts) and 2 * present >= len(self.known_parts)
 
     def report_left_out(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
         """Report how many readable pictures are not evaluated, and to which parts they belong.
@@ -201,18 +203,20 @@ def measure_parts(outputs: Mapping[str, Outputs], dataset: Dataset) -> dict[str,
     }
 
 
-def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: bool) -> Verdict:
+def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: bool, solved: bool = False) -> Verdict:
     """Judge the network by all parts together; see `zoo.evaluate.verdict.judge`.
 
     Args:
         outputs: As in `measure_parts`.
         dataset: The dataset of the run.
         balanced: Whether the training gave every class the same weight.
+        solved: Whether the head was solved and no other layers were trained.
     """
     source = dataset.source
     rows = np.concatenate([part.rows for part in outputs.values()])
     joined = np.concatenate([part.probabilities for part in outputs.values()])
-    return judge(joined, dataset.targets[rows], source.classes, multilabel=source.multilabel, balanced=balanced)
+    options = {"multilabel": source.multilabel, "balanced": balanced, "solved": solved}
+    return judge(joined, dataset.targets[rows], source.classes, **options)
 
 
 def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Outputs]:
@@ -322,14 +326,27 @@ def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], i
     unknown = sorted(present - _index(info.classes).keys())
     if unknown:
         raise DataError(
-            f"the network does not know {listed(unknown, 5)}. It knows {listed(info.classes, 10)}. To evaluate the "
-            f"pictures of the classes that it knows, name these with --classes. Or train again with "
+            f"the network does not know {listed(unknown, 5)}. It knows {listed(info.classes, 10)}."
+            f"{_nearly(unknown, info)} To evaluate the pictures of the classes that it knows, name these with "
+            f"--classes. Or train again with "
             f"{'this class' if len(unknown) == 1 else 'these classes'}: `zoo finetune`."
         )
     if info.task != "multilabel" and any(len(picture.labels) != 1 for picture in pictures):
         raise DataError(
             f"some pictures of {source.name!r} have several labels or none, but the network gives exactly one class."
         )
+
+
+def _nearly(unknown: Sequence[str], info: ModelInfo) -> str:
+    """Return a sentence if an unknown class differs from one of the network in case or blanks only; else nothing."""
+
+    def plain(name: str) -> str:
+        return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+    known = {plain(name): name for name in info.classes}
+    pairs = [(name, known[plain(name)]) for name in unknown if plain(name) in known]
+    same = ", ".join(f"{name!r} is {other!r}" for name, other in pairs[:5])
+    return f" But for case and blanks, {same}: rename the class." if pairs else ""
 
 
 def _targets(source: sources.Source, pictures: Sequence[sources.Picture], classes: Sequence[str]) -> np.ndarray:

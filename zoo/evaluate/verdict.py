@@ -58,6 +58,7 @@ def judge(
     *,
     multilabel: bool = False,
     balanced: bool = False,
+    solved: bool = False,
 ) -> Verdict:
     """Judge a network by its probabilities on held-out pictures.
 
@@ -67,6 +68,8 @@ def judge(
         classes: Class names, in the order of the columns.
         multilabel: Whether a picture may have several classes, or none.
         balanced: Whether the training gave every class the same weight. If True, no remedy is `--balance`.
+        solved: Whether the head was solved and no other layers were trained. If True, no remedy is a number of epochs
+            or a learning rate, because there are none.
 
     Returns:
         The verdict. Its warnings say if
@@ -76,7 +79,7 @@ def judge(
         - it recognizes no picture of a class
     """
     figures = metrics.measure(probabilities, targets, classes, multilabel=multilabel)
-    advice = _advice(figures, balanced)
+    advice = _advice(figures, balanced, solved)
     constant = _constant_answer(probabilities, targets, classes, multilabel)
     if constant:
         return Verdict(False, (f"{constant} {advice}",))
@@ -176,11 +179,12 @@ def _recall_warning(figures: dict[str, Any], advice: str) -> list[str]:
     return [f"no held-out picture is recognized of {', '.join(missed[:NAMED])}{more}. {advice}"]
 
 
-def _advice(figures: dict[str, Any], balanced: bool) -> str:
+def _advice(figures: dict[str, Any], balanced: bool, solved: bool) -> str:
     """Return a sentence with the remedies.
 
     It names `--balance` only if a class has 1.5 times as many pictures as another one.
     """
     counts = [row["pictures"] for row in figures["per_class"].values()]
     balance = "try --balance, " if max(counts) >= 1.5 * min(counts) and not balanced else "try "
-    return f"Check the labels, {balance}another --learning-rate or more --epochs, or add pictures."
+    other = "another network or --schedule fine-tune" if solved else "another --learning-rate or more --epochs"
+    return f"Check the labels, {balance}{other}, or add pictures."

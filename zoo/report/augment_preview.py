@@ -22,6 +22,7 @@ from zoo.data.pixels import left_out_text
 from zoo.data.reading import ReadingOptions
 from zoo.errors import UnreadablePictures
 from zoo.plugin.registry import Registry
+from zoo.report import lettering
 from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec, PictureError
 
@@ -57,7 +58,8 @@ def preview(
     Args:
         text: The policy as the user typed it ("course:rotation=30").
         registry: The loaded plugins.
-        reporter: Receives a warning about pictures that cannot be read.
+        reporter: Receives a warning about pictures that cannot be read, and the meaning of labels that no font of this
+            machine can draw.
         data: The path of the pictures, or "digits"; see `zoo.data.sources`. If the source has a split, only training
             pictures are shown.
         reading: How the pictures are read. None means the defaults.
@@ -90,7 +92,12 @@ def preview(
         altered, shares = augment(decoded.astype("float32"), labels.copy(), picture_seeds(seed, copy, np.array(rows)))
         columns.append((f"epoch {copy + 1}", np.rint(altered).astype("uint8"), shares))
     where = f"{source.name}, {spec.size[0]} x {spec.size[1]} pixels, seed {seed}"
-    sheet = _draw(columns, source.classes, describe(policy, parameters).replace(",", ", "), where)
+    drawn = lettering.drawable(source.classes)
+    shown = {source.classes[label] for row in rows for label in source.pictures[row].labels}
+    meaning = lettering.legend({name: text for name, text in drawn.items() if name in shown})
+    if meaning:
+        reporter.say(f"No font of this machine can draw some labels. On the sheet, {meaning}")
+    sheet = _draw(columns, list(drawn.values()), describe(policy, parameters).replace(",", ", "), where)
     with files.atomic_write(output) as temporary:
         sheet.save(temporary, format="PNG")
     return output
@@ -141,7 +148,7 @@ def _draw(
     Args:
         columns: (heading, pictures, labels) of each column. Pictures are a uint8 array (rows, height, width, channels),
             values 0..255. Labels are a float32 array (rows, classes) in 0..1.
-        classes: Class names.
+        classes: Class names, as `zoo.report.lettering.drawable` returns them.
         title: The text at the top. It is wrapped to the width of the sheet.
         where: The text below the title, in smaller type.
     """
@@ -164,8 +171,19 @@ def _draw(
         for row, (pixels, shares) in enumerate(zip(pictures, labels, strict=True)):
             picture = Image.fromarray(pixels).resize((scale * width, scale * height), Image.Resampling.NEAREST)
             sheet.paste(picture, (left, top + row * high))
-            words = _fitting(_label(shares, classes), small, scale * width)
-            draw.text((left, top + row * high + scale * height + 2), words, "black", small)
+            words = _label(shares, classes)
+            font = lettering.pillow_font(words, 13)
+            if font is None:
+                # Each name has a font, but no font has all of them.
+                words, font = lettering.spelled(words), small
+            # Fonts differ in the height of their letters; the baseline is the same for all.
+            draw.text(
+                (left, top + row * high + scale * height + 16),
+                _fitting(words, font, scale * width),
+                "black",
+                font,
+                anchor="ls",
+            )
     return sheet
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import files, runs
 from zoo.errors import RunError, UsageError
+from zoo.report import lettering
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,7 +203,7 @@ def figure(curves: Sequence[Curves], factor: float = SMOOTH) -> Figure:
     drawn.align_ylabels(panels)
     _add_legend(drawn, curves, columns, dot)
     if len(curves) == 1:
-        drawn.suptitle(curves[0].name, fontsize=10, parse_math=False)
+        lettering.set_font(drawn.suptitle(curves[0].name, fontsize=10, parse_math=False))
         _mark_phases(drawn, panels, curves[0])
     return drawn
 
@@ -329,6 +330,7 @@ def _add_legend(drawn: Figure, curves: Sequence[Curves], columns: int, dot: floa
     for text in legend.get_texts():
         # A dollar sign in a name must not start a formula.
         text.set_parse_math(False)
+        lettering.set_font(text)
 
 
 def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
@@ -356,6 +358,8 @@ def _mark_phases(drawn: Figure, panels: Sequence[Axes], run: Curves) -> None:
                 parse_math=False,
             )
         )
+    for label in labels:
+        lettering.set_font(label)
     # The widths of the names are known only after the layout.
     drawn.draw_without_rendering()
     if _overlapping(labels, 8):

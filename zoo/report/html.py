@@ -56,6 +56,7 @@ def render(
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["label"] = _label
     template = files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     return environment.from_string(template).render(
         **_run_facts(record),
@@ -65,6 +66,11 @@ def render(
         epochs=[[format_cell(column, value) for column, value in row.items()] for row in history],
         curves=curves,
     )
+
+
+def _label(name: str) -> str:
+    """Return the name of a class, quoted if its blanks or invisible characters would not be seen on the page."""
+    return name if name and name == " ".join(name.split()) and name.isprintable() else repr(name)
 
 
 def _accuracy(figures: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo import files
+from zoo.report import lettering
 from zoo.report.curves import DPI, TRAINING, VALIDATION, WIDTH
 
 PANEL_HEIGHT = 3.0  # inches
@@ -60,7 +61,7 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
             axes.axvline(panel.suggested, color=VALIDATION, label=f"suggested: {panel.suggested:g}")
         axes.set_xscale("log")
         axes.set_ylabel("change of loss")
-        axes.set_title(f"{panel.phase}: {panel.note}", fontsize=9, parse_math=False)
+        lettering.set_font(axes.set_title(f"{panel.phase}: {panel.note}", fontsize=9, parse_math=False))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("learning rate")

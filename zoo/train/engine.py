@@ -296,7 +296,8 @@ class _Trainer:
         if phase.clip_norm is not None:
             extras.append(f"gradients clipped to a norm of {phase.clip_norm:g}")
         if phase.ema is not None:
-            extras.append(f"weights averaged with momentum {phase.ema:g}; the average is validated and kept")
+            use = "validated and kept" if len(self._data.val) else "kept"
+            extras.append(f"weights averaged with momentum {phase.ema:g}; the average is {use}")
         if self._config.balance:
             extras.append("every class counts alike")
         if self._config.features is not None and self._config.features.limit == 0:

@@ -18,11 +18,11 @@ from zoo import runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data.reading import ReadingOptions
-from zoo.errors import UsageError
+from zoo.errors import DataLayout, UsageError
 from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow.export import recorded_reading, reload_dataset
+from zoo.workflow.own_pictures import changes_for, open_pictures, recorded_reading
 from zoo.workflow.replaced import EXPORTED_FILE
 from zoo.workflow.solved import SolvedNetwork, open_trained
 from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
@@ -36,6 +36,7 @@ def evaluate(
     data: str | None,
     part: str | None,
     runs_folder: Path,
+    again: Sequence[str] = ("zoo", "evaluate", "MODEL"),
     reading: ReadingOptions | None = None,
 ) -> dict[str, Any]:
     """Evaluate an exported file or a run on pictures.
@@ -48,6 +49,7 @@ def evaluate(
         part: "train", "val", "test" or "all". None means the test part if there is one, else all.
         runs_folder: The folder of runs. If `model` is an exported file, its run is looked up there. The run's files say
             which pictures the network was trained on.
+        again: The words of the command that the user typed, for error messages.
         reading: How the pictures are read. Options that are not given are those of the run. On pictures at another
             place, all classes are used unless `reading` names some.
 
@@ -63,26 +65,39 @@ def evaluate(
         zoo_runtime.ModelError: The file is not a usable exported file.
     """
     predictor, run, record = _open_model(model, runs_folder, registry, reporter)
-    digests: Sequence[str]
-    if data is None:
-        if run is None or record is None:
+    if run is None or record is None:
+        if data is None:
             raise UsageError(
                 f"give pictures with --data FOLDER. The run of this file, which knows its own pictures, is not in "
                 f"{str(runs_folder)!r}."
             )
-        dataset = reload_dataset(run, record, None, reporter, reading=reading)
-        source, digests = dataset.source, dataset.pixels.digests
-        readable = set(dataset.pixels.usable)
+        source = _open_labeled(data, again, reading)
+    elif data is None:
+        source = open_pictures(run, record, None, again, reading)
     else:
-        reading = _reading(reading or ReadingOptions(), data, record)
-        source = sources.open_source(data, reading=reading, fewest_classes=1)
-        digests = pixel_cache.digests_of(source.pictures)
-        readable = set(range(len(digests)))
+        source = _open_labeled(data, again, _reading(reading or ReadingOptions(), data, record))
+    digests = pixel_cache.digests_of(source.pictures)
+    if run is not None:
+        changes_for(run, source, digests, reporter)
+    readable = set(range(len(digests)))
     known_parts = run.parts() if run else {}
     unreadable = {os.path.basename(each["picture"]) for each in record.data.get("left_out", ())} if record else set()
     name = data or source.name
     pictures = evaluator.EvaluationPictures(source, digests, readable, known_parts, name, unreadable)
     return evaluator.evaluate(predictor, pictures, reporter, part=part)
+
+
+def _open_labeled(data: str, again: Sequence[str], reading: ReadingOptions | None) -> sources.Source:
+    """List the pictures that the user names, which need class folders or labels.
+
+    Raises:
+        DataError: The pictures cannot be found or have no labels. The message then names `zoo predict`.
+    """
+    try:
+        return sources.open_source(data, reading=reading, fewest_classes=1)
+    except DataLayout as error:
+        command = shlex.join(["zoo", "predict", *again[2:3], data])
+        raise DataLayout(f"{error}\nTo label pictures whose classes are not known: `{command}`.") from None
 
 
 def _reading(typed: ReadingOptions, data: str, record: runs.RunRecord | None) -> ReadingOptions:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import config, files, runs
-from zoo.data import dataset as datasets
+from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
 from zoo.data.stored import StoredPicture
-from zoo.errors import ConstantOutput, UsageError, WriteError, ZooError
+from zoo.errors import ConstantOutput, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import Outputs
@@ -28,12 +28,13 @@ from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.evidence import probabilities
-from zoo.workflow import page, solved, verdict
+from zoo.workflow import page, replaced, solved, verdict
 from zoo.workflow.checked_graph import convert_and_check, join_and_check
 from zoo.workflow.keras_network import trained_model
-from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, variant_path, warn_of_stale
+from zoo.workflow.own_pictures import reload_dataset
+from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
 from zoo.workflow.solved import SolvedNetwork
-from zoo_runtime import ImageSpec, ModelInfo, Predictor
+from zoo_runtime import ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
@@ -51,6 +52,8 @@ class TrainedModel:
         run: The run folder.
         record: The content of run.json.
         name: The name of the export.
+        place: The place of the pictures now, as `zoo.data.sources.location` returns it. None means the place in
+            run.json.
     """
 
     model: keras.Model | SolvedNetwork
@@ -59,6 +62,18 @@ class TrainedModel:
     run: runs.Run
     record: runs.RunRecord
     name: str
+    place: str | None = None
+
+    def as_new(self) -> NewExport:
+        """Return what decides whether the export may replace another one."""
+        return NewExport(
+            run=self.run.id,
+            runs=self.run.folder.parent,
+            classes=self.dataset.source.classes,
+            task=self.record.task,
+            data=self.place or str(self.record.options["data"]),
+            digest=self.dataset.digest,
+        )
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,7 @@ def export_model(
     float32: bool = True,
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
+    replace: bool = False,
 ) -> ExportResult:
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
@@ -110,6 +126,7 @@ def export_model(
             are not changed. Variants are made from the converted network and compared with it in either case.
         variants: The variants to make.
         allow_chance: True also exports a network that has learned nothing.
+        replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
 
     Returns:
         The paths of the files, the metrics of the float32 file, and the variants.
@@ -119,6 +136,7 @@ def export_model(
         ParityFailed: The converted graph does not compute the same values as the network, or the written file fails its
             self-test.
         DataError: A picture that could be read before cannot be read now.
+        ExportError: Another program put an export of other pictures in place in the meantime, and `replace` is False.
         WriteError: A file cannot be written.
     """
     from zoo.export import artifact
@@ -136,23 +154,21 @@ def export_model(
     if refusal is not None:
         exported = None
     target = exported / trained.name / EXPORTED_FILE if exported is not None and float32 else None
-    earlier = info_of(target) if target is not None else None
     if float32:
         content = artifact.serialize(graph, info)
         if keep:
-            _keep(trained, content, metrics, info, target, started)
-        elif target is not None:
-            artifact.place(content, target)
+            _keep(trained, content, metrics, info, started, export=target is not None)
+        if target is not None:
+            _put(trained.run.exported if keep else content, target, trained, reporter, replace=replace)
     result = ExportResult(trained.run, metrics, target, sample(dataset, trained.run), refusal=refusal)
     if exported is None:
         return result
     if float32:
         requested = [each.variant for each in variants]
         others = [variant for variant in VARIANTS if variant not in requested]
-        report_replaced(earlier, exported, trained.name, trained.run, reporter)
-        warn_of_stale(others, exported, trained.name, trained.run, reporter)
+        replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter)
     files_and_paths = [
-        _export_variant(request, graph, info, trained, outputs, exported, keep=keep, reporter=reporter)
+        _export_variant(request, graph, info, trained, outputs, exported, keep=keep, replace=replace, reporter=reporter)
         for request in variants
     ]
     if float32 and keep:
@@ -243,25 +259,22 @@ def _info(trained: TrainedModel) -> ModelInfo:
             "plugins": list(record.plugins),
             "seed": record.options["seed"],
         },
-        data=dataset.describe(),
+        data={**dataset.describe(), "place": replaced.fingerprint(str(trained.as_new().data))},
     )
 
 
 def _keep(
-    trained: TrainedModel, content: bytes, metrics: dict[str, Any], info: ModelInfo, target: Path | None, started: float
+    trained: TrainedModel, content: bytes, metrics: dict[str, Any], info: ModelInfo, started: float, *, export: bool
 ) -> None:
     """Write the exported file, its metrics, the run record and the report into the run folder.
-
-    The exported file is then copied to `target`.
 
     Args:
         trained: The network with its dataset and its run.
         content: The bytes of the exported file.
         metrics: The content of metrics.json.
         info: The metadata of the exported file.
-        target: The path of the exported file in the folder of exports. If None, the exported file is not written at
-            all, not even into the run folder. The metrics, the run record and the report are still written.
         started: The value of `time.perf_counter` when the export started.
+        export: False does not write the exported file, but only the others.
 
     Raises:
         ParityFailed: The written file does not pass its self-test.
@@ -270,39 +283,56 @@ def _keep(
     from zoo.export import artifact
 
     run = trained.run
-    if target is not None:
+    if export:
         artifact.place(content, run.exported)
     run.write_json("metrics.json", metrics)
-    if target is not None:
-        _copy(run.exported, target, run)
     record = trained.record.with_export(parity=info.parity, seconds=time.perf_counter() - started)
     run.write_record(record)
     page.write(run, record, metrics)
 
 
-def check_targets(exported: Path, name: str, variants: Sequence[VariantRequest]) -> None:
-    """Check that the files of variants can be written and would not replace a file of another kind.
+def _put(
+    source: Path | bytes,
+    target: Path,
+    trained: TrainedModel,
+    reporter: Reporter,
+    *,
+    kind: str | None = None,
+    replace: bool,
+) -> None:
+    """Put an exported file in its place in the folder of exports, and report what it replaces.
 
-    Callers check this before they train or convert a network, so that a mistake is reported early.
+    The check of `check_targets` is repeated, because another program may have put a file there during the training.
 
     Args:
-        exported: The folder of exports.
-        name: The name of the export.
-        variants: The variants that will be made.
+        source: The file in the run folder, or the bytes of a file that the run folder does not keep.
+        target: The path in the folder of exports.
+        trained: The network with its dataset and its run.
+        reporter: Receives the report.
+        kind: The name of the variant; None for a float32 file.
+        replace: True also replaces an export of other pictures.
 
     Raises:
-        UsageError: The path of a variant already holds a float32 file, or another kind of variant.
-        WriteError: The folder of a variant cannot be written to.
+        ExportError: The file would replace an export of other pictures, and `replace` is False.
+        ParityFailed: The written file does not pass its self-test.
+        WriteError: The file cannot be written. The message says how to export the run to another folder.
     """
-    for request in variants:
-        kind = request.variant.name
-        target = variant_path(exported, name, request.variant)
-        files.check_writable(target.parent, "--exported FOLDER")
-        present = info_of(target)
-        if present is not None and present.precision.get("kind") != kind:
-            raise UsageError(
-                f"{str(target)!r} is not an {kind} file, so that it is not replaced by one; choose another --name."
-            )
+    from zoo.export import artifact
+
+    run = trained.run
+    replaced.check(target, trained.as_new(), kind=kind, replace=replace, trained=run.folder)
+    try:
+        earlier = replaced.prepare(target, run.id, run.folder.parent)
+        if isinstance(source, bytes):
+            artifact.place(source, target)
+        else:
+            artifact.copy(source, target)
+    except WriteError as error:
+        option = f" --{kind}" if kind else ""
+        raise WriteError(
+            f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
+        ) from error
+    replaced.report(target, earlier, Predictor(target, tuned=False).info, reporter)
 
 
 def _export_variant(
@@ -314,6 +344,7 @@ def _export_variant(
     exported: Path,
     *,
     keep: bool,
+    replace: bool,
     reporter: Reporter,
 ) -> tuple[VariantFile, Path | None]:
     """Make a variant, write it into the run folder, and copy it into the folder of exports.
@@ -333,6 +364,7 @@ def _export_variant(
         exported: The folder of exports.
         keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
             False adds the input size to these names, so that files for the input size of the run are not replaced.
+        replace: True also replaces a variant of other pictures.
         reporter: Receives progress messages and warnings.
 
     Returns:
@@ -353,32 +385,10 @@ def _export_variant(
         if not variant_file.refusal:
             kept = run.folder / f"model-{suffix}.onnx"
             artifact.place(variant_file.content, kept)
-            _copy(kept, target, run, f" --{variant.name}")
+            _put(kept, target, trained, reporter, kind=variant.name, replace=replace)
     except ZooError as error:
         variant_file = failed(variant, str(error))
     return variant_file, None if variant_file.refusal else target
-
-
-def _copy(source: Path, target: Path, run: runs.Run, option: str = "") -> None:
-    """Copy an exported file from the run folder to its place in the folder of exports.
-
-    Args:
-        source: The file in the run folder.
-        target: The path in the folder of exports.
-        run: The run folder, for the error message.
-        option: Words that the error message adds to the command `zoo export`, such as " --int8".
-
-    Raises:
-        WriteError: The copy cannot be written. The message says how to export the run to another folder.
-    """
-    from zoo.export import artifact
-
-    try:
-        artifact.copy(source, target)
-    except WriteError as error:
-        raise WriteError(
-            f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
-        ) from error
 
 
 def export_run(
@@ -393,6 +403,8 @@ def export_run(
     size: tuple[int, int] | None = None,
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
+    replace: bool = False,
+    typed: Sequence[str] = (),
 ) -> ExportResult:
     """Export a finished run again, with the same checks as after training.
 
@@ -409,6 +421,8 @@ def export_run(
             run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
         variants: The variants to make. If there are any, the float32 export is not changed.
         allow_chance: True also exports a network that has learned nothing.
+        replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
+        typed: The words after `zoo export RUN` that the user typed, for commands in error messages.
 
     Returns:
         See `export_model`.
@@ -416,7 +430,7 @@ def export_run(
     Raises:
         RunError: The run is not finished, one of its files is missing or damaged, or its pictures have changed.
         UsageError: The name is not allowed, or no plugin provides the architecture of the run. The network cannot take
-            pictures of that size. A variant would replace a file of another kind.
+            pictures of that size. A file would replace one of other pictures or of another kind.
         DuplicateName: More than one plugin provides the architecture.
         InstallationError: Keras cannot be imported.
         WriteError: A file cannot be written.
@@ -430,7 +444,10 @@ def export_run(
     suffix = f"-{size[0]}x{size[1]}" if size is not None and resized else ""
     name = config.checked_name(name or record.name + suffix)
     files.check_writable(exported / name, "--exported FOLDER")
-    check_targets(exported, name, variants)
+    place = sources.location(data) if data else str(record.options["data"])
+    digest = str(record.data["digest"])
+    new = NewExport(run.id, run.folder.parent, tuple(record.classes), record.task, place, digest)
+    replaced.check_targets(exported, name, variants, new, float32=not variants, replace=replace)
     model: keras.Model | SolvedNetwork
     if size is not None and resized:
         from zoo.train.network import resize
@@ -440,8 +457,8 @@ def export_run(
         model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
     else:
         model = solved.open_trained(run, record, registry, reporter)
-    dataset = reload_dataset(run, record, data, reporter, size, reading)
-    trained = TrainedModel(model, architecture, dataset, run, record, name)
+    dataset = reload_dataset(run, record, data, reporter, size, reading, again=("zoo", "export", str(folder), *typed))
+    trained = TrainedModel(model, architecture, dataset, run, record, name, place)
     return export_model(
         trained,
         exported,
@@ -450,46 +467,5 @@ def export_run(
         float32=not variants,
         variants=variants,
         allow_chance=allow_chance,
+        replace=replace,
     )
-
-
-def reload_dataset(
-    run: runs.Run,
-    record: runs.RunRecord,
-    data: str | None,
-    reporter: Reporter,
-    size: tuple[int, int] | None = None,
-    reading: ReadingOptions | None = None,
-) -> Dataset:
-    """Load the dataset of a finished run again, with the same split.
-
-    Args:
-        run: The run folder.
-        record: The content of the run's run.json.
-        data: The path of the pictures, if they have moved. None means the path in run.json.
-        reporter: Receives the progress of decoding.
-        size: (height, width) in pixels to which pictures are resized; None means the size of the run.
-        reading: How the pictures are read. Options that are not given are those of the run.
-
-    Returns:
-        The decoded pictures of the run and their split.
-
-    Raises:
-        RunError: The pictures are not those of the run, or pictures.csv is missing or damaged.
-        DataError: The pictures cannot be read.
-    """
-    return datasets.reload(
-        data or record.options["data"],
-        ImageSpec(**{**record.image, **({"size": size} if size else {})}),
-        parts=run.parts(),
-        digest=record.data["digest"],
-        how=record.data["split"],
-        run=run.id,
-        reporter=reporter,
-        reading=(reading or ReadingOptions()).over(recorded_reading(record)),
-    )
-
-
-def recorded_reading(record: runs.RunRecord) -> ReadingOptions:
-    """Return how a run read its pictures."""
-    return ReadingOptions.from_json(record.options.get("reading"))

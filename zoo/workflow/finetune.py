@@ -24,8 +24,9 @@ from zoo.data.dataset import Dataset
 from zoo.errors import EmptyClass, TrainingError, UsageError, WriteError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow.export import ExportResult, TrainedModel, check_targets, export_model
+from zoo.workflow.export import ExportResult, TrainedModel, export_model
 from zoo.workflow.keras_network import build_network
+from zoo.workflow.replaced import NewExport, check_targets
 
 if TYPE_CHECKING:
     import keras
@@ -44,6 +45,8 @@ def finetune(
     *,
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
+    replace: bool = False,
+    needing_validation: Sequence[str] = (),
 ) -> ExportResult:
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
@@ -53,6 +56,9 @@ def finetune(
         reporter: Receives progress messages and warnings.
         variants: The variants (smaller files) to make in addition to the float32 file.
         allow_chance: True also exports a network that has learned nothing.
+        replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
+        needing_validation: The options that the user typed and that need a validation part, such as ["--patience"]. If
+            the run has none, a warning says that they have no effect.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -64,9 +70,13 @@ def finetune(
     resolved = config.resolve(requested, registry, reporter)
     _check_own_weights(resolved, registry)
     files.check_writable(requested.runs, "--runs FOLDER")
-    check_targets(requested.exported, resolved.name, variants)
+    _check_targets(resolved, variants, None, replace=replace)
     cross_validated = resolved.schedule.by_evidence or requested.folds is not None
+    if cross_validated and needing_validation:
+        _warn_of_no_effect(needing_validation, reporter)
     dataset = load_dataset(resolved, reporter, validation=not cross_validated)
+    # Only now the pictures can be compared with those of an earlier export.
+    _check_targets(resolved, variants, dataset.digest, replace=replace)
     run = runs.create(requested.runs, resolved.architecture.name)
     record = _new_record(run, resolved, registry, dataset)
     try:
@@ -81,7 +91,9 @@ def finetune(
         exported = requested.exported if requested.export else None
         with reporter.timing.measure("export"):
             trained = TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name)
-            return export_model(trained, exported, reporter, variants=variants, allow_chance=allow_chance)
+            return export_model(
+                trained, exported, reporter, variants=variants, allow_chance=allow_chance, replace=replace
+            )
     except BaseException as error:
         if record.status == "running":
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -93,6 +105,37 @@ def finetune(
         if isinstance(error, KeyboardInterrupt):
             _report_interruption(run, record, requested.exported, reporter)
         raise
+
+
+def _check_targets(
+    resolved: ResolvedConfig, variants: Sequence[VariantRequest], digest: str | None, *, replace: bool
+) -> None:
+    """Check that the export may replace what is at its place; see `zoo.workflow.replaced.check_targets`.
+
+    Args:
+        resolved: The settings of the run.
+        variants: The variants to make.
+        digest: The digest of the pictures; None before they are decoded.
+        replace: True also replaces exports of other pictures.
+
+    Raises:
+        UsageError: An export of other pictures is at that place.
+        WriteError: The folder of exports cannot be written to.
+    """
+    requested, source = resolved.requested, resolved.source
+    if requested.export:
+        place = sources.location(requested.data)
+        new = NewExport(None, requested.runs, source.classes, source.task, place, digest)
+        check_targets(requested.exported, resolved.name, variants, new, replace=replace)
+
+
+def _warn_of_no_effect(options: Sequence[str], reporter: Reporter) -> None:
+    """Warn that options which need a validation part have no effect in a run that has none."""
+    reporter.warn(
+        f"{' and '.join(options)} {'has' if len(options) == 1 else 'have'} no effect: this run has no validation part. "
+        "Each phase runs all its epochs, and the weights of the last epoch are kept. To use the option, name a "
+        "schedule such as --schedule fine-tune, and omit --cv."
+    )
 
 
 def show_data(requested: FinetuneConfig, registry: Registry, reporter: Reporter) -> None:

@@ -23,8 +23,9 @@ from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
+from zoo.workflow import replaced
 from zoo.workflow.checked_graph import convert_and_check
-from zoo.workflow.replaced import EXPORTED_FILE, info_of, report_replaced, warn_of_stale
+from zoo.workflow.replaced import EXPORTED_FILE, NewExport
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def export_top(
     size: tuple[int, int] | None,
     resize: str,
     data: str,
+    folder: Path = Path("runs"),
+    replace: bool = False,
     reading: ReadingOptions | None = None,
 ) -> Path:
     """Export a published classifier with its own classes, without training.
@@ -54,6 +57,8 @@ def export_top(
         size: (height, width) in pixels of the pictures; None means the default of the architecture.
         resize: How pictures are resized, as in `zoo.config.FinetuneConfig`.
         data: The pictures for the parity check; see `zoo.data.sources`.
+        folder: The folder of runs, where the run of a replaced export is looked up.
+        replace: True also replaces an export of a run, or of another network.
         reading: How these pictures are read. None means the defaults.
 
     Returns:
@@ -61,7 +66,7 @@ def export_top(
 
     Raises:
         UsageError: There is no such published classifier, or it does not take pictures of that size. Or `name` or
-            `resize` has a value that is not allowed.
+            `resize` has a value that is not allowed. Or another export has the name, and `replace` is False.
         WeightsUnavailable: The weights or the class names are not available.
         HashMismatch: A local file is not the published one.
         WeightsIncompatible: The weights file does not fit the network.
@@ -78,6 +83,8 @@ def export_top(
     published = _published(architecture, tag, size, registry)
     target = exported / config.checked_name(name or f"{architecture.name}-{published[0].tag}") / EXPORTED_FILE
     files.check_writable(target.parent, "--exported FOLDER")
+    new = NewExport(None, folder, None, "multiclass", weights=published[0].id)
+    replaced.check(target, new, replace=replace)
     classes = _fetch_classes(published, reporter)
     weights = _fetch_published(published, size, reporter)
     pictures = sources.open_source(data, reading=reading, fewest_classes=1).pictures
@@ -85,10 +92,11 @@ def export_top(
     graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
     from zoo.export import artifact
 
-    earlier = info_of(target)
+    replaced.check(target, new, replace=replace)
+    earlier = replaced.prepare(target, None, folder)
     artifact.place(artifact.serialize(graph, info), target)
-    report_replaced(earlier, exported, target.parent.name, None, reporter)
-    warn_of_stale(VARIANTS, exported, target.parent.name, None, reporter)
+    replaced.report(target, earlier, info, reporter)
+    replaced.warn_of_stale(VARIANTS, exported, target.parent.name, None, reporter)
     return target
 
 

@@ -40,7 +40,10 @@ def judge(
         The record with the warnings, and the reason for refusing the network. The reason is None if the network has
         learned something or `allow_chance` is True.
     """
-    verdict = evaluator.judge_parts(outputs, dataset, balanced=bool(record.options.get("balance")))
+    trained = [phase for phase in record.phases if phase.get("epochs_run")]
+    solved = bool(trained) and all("solution" in phase for phase in trained)
+    balanced = bool(record.options.get("balance"))
+    verdict = evaluator.judge_parts(outputs, dataset, balanced=balanced, solved=solved)
     warnings = [*_not_finite(run), *verdict.warnings]
     for text in warnings:
         reporter.warn(text)

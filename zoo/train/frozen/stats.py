@@ -45,15 +45,17 @@ class CacheStats:
     def summary_lines(self) -> list[str]:
         """Return the summary for the end of training: a list of up to two lines.
 
-        The first line is, for example, "Frozen part: features of 75 pictures were read 750 times; that saved about
-        12 s". Here 75 is the sum of `computed` and `found`, 750 is `read`, and 12 s is the time that the cache
-        saved. Savings below one second are not shown. The first line is left out if `read` is 0.
+        The first line is, for example, "Frozen part: features of 75 pictures were read 750 times in all, 10 times
+        each; that saved about 12 s". Here 75 is the sum of `computed` and `found`, 750 is `read`, and 12 s is the time
+        that the cache saved. Savings below one second are not shown. The first line is left out if `read` is 0.
 
         The second line shows `streamed`, and is left out if `streamed` is 0.
         """
         lines = []
         if self.read:
-            text = f"Frozen part: features of {self.computed + self.found:,} pictures were read {self.read:,} times"
+            pictures = self.computed + self.found
+            each = f", {self.read / pictures:.0f} times each" if pictures and self.read >= 2 * pictures else ""
+            text = f"Frozen part: features of {pictures:,} pictures were read {self.read:,} times in all{each}"
             saved = self.seconds_read - self.seconds_computing - self.seconds_preparing
             lines.append(f"{text}; that saved about {saved:.0f} s" if saved >= 1 else text)
         if self.streamed:
