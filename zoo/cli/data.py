@@ -1,4 +1,4 @@
-"""The commands that look at pictures without training: data show, data check, data restore."""
+"""The commands about pictures, without training: data show, data check, data restore."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _DataGroup(click.Group):
 
 @click.group(cls=_DataGroup)
 def data() -> None:
-    """Look at pictures without training."""
+    """Look at pictures without training: what is read, and what is wrong with it."""
 
 
 @data.command("show", cls=ReadingCommand, short_help="Show what would be read: layout, classes, counts.")
@@ -68,6 +68,7 @@ def show(data: str, as_json: bool, **values: Any) -> None:
 
 @data.command("check", cls=ReadingCommand, short_help="Find copies, leaks, wrong labels and poor pictures.")
 @click.argument("data", metavar="DATA")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with the names of all pictures.")
 @click.option(
     "--html",
@@ -83,7 +84,6 @@ def show(data: str, as_json: bool, **values: Any) -> None:
 )
 @click.option("--strict", is_flag=True, help="Exit with code 1 on leaks, contradicting labels or unreadable files.")
 @group_by_option
-@reading_options
 def check(
     data: str,
     as_json: bool,
@@ -93,7 +93,7 @@ def check(
     group_by: str | None,
     **values: Any,
 ) -> int:
-    """Check the pictures of DATA (a folder, a CSV file, an .npz file, or digits).
+    """Check the pictures of DATA, which is what --data takes: a folder, a list, an .npz file, or 'digits'.
 
     Finds unreadable files, copies and near-duplicates, copies in two parts of a split or with different labels, and
     pictures that are dark, bright, blurred, blank, tiny or oddly shaped. Nothing is changed without --quarantine.
@@ -101,8 +101,9 @@ def check(
     from zoo.workflow import data_check
 
     reporter = ConsoleReporter(only_warnings=as_json)
+    reading = reading_values(values)
     result = data_check.check(
-        data, reporter, reading=reading_values(values), group_by=group_by, html=html, quarantine_folder=quarantine
+        data, reporter, reading=reading, group_by=group_by, html=html, quarantine_folder=quarantine
     )
     if as_json:
         click.echo(data_check.dumps(result))

@@ -16,7 +16,7 @@ from typing import Any
 from zoo.data import labels as labeling
 from zoo.data import legacy
 from zoo.data.locate import exists, locate
-from zoo.data.names import normalized
+from zoo.data.names import normalized, printable
 from zoo.data.splits import part_of
 from zoo.data.stored import StoredPicture
 from zoo.data.tables import Listing, Row, Table, check_split_classes
@@ -97,10 +97,8 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
         EmptyClass: The validation or test part lacks a class of the train part.
         UsageError: `columns` names a column that the table does not have.
     """
-    table = _headed(table, root)
-    roles = _roles(table, columns, root)
-    table, encoding = _decoded(table, roles, root)
-    texts = _path_texts(table, roles)
+    table, roles, encoding = _understood(table, columns, root)
+    texts = [_text(cell) for cell in table.columns[roles.path]]
     stored = table.pictures.get(table.names[roles.path])
     remarks = [*table.remarks, *roles.assumed, *encoding]
     if stored is None:
@@ -113,6 +111,7 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
         contents, remarks = located.paths, [*remarks, *located.remarks]
     else:
         contents = stored
+        texts = _names_of_stored(table, texts)
     rows = list(map(Row, texts, contents, found.names, parts))
     remarks += found.remarks
     if stored is None:
@@ -123,40 +122,44 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
     return Listing(_checked_parts(table, rows, multilabel=found.multilabel), found.multilabel, tuple(remarks))
 
 
-def column_values(table: Table, columns: Mapping[str, str], root: Path | None, name: str) -> dict[str, str]:
-    """Return the values of a column, by the name that `read_rows` gives each picture.
+def cells_of(table: Table, name: str, columns: Mapping[str, str], root: Path | None) -> dict[str, str]:
+    """Return the cells of a column by the names of the pictures.
 
     Args:
         table: The table.
-        columns: As in `read_rows`.
-        root: As in `read_rows`.
-        name: The name of the column, or its number from 1.
+        name: The name of the column, or its number.
+        columns: What the user says about the columns; see `parse_columns`.
+        root: The folder from which relative paths count. None means the folder of the list.
 
     Raises:
-        DataLayout: There is no such column.
+        DataLayout: The columns are not recognized.
+        UsageError: There is no such column.
     """
-    table = _headed(table, root)
-    roles = _roles(table, columns, root)
-    table, _ = _decoded(table, roles, root)
-    try:
-        column = _named(table, "path", name)[0]
-    except UsageError:
-        raise DataLayout(f"{str(table.path)!r} has no column {name!r}. It has: {_listed(table)}.") from None
-    return dict(zip(_path_texts(table, roles), map(_text, table.columns[column]), strict=True))
-
-
-def _headed(table: Table, root: Path | None) -> Table:
-    """Return the table, whose first line becomes a row if it is not a header."""
-    if table.headed and any(map(_is_unknown, table.names)) and any(exists(table, name, root) for name in table.names):
-        return table.without_header()
-    return table
-
-
-def _path_texts(table: Table, roles: Roles) -> list[str]:
-    """Return the name of each picture: its path as the list has it, or its place if the list contains the picture."""
+    table, roles, _ = _understood(table, columns, root)
+    found = [i for i, known in enumerate(table.names) if known == name]
+    found = found or [i for i, known in enumerate(table.names) if _key(known) == _key(name)]
+    if not found and name.isdecimal() and 1 <= int(name) <= len(table.names):
+        found = [int(name) - 1]
+    if len(found) != 1:
+        what = "has no column" if not found else f"has {len(found)} columns called"
+        raise UsageError(f"{str(table.path)!r} {what} {name!r}. It has: {_listed(table)}.")
     texts = [_text(cell) for cell in table.columns[roles.path]]
-    if table.names[roles.path] not in table.pictures:
-        return texts
+    if table.names[roles.path] in table.pictures:
+        texts = _names_of_stored(table, texts)
+    return {printable(text): _text(cell) for text, cell in zip(texts, table.columns[found[0]], strict=True)}
+
+
+def _understood(table: Table, columns: Mapping[str, str], root: Path | None) -> tuple[Table, Roles, list[str]]:
+    """Find out whether a table has a header, what its columns hold, and how its text is encoded."""
+    if table.headed and any(map(_is_unknown, table.names)) and any(exists(table, name, root) for name in table.names):
+        table = table.without_header()
+    roles = _roles(table, columns, root)
+    table, encoding = _decoded(table, roles, root)
+    return table, roles, encoding
+
+
+def _names_of_stored(table: Table, texts: Sequence[str]) -> list[str]:
+    """Return the names of pictures that the table contains: what the list calls them, or the row."""
     return [text or f"{table.path.name}[{table.lines[i]}]" for i, text in enumerate(texts)]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from zoo.data import lists
 from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Picture, Source
-from zoo.errors import DataLayout, EmptyClass, UsageError
+from zoo.errors import EmptyClass, UsageError
 from zoo.reporter import Reporter, counted
 
 COLUMN = "column:"
@@ -123,13 +123,10 @@ def _paths(pictures: Sequence[Picture], data: str) -> list[str]:
 
 def _from_column(name: str, source: Source, data: str, reading: ReadingOptions) -> tuple[str | None, ...]:
     path = Path(os.path.expanduser(data))
-    if path.is_dir() or path.suffix.lower() == ".npz" or not path.is_file():
+    if path.suffix.lower() == ".npz" or not path.is_file():
         raise UsageError(
-            f"--group-by {COLUMN}{name} needs a table of pictures; {data!r} is not one. For a folder, give a regular "
+            f"--group-by {COLUMN}{name} needs a list of pictures; {data!r} is not one. For a folder, give a regular "
             "expression on the path."
         )
-    try:
-        values = lists.read_values(path, name, columns=reading.columns, root=reading.root)
-    except DataLayout as error:
-        raise UsageError(f"--group-by {COLUMN}{name}: {error}") from None
+    values = lists.read_column(path, name, columns=reading.columns, root=reading.root)
     return tuple(values.get(picture.name) or None for picture in source.pictures)

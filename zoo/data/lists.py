@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo.data.columnar import read_columnar, read_json
-from zoo.data.columns import column_values, parse_columns, read_rows
+from zoo.data.columns import cells_of, parse_columns, read_rows
 from zoo.data.delimited import read_delimited
 from zoo.data.npz import read_npz
 from zoo.data.tables import Listing, Table
@@ -66,30 +66,31 @@ def read_list(path: Path, *, columns: Sequence[str] = (), root: str | None = Non
         if root is not None:
             raise UsageError("--root cannot be used with an .npz file, because it contains the pictures. Omit it.")
         return read_npz(path, named)
-    return read_rows(_table(path), named, Path(root).expanduser() if root is not None else None)
+    return read_rows(_table(path), named, _folder(root))
 
 
-def read_values(path: Path, name: str, *, columns: Sequence[str] = (), root: str | None = None) -> dict[str, str]:
-    """Read a column of a list.
+def read_column(path: Path, name: str, *, columns: Sequence[str] = (), root: str | None = None) -> dict[str, str]:
+    """Read a column of a list that `read_list` has read.
 
     Args:
-        path: The path of the list, which `read_list` accepts. It is not an .npz file.
-        name: The name of the column, or its number from 1. Letter case and blanks do not matter.
+        path: The path of the list. It is not an .npz file.
+        name: The name of the column, or its number.
         columns: As in `read_list`.
         root: As in `read_list`.
 
     Returns:
-        A dictionary from the name of each picture, as the rows of `read_list` have it, to the value of the column.
+        A dictionary from the name of each picture to its cell.
 
     Raises:
-        DataLayout: The file is not a list, or it has no such column.
-        OSError: The file cannot be read.
+        UsageError: The list has no such column.
     """
-    named = parse_columns(columns)
-    return column_values(_table(path), named, Path(root).expanduser() if root is not None else None, name)
+    return cells_of(_table(path), name, parse_columns(columns), _folder(root))
 
 
 def _table(path: Path) -> Table:
-    """Read the cells of a list. The ending decides the format."""
     kind = path.suffix.lower()
     return read_delimited(path) if kind in DELIMITED else read_json(path) if kind in JSON else read_columnar(path)
+
+
+def _folder(root: str | None) -> Path | None:
+    return Path(root).expanduser() if root is not None else None

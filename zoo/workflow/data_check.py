@@ -75,7 +75,7 @@ def check(
     Args:
         data: The path of the pictures, or "digits"; see `zoo.data.sources`.
         reporter: Receives progress messages and warnings.
-        reading: How the source is read. None means the defaults.
+        reading: Which classes and files are used. None uses all of them.
         group_by: Which pictures belong together; see `zoo.data.group_by.keys_of`.
         html: Where to write the report page. None writes none.
         quarantine_folder: Where to move unreadable files, extra copies and pictures with contradicting labels. None
@@ -89,7 +89,7 @@ def check(
     started = time.perf_counter()
     folder = Path(os.path.expanduser(data))
     if quarantine_folder is not None:
-        quarantine.check_folder(folder, quarantine_folder)
+        quarantine.check_folder(folder, quarantine_folder, reading)
         files.check_writable(quarantine_folder, "--quarantine DIR")
     if html is not None:
         files.check_writable(html.parent, "--html FILE")
