@@ -92,6 +92,8 @@ LIGHT_COMMANDS = [
     ["--help"],
     ["--version"],
     ["augment", "--help"],
+    ["data", "--help"],
+    ["data", "show", "--help"],
     ["schedule", "--help"],
     ["schedule", "show", "--help"],
     ["augment", "preview", "--help"],

@@ -24,7 +24,8 @@ def test_run_json_has_the_options_in_the_order_of_the_first_version():
     overrides = {"views": 3, "lr_schedule": "cosine", "layer_decay": 0.5}
     record = FinetuneConfig(architecture="net", overrides=overrides, runs=Path("there")).to_json()
     assert list(record) == [
-        *("architecture", "data", "weights", "size", "resize", "levels", "schedule", "augment", "epochs", "batch_size"),
+        *("architecture", "data", "reading", "weights", "size", "resize", "levels", "schedule", "augment", "epochs"),
+        "batch_size",
         *("learning_rates", "optimizer", "rate", "clip_norm", "ema", "head", "label_smoothing", "balance", "patience"),
         *(
             "keep_best",

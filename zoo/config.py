@@ -17,6 +17,7 @@ from zoo import backend, files
 from zoo.data import augment as policies
 from zoo.data import sources
 from zoo.data.augment import Augment
+from zoo.data.reading import ReadingOptions
 from zoo.errors import InvalidPluginData, UsageError
 from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule
 from zoo.plugin.registry import Registry
@@ -47,6 +48,7 @@ class FinetuneConfig:
         architecture: The name of an architecture, or the name with a tag of its weights: "mobilenetv2.imagenet1k".
         data: The path of the pictures, or "digits" for the pictures that are installed with zoo; see
             `zoo.data.sources`.
+        reading: How the pictures are read: which classes and files are used.
         weights: The weights that training starts from: "auto" (pretrained if available, else random), "none" (random),
             a tag, or the path of a weights file.
         size: The (height, width) in pixels to which pictures are resized. None uses the size that suits the data. If
@@ -92,6 +94,7 @@ class FinetuneConfig:
 
     architecture: str
     data: str = "digits"
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
     weights: str = "auto"
     size: tuple[int, int] | None = None
     resize: str = "squash"
@@ -132,6 +135,8 @@ class FinetuneConfig:
         for key, value in vars(self).items():
             if key != "overrides":
                 values[key] = str(value) if isinstance(value, Path) else value
+                if isinstance(value, ReadingOptions):
+                    values[key] = value.to_json()
             for recorded, name in RECORDED_OVERRIDES.get(key, {}).items():
                 values[recorded] = others.pop(name, None)
         return {**values, **others}
@@ -194,7 +199,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     backend.check()
     architecture, tag = registry.resolve(config.architecture)
     augmentation, parameters = policies.parse(config.augment, registry)
-    source = sources.open_source(config.data)
+    source = sources.open_source(config.data, reading=config.reading)
     if config.balance and source.multilabel:
         raise UsageError("--balance needs pictures with exactly one class each; these have several labels or none.")
     name = checked_name(config.name or f"{architecture.name}-{source.name}")
@@ -232,6 +237,26 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
         augment=augment,
         warnings=_warn_of_random(weights, schedule, phases, reporter),
     )
+
+
+def has_validation(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> bool:
+    """Return whether a run has a validation part. Nothing is downloaded and no picture is read.
+
+    Args:
+        config: The request.
+        registry: The loaded plugins.
+        reporter: Receives a message if another schedule than the default one is needed.
+
+    Raises:
+        UsageError: An option has a value that zoo cannot use, or two options contradict each other.
+        PluginError: Two plugins provide a requested name, or a plugin breaks the rules of the plugin API.
+    """
+    architecture, tag = registry.resolve(config.architecture)
+    augmentation, _ = policies.parse(config.augment, registry)
+    random = select.starts_random(architecture, tag, config.weights, registry)
+    head = _head(architecture, config.head)
+    schedule, _ = _schedule(config, architecture, head, registry, augmentation, reporter, random=random)
+    return not (schedule.by_evidence or config.folds is not None)
 
 
 def checked_name(name: str) -> str:

@@ -33,8 +33,9 @@ next. `zoo/cli/__init__.py` translates exceptions into exit codes. The package `
 from __future__ import annotations
 
 import difflib
+import shlex
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 
 def _squeezed(name: str) -> str:
@@ -143,7 +144,27 @@ class DataNotFound(DataError):
 
 
 class DataLayout(DataError):
-    """The folder, CSV or .npz file does not have one of the layouts that zoo reads."""
+    """The folder, CSV or .npz file does not have one of the layouts that zoo reads, or it can be read in two ways.
+
+    Args:
+        message: What was found, and why it is not read.
+        remedies: What the user can do, each with the options that do it, such as ("to leave it out", ["--exclude",
+            "test"]). The command line shows them as whole commands.
+    """
+
+    def __init__(self, message: str, remedies: Sequence[tuple[str, Sequence[str]]] = ()):
+        self.message, self.remedies = message, tuple(remedies)
+        super().__init__(self.with_commands(shlex.join))
+
+    def with_commands(self, command: Callable[[Sequence[str]], str]) -> str:
+        """Return the message with a line for each remedy.
+
+        Args:
+            command: Turns the options of a remedy into what the user types.
+        """
+        width = max((len(what) for what, _ in self.remedies), default=0) + 1
+        lines = [f"  {what + ':':{width}} {command(options)}" for what, options in self.remedies]
+        return "\n".join([self.message, *lines])
 
 
 class UnreadablePictures(DataError):

@@ -25,8 +25,12 @@ IGNORED = frozenset(
         "__macosx",
         "@eadir",
         "#recycle",
+        "@recycle",
         "$recycle.bin",
         "system volume information",
+        "lost+found",
+        "lost.dir",
+        "__pycache__",
     }
 )
 """Names of files and folders that file managers and archivers leave behind, in lower case.

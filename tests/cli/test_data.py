@@ -245,6 +245,13 @@ def test_a_hidden_quarantine_inside_is_left_out_of_reading(zoo, messy):
     assert ran.code == 0 and "Pictures   16" in ran.out
 
 
+def test_an_excluded_quarantine_inside_is_left_out_of_reading(zoo, messy):
+    ran = zoo("data", "check", messy, "--quarantine", messy / "old" / "1", "--exclude", "old")
+    assert ran.code == 0, ran.err
+    assert "Pictures   16" in zoo("data", "check", messy, "--exclude", "old").out
+    assert (messy / "old" / "1" / "quarantine.csv").exists()
+
+
 def test_files_of_a_list_are_not_moved(zoo, clean, tmp_path):
     table = clean / "list.csv"
     table.write_text("path,label\n" + "".join(f"{x}/{i}.jpg,{x}\n" for x in "ab" for i in range(8)))
@@ -288,5 +295,5 @@ def test_a_forgotten_argument_and_a_missing_folder(zoo, tmp_path):
     assert ran.code == 1 and "there is nothing at" in ran.err
     assert "check" in zoo("data", "--help").out
     ran = zoo("data", tmp_path)
-    assert ran.code == 2 and f"Did you mean `zoo data check {tmp_path}`?" in ran.err
+    assert ran.code == 2 and f"Did you mean `zoo data show {tmp_path}`?" in ran.err
     assert "Did you mean `zoo data check x`?" in zoo("data", "chek", "x").err

@@ -38,6 +38,8 @@ def parsed(*words):
         (["--hidden", "none"], "hidden", ()),
         (["--hidden", "64,8"], "hidden", (64, 8)),
         (["--balance"], "balance", True),
+        (["--classes", 'b,"a, c"', "--classes", "d"], "classes", ("b", "a, c", "d")),
+        (["--exclude", "raw", "--exclude", "*.png"], "exclude", ("raw", "*.png")),
         (["--rate", "one-cycle"], "override_lr_schedule", "one-cycle"),
     ],
 )

@@ -60,3 +60,21 @@ def open_folder() -> Iterator[Path]:
     folder.chmod(0o777)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def write_list(tmp_path: Path, put: Callable[..., Path]) -> Callable[..., str]:
+    """Return a function that writes a list beside 24 pictures, pictures/00.png to pictures/23.png.
+
+    In its text, `{}` stands for the absolute path of the folder. The function returns the path of the list.
+    """
+    for i in range(24):
+        put(tmp_path / f"pictures/{i:02d}.png", size=(8, 8))
+
+    def write(text: str, encoding: str = "utf-8", name: str = "pets.csv") -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.replace("{}", str(tmp_path)).encode(encoding))
+        return str(path)
+
+    return write

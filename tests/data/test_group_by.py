@@ -75,7 +75,7 @@ def test_pictures_without_a_key_are_named_and_stand_alone(animals):
         ("(", "is not a valid regular expression"),
         ("zebra", "gives no picture a group. It is searched in paths such as 'cat/cat0_0.png'"),
         ("()cat", "gives no picture a group"),
-        ("column:animal", "needs a table of pictures"),
+        ("column:animal", "needs a list of pictures"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(animals, group_by, words):
@@ -99,7 +99,7 @@ def test_a_column_of_a_table(animals):
     heard = Heard()
     assert keys(table, "column: animal ", heard)[:6] == (None, "cat0", "cat0", "cat0", "cat0", "cat1")
     assert "2 of 80 pictures have no value in 'column: animal '" in heard.warned[0]
-    with pytest.raises(UsageError, match=r"has no column 'owner'\. Its columns are: path, label, animal"):
+    with pytest.raises(UsageError, match=r"has no column 'owner'\. It has: path, label, Animal\."):
         keys(table, "column:owner")
 
 

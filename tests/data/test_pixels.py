@@ -166,7 +166,7 @@ def messy(tmp_path, put) -> tuple[Picture, ...]:
     (folder / "a/cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "a/empty.jpg").touch()
     (folder / "b/gone.jpg").symlink_to(folder / "nowhere")
-    (folder / "b/notes.txt").write_text("not a picture")
+    (folder / "b/notes.png").write_text("not a picture")
     return open_source(str(folder)).pictures
 
 
@@ -174,7 +174,7 @@ KINDS = {
     "cut.png": "CorruptPicture",
     "empty.jpg": "NotAPicture",
     "gone.jpg": "PictureNotFound",
-    "notes.txt": "NotAPicture",
+    "notes.png": "NotAPicture",
 }
 
 

@@ -134,15 +134,15 @@ def test_an_option_says_what_is_allowed(zoo, option, message):
 def test_the_summaries_of_all_commands_fit_a_terminal(zoo):
     printed = zoo("--help").out
     lines = printed.partition("Commands:\n")[2].splitlines()
-    assert len(lines) == 12 and not any(line.endswith("...") for line in lines)
+    assert len(lines) == 13 and not any(line.endswith("...") for line in lines)
     assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_swapped_arguments_of_predict(zoo, finished, photos):
     picture = next((photos / "discs").iterdir())
     ran = zoo("predict", picture, finished[1] / "shapes" / "model.onnx")
-    assert ran.code == 1 and f"{str(picture)!r} is a picture, not an exported file" in ran.err
-    assert "Give the exported file first" in ran.err and "protobuf" not in ran.err.lower()
+    assert ran.code == 2 and "protobuf" not in ran.err.lower()
+    assert f"zoo predict {finished[1] / 'shapes' / 'model.onnx'} {picture}" in ran.err
 
 
 @pytest.mark.parametrize("command", ["export", "plot"])

@@ -124,7 +124,7 @@ def test_new_pictures_beside_those_of_the_run_are_counted_and_unknown_classes_ar
     assert figures["pictures"] == 1
     assert reporter.warned == [
         "1 of 5 pictures are evaluated. Left out: 2 of the train and val parts, which were used in training. "
-        "Left out: 2 that are not pictures of the run, such as new ones. The network does not know dog. "
+        "Left out: 2 that are not pictures of the run, such as new ones. The network does not know 'dog'. "
         "To evaluate new pictures, put them into a folder without the old ones."
     ]
 
@@ -175,7 +175,7 @@ def test_a_class_that_the_network_does_not_know_is_an_error():
     things = source((0, 0, None), (1, 1, None), classes=("ant", "dog"))
     with pytest.raises(
         DataError,
-        match=r"not know dog\. It knows ant, bee, cat\. Remove the pictures of this class",
+        match=r"not know 'dog'\. It knows 'ant', 'bee', 'cat'\. To evaluate .* name these with --classes",
     ):
         evaluator.evaluate(ConstantPredictor(), pictures_of(things), Listener())
     # A class of pictures that are not evaluated does not matter.
@@ -183,10 +183,16 @@ def test_a_class_that_the_network_does_not_know_is_an_error():
     assert evaluator.evaluate(ConstantPredictor(), pictures_of(things), Listener())["accuracy"] == 1
 
 
+def test_names_of_an_older_file_in_nfd_are_those_of_the_pictures():
+    things = source((0, 0, None), (1, 1, None), classes=("caf\u00e9", "tea"))
+    predictor = ConstantPredictor(classes=("cafe\u0301", "tea"))
+    assert evaluator.evaluate(predictor, pictures_of(things), Listener())["accuracy"] == 1
+
+
 def test_many_unknown_classes_are_not_all_listed():
     names = tuple(f"dog{i}" for i in range(8))
     things = source(*((0, i, None) for i in range(8)), classes=names)
-    with pytest.raises(DataError, match=r"does not know dog0, dog1, dog2, dog3, dog4 and 3 more\."):
+    with pytest.raises(DataError, match=r"does not know 'dog0', 'dog1', 'dog2', 'dog3', 'dog4' and 3 more\."):
         evaluator.evaluate(ConstantPredictor(), pictures_of(things), Listener())
 
 

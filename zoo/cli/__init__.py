@@ -159,6 +159,7 @@ for command in (
     export.verify,
     evaluate.predict,
     train.augment,
+    data.data,
     evaluate.plot,
     data.data,
     doctor.doctor,

@@ -1,15 +1,19 @@
-"""The commands about pictures, before any training: data check, data restore."""
+"""The commands about pictures, without training: data show, data check, data restore."""
 
 from __future__ import annotations
 
 import difflib
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.console import ConsoleReporter, quoted
+from zoo.cli.data_command import ReadingCommand
 from zoo.cli.group_by_option import group_by_option
+from zoo.cli.reading_options import reading_options, reading_values
 
 if TYPE_CHECKING:
     from zoo.data.check.findings import Finding
@@ -20,26 +24,51 @@ CLASSES = 10
 
 
 class _DataGroup(click.Group):
-    """The group of the commands about pictures. A path in the place of a command gets the command that was meant."""
+    """A group of commands. If the name of the command is left out, the error message shows a command to type."""
 
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(context, args[0]) is None:
             nearest = difflib.get_close_matches(args[0], self.commands, n=1)
-            rest = args[1:] if nearest else args
-            words = " ".join(map(quoted, ["zoo", "data", nearest[0] if nearest else "check", *rest]))
-            raise click.UsageError(f"there is no command {f'data {args[0]}'!r}. Did you mean `{words}`?", context)
+            is_data = args[0] == "digits" or os.path.exists(os.path.expanduser(args[0]))
+            rest = args if is_data or not nearest else args[1:]
+            words = " ".join(map(quoted, ["data", nearest[0] if nearest and not is_data else "show", *rest]))
+            raise click.UsageError(f"there is no command 'data {args[0]}'. Did you mean `zoo {words}`?", context)
         return super().resolve_command(context, args)
 
 
 @click.group(cls=_DataGroup)
 def data() -> None:
-    """Check and show pictures before training."""
+    """Look at pictures without training: what is read, and what is wrong with it."""
 
 
-@data.command("check", short_help="Find copies, leaks, wrong labels and poor pictures.")
+@data.command("show", cls=ReadingCommand, short_help="Show what would be read: layout, classes, counts.")
 @click.argument("data", metavar="DATA")
+@reading_options
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def show(data: str, as_json: bool, **values: Any) -> None:
+    """Show what zoo would read: the layout, the classes, the number of pictures, and what is left out.
+
+    No picture is decoded. DATA is what --data takes: a folder, a CSV file, an .npz file, or 'digits'.
+    """
+    from zoo.data import overview, sources
+
+    source = sources.open_source(data, reading=reading_values(values), fewest_classes=1)
+    split = overview.expected_split(source, seed=0, val_fraction=None, validation=False)
+    if as_json:
+        found = {"data": sources.location(data), **overview.to_json(source), "split": split}
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    reporter = ConsoleReporter()
+    overview.show(source, split, reporter)
+    if "problem" in split:
+        reporter.warn(f"training is not possible: {split['problem']}")
+
+
+@data.command("check", cls=ReadingCommand, short_help="Find copies, leaks, wrong labels and poor pictures.")
+@click.argument("data", metavar="DATA")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with the names of all pictures.")
 @click.option(
     "--html",
@@ -56,9 +85,15 @@ def data() -> None:
 @click.option("--strict", is_flag=True, help="Exit with code 1 on leaks, contradicting labels or unreadable files.")
 @group_by_option
 def check(
-    data: str, as_json: bool, html: Path | None, quarantine: Path | None, strict: bool, group_by: str | None
+    data: str,
+    as_json: bool,
+    html: Path | None,
+    quarantine: Path | None,
+    strict: bool,
+    group_by: str | None,
+    **values: Any,
 ) -> int:
-    """Check the pictures of DATA (a folder, a CSV file, an .npz file, or digits).
+    """Check the pictures of DATA, which is what --data takes: a folder, a list, an .npz file, or 'digits'.
 
     Finds unreadable files, copies and near-duplicates, copies in two parts of a split or with different labels, and
     pictures that are dark, bright, blurred, blank, tiny or oddly shaped. Nothing is changed without --quarantine.
@@ -66,7 +101,10 @@ def check(
     from zoo.workflow import data_check
 
     reporter = ConsoleReporter(only_warnings=as_json)
-    result = data_check.check(data, reporter, group_by=group_by, html=html, quarantine_folder=quarantine)
+    reading = reading_values(values)
+    result = data_check.check(
+        data, reporter, reading=reading, group_by=group_by, html=html, quarantine_folder=quarantine
+    )
     if as_json:
         click.echo(data_check.dumps(result))
     else:

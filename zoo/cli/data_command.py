@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.console import quoted
-from zoo.errors import UnknownName, UsageError
+from zoo.errors import DataError, DataLayout, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from zoo.plugin.registry import Registry
@@ -21,14 +22,30 @@ if TYPE_CHECKING:
 EXAMPLE = "mobilenetv2"
 
 
-class DataCommand(click.Command):
+class ReadingCommand(click.Command):
+    """A command that reads pictures. If they can be understood in two ways, the error shows the command for each."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        context.meta[__name__] = list(args)
+        return super().parse_args(context, args)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except DataLayout as error:
+            if not error.remedies:
+                raise
+            raise DataError(error.with_commands(lambda options: _with_options(context, options))) from None
+
+
+class DataCommand(ReadingCommand):
     """A command whose pictures are given with --data.
 
     If the user gives a path without --data, the error message shows the command with --data in the right place.
     """
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        context.meta[__name__] = list(args)
         context.allow_extra_args = True
         try:
             extra = super().parse_args(context, args)
@@ -102,6 +119,31 @@ class DataCommand(click.Command):
                 if not extra and tried.params == {**context.params, "data": pictures, **changes}:
                     return " ".join([_command_name(context), *map(quoted, words)])
         return None
+
+
+def _with_options(context: click.Context, options: Sequence[str]) -> str:
+    """Return the command that the user typed, with other options, quoted for a shell.
+
+    Args:
+        context: The context of the command, after its arguments were parsed.
+        options: The options to add, with their values. --classes and --data replace those that the user typed. If the
+            command takes the pictures as an argument, --data replaces this argument.
+    """
+    typed: list[str] = context.meta[__name__]
+    if options[0] == "--data" and any(
+        isinstance(each, click.Argument) and each.name == "data" for each in context.command.params
+    ):
+        given = context.params["data"]
+        return " ".join(
+            [_command_name(context), *map(quoted, (options[1] if word == given else word for word in typed))]
+        )
+    words, replaced = list[str](), {name for name in options if name in ("--classes", "--data")}
+    skip = False
+    for word in typed:
+        if not skip and word.split("=")[0] not in replaced:
+            words.append(word)
+        skip = not skip and word in replaced
+    return " ".join([_command_name(context), *map(quoted, [*words, *options])])
 
 
 def _has_data(context: click.Context) -> bool:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,12 +22,14 @@ from zoo.cli.options import (
     runs_option,
     typed_again,
 )
+from zoo.cli.reading_options import reading_options, reading_values
 from zoo.errors import UsageError, ZooError
 
 
 @click.command(cls=DataCommand, short_help="Evaluate an export or a run on pictures.")
 @click.argument("model")
 @click.option("--data", help="Pictures to evaluate on (default: those of the run).")
+@reading_options
 @click.option(
     "--part",
     type=click.Choice(["train", "val", "test", "all"]),
@@ -35,7 +38,9 @@ from zoo.errors import UsageError, ZooError
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @runs_option
 @exported_option
-def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs: Path, exported: Path) -> None:
+def evaluate(
+    model: str, data: str | None, part: str | None, as_json: bool, runs: Path, exported: Path, **values: Any
+) -> None:
     """Evaluate MODEL (an exported file, the name of an export, or a run) on pictures."""
     from zoo.evaluate.metrics import table
     from zoo.workflow import evaluate as workflow
@@ -43,7 +48,9 @@ def evaluate(model: str, data: str | None, part: str | None, as_json: bool, runs
     _refuse_swapped(model, [data] if data else [], exported, runs)
     path = workflow.resolve_model(model, exported, runs)
     reporter = ConsoleReporter(only_warnings=as_json)
-    metrics = workflow.evaluate(path, load_registry(), reporter, data=data, part=part, runs_folder=runs)
+    metrics = workflow.evaluate(
+        path, load_registry(), reporter, data=data, part=part, runs_folder=runs, reading=reading_values(values)
+    )
     click.echo(json.dumps(metrics) if as_json else table(metrics))
 
 

@@ -24,6 +24,7 @@ from zoo.cli.options import (
     variant_options,
     variant_requests,
 )
+from zoo.cli.reading_options import reading_options, reading_values
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def show_variants(result: ExportResult) -> int:
     "--data",
     help="The run's pictures, if they have moved; with --top, pictures for the parity check (default: digits).",
 )
+@reading_options
 @allow_chance_option
 @variant_options
 @name_option
@@ -102,7 +104,7 @@ def export(
     # The path of a run includes the folder of runs.
     parameters = click.get_current_context().params
     typed = [word for key in parameters if key not in ("what", "runs") for word in typed_again(key, parameters[key])]
-    variants = variant_requests(values)
+    variants, reading = variant_requests(values), reading_values(values)
     if top and variants:
         raise click.UsageError(
             f"--{variants[0].variant.name} goes with a run: a smaller file is evaluated on the run's test pictures."
@@ -111,13 +113,12 @@ def export(
         raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
     registry, reporter = load_registry(), ConsoleReporter()
     target: Path | None
+    asked: dict[str, Any] = {"name": name, "exported": exported, "size": size, "reading": reading}
     if top:
         check_architecture(what, registry)
         from zoo.workflow import published
 
-        target = published.export_top(
-            what, registry, reporter, name=name, exported=exported, size=size, resize=resize, data=data or "digits"
-        )
+        target = published.export_top(what, registry, reporter, resize=resize, data=data or "digits", **asked)
     else:
         from zoo.workflow import export as workflow
         from zoo.workflow.evaluate import find_run
@@ -125,15 +126,7 @@ def export(
         _refuse_architecture(what, registry, exported, runs)
         folder = find_run(what, exported, runs, "zoo export", typed)
         result = workflow.export_run(
-            folder,
-            registry,
-            reporter,
-            name=name,
-            exported=exported,
-            data=data,
-            size=size,
-            variants=variants,
-            allow_chance=allow_chance,
+            folder, registry, reporter, data=data, variants=variants, allow_chance=allow_chance, **asked
         )
         target = result.exported
         if target is None:

@@ -1,11 +1,10 @@
-"""Defines the options that several commands share, parses their values, and makes configuration objects from them.
+"""Defines the options that several commands share, and makes configuration objects from their values.
 
 An option that only one command has is defined in the file of that command.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,141 +12,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.group_by_option import group_by_option
+from zoo.cli.reading_options import READING_OPTIONS, format_reading, reading_values
+from zoo.cli.values import (
+    WholeNumber,
+    parse_bytes,
+    parse_hidden,
+    parse_max_pixels,
+    parse_numbers,
+    parse_pool,
+    parse_size,
+    refuse_nan,
+)
+from zoo.cli.values import parse_provider_names as parse_provider_names
 from zoo.export.variants import VARIANTS, AcceptanceLimits, Variant, VariantRequest
 
 if TYPE_CHECKING:
     from zoo.config import FinetuneConfig
-
-
-class WholeNumber(click.IntRange):
-    """A click type for whole numbers in a range. Its error message says what is allowed and what was received."""
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        try:
-            return int(super().convert(value, parameter, context))
-        except click.BadParameter:
-            allowed = f"of {self.min} or more" if self.max is None else f"from {self.min} to {self.max}"
-            self.fail(f"must be a whole number {allowed}. Received: {value!r}.", parameter, context)
-
-
-def parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Parse the value of --size, which is SIDE or HEIGHTxWIDTH in pixels.
-
-    Returns:
-        (height, width), or None if the option is not given.
-
-    Raises:
-        click.BadParameter: The value has another form, or a side is not in 1..4096.
-    """
-    if value is None:
-        return None
-    sides = value.lower().split("x")
-    try:
-        height, width = (int(side) for side in (sides * 2 if len(sides) == 1 else sides))
-    except ValueError:
-        raise click.BadParameter(
-            f"must be SIDE or HEIGHTxWIDTH in pixels, such as 160 or 120x160. Received: {value!r}."
-        ) from None
-    if not (1 <= height <= 4096 and 1 <= width <= 4096):
-        raise click.BadParameter(f"must be 1 to 4096 pixels. Received: {value!r}.")
-    return height, width
-
-
-def parse_numbers(kind: type, minimum: float, limit: float) -> Callable:
-    """Return a callback for click that parses numbers separated by commas, such as "0.001,0.0001".
-
-    The callback returns a tuple of numbers, or None if the option is not given.
-
-    Args:
-        kind: The type of the numbers: int or float.
-        minimum: The smallest number that is allowed.
-        limit: Every number must be smaller than this limit.
-    """
-
-    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple | None:
-        if value is None:
-            return None
-        try:
-            numbers = tuple(kind(part) for part in value.split(","))
-        except ValueError:
-            numbers = ()
-        if not numbers or not all(minimum <= number < limit for number in numbers):
-            what = (
-                f"whole numbers from {minimum} to {limit - 1}"
-                if kind is int
-                else f"numbers above 0 and below {limit:g}"
-            )
-            raise click.BadParameter(f"must be {what}, separated by commas. Received: {value!r}.")
-        return numbers
-
-    return parse
-
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-UNITS |= {unit[0] + "iB": 1024**power for power, unit in enumerate(("KB", "MB", "GB", "TB"), start=1)}
-
-
-def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip(), re.IGNORECASE)
-    units = {unit.upper(): size for unit, size in UNITS.items()}
-    if not match or match[2].upper() not in units:
-        raise click.BadParameter(f"must be a number of bytes, such as 500MB, 8GB or 0. Received: {value!r}.")
-    return int(float(match[1]) * units[match[2].upper()])
-
-
-def _pool(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    from zoo.plugin.types import POOLS
-
-    if value is None:
-        return None
-    pool, _, grid = value.partition(":")
-    if pool not in POOLS or (grid and not (pool == "roi" and grid.isdecimal() and 1 <= int(grid) <= 64)):
-        raise click.BadParameter(f"must be {', '.join(POOLS)} or roi:GRID, such as roi:4. Received: {value!r}.")
-    return {"pool": pool, **({"grid": int(grid)} if grid else {})}
-
-
-def _hidden(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    return () if value == "none" else parse_numbers(int, 1, 65537)(context, parameter, value)
-
-
-def parse_provider_names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
-    """Parse the value of --providers: names of execution providers of ONNX Runtime, separated by commas.
-
-    Returns:
-        The names, or None if the option is not given.
-
-    Raises:
-        click.BadParameter: The installed ONNX Runtime lacks at least one of the named providers.
-    """
-    if value is None:
-        return None
-    from zoo_runtime import parse_providers
-
-    try:
-        return parse_providers(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def parse_max_pixels(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Parse the value of --max-pixels, such as 200M or 200000000.
-
-    Returns:
-        The number of pixels, or None if the option is not given.
-
-    Raises:
-        click.BadParameter: The value has another form.
-    """
-    if value is None:
-        return None
-    from zoo_runtime import parse_pixels
-
-    try:
-        return parse_pixels(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def _folder(default: str) -> dict[str, Any]:
@@ -177,7 +57,7 @@ size_option = click.option(
 
 pool_option = click.option(
     "--pool",
-    callback=_pool,
+    callback=parse_pool,
     metavar="POOL",
     help="Pooling of the feature map: avg, max, flatten, l2norm, roi or roi:GRID (default: the architecture's).",
 )
@@ -187,7 +67,7 @@ reduce_option = click.option(
 )
 
 hidden_option = click.option(
-    "--hidden", callback=_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or 'none'."
+    "--hidden", callback=parse_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or 'none'."
 )
 
 exported_option = click.option("--exported", **_folder("exported"), help="Folder of exports.")
@@ -201,13 +81,6 @@ allow_chance_option = click.option(
 )
 
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
-
-
-def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    # FloatRange accepts NaN.
-    if value != value:
-        raise click.BadParameter("must be a number. Received: nan.")
-    return value
 
 
 def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
@@ -224,7 +97,7 @@ def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
         click.option(
             "--max-drop",
             type=click.FloatRange(0, 100),
-            callback=_number,
+            callback=refuse_nan,
             default=1.0,
             show_default=True,
             metavar="POINTS",
@@ -261,10 +134,12 @@ def phase_option(option: str, setting: str, **attributes: Any) -> Callable:
 
 DATA_HELP = "Pictures: a folder, a CSV file, an .npz file, or 'digits', which come with zoo."
 
+
 # The options that decide how a network is trained.
 TRAINING_OPTIONS = (
     click.argument("architecture", metavar="ARCH[.TAG]"),
     click.option("--data", default="digits", show_default=True, help=DATA_HELP),
+    *READING_OPTIONS,
     click.option(
         "--weights",
         default="auto",
@@ -388,7 +263,7 @@ TRAINING_OPTIONS = (
     ),
     click.option(
         "--cache-size",
-        callback=_bytes,
+        callback=parse_bytes,
         metavar="BYTES",
         help="Disk space for the outputs of frozen layers, such as 500MB or 8GB; 0 runs all layers in every step "
         "(default: 4 GB or half of the free space, and no cache if it saves little).",
@@ -475,6 +350,7 @@ def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
     head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
     overrides = {key.removeprefix(OVERRIDE): values.pop(key) for key in list(values) if key.startswith(OVERRIDE)}
     return FinetuneConfig(
+        reading=reading_values(values),
         learning_rates=values.pop("learning_rate"),
         keep_best=values.pop("keep") == "best",
         head=pool | {key: value for key, value in head.items() if value is not None},
@@ -501,6 +377,9 @@ def typed_again(name: str, value: Any) -> list[str]:
     (option,) = [parameter.opts[0] for parameter in context.command.params if parameter.name == name]
     if isinstance(value, bool):
         return [option]
+    words = format_reading(option, value)
+    if words is not None:
+        return words
     if isinstance(value, dict):
         value = f"{value['pool']}:{value['grid']}" if "grid" in value else value["pool"]
     elif isinstance(value, tuple):

@@ -32,6 +32,7 @@ from zoo.cli.options import (
     variant_options,
     variant_requests,
 )
+from zoo.cli.reading_options import reading_options, reading_values
 
 if TYPE_CHECKING:
     from zoo.train.lr_find import RangeTest
@@ -46,7 +47,10 @@ if TYPE_CHECKING:
 @allow_chance_option
 @variant_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
-def finetune(architecture: str, no_export: bool, allow_chance: bool, profile: bool, **values: Any) -> int:
+@click.option("--dry-run", is_flag=True, help="Print what would be read, and how it would be split, and stop.")
+def finetune(
+    architecture: str, no_export: bool, allow_chance: bool, profile: bool, dry_run: bool, **values: Any
+) -> int:
     """Fine-tune a network on your pictures, export it, and evaluate the exported file.
 
     The exit code is 1, and nothing is exported, if the network has learned nothing.
@@ -65,6 +69,9 @@ def finetune(architecture: str, no_export: bool, allow_chance: bool, profile: bo
         from zoo.workflow import finetune as workflow
 
     config = training_values(values, architecture=architecture, export=not no_export)
+    if dry_run:
+        workflow.show_data(config, registry, reporter)
+        return 0
     result = workflow.finetune(config, registry, reporter, variants=variants, allow_chance=allow_chance)
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"
@@ -243,6 +250,7 @@ def augment() -> None:
 @augment.command("preview", cls=DataCommand)
 @click.argument("policy", metavar="POLICY[:K=V,...]")
 @click.option("--data", default="digits", show_default=True, help=DATA_HELP)
+@reading_options
 @click.option(
     "--size",
     callback=parse_size,
@@ -280,4 +288,6 @@ def preview(policy: str, **values: Any) -> None:
     """Draw pictures before and after augmentation by POLICY on one sheet, with their labels."""
     from zoo.report import augment_preview
 
-    click.echo(f"Sheet      {augment_preview.preview(policy, load_registry(), ConsoleReporter(), **values)}")
+    reading = reading_values(values)
+    sheet = augment_preview.preview(policy, load_registry(), ConsoleReporter(), reading=reading, **values)
+    click.echo(f"Sheet      {sheet}")

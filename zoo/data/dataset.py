@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import shlex
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +19,11 @@ import numpy as np
 
 from zoo import files
 from zoo.data import group_by as grouping
+from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
-from zoo.data import sources
 from zoo.data import split as splitting
 from zoo.data.check import groups, near, quick
+from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError
 from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec
@@ -124,6 +126,7 @@ def load(
     validation: bool = True,
     group_by: str | None = None,
     data: str = "DATA",
+    reading: ReadingOptions | None = None,
 ) -> Dataset:
     """Decode the pictures of a source, check them, and split them into train, validation and test parts.
 
@@ -138,6 +141,7 @@ def load(
         group_by: Which pictures stay together; see `zoo.data.group_by.keys_of`. None keeps copies and near-duplicates
             alone together.
         data: The path of the source.
+        reading: How the source was read; it says which column of a list holds the paths. None means the defaults.
 
     Raises:
         DataError: More than a fifth of the files cannot be read, or a class has too few pictures or groups. The source
@@ -145,8 +149,9 @@ def load(
             to the disk.
         UsageError: `val_fraction` is given, but the source already has a validation part. `group_by` fits no picture.
     """
+    overview.report(source, reporter)
     started = time.perf_counter()
-    keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter)
+    keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
     with reporter.timing.measure("decoding"):
         pixels = _decode(source, spec, reporter)
     decoding = time.perf_counter() - started
@@ -176,8 +181,6 @@ def load(
         f"{len(split.train)} to train on, {f'{len(split.val)} to validate, ' if validation else ''}"
         f"{len(split.test)} to test ({split.how})"
     )
-    for remark in source.remarks:
-        reporter.warn(remark)
     _warn_of_contradictions(source, pixels, reporter)
     _warn_of_dark_levels(source, spec, pixels, reporter)
     for line in check.notes:
@@ -189,7 +192,15 @@ def load(
 
 
 def reload(
-    data: str, spec: ImageSpec, *, parts: Mapping[str, str], digest: str, how: str, run: str, reporter: Reporter
+    data: str,
+    spec: ImageSpec,
+    *,
+    parts: Mapping[str, str],
+    digest: str,
+    how: str,
+    run: str,
+    reporter: Reporter,
+    reading: ReadingOptions | None = None,
 ) -> Dataset:
     """Decode the pictures of a finished run and split them as that run did.
 
@@ -203,14 +214,18 @@ def reload(
         how: The description of how the run's split was made; see `zoo.data.split.Split`.
         run: The id of the run, for error messages.
         reporter: Receives progress messages.
+        reading: How the run read its pictures. None means the defaults.
 
     Raises:
         RunError: The pictures or their classes differ from those of the run.
         DataError: The pictures cannot be found or read, or the decoded pictures cannot be written to the disk.
     """
-    source = sources.open_source(data)
+    source = sources.open_source(data, reading=reading)
     pixels = _decode(source, spec, reporter)
-    if digest_of(source, pixels.digests, pixels.usable) != digest:
+    decomposed = _decomposed(source)
+    if digest_of(decomposed, pixels.digests, pixels.usable) == digest:
+        source = decomposed
+    elif digest_of(source, pixels.digests, pixels.usable) != digest:
         raise RunError(
             f"the pictures at {data!r} are not the ones that {run} was trained on. Checks and test figures on other "
             "pictures would be meaningless. Name the right pictures with --data."
@@ -221,6 +236,18 @@ def reload(
     }
     split = splitting.Split(**rows, how=how)
     return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
+
+
+def _decomposed(source: sources.Source) -> sources.Source:
+    """Return a source with the names of its classes in NFD, as older versions of zoo read them on a Mac."""
+    names = [unicodedata.normalize("NFD", name) for name in source.classes]
+    classes = tuple(sorted(names))
+    index = [classes.index(name) for name in names]
+    pictures = tuple(
+        dataclasses.replace(picture, labels=tuple(sorted(index[label] for label in picture.labels)))
+        for picture in source.pictures
+    )
+    return dataclasses.replace(source, classes=classes, pictures=pictures)
 
 
 def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:

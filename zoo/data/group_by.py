@@ -11,16 +11,21 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoo.data import tables
+import numpy as np
+
+from zoo.data import lists
+from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Picture, Source
-from zoo.errors import DataLayout, EmptyClass, UsageError
+from zoo.errors import EmptyClass, UsageError
 from zoo.reporter import Reporter, counted
 
 COLUMN = "column:"
 NAMED = 3
 
 
-def keys_of(group_by: str, source: Source, data: str, reporter: Reporter) -> tuple[str | None, ...]:
+def keys_of(
+    group_by: str, source: Source, data: str, reporter: Reporter, reading: ReadingOptions | None = None
+) -> tuple[str | None, ...]:
     """Return the key of each picture.
 
     Args:
@@ -31,6 +36,7 @@ def keys_of(group_by: str, source: Source, data: str, reporter: Reporter) -> tup
         source: The pictures.
         data: The path of the source.
         reporter: Receives a warning about pictures without a key.
+        reading: How the source was read. None means the defaults.
 
     Returns:
         A key per picture, in the order of the source; None for a picture without a key, which stands alone.
@@ -40,7 +46,7 @@ def keys_of(group_by: str, source: Source, data: str, reporter: Reporter) -> tup
             column.
     """
     if group_by.startswith(COLUMN):
-        keys = _from_column(group_by.removeprefix(COLUMN), source, data)
+        keys = _from_column(group_by.removeprefix(COLUMN), source, data, reading or ReadingOptions())
         what = f"have no value in {group_by!r}"
     else:
         keys = _from_paths(group_by, source.pictures, data)
@@ -101,7 +107,7 @@ def _from_paths(expression: str, pictures: Sequence[Picture], data: str) -> tupl
         pattern = re.compile(expression)
     except re.error as error:
         raise UsageError(f"--group-by {expression!r} is not a valid regular expression: {error}.") from None
-    if not any(isinstance(picture.content, Path) for picture in pictures):
+    if all(isinstance(picture.content, np.ndarray) for picture in pictures):
         raise UsageError(f"--group-by needs pictures with paths; those of {data!r} are arrays without names.")
     matches = [pattern.search(path) for path in _paths(pictures, data)]
     return tuple(match.group(1 if pattern.groups else 0) or None if match else None for match in matches)
@@ -115,15 +121,12 @@ def _paths(pictures: Sequence[Picture], data: str) -> list[str]:
     return [path.replace(os.sep, "/") for path in inside]
 
 
-def _from_column(name: str, source: Source, data: str) -> tuple[str | None, ...]:
+def _from_column(name: str, source: Source, data: str, reading: ReadingOptions) -> tuple[str | None, ...]:
     path = Path(os.path.expanduser(data))
-    if path.is_dir() or path.suffix.lower() == ".npz" or not path.is_file():
+    if path.suffix.lower() == ".npz" or not path.is_file():
         raise UsageError(
-            f"--group-by {COLUMN}{name} needs a table of pictures; {data!r} is not one. For a folder, give a regular "
+            f"--group-by {COLUMN}{name} needs a list of pictures; {data!r} is not one. For a folder, give a regular "
             "expression on the path."
         )
-    try:
-        values = tables.read_column(path, name)
-    except DataLayout as error:
-        raise UsageError(f"--group-by {COLUMN}{name}: {error}") from None
+    values = lists.read_column(path, name, columns=reading.columns, root=reading.root)
     return tuple(values.get(picture.name) or None for picture in source.pictures)

@@ -31,6 +31,7 @@ import numpy as np
 
 import zoo_runtime
 from zoo import files
+from zoo.data.kinds import conversion_advice
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import ImageSpec, PictureError, PictureNotFound
@@ -187,9 +188,10 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
     if len(bad) > BAD_FRACTION * len(pictures):
         shown = "\n".join(f"  {pictures[i].name}: {_in_plain_words(bad[i])}" for i in sorted(bad)[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
+        advice = conversion_advice({pictures[i].name: "" for i in bad})
         raise UnreadablePictures(
             f"{len(bad)} of {len(pictures)} pictures cannot be read, more than {BAD_FRACTION:.0%}:\n{shown}{more}\n"
-            "Repair or remove these files, or check that the path is the right one."
+            + (advice or "Repair or remove these files, or check that the path is the right one.")
         )
 
 
@@ -208,7 +210,8 @@ def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
     count = len(bad)
     of_all = f" of {total}" if total is not None else ""
     files_are = "file is" if count == 1 and total in (None, 1) else "files is" if count == 1 else "files are"
-    return f"{count}{of_all} {files_are} left out: {named_files(bad)}"
+    advice = conversion_advice(bad)
+    return f"{count}{of_all} {files_are} left out: {named_files(bad)}{f'. {advice}' if advice else ''}".rstrip(".")
 
 
 def named_files(bad: Mapping[str, str]) -> str:
@@ -315,7 +318,7 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
             stored under the old digest.
     """
     try:
-        if not isinstance(picture.content, Path):
+        if isinstance(picture.content, np.ndarray):
             return zoo_runtime.decode(picture.content, spec)
         with picture.open() as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:

@@ -15,6 +15,7 @@ import numpy as np
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data.dataset import Dataset, digest_of
+from zoo.data.names import listed, normalized
 from zoo.errors import DataError, UsageError
 from zoo.evaluate import metrics
 from zoo.evaluate.verdict import Verdict, judge
@@ -132,9 +133,9 @@ class EvaluationPictures:
             reporter.say(text)
             return
         classes = {self.source.classes[label] for i in new for label in self.source.pictures[i].labels}
-        unknown = sorted(classes - set(info.classes))
+        unknown = sorted(classes - _index(info.classes).keys())
         text += f" Left out: {len(new)} that are not pictures of the run, such as new ones."
-        text += f" The network does not know {_shorten(unknown, 5)}." if unknown else ""
+        text += f" The network does not know {listed(unknown, 5)}." if unknown else ""
         reporter.warn(f"{text} To evaluate new pictures, put them into a folder without the old ones.")
 
     def warn_if_seen(self, rows: Sequence[int], info: ModelInfo, reporter: Reporter) -> None:
@@ -318,12 +319,12 @@ def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], i
             network predicts exactly one.
     """
     present = {source.classes[label] for picture in pictures for label in picture.labels}
-    unknown = sorted(present - set(info.classes))
+    unknown = sorted(present - _index(info.classes).keys())
     if unknown:
         raise DataError(
-            f"the network does not know {_shorten(unknown, 5)}. It knows {_shorten(info.classes, 10)}. Remove the "
-            f"pictures of {'this class' if len(unknown) == 1 else 'these classes'} from {source.name!r}, or train "
-            "again with them: `zoo finetune`."
+            f"the network does not know {listed(unknown, 5)}. It knows {listed(info.classes, 10)}. To evaluate the "
+            f"pictures of the classes that it knows, name these with --classes. Or train again with "
+            f"{'this class' if len(unknown) == 1 else 'these classes'}: `zoo finetune`."
         )
     if info.task != "multilabel" and any(len(picture.labels) != 1 for picture in pictures):
         raise DataError(
@@ -340,12 +341,15 @@ def _targets(source: sources.Source, pictures: Sequence[sources.Picture], classe
         classes: The class names of the network, in the order of the columns. The source may lack some of them.
     """
     targets = np.zeros((len(pictures), len(classes)))
+    index = _index(classes)
     for row, picture in zip(targets, pictures, strict=True):
-        row[[classes.index(source.classes[label]) for label in picture.labels]] = 1
+        row[[index[source.classes[label]] for label in picture.labels]] = 1
     return targets
 
 
-def _shorten(names: Sequence[str], count: int) -> str:
-    """Join the first `count` names with commas, and append how many more there are."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+def _index(classes: Sequence[str]) -> dict[str, int]:
+    """Return the position of each class of a network. The names of files of older versions may be in any form.
+
+    The names of a source are in NFC. Each name is found as the file writes it, and in NFC.
+    """
+    return {normalized(name): i for i, name in enumerate(classes)} | {name: i for i, name in enumerate(classes)}

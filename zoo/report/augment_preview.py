@@ -19,6 +19,7 @@ from zoo.data import sources
 from zoo.data.augment import build, describe, parse, picture_seeds
 from zoo.data.dataset import multi_hot
 from zoo.data.pixels import left_out_text
+from zoo.data.reading import ReadingOptions
 from zoo.errors import UnreadablePictures
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
@@ -41,6 +42,7 @@ def preview(
     reporter: Reporter,
     *,
     data: str,
+    reading: ReadingOptions | None = None,
     size: tuple[int, int] | None = None,
     pictures: int = 6,
     copies: int = 5,
@@ -58,6 +60,7 @@ def preview(
         reporter: Receives a warning about pictures that cannot be read.
         data: The path of the pictures, or "digits"; see `zoo.data.sources`. If the source has a split, only training
             pictures are shown.
+        reading: How the pictures are read. None means the defaults.
         size: (height, width) in pixels. None means the source's default size, or 224 x 224 if it has none.
         pictures: The number of pictures to show. They are taken from each class in turn.
         copies: The number of augmented copies of each picture.
@@ -75,7 +78,7 @@ def preview(
         WriteError: The file cannot be written.
     """
     policy, parameters = parse(text, registry)
-    source = sources.open_source(data, fewest_classes=1)
+    source = sources.open_source(data, reading=reading, fewest_classes=1)
     output = output or Path(f"augment-{policy.name}.png")
     files.check_writable(output.parent, "--output FILE.png")
     spec = ImageSpec(size=size or source.size or SIZE, channels=3)
@@ -118,7 +121,8 @@ def _decode(
         if len(found) == count:
             break
         try:
-            found[i] = zoo_runtime.decode(source.pictures[i].content, spec)
+            # A picture inside a table has only the method `read` of an open file, which is enough.
+            found[i] = zoo_runtime.decode(source.pictures[i].content, spec)  # type: ignore[arg-type]
         except PictureError as error:
             bad[source.pictures[i].name] = f"{type(error).__name__}: {error}"
     shown = "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:5])

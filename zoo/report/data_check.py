@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 import zoo_runtime
 from zoo.data.check.findings import Checked, Finding
 
@@ -85,9 +87,14 @@ def _data_uri(checked: Checked, i: int) -> str:
 
     if i in checked.pixels.bad:
         return ""
+    picture = checked.source.pictures[i]
     try:
-        pixels = zoo_runtime.decode(checked.source.pictures[i].content, THUMBNAIL)
-    except zoo_runtime.PictureError:
+        if isinstance(picture.content, np.ndarray):
+            pixels = zoo_runtime.decode(picture.content, THUMBNAIL)
+        else:
+            with picture.open() as stream:
+                pixels = zoo_runtime.decode(stream, THUMBNAIL)
+    except (zoo_runtime.PictureError, OSError):
         # The file has changed since it was checked.
         return ""
     stream = io.BytesIO()

@@ -18,6 +18,7 @@ from zoo.data import sources
 from zoo.data.check import findings, groups, near, quality, quarantine
 from zoo.data.check.findings import Checked, Finding
 from zoo.data.check.headers import Header, read_header
+from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Picture
 from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec
@@ -64,6 +65,7 @@ def check(
     data: str,
     reporter: Reporter,
     *,
+    reading: ReadingOptions | None = None,
     group_by: str | None = None,
     html: Path | None = None,
     quarantine_folder: Path | None = None,
@@ -73,6 +75,7 @@ def check(
     Args:
         data: The path of the pictures, or "digits"; see `zoo.data.sources`.
         reporter: Receives progress messages and warnings.
+        reading: Which classes and files are used. None uses all of them.
         group_by: Which pictures belong together; see `zoo.data.group_by.keys_of`.
         html: Where to write the report page. None writes none.
         quarantine_folder: Where to move unreadable files, extra copies and pictures with contradicting labels. None
@@ -86,12 +89,12 @@ def check(
     started = time.perf_counter()
     folder = Path(os.path.expanduser(data))
     if quarantine_folder is not None:
-        quarantine.check_folder(folder, quarantine_folder)
+        quarantine.check_folder(folder, quarantine_folder, reading)
         files.check_writable(quarantine_folder, "--quarantine DIR")
     if html is not None:
         files.check_writable(html.parent, "--html FILE")
-    source = sources.open_source(data, fewest_classes=1)
-    keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter)
+    source = sources.open_source(data, reading=reading, fewest_classes=1)
+    keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
     with reporter.progress("decoding pictures") as progress:
         pixels = pixel_cache.load_pixels(source.pictures, SPEC, files.cache() / "pixels", progress)
     headers = _headers(source.pictures, reporter)

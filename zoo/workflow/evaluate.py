@@ -6,6 +6,7 @@ This module decides the order of the steps. The steps themselves are in `zoo.eva
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import os
 import shlex
@@ -16,18 +17,26 @@ from typing import Any
 from zoo import runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
+from zoo.data.reading import ReadingOptions
 from zoo.errors import UsageError
 from zoo.evaluate import evaluator
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow.export import reload_dataset
+from zoo.workflow.export import recorded_reading, reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE
 from zoo.workflow.solved import SolvedNetwork, open_trained
 from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
 
 
 def evaluate(
-    model: Path, registry: Registry, reporter: Reporter, *, data: str | None, part: str | None, runs_folder: Path
+    model: Path,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    data: str | None,
+    part: str | None,
+    runs_folder: Path,
+    reading: ReadingOptions | None = None,
 ) -> dict[str, Any]:
     """Evaluate an exported file or a run on pictures.
 
@@ -39,6 +48,8 @@ def evaluate(
         part: "train", "val", "test" or "all". None means the test part if there is one, else all.
         runs_folder: The folder of runs. If `model` is an exported file, its run is looked up there. The run's files say
             which pictures the network was trained on.
+        reading: How the pictures are read. Options that are not given are those of the run. On pictures at another
+            place, all classes are used unless `reading` names some.
 
     Returns:
         The metrics that `zoo.evaluate.metrics.measure` returns, and an additional key `part` with the name of the part.
@@ -59,11 +70,12 @@ def evaluate(
                 f"give pictures with --data FOLDER. The run of this file, which knows its own pictures, is not in "
                 f"{str(runs_folder)!r}."
             )
-        dataset = reload_dataset(run, record, None, reporter)
+        dataset = reload_dataset(run, record, None, reporter, reading=reading)
         source, digests = dataset.source, dataset.pixels.digests
         readable = set(dataset.pixels.usable)
     else:
-        source = sources.open_source(data, fewest_classes=1)
+        reading = _reading(reading or ReadingOptions(), data, record)
+        source = sources.open_source(data, reading=reading, fewest_classes=1)
         digests = pixel_cache.digests_of(source.pictures)
         readable = set(range(len(digests)))
     known_parts = run.parts() if run else {}
@@ -71,6 +83,23 @@ def evaluate(
     name = data or source.name
     pictures = evaluator.EvaluationPictures(source, digests, readable, known_parts, name, unreadable)
     return evaluator.evaluate(predictor, pictures, reporter, part=part)
+
+
+def _reading(typed: ReadingOptions, data: str, record: runs.RunRecord | None) -> ReadingOptions:
+    """Return how pictures that a user names are read.
+
+    Args:
+        typed: What the user typed.
+        data: The path of the pictures.
+        record: The record of the run, if it is available. Its options hold where the user typed none. Its classes,
+            columns and root hold only for the run's own place, because other pictures may differ in them.
+    """
+    if record is None:
+        return typed
+    recorded = recorded_reading(record)
+    if sources.location(data) != record.options.get("data"):
+        recorded = dataclasses.replace(recorded, classes=None, columns=(), root=None)
+    return typed.over(recorded)
 
 
 def _open_model(

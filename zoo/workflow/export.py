@@ -17,6 +17,8 @@ import numpy as np
 from zoo import config, files, runs
 from zoo.data import dataset as datasets
 from zoo.data.dataset import Dataset
+from zoo.data.reading import ReadingOptions
+from zoo.data.stored import StoredPicture
 from zoo.errors import ConstantOutput, UsageError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
@@ -208,11 +210,15 @@ def _convert(
 def sample(dataset: Dataset, run: runs.Run) -> Path:
     """Return the path of a test picture to try the exported file on.
 
-    If the picture is an array and not a file, it is written to sample.png in the run folder.
+    If the picture is not a file of its own, it is written to a file `sample` in the run folder, such as sample.png.
     """
     content = dataset.source.pictures[int(dataset.split.test[0])].content
     if isinstance(content, Path):
         return content
+    if isinstance(content, StoredPicture):
+        path = run.folder / f"sample{content.suffix}"
+        path.write_bytes(content.read())
+        return path
     from PIL import Image
 
     path = run.folder / "sample.png"
@@ -383,6 +389,7 @@ def export_run(
     name: str | None,
     exported: Path,
     data: str | None = None,
+    reading: ReadingOptions | None = None,
     size: tuple[int, int] | None = None,
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
@@ -397,6 +404,7 @@ def export_run(
             run.
         exported: The folder of exports.
         data: The path of the run's pictures, if they have moved. None means the path in run.json.
+        reading: How these pictures are read. Options that are not given are those of the run.
         size: The (height, width) in pixels of the pictures that the exported file takes. None means the size of the
             run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
         variants: The variants to make. If there are any, the float32 export is not changed.
@@ -432,7 +440,7 @@ def export_run(
         model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
     else:
         model = solved.open_trained(run, record, registry, reporter)
-    dataset = reload_dataset(run, record, data, reporter, size)
+    dataset = reload_dataset(run, record, data, reporter, size, reading)
     trained = TrainedModel(model, architecture, dataset, run, record, name)
     return export_model(
         trained,
@@ -446,7 +454,12 @@ def export_run(
 
 
 def reload_dataset(
-    run: runs.Run, record: runs.RunRecord, data: str | None, reporter: Reporter, size: tuple[int, int] | None = None
+    run: runs.Run,
+    record: runs.RunRecord,
+    data: str | None,
+    reporter: Reporter,
+    size: tuple[int, int] | None = None,
+    reading: ReadingOptions | None = None,
 ) -> Dataset:
     """Load the dataset of a finished run again, with the same split.
 
@@ -456,6 +469,7 @@ def reload_dataset(
         data: The path of the pictures, if they have moved. None means the path in run.json.
         reporter: Receives the progress of decoding.
         size: (height, width) in pixels to which pictures are resized; None means the size of the run.
+        reading: How the pictures are read. Options that are not given are those of the run.
 
     Returns:
         The decoded pictures of the run and their split.
@@ -472,4 +486,10 @@ def reload_dataset(
         how=record.data["split"],
         run=run.id,
         reporter=reporter,
+        reading=(reading or ReadingOptions()).over(recorded_reading(record)),
     )
+
+
+def recorded_reading(record: runs.RunRecord) -> ReadingOptions:
+    """Return how a run read its pictures."""
+    return ReadingOptions.from_json(record.options.get("reading"))

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from zoo import config, files, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import dataset as datasets
+from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
-from zoo.data import sources
 from zoo.data.dataset import Dataset
-from zoo.errors import TrainingError, UsageError, WriteError, reason
+from zoo.errors import EmptyClass, TrainingError, UsageError, WriteError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow.export import ExportResult, TrainedModel, check_targets, export_model
@@ -93,6 +93,27 @@ def finetune(
         if isinstance(error, KeyboardInterrupt):
             _report_interruption(run, record, requested.exported, reporter)
         raise
+
+
+def show_data(requested: FinetuneConfig, registry: Registry, reporter: Reporter) -> None:
+    """Report what a run would read and how it would split it. No picture is decoded, and Keras is not imported.
+
+    Args:
+        requested: What the user requested, as for `finetune`.
+        registry: The loaded plugins.
+        reporter: Receives the report and warnings.
+
+    Raises:
+        ZooError: The request cannot be carried out, or the pictures cannot be found.
+    """
+    validation = config.has_validation(requested, registry, reporter)
+    source = sources.open_source(requested.data, reading=requested.reading)
+    split = overview.expected_split(
+        source, seed=requested.seed, val_fraction=requested.val_split, validation=validation
+    )
+    overview.show(source, split, reporter)
+    if "problem" in split:
+        raise EmptyClass(split["problem"])
 
 
 def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:
@@ -204,6 +225,7 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bo
             validation=validation,
             reporter=reporter,
             group_by=requested.group_by,
+            reading=requested.reading,
             data=requested.data,
         )
 

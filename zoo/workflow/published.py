@@ -14,6 +14,7 @@ import numpy as np
 from zoo import backend, config, files, runs
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
+from zoo.data.reading import ReadingOptions
 from zoo.errors import ExportError, UsageError, WeightsUnavailable
 from zoo.evaluate import evaluator, metrics
 from zoo.export.parity import PARITY_PICTURES
@@ -40,6 +41,7 @@ def export_top(
     size: tuple[int, int] | None,
     resize: str,
     data: str,
+    reading: ReadingOptions | None = None,
 ) -> Path:
     """Export a published classifier with its own classes, without training.
 
@@ -52,6 +54,7 @@ def export_top(
         size: (height, width) in pixels of the pictures; None means the default of the architecture.
         resize: How pictures are resized, as in `zoo.config.FinetuneConfig`.
         data: The pictures for the parity check; see `zoo.data.sources`.
+        reading: How these pictures are read. None means the defaults.
 
     Returns:
         The path of the exported file.
@@ -77,7 +80,7 @@ def export_top(
     files.check_writable(target.parent, "--exported FOLDER")
     classes = _fetch_classes(published, reporter)
     weights = _fetch_published(published, size, reporter)
-    pictures = sources.open_source(data, fewest_classes=1).pictures
+    pictures = sources.open_source(data, reading=reading, fewest_classes=1).pictures
     reporter.say(f"Checking parity on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
     graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
     from zoo.export import artifact

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+
+import numpy as np
 
 from zoo.data.sources import Picture
 
@@ -31,7 +32,7 @@ def read_header(picture: Picture) -> Header | None:
     """Return what the header of a picture says, or None if it cannot be read."""
     from PIL import Image
 
-    if not isinstance(picture.content, Path):
+    if isinstance(picture.content, np.ndarray):
         height, width = picture.content.shape[:2]
         return Header("array", (width, height), "RGB" if picture.content.shape[2:] == (3,) else "L")
     try:

@@ -80,7 +80,7 @@ def find(pictures: Sequence[Picture], pixels: Pixels, spec: ImageSpec) -> Links:
     thumbs = thumbnails.make(pixels, folder, padded=spec.resize == "pad")
     rows, blank = _comparable(thumbs, pixels)
     # Small arrays, such as handwritten digits, are alike in great numbers. Their equal copies have equal digests.
-    rows = rows[[isinstance(pictures[i].content, Path) or not _is_small(pictures[i]) for i in rows]]
+    rows = rows[[not isinstance(pictures[i].content, np.ndarray) or not _is_small(pictures[i]) for i in rows]]
     pairs = hashes.candidates(*_hashes(thumbs, rows), distance=DISTANCE)
     links = _verify(pictures, pixels, thumbs, rows, pairs, blank)
     # A cache that cannot be written to costs time, and nothing else.
@@ -215,7 +215,7 @@ def _same_colors(reader: MappedRows, i: np.int64, j: np.int64, *, mirror: np.boo
 
 def _is_small(picture: Picture) -> bool:
     """Return whether a side of a picture, as it is stored, has less than 32 pixels."""
-    if not isinstance(picture.content, Path):
+    if isinstance(picture.content, np.ndarray):
         return min(picture.content.shape[:2]) < SMALL
     header = read_header(picture)
     return header is not None and min(header.size) < SMALL

@@ -1,0 +1,195 @@
+"""Lists the files of a folder: which are pictures, which are not, and which zoo wrote itself.
+
+`zoo.data.folders` decides which folders are classes.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from zoo import files
+from zoo.data.kinds import is_picture
+from zoo.data.names import printable
+from zoo.data.reading import Exclusion
+from zoo.errors import DataLayout
+from zoo_runtime import IGNORED, SUFFIXES
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Lists what is directly in a folder, without what is ignored, excluded or zoo's own.
+
+    Args:
+        folders: The folders, sorted.
+        pictures: The files that are pictures, readable or not, sorted.
+        others: The number of other files, by the ending of their names, such as ".txt".
+    """
+
+    folders: tuple[Path, ...]
+    pictures: tuple[Path, ...]
+    others: Counter[str]
+
+
+class Tree:
+    """Reads a folder and the folders in it, each at most once.
+
+    Args:
+        root: The folder.
+        exclusion: Says which files and folders are left out.
+
+    Attributes:
+        own: What zoo wrote: the paths of run folders, exports and caches, relative to `root`.
+    """
+
+    def __init__(self, root: Path, exclusion: Exclusion) -> None:
+        self.root, self.exclusion = root, exclusion
+        self.own: list[str] = []
+        self._listings: dict[Path, Listing] = {}
+        self._below: dict[Path, list[Path]] = {}
+
+    def listing(self, folder: Path) -> Listing:
+        """List what is directly in a folder.
+
+        Raises:
+            OSError: The folder cannot be read.
+        """
+        if folder not in self._listings:
+            self._listings[folder] = self._read(folder)
+        return self._listings[folder]
+
+    def _read(self, folder: Path) -> Listing:
+        folders, pictures, others = [], [], Counter[str]()
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        names = {entry.name.lower() for entry in found}
+        for entry in found:
+            path = folder / entry.name
+            if entry.name.startswith(".") or entry.name.lower() in IGNORED:
+                continue
+            is_folder = entry.is_dir()
+            if self.exclusion.patterns and self.exclusion(path.relative_to(self.root), folder=is_folder):
+                continue
+            if is_folder:
+                if self._is_own(path):
+                    self.own.append(f"{path.relative_to(self.root).as_posix()}/")
+                else:
+                    folders.append(path)
+            # Pipes and devices exist but are not files; reading from them might never end.
+            elif entry.is_file() or (entry.is_symlink() and not path.exists()):
+                if is_picture(path, names):
+                    pictures.append(path)
+                else:
+                    others[path.suffix.lower() or "without an ending"] += 1
+        return Listing(tuple(sorted(folders)), tuple(sorted(pictures)), others)
+
+    def folders(self, folder: Path) -> tuple[Path, ...]:
+        """List the folders directly in a folder that is expected to hold class folders.
+
+        Raises:
+            DataLayout: A link is broken, and may have led to a folder. Its class would be missing without a warning.
+            OSError: The folder cannot be read.
+        """
+        listing = self.listing(folder)
+        for path in listing.pictures:
+            if path.suffix.lower() not in SUFFIXES and path.is_symlink() and not path.exists():
+                raise DataLayout(
+                    f"{str(path)!r} is a broken link: {os.readlink(path)!r} does not exist. Repair or remove the link."
+                )
+        return listing.folders
+
+    def live(self, folder: Path) -> list[Path]:
+        """List the folders directly in a folder that have pictures in them, at any depth."""
+        return [each for each in self.listing(folder).folders if next(self._walk(each), None) is not None]
+
+    def pictures(self, folder: Path) -> list[Path]:
+        """List the pictures in a folder, at any depth.
+
+        Links are followed, but each folder is entered only once, and a folder that contains this one is never entered.
+        Broken links are listed, so that they are reported with the unreadable pictures.
+
+        Raises:
+            OSError: A folder cannot be read. Its pictures would otherwise be missing without a warning.
+        """
+        if folder not in self._below:
+            self._below[folder] = sorted(self._walk(folder))
+        return self._below[folder]
+
+    def _walk(self, folder: Path) -> Iterator[Path]:
+        real = Path(os.path.realpath(folder))
+        seen = {str(real), *map(str, real.parents)}
+        waiting = [folder]
+        while waiting:
+            listing = self.listing(waiting.pop())
+            yield from listing.pictures
+            for inner in listing.folders:
+                place = os.path.realpath(inner)
+                if place not in seen:
+                    seen.add(place)
+                    waiting.append(inner)
+
+    def others(self, folder: Path) -> Counter[str]:
+        """Return the number of files in a folder that are not pictures, at any depth, by ending."""
+        listing = self.listing(folder)
+        return sum((self.others(each) for each in listing.folders if not each.is_symlink()), Counter(listing.others))
+
+    def excluded_in(self, folder: Path) -> bool:
+        """Return whether something in a folder is left out, because it matches --exclude or because zoo wrote it."""
+        return any(path.startswith(self.shown(folder)) for path in (*self.exclusion.left_out, *self.own))
+
+    def shown(self, folder: Path) -> str:
+        """Return the path of a folder relative to the root, with a slash at its end."""
+        return f"{printable(folder.relative_to(self.root).as_posix())}/"
+
+    def passed_over(self) -> Counter[str]:
+        """Return the number of files that are not pictures, by ending, in all folders that were read."""
+        return sum((listing.others for listing in self._listings.values()), Counter[str]())
+
+    @cached_property
+    def _cache(self) -> str:
+        return os.path.realpath(files.cache())
+
+    def _is_own(self, folder: Path) -> bool:
+        """Return whether zoo wrote a folder: a run, an export, a cache, or a folder that holds nothing else."""
+        if _is_run(folder) or _is_export(folder) or os.path.realpath(folder) == self._cache:
+            return True
+        try:
+            with os.scandir(folder) as entries:
+                inside = [entry for entry in entries if not entry.name.startswith(".")]
+            folders = [Path(entry.path) for entry in inside if entry.is_dir()]
+        except OSError:
+            return False
+        return bool(folders) and len(folders) == len(inside) and all(_is_run(f) or _is_export(f) for f in folders)
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder is a run folder, by what its run.json has."""
+    path = folder / "run.json"
+    if not os.path.isfile(path):
+        return False
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"schema", "id", "status", "options"} <= values.keys()
+
+
+def _is_export(folder: Path) -> bool:
+    """Return whether a folder is an export, by the metadata of its model.onnx. It has no pictures but a sample."""
+    path = folder / "model.onnx"
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.rfind(b"zoo.schema") < 0:
+                return False
+        with os.scandir(folder) as entries:
+            return sum(entry.is_dir() or is_picture(Path(entry.path), ()) for entry in entries) <= 1
+    except (OSError, ValueError):
+        return False
