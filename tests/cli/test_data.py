@@ -245,6 +245,13 @@ def test_a_hidden_quarantine_inside_is_left_out_of_reading(zoo, messy):
     assert ran.code == 0 and "16 pictures of 2 classes" in ran.out
 
 
+def test_an_excluded_quarantine_inside_is_left_out_of_reading(zoo, messy):
+    ran = zoo("data", "check", messy, "--quarantine", messy / "old" / "1", "--exclude", "old")
+    assert ran.code == 0, ran.err
+    found = json.loads(zoo("data", "check", messy, "--exclude", "old", "--json").out)
+    assert found["pictures"] == 16 and (messy / "old" / "1" / "quarantine.csv").exists()
+
+
 def test_files_of_a_list_are_not_moved(zoo, clean, tmp_path):
     table = clean / "list.csv"
     table.write_text("path,label\n" + "".join(f"{x}/{i}.jpg,{x}\n" for x in "ab" for i in range(8)))

@@ -97,7 +97,7 @@ def split(
         _refuse_leaks(pictures, digests, given)
     request = _Request(given, strata, val_fraction, validation)
     parts = _draw(request, usable, digests, np.random.default_rng(seed))
-    touched = _torn_strata(parts, given, digests, together, strata)
+    touched = set() if together is digests else _torn_strata(parts, given, digests, together, strata)
     if touched:
         # Only classes with torn groups are drawn anew, with a generator of their own: the others stay as they are.
         some = [i for i in usable if strata[i] in touched]
@@ -218,6 +218,8 @@ def _torn_strata(
             # A group that the source itself tears cannot be mended.
             if together[i] != digests[i] and i not in fixed:
                 groups.setdefault(together[i], []).append((i, name))
+    if not groups:
+        return set()
     for name, part in parts.items():
         for i in part:
             if together[i] == digests[i] and together[i] in groups and i not in fixed:

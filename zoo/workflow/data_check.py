@@ -89,7 +89,7 @@ def check(
     started = time.perf_counter()
     folder = Path(os.path.expanduser(data))
     if quarantine_folder is not None:
-        quarantine.check_folder(folder, quarantine_folder)
+        quarantine.check_folder(folder, quarantine_folder, reading)
         files.check_writable(quarantine_folder, "--quarantine DIR")
     if html is not None:
         files.check_writable(html.parent, "--html FILE")

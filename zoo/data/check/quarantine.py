@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from zoo.data.check.findings import Checked
+from zoo.data.reading import Exclusion, ReadingOptions
 from zoo.errors import DataNotFound, UsageError, WriteError
 
 LIST = "quarantine.csv"
@@ -70,8 +71,13 @@ def _rank(checked: Checked, i: int) -> tuple[int, int, int, int]:
     return PARTS[picture.split], -area, -size, i
 
 
-def check_folder(data: Path, folder: Path) -> None:
+def check_folder(data: Path, folder: Path, reading: ReadingOptions | None = None) -> None:
     """Check that files of a data folder can be moved to a folder.
+
+    Args:
+        data: The data folder.
+        folder: The folder to move files to.
+        reading: How the data are read. A folder that it excludes may be inside the data folder.
 
     Raises:
         UsageError: The pictures are not a folder of files, or the quarantine is where zoo would read it as pictures.
@@ -83,11 +89,16 @@ def check_folder(data: Path, folder: Path) -> None:
         )
     root, there = data.resolve(), folder.resolve()
     inside = there.is_relative_to(root)
-    hidden = inside and any(part.startswith(".") for part in there.relative_to(root).parts)
-    if root == there or (inside and not hidden):
+    below = there.relative_to(root) if inside else Path()
+    exclusion = Exclusion(reading.exclude if reading else ())
+    unread = any(part.startswith(".") for part in below.parts) or any(
+        exclusion(each, folder=True) for each in (below, *below.parents[:-1])
+    )
+    if root == there or (inside and not unread):
         raise UsageError(
             f"--quarantine {str(folder)!r} is inside {str(data)!r}, so that zoo would read the moved files as "
-            f"pictures. Name a folder elsewhere, or a hidden one, such as {str(data / '.quarantine')!r}."
+            f"pictures. Name a folder elsewhere, or a hidden one, such as {str(data / '.quarantine')!r}, or exclude "
+            "the folder with --exclude."
         )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--quarantine {str(folder)!r} is not a folder.")
