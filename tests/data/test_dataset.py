@@ -56,7 +56,7 @@ def sides(data: dataset.Dataset) -> dict[str, str]:
 
 def test_nothing_is_said_of_pictures_without_near_duplicates_and_the_split_is_that_of_their_digests(folder):
     data, heard = load(folder)
-    assert [line for line in heard.said if not line.startswith("Data: ")] == [] and heard.warned == []
+    assert not [line for line in heard.said if "zoo data check" in line or "alike" in line] and heard.warned == []
     assert data.together == data.pixels.digests
     plain = split.split(
         *(data.source.pictures, data.pixels.digests, data.pixels.usable, data.source.classes),
