@@ -118,7 +118,7 @@ def rows_of(run, part):
     ("text", "problem"),
     [
         ("path,label,labels\n0.png,a,a\n", "must name the columns"),
-        ("path,labels\n,a\n", "path must not be empty"),
+        ("path,labels\n,a\n", "the column 'path' must not be empty"),
         ("path,labels\n0.png,\n1.png,\n", "no label on any picture"),
         ("path,labels\n0.png,a\n1.png,\n", "only the label 'a'; a classifier needs two classes"),
     ],
@@ -126,6 +126,8 @@ def rows_of(run, part):
 def test_wrong_lists_of_labels(zoo, several, tmp_path, text, problem):
     path = tmp_path / "a.csv"
     path.write_text(text)
+    for name in ("0.png", "1.png"):
+        (tmp_path / name).write_bytes((several / name).read_bytes())
     ran = zoo("finetune", "catsdogs_convnet", "--data", path, "--runs", tmp_path / "runs")
     assert ran.code == 1 and problem in ran.err
 

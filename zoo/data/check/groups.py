@@ -175,11 +175,11 @@ def _components(links: Links, places: npt.NDArray[np.int64]) -> list[npt.NDArray
 def _scarce_classes(
     pictures: Sequence[Picture], copies: dict[int, list[int]], links: Links, places: npt.NDArray[np.int64]
 ) -> set[int]:
-    """Return the classes that links leave with too few groups for a split, although they have enough pictures."""
+    """Return the classes that links leave with too few groups for a split, although they have more pictures."""
     before = Counter(label for root in copies for label in pictures[root].labels)
     joined = Counter(before)
     for component in _components(links, places):
         ends = {int(i) for i in np.concatenate([links.first[component], links.second[component]])}
         for label, count in Counter(label for end in ends for label in pictures[end].labels).items():
             joined[label] -= count - 1
-    return {label for label, count in joined.items() if count < NEEDED <= before[label]}
+    return {label for label, count in joined.items() if count < min(NEEDED, before[label])}
