@@ -88,6 +88,25 @@ def write_photos(folder: Path, per_class: int, size: tuple[int, int] = (60, 80),
             Image.fromarray(picture.astype(np.uint8)).save(folder / label / f"{label}{i:03}.jpg", quality=92)
 
 
+def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """Make a picture of soft colored areas with some detail. Two seeds give pictures that have nothing in common.
+
+    Args:
+        seed: The same seed gives the same picture.
+        size: (width, height) in pixels.
+    """
+    rng = np.random.default_rng(seed)
+    areas = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    detail = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    return Image.blend(areas, detail, 0.25)
+
+
+@pytest.fixture
+def scenes():
+    """Return the function `scene`, which makes pictures that differ as photographs do."""
+    return scene
+
+
 @pytest.fixture(scope="session")
 def make_photos():
     """Return the function `write_photos`; a test cannot import it, because several folders have a conftest."""

@@ -97,6 +97,9 @@ LIGHT_COMMANDS = [
     ["schedule", "--help"],
     ["schedule", "show", "--help"],
     ["augment", "preview", "--help"],
+    ["data", "--help"],
+    ["data", "check", "--help"],
+    ["data", "restore", "--help"],
     *(
         [command, "--help"]
         for command in (

@@ -33,6 +33,7 @@ def test_run_json_has_the_options_in_the_order_of_the_first_version():
             "views",
             "cache_size",
             "val_split",
+            "group_by",
             "folds",
             "seed",
             "name",

@@ -86,6 +86,8 @@ class FinetuneConfig:
             the cache is not used if it would save little time.
         val_split: The fraction of the pictures for validation. None uses 0.15. If the data have a train part of their
             own, None uses 0.10 of that part.
+        group_by: Which pictures stay on one side of the split and in one fold, besides copies and near-duplicates: a
+            regular expression on their paths, or "column:NAME"; see `zoo.data.group_by.keys_of`.
         folds: The number of folds of the cross-validation, 2 or more. None uses 5 folds if the schedule decides by
             evidence, and no cross-validation otherwise.
         seed: Determines the split, the initial weights, the order of the pictures and the augmentation.
@@ -116,6 +118,7 @@ class FinetuneConfig:
     precision: str = "float32"
     cache_size: int | None = None
     val_split: float | None = None
+    group_by: str | None = None
     folds: int | None = None
     seed: int = 0
     name: str | None = None

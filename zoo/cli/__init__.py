@@ -172,6 +172,7 @@ for command in (
     train.augment,
     data.data,
     evaluate.plot,
+    data.data,
     doctor.doctor,
 ):
     cli.add_command(command)

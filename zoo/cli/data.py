@@ -1,17 +1,26 @@
-"""The commands that look at pictures without training: data show."""
+"""The commands that look at pictures without training: data show, data check, data restore."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import os
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.console import ConsoleReporter, quoted
 from zoo.cli.data_command import ReadingCommand
+from zoo.cli.group_by_option import group_by_option
 from zoo.cli.reading_options import reading_options, reading_values
+
+if TYPE_CHECKING:
+    from zoo.data.check.findings import Finding
+    from zoo.workflow.data_check import DataCheck
+
+SHOWN = 3
+CLASSES = 10
 
 
 class _DataGroup(click.Group):
@@ -55,3 +64,115 @@ def show(data: str, as_json: bool, **values: Any) -> None:
     overview.show(source, split, reporter)
     if "problem" in split:
         reporter.warn(f"training is not possible: {split['problem']}")
+
+
+@data.command("check", cls=ReadingCommand, short_help="Find copies, leaks, wrong labels and poor pictures.")
+@click.argument("data", metavar="DATA")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with the names of all pictures.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page with the findings and a contact sheet of each class.",
+)
+@click.option(
+    "--quarantine",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Move unreadable files, extra copies and pictures with contradicting labels to DIR. Nothing is deleted.",
+)
+@click.option("--strict", is_flag=True, help="Exit with code 1 on leaks, contradicting labels or unreadable files.")
+@group_by_option
+@reading_options
+def check(
+    data: str,
+    as_json: bool,
+    html: Path | None,
+    quarantine: Path | None,
+    strict: bool,
+    group_by: str | None,
+    **values: Any,
+) -> int:
+    """Check the pictures of DATA (a folder, a CSV file, an .npz file, or digits).
+
+    Finds unreadable files, copies and near-duplicates, copies in two parts of a split or with different labels, and
+    pictures that are dark, bright, blurred, blank, tiny or oddly shaped. Nothing is changed without --quarantine.
+    """
+    from zoo.workflow import data_check
+
+    reporter = ConsoleReporter(only_warnings=as_json)
+    result = data_check.check(
+        data, reporter, reading=reading_values(values), group_by=group_by, html=html, quarantine_folder=quarantine
+    )
+    if as_json:
+        click.echo(data_check.dumps(result))
+    else:
+        _show(data, result, html, quarantine)
+    return int(strict and result.failed)
+
+
+@data.command("restore", short_help="Move files of a quarantine back.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def restore(folder: Path) -> int:
+    """Move the files that `zoo data check --quarantine DIR` moved to DIR back to where they were.
+
+    Nothing is overwritten: a file whose place is taken stays in DIR. The exit code is then 1.
+    """
+    from zoo.data.check import quarantine
+    from zoo.reporter import counted
+
+    result = quarantine.restore(folder)
+    click.echo(f"Moved      {counted(len(result.moved), 'file')} back")
+    for what, paths in (("already gone from the quarantine", result.missing), ("place taken", result.occupied)):
+        for path in paths[:SHOWN]:
+            click.echo(f"warning: not moved, {what}: {path}", err=True)
+        if len(paths) > SHOWN:
+            click.echo(f"warning: not moved, {what}: {len(paths) - SHOWN} more", err=True)
+    return int(bool(result.missing or result.occupied))
+
+
+def _show(data: str, result: DataCheck, html: Path | None, quarantine: Path | None) -> None:
+    """Print the summary, the findings with their first pictures, and what was written."""
+    summary = result.summary
+    source = result.checked.source
+    unread = summary["pictures"] - summary["readable"]
+    if unread:
+        click.echo(f"Unreadable {unread} of {summary['pictures']} pictures")
+    if summary["sizes"]:
+        sizes = summary["sizes"]
+        click.echo(f"Sizes      {sizes['smallest']} to {sizes['largest']}, median {sizes['median']}")
+        for title, key in (("Formats", "formats"), ("Modes", "modes")):
+            click.echo(f"{title:10} " + ", ".join(f"{name} {count}" for name, count in summary[key].items()))
+    names = [picture.name for picture in source.pictures]
+    for finding in result.findings:
+        click.echo("")
+        _show_finding(finding, names)
+    click.echo("")
+    if not result.findings:
+        click.echo("Nothing was found that needs attention.")
+    shown = f"zoo data check {quoted(data)} --json"
+    if any(len(finding.items) > SHOWN for finding in result.findings):
+        click.echo(f"All names  {shown}")
+    if html:
+        click.echo(f"Page       {html}")
+    if quarantine and result.moved:
+        click.echo(f"Moved      {len(result.moved)} files to {quarantine}; {quarantine / 'quarantine.csv'} lists them")
+        click.echo(f"Undo       zoo data restore {quoted(quarantine)}")
+    elif quarantine:
+        click.echo("Moved      nothing")
+    click.echo(f"Took       {result.seconds:.1f} s")
+
+
+def _show_finding(finding: Finding, names: list[str]) -> None:
+    colors: dict[str, Any] = {"error": "red", "warning": "yellow"}
+    click.echo(click.style(f"{finding.level}: ", fg=colors.get(finding.level)) + finding.title)
+    for item in finding.items[:SHOWN]:
+        shown = " = ".join(names[i] for i in item.pictures[:4]) + (" ..." if len(item.pictures) > 4 else "")
+        click.echo(f"    {shown}" + (f" ({item.detail})" if item.detail else ""))
+    if len(finding.items) > SHOWN:
+        click.echo(f"    and {len(finding.items) - SHOWN} more")
+    if finding.classes:
+        more = f" and {len(finding.classes) - CLASSES} more" if len(finding.classes) > CLASSES else ""
+        click.echo("    " + ", ".join(map(repr, finding.classes[:CLASSES])) + more)
+    if finding.advice:
+        click.echo(f"  {finding.advice}")

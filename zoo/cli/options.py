@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli.group_by_option import group_by_option
 from zoo.cli.reading_options import READING_OPTIONS, format_reading, reading_values
 from zoo.cli.values import (
     WholeNumber,
@@ -39,6 +40,7 @@ max_pixels_option = click.option(
     metavar="N",
     help="The largest picture to decode, width x height, such as 200M (default: 89 million pixels).",
 )
+
 resize_option = click.option(
     "--resize",
     default="squash",
@@ -278,6 +280,7 @@ TRAINING_OPTIONS = (
         help="Fraction of the pictures for validation (default 0.15; 0.10 of train/ if test/ is given). The schedules "
         "auto and exact-head have no validation part.",
     ),
+    group_by_option,
     click.option(
         "--cv",
         "folds",

@@ -97,11 +97,10 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
         EmptyClass: The validation or test part lacks a class of the train part.
         UsageError: `columns` names a column that the table does not have.
     """
-    if table.headed and any(map(_is_unknown, table.names)) and any(exists(table, name, root) for name in table.names):
-        table = table.without_header()
+    table = _headed(table, root)
     roles = _roles(table, columns, root)
     table, encoding = _decoded(table, roles, root)
-    texts = [_text(cell) for cell in table.columns[roles.path]]
+    texts = _path_texts(table, roles)
     stored = table.pictures.get(table.names[roles.path])
     remarks = [*table.remarks, *roles.assumed, *encoding]
     if stored is None:
@@ -114,7 +113,6 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
         contents, remarks = located.paths, [*remarks, *located.remarks]
     else:
         contents = stored
-        texts = [text or f"{table.path.name}[{table.lines[i]}]" for i, text in enumerate(texts)]
     rows = list(map(Row, texts, contents, found.names, parts))
     remarks += found.remarks
     if stored is None:
@@ -123,6 +121,43 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
         )
         remarks += repeated
     return Listing(_checked_parts(table, rows, multilabel=found.multilabel), found.multilabel, tuple(remarks))
+
+
+def column_values(table: Table, columns: Mapping[str, str], root: Path | None, name: str) -> dict[str, str]:
+    """Return the values of a column, by the name that `read_rows` gives each picture.
+
+    Args:
+        table: The table.
+        columns: As in `read_rows`.
+        root: As in `read_rows`.
+        name: The name of the column, or its number from 1.
+
+    Raises:
+        DataLayout: There is no such column.
+    """
+    table = _headed(table, root)
+    roles = _roles(table, columns, root)
+    table, _ = _decoded(table, roles, root)
+    try:
+        column = _named(table, "path", name)[0]
+    except UsageError:
+        raise DataLayout(f"{str(table.path)!r} has no column {name!r}. It has: {_listed(table)}.") from None
+    return dict(zip(_path_texts(table, roles), map(_text, table.columns[column]), strict=True))
+
+
+def _headed(table: Table, root: Path | None) -> Table:
+    """Return the table, whose first line becomes a row if it is not a header."""
+    if table.headed and any(map(_is_unknown, table.names)) and any(exists(table, name, root) for name in table.names):
+        return table.without_header()
+    return table
+
+
+def _path_texts(table: Table, roles: Roles) -> list[str]:
+    """Return the name of each picture: its path as the list has it, or its place if the list contains the picture."""
+    texts = [_text(cell) for cell in table.columns[roles.path]]
+    if table.names[roles.path] not in table.pictures:
+        return texts
+    return [text or f"{table.path.name}[{table.lines[i]}]" for i, text in enumerate(texts)]
 
 
 def _text(cell: Any) -> str:

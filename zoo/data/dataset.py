@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shlex
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from zoo import files
+from zoo.data import group_by as grouping
 from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
 from zoo.data import split as splitting
+from zoo.data.check import groups, near, quick
+from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError
 from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec
@@ -36,6 +40,9 @@ class Dataset:
         split: The indices of the pictures in each part.
         targets: The classes of each picture, a float32 array (pictures, classes): 1 if the picture has the class, else
             0.
+        together: A text per picture; pictures with equal texts are copies or near-duplicates, or the user keeps them
+            together. They are in one part of a split that zoo draws, and in one fold. None if that is not known.
+        check: What the check before the training found; see `zoo.data.check.quick`.
     """
 
     source: sources.Source
@@ -43,6 +50,8 @@ class Dataset:
     pixels: pixel_cache.Pixels
     split: splitting.Split
     targets: np.ndarray = field(repr=False)
+    together: Sequence[str] | None = field(default=None, repr=False)
+    check: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
@@ -115,8 +124,11 @@ def load(
     val_fraction: float | None,
     reporter: Reporter,
     validation: bool = True,
+    group_by: str | None = None,
+    data: str = "DATA",
+    reading: ReadingOptions | None = None,
 ) -> Dataset:
-    """Decode the pictures of a source and split them into train, validation and test parts.
+    """Decode the pictures of a source, check them, and split them into train, validation and test parts.
 
     Args:
         source: Lists the pictures and their classes.
@@ -126,17 +138,29 @@ def load(
             `zoo.data.split.split`.
         reporter: Receives progress messages and warnings.
         validation: False makes no validation part; see `zoo.data.split.split`.
+        group_by: Which pictures stay together; see `zoo.data.group_by.keys_of`. None keeps copies and near-duplicates
+            alone together.
+        data: The path of the source.
+        reading: How the source was read. None means the defaults.
 
     Raises:
-        DataError: More than a fifth of the files cannot be read, or a class has too few pictures. The source has the
-            same picture in two parts. A file changes while it is read. The decoded pictures cannot be written to the
-            disk.
-        UsageError: `val_fraction` is given, but the source already has a validation part.
+        DataError: More than a fifth of the files cannot be read, or a class has too few pictures or groups. The source
+            has the same picture in two parts. A file changes while it is read. The decoded pictures cannot be written
+            to the disk.
+        UsageError: `val_fraction` is given, but the source already has a validation part. `group_by` fits no picture.
     """
     overview.report(source, reporter)
     started = time.perf_counter()
+    keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
     with reporter.timing.measure("decoding"):
         pixels = _decode(source, spec, reporter)
+    decoding = time.perf_counter() - started
+    if keys is not None and group_by is not None:
+        grouping.check_groups(keys, source, pixels.usable, group_by, validation=validation)
+    with reporter.timing.measure("checking"):
+        links = near.find(source.pictures, pixels, spec)
+        grouped = groups.group(source.pictures, pixels.digests, pixels.usable, links, keys)
+        check = quick.check(source, pixels, links, grouped, shlex.quote(data), keys)
     with reporter.timing.measure("dividing"):
         split = splitting.split(
             source.pictures,
@@ -147,8 +171,11 @@ def load(
             val_fraction=val_fraction,
             validation=validation,
             unreadable=pixels.bad,
+            groups=grouped.texts,
         )
-    decoded = "decoded by an earlier run" if pixels.cached else f"decoded in {time.perf_counter() - started:.1f} s"
+    if keys is not None:
+        split = dataclasses.replace(split, how=f"{split.how}, grouped by {group_by!r}")
+    decoded = "decoded by an earlier run" if pixels.cached else f"decoded in {decoding:.1f} s"
     reporter.say(
         f"Data: {source.name}, {len(pixels.usable)} pictures of {len(source.classes)} classes, {decoded}; "
         f"{len(split.train)} to train on, {f'{len(split.val)} to validate, ' if validation else ''}"
@@ -156,7 +183,12 @@ def load(
     )
     _warn_of_contradictions(source, pixels, reporter)
     _warn_of_dark_levels(source, spec, pixels, reporter)
-    return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
+    for line in check.notes:
+        reporter.say(line)
+    for line in check.warnings:
+        reporter.warn(line)
+    targets = multi_hot(source.pictures, len(source.classes))
+    return Dataset(source, spec, pixels, split, targets, grouped.texts, check.record)
 
 
 def reload(
@@ -181,7 +213,6 @@ def reload(
         how: The description of how the run's split was made; see `zoo.data.split.Split`.
         run: The id of the run, for error messages.
         reporter: Receives progress messages.
-        reading: How the run read its pictures. None means the defaults.
 
     Raises:
         RunError: The pictures or their classes differ from those of the run.

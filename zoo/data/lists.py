@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo.data.columnar import read_columnar, read_json
-from zoo.data.columns import parse_columns, read_rows
+from zoo.data.columns import column_values, parse_columns, read_rows
 from zoo.data.delimited import read_delimited
 from zoo.data.npz import read_npz
-from zoo.data.tables import Listing
+from zoo.data.tables import Listing, Table
 from zoo.errors import DataLayout, UsageError
 
 DELIMITED = (".csv", ".tsv", ".tab", ".txt", ".lst")
@@ -66,5 +66,30 @@ def read_list(path: Path, *, columns: Sequence[str] = (), root: str | None = Non
         if root is not None:
             raise UsageError("--root cannot be used with an .npz file, because it contains the pictures. Omit it.")
         return read_npz(path, named)
-    table = read_delimited(path) if kind in DELIMITED else read_json(path) if kind in JSON else read_columnar(path)
-    return read_rows(table, named, Path(root).expanduser() if root is not None else None)
+    return read_rows(_table(path), named, Path(root).expanduser() if root is not None else None)
+
+
+def read_values(path: Path, name: str, *, columns: Sequence[str] = (), root: str | None = None) -> dict[str, str]:
+    """Read a column of a list.
+
+    Args:
+        path: The path of the list, which `read_list` accepts. It is not an .npz file.
+        name: The name of the column, or its number from 1. Letter case and blanks do not matter.
+        columns: As in `read_list`.
+        root: As in `read_list`.
+
+    Returns:
+        A dictionary from the name of each picture, as the rows of `read_list` have it, to the value of the column.
+
+    Raises:
+        DataLayout: The file is not a list, or it has no such column.
+        OSError: The file cannot be read.
+    """
+    named = parse_columns(columns)
+    return column_values(_table(path), named, Path(root).expanduser() if root is not None else None, name)
+
+
+def _table(path: Path) -> Table:
+    """Read the cells of a list. The ending decides the format."""
+    kind = path.suffix.lower()
+    return read_delimited(path) if kind in DELIMITED else read_json(path) if kind in JSON else read_columnar(path)

@@ -4,7 +4,7 @@ A source may already have a split, for example in the form of folders train/ and
 is missing, it is taken from the train part. It is an error if the split of a source has the same picture in two parts.
 
 If the source has no split, the pictures of each class are divided at random. The result depends only on the pictures,
-the fractions and the seed. Byte-equal pictures are always in the same part.
+the fractions and the seed. Byte-equal pictures, and others that the caller puts into one group, are in the same part.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def split(
     val_fraction: float | None = None,
     validation: bool = True,
     unreadable: Mapping[int, str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Split:
     """Split pictures into train, validation and test parts.
 
@@ -75,6 +76,8 @@ def split(
             the train part, and None means 10 %. If the test part is missing too, it is taken from the train part first.
         validation: False makes no validation part. If the source has one, its pictures join the train part.
         unreadable: Maps the index of each unreadable picture to the reason, for error messages. None names no files.
+        groups: A text per picture; pictures with equal texts stay together where a part is drawn. They include copies.
+            None keeps copies alone together.
 
     Returns:
         The split. Every part that is made has a picture of every class. In multi-label data, this is certain only for
@@ -88,39 +91,143 @@ def split(
     given = {part: [i for i in usable if pictures[i].split == part] for part in PARTS}
     if given["val"] and val_fraction is not None:
         raise UsageError("--val-split cannot be used here, because the data already have a validation part. Omit it.")
-    rng = np.random.default_rng(seed)
+    together = digests if groups is None else groups
     strata = _strata(pictures, usable, len(classes))
-    if all(picture.split is None for picture in pictures):
-        # The test part is the same with and without a validation part.
-        rest, test = _split_off(usable, TEST_FRACTION, strata, digests, rng, leave=2)
-        train, val = rest, list[int]()
-        how = f"train / test split {1 - TEST_FRACTION:.0%} / {TEST_FRACTION:.0%}, stratified, seed {seed}"
-        if validation:
-            val_fraction = VAL_FRACTION if val_fraction is None else val_fraction
-            train, val = _split_off(rest, val_fraction / (1 - TEST_FRACTION), strata, digests, rng)
-            shares = f"{1 - TEST_FRACTION - val_fraction:.0%} / {val_fraction:.0%} / {TEST_FRACTION:.0%}"
-            how = f"train / val / test split {shares}, stratified, seed {seed}"
-    else:
+    if given["train"] or given["val"] or given["test"]:
         _refuse_leaks(pictures, digests, given)
-        train, val, test = given["train"], given["val"], given["test"]
-        parts = [f"{part} as given" for part in ("train", "val", "test") if given[part]]
-        if val and not validation:
-            train, val, parts = [*train, *val], [], ["train and val as given", *(["test as given"] if test else [])]
-        if not test:
-            train, test = _split_off(train, TEST_FRACTION, strata, digests, rng, leave=1 if val else 2)
-            parts.append(f"test {TEST_FRACTION:.0%} of train")
-        if not val and validation:
-            fraction = VAL_FRACTION_OF_TRAIN if val_fraction is None else val_fraction
-            train, val = _split_off(train, fraction, strata, digests, rng)
-            parts.append(f"val {fraction:.0%} of train")
-        drawn = not given["test"] or (not given["val"] and validation)
-        how = ", ".join(parts) + (f", stratified, seed {seed}" if drawn else "")
-    parts_by_name = {"train": train, **({"val": val} if validation else {}), "test": test}
-    lacking = _lacking(pictures, usable, len(classes), parts_by_name)
+    request = _Request(given, strata, val_fraction, validation)
+    parts = _draw(request, usable, digests, np.random.default_rng(seed))
+    touched = _torn_strata(parts, given, digests, together, strata)
+    if touched:
+        # Only classes with torn groups are drawn anew, with a generator of their own: the others stay as they are.
+        some = [i for i in usable if strata[i] in touched]
+        drawn = _draw(request, some, together, np.random.default_rng([seed, 1]))
+        parts = {name: [i for i in part if strata[i] not in touched] + drawn[name] for name, part in parts.items()}
+    named = {name: parts[name] for name in PARTS if name != "val" or validation}
+    lacking = _lacking(pictures, usable, len(classes), named)
     if lacking:
-        needed = len(parts_by_name)
-        raise EmptyClass(_too_few(*lacking, needed, pictures, digests, usable, classes, unreadable or {}))
-    return Split(_rising(train), _rising(val), _rising(test), how)
+        raise EmptyClass(_too_few(*lacking, len(named), pictures, together, usable, classes, unreadable or {}))
+    how = _describe(request, seed)
+    return Split(_rising(parts["train"]), _rising(parts["val"]), _rising(parts["test"]), how)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """How the pictures are to be divided.
+
+    Args:
+        given: Maps each part to the pictures that the source puts into it. All are empty if the source has no split.
+        strata: The stratum of each picture; see `_strata`.
+        val_fraction: As in `split`.
+        validation: As in `split`.
+    """
+
+    given: Mapping[str, Sequence[int]]
+    strata: Sequence[int]
+    val_fraction: float | None
+    validation: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether the source has no split."""
+        return not any(self.given.values())
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the validation part: of all pictures if the source has no split, else of the train part."""
+        default = VAL_FRACTION if self.plain else VAL_FRACTION_OF_TRAIN
+        return default if self.val_fraction is None else self.val_fraction
+
+
+def _draw(
+    request: _Request, indices: Sequence[int], together: Sequence[str], rng: np.random.Generator
+) -> dict[str, list[int]]:
+    """Divide some pictures into parts.
+
+    Args:
+        request: How the pictures are to be divided.
+        indices: The pictures to divide.
+        together: A text per picture of the source; pictures with equal texts stay together where a part is drawn.
+        rng: Decides which pictures a drawn part gets.
+
+    Returns:
+        The pictures of the parts "train", "val" and "test". Without a validation part, "val" is empty.
+    """
+    strata, validation = request.strata, request.validation
+    if request.plain:
+        # The test part is the same with and without a validation part.
+        train, test = _split_off(indices, TEST_FRACTION, strata, together, rng, leave=2)
+        val: list[int] = []
+        if validation:
+            train, val = _split_off(train, request.fraction / (1 - TEST_FRACTION), strata, together, rng)
+        return {"train": train, "val": val, "test": test}
+    wanted = set(indices)
+    train, val, test = ([i for i in request.given[part] if i in wanted] for part in PARTS)
+    has_val, has_test = bool(request.given["val"]), bool(request.given["test"])
+    if has_val and not validation:
+        train, val = [*train, *val], []
+    if not has_test:
+        train, test = _split_off(train, TEST_FRACTION, strata, together, rng, leave=1 if has_val and validation else 2)
+    if not has_val and validation:
+        train, val = _split_off(train, request.fraction, strata, together, rng)
+    return {"train": train, "val": val, "test": test}
+
+
+def _describe(request: _Request, seed: int) -> str:
+    """Describe how the pictures were divided, with fractions and seed."""
+    if request.plain:
+        if not request.validation:
+            return f"train / test split {1 - TEST_FRACTION:.0%} / {TEST_FRACTION:.0%}, stratified, seed {seed}"
+        shares = f"{1 - TEST_FRACTION - request.fraction:.0%} / {request.fraction:.0%} / {TEST_FRACTION:.0%}"
+        return f"train / val / test split {shares}, stratified, seed {seed}"
+    given, validation = request.given, request.validation
+    parts = [f"{part} as given" for part in PARTS if given[part]]
+    if given["val"] and not validation:
+        parts = ["train and val as given", *(["test as given"] if given["test"] else [])]
+    if not given["test"]:
+        parts.append(f"test {TEST_FRACTION:.0%} of train")
+    if not given["val"] and validation:
+        parts.append(f"val {request.fraction:.0%} of train")
+    drawn = not given["test"] or (not given["val"] and validation)
+    return ", ".join(parts) + (f", stratified, seed {seed}" if drawn else "")
+
+
+def _torn_strata(
+    parts: Mapping[str, Sequence[int]],
+    given: Mapping[str, Sequence[int]],
+    digests: Sequence[str],
+    together: Sequence[str],
+    strata: Sequence[int],
+) -> set[int]:
+    """Return the strata in which a drawn part has a picture of a group, and another part has the others.
+
+    Args:
+        parts: The pictures of each part, drawn without regard to groups.
+        given: The pictures of each part that the source gives.
+        digests: The sha256 of each picture.
+        together: A text per picture; pictures with equal texts are a group.
+        strata: The stratum of each picture.
+
+    Returns:
+        These strata, and those that share a group with one of them.
+    """
+    fixed = {i for name in ("val", "test") for i in given[name]}
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name, part in parts.items():
+        for i in part:
+            # A group that the source itself tears cannot be mended.
+            if together[i] != digests[i] and i not in fixed:
+                groups.setdefault(together[i], []).append((i, name))
+    for name, part in parts.items():
+        for i in part:
+            if together[i] == digests[i] and together[i] in groups and i not in fixed:
+                groups[together[i]].append((i, name))
+    own = [{strata[i] for i, _ in members} for members in groups.values()]
+    torn = [len({name for _, name in members}) > 1 for members in groups.values()]
+    touched = set().union(*(each for each, is_torn in zip(own, torn, strict=True) if is_torn))
+    while any(each & touched and not each <= touched for each in own):
+        touched |= set().union(*(each for each in own if each & touched))
+    return touched
 
 
 def _lacking(
@@ -153,7 +260,7 @@ def _too_few(
     missing: Sequence[int],
     needed: int,
     pictures: Sequence[Picture],
-    digests: Sequence[str],
+    together: Sequence[str],
     usable: Sequence[int],
     classes: Sequence[str],
     unreadable: Mapping[int, str],
@@ -163,7 +270,7 @@ def _too_few(
     The message counts the pictures of each of these classes, and names the unreadable files of these classes. `needed`
     is the number of pictures that each class needs.
     """
-    counts = {label: len({digests[i] for i in usable if label in pictures[i].labels}) for label in missing}
+    counts = {label: len({together[i] for i in usable if label in pictures[i].labels}) for label in missing}
     scarce = [label for label in missing if counts[label] < needed]
     # A split that the user gives can leave a class out of a part although the class has many pictures.
     others = [classes[label] for label in missing if label not in scarce]
@@ -201,20 +308,20 @@ def _split_off(
     indices: Sequence[int],
     fraction: float,
     strata: Sequence[int],
-    digests: Sequence[str],
+    together: Sequence[str],
     rng: np.random.Generator,
     leave: int = 1,
 ) -> tuple[list[int], list[int]]:
     """Split off a fraction of the pictures of each stratum; see `_strata`.
 
-    Byte-equal pictures are copies of each other and stay together. If a stratum has two or more different pictures, at
+    Copies and other pictures of one group stay together. If a stratum has two or more different pictures, at
     least one of them is split off.
 
     Args:
         indices: Indices of the pictures to divide.
         fraction: The fraction to split off, in (0, 1).
         strata: The stratum of each picture of the source.
-        digests: The sha256 of each picture of the source, in hex.
+        together: A text per picture of the source; pictures with equal texts are a group.
         rng: The random generator that decides which pictures are split off.
         leave: If a stratum has more than `leave` different pictures, at least `leave` of them stay.
 
@@ -223,7 +330,7 @@ def _split_off(
     """
     copies: dict[str, list[int]] = {}
     for i in indices:
-        copies.setdefault(digests[i], []).append(i)
+        copies.setdefault(together[i], []).append(i)
     groups: list[list[list[int]]] = [[] for _ in range(max(strata, default=0) + 1)]
     for group in copies.values():
         groups[strata[group[0]]].append(group)

@@ -94,6 +94,7 @@ def _run_facts(record: RunRecord) -> dict[str, Any]:
         "title": f"{record.architecture['name']} on {data['name']}",
         "warnings": record.warnings,
         "evidence": (record.evidence or {}).get("text"),
+        "check": data.get("check", {}).get("lines", ()),
         "best_epoch": record.best_epoch,
         "settings": [
             ("run", record.id),
@@ -103,6 +104,7 @@ def _run_facts(record: RunRecord) -> dict[str, Any]:
             ("picture size", " x ".join(map(str, image["size"])) + f" pixels, {image['resize']}"),
             ("pictures (training / validation / test)", counts),
             ("split", data["split"]),
+            *([("kept together by", options["group_by"])] if options.get("group_by") else []),
             ("pictures left out", len(data["left_out"])),
             ("seed", options["seed"]),
             ("training time", "not measured" if seconds is None else f"{seconds:.1f} seconds"),

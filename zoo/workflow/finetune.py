@@ -267,6 +267,9 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bo
             val_fraction=requested.val_split,
             validation=validation,
             reporter=reporter,
+            group_by=requested.group_by,
+            data=requested.data,
+            reading=requested.reading,
         )
 
 
@@ -301,10 +304,9 @@ def training_data(dataset: Dataset) -> TrainingData:
     """
     from zoo.train.inputs import TrainingData
 
-    split = dataset.split
-    return TrainingData(
-        dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task, dataset.pixels.digests
-    )
+    split, together = dataset.split, dataset.together
+    copies = dataset.pixels.digests if together is None else together
+    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task, copies)
 
 
 def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:
@@ -334,7 +336,7 @@ def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dat
         image=dataset.spec.to_json(),
         classes=list(source.classes),
         task=source.task,
-        data={**dataset.describe(), "left_out": left_out},
+        data={**dataset.describe(), "left_out": left_out, "check": dataset.check},
         plugins=sorted(plugins),
         versions=runs.versions(),
         warnings=resolved.warnings,

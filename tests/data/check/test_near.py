@@ -1,0 +1,160 @@
+"""Near-duplicates: what counts as one, what does not, and that a second look costs nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from zoo import files
+from zoo.data import pixels, sources
+from zoo.data.check import hashes, near, thumbnails
+from zoo_runtime import ImageSpec
+
+# What imagehash.phash 4.3.2 returns for four pictures and for their mirror images.
+REFERENCE = [
+    ("86d3ec71a4b95546", "d386b926f1ec0713"),
+    ("de0306e656b9ab46", "8b56539303ecfe11"),
+    ("e3f6564b19a9a056", "b6a3031e4efcb503"),
+    ("f916cc435bf92606", "ac4b99160eacf353"),
+]
+
+
+def test_the_hash_has_the_bits_of_imagehash():
+    rng = np.random.default_rng(5)
+    small = [Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8)) for _ in REFERENCE]
+    thumbs = np.stack([np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)) for image in small])
+    for signs, texts in zip(hashes.phash(thumbs), zip(*REFERENCE, strict=True), strict=True):
+        assert [np.packbits(row > 0).tobytes().hex() for row in signs] == list(texts)
+
+
+def test_copies_that_were_saved_again_are_found_and_other_pictures_are_not(tmp_path, scenes, linked):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for seed in range(40):
+        scenes(seed).save(folder / f"{seed:02}.png")
+    original = scenes(7)
+    ImageOps.mirror(original).save(folder / "mirror.jpg", quality=60)
+    original.save(folder / "quality.jpg", quality=60)
+    original.resize((80, 60)).save(folder / "smaller.jpg", quality=85)
+    original.save(folder / "web.webp", quality=70)
+    original.crop((4, 2, 156, 117)).save(folder / "crop.jpg", quality=85)
+    ImageOps.autocontrast(original, cutoff=5).save(folder / "brighter.jpg")
+    found = linked(tmp_path)
+    family = {"07.png", "mirror.jpg", "quality.jpg", "smaller.jpg", "web.webp", "crop.jpg", "brighter.jpg"}
+    assert {name for pair in found for name in pair} == family
+    copies = {pair[1] for pair, (_, _, copy) in found.items() if copy and pair[0] == "07.png"}
+    assert copies == {"mirror.jpg", "quality.jpg", "smaller.jpg", "web.webp"}
+    assert found["07.png", "mirror.jpg"][1] and not found["07.png", "quality.jpg"][1]
+    assert found["07.png", "crop.jpg"][0] >= near.SIMILAR
+
+
+def test_blank_pictures_are_named_and_do_not_match_one_another(tmp_path, linked):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for level in (0, 128, 250):
+        Image.new("RGB", (80, 60), (level, level, level)).save(folder / f"{level}.png")
+    noise = np.random.default_rng(0).integers(126, 130, (2, 60, 80, 3), dtype=np.uint8)
+    for i, picture in enumerate(noise):
+        Image.fromarray(picture).save(folder / f"noise{i}.png")
+    assert linked(tmp_path) == {}
+    source = sources.open_source(str(tmp_path), fewest_classes=1)
+    spec = ImageSpec(size=(96, 96))
+    decoded = pixels.load_pixels(source.pictures, spec, files.cache() / "pixels")
+    blank = [source.pictures[i].name.rpartition("/")[2] for i in near.find(source.pictures, decoded, spec).blank]
+    assert {"0.png", "128.png", "250.png"} <= set(blank)
+
+
+def test_handwritten_digits_are_alike_and_are_not_copies(tmp_path, linked):
+    from sklearn.datasets import load_digits
+
+    spec = ImageSpec(size=(64, 64))
+    source = sources.open_source("digits")
+    decoded = pixels.load_pixels(source.pictures, spec, files.cache() / "pixels")
+    assert len(near.find(source.pictures, decoded, spec)) == 0
+    # As files, their size is known from the header.
+    (tmp_path / "a").mkdir()
+    for i, picture in enumerate(load_digits().images[:200]):
+        Image.fromarray(np.round(picture * 15.9).astype(np.uint8)).save(tmp_path / "a" / f"{i}.png")
+    assert linked(tmp_path, spec) == {}
+
+
+def test_the_borders_of_padded_pictures_do_not_make_them_alike(tmp_path, scenes, linked):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for seed in range(12):
+        scenes(seed, (240, 40)).save(folder / f"{seed:02}.png")
+    scenes(3, (240, 40)).save(folder / "again.jpg", quality=70)
+    assert set(linked(tmp_path, ImageSpec(size=(96, 96), resize="pad"))) == {("03.png", "again.jpg")}
+
+
+def test_gray_pictures_of_one_channel_are_compared_too(tmp_path, scenes, linked):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for seed in range(6):
+        scenes(seed).convert("L").save(folder / f"{seed}.png")
+    scenes(2).convert("L").save(folder / "again.jpg", quality=70)
+    found = linked(tmp_path, ImageSpec(size=(64, 64), channels=1))
+    assert set(found) == {("2.png", "again.jpg")} and found["2.png", "again.jpg"][2]
+
+
+@pytest.fixture
+def pair(tmp_path, scenes):
+    """A folder with a picture and its copy."""
+    (tmp_path / "a").mkdir()
+    for name, seed in (("0.png", 0), ("1.png", 1), ("again.jpg", 0)):
+        scenes(seed).save(tmp_path / "a" / name)
+    return tmp_path
+
+
+def test_a_second_look_compares_nothing(pair, linked, monkeypatch):
+    first = linked(pair)
+    monkeypatch.setattr(hashes, "candidates", lambda *_, **__: pytest.fail("compared again"))
+    assert linked(pair) == first != {}
+
+
+@pytest.mark.parametrize("name", [near.FILE, thumbnails.FILE])
+def test_damaged_files_in_the_cache_are_made_again(pair, linked, name):
+    first = linked(pair)
+    (path,) = (files.cache() / "pixels").glob(f"*/{name}")
+    path.write_bytes(path.read_bytes()[:-200])
+    if name == thumbnails.FILE:
+        (path.parent / near.FILE).unlink()
+    assert linked(pair) == first != {}
+    assert not list(path.parent.glob(".*"))
+
+
+def test_a_cache_that_cannot_be_written_to_costs_time_alone(pair, linked, monkeypatch):
+    first = linked(pair)
+    for path in (files.cache() / "pixels").glob("*/*-1.np*"):
+        path.unlink()
+        # A folder at this place can neither be read nor replaced.
+        path.mkdir()
+    assert linked(pair) == first != {}
+
+
+def test_pictures_that_are_all_alike_take_memory_for_a_few_links_each():
+    """3,000 equal hashes have 4.5 million pairs; each keeps eight."""
+    signs = np.ones((3000, 64), np.int8)
+    pairs = hashes.candidates(signs, -signs, distance=12)
+    assert len(pairs.first) <= 3000 * hashes.NEAREST
+    assert not pairs.mirrored.any() and set(pairs.first) | set(pairs.second) == set(range(3000))
+
+
+def test_all_pairs_of_hashes_within_the_distance_are_found():
+    rng = np.random.default_rng(0)
+    signs = rng.choice(np.array([-1, 1], np.int8), (3000, 64))
+    signs[2900:] = signs[:100]
+    flips = rng.permuted(np.tile(np.arange(64) < 12, (100, 1)), axis=1)
+    signs[2900:][flips] *= -1
+    pairs = hashes.candidates(signs, rng.choice(np.array([-1, 1], np.int8), (3000, 64)), distance=12)
+    found = {(int(i), int(j)) for i, j in zip(pairs.first, pairs.second, strict=True)}
+    assert {(i, 2900 + i) for i in range(100)} <= found
+    exact = (64 - signs.astype(int) @ signs.T.astype(int)) // 2
+    expected = {(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(exact <= 12, 1)), strict=True)}
+    plain = {
+        pair
+        for pair, flipped in zip(zip(pairs.first, pairs.second, strict=True), pairs.mirrored, strict=True)
+        if not flipped
+    }
+    assert {(int(i), int(j)) for i, j in plain} == expected
