@@ -37,7 +37,7 @@ def in_c_locale(tmp_path):
 
 def test_zoo_reads_and_prints_names_of_all_scripts(in_c_locale, tmp_path):
     code, _, err = in_c_locale("zoo.cli", "evaluate", MODEL, "--data", "звери")
-    assert code == 1 and "the network does not know 'собаки', '猫'." in err and "from 'zveri'" in err
+    assert code == 1 and "the network does not know 'собаки', '猫'." in err
     code, out, _ = in_c_locale("zoo.cli", "augment", "preview", "none", "--data", "звери", "--output", "ряд.png")
     assert code == 0 and "Sheet      ряд.png" in out and (tmp_path / "ряд.png").is_file()
 
