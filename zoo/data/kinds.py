@@ -96,7 +96,7 @@ def conversion_advice(bad: Mapping[str, str]) -> str:
     endings: dict[str, Counter[str]] = {}
     for name, why in bad.items():
         ending = Path(name).suffix.lower()
-        if ending in CONVERT and "pillow-heif" not in why:
+        if not is_readable(Path(name)) and "pillow-heif" not in why:
             endings.setdefault(CONVERT[ending], Counter())[ending] += 1
     sentences = [
         f"{' and '.join(f'{count} {ending}' for ending, count in counts.items())} "
