@@ -170,7 +170,6 @@ for command in (
     export.verify,
     evaluate.predict,
     train.augment,
-    data.data,
     evaluate.plot,
     data.data,
     doctor.doctor,
