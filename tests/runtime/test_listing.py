@@ -75,7 +75,9 @@ def test_many_endings_are_summed_up(predict, tmp_path):
     assert "Passed over: " in err[0] and ", 22 others." in err[0] and code == 1
 
 
-def test_a_folder_of_heic_pictures_is_not_empty(predict, tmp_path):
+def test_a_folder_of_heic_pictures_is_not_empty(predict, tmp_path, monkeypatch):
+    # As if pillow-heif was not installed.
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
     heic = b"\0\0\0\x24ftypheic\0\0\0\0mif1heicmiaf" + bytes(400)
     folder = tmp_path / "phone"
     folder.mkdir()
@@ -141,6 +143,10 @@ def test_patterns_that_the_shell_left(predict, album):
     assert code == 1 and len(out) == 1 and err == ["*.bmp: matches no file."]
     (album / "odd[1].png").write_bytes((album / "a.png").read_bytes())
     assert predict("odd[1].png", folder=album)[1][0].startswith("odd[1].png: red ")
+    folder = album.with_name("from [2020]")
+    folder.mkdir()
+    (album / "a.png").rename(folder / "a.png")
+    assert predict(f"{folder}/*.png")[1][0].startswith(f"{folder}/a.png: red ")
 
 
 def test_addresses(predict, album):

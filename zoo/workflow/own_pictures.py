@@ -191,8 +191,9 @@ def reload_dataset(
             "other pictures would be meaningless. Name the right pictures with --data."
         )
     if changes.text:
-        words = list(record.command)
-        train = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
+        # The first word is zoo.exe on Windows, and __main__.py after `python -m zoo`.
+        words = list(record.command)[1:]
+        train = shlex.join(["zoo", *words]) if words[:1] == ["finetune"] else "zoo finetune"
         raise RunError(
             f"the pictures at {where!r} have changed since {run.id} was trained: {changes.text}. Checks and test "
             f"figures on other pictures would be meaningless. Restore the pictures, name a copy of them with --data, "
