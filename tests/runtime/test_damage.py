@@ -219,6 +219,17 @@ def test_a_wrong_checksum_of_a_png_is_found(allowed):
         decode(bytes(data), SPEC)
 
 
+@pytest.mark.parametrize("compression", ["tiff_deflate", "tiff_adobe_deflate"])
+def test_a_wrong_checksum_of_a_tiff_is_found(compression, allowed):
+    data = saved(photo(), "TIFF", compression=compression)
+    for place in range(1000, len(data) - 1000, len(data) // 12):
+        damaged = data[:place] + bytes(40) + data[place + 40 :]
+        for source in (damaged, Image.open(io.BytesIO(damaged))):
+            with pytest.raises(CorruptPicture):
+                decode(source, SPEC)
+    assert np.array_equal(decode(data, SPEC), decode(photo(), SPEC))
+
+
 def test_the_switch_stays_as_it_was(monkeypatch):
     for value in (False, True):
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", value)
