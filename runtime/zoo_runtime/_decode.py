@@ -13,9 +13,11 @@ rules of `decode` are:
 - libjpeg can reduce a JPEG to 1/2, 1/4 or 1/8 of its size while decoding it. `decode` uses the smallest of these scales
   at which the picture does not have to be enlarged afterwards, or the full size if there is none. A Pillow image is
   never reduced in this way.
-- A truncated or damaged file is an error. It never becomes a picture with made-up pixels, whatever a program has set in
-  Pillow. `zoo_runtime._jpeg` says which damage of a JPEG cannot be seen. An image that a program has loaded itself is
-  taken as it is.
+- A truncated file is an error. It never becomes a picture with made-up pixels, whatever a program has set in Pillow. A
+  damaged file is an error where its format shows the damage. JPEG does so nearly always, as `zoo_runtime._jpeg`
+  explains, and PNG always. WebP, AVIF, HEIC, JPEG 2000 and uncompressed formats have no checksum: bytes that were
+  overwritten within a file of the right length cannot be seen there. An image that a program has loaded itself is taken
+  as it is.
 - The memory for a picture is bounded; see `max_pixels`.
 
 `zoo_runtime._formats` opens and loads files, `zoo_runtime._pixels` converts and resizes.

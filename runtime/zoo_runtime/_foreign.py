@@ -358,7 +358,8 @@ def _advice(model: str | bytes, kind: str) -> str:
     if kind == "a picture":
         return "Give the exported file first, then pictures."
     folder = (os.path.dirname(model) or ".") if isinstance(model, str) else ""
-    if folder and os.path.isfile(os.path.join(folder, FILE)):
+    itself = isinstance(model, str) and os.path.basename(model) == FILE
+    if folder and not itself and os.path.isfile(os.path.join(folder, FILE)):
         return f"Give {os.path.join(folder, FILE)!r}, which is beside it."
     if folder and os.path.isfile(os.path.join(folder, "run.json")):
         return f"It belongs to a run: `zoo export {folder}` makes an exported file."

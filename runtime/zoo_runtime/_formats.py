@@ -1,7 +1,8 @@
 """Opens picture files of the supported formats, and loads their pixels or refuses them.
 
-`load` refuses damage that Pillow overlooks: `zoo_runtime._jpeg` does so for JPEG, also inside TIFF, and the checksums
-of a PNG are compared here. `zoo_runtime._strict` makes Pillow's own checks independent of its global switches.
+`load` refuses damage that Pillow overlooks: `zoo_runtime._jpeg` does so for JPEG, also inside TIFF. The checksums of a
+PNG, and of a TIFF with deflate compression, are compared here. `zoo_runtime._strict` makes Pillow's own checks
+independent of its global switches.
 
 HEIC pictures are read where the package pillow-heif is installed.
 """
@@ -30,6 +31,8 @@ SUFFIXES = frozenset(f".{ending}" for ending in f"{_ENDINGS} heic heif hif".spli
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _COMPRESSION, _JPEG_TABLES, _NEW_JPEG = 259, 347, 7
+_DEFLATE = (8, 32946)
+_PIECE = 1 << 20
 _PARTS = ((273, 279), (324, 325))
 
 
@@ -136,8 +139,12 @@ def load(image: Any, jpeg: tuple[bytes, _jpeg.Layout] | None = None) -> None:
         _scale_transparent_level(image, tile[0][3])
     if stream is not None and tile and image.format == "PNG":
         _check_png(stream)
-    elif stream is not None and tile and image.format == "TIFF" and image.tag_v2.get(_COMPRESSION) == _NEW_JPEG:
-        _check_tiff(stream, image.tag_v2)
+    elif stream is not None and tile and image.format == "TIFF":
+        compression = image.tag_v2.get(_COMPRESSION)
+        if compression == _NEW_JPEG:
+            _check_tiff(stream, image.tag_v2)
+        elif compression in _DEFLATE:
+            _check_deflate(stream, image)
     image.load()
 
 
@@ -207,6 +214,24 @@ def _check_tiff(stream: BinaryIO, tags: Any) -> None:
                 # Pillow knows no JPEG of 2 channels, for example. libtiff has the last word.
                 continue
             _jpeg.load(image, data, _jpeg.read_layout(data))
+    stream.seek(place)
+
+
+def _check_deflate(stream: BinaryIO, image: Any) -> None:
+    """Raise CorruptPicture if a checksum of a strip or tile of a TIFF is wrong. libtiff stops before it reads them."""
+    place = stream.tell()
+    # The pixels of the whole picture, with 4 channels of 8 bytes, bound what the parts can expand to.
+    left = 32 * image.width * image.height + _PIECE
+    for offsets, lengths in _PARTS:
+        for offset, length in zip(_numbers(image.tag_v2, offsets), _numbers(image.tag_v2, lengths), strict=False):
+            stream.seek(offset)
+            data, inflater = stream.read(length), zlib.decompressobj()
+            try:
+                while data and not inflater.eof and left > 0:
+                    left -= len(inflater.decompress(data, _PIECE))
+                    data = inflater.unconsumed_tail
+            except zlib.error:
+                raise CorruptPicture("a checksum of the coded data is wrong, or they are damaged") from None
     stream.seek(place)
 
 

@@ -24,7 +24,7 @@ LONGEST_SHOWN = 300
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0")
 # Patterns that are compiled on use, because importing this module must be quick.
 _BASE64 = rb"[A-Za-z0-9+/_\s-]+"
-_PIXELS = r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:P|PX|PIXELS?)?"
+_PIXELS = r"(\d{1,15}(?:\.\d+)?)\s*([KMG]?)(?:P|PX|PIXELS?)?"
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _FORMS = "a path, bytes, a binary file, a uint8 array or a Pillow image"
 _ELLIPSIS = "…"

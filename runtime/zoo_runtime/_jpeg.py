@@ -32,8 +32,9 @@ from ._errors import CorruptPicture
 
 ENDS_EARLY = "the file ends before the picture does"
 _DAMAGED = "the coded data are damaged"
-# A byte FF is followed by 00 within coded data. FF may be repeated before a marker.
-_MARKER = re.compile(rb"\xff[^\x00\xff]")
+# A byte FF is followed by 00 within coded data. FF may be repeated before a marker, as some hardware encoders do. These
+# bytes do not belong to the coded data.
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _END = b"\xff\xd9"
 _HUFFMAN, _ARITHMETIC = frozenset((0xC0, 0xC1, 0xC2)), frozenset((0xC9, 0xCA))
 _PROGRESSIVE = frozenset((0xC2, 0xCA))
@@ -138,10 +139,11 @@ def _read_scan(layout: Layout, data: bytes, body: bytes, start: int) -> int:
     restarts: list[int] = []
     end = -1
     for found in _MARKER.finditer(data, start):
-        if not 0xD0 <= data[found.start() + 1] <= 0xD7:
+        marker = data[found.end() - 1]
+        if not 0xD0 <= marker <= 0xD7:
             end = found.start()
             break
-        if data[found.start() + 1] != 0xD0 + len(restarts) % 8:
+        if marker != 0xD0 + len(restarts) % 8:
             raise CorruptPicture(_DAMAGED)
         restarts.append(found.start())
     first, last, bits = body[1 + 2 * count : 4 + 2 * count]

@@ -142,12 +142,23 @@ def _matching(pattern: str) -> list[str]:
     given = set(os.path.normpath(pattern).split(os.sep))
     names = sorted(
         name
-        for name in glob.glob(pattern, recursive=True)
+        for name in glob.glob(_with_literal_folders(pattern), recursive=True)
         if not any(is_ignored(part) for part in os.path.normpath(name).split(os.sep) if part not in given)
     )
     if not names:
         raise PictureNotFound(f"{pattern!r} matches no file.")
     return names
+
+
+def _with_literal_folders(pattern: str) -> str:
+    """Escape the leading folders of a pattern that exist as they are written, such as `photos [2020]`."""
+    import glob
+
+    folder, rest = pattern, ""
+    while folder and not os.path.lexists(folder):
+        folder, name = os.path.split(folder)
+        rest = os.path.join(name, rest) if rest or not name else name
+    return os.path.join(glob.escape(folder), rest) if folder else pattern
 
 
 def _is_listed(name: str, passed_over: PassedOver | None) -> bool:

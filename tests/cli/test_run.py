@@ -7,12 +7,15 @@ import pytest
 
 CODE = """
 import atexit, os, sys, threading, time, types
+from concurrent.futures import ThreadPoolExecutor
 if {loaded}: sys.modules["tensorflow"] = types.ModuleType("tensorflow")
 class Slow:
     def __del__(self, write=os.write): write(1, b"freed\\n")
 kept = Slow()
 atexit.register(print, "handler")
 threading.Thread(target=lambda: (time.sleep(0.2), os.write(1, b"thread\\n"))).start()
+pool = ThreadPoolExecutor(1)  # its thread waits for more work
+pool.submit(os.write, 1, b"pool\\n")
 sys.argv = ["zoo", *{arguments!r}]
 from zoo.cli import run
 run()
@@ -27,6 +30,7 @@ def test_the_process_ends_with_its_code_output_threads_and_handlers(loaded, argu
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     assert done.returncode == code, done.stderr
     lines = done.stdout.split()
@@ -34,3 +38,15 @@ def test_the_process_ends_with_its_code_output_threads_and_handlers(loaded, argu
     assert any("mobilenetv2" in line for line in lines) is (code == 0)
     # With TensorFlow, nothing is freed object by object.
     assert ("freed" in lines) is not loaded
+
+
+def test_a_plugin_may_end_the_process_with_a_text():
+    code = """
+import sys, types
+sys.modules["tensorflow"] = types.ModuleType("tensorflow")
+from zoo import cli
+cli._run = lambda: sys.exit("no licence")
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "no licence\n")

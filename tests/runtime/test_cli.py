@@ -230,6 +230,11 @@ def test_an_accuracy_has_as_many_decimals_as_its_interval_justifies(accuracy, in
     assert format_accuracy(accuracy, interval, pictures) == text
 
 
+def test_info_json_leaves_out_the_pictures_of_the_self_test(run, altered):
+    ran = run("info", altered(lambda selftest: selftest.update(decoding=selftest["pictures"])), "--json")
+    assert ran.code == 0 and set(json.loads("\n".join(ran.out))["selftest"]) == {"versions", "tolerance"}
+
+
 def test_info_json(run, model, info):
     ran = run("info", model, "--json")
     shown = json.loads("\n".join(ran.out))

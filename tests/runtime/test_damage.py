@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -84,6 +85,20 @@ def test_whole_jpegs_are_read_whatever_follows_them(kind, trailer, allowed):
         whole = np.rot90(whole, -1)
     pixels = decode(data + TRAILERS[trailer], ImageSpec(whole.shape[:2]))
     np.testing.assert_array_equal(pixels, whole)
+
+
+@pytest.mark.parametrize("kind", ["plain", "restarts", "progressive", "progressive restarts"])
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_a_jpeg_may_have_fill_bytes_before_its_markers(kind, count):
+    # ITU-T T.81, B.1.1.2. Some hardware encoders fill up to a whole word before the end marker.
+    whole = JPEGS[kind]()
+    start = whole.index(b"\xff\xda") + 2
+    fill = b"\xff" * count
+    filled = whole[:start] + re.sub(rb"\xff(?=[\xc0-\xfe])", lambda _: fill + b"\xff", whole[start:])
+    assert len(filled) > len(whole)
+    assert np.array_equal(decode(filled, SPEC), decode(whole, SPEC))
+    with pytest.raises(CorruptPicture):
+        decode(whole[: start + (len(whole) - start) * 9 // 10] + fill + b"\xff\xd9", SPEC)
 
 
 @pytest.mark.parametrize("ending", [b"", b"\xff\xd9"], ids=["cut", "cut and ended"])
@@ -202,6 +217,17 @@ def test_a_wrong_checksum_of_a_png_is_found(allowed):
     data[data.index(b"IDAT") + 5000] ^= 4
     with pytest.raises(CorruptPicture):
         decode(bytes(data), SPEC)
+
+
+@pytest.mark.parametrize("compression", ["tiff_deflate", "tiff_adobe_deflate"])
+def test_a_wrong_checksum_of_a_tiff_is_found(compression, allowed):
+    data = saved(photo(), "TIFF", compression=compression)
+    for place in range(1000, len(data) - 1000, len(data) // 12):
+        damaged = data[:place] + bytes(40) + data[place + 40 :]
+        for source in (damaged, Image.open(io.BytesIO(damaged))):
+            with pytest.raises(CorruptPicture):
+                decode(source, SPEC)
+    assert np.array_equal(decode(data, SPEC), decode(photo(), SPEC))
 
 
 def test_the_switch_stays_as_it_was(monkeypatch):

@@ -72,6 +72,13 @@ def test_a_file_of_another_kind(tmp_path, name, content, words):
         assert words in str(refusal(content))
 
 
+def test_the_file_itself_is_not_named_as_the_one_beside_it(model):
+    (model.parent / "note.txt").write_text("hello")
+    assert f"Give {str(model)!r}, which is beside it." in str(refusal(model.parent / "note.txt"))
+    model.write_text("hello")
+    assert "begins with 'hello'" in str(refusal(model)) and "beside it" not in str(refusal(model))
+
+
 def test_a_large_file_is_not_read_whole(tmp_path, monkeypatch):
     """The file has 4 GB, but nearly all of it is a hole."""
     path = tmp_path / "large.safetensors"

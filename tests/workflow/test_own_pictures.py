@@ -101,6 +101,11 @@ def test_pictures_that_are_gone_edited_or_in_another_class_are_named(zoo, own, m
     with pytest.raises(RunError) as caught:
         reloaded(run)
     assert changes in str(caught.value) and "train again: `zoo finetune mobilenetv2_035" in str(caught.value)
+    record = json.loads((run / "run.json").read_text())
+    for program in ("zoo.exe", "__main__.py"):
+        (run / "run.json").write_text(json.dumps({**record, "command": [program, *record["command"][1:]]}))
+        with pytest.raises(RunError, match="train again: `zoo finetune mobilenetv2_035"):
+            reloaded(run)
     with pytest.raises(RunError, match="are not the ones that"):
         make_photos(data.with_name("others"), 3, seed=9)
         reloaded(run, str(data.with_name("others")))

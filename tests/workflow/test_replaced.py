@@ -94,6 +94,7 @@ def test_a_file_that_no_run_folder_has_is_kept_beside_the_new_one(zoo, two_runs)
     target.write_bytes(foreign)
     ran = zoo("export", "two", "--name", "mine")
     assert ran.code == 2 and "it is not a usable file of zoo" in ran.err and "`--name mine-2`" in ran.err
+    assert "Copy the file again" not in ran.err and "  " not in ran.err
     assert target.read_bytes() == foreign
     ran = zoo("export", "two", "--name", "mine", "--replace")
     assert ran.code == 0 and "replaces a file that zoo did not write, or that was damaged" in ran.out

@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import warnings
+from types import NoneType
 from typing import NoReturn
 
 import click
@@ -70,7 +71,10 @@ def run() -> NoReturn:
     try:
         main()
     except SystemExit as request:
-        code = int(request.code or 0)
+        if not isinstance(request.code, (int, NoneType)):
+            # A plugin may end with a text, which Python prints.
+            raise
+        code = request.code or 0
     if "tensorflow" in sys.modules:
         _end(code)
     sys.exit(code)
@@ -78,10 +82,12 @@ def run() -> NoReturn:
 
 def _end(code: int) -> NoReturn:
     """End the process without freeing memory, after its threads, exit handlers and output are finished."""
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
-    atexit._run_exitfuncs()
+    try:
+        # This is what Python does first at its end. Joining the threads would wait for ever for those of an open pool.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    except KeyboardInterrupt:
+        code = 130
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -170,7 +176,6 @@ for command in (
     export.verify,
     evaluate.predict,
     train.augment,
-    data.data,
     evaluate.plot,
     data.data,
     doctor.doctor,

@@ -77,18 +77,20 @@ def compare(listed: Sequence[Mapping[str, str]], source: Source, digests: Sequen
     for i, digest in enumerate(digests):
         places[digest].append(i)
     names = {_short(picture.name) for picture in source.pictures}
+    present = set(digests)
     missing, edited, relabeled, known = [], [], [], []
     for row in listed:
         left = places[row["sha256"]]
-        same = [i for i in left if _normal(source.class_of(source.pictures[i])) == _normal(row["class"])]
+        label = _normal(row["class"])
+        same = next((i for i in left if _normal(source.class_of(source.pictures[i])) == label), None)
         name = _short(row["picture"])
-        if same:
-            known.append(same[0])
-            left.remove(same[0])
+        if same is not None:
+            known.append(same)
+            left.remove(same)
         elif left:
             now = source.class_of(source.pictures[left[0]])
             relabeled.append(f"{name}: {now!r}, was {row['class']!r}")
-        elif name in names and row["sha256"] not in digests:
+        elif name in names and row["sha256"] not in present:
             edited.append(name)
         else:
             missing.append(name)
@@ -189,8 +191,9 @@ def reload_dataset(
             "other pictures would be meaningless. Name the right pictures with --data."
         )
     if changes.text:
-        words = list(record.command)
-        train = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
+        # The first word is zoo.exe on Windows, and __main__.py after `python -m zoo`.
+        words = list(record.command)[1:]
+        train = shlex.join(["zoo", *words]) if words[:1] == ["finetune"] else "zoo finetune"
         raise RunError(
             f"the pictures at {where!r} have changed since {run.id} was trained: {changes.text}. Checks and test "
             f"figures on other pictures would be meaningless. Restore the pictures, name a copy of them with --data, "

@@ -125,7 +125,7 @@ def check(path: Path, new: NewExport, *, kind: str | None = None, replace: bool,
     why = _obstacle(present, new, kind) if present else ""
     if not present or not why:
         return
-    text = f"{str(path)!r} is not replaced, because {why} {describe(present, new.runs)}"
+    text = f"{str(path)!r} is not replaced, because {why} {describe(present, new.runs)}".rstrip()
     suffix = f"-{kind}" if kind else ""
     name = path.parent.name.removesuffix(suffix)
     other = next(
@@ -174,7 +174,8 @@ def _obstacle(present: Present, new: NewExport, kind: str | None) -> str:
     """Return why a new export does not replace the present file without being asked to; empty if it does."""
     info = present.info
     if info is None:
-        return f"it is not a usable file of zoo: {present.problem}"
+        # What follows the first sentence is advice for those who want to use the file.
+        return f"it is not a usable file of zoo: {present.problem.partition('. ')[0].rstrip('.')}."
     if info.precision.get("kind") != kind:
         return f"it is not {_article(kind or 'float32')} file."
     run = info.run.get("id")
