@@ -250,6 +250,19 @@ def test_an_excluded_quarantine_inside_is_left_out_of_reading(zoo, messy):
     assert ran.code == 0, ran.err
     assert "16 pictures of 2 classes" in zoo("data", "check", messy, "--exclude", "old").out
     assert (messy / "old" / "1" / "quarantine.csv").exists()
+    # Later commands need not exclude it: it is known by its list.
+    ran = zoo("data", "show", messy)
+    assert "16 pictures of 2 classes" in ran.out and "Left out: 'old/' (written by zoo)" in ran.out
+
+
+def test_dark_pictures_of_16_bits_get_the_advice_to_read_fewer_levels(zoo, tmp_path):
+    levels = np.random.default_rng(0).integers(0, 4096, (12, 40, 40)).astype(np.uint16)
+    for i, picture in enumerate(levels):
+        path = tmp_path / "xray" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    ran = zoo("data", "check", tmp_path / "xray")
+    assert "very dark" in ran.out and "`zoo finetune` says which --levels reads them" in ran.out
 
 
 def test_files_of_a_list_are_not_moved(zoo, clean, tmp_path):

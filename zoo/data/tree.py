@@ -45,7 +45,7 @@ class Tree:
         exclusion: Says which files and folders are left out.
 
     Attributes:
-        own: What zoo wrote: the paths of run folders, exports and caches, relative to `root`.
+        own: What zoo wrote: the paths of run folders, exports, caches and quarantines, relative to `root`.
     """
 
     def __init__(self, root: Path, exclusion: Exclusion) -> None:
@@ -156,8 +156,8 @@ class Tree:
         return os.path.realpath(files.cache())
 
     def _is_own(self, folder: Path) -> bool:
-        """Return whether zoo wrote a folder: a run, an export, a cache, or a folder that holds nothing else."""
-        if _is_run(folder) or _is_export(folder) or os.path.realpath(folder) == self._cache:
+        """Return whether zoo wrote a folder: a run, an export, a cache, a quarantine, or a folder of runs or exports."""
+        if _is_output(folder) or os.path.realpath(folder) == self._cache:
             return True
         try:
             with os.scandir(folder) as entries:
@@ -165,7 +165,12 @@ class Tree:
             folders = [Path(entry.path) for entry in inside if entry.is_dir()]
         except OSError:
             return False
-        return bool(folders) and len(folders) == len(inside) and all(_is_run(f) or _is_export(f) for f in folders)
+        return bool(folders) and len(folders) == len(inside) and all(map(_is_output, folders))
+
+
+def _is_output(folder: Path) -> bool:
+    """Return whether a folder is a run, an export or a quarantine."""
+    return _is_run(folder) or _is_export(folder) or _is_quarantine(folder)
 
 
 def _is_run(folder: Path) -> bool:
@@ -178,6 +183,15 @@ def _is_run(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and {"schema", "id", "status", "options"} <= values.keys()
+
+
+def _is_quarantine(folder: Path) -> bool:
+    """Return whether `zoo data check --quarantine` moved files into a folder, by the first line of its list."""
+    try:
+        with (folder / "quarantine.csv").open("rb") as stream:
+            return stream.read(100).lstrip(b"\xef\xbb\xbf").startswith(b"moved_from,moved_to,")
+    except OSError:
+        return False
 
 
 def _is_export(folder: Path) -> bool:

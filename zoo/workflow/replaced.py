@@ -220,9 +220,9 @@ def _is_of_place(info: ModelInfo, new: NewExport) -> bool:
     if new.data is None:
         return False
     place = info.data.get("place")
-    if place:
-        return bool(place == fingerprint(new.data))
-    # Files of earlier versions have no fingerprint.
+    if place and place == fingerprint(new.data):
+        return True
+    # Files of earlier versions have no fingerprint. A run may also have been exported again from a place in between.
     return _data_of(info, new.runs) == new.data
 
 

@@ -308,6 +308,9 @@ def _pictures(checked: Checked) -> list[Finding]:
         if len(kept) * 2 > usable and level == "note":
             title = f"{len(kept)} of {usable} pictures {verbs[1]} {what}; this is usual in these pictures"
             advice = "There is nothing to do if they are meant to be so."
+        modes = [header.mode for item in kept if (header := headers[item.pictures[0]])]
+        if kind == "dark" and any(mode.startswith("I") for mode in modes):
+            advice = "They have 16 bits. If their levels use fewer, `zoo finetune` says which --levels reads them."
         found.append(Finding(kind, level, title, advice, kept))
     return found
 
