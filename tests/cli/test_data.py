@@ -260,6 +260,30 @@ def test_files_of_a_list_are_not_moved(zoo, clean, tmp_path):
     assert zoo("data", "check", table).code == 0
 
 
+def test_a_quarantine_that_was_renamed_keeps_its_list(zoo, messy, tmp_path):
+    before = files_below(messy)
+    assert zoo("data", "check", messy, "--quarantine", tmp_path / "away").code == 0
+    listed = (tmp_path / "away" / "quarantine.csv").read_bytes()
+    (tmp_path / "away").rename(tmp_path / "renamed")
+    ran = zoo("data", "restore", tmp_path / "renamed")
+    assert ran.code == 1 and "none of the 5 files" in ran.err and "move it back first" in ran.err
+    assert (tmp_path / "renamed" / "quarantine.csv").read_bytes() == listed
+    (tmp_path / "renamed").rename(tmp_path / "away")
+    assert zoo("data", "restore", tmp_path / "away").code == 0
+    assert files_below(messy) == before
+
+
+@pytest.mark.parametrize("cut", ["/photos/a/1.jpg", '"/photos/a/1.jpg', "/photos/a/1.jpg,"])
+def test_a_row_that_was_cut_short_is_skipped(zoo, messy, tmp_path, cut):
+    before = files_below(messy)
+    assert zoo("data", "check", messy, "--quarantine", tmp_path / "away").code == 0
+    with (tmp_path / "away" / "quarantine.csv").open("a") as stream:
+        stream.write(cut)
+    ran = zoo("data", "restore", tmp_path / "away")
+    assert ran.code == 0 and "Moved      5 files back" in ran.out
+    assert files_below(messy) == before
+
+
 def test_what_is_no_quarantine_is_said(zoo, clean):
     ran = zoo("data", "restore", clean)
     assert ran.code == 1 and "is not a quarantine" in ran.err
