@@ -245,15 +245,16 @@ def _flagged(table: Table, columns: Sequence[int]) -> Labels:
     """
     flags = []
     for column in columns:
-        meaning = {cell: str(cell).strip().lower() for cell in set(table.columns[column])}
-        wrong = [cell for cell, text in meaning.items() if text not in ONES | ZEROS]
+        # A cell of JSON or Parquet may be a list, which is not hashable.
+        cells = [str(cell).strip().lower() for cell in table.columns[column]]
+        wrong = set(cells) - ONES - ZEROS
         if wrong:
-            row = min(map(table.columns[column].index, wrong))
+            row = min(map(cells.index, wrong))
             raise DataLayout(
                 f"{table.where(row)}, column {table.names[column]!r}: a column of a class must hold 0 or 1. "
                 f"Received: {str(table.columns[column][row])!r}."
             )
-        flags.append([meaning[cell] in ONES for cell in table.columns[column]])
+        flags.append([cell in ONES for cell in cells])
     names = [table.names[column] for column in columns]
     rows = [tuple(name for name, has in zip(names, row, strict=True) if has) for row in zip(*flags, strict=True)]
     several = any(len(row) != 1 for row in rows)
