@@ -213,7 +213,6 @@ def reload(
         how: The description of how the run's split was made; see `zoo.data.split.Split`.
         run: The id of the run, for error messages.
         reporter: Receives progress messages.
-        reading: How the run read its pictures. None means the defaults.
 
     Raises:
         RunError: The pictures or their classes differ from those of the run.
