@@ -118,6 +118,16 @@ def test_the_page_shows_pictures_and_fetches_nothing(zoo, messy, tmp_path):
     assert "1 picture has several copies with different labels" in text
 
 
+def test_the_page_replaces_a_page_and_no_other_file(zoo, clean):
+    table = clean / "list.csv"
+    text = "path,label\n" + "".join(f"{x}/{i}.jpg,{x}\n" for x in "ab" for i in range(8))
+    table.write_text(text)
+    ran = zoo("data", "check", table, "--html", table)
+    assert ran.code == 2 and "exists and is not a page" in ran.err and table.read_text() == text
+    for _ in range(2):
+        assert zoo("data", "check", table, "--html", clean / "page.html").code == 0
+
+
 def test_the_quarantine_moves_what_is_wrong_and_gives_it_back(zoo, messy, tmp_path):
     before = files_below(messy)
     away = tmp_path / "away"
