@@ -580,3 +580,9 @@ def test_a_list_in_the_train_part_is_proposed(make):
     (Path(data) / "train" / "_classes.csv").write_text("filename, cat, dog\n")
     text = str(refused(data))
     assert "if train/_classes.csv lists the classes:" in text and "test/_classes.csv" not in text
+
+
+def test_all_classes_may_be_said_to_differ(make):
+    data = make(cat=2, Cat=2)
+    assert "meant alike" in str(refused(data))
+    assert open_source(data, reading=ReadingOptions(classes=("*",))).classes == ("Cat", "cat")
