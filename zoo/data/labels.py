@@ -205,6 +205,7 @@ def _several(table: Table, column: int) -> Labels:
     remarks: tuple[str, ...] = ()
     if not any(SEPARATOR in cell for cell in distinct):
         other = next((s for s in OTHER_SEPARATORS if _separates(distinct, s)), None)
+        other = other or (" " if _blank_separates(distinct) else None)
         if other:
             separator = other
             example = next(cell for cell in cells if other in cell)
@@ -216,6 +217,16 @@ def _several(table: Table, column: int) -> Labels:
     names = tidy_numbers({part for several in parts.values() for part in several})
     tuples = {cell: tuple(dict.fromkeys(names[part] for part in several)) for cell, several in parts.items()}
     return Labels([tuples[cell] for cell in cells], True, remarks)
+
+
+def _blank_separates(cells: set[str]) -> bool:
+    """Return whether blanks separate labels: most cells with blanks consist of words that are cells of their own.
+
+    Names of classes may have blanks, as in "fire truck", so repeated words are not enough.
+    """
+    split = [cell.split() for cell in cells if " " in cell]
+    whole = [words for words in split if all(word in cells for word in words)]
+    return bool(split) and 2 * len(whole) >= len(split)
 
 
 def _separates(cells: set[str], separator: str) -> bool:
