@@ -118,6 +118,16 @@ def test_the_page_shows_pictures_and_fetches_nothing(zoo, messy, tmp_path):
     assert "1 picture has several copies with different labels" in text
 
 
+def test_the_page_replaces_a_page_and_no_other_file(zoo, clean):
+    table = clean / "list.csv"
+    text = "path,label\n" + "".join(f"{x}/{i}.jpg,{x}\n" for x in "ab" for i in range(8))
+    table.write_text(text)
+    ran = zoo("data", "check", table, "--html", table)
+    assert ran.code == 2 and "exists and is not a page" in ran.err and table.read_text() == text
+    for _ in range(2):
+        assert zoo("data", "check", table, "--html", clean / "page.html").code == 0
+
+
 def test_the_quarantine_moves_what_is_wrong_and_gives_it_back(zoo, messy, tmp_path):
     before = files_below(messy)
     away = tmp_path / "away"
@@ -271,6 +281,30 @@ def test_files_of_a_list_are_not_moved(zoo, clean, tmp_path):
     ran = zoo("data", "check", table, "--quarantine", tmp_path / "away")
     assert ran.code == 2 and "is not a folder" in ran.err and not (tmp_path / "away").exists()
     assert zoo("data", "check", table).code == 0
+
+
+def test_a_quarantine_that_was_renamed_keeps_its_list(zoo, messy, tmp_path):
+    before = files_below(messy)
+    assert zoo("data", "check", messy, "--quarantine", tmp_path / "away").code == 0
+    listed = (tmp_path / "away" / "quarantine.csv").read_bytes()
+    (tmp_path / "away").rename(tmp_path / "renamed")
+    ran = zoo("data", "restore", tmp_path / "renamed")
+    assert ran.code == 1 and "none of the 5 files" in ran.err and "move it back first" in ran.err
+    assert (tmp_path / "renamed" / "quarantine.csv").read_bytes() == listed
+    (tmp_path / "renamed").rename(tmp_path / "away")
+    assert zoo("data", "restore", tmp_path / "away").code == 0
+    assert files_below(messy) == before
+
+
+@pytest.mark.parametrize("cut", ["/photos/a/1.jpg", '"/photos/a/1.jpg', "/photos/a/1.jpg,"])
+def test_a_row_that_was_cut_short_is_skipped(zoo, messy, tmp_path, cut):
+    before = files_below(messy)
+    assert zoo("data", "check", messy, "--quarantine", tmp_path / "away").code == 0
+    with (tmp_path / "away" / "quarantine.csv").open("a") as stream:
+        stream.write(cut)
+    ran = zoo("data", "restore", tmp_path / "away")
+    assert ran.code == 0 and "Moved      5 files back" in ran.out
+    assert files_below(messy) == before
 
 
 def test_what_is_no_quarantine_is_said(zoo, clean):

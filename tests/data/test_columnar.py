@@ -201,3 +201,15 @@ def test_reading_options_name_columns_of_tables(write_list, save):
     path = save("a.parquet", {"where": PATHS, "kind": ["a", "b"] * 12, "other": ["x", "y", "z"] * 8})
     reading = ReadingOptions(columns=("path=where", "label=other"))
     assert open_source(path, reading=reading).classes == ("x", "y", "z")
+
+
+def test_a_column_of_a_class_that_holds_lists_is_refused(write_list):
+    text = json.dumps([{"path": path, "cat": [1], "dog": 0} for path in PATHS])
+    with pytest.raises(DataLayout, match="entry 1, column 'cat': a column of a class must hold 0 or 1"):
+        open_source(write_list(text, name="a.json"), reading=ReadingOptions(columns=("path=path", "label=cat+dog")))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet", "a.npz", "a.txt"])
+def test_a_git_lfs_pointer_is_named(write_list, name):
+    with pytest.raises(DataLayout, match=r"is a Git LFS pointer .* git lfs pull"):
+        open_source(write_list("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", name=name))

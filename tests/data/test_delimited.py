@@ -152,3 +152,11 @@ def test_a_file_that_is_not_what_its_ending_says(tmp_path, content, message):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(DataLayout, match=message):
         open_source(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_text_that_ends_within_a_character_is_refused(write_list, encoding):
+    path = Path(write_list(listed(), encoding))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataLayout, match="the text is damaged"):
+        open_source(str(path))

@@ -452,10 +452,10 @@ def test_a_run_of_an_older_version_keeps_its_names_in_nfd_and_their_order(make):
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     parts = {picture.digest(): "train" for picture in source.pictures}
     spec = ImageSpec(size=(4, 4))
-    again = reload(data, spec, parts=parts, digest=digest, how="", run="r", reporter=Reporter())
+    again = reload(source, spec, parts=parts, digest=digest, how="", run="r", reporter=Reporter())
     assert again.source.classes == ("cafe\u0301", "cafz")
     assert again.targets.sum(0).tolist() == [2, 3] and counts(again.source) == {"cafe\u0301": 2, "cafz": 3}
-    new = reload(data, spec, parts=parts, digest=again_digest(source), how="", run="r", reporter=Reporter())
+    new = reload(source, spec, parts=parts, digest=again_digest(source), how="", run="r", reporter=Reporter())
     assert new.source.classes == source.classes
 
 
@@ -562,3 +562,27 @@ def test_the_group_without_a_command_says_what_to_type(zoo, make):
     data = make(cat=1)
     ran = zoo("data", data)
     assert ran.code == 2 and f"Did you mean `zoo data show {data}`?" in ran.err
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_data_show_says_what_keeps_a_training_from_starting(zoo, make, wrapped):
+    parts = ("photos/train", "photos/test") if wrapped else ("val", "test")
+    data = make.tree({f"{part}/{label}": 4 for part in parts for label in "ab"})
+    shown, trained = zoo("data", "show", data), zoo("finetune", "mobilenet_025", "--data", data, "--dry-run")
+    assert trained.code == 1 and shown.code == 0
+    reason = trained.err.strip().removeprefix("error: ").splitlines()[0]
+    assert f"training is not possible: {reason}" in shown.err and "Split:" not in shown.out
+
+
+def test_a_list_in_the_train_part_is_proposed(make):
+    """Roboflow writes such a list for pictures with several labels."""
+    data = make.tree({"train": 4, "valid": 4, "test": 4})
+    (Path(data) / "train" / "_classes.csv").write_text("filename, cat, dog\n")
+    text = str(refused(data))
+    assert "if train/_classes.csv lists the classes:" in text and "test/_classes.csv" not in text
+
+
+def test_all_classes_may_be_said_to_differ(make):
+    data = make(cat=2, Cat=2)
+    assert "meant alike" in str(refused(data))
+    assert open_source(data, reading=ReadingOptions(classes=("*",))).classes == ("Cat", "cat")

@@ -151,3 +151,16 @@ def test_a_group_in_two_parts_of_a_given_split_is_said(animals):
     data = load(split, r"(\w+\d)_", reporter=heard)
     assert any("4 groups of --group-by are in two parts of the given split" in text for text in heard.warned)
     assert sorted(data.check["groups_across_parts"]) == ["cat6", "cat7", "dog6", "dog7"]
+
+
+def test_a_dry_run_counts_groups_as_the_training_does(zoo, animals):
+    words = ["finetune", "mobilenet_025", "--data", animals, "--dry-run", "--schedule", "scratch", "--group-by"]
+    ran = zoo(*words, r"(\w+\d)_")
+    split = load(animals, r"(\w+\d)_", seed=0, val_fraction=None, reporter=Reporter()).split
+    assert ran.code == 0, ran.err
+    assert (
+        f"Split: {len(split.train)} to train on, {len(split.val)} to validate, {len(split.test)} to test "
+        f"({split.how})" in ran.out
+    )
+    assert zoo(*words, "nothing").code == 2
+    assert zoo(*words, "(cat|dog)/").code == 1

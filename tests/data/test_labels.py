@@ -114,3 +114,13 @@ def test_a_few_files_that_do_not_exist_are_counted_as_unreadable(write_list, tmp
     assert [i for i, digest in enumerate(digests) if not digest] == [0]
     with pytest.raises(UnreadablePictures, match=r"pictures/gone\.png"):
         check_readable(source.pictures[:2], {0: "PictureNotFound: it cannot be read"})
+
+
+def test_blanks_separate_labels_whose_words_stand_alone_elsewhere(write_list):
+    """As the list of PASCAL VOC that fastai uses in its course: fname,labels,is_valid."""
+    names = ("car", "person", "car person", "person car")
+    rows = "".join(f"pictures/{i:02d}.png,{names[i % 4]}\n" for i in range(24))
+    source = open_source(write_list("path,labels\n" + rows))
+    assert source.classes == ("car", "person") and "zoo takes ' ' for the separator" in source.remarks[0]
+    rows = "".join(f"pictures/{i:02d}.png,{('fire truck', 'fire engine')[i % 2]}\n" for i in range(24))
+    assert open_source(write_list("path,labels\n" + rows)).classes == ("fire engine", "fire truck")

@@ -136,3 +136,8 @@ def test_not_every_file_of_a_long_list_is_looked_for(write_list, monkeypatch):
     source = read(write_list("path,label\npictures/00.png,0\n" + rows))
     assert len(source.pictures) == 20_001 and len(source.classes) == 100
     assert len(looked) < 1000
+
+
+def test_a_file_url_that_is_not_valid_is_refused(write_list):
+    with pytest.raises(DataLayout, match=r"line 2: .* is not a valid address of a file"):
+        open_source(write_list("path,label\nfile://[0.png,a\nfile://[1.png,b\n"))

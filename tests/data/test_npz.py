@@ -322,3 +322,10 @@ def test_empty_labels_in_an_npz(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=x, y_train=np.array(["a", " ", "b"]))
     with pytest.raises(DataLayout, match="label with index 1 of y_train is empty"):
         open_source(str(tmp_path / "a.npz"))
+
+
+def test_a_file_that_is_not_an_archive_is_not_offered_for_unpickling(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    with pytest.raises(DataLayout, match="only its name ends in") as caught:
+        open_source(str(tmp_path / "a.npz"))
+    assert "pickle" not in str(caught.value)

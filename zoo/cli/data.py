@@ -53,9 +53,16 @@ def show(data: str, as_json: bool, **values: Any) -> None:
     No picture is decoded. DATA is what --data takes: a folder, a CSV file, an .npz file, or 'digits'.
     """
     from zoo.data import overview, sources
+    from zoo.errors import DataLayout, EmptyClass
 
-    source = sources.open_source(data, reading=reading_values(values), fewest_classes=1)
-    split = overview.expected_split(source, seed=0, val_fraction=None, validation=False)
+    reading = reading_values(values)
+    try:
+        source = sources.open_source(data, reading=reading)
+        split = overview.expected_split(source, seed=0, val_fraction=None, validation=False)
+    except (DataLayout, EmptyClass) as error:
+        # Pictures that are not enough for a training can be evaluated with another network.
+        source = sources.open_source(data, reading=reading, fewest_classes=1)
+        split = {"problem": str(error)}
     if as_json:
         found = {"data": sources.location(data), **overview.to_json(source), "split": split}
         click.echo(json.dumps(found, ensure_ascii=False))

@@ -32,7 +32,6 @@ SIGNATURES = (
     (b"PAR1", "a Parquet file. Change its ending to .parquet"),
     (b"ARROW1", "an Arrow file. Change its ending to .arrow"),
     (b"SQLite format 3", "a SQLite database. Save the table as CSV in UTF-8"),
-    (b"version https://git-lfs", "a Git LFS pointer and not the file itself. Fetch the file: git lfs pull"),
 )
 
 
@@ -53,7 +52,10 @@ def read_delimited(path: Path) -> Table:
     """
     encoding = _encoding(path)
     with path.open(encoding=encoding, newline="") as stream:
-        start = stream.read(SNIFFED_BYTES)
+        try:
+            start = stream.read(SNIFFED_BYTES)
+        except UnicodeDecodeError as error:
+            raise DataLayout(f"{str(path)!r}: the text is damaged: {error}. Save it again as CSV in UTF-8.") from None
         stream.seek(0)
         first = SEP_LINE.match(start.partition("\n")[0])
         if first:

@@ -205,6 +205,7 @@ def _several(table: Table, column: int) -> Labels:
     remarks: tuple[str, ...] = ()
     if not any(SEPARATOR in cell for cell in distinct):
         other = next((s for s in OTHER_SEPARATORS if _separates(distinct, s)), None)
+        other = other or (" " if _blank_separates(distinct) else None)
         if other:
             separator = other
             example = next(cell for cell in cells if other in cell)
@@ -216,6 +217,16 @@ def _several(table: Table, column: int) -> Labels:
     names = tidy_numbers({part for several in parts.values() for part in several})
     tuples = {cell: tuple(dict.fromkeys(names[part] for part in several)) for cell, several in parts.items()}
     return Labels([tuples[cell] for cell in cells], True, remarks)
+
+
+def _blank_separates(cells: set[str]) -> bool:
+    """Return whether blanks separate labels: most cells with blanks consist of words that are cells of their own.
+
+    Names of classes may have blanks, as in "fire truck", so repeated words are not enough.
+    """
+    split = [cell.split() for cell in cells if " " in cell]
+    whole = [words for words in split if all(word in cells for word in words)]
+    return bool(split) and 2 * len(whole) >= len(split)
 
 
 def _separates(cells: set[str], separator: str) -> bool:
@@ -245,15 +256,16 @@ def _flagged(table: Table, columns: Sequence[int]) -> Labels:
     """
     flags = []
     for column in columns:
-        meaning = {cell: str(cell).strip().lower() for cell in set(table.columns[column])}
-        wrong = [cell for cell, text in meaning.items() if text not in ONES | ZEROS]
+        # A cell of JSON or Parquet may be a list, which is not hashable.
+        cells = [str(cell).strip().lower() for cell in table.columns[column]]
+        wrong = set(cells) - ONES - ZEROS
         if wrong:
-            row = min(map(table.columns[column].index, wrong))
+            row = min(map(cells.index, wrong))
             raise DataLayout(
                 f"{table.where(row)}, column {table.names[column]!r}: a column of a class must hold 0 or 1. "
                 f"Received: {str(table.columns[column][row])!r}."
             )
-        flags.append([meaning[cell] in ONES for cell in table.columns[column]])
+        flags.append([cell in ONES for cell in cells])
     names = [table.names[column] for column in columns]
     rows = [tuple(name for name, has in zip(names, row, strict=True) if has) for row in zip(*flags, strict=True)]
     several = any(len(row) != 1 for row in rows)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zoo.data.names import listed, normalized, printable, quoted
 from zoo.data.reading import format_names
+from zoo.data.splits import part_of
 from zoo.data.tree import Tree
 from zoo.errors import DataLayout
 
@@ -82,14 +83,21 @@ def _pattern(path: str) -> str:
     return "/" + re.sub(r"([\\*?\[\]])|(\s$)", r"\\\g<0>", path)
 
 
-def _list_remedies(tree: Tree) -> list[tuple[str, list[str]]]:
-    """Return the lists beside the pictures that may hold their labels, with the option that reads each."""
+def _list_remedies(tree: Tree, folders: Sequence[Path] = ()) -> list[tuple[str, list[str]]]:
+    """Return the lists beside the pictures that may hold their labels, with the option that reads each.
+
+    Args:
+        tree: Lists the folder.
+        folders: The parts of a split, in which lists may be too.
+    """
     lists = [
         path
-        for path in sorted(tree.root.iterdir())
+        for folder in (tree.root, *folders)
+        for path in sorted(folder.iterdir())
         if path.suffix.lower() in _TABLES and "submission" not in path.name.lower() and path.is_file()
     ]
-    return [(f"if {printable(path.name)} lists the classes", ["--data", str(path)]) for path in lists[:3]]
+    shown = {path: printable(path.relative_to(tree.root).as_posix()) for path in lists[:3]}
+    return [(f"if {name} lists the classes", ["--data", str(path)]) for path, name in shown.items()]
 
 
 def nothing(tree: Tree) -> DataLayout:
@@ -172,7 +180,7 @@ def loose_parts(tree: Tree, parts: Sequence[Path]) -> DataLayout:
         f"{str(tree.root)!r} has {counted(parts, tree)}: the names are those of a split, but there are no class "
         f"folders in them. Make a folder for each class in each. "
     )
-    remedies = _list_remedies(tree)
+    remedies = _list_remedies(tree, [each for each in parts if part_of(each.name) == "train"])
     remedies.append(("if these are the classes", _classes(parts)))
     text += _suggested_labels(tree.listing(most).pictures, tree.root) if tree.listing(most).pictures else ""
     return DataLayout(text.rstrip() + _annotation_hint(tree, most), remedies)

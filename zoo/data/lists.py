@@ -19,6 +19,7 @@ DELIMITED = (".csv", ".tsv", ".tab", ".txt", ".lst")
 JSON = (".json", ".jsonl", ".ndjson")
 COLUMNAR = (".parquet", ".pq", ".arrow", ".feather")
 ENDINGS = (*DELIMITED, *JSON, *COLUMNAR, ".npz")
+LFS_POINTER = b"version https://git-lfs"
 _ARRAYS = "Save pictures and labels as plain arrays: np.savez('data.npz', x_train=x, y_train=y)"
 _SHEET = "Save the sheet as CSV (in Excel: `CSV UTF-8`), and give that file"
 REFUSED = {
@@ -61,6 +62,9 @@ def read_list(path: Path, *, columns: Sequence[str] = (), root: str | None = Non
     if not path.is_file():
         # Reading from a pipe might never end.
         raise DataLayout(f"{str(path)!r} is not a regular file. Save the list as a file.")
+    with path.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise DataLayout(f"{str(path)!r} is a Git LFS pointer and not the file itself. Fetch it: git lfs pull")
     named = parse_columns(columns)
     if kind == ".npz":
         if root is not None:

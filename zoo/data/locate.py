@@ -123,7 +123,10 @@ def _plain(table: Table, row: int, text: str) -> str:
         DataLayout: The text is the address of something on another machine.
     """
     if text[:5].lower() == "file:":
-        path = unquote(urlsplit(text).path)
+        try:
+            path = unquote(urlsplit(text).path)
+        except ValueError as error:
+            raise DataLayout(f"{table.where(row)}: {text!r} is not a valid address of a file: {error}.") from None
         return path[1:] if re.match(r"/[A-Za-z]:", path) else path
     if URL.match(text):
         raise DataLayout(

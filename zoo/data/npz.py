@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,12 @@ def read_npz(path: Path, columns: Mapping[str, str]) -> Listing:
         PermissionError: The user has no permission to read the file.
         UsageError: `columns` names an array that the file does not have.
     """
+    if not zipfile.is_zipfile(path):
+        # numpy would take the file for a pickle, and propose to load it as one.
+        raise DataLayout(
+            f"{str(path)!r} cannot be read as an .npz file: it is damaged, or only its name ends in .npz. Copy or "
+            "download it again, or save it again: np.savez('data.npz', x_train=x, y_train=y)"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             present = list(archive.files)

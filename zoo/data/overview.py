@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.data import group_by as grouping
 from zoo.data import split as splitting
 from zoo.data.kinds import conversion_advice, is_readable
 from zoo.data.names import printable, quoted
@@ -120,7 +121,15 @@ def _class_lines(source: Source) -> list[str]:
     return [*table, *([f"  {more}"] if more else [])]
 
 
-def expected_split(source: Source, *, seed: int, val_fraction: float | None, validation: bool) -> dict[str, Any]:
+def expected_split(
+    source: Source,
+    *,
+    seed: int,
+    val_fraction: float | None,
+    validation: bool,
+    group_by: str | None = None,
+    keys: Sequence[str | None] | None = None,
+) -> dict[str, Any]:
     """Return the split that a training would make, if no picture is damaged and none is a copy of another.
 
     Pictures of kinds that zoo cannot read are in no part.
@@ -130,6 +139,8 @@ def expected_split(source: Source, *, seed: int, val_fraction: float | None, val
         seed: The seed of the split.
         val_fraction: The fraction of validation pictures; see `zoo.data.split.split`.
         validation: Whether there is a validation part.
+        group_by: The value of --group-by, for messages. None if it is not given.
+        keys: The key of each picture; see `zoo.data.group_by.keys_of`. None without --group-by.
 
     Returns:
         `counts` (the number of pictures in each part) and `how` (how the split is made). Or `problem`, a text that says
@@ -140,19 +151,27 @@ def expected_split(source: Source, *, seed: int, val_fraction: float | None, val
     """
     pictures = source.pictures
     rows = [i for i, each in enumerate(pictures) if not isinstance(each.content, Path) or is_readable(each.content)]
+    alone = [str(row) for row in range(len(pictures))]
+    groups = (
+        alone if keys is None else [own if key is None else f"key {key}" for own, key in zip(alone, keys, strict=True)]
+    )
     try:
+        if keys is not None and group_by is not None:
+            grouping.check_groups(keys, source, rows, group_by, validation=validation)
         split = splitting.split(
             pictures,
-            [str(row) for row in range(len(pictures))],
+            alone,
             rows,
             source.classes,
             seed=seed,
             val_fraction=val_fraction,
             validation=validation,
+            groups=groups,
         )
     except EmptyClass as error:
         return {"problem": str(error)}
-    return {"counts": {part: len(getattr(split, part)) for part in splitting.PARTS}, "how": split.how}
+    how = split.how if group_by is None else f"{split.how}, grouped by {group_by!r}"
+    return {"counts": {part: len(getattr(split, part)) for part in splitting.PARTS}, "how": how}
 
 
 def unreadable_line(source: Source) -> str:

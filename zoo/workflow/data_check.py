@@ -20,6 +20,7 @@ from zoo.data.check.findings import Checked, Finding
 from zoo.data.check.headers import Header, read_header
 from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Picture
+from zoo.errors import UsageError
 from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec
 
@@ -82,7 +83,7 @@ def check(
             moves nothing.
 
     Raises:
-        UsageError: The quarantine is inside the data, or the data are not a folder of files.
+        UsageError: The quarantine is inside the data, or the data are not a folder of files. `html` is another file.
         DataError: The pictures cannot be found or read.
         WriteError: The page cannot be written, or a file cannot be moved.
     """
@@ -93,6 +94,7 @@ def check(
         files.check_writable(quarantine_folder, "--quarantine DIR")
     if html is not None:
         files.check_writable(html.parent, "--html FILE")
+        _check_page(html)
     source = sources.open_source(data, reading=reading, fewest_classes=1)
     overview.report(source, reporter)
     keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
@@ -115,6 +117,21 @@ def check(
     if quarantine_folder is not None:
         moved = _move_away(checked, folder, quarantine_folder)
     return DataCheck(checked, found, findings.summary(checked), moved, time.perf_counter() - started)
+
+
+def _check_page(path: Path) -> None:
+    """Check that the page does not replace another file, such as the list of the pictures.
+
+    Raises:
+        UsageError: There is a file that is not a page.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64).lstrip().lower()
+    except OSError:
+        return
+    if start and not start.startswith((b"<!doctype html", b"<html")):
+        raise UsageError(f"--html {str(path)!r} exists and is not a page. Name another file, such as check.html.")
 
 
 def _headers(pictures: Sequence[Picture], reporter: Reporter) -> list[Header | None]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from zoo import config, files, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import dataset as datasets
+from zoo.data import group_by as grouping
 from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
 from zoo.data.dataset import Dataset
@@ -151,8 +152,17 @@ def show_data(requested: FinetuneConfig, registry: Registry, reporter: Reporter)
     """
     validation = config.has_validation(requested, registry, reporter)
     source = sources.open_source(requested.data, reading=requested.reading)
+    group_by = requested.group_by
+    keys = None
+    if group_by is not None:
+        keys = grouping.keys_of(group_by, source, requested.data, reporter, requested.reading)
     split = overview.expected_split(
-        source, seed=requested.seed, val_fraction=requested.val_split, validation=validation
+        source,
+        seed=requested.seed,
+        val_fraction=requested.val_split,
+        validation=validation,
+        group_by=group_by,
+        keys=keys,
     )
     overview.show(source, split, reporter)
     if "problem" in split:

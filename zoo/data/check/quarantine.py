@@ -144,19 +144,24 @@ def restore(folder: Path) -> Restored:
     """Move all files of a quarantine back to where they were. The list keeps the rows of files that stay.
 
     Raises:
-        DataNotFound: The folder has no list.
+        DataNotFound: The folder has no list, or it is not where it was when the files were moved to it.
         WriteError: A file cannot be moved.
     """
     path = folder / LIST
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             rows = list(csv.DictReader(stream))
+    except csv.Error as error:
+        raise DataNotFound(f"{str(path)!r} is damaged: {error}.") from None
     except OSError as error:
         raise DataNotFound(
             f"{str(folder)!r} is not a quarantine: {str(path)!r} cannot be read: {error.strerror}."
         ) from None
     if rows and not {"moved_from", "moved_to"} <= rows[0].keys():
         raise DataNotFound(f"{str(path)!r} is not a list of moved files: its first line must be {','.join(COLUMNS)}.")
+    # A row is cut short if the program was killed while it wrote it. Its file was not moved yet.
+    rows = [row for row in rows if row["moved_from"] and row["moved_to"]]
+    _check_place(folder, rows)
     moved, missing, occupied, left = [], [], [], []
     try:
         for row in rows:
@@ -178,6 +183,22 @@ def restore(folder: Path) -> Restored:
             "again when that is mended; it goes on with the files that are left."
         ) from error
     return Restored(tuple(moved), tuple(missing), tuple(occupied))
+
+
+def _check_place(folder: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Check that the quarantine was not renamed or moved as a whole, which would make all its files seem gone.
+
+    Raises:
+        DataNotFound: No file is where the list says, but the folder has files.
+    """
+    if any(os.path.lexists(row["moved_to"]) for row in rows) or all(os.path.lexists(row["moved_from"]) for row in rows):
+        return
+    if any(name != LIST for _, _, names in os.walk(folder) for name in names):
+        raise DataNotFound(
+            f"none of the {len(rows)} files that {str(folder / LIST)!r} lists is where it was moved to, such as "
+            f"{rows[0]['moved_to']!r}. If you renamed or moved the folder {str(folder)!r}, move it back first. Its "
+            "list was not changed."
+        )
 
 
 def _free(path: Path) -> Path:
