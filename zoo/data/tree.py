@@ -156,7 +156,7 @@ class Tree:
         return os.path.realpath(files.cache())
 
     def _is_own(self, folder: Path) -> bool:
-        """Return whether zoo wrote a folder: a run, an export, a cache, a quarantine, or a folder of runs or exports."""
+        """Return whether zoo wrote a folder: a run, an export, a quarantine, a folder of nothing else, or the cache."""
         if _is_output(folder) or os.path.realpath(folder) == self._cache:
             return True
         try:
