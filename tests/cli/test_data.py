@@ -344,3 +344,12 @@ def test_a_forgotten_argument_and_a_missing_folder(zoo, tmp_path):
     ran = zoo("data", tmp_path)
     assert ran.code == 2 and f"Did you mean `zoo data show {tmp_path}`?" in ran.err
     assert "Did you mean `zoo data check x`?" in zoo("data", "chek", "x").err
+
+
+def test_the_command_that_lists_everything_reads_the_same_pictures(zoo, clean):
+    for i in range(5):
+        Image.new("RGB", (60 + i, 60)).save(clean / "a" / f"empty{i}.png")
+    expression = r"(\w+)\."
+    ran = zoo("data", "check", clean, "--exclude", "*.txt", "--classes", "a,b", "--group-by", expression)
+    words = f"--classes a,b --exclude '*.txt' --group-by '{expression}'"
+    assert f"All names  zoo data check {clean} {words} --json" in ran.out

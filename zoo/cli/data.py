@@ -109,13 +109,14 @@ def check(
 
     reporter = ConsoleReporter(only_warnings=as_json)
     reading = reading_values(values)
+    again = [data, *reading.words(), *([] if group_by is None else ["--group-by", group_by])]
     result = data_check.check(
         data, reporter, reading=reading, group_by=group_by, html=html, quarantine_folder=quarantine
     )
     if as_json:
         click.echo(data_check.dumps(result))
     else:
-        _show(data, result, html, quarantine)
+        _show(again, result, html, quarantine)
     return int(strict and result.failed)
 
 
@@ -139,7 +140,7 @@ def restore(folder: Path) -> int:
     return int(bool(result.missing or result.occupied))
 
 
-def _show(data: str, result: DataCheck, html: Path | None, quarantine: Path | None) -> None:
+def _show(again: list[str], result: DataCheck, html: Path | None, quarantine: Path | None) -> None:
     """Print the summary, the findings with their first pictures, and what was written."""
     summary = result.summary
     source = result.checked.source
@@ -158,7 +159,7 @@ def _show(data: str, result: DataCheck, html: Path | None, quarantine: Path | No
     click.echo("")
     if not result.findings:
         click.echo("Nothing was found that needs attention.")
-    shown = f"zoo data check {quoted(data)} --json"
+    shown = f"zoo data check {' '.join(map(quoted, again))} --json"
     if any(len(finding.items) > SHOWN for finding in result.findings):
         click.echo(f"All names  {shown}")
     if html:

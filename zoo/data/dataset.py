@@ -160,7 +160,8 @@ def load(
     with reporter.timing.measure("checking"):
         links = near.find(source.pictures, pixels, spec)
         grouped = groups.group(source.pictures, pixels.digests, pixels.usable, links, keys)
-        check = quick.check(source, pixels, links, grouped, shlex.quote(data), keys)
+        words = [data, *(reading.words() if reading else []), *([] if group_by is None else ["--group-by", group_by])]
+        check = quick.check(source, pixels, links, grouped, shlex.join(words), keys)
     with reporter.timing.measure("dividing"):
         split = splitting.split(
             source.pictures,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data import lists
+from zoo.data.labels import MISSING
 from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Picture, Source
 from zoo.errors import EmptyClass, UsageError
@@ -129,4 +130,5 @@ def _from_column(name: str, source: Source, data: str, reading: ReadingOptions) 
             "expression on the path."
         )
     values = lists.read_column(path, name, columns=reading.columns, root=reading.root)
-    return tuple(values.get(picture.name) or None for picture in source.pictures)
+    found = (values.get(picture.name, "") for picture in source.pictures)
+    return tuple(value if value and value.lower() not in MISSING else None for value in found)

@@ -92,6 +92,13 @@ class ReadingOptions:
         known = {field.name for field in dataclasses.fields(cls)} & (values or {}).keys()
         return cls(**{key: _frozen((values or {})[key]) for key in known})
 
+    def words(self) -> list[str]:
+        """Return the options as words of a command line."""
+        words = [] if self.classes is None else ["--classes", format_names(self.classes)]
+        words += [word for pattern in self.exclude for word in ("--exclude", pattern)]
+        words += ["--columns", format_names(self.columns)] if self.columns else []
+        return words + ([] if self.root is None else ["--root", self.root])
+
     def over(self, recorded: ReadingOptions) -> ReadingOptions:
         """Return these options, where each one that the user did not give has the value that a run recorded."""
         default = ReadingOptions()

@@ -51,7 +51,7 @@ def check(
         pixels: The decoded pictures.
         links: The near-duplicates among them.
         grouping: The groups that stay together.
-        data: The path of the pictures, for the command that the messages name.
+        data: The path of the pictures and the options with which they are read, quoted for a shell.
         keys: The user's key of each picture; see `zoo.data.group_by.keys_of`. None if there are no keys.
     """
     pictures, digests = source.pictures, pixels.digests
