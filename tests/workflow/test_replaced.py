@@ -128,12 +128,17 @@ def test_an_export_of_other_pictures_is_refused_before_training(zoo, finished, t
     assert (place / "shapes" / "model.onnx").read_bytes() == before and set(run.parent.iterdir()) == present
 
 
-def test_a_folder_that_has_grown_replaces_its_own_export(zoo, tmp_path, monkeypatch, make_photos):
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_folder_that_has_grown_replaces_its_own_export(zoo, tmp_path, monkeypatch, make_photos, elsewhere):
     monkeypatch.chdir(tmp_path)
     make_photos(tmp_path / "photos", 8)
     arguments = ("finetune", "mnist_convnet", "--size", 32, "--epochs", 1, "--allow-chance", "--data")
     assert zoo(*arguments, "photos").code == 0
     (first,) = (tmp_path / "runs").iterdir()
+    if elsewhere:
+        # The run was exported again while its pictures were in another folder.
+        target = tmp_path / "exported" / "mnist_convnet-photos" / "model.onnx"
+        rewritten(target, target, data={"place": "0" * 16})
     shutil.copyfile(next((tmp_path / "photos" / "noise").iterdir()), tmp_path / "photos" / "noise" / "copy.jpg")
     ran = zoo(*arguments, tmp_path / "photos")
     assert ran.code == 0, ran.err
