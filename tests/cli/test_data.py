@@ -280,7 +280,14 @@ def test_files_of_a_list_are_not_moved(zoo, clean, tmp_path):
     table.write_text("path,label\n" + "".join(f"{x}/{i}.jpg,{x}\n" for x in "ab" for i in range(8)))
     ran = zoo("data", "check", table, "--quarantine", tmp_path / "away")
     assert ran.code == 2 and "is not a folder" in ran.err and not (tmp_path / "away").exists()
-    assert zoo("data", "check", table).code == 0
+    ran = zoo("data", "check", table)
+    assert ran.code == 0 and "--quarantine" not in ran.out
+    # Its advice names only what can be done with a list.
+    with table.open("a") as stream:
+        stream.write("a/none.jpg,a\n")
+    ran = zoo("data", "check", table, "--exclude", "nothing.here")
+    assert "Repair, convert or remove them.\n" in ran.out and "--quarantine" not in ran.out
+    assert (ran.out + ran.err).count("--exclude 'nothing.here' matches nothing") == 1
 
 
 def test_a_quarantine_that_was_renamed_keeps_its_list(zoo, messy, tmp_path):

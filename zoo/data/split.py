@@ -185,7 +185,7 @@ def _describe(request: _Request, seed: int) -> str:
     if given["val"] and not validation:
         parts = ["train and val as given", *(["test as given"] if given["test"] else [])]
     if not given["test"]:
-        parts.append(f"test {TEST_FRACTION:.0%} of train")
+        parts.append(f"test {TEST_FRACTION:.0%} of {'both' if given['val'] and not validation else 'train'}")
     if not given["val"] and validation:
         parts.append(f"val {request.fraction:.0%} of train")
     drawn = not given["test"] or (not given["val"] and validation)

@@ -96,7 +96,9 @@ def check(
         files.check_writable(html.parent, "--html FILE")
         _check_page(html)
     source = sources.open_source(data, reading=reading, fewest_classes=1)
-    overview.report(source, reporter)
+    # The remarks are among the findings.
+    for line in overview.lines(source):
+        reporter.say(line)
     keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
     with reporter.progress("decoding pictures") as progress:
         pixels = pixel_cache.load_pixels(source.pictures, SPEC, files.cache() / "pixels", progress)

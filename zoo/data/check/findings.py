@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ FEWEST = 3
 LEVELS = ("error", "warning", "note")
 IS, HAS = ("is", "are"), ("has", "have")
 LOOK = "Look at them, and remove those that do not show their class."
+# The part of an advice that is for folders alone.
+_QUARANTINE = re.compile(r"[.;] --quarantine DIR [^.]*\.")
 # What is said of single pictures: the kind, its level, the verb for one and for several, the rest, and what to do.
 POOR = (
     ("blank", "warning", HAS, "a single color and nothing else", "They show nothing. Remove them."),
@@ -142,6 +146,9 @@ def find(checked: Checked) -> list[Finding]:
         *_classes(checked),
         *(Finding("remark", "warning", remark, "") for remark in checked.source.remarks),
     ]
+    if not checked.source.findings.layout:
+        # The pictures of a list or of an array cannot be moved.
+        found = [dataclasses.replace(each, advice=_QUARANTINE.sub(".", each.advice)) for each in found]
     return sorted(found, key=lambda each: LEVELS.index(each.level))
 
 
