@@ -268,7 +268,7 @@ def test_an_interrupted_run_says_so_and_replaces_nothing(zoo, photos, tmp_path, 
     before = tmp_path / "exported" / "mobilenetv2_035-photos" / "model.onnx"
     before.parent.mkdir(parents=True)
     before.write_bytes(b"the one before")
-    ran = zoo("finetune", "mobilenetv2_035", "--data", photos, *QUICK, *folders(tmp_path))
+    ran = zoo("finetune", "mobilenetv2_035", "--data", photos, *QUICK, *folders(tmp_path), "--replace")
     assert ran.code == 130
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"

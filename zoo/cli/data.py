@@ -38,7 +38,7 @@ class _DataGroup(click.Group):
         return super().resolve_command(context, args)
 
 
-@click.group(cls=_DataGroup)
+@click.group(cls=_DataGroup, short_help="Show and check pictures without training.")
 def data() -> None:
     """Look at pictures without training: what is read, and what is wrong with it."""
 
