@@ -301,9 +301,7 @@ def test_a_damaged_npz_always_raises_an_error_of_zoo(archive, save):
 def test_an_npy_named_npz(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
-    with pytest.raises(
-        DataLayout, match="cannot be read as an .npz file: it is damaged, or only its name ends in .npz"
-    ):
+    with pytest.raises(DataLayout, match="it is damaged, or only its name ends in"):
         open_source(str(tmp_path / "a.npz"))
 
 
