@@ -8,7 +8,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+
+
+def joined(texts: Sequence[str], limit: int) -> str:
+    """Join the first texts with commas, and say how many more there are than `limit`."""
+    return ", ".join(texts[:limit]) + (f" and {len(texts) - limit} more" if len(texts) > limit else "")
 
 
 def counted(number: int, noun: str) -> str:

@@ -26,6 +26,17 @@ def clean(tmp_path, scenes) -> Path:
     return tmp_path / "photos"
 
 
+def divide(clean: Path) -> None:
+    """Move the first two pictures of each class to test/, and the others to train/."""
+    for part, numbers in (("train", range(2, 8)), ("test", range(2))):
+        for label in ("a", "b"):
+            (clean / part / label).mkdir(parents=True)
+            for i in numbers:
+                (clean / label / f"{i}.jpg").rename(clean / part / label / f"{i}.jpg")
+    (clean / "a").rmdir()
+    (clean / "b").rmdir()
+
+
 @pytest.fixture
 def messy(clean, scenes) -> Path:
     """The same with a broken file, copies, a copy with another label, and a blank picture."""
@@ -87,13 +98,7 @@ def test_strict_fails_on_leaks_contradictions_and_unreadable_files_alone(zoo, cl
     if kind == "label":
         (clean / "b" / "copy.jpg").write_bytes((clean / "a" / "0.jpg").read_bytes())
     if kind == "part":
-        for part, numbers in (("train", range(2, 8)), ("test", range(2))):
-            for label in ("a", "b"):
-                (clean / part / label).mkdir(parents=True)
-                for i in numbers:
-                    (clean / label / f"{i}.jpg").rename(clean / part / label / f"{i}.jpg")
-        (clean / "a").rmdir()
-        (clean / "b").rmdir()
+        divide(clean)
         Image.open(clean / "test" / "a" / "0.jpg").save(clean / "train" / "a" / "again.jpg", quality=60)
     if kind == "fine":
         (clean / "a" / "copy.jpg").write_bytes((clean / "a" / "0.jpg").read_bytes())
@@ -229,13 +234,7 @@ def test_several_labels_per_picture(zoo, clean, scenes):
 
 
 def test_of_copies_the_one_in_the_test_part_stays(zoo, clean, tmp_path):
-    for part, numbers in (("train", range(2, 8)), ("test", range(2))):
-        for label in ("a", "b"):
-            (clean / part / label).mkdir(parents=True)
-            for i in numbers:
-                (clean / label / f"{i}.jpg").rename(clean / part / label / f"{i}.jpg")
-    (clean / "a").rmdir()
-    (clean / "b").rmdir()
+    divide(clean)
     (clean / "train" / "a" / "copy.jpg").write_bytes((clean / "test" / "a" / "1.jpg").read_bytes())
     assert zoo("data", "check", clean, "--quarantine", tmp_path / "away").code == 0
     assert (clean / "test" / "a" / "1.jpg").exists() and (tmp_path / "away" / "train" / "a" / "copy.jpg").exists()

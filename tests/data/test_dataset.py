@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hearing import Heard
 from PIL import Image, ImageOps
 
 from zoo.data import dataset, split
 from zoo.data.sources import open_source
-from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec
 
 SPEC = ImageSpec(size=(64, 64))
@@ -26,21 +26,6 @@ def folder(tmp_path, scenes) -> Path:
         for i in range(20):
             scenes(i + 100 * (label == "b")).save(tmp_path / "data" / label / f"{i:02}.jpg", quality=92)
     return tmp_path / "data"
-
-
-class Heard(Reporter):
-    """Keeps what is said and warned of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-        self.warned: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warned.append(text)
 
 
 def load(folder: Path, seed: int = 0, **options) -> tuple[dataset.Dataset, Heard]:

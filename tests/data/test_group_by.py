@@ -6,6 +6,7 @@ import csv
 
 import numpy as np
 import pytest
+from hearing import Heard
 
 from zoo.data import dataset
 from zoo.data.group_by import keys_of
@@ -13,21 +14,6 @@ from zoo.data.sources import open_source
 from zoo.errors import EmptyClass, UsageError
 from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec
-
-
-class Heard(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-        self.warned: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warned.append(text)
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ def test_the_file_describes_itself(finished, photos):
     assert info.metrics["test"]["accuracy"] == metrics["test"]["accuracy"]
     assert info.parity["pictures"] == 60 and info.parity["logits_difference"] < 1e-4
     assert len(info.selftest["pictures"]) == 2
+    # Small pictures of other shapes and modes, which only compare pixels. The file must not grow much.
+    assert len(info.selftest["decoding"]) == 9 and len(json.dumps(info.selftest["decoding"])) < 32_000
 
 
 def test_it_passes_its_own_check_and_fails_a_tampered_one(finished):

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from zoo.errors import DataLayout
+from zoo.reporter import joined
 
 # Cyrillic and Greek letters, and the Latin letters that they are mistaken for.
 _CYRILLIC = dict(zip("авсԁеһіјӏмпорԛѕтуѵхԝкн", "abcdehijlmnopqstuvxwkh", strict=True))
@@ -55,9 +56,7 @@ def quoted(name: str) -> str:
 
 def listed(names: Iterable[str], limit: int = 10) -> str:
     """Quote names, separated by commas, and say how many more there are than `limit`."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(quoted, names[:limit])) + more
+    return joined(list(map(quoted, names)), limit)
 
 
 def check_alike(data: str, counts: Mapping[str, int], meant: Collection[str] = ()) -> None:

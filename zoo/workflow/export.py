@@ -332,7 +332,7 @@ def _put(
         raise WriteError(
             f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
         ) from error
-    replaced.report(target, earlier, Predictor(target, tuned=False).info, reporter)
+    replaced.report(target, earlier, trained.as_new(), Predictor(target, tuned=False).info, reporter)
 
 
 def _export_variant(

@@ -23,7 +23,7 @@ from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Source
 from zoo.errors import DataError, RunError
-from zoo.reporter import Reporter, counted
+from zoo.reporter import Reporter, counted, joined
 from zoo_runtime import ImageSpec
 
 # A message names at most this many pictures of each kind.
@@ -54,7 +54,7 @@ class Changes:
     def text(self) -> str:
         """What is missing, edited or relabeled, in one clause; empty if nothing is."""
         parts = [
-            f"{len(names)} {verb} ({_listed(names)})"
+            f"{len(names)} {verb} ({joined(names, NAMED)})"
             for verb, names in (
                 (f"{'is' if len(self.missing) == 1 else 'are'} missing", self.missing),
                 (f"{'was' if len(self.edited) == 1 else 'were'} edited", self.edited),
@@ -97,11 +97,6 @@ def compare(listed: Sequence[Mapping[str, str]], source: Source, digests: Sequen
     hashes = {row["sha256"] for row in listed}
     added = [i for i, digest in enumerate(digests) if digest not in hashes]
     return Changes(len(listed), tuple(missing), tuple(edited), tuple(relabeled), tuple(sorted(known)), tuple(added))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _normal(text: str) -> str:
@@ -202,7 +197,7 @@ def reload_dataset(
     unreadable = {os.path.basename(each["picture"]) for each in record.data.get("left_out", ())}
     added = [i for i in changes.added if os.path.basename(source.pictures[i].name) not in unreadable]
     if added:
-        names = _listed([_short(source.pictures[i].name) for i in added])
+        names = joined([_short(source.pictures[i].name) for i in added], NAMED)
         verb = "was" if len(added) == 1 else "were"
         reporter.say(f"{counted(len(added), 'picture')} {verb} added since the run, and left out: {names}")
     # Unreadable files stay, so that the decoded pictures of the run are found in the cache.

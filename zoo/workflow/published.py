@@ -95,7 +95,7 @@ def export_top(
     replaced.check(target, new, replace=replace)
     earlier = replaced.prepare(target, None, folder)
     artifact.place(artifact.serialize(graph, info), target)
-    replaced.report(target, earlier, info, reporter)
+    replaced.report(target, earlier, new, info, reporter)
     replaced.warn_of_stale(VARIANTS, exported, target.parent.name, None, reporter)
     return target
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import files, runs
+from zoo.data.names import listed
 from zoo.errors import ExportError, RunError, UsageError
 from zoo.export import variants as kinds
 from zoo.export.variants import Variant, VariantRequest
@@ -182,7 +183,7 @@ def _obstacle(present: Present, new: NewExport, kind: str | None) -> str:
     if run and run == new.run:
         return ""
     if new.classes is not None and _normal(info.classes) != _normal(new.classes):
-        return f"it has other classes than {_listed(new.classes)}."
+        return f"it has other classes than {listed(new.classes, NAMED)}."
     if new.run is None and new.data is None:
         same = not run and info.weights.get("id") == new.weights
         return "" if same else f"it is not an export of {new.weights}."
@@ -201,11 +202,6 @@ def _article(kind: str) -> str:
 
 def _normal(classes: Sequence[str]) -> list[str]:
     return sorted(unicodedata.normalize("NFC", name) for name in classes)
-
-
-def _listed(classes: Sequence[str]) -> str:
-    more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
-    return ", ".join(map(repr, classes[:NAMED])) + more
 
 
 def _data_of(info: ModelInfo, folder: Path) -> str | None:
@@ -247,7 +243,7 @@ def describe(present: Present, folder: Path) -> str:
     place = f" in {data!r}" if data else f" in a folder {info.data['name']!r}" if info.data.get("name") else ""
     accuracy = _accuracy(info.metrics.get("test"))
     measured = f", test accuracy {accuracy}" if accuracy else ""
-    classes = f"{len(info.classes)} classes ({_listed(info.classes)})"
+    classes = f"{len(info.classes)} classes ({listed(info.classes, NAMED)})"
     return f"The file is from {made}: {pictures}{classes}{place}{measured}."
 
 
@@ -328,7 +324,7 @@ def prepare(path: Path, run: str | None, folder: Path) -> Replaced | None:
     return Replaced(present, keep(present, folder))
 
 
-def report(path: Path, replaced: Replaced | None, info: ModelInfo, reporter: Reporter) -> None:
+def report(path: Path, replaced: Replaced | None, new: NewExport, info: ModelInfo, reporter: Reporter) -> None:
     """Report what a new export has replaced, and remove the settings tuned for the earlier file.
 
     A replaced export of the same run is not reported.
@@ -336,12 +332,13 @@ def report(path: Path, replaced: Replaced | None, info: ModelInfo, reporter: Rep
     Args:
         path: The place of the new export.
         replaced: What `prepare` returned.
+        new: What was known about the new export before its file was made.
         info: The metadata of the new export.
         reporter: Receives the report in one line, or nothing if there is nothing to report.
     """
     sentences = []
     if replaced is not None:
-        sentences = [f"{path} replaces {_old(replaced.present.info, info)}."]
+        sentences = [f"{path} replaces {_old(replaced.present.info, new, info)}."]
         before = _accuracy(replaced.present.info.metrics.get("test")) if replaced.present.info else ""
         now = _accuracy(info.metrics.get("test"))
         if before and now:
@@ -357,7 +354,7 @@ def report(path: Path, replaced: Replaced | None, info: ModelInfo, reporter: Rep
         reporter.say(" ".join(sentences))
 
 
-def _old(old: ModelInfo | None, new: ModelInfo) -> str:
+def _old(old: ModelInfo | None, new: NewExport, info: ModelInfo) -> str:
     """Describe in a few words what was replaced, and how its pictures are related to the new ones."""
     if old is None:
         return "a file that zoo did not write, or that was damaged"
@@ -365,9 +362,9 @@ def _old(old: ModelInfo | None, new: ModelInfo) -> str:
     if not identity:
         return "the export of a published network"
     count = sum((old.data.get("counts") or {}).values())
-    if old.data.get("digest") == new.data.get("digest"):
+    if old.data.get("digest") == info.data.get("digest"):
         relation = "of the same pictures"
-    elif old.data.get("place") == new.data.get("place") and _normal(old.classes) == _normal(new.classes):
+    elif _is_of_place(old, new) and _normal(old.classes) == _normal(info.classes):
         relation = f"of the same folder, which had {count} pictures then"
     else:
         relation = f"of other pictures, {count} of {len(old.classes)} classes"

@@ -14,7 +14,7 @@ from zoo.data.check.groups import Grouping, same_pictures
 from zoo.data.check.near import Links
 from zoo.data.pixels import Pixels
 from zoo.data.sources import Source
-from zoo.reporter import counted
+from zoo.reporter import counted, joined
 
 NAMED = 3
 # How many pictures or groups of each kind run.json names.
@@ -72,8 +72,8 @@ def check(
     if torn:
         warnings.append(
             f"{counted(len(torn), 'group')} of --group-by {'are' if len(torn) > 1 else 'is'} in two parts of the given "
-            f"split: {_first(list(map(repr, torn)))}. The test figures are then too good. Move the pictures of each "
-            "group into one part, or remove the split; zoo then makes one that keeps groups together."
+            f"split: {joined(list(map(repr, torn)), NAMED)}. The test figures are then too good. Move the pictures of "
+            "each group into one part, or remove the split; zoo then makes one that keeps groups together."
         )
     if contradicting:
         what = "1 picture is there" if len(contradicting) == 1 else f"{len(contradicting)} pictures are there"
@@ -84,7 +84,7 @@ def check(
     if blank:
         warnings.append(
             f"{counted(len(blank), 'picture')} {'has' if len(blank) == 1 else 'have'} a single color and nothing else: "
-            f"{_first(blank)}. Remove them, or replace them. {command}."
+            f"{joined(blank, NAMED)}. Remove them, or replace them. {command}."
         )
     notes = _notes(source, grouping, command)
     record: dict[str, Any] = {
@@ -118,11 +118,6 @@ def _notes(source: Source, grouping: Grouping, command: str) -> list[str]:
             "alike stay together. If they are frames of a video, keep them together with --group-by."
         )
     return notes
-
-
-def _first(texts: Sequence[str]) -> str:
-    """Name the first texts in one line, and say how many more there are."""
-    return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
 
 
 def _near_duplicates_are(count: int) -> str:
