@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from zoo.data import dataset as datasets
 from zoo.data import pixels as pixel_cache
 from zoo.data import sources
 from zoo.data.dataset import Dataset
+from zoo.data.names import normalized
 from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Source
 from zoo.errors import DataError, RunError
@@ -81,8 +81,8 @@ def compare(listed: Sequence[Mapping[str, str]], source: Source, digests: Sequen
     missing, edited, relabeled, known = [], [], [], []
     for row in listed:
         left = places[row["sha256"]]
-        label = _normal(row["class"])
-        same = next((i for i in left if _normal(source.class_of(source.pictures[i])) == label), None)
+        label = normalized(row["class"])
+        same = next((i for i in left if normalized(source.class_of(source.pictures[i])) == label), None)
         name = _short(row["picture"])
         if same is not None:
             known.append(same)
@@ -99,13 +99,9 @@ def compare(listed: Sequence[Mapping[str, str]], source: Source, digests: Sequen
     return Changes(len(listed), tuple(missing), tuple(edited), tuple(relabeled), tuple(sorted(known)), tuple(added))
 
 
-def _normal(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
 def _short(name: str) -> str:
     """Return the last two parts of a path, which are the class folder and the file; other names stay as they are."""
-    return _normal("/".join(PurePath(name).parts[-2:]))
+    return normalized("/".join(PurePath(name).parts[-2:]))
 
 
 def recorded_reading(record: runs.RunRecord) -> ReadingOptions:
@@ -221,8 +217,8 @@ def _restricted(source: Source, rows: Sequence[int], classes: tuple[str, ...]) -
         rows: The indices of the pictures, ascending.
         classes: The classes of the run. Classes that are new have no picture of the run.
     """
-    index = {_normal(name): i for i, name in enumerate(classes)}
-    labels = [index.get(_normal(name)) for name in source.classes]
+    index = {normalized(name): i for i, name in enumerate(classes)}
+    labels = [index.get(normalized(name)) for name in source.classes]
     pictures = []
     for i in rows:
         picture = source.pictures[i]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import files, runs
-from zoo.data.names import listed
+from zoo.data.names import listed, normalized
 from zoo.errors import ExportError, RunError, UsageError
 from zoo.export import variants as kinds
 from zoo.export.variants import Variant, VariantRequest
@@ -201,7 +201,7 @@ def _article(kind: str) -> str:
 
 
 def _normal(classes: Sequence[str]) -> list[str]:
-    return sorted(unicodedata.normalize("NFC", name) for name in classes)
+    return sorted(map(normalized, classes))
 
 
 def _data_of(info: ModelInfo, folder: Path) -> str | None:
