@@ -19,6 +19,7 @@ decoders differ.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,6 @@ def versions() -> dict[str, str]:
     """
     # These are imported here, as in the functions below, so that the first label of a process does not wait for them.
     import platform
-    from importlib import metadata
 
     import PIL
     from PIL import features
@@ -83,9 +83,18 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
+    heif = _heif_version()
+    return {**found, "pillow-heif": heif} if heif else found
+
+
+@functools.cache
+def _heif_version() -> str | None:
+    """Return the version of pillow-heif, or None if it is not installed. One search per process is enough."""
+    from importlib import metadata
+
     with contextlib.suppress(metadata.PackageNotFoundError):
-        found["pillow-heif"] = metadata.version("pillow-heif")
-    return found
+        return metadata.version("pillow-heif")
+    return None
 
 
 def record(
