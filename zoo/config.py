@@ -88,6 +88,8 @@ class FinetuneConfig:
             own, None uses 0.10 of that part.
         group_by: Which pictures stay on one side of the split and in one fold, besides copies and near-duplicates: a
             regular expression on their paths, or "column:NAME"; see `zoo.data.group_by.keys_of`.
+        wanted_precision: The wanted fraction of right answers, in (0, 1): less sure answers of the exported file become
+            "unknown". None asks for none.
         folds: The number of folds of the cross-validation, 2 or more. None uses 5 folds if the schedule decides by
             evidence, and no cross-validation otherwise.
         seed: Determines the split, the initial weights, the order of the pictures and the augmentation.
@@ -119,6 +121,7 @@ class FinetuneConfig:
     cache_size: int | None = None
     val_split: float | None = None
     group_by: str | None = None
+    wanted_precision: float | None = None
     folds: int | None = None
     seed: int = 0
     name: str | None = None

@@ -11,6 +11,7 @@ Example:
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._decode import MAX_PIXELS, SUFFIXES, decode, highest_level
+from ._drift import DriftCounter, Shift, pixel_figures
 from ._errors import (
     CorruptModel,
     CorruptPicture,
@@ -50,6 +51,7 @@ __all__ = [
     "CheckResult",
     "CorruptModel",
     "CorruptPicture",
+    "DriftCounter",
     "ImageSpec",
     "ModelError",
     "ModelInfo",
@@ -66,6 +68,7 @@ __all__ = [
     "Predictor",
     "ProviderNotStarted",
     "Settings",
+    "Shift",
     "UnknownSchema",
     "UnknownTask",
     "UnsupportedPicture",
@@ -78,6 +81,7 @@ __all__ = [
     "list_pictures",
     "parse_pixels",
     "parse_providers",
+    "pixel_figures",
     "print_predictions",
     "record",
     "time_pairs",

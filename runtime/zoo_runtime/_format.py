@@ -12,16 +12,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ._errors import CorruptModel, NotAnExport, UnknownSchema, UnknownTask
+from ._trust import Trust
 
 SCHEMA = 1
 # A file with `levels` has this schema. Runtimes that do not know them refuse it, instead of reading pictures as black.
 SCHEMA_WITH_LEVELS = 2
+# A file with `trust` has this schema. Runtimes that do not know it would answer where the file asks for "unknown".
+SCHEMA_WITH_TRUST = 3
 TASKS = ("binary", "multiclass", "multilabel")
 INPUT, OUTPUT = "image", "probabilities"
 RESIZES = ("squash", "crop", "pad")
 FILTERS = ("bilinear", "bicubic", "lanczos")
 PREFIX = "zoo."
-DETAILS = ("architecture", "weights", "run", "data", "metrics", "parity", "precision", "selftest")
+DETAILS = ("architecture", "weights", "run", "data", "metrics", "parity", "precision", "trust", "selftest")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,9 @@ class ModelInfo:
         parity: The largest differences between the outputs of the trained network and of this file.
         precision: Empty if the file stores numbers as float32. Otherwise, the value of the key "kind" is "int8" or
             "fp16", and the other entries say how the file was made.
+        trust: How far answers can be trusted: the calibration of the probabilities, the threshold below which an answer
+            is "unknown", that of the outlier score, label sets, and statistics of the training pictures. Empty for a
+            file of an earlier version, and for published weights.
         selftest: Pictures with their expected pixels and probabilities, for `check`.
     """
 
@@ -116,14 +122,16 @@ class ModelInfo:
     metrics: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     precision: dict[str, Any] = field(default_factory=dict)
+    trust: dict[str, Any] = field(default_factory=dict)
     selftest: dict[str, Any] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata as entries for the ONNX field `metadata_props`: keys mapped to JSON strings."""
-        schema = SCHEMA if self.image.levels == 16 else SCHEMA_WITH_LEVELS
+        schema = SCHEMA_WITH_TRUST if self.trust else SCHEMA if self.image.levels == 16 else SCHEMA_WITH_LEVELS
         values = {"schema": schema, "classes": list(self.classes), "task": self.task, "image": self.image.to_json()}
         for key in DETAILS:
-            values[key] = getattr(self, key)
+            if key != "trust" or self.trust:
+                values[key] = getattr(self, key)
         return {PREFIX + key: json.dumps(value, sort_keys=True) for key, value in values.items()}
 
     @classmethod
@@ -155,9 +163,9 @@ class ModelInfo:
                         f"the metadata entry {key} is not JSON ({error}). Export the file again."
                     ) from None
         schema = values.pop("schema")
-        if schema not in (SCHEMA, SCHEMA_WITH_LEVELS):
+        if schema not in (SCHEMA, SCHEMA_WITH_LEVELS, SCHEMA_WITH_TRUST):
             raise UnknownSchema(
-                f"the file has schema {schema!r}, but this runtime reads schemas {SCHEMA} and {SCHEMA_WITH_LEVELS}. "
+                f"the file has schema {schema!r}, but this runtime reads schemas {SCHEMA} to {SCHEMA_WITH_TRUST}. "
                 "Upgrade zoo_runtime on this machine."
             )
         task = values.get("task")
@@ -179,6 +187,7 @@ class ModelInfo:
             for key, value in others.items():
                 if not isinstance(value, dict):
                     raise ValueError(f"{key} must be an object. Received: {value!r:.100}")
+            Trust.from_json(others["trust"])
             return cls(tuple(classes), task, image, **others)
         except KeyError as error:
             raise CorruptModel(f"the file's metadata lack {error}. Export the file again.") from None

@@ -18,6 +18,7 @@ from ._errors import CorruptModel, ModelError, ModelNotFound, NotAnExport
 from ._format import INPUT, OUTPUT, ModelInfo
 from ._onnxruntime import Session
 from ._session import Settings, name_of, open_session
+from ._trust import FEATURE_NORM, OUTLIER_SCORE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,6 +120,16 @@ class Network:
         with self._run_lock:
             return session.run([OUTPUT], {INPUT: pixels})[0]
 
+    def run_all(self, session: Session, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        """Run the network, and return all its outputs: the probabilities and, if the file has them, the scores.
+
+        Returns:
+            The probabilities (batch, classes). If the file has an outlier score, then also the scores (batch,) and the
+            lengths of the features (batch,).
+        """
+        with self._run_lock:
+            return session.run(None, {INPUT: pixels})
+
     def info(self) -> ModelInfo:
         """Return the metadata of the file, after checking that they match the graph.
 
@@ -136,7 +147,7 @@ class Network:
 
             producer = getattr(self.session.get_modelmeta(), "producer_name", "")
             nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
-            ours = [node.name for node in nodes] == [INPUT, OUTPUT]
+            ours = [node.name for node in nodes][:2] == [INPUT, OUTPUT]
             raise foreign_onnx(self._name, producer, like_ours=ours) from None
         _check_graph(self.session, info)
         return info
@@ -286,7 +297,10 @@ def _check_graph(session: Session, info: ModelInfo) -> None:
     inputs = [(node.name, node.type, list(node.shape[1:])) for node in session.get_inputs()]
     wanted = [(INPUT, "tensor(uint8)", [*info.image.size, info.image.channels])]
     outputs = [(node.name, node.type, list(node.shape[1:])) for node in session.get_outputs()]
-    if inputs != wanted or outputs != [(OUTPUT, "tensor(float)", [len(info.classes)])]:
+    expected = [(OUTPUT, "tensor(float)", [len(info.classes)])]
+    if info.trust.get("outliers"):
+        expected += [(name, "tensor(float)", []) for name in (OUTLIER_SCORE, FEATURE_NORM)]
+    if inputs != wanted or outputs != expected:
         raise CorruptModel(
             f"the file's graph does not match its metadata. Inputs: {inputs}, outputs: {outputs}. "
             "Export the file again."

@@ -34,7 +34,7 @@ class Session(Protocol):
     """Declares the methods of an `onnxruntime.InferenceSession` that zoo_runtime calls."""
 
     def run(
-        self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[np.uint8]]
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]: ...
 
     def get_inputs(self) -> list[Node]: ...

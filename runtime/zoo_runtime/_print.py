@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from ._decode import MAX_PIXELS, printable
 from ._errors import PictureError, PictureTooLarge
+from ._format import ModelInfo
 from ._given import LONGEST_PATH, shortened
 from ._listing import PassedOver, expand, no_picture_in
 from ._predictor import Prediction, Predictor
 from ._session import Provider
+from ._trust import Trust
 
 
 def print_predictions(
@@ -25,6 +27,7 @@ def print_predictions(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
     max_pixels: int = MAX_PIXELS,
+    coverage: float | None = None,
 ) -> int:
     """Predict the classes of pictures, and print one line per picture.
 
@@ -41,13 +44,15 @@ def print_predictions(
         threads: See `Predictor`.
         providers: See `Predictor`.
         max_pixels: See `Predictor`.
+        coverage: Also print the label set of each picture; see `Prediction.labels_at`. None prints no sets.
 
     Returns:
         The exit code: 0, or 1 if a picture or a folder could not be read.
 
     Raises:
         ModelError: If the exported file cannot be used. See `Predictor`.
-        ValueError: If `threads`, `providers` or `max_pixels` has a value that is not allowed. See `Predictor`.
+        ValueError: If `threads`, `providers` or `max_pixels` has a value that is not allowed. See `Predictor`. If the
+            file has no label sets with this coverage.
         PictureNotFound: If the paths contain no picture, although all folders can be read.
     """
     failed = False
@@ -55,9 +60,11 @@ def print_predictions(
     def refuse(path: str, error: PictureError) -> None:
         nonlocal failed
         failed = True
-        _print_error(path, error, as_json)
+        print_error(path, error, as_json)
 
     predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels)
+    if coverage is not None:
+        Trust.from_json(predictor.info.trust).threshold_of_set(coverage)
     passed_over = PassedOver()
     listed = list(expand(paths, refuse, passed_over))
     results = predictor.predict_each([source for _, source in listed])
@@ -65,7 +72,7 @@ def print_predictions(
         if isinstance(result, PictureError):
             refuse(name, result)
         else:
-            _print_prediction(name, result, predictor.info.task, top, as_json)
+            _print_prediction(name, result, predictor.info, top, coverage, as_json)
     if not listed and not failed:
         raise no_picture_in(paths, passed_over)
     if passed_over.endings:
@@ -73,7 +80,10 @@ def print_predictions(
     return 1 if failed else 0
 
 
-def _print_prediction(path: str, result: Prediction, task: str, top: int | None, as_json: bool) -> None:
+def _print_prediction(
+    path: str, result: Prediction, info: ModelInfo, top: int | None, coverage: float | None, as_json: bool
+) -> None:
+    sets = {} if coverage is None else {f"{coverage:g}": list(result.labels_at(coverage))}
     if as_json:
         line: dict[str, object] = {
             "path": path,
@@ -81,17 +91,28 @@ def _print_prediction(path: str, result: Prediction, task: str, top: int | None,
             "confidence": result.confidence,
             "probabilities": dict(result.top(top)) if top else result.probabilities,
         }
-        if task == "multilabel":
+        if info.task == "multilabel":
             line["labels"] = list(result.labels)
+        if info.trust:
+            line["unknown"] = result.unknown
+        if result.outlier_score is not None:
+            line |= {"outlier_score": result.outlier_score, "outlier": result.outlier}
+        if sets:
+            line["sets"] = sets
         print(json.dumps(line), flush=True)
         return
     # A multi-label network shows the labels that apply. With --top, it shows the likeliest in any case.
-    count = top or (len(result.labels) if task == "multilabel" else 1)
-    shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count))
-    print(one_line(f"{path}: {shown or 'no class'}"), flush=True)
+    count = top or (len(result.labels) if info.task == "multilabel" else 1)
+    shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count)) or "no class"
+    shown = f"unknown ({shown})" if result.unknown else shown
+    for labels in sets.values():
+        shown += f"  {{{', '.join(labels)}}}"
+    shown += "  (unlike the training pictures)" if result.outlier else ""
+    print(one_line(f"{path}: {shown}"), flush=True)
 
 
-def _print_error(path: str, error: PictureError, as_json: bool) -> None:
+def print_error(path: str, error: PictureError, as_json: bool) -> None:
+    """Print why a picture cannot be read: to standard error or, with `as_json`, as JSON to standard output."""
     message = str(error)
     if isinstance(error, PictureTooLarge):
         message = with_option_names(message)

@@ -25,6 +25,7 @@ PICTURES = ("pictures", "decoding")
 MODEL_HELP = "model.onnx, or the folder that holds it"
 THREADS_HELP = "number of threads (default: the tuned number, or one per core)"
 PIXELS_HELP = "the largest picture to decode, width x height, such as 200M (default: 89 million pixels)"
+COVERAGE_HELP = "also show the classes that the picture may be of, with this probability: 0.9, 0.95 or 0.99"
 PROVIDERS_HELP = "where the network runs, best first: cpu, openvino, cuda, ... (default: the tuned provider, or cpu)"
 
 
@@ -116,8 +117,16 @@ def _predict(options: argparse.Namespace) -> int:
 
     try:
         return print_predictions(
-            options.model, options.paths, top=options.top, as_json=options.json, **_predictor_options(options)
+            options.model,
+            options.paths,
+            top=options.top,
+            as_json=options.json,
+            coverage=options.coverage,
+            **_predictor_options(options),
         )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except ModelError:
         from ._foreign import swapped
 
@@ -159,7 +168,7 @@ def _info(options: argparse.Namespace) -> int:
         "input": f"{height} x {width} x {info.image.channels}, {info.image.resize}{kept}, {info.image.filter}",
         **{
             key: _brief(getattr(info, key))
-            for key in ("architecture", "weights", "precision", "data", "metrics", "parity", "run")
+            for key in ("architecture", "weights", "precision", "data", "metrics", "trust", "parity", "run")
         },
     }
     tolerance = tolerance_of(info)
@@ -312,6 +321,12 @@ def _tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def _drift(options: argparse.Namespace) -> int:
+    from ._drift_command import print_drift
+
+    return print_drift(options.model, options.paths, as_json=options.json, **_predictor_options(options))
+
+
 def _settings(row: dict[str, Any]) -> str:
     names = [name if isinstance(name, str) else name[0] for name in row["providers"]]
     count = row["threads"]
@@ -367,7 +382,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo-runtime", description="Run image classifiers exported by zoo.")
     parser.add_argument("--version", action="version", version=f"zoo-runtime {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_predict, _add_info, _add_check, _add_bench, _add_tune):
+    for add in (_add_predict, _add_info, _add_check, _add_bench, _add_tune, _add_drift):
         add(commands)
     return parser
 
@@ -381,6 +396,7 @@ def _add_predict(commands: _Commands) -> None:
     command.add_argument(
         "--top", type=_positive, metavar="K", help="show the K likeliest classes (default: 1; with --json: all)"
     )
+    command.add_argument("--coverage", type=float, metavar="C", help=COVERAGE_HELP)
     command.add_argument("--json", action="store_true", help="print one JSON object per picture")
     command.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
     command.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
@@ -447,6 +463,22 @@ def _add_tune(commands: _Commands) -> None:
     )
     command.add_argument("--json", action="store_true", help="print the table as JSON")
     command.set_defaults(run=_tune)
+
+
+def _add_drift(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "drift",
+        help="compare pictures with the training pictures",
+        description="Compare pictures with those that the network was trained on: brightness, sharpness, confidence "
+        "and more. The file has only numbers of the training pictures.",
+    )
+    command.add_argument("model", help=MODEL_HELP)
+    command.add_argument("paths", nargs="+", metavar="path", help="a picture, or a folder of pictures")
+    command.add_argument("--json", action="store_true", help="print the figures as JSON")
+    command.add_argument("--threads", type=_threads, metavar="N", help=THREADS_HELP)
+    command.add_argument("--providers", type=_names, metavar="P,...", help=PROVIDERS_HELP)
+    command.add_argument("--max-pixels", type=_pixels, metavar="N", help=PIXELS_HELP)
+    command.set_defaults(run=_drift)
 
 
 if __name__ == "__main__":

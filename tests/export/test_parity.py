@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from zoo import backend
-from zoo.convert.keras_to_onnx import convert, without_logits
+from zoo.convert.keras_to_onnx import convert, public
 from zoo.errors import ConversionFailed, ParityFailed
 from zoo.export import parity
 from zoo.plugin import Head, registry
@@ -54,7 +54,7 @@ def test_names_and_shapes_are_ours(graph):
         ("image", onnx.TensorProto.UINT8, ["batch", 32, 32, 3])
     ]
     assert {o.name: shape(o) for o in graph.graph.output} == {"logits": ["batch", 4], "probabilities": ["batch", 4]}
-    assert [o.name for o in without_logits(graph).graph.output] == ["probabilities"]
+    assert [o.name for o in public(graph).graph.output] == ["probabilities"]
     assert {opset.version for opset in graph.opset_import if not opset.domain} == {17}
     names = [name for node in graph.graph.node for name in (*node.input, *node.output)]
     assert not [name for name in names if name.startswith("unk__") or name == "Identity:0"]

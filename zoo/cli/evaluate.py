@@ -72,6 +72,7 @@ def evaluate(
     help="Execution providers that run the network, best first: cpu, openvino, cuda, ... "
     "(default: the choice of `zoo-runtime tune`, or cpu).",
 )
+@click.option("--coverage", type=float, metavar="C", help="Also show label sets with this coverage: 0.9, 0.95 or 0.99.")
 @max_pixels_option
 @runs_option
 @exported_option
@@ -82,6 +83,7 @@ def predict(
     as_json: bool,
     threads: int | None,
     providers: list[str] | None,
+    coverage: float | None,
     max_pixels: int | None,
     runs: Path,
     exported: Path,
@@ -95,15 +97,19 @@ def predict(
 
     _refuse_swapped(model, paths, exported, runs)
     path = workflow.resolve_model(model, exported, runs, to_predict=True)
-    return print_predictions(
-        os.fspath(path),
-        paths,
-        top=top,
-        as_json=as_json,
-        threads=threads,
-        providers=providers,
-        max_pixels=max_pixels or MAX_PIXELS,
-    )
+    try:
+        return print_predictions(
+            os.fspath(path),
+            paths,
+            top=top,
+            as_json=as_json,
+            threads=threads,
+            providers=providers,
+            max_pixels=max_pixels or MAX_PIXELS,
+            coverage=coverage,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _refuse_swapped(model: str, others: Sequence[str], exported: Path, runs: Path) -> None:

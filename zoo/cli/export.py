@@ -16,6 +16,7 @@ from zoo.cli.options import (
     allow_chance_option,
     exported_option,
     name_option,
+    precision_option,
     replace_option,
     resize_option,
     runs_option,
@@ -78,6 +79,7 @@ def show_variants(result: ExportResult) -> int:
 )
 @reading_options
 @allow_chance_option
+@precision_option
 @variant_options
 @name_option
 @replace_option
@@ -90,6 +92,7 @@ def export(
     resize: str,
     data: str | None,
     allow_chance: bool,
+    wanted_precision: float | None,
     name: str | None,
     replace: bool,
     runs: Path,
@@ -110,6 +113,8 @@ def export(
         raise click.UsageError(
             f"--{variants[0].variant.name} goes with a run: a smaller file is evaluated on the run's test pictures."
         )
+    if top and wanted_precision is not None:
+        raise click.UsageError("--precision goes with a run, because held-out pictures decide the threshold.")
     if not top and typed_again("resize", resize):
         raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
     registry, reporter = load_registry(), ConsoleReporter()
@@ -128,6 +133,7 @@ def export(
         _refuse_architecture(what, registry, exported, runs)
         folder = find_run(what, exported, runs, "zoo export", typed)
         options = {**asked, "data": data, "variants": variants, "allow_chance": allow_chance, "typed": typed}
+        options["precision"] = wanted_precision
         result = workflow.export_run(folder, registry, reporter, **options)
         target = result.exported
         if target is None:

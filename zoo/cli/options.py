@@ -20,6 +20,7 @@ from zoo.cli.values import (
     parse_max_pixels,
     parse_numbers,
     parse_pool,
+    parse_precision,
     parse_size,
     refuse_nan,
 )
@@ -66,6 +67,14 @@ reduce_option = click.option(
     "--reduce", type=WholeNumber(1), metavar="N", help="Put a 1x1 convolution to N channels before the pooling."
 )
 
+precision_option = click.option(
+    "--precision",
+    "wanted_precision",
+    callback=parse_precision,
+    metavar="P",
+    help="Answer only where at least this fraction of the answers is right, such as 0.99. Less sure answers become "
+    '"unknown".',
+)
 hidden_option = click.option(
     "--hidden", callback=parse_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or 'none'."
 )
@@ -254,7 +263,8 @@ TRAINING_OPTIONS = (
         help="Keep the weights of the epoch with the lowest validation loss, or of the last epoch.",
     ),
     click.option(
-        "--precision",
+        "--compute",
+        "precision",
         type=click.Choice(["float32", "bfloat16"]),
         default="float32",
         show_default=True,

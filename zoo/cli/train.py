@@ -23,6 +23,7 @@ from zoo.cli.options import (
     name_option,
     parse_size,
     pool_option,
+    precision_option,
     reduce_option,
     replace_option,
     runs_option,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @exported_option
 @click.option("--no-export", is_flag=True, help="Train and evaluate, but do not export.")
 @allow_chance_option
+@precision_option
 @variant_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read, and how it would be split, and stop.")

@@ -124,6 +124,26 @@ def parse_provider_names(context: click.Context, parameter: click.Parameter, val
         raise click.BadParameter(str(error)) from None
 
 
+def parse_precision(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Parse a wanted precision, such as "0.99" or "99%"; None stays None.
+
+    Raises:
+        click.BadParameter: It is not a number between 0 and 1.
+    """
+    if value is None:
+        return None
+    if value in ("float32", "bfloat16"):
+        raise click.BadParameter(f"{value} is a number format: use --compute {value}.")
+    text = value.strip()
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise click.BadParameter(f"it must be a number between 0 and 1, such as 0.99 or 99%. Received: {value!r}.")
+    return number
+
+
 def parse_max_pixels(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Parse the value of --max-pixels, such as 200M or 200000000.
 

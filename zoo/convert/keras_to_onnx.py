@@ -35,28 +35,32 @@ OPSET = 17
 # of tf2onnx fails and leaves 104 Transposes, while ONNX Runtime leaves 1.
 TF2ONNX_PASSES = ("fold_constants", "remove_identity")
 INPUT, PROBABILITIES, LOGITS = "image", "probabilities", "logits"
+FEATURES, OUTLIER_SCORE, FEATURE_NORM = "features", "outlier_score", "feature_norm"
 
 
-def convert(model: keras.Model) -> onnx.ModelProto:
+def convert(model: keras.Model, features: keras.KerasTensor | None = None) -> onnx.ModelProto:
     """Convert a classifier to an ONNX graph with logits and probabilities.
 
     Args:
         model: A network with one input, float32 (batch, height, width, channels) in 0..255. It has layers named
             `logits` and `probabilities`. The output of `probabilities` is the output of the network.
+        features: A tensor of the network, float32 (batch, n), that becomes a third output. None makes no such output.
 
     Returns:
         A graph with the input `image`, uint8 [batch, height, width, channels], and the outputs `logits` and
         `probabilities`. Both outputs are float32 [batch, classes], except that the `logits` of a binary network with a
-        single logit are float32 [batch, 1].
+        single logit are float32 [batch, 1]. If `features` is given, the third output is `features`.
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
         WriteError: The folder for temporary files is full.
     """
     keras = backend.start()
-    names = (LOGITS, PROBABILITIES)
-    both = keras.Model(model.input, [model.get_layer(name).output for name in names])
-    return _checked(both, names, "uint8")
+    names: tuple[str, ...] = (LOGITS, PROBABILITIES)
+    outputs = [model.get_layer(name).output for name in names]
+    if features is not None:
+        names, outputs = (*names, FEATURES), [*outputs, features]
+    return _checked(keras.Model(model.input, outputs), names, "uint8")
 
 
 def convert_maps(model: keras.Model) -> onnx.ModelProto:
@@ -116,11 +120,14 @@ def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.Mo
     return graph
 
 
-def without_logits(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph without the output `logits`. The only output of the copy is `probabilities`."""
+def public(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph with the outputs of an exported file alone.
+
+    They are `probabilities` and, if the graph has them, `outlier_score` and `feature_norm`.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
-    kept = [output for output in copy.graph.output if output.name != LOGITS]
+    kept = [output for output in copy.graph.output if output.name in (PROBABILITIES, OUTLIER_SCORE, FEATURE_NORM)]
     del copy.graph.output[:]
     copy.graph.output.extend(kept)
     return copy

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from zoo.convert.keras_to_onnx import LOGITS, PROBABILITIES
 from zoo.convert.optimize import drop_unused
+from zoo.convert.trust_graph import probability_nodes
 from zoo.errors import ConversionFailed
 
 
@@ -25,8 +26,8 @@ def with_linear_head(
         groups: How many of the outputs the head reads. Nodes that only the other ones need are left out.
 
     Returns:
-        A graph with the input `image` and the outputs `logits` and `probabilities`, as
-        `zoo.convert.keras_to_onnx.convert` makes it.
+        A graph with the input `image` and the outputs `logits`, `probabilities` and the features that the head reads,
+        as `zoo.convert.keras_to_onnx.convert` makes it.
 
     Raises:
         ConversionFailed: The graph is not valid.
@@ -45,23 +46,12 @@ def with_linear_head(
         helper.make_node("MatMul", [features[0], "head_kernel"], ["head_products"], name="head_products"),
         helper.make_node("Add", ["head_products", "head_bias"], [LOGITS], name=LOGITS),
     ]
-    units = classes = len(bias)
-    if task == "binary":
-        classes = 2
-        # sigmoid(-x) and sigmoid(x), because 1 - p rounds a small probability to 0.
-        nodes += [
-            helper.make_node("Neg", [LOGITS], ["other_logits"], name="other_logits"),
-            helper.make_node("Concat", ["other_logits", LOGITS], ["both_logits"], name="both_logits", axis=1),
-            helper.make_node("Sigmoid", ["both_logits"], [PROBABILITIES], name=PROBABILITIES),
-        ]
-    elif task == "multilabel":
-        nodes.append(helper.make_node("Sigmoid", [LOGITS], [PROBABILITIES], name=PROBABILITIES))
-    else:
-        nodes.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], name=PROBABILITIES, axis=1))
+    units = len(bias)
+    nodes += probability_nodes(LOGITS, units, task)
     graph.node.extend(nodes)
     graph.initializer.extend(weights)
     del graph.output[:]
-    for name, width in ((LOGITS, units), (PROBABILITIES, classes)):
+    for name, width in ((LOGITS, units), (PROBABILITIES, max(2, units)), (features[0], len(kernel))):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
     drop_unused(graph)
     try:

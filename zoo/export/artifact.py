@@ -15,15 +15,15 @@ import numpy as np
 import onnx
 
 import zoo_runtime
-from zoo.convert.keras_to_onnx import without_logits
+from zoo.convert.keras_to_onnx import public
 from zoo.errors import ParityFailed
 from zoo.files import atomic_write
 from zoo_runtime import ModelInfo, Predictor
 
 
 def serialize(graph: onnx.ModelProto, info: ModelInfo) -> bytes:
-    """Return the bytes of the exported file: the graph with `probabilities` as its only output, and the metadata."""
-    model = without_logits(graph)
+    """Return the bytes of the exported file: the graph with its public outputs, and the metadata."""
+    model = public(graph)
     model.producer_name, model.producer_version = "zoo", zoo_runtime.__version__
     del model.metadata_props[:]
     for key, text in info.to_metadata().items():

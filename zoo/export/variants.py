@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -309,12 +309,33 @@ class VariantFile:
     record: str = ""
 
 
+# Puts calibration and thresholds into the raw graph of a variant and its metadata.
+FinishGraph = Callable[["onnx.ModelProto", "ModelInfo"], "tuple[onnx.ModelProto, ModelInfo]"]
+
+
+@dataclass(frozen=True)
+class Float32File:
+    """Holds the float32 file from which variants are made, and with which they are compared.
+
+    Args:
+        raw: The graph of the network, which has passed the parity check, with the outputs `probabilities` and `logits`.
+        graph: The same with calibrated probabilities, as the file has it.
+        info: The metadata of the file.
+        outputs: The probabilities of the file, under "validation" and "test"; see
+            `zoo.evaluate.evaluator.predict_parts`. The validation part may be empty.
+    """
+
+    raw: onnx.ModelProto
+    graph: onnx.ModelProto
+    info: ModelInfo
+    outputs: Mapping[str, Outputs]
+
+
 def make_variant(
     request: VariantRequest,
-    graph: onnx.ModelProto,
-    info: ModelInfo,
+    float32: Float32File,
+    finish: FinishGraph,
     dataset: Dataset,
-    outputs: Mapping[str, Outputs],
     reporter: Reporter,
     *,
     seed: int,
@@ -326,11 +347,9 @@ def make_variant(
 
     Args:
         request: The variant, and the limits that it must meet.
-        graph: The float32 graph, which has passed the parity check, with the outputs `probabilities` and `logits`.
-        info: The metadata of the float32 file.
+        float32: The float32 file.
+        finish: Fits calibration and thresholds for the graph of the variant, and puts them into it.
         dataset: The dataset of the run.
-        outputs: The probabilities of the float32 file, under "validation" and "test"; see
-            `zoo.evaluate.evaluator.predict_parts`. The validation part may be empty.
         reporter: Receives progress messages.
         seed: The seed of every random choice.
 
@@ -351,26 +370,25 @@ def make_variant(
 
     variant, limits = request.variant, request.limits
     with reporter.timing.measure(f"making {variant.name}"):
-        variant_graph = variant.make(graph, dataset, limits, reporter, seed=seed)
-    plain = artifact.serialize(graph, info)
+        variant_graph = variant.make(float32.raw, dataset, limits, reporter, seed=seed)
+    plain = artifact.serialize(float32.graph, float32.info)
     # The result of the parity check describes the float32 file, so it is left out.
-    info = dataclasses.replace(info, precision={"kind": variant.name, **variant_graph.precision}, parity={})
-    info = artifact.with_selftest(variant_graph.graph, info, tolerance=variant_graph.tolerance)
-    variant_outputs = evaluator.predict_parts(
-        Predictor(artifact.serialize(variant_graph.graph, info)), dataset, reporter
-    )
+    precision = {"kind": variant.name, **variant_graph.precision}
+    graph, info = finish(variant_graph.graph, dataclasses.replace(float32.info, precision=precision, parity={}))
+    info = artifact.with_selftest(graph, info, tolerance=variant_graph.tolerance)
+    variant_outputs = evaluator.predict_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
     evaluated = evaluator.measure_parts(variant_outputs, dataset)
     summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
-    content = artifact.serialize(variant_graph.graph, dataclasses.replace(info, metrics=summary))
+    content = artifact.serialize(graph, dataclasses.replace(info, metrics=summary))
     train = np.setdiff1d(dataset.split.train, np.array(variant_graph.calibrated_on, dtype=np.int64))
     train = np.random.default_rng(seed).permutation(train)
-    graphs = {"float32": graph, variant.name: variant_graph.graph}
-    pairs = agreement.gather(graphs, (outputs, variant_outputs), dataset, train, limits.max_drop, reporter)
+    graphs = {"float32": float32.graph, variant.name: graph}
+    pairs = agreement.gather(graphs, (float32.outputs, variant_outputs), dataset, train, limits.max_drop, reporter)
     with reporter.progress(f"timing {variant.name} beside float32"):
         speed = compare_speed(Predictor(plain), Predictor(content), dataset.pixels.array[dataset.split.test[:1]])
     figures = {
         "kind": variant.name,
-        **_compare_metrics(evaluated["test"], evaluator.measure_parts(outputs, dataset)["test"]),
+        **_compare_metrics(evaluated["test"], evaluator.measure_parts(float32.outputs, dataset)["test"]),
         "max_drop": limits.max_drop,
         "speedup": speed.ratio,
         "milliseconds": speed.second,

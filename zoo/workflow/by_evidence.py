@@ -92,7 +92,7 @@ def train(
         phases += result.phases
         trained: SolvedNetwork | keras.Model = network.model
     else:
-        trained = _head_alone(backbone, chosen, resolved, registry, reporter)
+        trained = _head_alone(backbone, chosen, groups, resolved, registry, reporter)
     nothing = {"moved_layers": [], "moved_parameters": 0, "epochs_run": 0, "seconds": 0.0}
     left_out = resolved.phases[1 + found.count :]
     phases += [{**each.to_json(), **nothing, "left_out": found.text} for each in left_out]
@@ -271,6 +271,7 @@ def _after_head(result: TrainResult, found: Evidence) -> list[dict[str, Any]]:
 def _head_alone(
     backbone: PooledBackbone | None,
     chosen: ChosenHead,
+    groups: list[np.ndarray],
     resolved: ResolvedConfig,
     registry: Registry,
     reporter: Reporter,
@@ -278,7 +279,8 @@ def _head_alone(
     """Return the network with the solved head alone."""
     kernel, bias = chosen.fit.kernel.astype("float32"), chosen.fit.bias.astype("float32")
     if backbone is not None:
-        return SolvedNetwork(backbone, chosen.head, kernel, bias, resolved.source.task)
+        features = np.concatenate(groups[: chosen.groups], axis=1)
+        return SolvedNetwork(backbone, chosen.head, kernel, bias, resolved.source.task, features)
     network = build_network(resolved, registry, reporter, chosen.head)
     network.model.get_layer("logits").set_weights([kernel, bias])
     return network.model

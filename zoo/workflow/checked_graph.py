@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 
 def convert_and_check(
-    model: keras.Model, info: ModelInfo, pixels: np.ndarray, reporter: Reporter, *, allow_constant: bool = False
+    model: keras.Model,
+    info: ModelInfo,
+    pixels: np.ndarray,
+    reporter: Reporter,
+    *,
+    allow_constant: bool = False,
+    features: keras.KerasTensor | None = None,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Convert a network to an ONNX graph, check its parity with the network on pictures, and record a self-test.
+    """Convert a network to an ONNX graph, and check its parity with the network on pictures.
 
     Args:
         model: A network with the layers `logits` and `probabilities`.
@@ -28,9 +34,10 @@ def convert_and_check(
         pixels: Decoded pictures, a uint8 array (N, H, W, C) in 0..255.
         reporter: Receives a message with the parity figures.
         allow_constant: True accepts a network that computes the same for every picture.
+        features: Pooled features of the network, which the graph then has as a third output; None leaves them out.
 
     Returns:
-        The graph with the outputs `probabilities` and `logits`, and the metadata with parity figures and self-test.
+        The graph with the outputs `probabilities` and `logits`, and the metadata with parity figures.
 
     Raises:
         ConversionFailed: The network cannot be converted, or onnxruntime cannot run the graph.
@@ -38,10 +45,10 @@ def convert_and_check(
         ConstantOutput: The network computes the same for every picture, and `allow_constant` is False.
     """
     from zoo.convert.keras_to_onnx import convert
-    from zoo.export import artifact, parity
+    from zoo.export import parity
 
     with reporter.timing.measure("converting"):
-        graph = convert(model)
+        graph = convert(model, features)
     with reporter.timing.measure("checking parity"):
         multilabel = info.task == "multilabel"
         figures = parity.check(model, graph, pixels, multilabel=multilabel, allow_constant=allow_constant)
@@ -50,20 +57,17 @@ def convert_and_check(
         f"{figures['logits_difference']:.1e} of the largest logit (allowed {figures['tolerance']:g}), probabilities by "
         f"{figures['probabilities_difference']:.1e}"
     )
-    with reporter.timing.measure("self-test"):
-        return graph, artifact.with_selftest(graph, dataclasses.replace(info, parity=figures))
+    return graph, dataclasses.replace(info, parity=figures)
 
 
 def join_and_check(
     network: SolvedNetwork, info: ModelInfo, pixels: np.ndarray, reporter: Reporter, *, allow_constant: bool
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Put a solved head on its converted backbone, check the graph, and record a self-test.
+    """Put a solved head on its converted backbone, and check the graph.
 
     The arguments and results are like those of `convert_and_check`. `zoo.workflow.solved.check` says with what the
     graph is compared.
     """
-    from zoo.export import artifact
-
     with reporter.timing.measure("joining backbone and head"):
         graph = network.graph()
     with reporter.timing.measure("checking parity"):
@@ -74,5 +78,4 @@ def join_and_check(
         f"{figures['tolerance']:g}). On {figures['drawn_pictures']} drawn pictures, with features that Keras computed: "
         f"{figures['drawn_logits_difference']:.1e}"
     )
-    with reporter.timing.measure("self-test"):
-        return graph, artifact.with_selftest(graph, dataclasses.replace(info, parity=figures))
+    return graph, dataclasses.replace(info, parity=figures)

@@ -7,73 +7,35 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from zoo import config, files, runs
 from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
 from zoo.data.stored import StoredPicture
-from zoo.errors import ConstantOutput, WriteError, ZooError
+from zoo.errors import WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
-from zoo.evaluate.evaluator import Outputs
-from zoo.export.variants import VARIANTS, VariantFile, VariantRequest, failed, make_variant
-from zoo.plugin import Architecture, Head
+from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile, VariantRequest, failed, make_variant
+from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.train.evidence import probabilities
-from zoo.workflow import page, replaced, solved, verdict
-from zoo.workflow.checked_graph import convert_and_check, join_and_check
+from zoo.workflow import page, replaced, solved, trust, verdict
+from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph, refused
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.own_pictures import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
 from zoo.workflow.solved import SolvedNetwork
+from zoo.workflow.trained import TrainedModel
 from zoo_runtime import ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
     import onnx
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A trained network with its dataset and its run.
-
-    Args:
-        model: The trained network: a Keras model, or a converted backbone with a solved head.
-        architecture: The architecture of the network.
-        dataset: The pictures of the run, decoded and split.
-        run: The run folder.
-        record: The content of run.json.
-        name: The name of the export.
-        place: The place of the pictures now, as `zoo.data.sources.location` returns it. None means the place in
-            run.json.
-    """
-
-    model: keras.Model | SolvedNetwork
-    architecture: Architecture
-    dataset: Dataset
-    run: runs.Run
-    record: runs.RunRecord
-    name: str
-    place: str | None = None
-
-    def as_new(self) -> NewExport:
-        """Return what decides whether the export may replace another one."""
-        return NewExport(
-            run=self.run.id,
-            runs=self.run.folder.parent,
-            classes=self.dataset.source.classes,
-            task=self.record.task,
-            data=self.place or str(self.record.options["data"]),
-            digest=self.dataset.digest,
-        )
 
 
 @dataclass(frozen=True)
@@ -109,6 +71,7 @@ def export_model(
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
     replace: bool = False,
+    precision: float | None = None,
 ) -> ExportResult:
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
@@ -127,6 +90,8 @@ def export_model(
         variants: The variants to make.
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
+        precision: The wanted fraction of right answers, in (0, 1): less sure answers become "unknown". No file is put
+            in place if held-out pictures cannot show it. None asks for none.
 
     Returns:
         The paths of the files, the metrics of the float32 file, and the variants.
@@ -143,11 +108,16 @@ def export_model(
 
     started = time.perf_counter()
     dataset = trained.dataset
-    graph, info = _convert(trained, reporter, keep=keep and float32, allow_chance=allow_chance)
+    raw, info, trust_options = convert_trained(
+        trained, precision, reporter, keep=keep and float32, allow_chance=allow_chance
+    )
+    held_out = trust.held_out(dataset, trained.run.read_out_of_fold() if keep else {}, raw)
+    graph, info, fitted = finish_graph(trained, raw, info, held_out, trust_options, reporter)
     outputs = evaluator.predict_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
-    known = {**_held_out(trained), **outputs} if keep else outputs
+    known = {**cross_validated(held_out, fitted, trained.record.task), **outputs}
     metrics = evaluator.measure_parts(known, dataset)
     record, refusal = verdict.judge(trained.run, trained.record, dataset, known, reporter, allow_chance=allow_chance)
+    refusal = refusal or refused(fitted, trained)
     trained = dataclasses.replace(trained, record=record)
     summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
@@ -157,6 +127,7 @@ def export_model(
     if float32:
         content = artifact.serialize(graph, info)
         if keep:
+            trained.run.write_json("trust.json", {**fitted.metadata, **fitted.report})
             _keep(trained, content, metrics, info, started, export=target is not None)
         if target is not None:
             _put(trained.run.exported if keep else content, target, trained, reporter, replace=replace)
@@ -167,8 +138,14 @@ def export_model(
         requested = [each.variant for each in variants]
         others = [variant for variant in VARIANTS if variant not in requested]
         replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter)
+    float32_file = Float32File(raw, graph, info, outputs)
+
+    def finish(variant_graph: onnx.ModelProto, variant_info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
+        moved = trust.moved_by(raw, variant_graph, dataset, held_out, trust_options.seed)
+        return finish_graph(trained, variant_graph, variant_info, moved, trust_options, reporter, again=True)[:2]
+
     files_and_paths = [
-        _export_variant(request, graph, info, trained, outputs, exported, keep=keep, replace=replace, reporter=reporter)
+        _export_variant(request, float32_file, finish, trained, exported, keep=keep, replace=replace, reporter=reporter)
         for request in variants
     ]
     if float32 and keep:
@@ -178,49 +155,6 @@ def export_model(
         if path is None and left.is_file():
             reporter.warn(f"{left} comes from an earlier export and is not changed.")
     return dataclasses.replace(result, variants=tuple(files_and_paths))
-
-
-def _held_out(trained: TrainedModel) -> dict[str, Outputs]:
-    """Return the outputs for pictures that were held out in the cross-validation of the run; empty if there are none.
-
-    They come from networks that were trained without these pictures, and not from the exported file.
-    """
-    logits = trained.run.read_out_of_fold()
-    digests, train = trained.dataset.pixels.digests, trained.dataset.split.train
-    rows = np.array([i for i in train if digests[i] in logits], dtype=np.int64)
-    if not len(rows):
-        return {}
-    known = np.stack([logits[digests[i]] for i in rows])
-    return {evaluator.CROSS_VALIDATION: Outputs(rows, probabilities(known, trained.record.task))}
-
-
-def _convert(
-    trained: TrainedModel, reporter: Reporter, *, keep: bool, allow_chance: bool
-) -> tuple[onnx.ModelProto, ModelInfo]:
-    """Convert a trained network and check it on pictures of its run; see `convert_and_check`.
-
-    If the network computes the same for every picture and `keep` is True, run.json gets a warning.
-
-    Raises:
-        ConstantOutput: The network computes the same for every picture, and `allow_chance` is False.
-    """
-    from zoo.export.parity import PARITY_PICTURES
-
-    reporter.say("Exporting to ONNX")
-    split, pixels = trained.dataset.split, trained.dataset.pixels.array
-    # Validation pictures come first. A network is more certain on training pictures, so that differences are smaller.
-    # Rows of the train part are sorted by class, so they are taken at equal distances.
-    spread = split.train[:: max(1, len(split.train) // PARITY_PICTURES)]
-    rows = np.concatenate([split.val, spread if not len(split.val) else split.train])[:PARITY_PICTURES]
-    try:
-        if isinstance(trained.model, SolvedNetwork):
-            return join_and_check(trained.model, _info(trained), pixels[rows], reporter, allow_constant=allow_chance)
-        return convert_and_check(trained.model, _info(trained), pixels[rows], reporter, allow_constant=allow_chance)
-    except ConstantOutput as error:
-        if keep:
-            trained.run.write_record(trained.record.with_warnings([str(error)]))
-        advice = verdict.export_all_the_same(trained.run, trained.record, trained.dataset)
-        raise ConstantOutput(f"{error} {advice}") from None
 
 
 def sample(dataset: Dataset, run: runs.Run) -> Path:
@@ -241,26 +175,6 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
     image = content[:, :, 0] if content.ndim == 3 and content.shape[2] == 1 else content
     Image.fromarray(image).save(path)
     return path
-
-
-def _info(trained: TrainedModel) -> ModelInfo:
-    """Return the metadata for the exported file, without metrics, parity figures and self-test."""
-    record, dataset = trained.record, trained.dataset
-    return ModelInfo(
-        classes=dataset.source.classes,
-        task=record.task,
-        image=dataset.spec,
-        architecture=trained.architecture.describe(),
-        weights=dict(record.weights),
-        run={
-            "id": record.id,
-            "created": record.created,
-            "versions": dict(record.versions),
-            "plugins": list(record.plugins),
-            "seed": record.options["seed"],
-        },
-        data={**dataset.describe(), "place": replaced.fingerprint(str(trained.as_new().data))},
-    )
 
 
 def _keep(
@@ -337,10 +251,9 @@ def _put(
 
 def _export_variant(
     request: VariantRequest,
-    graph: onnx.ModelProto,
-    info: ModelInfo,
+    float32: Float32File,
+    finish: FinishGraph,
     trained: TrainedModel,
-    outputs: Mapping[str, Outputs],
     exported: Path,
     *,
     keep: bool,
@@ -357,10 +270,9 @@ def _export_variant(
 
     Args:
         request: The variant, and the limits that it must meet.
-        graph: The float32 graph, with the outputs `probabilities` and `logits`.
-        info: The metadata of the float32 file.
+        float32: The float32 file.
+        finish: Puts calibration and thresholds into the graph of a variant; see `zoo.export.variants.make_variant`.
         trained: The network with its dataset and its run.
-        outputs: The probabilities of the float32 file; see `zoo.evaluate.evaluator.predict_parts`.
         exported: The folder of exports.
         keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
             False adds the input size to these names, so that files for the input size of the run are not replaced.
@@ -379,7 +291,7 @@ def _export_variant(
     suffix = variant.name if keep else f"{size[0]}x{size[1]}-{variant.name}"
     seed = trained.record.options["seed"]
     try:
-        variant_file = make_variant(request, graph, info, trained.dataset, outputs, reporter, seed=seed)
+        variant_file = make_variant(request, float32, finish, trained.dataset, reporter, seed=seed)
         variant_file = dataclasses.replace(variant_file, record=f"{suffix}.json")
         run.write_json(variant_file.record, variant_file.figures)
         if not variant_file.refusal:
@@ -404,6 +316,7 @@ def export_run(
     variants: Sequence[VariantRequest] = (),
     allow_chance: bool = False,
     replace: bool = False,
+    precision: float | None = None,
     typed: Sequence[str] = (),
 ) -> ExportResult:
     """Export a finished run again, with the same checks as after training.
@@ -422,6 +335,7 @@ def export_run(
         variants: The variants to make. If there are any, the float32 export is not changed.
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
+        precision: The wanted precision; see `export_model`. None uses what the run was asked for.
         typed: The words after `zoo export RUN` that the user typed, for commands in error messages.
 
     Returns:
@@ -468,4 +382,5 @@ def export_run(
         variants=variants,
         allow_chance=allow_chance,
         replace=replace,
+        precision=precision if precision is not None else record.options.get("wanted_precision"),
     )

@@ -93,7 +93,13 @@ def finetune(
         with reporter.timing.measure("export"):
             trained = TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name)
             return export_model(
-                trained, exported, reporter, variants=variants, allow_chance=allow_chance, replace=replace
+                trained,
+                exported,
+                reporter,
+                variants=variants,
+                allow_chance=allow_chance,
+                replace=replace,
+                precision=requested.wanted_precision,
             )
     except BaseException as error:
         if record.status == "running":

@@ -295,6 +295,7 @@ def _published_graph(
         ConversionFailed: The network cannot be converted, or onnxruntime cannot run the graph.
         ParityFailed: The graph does not compute the same values as the network.
     """
+    from zoo.export import artifact
     from zoo.train.network import build_classifier
     from zoo.train.weights_file import load_weights
 
@@ -314,4 +315,6 @@ def _published_graph(
         run={"created": runs.now(), "versions": runs.versions()},
         metrics={"published": {"top1": weights.entry.top1, "top5": weights.entry.top5}},
     )
-    return convert_and_check(model, info, pixels.array[pixels.usable], reporter)
+    graph, info = convert_and_check(model, info, pixels.array[pixels.usable], reporter)
+    with reporter.timing.measure("self-test"):
+        return graph, artifact.with_selftest(graph, info)

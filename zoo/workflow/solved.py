@@ -51,6 +51,8 @@ class SolvedNetwork:
         kernel: float32 (features, units).
         bias: float32 (units,).
         task: "multiclass", "binary" or "multilabel".
+        features: What the head reads, for all training pictures, float32 (pictures, features). None if a run was opened
+            again; they are then computed where they are needed.
     """
 
     backbone: PooledBackbone
@@ -58,6 +60,7 @@ class SolvedNetwork:
     kernel: np.ndarray
     bias: np.ndarray
     task: str
+    features: np.ndarray | None = None
 
     def graph(self) -> onnx.ModelProto:
         """Return the graph from pictures to logits and probabilities."""

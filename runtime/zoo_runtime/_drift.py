@@ -1,0 +1,187 @@
+"""Compares the pictures that a device sees with the training pictures: only numbers are kept, never pictures.
+
+The exported file has the mean and the spread of a few figures over the training pictures. A drift of these figures
+often explains why a network answers worse than it did in the workshop: a lamp that failed, dirt on the lens, another
+camera, or other things in front of it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._errors import CorruptModel
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+# The figures of pictures, and those of answers, in the order in which they are printed.
+OF_PIXELS = ("brightness", "contrast", "sharpness", "saturation")
+OF_ANSWERS = ("confidence", "outlier_score", "feature_norm")
+# A figure has drifted if its mean has moved by more than this many standard deviations of the training pictures ...
+LARGE_SHIFT = 0.5
+# ... and by more than this many standard errors, so that a few pictures cannot show a drift by chance.
+CLEAR_SHIFT = 4.0
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Describes how one figure differs from that of the training pictures.
+
+    Args:
+        figure: Its name, such as "brightness".
+        trained_mean: Its mean over the training pictures.
+        trained_deviation: Its standard deviation over the training pictures.
+        mean: Its mean over the pictures here.
+        deviation: Its standard deviation over the pictures here.
+        shift: By how many standard deviations of the training pictures the mean has moved.
+        drifted: Whether the shift is large, and too clear to be chance.
+    """
+
+    figure: str
+    trained_mean: float
+    trained_deviation: float
+    mean: float
+    deviation: float
+    shift: float
+    drifted: bool
+
+
+def pixel_figures(pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
+    """Return the figures of a decoded picture.
+
+    Args:
+        pixels: uint8 (height, width, channels) in 0..255.
+
+    Returns:
+        brightness: The mean luma, in 0..1.
+        contrast: The standard deviation of the luma, in 0..0.5.
+        sharpness: The mean absolute difference between a pixel and the mean of its four neighbors, in 0..1.
+        saturation: The mean difference between the largest and the smallest channel, in 0..1; 0 for a gray network.
+    """
+    # numpy is slow over an axis of three channels.
+    channels = [pixels[..., i].astype(np.float32) for i in range(pixels.shape[-1])]
+    gray, saturation = channels[0] / 255, 0.0
+    if len(channels) == 3:
+        red, green, blue = channels
+        gray = (0.299 * red + 0.587 * green + 0.114 * blue) / 255
+        largest, smallest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+        saturation = float((largest - smallest).mean()) / 255
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    edges = np.abs(gray[1:-1, 1:-1] - around / 4)
+    return {
+        "brightness": float(gray.mean()),
+        "contrast": float(gray.std()),
+        "sharpness": float(edges.mean()) if edges.size else 0.0,
+        "saturation": saturation,
+    }
+
+
+class DriftCounter:
+    """Counts figures of pictures and of answers. Several threads may add to it.
+
+    Attributes:
+        pictures: The number of pictures that were added.
+        unknown: How many of the answers were "unknown".
+        outliers: How many of the pictures were outliers.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Start again at zero pictures."""
+        with self._lock:
+            self.pictures = self.unknown = self.outliers = 0
+            self._sums: dict[str, list[float]] = {}
+
+    def add(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        answers: Mapping[str, float],
+        *,
+        unknown: bool = False,
+        outlier: bool = False,
+    ) -> None:
+        """Add one picture.
+
+        Args:
+            pixels: The decoded picture, uint8 (height, width, channels) in 0..255.
+            answers: The figures of its answer: "confidence" and, if the file has them, "outlier_score" and
+                "feature_norm".
+            unknown: Whether the answer was "unknown".
+            outlier: Whether the picture was an outlier.
+        """
+        figures = {**pixel_figures(pixels), **answers}
+        with self._lock:
+            self.pictures += 1
+            self.unknown += unknown
+            self.outliers += outlier
+            for name, value in figures.items():
+                # Welford's algorithm: the sum of squares itself would lose digits.
+                count, mean, squares = self._sums.get(name, [0.0, 0.0, 0.0])
+                count += 1
+                step = value - mean
+                mean += step / count
+                self._sums[name] = [count, mean, squares + step * (value - mean)]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the number of pictures, and the mean and the standard deviation of each figure, as JSON values."""
+        with self._lock:
+            sums = {name: list(values) for name, values in self._sums.items()}
+            pictures = self.pictures
+        ordered = [name for name in (*OF_PIXELS, *OF_ANSWERS) if name in sums]
+        return {
+            "pictures": pictures,
+            "figures": {
+                name: {"mean": sums[name][1], "deviation": math.sqrt(sums[name][2] / sums[name][0])} for name in ordered
+            },
+        }
+
+    def compare(self, trained: Mapping[str, Any]) -> list[Shift]:
+        """Compare the pictures that were added with the training pictures.
+
+        Args:
+            trained: The entry `drift` of `ModelInfo.trust`.
+
+        Raises:
+            CorruptModel: If the entry is damaged.
+        """
+        here = self.summary()
+        try:
+            pairs = [
+                (name, values, trained["figures"][name])
+                for name, values in here["figures"].items()
+                if name in trained["figures"]
+            ]
+            return [_shift(name, values, other, here["pictures"]) for name, values, other in pairs]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptModel(f"the file's statistics cannot be read ({error}). Export the file again.") from None
+
+
+def _shift(name: str, here: Mapping[str, float], trained: Mapping[str, float], pictures: int) -> Shift:
+    mean, deviation = float(trained["mean"]), float(trained["deviation"])
+    moved = here["mean"] - mean
+    # A figure that never changed in training, such as the saturation of gray pictures, drifts with any change.
+    shift = moved / deviation if deviation > 1e-9 else 0.0 if abs(moved) < 1e-6 else math.copysign(99.0, moved)
+    drifted = abs(shift) > LARGE_SHIFT and abs(shift) * math.sqrt(pictures) > CLEAR_SHIFT
+    return Shift(name, mean, deviation, here["mean"], here["deviation"], shift, drifted)
+
+
+def format_shifts(shifts: Sequence[Shift]) -> str:
+    """Format shifts as the lines of a table."""
+    lines = [f"{'figure':<14} {'training':>20} {'here':>20} {'shift':>8}"]
+    for each in shifts:
+        trained, here = (
+            f"{mean:.4g} +- {deviation:.2g}"
+            for mean, deviation in ((each.trained_mean, each.trained_deviation), (each.mean, each.deviation))
+        )
+        mark = "  DRIFTED" if each.drifted else ""
+        lines.append(f"{each.figure:<14} {trained:>20} {here:>20} {each.shift:>+8.2f}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,350 @@
+"""Fits on held-out pictures how sure a network may be: calibration, a threshold for a wanted precision, label sets.
+
+Everything here works on arrays. Nothing may be fitted on test pictures or on pictures that the network was trained on.
+
+- Temperature and vector scaling, and the expected calibration error: Guo et al. 2017, https://arxiv.org/abs/1706.04599
+- The threshold for a precision: Geifman and El-Yaniv 2017, https://arxiv.org/abs/1705.08500
+- Label sets (split conformal prediction): Sadinle et al. 2019, https://arxiv.org/abs/1609.00451
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+BINS = 15
+RESAMPLES = 200
+FOLDS = 5
+CONFIDENCE = 0.95
+COVERAGES = (0.9, 0.95, 0.99)
+# Logits are multiplied by a number between e^-3 and e^3.
+LARGEST_LOG_SCALE = 3.0
+# Vector scaling is not tried with fewer held-out pictures than this per unit.
+PICTURES_PER_UNIT = 20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Maps logits to calibrated logits: each is multiplied by a scale, and a shift is added.
+
+    Args:
+        method: "none", "temperature" (one scale, no shift) or "vector" (a scale and a shift for each unit).
+        scale: float64 (units,), positive.
+        shift: float64 (units,).
+    """
+
+    method: str
+    scale: Array
+    shift: Array
+
+    @classmethod
+    def none(cls, units: int) -> Calibration:
+        """Return the calibration that changes nothing."""
+        return cls("none", np.ones(units), np.zeros(units))
+
+    @property
+    def temperature(self) -> float:
+        """The number by which logits are divided: the geometric mean over the units."""
+        return float(np.exp(-np.log(self.scale).mean()))
+
+    def apply(self, logits: npt.NDArray[Any]) -> Array:
+        """Return the calibrated logits, float64 (pictures, units), for logits of the same shape."""
+        return np.asarray(logits, np.float64) * self.scale + self.shift
+
+
+def probabilities(logits: npt.NDArray[Any], task: str) -> Array:
+    """Return the probability of each class, float64 (pictures, classes) in 0..1.
+
+    Args:
+        logits: (pictures, units). A binary network has one unit, or two.
+        task: "multiclass", "binary" or "multilabel".
+    """
+    from scipy.special import expit, softmax
+
+    values = np.asarray(logits, np.float64)
+    if task == "multilabel":
+        return np.asarray(expit(values))
+    if values.shape[1] == 1:
+        return np.asarray(expit(np.concatenate([-values, values], axis=1)))
+    return np.asarray(softmax(values, axis=1))
+
+
+def losses(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> Array:
+    """Return the cross-entropy of each picture in nats, float64 (pictures,); the mean over labels if there are several.
+
+    Args:
+        logits: (pictures, units).
+        targets: (pictures, classes): 1 if the picture has the class, else 0.
+        task: "multiclass", "binary" or "multilabel".
+    """
+    from scipy.special import logsumexp
+
+    values = np.asarray(logits, np.float64)
+    if task == "multilabel":
+        return np.asarray((np.logaddexp(0, values) - targets * values).mean(axis=1))
+    if values.shape[1] == 1:
+        return np.asarray(np.logaddexp(0, values[:, 0]) - targets[:, 1] * values[:, 0])
+    return np.asarray(logsumexp(values, axis=1) - (targets * values).sum(axis=1))
+
+
+def fit(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, shifts: bool = True) -> Calibration:
+    """Fit temperature scaling; or vector scaling, if cross-validation on the same pictures says that it is better.
+
+    Vector scaling has to lower the loss by more than one standard error.
+
+    Args:
+        logits: Logits of held-out pictures, (pictures, units).
+        targets: (pictures, classes): 1 if the picture has the class, else 0.
+        task: "multiclass", "binary" or "multilabel".
+        shifts: False never shifts logits. A shift would undo the weighting of classes in training.
+
+    Returns:
+        The calibration. It changes nothing if there are fewer than 2 pictures.
+    """
+    pictures, units = logits.shape
+    if pictures < 2:
+        return Calibration.none(units)
+    temperature = _scaled(logits, targets, task, vector=False)
+    if not shifts or pictures < PICTURES_PER_UNIT * units:
+        return temperature
+    alone, vector = (losses(crossed(logits, targets, task, vector=vector), targets, task) for vector in (False, True))
+    gain = alone - vector
+    if gain.mean() > gain.std(ddof=1) / math.sqrt(pictures):
+        return _scaled(logits, targets, task, vector=True)
+    return temperature
+
+
+def crossed(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, vector: bool) -> Array:
+    """Return calibrated logits, where the calibration of each picture was fitted without it, in 5 folds.
+
+    Args:
+        logits: Logits of held-out pictures, (pictures, units).
+        targets: (pictures, classes): 1 if the picture has the class, else 0.
+        task: "multiclass", "binary" or "multilabel".
+        vector: True fits vector scaling, False temperature scaling.
+    """
+    fold_of = np.random.default_rng(0).permutation(len(logits)) % FOLDS
+    result = np.asarray(logits, np.float64).copy()
+    for fold in range(FOLDS):
+        rest, own = fold_of != fold, fold_of == fold
+        if rest.any() and own.any():
+            result[own] = _scaled(logits[rest], targets[rest], task, vector=vector).apply(logits[own])
+    return result
+
+
+def _scaled(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, vector: bool) -> Calibration:
+    """Fit the scales, and the shifts if `vector` is True, that have the lowest loss."""
+    from scipy.optimize import minimize
+
+    units = logits.shape[1]
+    values, truth = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    ones = truth[:, 1:] if task != "multilabel" and units == 1 else truth
+
+    def parts(parameters: Array) -> tuple[Array, Array]:
+        if vector:
+            return np.exp(parameters[:units]), parameters[units:]
+        return np.exp(np.full(units, parameters[0])), np.zeros(units)
+
+    def loss(parameters: Array) -> tuple[float, Array]:
+        scale, shift = parts(parameters)
+        scaled = values * scale + shift
+        # The derivative of the cross-entropy with respect to a logit is the probability minus the target.
+        likely = probabilities(scaled, task)
+        error = likely[:, 1:] - ones if task != "multilabel" and units == 1 else likely - ones
+        error = error / len(values) / (units if task == "multilabel" else 1)
+        by_scale = (error * values * scale).sum(axis=0)
+        gradient = np.concatenate([by_scale, error.sum(axis=0)]) if vector else by_scale.sum(keepdims=True)
+        return float(losses(scaled, truth, task).mean()), gradient
+
+    limits = [(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)] * (units if vector else 1)
+    limits += [(-20.0, 20.0)] * (units if vector else 0)
+    found = minimize(loss, np.zeros(len(limits)), jac=True, bounds=limits, method="L-BFGS-B")
+    scale, shift = parts(found.x)
+    return Calibration("vector" if vector else "temperature", scale, shift)
+
+
+def decided(likely: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Return how sure the network is of each decision, float64 (N,) in 0..1, and whether it is right, bool (N,).
+
+    A decision is the likeliest class of a picture. If the task is "multilabel", it is whether a picture has a class.
+
+    Args:
+        likely: Probabilities, (pictures, classes).
+        targets: (pictures, classes): 1 if the picture has the class, else 0.
+        task: "multiclass", "binary" or "multilabel".
+    """
+    values = np.asarray(likely, np.float64)
+    if task == "multilabel":
+        sure = np.maximum(values, 1 - values)
+        return sure.ravel(), ((values >= 0.5) == (np.asarray(targets) > 0.5)).ravel()
+    return values.max(axis=1), values.argmax(axis=1) == np.asarray(targets).argmax(axis=1)
+
+
+def calibration_error(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
+    """Return the expected calibration error, in 0..1: the mean gap between confidence and accuracy over the bins.
+
+    Args:
+        sure: The confidence of each decision, in 0..1.
+        right: Whether each decision is right.
+        bins: The number of bins of equal width.
+    """
+    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(place, weights=sure - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(sure))
+
+
+def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS) -> dict[str, Any]:
+    """Return the expected calibration error with its 95 % bootstrap interval, and the reliability of each bin.
+
+    Args:
+        sure: The confidence of each decision, in 0..1, at least one.
+        right: Whether each decision is right.
+        bins: The number of bins of equal width.
+
+    Returns:
+        `expected_calibration_error`, its `interval`, and `bins`: for each bin that has decisions, their number, mean
+        confidence and accuracy, with the 95 % Wilson interval of the accuracy.
+    """
+    from zoo.evaluate.metrics import interval
+
+    random = np.random.default_rng(0)
+    samples = random.integers(0, len(sure), (RESAMPLES, len(sure)))
+    errors = [calibration_error(sure[rows], right[rows], bins) for rows in samples]
+    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    filled = []
+    for number in np.unique(place):
+        own = place == number
+        accuracy = float(right[own].mean())
+        filled.append(
+            {
+                "from": float(number / bins),
+                "decisions": int(own.sum()),
+                "confidence": float(sure[own].mean()),
+                "accuracy": accuracy,
+                "accuracy_interval": interval(accuracy, int(own.sum())),
+            }
+        )
+    return {
+        "expected_calibration_error": calibration_error(sure, right, bins),
+        "interval": [float(value) for value in np.quantile(errors, [0.025, 0.975])],
+        "bins": filled,
+    }
+
+
+def lower_bound(right: int, pictures: int, error: float) -> float:
+    """Return the Clopper-Pearson lower bound of a precision; it is wrong with a probability of at most `error`.
+
+    Args:
+        right: How many answers are right.
+        pictures: How many answers there are.
+        error: The probability, in 0..1.
+    """
+    from scipy.stats import beta
+
+    return float(beta.ppf(error, right, pictures - right + 1)) if right else 0.0
+
+
+def threshold_for(sure: Array, right: npt.NDArray[np.bool_], precision: float) -> float | None:
+    """Return the lowest threshold of the confidence above which a precision holds with 95 % confidence.
+
+    The search tries a few thresholds. Each of them may be wrong with a part of the 5 %, so that all of them together
+    are wrong with a probability of at most 5 % (Geifman and El-Yaniv 2017, algorithm 1).
+
+    Args:
+        sure: The confidence of each held-out picture, in 0..1.
+        right: Whether each answer is right.
+        precision: The wanted fraction of right answers among those that are given, in (0, 1).
+
+    Returns:
+        The threshold; answers with this confidence or more are given. None if no threshold is good enough.
+    """
+    order = np.argsort(-sure, kind="stable")
+    ordered, hits = sure[order], np.cumsum(right[order])
+    # Pictures with equal confidences cannot be separated.
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    error = (1 - CONFIDENCE) / max(1, math.ceil(math.log2(len(ends) + 1)))
+    low, high, best = 0, len(ends) - 1, None
+    while low <= high:
+        middle = (low + high) // 2
+        end = ends[middle]
+        if lower_bound(int(hits[end]), int(end) + 1, error) >= precision:
+            best, low = float(ordered[end]), middle + 1
+        elif _too_few(int(end) + 1, error, precision):
+            low = middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+def _too_few(pictures: int, error: float, precision: float) -> bool:
+    """Return whether even answers that are all right would be too few to show a precision."""
+    return lower_bound(pictures, pictures, error) < precision
+
+
+def largest_precision(sure: Array, right: npt.NDArray[np.bool_]) -> float:
+    """Return the largest precision with 3 decimals for which `threshold_for` finds a threshold; 0 if there is none."""
+    low, high = 0, 1000
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if threshold_for(sure, right, middle / 1000) is not None else (low, middle - 1)
+    return low / 1000
+
+
+def precision_curve(sure: Array, right: npt.NDArray[np.bool_], points: int = 50) -> list[dict[str, float]]:
+    """Return the precision for thresholds that keep more and more of the pictures.
+
+    Args:
+        sure: The confidence of each held-out picture, in 0..1.
+        right: Whether each answer is right.
+        points: The largest number of thresholds.
+
+    Returns:
+        For each threshold, strictest first: `threshold`, `coverage` (the fraction of pictures that get an answer),
+        `precision`, and `lower`, the lower bound of the precision with 95 % confidence at this one threshold.
+    """
+    order = np.argsort(-sure, kind="stable")
+    ordered, hits = sure[order], np.cumsum(right[order])
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    chosen = ends[np.unique(np.linspace(0, len(ends) - 1, min(points, len(ends))).round().astype(int))]
+    return [
+        {
+            "threshold": float(ordered[end]),
+            "coverage": float((end + 1) / len(sure)),
+            "precision": float(hits[end] / (end + 1)),
+            "lower": lower_bound(int(hits[end]), int(end) + 1, 1 - CONFIDENCE),
+        }
+        for end in chosen
+    ]
+
+
+def set_thresholds(
+    likely: npt.NDArray[Any], targets: npt.NDArray[Any], coverages: Sequence[float] = COVERAGES
+) -> dict[str, float]:
+    """Return for each coverage the probability that a class needs to be in the label set of a picture.
+
+    The set has the true class with at least the stated probability, for pictures like the held-out ones. A set may have
+    several classes or none.
+
+    Args:
+        likely: Probabilities of held-out pictures, (pictures, classes).
+        targets: (pictures, classes): 1 for the one class of the picture, else 0.
+        coverages: The probabilities, each in (0, 1).
+
+    Returns:
+        Maps each coverage, as a string such as "0.95", to the threshold. It is 0 if there are too few pictures, so that
+        the set has all classes.
+    """
+    true = np.sort(np.asarray(likely, np.float64)[np.arange(len(likely)), np.asarray(targets).argmax(axis=1)])
+    thresholds = {}
+    for coverage in coverages:
+        # 1e-9 corrects rounding: 0.05 * 20 may be a little below 1.
+        place = math.floor((1 - coverage) * (len(true) + 1) + 1e-9)
+        thresholds[f"{coverage:g}"] = float(true[place - 1]) if place >= 1 else 0.0
+    return thresholds

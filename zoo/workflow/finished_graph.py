@@ -1,0 +1,114 @@
+"""Makes the graph of an exported file from a trained network: converted, checked, calibrated and with a self-test."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from zoo import runs
+from zoo.errors import ConstantOutput
+from zoo.evaluate import evaluator
+from zoo.evaluate.calibration import probabilities
+from zoo.evaluate.evaluator import Outputs
+from zoo.reporter import Reporter
+from zoo.train.feature_tensor import feature_tensor
+from zoo.workflow import trust, verdict
+from zoo.workflow.checked_graph import convert_and_check, join_and_check
+from zoo.workflow.solved import SolvedNetwork
+from zoo.workflow.trained import TrainedModel
+from zoo.workflow.trust import HeldOut, Trust, TrustOptions
+from zoo_runtime import ModelInfo
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def cross_validated(held_out: HeldOut, fitted: Trust, task: str) -> dict[str, Outputs]:
+    """Return the calibrated outputs for pictures that were held out in a cross-validation; empty if there are none.
+
+    They come from networks that were trained without these pictures, and not from the exported file.
+    """
+    if held_out.source != "cross-validation":
+        return {}
+    likely = probabilities(fitted.calibration.apply(held_out.logits), task)
+    return {evaluator.CROSS_VALIDATION: Outputs(held_out.rows, likely)}
+
+
+def finish_graph(
+    trained: TrainedModel,
+    raw: onnx.ModelProto,
+    info: ModelInfo,
+    held_out: HeldOut,
+    options: TrustOptions,
+    reporter: Reporter,
+    *,
+    again: bool = False,
+) -> tuple[onnx.ModelProto, ModelInfo, Trust]:
+    """Fit calibration and thresholds for a graph, put them into it, and record the self-test.
+
+    Args:
+        trained: The network with its dataset and its run.
+        raw: The graph of the network.
+        info: The metadata of the file.
+        held_out: Logits of held-out pictures.
+        options: What is asked for.
+        reporter: Receives messages.
+        again: Whether the graph is that of a variant, whose features differ and whose self-test is recorded later.
+    """
+    from zoo.export import artifact
+
+    model, dataset = trained.model, trained.dataset
+    features = model.features if isinstance(model, SolvedNetwork) and not again else None
+    pixels = dataset.pixels.array[trained.parity_rows()]
+    graph, info, fitted = trust.finish(raw, info, dataset, held_out, options, pixels, reporter, features)
+    if again:
+        return graph, info, fitted
+    for line in trust.summary_lines(fitted):
+        reporter.say(line)
+    with reporter.timing.measure("self-test"):
+        return graph, artifact.with_selftest(graph, info), fitted
+
+
+def refused(fitted: Trust, trained: TrainedModel) -> str | None:
+    """Return why no file is put in place, if no threshold holds the wanted precision, and what to do."""
+    if fitted.refusal is None:
+        return None
+    return f"no file is exported: {fitted.refusal}. The run is kept; `zoo export {trained.run.folder}` exports it."
+
+
+def convert_trained(
+    trained: TrainedModel, precision: float | None, reporter: Reporter, *, keep: bool, allow_chance: bool
+) -> tuple[onnx.ModelProto, ModelInfo, TrustOptions]:
+    """Convert a trained network and check it on pictures of its run; see `convert_and_check`.
+
+    If the network computes the same for every picture and `keep` is True, run.json gets a warning.
+
+    Returns:
+        The graph with the outputs `logits`, `probabilities` and pooled features, its metadata, and how it is fitted.
+
+    Raises:
+        ConstantOutput: The network computes the same for every picture, and `allow_chance` is False.
+    """
+    reporter.say("Exporting to ONNX")
+    record, dataset = trained.record, trained.dataset
+    pixels = dataset.pixels.array[trained.parity_rows()]
+    options = TrustOptions(record.task, record.options["seed"], precision, balanced=bool(record.options.get("balance")))
+    try:
+        if isinstance(trained.model, SolvedNetwork):
+            graph, info = join_and_check(trained.model, trained.info(), pixels, reporter, allow_constant=allow_chance)
+            return graph, info, options
+        features, frozen = feature_tensor(trained.model, trained.architecture, _moved_layers(record))
+        graph, info = convert_and_check(
+            trained.model, trained.info(), pixels, reporter, allow_constant=allow_chance, features=features
+        )
+        return graph, info, dataclasses.replace(options, frozen=frozen)
+    except ConstantOutput as error:
+        if keep:
+            trained.run.write_record(trained.record.with_warnings([str(error)]))
+        advice = verdict.export_all_the_same(trained.run, trained.record, trained.dataset)
+        raise ConstantOutput(f"{error} {advice}") from None
+
+
+def _moved_layers(record: runs.RunRecord) -> set[str]:
+    """Return the names of the layers that any phase of a run trained."""
+    return {name for phase in record.phases for name in phase.get("moved_layers", ())}

@@ -1,0 +1,432 @@
+"""Fits what an exported file knows about its own answers, and puts it into the graph and the metadata.
+
+`zoo.evaluate.calibration` and `zoo.evaluate.outliers` have the methods, and `zoo.convert.trust_graph` the nodes. This
+module decides on which pictures they are fitted: on pictures that were held out, never on test pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.convert import trust_graph
+from zoo.convert.keras_to_onnx import INPUT, LOGITS, OUTLIER_SCORE, PROBABILITIES
+from zoo.convert.session import open_session
+from zoo.data.dataset import Dataset
+from zoo.errors import ConversionFailed, ParityFailed
+from zoo.evaluate import calibration, outliers
+from zoo.evaluate.calibration import Calibration
+from zoo.evaluate.outliers import OutlierScore
+from zoo.reporter import Reporter
+from zoo_runtime import DriftCounter, ModelInfo
+
+if TYPE_CHECKING:
+    import onnx
+
+BATCH = 16
+# So many training pictures decide prototypes and statistics. More change little, and take seconds.
+FEATURE_PICTURES = 1024
+STATISTICS_PICTURES = 256
+# Differences between the graph and numpy that pass, for calibrated probabilities and for outlier scores.
+TOLERANCE, SCORE_TOLERANCE = 1e-5, 1e-3
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Holds the logits of pictures that the network, or a network like it, was not trained on.
+
+    Args:
+        rows: Indices of the pictures in the dataset, int64 (N,).
+        logits: float64 (N, units), before calibration.
+        targets: float (N, classes): 1 if the picture has the class, else 0.
+        source: "cross-validation", "validation", or "" if there are no such pictures.
+    """
+
+    rows: npt.NDArray[np.int64]
+    logits: Array
+    targets: npt.NDArray[Any]
+    source: str
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Holds what was fitted for one graph.
+
+    Args:
+        calibration: The calibration of its probabilities.
+        outliers: The outlier score; None if the features cannot give one.
+        metadata: The entry `trust` of `zoo_runtime.ModelInfo`.
+        report: More figures for trust.json: the reliability of each bin, and the curve of precision and coverage.
+        refusal: Why no threshold holds the wanted precision; None if one does, or none was asked for.
+    """
+
+    calibration: Calibration
+    outliers: OutlierScore | None
+    metadata: Mapping[str, Any]
+    report: Mapping[str, Any]
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class TrustOptions:
+    """Says on what and for what a file is fitted.
+
+    Args:
+        task: "multiclass", "binary" or "multilabel".
+        seed: The seed of the run.
+        precision: The wanted precision in (0, 1); None asks for none.
+        balanced: Whether the classes were weighted in training, so that a calibration must not shift logits.
+        frozen: Whether the features do not depend on the training.
+    """
+
+    task: str
+    seed: int
+    precision: float | None = None
+    balanced: bool = False
+    frozen: bool = True
+
+
+def held_out(dataset: Dataset, out_of_fold: Mapping[str, Any], graph: onnx.ModelProto) -> HeldOut:
+    """Return logits of held-out pictures: of the cross-validation, or else of the validation part.
+
+    Args:
+        dataset: The dataset of the run.
+        out_of_fold: The logits of pictures that were held out in a cross-validation, by the sha256 of the picture.
+        graph: The graph of the network, with the output `logits`. It runs on the validation pictures.
+    """
+    digests, split = dataset.pixels.digests, dataset.split
+    rows = np.array([i for i in split.train if digests[i] in out_of_fold], dtype=np.int64)
+    if len(rows):
+        logits = np.stack([out_of_fold[digests[i]] for i in rows]).astype(np.float64)
+        return HeldOut(rows, logits, dataset.targets[rows], "cross-validation")
+    rows = np.asarray(split.val, np.int64)
+    if not len(rows):
+        units = next(o for o in graph.graph.output if o.name == LOGITS).type.tensor_type.shape.dim[1].dim_value
+        return HeldOut(rows, np.zeros((0, units)), dataset.targets[rows], "")
+    (computed,) = run(graph, dataset.pixels.array, rows, [LOGITS])
+    return HeldOut(rows, computed.astype(np.float64), dataset.targets[rows], "validation")
+
+
+def run(
+    graph: onnx.ModelProto, pixels: npt.NDArray[np.uint8], rows: Sequence[int] | npt.NDArray[Any], names: list[str]
+) -> list[npt.NDArray[np.float32]]:
+    """Run a graph on some pictures, and return the outputs with these names, each (pictures, ...).
+
+    Raises:
+        ConversionFailed: ONNX Runtime cannot run the graph.
+    """
+    session = open_session(graph)
+    try:
+        batches = [
+            session.run(names, {INPUT: np.ascontiguousarray(pixels[rows[i : i + BATCH]])})
+            for i in range(0, len(rows), BATCH)
+        ]
+    except Exception as error:
+        # The exceptions of ONNX Runtime have no common base class.
+        raise ConversionFailed(f"onnxruntime cannot run the graph: {str(error).splitlines()[0]}") from error
+    return [np.concatenate([batch[i] for batch in batches]) for i in range(len(names))]
+
+
+def spread(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Return at most `count` rows at equal distances, because the train part is sorted by class."""
+    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64))
+    return np.asarray(rows, np.int64)[places]
+
+
+def transferred(known: HeldOut, before: npt.NDArray[Any], after: npt.NDArray[Any], seed: int) -> HeldOut:
+    """Return held-out logits as another file of the same network would compute them.
+
+    The networks of a cross-validation exist in float32 only. What the other file changes is measured on pictures that
+    both files compute: a factor, and differences, which are drawn at random for the held-out pictures.
+
+    Args:
+        known: Logits of the float32 network.
+        before: Logits of the float32 file, (pictures, units).
+        after: Logits of the other file for the same pictures, (pictures, units).
+        seed: Decides which difference goes to which picture.
+    """
+    first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    factor = float((first * second).sum() / max(float((first * first).sum()), 1e-12))
+    differences = second - factor * first
+    drawn = np.random.default_rng(seed).integers(0, len(differences), len(known.logits))
+    return dataclasses.replace(known, logits=factor * known.logits + differences[drawn])
+
+
+def moved_by(before: onnx.ModelProto, after: onnx.ModelProto, dataset: Dataset, known: HeldOut, seed: int) -> HeldOut:
+    """Return held-out logits for another file of the same network.
+
+    Validation pictures are computed anew. For pictures of a cross-validation, see `transferred`.
+
+    Args:
+        before: The graph of the float32 file, with the output `logits`.
+        after: The graph of the other file, with the output `logits`.
+        dataset: The dataset of the run.
+        known: Logits of held-out pictures for the float32 file.
+        seed: See `transferred`.
+    """
+    pixels = dataset.pixels.array
+    if known.source == "validation":
+        return dataclasses.replace(known, logits=run(after, pixels, known.rows, [LOGITS])[0].astype(np.float64))
+    if not len(known.rows):
+        return known
+    rows = spread(dataset.split.train, STATISTICS_PICTURES)
+    first, second = (run(graph, pixels, rows, [LOGITS])[0] for graph in (before, after))
+    return transferred(known, first, second, seed)
+
+
+def fit(
+    known: HeldOut,
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    features: npt.NDArray[Any] | None,
+    held_out_features: npt.NDArray[Any] | None,
+    options: TrustOptions,
+) -> Trust:
+    """Fit calibration, thresholds, label sets, the outlier score and statistics of the training pictures.
+
+    Args:
+        known: Logits of held-out pictures.
+        dataset: The dataset of the run.
+        rows: Indices of training pictures that decide prototypes and statistics.
+        features: The pooled features of these pictures, (pictures, n); None if the graph has none.
+        held_out_features: The pooled features of validation pictures; None if there are none.
+        options: What is asked for.
+    """
+    task, count = options.task, len(known.logits)
+    scaling = Calibration.none(known.logits.shape[1])
+    metadata: dict[str, Any] = {}
+    report: dict[str, Any] = {}
+    refusal = None
+    sure = np.zeros(0)
+    if count >= 2:
+        scaling = calibration.fit(known.logits, known.targets, task, shifts=not options.balanced)
+        likely = calibration.probabilities(scaling.apply(known.logits), task)
+        sure, right = calibration.decided(likely, known.targets, task)
+        metadata["calibration"], report["reliability"] = _calibrated(known, scaling, task)
+        if task != "multilabel":
+            metadata["unknown"], refusal = _thresholds(sure, right, options.precision)
+            metadata["sets"] = calibration.set_thresholds(likely, known.targets)
+    elif options.precision is not None:
+        refusal = f"no threshold holds a precision of {options.precision:g}, because no picture was held out"
+    score = None
+    if features is not None and len(features):
+        together = dataset.together or dataset.pixels.digests
+        unseen = None if options.frozen else held_out_features
+        score = outliers.fit(features, [together[i] for i in rows], unseen, seed=options.seed)
+        if score is not None:
+            fitted_on = (
+                "training, frozen features" if options.frozen else "training" if unseen is None else "validation"
+            )
+            metadata["outliers"] = {
+                "threshold": score.threshold,
+                "kept": outliers.KEPT,
+                "prototypes": len(score.prototypes),
+                "pictures": len(score.held_out),
+                "fitted_on": fitted_on,
+                "frozen_features": options.frozen,
+            }
+    metadata["drift"] = _statistics(dataset, rows, features, score, sure)
+    return Trust(scaling, score, metadata, report, refusal)
+
+
+def _calibrated(known: HeldOut, scaling: Calibration, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the entry `calibration`, and the reliability before and after.
+
+    The figures after calibration come from calibrations that were fitted without the picture that they judge.
+    """
+    vector = scaling.method == "vector"
+    after = calibration.crossed(known.logits, known.targets, task, vector=vector)
+    figures = {}
+    for name, logits in (("before", known.logits), ("after", after)):
+        decisions = calibration.decided(calibration.probabilities(logits, task), known.targets, task)
+        loss = float(calibration.losses(logits, known.targets, task).mean())
+        figures[name] = {"loss": loss, **calibration.reliability(*decisions)}
+    short = {name: {key: value for key, value in values.items() if key != "bins"} for name, values in figures.items()}
+    return {
+        "method": scaling.method,
+        "temperature": scaling.temperature,
+        "scale": scaling.scale.tolist(),
+        "shift": scaling.shift.tolist(),
+        "fitted_on": known.source,
+        "pictures": len(known.logits),
+        **short,
+    }, figures
+
+
+def _thresholds(
+    sure: Array, right: npt.NDArray[np.bool_], precision: float | None
+) -> tuple[dict[str, Any], str | None]:
+    """Return the entry `unknown`, and why no threshold holds the wanted precision, or None."""
+    entry: dict[str, Any] = {
+        "precision": precision,
+        "threshold": None,
+        "coverage": None,
+        "curve": calibration.precision_curve(sure, right),
+    }
+    if precision is None:
+        return entry, None
+    threshold = calibration.threshold_for(sure, right, precision)
+    if threshold is None:
+        largest = calibration.largest_precision(sure, right)
+        advice = f"Ask for --precision {largest:g} or less, or add pictures" if largest else "Add pictures"
+        return entry, (
+            f"no confidence threshold holds a precision of {precision:g}: {len(sure)} held-out pictures can show at "
+            f"most {largest:g} with 95 % confidence. {advice}"
+        )
+    kept = sure >= threshold
+    # float32 rounds probabilities, and the picture at the threshold itself must stay above it.
+    entry["threshold"] = max(0.0, threshold - 1e-6)
+    entry["coverage"] = float(kept.mean())
+    entry["held_out_precision"] = float(right[kept].mean())
+    return entry, None
+
+
+def _statistics(
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    features: npt.NDArray[Any] | None,
+    score: OutlierScore | None,
+    sure: Array,
+) -> dict[str, Any]:
+    """Return the entry `drift`: the mean and the standard deviation of figures of training pictures."""
+    counter = DriftCounter()
+    for row in spread(rows, STATISTICS_PICTURES):
+        counter.add(dataset.pixels.array[row], {})
+    summary = counter.summary()
+    columns: dict[str, npt.NDArray[Any]] = {}
+    if len(sure) and not dataset.source.multilabel:
+        columns["confidence"] = sure
+    if score is not None and features is not None:
+        columns["outlier_score"] = score.held_out
+        columns["feature_norm"] = np.linalg.norm(np.asarray(features, np.float64), axis=1)
+    for name, values in columns.items():
+        summary["figures"][name] = {"mean": float(values.mean()), "deviation": float(values.std())}
+    return summary
+
+
+def attach(graph: onnx.ModelProto, trust: Trust, task: str) -> onnx.ModelProto:
+    """Return the graph of the exported file: with calibrated probabilities and the outlier score.
+
+    Args:
+        graph: The graph of the network, with the outputs `logits`, `probabilities` and the pooled features.
+        trust: What was fitted for this graph.
+        task: "multiclass", "binary" or "multilabel".
+
+    Raises:
+        ConversionFailed: The graph is not valid.
+    """
+    if trust.calibration.method != "none":
+        graph = trust_graph.with_calibration(graph, trust.calibration.scale, trust.calibration.shift, task=task)
+    if trust.outliers is not None:
+        return trust_graph.with_outlier_score(graph, trust.outliers.prototypes)
+    return trust_graph.without_features(graph)
+
+
+def check(
+    finished: onnx.ModelProto, raw: onnx.ModelProto, trust: Trust, task: str, pixels: npt.NDArray[np.uint8]
+) -> dict[str, float]:
+    """Check that the finished graph computes what numpy computes from the logits and features of the raw graph.
+
+    Args:
+        finished: The graph of the exported file, from `attach`.
+        raw: The graph that it was made from.
+        trust: What was fitted.
+        task: "multiclass", "binary" or "multilabel".
+        pixels: Real pictures, uint8 (pictures, height, width, channels) in 0..255.
+
+    Returns:
+        The largest absolute differences, under "calibrated_difference" and, if there is a score, "outlier_difference".
+
+    Raises:
+        ParityFailed: The graph computes something else.
+        ConversionFailed: ONNX Runtime cannot run a graph.
+    """
+    rows = np.arange(len(pixels))
+    features = trust_graph.features_of(raw)
+    names = [LOGITS, *([features] if features and trust.outliers is not None else [])]
+    expected = run(raw, pixels, rows, names)
+    outputs = run(finished, pixels, rows, [PROBABILITIES, *([OUTLIER_SCORE] if len(names) > 1 else [])])
+    likely = calibration.probabilities(trust.calibration.apply(expected[0]), task)
+    differences = {"calibrated_difference": float(np.abs(likely - outputs[0]).max())}
+    if trust.outliers is not None and len(names) > 1:
+        differences["outlier_difference"] = float(np.abs(trust.outliers(expected[1]) - outputs[1]).max())
+    limits = {"calibrated_difference": TOLERANCE, "outlier_difference": SCORE_TOLERANCE}
+    wrong = {name: value for name, value in differences.items() if not value <= limits[name]}
+    if wrong:
+        raise ParityFailed(f"calibration or outlier score of the graph differ from those that were fitted: {wrong}.")
+    return differences
+
+
+def finish(
+    raw: onnx.ModelProto,
+    info: ModelInfo,
+    dataset: Dataset,
+    known: HeldOut,
+    options: TrustOptions,
+    pixels: npt.NDArray[np.uint8],
+    reporter: Reporter,
+    features: npt.NDArray[Any] | None = None,
+) -> tuple[onnx.ModelProto, ModelInfo, Trust]:
+    """Fit everything for a graph, put it into the graph and the metadata, and check the result.
+
+    Args:
+        raw: The graph of the network, with the outputs `logits`, `probabilities` and, if possible, pooled features.
+        info: The metadata of the file.
+        dataset: The dataset of the run.
+        known: Logits of held-out pictures.
+        options: What is asked for.
+        pixels: Real pictures for the check, uint8 (pictures, height, width, channels) in 0..255.
+        reporter: Receives messages.
+        features: Pooled features of all training pictures, in the order of the train part. None computes those of at
+            most 1,024 pictures.
+
+    Returns:
+        The graph of the exported file, its metadata without a self-test, and what was fitted.
+
+    Raises:
+        ParityFailed: See `check`.
+        ConversionFailed: See `attach`.
+    """
+    train, name = dataset.split.train, trust_graph.features_of(raw)
+    rows = spread(train, FEATURE_PICTURES)
+    own = unseen = None
+    with reporter.timing.measure("calibration and outliers"):
+        if features is not None:
+            own = np.asarray(features)[spread(np.arange(len(train)), FEATURE_PICTURES)]
+        elif name is not None:
+            (own,) = run(raw, dataset.pixels.array, rows, [name])
+        if name is not None and not options.frozen and len(dataset.split.val):
+            (unseen,) = run(raw, dataset.pixels.array, spread(dataset.split.val, FEATURE_PICTURES), [name])
+        trust = fit(known, dataset, rows, own, unseen, options)
+        graph = attach(raw, trust, options.task)
+        parity = {**info.parity, **check(graph, raw, trust, options.task, pixels)}
+    return graph, dataclasses.replace(info, trust=dict(trust.metadata), parity=parity), trust
+
+
+def summary_lines(trust: Trust) -> list[str]:
+    """Return lines that say how far the answers of a file can be trusted."""
+    lines = []
+    entry = trust.metadata.get("calibration")
+    if entry:
+        before, after = entry["before"], entry["after"]
+        low, high = after["interval"]
+        lines.append(
+            f"Calibration: {entry['method']} scaling on {entry['pictures']} pictures ({entry['fitted_on']}); expected "
+            f"calibration error {before['expected_calibration_error']:.3f} before, "
+            f"{after['expected_calibration_error']:.3f} after ({low:.3f} to {high:.3f} with 95 % confidence)"
+        )
+    unknown = trust.metadata.get("unknown") or {}
+    if unknown.get("threshold") is not None:
+        lines.append(
+            f"Unknown: answers below a confidence of {unknown['threshold']:.4f} are unknown, so that at least "
+            f"{unknown['precision']:g} of the others are right with 95 % confidence; {unknown['coverage']:.1%} of the "
+            "held-out pictures get an answer"
+        )
+    return lines
