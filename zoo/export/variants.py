@@ -356,9 +356,8 @@ def make_variant(
     # The result of the parity check describes the float32 file, so it is left out.
     info = dataclasses.replace(info, precision={"kind": variant.name, **variant_graph.precision}, parity={})
     info = artifact.with_selftest(variant_graph.graph, info, tolerance=variant_graph.tolerance)
-    variant_outputs = evaluator.predict_parts(
-        Predictor(artifact.serialize(variant_graph.graph, info)), dataset, reporter
-    )
+    predictor = Predictor(artifact.serialize(variant_graph.graph, info), max_pixels=dataset.source.max_pixels)
+    variant_outputs = evaluator.predict_parts(predictor, dataset, reporter)
     evaluated = evaluator.measure_parts(variant_outputs, dataset)
     summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
     content = artifact.serialize(variant_graph.graph, dataclasses.replace(info, metrics=summary))

@@ -144,7 +144,8 @@ def export_model(
     started = time.perf_counter()
     dataset = trained.dataset
     graph, info = _convert(trained, reporter, keep=keep and float32, allow_chance=allow_chance)
-    outputs = evaluator.predict_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
+    predictor = Predictor(artifact.serialize(graph, info), max_pixels=dataset.source.max_pixels)
+    outputs = evaluator.predict_parts(predictor, dataset, reporter)
     known = {**_held_out(trained), **outputs} if keep else outputs
     metrics = evaluator.measure_parts(known, dataset)
     record, refusal = verdict.judge(trained.run, trained.record, dataset, known, reporter, allow_chance=allow_chance)
