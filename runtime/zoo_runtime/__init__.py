@@ -10,7 +10,7 @@ Example:
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from ._decode import MAX_PIXELS, SUFFIXES, decode, highest_level
+from ._decode import SUFFIXES, decode, highest_level
 from ._drift import DriftCounter, Shift, pixel_figures
 from ._errors import (
     CorruptModel,
@@ -31,7 +31,7 @@ from ._errors import (
     ZooRuntimeError,
 )
 from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
-from ._given import parse_pixels
+from ._limit import MAX_PIXELS, format_pixels, parse_pixels, with_option_names
 from ._listing import IGNORED, list_pictures
 from ._pairs import Pairs, time_pairs
 from ._predictor import Prediction, Predictor
@@ -77,6 +77,7 @@ __all__ = [
     "check",
     "decode",
     "format_accuracy",
+    "format_pixels",
     "highest_level",
     "list_pictures",
     "parse_pixels",
@@ -86,6 +87,7 @@ __all__ = [
     "record",
     "time_pairs",
     "versions",
+    "with_option_names",
 ]
 
 

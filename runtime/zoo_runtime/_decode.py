@@ -38,6 +38,7 @@ from ._errors import CorruptPicture, NotAPicture, PictureTooLarge, UnsupportedPi
 from ._format import ImageSpec
 from ._formats import SUFFIXES, is_jpeg, load, load_lazy, open_picture
 from ._given import accept, not_opened
+from ._limit import MAX_PIXELS, check_max_pixels, check_size
 from ._pixels import TURNS, finish, highest_level_of, wanted
 
 if TYPE_CHECKING:
@@ -48,17 +49,8 @@ Source: TypeAlias = (
 )
 _Use: TypeAlias = "Callable[[Image.Image, int], npt.NDArray[np.uint8]]"
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "Source", "decode", "highest_level", "printable"]
+__all__ = ["SUFFIXES", "Source", "decode", "highest_level", "printable"]
 
-MAX_PIXELS = 89_478_485
-"""The largest accepted size of a decoded picture, in pixels of color. It is Pillow's own limit: 358 MB of memory."""
-
-# Resizing a row of 80 million pixels, which fits in a file of 78 kB, takes 1.3 GB for the filter alone.
-MAX_SIDE = 65_535
-
-# Pillow keeps a pixel of color in 4 bytes.
-_COLOR_BYTES = 4
-_MODE_BYTES = {"1": 1, "L": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _ORIENTATION = 0x0112
 
 
@@ -72,7 +64,8 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         max_pixels: The largest accepted width x height of the picture, in pixels of color. What counts is the memory
             that decoding takes, with 4 bytes per pixel of color. A JPEG counts at the scale at which it is decoded. A
             progressive one also needs 2 to 6 bytes for each of its stored pixels. A gray or black-and-white picture
-            counts a quarter, and 16 bits count half.
+            counts a quarter, and 16 bits count half. Of pictures above the default limit, a process decodes one at a
+            time, so that the memory does not grow with the number of threads.
 
     Returns:
         A uint8 array (height, width, channels), values 0..255, RGB or gray.
@@ -85,7 +78,10 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
             pixels, or does not fit into memory.
         UnsupportedPicture: If the pixels are 32-bit floats or Lab, if all of them are transparent, if `source` is a
             file that was opened in text mode, or if `source` has a type, dtype or shape that is not listed above.
+        TypeError: If `max_pixels` is not a number.
+        ValueError: If `max_pixels` is not above 0.
     """
+    check_max_pixels(max_pixels)
     return _read(source, lambda image, orientation: finish(image, spec, orientation), spec, max_pixels)
 
 
@@ -140,7 +136,7 @@ def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArra
         raise CorruptPicture(f"{name}: damaged: {reason}") from None
 
 
-def highest_level(source: Source) -> int | None:
+def highest_level(source: Source, *, max_pixels: int = MAX_PIXELS) -> int | None:
     """Return the highest level of a picture with 16-bit gray levels, or None for a picture of another kind.
 
     Many cameras and scanners store 10, 12 or 14 bits in 16-bit files. If no picture of a set has a level above
@@ -148,17 +144,21 @@ def highest_level(source: Source) -> int | None:
 
     Args:
         source: A path, the bytes of a file, a binary file object, or a Pillow image.
+        max_pixels: The largest accepted picture, as for `decode`. It is loaded at its full size.
 
     Raises:
         PictureError: If the picture cannot be read. `decode` lists the subclasses of this error.
+        TypeError: If `max_pixels` is not a number.
+        ValueError: If `max_pixels` is not above 0.
     """
+    check_max_pixels(max_pixels)
     found: list[int | None] = []
 
     def look(image: Image.Image, _: int) -> npt.NDArray[np.uint8]:
         found.append(highest_level_of(image))
         return np.zeros(0, np.uint8)
 
-    _read(source, look, None, MAX_PIXELS)
+    _read(source, look, None, max_pixels)
     return found[0]
 
 
@@ -177,45 +177,22 @@ def _from_stream(stream: BinaryIO, use: _Use, spec: ImageSpec | None, max_pixels
             extra = _jpeg.coefficient_bytes(jpeg[1])
             if spec:
                 image.draft(image.mode, wanted(image.size, spec, orientation))
-        _check_size(image, max_pixels, extra)
-        if spec and spec.levels < 16:
-            _refuse_16_bit_colors(image, spec.levels)
-        load(image, jpeg)
-        if not jpeg:
-            _check_size(image, max_pixels)
-            orientation = _orientation(image)
-        return use(image, orientation)
+        with check_size(image, max_pixels, extra):
+            if spec and spec.levels < 16:
+                _refuse_16_bit_colors(image, spec.levels)
+            load(image, jpeg)
+            if not jpeg:
+                check_size(image, max_pixels)
+                orientation = _orientation(image)
+            return use(image, orientation)
 
 
 def _from_image(image: Image.Image, use: _Use, spec: ImageSpec | None, max_pixels: int) -> npt.NDArray[np.uint8]:
-    _check_size(image, max_pixels)
-    if spec and spec.levels < 16:
-        _refuse_16_bit_colors(image, spec.levels)
-    load_lazy(image)
-    return use(image, _orientation(image))
-
-
-def _check_size(image: Image.Image, max_pixels: int, extra: int = 0) -> None:
-    """Raise PictureTooLarge if a picture takes too much memory.
-
-    Args:
-        image: An image that is about to be loaded, with the size that `Image.draft` has chosen.
-        max_pixels: The limit, in pixels of color.
-        extra: Memory in bytes that the decoder needs besides the picture.
-    """
-    width, height = image.size
-    needed = width * height * _MODE_BYTES.get(image.mode, _COLOR_BYTES) + extra
-    if needed > max_pixels * _COLOR_BYTES:
-        limit = f"{max_pixels} pixels, the limit set by max_pixels"
-        if needed == width * height * _COLOR_BYTES:
-            raise PictureTooLarge(f"{width} x {height} is more than {limit}")
-        kind = "as a progressive JPEG" if extra else f"in mode {image.mode}"
-        equal = needed // _COLOR_BYTES
-        raise PictureTooLarge(
-            f"{width} x {height} {kind} takes as much memory as {equal} pixels of color. That is more than {limit}"
-        )
-    if max(width, height) > MAX_SIDE:
-        raise PictureTooLarge(f"{width} x {height} has a side of more than {MAX_SIDE} pixels")
+    with check_size(image, max_pixels):
+        if spec and spec.levels < 16:
+            _refuse_16_bit_colors(image, spec.levels)
+        load_lazy(image)
+        return use(image, _orientation(image))
 
 
 def _refuse_16_bit_colors(image: Any, levels: int) -> None:

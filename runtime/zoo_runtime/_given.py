@@ -1,6 +1,6 @@
 """Recognizes what people give in place of a picture, and says what it is and what to do.
 
-`decode` calls `accept` before it decodes anything. The module also parses the number of pixels of `--max-pixels`.
+`decode` calls `accept` before it decodes anything.
 """
 
 from __future__ import annotations
@@ -24,23 +24,8 @@ LONGEST_SHOWN = 300
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0")
 # Patterns that are compiled on use, because importing this module must be quick.
 _BASE64 = rb"[A-Za-z0-9+/_\s-]+"
-_PIXELS = r"(\d{1,15}(?:\.\d+)?)\s*([KMG]?)(?:P|PX|PIXELS?)?"
-_FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _FORMS = "a path, bytes, a binary file, a uint8 array or a Pillow image"
 _ELLIPSIS = "…"
-
-
-def parse_pixels(text: str) -> int:
-    """Parse a number of pixels, such as "200000000", "200M" or "1.5G".
-
-    Raises:
-        ValueError: If the text has another form, or the number is below 1. The message says what is allowed.
-    """
-    match = re.fullmatch(_PIXELS, text.strip().replace("_", ""), re.IGNORECASE)
-    pixels = int(float(match[1]) * _FACTORS[match[2].upper()]) if match else 0
-    if pixels < 1:
-        raise ValueError(f"must be a number of pixels of 1 or more, such as 200M or 200000000. Received: {text!r}.")
-    return pixels
 
 
 def accept(source: Any) -> Any:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from ._decode import MAX_PIXELS, Source, decode
+from ._decode import Source, decode
 from ._drift import DriftCounter
 from ._errors import ModelNotFound, PictureError, ProviderNotStarted
+from ._limit import MAX_PIXELS, check_max_pixels
 from ._listing import list_pictures
 from ._network import Network
 from ._onnxruntime import Session
@@ -112,8 +113,10 @@ class Predictor:
             with those of the training pictures.
         info: The metadata of the file, a `ModelInfo`.
         settings: The settings of the network, a `Settings`.
+        max_pixels: The argument of this name. It may be changed at any time.
 
     Raises:
+        TypeError: If `max_pixels` is not a number.
         ValueError: If `threads` or `max_pixels` is out of range, `providers` does not have the form described above, or
             the installed ONNX Runtime lacks one of the providers.
         ProviderNotStarted: If a provider cannot start and "cpu" is not listed, or if the providers cannot load a file
@@ -143,8 +146,7 @@ class Predictor:
         max_pixels: int = MAX_PIXELS,
         drift: bool = False,
     ) -> None:
-        if not max_pixels > 0:
-            raise ValueError(f"max_pixels must be above 0. Received: {max_pixels!r}.")
+        self.max_pixels = max_pixels
         source = _model_of(model)
         options: dict[str, Any] = {"threads": threads, "providers": providers, "spinning": spinning, "arena": arena}
         given = {key: value for key, value in options.items() if value is not None}
@@ -153,7 +155,6 @@ class Predictor:
         # Tuned settings are the best for one picture at a time, but may be bad for many pictures on all cores.
         for_many = dataclasses.replace(Settings(), **given)
         self._threads = threads
-        self._max_pixels = max_pixels
         try:
             self._network = Network(source, self.settings, for_many)
         except ProviderNotStarted as error:
@@ -168,6 +169,16 @@ class Predictor:
         self.info = self._network.info()
         self._trust = Trust.from_json(self.info.trust)
         self.drift = DriftCounter() if drift else None
+
+    @property
+    def max_pixels(self) -> int:
+        """The largest accepted size of a decoded picture, in pixels of color; see `zoo_runtime.decode`."""
+        return self._max_pixels
+
+    @max_pixels.setter
+    def max_pixels(self, value: int) -> None:
+        check_max_pixels(value)
+        self._max_pixels = value
 
     @property
     def _workers(self) -> int:

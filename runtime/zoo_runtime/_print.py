@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 
-from ._decode import MAX_PIXELS, printable
+from ._decode import printable
 from ._errors import PictureError, PictureTooLarge
 from ._format import ModelInfo
 from ._given import LONGEST_PATH, shortened
+from ._limit import MAX_PIXELS, with_option_names
 from ._listing import PassedOver, expand, no_picture_in
 from ._predictor import Prediction, Predictor
 from ._session import Provider
@@ -51,6 +51,7 @@ def print_predictions(
 
     Raises:
         ModelError: If the exported file cannot be used. See `Predictor`.
+        TypeError: If `max_pixels` is not a number.
         ValueError: If `threads`, `providers` or `max_pixels` has a value that is not allowed. See `Predictor`. If the
             file has no label sets with this coverage.
         PictureNotFound: If the paths contain no picture, although all folders can be read.
@@ -125,11 +126,6 @@ def print_error(path: str, error: PictureError, as_json: bool) -> None:
     for name in (path, shown, "the data given"):
         message = message.removeprefix(f"{printable(name)}: ").removeprefix(f"{name!r} ")
     print(one_line(f"{shown}: {message}"), file=sys.stderr)
-
-
-def with_option_names(message: str) -> str:
-    """Return the message of an error with the options of the commands in place of the arguments of `Predictor`."""
-    return re.sub(r"(?<![\w-])max_pixels\b", "--max-pixels", message)
 
 
 def format_accuracy(accuracy: float, interval: Sequence[float], pictures: int | None = None) -> str:

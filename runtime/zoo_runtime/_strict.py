@@ -2,8 +2,9 @@
 
 `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` makes Pillow fill missing pixels with black or gray. Many programs set it, and
 another thread may set it at any time. `PIL.PngImagePlugin.MAX_TEXT_CHUNK` makes Pillow refuse a PNG with much metadata.
-Both are read as global variables of Pillow's modules. `strict` therefore returns a subclass of a parser whose methods
-are the same code with other global variables. Pillow itself is not changed.
+`PIL.Image.MAX_IMAGE_PIXELS` makes some parsers refuse large pictures, whatever `max_pixels` says. All are read as
+global variables of Pillow's modules. `strict` therefore returns a subclass of a parser whose methods are the same code
+with other global variables. Pillow itself is not changed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import zlib
 from functools import cache
 from typing import Any
 
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 _SWITCHES = {"LOAD_TRUNCATED_IMAGES": False}
 # Modules whose code a parser runs, and which read the switches.
 _READERS = frozenset(f"PIL.{name}" for name in ("ImageFile", "PngImagePlugin", "BmpImagePlugin", "IcoImagePlugin"))
+# Modules whose check of the size is left out, because `zoo_runtime._limit` checks the same size. The check of an icon
+# stays: it concerns the picture inside, whose size is not known before.
+_CHECKED_ELSEWHERE = frozenset(f"PIL.{name}" for name in ("TiffImagePlugin", "WebPImagePlugin", "GifImagePlugin"))
 _TEXT_BYTES = 1 << 20
 
 
@@ -73,6 +77,8 @@ def _namespace(name: str) -> dict[str, Any]:
             space[key] = _copied(value, space)
     if "_safe_zlib_decompress" in space:
         space["_safe_zlib_decompress"] = _beginning
+    if name in _CHECKED_ELSEWHERE:
+        space["Image"] = _AnySize()
     for key in ("PngStream", "IcoFile"):
         if key in space and space[key].__module__ == name:
             space[key] = _copied_class(space[key], space)
@@ -99,6 +105,17 @@ class _Module:
         if isinstance(value, type) and name.endswith("ImageFile") and value.__module__ == self._module.__name__:
             return strict(value)
         return value
+
+
+class _AnySize:
+    """Stands for the module `PIL.Image`, but has no limit on the size of a picture."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _accept_size if name == "_decompression_bomb_check" else getattr(Image, name)
+
+
+def _accept_size(size: tuple[int, int], *, error_only: bool = False) -> None:
+    """Accept any size, in place of a function of Pillow."""
 
 
 def _beginning(compressed: bytes) -> bytes:

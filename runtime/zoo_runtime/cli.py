@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command: Callable[[argparse.Namespace], int] = options.run
             return command(options)
     except ZooRuntimeError as error:
-        from ._print import with_option_names
+        from ._limit import with_option_names
 
         print(f"error: {with_option_names(str(error))}", file=sys.stderr)
         return 1
@@ -290,7 +290,8 @@ def _pictures(result: dict[str, Any]) -> str:
 
 
 def _print_left_out(result: dict[str, Any]) -> None:
-    from ._print import one_line, with_option_names
+    from ._limit import with_option_names
+    from ._print import one_line
 
     for why in result["left_out"]:
         print(f"left out: {one_line(with_option_names(why))}", file=sys.stderr)
@@ -370,7 +371,7 @@ def _positive(text: str) -> int:
 
 
 def _pixels(text: str) -> int:
-    from ._given import parse_pixels
+    from ._limit import parse_pixels
 
     try:
         return parse_pixels(text)

@@ -56,9 +56,9 @@ def decoded(monkeypatch) -> list[object]:
     calls = []
     decode = zoo_runtime.decode
 
-    def counting(source, spec):
+    def counting(source, spec, **options):
         calls.append(source)
-        return decode(source, spec)
+        return decode(source, spec, **options)
 
     monkeypatch.setattr(zoo_runtime, "decode", counting)
     return calls
@@ -145,6 +145,36 @@ def test_another_decoder_gives_other_pixels(pictures, cache, monkeypatch):
     here = zoo_runtime.versions()
     monkeypatch.setattr(zoo_runtime, "versions", lambda: {**here, "libjpeg": "another"})
     assert not load_pixels(pictures, SPEC, cache).cached
+
+
+def test_a_picture_refused_at_one_limit_is_found_at_another(pictures, cache, put):
+    Image.new("RGB", (300, 200)).save(pictures[3].content)
+    for limit, bad in ((50_000, [3]), (60_000, []), (50_000, [3]), (59_999, [3])):
+        assert sorted(load_pixels(pictures, SPEC, cache, max_pixels=limit).bad) == bad, limit
+    assert load_pixels(pictures, SPEC, cache, max_pixels=60_000).cached
+    assert load_pixels(pictures, SPEC, cache, max_pixels=50_000).bad[3] == (
+        "PictureTooLarge: 300 x 200 is more than 50000 pixels, the limit set by --max-pixels; "
+        "--max-pixels 60000 reads it"
+    )
+
+
+def test_a_larger_limit_that_changes_nothing_decodes_nothing(pictures, cache, monkeypatch, decoded):
+    """Where the default limit has refused no picture, all of them are known at any larger one."""
+    monkeypatch.setattr(module, "MAX_PIXELS", 60_000)
+    first = load_pixels(pictures, SPEC, cache, max_pixels=60_000)
+    assert load_pixels(pictures, SPEC, cache, max_pixels=10**9).key == first.key and len(decoded) == 10
+    assert not load_pixels(pictures, SPEC, cache, max_pixels=59_999).cached
+
+    Image.new("RGB", (301, 200)).save(pictures[3].content)
+    assert sorted(load_pixels(pictures, SPEC, cache, max_pixels=60_000).bad) == [3]
+    larger = load_pixels(pictures, SPEC, cache, max_pixels=70_000)
+    assert not larger.bad and not larger.cached
+
+
+def test_arrays_have_the_same_limit(cache, tmp_path):
+    np.savez(tmp_path / "x.npz", x_train=np.zeros((4, 30, 40), np.uint8), y_train=np.arange(4) % 2)
+    found = load_pixels(open_source(str(tmp_path / "x.npz")).pictures, SPEC, cache, max_pixels=299)
+    assert len(found.bad) == 4 and found.bad[0].endswith("; --max-pixels 300 reads it")
 
 
 def test_progress_rises_to_all(pictures, cache):
@@ -275,7 +305,9 @@ def test_nothing_half_written_is_left_and_the_rest_is_not_decoded(tmp_path, put,
     pictures = some(put, tmp_path / "x", 400)
     decode = zoo_runtime.decode
     # Slow enough for the main thread to stop the others in time, even on a busy machine.
-    monkeypatch.setattr(zoo_runtime, "decode", lambda *arguments: (time.sleep(0.003), decode(*arguments))[1])
+    monkeypatch.setattr(
+        zoo_runtime, "decode", lambda *given, **options: (time.sleep(0.003), decode(*given, **options))[1]
+    )
 
     def interrupt(done, total):
         raise error
@@ -288,7 +320,7 @@ def test_nothing_half_written_is_left_and_the_rest_is_not_decoded(tmp_path, put,
 
 
 def test_a_broken_decoder_leaves_nothing(pictures, cache, monkeypatch):
-    monkeypatch.setattr(zoo_runtime, "decode", lambda *_: np.zeros((3, 3, 3), np.uint8)[None].repeat(2, 0))
+    monkeypatch.setattr(zoo_runtime, "decode", lambda *_, **__: np.zeros((3, 3, 3), np.uint8)[None].repeat(2, 0))
     with pytest.raises(Exception, match="broadcast"):
         load_pixels(pictures, SPEC, cache)
     assert entries(cache) == []

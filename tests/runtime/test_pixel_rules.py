@@ -93,8 +93,8 @@ def test_the_exported_file_carries_the_levels(graph, info):
     stored = Image.fromarray(np.full((24, 32), 4095, np.uint16))
     assert Predictor(graph(deep)).decode(saved(stored, "PNG")).min() == 255
     assert Predictor(graph(plain)).decode(saved(stored, "PNG")).max() == 16
-    with pytest.raises(UnknownSchema, match="reads schemas 1 and 2"):
-        ModelInfo.from_metadata({**plain, "zoo.schema": "3"})
+    with pytest.raises(UnknownSchema, match="reads schemas 1 to 3"):
+        ModelInfo.from_metadata({**plain, "zoo.schema": "4"})
 
 
 # The order of passes

@@ -48,6 +48,7 @@ NAMES = {
     "check",
     "decode",
     "format_accuracy",
+    "format_pixels",
     "highest_level",
     "list_pictures",
     "parse_pixels",
@@ -56,6 +57,7 @@ NAMES = {
     "record",
     "time_pairs",
     "versions",
+    "with_option_names",
 }
 
 

@@ -17,12 +17,11 @@ from zoo.cli.data_command import DataCommand
 from zoo.cli.options import (
     WholeNumber,
     exported_option,
-    max_pixels_option,
     parse_provider_names,
     runs_option,
     typed_again,
 )
-from zoo.cli.reading_options import reading_options, reading_values
+from zoo.cli.reading_options import max_pixels_option, reading_options, reading_values
 from zoo.errors import UsageError, ZooError
 
 

@@ -26,7 +26,7 @@ from zoo.cli.options import (
     variant_options,
     variant_requests,
 )
-from zoo.cli.reading_options import reading_options, reading_values
+from zoo.cli.reading_options import max_pixels_option, reading_options, reading_values
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def _refuse_architecture(what: str, registry: Registry, exported: Path, runs: Pa
 )
 @size_option
 @resize_option
+@max_pixels_option
 @click.option(
     "--at-least",
     type=click.FloatRange(0, 1),
@@ -197,17 +198,24 @@ def _refuse_architecture(what: str, registry: Registry, exported: Path, runs: Pa
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def verify(
-    architecture: str, data: str, size: tuple[int, int] | None, resize: str, at_least: float | None, as_json: bool
+    architecture: str,
+    data: str,
+    size: tuple[int, int] | None,
+    resize: str,
+    max_pixels: int | None,
+    at_least: float | None,
+    as_json: bool,
 ) -> int:
     """Check published weights: find the file, check its hash, and measure its accuracy on ImageNet pictures."""
     registry = load_registry()
     check_architecture(architecture, registry)
     from zoo.data.pixels import left_out_text
     from zoo.workflow import published
-    from zoo_runtime import format_accuracy
+    from zoo_runtime import MAX_PIXELS, format_accuracy
 
     reporter = ConsoleReporter(only_warnings=as_json)
-    figures = published.verify(architecture, data, registry, reporter, size=size, resize=resize)
+    options: dict[str, Any] = {"size": size, "resize": resize, "max_pixels": max_pixels or MAX_PIXELS}
+    figures = published.verify(architecture, data, registry, reporter, **options)
     if figures["left_out"]:
         reporter.warn(left_out_text(figures["left_out"], figures["pictures"] + len(figures["left_out"])))
     if as_json:

@@ -17,7 +17,6 @@ from zoo.cli.values import (
     WholeNumber,
     parse_bytes,
     parse_hidden,
-    parse_max_pixels,
     parse_numbers,
     parse_pool,
     parse_precision,
@@ -34,13 +33,6 @@ if TYPE_CHECKING:
 def _folder(default: str) -> dict[str, Any]:
     return {"type": click.Path(file_okay=False, path_type=Path), "default": default, "show_default": True}
 
-
-max_pixels_option = click.option(
-    "--max-pixels",
-    callback=parse_max_pixels,
-    metavar="N",
-    help="The largest picture to decode, width x height, such as 200M (default: 89 million pixels).",
-)
 
 resize_option = click.option(
     "--resize",

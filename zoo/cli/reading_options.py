@@ -1,4 +1,4 @@
-"""Defines the options that say how pictures are read: which classes and which files count.
+"""Defines the options that say how pictures are read: which classes and files count, and how large they may be.
 
 The values become `zoo.data.reading.ReadingOptions`.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from zoo.cli.values import parse_max_pixels
 
 if TYPE_CHECKING:
     from zoo.data.reading import ReadingOptions
@@ -60,6 +62,13 @@ def _root(context: click.Context, parameter: click.Parameter, value: str | None)
     return None if value is None else os.path.abspath(os.path.expanduser(value))
 
 
+max_pixels_option = click.option(
+    "--max-pixels",
+    callback=parse_max_pixels,
+    metavar="N",
+    help="The largest picture to decode, width x height, such as 200M (default: 89 million pixels).",
+)
+
 # The options that say how pictures are read. Each value is a field of `zoo.data.reading.ReadingOptions`.
 READING_OPTIONS = (
     click.option(
@@ -91,6 +100,7 @@ READING_OPTIONS = (
         metavar="FOLDER",
         help="The folder from which paths in a list count. Default: the folder of the list.",
     ),
+    max_pixels_option,
 )
 
 
@@ -114,6 +124,7 @@ def reading_values(values: dict[str, Any]) -> ReadingOptions:
         exclude=values.pop("exclude"),
         columns=values.pop("columns"),
         root=values.pop("root"),
+        max_pixels=values.pop("max_pixels"),
     )
 
 
@@ -126,6 +137,10 @@ def format_reading(option: str, value: Any) -> list[str] | None:
     """
     if option == "--exclude":
         return [word for pattern in value for word in (option, pattern)]
+    if option == "--max-pixels":
+        from zoo_runtime import format_pixels
+
+        return [option, format_pixels(value)]
     if option in ("--classes", "--columns") and isinstance(value, tuple):
         from zoo.data.reading import format_names
 

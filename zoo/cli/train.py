@@ -97,7 +97,9 @@ def finetune(
     click.echo(f"Report     {result.run.folder / 'report.html'}")
     if result.exported:
         click.echo(f"Export     {result.exported} ({result.exported.stat().st_size / 1e6:.1f} MB)")
-        click.echo(f"Predict    zoo-runtime predict {quoted(result.exported)} {quoted(result.sample)}")
+        limit = " ".join(typed_again("max_pixels", config.reading.max_pixels))
+        words = [quoted(result.exported), quoted(result.sample), *([limit] if limit else [])]
+        click.echo(f"Predict    zoo-runtime predict {' '.join(words)}")
     code = show_variants(result)
     if sources.location(config.data) == sources.EMBEDDED:
         click.echo(f"Your own   zoo finetune {architecture} --data FOLDER   (a folder of pictures for each class)")

@@ -25,7 +25,7 @@ from zoo.data import split as splitting
 from zoo.data.check import groups, near, quick
 from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, counted
 from zoo_runtime import ImageSpec
 
 
@@ -220,6 +220,10 @@ def reload(
         DataError: The pictures cannot be read, or the decoded pictures cannot be written to the disk.
     """
     pixels = _decode(source, spec, reporter)
+    _check_read(source, pixels, parts, run)
+    # A picture that the run could not read may be readable now, with a larger limit or another package.
+    others = {i: "it was left out of the run" for i in pixels.usable if pixels.digests[i] not in parts}
+    pixels = dataclasses.replace(pixels, bad=pixels.bad | others)
     decomposed = _decomposed(source)
     if digest_of(decomposed, pixels.digests, pixels.usable) == digest:
         source = decomposed
@@ -234,6 +238,17 @@ def reload(
     }
     split = splitting.Split(**rows, how=how)
     return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
+
+
+def _check_read(source: sources.Source, pixels: pixel_cache.Pixels, parts: Mapping[str, str], run: str) -> None:
+    """Check that every picture of a run can still be read.
+
+    Raises:
+        RunError: A picture cannot be read, because a limit is lower than it was, or because a package is missing now.
+    """
+    lost = {source.pictures[i].name: why for i, why in pixels.bad.items() if pixels.digests[i] in parts}
+    if lost:
+        raise RunError(f"{counted(len(lost), 'picture')} of {run} cannot be read now: {pixel_cache.named_files(lost)}.")
 
 
 def _decomposed(source: sources.Source) -> sources.Source:
@@ -266,7 +281,9 @@ def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
 
 def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
     with reporter.progress("decoding pictures") as progress:
-        pixels = pixel_cache.load_pixels(source.pictures, spec, files.cache() / "pixels", progress)
+        pixels = pixel_cache.load_pixels(
+            source.pictures, spec, files.cache() / "pixels", progress, max_pixels=source.max_pixels
+        )
     pixel_cache.check_readable(source.pictures, pixels.bad)
     return pixels
 
@@ -275,7 +292,7 @@ def _warn_of_dark_levels(
     source: sources.Source, spec: ImageSpec, pixels: pixel_cache.Pixels, reporter: Reporter
 ) -> None:
     """Warn if the 16-bit pictures use so few of their bits that they come out dark."""
-    highest, count = pixel_cache.highest_level([source.pictures[i] for i in pixels.usable])
+    highest, count = pixel_cache.highest_level([source.pictures[i] for i in pixels.usable], source.max_pixels)
     bits = max(8, highest.bit_length())
     if count and bits < spec.levels:
         reporter.warn(

@@ -21,7 +21,7 @@ import mmap
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from zoo import files
 from zoo.data.kinds import conversion_advice
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
-from zoo_runtime import ImageSpec, PictureError, PictureNotFound
+from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge
 
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
@@ -43,10 +43,12 @@ CHUNK = 32
 RELEASED_BYTES = 128 << 20
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
-DECODER = 2
+DECODER = 3
 # Endings of formats that can have 16-bit gray levels, and how many of such files are looked at.
 DEEP = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k", ".jpx"))
 DEEP_SAMPLE = 64
+# What the reason of a picture that is too large says of the option that reads it.
+_ENOUGH = re.compile(r"--max-pixels (\S+) reads it")
 Progress = Callable[[int, int], None]
 
 
@@ -76,7 +78,14 @@ class Pixels:
         return [i for i in range(len(self.digests)) if i not in self.bad]
 
 
-def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, progress: Progress | None = None) -> Pixels:
+def load_pixels(
+    pictures: Sequence[Picture],
+    spec: ImageSpec,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Pixels:
     """Return the pixels of pictures. Pixels that are not in the cache are decoded and cached first.
 
     Args:
@@ -84,6 +93,7 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
         spec: The image size, the channels and the resizing method.
         folder: The folder of the cache. It is created if it does not exist.
         progress: Called with (pictures decoded, pictures in total) during decoding; None means no calls.
+        max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
 
     Returns:
         The pixels of all pictures, and the reason for each picture that could not be decoded.
@@ -93,14 +103,14 @@ def load_pixels(pictures: Sequence[Picture], spec: ImageSpec, folder: Path, prog
             while it was read.
     """
     digests = digests_of(pictures)
-    place = folder / _key(digests, spec)
-    found = _find(place, digests)
+    place = folder / _key(digests, spec, max_pixels)
+    found = _find(place, digests) or _find_usual(folder, digests, spec, max_pixels)
     if found:
         return found
     try:
         _make_room(folder, len(pictures) * math.prod(spec.size) * spec.channels)
         with files.scratch_folder(folder) as temporary:
-            bad = _decode_all(pictures, digests, spec, temporary / "pixels.npy", progress)
+            bad = _decode_all(pictures, digests, spec, max_pixels, temporary / "pixels.npy", progress)
             (temporary / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
             _put(temporary, place, digests)
     except OSError as error:
@@ -154,25 +164,26 @@ def digests_of(pictures: Sequence[Picture]) -> list[str]:
     return _in_threads(_digest, pictures)
 
 
-def highest_level(pictures: Sequence[Picture]) -> tuple[int, int]:
+def highest_level(pictures: Sequence[Picture], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return the highest level of the pictures with 16-bit gray levels, and how many of these were looked at.
 
     At most 64 pictures are looked at, spread over the list. Both numbers are 0 if none has 16 bits.
 
     Args:
         pictures: Pictures that can be decoded.
+        max_pixels: The largest picture to decode, as for `load_pixels`.
     """
+
+    def look(path: Path) -> int | None:
+        try:
+            return zoo_runtime.highest_level(path, max_pixels=max_pixels)
+        except PictureError:
+            return None
+
     paths = [p.content for p in pictures if isinstance(p.content, Path) and p.content.suffix.lower() in DEEP]
     step = max(1, len(paths) // DEEP_SAMPLE)
-    found = [level for level in _in_threads(_highest_level, paths[::step][:DEEP_SAMPLE]) if level is not None]
+    found = [level for level in _in_threads(look, paths[::step][:DEEP_SAMPLE]) if level is not None]
     return max(found, default=0), len(found)
-
-
-def _highest_level(path: Path) -> int | None:
-    try:
-        return zoo_runtime.highest_level(path)
-    except PictureError:
-        return None
 
 
 def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
@@ -188,7 +199,8 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
     if len(bad) > BAD_FRACTION * len(pictures):
         shown = "\n".join(f"  {pictures[i].name}: {_in_plain_words(bad[i])}" for i in sorted(bad)[:10])
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
-        advice = conversion_advice({pictures[i].name: "" for i in bad})
+        converted = conversion_advice({pictures[i].name: "" for i in bad})
+        advice = " ".join(filter(None, (converted, size_advice(bad.values()))))
         raise UnreadablePictures(
             f"{len(bad)} of {len(pictures)} pictures cannot be read, more than {BAD_FRACTION:.0%}:\n{shown}{more}\n"
             + (advice or "Repair or remove these files, or check that the path is the right one.")
@@ -210,7 +222,7 @@ def left_out_text(bad: Mapping[str, str], total: int | None = None) -> str:
     count = len(bad)
     of_all = f" of {total}" if total is not None else ""
     files_are = "file is" if count == 1 and total in (None, 1) else "files is" if count == 1 else "files are"
-    advice = conversion_advice(bad)
+    advice = " ".join(filter(None, (conversion_advice(bad), size_advice(bad.values(), fewest=2))))
     return f"{count}{of_all} {files_are} left out: {named_files(bad)}{f'. {advice}' if advice else ''}".rstrip(".")
 
 
@@ -223,6 +235,38 @@ def named_files(bad: Mapping[str, str]) -> str:
     named = [f"{name}: {_in_plain_words(why).removesuffix('.')}" for name, why in list(bad.items())[:NAMED_FILES]]
     more = [f"and {len(bad) - NAMED_FILES} more"] if len(bad) > NAMED_FILES else []
     return "; ".join(named + more)
+
+
+def reason_of(error: PictureError) -> str:
+    """Return the reason why a picture cannot be read, for lists and messages.
+
+    It starts with the name of the error class, and it names the option --max-pixels if that reads the picture.
+    """
+    return f"{type(error).__name__}: {zoo_runtime.with_option_names(str(error))}"
+
+
+def larger_limit(why: str) -> int | None:
+    """Return the value of --max-pixels that reads a picture; None if the picture is not too large.
+
+    Args:
+        why: Why the picture cannot be read, as `reason_of` returns it.
+    """
+    match = _ENOUGH.search(why)
+    return zoo_runtime.parse_pixels(match[1]) if match else None
+
+
+def size_advice(reasons: Iterable[str], fewest: int = 1) -> str:
+    """Return a sentence with the value of --max-pixels that reads all pictures that are too large.
+
+    Args:
+        reasons: The reasons of `Pixels.bad`.
+        fewest: If fewer pictures are too large, the text is empty, because their reasons say enough.
+    """
+    limits = [limit for why in reasons if (limit := larger_limit(why)) is not None]
+    if len(limits) < fewest or not limits:
+        return ""
+    too_large = "the picture that is" if len(limits) == 1 else f"the {len(limits)} pictures that are"
+    return f"--max-pixels {zoo_runtime.format_pixels(max(limits))} reads {too_large} too large."
 
 
 def _in_plain_words(why: str) -> str:
@@ -272,7 +316,12 @@ def _digest(picture: Picture) -> str:
 
 
 def _decode_all(
-    pictures: Sequence[Picture], digests: Sequence[str], spec: ImageSpec, path: Path, progress: Progress | None
+    pictures: Sequence[Picture],
+    digests: Sequence[str],
+    spec: ImageSpec,
+    max_pixels: int,
+    path: Path,
+    progress: Progress | None,
 ) -> dict[int, str]:
     """Decode pictures into a new .npy file.
 
@@ -280,6 +329,7 @@ def _decode_all(
         pictures: The pictures.
         digests: The sha256 of each picture, in hex.
         spec: The image size, the channels and the resizing method.
+        max_pixels: The largest picture to decode.
         path: The path of the .npy file.
         progress: Called with (pictures decoded, pictures in total); None means no calls.
 
@@ -295,7 +345,7 @@ def _decode_all(
     bad: dict[int, str] = {}
 
     def work(index: int) -> None:
-        pixels = _decode(pictures[index], digests[index], spec)
+        pixels = _decode(pictures[index], digests[index], spec, max_pixels)
         if isinstance(pixels, str):
             bad[index] = pixels
         else:
@@ -308,7 +358,7 @@ def _decode_all(
     return bad
 
 
-def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
+def _decode(picture: Picture, digest: str, spec: ImageSpec, max_pixels: int) -> np.ndarray | str:
     """Return the pixels of a picture, or the reason why it cannot be decoded.
 
     The reason does not contain the path, because a copy of the picture at another path uses the same cache entry.
@@ -319,15 +369,15 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec) -> np.ndarray | str:
     """
     try:
         if isinstance(picture.content, np.ndarray):
-            return zoo_runtime.decode(picture.content, spec)
+            return zoo_runtime.decode(picture.content, spec, max_pixels=max_pixels)
         with picture.open() as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
                 raise DataError(f"{picture.name} changed while it was read. Run again when nothing writes to it.")
             stream.seek(0)
-            return zoo_runtime.decode(stream, spec)
+            return zoo_runtime.decode(stream, spec, max_pixels=max_pixels)
     except PictureError as error:
         # The decoder names a stream, whose path it does not know.
-        return f"{type(error).__name__}: {str(error).removeprefix('the file given: ')}"
+        return reason_of(error).replace(": the file given: ", ": ", 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         if digest:
@@ -370,15 +420,16 @@ def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
             os.replace(temporary, place)
 
 
-def _key(digests: Sequence[str], spec: ImageSpec) -> str:
+def _key(digests: Sequence[str], spec: ImageSpec, max_pixels: int) -> str:
     """Return the name of a set. It is a digest.
 
-    The name depends on the pictures, their order, the image spec, and the versions of zoo_runtime, Pillow, libjpeg and,
-    where it is installed, pillow-heif. `DECODER` changes with the rules of the decoder.
+    The name depends on the pictures, their order, the image spec, the largest picture that is decoded, and the versions
+    of zoo_runtime, Pillow, libjpeg and, where it is installed, pillow-heif. `DECODER` changes with the rules of the
+    decoder.
     """
     versions = zoo_runtime.versions()
     decoder = [zoo_runtime.__version__, DECODER, versions["pillow"], versions["libjpeg"], versions.get("pillow-heif")]
-    text = json.dumps([digests, spec.to_json(), decoder])
+    text = json.dumps([digests, spec.to_json(), decoder, max_pixels])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -395,6 +446,16 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
         # The modification time of the folder is the time of its last use. It cannot be set in another user's cache.
         os.utime(place)
     return Pixels(array, tuple(digests), bad, cached=True, key=place.name)
+
+
+def _find_usual(folder: Path, digests: Sequence[str], spec: ImageSpec, max_pixels: int) -> Pixels | None:
+    """Open the set that was decoded with the default limit, if a larger limit changes nothing."""
+    if max_pixels <= MAX_PIXELS:
+        return None
+    found = _find(folder / _key(digests, spec, MAX_PIXELS), digests)
+    if found is None or any(why.startswith(PictureTooLarge.__name__) for why in found.bad.values()):
+        return None
+    return found
 
 
 def _make_room(folder: Path, needed: int) -> None:

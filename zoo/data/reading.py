@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.data.names import listed, normalized
 from zoo.errors import DataLayout
+from zoo_runtime import format_pixels
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -65,12 +66,15 @@ class ReadingOptions:
         columns: What the columns of a list or the arrays of an .npz file hold, such as "path=filename". Empty means
             that the usual names count.
         root: The folder from which relative paths in a list count. None means the folder of the list.
+        max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`. None means
+            `zoo_runtime.MAX_PIXELS`.
     """
 
     classes: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     root: str | None = None
+    max_pixels: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as run.json records them: one key per field; tuples become lists."""
@@ -97,7 +101,8 @@ class ReadingOptions:
         words = [] if self.classes is None else ["--classes", format_names(self.classes)]
         words += [word for pattern in self.exclude for word in ("--exclude", pattern)]
         words += ["--columns", format_names(self.columns)] if self.columns else []
-        return words + ([] if self.root is None else ["--root", self.root])
+        words += [] if self.root is None else ["--root", self.root]
+        return words + ([] if self.max_pixels is None else ["--max-pixels", format_pixels(self.max_pixels)])
 
     def over(self, recorded: ReadingOptions) -> ReadingOptions:
         """Return these options, where each one that the user did not give has the value that a run recorded."""

@@ -28,7 +28,7 @@ from zoo.data.stored import StoredPicture
 from zoo.data.tables import SEPARATOR, Row
 from zoo.data.tree import Tree
 from zoo.errors import DataLayout, DataNotFound, EmptyClass, UsageError
-from zoo_runtime import SUFFIXES
+from zoo_runtime import MAX_PIXELS, SUFFIXES
 
 EMBEDDED = "digits"
 # The longest name that `short_name` returns without a hash. Names of exports get an architecture and a size as well.
@@ -111,6 +111,7 @@ class Source:
         remarks: Warnings for the user about files that are not used, and about what was assumed.
         multilabel: Whether a picture may have several classes, or none.
         findings: How the source was understood, and what of it is not used.
+        max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Source:
     remarks: tuple[str, ...] = ()
     multilabel: bool = False
     findings: Findings = field(default_factory=Findings)
+    max_pixels: int = MAX_PIXELS
 
     @property
     def task(self) -> str:
@@ -148,7 +150,7 @@ def open_source(data: str, *, reading: ReadingOptions | None = None, fewest_clas
 
     Args:
         data: A path, or the name "digits".
-        reading: Which classes and files are used. None uses all of them.
+        reading: Which classes and files are used, and how large the pictures may be. None means the defaults.
         fewest_classes: The smallest number of classes that is accepted: 2 for training. 1 is enough to evaluate a
             network.
 
@@ -172,7 +174,7 @@ def open_source(data: str, *, reading: ReadingOptions | None = None, fewest_clas
     check_alike(data, counts, reading.classes or ())
     if len(source.classes) < fewest_classes:
         raise EmptyClass(_too_few_classes(data, source))
-    return source
+    return source if reading.max_pixels is None else replace(source, max_pixels=reading.max_pixels)
 
 
 def _select(path: Path, source: Source, reading: ReadingOptions) -> Source:

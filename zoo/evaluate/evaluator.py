@@ -267,7 +267,7 @@ def predict(
     rows, bad = [], {}
     for i, result in enumerate(predictor.predict_each(contents)):
         if isinstance(result, PictureError):
-            bad[i] = f"{type(result).__name__}: {result}"
+            bad[i] = pixel_cache.reason_of(result)
         else:
             rows.append(list(result.probabilities.values()))
         if progress:

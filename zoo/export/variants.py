@@ -376,7 +376,8 @@ def make_variant(
     precision = {"kind": variant.name, **variant_graph.precision}
     graph, info = finish(variant_graph.graph, dataclasses.replace(float32.info, precision=precision, parity={}))
     info = artifact.with_selftest(graph, info, tolerance=variant_graph.tolerance)
-    variant_outputs = evaluator.predict_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
+    predictor = Predictor(artifact.serialize(graph, info), max_pixels=dataset.source.max_pixels)
+    variant_outputs = evaluator.predict_parts(predictor, dataset, reporter)
     evaluated = evaluator.measure_parts(variant_outputs, dataset)
     summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
     content = artifact.serialize(graph, dataclasses.replace(info, metrics=summary))

@@ -18,7 +18,7 @@ from zoo import files
 from zoo.data import sources
 from zoo.data.augment import build, describe, parse, picture_seeds
 from zoo.data.dataset import multi_hot
-from zoo.data.pixels import left_out_text
+from zoo.data.pixels import left_out_text, reason_of
 from zoo.data.reading import ReadingOptions
 from zoo.errors import UnreadablePictures
 from zoo.plugin.registry import Registry
@@ -129,9 +129,9 @@ def _decode(
             break
         try:
             # A picture inside a table has only the method `read` of an open file, which is enough.
-            found[i] = zoo_runtime.decode(source.pictures[i].content, spec)  # type: ignore[arg-type]
+            found[i] = zoo_runtime.decode(source.pictures[i].content, spec, max_pixels=source.max_pixels)  # type: ignore[arg-type]
         except PictureError as error:
-            bad[source.pictures[i].name] = f"{type(error).__name__}: {error}"
+            bad[source.pictures[i].name] = reason_of(error).replace(f": {source.pictures[i].content}: ", ": ", 1)
     shown = "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:5])
     if not found:
         raise UnreadablePictures(f"none of the pictures of {source.name} can be read: {shown}")

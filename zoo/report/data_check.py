@@ -87,13 +87,13 @@ def _data_uri(checked: Checked, i: int) -> str:
 
     if i in checked.pixels.bad:
         return ""
-    picture = checked.source.pictures[i]
+    picture, limit = checked.source.pictures[i], checked.source.max_pixels
     try:
         if isinstance(picture.content, np.ndarray):
-            pixels = zoo_runtime.decode(picture.content, THUMBNAIL)
+            pixels = zoo_runtime.decode(picture.content, THUMBNAIL, max_pixels=limit)
         else:
             with picture.open() as stream:
-                pixels = zoo_runtime.decode(stream, THUMBNAIL)
+                pixels = zoo_runtime.decode(stream, THUMBNAIL, max_pixels=limit)
     except (zoo_runtime.PictureError, OSError):
         # The file has changed since it was checked.
         return ""

@@ -17,7 +17,7 @@ from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
 from zoo.data.check import findings, groups, near, quality, quarantine
 from zoo.data.check.findings import Checked, Finding
-from zoo.data.check.headers import Header, read_header
+from zoo.data.check.headers import Header, any_size, read_header
 from zoo.data.reading import ReadingOptions
 from zoo.data.sources import Picture
 from zoo.errors import UsageError
@@ -101,7 +101,9 @@ def check(
         reporter.say(line)
     keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
     with reporter.progress("decoding pictures") as progress:
-        pixels = pixel_cache.load_pixels(source.pictures, SPEC, files.cache() / "pixels", progress)
+        pixels = pixel_cache.load_pixels(
+            source.pictures, SPEC, files.cache() / "pixels", progress, max_pixels=source.max_pixels
+        )
     headers = _headers(source.pictures, reporter)
     with reporter.progress("measuring pictures") as progress:
         measured = quality.measure(pixels, progress)
@@ -140,7 +142,8 @@ def _headers(pictures: Sequence[Picture], reporter: Reporter) -> list[Header | N
     """Read the header of each picture, in several threads."""
     blocks = [pictures[start : start + BLOCK] for start in range(0, len(pictures), BLOCK)]
     found: list[Header | None] = []
-    with reporter.progress("reading headers") as progress, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    workers = os.cpu_count() or 1
+    with reporter.progress("reading headers") as progress, any_size(), ThreadPoolExecutor(workers) as pool:
         for headers in pool.map(lambda block: [read_header(picture) for picture in block], blocks):
             found += headers
             progress(len(found), len(pictures))

@@ -76,6 +76,7 @@ def evaluate(
         source = open_pictures(run, record, None, again, reading)
     else:
         source = _open_labeled(data, again, _reading(reading or ReadingOptions(), data, record))
+    predictor.max_pixels = source.max_pixels
     digests = pixel_cache.digests_of(source.pictures)
     if run is not None:
         changes_for(run, source, digests, reporter)

@@ -113,7 +113,8 @@ def export_model(
     )
     held_out = trust.held_out(dataset, trained.run.read_out_of_fold() if keep else {}, raw)
     graph, info, fitted = finish_graph(trained, raw, info, held_out, trust_options, reporter)
-    outputs = evaluator.predict_parts(Predictor(artifact.serialize(graph, info)), dataset, reporter)
+    predictor = Predictor(artifact.serialize(graph, info), max_pixels=dataset.source.max_pixels)
+    outputs = evaluator.predict_parts(predictor, dataset, reporter)
     known = {**cross_validated(held_out, fitted, trained.record.task), **outputs}
     metrics = evaluator.measure_parts(known, dataset)
     record, refusal = verdict.judge(trained.run, trained.record, dataset, known, reporter, allow_chance=allow_chance)

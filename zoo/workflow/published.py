@@ -26,7 +26,7 @@ from zoo.reporter import Reporter
 from zoo.workflow import replaced
 from zoo.workflow.checked_graph import convert_and_check
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport
-from zoo_runtime import ImageSpec, ModelInfo, Predictor
+from zoo_runtime import MAX_PIXELS, ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import onnx
@@ -87,9 +87,10 @@ def export_top(
     replaced.check(target, new, replace=replace)
     classes = _fetch_classes(published, reporter)
     weights = _fetch_published(published, size, reporter)
-    pictures = sources.open_source(data, reading=reading, fewest_classes=1).pictures
-    reporter.say(f"Checking parity on {min(len(pictures), PARITY_PICTURES)} pictures of {data}")
-    graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
+    source = sources.open_source(data, reading=reading, fewest_classes=1)
+    reporter.say(f"Checking parity on {min(len(source.pictures), PARITY_PICTURES)} pictures of {data}")
+    pixels = _parity_pixels(source.pictures, spec, source.max_pixels)
+    graph, info = _published_graph(architecture, weights, classes, spec, pixels, reporter)
     from zoo.export import artifact
 
     replaced.check(target, new, replace=replace)
@@ -108,6 +109,7 @@ def verify(
     *,
     size: tuple[int, int] | None = None,
     resize: str = "squash",
+    max_pixels: int = MAX_PIXELS,
 ) -> dict[str, Any]:
     """Check published weights: find the file, check its hash, and evaluate the converted network on ImageNet pictures.
 
@@ -118,6 +120,7 @@ def verify(
         reporter: Receives progress messages and warnings.
         size: (height, width) in pixels of the pictures; None means the default of the architecture.
         resize: How pictures are resized, as in `zoo.config.FinetuneConfig`.
+        max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
 
     Returns:
         A dictionary with these keys:
@@ -155,8 +158,9 @@ def verify(
     classes = _fetch_classes(published, reporter)
     pictures = sources.open_identified(data, classes)
     weights = _fetch_published(published, size, reporter)
-    graph, info = _published_graph(architecture, weights, classes, spec, pictures, reporter)
-    predictor = Predictor(artifact.serialize(graph, info))
+    pixels = _parity_pixels(pictures, spec, max_pixels)
+    graph, info = _published_graph(architecture, weights, classes, spec, pixels, reporter)
+    predictor = Predictor(artifact.serialize(graph, info), max_pixels=max_pixels)
     with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
         probabilities, bad = evaluator.predict(predictor, [picture.content for picture in pictures], progress)
     pixel_cache.check_readable(pictures, bad)
@@ -265,12 +269,30 @@ def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter
     return weights
 
 
+def _parity_pixels(pictures: Sequence[sources.Picture], spec: ImageSpec, max_pixels: int) -> np.ndarray:
+    """Decode the pictures for the parity check: every N-th one, up to PARITY_PICTURES in total.
+
+    N is `len(pictures) // PARITY_PICTURES`, but at least 1.
+
+    Returns:
+        A uint8 array (pictures, height, width, channels), values 0..255.
+
+    Raises:
+        DataError: The pictures cannot be read.
+    """
+    step = max(1, len(pictures) // PARITY_PICTURES)
+    chosen = pictures[::step][:PARITY_PICTURES]
+    pixels = pixel_cache.load_pixels(chosen, spec, files.cache() / "pixels", max_pixels=max_pixels)
+    pixel_cache.check_readable(chosen, pixels.bad)
+    return pixels.array[pixels.usable]
+
+
 def _published_graph(
     architecture: Architecture,
     weights: fetch.WeightsFile,
     classes: Sequence[str],
     spec: ImageSpec,
-    pictures: Sequence[sources.Picture],
+    pixels: np.ndarray,
     reporter: Reporter,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
     """Build a published classifier, load its weights, convert it to ONNX, and check its parity on pictures.
@@ -280,8 +302,7 @@ def _published_graph(
         weights: The weights file of the whole network, including the classification layers.
         classes: Class names, in the order of the network's output.
         spec: How pictures are decoded: their size, their channels and the method of resizing.
-        pictures: The pictures for the parity check. Every N-th picture is used, up to PARITY_PICTURES in total. N is
-            `len(pictures) // PARITY_PICTURES`, but at least 1.
+        pixels: The decoded pictures for the parity check, as `_parity_pixels` returns them.
         reporter: Receives a message with the parity figures.
 
     Returns:
@@ -289,7 +310,6 @@ def _published_graph(
 
     Raises:
         WeightsIncompatible: The weights do not fit the network.
-        DataError: The pictures cannot be read.
         InvalidPluginData: The plugin's network cannot be built.
         InstallationError: Keras cannot be imported.
         ConversionFailed: The network cannot be converted, or onnxruntime cannot run the graph.
@@ -299,10 +319,6 @@ def _published_graph(
     from zoo.train.network import build_classifier
     from zoo.train.weights_file import load_weights
 
-    step = max(1, len(pictures) // PARITY_PICTURES)
-    chosen = pictures[::step][:PARITY_PICTURES]
-    pixels = pixel_cache.load_pixels(chosen, spec, files.cache() / "pixels")
-    pixel_cache.check_readable(chosen, pixels.bad)
     backend.start()
     model = build_classifier(architecture, spec.size, weights.entry.classes)
     load_weights(model, weights.path, weights.entry)
@@ -315,6 +331,6 @@ def _published_graph(
         run={"created": runs.now(), "versions": runs.versions()},
         metrics={"published": {"top1": weights.entry.top1, "top5": weights.entry.top5}},
     )
-    graph, info = convert_and_check(model, info, pixels.array[pixels.usable], reporter)
+    graph, info = convert_and_check(model, info, pixels, reporter)
     with reporter.timing.measure("self-test"):
         return graph, artifact.with_selftest(graph, info)

@@ -16,7 +16,7 @@ from zoo.data.check.groups import Grouping, same_pictures
 from zoo.data.check.headers import Header
 from zoo.data.check.near import Links
 from zoo.data.check.quality import Quality, odd_shapes, odd_sizes, tiny
-from zoo.data.pixels import Pixels
+from zoo.data.pixels import Pixels, larger_limit, size_advice
 from zoo.data.sources import Source
 from zoo.reporter import counted
 
@@ -162,6 +162,9 @@ def _unreadable(checked: Checked) -> list[Finding]:
         return []
     title = _are(len(bad), "file cannot be read and is left out", "files cannot be read and are left out")
     advice = "Repair, convert or remove them; --quarantine DIR moves them away."
+    larger = size_advice(bad.values())
+    if larger:
+        advice = larger if all(map(larger_limit, bad.values())) else f"{larger} {advice}"
     return [Finding("unreadable", "error", title, advice, tuple(Item((i,), why) for i, why in sorted(bad.items())))]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from zoo.data.sources import Picture
+from zoo_runtime import MAX_PIXELS
 
 ORIENTATION = 0x0112
 
@@ -28,6 +31,22 @@ class Header:
     orientation: int = 1
 
 
+@contextlib.contextmanager
+def any_size() -> Iterator[None]:
+    """Let Pillow open pictures of any size inside this context.
+
+    Pillow warns above 89 million pixels and refuses above 179 million, although a header takes no memory. The context
+    applies to all threads.
+    """
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def read_header(picture: Picture) -> Header | None:
     """Return what the header of a picture says, or None if it cannot be read."""
     from PIL import Image
@@ -37,7 +56,10 @@ def read_header(picture: Picture) -> Header | None:
         return Header("array", (width, height), "RGB" if picture.content.shape[2:] == (3,) else "L")
     try:
         with picture.open() as stream, Image.open(stream) as image:
-            orientation = image.getexif().get(ORIENTATION, 1)
+            # Of a PNG, Pillow loads all pixels to see whether EXIF follows them, unless the base class is asked.
+            small = image.width * image.height <= MAX_PIXELS
+            exif = image.getexif() if small else Image.Image.getexif(image)
+            orientation = exif.get(ORIENTATION, 1)
             fits = isinstance(orientation, int) and 1 <= orientation <= 8
             return Header(image.format or "unknown", image.size, image.mode, orientation if fits else 1)
     except Exception:

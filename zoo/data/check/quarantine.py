@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from zoo.data.check.findings import Checked
+from zoo.data.pixels import larger_limit
 from zoo.data.reading import Exclusion, ReadingOptions
 from zoo.errors import DataNotFound, UsageError, WriteError
 
@@ -46,13 +47,14 @@ def choose(checked: Checked) -> dict[int, str]:
     """Choose the pictures to move away.
 
     These are unreadable files, pictures that have copies with another label, and extra copies. Of copies, the one in
-    the test part stays, or else the largest one. Look-alikes, such as frames of a burst, always stay.
+    the test part stays, or else the largest one. Look-alikes, such as frames of a burst, always stay, and so do
+    pictures that a larger --max-pixels reads.
 
     Returns:
         A dictionary from the index of each picture to the reason.
     """
     names = [picture.name for picture in checked.source.pictures]
-    reasons = {i: f"cannot be read: {why}" for i, why in checked.pixels.bad.items()}
+    reasons = {i: f"cannot be read: {why}" for i, why in checked.pixels.bad.items() if larger_limit(why) is None}
     for group in checked.same():
         if checked.disagree(group):
             others = {i: [names[j] for j in group if j != i] for i in group}
