@@ -95,6 +95,14 @@ class DriftCounter:
         self._lock = threading.Lock()
         self.clear()
 
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._lock = threading.Lock()
+        vars(self).update(state)
+
     def clear(self) -> None:
         """Start again at zero pictures."""
         with self._lock:

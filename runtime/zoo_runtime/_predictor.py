@@ -343,13 +343,32 @@ class Predictor:
         Raises:
             ValueError: If `pixels` does not have this dtype, or the height, width and channels of the network.
         """
+        self._check(pixels)
+        return self._network.run(self._network.session, pixels)
+
+    def outputs(self, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        """Run the network on decoded pictures, and return all outputs of the file.
+
+        Args:
+            pixels: As for `probabilities`.
+
+        Returns:
+            The probabilities (batch, classes) and, if the file has them, the outlier scores (batch,) and the lengths of
+            the features (batch,).
+
+        Raises:
+            ValueError: As for `probabilities`.
+        """
+        self._check(pixels)
+        return self._network.run_all(self._network.session, pixels)
+
+    def _check(self, pixels: npt.NDArray[np.uint8]) -> None:
         wanted = (*self.info.image.size, self.info.image.channels)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
             raise ValueError(
                 f"pixels must be a uint8 array (batch, {', '.join(map(str, wanted))}). "
                 f"Received: {pixels.dtype} {pixels.shape}."
             )
-        return self._network.run(self._network.session, pixels)
 
     def _try_decode(self, source: Source) -> npt.NDArray[np.uint8] | PictureError:
         try:

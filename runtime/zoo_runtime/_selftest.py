@@ -7,7 +7,7 @@ The metadata entry `zoo.selftest` of an exported file is
 
     {"versions": {name: version}, "tolerance": 1e-3 or more, "pictures": [
         {"jpeg": base64, "sha256": of the decoded pixels, "sample": {"step": [rows, columns], "pixels": base64},
-         "probabilities": [...]}]}
+         "probabilities": [...], "outlier_score": if the file has one}]}
 
 Files of later versions also have "decoding": more pictures, of other shapes and modes, each with "picture" (the base64
 of a PNG or JPEG), "sha256" and "sample". They are only decoded, and their pixels are compared.
@@ -47,8 +47,8 @@ class CheckResult:
         passed: Whether `probability_difference` is at most `tolerance`. Differences between pixels do not matter.
         pixels_equal: Whether the decoded pixels of all pictures of the self-test are equal on the two machines.
         pixel_difference: The largest difference between the two machines in a sampled pixel value, in 0..255.
-        probability_difference: The largest difference between the two machines in a probability, in 0..1. It is
-            infinity if a probability is NaN.
+        probability_difference: The largest difference between the two machines in a probability or an outlier score. It
+            is infinity if one of them is NaN.
         tolerance: The largest `probability_difference` with which the self-test passes, in 0..1.
         workshop: The package versions and the processor type of the machine that exported the file; see `versions`.
         device: The package versions and the processor type of this machine.
@@ -119,8 +119,11 @@ def record(
     classified: list[dict[str, Any]] = []
     for jpeg in jpegs:
         pixels = predictor.decode(jpeg)
-        probabilities = [float(p) for p in predictor.probabilities(pixels[None])[0]]
+        outputs = predictor.outputs(pixels[None])
+        probabilities = [float(p) for p in outputs[0][0]]
         entry = {"jpeg": base64.b64encode(jpeg).decode(), **_recorded(pixels, SAMPLES), "probabilities": probabilities}
+        if len(outputs) > 1:
+            entry["outlier_score"] = float(outputs[1][0])
         classified.append(entry)
     recorded = {"versions": versions(), "tolerance": tolerance, "pictures": classified}
     if pictures:
@@ -189,9 +192,13 @@ def check(predictor: Predictor) -> CheckResult:
         for picture in selftest["pictures"]:
             expected = np.array(picture["probabilities"], float)
             pixels, apart = _compared(predictor, picture["jpeg"], picture)
-            row = predictor.probabilities(pixels[None])[0]
+            outputs = predictor.outputs(pixels[None])
+            row = outputs[0][0]
             if row.shape != expected.shape:
                 raise ValueError("its size does not match the network")
+            if len(outputs) > 1 and "outlier_score" in picture:
+                row = np.append(row, outputs[1][0])
+                expected = np.append(expected, float(picture["outlier_score"]))
             pixel_difference = max(pixel_difference, apart)
             difference = float(abs(row - expected).max())
             # A NaN must never pass.

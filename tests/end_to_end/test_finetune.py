@@ -93,7 +93,7 @@ def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
         *("--weights", first / "model.keras", "--schedule", "full", "--epochs", "1,2", "--learning-rate", "0.01,0.002"),
         *("--optimizer", "sgd", "--batch-size", 10, "--val-split", 0.3, "--augment", "light", "--name", "mine"),
         *("--rate", "one-cycle", "--clip-norm", 2, "--ema", 0.9, "--profile", *folders(tmp_path)),
-        *("--precision", "bfloat16", "--allow-chance"),
+        *("--compute", "bfloat16", "--allow-chance"),
     )
     assert ran.code == 0, ran.err
     table = ran.out.partition(" seconds   share  step\n")[2].splitlines()
