@@ -34,8 +34,10 @@ ENDS_EARLY = "the file ends before the picture does"
 _DAMAGED = "the coded data are damaged"
 # A byte FF is followed by 00 within coded data. FF may be repeated before a marker, as some hardware encoders do. These
 # bytes do not belong to the coded data.
-_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_FILL = re.compile(rb"\xff+")
 _END = b"\xff\xd9"
+# Begins the segment with which cameras say that further pictures follow the first one.
+_SEVERAL = b"MPF\0"
 _HUFFMAN, _ARITHMETIC = frozenset((0xC0, 0xC1, 0xC2)), frozenset((0xC9, 0xCA))
 _PROGRESSIVE = frozenset((0xC2, 0xCA))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -58,8 +60,9 @@ class _Scan:
     first: int
     last: int
     low: int
-    restarts: list[int]
-    end: int
+    start: int
+    end: int = -1
+    restarts: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -72,7 +75,9 @@ class Layout:
         blocks: The number of 8 x 8 blocks of all components together.
         interval: The number of coded units between two restart markers. 0 means that there are none.
         scans: The scans, in the order of the file.
-        complete: Whether the file has a marker behind the data of its last scan.
+        several: Whether the file says that it holds several pictures.
+        exact: Whether all markers were searched for. Otherwise, the only scan is said to end at the end of the file.
+        ended: Whether the file has a marker behind the data of its last scan.
     """
 
     frame: int = 0
@@ -80,16 +85,23 @@ class Layout:
     blocks: int = 0
     interval: int = 0
     scans: list[_Scan] = field(default_factory=list)
-    complete: bool = False
+    several: bool = False
+    exact: bool = True
+    ended: bool = False
 
 
-def read_layout(data: bytes) -> Layout:
+def read_layout(data: bytes, exact: bool = False) -> Layout:
     """Read the markers of a JPEG file, up to the end of its first picture.
+
+    Args:
+        data: The bytes of the file.
+        exact: Whether to search all coded data for markers. If False, a picture with one scan is assumed to reach to
+            the end of the file if that is an end marker. `load` finds out whether this is true.
 
     Raises:
         CorruptPicture: If a marker segment is damaged or cut off.
     """
-    layout, place, size = Layout(), 2, len(data)
+    layout, place, size = Layout(exact=exact), 2, len(data)
     while True:
         place = data.find(b"\xff", place)
         while 0 <= place < size - 1 and data[place + 1] in (0xFF, 0x00):
@@ -98,7 +110,6 @@ def read_layout(data: bytes) -> Layout:
             return layout
         marker, place = data[place + 1], place + 2
         if marker == 0xD9:
-            layout.complete = bool(layout.scans)
             return layout
         if 0xD0 <= marker <= 0xD8 or marker == 0x01:
             continue
@@ -109,11 +120,13 @@ def read_layout(data: bytes) -> Layout:
             return layout
         if marker == 0xDD and len(body) >= 2:
             layout.interval = int.from_bytes(body[:2], "big")
+        elif marker == 0xE2 and body.startswith(_SEVERAL):
+            layout.several = True
         elif marker in _FRAMES and not layout.frame:
             _read_frame(layout, marker, body)
         elif marker == 0xDA:
             place = _read_scan(layout, data, body, place)
-            if place < 0 or _is_simple(layout):
+            if not layout.ended or _is_simple(layout):
                 return layout
 
 
@@ -132,24 +145,43 @@ def _read_frame(layout: Layout, marker: int, body: bytes) -> None:
 
 
 def _read_scan(layout: Layout, data: bytes, body: bytes, start: int) -> int:
-    """Add a scan to the layout. Return where the next marker begins, or -1 if there is none."""
+    """Add a scan to the layout. Return where its coded data end."""
     count = body[0] if body else 0
     if not count or len(body) < 4 + 2 * count:
         raise CorruptPicture(_DAMAGED)
-    restarts: list[int] = []
-    end = -1
-    for found in _MARKER.finditer(data, start):
-        marker = data[found.end() - 1]
-        if not 0xD0 <= marker <= 0xD7:
-            end = found.start()
-            break
-        if marker != 0xD0 + len(restarts) % 8:
-            raise CorruptPicture(_DAMAGED)
-        restarts.append(found.start())
     first, last, bits = body[1 + 2 * count : 4 + 2 * count]
-    layout.scans.append(_Scan(body[1 : 1 + 2 * count : 2], first, last, bits & 15, restarts, end))
-    layout.complete = end >= 0
-    return end
+    scan = _Scan(body[1 : 1 + 2 * count : 2], first, last, bits & 15, start)
+    layout.scans.append(scan)
+    usual = layout.frame in _HUFFMAN and _is_simple(layout) and not layout.interval and not layout.several
+    if not layout.exact and usual and data.endswith(_END):
+        scan.end, layout.ended = len(data) - len(_END), True
+        return scan.end
+    layout.exact = True
+    end, code = _next_marker(data, start)
+    while end >= 0 and 0xD0 <= data[code] <= 0xD7:
+        if data[code] != 0xD0 + len(scan.restarts) % 8:
+            raise CorruptPicture(_DAMAGED)
+        scan.restarts.append(end)
+        end, code = _next_marker(data, code + 1)
+    layout.ended = end >= 0
+    # A last byte FF is the first half of a marker.
+    scan.end = end if end >= 0 else max(start, len(data) - data.endswith(b"\xff"))
+    return scan.end
+
+
+def _next_marker(data: bytes, place: int) -> tuple[int, int]:
+    """Return where the next marker within or behind coded data begins, and where its code is. (-1, -1) means none."""
+    start = data.find(b"\xff", place)
+    while 0 <= start < len(data) - 1:
+        code = start + 1
+        if data[code] == 0xFF:
+            code = _FILL.match(data, code).end()  # type: ignore[union-attr]
+            if code == len(data):
+                break
+        if data[code]:
+            return start, code
+        start = data.find(b"\xff", code + 1)
+    return -1, -1
 
 
 def _is_simple(layout: Layout) -> bool:
@@ -193,25 +225,63 @@ def load(image: Any, data: bytes, layout: Layout) -> None:
     Raises:
         CorruptPicture: If the coded data are damaged or end early.
     """
+    image.load_prepare()
+    if layout.exact or not _decode_to_the_end(image, data, layout.scans[0]):
+        if not layout.exact:
+            layout = read_layout(data, exact=True)
+        _decode_exactly(image, data, layout)
+    image.tile = []
+    image.fp = None
+
+
+def _decode_to_the_end(image: Any, data: bytes, scan: _Scan) -> bool:
+    """Decode a picture with one scan and no restart markers, whose coded data reach to the end of the file.
+
+    This saves a search for markers. Where there is another marker, libjpeg finishes the picture early.
+
+    Returns:
+        False if there is another marker, or the coded data are too short for this method.
+    """
+    tail = scan.end - _LEFT_OVER
+    while tail > scan.start and data[tail - 1] == 0xFF:
+        tail -= 1
+    if tail <= scan.start:
+        return False
+    end, code = _next_marker(data, tail)
+    if code != len(data) - 1:
+        return False
+    decoder = _decoder(image)
+    try:
+        feeder = _Feeder(decoder)
+        feeder.feed(memoryview(data)[:tail])
+        if feeder.finished:
+            return False
+        feeder.feed(data[tail:end] + _PADDING)
+        if not feeder.finished:
+            raise CorruptPicture(ENDS_EARLY)
+        return True
+    finally:
+        decoder.cleanup()
+
+
+def _decode_exactly(image: Any, data: bytes, layout: Layout) -> None:
+    """Decode any picture, whose markers are all known."""
     tile, config = image.tile[0], image.decoderconfig
-    if not layout.complete:
+    if not layout.scans:
         raise CorruptPicture(ENDS_EARLY)
     if not _is_simple(layout):
         _refuse_missing_scans(layout)
-    image.load_prepare()
     if layout.frame in _HUFFMAN:
         _decode_huffman(image, data, layout, _PADDING)
-        if not _is_simple(layout):
+        if not _is_simple(layout) or not layout.ended:
             second = _blank(image, tile, config)
             _decode_huffman(second, data, layout, _OTHER)
             _refuse_difference(image, second)
     else:
-        _decode_whole(image, data)
+        _decode_whole(image, data if layout.ended else data + _END)
         second = _blank(image, tile, config)
         _decode_whole(second, _with_noise(data, layout))
         _refuse_difference(image, second)
-    image.tile = []
-    image.fp = None
 
 
 class _Blank(Image.Image):
@@ -259,13 +329,13 @@ class _Feeder:
         self._waiting = b""
         self.finished = False
 
-    def feed(self, data: bytes) -> None:
-        waiting = self._waiting + data
+    def feed(self, data: bytes | memoryview) -> None:
+        waiting = self._waiting + data if self._waiting else data
         used, code = self._decoder.decode(waiting)
         if code < 0:
             raise CorruptPicture(_DAMAGED)
         self.finished = used < 0
-        self._waiting = waiting[max(used, 0) :]
+        self._waiting = bytes(waiting[max(used, 0) :])
 
     def refuse_hunger(self, padding: bytes) -> None:
         """Raise CorruptPicture if libjpeg takes what follows as coded data.
@@ -283,22 +353,22 @@ class _Feeder:
 
 def _decode_huffman(image: Any, data: bytes, layout: Layout, padding: bytes) -> None:
     """Give libjpeg the coded data piece by piece, and padding instead of the marker behind each piece."""
-    decoder, begin = _decoder(image), 0
+    decoder, begin, view = _decoder(image), 0, memoryview(data)
     try:
         feeder = _Feeder(decoder)
         *ends, last = [end for scan in layout.scans for end in (*scan.restarts, scan.end)]
         for end in ends:
-            feeder.feed(data[begin:end])
+            feeder.feed(view[begin:end])
             feeder.refuse_hunger(padding)
             begin = end
         if not _is_simple(layout):
-            feeder.feed(data[begin:last])
+            feeder.feed(view[begin:last])
             feeder.refuse_hunger(padding)
             feeder.feed(_END)
         else:
             tail = last - _LEFT_OVER
             if tail > begin:
-                feeder.feed(data[begin:tail])
+                feeder.feed(view[begin:tail])
                 begin = tail
             if feeder.finished and len(set(data[tail:last])) > 1:
                 raise CorruptPicture(_DAMAGED)
@@ -317,4 +387,4 @@ def _with_noise(data: bytes, layout: Layout) -> bytes:
         for end in (*scan.restarts, scan.end):
             parts += [data[begin:end], bytes(_AHEAD), _NOISE]
             begin = end
-    return b"".join([*parts, data[begin:]])
+    return b"".join([*parts, data[begin:] if layout.ended else _END])
