@@ -164,6 +164,10 @@ def load_lazy(image: Any) -> None:
         if image._exclusive_fp and image._close_exclusive_fp_after_loading:
             stream.close()
     else:
+        if image.format == "ICO" and not stream.closed:
+            # Pillow loads icons while it opens them, and the switch may have been set.
+            stream.seek(0)
+            load(open_picture(stream))
         opened: Any = type(image)
         try:
             image.__class__ = strict(opened)
