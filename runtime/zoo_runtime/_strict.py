@@ -11,10 +11,10 @@ the program get, and a thread that sets them back would change what `decode` get
 `Image.open` read the same global variables. A loop of our own over the tiles, as `zoo_runtime._jpeg` has it, does not
 replace the parsers of PNG, GIF, TIFF and ICO, which load in methods of their own. They are longer than this module.
 
-If a later Pillow is built in another way, so that its
-methods cannot be copied, `strict` returns the parser itself, and the switches count: a truncated file is then refused
-unless the program has set `LOAD_TRUNCATED_IMAGES`, and Pillow's limits hold. JPEG does not depend on it.
-`tests/runtime/test_strict.py` fails with each Pillow whose insides have changed.
+If a later Pillow is built in another way, so that its methods cannot be copied, `strict` returns the parser itself, and
+the switches count: a truncated file is then refused unless the program has set `LOAD_TRUNCATED_IMAGES`, and Pillow's
+limits hold. JPEG does not depend on it. `tests/runtime/test_strict.py` fails with each Pillow whose insides have
+changed.
 """
 
 from __future__ import annotations
