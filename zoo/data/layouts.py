@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zoo.data.names import listed, normalized, printable, quoted
 from zoo.data.reading import format_names
+from zoo.data.split_words import foreign_part, inner_rename_advice, is_whole_split, rename_advice
 from zoo.data.splits import part_of
 from zoo.data.tree import Tree
 from zoo.errors import DataLayout
@@ -198,7 +199,7 @@ def split_beside_others(tree: Tree, parts: Sequence[Path], others: Sequence[Path
     """Return the error for a split, with class folders in its parts, that has other folders beside it."""
     return DataLayout(
         f"{str(tree.root)!r} has {counted(parts, tree)} with folders in them, like a split, but also "
-        f"{counted(others, tree)}.",
+        f"{counted(others, tree)}.{rename_advice([*parts, *others])}",
         [
             (f"if it is a split, without {listed((f.name for f in others), 3)}", without(tree, others)),
             ("if all of them are classes", _classes([*parts, *others])),
@@ -213,7 +214,7 @@ def split_among_classes(tree: Tree, parts: Sequence[Path], others: Sequence[Path
     return DataLayout(
         f"{str(tree.root)!r} has {counted([*others, *parts], tree)}. The {'name' if one else 'names'} {named} "
         f"{'is that of a part' if one else 'are those of parts'} of a split, such as pictures for a test, and "
-        f"probably not {'a class' if one else 'classes'}.",
+        f"probably not {'a class' if one else 'classes'}.{rename_advice([*parts, *others])}",
         [
             (f"to leave {named} out", without(tree, parts)),
             (f"if {named} {'is a class' if one else 'are classes'}", _classes(sorted([*parts, *others]))),
@@ -297,7 +298,8 @@ def refuse_same_folders(tree: Tree, classes: Sequence[Path]) -> None:
     grouped = all(_GROUPS.fullmatch(each.name.lower()) for each in classes)
     same = all(names == inner[0] for names in inner)
     groups_inside = all(_GROUPS.fullmatch(name.lower()) for name in union)
-    if not same and not (repeated and grouped and not groups_inside):
+    is_split = is_whole_split(classes) and bool(repeated)
+    if not same and not is_split and not (repeated and grouped and not groups_inside):
         return
     counts = Counter(
         normalized(folder.name) for each in classes for folder in tree.live(each) for _ in tree.pictures(folder)
@@ -312,6 +314,10 @@ def refuse_same_folders(tree: Tree, classes: Sequence[Path]) -> None:
     if grouped != groups_inside:
         names = union if grouped else [normalized(each.name) for each in classes]
         probable = f" The classes are probably {listed(names, 4)}."
+    advice = rename_advice(classes) or inner_rename_advice({each: tree.live(each) for each in classes})
+    if not advice and len(classes) <= 3 and not probable:
+        advice = " If the outer folders are the parts of a split, rename them to train, val and test."
+    probable += advice
     where = "" if classes[0].parent == tree.root else f" in {tree.shown(classes[0].parent)}"
     share = "all" if same else "several"
     raise DataLayout(
@@ -344,6 +350,19 @@ def remark_on_groups(classes: Sequence[Path]) -> tuple[str, ...]:
     return (
         f"the classes are called {listed((each.name for each in classes), 4)}. Check that these names say what the "
         "pictures show, and not when or with which camera they were taken.",
+    )
+
+
+def remark_on_foreign_parts(classes: Sequence[Path]) -> tuple[str, ...]:
+    """Return a warning if a class is named like a part of a split in another language; else nothing."""
+    parts = {normalized(each.name): part for each in classes if (part := foreign_part(each.name))}
+    if not parts or len(parts) == len(classes) == 1:
+        return ()
+    named = ", ".join(f"{quoted(name)} ({part})" for name, part in parts.items())
+    name, part = next(iter(parts.items()))
+    return (
+        f"{'a class is' if len(parts) == 1 else 'some classes are'} named like a part of a split: {named}. If "
+        f"{quoted(name)} is not a class, leave it out with --exclude, or rename it to {part}.",
     )
 
 
