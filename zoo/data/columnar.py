@@ -11,10 +11,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.data.label_studio import is_task, read_tasks
 from zoo.data.stored import PictureStore, StoredPicture
 from zoo.data.tables import Table
 from zoo.errors import DataLayout
@@ -34,10 +35,16 @@ def read_json(path: Path) -> Table:
         DataLayout: The file is not such a list. The message names the line.
         OSError: The file cannot be read.
     """
+    lines: Sequence[int] | None = None
+    remarks: list[str] = []
     try:
         if path.suffix.lower() == ".json":
             with path.open(encoding="utf-8-sig") as stream:
-                records, lines, unit = _objects(path, json.load(stream)), None, "entry"
+                content, unit = json.load(stream), "entry"
+            if isinstance(content, list) and content and all(map(is_task, content)):
+                records, lines, remarks = read_tasks(path, content)
+            else:
+                records = _objects(path, content)
         else:
             numbered = list(_json_lines(path))
             records, lines, unit = [record for _, record in numbered], [line for line, _ in numbered], "line"
@@ -47,7 +54,7 @@ def read_json(path: Path) -> Table:
         raise DataLayout(f"{str(path)!r} is not valid JSON: {error}.") from None
     names = list(dict.fromkeys(name for record in records for name in record))
     columns = [[_cell(record.get(name)) for record in records] for name in names]
-    return Table(path, names, columns, lines or range(1, len(records) + 1), unit)
+    return Table(path, names, columns, lines or range(1, len(records) + 1), unit, remarks=tuple(remarks))
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
@@ -98,10 +105,10 @@ def _is_picture(value: Any) -> bool:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as the text of a cell; lists stay lists."""
+    """Return a value as the text of a cell; lists and objects stay what they are."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, str):
+    if isinstance(value, str | dict):
         return value
     if isinstance(value, list | tuple):
         return [_cell(part) for part in value]

@@ -47,6 +47,7 @@ def read_labels(table: Table, columns: Sequence[int], *, multilabel: bool, is_co
     if len(columns) > 1:
         return _flagged(table, columns)
     cells = table.columns[columns[0]]
+    _refuse_objects(table, columns[0])
     if any(isinstance(cell, list) for cell in cells):
         return _listed(table, columns[0], multilabel=multilabel)
     if multilabel:
@@ -152,6 +153,23 @@ def _contradiction(
         "Remove the wrong line, unless a picture may have several classes."
     )
     return text, [("if it may have several", ["--columns", f"labels={label}"])]
+
+
+def _refuse_objects(table: Table, column: int) -> None:
+    """Refuse objects of JSON as class names.
+
+    Raises:
+        DataLayout: A cell is an object, or a list with objects.
+    """
+    for row, cell in enumerate(table.columns[column]):
+        found = next((part for part in (cell if isinstance(cell, list) else [cell]) if isinstance(part, dict)), None)
+        if found is not None:
+            keys = ", ".join(map(repr, list(found)[:5])) or "nothing"
+            raise DataLayout(
+                f"{table.where(row)}: the column {table.names[column]!r} holds an object with {keys}. A class must be "
+                "a text or a number: write its name into the list instead of the object. If these are boxes, zoo "
+                "does not learn them."
+            )
 
 
 def _one_line(cell: Any) -> str:

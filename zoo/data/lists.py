@@ -11,6 +11,7 @@ from pathlib import Path
 from zoo.data.columnar import read_columnar, read_json
 from zoo.data.columns import cells_of, parse_columns, read_rows
 from zoo.data.delimited import read_delimited
+from zoo.data.label_studio import tidied
 from zoo.data.npz import read_npz
 from zoo.data.tables import Listing, Table
 from zoo.errors import DataLayout, UsageError
@@ -93,7 +94,9 @@ def read_column(path: Path, name: str, *, columns: Sequence[str] = (), root: str
 
 def _table(path: Path) -> Table:
     kind = path.suffix.lower()
-    return read_delimited(path) if kind in DELIMITED else read_json(path) if kind in JSON else read_columnar(path)
+    if kind in COLUMNAR:
+        return read_columnar(path)
+    return tidied(read_delimited(path) if kind in DELIMITED else read_json(path))
 
 
 def _folder(root: str | None) -> Path | None:

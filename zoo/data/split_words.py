@@ -22,11 +22,11 @@ _WORDS = {
     "train": "entrenamiento entreno entrenar treinamento treino treinar apprentissage entraînement entrainement "
     "addestramento allenamento trainings trainingsdaten trainieren lernen lerndaten träning træning trening opplæring "
     "koulutus opetus treningowy treningowe treningowa uczenie uczący uczące trénovací trénink trénování eğitim "
-    "pelatihan latih huấnluyện обучение обучающая обучающие обучающий тренировка тренировочный тренировочная тренировочные "
-    "навчання тренування تدريب التدريب אימון प्रशिक्षण",
+    "pelatihan latih huấnluyện обучение обучающая обучающие обучающий тренировка тренировочный тренировочная "
+    "тренировочные навчання тренування تدريب التدريب אימון प्रशिक्षण",
     "val": "validación validação validazione convalida validierung validierungsdaten validierungsset validatie "
-    "validering validointi walidacja walidacyjny walidacyjne walidacyjna validace validační doğrulama validasi валидация "
-    "валидационный валидационная валидационные валідація التحقق תיקוף सत्यापन",
+    "validering validointi walidacja walidacyjny walidacyjne walidacyjna validace validační doğrulama validasi "
+    "валидация валидационный валидационная валидационные валідація التحقق תיקוף सत्यापन",
     "test": "prueba pruebas teste testes essai essais prova collaudo prüfung pruefung testdaten testset testi "
     "testowy testowe testowa próba testovací testování sınama pengujian uji kiểmtra тест тестовая тестовые тестовый "
     "тестирование испытание اختبار الاختبار בדיקה מבחן परीक्षण",
