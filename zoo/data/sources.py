@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,12 @@ class Source:
     def task(self) -> str:
         """The kind of classification: "binary" (two classes), "multiclass" or "multilabel"."""
         return "multilabel" if self.multilabel else "binary" if len(self.classes) == 2 else "multiclass"
+
+    @cached_property
+    def missing(self) -> frozenset[int]:
+        """The indices of the pictures whose files do not exist, such as those that a list names wrongly."""
+        paths = [(i, each.content) for i, each in enumerate(self.pictures) if isinstance(each.content, Path)]
+        return frozenset(i for i, path in paths if not os.path.exists(path))
 
     def class_of(self, picture: Picture) -> str:
         """Return the name of a picture's class. If a picture has several classes, semicolons separate their names."""
