@@ -22,7 +22,9 @@ def test_files_that_do_not_exist_are_counted_apart(zoo, write_list):
 
 
 def test_one_file_that_does_not_exist(zoo, write_list):
-    assert "Missing: 1 of 25 files does not exist: 'pictures/x0.png'" in zoo("data", "show", write_list(lines(24, 1))).out
+    assert (
+        "Missing: 1 of 25 files does not exist: 'pictures/x0.png'" in zoo("data", "show", write_list(lines(24, 1))).out
+    )
 
 
 def test_a_dry_run_fails_if_too_many_do_not_exist(zoo, write_list):

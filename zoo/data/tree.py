@@ -157,7 +157,7 @@ class Tree:
 
     def _is_own(self, folder: Path) -> bool:
         """Return whether zoo wrote a folder: a run, an export, a quarantine, a folder of nothing else, or the cache."""
-        if _is_output(folder) or os.path.realpath(folder) == self._cache:
+        if is_output(folder) or os.path.realpath(folder) == self._cache:
             return True
         try:
             with os.scandir(folder) as entries:
@@ -165,12 +165,12 @@ class Tree:
             folders = [Path(entry.path) for entry in inside if entry.is_dir()]
         except OSError:
             return False
-        return bool(folders) and len(folders) == len(inside) and all(map(_is_output, folders))
+        return bool(folders) and len(folders) == len(inside) and all(map(is_output, folders))
 
 
-def _is_output(folder: Path) -> bool:
+def is_output(folder: Path) -> bool:
     """Return whether a folder is a run, an export or a quarantine."""
-    return _is_run(folder) or _is_export(folder) or _is_quarantine(folder)
+    return _is_run(folder) or _is_export(folder) or is_quarantine(folder)
 
 
 def _is_run(folder: Path) -> bool:
@@ -185,7 +185,7 @@ def _is_run(folder: Path) -> bool:
     return isinstance(values, dict) and {"schema", "id", "status", "options"} <= values.keys()
 
 
-def _is_quarantine(folder: Path) -> bool:
+def is_quarantine(folder: Path) -> bool:
     """Return whether `zoo data check --quarantine` moved files into a folder, by the first line of its list."""
     try:
         with (folder / "quarantine.csv").open("rb") as stream:

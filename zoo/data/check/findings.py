@@ -214,7 +214,7 @@ def _same_pictures(checked: Checked) -> list[Finding]:
                 "picture is there several times, saved at another quality, size or format, or mirrored",
                 "pictures are there several times, saved at another quality, size or format, or mirrored",
             ),
-            "zoo keeps them on one side of the split. --quarantine DIR keeps the largest of each and moves the others.",
+            "zoo keeps them on one side of the split. Look at them; --quarantine leaves them, as they may be frames.",
         ),
     )
     return [
