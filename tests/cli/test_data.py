@@ -314,7 +314,10 @@ def test_dark_pictures_of_16_bits_get_the_advice_to_read_fewer_levels(zoo, tmp_p
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
     ran = zoo("data", "check", tmp_path / "xray")
-    assert "very dark" in ran.out and "`zoo finetune` says which --levels reads them" in ran.out
+    assert "very dark" in ran.out and "such as --levels 12" in ran.out
+    ran = zoo("data", "check", tmp_path / "xray", "--levels", "12")
+    assert ran.code == 0 and "very dark" not in ran.out, ran.err
+    assert zoo("data", "check", tmp_path / "xray", "--levels", "7").code == 2
 
 
 def test_files_of_a_list_are_not_moved(zoo, clean, tmp_path):

@@ -19,7 +19,7 @@ from zoo.data.sources import open_source
 from zoo.data.splits import part_of
 from zoo.errors import DataLayout, EmptyClass
 from zoo.reporter import Reporter
-from zoo_runtime import ImageSpec
+from zoo_runtime import ImageSpec, list_pictures
 
 
 @pytest.fixture
@@ -352,6 +352,15 @@ def test_pictures_with_a_strange_ending_or_none_are_known_by_their_content(make,
     assert counts(open_source(str(data))) == {"cat": 6, "dog": 3}
 
 
+def test_prediction_and_training_read_the_same_files_of_a_folder(make, put):
+    data = Path(make(cat=2, dog=2))
+    picture = put(data / "cat/a.jpg").read_bytes()
+    for name in ("cat/b.JPG_large", "dog/d", "dog/g.dat", "dog/h.jpg.txt", "cat/.hidden.jpg", "dog/Thumbs.db"):
+        (data / name).write_bytes(picture if "dat" not in name else b"x")
+    (data / "cat/a.CR2").write_bytes(b"x")
+    assert [str(picture.content) for picture in open_source(str(data)).pictures] == list_pictures(data)
+
+
 def test_kinds_that_cannot_be_read_are_named_with_the_way_to_convert_them(zoo, make, put):
     data = Path(make(cat=4, dog=4))
     for name in ("cat/1.CR2", "cat/IMG_2.dng", "dog/drawing.svg"):
@@ -360,7 +369,7 @@ def test_kinds_that_cannot_be_read_are_named_with_the_way_to_convert_them(zoo, m
     source = open_source(str(data))
     assert counts(source) == {"cat": 5, "dog": 5} and source.findings.passed_over == {".cr2": 1, ".nef": 1}
     ran = zoo("data", "show", data)
-    assert ran.code == 0 and "1 .dng file is in a format that zoo cannot read: export" in ran.err
+    assert ran.code == 0 and "1 .dng file is camera raw, a format that zoo cannot read: export" in ran.err
     assert "1 .svg file" in ran.err and "Split: 6 to train on, 2 to test" in ran.out
     ran = zoo(
         "finetune",
@@ -375,7 +384,7 @@ def test_kinds_that_cannot_be_read_are_named_with_the_way_to_convert_them(zoo, m
         "[0-2].png",
     )
     assert ran.code == 1 and "more than 20%" in ran.err and "DataError" not in ran.err
-    assert "1 .dng file is in a format that zoo cannot read" in ran.err
+    assert "1 .dng file is camera raw" in ran.err
 
 
 def test_folders_without_pictures_are_left_out_and_empty_ones_are_named(make):

@@ -13,6 +13,7 @@ import click
 from zoo.cli.console import ConsoleReporter, quoted
 from zoo.cli.data_command import ReadingCommand
 from zoo.cli.group_by_option import group_by_option
+from zoo.cli.options import levels_option
 from zoo.cli.reading_options import reading_options, reading_values
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def show(data: str, as_json: bool, **values: Any) -> None:
     help="Move unreadable files, extra copies and pictures with contradicting labels to DIR. Nothing is deleted.",
 )
 @click.option("--strict", is_flag=True, help="Exit with code 1 on leaks, contradicting labels or unreadable files.")
+@levels_option
 @group_by_option
 def check(
     data: str,
@@ -97,6 +99,7 @@ def check(
     html: Path | None,
     quarantine: Path | None,
     strict: bool,
+    levels: int,
     group_by: str | None,
     **values: Any,
 ) -> int:
@@ -109,9 +112,14 @@ def check(
 
     reporter = ConsoleReporter(only_warnings=as_json)
     reading = reading_values(values)
-    again = [data, *reading.words(), *([] if group_by is None else ["--group-by", group_by])]
+    again = [
+        data,
+        *reading.words(),
+        *([] if levels == 16 else ["--levels", str(levels)]),
+        *([] if group_by is None else ["--group-by", group_by]),
+    ]
     result = data_check.check(
-        data, reporter, reading=reading, group_by=group_by, html=html, quarantine_folder=quarantine
+        data, reporter, reading=reading, group_by=group_by, html=html, quarantine_folder=quarantine, levels=levels
     )
     if as_json:
         click.echo(data_check.dumps(result))

@@ -12,13 +12,13 @@ from typing import Any
 
 from zoo.data import group_by as grouping
 from zoo.data import split as splitting
-from zoo.data.kinds import conversion_advice, is_readable
 from zoo.data.names import printable, quoted
 from zoo.data.pixels import check_readable
 from zoo.data.reading import LeftOut
 from zoo.data.sources import Source
 from zoo.errors import EmptyClass, UnreadablePictures
 from zoo.reporter import Reporter, counted
+from zoo_runtime import conversion_advice, is_readable
 
 # How many classes and how many files are named.
 _NAMED_CLASSES = 10

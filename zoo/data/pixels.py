@@ -31,10 +31,9 @@ import numpy as np
 
 import zoo_runtime
 from zoo import files
-from zoo.data.kinds import conversion_advice
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
-from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge
+from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge, conversion_advice
 
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30

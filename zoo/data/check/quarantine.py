@@ -22,8 +22,8 @@ from zoo.data.check.findings import Checked
 from zoo.data.names import listed
 from zoo.data.pixels import larger_limit
 from zoo.data.reading import Exclusion, ReadingOptions
-from zoo.data.tree import is_quarantine
 from zoo.errors import DataNotFound, UsageError, WriteError
+from zoo_runtime import is_quarantine
 
 LIST = "quarantine.csv"
 COLUMNS = ("moved_from", "moved_to", "reason", "time")
