@@ -578,9 +578,12 @@ def test_data_show_says_what_keeps_a_training_from_starting(zoo, make, wrapped):
     parts = ("photos/train", "photos/test") if wrapped else ("val", "test")
     data = make.tree({f"{part}/{label}": 4 for part in parts for label in "ab"})
     shown, trained = zoo("data", "show", data), zoo("finetune", "mobilenet_025", "--data", data, "--dry-run")
-    assert trained.code == 1 and shown.code == 0
+    assert trained.code == 1 and shown.code == wrapped
     reason = trained.err.strip().removeprefix("error: ").splitlines()[0]
-    assert f"training is not possible: {reason}" in shown.err and "Split:" not in shown.out
+    assert (reason if wrapped else f"training is not possible: {reason}") in shown.err and "Split:" not in shown.out
+    if wrapped:
+        checked = zoo("data", "check", data)
+        assert checked.code == 1 and reason in checked.err and f"zoo data check {data}/photos" in checked.err
 
 
 def test_a_list_in_the_train_part_is_proposed(make):

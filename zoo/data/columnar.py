@@ -117,8 +117,12 @@ def _cell(value: Any) -> Any:
     return str(value)
 
 
-def read_columnar(path: Path) -> Table:
+def read_columnar(path: Path, *, allow_hidden: bool = False) -> Table:
     """Read a .parquet, .arrow or .feather file.
+
+    Args:
+        path: The path of the file.
+        allow_hidden: Whether the labels of all pictures may be hidden, as those of test parts. Their cells are empty.
 
     Raises:
         DataLayout: pyarrow is not installed, or the file is not one of these.
@@ -136,7 +140,7 @@ def read_columnar(path: Path) -> Table:
         pass
     try:
         with _reader(path) as reader:
-            return _table(path, reader)
+            return _table(path, reader, allow_hidden)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataLayout(f"{str(path)!r} cannot be read as {path.suffix}: {str(error).rstrip('.')}.") from None
 
@@ -220,7 +224,7 @@ def _inside(values: Any, column: str) -> Any:
     return values.flatten()[names.index(column.rpartition(".")[2])]
 
 
-def _table(path: Path, reader: ParquetReader | ArrowReader) -> Table:
+def _table(path: Path, reader: ParquetReader | ArrowReader, allow_hidden: bool) -> Table:
     """Read the cells of all columns but those of picture files."""
     import pyarrow
 
@@ -244,7 +248,8 @@ def _table(path: Path, reader: ParquetReader | ArrowReader) -> Table:
                 StoredPicture(store, i, os.path.splitext(cell)[1].lower()) for i, cell in enumerate(cells)
             ]
         names.append(field.name)
-        columns.append(_named(path, field.name, cells, class_names.get(field.name)))
+        hidden = allow_hidden and set(map(str, cells)) == {"-1"}
+        columns.append([""] * len(cells) if hidden else _named(path, field.name, cells, class_names.get(field.name)))
     return Table(path, names, columns, range(1, reader.count + 1), "row", pictures=pictures)
 
 

@@ -7,7 +7,7 @@ was assumed is said. `zoo.data.labels` turns cells into class names, and `zoo.da
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.data import column_kinds as kinds
@@ -66,13 +66,14 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Listing:
+def read_rows(table: Table, columns: Mapping[str, str], root: Path | None, search: Path | None = None) -> Listing:
     """Turn a table into labeled pictures.
 
     Args:
         table: The table.
         columns: What the user says about the columns; see `parse_columns`.
         root: The folder from which relative paths count. None means the folder of the list.
+        search: See `zoo.data.locate.locate`.
 
     Raises:
         DataLayout: The columns are not recognized, or a row is not valid. The message names its line and column.
@@ -80,7 +81,8 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
         EmptyClass: The validation or test part lacks a class of the train part.
         UsageError: `columns` names a column that the table does not have.
     """
-    table, roles, encoding = _understood(table, columns, root)
+    table, roles = understood(table, columns, root)
+    table, encoding = _decoded(table, roles, root)
     texts = [kinds.text(cell) for cell in table.columns[roles.path]]
     stored = table.pictures.get(table.names[roles.path])
     remarks = [*table.remarks, *roles.assumed, *encoding]
@@ -90,7 +92,7 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
     parts = _parts(table, roles.split)
     contents: Sequence[Path | StoredPicture]
     if stored is None:
-        located = locate(table, texts, root)
+        located = locate(table, texts, root, search)
         contents, remarks = located.paths, [*remarks, *located.remarks]
     else:
         contents = stored
@@ -118,7 +120,8 @@ def cells_of(table: Table, name: str, columns: Mapping[str, str], root: Path | N
         DataLayout: The columns are not recognized.
         UsageError: There is no such column.
     """
-    table, roles, _ = _understood(table, columns, root)
+    table, roles = understood(table, columns, root)
+    table, _ = _decoded(table, roles, root)
     found = [i for i, known in enumerate(table.names) if known == name]
     found = found or [i for i, known in enumerate(table.names) if kinds.key(known) == kinds.key(name)]
     if not found and name.isdecimal() and 1 <= int(name) <= len(table.names):
@@ -132,13 +135,27 @@ def cells_of(table: Table, name: str, columns: Mapping[str, str], root: Path | N
     return {printable(text): kinds.text(cell) for text, cell in zip(texts, table.columns[found[0]], strict=True)}
 
 
-def _understood(table: Table, columns: Mapping[str, str], root: Path | None) -> tuple[Table, Roles, list[str]]:
-    """Find out whether a table has a header, what its columns hold, and how its text is encoded."""
+def with_header(table: Table, root: Path | None) -> Table:
+    """Return a table whose first line counts as a row if it is not a header."""
     if table.headed and any(map(_is_unknown, table.names)) and any(exists(table, name, root) for name in table.names):
-        table = table.without_header()
-    roles = _roles(table, columns, root)
-    table, encoding = _decoded(table, roles, root)
-    return table, roles, encoding
+        return table.without_header()
+    return table
+
+
+def understood(table: Table, columns: Mapping[str, str], root: Path | None) -> tuple[Table, Roles]:
+    """Find out whether a table has a header, and what its columns hold.
+
+    Args:
+        table: The table.
+        columns: What the user says about the columns; see `parse_columns`.
+        root: The folder from which relative paths count. None means the folder of the list.
+
+    Raises:
+        DataLayout: The columns are not recognized.
+        UsageError: There is no such column.
+    """
+    table = with_header(table, root)
+    return table, _roles(table, columns, root)
 
 
 def _names_of_stored(table: Table, texts: Sequence[str]) -> list[str]:
@@ -366,8 +383,7 @@ def _decoded(table: Table, roles: Roles, root: Path | None) -> tuple[Table, list
         f"{str(table.path)!r} is not in UTF-8. zoo read it as {found[0]}: {_shown(names or set(paths), found[0])}. If "
         "this is wrong, save it again as CSV with the encoding UTF-8."
     )
-    fields = {**vars(table), "names": headers, "columns": columns}
-    return Table(**fields), [remark]
+    return replace(table, names=headers, columns=columns), [remark]
 
 
 def _exists_in(table: Table, text: str, encoding: str, root: Path | None) -> bool:

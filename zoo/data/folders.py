@@ -227,7 +227,7 @@ def _plain(tree: Tree, live: Sequence[Path], training: bool) -> Layout:
         EmptyClass: A class folder is empty.
     """
     root = tree.root
-    if training and len(live) == 1:
+    if len(live) == 1:
         layouts.refuse_wrapper(tree, live[0])
     parts = {folder: parts_among(tree.live(folder)) for folder in live}
     inside = _split_inside(tree, live, parts)

@@ -124,7 +124,8 @@ def _paths(pictures: Sequence[Picture], data: str) -> list[str]:
 
 def _from_column(name: str, source: Source, data: str, reading: ReadingOptions) -> tuple[str | None, ...]:
     path = Path(os.path.expanduser(data))
-    if path.suffix.lower() == ".npz" or not path.is_file():
+    is_list = path.is_file() or (path.is_dir() and not source.findings.layout)
+    if path.suffix.lower() == ".npz" or not is_list:
         raise UsageError(
             f"--group-by {COLUMN}{name} needs a list of pictures; {data!r} is not one. For a folder, give a regular "
             "expression on the path."

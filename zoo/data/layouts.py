@@ -226,13 +226,21 @@ def refuse_wrapper(tree: Tree, only: Path) -> None:
     """Refuse a folder whose pictures all lie a level deeper, in the only folder that it has.
 
     Raises:
-        DataLayout: The only folder has folders with pictures, and no pictures directly in it.
+        DataLayout: The only folder has folders with pictures, and no pictures directly in it. Or there are lists beside
+            it, which may hold the classes.
     """
     inner = only
     while len(tree.live(inner)) == 1 and not tree.listing(inner).pictures:
         (inner,) = tree.live(inner)
     classes = tree.live(inner)
     if len(classes) < 2 or tree.listing(inner).pictures:
+        remedies = _list_remedies(tree)
+        if remedies and not tree.listing(tree.root).pictures:
+            raise DataLayout(
+                f"{str(tree.root)!r} has pictures only in the folder {quoted(only.name)}, which would be the only "
+                "class.",
+                remedies,
+            )
         return
     text = "The classes are probably the folders in"
     if all(_GROUPS.fullmatch(each.name.lower()) for each in classes):

@@ -77,13 +77,14 @@ class FileIndex:
         return [file for file, count in zip(files, shared, strict=True) if count == max(shared)]
 
 
-def locate(table: Table, texts: Sequence[str], root: Path | None) -> Located:
+def locate(table: Table, texts: Sequence[str], root: Path | None, search: Path | None = None) -> Located:
     """Return the path of each file that a list names.
 
     Args:
         table: The list, for messages.
         texts: The paths as the list writes them. None is empty.
         root: The folder from which relative paths count. None means the folder of the list.
+        search: A folder below which files are searched by name if none is where the list says. None means `root`.
 
     Returns:
         The paths. Those of files that do not exist are what the list says.
@@ -93,7 +94,7 @@ def locate(table: Table, texts: Sequence[str], root: Path | None) -> Located:
             Or none of the files exists. The message proposes a folder for --root if one is found.
         DataNotFound: The folder that the user names does not exist.
     """
-    base = table.path.parent if root is None else root
+    base = table.folder if root is None else root
     if root is not None and not root.is_dir():
         raise DataNotFound(f"--root: {str(root)!r} is not a folder. Give the folder from which the paths count.")
     plain = [local_path(_plain(table, i, text) if ":" in text else text) for i, text in enumerate(texts)]
@@ -103,14 +104,14 @@ def locate(table: Table, texts: Sequence[str], root: Path | None) -> Located:
         return Located(paths)
     return (
         _with_endings(table, plain, paths)
-        or (_below(table, root, plain, paths) if root is not None else None)
+        or (_below(table, folder, plain, paths) if (folder := search if root is None else root) is not None else None)
         or _refuse(table, base, plain, root)
     )
 
 
 def exists(table: Table, text: str, root: Path | None) -> bool:
     """Return whether a text of a list names an existing file, with or without its ending."""
-    base = table.path.parent if root is None else root
+    base = table.folder if root is None else root
     if not text.strip() or "\0" in text or (":" in text and URL.match(text) and not text.startswith("file:")):
         return False
     path = _direct(base, local_path(_plain(table, 0, text)))
@@ -238,7 +239,7 @@ def _below(table: Table, root: Path, texts: Sequence[str], paths: Sequence[Path]
     """
     index = FileIndex(root, ROOT_FILES)
     if not index.is_complete:
-        raise DataLayout(f"--root: {str(root)!r} holds more than {ROOT_FILES:,} files. Give a folder further down.")
+        raise DataLayout(f"{str(root)!r} holds more than {ROOT_FILES:,} files. Give a folder further down with --root.")
     located, count = [], 0
     for i, text in enumerate(texts):
         files = _search(index, text)

@@ -100,6 +100,8 @@ def check(
         files.check_writable(html.parent, "--html FILE")
         _check_page(html)
     source = sources.open_source(data, reading=reading, fewest_classes=1)
+    if quarantine_folder is not None and not source.findings.layout:
+        raise quarantine.lists_stay(folder)
     # The remarks are among the findings.
     for line in overview.lines(source):
         reporter.say(line)

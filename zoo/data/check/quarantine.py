@@ -111,10 +111,7 @@ def check_folder(data: Path, folder: Path, reading: ReadingOptions | None = None
             it is a folder that has something else, such as runs, exports or the data folder.
     """
     if not data.is_dir():
-        raise UsageError(
-            f"--quarantine moves files of a folder, and {str(data)!r} is not a folder. A list would name files that "
-            "are no longer there. `zoo data check --json` names the pictures; remove their rows from the list."
-        )
+        raise lists_stay(data)
     root, there = data.resolve(), folder.resolve()
     inside = there.is_relative_to(root)
     below = there.relative_to(root) if inside else Path()
@@ -131,6 +128,15 @@ def check_folder(data: Path, folder: Path, reading: ReadingOptions | None = None
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--quarantine {str(folder)!r} is not a folder.")
     _check_use(root, folder)
+
+
+def lists_stay(data: Path) -> UsageError:
+    """Create the error for data whose pictures are named by lists."""
+    what = "is read by its lists" if data.is_dir() else "is not a folder"
+    return UsageError(
+        f"--quarantine moves files of a folder of classes, and {str(data)!r} {what}. A list would name files that are "
+        "no longer there. `zoo data check --json` names the pictures; remove their rows from the list."
+    )
 
 
 def _check_use(root: Path, folder: Path) -> None:
