@@ -47,29 +47,40 @@ def data() -> None:
 @data.command("show", cls=ReadingCommand, short_help="Show what would be read: layout, classes, counts.")
 @click.argument("data", metavar="DATA")
 @reading_options
+@group_by_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def show(data: str, as_json: bool, **values: Any) -> None:
+def show(data: str, as_json: bool, group_by: str | None, **values: Any) -> None:
     """Show what zoo would read: the layout, the classes, the number of pictures, and what is left out.
 
     No picture is decoded. DATA is what --data takes: a folder, a CSV file, an .npz file, or 'digits'.
     """
+    from zoo.data import group_by as grouping
     from zoo.data import overview, sources
     from zoo.errors import DataLayout, EmptyClass
+    from zoo.reporter import Reporter
 
     reading = reading_values(values)
+    problem = ""
     try:
         source = sources.open_source(data, reading=reading)
-        split = overview.expected_split(source, seed=0, val_fraction=None, validation=False)
     except (DataLayout, EmptyClass) as error:
         # Pictures that are not enough for a training can be evaluated with another network.
         source = sources.open_source(data, reading=reading, fewest_classes=1)
-        split = {"problem": str(error)}
+        problem = str(error)
+    reporter = ConsoleReporter(only_warnings=as_json)
+    overview.report(source, reporter if not as_json else Reporter())
+    keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
+    split = (
+        {"problem": problem}
+        if problem
+        else overview.expected_split(source, seed=0, val_fraction=None, validation=False, group_by=group_by, keys=keys)
+    )
     if as_json:
         found = {"data": sources.location(data), **overview.to_json(source), "split": split}
+        found |= {} if keys is None else {"group_by": grouping.summary(keys)}
         click.echo(json.dumps(found, ensure_ascii=False))
         return
-    reporter = ConsoleReporter()
-    overview.show(source, split, reporter)
+    overview.show_split(source, split, reporter)
     if "problem" in split:
         reporter.warn(f"training is not possible: {split['problem']}")
 

@@ -48,6 +48,11 @@ def show(source: Source, split: dict[str, Any], reporter: Reporter) -> None:
         reporter: Receives the messages and warnings.
     """
     report(source, reporter)
+    show_split(source, split, reporter)
+
+
+def show_split(source: Source, split: dict[str, Any], reporter: Reporter) -> None:
+    """Report which pictures cannot be read, and how a source would be split; see `show`."""
     unreadable = unreadable_line(source)
     if unreadable:
         reporter.warn(unreadable)
