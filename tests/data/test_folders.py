@@ -598,3 +598,41 @@ def test_all_classes_may_be_said_to_differ(make):
     data = make(cat=2, Cat=2)
     assert "meant alike" in str(refused(data))
     assert open_source(data, reading=ReadingOptions(classes=("*",))).classes == ("Cat", "cat")
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "option"),
+    [("kitten", "cat", "/kitten"), ("aaa", "dog", "/aaa"), ("dog/../kitten", "../data/cat", "/kitten")],
+)
+def test_one_class_folder_under_two_names_is_refused(make, link, target, option):
+    data = make(cat=3, dog=3)
+    (Path(data) / link).symlink_to(target)
+    error = refused(data)
+    assert "is a link to" in str(error) and error.remedies[0][1] == ["--exclude", option]
+    assert read_with(data, error.remedies[0][1]) == {"cat": 3, "dog": 3}
+
+
+def test_one_part_under_two_names_is_refused(make):
+    data = make.tree({f"{part}/{label}": 3 for part in ("train", "test") for label in ("a", "b")})
+    (Path(data) / "val").symlink_to("test")
+    error = refused(data)
+    assert error.remedies[0][1] == ["--exclude", "/val"] and "'val' is a link to" in str(error)
+    assert len(open_source(data, reading=ReadingOptions(exclude=("/val",))).pictures) == 12
+
+
+@pytest.mark.parametrize(
+    ("names", "is_hinted"),
+    [
+        (("cat", "cats"), True),
+        (("Berry", "berries"), True),
+        (("box", "boxes"), True),
+        (("glass", "glasses"), True),
+        (("cat", "cas"), False),
+        (("a", "as"), False),
+        (("bus", "buss"), False),
+    ],
+)
+def test_a_singular_and_its_plural_are_hinted_at(make, names, is_hinted):
+    data = make(**dict.fromkeys(names, 2), other=2)
+    assert [("singular" in remark) for remark in open_source(data).remarks] == [True] * is_hinted
+    assert not open_source(data, reading=ReadingOptions(classes=(*names, "other"))).remarks

@@ -329,6 +329,12 @@ def _find_label(
         why = f"{' and '.join(table.names[i] for i in known)} may hold the classes"
         raise kinds.question(table, why, root, [path], known)
     if not known and len(free) > 1 and all(labeling.is_flag_column(table.columns[i]) for i in free):
+        twice = [i for i in free if keys.count(keys[i]) > 1]
+        if twice:
+            raise DataLayout(
+                f"{str(table.path)!r} has {keys.count(keys[twice[0]])} columns called {table.names[twice[0]]!r}. "
+                "Rename one of them, or remove it."
+            )
         names = ", ".join(table.names[i] for i in free[:5]) + (", ..." if len(free) > 5 else "")
         assumed.append(f"{str(table.path)!r}: zoo reads the columns {names} as classes: 1 means that a picture has it.")
         return tuple(free), False

@@ -76,6 +76,7 @@ def read_folder(root: Path, reading: ReadingOptions, *, training: bool) -> tuple
     exclusion = Exclusion(reading.exclude)
     tree = Tree(root, exclusion)
     layout = _detect(tree, training) if reading.classes is None else _explicit(tree, reading.classes)
+    layouts.refuse_links(tree, [each.path for each in layout.folders])
     rows = [
         Row(str(path), path, (each.name,), each.split) for each in layout.folders for path in tree.pictures(each.path)
     ]

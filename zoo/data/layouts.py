@@ -384,6 +384,37 @@ def unlabeled_part(tree: Tree, part: str, folder: Path, inner: Path, known: Iter
     )
 
 
+def refuse_links(tree: Tree, classes: Sequence[Path]) -> None:
+    """Refuse class folders that are the same folder, because one is a link to the other.
+
+    Raises:
+        DataLayout: There are such folders. Their pictures would be in two classes, or in two parts of a split.
+    """
+    places: dict[str, Path] = {}
+    for folder in classes:
+        first = places.setdefault(os.path.realpath(folder), folder)
+        if first is folder:
+            continue
+        links = [_link_to(tree, folder), _link_to(tree, first)]
+        link, other = (links[0] or folder, first) if links[0] or not links[1] else (links[1] or first, folder)
+        if not link.samefile(other):
+            # A folder above the class folder is the link.
+            other = Path(os.path.realpath(link))
+        inside = other.is_relative_to(tree.root)
+        shown = [quoted(tree.shown(link).rstrip("/")), quoted(tree.shown(other).rstrip("/") if inside else str(other))]
+        raise DataLayout(
+            f"{str(tree.root)!r}: {shown[0]} is a link to {shown[1]}, so that the same pictures would be there twice. "
+            "Remove the link, or copy the folder if different pictures are meant.",
+            [("to leave the link out", without(tree, [link]))],
+        )
+
+
+def _link_to(tree: Tree, folder: Path) -> Path | None:
+    """Return the link on the way from the source to a folder, or None if there is none."""
+    inside = [each for each in (folder, *folder.parents) if each != tree.root and each.is_relative_to(tree.root)]
+    return next((each for each in reversed(inside) if each.is_symlink()), None)
+
+
 def refuse_single_pictures(tree: Tree, classes: Sequence[Path]) -> None:
     """Refuse folders that hold one picture each: they are probably named like the pictures, and no classes.
 

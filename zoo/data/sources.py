@@ -18,13 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from zoo.data import several_tables
 from zoo.data.folders import read_folder
 from zoo.data.lists import read_list, read_lists
-from zoo.data.names import check_alike, normalized, printable, quoted
+from zoo.data.locate import URL
+from zoo.data.names import check_alike, normalized, printable, quoted, remark_on_plurals
 from zoo.data.reading import Exclusion, Findings, LeftOut, ReadingOptions, check_present
 from zoo.data.stored import StoredPicture
 from zoo.data.tables import SEPARATOR, Row
@@ -181,6 +183,8 @@ def open_source(data: str, *, reading: ReadingOptions | None = None, fewest_clas
         raise DataNotFound(f"{printable(where)!r} cannot be read: {error.strerror or error}.") from None
     counts = Counter(source.classes[label] for picture in source.pictures for label in picture.labels)
     check_alike(data, counts, reading.classes or ())
+    hints = remark_on_plurals(counts, reading.classes or ())
+    source = replace(source, remarks=(*source.remarks, *hints)) if hints else source
     if len(source.classes) < fewest_classes:
         raise EmptyClass(_too_few_classes(data, source))
     return source if reading.max_pixels is None else replace(source, max_pixels=reading.max_pixels)
@@ -264,6 +268,11 @@ def _open(data: str, reading: ReadingOptions, *, training: bool) -> Source:
         raise UsageError(f"{option} is for a list of pictures, such as a CSV file. {data!r} is not a list. Omit it.")
     if data == EMBEDDED and not path.exists():
         return _select(path, _digits(), reading)
+    if URL.match(data) and not path.exists():
+        advice = "zoo reads local files: download it, unpack it if it is an archive, and give the path of the folder."
+        if data.lower().startswith("file:"):
+            advice = f"Give the path alone: {unquote(urlsplit(data).path)!r}."
+        raise DataNotFound(f"{data!r} is an address, not a path. {advice}")
     if not data or not path.exists():
         raise DataNotFound(f"there is nothing at {data!r}. {HELP}")
     if path.is_dir():
