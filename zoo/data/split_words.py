@@ -35,8 +35,10 @@ _WORDS = {
 _IDEOGRAPHS = {
     "train": "训练|訓練|学習|學習|훈련|학습",
     "val": "验证|驗證|検証|검증",
-    "test": "测试|測試|テスト|評価|테스트|시험|평가",
+    "test": "测试|測試|テスト|테스트|시험",
 }
+# Words that stand beside these and say nothing, so that 学習机 (a desk for learning) is not a part.
+_BESIDE = "集|组|組|用|数据|數據|データ|セット|画像|图片|圖片|图像|圖像|样本|樣本|데이터|세트|셋|용|이미지"
 
 
 def _plain(text: str) -> str:
@@ -64,7 +66,8 @@ def foreign_part(name: str) -> str | None:
     # \w does not match the vowel signs of Hindi, which are removed here anyway.
     tokens = re.findall(r"[^\W\d_]+", plain)
     found = {words[token] for token in (*tokens, "".join(tokens)) if token in words}
-    found |= {part for sign, part in signs.items() if sign in plain}
+    beside = f"(?:{_plain(_BESIDE)}|[\\W\\d_])*"
+    found |= {part for sign, part in signs.items() if re.fullmatch(f"{beside}{sign}{beside}", plain)}
     return found.pop() if len(found) == 1 else None
 
 
