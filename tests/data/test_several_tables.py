@@ -193,3 +193,48 @@ def test_a_training_with_several_lists(zoo, make, tmp_path, monkeypatch):
         assert Counter(row["part"] for row in csv.DictReader(stream))["test"] == 4
     ran = zoo("evaluate", run, "--part", "all", "--json")
     assert ran.code == 0 and json.loads(ran.out)["pictures"] == 16, ran.err
+
+
+def test_pictures_of_one_name_in_the_folders_of_two_parts(make):
+    lists = {f"{part}.csv": rows("id,label", n, "{0:02d},{1}") for part, n in PARTS.items()}
+    source = open_source(make(PARTS, **lists))
+    assert counts(source) == SPLIT
+    assert all(picture.content.parent.name == picture.split for picture in source.pictures)
+
+
+def test_lists_without_a_header(make):
+    lists = {f"{part}.csv": rows("", n, part + "/{0:02d}.png,{1}") for part, n in PARTS.items()}
+    source = open_source(make(PARTS, **lists))
+    assert counts(source) == SPLIT and "as if its first line were path,label. " in source.remarks[1]
+    make({}, **{"test.csv": rows("path,label", 4, "test/{0:02d}.png,{1}")})
+    with pytest.raises(DataLayout, match=r"'.*test.csv' has a header, unlike the list of the train part"):
+        open_source(str(make({})))
+
+
+def test_columns_of_classes_that_differ(make):
+    lists = {"train.csv": rows("path,a,b", 12, "train/{0:02d}.png,{2},{3}"), "test.csv": "path,a\ntest/00.png,1\n"}
+    with pytest.raises(DataLayout, match=r"test.csv' has no column 'b'"):
+        open_source(make(PARTS, **lists))
+
+
+def test_lists_of_caffe_are_proposed(make):
+    data = make(PARTS, **{"train.txt": rows("", 12, "train/{0:02d}.png {2}"), "README.txt": "Hello"})
+    with pytest.raises(DataLayout) as caught:
+        open_source(data)
+    remedies = [options for _, options in caught.value.remedies if options[0] == "--data"]
+    assert remedies == [["--data", f"{data}/train.txt"]]
+    assert len(open_source(remedies[0][1]).pictures) == 12
+
+
+def test_columns_and_root_for_several_lists(make):
+    lists = {f"lists/{part}.csv": rows("a,b,c", n, "{0:02d}.png,{1},x{2}") for part, n in PARTS.items()}
+    data = make(PARTS, **lists)
+    for name in PARTS:
+        Path(data, "lists", f"{name}.csv").rename(Path(data, f"{name}.csv"))
+    with pytest.raises(DataLayout, match=r"train.csv' must name the columns"):
+        open_source(data)
+    source = open_source(data, reading=ReadingOptions(columns=("path=a", "label=c")))
+    assert source.classes == ("x0", "x1") and len(source.pictures) == 16
+    Path(data, "test.csv").unlink()
+    source = open_source(data, reading=ReadingOptions(columns=("path=a", "label=b"), root=f"{data}/train"))
+    assert counts(source) == {("cat", None): 6, ("dog", None): 6}

@@ -95,7 +95,9 @@ def _list_remedies(tree: Tree, folders: Sequence[Path] = ()) -> list[tuple[str, 
         path
         for folder in (tree.root, *folders)
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in _TABLES and "submission" not in path.name.lower() and path.is_file()
+        if (path.suffix.lower() in _TABLES or (path.suffix.lower() == ".txt" and part_of(path.stem)))
+        and "submission" not in path.name.lower()
+        and path.is_file()
     ]
     shown = {path: printable(path.relative_to(tree.root).as_posix()) for path in lists[:3]}
     return [(f"if {name} lists the classes", ["--data", str(path)]) for path, name in shown.items()]

@@ -16,6 +16,7 @@ from typing import Any
 
 from zoo.data import column_kinds as kinds
 from zoo.data import columns as meaning
+from zoo.data.locate import exists
 from zoo.data.names import listed, quoted
 from zoo.data.reading import LeftOut
 from zoo.data.splits import part_of
@@ -194,13 +195,15 @@ def join(
     """
     first = next((each for each in lists if each.part in ("train", None)), lists[0])
     trained, roles = meaning.understood(tables[first.files[0]], columns, base)
+    is_headed = trained.headed
+    trained = _with_names(trained, roles, is_headed=is_headed)
     path, labels = trained.names[roles.path], [trained.names[i] for i in roles.label]
     split = None if roles.split is None else trained.names[roles.split]
     kept: list[tuple[PartList, Table]] = []
     left_out: list[LeftOut] = []
     for each in lists:
         for file in each.files:
-            table = meaning.with_header(tables[file], base)
+            table = _with_names(meaning.with_header(tables[file], base), roles, is_headed=is_headed)
             missing = _unlabeled(table, labels)
             if missing and each.part != "train" and each.part is not None:
                 left_out.append(LeftOut(file.relative_to(root).as_posix(), missing))
@@ -217,7 +220,7 @@ def join(
         _check_split(table, split, each.part)
         for name in names:
             column = table.columns[table.names.index(name)] if name in table.names else [""] * len(table)
-            cells[name] += _placed(root, table, column, name in table.pictures) if name == path else column
+            cells[name] += _placed(root, each, table, column, name, base) if name == path else column
         for name, pictures in table.pictures.items():
             stored.setdefault(name, []).extend(pictures)
         parts += [each.part or ""] * len(table)
@@ -231,7 +234,6 @@ def join(
             columns_of_all,
             range(1, len(places) + 1),
             unit="row",
-            headed=all(table.headed for _, table in kept),
             is_legacy=any(table.is_legacy for _, table in kept),
             pictures={name: pictures for name, pictures in stored.items() if len(pictures) == len(places)},
             remarks=tuple(dict.fromkeys(remarks)),
@@ -241,9 +243,34 @@ def join(
     )
 
 
+def _with_names(table: Table, roles: meaning.Roles, *, is_headed: bool) -> Table:
+    """Return a table without a header with the names path and label, so that it can be joined to others.
+
+    Raises:
+        DataLayout: This list has no header, but the first one has.
+    """
+    if table.headed != is_headed:
+        with_one = "has a header" if table.headed else "has no header"
+        raise DataLayout(f"{str(table.path)!r} {with_one}, unlike the list of the train part. Give all lists the same.")
+    if table.headed:
+        return table
+    called = {roles.path: "path", roles.label[0]: "label"} | ({} if roles.split is None else {roles.split: "split"})
+    names = [called.get(i, name) for i, name in enumerate(table.names)]
+    return replace(table, names=names, headed=True, remarks=(*table.remarks, *roles.assumed))
+
+
 def _unlabeled(table: Table, labels: Sequence[str]) -> str:
-    """Say why a list has no labels: it lacks their column, or the column is empty. Empty if it has labels."""
+    """Say why a list has no labels: it lacks their column, or the column is empty. Empty if it has labels.
+
+    Raises:
+        DataLayout: It has some but not all columns of the classes.
+    """
     missing = [name for name in labels if name not in table.names]
+    if missing and len(missing) < len(labels):
+        raise DataLayout(
+            f"{str(table.path)!r} has no column {missing[0]!r}, unlike the list of the train part. Give all lists the "
+            "same columns."
+        )
     if missing:
         return f"it has no column {missing[0]!r}"
     columns = [table.columns[table.names.index(name)] for name in labels]
@@ -291,15 +318,25 @@ def _check_split(table: Table, split: str | None, part: str | None) -> None:
             )
 
 
-def _placed(root: Path, table: Table, column: Sequence[Any], is_stored: bool) -> list[str]:
-    """Return paths that count from the data set instead of the folder of their list."""
+def _placed(root: Path, each: PartList, table: Table, column: Sequence[Any], name: str, base: Path | None) -> list[str]:
+    """Return paths that count from the data set instead of the folder of their list.
+
+    The paths of train.csv may count from train/ or train_images/, and those of test.csv from test/.
+    """
     texts = [kinds.text(cell) for cell in column]
-    if is_stored:
-        return [
-            f"{table.path.name}/{text}" if text else f"{table.path.name}[{table.lines[i]}]"
-            for i, text in enumerate(texts)
-        ]
+    if name in table.pictures:
+        file = table.path.name
+        return [f"{file}/{text}" if text else f"{file}[{table.lines[i]}]" for i, text in enumerate(texts)]
+    if base is not None:
+        return texts
     prefix = table.path.parent.relative_to(root).as_posix()
+    sample = texts[:: max(1, len(texts) // kinds.EVIDENCE)]
+    if each.part is not None and not any(exists(table, text, None) for text in sample):
+        own = [
+            folder for folder in table.path.parent.iterdir() if folder.is_dir() and part_of(folder.name) == each.part
+        ]
+        fitting = [folder for folder in own if any(exists(table, text, folder) for text in sample)]
+        prefix = fitting[0].relative_to(root).as_posix() if len(fitting) == 1 else prefix
     if prefix == ".":
         return texts
     return [text if not text or os.path.isabs(text) or ":" in text else f"{prefix}/{text}" for text in texts]
