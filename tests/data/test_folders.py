@@ -636,3 +636,13 @@ def test_a_singular_and_its_plural_are_hinted_at(make, names, is_hinted):
     data = make(**dict.fromkeys(names, 2), other=2)
     assert [("singular" in remark) for remark in open_source(data).remarks] == [True] * is_hinted
     assert not open_source(data, reading=ReadingOptions(classes=(*names, "other"))).remarks
+
+
+def test_one_class_with_folders_inside_can_be_evaluated_if_it_is_named(make):
+    data = make.tree({"cat/indoors": 2, "cat/outdoors": 2})
+    with pytest.raises(DataLayout) as caught:
+        open_source(data, fewest_classes=1)
+    what, options = caught.value.remedies[1]
+    assert what == "if 'cat' is a class"
+    assert counts(open_source(data, reading=ReadingOptions(classes=(options[1],)), fewest_classes=1)) == {"cat": 4}
+    assert len(refused(data).remedies) == 1

@@ -229,7 +229,7 @@ def _plain(tree: Tree, live: Sequence[Path], training: bool) -> Layout:
     """
     root = tree.root
     if len(live) == 1:
-        layouts.refuse_wrapper(tree, live[0])
+        layouts.refuse_wrapper(tree, live[0], training=training)
     parts = {folder: parts_among(tree.live(folder)) for folder in live}
     inside = _split_inside(tree, live, parts)
     if inside:

@@ -224,20 +224,22 @@ def split_among_classes(tree: Tree, parts: Sequence[Path], others: Sequence[Path
     )
 
 
-def refuse_wrapper(tree: Tree, only: Path) -> None:
+def refuse_wrapper(tree: Tree, only: Path, *, training: bool) -> None:
     """Refuse a folder whose pictures all lie a level deeper, in the only folder that it has.
 
     Raises:
         DataLayout: The only folder has folders with pictures, and no pictures directly in it. Or there are lists beside
             it, which may hold the classes.
     """
+    # Pictures of one class are enough to evaluate a network.
+    single = [] if training else [(f"if {quoted(only.name)} is a class", _classes([only]))]
     inner = only
     while len(tree.live(inner)) == 1 and not tree.listing(inner).pictures:
         (inner,) = tree.live(inner)
     classes = tree.live(inner)
     if len(classes) < 2 or tree.listing(inner).pictures:
-        remedies = _list_remedies(tree)
-        if remedies and not tree.listing(tree.root).pictures:
+        remedies = _list_remedies(tree) + single
+        if len(remedies) > len(single) and not tree.listing(tree.root).pictures:
             raise DataLayout(
                 f"{str(tree.root)!r} has pictures only in the folder {quoted(only.name)}, which would be the only "
                 "class.",
@@ -250,7 +252,7 @@ def refuse_wrapper(tree: Tree, only: Path) -> None:
     raise DataLayout(
         f"{str(tree.root)!r} has pictures only in the folder {quoted(only.name)}, which would be the only class. "
         f"{text} {str(inner)!r}: {counted(classes, tree)}.",
-        [("to read that folder", ["--data", str(inner)])],
+        [("to read that folder", ["--data", str(inner)]), *single],
     )
 
 
