@@ -61,8 +61,8 @@ def choose(checked: Checked) -> dict[int, str]:
     These are unreadable files, pictures that have copies with another label, and extra copies: byte-equal ones, and
     copies of any kind of a picture in another part of a given split. Of byte-equal copies, the one with the plain name
     stays. Of copies in several parts, the one in the test part stays. Copies in one class that were saved again and
-    look-alikes, such as frames of a burst, always stay: zoo cannot tell the first from the second with certainty. Pictures
-    that a larger --max-pixels reads stay too.
+    look-alikes, such as frames of a burst, always stay: zoo cannot tell the first from the second with certainty.
+    Pictures that a larger --max-pixels reads stay too.
 
     Returns:
         A dictionary from the index of each picture to the reason.
