@@ -31,8 +31,10 @@ from ._errors import (
     ZooRuntimeError,
 )
 from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
+from ._kinds import conversion_advice, is_picture, is_readable
 from ._limit import MAX_PIXELS, format_pixels, parse_pixels, with_option_names
 from ._listing import IGNORED, list_pictures
+from ._own import is_quarantine, is_written_by_zoo
 from ._pairs import Pairs, time_pairs
 from ._predictor import Prediction, Predictor
 from ._selftest import CheckResult, check, record, versions
@@ -75,10 +77,15 @@ __all__ = [
     "ZooRuntimeError",
     "__version__",
     "check",
+    "conversion_advice",
     "decode",
     "format_accuracy",
     "format_pixels",
     "highest_level",
+    "is_picture",
+    "is_quarantine",
+    "is_readable",
+    "is_written_by_zoo",
     "list_pictures",
     "parse_pixels",
     "parse_providers",

@@ -10,6 +10,7 @@ rules of `decode` are:
   becomes 255; levels above that also become 255. 32-bit integers are first clipped to 16 bits. Of 16-bit colors, and of
   16-bit gray levels with an alpha channel, Pillow reads only the high byte, so N < 16 refuses them.
 - Pictures with 32-bit floats or in the Lab color space are refused, because no rule says how to scale them to 0..255.
+  So are arithmetic-coded JPEGs, in which damage cannot be found.
 - libjpeg can reduce a JPEG to 1/2, 1/4 or 1/8 of its size while decoding it. `decode` uses the smallest of these scales
   at which the picture does not have to be enlarged afterwards, or the full size if there is none. A Pillow image is
   never reduced in this way.
@@ -76,8 +77,9 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
         CorruptPicture: If the file is truncated or damaged.
         PictureTooLarge: If the picture takes more memory than `max_pixels` allows, has a side of more than 65,535
             pixels, or does not fit into memory.
-        UnsupportedPicture: If the pixels are 32-bit floats or Lab, if all of them are transparent, if `source` is a
-            file that was opened in text mode, or if `source` has a type, dtype or shape that is not listed above.
+        UnsupportedPicture: If the pixels are 32-bit floats or Lab, if all of them are transparent, if the picture is an
+            arithmetic-coded, lossless or hierarchical JPEG, if `source` is a file that was opened in text mode, or if
+            `source` has a type, dtype or shape that is not listed above.
         TypeError: If `max_pixels` is not a number.
         ValueError: If `max_pixels` is not above 0.
     """

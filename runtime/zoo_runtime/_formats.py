@@ -19,7 +19,7 @@ from PIL import Image
 
 from . import _jpeg
 from ._errors import CorruptPicture, NotAPicture, UnsupportedPicture
-from ._given import contents
+from ._given import RAW, contents
 from ._strict import strict
 
 # Other formats are left out: some need an external program (EPS), and the parsers of others are little tested.
@@ -31,6 +31,8 @@ SUFFIXES = frozenset(f".{ending}" for ending in f"{_ENDINGS} heic heif hif".spli
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _COMPRESSION, _JPEG_TABLES, _NEW_JPEG = 259, 347, 7
+# https://helpx.adobe.com/camera-raw/digital-negative.html
+_SUBFILE_TYPE, _SUB_PICTURES, _DNG_VERSION = 254, 330, 50706
 _DEFLATE = (8, 32946)
 _PIECE = 1 << 20
 _PARTS = ((273, 279), (324, 325))
@@ -77,7 +79,9 @@ def open_picture(stream: BinaryIO) -> Any:
         if accepted:
             stream.seek(0)
             try:
-                return (strict(factory) if isinstance(factory, type) else factory)(stream, "")
+                image = (strict(factory) if isinstance(factory, type) else factory)(stream, "")
+                _refuse_raw(image, prefix)
+                return image
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 # The parser of a format without a signature (TGA) tries every file, so its refusal means nothing.
                 if accept is not None:
@@ -85,8 +89,22 @@ def open_picture(stream: BinaryIO) -> Any:
     if refusal:
         raise CorruptPicture(f"damaged: {refusal}")
     stream.seek(0)
-    what = contents(stream.read(64))
+    what = contents(stream.read(132))
     raise NotAPicture(f"{what + ', ' if what else ''}not a picture in a supported format ({', '.join(FORMATS)})")
+
+
+def _refuse_raw(image: Any, prefix: bytes) -> None:
+    """Refuse the raw file of a camera, which begins like a TIFF file. Pillow would read its small preview.
+
+    Raises:
+        NotAPicture: The file has the mark of Canon, the version tag of DNG, or a preview before other pictures.
+    """
+    if image.format != "TIFF":
+        return
+    tags = image.tag_v2
+    is_preview = tags.get(_SUBFILE_TYPE) == 1 and _SUB_PICTURES in tags
+    if prefix[8:10] == b"CR" or _DNG_VERSION in tags or is_preview:
+        raise NotAPicture(RAW)
 
 
 def is_heic(prefix: bytes) -> bool:
@@ -164,6 +182,10 @@ def load_lazy(image: Any) -> None:
         if image._exclusive_fp and image._close_exclusive_fp_after_loading:
             stream.close()
     else:
+        if image.format == "ICO" and not stream.closed:
+            # Pillow loads icons while it opens them, and the switch may have been set.
+            stream.seek(0)
+            load(open_picture(stream))
         opened: Any = type(image)
         try:
             image.__class__ = strict(opened)

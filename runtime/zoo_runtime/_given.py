@@ -138,8 +138,19 @@ def looks_like_base64(data: bytes) -> bool:
     return start.startswith(_STARTS) or (start.startswith(b"BM") and len(data) > 200)
 
 
+RAW = "a camera raw file, which must be exported as JPEG with the program of the camera or darktable"
+"""What the raw files of cameras are called in errors."""
+
+# Fujifilm, Olympus, Panasonic, Minolta, Sigma. Those of other makers begin like TIFF files.
+_RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
+
+
 def contents(prefix: bytes) -> str:
     """Return what a file is that is not a picture, judging by its first bytes, or "" if that is unknown."""
+    if prefix[128:132] == b"DICM":
+        return "a DICOM file (X-ray, CT, MRI), which must be converted to PNG"
+    if prefix.startswith(_RAW) or prefix[4:12] == b"ftypcrx " or prefix[6:14] == b"HEAPCCDR":
+        return RAW
     prefix = prefix.rstrip(b"\0")
     text = prefix.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html")):

@@ -1,6 +1,7 @@
 """Finds the pictures that paths stand for: files, folders, patterns such as `photos/*.jpg`, and standard input.
 
-This module decides by names alone. `_decode` opens the files.
+Training reads the same files of a folder. `_kinds` decides which files are pictures, and `_own` which folders zoo
+wrote.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ._decode import SUFFIXES
 from ._errors import NotAPicture, PictureError, PictureNotFound
 from ._given import is_pattern, local_path
+from ._kinds import advice_on, is_picture, is_readable
+from ._own import is_written_by_zoo
 
 IGNORED = frozenset(
     {
@@ -46,14 +49,20 @@ Refuse = Callable[[str, PictureError], None]
 
 
 class PassedOver:
-    """Counts the files in folders whose names do not end like those of pictures.
+    """Counts the files in folders that are not pictures, or that zoo cannot read.
 
     Attributes:
         endings: Maps each ending, such as ".txt", to the number of files. "" stands for names without an ending.
+        own: The folders that were left out because zoo wrote them.
     """
 
     def __init__(self) -> None:
         self.endings: Counter[str] = Counter()
+        self.own: list[str] = []
+
+    def __bool__(self) -> bool:
+        """Return whether something was passed over."""
+        return bool(self.endings or self.own)
 
     def add(self, name: str) -> None:
         """Count a file, given its name without folders."""
@@ -66,7 +75,14 @@ class PassedOver:
         parts = [f"{count:,} {ending or 'without an ending'}" for ending, count in rows[:8]]
         if rows[8:]:
             parts.append(f"{sum(count for _, count in rows[8:]):,} others")
+        if self.own:
+            more = f" and {len(self.own) - 3} more" if len(self.own) > 3 else ""
+            parts.append(f"what zoo wrote ({', '.join(self.own[:3])}{more})")
         return ", ".join(parts)
+
+    def advice(self) -> str:
+        """Say how to convert the pictures that zoo cannot read. Empty if there are none."""
+        return advice_on(self.endings)
 
 
 def is_ignored(name: str) -> bool:
@@ -84,7 +100,7 @@ def no_picture_in(paths: Iterable[str], passed_over: PassedOver | None = None) -
         paths: The paths, as the user gave them.
         passed_over: The files that were not taken for pictures.
     """
-    others = f" Passed over: {passed_over}." if passed_over and passed_over.endings else ""
+    others = f" Passed over: {passed_over}. {passed_over.advice()}".rstrip() if passed_over else ""
     return PictureNotFound(
         f"no picture was found in {', '.join(map(repr, paths))}.{others} "
         "The names of pictures end in .jpg, .png, .webp or another supported ending."
@@ -132,7 +148,7 @@ def expand(
             if os.path.isdir(name):
                 for picture in list_pictures(name, refuse, passed_over=passed_over):
                     yield picture, picture
-            elif not several or _is_listed(name, passed_over):
+            elif not several or _is_listed(name, (), passed_over):
                 yield name, name
 
 
@@ -161,12 +177,22 @@ def _with_literal_folders(pattern: str) -> str:
     return os.path.join(glob.escape(folder), rest) if folder else pattern
 
 
-def _is_listed(name: str, passed_over: PassedOver | None) -> bool:
-    """Return whether a file in a folder is taken for a picture, judging by its name. Count it if not."""
-    base = os.path.basename(name)
+def _is_listed(path: str, beside: Collection[str], passed_over: PassedOver | None) -> bool:
+    """Return whether a file in a folder is taken for a picture. Count it if not.
+
+    Args:
+        path: The path of the file.
+        beside: The names of all files in its folder, in lower case.
+        passed_over: Counts the files that are not taken for pictures.
+    """
+    base = os.path.basename(path)
     if is_ignored(base):
         return False
-    if os.path.splitext(base)[1].lower() in SUFFIXES:
+    # Pipes and devices are not pictures, and reading from them might never end.
+    is_file = os.path.isfile(path) or not os.path.exists(path)
+    # HEIC files are listed even if they cannot be read, so that each of them gets a line that says what to install.
+    known = is_readable(path) or os.path.splitext(base)[1].lower() in SUFFIXES
+    if is_file and known and is_picture(path, beside):
         return True
     if passed_over is not None:
         passed_over.add(base)
@@ -208,15 +234,16 @@ def standard_input(read: bool = False) -> bytes:
 def list_pictures(
     folder: str | os.PathLike[str], refuse: Refuse | None = None, *, passed_over: PassedOver | None = None
 ) -> list[str]:
-    """List every picture below a folder: the files whose names end in one of `SUFFIXES`, and HEIC files.
+    """List every picture below a folder: the files that training would read, see `is_picture`.
 
-    Hidden files and folders are left out, and so are those that file managers leave behind (`IGNORED`). Links are
-    followed, but each folder is listed only once.
+    These are files whose names end in one of `SUFFIXES`, and files with unknown endings, or none, that begin like a
+    picture. Hidden files and folders are left out, and so are those that file managers leave behind (`IGNORED`), and
+    what zoo wrote, such as run folders with their charts. Links are followed, but each folder is listed only once.
 
     Args:
         folder: Path of the folder.
         refuse: Called as `refuse(path, error)` for each folder that cannot be read. If None, the error is raised.
-        passed_over: Counts the files that are left out because of their endings.
+        passed_over: Counts the files that are left out because they are not pictures.
 
     Returns:
         The sorted paths.
@@ -247,5 +274,11 @@ def list_pictures(
     found = []
     for parent, folders, files in os.walk(root, onerror=failed, followlinks=True):
         folders[:] = [n for n in sorted(folders) if not is_ignored(n) and is_new(os.path.join(parent, n))]
-        found += [os.path.join(parent, name) for name in files if _is_listed(name, passed_over)]
+        own = [name for name in folders if is_written_by_zoo(os.path.join(parent, name))]
+        folders[:] = [name for name in folders if name not in own]
+        if passed_over is not None:
+            passed_over.own += [os.path.join(parent, name) for name in own]
+        beside = {name.lower() for name in files}
+        paths = [os.path.join(parent, name) for name in files]
+        found += [path for path in paths if _is_listed(path, beside, passed_over)]
     return sorted(found)

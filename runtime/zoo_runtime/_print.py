@@ -76,8 +76,9 @@ def print_predictions(
             _print_prediction(name, result, predictor.info, top, coverage, as_json)
     if not listed and not failed:
         raise no_picture_in(paths, passed_over)
-    if passed_over.endings:
-        print(one_line(f"passed over: {passed_over}"), file=sys.stderr)
+    if passed_over:
+        advice = f". {passed_over.advice()}" if passed_over.advice() else ""
+        print(one_line(f"passed over: {passed_over}{advice}"), file=sys.stderr)
     return 1 if failed else 0
 
 

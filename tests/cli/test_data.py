@@ -73,7 +73,7 @@ def test_what_is_found_is_named_with_what_to_do(zoo, messy):
     assert "error: 1 picture has several copies with different labels" in ran.out and "('a', 'b')" in ran.out
     assert "warning: 1 picture has a single color and nothing else" in ran.out
     assert "note: 1 picture has byte-equal copies" in ran.out
-    assert "--quarantine DIR keeps the largest of each" in ran.out
+    assert "--quarantine leaves them, as they may be frames" in ran.out
 
 
 def test_json_names_everything(zoo, messy):
@@ -137,18 +137,18 @@ def test_the_quarantine_moves_what_is_wrong_and_gives_it_back(zoo, messy, tmp_pa
     before = files_below(messy)
     away = tmp_path / "away"
     ran = zoo("data", "check", messy, "--quarantine", away, "--strict")
-    assert ran.code == 1 and "Moved      5 files" in ran.out and f"zoo data restore {away}" in ran.out
+    assert ran.code == 1 and "Moved      4 files" in ran.out and f"zoo data restore {away}" in ran.out
     assert set(files_below(away)) == {
-        *("quarantine.csv", "a/broken.jpg", "a/1.jpg", "a/2-small.jpg", "a/3.jpg", "b/3-wrong.png"),
+        *("quarantine.csv", "a/broken.jpg", "a/1 (1).jpg", "a/3.jpg", "b/3-wrong.png"),
     }
     with (away / "quarantine.csv").open(newline="") as stream:
         reasons = {Path(row["moved_from"]).name: row["reason"] for row in csv.DictReader(stream)}
-    assert reasons["2-small.jpg"].startswith("copy of ") and reasons["2-small.jpg"].endswith("a/2.jpg")
+    assert reasons["1 (1).jpg"].startswith("copy of ") and reasons["1 (1).jpg"].endswith("a/1.jpg")
     assert "has a copy with another label" in reasons["3.jpg"] and "cannot be read" in reasons["broken.jpg"]
     assert before == {**files_below(messy), **{k: v for k, v in files_below(away).items() if k != "quarantine.csv"}}
     assert zoo("data", "check", messy, "--strict").code == 0
     back = zoo("data", "restore", away)
-    assert back.code == 0 and "Moved      5 files back" in back.out
+    assert back.code == 0 and "Moved      4 files back" in back.out
     assert files_below(messy) == before
 
 
@@ -156,12 +156,13 @@ def test_nothing_is_overwritten_in_the_quarantine_or_on_the_way_back(zoo, messy,
     away = tmp_path / "away"
     (away / "a").mkdir(parents=True)
     (away / "a" / "broken.jpg").write_bytes(b"mine")
+    (away / "quarantine.csv").write_text("moved_from,moved_to,reason,time\n")
     assert zoo("data", "check", messy, "--quarantine", away).code == 0
     assert (away / "a" / "broken.jpg").read_bytes() == b"mine"
     assert (away / "a" / "broken (2).jpg").stat().st_size == 900
     (messy / "a" / "broken.jpg").write_bytes(b"new")
     back = zoo("data", "restore", away)
-    assert back.code == 1 and "not moved, place taken" in back.err and "Moved      4 files back" in back.out
+    assert back.code == 1 and "not moved, place taken" in back.err and "Moved      3 files back" in back.out
     assert (messy / "a" / "broken.jpg").read_bytes() == b"new"
     (messy / "a" / "broken.jpg").unlink()
     assert zoo("data", "restore", away).code == 0
@@ -174,9 +175,9 @@ def test_the_quarantine_works_across_disks(zoo, messy, tmp_path, monkeypatch):
 
     monkeypatch.setattr(quarantine.os, "link", refuse)
     before = files_below(messy)
-    old = os.stat(messy / "a" / "2-small.jpg").st_mtime
+    old = os.stat(messy / "a" / "1 (1).jpg").st_mtime
     assert zoo("data", "check", messy, "--quarantine", tmp_path / "away").code == 0
-    assert os.stat(tmp_path / "away" / "a" / "2-small.jpg").st_mtime == old
+    assert os.stat(tmp_path / "away" / "a" / "1 (1).jpg").st_mtime == old
     assert zoo("data", "restore", tmp_path / "away").code == 0
     assert files_below(messy) == before
 
@@ -240,6 +241,48 @@ def test_of_copies_the_one_in_the_test_part_stays(zoo, clean, tmp_path):
     assert (clean / "test" / "a" / "1.jpg").exists() and (tmp_path / "away" / "train" / "a" / "copy.jpg").exists()
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x.jpg", "x (1).jpg", "x (2).jpg"),
+        ("x.jpg", "x copy.jpg", "x copy 2.jpg"),
+        ("x.jpg", "Kopie von x.jpg", "x - Kopie.jpg"),
+        ("x.jpg", "Copia de x.jpg", "Copy of x.jpg"),
+        ("long name.jpg", "x (1).jpg", "x copy.jpg"),
+    ],
+)
+def test_of_byte_equal_copies_the_plain_name_stays(zoo, clean, tmp_path, names):
+    for name in names:
+        (clean / "a" / name).write_bytes((clean / "a" / "1.jpg").read_bytes())
+    (clean / "a" / "1.jpg").unlink()
+    assert zoo("data", "check", clean, "--quarantine", tmp_path / "away").code == 0
+    assert {path.name for path in (clean / "a").iterdir()} - {f"{i}.jpg" for i in range(8)} == {names[0]}
+    assert {path.name for path in (tmp_path / "away" / "a").iterdir()} == set(names[1:])
+
+
+def test_frames_of_a_burst_stay(zoo, clean, tmp_path, scenes):
+    for i in range(3):
+        frame = np.asarray(scenes(500), dtype=np.int16) + i
+        Image.fromarray(frame.clip(0, 255).astype(np.uint8)).save(clean / "a" / f"frame{i}.jpg", quality=90)
+    ran = zoo("data", "check", clean, "--quarantine", tmp_path / "away")
+    assert "frame0.jpg" in ran.out and "Moved      nothing" in ran.out
+    assert not (tmp_path / "away").exists() or not list((tmp_path / "away").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("..", "contains the data"), ("../full", "is not empty"), ("runs/old", "writes runs"), ("exported", "exports")],
+)
+def test_a_quarantine_in_a_folder_of_something_else_is_refused(zoo, messy, tmp_path, monkeypatch, place, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    before = files_below(tmp_path)
+    ran = zoo("data", "check", messy, "--quarantine", messy / place if place.startswith(".") else place)
+    assert ran.code == 2 and message in ran.err and "../quarantine" in ran.err
+    assert files_below(tmp_path) == before
+
+
 @pytest.mark.parametrize("place", ["", "away", "a/deep/er", "../photos"])
 def test_a_quarantine_that_would_be_read_as_pictures_is_refused(zoo, messy, place):
     before = files_below(messy)
@@ -251,17 +294,17 @@ def test_a_quarantine_that_would_be_read_as_pictures_is_refused(zoo, messy, plac
 def test_a_hidden_quarantine_inside_is_left_out_of_reading(zoo, messy):
     assert zoo("data", "check", messy, "--quarantine", messy / ".quarantine").code == 0
     ran = zoo("data", "check", messy, "--strict")
-    assert ran.code == 0 and "16 pictures of 2 classes" in ran.out
+    assert ran.code == 0 and "17 pictures of 2 classes" in ran.out
 
 
 def test_an_excluded_quarantine_inside_is_left_out_of_reading(zoo, messy):
     ran = zoo("data", "check", messy, "--quarantine", messy / "old" / "1", "--exclude", "old")
     assert ran.code == 0, ran.err
-    assert "16 pictures of 2 classes" in zoo("data", "check", messy, "--exclude", "old").out
+    assert "17 pictures of 2 classes" in zoo("data", "check", messy, "--exclude", "old").out
     assert (messy / "old" / "1" / "quarantine.csv").exists()
     # Later commands need not exclude it: it is known by its list.
     ran = zoo("data", "show", messy)
-    assert "16 pictures of 2 classes" in ran.out and "Left out: 'old/' (written by zoo)" in ran.out
+    assert "17 pictures of 2 classes" in ran.out and "Left out: 'old/' (written by zoo)" in ran.out
 
 
 def test_dark_pictures_of_16_bits_get_the_advice_to_read_fewer_levels(zoo, tmp_path):
@@ -271,7 +314,10 @@ def test_dark_pictures_of_16_bits_get_the_advice_to_read_fewer_levels(zoo, tmp_p
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
     ran = zoo("data", "check", tmp_path / "xray")
-    assert "very dark" in ran.out and "`zoo finetune` says which --levels reads them" in ran.out
+    assert "very dark" in ran.out and "such as --levels 12" in ran.out
+    ran = zoo("data", "check", tmp_path / "xray", "--levels", "12")
+    assert ran.code == 0 and "very dark" not in ran.out, ran.err
+    assert zoo("data", "check", tmp_path / "xray", "--levels", "7").code == 2
 
 
 def test_files_of_a_list_are_not_moved(zoo, clean, tmp_path):
@@ -295,7 +341,7 @@ def test_a_quarantine_that_was_renamed_keeps_its_list(zoo, messy, tmp_path):
     listed = (tmp_path / "away" / "quarantine.csv").read_bytes()
     (tmp_path / "away").rename(tmp_path / "renamed")
     ran = zoo("data", "restore", tmp_path / "renamed")
-    assert ran.code == 1 and "none of the 5 files" in ran.err and "move it back first" in ran.err
+    assert ran.code == 1 and "none of the 4 files" in ran.err and "move it back first" in ran.err
     assert (tmp_path / "renamed" / "quarantine.csv").read_bytes() == listed
     (tmp_path / "renamed").rename(tmp_path / "away")
     assert zoo("data", "restore", tmp_path / "away").code == 0
@@ -309,7 +355,7 @@ def test_a_row_that_was_cut_short_is_skipped(zoo, messy, tmp_path, cut):
     with (tmp_path / "away" / "quarantine.csv").open("a") as stream:
         stream.write(cut)
     ran = zoo("data", "restore", tmp_path / "away")
-    assert ran.code == 0 and "Moved      5 files back" in ran.out
+    assert ran.code == 0 and "Moved      4 files back" in ran.out
     assert files_below(messy) == before
 
 

@@ -211,3 +211,8 @@ def test_the_options_of_the_command_line(zoo, tmp_path, write_list):
     assert ran.code == 0 and '"cat"' in ran.out and '"dog"' in ran.out, ran.err
     ran = zoo(*words, "--columns", "datei")
     assert ran.code == 2 and "path=filename,label=class" in ran.err
+
+
+def test_two_columns_of_one_class(write_list):
+    with pytest.raises(DataLayout, match="has 2 columns called 'cat'"):
+        open_source(write_list(table("image,cat,cat,dog", lambda i, path, kind: f"{path},{i % 2},0,{1 - i % 2}")))

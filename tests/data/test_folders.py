@@ -19,7 +19,7 @@ from zoo.data.sources import open_source
 from zoo.data.splits import part_of
 from zoo.errors import DataLayout, EmptyClass
 from zoo.reporter import Reporter
-from zoo_runtime import ImageSpec
+from zoo_runtime import ImageSpec, list_pictures
 
 
 @pytest.fixture
@@ -352,6 +352,15 @@ def test_pictures_with_a_strange_ending_or_none_are_known_by_their_content(make,
     assert counts(open_source(str(data))) == {"cat": 6, "dog": 3}
 
 
+def test_prediction_and_training_read_the_same_files_of_a_folder(make, put):
+    data = Path(make(cat=2, dog=2))
+    picture = put(data / "cat/a.jpg").read_bytes()
+    for name in ("cat/b.JPG_large", "dog/d", "dog/g.dat", "dog/h.jpg.txt", "cat/.hidden.jpg", "dog/Thumbs.db"):
+        (data / name).write_bytes(picture if "dat" not in name else b"x")
+    (data / "cat/a.CR2").write_bytes(b"x")
+    assert [str(picture.content) for picture in open_source(str(data)).pictures] == list_pictures(data)
+
+
 def test_kinds_that_cannot_be_read_are_named_with_the_way_to_convert_them(zoo, make, put):
     data = Path(make(cat=4, dog=4))
     for name in ("cat/1.CR2", "cat/IMG_2.dng", "dog/drawing.svg"):
@@ -360,7 +369,7 @@ def test_kinds_that_cannot_be_read_are_named_with_the_way_to_convert_them(zoo, m
     source = open_source(str(data))
     assert counts(source) == {"cat": 5, "dog": 5} and source.findings.passed_over == {".cr2": 1, ".nef": 1}
     ran = zoo("data", "show", data)
-    assert ran.code == 0 and "1 .dng file is in a format that zoo cannot read: export" in ran.err
+    assert ran.code == 0 and "1 .dng file is camera raw, a format that zoo cannot read: export" in ran.err
     assert "1 .svg file" in ran.err and "Split: 6 to train on, 2 to test" in ran.out
     ran = zoo(
         "finetune",
@@ -375,7 +384,7 @@ def test_kinds_that_cannot_be_read_are_named_with_the_way_to_convert_them(zoo, m
         "[0-2].png",
     )
     assert ran.code == 1 and "more than 20%" in ran.err and "DataError" not in ran.err
-    assert "1 .dng file is in a format that zoo cannot read" in ran.err
+    assert "1 .dng file is camera raw" in ran.err
 
 
 def test_folders_without_pictures_are_left_out_and_empty_ones_are_named(make):
@@ -569,9 +578,12 @@ def test_data_show_says_what_keeps_a_training_from_starting(zoo, make, wrapped):
     parts = ("photos/train", "photos/test") if wrapped else ("val", "test")
     data = make.tree({f"{part}/{label}": 4 for part in parts for label in "ab"})
     shown, trained = zoo("data", "show", data), zoo("finetune", "mobilenet_025", "--data", data, "--dry-run")
-    assert trained.code == 1 and shown.code == 0
+    assert trained.code == 1 and shown.code == wrapped
     reason = trained.err.strip().removeprefix("error: ").splitlines()[0]
-    assert f"training is not possible: {reason}" in shown.err and "Split:" not in shown.out
+    assert (reason if wrapped else f"training is not possible: {reason}") in shown.err and "Split:" not in shown.out
+    if wrapped:
+        checked = zoo("data", "check", data)
+        assert checked.code == 1 and reason in checked.err and f"zoo data check {data}/photos" in checked.err
 
 
 def test_a_list_in_the_train_part_is_proposed(make):
@@ -586,3 +598,51 @@ def test_all_classes_may_be_said_to_differ(make):
     data = make(cat=2, Cat=2)
     assert "meant alike" in str(refused(data))
     assert open_source(data, reading=ReadingOptions(classes=("*",))).classes == ("Cat", "cat")
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "option"),
+    [("kitten", "cat", "/kitten"), ("aaa", "dog", "/aaa"), ("dog/../kitten", "../data/cat", "/kitten")],
+)
+def test_one_class_folder_under_two_names_is_refused(make, link, target, option):
+    data = make(cat=3, dog=3)
+    (Path(data) / link).symlink_to(target)
+    error = refused(data)
+    assert "is a link to" in str(error) and error.remedies[0][1] == ["--exclude", option]
+    assert read_with(data, error.remedies[0][1]) == {"cat": 3, "dog": 3}
+
+
+def test_one_part_under_two_names_is_refused(make):
+    data = make.tree({f"{part}/{label}": 3 for part in ("train", "test") for label in ("a", "b")})
+    (Path(data) / "val").symlink_to("test")
+    error = refused(data)
+    assert error.remedies[0][1] == ["--exclude", "/val"] and "'val' is a link to" in str(error)
+    assert len(open_source(data, reading=ReadingOptions(exclude=("/val",))).pictures) == 12
+
+
+@pytest.mark.parametrize(
+    ("names", "is_hinted"),
+    [
+        (("cat", "cats"), True),
+        (("Berry", "berries"), True),
+        (("box", "boxes"), True),
+        (("glass", "glasses"), True),
+        (("cat", "cas"), False),
+        (("a", "as"), False),
+        (("bus", "buss"), False),
+    ],
+)
+def test_a_singular_and_its_plural_are_hinted_at(make, names, is_hinted):
+    data = make(**dict.fromkeys(names, 2), other=2)
+    assert [("singular" in remark) for remark in open_source(data).remarks] == [True] * is_hinted
+    assert not open_source(data, reading=ReadingOptions(classes=(*names, "other"))).remarks
+
+
+def test_one_class_with_folders_inside_can_be_evaluated_if_it_is_named(make):
+    data = make.tree({"cat/indoors": 2, "cat/outdoors": 2})
+    with pytest.raises(DataLayout) as caught:
+        open_source(data, fewest_classes=1)
+    what, options = caught.value.remedies[1]
+    assert what == "if 'cat' is a class"
+    assert counts(open_source(data, reading=ReadingOptions(classes=(options[1],)), fewest_classes=1)) == {"cat": 4}
+    assert len(refused(data).remedies) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -151,3 +152,17 @@ def test_a_dry_run_counts_groups_as_the_training_does(zoo, animals):
     )
     assert zoo(*words, "nothing").code == 2
     assert zoo(*words, "(cat|dog)/").code == 1
+
+
+def test_the_number_of_groups_is_said(zoo, animals):
+    heard = Heard()
+    keys(animals, r"(cat\d|dog)", heard)
+    assert heard.said == [r"Groups: 9 groups by --group-by '(cat\\d|dog)', of 5 to 40 pictures; the largest is 'dog'"]
+    found = {"groups": 9, "pictures": 80, "alone": 0, "smallest": 5, "largest": 40, "largest_key": "dog"}
+    ran = zoo("data", "show", animals, "--group-by", r"(cat\d|dog)", "--json")
+    assert json.loads(ran.out)["group_by"] == found
+    assert "every class needs 2 groups" in json.loads(ran.out)["split"]["problem"]
+    ran = zoo("data", "show", animals, "--group-by", r"(\w+\d)_")
+    assert "Groups: 16 groups by --group-by" in ran.out and "of 5 pictures" in ran.out and "grouped by" in ran.out
+    check = load(animals, r"(\w+\d)_").check["group_by"]
+    assert check == found | {"groups": 16, "largest": 5, "largest_key": check["largest_key"]}

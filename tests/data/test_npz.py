@@ -329,3 +329,18 @@ def test_a_file_that_is_not_an_archive_is_not_offered_for_unpickling(tmp_path):
     with pytest.raises(DataLayout, match="only its name ends in") as caught:
         open_source(str(tmp_path / "a.npz"))
     assert "pickle" not in str(caught.value)
+
+
+def test_names_lose_blanks_and_line_breaks_as_those_of_lists_do(archive):
+    content = arrays()
+    names = np.array([" cat ", "big\ndog", "cow\t"])
+    numbers = np.arange(len(content["y_train"])) % 3
+    assert open_source(archive(**content | {"y_train": numbers, "class_names": names})).classes == (
+        *("big dog", "cat", "cow"),
+    )
+    assert open_source(archive(**content | {"y_train": names[numbers]})).classes == ("big dog", "cat", "cow")
+    with pytest.raises(DataLayout, match="must differ"):
+        names = np.array(["cat", "cat ", "cow"])
+        open_source(archive(**content | {"y_train": numbers, "class_names": names}))
+    with pytest.raises(DataLayout, match="labels must not be empty"):
+        open_source(archive(**content | {"y_train": np.array(["cat", " ", "cow"])[numbers]}))

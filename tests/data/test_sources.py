@@ -301,3 +301,18 @@ def test_where_a_source_is(tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()
     assert location("digits") == str(tmp_path / "digits")
     assert location("../x") == str(tmp_path.parent / "x")
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("https://example.org/cats.zip", "download it, unpack it"),
+        ("s3://bucket/cats", "download it"),
+        ("file:///home/jo/my%20cats", "Give the path alone: '/home/jo/my cats'"),
+    ],
+)
+def test_addresses_are_no_paths(zoo, address, advice):
+    for command in (("data", "show"), ("data", "check"), ("finetune", "mobilenetv2", "--data")):
+        ran = zoo(*command, address)
+        assert ran.code == 1 and "is an address, not a path" in ran.err and advice in ran.err
+        assert "zoo reads one of these" not in ran.err

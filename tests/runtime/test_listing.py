@@ -170,3 +170,27 @@ def test_the_limit_on_pixels(predict, album):
     with pytest.raises(SystemExit) as stopped:
         predict(album / "a.png", "--max-pixels", "none")
     assert stopped.value.code == 2
+
+
+def test_pictures_with_a_strange_ending_or_none_are_read_and_pipes_are_not(predict, album):
+    for name in ("deep/c", "d.jpg_large", "e.png~"):
+        (album / name).write_bytes((album / "a.png").read_bytes())
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(album / "pipe.png")
+    code, out, _ = predict(album, "--json")
+    assert code == 0 and [json.loads(line)["label"] for line in out] == ["red"] * 5
+
+
+def test_what_zoo_wrote_is_left_out_unless_it_is_named(predict, album, model):
+    for name in ("runs/2026-01-01-x", "exported/x", "away"):
+        (album / name).mkdir(parents=True)
+        (album / name / "curves.png").write_bytes((album / "a.png").read_bytes())
+    run = {"schema": 1, "id": "x", "status": "done", "options": {}}
+    (album / "runs/2026-01-01-x/run.json").write_text(json.dumps(run))
+    (album / "exported/x/model.onnx").write_bytes(model.read_bytes())
+    (album / "away/quarantine.csv").write_text("moved_from,moved_to,reason,time\n")
+    code, out, err = predict(".", folder=album)
+    assert code == 0 and len(out) == 2
+    assert "what zoo wrote (./away, ./exported, ./runs)" in err[0]
+    code, out, err = predict("runs/2026-01-01-x")
+    assert code == 0 and len(out) == 1

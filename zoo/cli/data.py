@@ -13,6 +13,7 @@ import click
 from zoo.cli.console import ConsoleReporter, quoted
 from zoo.cli.data_command import ReadingCommand
 from zoo.cli.group_by_option import group_by_option
+from zoo.cli.options import levels_option
 from zoo.cli.reading_options import reading_options, reading_values
 
 if TYPE_CHECKING:
@@ -46,29 +47,40 @@ def data() -> None:
 @data.command("show", cls=ReadingCommand, short_help="Show what would be read: layout, classes, counts.")
 @click.argument("data", metavar="DATA")
 @reading_options
+@group_by_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def show(data: str, as_json: bool, **values: Any) -> None:
+def show(data: str, as_json: bool, group_by: str | None, **values: Any) -> None:
     """Show what zoo would read: the layout, the classes, the number of pictures, and what is left out.
 
     No picture is decoded. DATA is what --data takes: a folder, a CSV file, an .npz file, or 'digits'.
     """
+    from zoo.data import group_by as grouping
     from zoo.data import overview, sources
     from zoo.errors import DataLayout, EmptyClass
+    from zoo.reporter import Reporter
 
     reading = reading_values(values)
+    problem = ""
     try:
         source = sources.open_source(data, reading=reading)
-        split = overview.expected_split(source, seed=0, val_fraction=None, validation=False)
     except (DataLayout, EmptyClass) as error:
         # Pictures that are not enough for a training can be evaluated with another network.
         source = sources.open_source(data, reading=reading, fewest_classes=1)
-        split = {"problem": str(error)}
+        problem = str(error)
+    reporter = ConsoleReporter(only_warnings=as_json)
+    overview.report(source, reporter if not as_json else Reporter())
+    keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
+    split = (
+        {"problem": problem}
+        if problem
+        else overview.expected_split(source, seed=0, val_fraction=None, validation=False, group_by=group_by, keys=keys)
+    )
     if as_json:
         found = {"data": sources.location(data), **overview.to_json(source), "split": split}
+        found |= {} if keys is None else {"group_by": grouping.summary(keys)}
         click.echo(json.dumps(found, ensure_ascii=False))
         return
-    reporter = ConsoleReporter()
-    overview.show(source, split, reporter)
+    overview.show_split(source, split, reporter)
     if "problem" in split:
         reporter.warn(f"training is not possible: {split['problem']}")
 
@@ -90,6 +102,7 @@ def show(data: str, as_json: bool, **values: Any) -> None:
     help="Move unreadable files, extra copies and pictures with contradicting labels to DIR. Nothing is deleted.",
 )
 @click.option("--strict", is_flag=True, help="Exit with code 1 on leaks, contradicting labels or unreadable files.")
+@levels_option
 @group_by_option
 def check(
     data: str,
@@ -97,6 +110,7 @@ def check(
     html: Path | None,
     quarantine: Path | None,
     strict: bool,
+    levels: int,
     group_by: str | None,
     **values: Any,
 ) -> int:
@@ -109,9 +123,14 @@ def check(
 
     reporter = ConsoleReporter(only_warnings=as_json)
     reading = reading_values(values)
-    again = [data, *reading.words(), *([] if group_by is None else ["--group-by", group_by])]
+    again = [
+        data,
+        *reading.words(),
+        *([] if levels == 16 else ["--levels", str(levels)]),
+        *([] if group_by is None else ["--group-by", group_by]),
+    ]
     result = data_check.check(
-        data, reporter, reading=reading, group_by=group_by, html=html, quarantine_folder=quarantine
+        data, reporter, reading=reading, group_by=group_by, html=html, quarantine_folder=quarantine, levels=levels
     )
     if as_json:
         click.echo(data_check.dumps(result))

@@ -143,6 +143,14 @@ DATA_HELP = "Pictures: a folder, a CSV file, an .npz file, or 'digits', which co
 
 
 # The options that decide how a network is trained.
+levels_option = click.option(
+    "--levels",
+    type=WholeNumber(8, 16),
+    default=16,
+    show_default=True,
+    metavar="BITS",
+    help="Bits that the gray levels of 16-bit pictures use, such as 12 for many cameras and X-rays.",
+)
 TRAINING_OPTIONS = (
     click.argument("architecture", metavar="ARCH[.TAG]"),
     click.option("--data", default="digits", show_default=True, help=DATA_HELP),
@@ -155,14 +163,7 @@ TRAINING_OPTIONS = (
     ),
     size_option,
     resize_option,
-    click.option(
-        "--levels",
-        type=WholeNumber(8, 16),
-        default=16,
-        show_default=True,
-        metavar="BITS",
-        help="Bits that the gray levels of 16-bit pictures use, such as 12 for many cameras and X-rays.",
-    ),
+    levels_option,
     click.option(
         "--schedule",
         help="Name of a schedule (see `zoo list schedules`), or a TOML file of phases "

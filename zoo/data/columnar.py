@@ -11,10 +11,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.data.label_studio import is_task, read_tasks
 from zoo.data.stored import PictureStore, StoredPicture
 from zoo.data.tables import Table
 from zoo.errors import DataLayout
@@ -34,10 +35,16 @@ def read_json(path: Path) -> Table:
         DataLayout: The file is not such a list. The message names the line.
         OSError: The file cannot be read.
     """
+    lines: Sequence[int] | None = None
+    remarks: list[str] = []
     try:
         if path.suffix.lower() == ".json":
             with path.open(encoding="utf-8-sig") as stream:
-                records, lines, unit = _objects(path, json.load(stream)), None, "entry"
+                content, unit = json.load(stream), "entry"
+            if isinstance(content, list) and content and all(map(is_task, content)):
+                records, lines, remarks = read_tasks(path, content)
+            else:
+                records = _objects(path, content)
         else:
             numbered = list(_json_lines(path))
             records, lines, unit = [record for _, record in numbered], [line for line, _ in numbered], "line"
@@ -47,7 +54,7 @@ def read_json(path: Path) -> Table:
         raise DataLayout(f"{str(path)!r} is not valid JSON: {error}.") from None
     names = list(dict.fromkeys(name for record in records for name in record))
     columns = [[_cell(record.get(name)) for record in records] for name in names]
-    return Table(path, names, columns, lines or range(1, len(records) + 1), unit)
+    return Table(path, names, columns, lines or range(1, len(records) + 1), unit, remarks=tuple(remarks))
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
@@ -98,10 +105,10 @@ def _is_picture(value: Any) -> bool:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as the text of a cell; lists stay lists."""
+    """Return a value as the text of a cell; lists and objects stay what they are."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, str):
+    if isinstance(value, str | dict):
         return value
     if isinstance(value, list | tuple):
         return [_cell(part) for part in value]
@@ -110,8 +117,12 @@ def _cell(value: Any) -> Any:
     return str(value)
 
 
-def read_columnar(path: Path) -> Table:
+def read_columnar(path: Path, *, allow_hidden: bool = False) -> Table:
     """Read a .parquet, .arrow or .feather file.
+
+    Args:
+        path: The path of the file.
+        allow_hidden: Whether the labels of all pictures may be hidden, as those of test parts. Their cells are empty.
 
     Raises:
         DataLayout: pyarrow is not installed, or the file is not one of these.
@@ -129,7 +140,7 @@ def read_columnar(path: Path) -> Table:
         pass
     try:
         with _reader(path) as reader:
-            return _table(path, reader)
+            return _table(path, reader, allow_hidden)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataLayout(f"{str(path)!r} cannot be read as {path.suffix}: {str(error).rstrip('.')}.") from None
 
@@ -213,7 +224,7 @@ def _inside(values: Any, column: str) -> Any:
     return values.flatten()[names.index(column.rpartition(".")[2])]
 
 
-def _table(path: Path, reader: ParquetReader | ArrowReader) -> Table:
+def _table(path: Path, reader: ParquetReader | ArrowReader, allow_hidden: bool) -> Table:
     """Read the cells of all columns but those of picture files."""
     import pyarrow
 
@@ -237,7 +248,8 @@ def _table(path: Path, reader: ParquetReader | ArrowReader) -> Table:
                 StoredPicture(store, i, os.path.splitext(cell)[1].lower()) for i, cell in enumerate(cells)
             ]
         names.append(field.name)
-        columns.append(_named(path, field.name, cells, class_names.get(field.name)))
+        hidden = allow_hidden and set(map(str, cells)) == {"-1"}
+        columns.append([""] * len(cells) if hidden else _named(path, field.name, cells, class_names.get(field.name)))
     return Table(path, names, columns, range(1, reader.count + 1), "row", pictures=pictures)
 
 

@@ -6,39 +6,22 @@ was assumed is said. `zoo.data.labels` turns cells into class names, and `zoo.da
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from zoo.data import column_kinds as kinds
 from zoo.data import labels as labeling
 from zoo.data import legacy
+from zoo.data.column_kinds import EVIDENCE, LABELS, MULTILABEL, PARTS, PATHS, ROLES, WRITTEN
 from zoo.data.locate import exists, locate
-from zoo.data.names import normalized, printable
+from zoo.data.names import printable
 from zoo.data.splits import part_of
 from zoo.data.stored import StoredPicture
 from zoo.data.tables import Listing, Row, Table, check_split_classes
 from zoo.errors import DataLayout, UsageError
-from zoo_runtime import SUFFIXES
 
-ROLES = ("path", "label", "labels", "split")
-# The usual names, in lower case and with "_" between words. Where several are present, the first one has precedence.
-PATHS = (
-    *("path", "filepath", "file_path", "image_path", "img_path", "imagepath", "picture_path"),
-    *("filename", "file_name", "image_filename", "image_file", "image_name", "img_name", "file", "fname", "fn"),
-    *("image", "img", "picture", "photo", "image_id", "img_id", "imageid", "images", "name", "id"),
-)
-LABELS = (
-    *("label", "class", "class_name", "classname", "label_name", "category", "category_name", "target"),
-    *("species", "breed", "variety", "dx", "diagnosis", "y"),
-)
-MULTILABEL = ("labels", "tags")
-PARTS = ("split", "set", "subset", "part", "partition", "usage", "is_valid", "is_test")
 FLAGS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
-WRITTEN = "path,label[,split]; or path,labels[,split] if a picture may have several labels"
-EVIDENCE = 30
 
 
 @dataclass(frozen=True)
@@ -83,13 +66,14 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Listing:
+def read_rows(table: Table, columns: Mapping[str, str], root: Path | None, search: Path | None = None) -> Listing:
     """Turn a table into labeled pictures.
 
     Args:
         table: The table.
         columns: What the user says about the columns; see `parse_columns`.
         root: The folder from which relative paths count. None means the folder of the list.
+        search: See `zoo.data.locate.locate`.
 
     Raises:
         DataLayout: The columns are not recognized, or a row is not valid. The message names its line and column.
@@ -97,8 +81,9 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
         EmptyClass: The validation or test part lacks a class of the train part.
         UsageError: `columns` names a column that the table does not have.
     """
-    table, roles, encoding = _understood(table, columns, root)
-    texts = [_text(cell) for cell in table.columns[roles.path]]
+    table, roles = understood(table, columns, root)
+    table, encoding = _decoded(table, roles, root)
+    texts = [kinds.text(cell) for cell in table.columns[roles.path]]
     stored = table.pictures.get(table.names[roles.path])
     remarks = [*table.remarks, *roles.assumed, *encoding]
     if stored is None:
@@ -107,7 +92,7 @@ def read_rows(table: Table, columns: Mapping[str, str], root: Path | None) -> Li
     parts = _parts(table, roles.split)
     contents: Sequence[Path | StoredPicture]
     if stored is None:
-        located = locate(table, texts, root)
+        located = locate(table, texts, root, search)
         contents, remarks = located.paths, [*remarks, *located.remarks]
     else:
         contents = stored
@@ -135,27 +120,42 @@ def cells_of(table: Table, name: str, columns: Mapping[str, str], root: Path | N
         DataLayout: The columns are not recognized.
         UsageError: There is no such column.
     """
-    table, roles, _ = _understood(table, columns, root)
+    table, roles = understood(table, columns, root)
+    table, _ = _decoded(table, roles, root)
     found = [i for i, known in enumerate(table.names) if known == name]
-    found = found or [i for i, known in enumerate(table.names) if _key(known) == _key(name)]
+    found = found or [i for i, known in enumerate(table.names) if kinds.key(known) == kinds.key(name)]
     if not found and name.isdecimal() and 1 <= int(name) <= len(table.names):
         found = [int(name) - 1]
     if len(found) != 1:
         what = "has no column" if not found else f"has {len(found)} columns called"
-        raise UsageError(f"{str(table.path)!r} {what} {name!r}. It has: {_listed(table)}.")
-    texts = [_text(cell) for cell in table.columns[roles.path]]
+        raise UsageError(f"{str(table.path)!r} {what} {name!r}. It has: {kinds.listed(table)}.")
+    texts = [kinds.text(cell) for cell in table.columns[roles.path]]
     if table.names[roles.path] in table.pictures:
         texts = _names_of_stored(table, texts)
-    return {printable(text): _text(cell) for text, cell in zip(texts, table.columns[found[0]], strict=True)}
+    return {printable(text): kinds.text(cell) for text, cell in zip(texts, table.columns[found[0]], strict=True)}
 
 
-def _understood(table: Table, columns: Mapping[str, str], root: Path | None) -> tuple[Table, Roles, list[str]]:
-    """Find out whether a table has a header, what its columns hold, and how its text is encoded."""
+def with_header(table: Table, root: Path | None) -> Table:
+    """Return a table whose first line counts as a row if it is not a header."""
     if table.headed and any(map(_is_unknown, table.names)) and any(exists(table, name, root) for name in table.names):
-        table = table.without_header()
-    roles = _roles(table, columns, root)
-    table, encoding = _decoded(table, roles, root)
-    return table, roles, encoding
+        return table.without_header()
+    return table
+
+
+def understood(table: Table, columns: Mapping[str, str], root: Path | None) -> tuple[Table, Roles]:
+    """Find out whether a table has a header, and what its columns hold.
+
+    Args:
+        table: The table.
+        columns: What the user says about the columns; see `parse_columns`.
+        root: The folder from which relative paths count. None means the folder of the list.
+
+    Raises:
+        DataLayout: The columns are not recognized.
+        UsageError: There is no such column.
+    """
+    table = with_header(table, root)
+    return table, _roles(table, columns, root)
 
 
 def _names_of_stored(table: Table, texts: Sequence[str]) -> list[str]:
@@ -163,18 +163,9 @@ def _names_of_stored(table: Table, texts: Sequence[str]) -> list[str]:
     return [text or f"{table.path.name}[{table.lines[i]}]" for i, text in enumerate(texts)]
 
 
-def _text(cell: Any) -> str:
-    return cell.strip() if isinstance(cell, str) else str(cell)
-
-
-def _key(name: str) -> str:
-    """Return the name of a column in the form of the lists above: lower case, with "_" between words."""
-    return re.sub(r"[\s\-.]+", "_", normalized(name).strip().lower())
-
-
 def _is_unknown(name: str) -> bool:
     """Return whether a name of a column is not a usual one, so that it may be data of a list without a header."""
-    key = _key(name)
+    key = kinds.key(name)
     return key not in (*ROLES, *PATHS, *LABELS, *MULTILABEL, *PARTS)
 
 
@@ -196,7 +187,7 @@ def _roles(table: Table, columns: Mapping[str, str], root: Path | None) -> Roles
         multilabel = role == "labels" and len(label) == 1
         return Roles(path, label, multilabel, split, True, tuple(assumed))
     taken = {path, *([] if split is None else [split])}
-    label, multilabel = _find_label(table, taken, assumed)
+    label, multilabel = _find_label(table, taken, path, root, assumed)
     return Roles(path, label, multilabel, split, False, tuple(assumed))
 
 
@@ -204,7 +195,7 @@ def _named(table: Table, role: str, name: str) -> tuple[int, ...]:
     """Return the columns that a part of --columns names: by name, by number, or several names joined by "+".
 
     Raises:
-        UsageError: There is no such column, or the meaning is not one of `ROLES`.
+        UsageError: There is no such column, or the meaning is not one of `zoo.data.column_kinds.ROLES`.
     """
     if role not in ROLES:
         raise UsageError(
@@ -212,10 +203,11 @@ def _named(table: Table, role: str, name: str) -> tuple[int, ...]:
             "meaning first, then the name of your column: path=filename."
         )
     exact = [i for i, known in enumerate(table.names) if known == name]
-    found = exact or [i for i, known in enumerate(table.names) if _key(known) == _key(name)]
+    found = exact or [i for i, known in enumerate(table.names) if kinds.key(known) == kinds.key(name)]
     if len(found) > 1:
         raise UsageError(
-            f"--columns: {str(table.path)!r} has {len(found)} columns called {name!r}. Rename one of them."
+            f"--columns: {str(table.path)!r} has {len(found)} columns called {name!r}. Rename one of them, or give the "
+            f"number of the column: {role}={' or '.join(str(i + 1) for i in found)}."
         )
     if found:
         return tuple(found)
@@ -224,12 +216,7 @@ def _named(table: Table, role: str, name: str) -> tuple[int, ...]:
     if "+" in name and role in ("label", "labels"):
         return tuple(_named(table, role, part.strip())[0] for part in name.split("+"))
     hint = "" if table.headed else " Its first line is not a header, so give the number of the column, such as 1."
-    raise UsageError(f"--columns: {str(table.path)!r} has no column {name!r}. It has: {_listed(table)}.{hint}")
-
-
-def _listed(table: Table) -> str:
-    shown = [repr(name) if name != name.strip() or not name else name for name in table.names]
-    return ", ".join(shown[:15]) + (f" and {len(shown) - 15} more" if len(shown) > 15 else "")
+    raise UsageError(f"--columns: {str(table.path)!r} has no column {name!r}. It has: {kinds.listed(table)}.{hint}")
 
 
 def _without_header(table: Table, root: Path | None) -> Roles:
@@ -239,8 +226,8 @@ def _without_header(table: Table, root: Path | None) -> Roles:
         DataLayout: The columns leave doubt.
     """
     count = len(table.names)
-    files = [i for i in range(count) if _holds_files(table, i, root)]
-    parts = [i for i in range(count) if all(part_of(_text(cell)) for cell in set(table.columns[i]))]
+    files = [i for i in range(count) if kinds.holds_files(table, i, root)]
+    parts = [i for i in range(count) if all(part_of(kinds.text(cell)) for cell in set(table.columns[i]))]
     others = [i for i in range(count) if i not in files and (count == 2 or i not in parts)]
     if len(files) == 1 and len(others) == 1:
         split = parts[0] if count == 3 and parts else None
@@ -251,26 +238,11 @@ def _without_header(table: Table, root: Path | None) -> Roles:
             "To be sure, add this line."
         )
         return Roles(files[0], (others[0],), split=split, assumed=(said,))
-    cells = ",".join(_text(column[0]) for column in table.columns)
+    cells = ",".join(kinds.text(column[0]) for column in table.columns)
     raise DataLayout(
         f"the first line of {str(table.path)!r} must name the columns: {WRITTEN}. Received: {cells[:200]!r}, which "
         "looks like a picture. Add a header, or give the numbers of the columns: --columns path=1,label=2."
     )
-
-
-def _holds_files(table: Table, column: int, root: Path | None) -> bool:
-    """Return whether most of some cells of a column are pictures, by their endings or because such files exist."""
-    cells = _sample(table.columns[column])
-    return bool(cells) and 2 * sum(_is_file(table, cell, root) for cell in cells) > len(cells)
-
-
-def _sample(cells: Sequence[Any]) -> list[str]:
-    step = max(1, len(cells) // EVIDENCE)
-    return [text for cell in cells[::step][:EVIDENCE] if (text := _text(cell))]
-
-
-def _is_file(table: Table, cell: str, root: Path | None) -> bool:
-    return os.path.splitext(cell.lower())[1] in SUFFIXES or exists(table, cell, root)
 
 
 def _find_path(table: Table, root: Path | None, assumed: list[str]) -> int:
@@ -279,44 +251,48 @@ def _find_path(table: Table, root: Path | None, assumed: list[str]) -> int:
     Raises:
         DataLayout: No column, or more than one, may hold the paths.
     """
-    keys = [_key(name) for name in table.names]
+    keys = [kinds.key(name) for name in table.names]
     if len(table.pictures) == 1 and "path" not in keys:
         return table.names.index(next(iter(table.pictures)))
     if keys.count("path") == 1:
         return keys.index("path")
     known = sorted((i for i, key in enumerate(keys) if key in PATHS), key=lambda i: PATHS.index(keys[i]))
     if len(known) > 1:
-        known = [i for i in known if _holds_files(table, i, root)] or known
+        known = [i for i in known if kinds.holds_files(table, i, root)] or known
+    if len(known) > 1 and keys[known[0]] == keys[known[1]]:
+        same = [i for i in known if keys[i] == keys[known[0]]]
+        raise kinds.question(table, f"{len(same)} columns are called {table.names[same[0]]!r}", root, same)
     if not known:
-        known = [i for i in range(len(keys)) if _holds_files(table, i, root)]
+        known = [i for i in range(len(keys)) if kinds.holds_files(table, i, root)]
         if len(known) > 1:
-            raise _question(table, f"{' and '.join(table.names[i] for i in known)} may hold the paths")
+            raise kinds.question(
+                table, f"{' and '.join(table.names[i] for i in known)} may hold the paths", root, known
+            )
     if not known:
-        raise _question(table, "none of them is called path or holds the paths of pictures")
+        raise kinds.question(table, "none of them is called path or holds the paths of pictures", root)
     assumed.append(f"{str(table.path)!r}: zoo reads the paths from the column {table.names[known[0]]!r}.")
     return known[0]
-
-
-def _question(table: Table, why: str) -> DataLayout:
-    """Return the error for columns whose names do not say what they hold."""
-    example = f"path={table.names[0] or 1},label={table.names[-1] or len(table.names)}"
-    return DataLayout(
-        f"the first line of {str(table.path)!r} must name the columns: {WRITTEN}. Received: {_listed(table)}; {why}.",
-        [("to say which is which, for example", ["--columns", example])],
-    )
 
 
 def _find_split(table: Table, path: int, assumed: list[str]) -> int | None:
     """Return the column that says which part each picture belongs to, or None.
 
     What is assumed is appended to `assumed`.
+
+    Raises:
+        DataLayout: Two columns are called split.
     """
-    keys = [_key(name) for name in table.names]
+    keys = [kinds.key(name) for name in table.names]
+    if keys.count("split") > 1:
+        raise DataLayout(
+            f"{str(table.path)!r} has {keys.count('split')} columns called 'split'. Remove or rename one of them.",
+            [("to use one of them", ["--columns", f"split={keys.index('split') + 1}"])],
+        )
     if keys.count("split") == 1:
         return keys.index("split")
     for name in PARTS:
         if keys.count(name) == 1 and (column := keys.index(name)) != path:
-            cells = {_text(cell).lower() for cell in table.columns[column]} - {""}
+            cells = {kinds.text(cell).lower() for cell in table.columns[column]} - {""}
             flags = name.startswith("is_") and cells <= FLAGS.keys()
             if cells and (flags or all(map(part_of, cells))):
                 assumed.append(f"{str(table.path)!r}: zoo reads the split from the column {table.names[column]!r}.")
@@ -324,45 +300,53 @@ def _find_split(table: Table, path: int, assumed: list[str]) -> int | None:
     return None
 
 
-def _find_label(table: Table, taken: set[int], assumed: list[str]) -> tuple[tuple[int, ...], bool]:
+def _find_label(
+    table: Table, taken: set[int], path: int, root: Path | None, assumed: list[str]
+) -> tuple[tuple[int, ...], bool]:
     """Return the columns of class names, and whether the one column holds several names per picture.
 
     Args:
         table: The table.
         taken: The columns that hold something else.
+        path: The column of paths.
+        root: The folder from which relative paths count. None means the folder of the list.
         assumed: What is assumed is appended.
 
     Raises:
         DataLayout: No column, or more than one, may hold the class names.
     """
-    keys = [_key(name) for name in table.names]
-    free = [i for i, name in enumerate(table.names) if i not in taken and not _is_index(table, i, name)]
+    keys = [kinds.key(name) for name in table.names]
+    free = [i for i, name in enumerate(table.names) if i not in taken and not kinds.is_index(table, i, name)]
     exact = [i for i in free if keys[i] in ("label", "labels")]
     if len(exact) > 1:
-        raise _question(table, "a list has one column label or one column labels")
+        same = f"{len(exact)} columns are called {table.names[exact[0]]!r}"
+        why = same if keys.count(keys[exact[0]]) > 1 else "a list has one column label or one column labels"
+        raise kinds.question(table, why, root, [path], exact)
     if exact:
         return (exact[0],), keys[exact[0]] == "labels"
     known = [i for i in free if keys[i] in LABELS or keys[i] in MULTILABEL]
     if len(known) > 1:
-        raise _question(table, f"{' and '.join(table.names[i] for i in known)} may hold the classes")
+        why = f"{' and '.join(table.names[i] for i in known)} may hold the classes"
+        raise kinds.question(table, why, root, [path], known)
     if not known and len(free) > 1 and all(labeling.is_flag_column(table.columns[i]) for i in free):
+        twice = [i for i in free if keys.count(keys[i]) > 1]
+        if twice:
+            raise DataLayout(
+                f"{str(table.path)!r} has {keys.count(keys[twice[0]])} columns called {table.names[twice[0]]!r}. "
+                "Rename one of them, or remove it."
+            )
         names = ", ".join(table.names[i] for i in free[:5]) + (", ..." if len(free) > 5 else "")
         assumed.append(f"{str(table.path)!r}: zoo reads the columns {names} as classes: 1 means that a picture has it.")
         return tuple(free), False
-    if not known and len(free) == 1 and len(set(map(_text, table.columns[free[0]]))) > 1:
+    if not known and len(free) == 1 and len(set(map(kinds.text, table.columns[free[0]]))) > 1:
         known = free
     if not known:
-        raise _question(table, "none of them is called label or is the only other column")
+        raise kinds.question(table, "none of them is called label or is the only other column", root, [path])
     column = known[0]
     multilabel = keys[column] in MULTILABEL
     what = "classes" if not multilabel else "classes, of which a picture may have several,"
     assumed.append(f"{str(table.path)!r}: zoo reads the {what} from the column {table.names[column]!r}.")
     return (column,), multilabel
-
-
-def _is_index(table: Table, column: int, name: str) -> bool:
-    """Return whether a column counts the rows, as pandas writes it."""
-    return not name.strip() or name.startswith("Unnamed:") or (_key(name) == "index" and len(table.names) > 2)
 
 
 def _decoded(table: Table, roles: Roles, root: Path | None) -> tuple[Table, list[str]]:
@@ -405,8 +389,7 @@ def _decoded(table: Table, roles: Roles, root: Path | None) -> tuple[Table, list
         f"{str(table.path)!r} is not in UTF-8. zoo read it as {found[0]}: {_shown(names or set(paths), found[0])}. If "
         "this is wrong, save it again as CSV with the encoding UTF-8."
     )
-    fields = {**vars(table), "names": headers, "columns": columns}
-    return Table(**fields), [remark]
+    return replace(table, names=headers, columns=columns), [remark]
 
 
 def _exists_in(table: Table, text: str, encoding: str, root: Path | None) -> bool:
@@ -449,18 +432,18 @@ def _parts(table: Table, column: int | None) -> list[str | None]:
     """
     if column is None:
         return [None] * len(table)
-    cells = [_text(cell).lower() for cell in table.columns[column]]
+    cells = [kinds.text(cell).lower() for cell in table.columns[column]]
     distinct = {cell: part_of(cell) for cell in set(cells)}
     name = table.names[column]
-    if _key(name).startswith("is_") and distinct.keys() <= FLAGS.keys():
-        other = "test" if _key(name) == "is_test" else "val"
+    if kinds.key(name).startswith("is_") and distinct.keys() <= FLAGS.keys():
+        other = "test" if kinds.key(name) == "is_test" else "val"
         return [other if FLAGS[cell] else "train" for cell in cells]
     wrong = [cell for cell, part in distinct.items() if cell and part is None]
     if wrong:
         row = min(map(cells.index, wrong))
         raise DataLayout(
             f"{table.where(row)}, column {name!r}: the split must be train, val or test. "
-            f"Received: {_text(table.columns[column][row])!r}."
+            f"Received: {kinds.text(table.columns[column][row])!r}."
         )
     if "" in distinct and len(distinct) > 1:
         rows = [i for i, cell in enumerate(cells) if not cell]

@@ -16,6 +16,7 @@ from pathlib import Path
 from zoo.data import layouts
 from zoo.data.names import check_alike, listed, normalized, printable
 from zoo.data.reading import Exclusion, Findings, LeftOut, ReadingOptions, check_present
+from zoo.data.split_words import is_whole_split
 from zoo.data.splits import is_certain, parts_among
 from zoo.data.tables import Row, check_split_classes
 from zoo.data.tree import Tree
@@ -75,6 +76,7 @@ def read_folder(root: Path, reading: ReadingOptions, *, training: bool) -> tuple
     exclusion = Exclusion(reading.exclude)
     tree = Tree(root, exclusion)
     layout = _detect(tree, training) if reading.classes is None else _explicit(tree, reading.classes)
+    layouts.refuse_links(tree, [each.path for each in layout.folders])
     rows = [
         Row(str(path), path, (each.name,), each.split) for each in layout.folders for path in tree.pictures(each.path)
     ]
@@ -101,6 +103,8 @@ def _detect(tree: Tree, training: bool) -> Layout:
     if not live:
         raise layouts.nothing(tree)
     parts = parts_among(live)
+    if is_whole_split(live) and not any(map(tree.live, live)):
+        raise layouts.loose_parts(tree, live)
     if len(parts) < len(live):
         return _with_others(tree, live, parts, training) if parts else _plain(tree, live, training)
     holding = [folder for folder in parts if tree.live(folder)]
@@ -224,8 +228,8 @@ def _plain(tree: Tree, live: Sequence[Path], training: bool) -> Layout:
         EmptyClass: A class folder is empty.
     """
     root = tree.root
-    if training and len(live) == 1:
-        layouts.refuse_wrapper(tree, live[0])
+    if len(live) == 1:
+        layouts.refuse_wrapper(tree, live[0], training=training)
     parts = {folder: parts_among(tree.live(folder)) for folder in live}
     inside = _split_inside(tree, live, parts)
     if inside:
@@ -236,6 +240,7 @@ def _plain(tree: Tree, live: Sequence[Path], training: bool) -> Layout:
     if training:
         layouts.refuse_single_pictures(tree, live)
     remarks = (*layouts.remark_on_groups(live), *layouts.remark_on_inner_folders(tree, live))
+    remarks = (*layouts.remark_on_foreign_parts(live), *remarks)
     remarks = (*_unused_pictures(tree, root), *remarks)
     return Layout(EACH, tuple(folders), tuple(left_out), remarks)
 

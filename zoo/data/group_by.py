@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +38,7 @@ def keys_of(
             slashes.
         source: The pictures.
         data: The path of the source.
-        reporter: Receives a warning about pictures without a key.
+        reporter: Receives the number of groups, and a warning about pictures without a key.
         reading: How the source was read. None means the defaults.
 
     Returns:
@@ -67,7 +69,37 @@ def keys_of(
             f"{len(alone)} of {len(keys)} pictures {what}; each of them is a group of its own: "
             f"{', '.join(alone[:NAMED])}{more}."
         )
+    reporter.say(summary_line(keys, group_by))
     return keys
+
+
+def summary(keys: Sequence[str | None]) -> dict[str, Any]:
+    """Count the groups that keys make, as run.json and `zoo data show --json` have them.
+
+    Returns:
+        `groups` (their number), `pictures` (in them), `alone` (the number of pictures without a key), `smallest` and
+        `largest` (the numbers of pictures in these groups), and `largest_key`.
+    """
+    counts = Counter(key for key in keys if key is not None)
+    ((largest_key, largest),) = counts.most_common(1)
+    return {
+        "groups": len(counts),
+        "pictures": counts.total(),
+        "alone": len(keys) - counts.total(),
+        "smallest": min(counts.values()),
+        "largest": largest,
+        "largest_key": largest_key,
+    }
+
+
+def summary_line(keys: Sequence[str | None], group_by: str) -> str:
+    """Say how many groups keys make, and how large they are."""
+    found = summary(keys)
+    sizes = sorted({found["smallest"], found["largest"]})
+    of = f"of {' to '.join(map(str, sizes))} {'picture' if sizes == [1] else 'pictures'}"
+    largest = f"; the largest is {found['largest_key']!r}" if len(sizes) > 1 else ""
+    alone = f"; {counted(found['alone'], 'picture')} alone" if found["alone"] else ""
+    return f"Groups: {counted(found['groups'], 'group')} by --group-by {group_by!r}, {of}{largest}{alone}"
 
 
 def check_groups(
@@ -124,7 +156,8 @@ def _paths(pictures: Sequence[Picture], data: str) -> list[str]:
 
 def _from_column(name: str, source: Source, data: str, reading: ReadingOptions) -> tuple[str | None, ...]:
     path = Path(os.path.expanduser(data))
-    if path.suffix.lower() == ".npz" or not path.is_file():
+    is_list = path.is_file() or (path.is_dir() and not source.findings.layout)
+    if path.suffix.lower() == ".npz" or not is_list:
         raise UsageError(
             f"--group-by {COLUMN}{name} needs a list of pictures; {data!r} is not one. For a folder, give a regular "
             "expression on the path."

@@ -47,11 +47,12 @@ def read_labels(table: Table, columns: Sequence[int], *, multilabel: bool, is_co
     if len(columns) > 1:
         return _flagged(table, columns)
     cells = table.columns[columns[0]]
+    _refuse_objects(table, columns[0])
     if any(isinstance(cell, list) for cell in cells):
         return _listed(table, columns[0], multilabel=multilabel)
     if multilabel:
         return _several(table, columns[0])
-    distinct = {cell: _one_line(cell) for cell in set(cells)}
+    distinct = {cell: one_line(cell) for cell in set(cells)}
     if "" in distinct.values():
         empty = [i for i, cell in enumerate(cells) if not distinct[cell]]
         raise DataLayout(
@@ -154,7 +155,25 @@ def _contradiction(
     return text, [("if it may have several", ["--columns", f"labels={label}"])]
 
 
-def _one_line(cell: Any) -> str:
+def _refuse_objects(table: Table, column: int) -> None:
+    """Refuse objects of JSON as class names.
+
+    Raises:
+        DataLayout: A cell is an object, or a list with objects.
+    """
+    for row, cell in enumerate(table.columns[column]):
+        found = next((part for part in (cell if isinstance(cell, list) else [cell]) if isinstance(part, dict)), None)
+        if found is not None:
+            keys = ", ".join(map(repr, list(found)[:5])) or "nothing"
+            raise DataLayout(
+                f"{table.where(row)}: the column {table.names[column]!r} holds an object with {keys}. A class must be "
+                "a text or a number: write its name into the list instead of the object. If these are boxes, zoo "
+                "does not learn them."
+            )
+
+
+def one_line(cell: Any) -> str:
+    """Return a cell as the name of a class: in NFC, in one line, and without blanks at its ends."""
     text = cell.strip() if isinstance(cell, str) else str(cell)
     # Two spellings of an accent, as Macs and others write it, are one class.
     return normalized(re.sub(r"\s*[\r\n]+\s*", " ", text))
@@ -199,7 +218,7 @@ def _refuse_doubtful(table: Table, column: int, names: Sequence[str], count: int
 
 def _several(table: Table, column: int) -> Labels:
     """Read a column with any number of names per picture, which semicolons or another character separate."""
-    cells = [_one_line(cell) for cell in table.columns[column]]
+    cells = [one_line(cell) for cell in table.columns[column]]
     distinct = set(cells)
     separator = SEPARATOR
     remarks: tuple[str, ...] = ()
@@ -240,7 +259,7 @@ def _separates(cells: set[str], separator: str) -> bool:
 def _listed(table: Table, column: int, *, multilabel: bool) -> Labels:
     """Read a column whose cells are lists of names, as JSON and Parquet may have them."""
     cells = [cell if isinstance(cell, list) else [cell] for cell in table.columns[column]]
-    texts = [[text for part in cell if (text := _one_line(part))] for cell in cells]
+    texts = [[text for part in cell if (text := one_line(part))] for cell in cells]
     names = tidy_numbers({text for cell in texts for text in cell})
     several = multilabel or any(len(cell) != 1 for cell in texts)
     return Labels([tuple(dict.fromkeys(names[text] for text in cell)) for cell in texts], several)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zoo.data.names import listed, normalized, printable, quoted
 from zoo.data.reading import format_names
+from zoo.data.split_words import foreign_part, inner_rename_advice, is_whole_split, rename_advice
 from zoo.data.splits import part_of
 from zoo.data.tree import Tree
 from zoo.errors import DataLayout
@@ -94,7 +95,9 @@ def _list_remedies(tree: Tree, folders: Sequence[Path] = ()) -> list[tuple[str, 
         path
         for folder in (tree.root, *folders)
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in _TABLES and "submission" not in path.name.lower() and path.is_file()
+        if (path.suffix.lower() in _TABLES or (path.suffix.lower() == ".txt" and part_of(path.stem)))
+        and "submission" not in path.name.lower()
+        and path.is_file()
     ]
     shown = {path: printable(path.relative_to(tree.root).as_posix()) for path in lists[:3]}
     return [(f"if {name} lists the classes", ["--data", str(path)]) for path, name in shown.items()]
@@ -198,7 +201,7 @@ def split_beside_others(tree: Tree, parts: Sequence[Path], others: Sequence[Path
     """Return the error for a split, with class folders in its parts, that has other folders beside it."""
     return DataLayout(
         f"{str(tree.root)!r} has {counted(parts, tree)} with folders in them, like a split, but also "
-        f"{counted(others, tree)}.",
+        f"{counted(others, tree)}.{rename_advice([*parts, *others])}",
         [
             (f"if it is a split, without {listed((f.name for f in others), 3)}", without(tree, others)),
             ("if all of them are classes", _classes([*parts, *others])),
@@ -213,7 +216,7 @@ def split_among_classes(tree: Tree, parts: Sequence[Path], others: Sequence[Path
     return DataLayout(
         f"{str(tree.root)!r} has {counted([*others, *parts], tree)}. The {'name' if one else 'names'} {named} "
         f"{'is that of a part' if one else 'are those of parts'} of a split, such as pictures for a test, and "
-        f"probably not {'a class' if one else 'classes'}.",
+        f"probably not {'a class' if one else 'classes'}.{rename_advice([*parts, *others])}",
         [
             (f"to leave {named} out", without(tree, parts)),
             (f"if {named} {'is a class' if one else 'are classes'}", _classes(sorted([*parts, *others]))),
@@ -221,17 +224,27 @@ def split_among_classes(tree: Tree, parts: Sequence[Path], others: Sequence[Path
     )
 
 
-def refuse_wrapper(tree: Tree, only: Path) -> None:
+def refuse_wrapper(tree: Tree, only: Path, *, training: bool) -> None:
     """Refuse a folder whose pictures all lie a level deeper, in the only folder that it has.
 
     Raises:
-        DataLayout: The only folder has folders with pictures, and no pictures directly in it.
+        DataLayout: The only folder has folders with pictures, and no pictures directly in it. Or there are lists beside
+            it, which may hold the classes.
     """
+    # Pictures of one class are enough to evaluate a network.
+    single = [] if training else [(f"if {quoted(only.name)} is a class", _classes([only]))]
     inner = only
     while len(tree.live(inner)) == 1 and not tree.listing(inner).pictures:
         (inner,) = tree.live(inner)
     classes = tree.live(inner)
     if len(classes) < 2 or tree.listing(inner).pictures:
+        remedies = _list_remedies(tree) + single
+        if len(remedies) > len(single) and not tree.listing(tree.root).pictures:
+            raise DataLayout(
+                f"{str(tree.root)!r} has pictures only in the folder {quoted(only.name)}, which would be the only "
+                "class.",
+                remedies,
+            )
         return
     text = "The classes are probably the folders in"
     if all(_GROUPS.fullmatch(each.name.lower()) for each in classes):
@@ -239,7 +252,7 @@ def refuse_wrapper(tree: Tree, only: Path) -> None:
     raise DataLayout(
         f"{str(tree.root)!r} has pictures only in the folder {quoted(only.name)}, which would be the only class. "
         f"{text} {str(inner)!r}: {counted(classes, tree)}.",
-        [("to read that folder", ["--data", str(inner)])],
+        [("to read that folder", ["--data", str(inner)]), *single],
     )
 
 
@@ -297,7 +310,8 @@ def refuse_same_folders(tree: Tree, classes: Sequence[Path]) -> None:
     grouped = all(_GROUPS.fullmatch(each.name.lower()) for each in classes)
     same = all(names == inner[0] for names in inner)
     groups_inside = all(_GROUPS.fullmatch(name.lower()) for name in union)
-    if not same and not (repeated and grouped and not groups_inside):
+    is_split = is_whole_split(classes) and bool(repeated)
+    if not same and not is_split and not (repeated and grouped and not groups_inside):
         return
     counts = Counter(
         normalized(folder.name) for each in classes for folder in tree.live(each) for _ in tree.pictures(folder)
@@ -312,6 +326,10 @@ def refuse_same_folders(tree: Tree, classes: Sequence[Path]) -> None:
     if grouped != groups_inside:
         names = union if grouped else [normalized(each.name) for each in classes]
         probable = f" The classes are probably {listed(names, 4)}."
+    advice = rename_advice(classes) or inner_rename_advice({each: tree.live(each) for each in classes})
+    if not advice and len(classes) <= 3 and not probable:
+        advice = " If the outer folders are the parts of a split, rename them to train, val and test."
+    probable += advice
     where = "" if classes[0].parent == tree.root else f" in {tree.shown(classes[0].parent)}"
     share = "all" if same else "several"
     raise DataLayout(
@@ -347,6 +365,19 @@ def remark_on_groups(classes: Sequence[Path]) -> tuple[str, ...]:
     )
 
 
+def remark_on_foreign_parts(classes: Sequence[Path]) -> tuple[str, ...]:
+    """Return a warning if a class is named like a part of a split in another language; else nothing."""
+    parts = {normalized(each.name): part for each in classes if (part := foreign_part(each.name))}
+    if not parts or len(parts) == len(classes) == 1:
+        return ()
+    named = ", ".join(f"{quoted(name)} ({part})" for name, part in parts.items())
+    name, part = next(iter(parts.items()))
+    return (
+        f"{'a class is' if len(parts) == 1 else 'some classes are'} named like a part of a split: {named}. If "
+        f"{quoted(name)} is not a class, leave it out with --exclude, or rename it to {part}.",
+    )
+
+
 def unlabeled_part(tree: Tree, part: str, folder: Path, inner: Path, known: Iterable[str]) -> DataLayout:
     """Return the error for a part whose pictures lie in one folder that is not a class of the train part."""
     return DataLayout(
@@ -355,6 +386,37 @@ def unlabeled_part(tree: Tree, part: str, folder: Path, inner: Path, known: Iter
         "It looks like pictures without labels.",
         [(f"to leave {quoted(folder.name)} out", without(tree, [folder]))],
     )
+
+
+def refuse_links(tree: Tree, classes: Sequence[Path]) -> None:
+    """Refuse class folders that are the same folder, because one is a link to the other.
+
+    Raises:
+        DataLayout: There are such folders. Their pictures would be in two classes, or in two parts of a split.
+    """
+    places: dict[str, Path] = {}
+    for folder in classes:
+        first = places.setdefault(os.path.realpath(folder), folder)
+        if first is folder:
+            continue
+        links = [_link_to(tree, folder), _link_to(tree, first)]
+        link, other = (links[0] or folder, first) if links[0] or not links[1] else (links[1] or first, folder)
+        if not link.samefile(other):
+            # A folder above the class folder is the link.
+            other = Path(os.path.realpath(link))
+        inside = other.is_relative_to(tree.root)
+        shown = [quoted(tree.shown(link).rstrip("/")), quoted(tree.shown(other).rstrip("/") if inside else str(other))]
+        raise DataLayout(
+            f"{str(tree.root)!r}: {shown[0]} is a link to {shown[1]}, so that the same pictures would be there twice. "
+            "Remove the link, or copy the folder if different pictures are meant.",
+            [("to leave the link out", without(tree, [link]))],
+        )
+
+
+def _link_to(tree: Tree, folder: Path) -> Path | None:
+    """Return the link on the way from the source to a folder, or None if there is none."""
+    inside = [each for each in (folder, *folder.parents) if each != tree.root and each.is_relative_to(tree.root)]
+    return next((each for each in reversed(inside) if each.is_symlink()), None)
 
 
 def refuse_single_pictures(tree: Tree, classes: Sequence[Path]) -> None:

@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zoo.data.columnar import read_columnar, read_json
 from zoo.data.columns import cells_of, parse_columns, read_rows
 from zoo.data.delimited import read_delimited
+from zoo.data.label_studio import tidied
 from zoo.data.npz import read_npz
+from zoo.data.reading import Exclusion, LeftOut
+from zoo.data.several_tables import JoinedTable, PartList, find, join
 from zoo.data.tables import Listing, Table
+from zoo.data.tree import Tree
 from zoo.errors import DataLayout, UsageError
 
 DELIMITED = (".csv", ".tsv", ".tab", ".txt", ".lst")
@@ -73,11 +77,49 @@ def read_list(path: Path, *, columns: Sequence[str] = (), root: str | None = Non
     return read_rows(_table(path), named, _folder(root))
 
 
+def read_lists(
+    root: Path, lists: Sequence[PartList], *, columns: Sequence[str] = (), base: str | None = None
+) -> tuple[Listing, list[LeftOut]]:
+    """Read a folder in which several lists make up one data set.
+
+    Args:
+        root: The folder.
+        lists: What `zoo.data.several_tables.find` returned.
+        columns: As in `read_list`.
+        base: The folder from which relative paths count. None means the folder of each list. If no picture is there,
+            the pictures are searched by name in the whole folder.
+
+    Returns:
+        The pictures, and the lists that are left out because they have no labels.
+
+    Raises:
+        DataLayout: The lists cannot be joined, or one is not valid.
+        DataNotFound: The folder `base` does not exist.
+        EmptyClass: The validation or test part lacks a class of the train part.
+        UsageError: `columns` or `base` does not fit.
+        OSError: A file cannot be read.
+    """
+    table, left_out = _joined(root, lists, parse_columns(columns), base)
+    return read_rows(table, _without_split(parse_columns(columns)), _folder(base), root), left_out
+
+
+def _joined(
+    root: Path, lists: Sequence[PartList], columns: Mapping[str, str], base: str | None
+) -> tuple[JoinedTable, list[LeftOut]]:
+    tables = {file: _table(file, allow_hidden=True) for each in lists for file in each.files}
+    return join(root, lists, tables, columns, _folder(base))
+
+
+def _without_split(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return what the user says about columns, without that of the split: the lists themselves are the parts."""
+    return {role: name for role, name in columns.items() if role != "split"}
+
+
 def read_column(path: Path, name: str, *, columns: Sequence[str] = (), root: str | None = None) -> dict[str, str]:
     """Read a column of a list that `read_list` has read.
 
     Args:
-        path: The path of the list. It is not an .npz file.
+        path: The path of the list, which is not an .npz file, or of a folder of lists.
         name: The name of the column, or its number.
         columns: As in `read_list`.
         root: As in `read_list`.
@@ -88,12 +130,18 @@ def read_column(path: Path, name: str, *, columns: Sequence[str] = (), root: str
     Raises:
         UsageError: The list has no such column.
     """
-    return cells_of(_table(path), name, parse_columns(columns), _folder(root))
+    named = parse_columns(columns)
+    if path.is_dir():
+        table, _ = _joined(path, find(Tree(path, Exclusion(()))), named, root)
+        return cells_of(table, name, _without_split(named), _folder(root))
+    return cells_of(_table(path), name, named, _folder(root))
 
 
-def _table(path: Path) -> Table:
+def _table(path: Path, *, allow_hidden: bool = False) -> Table:
     kind = path.suffix.lower()
-    return read_delimited(path) if kind in DELIMITED else read_json(path) if kind in JSON else read_columnar(path)
+    if kind in COLUMNAR:
+        return read_columnar(path, allow_hidden=allow_hidden)
+    return tidied(read_delimited(path) if kind in DELIMITED else read_json(path))
 
 
 def _folder(root: str | None) -> Path | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from zoo.data.label_studio import local_path, uploaded_name
 from zoo.data.tables import Table
 from zoo.errors import DataLayout, DataNotFound
 from zoo_runtime import SUFFIXES
@@ -76,13 +77,14 @@ class FileIndex:
         return [file for file, count in zip(files, shared, strict=True) if count == max(shared)]
 
 
-def locate(table: Table, texts: Sequence[str], root: Path | None) -> Located:
+def locate(table: Table, texts: Sequence[str], root: Path | None, search: Path | None = None) -> Located:
     """Return the path of each file that a list names.
 
     Args:
         table: The list, for messages.
         texts: The paths as the list writes them. None is empty.
         root: The folder from which relative paths count. None means the folder of the list.
+        search: A folder below which files are searched by name if none is where the list says. None means `root`.
 
     Returns:
         The paths. Those of files that do not exist are what the list says.
@@ -92,27 +94,27 @@ def locate(table: Table, texts: Sequence[str], root: Path | None) -> Located:
             Or none of the files exists. The message proposes a folder for --root if one is found.
         DataNotFound: The folder that the user names does not exist.
     """
-    base = table.path.parent if root is None else root
+    base = table.folder if root is None else root
     if root is not None and not root.is_dir():
         raise DataNotFound(f"--root: {str(root)!r} is not a folder. Give the folder from which the paths count.")
-    plain = [_plain(table, i, text) if ":" in text else text for i, text in enumerate(texts)]
+    plain = [local_path(_plain(table, i, text) if ":" in text else text) for i, text in enumerate(texts)]
     paths = [_direct(base, text) for text in plain]
     # One that exists is enough: the others count as unreadable pictures. A whole list is only checked if it seems lost.
     if not paths or any(os.path.exists(paths[i]) for i in _spread(len(paths))) or any(map(os.path.exists, paths)):
         return Located(paths)
     return (
         _with_endings(table, plain, paths)
-        or (_below(table, root, plain, paths) if root is not None else None)
+        or (_below(table, folder, plain, paths) if (folder := search if root is None else root) is not None else None)
         or _refuse(table, base, plain, root)
     )
 
 
 def exists(table: Table, text: str, root: Path | None) -> bool:
     """Return whether a text of a list names an existing file, with or without its ending."""
-    base = table.path.parent if root is None else root
+    base = table.folder if root is None else root
     if not text.strip() or "\0" in text or (":" in text and URL.match(text) and not text.startswith("file:")):
         return False
-    path = _direct(base, _plain(table, 0, text))
+    path = _direct(base, local_path(_plain(table, 0, text)))
     return path.is_file() or bool(_endings(path))
 
 
@@ -237,10 +239,10 @@ def _below(table: Table, root: Path, texts: Sequence[str], paths: Sequence[Path]
     """
     index = FileIndex(root, ROOT_FILES)
     if not index.is_complete:
-        raise DataLayout(f"--root: {str(root)!r} holds more than {ROOT_FILES:,} files. Give a folder further down.")
+        raise DataLayout(f"{str(root)!r} holds more than {ROOT_FILES:,} files. Give a folder further down with --root.")
     located, count = [], 0
     for i, text in enumerate(texts):
-        files = index.find(_parts(text))
+        files = _search(index, text)
         if len(files) > 1:
             raise DataLayout(
                 f"{table.where(i)}: {text!r} fits several files below {str(root)!r}: {files[0]!r} and {files[1]!r}. "
@@ -291,7 +293,7 @@ def _proposal(table: Table, base: Path, texts: Sequence[str]) -> tuple[Path, str
     """
     for folder in (base, base.absolute().parent):
         index = FileIndex(folder, NEARBY_FILES)
-        found = [(text, files) for i in _spread(len(texts)) if (files := index.find(_parts(text := texts[i])))]
+        found = [(text, files) for i in _spread(len(texts)) if (files := _search(index, text := texts[i]))]
         single = [(text, files[0]) for text, files in found if len(files) == 1]
         if not single:
             continue
@@ -316,6 +318,12 @@ def _parts(text: str) -> list[str]:
     """Split a path of any operating system into its folders and its name, without a drive."""
     text = re.sub(r"^[A-Za-z]:", "", text).replace("\\", "/")
     return [part for part in text.split("/") if part not in ("", ".", "..")]
+
+
+def _search(index: FileIndex, text: str) -> list[str]:
+    """Return the files that a path may mean, also by the name that a file had before Label Studio renamed it."""
+    name = uploaded_name(text)
+    return index.find(_parts(text)) or (index.find([name]) if name else [])
 
 
 def _shared_end(first: Sequence[str], second: Sequence[str]) -> int:

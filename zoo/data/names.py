@@ -88,6 +88,30 @@ def check_alike(data: str, counts: Mapping[str, int], meant: Collection[str] = (
     )
 
 
+def remark_on_plurals(counts: Mapping[str, int], meant: Collection[str] = ()) -> tuple[str, ...]:
+    """Return a warning if the name of a class is the plural of another one, such as "cat" and "cats"; else nothing.
+
+    Args:
+        counts: Maps the name of each class to its number of pictures.
+        meant: Names that the user gave with --classes; see `check_alike`.
+    """
+    if "*" in meant:
+        return ()
+    known = {name.lower(): name for name in counts}
+    pairs = [
+        (name, known[plural])
+        for lower, name in known.items()
+        if len(lower) > 2 and not (lower.endswith("s") and not lower.endswith("ss"))
+        for plural in (f"{lower}s", f"{lower}es", f"{lower[:-1]}ies" if lower.endswith("y") else "")
+        if plural in known and not {name, known[plural]} <= set(meant)
+    ]
+    if not pairs:
+        return ()
+    shown = "; ".join(_pictures_of(pair, counts) for pair in pairs[:3])
+    more = f"; and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+    return (f"these classes may be one, in the singular and the plural: {shown}{more}. If so, give them one name.",)
+
+
 def _value(names: Iterable[str]) -> str:
     from zoo.data.reading import format_names
 

@@ -6,7 +6,6 @@ Pickled objects are never loaded.
 from __future__ import annotations
 
 import re
-import unicodedata
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zoo.data import labels as labeling
 from zoo.data.splits import part_of
 from zoo.data.tables import Listing, Row, check_split_classes
 from zoo.errors import DataLayout, UsageError
@@ -225,7 +225,7 @@ def _classes(path: Path, parts: list[Part], arrays: Mapping[str, np.ndarray], na
     def name(label: object) -> str:
         if known is not None and numbers:
             return known[int(label)]  # type: ignore[call-overload]
-        return unicodedata.normalize("NFC", str(label)).zfill(width)
+        return str(label).zfill(width) if numbers else labeling.one_line(label)
 
     multilabel = any((values.sum(axis=1) != 1).any() for values in several)
     return [
@@ -245,8 +245,11 @@ def _names(path: Path, key: str, values: np.ndarray) -> list[str]:
             f"{str(path)!r}: {key} must be the names of the classes, one string each. "
             f"Received: {values.dtype} {values.shape}."
         )
-    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in values.tolist()]
-    if len(set(names)) < len(names) or not all(name.strip() for name in names):
+    names = [
+        labeling.one_line(name.decode("utf-8", "replace") if isinstance(name, bytes) else name)
+        for name in values.tolist()
+    ]
+    if len(set(names)) < len(names) or not all(names):
         raise DataLayout(f"{str(path)!r}: the names in {key} must differ, and must not be empty.")
     return names
 

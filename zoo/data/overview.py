@@ -12,16 +12,18 @@ from typing import Any
 
 from zoo.data import group_by as grouping
 from zoo.data import split as splitting
-from zoo.data.kinds import conversion_advice, is_readable
 from zoo.data.names import printable, quoted
+from zoo.data.pixels import check_readable
 from zoo.data.reading import LeftOut
 from zoo.data.sources import Source
-from zoo.errors import EmptyClass
+from zoo.errors import EmptyClass, UnreadablePictures
 from zoo.reporter import Reporter, counted
+from zoo_runtime import conversion_advice, is_readable
 
 # How many classes and how many files are named.
 _NAMED_CLASSES = 10
 _NAMED_PATHS = 5
+_NAMED_MISSING = 3
 
 
 def report(source: Source, reporter: Reporter) -> None:
@@ -46,6 +48,11 @@ def show(source: Source, split: dict[str, Any], reporter: Reporter) -> None:
         reporter: Receives the messages and warnings.
     """
     report(source, reporter)
+    show_split(source, split, reporter)
+
+
+def show_split(source: Source, split: dict[str, Any], reporter: Reporter) -> None:
+    """Report which pictures cannot be read, and how a source would be split; see `show`."""
     unreadable = unreadable_line(source)
     if unreadable:
         reporter.warn(unreadable)
@@ -58,11 +65,14 @@ def show(source: Source, split: dict[str, Any], reporter: Reporter) -> None:
 def lines(source: Source) -> list[str]:
     """Describe a source in a few lines: the layout, the pictures of each class, and what is left out."""
     layout = f" ({source.findings.layout})" if source.findings.layout else ""
-    head = f"{counted(len(source.pictures), 'picture')} of {_classes(len(source.classes))}{layout}:"
+    head = (
+        f"{counted(len(source.pictures) - len(source.missing), 'picture')} of {_classes(len(source.classes))}{layout}:"
+    )
     found = [head, *_class_lines(source)]
     if source.multilabel:
-        bare = sum(not picture.labels for picture in source.pictures)
+        bare = sum(not each.labels for i, each in enumerate(source.pictures) if i not in source.missing)
         found += [f"  {counted(bare, 'picture')} without a label"] if bare else []
+    found += [f"Missing: {missing}"] if (missing := missing_line(source)) else []
     reasons: dict[str, list[LeftOut]] = {}
     for each in source.findings.left_out:
         reasons.setdefault(each.why, []).append(each)
@@ -91,9 +101,14 @@ def _paths(items: Sequence[LeftOut]) -> str:
 
 
 def counts(source: Source) -> dict[str, Counter[str | None]]:
-    """Return the number of pictures of each class in each part. The part is None if the source has no split."""
+    """Return the number of pictures of each class in each part. The part is None if the source has no split.
+
+    Pictures whose files do not exist are not counted.
+    """
     found: dict[str, Counter[str | None]] = {name: Counter() for name in source.classes}
-    for picture in source.pictures:
+    for i, picture in enumerate(source.pictures):
+        if i in source.missing:
+            continue
         for label in picture.labels:
             found[source.classes[label]][picture.split] += 1
     return found
@@ -132,7 +147,7 @@ def expected_split(
 ) -> dict[str, Any]:
     """Return the split that a training would make, if no picture is damaged and none is a copy of another.
 
-    Pictures of kinds that zoo cannot read are in no part.
+    Pictures of kinds that zoo cannot read, and those that do not exist, are in no part.
 
     Args:
         source: The source.
@@ -150,12 +165,17 @@ def expected_split(
         UsageError: `val_fraction` is given, but the source has a validation part.
     """
     pictures = source.pictures
-    rows = [i for i, each in enumerate(pictures) if not isinstance(each.content, Path) or is_readable(each.content)]
+    unread = {i for i, each in enumerate(pictures) if isinstance(each.content, Path) and not is_readable(each.content)}
+    bad = {
+        i: "it does not exist" if i in source.missing else "zoo cannot read its format" for i in unread | source.missing
+    }
+    rows = [i for i in range(len(pictures)) if i not in bad]
     alone = [str(row) for row in range(len(pictures))]
     groups = (
         alone if keys is None else [own if key is None else f"key {key}" for own, key in zip(alone, keys, strict=True)]
     )
     try:
+        check_readable(pictures, bad)
         if keys is not None and group_by is not None:
             grouping.check_groups(keys, source, rows, group_by, validation=validation)
         split = splitting.split(
@@ -168,7 +188,7 @@ def expected_split(
             validation=validation,
             groups=groups,
         )
-    except EmptyClass as error:
+    except (EmptyClass, UnreadablePictures) as error:
         return {"problem": str(error)}
     how = split.how if group_by is None else f"{split.how}, grouped by {group_by!r}"
     return {"counts": {part: len(getattr(split, part)) for part in splitting.PARTS}, "how": how}
@@ -180,6 +200,19 @@ def unreadable_line(source: Source) -> str:
     return conversion_advice({str(path): "" for path in paths if not is_readable(path)})
 
 
+def missing_line(source: Source) -> str:
+    """Say how many files do not exist, and name some. Empty if all exist."""
+    rows = sorted(source.missing)
+    if not rows:
+        return ""
+    shown = ", ".join(quoted(source.pictures[i].name) for i in rows[:_NAMED_MISSING])
+    more = ", such as " if len(rows) > _NAMED_MISSING else ": "
+    return (
+        f"{len(rows)} of {counted(len(source.pictures), 'file')} {'does' if len(rows) == 1 else 'do'} not exist"
+        f"{more}{shown}"
+    )
+
+
 def to_json(source: Source) -> dict[str, Any]:
     """Return how a source was understood, as `zoo data show --json` prints it."""
     findings = source.findings
@@ -187,7 +220,8 @@ def to_json(source: Source) -> dict[str, Any]:
         "name": source.name,
         "task": source.task,
         "layout": findings.layout,
-        "pictures": len(source.pictures),
+        "pictures": len(source.pictures) - len(source.missing),
+        "missing": [source.pictures[i].name for i in sorted(source.missing)],
         "classes": {
             name: {"pictures": parts.total(), **{part: parts[part] for part in splitting.PARTS if parts[part]}}
             for name, parts in counts(source).items()

@@ -31,10 +31,9 @@ import numpy as np
 
 import zoo_runtime
 from zoo import files
-from zoo.data.kinds import conversion_advice
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
-from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge
+from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge, conversion_advice
 
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
@@ -43,7 +42,7 @@ CHUNK = 32
 RELEASED_BYTES = 128 << 20
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
-DECODER = 3
+DECODER = 4
 # Endings of formats that can have 16-bit gray levels, and how many of such files are looked at.
 DEEP = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k", ".jpx"))
 DEEP_SAMPLE = 64

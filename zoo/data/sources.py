@@ -16,13 +16,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from zoo.data import several_tables
 from zoo.data.folders import read_folder
-from zoo.data.lists import read_list
-from zoo.data.names import check_alike, normalized, printable, quoted
+from zoo.data.lists import read_list, read_lists
+from zoo.data.locate import URL
+from zoo.data.names import check_alike, normalized, printable, quoted, remark_on_plurals
 from zoo.data.reading import Exclusion, Findings, LeftOut, ReadingOptions, check_present
 from zoo.data.stored import StoredPicture
 from zoo.data.tables import SEPARATOR, Row
@@ -39,6 +43,7 @@ HELP = """zoo reads one of these:
   a folder with one folder per class, each with train/ (and val/, test/): photos/cat/train/1.jpg
   a list with the columns path,label[,split]; or path,labels[,split] with several labels like "cat;indoors":
     .csv, .tsv, .txt, .json, .jsonl, .parquet, .arrow or .feather
+  a folder with such lists: train.csv, val.csv, test.csv; or train-00000-of-00002.parquet, ...
   an .npz file with the arrays x_train, y_train (and x_val, y_val, x_test, y_test)
   the name digits: 1,797 handwritten digits that are installed with zoo"""
 IDENTIFIER = re.compile(r"n\d{8}")
@@ -128,6 +133,12 @@ class Source:
         """The kind of classification: "binary" (two classes), "multiclass" or "multilabel"."""
         return "multilabel" if self.multilabel else "binary" if len(self.classes) == 2 else "multiclass"
 
+    @cached_property
+    def missing(self) -> frozenset[int]:
+        """The indices of the pictures whose files do not exist, such as those that a list names wrongly."""
+        paths = [(i, each.content) for i, each in enumerate(self.pictures) if isinstance(each.content, Path)]
+        return frozenset(i for i, path in paths if not os.path.exists(path))
+
     def class_of(self, picture: Picture) -> str:
         """Return the name of a picture's class. If a picture has several classes, semicolons separate their names."""
         return SEPARATOR.join(self.classes[label] for label in picture.labels)
@@ -172,25 +183,37 @@ def open_source(data: str, *, reading: ReadingOptions | None = None, fewest_clas
         raise DataNotFound(f"{printable(where)!r} cannot be read: {error.strerror or error}.") from None
     counts = Counter(source.classes[label] for picture in source.pictures for label in picture.labels)
     check_alike(data, counts, reading.classes or ())
+    hints = remark_on_plurals(counts, reading.classes or ())
+    source = replace(source, remarks=(*source.remarks, *hints)) if hints else source
     if len(source.classes) < fewest_classes:
         raise EmptyClass(_too_few_classes(data, source))
     return source if reading.max_pixels is None else replace(source, max_pixels=reading.max_pixels)
 
 
-def _select(path: Path, source: Source, reading: ReadingOptions) -> Source:
+def _lists_of(folder: Path, reading: ReadingOptions, exclusion: Exclusion) -> list[several_tables.PartList]:
+    """Return the lists that make up a folder's data set. None are read if --classes names folders."""
+    tree = Tree(folder, exclusion)
+    names = {normalized(each.name) for each in tree.live(folder)}
+    if reading.classes is not None and set(reading.classes) <= names | {"*"}:
+        return []
+    return several_tables.find(tree)
+
+
+def _select(path: Path, source: Source, reading: ReadingOptions, exclusion: Exclusion | None = None) -> Source:
     """Leave out pictures and classes of a table, or of the digits, that the user does not want.
 
     Args:
-        path: The path of the table.
+        path: The path of the table, or of anything in the folder of several tables.
         source: The source as it stands.
         reading: Says which classes and pictures are used.
+        exclusion: What has been left out so far. None means nothing.
 
     Raises:
         DataLayout: The source lacks a class that `reading` names, or every picture is left out.
     """
     if not reading.exclude and reading.classes is None:
         return source
-    exclusion = Exclusion(reading.exclude)
+    exclusion = exclusion or Exclusion(reading.exclude)
 
     def relative(picture: Picture) -> str:
         content = picture.content
@@ -203,7 +226,7 @@ def _select(path: Path, source: Source, reading: ReadingOptions) -> Source:
         raise DataLayout(f"--exclude leaves out all {len(source.pictures)} pictures of {str(path)!r}.")
     counts = Counter(source.classes[label] for picture in kept for label in picture.labels)
     classes = [name for name in source.classes if counts[name]]
-    left_out = [LeftOut(picture, "--exclude") for picture in exclusion.left_out]
+    left_out = [LeftOut(picture, "--exclude") for picture in dict.fromkeys(exclusion.left_out)]
     if reading.classes is not None and "*" not in reading.classes:
         check_present(reading.classes, classes, str(path))
         left_out += [LeftOut(name, "not named by --classes", counts[name]) for name in classes]
@@ -234,11 +257,22 @@ def _too_few_classes(data: str, source: Source) -> str:
 
 def _open(data: str, reading: ReadingOptions, *, training: bool) -> Source:
     path = Path(os.path.expanduser(data))
+    exclusion = Exclusion(reading.exclude)
+    if path.is_dir() and (lists := _lists_of(path, reading, exclusion)):
+        listing, left_out = read_lists(path, lists, columns=reading.columns, base=reading.root)
+        source = _source(path.resolve().name, listing.rows, remarks=listing.remarks, multilabel=listing.multilabel)
+        source = replace(source, findings=Findings(left_out=tuple(left_out)))
+        return _select(path / "*", source, reading, exclusion)
     if (reading.columns or reading.root is not None) and (path.is_dir() or (data == EMBEDDED and not path.exists())):
         option = "--columns" if reading.columns else "--root"
         raise UsageError(f"{option} is for a list of pictures, such as a CSV file. {data!r} is not a list. Omit it.")
     if data == EMBEDDED and not path.exists():
         return _select(path, _digits(), reading)
+    if URL.match(data) and not path.exists():
+        advice = "zoo reads local files: download it, unpack it if it is an archive, and give the path of the folder."
+        if data.lower().startswith("file:"):
+            advice = f"Give the path alone: {unquote(urlsplit(data).path)!r}."
+        raise DataNotFound(f"{data!r} is an address, not a path. {advice}")
     if not data or not path.exists():
         raise DataNotFound(f"there is nothing at {data!r}. {HELP}")
     if path.is_dir():

@@ -116,6 +116,11 @@ class Table:
     def __len__(self) -> int:
         return len(self.lines)
 
+    @property
+    def folder(self) -> Path:
+        """The folder from which paths count."""
+        return self.path.parent
+
     def without_header(self) -> Table:
         """Return the table as it is if its first line is not a header but the first row."""
         columns = [[name, *cells] for name, cells in zip(self.names, self.columns, strict=True)]

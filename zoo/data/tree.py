@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -15,11 +13,10 @@ from functools import cached_property
 from pathlib import Path
 
 from zoo import files
-from zoo.data.kinds import is_picture
 from zoo.data.names import printable
 from zoo.data.reading import Exclusion
 from zoo.errors import DataLayout
-from zoo_runtime import IGNORED, SUFFIXES
+from zoo_runtime import IGNORED, SUFFIXES, is_picture, is_written_by_zoo
 
 
 @dataclass(frozen=True)
@@ -157,53 +154,4 @@ class Tree:
 
     def _is_own(self, folder: Path) -> bool:
         """Return whether zoo wrote a folder: a run, an export, a quarantine, a folder of nothing else, or the cache."""
-        if _is_output(folder) or os.path.realpath(folder) == self._cache:
-            return True
-        try:
-            with os.scandir(folder) as entries:
-                inside = [entry for entry in entries if not entry.name.startswith(".")]
-            folders = [Path(entry.path) for entry in inside if entry.is_dir()]
-        except OSError:
-            return False
-        return bool(folders) and len(folders) == len(inside) and all(map(_is_output, folders))
-
-
-def _is_output(folder: Path) -> bool:
-    """Return whether a folder is a run, an export or a quarantine."""
-    return _is_run(folder) or _is_export(folder) or _is_quarantine(folder)
-
-
-def _is_run(folder: Path) -> bool:
-    """Return whether a folder is a run folder, by what its run.json has."""
-    path = folder / "run.json"
-    if not os.path.isfile(path):
-        return False
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and {"schema", "id", "status", "options"} <= values.keys()
-
-
-def _is_quarantine(folder: Path) -> bool:
-    """Return whether `zoo data check --quarantine` moved files into a folder, by the first line of its list."""
-    try:
-        with (folder / "quarantine.csv").open("rb") as stream:
-            return stream.read(100).lstrip(b"\xef\xbb\xbf").startswith(b"moved_from,moved_to,")
-    except OSError:
-        return False
-
-
-def _is_export(folder: Path) -> bool:
-    """Return whether a folder is an export, by the metadata of its model.onnx. It has no pictures but a sample."""
-    path = folder / "model.onnx"
-    try:
-        if not path.is_file() or not path.stat().st_size:
-            return False
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.rfind(b"zoo.schema") < 0:
-                return False
-        with os.scandir(folder) as entries:
-            return sum(entry.is_dir() or is_picture(Path(entry.path), ()) for entry in entries) <= 1
-    except (OSError, ValueError):
-        return False
+        return is_written_by_zoo(folder) or os.path.realpath(folder) == self._cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -70,6 +71,7 @@ def check(
     group_by: str | None = None,
     html: Path | None = None,
     quarantine_folder: Path | None = None,
+    levels: int = 16,
 ) -> DataCheck:
     """Check the pictures of a source.
 
@@ -81,6 +83,7 @@ def check(
         html: Where to write the report page. None writes none.
         quarantine_folder: Where to move unreadable files, extra copies and pictures with contradicting labels. None
             moves nothing.
+        levels: The bits that the gray levels of 16-bit pictures use, 8 to 16.
 
     Raises:
         UsageError: The quarantine is inside the data, or the data are not a folder of files. `html` is another file.
@@ -88,6 +91,7 @@ def check(
         WriteError: The page cannot be written, or a file cannot be moved.
     """
     started = time.perf_counter()
+    spec = dataclasses.replace(SPEC, levels=levels)
     folder = Path(os.path.expanduser(data))
     if quarantine_folder is not None:
         quarantine.check_folder(folder, quarantine_folder, reading)
@@ -96,18 +100,20 @@ def check(
         files.check_writable(html.parent, "--html FILE")
         _check_page(html)
     source = sources.open_source(data, reading=reading, fewest_classes=1)
+    if quarantine_folder is not None and not source.findings.layout:
+        raise quarantine.lists_stay(folder)
     # The remarks are among the findings.
     for line in overview.lines(source):
         reporter.say(line)
     keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
     with reporter.progress("decoding pictures") as progress:
         pixels = pixel_cache.load_pixels(
-            source.pictures, SPEC, files.cache() / "pixels", progress, max_pixels=source.max_pixels
+            source.pictures, spec, files.cache() / "pixels", progress, max_pixels=source.max_pixels
         )
     headers = _headers(source.pictures, reporter)
     with reporter.progress("measuring pictures") as progress:
         measured = quality.measure(pixels, progress)
-    links = near.find(source.pictures, pixels, SPEC)
+    links = near.find(source.pictures, pixels, spec)
     grouped = groups.group(source.pictures, pixels.digests, pixels.usable, links, keys)
     checked = Checked(source, pixels, headers, measured, links, grouped, keys)
     found = findings.find(checked)

@@ -19,6 +19,7 @@ from zoo.data.check.quality import Quality, odd_shapes, odd_sizes, tiny
 from zoo.data.pixels import Pixels, larger_limit, size_advice
 from zoo.data.sources import Source
 from zoo.reporter import counted
+from zoo_runtime import conversion_advice
 
 # A class with less than this share of the pictures of the largest class is named.
 IMBALANCE = 0.2
@@ -28,7 +29,7 @@ LEVELS = ("error", "warning", "note")
 IS, HAS = ("is", "are"), ("has", "have")
 LOOK = "Look at them, and remove those that do not show their class."
 # The part of an advice that is for folders alone.
-_QUARANTINE = re.compile(r"[.;] --quarantine DIR [^.]*\.")
+_QUARANTINE = re.compile(r"[.;] --quarantine [^.]*\.")
 # What is said of single pictures: the kind, its level, the verb for one and for several, the rest, and what to do.
 POOR = (
     ("blank", "warning", HAS, "a single color and nothing else", "They show nothing. Remove them."),
@@ -165,6 +166,8 @@ def _unreadable(checked: Checked) -> list[Finding]:
     larger = size_advice(bad.values())
     if larger:
         advice = larger if all(map(larger_limit, bad.values())) else f"{larger} {advice}"
+    convert = conversion_advice({checked.source.pictures[i].name: why for i, why in bad.items()})
+    advice = f"{convert} {advice}" if convert else advice
     return [Finding("unreadable", "error", title, advice, tuple(Item((i,), why) for i, why in sorted(bad.items())))]
 
 
@@ -214,7 +217,7 @@ def _same_pictures(checked: Checked) -> list[Finding]:
                 "picture is there several times, saved at another quality, size or format, or mirrored",
                 "pictures are there several times, saved at another quality, size or format, or mirrored",
             ),
-            "zoo keeps them on one side of the split. --quarantine DIR keeps the largest of each and moves the others.",
+            "zoo keeps them on one side of the split. Look at them; --quarantine leaves them, as they may be frames.",
         ),
     )
     return [
@@ -320,7 +323,7 @@ def _pictures(checked: Checked) -> list[Finding]:
             advice = "There is nothing to do if they are meant to be so."
         modes = [header.mode for item in kept if (header := headers[item.pictures[0]])]
         if kind == "dark" and any(mode.startswith("I") for mode in modes):
-            advice = "They have 16 bits. If their levels use fewer, `zoo finetune` says which --levels reads them."
+            advice = "They have 16 bits. If their levels use fewer, say so with --levels, such as --levels 12."
         found.append(Finding(kind, level, title, advice, kept))
     return found
 

@@ -9,21 +9,33 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import re
 import shutil
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from zoo import files
 from zoo.data.check.findings import Checked
+from zoo.data.names import listed
 from zoo.data.pixels import larger_limit
 from zoo.data.reading import Exclusion, ReadingOptions
 from zoo.errors import DataNotFound, UsageError, WriteError
+from zoo_runtime import is_quarantine
 
 LIST = "quarantine.csv"
 COLUMNS = ("moved_from", "moved_to", "reason", "time")
 # Of copies in several parts, the one in the test part stays, so that a benchmark keeps its test pictures.
 PARTS = {"test": 0, "val": 1, "train": 2, None: 3}
+# Names of copies, without their endings, in the languages of Windows, macOS, Linux desktops and Google Drive.
+_COPY = re.compile(
+    r"[\s_-]?\(\d+\)$|[\s_-]copy([\s_-]?\d+)?$|\(copy( \d+)?\)$|^copy (\(\d+\) )?of "
+    r"|[\s_-](kopie|copie|copia|cópia|kopi|kopia|копия|kópia|kopya)([\s_-]?\d+)?$"
+    r"|^(kopie von|copie de|copia de|cópia de|copia di|kopie van|kopi av|kopi af|kopia|копия)\s|副本|コピー|복사본",
+    re.IGNORECASE,
+)
 # What os.link raises where files cannot be linked: on another disk, or on a file system without links.
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES, errno.ENOSYS)
 
@@ -46,9 +58,11 @@ class Restored:
 def choose(checked: Checked) -> dict[int, str]:
     """Choose the pictures to move away.
 
-    These are unreadable files, pictures that have copies with another label, and extra copies. Of copies, the one in
-    the test part stays, or else the largest one. Look-alikes, such as frames of a burst, always stay, and so do
-    pictures that a larger --max-pixels reads.
+    These are unreadable files, pictures that have copies with another label, and extra copies: byte-equal ones, and
+    copies of any kind of a picture in another part of a given split. Of byte-equal copies, the one with the plain name
+    stays. Of copies in several parts, the one in the test part stays. Copies in one class that were saved again and
+    look-alikes, such as frames of a burst, always stay: zoo cannot tell the first from the second with certainty.
+    Pictures that a larger --max-pixels reads stay too.
 
     Returns:
         A dictionary from the index of each picture to the reason.
@@ -61,16 +75,27 @@ def choose(checked: Checked) -> dict[int, str]:
             reasons |= {i: f"has a copy with another label: {'; '.join(others[i][:3])}" for i in group}
             continue
         kept = min(group, key=lambda i: _rank(checked, i))
-        reasons |= {i: f"copy of {names[kept]}" for i in group if i != kept}
+        here = checked.source.pictures[kept].split
+        reasons |= {i: f"copy of {names[kept]}" for i in group if checked.source.pictures[i].split != here}
+        first: dict[str, int] = {}
+        for i in sorted(set(group) - reasons.keys(), key=lambda i: _rank(checked, i)):
+            before = first.setdefault(checked.pixels.digests[i], i)
+            reasons |= {i: f"copy of {names[before]}"} if before != i else {}
     return reasons
 
 
-def _rank(checked: Checked, i: int) -> tuple[int, int, int, int]:
-    """Return a value that is lowest for the copy to keep: by part, pixels, size of the file, and place."""
+def is_named_as_copy(name: str) -> bool:
+    """Return whether a file is named as programs name copies: "x (1).jpg", "x copy.jpg", "Kopie von x.jpg"."""
+    return _COPY.search(os.path.splitext(unicodedata.normalize("NFC", name))[0]) is not None
+
+
+def _rank(checked: Checked, i: int) -> tuple[int, int, int, bool, int, int]:
+    """Return a value that is lowest for the copy to keep: by part, pixels, size of the file, name, and place."""
     header, picture = checked.headers[i], checked.source.pictures[i]
     area = header.size[0] * header.size[1] if header else 0
     size = os.path.getsize(picture.content) if isinstance(picture.content, Path) else 0
-    return PARTS[picture.split], -area, -size, i
+    name = os.path.basename(picture.name)
+    return PARTS[picture.split], -area, -size, is_named_as_copy(name), len(name), i
 
 
 def check_folder(data: Path, folder: Path, reading: ReadingOptions | None = None) -> None:
@@ -82,13 +107,11 @@ def check_folder(data: Path, folder: Path, reading: ReadingOptions | None = None
         reading: How the data are read. A folder that it excludes may be inside the data folder.
 
     Raises:
-        UsageError: The pictures are not a folder of files, or the quarantine is where zoo would read it as pictures.
+        UsageError: The pictures are not a folder of files, or the quarantine is where zoo would read it as pictures. Or
+            it is a folder that has something else, such as runs, exports or the data folder.
     """
     if not data.is_dir():
-        raise UsageError(
-            f"--quarantine moves files of a folder, and {str(data)!r} is not a folder. A list would name files that "
-            "are no longer there. `zoo data check --json` names the pictures; remove their rows from the list."
-        )
+        raise lists_stay(data)
     root, there = data.resolve(), folder.resolve()
     inside = there.is_relative_to(root)
     below = there.relative_to(root) if inside else Path()
@@ -104,6 +127,42 @@ def check_folder(data: Path, folder: Path, reading: ReadingOptions | None = None
         )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--quarantine {str(folder)!r} is not a folder.")
+    _check_use(root, folder)
+
+
+def lists_stay(data: Path) -> UsageError:
+    """Create the error for data whose pictures are named by lists."""
+    what = "is read by its lists" if data.is_dir() else "is not a folder"
+    return UsageError(
+        f"--quarantine moves files of a folder of classes, and {str(data)!r} {what}. A list would name files that are "
+        "no longer there. `zoo data check --json` names the pictures; remove their rows from the list."
+    )
+
+
+def _check_use(root: Path, folder: Path) -> None:
+    """Check that a folder is new, empty or a quarantine.
+
+    Raises:
+        UsageError: The folder contains the data, is where zoo writes runs, exports or its cache, or has other files.
+    """
+    there = folder.resolve()
+    advice = "Name a new folder, such as ../quarantine."
+    if root.is_relative_to(there):
+        raise UsageError(f"--quarantine {str(folder)!r} contains the data {str(root)!r}. {advice}")
+    if is_quarantine(folder):
+        return
+    for own, what in ((Path("runs"), "runs"), (Path("exported"), "exports"), (files.cache(), "its cache")):
+        if there.is_relative_to(own.resolve()):
+            raise UsageError(f"--quarantine {str(folder)!r} is where zoo writes {what}. {advice}")
+    try:
+        inside = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except FileNotFoundError:
+        return
+    if inside:
+        raise UsageError(
+            f"--quarantine {str(folder)!r} is not empty, and not a quarantine of zoo: it has {listed(inside, 3)}. "
+            f"{advice}"
+        )
 
 
 def move(data: Path, folder: Path, reasons: Mapping[Path, str]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo.data.check.groups import Grouping, same_pictures
 from zoo.data.check.near import Links
+from zoo.data.group_by import summary as group_summary
 from zoo.data.pixels import Pixels
 from zoo.data.sources import Source
 from zoo.reporter import counted, joined
@@ -95,6 +96,7 @@ def check(
             "groups_cut": grouping.cut,
         },
         "across_parts": _pairs(source, across),
+        **({} if keys is None else {"group_by": group_summary(keys)}),
         "groups_across_parts": torn[:RECORDED],
         "contradicting": _pairs(source, contradicting),
         "blank": blank[:RECORDED],
