@@ -41,6 +41,8 @@ CACHE_BYTES = 8 << 30
 CHUNK = 32
 # Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
+# Reading one byte of such a file maps so many bytes around it, on Linux.
+MAPPED_BYTES = 64 << 10
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
 DECODER = 3
@@ -141,7 +143,7 @@ class MappedRows:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return a copy of the rows with the given indices, an array (len(rows), ...)."""
         values = self._array[rows]
-        self.touched(values.nbytes)
+        self.touched(max(values.nbytes, len(rows) * MAPPED_BYTES))
         return values
 
     def touched(self, count: int) -> None:
@@ -151,12 +153,16 @@ class MappedRows:
             count: The number of bytes that were read or written since the last call.
         """
         self._touched += count
-        mapped: Any = getattr(self._array, "_mmap", None)
-        if self._touched < RELEASED_BYTES or not hasattr(mapped, "madvise"):
-            return
+        if self._touched >= RELEASED_BYTES:
+            self.release()
+
+    def release(self) -> None:
+        """Release the memory pages of the array. Call this when no more rows are read or written for a while."""
         self._touched = 0
-        # Written bytes are not lost: the operating system keeps them in its file cache and writes them to the disk.
-        mapped.madvise(mmap.MADV_DONTNEED)
+        mapped: Any = getattr(self._array, "_mmap", None)
+        if hasattr(mapped, "madvise"):
+            # Written bytes are not lost: the operating system keeps them in its file cache and writes them to the disk.
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def digests_of(pictures: Sequence[Picture]) -> list[str]:

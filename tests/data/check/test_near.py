@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
+from scipy import ndimage
 
 from zoo import files
 from zoo.data import pixels, sources
@@ -207,20 +208,48 @@ def test_all_pairs_of_hashes_within_the_distance_are_found():
     rng = np.random.default_rng(0)
     signs = rng.choice(np.array([-1, 1], np.int8), (3000, 64))
     signs[2900:] = signs[:100]
-    flips = rng.permuted(np.tile(np.arange(64) < 12, (100, 1)), axis=1)
+    flips = rng.permuted(np.tile(np.arange(64) < hashes.DISTANCE, (100, 1)), axis=1)
     signs[2900:][flips] *= -1
     mirrored = rng.choice(np.array([-1, 1], np.int8), (3000, 64))
     pairs = hashes.candidates(every_way(signs, mirrored), np.zeros(3000, np.float32))
     found = {(int(i), int(j)) for i, j in zip(pairs.first, pairs.second, strict=True)}
     assert {(i, 2900 + i) for i in range(100)} <= found
     exact = (64 - signs.astype(int) @ signs.T.astype(int)) // 2
-    expected = {(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(exact <= 12, 1)), strict=True)}
+    expected = {(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(exact <= hashes.DISTANCE, 1)), strict=True)}
     plain = {
         pair
         for pair, flipped in zip(zip(pairs.first, pairs.second, strict=True), pairs.mirrored, strict=True)
         if not flipped
     }
     assert {(int(i), int(j)) for i, j in plain} == expected
+
+
+def test_pictures_of_two_areas_are_not_alike(tmp_path, linked):
+    """They have nearly the same gray levels everywhere but at the edge, and 0.93 or more of correlation."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:120, :160]
+    for number in range(30):
+        edge = 80 + rng.uniform(-4, 4) + rng.uniform(4, 10) * np.sin(y / rng.uniform(8, 30) + rng.uniform(0, 6))
+        fur = ndimage.gaussian_filter(rng.normal(0, 40, (120, 160)), 2) * 2
+        levels = np.where(x < edge, 20, 220) + fur
+        image = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+        image.save(folder / f"{number:02}.png")
+    image.resize((80, 60)).save(folder / "again.jpg", quality=60)
+    assert set(linked(tmp_path)) == {("29.png", "again.jpg")}
+
+
+def test_smooth_pictures_without_details_are_found_too(tmp_path, scenes, linked):
+    """Their details are the noise of the format alone, and differ."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    # The hashes of other such pictures are too far from those of their copies.
+    for seed in (1, 4):
+        smooth = scenes(seed).filter(ImageFilter.GaussianBlur(30))
+        smooth.save(folder / f"{seed}.png")
+        smooth.save(folder / f"{seed}.jpg", quality=30)
+    assert {(f"{seed}.jpg", f"{seed}.png") for seed in (1, 4)} <= set(linked(tmp_path))
 
 
 def test_turned_hashes_are_compared_with_those_of_the_same_brightness_in_all_blocks():

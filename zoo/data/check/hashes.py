@@ -26,8 +26,8 @@ ROWS, COLUMNS = 256, 2048
 # The candidates that each picture keeps. Pictures of a camera that does not move are all alike; pairs of each with each
 # would not fit into memory, and a few links per picture join them all the same.
 NEAREST = 8
-# Hashes may differ in so many of 64 bits. Most pairs with more are different pictures.
-DISTANCE = 12
+# Hashes may differ in so many of 64 bits. With more, the pairs to compare become too many.
+DISTANCE = 14
 # The same for turned copies. Those that were saved again differ in 4 bits at most, and their mean gray levels by 0.9.
 TURNED_DISTANCE = 8
 SAME_GRAY = 2.0

@@ -24,10 +24,10 @@ from zoo.data.sources import Picture
 from zoo.errors import WriteError
 from zoo_runtime import ImageSpec
 
-# Pictures are near-duplicates from this correlation on; docs/data-check.md has the measurements.
-SIMILAR = 0.93
-# Below this correlation, no shift makes two pictures near-duplicates.
-WORTH_ALIGNING = 0.5
+# Pictures with the same details are near-duplicates from this correlation on; docs/data-check.md has the measurements.
+SIMILAR = 0.9
+# Below this correlation, hardly any shift makes two pictures near-duplicates.
+WORTH_ALIGNING = 0.6
 # The correlation from which a pair may be the same picture, saved twice.
 COPY = 0.985
 # Pictures with a side below this many pixels are alike without being copies, such as handwritten digits.
@@ -118,7 +118,8 @@ def _comparable(thumbs: npt.NDArray[np.uint8], pixels: Pixels) -> tuple[npt.NDAr
     unique = np.array(sorted(first.values()), dtype=np.int64)
     reader = MappedRows(thumbs)
     blocks = [unique[start : start + 16 * BLOCK] for start in range(0, len(unique), 16 * BLOCK)]
-    contrast = np.concatenate([reader[block].std(axis=(1, 2)) for block in blocks] or [np.zeros(0)])
+    contrast = np.concatenate([reader[block].std(axis=(1, 2), dtype=np.float32) for block in blocks] or [np.zeros(0)])
+    reader.release()
     blank = {pixels.digests[i] for i in unique[contrast < 1]}
     return unique[contrast >= similarity.LEAST_CONTRAST], np.array(
         [i for i in pixels.usable if pixels.digests[i] in blank], dtype=np.int64
@@ -129,13 +130,16 @@ def _candidates(thumbs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> h
     """Return the pairs of pictures with near hashes, as places in `rows`."""
     reader = MappedRows(thumbs)
     blocks = [rows[start : start + 16 * BLOCK] for start in range(0, len(rows), 16 * BLOCK)]
-    parts, gray = [hashes.phash(thumbs[:0])], [np.zeros(0, np.float32)]
-    for block in blocks:
+    signs = {way: np.zeros((len(rows), hashes.BITS), np.int8) for way in (*hashes.UPRIGHT, *hashes.TURNED)}
+    gray = np.zeros(len(rows), np.float32)
+    for number, block in enumerate(blocks):
         pictures = reader[block]
-        parts.append(hashes.phash(pictures))
-        gray.append(pictures.mean(axis=(1, 2), dtype=np.float32))
-    signs = {way: np.concatenate([part[way] for part in parts]) for way in parts[0]}
-    return hashes.candidates(signs, np.concatenate(gray))
+        places = slice(number * len(blocks[0]), number * len(blocks[0]) + len(block))
+        for way, values in hashes.phash(pictures).items():
+            signs[way][places] = values
+        gray[places] = pictures.mean(axis=(1, 2), dtype=np.float32)
+    reader.release()
+    return hashes.candidates(signs, gray)
 
 
 def _verify(
@@ -174,6 +178,8 @@ def _verify(
         kept, same = kept[real], (same & ~turned[kept])[real]
         flipped, quarters = pairs.mirrored[block][kept], pairs.turned[block][kept]
         found.append(Links(first[kept], second[kept], score[kept], flipped, quarters, same, blank))
+    reader.release()
+    colors.release()
     return _joined(found, blank)
 
 
@@ -219,7 +225,11 @@ def _alike(
     if len(shifted):
         score[shifted] = similarity.aligned(one[shifted], other[shifted])
     likely = np.where(turned, score >= COPY, score >= SIMILAR)
-    return score, np.flatnonzero(np.where(small, (score >= SMALL_SIMILAR) & upright, likely))
+    likely[small] = ((score >= SMALL_SIMILAR) & upright)[small]
+    kept = np.flatnonzero(likely)
+    if len(kept):
+        kept = kept[similarity.same_details(one[kept], other[kept], score[kept]) | small[kept]]
+    return score, kept
 
 
 def _same_colors(reader: MappedRows, i: np.int64, j: np.int64, way: Orientation) -> bool:
