@@ -41,8 +41,8 @@ CACHE_BYTES = 8 << 30
 CHUNK = 32
 # Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
-# Reading one byte of such a file maps so many bytes around it, on Linux.
-MAPPED_BYTES = 64 << 10
+# Linux maps 64 KiB around a byte that is read. A row may reach into two such blocks.
+MAPPED_BYTES = 128 << 10
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
 DECODER = 3

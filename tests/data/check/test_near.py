@@ -206,16 +206,18 @@ def test_pictures_that_are_all_alike_take_memory_for_a_few_links_each():
 
 def test_all_pairs_of_hashes_within_the_distance_are_found():
     rng = np.random.default_rng(0)
+    distance = hashes.distance_for(3000)
+    assert distance == 18 and [hashes.distance_for(count) for count in (10_001, 30_001)] == [16, 14]
     signs = rng.choice(np.array([-1, 1], np.int8), (3000, 64))
     signs[2900:] = signs[:100]
-    flips = rng.permuted(np.tile(np.arange(64) < hashes.DISTANCE, (100, 1)), axis=1)
+    flips = rng.permuted(np.tile(np.arange(64) < distance, (100, 1)), axis=1)
     signs[2900:][flips] *= -1
     mirrored = rng.choice(np.array([-1, 1], np.int8), (3000, 64))
     pairs = hashes.candidates(every_way(signs, mirrored), np.zeros(3000, np.float32))
     found = {(int(i), int(j)) for i, j in zip(pairs.first, pairs.second, strict=True)}
     assert {(i, 2900 + i) for i in range(100)} <= found
     exact = (64 - signs.astype(int) @ signs.T.astype(int)) // 2
-    expected = {(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(exact <= hashes.DISTANCE, 1)), strict=True)}
+    expected = {(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(exact <= distance, 1)), strict=True)}
     plain = {
         pair
         for pair, flipped in zip(zip(pairs.first, pairs.second, strict=True), pairs.mirrored, strict=True)

@@ -26,7 +26,9 @@ ROWS, COLUMNS = 256, 2048
 # The candidates that each picture keeps. Pictures of a camera that does not move are all alike; pairs of each with each
 # would not fit into memory, and a few links per picture join them all the same.
 NEAREST = 8
-# Hashes may differ in so many of 64 bits. With more, the pairs to compare become too many.
+# Hashes may differ in so many of 64 bits if there are up to so many pictures, and in `DISTANCE` bits if there are more.
+# The number of pairs to compare grows with the square of the pictures, and twofold with each bit.
+DISTANCES = ((10_000, 18), (30_000, 16))
 DISTANCE = 14
 # The same for turned copies. Those that were saved again differ in 4 bits at most, and their mean gray levels by 0.9.
 TURNED_DISTANCE = 8
@@ -102,6 +104,11 @@ def _signs(frequencies: npt.NDArray[np.float32]) -> Signs:
     return np.where(flat > np.median(flat, axis=1, keepdims=True), 1, -1).astype(np.int8)
 
 
+def distance_for(count: int) -> int:
+    """Return in how many bits the hashes of two of so many pictures may differ."""
+    return next((distance for most, distance in DISTANCES if count <= most), DISTANCE)
+
+
 def candidates(hashes: Mapping[Orientation, Signs], gray: npt.NDArray[np.float32]) -> Candidates:
     """Find all pairs of pictures whose hashes are close, up to `NEAREST` per picture and orientation.
 
@@ -117,6 +124,7 @@ def candidates(hashes: Mapping[Orientation, Signs], gray: npt.NDArray[np.float32
         The pairs. A pair of pictures may occur several times, in different orientations.
     """
     plain = hashes[UPRIGHT[0]]
+    lowest = BITS - 2 * distance_for(len(plain))
     order = np.argsort(gray, kind="stable")
     by_gray, levels = np.ascontiguousarray(plain[order]), gray[order]
     tasks = [(start, way) for start in range(0, len(plain), ROWS) for way in (*UPRIGHT, *TURNED)]
@@ -125,7 +133,7 @@ def candidates(hashes: Mapping[Orientation, Signs], gray: npt.NDArray[np.float32
         start, way = task
         block = slice(start, start + ROWS)
         if not way.turned:
-            first, second = _near(hashes[way][block], plain, start, BITS - 2 * DISTANCE)
+            first, second = _near(hashes[way][block], plain, start, lowest)
             return _pairs(first, second, way)
         end = int(np.searchsorted(levels, levels[block][-1] + SAME_GRAY, side="right"))
         first, second = _near(hashes[way][order[block]], by_gray[:end], start, BITS - 2 * TURNED_DISTANCE)
