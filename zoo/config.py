@@ -211,7 +211,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     source = sources.open_source(config.data, reading=config.reading)
     if config.balance and source.multilabel:
         raise UsageError("--balance needs pictures with exactly one class each; these have several labels or none.")
-    name = checked_name(config.name or f"{architecture.name}-{source.name}")
+    name = export_name(config, architecture, source)
     if config.export:
         files.check_writable(config.exported / name, "--exported FOLDER")
     head = _head(architecture, config.head)
@@ -266,6 +266,15 @@ def has_validation(config: FinetuneConfig, registry: Registry, reporter: Reporte
     head = _head(architecture, config.head)
     schedule, _ = _schedule(config, architecture, head, registry, augmentation, reporter, random=random)
     return not (schedule.by_evidence or config.folds is not None)
+
+
+def export_name(config: FinetuneConfig, architecture: Architecture, source: sources.Source) -> str:
+    """Return the name of the export of a run.
+
+    Raises:
+        UsageError: The user's name is not allowed; see `checked_name`.
+    """
+    return checked_name(config.name or f"{architecture.name}-{source.name}")
 
 
 def checked_name(name: str) -> str:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import onnx
 import pytest
+from PIL import Image
 
+from zoo import files
+from zoo.data import pixels
 from zoo.errors import ExportError, UsageError
 from zoo.workflow import replaced
 from zoo.workflow.replaced import NewExport
@@ -113,7 +116,10 @@ def test_an_export_of_other_pictures_is_refused_before_training(zoo, finished, t
     folders = ("--runs", run.parent, "--exported", place, "--name", "shapes")
     present = set(run.parent.iterdir())
 
+    decoded = len(list((files.cache() / "pixels").glob("*")))
     ran = zoo("finetune", "mnist_convnet", "--data", tmp_path / "b" / "photos", "--size", 32, *folders)
+    # The number of pictures differs, so that none is decoded.
+    assert "Data:" not in ran.out and len(list((files.cache() / "pixels").glob("*"))) == decoded
     assert ran.code == 2 and f"other pictures than those of {str(tmp_path / 'b' / 'photos')!r}" in ran.err
     assert f"The file is from run {run.name}: 72 pictures of 3 classes ('bars', 'discs', 'noise')" in ran.err
     assert "test accuracy " in ran.err and "`--name shapes-2`" in ran.err and "`--replace`" in ran.err
@@ -126,6 +132,82 @@ def test_an_export_of_other_pictures_is_refused_before_training(zoo, finished, t
     ran = zoo("finetune", "mnist_convnet", "--no-export", "--replace")
     assert ran.code == 2 and "--replace cannot be given" in ran.err
     assert (place / "shapes" / "model.onnx").read_bytes() == before and set(run.parent.iterdir()) == present
+
+
+@pytest.fixture
+def export_of(zoo, tmp_path, monkeypatch, make_photos):
+    """Train on a copy of some photos, and return the words of the same command for other pictures."""
+    monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "photos", 8)
+    words = ("finetune", "mnist_convnet", "--size", 32, "--epochs", 1, "--allow-chance", "--name", "mine", "--data")
+    ran = zoo(*words, "photos")
+    assert ran.code == 0, ran.err
+    return words
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["run", "no run"])
+def test_other_pictures_are_told_apart_before_one_is_decoded(zoo, export_of, tmp_path, monkeypatch, kept):
+    """One picture of 24 differs, or has another class; its file has to be read for that."""
+    if not kept:
+        (run,) = (tmp_path / "runs").iterdir()
+        run.rename(tmp_path / "gone")
+    shutil.copytree(tmp_path / "photos", tmp_path / "same")
+    shutil.copytree(tmp_path / "photos", tmp_path / "edited")
+    with next((tmp_path / "edited" / "discs").iterdir()).open("ab") as stream:
+        stream.write(b"\0")
+    shutil.copytree(tmp_path / "photos", tmp_path / "relabeled")
+    bars, discs = (sorted((tmp_path / "relabeled" / name).iterdir())[0] for name in ("bars", "discs"))
+    bars.rename(discs.parent / "bar.jpg")
+    discs.rename(bars.parent / "disc.jpg")
+    monkeypatch.setattr(pixels, "load_pixels", lambda *_: pytest.fail("decoded"))
+    for name in ("edited", "relabeled"):
+        for words in ((), ("--dry-run",)):
+            ran = zoo(*export_of, name, *words)
+            assert ran.code == 2 and f"other pictures than those of {str(tmp_path / name)!r}" in ran.err
+    ran = zoo(*export_of, "edited", "--dry-run", "--replace")
+    assert ran.code == 0 and "Export: exported/mine/model.onnx would be replaced, and the old file kept. " in ran.out
+    ran = zoo(*export_of, "same", "--dry-run")
+    assert ran.code == 0 and "exported/mine/model.onnx would be replaced" in ran.out and "unreadable" not in ran.out
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    ran = zoo(*export_of, "same")
+    assert ran.code == 0 and "of the same pictures" in ran.out
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["run", "no run"])
+def test_a_file_that_may_be_unreadable_leaves_the_question_open(zoo, export_of, tmp_path, kept):
+    if not kept:
+        (run,) = (tmp_path / "runs").iterdir()
+        run.rename(tmp_path / "gone")
+    shutil.copytree(tmp_path / "photos", tmp_path / "damaged")
+    (tmp_path / "damaged" / "noise" / "broken.jpg").write_bytes(b"no picture")
+    ran = zoo(*export_of, "damaged", "--dry-run")
+    assert ran.code == 0 and "Whether the others are the same is known when they are decoded." in ran.out
+    ran = zoo(*export_of, "damaged")
+    assert ran.code == 0 and "of the same pictures" in ran.out
+    # Where it can be read, the pictures are others. That is found after they are decoded.
+    shutil.copytree(tmp_path / "photos", tmp_path / "more")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "more" / "noise" / "red.jpg")
+    ran = zoo(*export_of, "more")
+    assert ran.code == 2 and "Data:" in ran.out and "other pictures than those of" in ran.err
+
+
+def test_a_dry_run_names_what_would_be_written(zoo, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("finetune", "mnist_convnet", "--size", 32, "--data", photos, "--dry-run")
+    ran = zoo(*words, "--int8", "--name", "mine")
+    assert ran.code == 0
+    assert [line for line in ran.out.splitlines() if line.startswith("Export: ")] == [
+        "Export: exported/mine/model.onnx",
+        "Export: exported/mine-int8/model.onnx",
+    ]
+    ran = zoo(*words, "--no-export")
+    assert ran.code == 0 and "Export:" not in ran.out
+    (tmp_path / "exported" / "mine").mkdir(parents=True)
+    (tmp_path / "exported" / "mine" / "model.onnx").write_bytes(b"mine")
+    ran = zoo(*words, "--name", "mine")
+    assert ran.code == 2 and "it is not a usable file of zoo" in ran.err and "Split: " in ran.out
+    assert (tmp_path / "exported" / "mine" / "model.onnx").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

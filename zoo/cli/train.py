@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @precision_option
 @variant_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
-@click.option("--dry-run", is_flag=True, help="Print what would be read, and how it would be split, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print what would be read, split and replaced, and stop.")
 def finetune(
     architecture: str,
     no_export: bool,
@@ -84,7 +84,7 @@ def finetune(
 
     config = training_values(values, architecture=architecture, export=not no_export)
     if dry_run:
-        workflow.show_data(config, registry, reporter)
+        workflow.show_data(config, registry, reporter, variants=variants, replace=replace)
         return 0
     options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
     result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)

@@ -40,6 +40,8 @@ CACHE_BYTES = 8 << 30
 CHUNK = 32
 # Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
+# Linux maps 64 KiB around a byte that is read. A row may reach into two such blocks.
+MAPPED_BYTES = 128 << 10
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
 DECODER = 4
@@ -140,7 +142,7 @@ class MappedRows:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return a copy of the rows with the given indices, an array (len(rows), ...)."""
         values = self._array[rows]
-        self.touched(values.nbytes)
+        self.touched(max(values.nbytes, len(rows) * MAPPED_BYTES))
         return values
 
     def touched(self, count: int) -> None:
@@ -150,12 +152,16 @@ class MappedRows:
             count: The number of bytes that were read or written since the last call.
         """
         self._touched += count
-        mapped: Any = getattr(self._array, "_mmap", None)
-        if self._touched < RELEASED_BYTES or not hasattr(mapped, "madvise"):
-            return
+        if self._touched >= RELEASED_BYTES:
+            self.release()
+
+    def release(self) -> None:
+        """Release the memory pages of the array. Call this when no more rows are read or written for a while."""
         self._touched = 0
-        # Written bytes are not lost: the operating system keeps them in its file cache and writes them to the disk.
-        mapped.madvise(mmap.MADV_DONTNEED)
+        mapped: Any = getattr(self._array, "_mmap", None)
+        if hasattr(mapped, "madvise"):
+            # Written bytes are not lost: the operating system keeps them in its file cache and writes them to the disk.
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def digests_of(pictures: Sequence[Picture]) -> list[str]:

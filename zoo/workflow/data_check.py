@@ -112,7 +112,7 @@ def check(
         )
     headers = _headers(source.pictures, reporter)
     with reporter.progress("measuring pictures") as progress:
-        measured = quality.measure(pixels, progress)
+        measured = quality.measure(pixels, files.cache() / "pixels" / pixels.key, progress)
     links = near.find(source.pictures, pixels, spec)
     grouped = groups.group(source.pictures, pixels.digests, pixels.usable, links, keys)
     checked = Checked(source, pixels, headers, measured, links, grouped, keys)

@@ -22,12 +22,13 @@ from zoo.data import group_by as grouping
 from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
 from zoo.data.dataset import Dataset
+from zoo.data.sources import Source
 from zoo.errors import EmptyClass, TrainingError, UsageError, WriteError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow.export import ExportResult, TrainedModel, export_model
 from zoo.workflow.keras_network import build_network
-from zoo.workflow.replaced import NewExport, check_targets
+from zoo.workflow.replaced import NewExport, check_targets, plan
 
 if TYPE_CHECKING:
     import keras
@@ -76,7 +77,7 @@ def finetune(
     if cross_validated and needing_validation:
         _warn_of_no_effect(needing_validation, reporter)
     dataset = load_dataset(resolved, reporter, validation=not cross_validated)
-    # Only now the pictures can be compared with those of an earlier export.
+    # Only now it is certain which pictures can be read, and whether they are those of an earlier export.
     _check_targets(resolved, variants, dataset.digest, replace=replace)
     run = runs.create(requested.runs, resolved.architecture.name)
     record = _new_record(run, resolved, registry, dataset)
@@ -129,11 +130,16 @@ def _check_targets(
         UsageError: An export of other pictures is at that place.
         WriteError: The folder of exports cannot be written to.
     """
-    requested, source = resolved.requested, resolved.source
+    requested = resolved.requested
     if requested.export:
-        place = sources.location(requested.data)
-        new = NewExport(None, requested.runs, source.classes, source.task, place, digest)
+        new = _new_export(requested, resolved.source, digest)
         check_targets(requested.exported, resolved.name, variants, new, replace=replace)
+
+
+def _new_export(requested: FinetuneConfig, source: Source, digest: str | None = None) -> NewExport:
+    """Return what is known about the export of a run. Before the pictures are decoded, their digest is None."""
+    place = sources.location(requested.data)
+    return NewExport(None, requested.runs, source.classes, source.task, place, digest, source=source)
 
 
 def _warn_of_no_effect(options: Sequence[str], reporter: Reporter) -> None:
@@ -145,16 +151,28 @@ def _warn_of_no_effect(options: Sequence[str], reporter: Reporter) -> None:
     )
 
 
-def show_data(requested: FinetuneConfig, registry: Registry, reporter: Reporter) -> None:
-    """Report what a run would read and how it would split it. No picture is decoded, and Keras is not imported.
+def show_data(
+    requested: FinetuneConfig,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    variants: Sequence[VariantRequest] = (),
+    replace: bool = False,
+) -> None:
+    """Report what a run would read, how it would split it, and what it would export and replace.
+
+    No picture is decoded, and Keras is not imported.
 
     Args:
         requested: What the user requested, as for `finetune`.
         registry: The loaded plugins.
         reporter: Receives the report and warnings.
+        variants: The variants to make in addition to the float32 file.
+        replace: True also replaces exports of other pictures.
 
     Raises:
-        ZooError: The request cannot be carried out, or the pictures cannot be found.
+        ZooError: The request cannot be carried out, the pictures cannot be found, or an export of other pictures is at
+            the place of the new one.
     """
     validation = config.has_validation(requested, registry, reporter)
     source = sources.open_source(requested.data, reading=requested.reading)
@@ -173,6 +191,11 @@ def show_data(requested: FinetuneConfig, registry: Registry, reporter: Reporter)
     overview.show(source, split, reporter)
     if "problem" in split:
         raise EmptyClass(split["problem"])
+    if requested.export:
+        name = config.export_name(requested, registry.resolve(requested.architecture)[0], source)
+        new = _new_export(requested, source)
+        for line in plan(requested.exported, name, variants, new, replace=replace):
+            reporter.say(line)
 
 
 def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:

@@ -19,16 +19,18 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zoo import files, runs
 from zoo.data.names import listed, normalized
+from zoo.data.sources import Source
 from zoo.errors import ExportError, RunError, UsageError
 from zoo.export import variants as kinds
 from zoo.export.variants import Variant, VariantRequest
 from zoo.reporter import Reporter
+from zoo.workflow.earlier_pictures import are_same
 from zoo_runtime import ModelError, ModelInfo, Predictor, format_accuracy
 
 EXPORTED_FILE = "model.onnx"
@@ -50,6 +52,8 @@ class NewExport:
         data: The place of the pictures, as `zoo.data.sources.location` returns it; None for a published network.
         digest: The digest of the pictures; see `zoo.data.dataset.Dataset.digest`. None before they are decoded.
         weights: The id of the weights, if a published network is exported.
+        source: The pictures, if they are not decoded yet. They are compared with those of the present file as far as
+            that is possible without decoding. None makes no such comparison.
     """
 
     run: str | None
@@ -59,6 +63,7 @@ class NewExport:
     data: str | None = None
     digest: str | None = None
     weights: str | None = None
+    source: Source | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def check(path: Path, new: NewExport, *, kind: str | None = None, replace: bool,
 
     Args:
         path: The place of the new export.
-        new: What is known about the new export. The pictures are compared only if their digest is known.
+        new: What is known about the new export. The pictures are compared if their digest or their files are known.
         kind: The name of the variant, such as "int8"; None for a float32 file.
         replace: Whether the user gave `--replace`, which allows everything.
         trained: The run folder if the network is already trained, for the advice. None before training.
@@ -171,6 +176,38 @@ def check_targets(
         check(target, new, kind=kind, replace=replace)
 
 
+def plan(exported: Path, name: str, variants: Sequence[VariantRequest], new: NewExport, *, replace: bool) -> list[str]:
+    """Describe which files a new export would write, and which present files it would replace, in a line each.
+
+    Args:
+        exported: The folder of exports.
+        name: The name of the export.
+        variants: The variants that would be made.
+        new: What is known about the export.
+        replace: Whether the user gave `--replace`.
+
+    Raises:
+        UsageError: A file at these places may not be replaced; see `check`.
+        WriteError: A folder cannot be written to.
+    """
+    check_targets(exported, name, variants, new, replace=replace)
+    paths = [exported / name / EXPORTED_FILE, *(variant_path(exported, name, each.variant) for each in variants)]
+    lines = []
+    for path in paths:
+        present = present_at(path)
+        text = f"Export: {path}"
+        if present:
+            text += f" would be replaced, and the old file kept. {describe(present, new.runs)}".rstrip()
+            info = present.info
+            if info and not replace and not _is_of_place(info, new) and _has_same_pictures(info, new) is None:
+                text += (
+                    " Some of the pictures may be unreadable. Whether the others are the same is known when they are "
+                    "decoded. If they are not, the command stops before the training."
+                )
+        lines.append(text)
+    return lines
+
+
 def _obstacle(present: Present, new: NewExport, kind: str | None) -> str:
     """Return why a new export does not replace the present file without being asked to; empty if it does."""
     info = present.info
@@ -191,9 +228,18 @@ def _obstacle(present: Present, new: NewExport, kind: str | None) -> str:
         return f"its task is {info.task}, not {new.task}."
     if not run:
         return "it is an export of a published network."
-    if _is_of_place(info, new) or new.digest in (None, info.data.get("digest")):
+    if _is_of_place(info, new) or _has_same_pictures(info, new) is not False:
         return ""
     return f"it is an export of other pictures than those of {new.data!r}."
+
+
+def _has_same_pictures(info: ModelInfo, new: NewExport) -> bool | None:
+    """Return whether an earlier export was made from the same pictures; None if that is not known yet."""
+    if new.digest is not None:
+        return bool(new.digest == info.data.get("digest"))
+    if new.source is None:
+        return None
+    return are_same(new.source, info, runs.Run(new.runs / str(info.run.get("id") or "none")))
 
 
 def _article(kind: str) -> str:

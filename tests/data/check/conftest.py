@@ -21,6 +21,12 @@ def links_of(folder: Path, spec: ImageSpec) -> tuple[list[str], near.Links]:
 
 
 @pytest.fixture
+def links_in() -> Callable[[Path, ImageSpec], tuple[list[str], near.Links]]:
+    """Return the function `links_of`; a test cannot import it, because several folders have a conftest."""
+    return links_of
+
+
+@pytest.fixture
 def linked() -> Callable[..., dict[tuple[str, str], tuple[float, bool, bool]]]:
     """Return a function that finds the near-duplicates of a folder: names -> (score, mirrored, copy)."""
 

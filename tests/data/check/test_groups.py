@@ -19,6 +19,7 @@ def links(*rows: tuple[int, int, float], copy: bool = False) -> Links:
         second.astype(np.int64),
         score.astype(np.float32),
         flags,
+        np.zeros(len(rows), np.int8),
         flags | copy,
         np.zeros(0, np.int64),
     )

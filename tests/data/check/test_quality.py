@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from zoo import files
+from zoo.data.check import quality
 from zoo.data.check.headers import Header
 from zoo.data.check.quality import odd_sizes
 from zoo.reporter import Reporter
@@ -36,6 +38,25 @@ def named(tmp_path, scenes):
 
 def test_a_good_picture_is_not_named(named, scenes):
     assert named(scenes(50)) == set()
+
+
+def test_a_second_check_measures_nothing_and_a_damaged_file_is_made_again(tmp_path, scenes, monkeypatch):
+    folder = tmp_path / "data" / "a"
+    folder.mkdir(parents=True)
+    for seed in range(8):
+        scenes(seed).point(lambda level, darker=seed < 2: level // (5 if darker else 1)).save(folder / f"{seed}.png")
+
+    def found() -> dict[str, int]:
+        return {each.kind: len(each.items) for each in check(str(tmp_path / "data"), Reporter()).findings}
+
+    first = found()
+    assert first["dark"] == 2
+    (path,) = (files.cache() / "pixels").glob(f"*/{quality.FILE}")
+    with monkeypatch.context() as patched:
+        patched.setattr(quality, "_measured", lambda *_: pytest.fail("measured again"))
+        assert found() == first
+    path.write_bytes(path.read_bytes()[:-10])
+    assert found() == first and path.stat().st_size > 100
 
 
 def test_dark(named, scenes):

@@ -232,8 +232,8 @@ def _look_alikes(checked: Checked) -> list[Finding]:
     links, pictures = checked.links, checked.source.pictures
     same = {i: number for number, group in enumerate(checked.same()) for i in group}
     pairs = [
-        (int(i), int(j), f"similarity {score:.2f}{', mirrored' if mirrored else ''}")
-        for i, j, score, mirrored in zip(links.first, links.second, links.score, links.mirrored, strict=True)
+        (int(i), int(j), f"similarity {links.score[k]:.2f}{_orientation(links, k)}")
+        for k, (i, j) in enumerate(zip(links.first, links.second, strict=True))
         if int(i) not in same or same[int(i)] != same.get(int(j))
     ]
     across = [
@@ -250,7 +250,10 @@ def _look_alikes(checked: Checked) -> list[Finding]:
         title = (
             _are(len(across), "pair of look-alikes is", "pairs of look-alikes are") + " in two parts of the given split"
         )
-        advice = "Look at them. If they are frames of one burst or crops of one picture, put them into one part."
+        advice = (
+            "Look at them. If they are frames of one burst, or crops or turned copies of one picture, put them into "
+            "one part."
+        )
         found.append(Finding("look_alikes_across_parts", "warning", title, advice, tuple(across)))
     if differing:
         title = _are(len(differing), "pair of look-alikes has", "pairs of look-alikes have") + " different labels"
@@ -258,7 +261,8 @@ def _look_alikes(checked: Checked) -> list[Finding]:
         found.append(Finding("look_alikes_with_different_labels", "warning", title, advice, tuple(differing)))
     if others:
         title = (
-            _are(len(others), "pair of pictures looks", "pairs of pictures look") + " alike: crops or frames of a burst"
+            _are(len(others), "pair of pictures looks", "pairs of pictures look")
+            + " alike: crops, turned copies or frames of a burst"
         )
         advice = "zoo keeps them on one side of the split. --group-by keeps longer series together."
         found.append(Finding("look_alikes", "note", title, advice, tuple(others)))
@@ -270,6 +274,15 @@ def _look_alikes(checked: Checked) -> list[Finding]:
         )
         found.append(Finding("large_groups", "warning", title, advice))
     return found
+
+
+def _orientation(links: Links, place: int) -> str:
+    """Say how the first picture of a pair is mirrored and turned to look like the second one; empty if it is not."""
+    mirrored, turned = bool(links.mirrored[place]), int(links.turned[place])
+    if mirrored and turned == 2:
+        return ", upside down"
+    # Degrees are named clockwise, as programs that turn pictures do.
+    return (", mirrored" if mirrored else "") + (f", turned by {(4 - turned) * 90} degrees" if turned else "")
 
 
 def _labels(checked: Checked, pictures: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""Finds near-duplicates among decoded pictures: re-saved, resized, mirrored or cropped copies, and frames of a burst.
+"""Finds near-duplicates among decoded pictures: re-saved, resized, mirrored, turned or cropped copies, and bursts.
 
 The links between them are kept beside the decoded pixels in the cache, so that a later run over the same pictures finds
 them there. `zoo.data.check.groups` makes groups of them.
@@ -17,25 +17,25 @@ import numpy.typing as npt
 
 from zoo import files
 from zoo.data.check import hashes, similarity, thumbnails
+from zoo.data.check.hashes import Orientation
 from zoo.data.check.headers import read_header
 from zoo.data.pixels import MappedRows, Pixels
 from zoo.data.sources import Picture
 from zoo.errors import WriteError
 from zoo_runtime import ImageSpec
 
-# Hashes may differ in so many of 64 bits. Most pairs with more are different pictures.
-DISTANCE = 12
-# Pictures are near-duplicates from this correlation on; docs/data-check.md has the measurements.
-SIMILAR = 0.93
-# Below this correlation, no shift makes two pictures near-duplicates.
-WORTH_ALIGNING = 0.5
+# Pictures with the same details are near-duplicates from this correlation on; docs/data-check.md has the measurements.
+SIMILAR = 0.9
+# Below this correlation, hardly any shift makes two pictures near-duplicates.
+WORTH_ALIGNING = 0.6
 # The correlation from which a pair may be the same picture, saved twice.
 COPY = 0.985
 # Pictures with a side below this many pixels are alike without being copies, such as handwritten digits.
 SMALL = 32
 SMALL_SIMILAR = 0.999
 BLOCK = 256
-FILE = "links-1.npz"
+# The name changes with the rule, so that links by an older rule are not used.
+FILE = "links-2.npz"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ class Links:
         second: Indices of the second pictures, int64 (pairs,), each above that of the first picture.
         score: The correlation of each pair, float32 (pairs,) in 0..1, at the best shift.
         mirrored: Whether the pictures of the pair are mirror images, bool (pairs,).
+        turned: How often the first picture, after it is mirrored, must be turned by a quarter counterclockwise, to look
+            like the second one; int8 (pairs,).
         copy: Whether both are the same picture, saved twice; bool (pairs,). Otherwise one is a crop, a frame of the
-            same burst, or has other colors.
+            same burst, has other colors, or is turned.
         blank: Indices of pictures of a single color, int64, ascending.
     """
 
@@ -58,6 +60,7 @@ class Links:
     second: npt.NDArray[np.int64]
     score: npt.NDArray[np.float32]
     mirrored: npt.NDArray[np.bool_]
+    turned: npt.NDArray[np.int8]
     copy: npt.NDArray[np.bool_]
     blank: npt.NDArray[np.int64]
 
@@ -81,7 +84,7 @@ def find(pictures: Sequence[Picture], pixels: Pixels, spec: ImageSpec) -> Links:
     rows, blank = _comparable(thumbs, pixels)
     # Small arrays, such as handwritten digits, are alike in great numbers. Their equal copies have equal digests.
     rows = rows[[not isinstance(pictures[i].content, np.ndarray) or not _is_small(pictures[i]) for i in rows]]
-    pairs = hashes.candidates(*_hashes(thumbs, rows), distance=DISTANCE)
+    pairs = _candidates(thumbs, rows)
     links = _verify(pictures, pixels, thumbs, rows, pairs, blank)
     # A cache that cannot be written to costs time, and nothing else.
     with (
@@ -115,20 +118,28 @@ def _comparable(thumbs: npt.NDArray[np.uint8], pixels: Pixels) -> tuple[npt.NDAr
     unique = np.array(sorted(first.values()), dtype=np.int64)
     reader = MappedRows(thumbs)
     blocks = [unique[start : start + 16 * BLOCK] for start in range(0, len(unique), 16 * BLOCK)]
-    contrast = np.concatenate([reader[block].std(axis=(1, 2)) for block in blocks] or [np.zeros(0)])
+    contrast = np.concatenate([reader[block].std(axis=(1, 2), dtype=np.float32) for block in blocks] or [np.zeros(0)])
+    reader.release()
     blank = {pixels.digests[i] for i in unique[contrast < 1]}
     return unique[contrast >= similarity.LEAST_CONTRAST], np.array(
         [i for i in pixels.usable if pixels.digests[i] in blank], dtype=np.int64
     )
 
 
-def _hashes(thumbs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> tuple[hashes.Signs, hashes.Signs]:
-    """Return the hashes of some pictures and of their mirror images."""
+def _candidates(thumbs: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> hashes.Candidates:
+    """Return the pairs of pictures with near hashes, as places in `rows`."""
     reader = MappedRows(thumbs)
     blocks = [rows[start : start + 16 * BLOCK] for start in range(0, len(rows), 16 * BLOCK)]
-    parts = [hashes.phash(reader[block]) for block in blocks] or [hashes.phash(thumbs[:0])]
-    plain, mirrored = zip(*parts, strict=True)
-    return np.concatenate(plain), np.concatenate(mirrored)
+    signs = {way: np.zeros((len(rows), hashes.BITS), np.int8) for way in (*hashes.UPRIGHT, *hashes.TURNED)}
+    gray = np.zeros(len(rows), np.float32)
+    for number, block in enumerate(blocks):
+        pictures = reader[block]
+        places = slice(number * len(blocks[0]), number * len(blocks[0]) + len(block))
+        for way, values in hashes.phash(pictures).items():
+            signs[way][places] = values
+        gray[places] = pictures.mean(axis=(1, 2), dtype=np.float32)
+    reader.release()
+    return hashes.candidates(signs, gray)
 
 
 def _verify(
@@ -151,66 +162,79 @@ def _verify(
     """
     is_small = functools.cache(lambda i: _is_small(pictures[i]))
     reader, colors = MappedRows(thumbs), MappedRows(pixels.array)
-    found: list[Links] = []
+    found = [_without_links(blank)]
     for start in range(0, len(pairs.first), BLOCK):
         block = slice(start, start + BLOCK)
-        first, second, flipped = rows[pairs.first[block]], rows[pairs.second[block]], pairs.mirrored[block]
-        score, kept = _alike(reader, first, second, flipped, is_small)
-        first, second, flipped, score = first[kept], second[kept], flipped[kept], score[kept]
-        copy = np.array(
-            [
-                bool(score[k] >= COPY and _same_colors(colors, first[k], second[k], mirror=flipped[k]))
-                for k in range(len(kept))
-            ],
-            bool,
-        )
-        found.append(Links(first, second, score, flipped, copy, blank))
+        first, second = rows[pairs.first[block]], rows[pairs.second[block]]
+        ways = [
+            Orientation(bool(mirrored), int(turned))
+            for mirrored, turned in zip(pairs.mirrored[block], pairs.turned[block], strict=True)
+        ]
+        turned = pairs.turned[block] > 0
+        score, kept = _alike(reader, first, second, ways, is_small)
+        same = np.array([score[k] >= COPY and _same_colors(colors, first[k], second[k], ways[k]) for k in kept], bool)
+        # Only the same picture counts if it is turned. But it is not called a copy: it may be meant to be turned.
+        real = same | ~turned[kept]
+        kept, same = kept[real], (same & ~turned[kept])[real]
+        flipped, quarters = pairs.mirrored[block][kept], pairs.turned[block][kept]
+        found.append(Links(first[kept], second[kept], score[kept], flipped, quarters, same, blank))
+    reader.release()
+    colors.release()
     return _joined(found, blank)
+
+
+def _without_links(blank: npt.NDArray[np.int64]) -> Links:
+    empty, no = np.zeros(0, np.int64), np.zeros(0, bool)
+    return Links(empty, empty, np.zeros(0, np.float32), no, np.zeros(0, np.int8), no, blank)
 
 
 def _joined(found: Sequence[Links], blank: npt.NDArray[np.int64]) -> Links:
     """Join links, sort them, and keep one of each pair of pictures."""
-    if not found:
-        empty = np.zeros(0, np.int64)
-        return Links(empty, empty, np.zeros(0, np.float32), np.zeros(0, bool), np.zeros(0, bool), blank)
-    first = np.concatenate([each.first for each in found])
-    second = np.concatenate([each.second for each in found])
-    score = np.concatenate([each.score for each in found])
-    mirrored = np.concatenate([each.mirrored for each in found])
-    copy = np.concatenate([each.copy for each in found])
-    # Symmetric pictures are alike both ways; the better one counts, and of equal ones the unmirrored one.
-    order = np.lexsort((mirrored, -score, second, first))
+    names = [name for name in Links.__dataclass_fields__ if name != "blank"]
+    values = {name: np.concatenate([getattr(each, name) for each in found]) for name in names}
+    first, second = values["first"], values["second"]
+    # Symmetric pictures are alike in several orientations. Upright ones come first, then the best one, and of equal
+    # ones the unmirrored one.
+    order = np.lexsort((values["mirrored"], -values["score"], values["turned"] > 0, second, first))
     first, second = first[order], second[order]
     new = np.ones(len(first), bool)
     new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
     kept = order[new]
-    return Links(first[new], second[new], score[kept], mirrored[kept], copy[kept], blank)
+    return Links(**{name: array[kept] for name, array in values.items()}, blank=blank)
 
 
 def _alike(
     reader: MappedRows,
     first: npt.NDArray[np.int64],
     second: npt.NDArray[np.int64],
-    flipped: npt.NDArray[np.bool_],
+    ways: Sequence[Orientation],
     is_small: Callable[[int], bool],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return the score of each pair of a block, and the places of the pairs that are near-duplicates."""
     one, other = reader[first].astype(np.float32), reader[second].astype(np.float32)
-    other[flipped] = other[flipped][:, :, ::-1]
+    for way in set(ways) - {hashes.UPRIGHT[0]}:
+        places = [k for k, each in enumerate(ways) if each == way]
+        one[places] = way.of(one[places])
+    upright = np.array([way == hashes.UPRIGHT[0] for way in ways])
+    turned = np.array([way.turned > 0 for way in ways])
     score = similarity.correlations(one, other)
     small = np.zeros(len(score), bool)
     for place in np.flatnonzero(score >= WORTH_ALIGNING):
         small[place] = is_small(int(first[place])) or is_small(int(second[place]))
-    shifted = np.flatnonzero((score >= WORTH_ALIGNING) & (score < SIMILAR) & ~small)
+    shifted = np.flatnonzero((score >= WORTH_ALIGNING) & (score < SIMILAR) & ~small & ~turned)
     if len(shifted):
         score[shifted] = similarity.aligned(one[shifted], other[shifted])
-    kept = np.flatnonzero(np.where(small, (score >= SMALL_SIMILAR) & ~flipped, score >= SIMILAR))
+    likely = np.where(turned, score >= COPY, score >= SIMILAR)
+    likely[small] = ((score >= SMALL_SIMILAR) & upright)[small]
+    kept = np.flatnonzero(likely)
+    if len(kept):
+        kept = kept[similarity.same_details(one[kept], other[kept], score[kept]) | small[kept]]
     return score, kept
 
 
-def _same_colors(reader: MappedRows, i: np.int64, j: np.int64, *, mirror: np.bool_) -> bool:
-    one, other = reader[np.array([i, j])]
-    return similarity.is_copy(one, other[:, ::-1] if mirror else other)
+def _same_colors(reader: MappedRows, i: np.int64, j: np.int64, way: Orientation) -> bool:
+    one, other = reader[np.array([i])], reader[np.array([j])]
+    return similarity.is_copy(np.ascontiguousarray(way.of(one)[0]), other[0])
 
 
 def _is_small(picture: Picture) -> bool:

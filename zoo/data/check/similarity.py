@@ -2,8 +2,11 @@
 
 A hash of 64 bits is only a first sieve: pictures with little contrast have nearly the same hash by chance. Thumbnails
 are therefore compared by their correlation. A cropped picture or the next frame of a burst is shifted and enlarged a
-little. It is compared at several shifts and enlargements, and the best one counts. docs/data-check.md has the
-measurements behind the thresholds.
+little. It is compared at several shifts and enlargements, and the best one counts.
+
+Two pictures with one large dark and one large bright area correlate too, whatever they show. Their details are
+therefore compared as well: the gray levels against those around them, with the same contrast everywhere.
+docs/data-check.md has the measurements behind the thresholds.
 """
 
 from __future__ import annotations
@@ -21,6 +24,13 @@ Floats = npt.NDArray[np.float32]
 LEAST_CONTRAST = 3.0
 MARGIN = 2
 WINDOWS = (SIDE - 1, SIDE - 2)
+# The distance, in pixels of a thumbnail, over which the mean and the contrast of the surroundings are taken, and the
+# contrast in levels of 255 below which details count less.
+AROUND, FAINT = 3.0, 2.0
+# The smallest correlation of the details of near-duplicates. Of different pictures with two areas, 99 % have less.
+SAME_DETAILS = 0.85
+# Pictures whose details have less contrast have nothing but noise there. They need this correlation as a whole.
+NO_DETAILS, SMOOTH_SIMILAR = 3.0, 0.96
 GRID = 16
 # The largest mean and the largest single difference of the 16 x 16 mean colors of two copies, in levels of 255.
 COPY_MEAN, COPY_MOST = 4.0, 24.0
@@ -76,6 +86,38 @@ def aligned(first: Floats, second: Floats) -> Floats:
                     window = np.asarray(enlarge @ other[:, y : y + size, x : x + size] @ enlarge.T, np.float32)
                     best = np.maximum(best, _products(whole, normalized(window)))
     return best
+
+
+def same_details(first: Floats, second: Floats, score: Floats) -> npt.NDArray[np.bool_]:
+    """Return whether the thumbnails of each pair have the same details, bool (pairs,).
+
+    Args:
+        first: float32 (pairs, 32, 32).
+        second: float32 (pairs, 32, 32).
+        score: The correlation of each pair, float32 (pairs,). It decides where pictures have no details.
+    """
+    one, strength = _details(first)
+    other, strength_of_other = _details(second)
+    alike = correlations(one, other)
+    unsure = np.flatnonzero(alike < SAME_DETAILS)
+    if len(unsure):
+        alike[unsure] = aligned(one[unsure], other[unsure])
+    smooth = np.minimum(strength, strength_of_other) < NO_DETAILS
+    return np.asarray((alike >= SAME_DETAILS) | (smooth & (score >= SMOOTH_SIMILAR)))
+
+
+def _details(pictures: Floats) -> tuple[Floats, Floats]:
+    """Return the details of pictures, with the same contrast everywhere, and their contrast before that.
+
+    Args:
+        pictures: float32 (pictures, height, width).
+    """
+    from scipy.ndimage import gaussian_filter
+
+    reach = (0, AROUND, AROUND)
+    details = pictures - gaussian_filter(pictures, reach)
+    contrast = np.sqrt(gaussian_filter(details * details, reach))
+    return details / (contrast + np.float32(FAINT)), details.std(axis=(1, 2))
 
 
 @functools.cache

@@ -66,6 +66,8 @@ def _fill(array: npt.NDArray[np.uint8], pixels: Pixels, *, padded: bool) -> None
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(work, range(0, len(array), BLOCK)))
+    rows.release()
+    written.release()
 
 
 def thumbnail(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
