@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("export")
     parser.add_argument("test", type=Path)
     parser.add_argument("others", nargs="*", type=Path)
-    parser.add_argument("--exclude", default="", help="comma-separated words; OTHER pictures with one in their name do not count")
+    parser.add_argument(
+        "--exclude", default="", help="comma-separated words; OTHER pictures with one in their name do not count"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     predictor = Predictor(options.export)
@@ -61,7 +63,9 @@ def answers(predictor: Predictor, results: list[Prediction], labels: list[str]) 
     sure, right = calibration.decided(likely, targets, predictor.info.task)
     given = np.array([not result.unknown for result in results])
     sets = {
-        coverage: float(np.mean([label in result.labels_at(float(coverage)) for result, label in zip(results, labels, strict=True)]))
+        coverage: float(
+            np.mean([label in result.labels_at(float(coverage)) for result, label in zip(results, labels, strict=True)])
+        )
         for coverage in predictor.info.trust.get("sets", {})
     }
     sizes = {
@@ -122,7 +126,9 @@ def text(figures: dict) -> str:
         f"expected calibration error {figures['expected_calibration_error']:.4f}"
     ]
     for coverage, share in figures["sets"].items():
-        lines.append(f"label sets at {coverage}: {share:.4f} covered, {figures['classes_in_a_set'][coverage]:.2f} classes")
+        lines.append(
+            f"label sets at {coverage}: {share:.4f} covered, {figures['classes_in_a_set'][coverage]:.2f} classes"
+        )
     if figures["answered"] < 1:
         lines.append(f"answered {figures['answered']:.4f}, of which right {figures['precision']:.4f}")
     if "kept" in figures:

@@ -34,6 +34,7 @@ def test_run_json_has_the_options_in_the_order_of_the_first_version():
             "cache_size",
             "val_split",
             "group_by",
+            "wanted_precision",
             "folds",
             "seed",
             "name",

@@ -22,7 +22,7 @@ from ._listing import list_pictures
 from ._network import Network
 from ._onnxruntime import Session
 from ._session import Provider, Settings, model_file, read_tuned
-from ._trust import Trust
+from ._trust import Trust, known_coverage
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +51,8 @@ class Prediction:
         outlier_score: How unlike the training pictures the picture is, in 0..2. None if the file has no such score.
         outlier: Whether the score is larger than that of 95 % of pictures like the training pictures. The picture may
             then be of none of the classes, blurred or dark. The label is given all the same.
+        feature_norm: The length of the features from which the score was computed. None if the file has no score.
+        sets: Maps each coverage, such as "0.95", to the label set; see `labels_at`. Empty if the file has none.
     """
 
     label: str | None
@@ -60,8 +62,8 @@ class Prediction:
     unknown: bool = False
     outlier_score: float | None = None
     outlier: bool = False
-    _trust: Trust = field(default_factory=Trust, repr=False)
-    _figures: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+    feature_norm: float | None = None
+    sets: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def labels_at(self, coverage: float) -> tuple[str, ...]:
         """Return the label set of the picture: the classes that it may be of, likeliest first.
@@ -75,8 +77,7 @@ class Prediction:
         Raises:
             ValueError: If the file has no label sets with this coverage.
         """
-        threshold = self._trust.threshold_of_set(coverage)
-        return tuple(label for label, value in self.top(len(self.probabilities)) if value >= threshold)
+        return self.sets[known_coverage(self.sets, coverage)]
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """Return a pair (class, probability) for each of the `count` likeliest classes, likeliest first."""
@@ -293,7 +294,7 @@ class Predictor:
         if self.drift is not None:
             for item, answer in zip(decoded, answers, strict=True):
                 if isinstance(item, np.ndarray) and isinstance(answer, Prediction):
-                    self.drift.add(item, answer._figures, unknown=answer.unknown, outlier=answer.outlier)
+                    self.drift.add(item, _figures(answer), unknown=answer.unknown, outlier=answer.outlier)
         return answers
 
     def predict_folder(
@@ -388,9 +389,11 @@ class Predictor:
         unknown = trust.unknown_below is not None and confidence < trust.unknown_below
         outlier_score = None if score is None else float(score)
         outlier = outlier_score is not None and trust.outlier_above is not None and outlier_score > trust.outlier_above
-        figures = {"confidence": confidence}
-        if score is not None and norm is not None:
-            figures |= {"outlier_score": float(score), "feature_norm": float(norm)}
+        likeliest = (-row).argsort(kind="stable")
+        sets = {
+            coverage: tuple(self.info.classes[i] for i in likeliest if row[i] >= threshold)
+            for coverage, threshold in trust.sets.items()
+        }
         return Prediction(
             None if unknown else label,
             confidence,
@@ -399,9 +402,17 @@ class Predictor:
             unknown,
             outlier_score,
             outlier,
-            trust,
-            figures,
+            None if norm is None else float(norm),
+            sets,
         )
+
+
+def _figures(answer: Prediction) -> dict[str, float]:
+    """Return the figures of an answer that a `DriftCounter` counts."""
+    figures = {"confidence": answer.confidence}
+    if answer.outlier_score is not None and answer.feature_norm is not None:
+        figures |= {"outlier_score": answer.outlier_score, "feature_norm": answer.feature_norm}
+    return figures
 
 
 def _model_of(model: str | os.PathLike[str] | bytes) -> str | bytes:

@@ -15,7 +15,7 @@ from ._limit import MAX_PIXELS, with_option_names
 from ._listing import PassedOver, expand, no_picture_in
 from ._predictor import Prediction, Predictor
 from ._session import Provider
-from ._trust import Trust
+from ._trust import Trust, known_coverage
 
 
 def print_predictions(
@@ -65,7 +65,7 @@ def print_predictions(
 
     predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels)
     if coverage is not None:
-        Trust.from_json(predictor.info.trust).threshold_of_set(coverage)
+        known_coverage(Trust.from_json(predictor.info.trust).sets, coverage)
     passed_over = PassedOver()
     listed = list(expand(paths, refuse, passed_over))
     results = predictor.predict_each([source for _, source in listed])

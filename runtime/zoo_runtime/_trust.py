@@ -22,12 +22,12 @@ class Trust:
         unknown_below: Answers with a lower confidence become "unknown", in 0..1. None never does so.
         outlier_above: Pictures with a larger outlier score are unlike the training pictures, in 0..2. None if the file
             has no outlier score.
-        sets: Maps a coverage in 0..1 to the probability that a class needs to be in the label set of a picture.
+        sets: Maps a coverage, such as "0.95", to the probability that a class needs to be in the label set.
     """
 
     unknown_below: float | None = None
     outlier_above: float | None = None
-    sets: Mapping[float, float] = field(default_factory=dict)
+    sets: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Trust:
@@ -43,29 +43,35 @@ class Trust:
             value = _number("threshold of a label set", threshold, 1.0)
             if value is None:
                 raise ValueError(f"the threshold of the label set {coverage!r} must be a number")
-            sets[_coverage(coverage)] = value
+            _check_coverage(coverage)
+            sets[coverage] = value
         return cls(unknown, outlier, sets)
 
-    def threshold_of_set(self, coverage: float) -> float:
-        """Return the probability that a class needs to be in the label set.
 
-        Args:
-            coverage: The wanted coverage, such as 0.95.
+def known_coverage(sets: Mapping[str, Any], coverage: float) -> str:
+    """Return the key of a coverage among label sets.
 
-        Raises:
-            ValueError: If the file has no such label sets.
-        """
-        for known, threshold in self.sets.items():
-            if math.isclose(known, coverage, abs_tol=1e-9):
-                return threshold
-        if not self.sets:
-            raise ValueError(
-                "this file has no label sets. They go with networks that give one class per picture, and files of "
-                "earlier versions lack them. Export the run again."
-            )
-        *others, last = (f"{known:g}" for known in sorted(self.sets))
-        known_ones = f"{', '.join(others)} or {last}" if others else last
-        raise ValueError(f"the coverage must be {known_ones}. Received: {coverage!r}.")
+    Args:
+        sets: Maps each coverage, as a string such as "0.95", to something.
+        coverage: The wanted coverage.
+
+    Raises:
+        ValueError: If there are no label sets, or none with this coverage. The message says which there are.
+    """
+    for known in sets:
+        if math.isclose(float(known), coverage, abs_tol=1e-9):
+            return known
+    if not sets:
+        raise ValueError(
+            "this file has no label sets. They go with networks that give one class per picture, and files of earlier "
+            "versions lack them. Export the run again."
+        )
+    *others, last = sorted(sets, key=float)
+    raise ValueError(
+        f"the coverage must be {', '.join(others)} or {last}. Received: {coverage!r}."
+        if others
+        else f"the coverage must be {last}. Received: {coverage!r}."
+    )
 
 
 def _object(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -83,11 +89,10 @@ def _number(label: str, value: object, largest: float) -> float | None:
     return float(value)
 
 
-def _coverage(text: str) -> float:
+def _check_coverage(text: str) -> None:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < 1:
         raise ValueError(f"the coverage of a label set must be a number between 0 and 1. Received: {text!r:.100}")
-    return value

@@ -88,7 +88,7 @@ def test_one_class_adds_a_variant(renamed, trained, exported):
 
 
 class Rolled(Renamed):
-    """A variant that moves the probabilities by one class on the pictures with a mean above a threshold."""
+    """A variant that moves the logits by one class on the pictures with a mean above a threshold."""
 
     name = "rolled"
     threshold: float
@@ -97,7 +97,7 @@ class Rolled(Renamed):
         changed = onnx.ModelProto()
         changed.CopyFrom(graph)
         for node in changed.graph.node:
-            node.output[:] = ["before" if name == "probabilities" else name for name in node.output]
+            node.output[:] = ["before" if name == "logits" else name for name in node.output]
         constants = {"threshold": np.float32(self.threshold), "order": np.array([1, 2, 0])}
         changed.graph.initializer.extend(onnx.numpy_helper.from_array(np.array(v), k) for k, v in constants.items())
         changed.graph.node.extend(
@@ -107,7 +107,7 @@ class Rolled(Renamed):
                 onnx.helper.make_node("Flatten", ["mean"], ["column"]),
                 onnx.helper.make_node("Greater", ["column", "threshold"], ["bright"]),
                 onnx.helper.make_node("Gather", ["before", "order"], ["moved"], axis=1),
-                onnx.helper.make_node("Where", ["bright", "moved", "before"], ["probabilities"]),
+                onnx.helper.make_node("Where", ["bright", "moved", "before"], ["logits"]),
             ]
         )
         return variants.VariantGraph(changed, {}, calibrated_on=list(dataset.split.train[:40]))

@@ -351,9 +351,9 @@ def test_an_onnx_file_of_somebody_else(graph):
         Predictor(graph({"author": "somebody"}))
 
 
-@pytest.mark.parametrize("schema", ["3", "0", '"1"', "null"])
+@pytest.mark.parametrize("schema", ["4", "0", '"1"', "null"])
 def test_unknown_schema(graph, info, schema):
-    with pytest.raises(UnknownSchema, match="reads schemas 1 and 2"):
+    with pytest.raises(UnknownSchema, match="reads schemas 1 to 3"):
         Predictor(graph({**info.to_metadata(), "zoo.schema": schema}))
 
 

@@ -70,7 +70,7 @@ def test_an_unsure_answer_is_unknown(trusted):
     # The likeliest class is still there for those who want it.
     assert unsure.top(1)[0][0] == "red" and 0.3 < unsure.confidence < 0.6
     # One picture, a list and a folder give the same answers.
-    assert predictor(DARK) == unsure and list(predictor.predict_each(iter([DARK])))[0].unknown
+    assert predictor(DARK) == unsure and next(iter(predictor.predict_each(iter([DARK])))).unknown
 
 
 def test_without_a_wanted_precision_nothing_is_unknown(trusted):

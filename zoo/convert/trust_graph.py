@@ -37,6 +37,7 @@ def with_calibration(
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph)
+    _sort(model.graph)
     outputs = {output.name: output for output in model.graph.output}
     kept = [output for name, output in outputs.items() if name != PROBABILITIES]
     del model.graph.output[:]
@@ -136,7 +137,30 @@ def without_features(graph: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def _sort(graph: onnx.GraphProto) -> None:
+    """Sort the nodes so that each stands after those whose outputs it reads. The quantizer does not keep this order."""
+    waiting = list(graph.node)
+    known = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    ordered: list[NodeProto] = []
+    while waiting:
+        later = []
+        for node in waiting:
+            if all(name in known for name in node.input):
+                ordered.append(node)
+                known.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            # The checker names the input that is missing.
+            ordered += later
+            break
+        waiting = later
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
 def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    _sort(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -364,7 +364,9 @@ def output_of_stage(
         if reached[name] > stage
         for tensor in node.input_tensors
     }
-    candidates = [name for name in makers if name in leading and reached[name] <= stage]
+    # A head that pools lower stages also reads vectors.
+    maps = {name for name, node in makers.items() if len(node.outputs[0].shape) == 4}
+    candidates = [name for name in makers if name in leading and name in maps and reached[name] <= stage]
     last = makers[candidates[-1]] if candidates else None
     # Padding belongs to the convolution after it.
     while last is not None and isinstance(last.operation, keras.layers.ZeroPadding2D):

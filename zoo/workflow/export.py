@@ -122,8 +122,7 @@ def export_model(
     trained = dataclasses.replace(trained, record=record)
     summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
-    if refusal is not None:
-        exported = None
+    exported = exported if refusal is None else None
     target = exported / trained.name / EXPORTED_FILE if exported is not None and float32 else None
     if float32:
         content = artifact.serialize(graph, info)
@@ -146,16 +145,23 @@ def export_model(
         return finish_graph(trained, variant_graph, variant_info, moved, trust_options, reporter, again=True)[:2]
 
     files_and_paths = [
-        _export_variant(request, float32_file, finish, trained, exported, keep=keep, replace=replace, reporter=reporter)
-        for request in variants
+        _export_variant(each, float32_file, finish, trained, exported, keep=keep, replace=replace, reporter=reporter)
+        for each in variants
     ]
     if float32 and keep:
         page.add_notes(trained.run, metrics, [variant_file for variant_file, _ in files_and_paths])
+    _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
+    return dataclasses.replace(result, variants=tuple(files_and_paths))
+
+
+def _warn_of_earlier(
+    files_and_paths: Sequence[tuple[VariantFile, Path | None]], exported: Path, name: str, reporter: Reporter
+) -> None:
+    """Warn of variants that were refused while a file of an earlier export is at their place."""
     for variant_file, path in files_and_paths:
-        left = variant_path(exported, trained.name, variant_file.variant)
+        left = variant_path(exported, name, variant_file.variant)
         if path is None and left.is_file():
             reporter.warn(f"{left} comes from an earlier export and is not changed.")
-    return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
 def sample(dataset: Dataset, run: runs.Run) -> Path:
