@@ -3,8 +3,8 @@
     python benchmarks/trust.py EXPORT TEST [OTHER ...]
 
 EXPORT is an exported file or its folder. TEST has a folder of test pictures for each class; the network must not have
-seen them. Each OTHER is a folder of pictures of something else. Blurred, noisy, dark and empty pictures are made from the
-test pictures.
+seen them. Each OTHER is a folder of pictures of something else. Blurred, noisy, dark and empty pictures are made from
+the test pictures.
 
 It prints the accuracy, the expected calibration error (15 bins of equal width), the coverage of the label sets, and the
 precision and coverage of answers that are not unknown. For each kind of other pictures, it prints the area under the
@@ -62,15 +62,10 @@ def answers(predictor: Predictor, results: list[Prediction], labels: list[str]) 
     targets = np.array([[name == label for name in predictor.info.classes] for label in labels], float)
     sure, right = calibration.decided(likely, targets, predictor.info.task)
     given = np.array([not result.unknown for result in results])
-    sets = {
-        coverage: float(
-            np.mean([label in result.labels_at(float(coverage)) for result, label in zip(results, labels, strict=True)])
-        )
-        for coverage in predictor.info.trust.get("sets", {})
-    }
-    sizes = {
-        coverage: float(np.mean([len(result.labels_at(float(coverage))) for result in results])) for coverage in sets
-    }
+    pairs = list(zip(results, labels, strict=True))
+    known = predictor.info.trust.get("sets", {})
+    sets = {key: float(np.mean([label in result.sets[key] for result, label in pairs])) for key in known}
+    sizes = {key: float(np.mean([len(result.sets[key]) for result in results])) for key in known}
     return {
         "accuracy": float(right.mean()),
         "expected_calibration_error": calibration.calibration_error(sure, right),

@@ -8,6 +8,7 @@ A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the r
 - curves.png: a plot of the accuracy and the loss in history.csv
 - model.keras: the trained network; or head.npz, its solved head, from which model.keras is made when it is needed
 - out-of-fold.npz: the logits of pictures that were held out in cross-validation, if the run used it
+- trust.json: the calibration and the thresholds of the exported file, and the figures behind them
 - metrics.json: the metrics on the validation and test pictures
 - report.html: the report page
 - model.onnx: the exported file; missing if the user requested no export

@@ -40,6 +40,7 @@ def test_what_is_printed(finished):
         "pictures.csv",
         "report.html",
         "run.json",
+        "trust.json",
     ]
 
 
@@ -304,7 +305,7 @@ def test_predict_reports_one_bad_picture_and_labels_the_rest(zoo, finished, tmp_
     assert ran.code == 1
     lines = [json.loads(line) for line in ran.out.splitlines()]
     assert [os.path.basename(line["path"]) for line in lines] == ["a.png", "b.png", "c.png"]
-    assert set(lines[0]) == {"path", "label", "confidence", "probabilities"}
+    assert set(lines[0]) == {"path", "label", "confidence", "probabilities", "unknown"}
     assert set(lines[1]) == {"path", "error", "message"} and lines[1]["error"] in ("CorruptPicture", "NotAPicture")
     there = zoo("predict", "shapes", tmp_path / "a.png", "--providers", "cpu", "--json", "--exported", exported)
     assert json.loads(there.out) == lines[0]

@@ -65,7 +65,7 @@ precision_option = click.option(
     callback=parse_precision,
     metavar="P",
     help="Answer only where at least this fraction of the answers is right, such as 0.99. Less sure answers become "
-    '"unknown".',
+    '"unknown"; none asks for none.',
 )
 hidden_option = click.option(
     "--hidden", callback=parse_hidden, metavar="N[,N...]", help="Units of the head's hidden layers, or 'none'."

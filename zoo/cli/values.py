@@ -125,13 +125,15 @@ def parse_provider_names(context: click.Context, parameter: click.Parameter, val
 
 
 def parse_precision(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Parse a wanted precision, such as "0.99" or "99%"; None stays None.
+    """Parse a wanted precision, such as "0.99" or "99%". "none" becomes 0, and None stays None.
 
     Raises:
         click.BadParameter: It is not a number between 0 and 1.
     """
     if value is None:
         return None
+    if value == "none":
+        return 0.0
     if value in ("float32", "bfloat16"):
         raise click.BadParameter(f"{value} is a number format: use --compute {value}.")
     text = value.strip()

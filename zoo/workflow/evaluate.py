@@ -154,7 +154,7 @@ def _open_model(
 def _exported_for_now(run: runs.Run, record: runs.RunRecord, registry: Registry, reporter: Reporter) -> bytes:
     """Convert the network of a run that has no exported file, and return the bytes of an exported file.
 
-    No file is written. Parity is not checked, and the exported file has no self-test.
+    No file is written. Parity is not checked, and the exported file has no self-test and no outlier score.
 
     Raises:
         RunError: The trained network is damaged, or only its head is kept and the weights below it are not available.
@@ -163,11 +163,16 @@ def _exported_for_now(run: runs.Run, record: runs.RunRecord, registry: Registry,
     """
     from zoo.convert.keras_to_onnx import convert
     from zoo.export import artifact
+    from zoo.workflow import trust
 
     info = ModelInfo(classes=tuple(record.classes), task=record.task, image=ImageSpec(**record.image))
     trained = open_trained(run, record, registry, reporter)
     graph = trained.graph() if isinstance(trained, SolvedNetwork) else convert(trained)
-    return artifact.serialize(graph, info)
+    if not (run.folder / trust.FILE).is_file():
+        return artifact.serialize(graph, info)
+    fitted = trust.reopened(run.read_json(trust.FILE))
+    graph = trust.attach(graph, fitted, record.task)
+    return artifact.serialize(graph, dataclasses.replace(info, trust=dict(fitted.metadata)))
 
 
 def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: bool = False) -> Path:

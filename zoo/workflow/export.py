@@ -127,7 +127,7 @@ def export_model(
     if float32:
         content = artifact.serialize(graph, info)
         if keep:
-            trained.run.write_json("trust.json", {**fitted.metadata, **fitted.report})
+            trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
             _keep(trained, content, metrics, info, started, export=target is not None)
         if target is not None:
             _put(trained.run.exported if keep else content, target, trained, reporter, replace=replace)
@@ -342,7 +342,7 @@ def export_run(
         variants: The variants to make. If there are any, the float32 export is not changed.
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
-        precision: The wanted precision; see `export_model`. None uses what the run was asked for.
+        precision: The wanted precision; see `export_model`. None means that of the run, and 0 means none.
         typed: The words after `zoo export RUN` that the user typed, for commands in error messages.
 
     Returns:
@@ -389,5 +389,5 @@ def export_run(
         variants=variants,
         allow_chance=allow_chance,
         replace=replace,
-        precision=precision if precision is not None else record.options.get("wanted_precision"),
+        precision=(record.options.get("wanted_precision") if precision is None else precision) or None,
     )

@@ -100,7 +100,7 @@ def finetune(
                 variants=variants,
                 allow_chance=allow_chance,
                 replace=replace,
-                precision=requested.wanted_precision,
+                precision=requested.wanted_precision or None,
             )
     except BaseException as error:
         if record.status == "running":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from typing import TYPE_CHECKING
 
 from zoo import runs
@@ -73,7 +74,9 @@ def refused(fitted: Trust, trained: TrainedModel) -> str | None:
     """Return why no file is put in place, if no threshold holds the wanted precision, and what to do."""
     if fitted.refusal is None:
         return None
-    return f"no file is exported: {fitted.refusal}. The run is kept; `zoo export {trained.run.folder}` exports it."
+    command = shlex.join(["zoo", "export", str(trained.run.folder), "--precision", fitted.possible or "none"])
+    without = " `--precision none` asks for no precision." if fitted.possible else ""
+    return f"no file is exported: {fitted.refusal}. The run is kept; `{command}` exports it.{without}"
 
 
 def convert_trained(

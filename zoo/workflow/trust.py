@@ -18,7 +18,7 @@ from zoo.convert import trust_graph
 from zoo.convert.keras_to_onnx import INPUT, LOGITS, OUTLIER_SCORE, PROBABILITIES
 from zoo.convert.session import open_session
 from zoo.data.dataset import Dataset
-from zoo.errors import ConversionFailed, ParityFailed
+from zoo.errors import ConversionFailed, ParityFailed, RunError
 from zoo.evaluate import calibration, outliers
 from zoo.evaluate.calibration import Calibration
 from zoo.evaluate.outliers import OutlierScore
@@ -28,6 +28,8 @@ from zoo_runtime import DriftCounter, ModelInfo
 if TYPE_CHECKING:
     import onnx
 
+# The file in the run folder that has the metadata and the report of `Trust`.
+FILE = "trust.json"
 BATCH = 16
 # So many training pictures decide prototypes and statistics. More change little, and take seconds.
 FEATURE_PICTURES = 1024
@@ -65,6 +67,7 @@ class Trust:
         metadata: The entry `trust` of `zoo_runtime.ModelInfo`.
         report: More figures for trust.json: the reliability of each bin, and the curve of precision and coverage.
         refusal: Why no threshold holds the wanted precision; None if one does, or none was asked for.
+        possible: The largest precision that some threshold holds, as a word of a command; "" if there is none.
     """
 
     calibration: Calibration
@@ -72,6 +75,7 @@ class Trust:
     metadata: Mapping[str, Any]
     report: Mapping[str, Any]
     refusal: str | None = None
+    possible: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ def fit(
     scaling = Calibration.none(known.logits.shape[1])
     metadata: dict[str, Any] = {}
     report: dict[str, Any] = {}
-    refusal = None
+    refusal, possible = None, ""
     sure = np.zeros(0)
     if count >= 2:
         scaling = calibration.fit(known.logits, known.targets, task, shifts=not options.balanced)
@@ -211,7 +215,7 @@ def fit(
         sure, right = calibration.decided(likely, known.targets, task)
         metadata["calibration"], report["reliability"] = _calibrated(known, scaling, task)
         if task != "multilabel":
-            metadata["unknown"], refusal = _thresholds(sure, right, options.precision)
+            metadata["unknown"], refusal, possible = _thresholds(sure, right, options.precision)
             metadata["sets"] = calibration.set_thresholds(likely, known.targets)
     elif options.precision is not None:
         refusal = f"no threshold holds a precision of {options.precision:g}, because no picture was held out"
@@ -233,7 +237,24 @@ def fit(
                 "frozen_features": options.frozen,
             }
     metadata["drift"] = _statistics(dataset, rows, features, score, sure)
-    return Trust(scaling, score, metadata, report, refusal)
+    return Trust(scaling, score, metadata, report, refusal, possible)
+
+
+def reopened(values: Mapping[str, Any]) -> Trust:
+    """Return what trust.json has, without the outlier score, whose prototypes are in the exported file alone.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    try:
+        entry = values.get("calibration")
+        scaling = Calibration("none", np.ones(1), np.zeros(1))
+        if entry:
+            scaling = Calibration(entry["method"], *(np.array(entry[key], float) for key in ("scale", "shift")))
+        metadata = {key: values[key] for key in ("calibration", "unknown", "sets", "drift") if key in values}
+        return Trust(scaling, None, metadata, {})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{FILE} is damaged: {error}. Export the run again.") from None
 
 
 def _calibrated(known: HeldOut, scaling: Calibration, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -262,8 +283,8 @@ def _calibrated(known: HeldOut, scaling: Calibration, task: str) -> tuple[dict[s
 
 def _thresholds(
     sure: Array, right: npt.NDArray[np.bool_], precision: float | None
-) -> tuple[dict[str, Any], str | None]:
-    """Return the entry `unknown`, and why no threshold holds the wanted precision, or None."""
+) -> tuple[dict[str, Any], str | None, str]:
+    """Return the entry `unknown`, why no threshold holds the wanted precision or None, and the largest that one holds."""
     entry: dict[str, Any] = {
         "precision": precision,
         "threshold": None,
@@ -271,21 +292,21 @@ def _thresholds(
         "curve": calibration.precision_curve(sure, right),
     }
     if precision is None:
-        return entry, None
+        return entry, None, ""
     threshold = calibration.threshold_for(sure, right, precision)
     if threshold is None:
         largest = calibration.largest_precision(sure, right)
-        advice = f"Ask for --precision {largest:g} or less, or add pictures" if largest else "Add pictures"
-        return entry, (
+        why = (
             f"no confidence threshold holds a precision of {precision:g}: {len(sure)} held-out pictures can show at "
-            f"most {largest:g} with 95 % confidence. {advice}"
+            f"most {largest:g} with 95 % confidence. More pictures can show more"
         )
+        return entry, why, f"{largest:g}" if largest else ""
     kept = sure >= threshold
     # float32 rounds probabilities, and the picture at the threshold itself must stay above it.
     entry["threshold"] = max(0.0, threshold - 1e-6)
     entry["coverage"] = float(kept.mean())
     entry["held_out_precision"] = float(right[kept].mean())
-    return entry, None
+    return entry, None, ""
 
 
 def _statistics(
