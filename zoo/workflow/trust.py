@@ -284,7 +284,7 @@ def _calibrated(known: HeldOut, scaling: Calibration, task: str) -> tuple[dict[s
 def _thresholds(
     sure: Array, right: npt.NDArray[np.bool_], precision: float | None
 ) -> tuple[dict[str, Any], str | None, str]:
-    """Return the entry `unknown`, why no threshold holds the wanted precision or None, and the largest that one holds."""
+    """Return the entry `unknown`, why no threshold holds the wanted precision, and the largest that one holds."""
     entry: dict[str, Any] = {
         "precision": precision,
         "threshold": None,
