@@ -19,7 +19,7 @@ def features(pictures, centers=CENTERS, seed=0):
 
 def test_it_keeps_95_percent_and_recognizes_other_things():
     score = outliers.fit(features(600), range(600), seed=1)
-    assert score is not None and score.prototypes.shape == (64, 40)
+    assert score is not None and score.prototypes.shape == (32, 40)
     np.testing.assert_allclose(np.linalg.norm(score.prototypes, axis=1), 1, rtol=1e-5)
     same, other = score(features(4000, seed=2)), score(features(4000, np.roll(CENTERS, 7, axis=1), seed=3))
     assert (same <= score.threshold).mean() == pytest.approx(0.95, abs=0.02)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-PROTOTYPES = 64
+PROTOTYPES = 32
 # A prototype stands for at least this many pictures on average.
 PICTURES_PER_PROTOTYPE = 4
 KEPT = 0.95
-FOLDS = 5
+FOLDS = 3
 STEPS = 20
 SMALLEST_NORM = 1e-12
 
@@ -68,7 +68,7 @@ def fit(
         features: Features of training pictures, (pictures, features).
         groups: A value per picture; pictures with equal values are copies, which stand in one fold.
         held_out: Features of other pictures, on which the network was not trained. None holds out the training pictures
-            themselves, in 5 folds; this is right only if the features do not depend on the labels.
+            themselves, in 3 folds; this is right only if the features do not depend on the labels.
         seed: Decides the prototypes and the folds.
 
     Returns:
