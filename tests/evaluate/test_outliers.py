@@ -29,10 +29,10 @@ def test_it_keeps_95_percent_and_recognizes_other_things():
 
 def test_copies_stand_in_one_fold():
     """A copy would be at distance 0 from its twin, and the threshold would then be far too low."""
-    own = features(200)
-    alone = outliers.fit(own, range(200))
-    doubled = outliers.fit(np.concatenate([own, own]), [*range(200), *range(200)])
-    split = outliers.fit(np.concatenate([own, own]), range(400))
+    own = features(60)
+    alone = outliers.fit(own, range(60))
+    doubled = outliers.fit(np.concatenate([own, own]), [*range(60), *range(60)])
+    split = outliers.fit(np.concatenate([own, own]), range(120))
     assert doubled.threshold == pytest.approx(alone.threshold, rel=0.15)
     assert split.threshold < 0.8 * alone.threshold
 
