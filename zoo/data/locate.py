@@ -75,7 +75,7 @@ class FileIndex:
             names = [name] if name in self._found else self._stems.get(name) or self._lower.get(name.lower(), [])
             self._files[name] = [os.path.join(where, full) for full in names for where in self._found[full]]
         files = self._files[name]
-        end = (name,)
+        end: tuple[str, ...] = (name,)
         for folder in reversed(parts[:-1]):
             if len(files) < 2:
                 break
