@@ -173,8 +173,7 @@ def _from_stream(stream: BinaryIO, use: _Use, spec: ImageSpec | None, max_pixels
         if is_jpeg(image):
             # Pillow turns a TIFF while loading it, and then clears the tag. A JPEG's draft size depends on the tag.
             orientation = _orientation(image)
-            stream.seek(0)
-            data = stream.read()
+            data = _jpeg.read_file(stream)
             jpeg = data, _jpeg.read_layout(data)
             extra = _jpeg.coefficient_bytes(jpeg[1])
             if spec:

@@ -176,8 +176,7 @@ def load_lazy(image: Any) -> None:
     if stream is None:
         image.load()
     elif is_jpeg(image):
-        stream.seek(0)
-        data = stream.read()
+        data = _jpeg.read_file(stream)
         load(image, (data, _jpeg.read_layout(data)))
         if image._exclusive_fp and image._close_exclusive_fp_after_loading:
             stream.close()

@@ -27,9 +27,10 @@ on the switch `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`, because the pixels are not 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -55,6 +56,8 @@ _PADDING = b"\xfd" * _AHEAD
 _OTHERS = b"\x02" * _AHEAD, b"\xaa" * _AHEAD, b"\x55" * _AHEAD
 # A file system puts zeros in place of what it has lost.
 _LOST = b"\0"
+# A picture of 89 megapixels has at most a third of these bytes. Other files of this size are damaged, or sparse.
+LARGEST_FILE = 2**30
 # More bytes than this behind the last block, which are not all alike, are data that got out of step.
 _LEFT_OVER = 64
 
@@ -97,6 +100,21 @@ class Layout:
     several: bool = False
     exact: bool = True
     ended: bool = False
+
+
+def read_file(stream: BinaryIO) -> bytes:
+    """Return the bytes of a JPEG file.
+
+    Raises:
+        UnsupportedPicture: If it has more than 1 GiB, which would take as much memory before anything is decoded.
+    """
+    size = stream.seek(0, os.SEEK_END)
+    if size > LARGEST_FILE:
+        raise UnsupportedPicture(
+            f"the file has {size:,} bytes, and a JPEG may have at most {LARGEST_FILE:,}. It is probably damaged"
+        )
+    stream.seek(0)
+    return stream.read()
 
 
 def read_layout(data: bytes, exact: bool = False) -> Layout:

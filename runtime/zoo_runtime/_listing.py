@@ -59,15 +59,23 @@ class PassedOver:
     def __init__(self) -> None:
         self.endings: Counter[str] = Counter()
         self.own: list[str] = []
+        self._lost: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
         """Return whether something was passed over."""
         return bool(self.endings or self.own)
 
-    def add(self, name: str) -> None:
-        """Count a file, given its name without folders."""
+    def add(self, name: str, *, is_lost: bool = True) -> None:
+        """Count a file.
+
+        Args:
+            name: Its name without folders.
+            is_lost: False if the same picture stands beside the file in a format that zoo reads.
+        """
         ending = os.path.splitext(name)[1].lower()
         self.endings[ending if 1 < len(ending) <= 12 else ""] += 1
+        if is_lost:
+            self._lost[ending] += 1
 
     def __str__(self) -> str:
         """Return the counts as text, most frequent first, such as "12 .txt, 3 .mov". No files give an empty string."""
@@ -81,8 +89,8 @@ class PassedOver:
         return ", ".join(parts)
 
     def advice(self) -> str:
-        """Say how to convert the pictures that zoo cannot read. Empty if there are none."""
-        return advice_on(self.endings)
+        """Say how to convert the pictures that zoo cannot read, and that no other file stands for. May be empty."""
+        return advice_on(dict(sorted(self._lost.items())))
 
 
 def is_ignored(name: str) -> bool:
@@ -192,10 +200,11 @@ def _is_listed(path: str, beside: Collection[str], passed_over: PassedOver | Non
     is_file = os.path.isfile(path) or not os.path.exists(path)
     # HEIC files are listed even if they cannot be read, so that each of them gets a line that says what to install.
     known = is_readable(path) or os.path.splitext(base)[1].lower() in SUFFIXES
-    if is_file and known and is_picture(path, beside):
+    is_meant = is_file and is_picture(path, beside)
+    if is_meant and known:
         return True
     if passed_over is not None:
-        passed_over.add(base)
+        passed_over.add(base, is_lost=is_meant)
     return False
 
 

@@ -31,6 +31,8 @@ def counts(source) -> dict[str, int]:
         (["1.0", "2.0", "10.0"], ("01", "02", "10")),
         (["0", "1"], ("0", "1")),
         (["001", "2"], ("001", "002")),
+        (["1", "2", "1.0"], ("1", "2")),
+        (["1", "01.0"], ("01.0", "1")),
         # Two spellings of one number are two classes, and names that are not all numbers stay as they are.
         (["7", "07"], ("07", "7")),
         (["1", "2", "x"], ("1", "2", "x")),

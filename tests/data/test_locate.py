@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import unicodedata
 from pathlib import Path
 
@@ -141,3 +142,37 @@ def test_not_every_file_of_a_long_list_is_looked_for(write_list, monkeypatch):
 def test_a_file_url_that_is_not_valid_is_refused(write_list):
     with pytest.raises(DataLayout, match=r"line 2: .* is not a valid address of a file"):
         open_source(write_list("path,label\nfile://[0.png,a\nfile://[1.png,b\n"))
+
+
+def test_names_that_differ_in_case_are_proposed_in_another_folder(write_list):
+    file = write_list(listed(lambda i: f"{i:02d}.PNG"))
+    with pytest.raises(DataLayout, match=r"'00.PNG' is perhaps '.*pictures/00.png'") as error:
+        read(file)
+    assert error.value.remedies[0][1][0] == "--root"
+    assert (
+        "differ from those of the files in upper and lower case" in read(file, error.value.remedies[0][1][1]).remarks[0]
+    )
+
+
+def test_many_folders_with_files_of_the_same_name(write_list, tmp_path):
+    """The search is quick even if every name fits thousands of files; it took hours for 100,000 rows."""
+    picture = (tmp_path / "pictures/00.png").read_bytes()
+    for i in range(3000):
+        (tmp_path / f"set/a/s{i}").mkdir(parents=True)
+        (tmp_path / f"set/a/s{i}/0.png").write_bytes(picture)
+    file = write_list(listed(lambda i: f"/elsewhere/a/s{i}/0.png", 3000))
+    start = time.monotonic()
+    with pytest.raises(DataLayout, match=r"perhaps '.*set/a/s0/0.png'"):
+        read(file)
+    source = read(file, tmp_path)
+    assert [p.content for p in source.pictures] == [tmp_path / f"set/a/s{i}/0.png" for i in range(3000)]
+    assert time.monotonic() - start < 10
+
+
+def test_long_texts_are_not_paths(write_list):
+    """A column of captions does not stop the search for the column of paths."""
+    rows = "".join(f"pictures/{i:02d}.png,{i} {'words ' * 100},{'ab'[i % 2]}\n" for i in range(24))
+    file = write_list("pic,caption,kind\n" + rows)
+    with pytest.raises(DataLayout) as error:
+        read(file)
+    assert error.value.remedies[0][1] == ["--columns", "path=pic,label=kind"]

@@ -166,8 +166,12 @@ def test_a_broken_link_is_listed_and_a_pipe_is_not(tmp_path, put):
     put(tmp_path / "cat/1.png")
     put(tmp_path / "dog/2.png")
     (tmp_path / "dog/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "dog/itself.png").symlink_to("itself.png")
+    (tmp_path / "dog/up").symlink_to("..")
     os.mkfifo(tmp_path / "dog/pipe.png")
-    assert [name for name, _, _ in listed(open_source(str(tmp_path)))] == ["1.png", "2.png", "gone.png"]
+    source = open_source(str(tmp_path))
+    assert [name for name, _, _ in listed(source)] == ["1.png", "2.png", "gone.png", "itself.png"]
+    assert source.findings.passed_over == {"pipe or device": 1} and len(source.missing) == 2
 
 
 def test_file_names_that_are_not_valid_utf_8(tmp_path, put):

@@ -362,3 +362,15 @@ def test_the_orientation_in_large_metadata_still_counts():
     turned = data[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp)) + data[33:]
     spec = ImageSpec((320, 240))
     np.testing.assert_array_equal(decode(turned, spec), np.rot90(decode(data, ImageSpec((240, 320))), -1))
+
+
+def test_a_huge_file_that_begins_like_a_jpeg_is_not_read_into_memory(tmp_path):
+    """A sparse file of 3 GB took 6 GB of memory."""
+    path = tmp_path / "huge.jpg"
+    path.write_bytes(JPEGS["plain"]())
+    with path.open("r+b") as stream:
+        stream.truncate(3 * 2**30)
+    with pytest.raises(UnsupportedPicture, match=r"huge.jpg: the file has 3,221,225,472 bytes, and a JPEG may have"):
+        decode(path, SPEC)
+    with Image.open(path) as image, pytest.raises(UnsupportedPicture, match="the file has 3,221,225,472 bytes"):
+        decode(image, SPEC)

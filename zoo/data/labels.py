@@ -72,13 +72,14 @@ def tidy_numbers(names: set[str]) -> dict[str, str]:
     pandas writes 1.0 for 1 if a column has a missing value. Such numbers lose the ".0".
 
     Args:
-        names: All texts. If one of them is not a whole number, or two are the same number, no text is changed.
+        names: All texts. If one of them is not a whole number, or two differ in leading zeros only, no text is changed.
     """
     matches = {name: WHOLE.fullmatch(name) for name in names}
     whole = {name: match.group(1) for name, match in matches.items() if match}
     if len(whole) < len(names) or any(number.startswith("-") for number in whole.values()):
         return {name: name for name in names}
-    if len({int(number) for number in whole.values()}) < len(names):
+    # 1 and 1.0 are one class, but 1 and 01 may be two.
+    if len({int(number) for number in whole.values()}) < len(set(whole.values())):
         return {name: name for name in names}
     width = max((len(number) for number in whole.values()), default=0)
     return {name: number.zfill(width) for name, number in whole.items()}

@@ -56,25 +56,45 @@ class FileIndex:
                 self.is_complete = False
                 break
         self._stems: dict[str, list[str]] = {}
+        self._lower: dict[str, list[str]] = {}
         for name in self._found:
             self._stems.setdefault(os.path.splitext(name)[0], []).append(name)
+            self._lower.setdefault(name.lower(), []).append(name)
+        self._files: dict[str, list[str]] = {}
+        self._groups: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     def find(self, parts: Sequence[str]) -> list[str]:
         """Return the files whose paths share the longest end with a path, or an empty list.
 
         Args:
-            parts: The folders and the name of the path. The name may lack its ending.
+            parts: The folders and the name of the path. The name may lack its ending or have another case.
         """
         name = parts[-1] if parts else ""
-        files = [
-            os.path.join(where, full)
-            for full in ([name] if name in self._found else self._stems.get(name, []))
-            for where in self._found[full]
-        ]
-        if len(files) < 2:
-            return files
-        shared = [_shared_end(parts[:-1], os.path.dirname(file).split(os.sep)) for file in files]
-        return [file for file, count in zip(files, shared, strict=True) if count == max(shared)]
+        # Thousands of folders may have a file of one name, so the files are listed and grouped only once.
+        if name not in self._files:
+            names = [name] if name in self._found else self._stems.get(name) or self._lower.get(name.lower(), [])
+            self._files[name] = [os.path.join(where, full) for full in names for where in self._found[full]]
+        files = self._files[name]
+        end: tuple[str, ...] = (name,)
+        for folder in reversed(parts[:-1]):
+            if len(files) < 2:
+                break
+            if end not in self._groups:
+                self._groups[end] = _by_folder(files, len(end))
+            if folder not in self._groups[end]:
+                break
+            files, end = self._groups[end][folder], (folder, *end)
+        return files
+
+
+def _by_folder(files: Sequence[str], place: int) -> dict[str, list[str]]:
+    """Group paths by one of their folders, counted from the end: 1 is the folder of the file itself."""
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        folders = file.rsplit(os.sep, place + 1)
+        if len(folders) > place:
+            groups.setdefault(folders[-place - 1], []).append(file)
+    return groups
 
 
 def locate(table: Table, texts: Sequence[str], root: Path | None, search: Path | None = None) -> Located:
@@ -114,8 +134,9 @@ def exists(table: Table, text: str, root: Path | None) -> bool:
     base = table.folder if root is None else root
     if not text.strip() or "\0" in text or (":" in text and URL.match(text) and not text.startswith("file:")):
         return False
+    # A long text, such as a caption, is not a path. `os.path.isfile` returns False for it, and `Path.is_file` fails.
     path = _direct(base, local_path(_plain(table, 0, text)))
-    return path.is_file() or bool(_endings(path))
+    return os.path.isfile(path) or bool(_endings(path))
 
 
 def _plain(table: Table, row: int, text: str) -> str:
@@ -324,13 +345,3 @@ def _search(index: FileIndex, text: str) -> list[str]:
     """Return the files that a path may mean, also by the name that a file had before Label Studio renamed it."""
     name = uploaded_name(text)
     return index.find(_parts(text)) or (index.find([name]) if name else [])
-
-
-def _shared_end(first: Sequence[str], second: Sequence[str]) -> int:
-    """Return how many of the last folders of two paths are equal."""
-    count = 0
-    for one, other in zip(reversed(first), reversed(second), strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

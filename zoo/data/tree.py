@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ class Listing:
     Args:
         folders: The folders, sorted.
         pictures: The files that are pictures, readable or not, sorted.
-        others: The number of other files, by the ending of their names, such as ".txt".
+        others: The number of other files, by the ending of their names, such as ".txt", or "pipe or device".
     """
 
     folders: tuple[Path, ...]
@@ -70,7 +71,8 @@ class Tree:
             path = folder / entry.name
             if entry.name.startswith(".") or entry.name.lower() in IGNORED:
                 continue
-            is_folder = entry.is_dir()
+            is_loop = _is_loop(entry)
+            is_folder = not is_loop and entry.is_dir()
             if self.exclusion.patterns and self.exclusion(path.relative_to(self.root), folder=is_folder):
                 continue
             if is_folder:
@@ -79,11 +81,13 @@ class Tree:
                 else:
                     folders.append(path)
             # Pipes and devices exist but are not files; reading from them might never end.
-            elif entry.is_file() or (entry.is_symlink() and not path.exists()):
+            elif is_loop or entry.is_file() or (entry.is_symlink() and not path.exists()):
                 if is_picture(path, names):
                     pictures.append(path)
                 else:
                     others[path.suffix.lower() or "without an ending"] += 1
+            else:
+                others["pipe or device"] += 1
         return Listing(tuple(sorted(folders)), tuple(sorted(pictures)), others)
 
     def folders(self, folder: Path) -> tuple[Path, ...]:
@@ -146,7 +150,9 @@ class Tree:
 
     def passed_over(self) -> Counter[str]:
         """Return the number of files that are not pictures, by ending, in all folders that were read."""
-        return sum((listing.others for listing in self._listings.values()), Counter[str]())
+        # A folder may have been read twice, once through a link.
+        listings = {os.path.realpath(folder): listing for folder, listing in self._listings.items()}
+        return sum((listing.others for listing in listings.values()), Counter[str]())
 
     @cached_property
     def _cache(self) -> str:
@@ -155,3 +161,14 @@ class Tree:
     def _is_own(self, folder: Path) -> bool:
         """Return whether zoo wrote a folder: a run, an export, a quarantine, a folder of nothing else, or the cache."""
         return is_written_by_zoo(folder) or os.path.realpath(folder) == self._cache
+
+
+def _is_loop(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a link that leads to itself, so that it is as good as a broken one."""
+    try:
+        entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return True
+    return False
