@@ -186,6 +186,16 @@ class ResolvedConfig:
     warnings: tuple[str, ...] = ()
 
 
+def check_precision(precision: float | None, *, multilabel: bool) -> None:
+    """Refuse a wanted precision for pictures with several labels.
+
+    Raises:
+        UsageError: A precision is wanted, and the pictures may have several labels.
+    """
+    if precision and multilabel:
+        raise UsageError("--precision needs pictures with exactly one class each; these have several labels or none.")
+
+
 def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> ResolvedConfig:
     """Check a request, and resolve every name, file and default in it.
 
@@ -211,6 +221,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     source = sources.open_source(config.data, reading=config.reading)
     if config.balance and source.multilabel:
         raise UsageError("--balance needs pictures with exactly one class each; these have several labels or none.")
+    check_precision(config.wanted_precision, multilabel=source.multilabel)
     name = export_name(config, architecture, source)
     if config.export:
         files.check_writable(config.exported / name, "--exported FOLDER")

@@ -25,7 +25,7 @@ def print_drift(model: str, paths: Sequence[str], *, as_json: bool = False, **op
         **options: Keyword arguments of `Predictor`.
 
     Returns:
-        The exit code: 0, or 1 if a picture or a folder could not be read.
+        The exit code: 0, or 1 if a picture or a folder could not be read. Nothing is compared if all of them failed.
 
     Raises:
         ModelError: If the exported file cannot be used, or has no statistics of its training pictures.
@@ -50,6 +50,9 @@ def print_drift(model: str, paths: Sequence[str], *, as_json: bool = False, **op
         if isinstance(result, PictureError):
             refuse(name, result)
     if not counter.pictures:
+        if failed:
+            # Each picture has its own line already.
+            return 1
         raise no_picture_in(paths, passed_over)
     shifts = counter.compare(trained)
     if as_json:

@@ -83,7 +83,48 @@ def test_too_few_pictures_hold_no_high_precision():
     assert 0.8 < largest < 0.96 and calibration.threshold_for(sure, right, largest) is not None
     assert calibration.largest_precision(sure, ~right) == 0
     # A thousand pictures without an error are enough, and all of them get an answer.
-    assert calibration.threshold_for(np.linspace(0.5, 1, 1000), np.ones(1000, bool), 0.99) == 0.5
+    found = calibration.threshold_for(np.linspace(0.5, 1, 1000), np.ones(1000, bool), 0.99)
+    assert found == pytest.approx(0.5, abs=1e-6) and found < 0.5
+
+
+def test_confidences_that_float32_cannot_tell_apart_are_ties():
+    """A hundred right answers differ from a hundred wrong ones by less than a device can see."""
+    sure = np.concatenate([np.full(100, 1 - 1e-12), np.full(100, 1 - 1e-9)])
+    right = np.repeat([True, False], 100)
+    assert calibration.threshold_for(sure, right, 0.9) is None
+    # Right answers that are clearly surer are told apart, and float32 keeps them above the threshold.
+    found = calibration.threshold_for(np.repeat([0.99999, 0.9], 100), right, 0.9)
+    assert 0.9 < found < np.float32(0.99999)
+
+
+def test_a_few_right_answers_do_not_make_a_network_sure():
+    """The unsure picture was 0.6. With targets of 1, the temperature would be as low as is allowed: 0.9997."""
+    logits = np.array([[2.0, 0.0], [0.0, 3.0], [1.5, 0.0], [0.0, 2.5]])
+    found = calibration.fit(logits, np.eye(2)[[0, 1, 0, 1]], "multiclass")
+    assert 0.3 < found.temperature < 3
+    assert calibration.probabilities(found.apply(np.array([[0.4, 0.0]])), "multiclass")[0, 0] < 0.8
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_two_pictures_and_a_hundred_classes_give_finite_figures(task):
+    for pictures, classes in ((2, 2), (30, 100)):
+        logits, targets = drawn(pictures, classes, task=task)
+        found = calibration.fit(logits, targets, task)
+        assert np.isfinite(found.apply(logits)).all() and 0.04 < found.temperature < 25
+        after = calibration.crossed(logits, targets, task, vector=False, groups=range(pictures))
+        assert np.isfinite(after).all() and after.shape == logits.shape
+
+
+def test_copies_do_not_judge_their_own_calibration():
+    logits, targets = drawn(100, classes=3, factor=2.0)
+    twice, both = np.concatenate([logits, logits]), np.concatenate([targets, targets])
+    groups = [*range(100), *range(100)]
+    after = calibration.crossed(twice, both, "multiclass", vector=True, groups=groups)
+    np.testing.assert_allclose(after[:100], after[100:])
+    apart = calibration.crossed(twice, both, "multiclass", vector=True)
+    assert np.abs(apart[:100] - apart[100:]).max() > 1e-3
+    assert calibration.one_of_each(groups).tolist() == list(range(100))
+    assert calibration.one_of_each(["b", "a", "b", "c", "a"]).tolist() == [0, 1, 3]
 
 
 def test_the_curve_of_precision_goes_from_strict_to_all():

@@ -26,6 +26,8 @@ CONFIDENCE = 0.95
 COVERAGES = (0.9, 0.95, 0.99)
 # Logits are multiplied by a number between e^-3 and e^3.
 LARGEST_LOG_SCALE = 3.0
+# float32 rounds probabilities. Those that differ by less than this count as equal, and thresholds are as much lower.
+ROUNDING = 1e-6
 # Vector scaling is not tried with fewer held-out pictures than this per unit.
 PICTURES_PER_UNIT = 20
 
@@ -94,7 +96,14 @@ def losses(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> Ar
     return np.asarray(logsumexp(values, axis=1) - (targets * values).sum(axis=1))
 
 
-def fit(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, shifts: bool = True) -> Calibration:
+def fit(
+    logits: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    task: str,
+    *,
+    shifts: bool = True,
+    groups: Sequence[object] | None = None,
+) -> Calibration:
     """Fit temperature scaling; or vector scaling, if cross-validation on the same pictures says that it is better.
 
     Vector scaling has to lower the loss by more than one standard error.
@@ -104,6 +113,7 @@ def fit(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, shift
         targets: (pictures, classes): 1 if the picture has the class, else 0.
         task: "multiclass", "binary" or "multilabel".
         shifts: False never shifts logits. A shift would undo the weighting of classes in training.
+        groups: See `crossed`.
 
     Returns:
         The calibration. It changes nothing if there are fewer than 2 pictures.
@@ -114,14 +124,23 @@ def fit(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, shift
     temperature = _scaled(logits, targets, task, vector=False)
     if not shifts or pictures < PICTURES_PER_UNIT * units:
         return temperature
-    alone, vector = (losses(crossed(logits, targets, task, vector=vector), targets, task) for vector in (False, True))
+    alone, vector = (
+        losses(crossed(logits, targets, task, vector=vector, groups=groups), targets, task) for vector in (False, True)
+    )
     gain = alone - vector
     if gain.mean() > gain.std(ddof=1) / math.sqrt(pictures):
         return _scaled(logits, targets, task, vector=True)
     return temperature
 
 
-def crossed(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, vector: bool) -> Array:
+def crossed(
+    logits: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    task: str,
+    *,
+    vector: bool,
+    groups: Sequence[object] | None = None,
+) -> Array:
     """Return calibrated logits, where the calibration of each picture was fitted without it, in 5 folds.
 
     Args:
@@ -129,8 +148,11 @@ def crossed(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, v
         targets: (pictures, classes): 1 if the picture has the class, else 0.
         task: "multiclass", "binary" or "multilabel".
         vector: True fits vector scaling, False temperature scaling.
+        groups: A value per picture; pictures with equal values are copies, which stand in one fold. None means that
+            there are no copies.
     """
-    fold_of = np.random.default_rng(0).permutation(len(logits)) % FOLDS
+    numbers = np.arange(len(logits)) if groups is None else _numbers(groups)
+    fold_of = (np.random.default_rng(0).permutation(numbers.max(initial=-1) + 1) % FOLDS)[numbers]
     result = np.asarray(logits, np.float64).copy()
     for fold in range(FOLDS):
         rest, own = fold_of != fold, fold_of == fold
@@ -139,12 +161,30 @@ def crossed(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, v
     return result
 
 
+def one_of_each(groups: Sequence[object]) -> npt.NDArray[np.int64]:
+    """Return the index of the first picture of each group. Copies of a picture are no further evidence."""
+    return np.unique(_numbers(groups), return_index=True)[1].astype(np.int64)
+
+
+def _numbers(groups: Sequence[object]) -> npt.NDArray[np.int64]:
+    """Return the number of the group of each picture, counted in the order in which the groups first occur."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(groups))}
+    return np.asarray([numbers[value] for value in groups], np.int64)
+
+
 def _scaled(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, vector: bool) -> Calibration:
-    """Fit the scales, and the shifts if `vector` is True, that have the lowest loss."""
+    """Fit the scales, and the shifts if `vector` is True, that have the lowest loss.
+
+    Targets are (N + 1) / (N + 2) instead of 1 (Platt 1999). Otherwise, a few pictures whose answers are all right would
+    make the network as sure as possible.
+    """
     from scipy.optimize import minimize
 
     units = logits.shape[1]
     values, truth = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    classes = 2 if task == "multilabel" else truth.shape[1]
+    doubt = classes / (classes - 1) / (len(values) + 2)
+    truth = truth * (1 - doubt) + doubt / classes
     ones = truth[:, 1:] if task != "multilabel" and units == 1 else truth
 
     def parts(parameters: Array) -> tuple[Array, Array]:
@@ -265,8 +305,9 @@ def threshold_for(sure: Array, right: npt.NDArray[np.bool_], precision: float) -
     Returns:
         The threshold; answers with this confidence or more are given. None if no threshold is good enough.
     """
-    order = np.argsort(-sure, kind="stable")
-    ordered, hits = sure[order], np.cumsum(right[order])
+    rounded = np.round(sure / ROUNDING) * ROUNDING
+    order = np.argsort(-rounded, kind="stable")
+    ordered, hits = rounded[order], np.cumsum(right[order])
     # Pictures with equal confidences cannot be separated.
     ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
     error = (1 - CONFIDENCE) / max(1, math.ceil(math.log2(len(ends) + 1)))
@@ -275,7 +316,7 @@ def threshold_for(sure: Array, right: npt.NDArray[np.bool_], precision: float) -
         middle = (low + high) // 2
         end = ends[middle]
         if lower_bound(int(hits[end]), int(end) + 1, error) >= precision:
-            best, low = float(ordered[end]), middle + 1
+            best, low = max(0.0, float(ordered[end]) - ROUNDING / 2), middle + 1
         elif _too_few(int(end) + 1, error, precision):
             low = middle + 1
         else:
@@ -346,5 +387,5 @@ def set_thresholds(
     for coverage in coverages:
         # 1e-9 corrects rounding: 0.05 * 20 may be a little below 1.
         place = math.floor((1 - coverage) * (len(true) + 1) + 1e-9)
-        thresholds[f"{coverage:g}"] = float(true[place - 1]) if place >= 1 else 0.0
+        thresholds[f"{coverage:g}"] = max(0.0, float(true[place - 1]) - ROUNDING) if place >= 1 else 0.0
     return thresholds

@@ -17,7 +17,7 @@ from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
 from zoo.data.stored import StoredPicture
-from zoo.errors import WriteError, ZooError
+from zoo.errors import ExportError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile, VariantRequest, failed, make_variant
@@ -142,7 +142,12 @@ def export_model(
 
     def finish(variant_graph: onnx.ModelProto, variant_info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
         moved = trust.moved_by(raw, variant_graph, dataset, held_out, trust_options.seed)
-        return finish_graph(trained, variant_graph, variant_info, moved, trust_options, reporter, again=True)[:2]
+        smaller, described, own = finish_graph(
+            trained, variant_graph, variant_info, moved, trust_options, reporter, again=True
+        )
+        if own.refusal:
+            raise ExportError(f"{own.refusal}. `--precision {own.possible or 'none'}` exports it.")
+        return smaller, described
 
     files_and_paths = [
         _export_variant(each, float32_file, finish, trained, exported, keep=keep, replace=replace, reporter=reporter)
@@ -360,6 +365,7 @@ def export_run(
         DataError: The pictures cannot be read.
     """
     run, record = runs.load(folder)
+    config.check_precision(precision, multilabel=record.task == "multilabel")
     architecture = registry.architecture(record.architecture["name"])
     resized = size is not None and list(size) != record.image["size"]
     suffix = f"-{size[0]}x{size[1]}" if size is not None and resized else ""

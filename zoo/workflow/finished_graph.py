@@ -74,7 +74,9 @@ def refused(fitted: Trust, trained: TrainedModel) -> str | None:
     """Return why no file is put in place, if no threshold holds the wanted precision, and what to do."""
     if fitted.refusal is None:
         return None
-    command = shlex.join(["zoo", "export", str(trained.run.folder), "--precision", fitted.possible or "none"])
+    size = trained.dataset.spec.size
+    resized = ["--size", "{}x{}".format(*size)] if list(size) != list(trained.record.image["size"]) else []
+    command = shlex.join(["zoo", "export", str(trained.run.folder), *resized, "--precision", fitted.possible or "none"])
     without = " `--precision none` asks for no precision." if fitted.possible else ""
     return f"no file is exported: {fitted.refusal}. The run is kept; `{command}` exports it.{without}"
 

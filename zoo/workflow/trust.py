@@ -204,36 +204,42 @@ def fit(
         options: What is asked for.
     """
     task, count = options.task, len(known.logits)
+    together = dataset.together or dataset.pixels.digests
     scaling = Calibration.none(known.logits.shape[1])
     metadata: dict[str, Any] = {}
     report: dict[str, Any] = {}
     refusal, possible = None, ""
     sure = np.zeros(0)
     if count >= 2:
-        scaling = calibration.fit(known.logits, known.targets, task, shifts=not options.balanced)
-        likely = calibration.probabilities(scaling.apply(known.logits), task)
+        groups = [together[i] for i in known.rows]
+        scaling = calibration.fit(known.logits, known.targets, task, shifts=not options.balanced, groups=groups)
+        # Each from a calibration that was fitted without the picture. Its own would be too good for it.
+        vector = scaling.method == "vector"
+        after = calibration.crossed(known.logits, known.targets, task, vector=vector, groups=groups)
+        likely = calibration.probabilities(after, task)
         sure, right = calibration.decided(likely, known.targets, task)
-        metadata["calibration"], report["reliability"] = _calibrated(known, scaling, task)
+        metadata["calibration"], report["reliability"] = _calibrated(known, scaling, after, task)
         if task != "multilabel":
-            metadata["unknown"], refusal, possible = _thresholds(sure, right, options.precision)
-            metadata["sets"] = calibration.set_thresholds(likely, known.targets)
+            # The promises count independent pictures.
+            each = calibration.one_of_each(groups)
+            metadata["unknown"], refusal, possible = _thresholds(sure[each], right[each], options.precision)
+            metadata["sets"] = calibration.set_thresholds(likely[each], known.targets[each])
     elif options.precision is not None:
-        refusal = f"no threshold holds a precision of {options.precision:g}, because no picture was held out"
+        refusal = (
+            f"no threshold holds a precision of {options.precision:g}, because fewer than 2 pictures were held out"
+        )
     score = None
-    if features is not None and len(features):
-        together = dataset.together or dataset.pixels.digests
-        unseen = None if options.frozen else held_out_features
+    unseen = None if options.frozen else held_out_features
+    # Trained features are closer together for training pictures, so that these cannot decide the threshold.
+    if features is not None and len(features) and (options.frozen or (unseen is not None and len(unseen))):
         score = outliers.fit(features, [together[i] for i in rows], unseen, seed=options.seed)
         if score is not None:
-            fitted_on = (
-                "training, frozen features" if options.frozen else "training" if unseen is None else "validation"
-            )
             metadata["outliers"] = {
                 "threshold": score.threshold,
                 "kept": outliers.KEPT,
                 "prototypes": len(score.prototypes),
                 "pictures": len(score.held_out),
-                "fitted_on": fitted_on,
+                "fitted_on": "training, frozen features" if options.frozen else "validation",
                 "frozen_features": options.frozen,
             }
     metadata["drift"] = _statistics(dataset, rows, features, score, sure)
@@ -257,13 +263,13 @@ def reopened(values: Mapping[str, Any]) -> Trust:
         raise RunError(f"{FILE} is damaged: {error}. Export the run again.") from None
 
 
-def _calibrated(known: HeldOut, scaling: Calibration, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _calibrated(
+    known: HeldOut, scaling: Calibration, after: Array, task: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the entry `calibration`, and the reliability before and after.
 
-    The figures after calibration come from calibrations that were fitted without the picture that they judge.
+    The logits `after` come from calibrations that were fitted without the picture that they judge.
     """
-    vector = scaling.method == "vector"
-    after = calibration.crossed(known.logits, known.targets, task, vector=vector)
     figures = {}
     for name, logits in (("before", known.logits), ("after", after)):
         decisions = calibration.decided(calibration.probabilities(logits, task), known.targets, task)
@@ -297,13 +303,12 @@ def _thresholds(
     if threshold is None:
         largest = calibration.largest_precision(sure, right)
         why = (
-            f"no confidence threshold holds a precision of {precision:g}: {len(sure)} held-out pictures can show at "
-            f"most {largest:g} with 95 % confidence. More pictures can show more"
+            f"no confidence threshold holds a precision of {precision:g}: {len(sure)} held-out pictures, without "
+            f"copies, can show at most {largest:g} with 95 % confidence. More pictures can show more"
         )
         return entry, why, f"{largest:g}" if largest else ""
     kept = sure >= threshold
-    # float32 rounds probabilities, and the picture at the threshold itself must stay above it.
-    entry["threshold"] = max(0.0, threshold - 1e-6)
+    entry["threshold"] = threshold
     entry["coverage"] = float(kept.mean())
     entry["held_out_precision"] = float(right[kept].mean())
     return entry, None, ""
