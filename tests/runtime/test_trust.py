@@ -210,3 +210,11 @@ def test_the_selftest_covers_the_outlier_score(trusted):
         changed["pictures"][0]["outlier_score"] += wrong
         object.__setattr__(predictor, "info", dataclasses.replace(predictor.info, selftest=changed))
         assert zoo_runtime.check(predictor).passed is passed
+
+
+def test_drift_of_pictures_that_all_fail_names_each_and_nothing_else(trusted, tmp_path, capsys):
+    (tmp_path / "model.onnx").write_bytes(trusted())
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    assert main(["drift", str(tmp_path), str(tmp_path / "a.jpg")]) == 1
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1 and "a.jpg" in captured.err and captured.out == ""

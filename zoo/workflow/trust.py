@@ -263,9 +263,7 @@ def reopened(values: Mapping[str, Any]) -> Trust:
         raise RunError(f"{FILE} is damaged: {error}. Export the run again.") from None
 
 
-def _calibrated(
-    known: HeldOut, scaling: Calibration, after: Array, task: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _calibrated(known: HeldOut, scaling: Calibration, after: Array, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the entry `calibration`, and the reliability before and after.
 
     The logits `after` come from calibrations that were fitted without the picture that they judge.
