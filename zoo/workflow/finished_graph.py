@@ -60,7 +60,8 @@ def finish_graph(
 
     model, dataset = trained.model, trained.dataset
     features = model.features if isinstance(model, SolvedNetwork) and not again else None
-    pixels = dataset.pixels.array[trained.parity_rows()]
+    # The network itself has been checked on more pictures.
+    pixels = dataset.pixels.array[trained.parity_rows()[: trust.CHECKED_PICTURES]]
     graph, info, fitted = trust.finish(raw, info, dataset, held_out, options, pixels, reporter, features)
     if again:
         return graph, info, fitted

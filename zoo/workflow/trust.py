@@ -34,6 +34,7 @@ BATCH = 16
 # So many training pictures decide prototypes and statistics. More change little, and take seconds.
 FEATURE_PICTURES = 1024
 STATISTICS_PICTURES = 256
+CHECKED_PICTURES = 16
 # Differences between the graph and numpy that pass, for calibrated probabilities and for outlier scores.
 TOLERANCE, SCORE_TOLERANCE = 1e-5, 1e-3
 
