@@ -31,6 +31,7 @@ from zoo.workflow.own_pictures import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
+from zoo.workflow.trust import HeldOut, TrustOptions
 from zoo_runtime import ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -140,15 +141,7 @@ def export_model(
         replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter)
     float32_file = Float32File(raw, graph, info, outputs)
 
-    def finish(variant_graph: onnx.ModelProto, variant_info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
-        moved = trust.moved_by(raw, variant_graph, dataset, held_out, trust_options.seed)
-        smaller, described, own = finish_graph(
-            trained, variant_graph, variant_info, moved, trust_options, reporter, again=True
-        )
-        if own.refusal:
-            raise ExportError(f"{own.refusal}. `--precision {own.possible or 'none'}` exports it.")
-        return smaller, described
-
+    finish = _finisher(trained, raw, held_out, trust_options, reporter)
     files_and_paths = [
         _export_variant(each, float32_file, finish, trained, exported, keep=keep, replace=replace, reporter=reporter)
         for each in variants
@@ -157,6 +150,24 @@ def export_model(
         page.add_notes(trained.run, metrics, [variant_file for variant_file, _ in files_and_paths])
     _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
     return dataclasses.replace(result, variants=tuple(files_and_paths))
+
+
+def _finisher(
+    trained: TrainedModel, raw: onnx.ModelProto, held_out: HeldOut, options: TrustOptions, reporter: Reporter
+) -> FinishGraph:
+    """Return a function that fits calibration and thresholds for a smaller file; see `make_variant`.
+
+    It raises an ExportError if no threshold holds the wanted precision.
+    """
+
+    def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
+        moved = trust.moved_by(raw, graph, trained.dataset, held_out, options.seed)
+        graph, info, fitted = finish_graph(trained, graph, info, moved, options, reporter, again=True)
+        if fitted.refusal:
+            raise ExportError(f"{fitted.refusal}. `--precision {fitted.possible or 'none'}` exports it.")
+        return graph, info
+
+    return finish
 
 
 def _warn_of_earlier(
