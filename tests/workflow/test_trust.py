@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-from conftest import write_photos
 
 from zoo.workflow import trust
 from zoo_runtime import Predictor
@@ -28,10 +27,10 @@ def pictures(folder):
 
 
 @pytest.fixture(scope="module")
-def others(tmp_path_factory):
+def others(tmp_path_factory, make_photos):
     """Return pictures like those of `photos`, on which no network was trained."""
     folder = tmp_path_factory.mktemp("others")
-    write_photos(folder, 40, seed=77)
+    make_photos(folder, 40, seed=77)
     return [str(path) for path in pictures(folder)]
 
 

@@ -104,9 +104,9 @@ def fit(
     shifts: bool = True,
     groups: Sequence[object] | None = None,
 ) -> Calibration:
-    """Fit temperature scaling; or vector scaling, if cross-validation on the same pictures says that it is better.
+    """Fit temperature scaling, or vector scaling, or nothing: cross-validation on the same pictures decides.
 
-    Vector scaling has to lower the loss by more than one standard error.
+    Temperature scaling has to lower the loss, and vector scaling has to lower it by more than one standard error.
 
     Args:
         logits: Logits of held-out pictures, (pictures, units).
@@ -121,16 +121,17 @@ def fit(
     pictures, units = logits.shape
     if pictures < 2:
         return Calibration.none(units)
-    temperature = _scaled(logits, targets, task, vector=False)
-    if not shifts or pictures < PICTURES_PER_UNIT * units:
-        return temperature
-    alone, vector = (
-        losses(crossed(logits, targets, task, vector=vector, groups=groups), targets, task) for vector in (False, True)
-    )
-    gain = alone - vector
-    if gain.mean() > gain.std(ddof=1) / math.sqrt(pictures):
-        return _scaled(logits, targets, task, vector=True)
-    return temperature
+
+    def loss(vector: bool) -> Array:
+        return losses(crossed(logits, targets, task, vector=vector, groups=groups), targets, task)
+
+    before, alone = losses(logits, targets, task), loss(vector=False)
+    scaled = bool(alone.mean() < before.mean())
+    if shifts and pictures >= PICTURES_PER_UNIT * units:
+        gain = (alone if scaled else before) - loss(vector=True)
+        if gain.mean() > gain.std(ddof=1) / math.sqrt(pictures):
+            return _scaled(logits, targets, task, vector=True)
+    return _scaled(logits, targets, task, vector=False) if scaled else Calibration.none(units)
 
 
 def crossed(

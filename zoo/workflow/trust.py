@@ -205,18 +205,21 @@ def fit(
         options: What is asked for.
     """
     task, count = options.task, len(known.logits)
-    together = dataset.together or dataset.pixels.digests
+    # Groups of near-duplicates are not known any more when a run is exported again.
+    digests = dataset.pixels.digests
     scaling = Calibration.none(known.logits.shape[1])
     metadata: dict[str, Any] = {}
     report: dict[str, Any] = {}
     refusal, possible = None, ""
     sure = np.zeros(0)
     if count >= 2:
-        groups = [together[i] for i in known.rows]
+        groups = [digests[i] for i in known.rows]
         scaling = calibration.fit(known.logits, known.targets, task, shifts=not options.balanced, groups=groups)
         # Each from a calibration that was fitted without the picture. Its own would be too good for it.
         vector = scaling.method == "vector"
-        after = calibration.crossed(known.logits, known.targets, task, vector=vector, groups=groups)
+        after = known.logits
+        if scaling.method != "none":
+            after = calibration.crossed(known.logits, known.targets, task, vector=vector, groups=groups)
         likely = calibration.probabilities(after, task)
         sure, right = calibration.decided(likely, known.targets, task)
         metadata["calibration"], report["reliability"] = _calibrated(known, scaling, after, task)
@@ -233,7 +236,7 @@ def fit(
     unseen = None if options.frozen else held_out_features
     # Trained features are closer together for training pictures, so that these cannot decide the threshold.
     if features is not None and len(features) and (options.frozen or (unseen is not None and len(unseen))):
-        score = outliers.fit(features, [together[i] for i in rows], unseen, seed=options.seed)
+        score = outliers.fit(features, [digests[i] for i in rows], unseen, seed=options.seed)
         if score is not None:
             metadata["outliers"] = {
                 "threshold": score.threshold,
@@ -442,8 +445,9 @@ def summary_lines(trust: Trust) -> list[str]:
     if entry:
         before, after = entry["before"], entry["after"]
         low, high = after["interval"]
+        way = "none helps" if entry["method"] == "none" else f"{entry['method']} scaling"
         lines.append(
-            f"Calibration: {entry['method']} scaling on {entry['pictures']} pictures ({entry['fitted_on']}); expected "
+            f"Calibration: {way} on {entry['pictures']} pictures ({entry['fitted_on']}); expected "
             f"calibration error {before['expected_calibration_error']:.3f} before, "
             f"{after['expected_calibration_error']:.3f} after ({low:.3f} to {high:.3f} with 95 % confidence)"
         )
