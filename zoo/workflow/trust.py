@@ -445,12 +445,15 @@ def summary_lines(trust: Trust) -> list[str]:
     if entry:
         before, after = entry["before"], entry["after"]
         low, high = after["interval"]
-        way = "none helps" if entry["method"] == "none" else f"{entry['method']} scaling"
-        lines.append(
-            f"Calibration: {way} on {entry['pictures']} pictures ({entry['fitted_on']}); expected "
-            f"calibration error {before['expected_calibration_error']:.3f} before, "
-            f"{after['expected_calibration_error']:.3f} after ({low:.3f} to {high:.3f} with 95 % confidence)"
-        )
+        on = f"{entry['pictures']} held-out pictures ({entry['fitted_on']})"
+        error = f"{after['expected_calibration_error']:.3f} ({low:.3f} to {high:.3f} with 95 % confidence)"
+        if entry["method"] == "none":
+            lines.append(f"Calibration: not needed; on {on}, the expected calibration error is {error}")
+        else:
+            lines.append(
+                f"Calibration: {entry['method']} scaling on {on} changes the expected calibration error from "
+                f"{before['expected_calibration_error']:.3f} to {error}"
+            )
     unknown = trust.metadata.get("unknown") or {}
     if unknown.get("threshold") is not None:
         lines.append(
