@@ -26,9 +26,9 @@ def clean(tmp_path, scenes) -> Path:
     return tmp_path / "photos"
 
 
-def divide(clean: Path) -> None:
-    """Move the first two pictures of each class to test/, and the others to train/."""
-    for part, numbers in (("train", range(2, 8)), ("test", range(2))):
+def divide(clean: Path, train: range = range(2, 8), test: range = range(2)) -> None:
+    """Move the pictures of each class with these numbers to train/ and test/."""
+    for part, numbers in (("train", train), ("test", test)):
         for label in ("a", "b"):
             (clean / part / label).mkdir(parents=True)
             for i in numbers:
@@ -376,13 +376,7 @@ def test_arrays_and_digits_are_checked_too(zoo, tmp_path, scenes):
 
 
 def test_groups_across_parts_are_a_leak(zoo, clean):
-    for part, numbers in (("train", range(4)), ("test", range(4, 8))):
-        for label in ("a", "b"):
-            (clean / part / label).mkdir(parents=True)
-            for i in numbers:
-                (clean / label / f"{i}.jpg").rename(clean / part / label / f"{i}.jpg")
-    (clean / "a").rmdir()
-    (clean / "b").rmdir()
+    divide(clean, train=range(4), test=range(4, 8))
     ran = zoo("data", "check", clean, "--strict", "--group-by", r"([ab])/[34]|\d")
     assert ran.code == 1 and "2 groups of --group-by are in several parts" in ran.out
     assert zoo("data", "check", clean, "--group-by", "zebra").code == 2

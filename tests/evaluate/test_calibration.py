@@ -150,3 +150,13 @@ def test_few_pictures_put_all_classes_into_the_set():
     likely, targets, _ = _decisions(18, 0)
     thresholds = calibration.set_thresholds(likely, targets)
     assert thresholds["0.9"] > 0 and thresholds["0.95"] == thresholds["0.99"] == 0
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "binary"])
+def test_probabilities_follow_from_logits(task):
+    logits = np.array([[800.0], [-3.0]]) if task == "binary" else np.array([[800.0, 0.0, -800.0], [1.0, 2.0, 3.0]])
+    answers = calibration.probabilities(logits, task)
+    assert answers.shape == ((2, 2) if task == "binary" else (2, 3)) and np.isfinite(answers).all()
+    if task != "multilabel":
+        assert answers.sum(axis=1) == pytest.approx(1)
+    assert answers[0, 1 if task == "binary" else 0] == pytest.approx(1)

@@ -57,16 +57,6 @@ def test_errors_are_counted_in_the_folds_that_would_be_held_out():
     assert evidence.errors_of(fit, targets, "multiclass", 2) == (wrong[first].sum(), first.sum())
 
 
-@pytest.mark.parametrize("task", ["multiclass", "multilabel", "binary"])
-def test_probabilities_follow_from_logits(task):
-    logits = np.array([[800.0], [-3.0]]) if task == "binary" else np.array([[800.0, 0.0, -800.0], [1.0, 2.0, 3.0]])
-    answers = evidence.probabilities(logits, task)
-    assert answers.shape == ((2, 2) if task == "binary" else (2, 3)) and np.isfinite(answers).all()
-    if task != "multilabel":
-        assert answers.sum(axis=1) == pytest.approx(1)
-    assert answers[0, 1 if task == "binary" else 0] == pytest.approx(1)
-
-
 @pytest.mark.parametrize(("stages", "read"), [(1, 1), (2, 2), (3, 2), (9, 4), (14, 5)])
 def test_more_stages(stages, read):
     assert evidence.more_stages(stages) == read

@@ -152,7 +152,7 @@ def crossed(
         groups: A value per picture; pictures with equal values are copies, which stand in one fold. None means that
             there are no copies.
     """
-    numbers = np.arange(len(logits)) if groups is None else _numbers(groups)
+    numbers = np.arange(len(logits)) if groups is None else group_numbers(groups)
     fold_of = (np.random.default_rng(0).permutation(numbers.max(initial=-1) + 1) % FOLDS)[numbers]
     result = np.asarray(logits, np.float64).copy()
     for fold in range(FOLDS):
@@ -164,10 +164,10 @@ def crossed(
 
 def one_of_each(groups: Sequence[object]) -> npt.NDArray[np.int64]:
     """Return the index of the first picture of each group. Copies of a picture are no further evidence."""
-    return np.unique(_numbers(groups), return_index=True)[1].astype(np.int64)
+    return np.unique(group_numbers(groups), return_index=True)[1].astype(np.int64)
 
 
-def _numbers(groups: Sequence[object]) -> npt.NDArray[np.int64]:
+def group_numbers(groups: Sequence[object]) -> npt.NDArray[np.int64]:
     """Return the number of the group of each picture, counted in the order in which the groups first occur."""
     numbers = {value: number for number, value in enumerate(dict.fromkeys(groups))}
     return np.asarray([numbers[value] for value in groups], np.int64)

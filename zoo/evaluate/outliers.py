@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.evaluate.calibration import group_numbers
+
 PROTOTYPES = 32
 # A prototype stands for at least this many pictures on average.
 PICTURES_PER_PROTOTYPE = 4
@@ -112,9 +114,8 @@ def _prototypes(features: npt.NDArray[np.float32], seed: int) -> Array:
 
 def _folds(groups: Sequence[object], seed: int) -> npt.NDArray[np.int64]:
     """Return the fold of each picture; copies stand in one fold."""
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(groups))}
-    fold_of = np.random.default_rng(seed).permutation(len(numbers)) % FOLDS
-    return np.asarray([fold_of[numbers[value]] for value in groups], np.int64)
+    numbers = group_numbers(groups)
+    return np.asarray((np.random.default_rng(seed).permutation(numbers.max(initial=-1) + 1) % FOLDS)[numbers])
 
 
 def _unit(values: npt.NDArray[Any]) -> Array:

@@ -20,7 +20,6 @@ from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
 from zoo.train import engine, linear_head
 from zoo.train.engine import TrainConfig
-from zoo.train.head_problem import probabilities_and_entropy
 from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.linear_head import HeadFit
 from zoo.train.network import Network
@@ -173,14 +172,6 @@ def right(logits: np.ndarray, targets: np.ndarray, task: str) -> np.ndarray:
     """
     decided = linear_head.decisions(logits, targets, task)
     return np.asarray(decided if decided.ndim == 1 else decided.all(axis=1))
-
-
-def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
-    """Return the probabilities of all classes, float64 (pictures, classes), for logits (pictures, units)."""
-    values = np.asarray(logits, np.float64)
-    if task == "binary":
-        values = np.concatenate([-values, values], axis=1)
-    return probabilities_and_entropy(values, np.zeros_like(values), task == "multiclass")[0]
 
 
 class Trials:

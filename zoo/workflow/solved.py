@@ -21,6 +21,7 @@ import numpy as np
 from zoo import backend, runs
 from zoo.convert.linear_head_graph import with_linear_head
 from zoo.errors import InvalidPluginData, RunError, WeightsError
+from zoo.evaluate.calibration import probabilities
 from zoo.files import atomic_write
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
@@ -28,7 +29,7 @@ from zoo.plugin.types import VECTOR_POOLS
 from zoo.pretrained import fetch
 from zoo.pretrained.fetch import WeightsFile
 from zoo.reporter import Reporter
-from zoo.train.evidence import more_stages, probabilities
+from zoo.train.evidence import more_stages
 from zoo.train.frozen import backbone as backbones
 from zoo.train.frozen.backbone import FeatureSession, PooledBackbone
 
