@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from zoo.errors import DataError, UnreadablePictures, UsageError
 from zoo.evaluate import evaluator
 from zoo.evaluate.evaluator import EvaluationPictures
 from zoo.reporter import Reporter
-from zoo_runtime import CorruptPicture, ImageSpec, ModelInfo
+from zoo_runtime import CorruptPicture, ImageSpec, ModelInfo, Prediction
 
 CLASSES = ("ant", "bee", "cat")
 UNREADABLE = 255
@@ -53,7 +52,7 @@ class ConstantPredictor:
             else:
                 values = np.full(len(self.info.classes), 0.1)
                 values[value] = 0.8
-                yield SimpleNamespace(probabilities=dict(zip(self.info.classes, values, strict=True)))
+                yield Prediction(self.info.classes[value], 0.8, dict(zip(self.info.classes, values, strict=True)))
 
 
 def source(*pictures, classes=CLASSES, multilabel=False):
@@ -224,11 +223,11 @@ def test_too_many_unreadable_files_are_an_error():
 def test_predict_keeps_the_order_and_counts():
     contents = [np.full((2, 2, 3), value, np.uint8) for value in (2, UNREADABLE, 0)]
     counts = []
-    probabilities, bad = evaluator.predict(ConstantPredictor(), contents, lambda *count: counts.append(count))
-    assert probabilities.tolist() == [[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]]
+    answers, bad = evaluator.predict(ConstantPredictor(), contents, lambda *count: counts.append(count))
+    assert answers.probabilities.tolist() == [[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]]
     assert bad == {1: "CorruptPicture: it is cut off"} and counts == [(1, 3), (2, 3), (3, 3)]
-    probabilities, bad = evaluator.predict(ConstantPredictor(), [])
-    assert probabilities.shape == (0, 3) and bad == {}
+    answers, bad = evaluator.predict(ConstantPredictor(), [])
+    assert answers.probabilities.shape == (0, 3) and bad == {}
 
 
 def dataset_of(things):

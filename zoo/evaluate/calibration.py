@@ -241,13 +241,15 @@ def calibration_error(sure: Array, right: npt.NDArray[np.bool_], bins: int = BIN
     return float(np.abs(gaps).sum() / len(sure))
 
 
-def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS) -> dict[str, Any]:
+def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS, *, per_picture: int = 1) -> dict[str, Any]:
     """Return the expected calibration error with its 95 % bootstrap interval, and the reliability of each bin.
 
     Args:
         sure: The confidence of each decision, in 0..1, at least one.
         right: Whether each decision is right.
         bins: The number of bins of equal width.
+        per_picture: How many decisions stand one after the other for each picture. They depend on each other, so the
+            bootstrap draws pictures.
 
     Returns:
         `expected_calibration_error`, its `interval`, and `bins`: for each bin that has decisions, their number, mean
@@ -256,8 +258,11 @@ def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS) -> 
     from zoo.evaluate.metrics import interval
 
     random = np.random.default_rng(0)
-    samples = random.integers(0, len(sure), (RESAMPLES, len(sure)))
-    errors = [calibration_error(sure[rows], right[rows], bins) for rows in samples]
+    if per_picture == 1:
+        samples = random.integers(0, len(sure), (RESAMPLES, len(sure)))
+        errors = [calibration_error(sure[rows], right[rows], bins) for rows in samples]
+    else:
+        errors = _resampled_by_picture(sure, right, bins, per_picture, random)
     place = np.minimum((sure * bins).astype(np.int64), bins - 1)
     filled = []
     for number in np.unique(place):
@@ -277,6 +282,18 @@ def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS) -> 
         "interval": [float(value) for value in np.quantile(errors, [0.025, 0.975])],
         "bins": filled,
     }
+
+
+def _resampled_by_picture(
+    sure: Array, right: npt.NDArray[np.bool_], bins: int, per_picture: int, random: np.random.Generator
+) -> list[float]:
+    """Return the calibration error of samples of pictures, each with all of its decisions."""
+    pictures = len(sure) // per_picture
+    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    place += np.repeat(np.arange(pictures) * bins, per_picture)
+    gaps = np.bincount(place, weights=sure - right, minlength=pictures * bins).reshape(pictures, bins)
+    samples = (random.integers(0, pictures, pictures) for _ in range(RESAMPLES))
+    return [float(np.abs(gaps[rows].sum(axis=0)).sum() / len(sure)) for rows in samples]
 
 
 def lower_bound(right: int, pictures: int, error: float) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,10 @@ from zoo.data.dataset import Dataset, digest_of
 from zoo.data.names import listed, normalized
 from zoo.errors import DataError, UsageError
 from zoo.evaluate import metrics
+from zoo.evaluate.answers import Answers
 from zoo.evaluate.verdict import Verdict, judge
 from zoo.reporter import Reporter
-from zoo_runtime import ModelInfo, PictureError, Predictor
+from zoo_runtime import ModelInfo, PictureError, Prediction, Predictor
 
 # The evaluated parts of a split, and their keys in metrics.json.
 PARTS = (("val", "validation"), ("test", "test"))
@@ -31,15 +32,17 @@ CROSS_VALIDATION = "cross_validation"
 
 @dataclass(frozen=True)
 class Outputs:
-    """The probabilities of a network for some pictures of its training run.
+    """The outputs of a network for some pictures of its training run.
 
     Args:
         rows: Indices of the pictures in the dataset, int64 (N,).
         probabilities: float64 (N, classes) in 0..1.
+        answers: What the exported file says about the pictures; None if the probabilities do not come from one.
     """
 
     rows: np.ndarray
     probabilities: np.ndarray
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -153,17 +156,28 @@ class EvaluationPictures:
             info: The metadata of the exported file.
             reporter: Receives the warning.
         """
-        seen = sum(self.known_parts.get(self.digests[i]) in ("train", "val") for i in rows)
-        if seen:
+        seen = self.seen(rows, info)
+        left_out = " Figures of calibration and label sets are left out." if info.trust else ""
+        if seen and self.known_parts:
             reporter.warn(
                 f"{seen} of these {len(rows)} pictures were used to train or select the network. "
-                "On new pictures, expect worse figures."
+                f"On new pictures, expect worse figures.{left_out}"
             )
-        elif not self.known_parts and self._digest() == info.data.get("digest"):
+        elif seen:
             reporter.warn(
                 "these are the pictures that the network was trained and tested on. Only its run folder knows which of "
                 "them are test pictures: `zoo evaluate RUN` uses those alone."
             )
+
+    def seen(self, rows: Sequence[int], info: ModelInfo) -> int:
+        """Return how many of some pictures were used to train or select the network.
+
+        If the run folder is not available, all of them count if `source` has exactly the pictures of the training run,
+        and none otherwise.
+        """
+        if self.known_parts:
+            return sum(self.known_parts.get(self.digests[i]) in ("train", "val") for i in rows)
+        return len(rows) if self._digest() == info.data.get("digest") else 0
 
     def _digest(self) -> str:
         return digest_of(self.source, self.digests, range(len(self.digests)))
@@ -190,17 +204,20 @@ def evaluate_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -
 def measure_parts(outputs: Mapping[str, Outputs], dataset: Dataset) -> dict[str, Any]:
     """Compute the metrics of each part.
 
+    The figures of `Answers.measure` are left out for validation pictures if the file was calibrated on them, because
+    they would be too good.
+
     Args:
         outputs: What `predict_parts` returns. It may also have pictures that were held out, under "cross_validation".
         dataset: The dataset of the run.
     """
-    source = dataset.source
-    return {
-        key: metrics.measure(
-            part.probabilities, dataset.targets[part.rows], source.classes, multilabel=source.multilabel
-        )
-        for key, part in outputs.items()
-    }
+    source, measured = dataset.source, {}
+    for key, part in outputs.items():
+        targets = dataset.targets[part.rows]
+        measured[key] = metrics.measure(part.probabilities, targets, source.classes, multilabel=source.multilabel)
+        if part.answers is not None and (key == "test" or part.answers.fitted_on == "cross-validation"):
+            measured[key] |= part.answers.measure(targets, multilabel=source.multilabel)
+    return measured
 
 
 def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: bool, solved: bool = False) -> Verdict:
@@ -242,17 +259,17 @@ def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) ->
         if not len(rows):
             continue
         with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
-            probabilities, bad = predict(predictor, dataset.contents(rows), progress)
+            answers, bad = predict(predictor, dataset.contents(rows), progress)
         for i, why in bad.items():
             raise DataError(f"{source.pictures[rows[i]].name} could be read before, but cannot be read now: {why}")
-        parts[key] = Outputs(rows, probabilities)
+        parts[key] = Outputs(rows, answers.probabilities, answers)
     return parts
 
 
 def predict(
     predictor: Predictor, contents: Sequence[Any], progress: Callable[[int, int], None] | None = None
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Compute the probabilities of pictures with an exported file.
+) -> tuple[Answers, dict[int, str]]:
+    """Compute the answers of an exported file for pictures.
 
     Args:
         predictor: Runs the exported file.
@@ -260,19 +277,21 @@ def predict(
         progress: Called with (pictures done, pictures in total) after each picture; None means no calls.
 
     Returns:
-        A tuple of two values. The first is a float64 array (N, classes) with the probabilities of the N readable
-        pictures, in order. The second maps the index of each unreadable picture to the reason, which starts with the
-        name of the error class.
+        A tuple of two values. The first has the answers for the readable pictures, in order. The second maps the index
+        of each unreadable picture to the reason, which starts with the name of the error class.
     """
-    rows, bad = [], {}
-    for i, result in enumerate(predictor.predict_each(contents)):
-        if isinstance(result, PictureError):
-            bad[i] = pixel_cache.reason_of(result)
-        else:
-            rows.append(list(result.probabilities.values()))
-        if progress:
-            progress(i + 1, len(contents))
-    return np.array(rows).reshape(len(rows), len(predictor.info.classes)), bad
+    bad = {}
+
+    def readable() -> Iterator[Prediction]:
+        for i, result in enumerate(predictor.predict_each(contents)):
+            if isinstance(result, PictureError):
+                bad[i] = pixel_cache.reason_of(result)
+            else:
+                yield result
+            if progress:
+                progress(i + 1, len(contents))
+
+    return Answers.of(readable(), predictor.info), bad
 
 
 def evaluate(
@@ -289,6 +308,8 @@ def evaluate(
 
     Returns:
         The metrics that `zoo.evaluate.metrics.measure` returns, and an additional key `part` with the name of the part.
+        For an exported file of a run, also the figures of `Answers.measure`, unless the network was trained or selected
+        on some of the pictures.
 
     Raises:
         UsageError: The part has no readable picture.
@@ -303,7 +324,7 @@ def evaluate(
     pictures.report_left_out(rows, info, reporter)
     pictures.warn_if_seen(rows, info, reporter)
     with reporter.progress(f"evaluating {part}") as progress:
-        probabilities, bad = predict(predictor, [picture.content for picture in chosen], progress)
+        answers, bad = predict(predictor, [picture.content for picture in chosen], progress)
     pixel_cache.check_readable(chosen, bad)
     if bad:
         # The reason starts with the path, which the warning states anyway.
@@ -312,7 +333,10 @@ def evaluate(
     readable = [picture for i, picture in enumerate(chosen) if i not in bad]
     targets = _targets(source, readable, info.classes)
     multilabel = info.task == "multilabel"
-    return {"part": part, **metrics.measure(probabilities, targets, info.classes, multilabel=multilabel)}
+    figures = metrics.measure(answers.probabilities, targets, info.classes, multilabel=multilabel)
+    # On pictures of the training, the file keeps its promises better than on others.
+    new = bool(info.trust) and not pictures.seen(rows, info)
+    return {"part": part, **figures, **(answers.measure(targets, multilabel=multilabel) if new else {})}
 
 
 def _check_labels(source: sources.Source, pictures: Sequence[sources.Picture], info: ModelInfo) -> None:

@@ -7,7 +7,7 @@ the confusion matrix. SciPy computes confidence intervals by the method of E. B.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,10 @@ SUMMARY = (
     "macro_f1",
     "loss",
     "pictures",
+    "calibration_error",
+    "sets",
+    "unknown",
+    "outliers",
 )
 CONFIDENCE = 0.95
 
@@ -154,8 +158,14 @@ def _multilabel(probabilities: np.ndarray, truth: np.ndarray, decided: np.ndarra
 
 
 def summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return those metrics that the exported file stores. Their names are in `SUMMARY`."""
-    return {key: metrics[key] for key in SUMMARY if key in metrics}
+    """Return those metrics that the exported file stores. Their names are in `SUMMARY`.
+
+    The bins of the calibration error are left out.
+    """
+    kept = {key: metrics[key] for key in SUMMARY if key in metrics}
+    if "calibration_error" in kept:
+        kept["calibration_error"] = {key: value for key, value in kept["calibration_error"].items() if key != "bins"}
+    return kept
 
 
 def accuracy_text(metrics: dict[str, Any]) -> str:
@@ -169,10 +179,10 @@ def accuracy_text(metrics: dict[str, Any]) -> str:
 
 
 def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
-    """Format metrics for the terminal: one line per class, two lines of totals, and the confusion matrix.
+    """Format metrics for the terminal: one line per class, up to four lines of totals, and the confusion matrix.
 
     Args:
-        metrics: The metrics that `measure` returns.
+        metrics: The metrics that `measure` returns, with or without those of `zoo.evaluate.answers.Answers.measure`.
         max_classes: If there are more classes, the confusion matrix is left out. Multi-label metrics do not have one.
     """
     names = metrics["classes"]
@@ -190,9 +200,38 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
         )
     lines.append(accuracy_text(metrics))
     lines.append(f"{multilabel}macro F1 {metrics['macro_f1']:.3f}, loss {metrics['loss']:.4f}")
+    lines += trust_lines(metrics)
     if "confusion_matrix" in metrics and len(names) <= max_classes:
         lines += ["", *_matrix(names, metrics["confusion_matrix"])]
     return "\n".join(lines)
+
+
+def trust_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Format what `zoo.evaluate.answers.Answers.measure` returns for the terminal, in at most two lines."""
+    first, second = [], []
+    if "calibration_error" in figures:
+        entry = figures["calibration_error"]
+        first.append(f"calibration error {entry['expected_calibration_error']:.3f} ({_range(entry['interval'])})")
+    if "sets" in figures:
+        entries = figures["sets"].items()
+        found = ", ".join(f"{entry['coverage']:.3f}" for _, entry in entries)
+        first.append(f"label sets at {', '.join(coverage for coverage, _ in entries)} have the class of {found}")
+    if "unknown" in figures:
+        entry = figures["unknown"]
+        answered = f"answered {entry['answered']:.3f} ({_range(entry['answered_interval'])})"
+        if entry["precision"] is not None:
+            answered += f", of these right {entry['precision']:.3f} ({_range(entry['precision_interval'])})"
+        second.append(answered)
+    if "outliers" in figures:
+        entry = figures["outliers"]
+        second.append(
+            f"called unlike the training pictures {entry['flagged']:.3f} ({_range(entry['flagged_interval'])})"
+        )
+    return ["; ".join(parts) for parts in (first, second) if parts]
+
+
+def _range(bounds: Sequence[float]) -> str:
+    return f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 def _matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:

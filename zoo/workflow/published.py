@@ -162,10 +162,10 @@ def verify(
     graph, info = _published_graph(architecture, weights, classes, spec, pixels, reporter)
     predictor = Predictor(artifact.serialize(graph, info), max_pixels=max_pixels)
     with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
-        probabilities, bad = evaluator.predict(predictor, [picture.content for picture in pictures], progress)
+        answers, bad = evaluator.predict(predictor, [picture.content for picture in pictures], progress)
     pixel_cache.check_readable(pictures, bad)
     labels = np.array([picture.labels[0] for i, picture in enumerate(pictures) if i not in bad])
-    best = np.argsort(-probabilities, axis=1)[:, :5]
+    best = np.argsort(-answers.probabilities, axis=1)[:, :5]
     top1, top5 = float((best[:, 0] == labels).mean()), float((best == labels[:, None]).any(axis=1).mean())
     return {
         "name": weights.entry.id,

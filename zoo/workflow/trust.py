@@ -276,7 +276,8 @@ def _calibrated(known: HeldOut, scaling: Calibration, after: Array, task: str) -
     for name, logits in (("before", known.logits), ("after", after)):
         decisions = calibration.decided(calibration.probabilities(logits, task), known.targets, task)
         loss = float(calibration.losses(logits, known.targets, task).mean())
-        figures[name] = {"loss": loss, **calibration.reliability(*decisions)}
+        per_picture = known.targets.shape[1] if task == "multilabel" else 1
+        figures[name] = {"loss": loss, **calibration.reliability(*decisions, per_picture=per_picture)}
     short = {name: {key: value for key, value in values.items() if key != "bins"} for name, values in figures.items()}
     return {
         "method": scaling.method,
