@@ -62,7 +62,7 @@ class GradCam:
     Args:
         graph: A graph with the outputs `logits` and, if possible, pooled features; see
             `zoo.convert.keras_to_onnx.convert`. Its probabilities are not used.
-        reduced: Whether the head has a 1x1 convolution of its own (`zoo.plugin.Head.reduce`), which is not the last map.
+        reduced: Whether the head has a 1x1 convolution of its own (`zoo.plugin.Head.reduce`), whose map is not used.
 
     Attributes:
         missing: Why the graph gives no heat maps, as the end of a sentence. None if it does.

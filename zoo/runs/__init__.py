@@ -219,12 +219,12 @@ class Run:
         """Write predictions.csv.
 
         Args:
-            rows: One row per picture, at least one, with the keys in `PREDICTION_COLUMNS`.
+            rows: One row per picture, with keys in `PREDICTION_COLUMNS`. Those that a row lacks are left empty.
 
         Raises:
             WriteError: The file cannot be written.
         """
-        self._write_csv("predictions.csv", rows)
+        self._write_csv("predictions.csv", rows, PREDICTION_COLUMNS)
 
     def predictions(self) -> list[dict[str, str]]:
         """Return the rows of predictions.csv, with the keys in `PREDICTION_COLUMNS`.
@@ -244,12 +244,12 @@ class Run:
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}.") from None
 
-    def _write_csv(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def _write_csv(self, name: str, rows: list[dict[str, Any]], columns: Sequence[str] = ()) -> None:
         with (
             atomic_write(self.folder / name) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as stream,
         ):
-            writer = csv.DictWriter(stream, list(rows[0]))
+            writer = csv.DictWriter(stream, columns or list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
 

@@ -24,7 +24,7 @@ from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile,
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow import page, replaced, solved, trust, verdict
+from zoo.workflow import page, replaced, report_data, solved, trust, verdict
 from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph, refused
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.own_pictures import reload_dataset
@@ -77,7 +77,8 @@ def export_model(
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
     An earlier export is not replaced before all checks have passed. If `keep` and `float32` are True, these files are
-    also written into the run folder: metrics.json, run.json and report.html, and model.onnx unless `exported` is None.
+    also written into the run folder: metrics.json, run.json, report.html, the files of `zoo.workflow.report_data`, and
+    model.onnx unless `exported` is None.
     No exported file is written if the network has learned nothing; see `zoo.evaluate.verdict`.
 
     Args:
@@ -129,6 +130,7 @@ def export_model(
         content = artifact.serialize(graph, info)
         if keep:
             trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
+            report_data.write(trained, raw, outputs, fitted, reporter)
             _keep(trained, content, metrics, info, started, export=target is not None)
         if target is not None:
             _put(trained.run.exported if keep else content, target, trained, reporter, replace=replace)

@@ -59,6 +59,19 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class TrainingFeatures:
+    """Holds the pooled features of training pictures.
+
+    Args:
+        rows: Indices of the pictures in the dataset, int64 (N,): the train part, or pictures at equal distances in it.
+        values: (N, n).
+    """
+
+    rows: npt.NDArray[np.int64]
+    values: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
 class Trust:
     """Holds what was fitted for one graph.
 
@@ -69,6 +82,7 @@ class Trust:
         report: More figures for trust.json: the reliability of each bin, and the curve of precision and coverage.
         refusal: Why no threshold holds the wanted precision; None if one does, or none was asked for.
         possible: The largest precision that some threshold holds, as a word of a command; "" if there is none.
+        training: The pooled features of training pictures, as the graph computes them; None if it has none.
     """
 
     calibration: Calibration
@@ -77,6 +91,7 @@ class Trust:
     report: Mapping[str, Any]
     refusal: str | None = None
     possible: str = ""
+    training: TrainingFeatures | None = None
 
 
 @dataclass(frozen=True)
@@ -436,6 +451,10 @@ def finish(
         trust = fit(known, dataset, rows, own, unseen, options)
         graph = attach(raw, trust, options.task)
         parity = {**info.parity, **check(graph, raw, trust, options.task, pixels)}
+    if features is not None:
+        trust = dataclasses.replace(trust, training=TrainingFeatures(np.asarray(train, np.int64), features))
+    elif own is not None:
+        trust = dataclasses.replace(trust, training=TrainingFeatures(rows, own))
     return graph, dataclasses.replace(info, trust=dict(trust.metadata), parity=parity), trust
 
 
