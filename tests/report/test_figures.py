@@ -1,0 +1,294 @@
+"""Every figure of the report page is the one in the files of the run, and this test notices any that is not."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from page_figures import Expected, problems, sections, wrong
+
+from zoo import runs
+from zoo.evaluate import calibration, metrics
+from zoo.workflow import page
+
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+def example(names, i, said, truth, *, several=False):
+    """Return an entry of examples.json."""
+    return {
+        "picture": f"some folder/picture \"{i}\" & 'more'.jpg",
+        "sha256": f"{i:064x}",
+        "truth": truth,
+        "said": said,
+        "confidence": None if several else 0.9876 - i / 50,
+        "true_probability": None if several else 0.0021 + i / 70,
+        "unknown": i % 2 == 1,
+        "outlier": i % 3 == 1,
+        "thumbnail": PICTURE,
+        "overlay": PICTURE if i % 2 else None,
+        "overlay_class": names[i % len(names)],
+        "nearest": [
+            {
+                "picture": f"near{k}.jpg",
+                "sha256": "0",
+                "class": [names[k % len(names)]],
+                "similarity": 0.97 - k / 9,
+                "thumbnail": PICTURE,
+            }
+            for k in range(3)
+        ],
+    }
+
+
+def add_files(folder, names, *, several=False):
+    """Write examples.json and label_issues.json as an export does, with contents made up."""
+    wrong_ones = [
+        example(names, i, [names[i % len(names)]], [names[(i + 1) % len(names)]], several=several) for i in range(4)
+    ]
+    right_ones = [
+        example(names, i + 9, [names[i % len(names)]], [names[i % len(names)]], several=several) for i in range(2)
+    ]
+    examples = {"schema": 1, "mistakes": wrong_ones, "right": right_ones, "gradcam": True, "gradcam_missing": None}
+    (folder / "examples.json").write_text(json.dumps({**examples, "nearest_missing": "51 pictures are gone"}))
+    first = [
+        {
+            "picture": f"a/b{i}.jpg",
+            "sha256": "0",
+            "part": "train",
+            "class": [names[0]],
+            "suggested": [names[1]],
+            "probability_class": 0.011 * (i + 1),
+            "probability_suggested": 0.983 - i / 100,
+            "score": 0.1,
+            "thumbnail": PICTURE,
+        }
+        for i in range(3)
+    ]
+    issues = {
+        "schema": 1,
+        "method": "5-fold",
+        "judged": 1260,
+        "listed": 17,
+        "expected": 8.6,
+        "missing": None,
+        "first": first,
+    }
+    (folder / "label_issues.json").write_text(json.dumps(issues))
+
+
+def write_predictions(folder, classes, truth, probabilities, *, several=False):
+    """Write predictions.csv, and return whether each decision is right and how sure it is."""
+    rows = []
+    for i, (own, likely) in enumerate(zip(truth, probabilities, strict=True)):
+        true = ";".join(name for name, has in zip(classes, own, strict=True) if has)
+        said = ";".join(name for name, p in zip(classes, likely, strict=True) if p >= 0.5)
+        said = said if several else classes[int(likely.argmax())]
+        rows.append(
+            {"part": "test", "picture": f"{i}.jpg", "class": true, "predicted": said, "correct": int(true == said)}
+        )
+    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    task = "multilabel" if several else "multiclass"
+    return calibration.decided(probabilities, truth, task)
+
+
+def made_up(finished, folder, classes, *, several=False, predictions=True, pictures=240):
+    """Write a run folder with results made up: many mistakes, two phases, a threshold, warnings, odd names."""
+    run, _, _ = finished
+    folder.mkdir()
+    rng = np.random.default_rng(len(classes))
+    count = len(classes)
+    if several:
+        truth = (rng.random((pictures, count)) < 0.3).astype(float)
+        probabilities = np.clip(truth * 0.5 + rng.random((pictures, count)) * 0.6, 0, 1)
+        # A label that is never said.
+        probabilities[:, 0] *= 0.4
+    else:
+        truth = np.eye(count)[np.arange(pictures) % count]
+        raw = truth * 1.2 + rng.random((pictures, count)) ** 3 + 0.01
+        probabilities = raw / raw.sum(axis=1, keepdims=True)
+    test = metrics.measure(probabilities, truth, classes, multilabel=several)
+    sure, right = write_predictions(folder, classes, truth, probabilities, several=several)
+    if not predictions:
+        (folder / "predictions.csv").unlink()
+    test["calibration_error"] = calibration.reliability(sure, right)
+    test["outliers"] = {"flagged": 0.0417, "flagged_interval": [0.021, 0.078]}
+    after = {**calibration.reliability(sure, right), "loss": 0.1}
+    before = {**calibration.reliability(sure**2, right), "loss": 0.2}
+    fitted = {"method": "vector", "temperature": 1.234, "fitted_on": "validation", "pictures": 1234}
+    trust = {"calibration": fitted, "reliability": {"before": before, "after": after}, "outliers": {"kept": 0.95}}
+    if not several:
+        curve = calibration.precision_curve(sure, right)
+        trust["unknown"] = {"precision": 0.9, "threshold": 0.61234, "coverage": 0.4567, "curve": curve}
+        test["sets"] = {
+            key: {
+                "coverage": float(key) + 0.004,
+                "coverage_interval": [float(key) - 0.02, float(key) + 0.009],
+                "size": 1.37,
+            }
+            for key in ("0.9", "0.95", "0.99")
+        }
+        test["unknown"] = {
+            "answered": 0.43,
+            "answered_interval": [0.37, 0.49],
+            "precision": 0.93,
+            "precision_interval": [0.87, 0.96],
+        }
+    record = runs.Run(run).read_record()
+    data = {
+        **record.data,
+        "name": "<b>1 & 2</b>",
+        "left_out": [{"picture": "x\"'<y>.jpg", "why": "it is cut after 3 rows"}],
+    }
+    phases = [
+        {
+            "name": name,
+            "train": train,
+            "epochs_run": 6,
+            "optimizer": "adam",
+            "learning_rate": rate,
+            "moved_layers": layers,
+            "moved_parameters": 12345 * len(layers),
+            "seconds": 3.21,
+        }
+        for name, train, rate, layers in (("head", "head", 0.003, ["logits"]), ("top", "last:2", 9e-5, ["a1", "b<2>"]))
+    ]
+    phases.append({**phases[0], "name": "all", "moved_layers": [], "moved_parameters": 0, "left_out": "no gain: 0.01"})
+    record = dataclasses.replace(
+        record,
+        id=folder.name,
+        classes=classes,
+        task="multilabel" if several else "multiclass",
+        data=data,
+        phases=phases,
+        warnings=["1 <class> is rare", "قطط: 3 pictures"],
+        best_epoch=9,
+        command=["__main__.py", "finetune", "a b", "$(c)"],
+        evidence={"text": "340 pictures: a gain of 0.0345"},
+    )
+    written = runs.Run(folder)
+    written.write_record(record)
+    written.write_json("metrics.json", {"test": test, "validation": {**test, "pictures": 200}})
+    written.write_json("trust.json", trust)
+    written.write_history(
+        [
+            {
+                "phase": "head" if i < 6 else "top",
+                "epoch": i + 1,
+                "learning_rate": 0.003 / (i + 1),
+                "loss": 2.5 / (i + 1),
+                "accuracy": 0.5 + i / 30,
+                "val_loss": "nan" if i == 3 else 2.7 / (i + 1),
+                "val_accuracy": 0.45 + i / 31,
+                "seconds": 1.5 + i,
+            }
+            for i in range(12)
+        ]
+    )
+    add_files(folder, classes, several=several)
+    return written
+
+
+ODD = [
+    "<script>alert(1)</script>",
+    "قطط 2",
+    " two  blanks",
+    "q\"u'ote & 3",
+    "a_name_without_any_space_that_is_wider_than_a_telephone",
+]
+RUNS = {
+    "real": None,
+    "two classes": {"classes": ["cats", "dogs"]},
+    "odd names": {"classes": ODD},
+    "no predictions": {"classes": ODD, "predictions": False},
+    "many classes": {"classes": [*ODD, *(f"class {i}" for i in range(5, 60))]},
+    "several labels": {"classes": ODD, "several": True},
+    "several labels, no predictions": {"classes": ODD, "several": True, "predictions": False},
+}
+
+
+@pytest.fixture(scope="module")
+def pages(finished, tmp_path_factory):
+    """Return the page of each run, and what it should show."""
+    folder = tmp_path_factory.mktemp("pages")
+    found = {}
+    for i, (name, values) in enumerate(RUNS.items()):
+        if values is None:
+            shutil.copytree(finished[0], folder / f"run{i}")
+        else:
+            made_up(finished, folder / f"run{i}", **values)
+        path = page.write(runs.Run(folder / f"run{i}"))
+        found[name] = path.read_text("utf-8"), Expected(folder / f"run{i}")
+    return found
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_figure_of_the_page_is_that_of_the_files(pages, name):
+    markup, expected = pages[name]
+    assert problems(markup, expected) == []
+    shown = {section for section, figures in expected.figures.items() if figures}
+    always = {"top", "result", "trained", "curves", "classes", "calibration", "phases", "configuration", "repeat"}
+    assert always <= shown
+    assert ("confusion" in shown) == ("several" not in name) == ("unknown" in shown)
+    if name != "real":
+        assert {"mistakes", "right", "label-issues", "checked", "warnings"} <= shown
+    # No section shows anything that was not compared.
+    assert set(sections(markup)) == set(expected.figures) | {
+        section
+        for section, text in sections(markup).items()
+        if 'class="missing"' in text and section not in expected.figures
+    }
+
+
+FIGURE = re.compile(r'(data-figure="[^"]*"[^>]*>)([^<]*)(<)')
+
+
+def altered(text: str) -> str:
+    """Return a text with one digit altered, or one letter if it has no digit."""
+    for i, letter in enumerate(text):
+        if letter.isdigit():
+            return text[:i] + str((int(letter) + 1) % 10) + text[i + 1 :]
+    return text + "x"
+
+
+@pytest.mark.parametrize("name", ["real", "odd names", "several labels"])
+def test_a_figure_that_is_altered_hidden_or_swapped_is_noticed(pages, name):
+    markup, expected = pages[name]
+    tried = 0
+    for section, text in sections(markup).items():
+        if section not in expected.figures:
+            continue
+
+        def noticed(changed, section=section):
+            points, notes = expected.points.get(section, {}), expected.notes.get(section, [])
+            return wrong(changed, expected.figures[section], points, notes) is not None
+
+        assert not noticed(text)
+        spots = list(FIGURE.finditer(text))
+        figures = sum(1 for _ in re.finditer("data-figure=", text))
+        assert len(spots) == figures >= len(expected.figures[section])
+        for spot, after in zip(spots, [*spots[1:], None], strict=True):
+            begin, end = spot.span(2)
+            assert noticed(text[:begin] + altered(spot[2]) + text[end:]), spot[0]
+            assert noticed(text[:begin] + text[end:]), spot[0]
+            if after and after[2] != spot[2]:
+                first, last = after.span(2)
+                assert noticed(text[:begin] + after[2] + text[end:first] + spot[2] + text[last:]), spot[0]
+            tried += 1
+        # A figure without its mark, a tick, and the points of a chart.
+        assert noticed(text + "<p>7</p>")
+        for tick in list(re.finditer(r'(data-tick="[^"]*"[^>]*>)([^<]*)<', text))[:6]:
+            assert noticed(text[: tick.start(2)] + altered(tick[2]) + text[tick.end(2) :])
+            assert noticed(text[: tick.start(2)] + text[tick.end(2) :])
+        for point in list(re.finditer(r' cy="([\d.]+)" r="[\d.]+"/>', text)):
+            if "data-point" in text[text.rindex("<", 0, point.start()) : point.start()]:
+                assert noticed(text[: point.start(1)] + str(float(point[1]) + 4) + text[point.end(1) :])
+    assert tried > 250
