@@ -7,6 +7,7 @@ the figures of the test pictures are counted from its rows.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import shlex
@@ -80,7 +81,7 @@ class Section(HTMLParser):
         elif kind == "tick":
             self.charts[-1]["ticks"][-1][3] += data
         else:
-            self.other += data
+            self.other += f" {data}"
 
 
 def sections(page: str) -> dict[str, str]:
@@ -91,34 +92,28 @@ def sections(page: str) -> dict[str, str]:
     return found
 
 
-def wrong(markup: str, expected: list[tuple[str, str]], points: dict, notes: list[tuple[str, str]]) -> str | None:
-    """Compare a section with what it should show; return the first difference, or None."""
+def wrong(markup: str, expected: list[tuple[str, str]], points: dict, notes: list[tuple[str, str]]) -> list[str]:
+    """Compare a section with what it should show; return one line for each difference."""
     read = Section(markup)
-    figures = [(source, text) for source, text in read.figures]
-    if figures != expected:
-        pairs = [*zip(figures, expected, strict=False), (figures[len(expected) :], expected[len(figures) :])]
-        return "figures: " + str(next(pair for pair in pairs if pair[0] != pair[1]))
+    found = []
+    for kind, all_shown, all_should in (("figure", read.figures, expected), ("phase", read.notes, notes)):
+        for i, (shown, should) in enumerate(itertools.zip_longest(all_shown, all_should)):
+            if shown is None or should is None or tuple(shown) != should:
+                found.append(f"{kind} {i}: {shown} instead of {should}")
     stray = re.sub(r"\bF1\b", "", read.other)
-    if re.search(r"\d", stray):
-        return "a digit outside of a figure: " + re.search(r".{0,30}\d.{0,30}", stray, re.DOTALL).group()
-    if read.notes != notes:
-        return f"phases: {read.notes}"
-    drawn = {}
+    found += [f"a digit outside of a figure: {text}" for text in re.findall(r".{0,30}\d.{0,30}", stray)]
+    drawn: dict[str, list[tuple[float, float]]] = {}
     for chart in read.charts:
-        if problem := wrong_chart(chart, drawn):
-            return f"chart {chart['name']}: {problem}"
-    if drawn.keys() != points.keys():
-        return f"points: {drawn.keys() ^ points.keys()}"
-    off = [
-        source
-        for source in drawn
-        if any(abs(a - b) > 0.004 for a, b in zip(drawn[source], points[source], strict=True))
-    ]
-    return f"points are at another place: {off[:3]}" if off else None
+        found += [f"chart {chart['name']}: {problem}" for problem in wrong_chart(chart, drawn)]
+    for source in drawn.keys() | points.keys():
+        places, values = drawn.get(source, []), points.get(source, ())
+        if len(places) != len(values) or any(abs(a[0] - b) > a[1] for a, b in zip(places, values, strict=True)):
+            found.append(f"point {source}: {drawn.get(source)} instead of {points.get(source)}")
+    return found
 
 
-def wrong_chart(chart: dict, drawn: dict) -> str | None:
-    """Check ticks against the axes of a chart, and collect its points: x and y in fractions of the axes' values."""
+def wrong_chart(chart: dict, drawn: dict) -> list[str]:
+    """Check the ticks of a chart against its axes, and add its points to `drawn`: values with tolerances."""
     axes = {axis: chart["svg"][f"data-{axis}"].split() for axis in "xy"}
 
     def value(axis: str, place: float) -> float:
@@ -126,21 +121,24 @@ def wrong_chart(chart: dict, drawn: dict) -> str | None:
         part = (place - start) / (end - start)
         return low * (high / low) ** part if "log" in axes[axis] else low + part * (high - low)
 
-    if (
-        Counter(kind for kind, *_ in chart["ticks"]) != Counter(chart["grid"])
-        or min(Counter(chart["grid"]).values()) < 2
-    ):
-        return "ticks are missing"
-    for kind, x, y, text in chart["ticks"]:
+    found = []
+    grid = Counter(chart["grid"])
+    if Counter(kind for kind, *_ in chart["ticks"]) != grid or min(grid["x"], grid["y"]) < 2:
+        found.append("ticks are missing")
+    for kind, x, y, shown in chart["ticks"]:
         low, high = map(float, axes[kind][:2])
         here = value(kind, float(x) if kind == "x" else float(y) - 4)
-        if not re.fullmatch(r"-?[\d.e-]+", text) or abs(float(text) - here) > 0.002 * (high - low):
-            return f"tick {text!r} is at {here}"
+        if not re.fullmatch(r"-?[\d.]+(e-?\d+)?", shown) or abs(float(shown) - here) > 0.002 * (high - low):
+            found.append(f"tick {shown!r} is at {here}")
     for source, x, y in chart["points"]:
-        drawn[source] = (value("x", x), value("y", y))
+        # Places are rounded to 0.01 of a unit.
+        drawn[source] = [
+            (value(axis, place), abs(value(axis, place + 0.3) - value(axis, place)))
+            for axis, place in (("x", x), ("y", y))
+        ]
     for source, height in chart["bars"]:
-        drawn[f"bar {source}"] = (height,)
-    return None
+        drawn[f"bar {source}"] = [(height, 0.01)]
+    return found
 
 
 # --- how figures are written -----------------------------------------------------------------------------------------
@@ -572,12 +570,12 @@ class Expected:
 
 
 def problems(page: str, expected: Expected) -> list[str]:
-    """Return all differences between a page and what it should show, one per section."""
+    """Return all differences between a page and what it should show."""
     found = sections(page)
     lost = expected.figures.keys() - found.keys()
     result = [f"section {name} is missing" for name in lost]
     for name, markup in found.items():
         if name in expected.figures:
             check = wrong(markup, expected.figures[name], expected.points.get(name, {}), expected.notes.get(name, []))
-            result += [f"{name}: {check}"] if check else []
+            result += [f"{name}: {line}" for line in check]
     return result

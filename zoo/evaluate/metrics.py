@@ -1,8 +1,8 @@
 """Computes metrics from probabilities and targets, and formats them as text.
 
 `zoo.evaluate.evaluator` computes the probabilities. scikit-learn computes precision, recall, F1, average precision and
-the confusion matrix. Confidence intervals are computed by the method of E. B. Wilson (1927), here and not by SciPy, whose
-import would take half of the time of `zoo report`.
+the confusion matrix. Confidence intervals are those of E. B. Wilson (1927). They are computed here, because importing
+SciPy's would take half of the time of `zoo report`.
 """
 
 from __future__ import annotations

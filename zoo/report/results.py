@@ -34,7 +34,8 @@ def result(content: Content) -> Mapping[str, Any] | Missing:
     """Return the figures of the first section: accuracy or exact match, and what it was measured on."""
     test = content.test
     if not test:
-        return Missing("This run has not been evaluated: metrics.json is missing. " + again(content))
+        problem = content.problems.get("metrics.json")
+        return Missing(problem or f"This run has not been evaluated: it has no metrics.json. {again(content)}")
     key = "exact_match" if "exact_match" in test else "accuracy"
     name = key.replace("_", " ")
     parts = [("validation", "Validation pictures"), ("cross_validation", "Cross-validation")]

@@ -16,6 +16,16 @@ from zoo.report.figure import HEADINGS, NONE, Figure, class_name, count, flat, f
 from zoo.report.figure import seconds as duration
 from zoo.report.results import again, file_name, picture
 
+# The figures of the parity check, and how they are written.
+PARITY = {
+    "pictures": "{:,}",
+    "tolerance": "{:g}",
+    "logits_difference": "{:.1e}",
+    "probabilities_difference": "{:.1e}",
+    "top1_equal": "{:,}",
+    "calibrated_difference": "{:.1e}",
+    "outlier_difference": "{:.1e}",
+}
 # How many pictures that were left out are listed.
 LEFT_OUT = 50
 
@@ -60,7 +70,7 @@ def _weights(content: Content) -> str:
 def curves(content: Content) -> Mapping[str, Any] | Missing:
     """Return the learning curves, and the table of the epochs."""
     if not content.history:
-        return Missing("history.csv is missing or empty.")
+        return Missing(content.problems.get("history.csv") or "history.csv is missing or empty.")
     best, columns = content.record.best_epoch, list(content.history[0])
     drawn = [(name, charts.curves(content.history, name, best)) for name in ("accuracy", "loss")]
     return {
@@ -168,8 +178,36 @@ def phases(content: Content) -> Mapping[str, Any] | Missing:
 def configuration(content: Content) -> Mapping[str, Any]:
     """Return settings, versions, plugins, licences and the figures of the parity check."""
     record = content.record
+    parity = record.parity or {}
+    return {
+        "groups": [
+            (heading, [(name, text(source, value), _link(value)) for name, source, value in rows if value is not None])
+            for heading, rows in _origins(content)
+        ],
+        "parity": {
+            key: number(f"parity.{key}", parity[key], form)
+            for key, form in PARITY.items()
+            if parity.get(key) is not None
+        },
+        "versions": [
+            (Figure(f"versions.{name}.name", name), text(f"versions.{name}", value))
+            for name, value in record.versions.items()
+        ],
+        "plugins": [text(f"plugins.{i}", name) for i, name in enumerate(record.plugins)],
+        "options": _settings("options", record.options),
+        "head": _settings("head", record.head or {}),
+        "seconds": [
+            (heading, duration(f"seconds.{key}", record.seconds.get(key)))
+            for key, heading in (("train", "training"), ("export", "export"))
+        ],
+    }
+
+
+def _origins(content: Content) -> list[tuple[str, list[tuple[str, str, Any]]]]:
+    """Return where the run, its pictures and its network come from: groups of (name, source, value)."""
+    record = content.record
     image, weights, architecture = record.image, record.weights, record.architecture
-    groups: list[tuple[str, list[tuple[str, str, Any]]]] = [
+    return [
         (
             "Run",
             [
@@ -185,9 +223,8 @@ def configuration(content: Content) -> Mapping[str, Any]:
             "Pictures",
             [
                 ("size in pixels", "image.size", " x ".join(map(str, image["size"]))),
-                ("resize", "image.resize", image["resize"]),
-            ]
-            + [(key, f"image.{key}", image.get(key)) for key in ("channels", "filter", "fraction")],
+                *((key, f"image.{key}", image.get(key)) for key in ("resize", "channels", "filter", "fraction")),
+            ],
         ),
         (
             "Architecture",
@@ -195,45 +232,14 @@ def configuration(content: Content) -> Mapping[str, Any]:
         ),
         (
             "Weights",
-            [("name", "weights", _weights(content))]
-            + [(key, f"weights.{key}", weights.get(key)) for key in ("licence", "source", "file", "place")]
-            + [
+            [
+                ("name", "weights", _weights(content)),
+                *((key, f"weights.{key}", weights.get(key)) for key in ("licence", "source", "file", "place")),
                 ("digest", "weights.sha256", weights.get("sha256")),
                 ("reason", "weights.reason", weights.get("reason")),
             ],
         ),
     ]
-    parity = record.parity or {}
-    return {
-        "groups": [
-            (heading, [(name, text(source, value), _link(value)) for name, source, value in rows if value is not None])
-            for heading, rows in groups
-        ],
-        "parity": {
-            key: number(f"parity.{key}", parity[key], form)
-            for key, form in (
-                ("pictures", "{:,}"),
-                ("tolerance", "{:g}"),
-                ("logits_difference", "{:.1e}"),
-                ("probabilities_difference", "{:.1e}"),
-                ("top1_equal", "{:,}"),
-                ("calibrated_difference", "{:.1e}"),
-                ("outlier_difference", "{:.1e}"),
-            )
-            if parity.get(key) is not None
-        },
-        "versions": [
-            (Figure(f"versions.{name}.name", name), text(f"versions.{name}", value))
-            for name, value in record.versions.items()
-        ],
-        "plugins": [text(f"plugins.{i}", name) for i, name in enumerate(record.plugins)],
-        "options": _settings("options", record.options),
-        "head": _settings("head", record.head or {}),
-        "seconds": [
-            (heading, duration(f"seconds.{key}", record.seconds.get(key)))
-            for key, heading in (("train", "training"), ("export", "export"))
-        ],
-    }
 
 
 def _settings(source: str, values: Mapping[str, Any]) -> list[tuple[Figure, Figure]]:

@@ -78,6 +78,10 @@ def content_of(run: runs.Run) -> Content:
     problems: dict[str, str] = {}
     record = run.read_record()
     metrics = _read(run, "metrics.json", problems)
+    try:
+        history = run.read_history()
+    except (ValueError, csv.Error) as error:
+        problems["history.csv"], history = f"history.csv is damaged: {error}.", []
     present = frozenset(name for name in LINKED if os.path.isfile(run.folder / name))
     try:
         per_class, confusions = figures(run, record, metrics)
@@ -87,7 +91,7 @@ def content_of(run: runs.Run) -> Content:
     return Content(
         record=record,
         metrics=metrics,
-        history=run.read_history(),
+        history=history,
         trust=_read(run, "trust.json", problems),
         examples=_read(run, "examples.json", problems),
         issues=_read(run, "label_issues.json", problems),
