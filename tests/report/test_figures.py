@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import re
@@ -92,10 +91,7 @@ def write_predictions(folder, classes, truth, probabilities, *, several=False):
         rows.append(
             {"part": "test", "picture": f"{i}.jpg", "class": true, "predicted": said, "correct": int(true == said)}
         )
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    runs.Run(folder).write_predictions(rows)
     task = "multilabel" if several else "multiclass"
     return calibration.decided(probabilities, truth, task)
 

@@ -18,13 +18,18 @@ def report(requested: tuple[str, ...], show: bool, runs: Path) -> None:
 
     The page is made from the files in the run folder. Pictures, network and plugins are not needed.
     """
+    from zoo.runs import locate
     from zoo.workflow import page
-    from zoo.workflow.evaluate import find_run
 
     if len(requested) > 1:
         raise click.UsageError(f"name one RUN. Received: {len(requested)}.")
-    typed = ["--open"] if show else []
-    path = page.write_again(find_run(requested[0], Path("exported"), runs, "zoo report", typed))
+    folder = locate(requested[0], runs)
+    if folder is None:
+        # Its import takes a second, and is needed for the message alone.
+        from zoo.workflow.evaluate import find_run
+
+        folder = find_run(requested[0], Path("exported"), runs, "zoo report", ["--open"] if show else [])
+    path = page.write_again(folder)
     click.echo(f"Report     {path}")
     if show:
         _open(path)

@@ -123,11 +123,9 @@ def figures(
 def _test_rows(run: runs.Run) -> list[dict[str, str]]:
     """Return the rows of the test pictures in predictions.csv; none if the file is missing or damaged."""
     try:
-        with (run.folder / "predictions.csv").open(newline="", encoding="utf-8-sig") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["part"] == "test"]
-    except (OSError, ValueError, KeyError, csv.Error):
+        return [row for row in run.predictions() if row["part"] == "test"]
+    except RunError:
         return []
-    return rows if all(row.get("class") is not None and row.get("predicted") is not None for row in rows) else []
 
 
 def _read(run: runs.Run, name: str, problems: dict[str, str]) -> dict[str, Any]:
