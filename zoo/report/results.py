@@ -86,6 +86,7 @@ def confusion(content: Content) -> Mapping[str, Any] | Missing | None:
     return {
         "classes": names,
         "upright": len(classes) <= 4 and max(map(len, classes)) <= 14,
+        "short": max(map(len, classes)) <= 3,
         "table": [_matrix_row(i, row) for i, row in enumerate(matrix)] if few else None,
         "heat": None if few else charts.heat_map([name.text for name in names], matrix),
         "first": rows[:listed],
