@@ -229,6 +229,8 @@ def _maps_read(
         # Pieces of one map are joined again. Several maps that are joined are the outputs of branches.
         return found if passed_on or len(found) == 1 else [name]
     maker = makers.get(below[0]) if reduced and node.op_type == "Relu" else None
+    if maker is not None and maker.op_type == "Transpose":
+        maker = makers.get(maker.input[0])
     if maker is not None and maker.op_type == "Conv":
         return _maps_read(maker.input[0], makers, shapes, reduced=False)
     return [name]
