@@ -26,7 +26,7 @@ from zoo.errors import RunError, WriteError, ZooError
 from zoo.evaluate.metrics import interval
 from zoo.export.variants import VARIANTS
 from zoo.files import atomic_write
-from zoo.report import model_card, sbom
+from zoo.report import markdown, model_card, sbom
 from zoo.report.exported_facts import ExportedFacts
 from zoo.reporter import Reporter
 from zoo.workflow.replaced import EXPORTED_FILE, info_of, variant_path
@@ -74,10 +74,10 @@ def write(path: Path, content: Path | bytes, info: ModelInfo, reporter: Reporter
                 reporter.warn(f"{path} was replaced by another program, so that no model card was written for it.")
                 return
             _place(path.parent, facts, reporter)
-            _refresh_float32(path, facts, reporter)
+            _refresh_float32(path, facts)
         except (ZooError, OSError) as error:
-            _remove_ours(path.parent)
             reporter.warn(f"{path.parent / CARD} could not be written: {error} The export itself is complete.")
+            _remove_stale(path.parent)
 
 
 def describe(path: Path) -> ExportedFacts:
@@ -157,16 +157,13 @@ def _command(trained: TrainedModel, info: ModelInfo) -> list[str]:
 
 
 def _place(folder: Path, facts: ExportedFacts, reporter: Reporter) -> None:
-    """Write the texts of a file into its folder."""
+    """Write the texts of a file into its folder. If one cannot be written, the other one is all the same."""
     smaller, others = _siblings(folder.parent, facts)
-    _write_text(folder, CARD, model_card.render(facts, smaller, others), _is_card, reporter)
-    _write_text(folder, BILL, sbom.render(facts), sbom.is_ours, reporter)
-
-
-def _is_card(text: str) -> bool:
-    from zoo.report.markdown import is_ours
-
-    return is_ours(text)
+    card, bill = model_card.render(facts, smaller, others), sbom.render(facts)
+    try:
+        _write_text(folder, CARD, card, markdown.is_ours, reporter)
+    finally:
+        _write_text(folder, BILL, bill, sbom.is_ours, reporter)
 
 
 def _write_text(folder: Path, name: str, text: str, is_ours: Callable[[str], bool], reporter: Reporter) -> None:
@@ -210,12 +207,12 @@ def _write_atomically(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def _remove_ours(folder: Path) -> None:
+def _remove_stale(folder: Path) -> None:
     """Remove texts of zoo that describe another file than the one beside them. Those of the user stay."""
     with contextlib.suppress(OSError):
         digest = _sha256(folder / EXPORTED_FILE)
         for name, is_ours, digest_in in (
-            (CARD, _is_card, model_card.digest_in),
+            (CARD, markdown.is_ours, model_card.digest_in),
             (BILL, sbom.is_ours, sbom.digest_in),
         ):
             for path in (folder / name, folder / SECOND[name]):
@@ -224,7 +221,7 @@ def _remove_ours(folder: Path) -> None:
                     path.unlink()
 
 
-def _refresh_float32(path: Path, facts: ExportedFacts, reporter: Reporter) -> None:
+def _refresh_float32(path: Path, facts: ExportedFacts) -> None:
     """Bring the section about smaller files in the card of the float32 file up to date, after one was written."""
     if facts.kind == "float32":
         return
@@ -232,12 +229,10 @@ def _refresh_float32(path: Path, facts: ExportedFacts, reporter: Reporter) -> No
     float32 = path.parent.parent / name / EXPORTED_FILE
     for card in (float32.parent / CARD, float32.parent / SECOND[CARD]):
         text = _read(card)
-        if text is None or not _is_card(text) or not float32.is_file():
-            continue
-        if model_card.digest_in(text) != _sha256(float32):
+        if text is None or not markdown.is_ours(text) or not float32.is_file():
             continue
         info = info_of(float32)
-        if info is None:
+        if info is None or model_card.digest_in(text) != _sha256(float32):
             continue
         own = ExportedFacts(name, EXPORTED_FILE, "", float32.stat().st_size, info, _measured(info), folder=facts.folder)
         section = model_card.smaller_section(own, *_siblings(float32.parent.parent, own, facts))
