@@ -213,7 +213,10 @@ def _data(facts: ExportedFacts) -> Plain:
     classes = facts.counts.get("train") or {}
     if classes:
         most, least = max(classes, key=lambda name: classes[name]), min(classes, key=lambda name: classes[name])
-        rows.append(("training pictures of a class", f"{classes[least]} ({least}) to {classes[most]} ({most})"))
+        spread = f"{classes[least]} ({least}) to {classes[most]} ({most})"
+        if classes[least] == classes[most]:
+            spread = f"{classes[most]} each"
+        rows.append(("training pictures of a class", spread))
     return markdown.table(("", ""), rows)
 
 

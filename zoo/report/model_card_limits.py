@@ -83,9 +83,10 @@ def _source(pictures: Mapping[str, Any]) -> str:
         return " They are arrays rather than files of a camera."
     smallest, largest = (" x ".join(map(str, pictures[key])) for key in ("smallest", "largest"))
     cameras = f" EXIF names {pictures['cameras']} different cameras." if pictures["cameras"] else ""
+    which = "They" if pictures["read"] == pictures["of"] else f"Those {pictures['read']} that were looked at"
     if smallest == largest:
-        return f" All of them have {smallest} pixels.{cameras}"
-    return f" They have {smallest} to {largest} pixels.{cameras}"
+        return f" {which} all have {smallest} pixels.{cameras}"
+    return f" {which} have {smallest} to {largest} pixels.{cameras}"
 
 
 def _test_size(test: Mapping[str, Any]) -> list[str]:
@@ -172,10 +173,13 @@ def _trust(facts: ExportedFacts) -> list[str]:
             lines.append(Plain(f"{text}{unknown['precision']:g} holds only for pictures like the training pictures."))
     outliers = trust.get("outliers") or {}
     if outliers:
-        flagged = 1 - outliers.get("kept", 0.95)
+        measured = (facts.metrics.get("test") or {}).get("outliers") or {}
+        flagged = f"{1 - outliers.get('kept', 0.95):.2f} of good ones"
+        if measured.get("flagged") is not None:
+            flagged = f"{measured['flagged']:.2f} of the test pictures"
         lines.append(
             f"For a picture of something else, it still names a class. The outlier score marks such pictures, and also "
-            f"{flagged:.0%} of good ones. How many it misses was not measured in this run; it hardly recognizes a new "
+            f"{flagged}. How many it misses was not measured in this run; it hardly recognizes a new "
             "class that looks like a known one, and may miss blurred pictures."
         )
     elif not facts.published:

@@ -11,7 +11,6 @@ count as other pictures.
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,6 @@ from zoo.report import comparison
 from zoo.report.exported_facts import Figure, figures
 
 PREDICTIONS = "predictions.csv"
-COLUMNS = ("part", "sha256", "picture", "class", "predicted", "correct", "confidence")
 # The quantile of the normal distribution for two-sided intervals with 95 % confidence.
 TWO_SIDED = 1.959963984540054
 # A p-value below this is called a difference.
@@ -166,17 +164,16 @@ def _answers(run: runs.Run) -> dict[str, dict[str, str]] | None:
     Raises:
         RunError: The file is damaged.
     """
-    path = run.folder / PREDICTIONS
+    rows = run.predictions()
+    if not rows:
+        return None
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [{key: row[key] or "" for key in COLUMNS} for row in csv.DictReader(stream)]
         for row in rows:
             if row["correct"] not in ("0", "1"):
                 raise ValueError(f"`correct` must be 0 or 1, not {row['correct']!r}")
             float(row["confidence"] or 0)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+    except ValueError as error:
+        path = run.folder / PREDICTIONS
         raise RunError(f"{str(path)!r} is damaged: {error}. `zoo export {run.folder}` writes it again.") from None
     found: dict[str, dict[str, str]] = {}
     for row in rows:
