@@ -110,6 +110,7 @@ LIGHT_COMMANDS = [
             "evaluate",
             "export",
             "plot",
+            "report",
             "predict",
             "verify",
             "doctor",

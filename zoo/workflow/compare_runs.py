@@ -240,7 +240,9 @@ def _settings(each: ComparedRun) -> dict[str, Any]:
         **_flat(record.image, "image"),
         "task": record.task,
         "phases": [
-            f"{phase.get('name')}: {phase.get('train')}, {phase.get('epochs_run')} epochs" for phase in record.phases
+            f"{phase.get('name')}: {phase.get('train')}, epochs: {phase['epochs_run']}"
+            for phase in record.phases
+            if phase.get("epochs_run")
         ],
         "evidence": (record.evidence or {}).get("text"),
     }
@@ -284,6 +286,10 @@ def _pair(first: ComparedRun, second: ComparedRun, name: str, other: str) -> dic
     """
     pair: dict[str, Any] = {"first": name, "second": other, "problem": "", "notes": [], "result": None, "differing": []}
     problems = [each.problem for each in (first, second) if each.problem]
+    tested = [{sha for sha, parts in each.parts.items() if parts == {"test"}} for each in (first, second)]
+    if problems and not tested[0] & tested[1]:
+        # Exporting a run again would not help.
+        problems = [f"{name} and {other} have no test picture in common that can be used."]
     if first.record.task != second.record.task and "multilabel" in (first.record.task, second.record.task):
         problems = [f"{name} and {other} do different tasks: {first.record.task} and {second.record.task}."]
     if problems:
