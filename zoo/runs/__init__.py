@@ -12,7 +12,7 @@ A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the r
 - metrics.json: the metrics on the validation and test pictures
 - predictions.csv: what the exported file says about every test picture and every validation picture
 - examples.json: mistakes and right answers with small pictures, Grad-CAM overlays and similar training pictures
-- report.html: the report page
+- report.html: the report page, made from the other files
 - model.onnx: the exported file; missing if the user requested no export
 
 `zoo.workflow.export` adds the files of variants, such as model-int8.onnx and int8.json. If the pictures come from an

@@ -133,6 +133,7 @@ def export_model(
             trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
             report_data.write(trained, raw, outputs, fitted, reporter)
             _keep(trained, content, metrics, info, started, export=target is not None)
+            _report(trained.run, reporter)
         if target is not None:
             described = Described(trained, metrics)
             _put(trained.run.exported if keep else content, target, described, reporter, replace=replace)
@@ -151,7 +152,7 @@ def export_model(
         for each in variants
     ]
     if float32 and keep:
-        page.add_notes(trained.run, metrics, [variant_file for variant_file, _ in files_and_paths])
+        page.add_notes(trained.run, [variant_file for variant_file, _ in files_and_paths])
     _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
@@ -207,7 +208,7 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
 def _keep(
     trained: TrainedModel, content: bytes, metrics: dict[str, Any], info: ModelInfo, started: float, *, export: bool
 ) -> None:
-    """Write the exported file, its metrics, the run record and the report into the run folder.
+    """Write the exported file, its metrics and the run record into the run folder.
 
     Args:
         trained: The network with its dataset and its run.
@@ -229,7 +230,15 @@ def _keep(
     run.write_json("metrics.json", metrics)
     record = trained.record.with_export(parity=info.parity, seconds=time.perf_counter() - started)
     run.write_record(record)
-    page.write(run, record, metrics)
+
+
+def _report(run: runs.Run, reporter: Reporter) -> None:
+    """Write the report page. If this fails, the user receives only a warning: the network must still be exported."""
+    with reporter.timing.measure("report"):
+        try:
+            page.write(run)
+        except ZooError as error:
+            reporter.warn(f"{error} `zoo report {run.folder}` writes the report again.")
 
 
 def _put(
