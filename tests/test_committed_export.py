@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data import sources
+from zoo.report import model_card as card
+from zoo.report import sbom
+from zoo.workflow import model_card
 from zoo_runtime import Predictor, check
 
 FILE = Path(__file__).resolve().parent.parent / "exported" / "mobilenetv2_035-digits" / "model.onnx"
@@ -30,3 +33,9 @@ def test_it_reads_digits():
     )
     assert right >= 0.97
     assert predictor.info.metrics["test"]["accuracy"] >= 0.95
+
+
+def test_its_card_and_bill_of_materials_are_those_of_the_file():
+    facts = model_card.describe(FILE)
+    assert (FILE.parent / "README.md").read_text("utf-8") == card.render(facts)
+    assert (FILE.parent / "sbom.json").read_text("utf-8") == sbom.render(facts)

@@ -54,7 +54,8 @@ def test_errors_name_the_run_and_what_to_do(zoo, finished, copied, tmp_path):
     assert ran.code == 2 and f"is an export, not a run. It came from {run}: `zoo report {run} --open`" in ran.err
     assert zoo("report").code == 2
     ran = zoo("report", copied, copied)
-    assert ran.code == 2 and "name one RUN. Received: 2" in ran.err
+    assert ran.code == 2 and "is named twice" in ran.err
+    assert zoo("report", copied, "--json").code == 2
     record = json.loads((copied / "run.json").read_text())
     (copied / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
     ran = zoo("report", copied)

@@ -22,7 +22,7 @@ def test_the_file_describes_itself(finished, photos):
     run, exported, _ = finished
     file = exported / "shapes" / "model.onnx"
     assert file.read_bytes() == (run / "model.onnx").read_bytes()
-    assert sorted(p.name for p in exported.rglob("*")) == ["model.onnx", "shapes"]
+    assert sorted(p.name for p in exported.rglob("*")) == ["README.md", "model.onnx", "sbom.json", "shapes"]
     info = Predictor(file).info
     record = json.loads((run / "run.json").read_text())
     metrics = json.loads((run / "metrics.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,30 +10,54 @@ import click
 from zoo.cli.options import runs_option
 
 
-@click.command(short_help="Write the report page of a run again, and open it.")
-@click.argument("requested", nargs=-1, required=True, metavar="RUN")
+@click.command(short_help="Write the report page of a run again, or compare runs.")
+@click.argument("requested", nargs=-1, required=True, metavar="RUN...")
 @click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.html",
+    help="With several runs: the file for the comparison (default: comparison.html).",
+)
+@click.option("--json", "as_json", is_flag=True, help="With several runs: print the comparison as JSON.")
 @runs_option
-def report(requested: tuple[str, ...], show: bool, runs: Path) -> None:
+def report(requested: tuple[str, ...], show: bool, output: Path | None, as_json: bool, runs: Path) -> None:
     """Write report.html, the page with everything about RUN (a run folder or a run's id), and print its path.
 
-    The page is made from the files in the run folder. Pictures, network and plugins are not needed.
+    Several runs are laid side by side: what differs in settings, data and figures. On the test pictures that both have,
+    a paired test says whether a run is better than the one that is named first.
+
+    The pages are made from the files in the run folders. Pictures, network and plugins are not needed.
     """
-    from zoo.runs import locate
-    from zoo.workflow import page
+    if len(requested) == 1 and (output is not None or as_json):
+        option = "--json" if as_json else "--output"
+        raise click.UsageError(f"{option} goes with several runs: the page of one run is report.html in its folder.")
+    folders = _find(requested, runs, ["--open"] if show else [])
+    path: Path | None
+    if len(folders) == 1:
+        from zoo.workflow import page
 
-    if len(requested) > 1:
-        raise click.UsageError(f"name one RUN. Received: {len(requested)}.")
-    folder = locate(requested[0], runs)
-    if folder is None:
-        # Its import takes a second, and is needed for the message alone.
-        from zoo.workflow.evaluate import find_run
+        path = page.write_again(folders[0])
+        click.echo(f"Report     {path}")
+    else:
+        from zoo.cli.comparison import compare
 
-        folder = find_run(requested[0], Path("exported"), runs, "zoo report", ["--open"] if show else [])
-    path = page.write_again(folder)
-    click.echo(f"Report     {path}")
-    if show:
+        path = compare(folders, output, as_json=as_json, show=show)
+    if show and path is not None:
         _open(path)
+
+
+def _find(requested: Sequence[str], runs: Path, typed: Sequence[str]) -> list[Path]:
+    """Return the run folders that the user names."""
+    from zoo.runs import locate
+
+    found = [(text, locate(text, runs)) for text in requested]
+    if all(folder for _, folder in found):
+        return [folder for _, folder in found if folder]
+    # Its import takes a second, and is needed for the message alone.
+    from zoo.workflow.evaluate import find_run
+
+    return [find_run(text, Path("exported"), runs, "zoo report", typed) for text in requested]
 
 
 def _open(path: Path) -> None:

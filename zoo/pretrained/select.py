@@ -248,6 +248,7 @@ def describe(found: fetch.WeightsFile) -> dict[str, Any]:
         "random": False,
         "id": entry.id,
         "file": entry.filename,
+        "url": entry.url,
         "sha256": found.sha256,
         "place": found.place,
         "input_size": list(entry.input_size),

@@ -24,9 +24,10 @@ from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile,
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow import page, replaced, report_data, solved, trust, verdict
+from zoo.workflow import model_card, page, replaced, report_data, solved, trust, verdict
 from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph, refused
 from zoo.workflow.keras_network import trained_model
+from zoo.workflow.model_card import Described
 from zoo.workflow.own_pictures import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
 from zoo.workflow.solved import SolvedNetwork
@@ -134,7 +135,8 @@ def export_model(
             _keep(trained, content, metrics, info, started, export=target is not None)
             _report(trained.run, reporter)
         if target is not None:
-            _put(trained.run.exported if keep else content, target, trained, reporter, replace=replace)
+            described = Described(trained, metrics)
+            _put(trained.run.exported if keep else content, target, described, reporter, replace=replace)
     result = ExportResult(trained.run, metrics, target, sample(dataset, trained.run), refusal=refusal)
     if exported is None:
         return result
@@ -242,20 +244,20 @@ def _report(run: runs.Run, reporter: Reporter) -> None:
 def _put(
     source: Path | bytes,
     target: Path,
-    trained: TrainedModel,
+    described: Described,
     reporter: Reporter,
     *,
     kind: str | None = None,
     replace: bool,
 ) -> None:
-    """Put an exported file in its place in the folder of exports, and report what it replaces.
+    """Put an exported file in its place in the folder of exports, with its model card, and report what it replaces.
 
     The check of `check_targets` is repeated, because another program may have put a file there during the training.
 
     Args:
         source: The file in the run folder, or the bytes of a file that the run folder does not keep.
         target: The path in the folder of exports.
-        trained: The network with its dataset and its run.
+        described: The network with its dataset and its run, and the figures of the file.
         reporter: Receives the report.
         kind: The name of the variant; None for a float32 file.
         replace: True also replaces an export of other pictures.
@@ -267,6 +269,7 @@ def _put(
     """
     from zoo.export import artifact
 
+    trained = described.trained
     run = trained.run
     replaced.check(target, trained.as_new(), kind=kind, replace=replace, trained=run.folder)
     try:
@@ -280,7 +283,9 @@ def _put(
         raise WriteError(
             f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
         ) from error
-    replaced.report(target, earlier, trained.as_new(), Predictor(target, tuned=False).info, reporter)
+    info = Predictor(target, tuned=False).info
+    replaced.report(target, earlier, trained.as_new(), info, reporter)
+    model_card.write(target, source, info, reporter, described)
 
 
 def _export_variant(
@@ -331,7 +336,8 @@ def _export_variant(
         if not variant_file.refusal:
             kept = run.folder / f"model-{suffix}.onnx"
             artifact.place(variant_file.content, kept)
-            _put(kept, target, trained, reporter, kind=variant.name, replace=replace)
+            described = Described(trained, variant_file.metrics, variant_file.figures)
+            _put(kept, target, described, reporter, kind=variant.name, replace=replace)
     except ZooError as error:
         variant_file = failed(variant, str(error))
     return variant_file, None if variant_file.refusal else target

@@ -23,7 +23,7 @@ from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
-from zoo.workflow import replaced
+from zoo.workflow import model_card, replaced
 from zoo.workflow.checked_graph import convert_and_check
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport
 from zoo_runtime import MAX_PIXELS, ImageSpec, ModelInfo, Predictor
@@ -95,8 +95,10 @@ def export_top(
 
     replaced.check(target, new, replace=replace)
     earlier = replaced.prepare(target, None, folder)
-    artifact.place(artifact.serialize(graph, info), target)
+    content = artifact.serialize(graph, info)
+    artifact.place(content, target)
     replaced.report(target, earlier, new, info, reporter)
+    model_card.write(target, content, info, reporter, None)
     replaced.warn_of_stale(VARIANTS, exported, target.parent.name, None, reporter)
     return target
 
