@@ -25,8 +25,8 @@ Array = npt.NDArray[np.float64]
 SUREST = (0.1, 0.2, 0.3, 0.5, 1.0)
 # No rate is estimated from fewer decisions than this, unless there are fewer.
 FEWEST = 50
-# Where wrong labels limit how sure the network is, it is about equally sure of all easy pictures. A rate above the first
-# number is not believed if the median decision is less sure than the second one times the surest decisions.
+# Where wrong labels limit how sure the network is, it is about equally sure of all easy pictures. A rate above the
+# first number is not believed if the median decision is less sure than the second one times the surest decisions.
 HIGH, EVEN = 0.15, 0.75
 # Labels of a multi-label picture that are as improbable as this are also changed in its suggestion.
 IMPROBABLE = 0.1

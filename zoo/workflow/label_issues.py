@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo import files
+from zoo.data.decisions import as_text
 from zoo.data.tables import SEPARATOR
 from zoo.errors import ZooError
 from zoo.evaluate import calibration, label_errors
@@ -31,8 +32,6 @@ TABLE, PAGE, FIGURES = "label_issues.csv", "label_issues.html", "label_issues.js
 SCHEMA = 1
 # How many rows label_issues.json shows with their pictures.
 FIRST = 12
-# A cell that begins with one of these is a formula for a spreadsheet.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Array = npt.NDArray[np.float64]
 
@@ -278,14 +277,5 @@ def _write_table(trained: TrainedModel, rows: Sequence[Mapping[str, Any]]) -> No
         writer.writerow(names)
         for row in rows:
             joined = {key: SEPARATOR.join(row[key]) for key in ("class", "suggested")}
-            writer.writerow([as_text({**row, **joined}[name]) for name in names])
-
-
-def as_text(value: Any) -> Any:
-    """Return a value for a cell that no spreadsheet takes for a formula: an apostrophe stands before such a text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def from_text(cell: str) -> str:
-    """Return what `as_text` was given."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+            values = {**row, **joined}
+            writer.writerow([as_text(each) if isinstance(each := values[name], str) else each for name in names])
