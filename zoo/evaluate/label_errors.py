@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 # The fractions of the surest decisions among which wrong labels are counted. The lowest rate is the estimate.
 SUREST = (0.1, 0.2, 0.3, 0.5, 1.0)
 # No rate is estimated from fewer decisions than this, unless there are fewer.
-FEWEST = 50
+FEWEST = 100
 # Where wrong labels limit how sure the network is, it is about equally sure of all easy pictures. A rate above the
 # first number is not believed if the median decision is less sure than the second one times the surest decisions.
 HIGH, EVEN = 0.15, 0.75

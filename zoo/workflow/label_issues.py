@@ -7,6 +7,7 @@ page. `zoo.workflow.decisions` applies what the user decides on it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,9 +83,11 @@ def write(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs], 
     except (ZooError, OSError, ValueError, MemoryError) as error:
         reporter.warn(f"the labels were not checked: {error}")
         nothing = {"method": "", "judged": 0, "listed": 0, "expected": None, "missing": str(error), "first": []}
-        for name in (TABLE, PAGE):
-            (trained.run.folder / name).unlink(missing_ok=True)
-        trained.run.write_json(FIGURES, {"schema": SCHEMA, **nothing})
+        # The disk may be full.
+        with contextlib.suppress(ZooError, OSError):
+            for name in (TABLE, PAGE):
+                (trained.run.folder / name).unlink(missing_ok=True)
+            trained.run.write_json(FIGURES, {"schema": SCHEMA, **nothing})
 
 
 def judge_run(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs]) -> Judged:
