@@ -15,8 +15,8 @@ out-of-fold logits, test pictures by the head. The cases are:
                 many or too few
 
 A row has the fraction of the flipped pictures in the first tenth of the list, the same in the first places of the list,
-as many as there are flipped pictures, the flipped pictures, their estimated number, and the accuracy. If cleanlab is
-installed, its first tenth and its number of label issues follow (`pip install cleanlab`).
+as many as there are flipped pictures, the flipped pictures, their estimated number (nan: no estimate), and the
+accuracy. If cleanlab is installed, its first tenth and its number of label issues follow (`pip install cleanlab`).
 """
 
 from __future__ import annotations
@@ -163,13 +163,8 @@ def measure(groups: list[np.ndarray], truth: np.ndarray, share: float, task: str
     first = found.order[: -(-len(found.order) // 10)]
     total = max(1, int(wrong.sum()))
     _, right = calibration.decided(likely, truth[known], task)
-    row = [
-        wrong[first].sum() / total,
-        wrong[found.order[:total]].sum() / total,
-        wrong.sum(),
-        found.expected,
-        right.mean(),
-    ]
+    estimate = float("nan") if found.expected is None else found.expected
+    row = [wrong[first].sum() / total, wrong[found.order[:total]].sum() / total, wrong.sum(), estimate, right.mean()]
     try:
         return [*row, *by_cleanlab(likely, targets, wrong, task)]
     except ImportError:
@@ -196,7 +191,11 @@ def main() -> None:
     print("flip   tenth   first   wrong  estimate  accuracy  cleanlab: tenth   issues")
     for share in options.flip:
         rows = np.array([measure(groups, truth, share, task, seed) for seed in range(options.seeds)])
-        for name, values in (("mean", rows.mean(axis=0)), ("least", rows.min(axis=0)), ("most", rows.max(axis=0))):
+        for name, values in (
+            ("mean", np.nanmean(rows, axis=0)),
+            ("least", np.nanmin(rows, axis=0)),
+            ("most", np.nanmax(rows, axis=0)),
+        ):
             tenth, first, wrong, estimate, accuracy, *more = values
             line = f"{share:4.2f}  {tenth:6.3f}  {first:6.3f}  {wrong:6.0f}  {estimate:8.1f}  {accuracy:8.3f}"
             print(line + (f"           {more[0]:6.3f}  {more[1]:7.1f}" if more else "") + f"  {name}", flush=True)

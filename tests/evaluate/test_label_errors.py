@@ -35,6 +35,9 @@ def test_the_estimate_is_near_nothing_on_clean_data_and_near_the_truth_on_others
         assert label_errors.judge(likely, targets, "multiclass").expected < 45
     likely, targets, flipped = drawn(3000, 5, 0.1, 20.0)
     assert label_errors.judge(likely, targets, "multiclass").expected == pytest.approx(flipped.sum(), rel=0.3)
+    # Of 100 pictures, few are needed to see that half of the mistakes are the network's own.
+    likely, targets, _ = drawn(100, 5, 0.0, 1.5)
+    assert (label_errors.judge(likely, targets, "multiclass").expected or 0) < 20
     # A network that is seldom sure cannot tell wrong labels from its own mistakes.
     likely, targets, _ = drawn(3000, 30, 0.0, 1.5)
     assert label_errors.judge(likely, targets, "multiclass").expected is None

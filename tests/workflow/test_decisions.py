@@ -179,6 +179,7 @@ def test_copies_follow_and_moved_pictures_are_found(zoo, finished, photos, tmp_p
         Entry("copy of a.jpg", "1", "train", ("cat",)),
         Entry("b.jpg", "2", "train", ("dog",)),
         Entry("c.jpg", "2", "train", ("cat",)),
+        Entry("d.jpg", "3", "train", ("dog",)),
     ]
 
     def decide(*rows):
@@ -187,7 +188,7 @@ def test_copies_follow_and_moved_pictures_are_found(zoo, finished, photos, tmp_p
 
     found = decide(("1", "a.jpg", "relabel", "dog"))
     assert [entry.labels for entry in found.entries[:2]] == [("dog",), ("dog",)] and "copy of a.jpg" in found.remarks[0]
-    assert [entry.picture for entry in decide(("2", "b.jpg", "remove", "")).entries[2:]] == ["c.jpg"]
+    assert [entry.picture for entry in decide(("2", "b.jpg", "remove", "")).entries[2:]] == ["c.jpg", "d.jpg"]
     with pytest.raises(DataError, match="is a copy of"):
         decide(("1", "a.jpg", "relabel", "dog"), ("1", "copy of a.jpg", "keep", ""))
     moved = tmp_path / "moved"

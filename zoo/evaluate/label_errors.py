@@ -23,11 +23,11 @@ Array = npt.NDArray[np.float64]
 
 # The fractions of the surest decisions among which wrong labels are counted. The lowest rate is the estimate.
 SUREST = (0.1, 0.2, 0.3, 0.5, 1.0)
-# No rate is estimated from fewer decisions than this, unless there are fewer.
+# No rate is estimated from fewer decisions than this, unless a quarter of all is less.
 FEWEST = 100
 # Where wrong labels limit how sure the network is, it is about equally sure of all easy pictures. A rate above the
 # first number is not believed if the median decision is less sure than the second one times the surest decisions.
-HIGH, EVEN = 0.15, 0.75
+HIGH, EVEN = 0.1, 0.75
 # Labels of a multi-label picture that are as improbable as this are also changed in its suggestion.
 IMPROBABLE = 0.1
 # This fraction of the judged pictures is always listed.
@@ -124,8 +124,12 @@ def estimate(likely: Array, given: npt.NDArray[np.bool_], task: str) -> float | 
         wrong = ~given[np.arange(len(likely)), likely.argmax(axis=1)]
     wrong = wrong[np.argsort(-sure, kind="stable")]
     sure = -np.sort(-sure)
-    counts = {min(len(wrong), max(FEWEST, round(share * len(wrong)))) for share in SUREST}
+    fewest = max(1, min(FEWEST, len(wrong) // 4))
+    counts = {max(fewest, round(share * len(wrong))) for share in SUREST}
     rate = min(wrong[:count].mean() for count in counts)
-    if rate > HIGH and np.median(sure) < EVEN * sure[: min(counts)].mean():
+    # From 0 for a guess to 1 for certainty.
+    guess = 1 / (2 if task == "multilabel" else likely.shape[1])
+    sure = (sure - guess) / (1 - guess)
+    if rate > HIGH and np.median(sure) < EVEN * sure[: max(1, len(sure) // 10)].mean():
         return None
     return float(rate * len(wrong))

@@ -149,7 +149,8 @@ def _training(trained: TrainedModel, fitted: Trust) -> _Training:
     how = "a cross-validation of the head" if head else "a cross-validation"
     rows = np.array([i for i in train if digests[i] in by_digest], np.int64)
     features = fitted.training
-    if features is not None and features.frozen and len(features.rows) > len(rows):
+    # The cross-validation of the run may lack single pictures, such as the only ones of their class.
+    if features is not None and features.frozen and len(features.rows) > 2 * len(rows):
         rows = features.rows
         logits = _solved(features.values, dataset.targets[rows], task, [digests[i] for i in rows], trained)
         held_out = np.isfinite(logits).all(axis=1)
