@@ -8,6 +8,8 @@ A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the r
 - curves.png: a plot of the accuracy and the loss in history.csv
 - model.keras: the trained network; or head.npz, its solved head, from which model.keras is made when it is needed
 - out-of-fold.npz: the logits of pictures that were held out in cross-validation, if the run used it
+- head-logits.npz: out-of-fold logits of the solved head for all training pictures, if out-of-fold.npz has fewer
+- label_issues.csv, label_issues.html, label_issues.json: the pictures whose labels are probably wrong
 - trust.json: the calibration and the thresholds of the exported file, and the figures behind them
 - metrics.json: the metrics on the validation and test pictures
 - predictions.csv: what the exported file says about every test picture and every validation picture

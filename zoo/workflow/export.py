@@ -24,7 +24,7 @@ from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile,
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow import model_card, page, replaced, report_data, solved, trust, verdict
+from zoo.workflow import label_issues, model_card, page, replaced, report_data, solved, trust, verdict
 from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph, refused
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.model_card import Described
@@ -132,6 +132,8 @@ def export_model(
         if keep:
             trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
             report_data.write(trained, raw, outputs, fitted, reporter)
+            with reporter.timing.measure("report"):
+                label_issues.write(trained, fitted, outputs, reporter)
             _keep(trained, content, metrics, info, started, export=target is not None)
             _report(trained.run, reporter)
         if target is not None:

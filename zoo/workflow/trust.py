@@ -65,10 +65,12 @@ class TrainingFeatures:
     Args:
         rows: Indices of the pictures in the dataset, int64 (N,): the train part, or pictures at equal distances in it.
         values: (N, n).
+        frozen: Whether no label has changed the layers that computed them.
     """
 
     rows: npt.NDArray[np.int64]
     values: npt.NDArray[Any]
+    frozen: bool = True
 
 
 @dataclass(frozen=True)
@@ -454,7 +456,7 @@ def finish(
     if features is not None:
         trust = dataclasses.replace(trust, training=TrainingFeatures(np.asarray(train, np.int64), features))
     elif own is not None:
-        trust = dataclasses.replace(trust, training=TrainingFeatures(rows, own))
+        trust = dataclasses.replace(trust, training=TrainingFeatures(rows, own, options.frozen))
     return graph, dataclasses.replace(info, trust=dict(trust.metadata), parity=parity), trust
 
 
