@@ -21,7 +21,7 @@ import pytest
 from zoo import files
 from zoo.errors import HashMismatch, WeightsUnavailable
 from zoo.plugin import IMAGENET1K, ClassIndex, Weights
-from zoo.pretrained import fetch
+from zoo.pretrained import download, fetch, network
 
 
 class Server:
@@ -78,6 +78,7 @@ def online(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -116,7 +117,13 @@ def store() -> Path:
 
 
 def stored() -> list[str]:
-    return sorted(path.name for path in store().iterdir()) if store().exists() else []
+    return sorted(path.name for path in store().iterdir() if path.name != download.FOLDER) if store().exists() else []
+
+
+def unfinished() -> list[str]:
+    """Return the names of the unfinished downloads, without their locks."""
+    names = (path.name for path in (store() / download.FOLDER).iterdir())
+    return sorted(name for name in names if not name.endswith(".lock"))
 
 
 def place(folder: Path, name: str, data: bytes) -> Path:
@@ -237,7 +244,7 @@ def test_a_name_that_does_not_resolve(monkeypatch):
 
 def test_a_name_server_that_never_answers(monkeypatch):
     """No timeout of a socket covers the lookup of a name."""
-    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(network, "CONNECT_SECONDS", 0.3)
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20))
     started = time.monotonic()
@@ -257,8 +264,8 @@ def silent_server(backlog: int = 5) -> Iterator[int]:
 
 
 def test_a_server_that_accepts_and_never_answers(monkeypatch):
-    assert fetch.CONNECT_SECONDS == 5
-    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.4)
+    assert network.CONNECT_SECONDS == 5
+    monkeypatch.setattr(network, "CONNECT_SECONDS", 0.4)
     with silent_server() as port:
         started = time.monotonic()
         with pytest.raises(WeightsUnavailable, match=r"no answer within|timed out"):
@@ -270,8 +277,8 @@ def test_a_server_that_accepts_and_never_answers(monkeypatch):
 def test_addresses_that_do_not_respond_do_not_hide_the_one_that_works(monkeypatch, server, hdf5):
     """This happens where IPv6 is announced but dropped: each connection to it hangs until the timeout."""
     server.answers["/w.h5"] = hdf5()
-    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 2)
-    monkeypatch.setattr(fetch, "IMPATIENT_SECONDS", 0.2)
+    monkeypatch.setattr(network, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(network, "IMPATIENT_SECONDS", 0.2)
     with silent_server(backlog=0) as dead, contextlib.ExitStack() as stack:
         for _ in range(3):
             filler = stack.enter_context(socket.socket())
@@ -287,7 +294,7 @@ def test_addresses_that_do_not_respond_do_not_hide_the_one_that_works(monkeypatc
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
         started = time.monotonic()
-        assert fetch._unreachable(f"{server.url}/w.h5") == ""
+        assert network.unreachable(f"{server.url}/w.h5") == ""
         assert time.monotonic() - started < 1.8
 
 
@@ -371,7 +378,7 @@ def test_servers_that_do_not_send_the_file(server, hdf5, kind, message):
 
 
 def test_a_server_that_stops_in_the_middle(monkeypatch, server, hdf5):
-    monkeypatch.setattr(fetch, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(download, "READ_SECONDS", 0.3)
     released = threading.Event()
 
     def stall(handler) -> None:
