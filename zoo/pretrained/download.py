@@ -33,6 +33,7 @@ WAITS = (1.0, 2.0, 4.0, 8.0)
 # The longest wait that a server may ask for.
 LONGEST_WAIT = 60.0
 CHUNK = 1 << 15
+CLOSED = "the server closed the connection"
 # A power cut can lose or damage what was written last, so that only bytes that were flushed to the disk are kept.
 SYNCED_BYTES = 4 << 20
 # Another process that downloads the same file and makes no progress for this long is no longer waited for.
@@ -141,6 +142,7 @@ class Transfer:
 
     def _attempt(self) -> None:
         import requests
+        import urllib3
 
         headers = {"Accept-Encoding": "identity"}
         if self._origin.kept:
@@ -154,13 +156,20 @@ class Transfer:
                     self._receive(response)
         except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
             raise TransferError(network.explain(error)) from error
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+            urllib3.exceptions.HTTPError,
+        ) as error:
             raise _BrokenOff(self._broken_text(network.explain(error))) from error
         except requests.RequestException as error:
             raise TransferError(network.explain(error)) from error
 
     def _broken_text(self, reason: str) -> str:
-        if "timed out" in reason:
+        if "IncompleteRead" in reason:
+            reason = CLOSED
+        elif "timed out" in reason:
             reason = f"timed out: nothing came for {READ_SECONDS} s"
         total = self._origin.total
         of_all = f" of {files.size_text(total)}" if total else ""
@@ -217,7 +226,7 @@ class Transfer:
             stream.seek(origin.kept)
             stream.truncate()
             try:
-                for chunk in response.iter_content(CHUNK):
+                for chunk in _chunks(response) if self._resumable else response.iter_content(CHUNK):
                     stream.write(chunk)
                     self._done += len(chunk)
                     if self._progress:
@@ -229,7 +238,7 @@ class Transfer:
                 # This runs also if Ctrl-C ends the transfer.
                 self._sync(stream)
         if self._done < origin.total:
-            raise _BrokenOff(self._broken_text("the server closed the connection"))
+            raise _BrokenOff(self._broken_text(CLOSED))
 
     def _sync(self, stream: IO[bytes]) -> None:
         """Flush the unfinished file to the disk, and record how long it is."""
@@ -314,6 +323,20 @@ def _remove_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if path.suffix != ".lock" and time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
                 path.unlink()
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """Read an uncompressed answer piece by piece, as it arrives.
+
+    `iter_content` collects whole chunks, and loses the last one if the transfer breaks off.
+    """
+    read = getattr(response.raw, "read1", None)
+    if read is None:
+        # urllib3 before version 2.2.
+        yield from response.iter_content(CHUNK)
+        return
+    while chunk := read(CHUNK, decode_content=False):
+        yield chunk
 
 
 def sync_folder(folder: Path) -> None:
