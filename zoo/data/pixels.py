@@ -179,7 +179,7 @@ def _in_memory(
     if math.prod(shape) > memory_limit():
         raise DataError(f"{reason}. {advice}{', or use a smaller --size' if full else ''}.") from error
     if warn:
-        warn(f"{reason}. They stay in memory, and the next run decodes them again. {advice} to keep them.")
+        warn(f"{reason}. They stay in memory, and the next run decodes them again. To keep them, s{advice[1:]}.")
     array = np.zeros(shape, np.uint8)
     bad = _decode_all(pictures, digests, spec, max_pixels, array, progress)
     array.flags.writeable = False
