@@ -282,7 +282,12 @@ def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
 def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
     with reporter.progress("decoding pictures") as progress:
         pixels = pixel_cache.load_pixels(
-            source.pictures, spec, files.cache() / "pixels", progress, max_pixels=source.max_pixels
+            source.pictures,
+            spec,
+            files.cache() / "pixels",
+            progress,
+            max_pixels=source.max_pixels,
+            warn=reporter.warn,
         )
     pixel_cache.check_readable(source.pictures, pixels.bad)
     return pixels

@@ -167,8 +167,8 @@ def choose(
     wanted = fetch.by_fit(entries, size)[0]
     try:
         doing = fetch.progress_label(wanted, "weights")
-        with reporter.progress(doing) as progress:
-            found = fetch.find(entries, size, progress)
+        with reporter.transfer(doing) as progress:
+            found = fetch.find(entries, size, progress, reporter.warn)
     except WeightsUnavailable as error:
         if tag or requested != "auto":
             text = f"{wanted.id}: {error}.\n{fetch.advice(wanted)}, or pass its path: --weights FILE."
