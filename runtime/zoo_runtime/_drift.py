@@ -8,9 +8,10 @@ camera, or other things in front of it.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,32 +83,66 @@ def pixel_figures(pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """What a `DriftCounter` has counted.
+
+    Args:
+        pictures: See `DriftCounter`.
+        unknown: See `DriftCounter`.
+        outliers: See `DriftCounter`.
+        sums: For each figure, the number of pictures that have it, its mean, and the sum of squared differences from
+            the mean.
+    """
+
+    pictures: int = 0
+    unknown: int = 0
+    outliers: int = 0
+    sums: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
+
+
 class DriftCounter:
     """Counts figures of pictures and of answers. Several threads may add to it.
 
-    Attributes:
-        pictures: The number of pictures that were added.
-        unknown: How many of the answers were "unknown".
-        outliers: How many of the pictures were outliers.
+    A copy, a pickle and a forked process start with what was counted so far, and then count for themselves.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.clear()
+        self.__setstate__({"counts": _Counts()})
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            return {key: value for key, value in vars(self).items() if key != "_lock"}
+        return {"counts": self._counts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._lock = threading.Lock()
-        vars(self).update(state)
+        # The counts are replaced as a whole, so that a fork at any moment finds consistent ones.
+        self._counts: _Counts = state["counts"]
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    @property
+    def pictures(self) -> int:
+        """The number of pictures that were added."""
+        return self._counts.pictures
+
+    @property
+    def unknown(self) -> int:
+        """How many of the answers were "unknown"."""
+        return self._counts.unknown
+
+    @property
+    def outliers(self) -> int:
+        """How many of the pictures were outliers."""
+        return self._counts.outliers
+
+    def _locked(self) -> threading.Lock:
+        """Return the lock. A forked process gets a new one, because a thread of the old one may have held it."""
+        if self._process != os.getpid():
+            self._lock, self._process = threading.Lock(), os.getpid()
+        return self._lock
 
     def clear(self) -> None:
         """Start again at zero pictures."""
-        with self._lock:
-            self.pictures = self.unknown = self.outliers = 0
-            self._sums: dict[str, list[float]] = {}
+        with self._locked():
+            self._counts = _Counts()
 
     def add(
         self,
@@ -127,26 +162,25 @@ class DriftCounter:
             outlier: Whether the picture was an outlier.
         """
         figures = {**pixel_figures(pixels), **answers}
-        with self._lock:
-            self.pictures += 1
-            self.unknown += unknown
-            self.outliers += outlier
+        with self._locked():
+            before = self._counts
+            sums = dict(before.sums)
             for name, value in figures.items():
                 # Welford's algorithm: the sum of squares itself would lose digits.
-                count, mean, squares = self._sums.get(name, [0.0, 0.0, 0.0])
+                count, mean, squares = sums.get(name, (0, 0.0, 0.0))
                 count += 1
                 step = value - mean
                 mean += step / count
-                self._sums[name] = [count, mean, squares + step * (value - mean)]
+                sums[name] = (count, mean, squares + step * (value - mean))
+            self._counts = _Counts(before.pictures + 1, before.unknown + unknown, before.outliers + outlier, sums)
 
     def summary(self) -> dict[str, Any]:
         """Return the number of pictures, and the mean and the standard deviation of each figure, as JSON values."""
-        with self._lock:
-            sums = {name: list(values) for name, values in self._sums.items()}
-            pictures = self.pictures
+        counts = self._counts
+        sums = counts.sums
         ordered = [name for name in (*OF_PIXELS, *OF_ANSWERS) if name in sums]
         return {
-            "pictures": pictures,
+            "pictures": counts.pictures,
             "figures": {
                 name: {"mean": sums[name][1], "deviation": math.sqrt(sums[name][2] / sums[name][0])} for name in ordered
             },

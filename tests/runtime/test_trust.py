@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
+import multiprocessing
+import os
 import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -218,3 +223,41 @@ def test_drift_of_pictures_that_all_fail_names_each_and_nothing_else(trusted, tm
     assert main(["drift", str(tmp_path), str(tmp_path / "a.jpg")]) == 1
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and "a.jpg" in captured.err and captured.out == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only some systems can fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_while_a_thread_counts_can_count_on():
+    """The thread that holds the lock does not exist in the forked process, so that it would never be released."""
+    counter = DriftCounter()
+    pixels = np.full((8, 8, 3), 50, np.uint8)
+    counter.add(pixels, {"confidence": 0.8})
+    with counter._lock:
+        child = os.fork()
+        if child == 0:
+            # The end of a test in the child would end the tests of the parent twice.
+            signal.alarm(20)
+            counter.add(pixels, {"confidence": 0.8})
+            os._exit(counter.summary()["pictures"])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert counter.pictures == 1
+
+
+def test_copies_of_a_counting_predictor_count_for_themselves(trusted):
+    predictor = Predictor(trusted(), drift=True)
+    predictor([DARK, RED])
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        elsewhere = pool.apply(_count_one_more, (predictor, DARK))
+    assert elsewhere == (3, 2) == _count_one_more(copy.deepcopy(predictor), DARK)
+    assert (predictor.drift.pictures, predictor.drift.unknown) == (2, 1)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(predictor, [DARK] * 60))
+    assert (predictor.drift.pictures, predictor.drift.unknown) == (62, 61)
+    figures = predictor.drift.summary()["figures"]["brightness"]
+    lumas = [pixel_figures(predictor.decode(source))["brightness"] for source in [RED] + [DARK] * 61]
+    assert figures["mean"] == pytest.approx(np.mean(lumas)) and figures["deviation"] == pytest.approx(np.std(lumas))
+
+
+def _count_one_more(predictor: Predictor, source: bytes) -> tuple[int, int]:
+    predictor(source)
+    return predictor.drift.summary()["pictures"], predictor.drift.unknown

@@ -343,9 +343,8 @@ def training_data(dataset: Dataset) -> TrainingData:
     """
     from zoo.train.inputs import TrainingData
 
-    split, together = dataset.split, dataset.together
-    copies = dataset.pixels.digests if together is None else together
-    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task, copies)
+    split, task = dataset.split, dataset.source.task
+    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, task, dataset.groups)
 
 
 def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:

@@ -22,7 +22,7 @@ from zoo.errors import ConversionFailed, ParityFailed, RunError
 from zoo.evaluate import calibration, outliers
 from zoo.evaluate.calibration import Calibration
 from zoo.evaluate.outliers import OutlierScore
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, counted
 from zoo_runtime import DriftCounter, ModelInfo
 
 if TYPE_CHECKING:
@@ -220,15 +220,13 @@ def fit(
         options: What is asked for.
     """
     task, count = options.task, len(known.logits)
-    # Groups of near-duplicates are not known any more when a run is exported again.
-    digests = dataset.pixels.digests
     scaling = Calibration.none(known.logits.shape[1])
     metadata: dict[str, Any] = {}
     report: dict[str, Any] = {}
     refusal, possible = None, ""
     sure = np.zeros(0)
     if count >= 2:
-        groups = [digests[i] for i in known.rows]
+        groups = [dataset.groups[i] for i in known.rows]
         scaling = calibration.fit(known.logits, known.targets, task, shifts=not options.balanced, groups=groups)
         # Each from a calibration that was fitted without the picture. Its own would be too good for it.
         vector = scaling.method == "vector"
@@ -239,7 +237,7 @@ def fit(
         sure, right = calibration.decided(likely, known.targets, task)
         metadata["calibration"], report["reliability"] = _calibrated(known, scaling, after, task)
         if task != "multilabel":
-            # The promises count independent pictures.
+            # The promises count independent pictures: near-duplicates are no further evidence.
             each = calibration.one_of_each(groups)
             metadata["unknown"], refusal, possible = _thresholds(sure[each], right[each], options.precision)
             metadata["sets"] = calibration.set_thresholds(likely[each], known.targets[each])
@@ -251,7 +249,7 @@ def fit(
     unseen = None if options.frozen else held_out_features
     # Trained features are closer together for training pictures, so that these cannot decide the threshold.
     if features is not None and len(features) and (options.frozen or (unseen is not None and len(unseen))):
-        score = outliers.fit(features, [digests[i] for i in rows], unseen, seed=options.seed)
+        score = outliers.fit(features, [dataset.groups[i] for i in rows], unseen, seed=options.seed)
         if score is not None:
             metadata["outliers"] = {
                 "threshold": score.threshold,
@@ -313,6 +311,7 @@ def _thresholds(
         "precision": precision,
         "threshold": None,
         "coverage": None,
+        "pictures": len(sure),
         "curve": calibration.precision_curve(sure, right),
     }
     if precision is None:
@@ -321,8 +320,9 @@ def _thresholds(
     if threshold is None:
         largest = calibration.largest_precision(sure, right)
         why = (
-            f"no confidence threshold holds a precision of {precision:g}: {len(sure)} held-out pictures, without "
-            f"copies, can show at most {largest:g} with 95 % confidence. More pictures can show more"
+            f"no confidence threshold holds a precision of {precision:g}: {counted(len(sure), 'held-out picture')}, "
+            f"without copies and near-duplicates, can show at most {largest:g} with 95 % confidence. More pictures can "
+            "show more"
         )
         return entry, why, f"{largest:g}" if largest else ""
     kept = sure >= threshold
