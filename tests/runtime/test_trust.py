@@ -232,7 +232,7 @@ def test_a_fork_while_a_thread_counts_can_count_on():
     counter = DriftCounter()
     pixels = np.full((8, 8, 3), 50, np.uint8)
     counter.add(pixels, {"confidence": 0.8})
-    with counter._lock:
+    with counter._locked():
         child = os.fork()
         if child == 0:
             # The end of a test in the child would end the tests of the parent twice.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -83,4 +86,47 @@ def test_a_smaller_file_that_cannot_show_the_precision_is_refused(zoo, finished,
     monkeypatch.setattr(trust, "moved_by", worse)
     ran = zoo(*words)
     assert ran.code == 1 and "holds a precision of 0.5" in ran.out + ran.err and not file.exists()
-    assert "`--precision none` exports it" in ran.out + ran.err
+    advice = f"`zoo export {run} --exported {tmp_path / 'exported'} --fp16 --precision none` exports it"
+    assert advice in ran.out + ran.err
+
+
+def test_the_precision_of_the_latest_export_is_kept(zoo, finished, tmp_path):
+    run = tmp_path / "runs" / finished[0].name
+    shutil.copytree(finished[0], run)
+    exported = ("--exported", tmp_path / "exported")
+
+    def promised(place: str) -> object:
+        return Predictor(tmp_path / place).info.trust["unknown"]["precision"]
+
+    assert zoo("export", run, *exported, "--precision", "60%").code == 0
+    ran = zoo("export", run, "--exported", tmp_path / "others", "--fp16")
+    assert ran.code == 0 and promised("others/shapes-fp16") == 0.6
+    assert "Precision: 0.6 is asked for, as by the latest float32 export of the run" in ran.out
+    # A refused export changes neither the file in the run folder nor what is known of it.
+    refused = zoo("export", run, "--exported", tmp_path / "o t", "--name", "n", "--replace", "--precision", 0.9999)
+    (command,) = re.findall("kept; `(zoo export .*?)` exports it", refused.err)
+    typed = ["--exported", str(tmp_path / "o t"), "--name", "n", "--replace", "--precision"]
+    assert refused.code == 1 and shlex.split(command)[:-1] == ["zoo", "export", str(run), *typed]
+    assert 0.5 < float(shlex.split(command)[-1]) < 0.9999
+    assert json.loads((run / "trust.json").read_text())["unknown"]["precision"] == 0.6 == promised(run)
+    # The float32 file at the same place counts more than the run. Said once, it is over.
+    assert zoo("export", run, *exported, "--precision", "none").code == 0
+    shutil.copy(finished[0] / "trust.json", run)
+    ran = zoo("export", run, *exported, "--fp16")
+    assert ran.code == 0 and promised("exported/shapes-fp16") is None and "Precision" not in ran.out
+
+
+def test_a_training_without_the_precision_names_a_command_that_exports_it(zoo, photos, tmp_path):
+    ran = zoo(
+        *("finetune", "mnist_convnet", "--data", photos, "--schedule", "scratch", "--epochs", 1, "--batch-size", 24),
+        *("--name", "it", "--allow-chance", "--precision", 0.999, "--fp16", "--max-drop", 40),
+        *("--runs", tmp_path / "runs", "--exported", tmp_path / "ex"),
+    )
+    (command,) = re.findall("kept; `(zoo export .*?)` exports it", ran.err)
+    (smaller,) = re.findall("Then `(zoo export .*?)` makes the smaller file", ran.err)
+    assert ran.code == 1 and not (tmp_path / "ex").exists()
+    assert "--max-drop" not in command and "--max-drop 40" in smaller and smaller.endswith("--fp16")
+    for words in (command, smaller):
+        assert zoo(*shlex.split(words)[1:]).code == 0
+    infos = [Predictor(tmp_path / "ex" / name).info for name in ("it", "it-fp16")]
+    assert infos[0].trust["unknown"]["precision"] == infos[1].trust["unknown"]["precision"] != 0.999

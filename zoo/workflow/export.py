@@ -25,7 +25,8 @@ from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow import page, replaced, report_data, solved, trust, verdict
-from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph, refused
+from zoo.workflow import precision as precisions
+from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.own_pictures import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
@@ -60,6 +61,22 @@ class ExportResult:
     sample: Path
     variants: tuple[tuple[VariantFile, Path | None], ...] = ()
     refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Says where the files of variants are put.
+
+    Args:
+        exported: The folder of exports.
+        keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
+            False adds the input size to these names, so that files for the input size of the run are not replaced.
+        replace: True also replaces a variant of other pictures.
+    """
+
+    exported: Path
+    keep: bool
+    replace: bool
 
 
 def export_model(
@@ -119,8 +136,10 @@ def export_model(
     outputs = evaluator.predict_parts(predictor, dataset, reporter)
     known = {**cross_validated(held_out, fitted, trained.record.task), **outputs}
     metrics = evaluator.measure_parts(known, dataset)
-    record, refusal = verdict.judge(trained.run, trained.record, dataset, known, reporter, allow_chance=allow_chance)
-    refusal = refusal or refused(fitted, trained)
+    record, refusal = verdict.judge(trained, known, reporter, allow_chance=allow_chance)
+    if float32:
+        # Each smaller file decides for itself.
+        refusal = refusal or precisions.refused(fitted, trained, [each.variant.name for each in variants])
     trained = dataclasses.replace(trained, record=record)
     summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
@@ -128,7 +147,8 @@ def export_model(
     target = exported / trained.name / EXPORTED_FILE if exported is not None and float32 else None
     if float32:
         content = artifact.serialize(graph, info)
-        if keep:
+        # The files of an earlier export stay together, if the new one is refused.
+        if keep and (refusal is None or not trained.run.exported.is_file()):
             trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
             report_data.write(trained, raw, outputs, fitted, reporter)
             _keep(trained, content, metrics, info, started, export=target is not None)
@@ -141,13 +161,11 @@ def export_model(
         requested = [each.variant for each in variants]
         others = [variant for variant in VARIANTS if variant not in requested]
         replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter)
-    float32_file = Float32File(raw, graph, info, outputs)
-
-    finish = _finisher(trained, raw, held_out, trust_options, reporter)
-    files_and_paths = [
-        _export_variant(each, float32_file, finish, trained, exported, keep=keep, replace=replace, reporter=reporter)
-        for each in variants
-    ]
+    float32_file, place = Float32File(raw, graph, info, outputs), _Place(exported, keep, replace)
+    files_and_paths = []
+    for each in variants:
+        finish = _finisher(each.variant.name, trained, raw, held_out, trust_options, reporter)
+        files_and_paths.append(_export_variant(each, float32_file, finish, trained, place, reporter=reporter))
     if float32 and keep:
         page.add_notes(trained.run, metrics, [variant_file for variant_file, _ in files_and_paths])
     _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
@@ -155,7 +173,12 @@ def export_model(
 
 
 def _finisher(
-    trained: TrainedModel, raw: onnx.ModelProto, held_out: HeldOut, options: TrustOptions, reporter: Reporter
+    variant: str,
+    trained: TrainedModel,
+    raw: onnx.ModelProto,
+    held_out: HeldOut,
+    options: TrustOptions,
+    reporter: Reporter,
 ) -> FinishGraph:
     """Return a function that fits calibration and thresholds for a smaller file; see `make_variant`.
 
@@ -165,8 +188,9 @@ def _finisher(
     def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
         moved = trust.moved_by(raw, graph, trained.dataset, held_out, options.seed)
         graph, info, fitted = finish_graph(trained, graph, info, moved, options, reporter, again=True)
-        if fitted.refusal:
-            raise ExportError(f"{fitted.refusal}. `--precision {fitted.possible or 'none'}` exports it.")
+        refusal = precisions.refused_variant(fitted, trained, variant)
+        if refusal:
+            raise ExportError(f"{refusal}.")
         return graph, info
 
     return finish
@@ -267,10 +291,9 @@ def _put(
         else:
             artifact.copy(source, target)
     except WriteError as error:
-        option = f" --{kind}" if kind else ""
-        raise WriteError(
-            f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
-        ) from error
+        dropped = ("--exported", *(f"--{each.name}" for each in VARIANTS))
+        command = trained.export_command(*([f"--{kind}"] if kind else []), "--exported", without=dropped)
+        raise WriteError(f"{error} The run is kept; `{command} FOLDER` puts its export elsewhere.") from error
     replaced.report(target, earlier, trained.as_new(), Predictor(target, tuned=False).info, reporter)
 
 
@@ -279,10 +302,8 @@ def _export_variant(
     float32: Float32File,
     finish: FinishGraph,
     trained: TrainedModel,
-    exported: Path,
+    place: _Place,
     *,
-    keep: bool,
-    replace: bool,
     reporter: Reporter,
 ) -> tuple[VariantFile, Path | None]:
     """Make a variant, write it into the run folder, and copy it into the folder of exports.
@@ -298,10 +319,7 @@ def _export_variant(
         float32: The float32 file.
         finish: Puts calibration and thresholds into the graph of a variant; see `zoo.export.variants.make_variant`.
         trained: The network with its dataset and its run.
-        exported: The folder of exports.
-        keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
-            False adds the input size to these names, so that files for the input size of the run are not replaced.
-        replace: True also replaces a variant of other pictures.
+        place: Where the file is put.
         reporter: Receives progress messages and warnings.
 
     Returns:
@@ -312,8 +330,8 @@ def _export_variant(
 
     variant, run, size = request.variant, trained.run, trained.dataset.spec.size
     reporter.say(f"Making the {variant.name} file")
-    target = variant_path(exported, trained.name, variant)
-    suffix = variant.name if keep else f"{size[0]}x{size[1]}-{variant.name}"
+    target = variant_path(place.exported, trained.name, variant)
+    suffix = variant.name if place.keep else f"{size[0]}x{size[1]}-{variant.name}"
     seed = trained.record.options["seed"]
     try:
         variant_file = make_variant(request, float32, finish, trained.dataset, reporter, seed=seed)
@@ -322,7 +340,7 @@ def _export_variant(
         if not variant_file.refusal:
             kept = run.folder / f"model-{suffix}.onnx"
             artifact.place(variant_file.content, kept)
-            _put(kept, target, trained, reporter, kind=variant.name, replace=replace)
+            _put(kept, target, trained, reporter, kind=variant.name, replace=place.replace)
     except ZooError as error:
         variant_file = failed(variant, str(error))
     return variant_file, None if variant_file.refusal else target
@@ -360,7 +378,8 @@ def export_run(
         variants: The variants to make. If there are any, the float32 export is not changed.
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
-        precision: The wanted precision; see `export_model`. None means that of the run, and 0 means none.
+        precision: The wanted precision; see `export_model`. None means that of the latest export; see
+            `zoo.workflow.precision.wanted`. 0 means none.
         typed: The words after `zoo export RUN` that the user typed, for commands in error messages.
 
     Returns:
@@ -398,7 +417,8 @@ def export_run(
     else:
         model = solved.open_trained(run, record, registry, reporter)
     dataset = reload_dataset(run, record, data, reporter, size, reading, again=("zoo", "export", str(folder), *typed))
-    trained = TrainedModel(model, architecture, dataset, run, record, name, place)
+    trained = TrainedModel(model, architecture, dataset, run, record, name, place, typed)
+    beside = exported / name / EXPORTED_FILE if variants else None
     return export_model(
         trained,
         exported,
@@ -408,5 +428,5 @@ def export_run(
         variants=variants,
         allow_chance=allow_chance,
         replace=replace,
-        precision=(record.options.get("wanted_precision") if precision is None else precision) or None,
+        precision=precisions.wanted(precision, run, record, reporter, beside, dataset.spec.size),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from zoo import runs
 from zoo.data.dataset import Dataset
+from zoo.export.variants import VARIANTS
 from zoo.plugin import Architecture
 from zoo.workflow import replaced
 from zoo.workflow.replaced import NewExport
@@ -32,6 +35,7 @@ class TrainedModel:
         name: The name of the export.
         place: The place of the pictures now, as `zoo.data.sources.location` returns it. None means the place in
             run.json.
+        typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
     """
 
     model: keras.Model | SolvedNetwork
@@ -41,6 +45,28 @@ class TrainedModel:
     record: runs.RunRecord
     name: str
     place: str | None = None
+    typed: Sequence[str] = ()
+
+    def export_command(self, *more: str, without: Sequence[str] = ()) -> str:
+        """Return the command that exports the run as the user asked for it, for messages.
+
+        Args:
+            more: Words to add.
+            without: The names of options, such as "--precision", that are left out with their values.
+        """
+        named = {word for word in (*self.typed, *more) if word not in without or word in more}
+        # Limits go with a smaller file.
+        limits = [f"--{each.name}-any-speed" for each in VARIANTS if f"--{each.name}" not in named]
+        limits += [] if any(f"--{each.name}" in named for each in VARIANTS) else ["--max-drop"]
+        words: list[str] = []
+        keep = True
+        for word in self.typed:
+            keep = word not in (*without, *limits) if word.startswith("--") else keep
+            words += [word] if keep else []
+        height, width = self.dataset.spec.size
+        resized = [height, width] != list(self.record.image["size"]) and "--size" not in self.typed
+        size = ["--size", f"{height}x{width}"] if resized else []
+        return shlex.join(["zoo", "export", str(self.run.folder), *words, *size, *more])
 
     def as_new(self) -> NewExport:
         """Return what decides whether the export may replace another one."""
