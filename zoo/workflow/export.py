@@ -24,7 +24,7 @@ from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile,
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow import page, replaced, report_data, solved, trust, verdict
+from zoo.workflow import other_size, page, replaced, report_data, solved, trust, verdict
 from zoo.workflow import precision as precisions
 from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
@@ -130,7 +130,7 @@ def export_model(
     raw, info, trust_options = convert_trained(
         trained, precision, reporter, keep=keep and float32, allow_chance=allow_chance
     )
-    held_out = trust.held_out(dataset, trained.run.read_out_of_fold() if keep else {}, raw)
+    held_out = trained.held_out(raw, keep=keep)
     graph, info, fitted = finish_graph(trained, raw, info, held_out, trust_options, reporter)
     predictor = Predictor(artifact.serialize(graph, info), max_pixels=dataset.source.max_pixels)
     outputs = evaluator.predict_parts(predictor, dataset, reporter)
@@ -408,16 +408,21 @@ def export_run(
     new = NewExport(run.id, run.folder.parent, tuple(record.classes), record.task, place, digest)
     replaced.check_targets(exported, name, variants, new, float32=not variants, replace=replace)
     model: keras.Model | SolvedNetwork
+    own, again = None, ("zoo", "export", str(folder), *typed)
     if size is not None and resized:
         from zoo.train.network import resize
 
         head = architecture.head if record.head is None else Head(**record.head)
         whole = trained_model(run, record, registry, reporter)
         model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
+        held_out = run.read_out_of_fold()
+        if held_out:
+            same = reload_dataset(run, record, data, reporter, None, reading, again=again)
+            own = other_size.own_size(whole, same, held_out, reporter)
     else:
         model = solved.open_trained(run, record, registry, reporter)
-    dataset = reload_dataset(run, record, data, reporter, size, reading, again=("zoo", "export", str(folder), *typed))
-    trained = TrainedModel(model, architecture, dataset, run, record, name, place, typed)
+    dataset = reload_dataset(run, record, data, reporter, size, reading, again=again)
+    trained = TrainedModel(model, architecture, dataset, run, record, name, place, typed, own)
     beside = exported / name / EXPORTED_FILE if variants else None
     return export_model(
         trained,

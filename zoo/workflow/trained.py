@@ -13,13 +13,16 @@ from zoo import runs
 from zoo.data.dataset import Dataset
 from zoo.export.variants import VARIANTS
 from zoo.plugin import Architecture
-from zoo.workflow import replaced
+from zoo.workflow import other_size, replaced, trust
+from zoo.workflow.other_size import OwnSize
 from zoo.workflow.replaced import NewExport
 from zoo.workflow.solved import SolvedNetwork
+from zoo.workflow.trust import HeldOut
 from zoo_runtime import ModelInfo
 
 if TYPE_CHECKING:
     import keras
+    import onnx
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class TrainedModel:
         place: The place of the pictures now, as `zoo.data.sources.location` returns it. None means the place in
             run.json.
         typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
+        own_size: What is known at the picture size of the run, if this network has another one.
     """
 
     model: keras.Model | SolvedNetwork
@@ -46,6 +50,18 @@ class TrainedModel:
     name: str
     place: str | None = None
     typed: Sequence[str] = ()
+    own_size: OwnSize | None = None
+
+    def held_out(self, graph: onnx.ModelProto, *, keep: bool) -> HeldOut:
+        """Return logits of pictures on which the network, or a network like it, was not trained.
+
+        Args:
+            graph: The graph of the network, with the output `logits`.
+            keep: Whether the network has the picture size of the run.
+        """
+        if self.own_size is not None:
+            return other_size.moved_to(graph, self.dataset, self.own_size, self.record.options["seed"])
+        return trust.held_out(self.dataset, self.run.read_out_of_fold() if keep else {}, graph)
 
     def export_command(self, *more: str, without: Sequence[str] = ()) -> str:
         """Return the command that exports the run as the user asked for it, for messages.

@@ -47,9 +47,10 @@ class HeldOut:
 
     Args:
         rows: Indices of the pictures in the dataset, int64 (N,).
-        logits: float64 (N, units), before calibration.
+        logits: float32 or float64 (N, units), before calibration.
         targets: float (N, classes): 1 if the picture has the class, else 0.
-        source: "cross-validation", "validation", or "" if there are no such pictures.
+        source: "cross-validation", "cross-validation at 224x224" if they were transferred from another picture size,
+            "validation", or "" if there are no such pictures.
     """
 
     rows: npt.NDArray[np.int64]
@@ -124,7 +125,7 @@ def held_out(dataset: Dataset, out_of_fold: Mapping[str, Any], graph: onnx.Model
     digests, split = dataset.pixels.digests, dataset.split
     rows = np.array([i for i in split.train if digests[i] in out_of_fold], dtype=np.int64)
     if len(rows):
-        logits = np.stack([out_of_fold[digests[i]] for i in rows]).astype(np.float64)
+        logits = np.stack([out_of_fold[digests[i]] for i in rows])
         return HeldOut(rows, logits, dataset.targets[rows], "cross-validation")
     rows = np.asarray(split.val, np.int64)
     if not len(rows):
@@ -160,7 +161,13 @@ def spread(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     return np.asarray(rows, np.int64)[places]
 
 
-def transferred(known: HeldOut, before: npt.NDArray[Any], after: npt.NDArray[Any], seed: int) -> HeldOut:
+def transferred(
+    known: HeldOut,
+    before: npt.NDArray[Any],
+    after: npt.NDArray[Any],
+    seed: int,
+    targets: npt.NDArray[Any] | None = None,
+) -> HeldOut:
     """Return held-out logits as another file of the same network would compute them.
 
     The networks of a cross-validation exist in float32 only. What the other file changes is measured on pictures that
@@ -171,11 +178,19 @@ def transferred(known: HeldOut, before: npt.NDArray[Any], after: npt.NDArray[Any
         before: Logits of the float32 file, (pictures, units).
         after: Logits of the other file for the same pictures, (pictures, units).
         seed: Decides which difference goes to which picture.
+        targets: The classes of these pictures, (pictures, classes). Differences then come from pictures of the same
+            classes, if there are any. None draws from all.
     """
     first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
     factor = float((first * second).sum() / max(float((first * first).sum()), 1e-12))
     differences = second - factor * first
-    drawn = np.random.default_rng(seed).integers(0, len(differences), len(known.logits))
+    random = np.random.default_rng(seed)
+    drawn = random.integers(0, len(differences), len(known.logits))
+    if targets is not None:
+        for labels in np.unique(known.targets, axis=0):
+            own = np.flatnonzero((known.targets == labels).all(axis=1))
+            alike = np.flatnonzero((targets == labels).all(axis=1))
+            drawn[own] = random.choice(alike, len(own)) if len(alike) else drawn[own]
     return dataclasses.replace(known, logits=factor * known.logits + differences[drawn])
 
 
@@ -226,13 +241,13 @@ def fit(
     refusal, possible = None, ""
     sure = np.zeros(0)
     if count >= 2:
+        kept = calibration.sample([dataset.groups[i] for i in known.rows], known.logits.shape[1])
+        known = HeldOut(known.rows[kept], known.logits[kept], known.targets[kept], known.source)
         groups = [dataset.groups[i] for i in known.rows]
-        scaling = calibration.fit(known.logits, known.targets, task, shifts=not options.balanced, groups=groups)
         # Each from a calibration that was fitted without the picture. Its own would be too good for it.
-        vector = scaling.method == "vector"
-        after = known.logits
-        if scaling.method != "none":
-            after = calibration.crossed(known.logits, known.targets, task, vector=vector, groups=groups)
+        scaling, after = calibration.fit_and_cross(
+            known.logits, known.targets, task, shifts=not options.balanced, groups=groups
+        )
         likely = calibration.probabilities(after, task)
         sure, right = calibration.decided(likely, known.targets, task)
         metadata["calibration"], report["reliability"] = _calibrated(known, scaling, after, task)
