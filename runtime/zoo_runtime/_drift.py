@@ -28,6 +28,8 @@ OF_ANSWERS = ("confidence", "outlier_score", "feature_norm")
 LARGE_SHIFT = 0.5
 # ... and by more than this many standard errors, so that a few pictures cannot show a drift by chance.
 CLEAR_SHIFT = 4.0
+# Of these figures, only a shift in this direction is a drift.
+WORSE = {"confidence": -1.0, "outlier_score": 1.0}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Shift:
         mean: Its mean over the pictures here.
         deviation: Its standard deviation over the pictures here.
         shift: By how many standard deviations of the training pictures the mean has moved.
-        drifted: Whether the shift is large, and too clear to be chance.
+        drifted: Whether the shift is large, and too clear to be chance. A higher confidence and a lower outlier score
+            are no drift.
     """
 
     figure: str
@@ -212,7 +215,9 @@ def _shift(name: str, here: Mapping[str, float], trained: Mapping[str, float], p
     moved = here["mean"] - mean
     # A figure that never changed in training, such as the saturation of gray pictures, drifts with any change.
     shift = moved / deviation if deviation > 1e-9 else 0.0 if abs(moved) < 1e-6 else math.copysign(99.0, moved)
-    drifted = abs(shift) > LARGE_SHIFT and abs(shift) * math.sqrt(pictures) > CLEAR_SHIFT
+    # Surer answers and pictures that are more alike are no reason to worry. The training pictures themselves have both.
+    worse = shift * WORSE.get(name, math.copysign(1.0, shift))
+    drifted = worse > LARGE_SHIFT and worse * math.sqrt(pictures) > CLEAR_SHIFT
     return Shift(name, mean, deviation, here["mean"], here["deviation"], shift, drifted)
 
 

@@ -201,6 +201,17 @@ def test_a_single_odd_picture_is_no_drift():
     assert confidence.shift == pytest.approx(-0.4) and not confidence.drifted
 
 
+@pytest.mark.parametrize(("confidence", "score", "drifted"), [(0.99, 0.02, False), (0.8, 0.2, True)])
+def test_surer_answers_and_more_usual_pictures_are_no_drift(confidence, score, drifted):
+    counter = DriftCounter()
+    for _ in range(30):
+        counter.add(np.full((8, 8, 3), 128, np.uint8), {"confidence": confidence, "outlier_score": score})
+    shifts = {each.figure: each for each in counter.compare(TRUST["drift"])}
+    assert abs(shifts["confidence"].shift) > 1.5 and abs(shifts["outlier_score"].shift) > 1.5
+    assert shifts["confidence"].drifted is shifts["outlier_score"].drifted is drifted
+    assert not shifts["brightness"].drifted
+
+
 def test_drift_needs_a_file_with_statistics(model, pictures, capsys):
     assert main(["drift", str(model), str(pictures)]) == 1
     assert "no statistics of its training pictures" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile,
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow import other_size, page, replaced, report_data, solved, trust, verdict
+from zoo.workflow import page, replaced, report_data, solved, transfer, trust, verdict
 from zoo.workflow import precision as precisions
 from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
@@ -186,7 +186,7 @@ def _finisher(
     """
 
     def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
-        moved = trust.moved_by(raw, graph, trained.dataset, held_out, options.seed)
+        moved = transfer.moved_by(raw, graph, trained.dataset, held_out, options.seed)
         graph, info, fitted = finish_graph(trained, graph, info, moved, options, reporter, again=True)
         refusal = precisions.refused_variant(fitted, trained, variant)
         if refusal:
@@ -418,7 +418,7 @@ def export_run(
         held_out = run.read_out_of_fold()
         if held_out:
             same = reload_dataset(run, record, data, reporter, None, reading, again=again)
-            own = other_size.own_size(whole, same, held_out, reporter)
+            own = transfer.own_size(whole, same, held_out, reporter)
     else:
         model = solved.open_trained(run, record, registry, reporter)
     dataset = reload_dataset(run, record, data, reporter, size, reading, again=again)

@@ -13,10 +13,10 @@ from zoo import runs
 from zoo.data.dataset import Dataset
 from zoo.export.variants import VARIANTS
 from zoo.plugin import Architecture
-from zoo.workflow import other_size, replaced, trust
-from zoo.workflow.other_size import OwnSize
+from zoo.workflow import replaced, transfer, trust
 from zoo.workflow.replaced import NewExport
 from zoo.workflow.solved import SolvedNetwork
+from zoo.workflow.transfer import OwnSize
 from zoo.workflow.trust import HeldOut
 from zoo_runtime import ModelInfo
 
@@ -60,7 +60,7 @@ class TrainedModel:
             keep: Whether the network has the picture size of the run.
         """
         if self.own_size is not None:
-            return other_size.moved_to(graph, self.dataset, self.own_size, self.record.options["seed"])
+            return transfer.moved_to(graph, self.dataset, self.own_size, self.record.options["seed"])
         return trust.held_out(self.dataset, self.run.read_out_of_fold() if keep else {}, graph)
 
     def export_command(self, *more: str, without: Sequence[str] = ()) -> str:

@@ -161,61 +161,6 @@ def spread(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     return np.asarray(rows, np.int64)[places]
 
 
-def transferred(
-    known: HeldOut,
-    before: npt.NDArray[Any],
-    after: npt.NDArray[Any],
-    seed: int,
-    targets: npt.NDArray[Any] | None = None,
-) -> HeldOut:
-    """Return held-out logits as another file of the same network would compute them.
-
-    The networks of a cross-validation exist in float32 only. What the other file changes is measured on pictures that
-    both files compute: a factor, and differences, which are drawn at random for the held-out pictures.
-
-    Args:
-        known: Logits of the float32 network.
-        before: Logits of the float32 file, (pictures, units).
-        after: Logits of the other file for the same pictures, (pictures, units).
-        seed: Decides which difference goes to which picture.
-        targets: The classes of these pictures, (pictures, classes). Differences then come from pictures of the same
-            classes, if there are any. None draws from all.
-    """
-    first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    factor = float((first * second).sum() / max(float((first * first).sum()), 1e-12))
-    differences = second - factor * first
-    random = np.random.default_rng(seed)
-    drawn = random.integers(0, len(differences), len(known.logits))
-    if targets is not None:
-        for labels in np.unique(known.targets, axis=0):
-            own = np.flatnonzero((known.targets == labels).all(axis=1))
-            alike = np.flatnonzero((targets == labels).all(axis=1))
-            drawn[own] = random.choice(alike, len(own)) if len(alike) else drawn[own]
-    return dataclasses.replace(known, logits=factor * known.logits + differences[drawn])
-
-
-def moved_by(before: onnx.ModelProto, after: onnx.ModelProto, dataset: Dataset, known: HeldOut, seed: int) -> HeldOut:
-    """Return held-out logits for another file of the same network.
-
-    Validation pictures are computed anew. For pictures of a cross-validation, see `transferred`.
-
-    Args:
-        before: The graph of the float32 file, with the output `logits`.
-        after: The graph of the other file, with the output `logits`.
-        dataset: The dataset of the run.
-        known: Logits of held-out pictures for the float32 file.
-        seed: See `transferred`.
-    """
-    pixels = dataset.pixels.array
-    if known.source == "validation":
-        return dataclasses.replace(known, logits=run(after, pixels, known.rows, [LOGITS])[0].astype(np.float64))
-    if not len(known.rows):
-        return known
-    rows = spread(dataset.split.train, STATISTICS_PICTURES)
-    first, second = (run(graph, pixels, rows, [LOGITS])[0] for graph in (before, after))
-    return transferred(known, first, second, seed)
-
-
 def fit(
     known: HeldOut,
     dataset: Dataset,
@@ -258,7 +203,8 @@ def fit(
             metadata["sets"] = calibration.set_thresholds(likely[each], known.targets[each])
     elif options.precision is not None:
         refusal = (
-            f"no threshold holds a precision of {options.precision:g}, because fewer than 2 pictures were held out"
+            f"no threshold holds a precision of {options.precision:g}, because fewer than 2 pictures were held out. "
+            "Add pictures, or train with a validation part (--val-split) or a cross-validation (--cv)"
         )
     score = None
     unseen = None if options.frozen else held_out_features
@@ -489,6 +435,10 @@ def summary_lines(trust: Trust) -> list[str]:
                 f"Calibration: {entry['method']} scaling on {on} changes the expected calibration error from "
                 f"{before['expected_calibration_error']:.3f} to {error}"
             )
+    else:
+        lines.append(
+            "Calibration: none, because fewer than 2 pictures were held out; the confidences may be far too high"
+        )
     unknown = trust.metadata.get("unknown") or {}
     if unknown.get("threshold") is not None:
         lines.append(
