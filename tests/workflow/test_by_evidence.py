@@ -148,7 +148,11 @@ def test_export_again_with_and_without_what_was_kept(train, zoo, cache, tmp_path
     ran = zoo("export", run, "--size", 48, "--exported", tmp_path / "larger", "--allow-chance")
     assert ran.code == 0, ran.err
     (larger,) = (tmp_path / "larger").glob("*/model.onnx")
-    assert Predictor(larger).info.image.size == (48, 48)
+    info = Predictor(larger).info
+    assert info.image.size == (48, 48) and info.trust["calibration"]["fitted_on"] == "cross-validation at 32x32"
+    assert info.trust["calibration"]["pictures"] == 60 and info.trust["unknown"]["curve"] and info.trust["sets"]
+    # These logits are no figures of the file.
+    assert list(info.metrics) == ["test"]
     assert (run / "model.keras").exists()
 
 

@@ -35,9 +35,18 @@ from zoo.cli.options import (
     variant_requests,
 )
 from zoo.cli.reading_options import reading_options, reading_values
+from zoo.export.variants import VARIANTS
 
 if TYPE_CHECKING:
     from zoo.train.lr_find import RangeTest
+
+
+def _typed() -> list[str]:
+    """Return the options that the user typed and that `zoo export RUN` takes. The run records all others."""
+    keys = ["exported", "replace", "allow_chance", "max_drop"]
+    keys += [f"{each.name}_any_speed" for each in VARIANTS if each.must_be_faster]
+    parameters = click.get_current_context().params
+    return [word for key in keys for word in typed_again(key, parameters[key])]
 
 
 @click.command(cls=DataCommand, short_help="Fine-tune a network on your pictures and export it.")
@@ -87,6 +96,7 @@ def finetune(
         workflow.show_data(config, registry, reporter, variants=variants, replace=replace)
         return 0
     options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
+    options["typed"] = _typed()
     result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"

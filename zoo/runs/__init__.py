@@ -3,7 +3,7 @@
 A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the run is finished, it holds these files:
 
 - run.json: the run record, see `RunRecord`
-- pictures.csv: the part (train, val or test), class, sha256 and name of every picture
+- pictures.csv: the part (train, val or test), class, sha256, name and group (near-duplicates) of every picture
 - history.csv: one row per epoch
 - curves.png: a plot of the accuracy and the loss in history.csv
 - model.keras: the trained network; or head.npz, its solved head, from which model.keras is made when it is needed
@@ -191,7 +191,7 @@ class Run:
         """Write pictures.csv.
 
         Args:
-            rows: One row per picture, at least one, with the keys part, class, sha256 and picture (its name).
+            rows: One row per picture, at least one, as `zoo.data.dataset.Dataset.listed` returns them.
 
         Raises:
             WriteError: The file cannot be written.
@@ -203,7 +203,7 @@ class Run:
         return {row["sha256"]: row["part"] for row in self.pictures()}
 
     def pictures(self) -> list[dict[str, str]]:
-        """Return the rows of pictures.csv, with the keys part, class, sha256 and picture.
+        """Return the rows of pictures.csv; see `write_pictures`. Runs of earlier versions lack the key group.
 
         Raises:
             RunError: pictures.csv is missing or damaged.
@@ -213,7 +213,7 @@ class Run:
             # Spreadsheets write a byte order mark.
             with path.open(newline="", encoding="utf-8-sig") as stream:
                 keys = ("part", "class", "sha256", "picture")
-                return [{key: row[key] for key in keys} for row in csv.DictReader(stream)]
+                return [{key: row[key] for key in (*keys, *({"group"} & row.keys()))} for row in csv.DictReader(stream)]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}.") from None
 

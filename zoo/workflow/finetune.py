@@ -49,6 +49,7 @@ def finetune(
     allow_chance: bool = False,
     replace: bool = False,
     needing_validation: Sequence[str] = (),
+    typed: Sequence[str] = (),
 ) -> ExportResult:
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
@@ -61,6 +62,7 @@ def finetune(
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         needing_validation: The options that the user typed and that need a validation part, such as ["--patience"]. If
             the run has none, a warning says that they have no effect.
+        typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -92,7 +94,7 @@ def finetune(
                 _draw_curves(run, record, reporter)
         exported = requested.exported if requested.export else None
         with reporter.timing.measure("export"):
-            trained = TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name)
+            trained = TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name, typed=typed)
             return export_model(
                 trained,
                 exported,
@@ -343,9 +345,8 @@ def training_data(dataset: Dataset) -> TrainingData:
     """
     from zoo.train.inputs import TrainingData
 
-    split, together = dataset.split, dataset.together
-    copies = dataset.pixels.digests if together is None else together
-    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task, copies)
+    split, task = dataset.split, dataset.source.task
+    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, task, dataset.groups)
 
 
 def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:
