@@ -354,3 +354,18 @@ def test_smaller_files_without_a_validation_part(train):
     figures = json.loads((run / "int8.json").read_text())
     assert (run / "model-int8.onnx").exists() and (run / "model-fp16.onnx").exists()
     assert figures["paired"]["test"]["pictures"] == 12 and "too few to tell" in ran.out
+
+
+def test_a_large_problem_that_holds_out_one_fold_still_judges_all_labels(train, monkeypatch):
+    monkeypatch.setattr("zoo.train.linear_head.LARGE", 1)
+    run, _ = train("--schedule", "exact-head")
+    with np.load(run / "out-of-fold.npz") as few, np.load(run / "head-logits.npz") as every:
+        assert len(few["sha256"]) < len(every["sha256"]) and set(few["sha256"]) < set(every["sha256"])
+        known = dict(zip(every["sha256"], every["logits"], strict=True))
+        # The same folds and nearly the same head judge the first fold.
+        both = [(known[sha], logits) for sha, logits in zip(few["sha256"], few["logits"], strict=True)]
+    assert np.mean([first.argmax() == second.argmax() for first, second in both]) > 0.8
+    figures = json.loads((run / "label_issues.json").read_text("utf-8"))
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    assert figures["parts"]["train"] == record["data"]["counts"]["train"] and figures["missing"] is None
+    assert "training pictures by a cross-validation of the head" in figures["method"]
