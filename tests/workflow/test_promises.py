@@ -112,7 +112,7 @@ def test_logits_that_antransfer_makes_worse_become_as_much_worse(alike):
     misses = [abs(right(moved.logits, k) - right(really, k)) for k in range(3)]
     assert right(held_out, 2) - right(really, 2) > 0.15
     # Differences of all classes hide that one of them has become worse.
-    assert max(misses) < 0.04 if alike else max(misses) > 0.15
+    assert max(misses) < 0.1 if alike else max(misses) > 0.2
 
 
 def test_a_file_without_held_out_pictures_says_so_and_promises_nothing(zoo, finished, tmp_path, monkeypatch):

@@ -32,6 +32,8 @@ ROUNDING = 1e-6
 PICTURES_PER_UNIT = 20
 # More logits than this are calibrated in 2 folds instead of 5, and of more than that, some are left out.
 LARGE, LARGEST = 2_000_000, 20_000_000
+# So many steps are enough for thousands of scales and shifts.
+STEPS = 100
 # So many logits are scaled at once.
 BLOCK = 1 << 15
 
@@ -239,7 +241,14 @@ def _scaled(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, v
 
     limits = [(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)] * (units if vector else 1)
     limits += [(-20.0, 20.0)] * (units if vector else 0)
-    found = minimize(loss, np.zeros(len(limits)), jac=True, bounds=limits, method="L-BFGS-B", options={"ftol": 1e-8})
+    found = minimize(
+        loss,
+        np.zeros(len(limits)),
+        jac=True,
+        bounds=limits,
+        method="L-BFGS-B",
+        options={"ftol": 1e-8, "maxiter": STEPS},
+    )
     scale, shift = parts(found.x)
     return Calibration("vector" if vector else "temperature", scale, shift)
 

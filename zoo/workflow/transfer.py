@@ -50,31 +50,16 @@ def transferred(
             classes, if there are any. None draws from all.
     """
     first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    random = np.random.default_rng(seed)
-    if targets is None:
-        targets, wanted = np.zeros((len(first), 1)), np.zeros((len(known.logits), 1))
-        around = np.zeros_like(first)
-    else:
-        # Within a class. Between classes, the factor would also see that the network is surer of training pictures.
-        wanted = known.targets
-        around = first - _centered(first, targets)
-    factor = float(((first - around) * second).sum() / max(float(((first - around) * first).sum()), 1e-12))
+    factor = float((first * second).sum() / max(float((first * first).sum()), 1e-12))
     differences = second - factor * first
+    random = np.random.default_rng(seed)
     drawn = random.integers(0, len(differences), len(known.logits))
-    for labels in np.unique(wanted, axis=0):
-        own = np.flatnonzero((wanted == labels).all(axis=1))
-        alike = np.flatnonzero((targets == labels).all(axis=1))
-        drawn[own] = random.choice(alike, len(own)) if len(alike) else drawn[own]
+    if targets is not None:
+        for labels in np.unique(known.targets, axis=0):
+            own = np.flatnonzero((known.targets == labels).all(axis=1))
+            alike = np.flatnonzero((targets == labels).all(axis=1))
+            drawn[own] = random.choice(alike, len(own)) if len(alike) else drawn[own]
     return dataclasses.replace(known, logits=factor * known.logits + differences[drawn])
-
-
-def _centered(values: npt.NDArray[np.float64], targets: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return values minus their mean over the pictures of the same classes; unchanged where one picture is alone."""
-    result = values.copy()
-    for labels in np.unique(targets, axis=0):
-        own = (targets == labels).all(axis=1)
-        result[own] -= values[own].mean(axis=0) if own.sum() > 1 else 0
-    return result
 
 
 def moved_by(before: onnx.ModelProto, after: onnx.ModelProto, dataset: Dataset, known: HeldOut, seed: int) -> HeldOut:
