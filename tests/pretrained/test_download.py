@@ -330,7 +330,9 @@ def test_the_environment_names_a_proxy(monkeypatch, server, hdf5):
 def test_a_proxy_that_does_not_work_is_named_as_such(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY")
-    with pytest.raises(WeightsUnavailable, match=r"the proxy does not work .*HTTPS_PROXY and HTTP_PROXY"):
+    with pytest.raises(
+        WeightsUnavailable, match=r"the proxy does not work \(.*refused\)\. .*HTTPS_PROXY and HTTP_PROXY"
+    ):
         find(entry("http://weights.example/w.h5"))
 
 

@@ -119,4 +119,6 @@ def _brief(error: Exception) -> str:
     reason = getattr(cause, "reason", None)
     text = str(reason or cause)
     text = text.partition("): ")[2] or text if "Connection(" in text else text.rpartition(">: ")[2]
-    return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    # A proxy's error is quoted inside other errors, whose quotes and brackets end it.
+    text = re.sub(r"[\"']\)+$", "", text.strip())
+    return (text.splitlines() or [type(error).__name__])[0].rstrip(".")
