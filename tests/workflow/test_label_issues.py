@@ -124,7 +124,8 @@ def test_flipped_cats_and_dogs_are_in_the_first_tenth(zoo, real_weights, test_da
         writer.writerow(["path", "label", "split"])
         for i, (path, label, part) in enumerate(rows):
             writer.writerow([path, {"cats": "dogs", "dogs": "cats"}[label] if i in wrong else label, part])
-    ran = zoo("finetune", "mobilenet_025", "--data", "flipped.csv", "--size", 96, "--schedule", "exact-head")
+    # A weaker network finds fewer: mobilenet_025 at 96 x 96 has 0.75 of them in the first tenth.
+    ran = zoo("finetune", "mobilenetv2", "--data", "flipped.csv", "--schedule", "exact-head")
     assert ran.code == 0, ran.err
     (run,) = (tmp_path / "runs").iterdir()
     listed = {row["picture"] for row in rows_of(run)[: len(rows) // 10]}
