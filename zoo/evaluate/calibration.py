@@ -312,7 +312,8 @@ def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS, *, 
 
     Returns:
         `expected_calibration_error`, its `interval`, and `bins`: for each bin that has decisions, their number, mean
-        confidence and accuracy, with the 95 % Wilson interval of the accuracy.
+        confidence and accuracy, with the 95 % Wilson interval of the accuracy. A sample of a sample has a larger error
+        than the sample itself. The interval is therefore moved by the mean difference, so that it is around the error.
     """
     from zoo.evaluate.metrics import interval
 
@@ -337,9 +338,11 @@ def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS, *, 
                 "accuracy_interval": interval(accuracy, int(own.sum())),
             }
         )
+    error = calibration_error(sure, right, bins)
+    low, high = np.quantile(errors, [0.025, 0.975]) - np.mean(errors) + error
     return {
-        "expected_calibration_error": calibration_error(sure, right, bins),
-        "interval": [float(value) for value in np.quantile(errors, [0.025, 0.975])],
+        "expected_calibration_error": error,
+        "interval": [max(0.0, float(low)), float(high)],
         "bins": filled,
     }
 

@@ -436,8 +436,9 @@ def summary_lines(trust: Trust) -> list[str]:
             lines.append(f"Calibration: not needed; on {on}, the expected calibration error is {error}")
         else:
             lines.append(
-                f"Calibration: {entry['method']} scaling on {on} changes the expected calibration error from "
-                f"{before['expected_calibration_error']:.3f} to {error}"
+                f"Calibration: {entry['method']} scaling on {on} lowers the loss from {before['loss']:.3f} to "
+                f"{after['loss']:.3f}; the expected calibration error was "
+                f"{before['expected_calibration_error']:.3f} and is {error}"
             )
     else:
         lines.append(
