@@ -22,6 +22,7 @@ accuracy. If cleanlab is installed, its first tenth and its number of label issu
 from __future__ import annotations
 
 import argparse
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -181,6 +182,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--case", choices=("plain", "few", "imbalance", "forty", "several"), default="plain")
     options = parser.parse_args()
+    # A case without an estimate has a row of nan.
+    warnings.simplefilter("ignore", RuntimeWarning)
     paths = [path for path in sorted(options.folder.rglob("*")) if path.is_file()]
     names = sorted({path.parent.name for path in paths})
     classes = np.array([names.index(path.parent.name) for path in paths])

@@ -56,7 +56,10 @@ def test_flipped_labels_are_in_the_first_tenth(zoo, digits, tmp_path, monkeypatc
     assert all(each["thumbnail"].startswith("data:image/jpeg;base64,") for each in figures["first"])
     # A spreadsheet must not take the name of a class for a formula.
     assert "'=1+1" in {row["class"] for row in rows} | {row["suggested"] for row in rows}
-    assert "wrong labels" in ran.out and f"Labels: about {round(figures['expected'])} of 500 may be wrong" in ran.out
+    assert (
+        "wrong labels" in ran.out
+        and f"Labels: about {round(figures['expected'])} of those of 500 pictures may be wrong" in ran.out
+    )
     page = (run / "label_issues.html").read_text("utf-8")
     assert page.count("<article ") == len(rows) and page.count("</script>") == 2
     assert "<b></bdi>" not in page and "&lt;/script&gt;&lt;b&gt;" in page

@@ -55,7 +55,7 @@ def test_the_promises_are_measured_on_test_pictures_alone(finished, zoo):
     assert stored["sets"] == test["sets"] and "bins" not in stored["calibration_error"]
 
     ran = zoo("evaluate", run, "--part", "val", "--json")
-    assert "sets" not in json.loads(ran.out) and "Figures of calibration and label sets are left out" in ran.err
+    assert "sets" not in json.loads(ran.out) and "Figures of calibration and label sets are not given" in ran.err
 
 
 def test_examples_have_small_pictures_with_the_right_proportions(finished, photos):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo import files
 from zoo.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ class ConsoleReporter(Reporter):
 
 def _lines(label: str) -> Callable[[int, int], None]:
     """Return a function that prints size and speed of a download every LINE_SECONDS, where no bar can be drawn."""
+    from zoo import files
+
     started = last = time.monotonic()
     first: int | None = None
 

@@ -157,7 +157,7 @@ class EvaluationPictures:
             reporter: Receives the warning.
         """
         seen = self.seen(rows, info)
-        left_out = " Figures of calibration and label sets are left out." if info.trust else ""
+        left_out = " Figures of calibration and label sets are not given." if info.trust else ""
         if seen and self.known_parts:
             reporter.warn(
                 f"{seen} of these {len(rows)} pictures were used to train or select the network. "

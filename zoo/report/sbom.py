@@ -240,7 +240,7 @@ def _card(facts: ExportedFacts) -> dict[str, Any]:
             metric["slice"] += f", class {each.slice}"
         if each.interval is not None:
             low, high = each.interval
-            metric["confidenceInterval"] = {"lowerBound": repr(low), "upperBound": repr(high)}
+            metric["confidenceInterval"] = {"lowerBound": f"{low:.6g}", "upperBound": f"{high:.6g}"}
         metrics.append(metric)
     published = info.metrics.get("published") or {}
     metrics += [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from zoo.data.stored import StoredPicture
 from zoo.errors import ExportError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
+from zoo.evaluate.evaluator import Outputs
 from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile, VariantRequest, failed, make_variant
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
@@ -33,7 +34,7 @@ from zoo.workflow.own_pictures import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
-from zoo.workflow.trust import HeldOut, TrustOptions
+from zoo.workflow.trust import HeldOut, Trust, TrustOptions
 from zoo_runtime import ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -150,10 +151,7 @@ def export_model(
         content = artifact.serialize(graph, info)
         # The files of an earlier export stay together, if the new one is refused.
         if keep and (refusal is None or not trained.run.exported.is_file()):
-            trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
-            report_data.write(trained, raw, outputs, fitted, reporter)
-            with reporter.timing.measure("report"):
-                label_issues.write(trained, fitted, outputs, reporter)
+            _write_figures(trained, raw, outputs, fitted, reporter)
             _keep(trained, content, metrics, info, started, export=target is not None)
             _report(trained.run, reporter)
         if target is not None:
@@ -175,6 +173,20 @@ def export_model(
         page.add_notes(trained.run, [variant_file for variant_file, _ in files_and_paths])
     _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
     return dataclasses.replace(result, variants=tuple(files_and_paths))
+
+
+def _write_figures(
+    trained: TrainedModel, raw: onnx.ModelProto, outputs: Mapping[str, Outputs], fitted: Trust, reporter: Reporter
+) -> None:
+    """Write what the report shows besides metrics: trust.json, predictions, examples and doubtful labels.
+
+    Raises:
+        WriteError: trust.json cannot be written. Errors of the other files become warnings.
+    """
+    trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
+    report_data.write(trained, raw, outputs, fitted, reporter)
+    with reporter.timing.measure("report"):
+        label_issues.write(trained, fitted, outputs, reporter)
 
 
 def _finisher(

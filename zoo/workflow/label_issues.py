@@ -231,7 +231,7 @@ def summary(figures: Mapping[str, Any], page: str) -> str:
     elif expected < 0.5:
         wrong = "hardly any seems to be wrong"
     else:
-        wrong = f"about {expected:.0f} of {figures['judged']:,} may be wrong"
+        wrong = f"about {expected:.0f} of those of {figures['judged']:,} pictures may be wrong"
     return f"Labels: {wrong}; {page} shows the {figures['listed']:,} most doubtful ones"
 
 

@@ -35,6 +35,8 @@ BATCH = 16
 FEATURE_PICTURES = 1024
 STATISTICS_PICTURES = 256
 CHECKED_PICTURES = 16
+# Messages propose no lower precision than this: it would be of no use.
+LEAST_PRECISION = 0.5
 # Differences between the graph and numpy that pass, for calibrated probabilities and for outlier scores.
 TOLERANCE, SCORE_TOLERANCE = 1e-5, 1e-3
 
@@ -84,7 +86,7 @@ class Trust:
         metadata: The entry `trust` of `zoo_runtime.ModelInfo`.
         report: More figures for trust.json: the reliability of each bin, and the curve of precision and coverage.
         refusal: Why no threshold holds the wanted precision; None if one does, or none was asked for.
-        possible: The largest precision that some threshold holds, as a word of a command; "" if there is none.
+        possible: The largest precision that some threshold holds, as a word of a command; "" if it is below 0.5.
         training: The pooled features of training pictures, as the graph computes them; None if it has none.
     """
 
@@ -287,7 +289,7 @@ def _thresholds(
             f"without copies and near-duplicates, can show at most {largest:g} with 95 % confidence. More pictures can "
             "show more"
         )
-        return entry, why, f"{largest:g}" if largest else ""
+        return entry, why, f"{largest:g}" if largest >= LEAST_PRECISION else ""
     kept = sure >= threshold
     entry["threshold"] = threshold
     entry["coverage"] = float(kept.mean())
