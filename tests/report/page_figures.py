@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -183,6 +184,11 @@ def setting(value) -> str:
     return ", ".join(map(setting, value)) if isinstance(value, list) else str(value)
 
 
+def without_marks(sentence: str) -> str:
+    """Return a sentence without the backticks around its commands, as a page shows it."""
+    return re.sub("`([^`]+)`", r"\1", sentence)
+
+
 def text(value) -> str:
     return NONE if value in (None, "") else str(value)
 
@@ -254,7 +260,7 @@ class Expected:
         return [*found, ("test.loss", f"{test['loss']:.4f}")]
 
     def section_warnings(self):
-        return [(f"warnings.{i}", each) for i, each in enumerate(self.record["warnings"])] or None
+        return [(f"warnings.{i}", without_marks(each)) for i, each in enumerate(self.record["warnings"])] or None
 
     def section_trained(self):
         record, weights = self.record, self.record["weights"]
@@ -366,8 +372,13 @@ class Expected:
             for name in ("gradcam", "nearest")
             if self.examples[f"{name}_missing"]
         ]
+        overlays = any(each["overlay"] for each in self.examples[key])
         for i, each in enumerate(self.examples[key]):
             source = f"examples.{key}.{i}"
+            if overlays and not each["overlay"]:
+                reason = each.get("overlay_missing")
+                reason = "no heat map" if reason in (None, self.examples["gradcam_missing"]) else reason
+                found.append((f"{source}.overlay_missing", reason))
             for part, number in (("said", "confidence"), ("truth", "true_probability")):
                 if part == "truth" and sorted(each["said"]) == sorted(each["truth"]):
                     continue
@@ -413,7 +424,8 @@ class Expected:
             most = max(bin["decisions"] for bin in each["bins"])
             for i, bin in enumerate(each["bins"]):
                 points[f"{source}.{i}"] = (bin["confidence"], bin["accuracy"])
-                points[f"bar {source}.{i}"] = (round(max(1, 44 * bin["decisions"] / most), 2),)
+                tall = 44 * math.log(1 + bin["decisions"]) / math.log(1 + most)
+                points[f"bar {source}.{i}"] = (round(max(1, tall), 2),)
                 found.append((f"{source}.bins.{i}.from", f"{bin['from']:.2f}"))
                 found.append((f"{source}.bins.{i}.decisions", f"{bin['decisions']:,}"))
                 found += [(f"{source}.bins.{i}.{key}", frac(bin[key])) for key in ("confidence", "accuracy")]
@@ -462,7 +474,7 @@ class Expected:
 
     def section_data_check(self):
         data = self.record["data"]
-        found = [(f"data.check.lines.{i}", line) for i, line in enumerate(data["check"]["lines"])]
+        found = [(f"data.check.lines.{i}", without_marks(line)) for i, line in enumerate(data["check"]["lines"])]
         if data["left_out"]:
             found.append(("data.left_out", str(len(data["left_out"]))))
         for i, each in enumerate(data["left_out"]):
@@ -471,14 +483,15 @@ class Expected:
 
     def section_label_issues(self):
         issues = self.issues
-        if not issues or issues["missing"]:
+        if not issues or not issues["judged"]:
             return None
-        found = [("label_issues.listed", f"{issues['listed']:,}"), ("label_issues.judged", f"{issues['judged']:,}")]
-        if not issues["listed"]:
-            found = found[1:]
+        found = [("label_issues.judged", f"{issues['judged']:,}")]
+        if issues["listed"]:
+            if issues["expected"] is not None and issues["expected"] >= 0.5:
+                found.insert(0, ("label_issues.expected", f"{issues['expected']:.0f}"))
+            found.append(("label_issues.listed", f"{issues['listed']:,}"))
         found.append(("label_issues.method", issues["method"]))
-        if issues["listed"] and issues["expected"] is not None:
-            found.append(("label_issues.expected", f"{issues['expected']:.0f}"))
+        found += [("label_issues.missing", without_marks(issues["missing"]))] if issues["missing"] else []
         for i, each in enumerate(issues["first"]):
             source = f"label_issues.first.{i}"
             for key in ("class", "suggested"):

@@ -130,7 +130,7 @@ def test_names_and_texts_are_escaped_and_the_command_can_be_pasted():
 
 def test_a_run_without_results_and_an_older_record_still_give_a_page():
     text = html.render(Content(record=RECORD))
-    assert "has not been evaluated" in text and f"`zoo export {RECORD.id}` adds this section" in text
+    assert "has not been evaluated" in text and f"<code>zoo export {RECORD.id}</code> adds this section" in text
     assert "history.csv is missing" in text and "has no trust.json" in text and "no record of a data check" in text
     assert "12.3 seconds" in text and "64 x 96" in text and "truncated" in text
     assert "cannot be shown" not in text
@@ -156,6 +156,39 @@ def test_pictures_of_an_examples_file_cannot_make_the_browser_fetch_anything(cop
     text = written(copied)
     assert "example.org" not in text and "text/html" not in text and text.count('<span class="nopicture"') == 1
     assert results.picture("data:image/jpeg;base64,AAAA") and not results.picture('data:image/png;base64,A" onload="x')
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (0.2, "Hardly any of"),
+        (8.6, "About"),
+        (None, "The labels of"),
+    ],
+)
+def test_doubtful_labels_are_listed_also_if_some_pictures_were_not_judged(copied, expected, text):
+    issue = {"picture": "a.jpg", "class": ["bars"], "suggested": ["discs"]}
+    issues = {"method": "cross-validation", "judged": 300, "listed": 30, "expected": expected, "first": [issue]}
+    missing = "70 training pictures are not judged. `--cv` judges them"
+    (copied / "label_issues.json").write_text(json.dumps({**issues, "missing": missing}))
+    (copied / "label_issues.html").write_text("")
+    page_text = written(copied)
+    assert f"<p>{text}" in page_text and '<a href="label_issues.html">' in page_text and "a.jpg" in page_text
+    assert "70 training pictures are not judged. <code>--cv</code> judges them" in page_text
+    nothing = {**issues, "judged": 0, "listed": 0, "first": [], "missing": "no picture was held out"}
+    (copied / "label_issues.json").write_text(json.dumps(nothing))
+    assert "Labels were not checked: no picture was held out." in written(copied)
+
+
+def test_a_picture_without_a_heat_map_says_why_beside_those_that_have_one(copied):
+    each = {"picture": "a.jpg", "truth": ["bars"], "said": ["discs"], "overlay_class": "discs", "overlay": None}
+    image = "data:image/png;base64,AAAA"
+    whole = {**each, "thumbnail": image, "overlay": image}
+    alone = {**each, "thumbnail": image, "overlay_missing": "no part speaks for it"}
+    (copied / "examples.json").write_text(json.dumps({"mistakes": [whole, alone], "right": [alone]}))
+    text = written(copied)
+    # No picture of the other section has a heat map, so that it has no place for one.
+    assert text.count("no part speaks for it") == 1 and text.count('class="pair alone"') == 1
 
 
 def test_links_go_only_to_files_that_are_there(copied):

@@ -179,6 +179,8 @@ def _phases(history: Sequence[Mapping[str, Any]], epochs: Sequence[float], x: Ax
 def reliability(kind: str, source: str, bins: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw accuracy against confidence, with the interval of each bin and a strip with the number of decisions.
 
+    The strip is logarithmic, because most decisions of a good network are in the last bin.
+
     Args:
         kind: The name of the chart.
         source: Where the bins come from, such as "trust.reliability.after".
@@ -197,13 +199,14 @@ def reliability(kind: str, source: str, bins: Sequence[Mapping[str, Any]]) -> Ma
     content.append(_line(points, "line main"))
     content += [_dot(f"{source}.{i}", *place, "dot main", 3.4) for i, place in enumerate(points)]
     for i, (each, (place, _)) in enumerate(zip(bins, points, strict=True)):
-        tall = round(max(1.0, STRIP * each["decisions"] / most), 2)
+        tall = round(max(1.0, STRIP * math.log1p(each["decisions"]) / math.log1p(most)), 2)
         content.append(
             f'<rect class="count" data-bar="{escape(source)}.{i}" x="{place - 5:g}" y="{floor - tall:g}" width="10" '
             f'height="{tall:g}"/>'
         )
     content.append(f'<path class="axis" d="M{x.start} {floor}H{x.end}"/>')
-    content.append(f'<text class="label" x="{LEFT + 8}" y="{floor + 16}">decisions at this confidence</text>')
+    strip = "decisions at this confidence, logarithmic"
+    content.append(f'<text class="label" x="{LEFT + 8}" y="{floor + 16}">{strip}</text>')
     described = "Fraction of right answers against the confidence, in bins. A table below has the values."
     return _frame(kind, x, y, described, "confidence", "".join(content), floor + 22)
 

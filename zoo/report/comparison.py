@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo.files import size_text
 from zoo.report.exported_facts import PARTS
+from zoo.report.figure import shared_style
 
 # By this, a comparison is recognized when it is written again.
 GENERATOR = '<meta name="generator" content="zoo comparison">'
@@ -39,7 +40,7 @@ def render(compared: Mapping[str, Any]) -> str:
     return environment.from_string(folder.joinpath("comparison.html.jinja").read_text("utf-8")).render(
         **compared,
         generator=GENERATOR,
-        style=folder.joinpath("comparison.css").read_text("utf-8"),
+        style=shared_style() + folder.joinpath("comparison.css").read_text("utf-8"),
         differences=[(name, compared[name]) for name in names if compared[name]],
         rows=figure_rows(compared["runs"]),
         chart=_chart(compared["runs"]),

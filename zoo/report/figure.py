@@ -7,14 +7,17 @@ stands in the attribute `data-figure`, so that a test can compare the whole page
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 # Words with more characters may be broken.
 LONG = 14
+CODE = re.compile("`([^`]+)`")
 # A value that does not exist.
 NONE = "–"
 # How the page shows the columns of history.csv. A column that is not listed keeps its name and its text.
@@ -47,18 +50,25 @@ class Figure:
         text: The text that the page shows. It is escaped.
         name: Whether the text was chosen by a user, such as the name of a class. It may then be written from right to
             left.
+        code: Whether words between backticks are commands. They are shown without the backticks, in other letters.
     """
 
     source: str
     text: str
     name: bool = False
+    code: bool = False
 
     def __html__(self) -> Markup:
         if not self.name:
             return Markup('<span data-figure="{}">{}</span>').format(self.source, self.text)
         # Only a long word may be broken anywhere, so that short names keep their width in a table.
         style = "name long" if max(map(len, self.text.split()), default=0) > LONG else "name"
-        return Markup('<bdi class="{}" data-figure="{}">{}</bdi>').format(style, self.source, self.text)
+        return Markup('<bdi class="{}" data-figure="{}">{}</bdi>').format(style, self.source, self._content())
+
+    def _content(self) -> str:
+        if not self.code:
+            return self.text
+        return Markup(CODE.sub(r"<code>\1</code>", str(escape(self.text))))
 
     def __str__(self) -> str:
         return self.text
@@ -77,6 +87,11 @@ def class_name(source: str, name: str) -> Figure:
 def text(source: str, value: Any) -> Figure:
     """Return any value as a figure; None becomes a dash."""
     return Figure(source, NONE if value is None or value == "" else str(value), name=isinstance(value, str))
+
+
+def prose(source: str, value: str) -> Figure:
+    """Return a sentence as a figure. Commands in it stand between backticks."""
+    return Figure(source, value, name=True, code=True)
 
 
 def count(source: str, value: int | None) -> Figure:
@@ -158,3 +173,8 @@ def setting(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(setting, value))
     return str(value)
+
+
+def shared_style() -> str:
+    """Return the style sheet that all pages share."""
+    return files(__package__).joinpath("templates", "base.css").read_text("utf-8")

@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.report import results, training
 from zoo.report.content import Content, Missing
-from zoo.report.figure import Figure, text
+from zoo.report.figure import Figure, prose, shared_style, text
 
 # Of each section: its id and template, its heading, and the function that prepares its variables.
 SECTIONS: tuple[tuple[str, str, Callable[[Content], Mapping[str, Any] | Missing | None]], ...] = (
@@ -64,7 +64,7 @@ def render(content: Content) -> str:
         created=text("created", record.created),
         identity=text("id", record.id),
         sections=[each for each in sections if each[2] is not None],
-        style=folder.joinpath("page.css").read_text("utf-8"),
+        style=shared_style() + folder.joinpath("page.css").read_text("utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
     )
@@ -81,7 +81,7 @@ def _prepared(
     if values is None:
         return None
     if isinstance(values, Missing):
-        return {"missing": Figure(f"missing.{name}", values.text)}
+        return {"missing": prose(f"missing.{name}", values.text)}
     return {"missing": None, **values}
 
 

@@ -22,6 +22,7 @@ import zoo_runtime
 from zoo.data.check.headers import read_header
 from zoo.data.dataset import Dataset
 from zoo.data.sources import Picture
+from zoo.report.figure import shared_style
 from zoo.runs import Run
 
 # The longest side of a thumbnail, in pixels.
@@ -132,6 +133,7 @@ def render(
     shown = [{key: row[key] for key in ("sha256", "picture", "class", "suggested")} for row in rows]
     data = {"run": run.id, "classes": list(classes), "multilabel": multilabel, "rows": shown}
     return environment.from_string(template).render(
+        style=shared_style(),
         figures=figures,
         rows=rows,
         name=name,

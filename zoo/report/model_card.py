@@ -410,9 +410,9 @@ def _made(facts: ExportedFacts) -> dict[str, Any]:
     phases = []
     if record is not None:
         phases = [
-            f"{phase['name']} ({phase['train']}, {phase['epochs_run']} epochs)"
+            f"{phase['name']} ({phase['train']}, {count} {'epoch' if count == 1 else 'epochs'})"
             for phase in record.phases
-            if phase.get("epochs_run")
+            if (count := phase.get("epochs_run"))
         ]
         made += f" Phases: {', '.join(phases)}." if phases else ""
         made += " Folders are left out of the command." if any(map(_folded, record.command)) else ""

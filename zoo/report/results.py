@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.report import charts
 from zoo.report.content import Content, Missing
-from zoo.report.figure import Figure, class_name, count, fraction, interval, number, shown, text
+from zoo.report.figure import Figure, class_name, count, fraction, interval, number, prose, shown, text
 
 # A confusion matrix of more classes is a heat map without figures.
 TABLE = 20
@@ -103,7 +103,6 @@ def _matrix_row(i: int, row: Sequence[int]) -> list[dict[str, Any]]:
             "figure": count(f"test.confusion_matrix.{i}.{j}", value),
             "share": f"{value / total:.2f}",
             "kind": ("hit" if i == j else "miss") if value else "zero",
-            "strong": value / total > 0.55,
         }
         for j, value in enumerate(row)
     ]
@@ -143,22 +142,26 @@ def _pictures(content: Content, key: str, none: str) -> Mapping[str, Any] | Miss
         return None
     if not content.examples:
         return Missing(content.problems.get("examples.json") or f"This run has no examples.json. {again(content)}")
-    found = [_example(f"examples.{key}.{i}", each) for i, each in enumerate(content.examples[key])]
+    known = content.examples.get("gradcam_missing")
+    found = [_example(f"examples.{key}.{i}", each, known) for i, each in enumerate(content.examples[key])]
     reasons = [(name, content.examples.get(f"{name}_missing")) for name in ("gradcam", "nearest")]
     return {
         "none": none,
         "pictures": found,
-        "reasons": [text(f"examples.{name}_missing", reason) for name, reason in reasons if reason],
+        "reasons": [prose(f"examples.{name}_missing", reason) for name, reason in reasons if reason],
         "overlays": any(each["overlay"] for each in found),
         "neighbors": any(each["nearest"] for each in found),
     }
 
 
-def _example(source: str, each: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the variables of one picture."""
+def _example(source: str, each: Mapping[str, Any], known: str | None) -> dict[str, Any]:
+    """Return the variables of one picture. `known` says why pictures lack a heat map, and stands above all of them."""
+    missing = each.get("overlay_missing")
+    alone = missing if missing and missing != known else "no heat map"
     return {
         "thumbnail": picture(each.get("thumbnail")),
         "overlay": picture(each.get("overlay")),
+        "overlay_missing": prose(f"{source}.overlay_missing", alone),
         "overlay_class": class_name(f"{source}.overlay_class", each.get("overlay_class") or ""),
         "picture": text(f"{source}.picture", file_name(each["picture"])),
         "path": each["picture"],

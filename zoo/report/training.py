@@ -12,7 +12,19 @@ from typing import Any
 
 from zoo.report import charts
 from zoo.report.content import Content, Missing
-from zoo.report.figure import HEADINGS, NONE, Figure, class_name, count, flat, format_cell, fraction, number, text
+from zoo.report.figure import (
+    HEADINGS,
+    NONE,
+    Figure,
+    class_name,
+    count,
+    flat,
+    format_cell,
+    fraction,
+    number,
+    prose,
+    text,
+)
 from zoo.report.figure import seconds as duration
 from zoo.report.results import again, file_name, picture
 
@@ -98,7 +110,7 @@ def data_check(content: Content) -> Mapping[str, Any]:
     check = data.get("check")
     return {
         "ran": check is not None,
-        "lines": [text(f"data.check.lines.{i}", line) for i, line in enumerate((check or {}).get("lines", ()))],
+        "lines": [prose(f"data.check.lines.{i}", line) for i, line in enumerate((check or {}).get("lines", ()))],
         "left_out": [
             (text(f"data.left_out.{i}.picture", each["picture"]), text(f"data.left_out.{i}.why", each["why"]))
             for i, each in enumerate(left_out[:LEFT_OUT])
@@ -114,9 +126,9 @@ def label_issues(content: Content) -> Mapping[str, Any] | Missing:
     if not issues:
         problem = content.problems.get("label_issues.json")
         return Missing(problem or f"This run has no label_issues.json. {again(content)}")
-    if issues.get("missing"):
-        return Missing(f"Labels were not judged: {issues['missing']}")
-    first = []
+    if not issues["judged"]:
+        return Missing(f"Labels were not checked: {issues.get('missing')}.")
+    first, expected = [], issues.get("expected")
     for i, each in enumerate(issues["first"]):
         source = f"label_issues.first.{i}"
         first.append(
@@ -135,9 +147,9 @@ def label_issues(content: Content) -> Mapping[str, Any] | Missing:
         "judged": count("label_issues.judged", issues["judged"]),
         "listed": count("label_issues.listed", issues["listed"]),
         "none": not issues["listed"],
-        "expected": None
-        if issues.get("expected") is None
-        else number("label_issues.expected", issues["expected"], "{:.0f}"),
+        "expected": number("label_issues.expected", expected, "{:.0f}") if expected is not None else None,
+        "hardly": expected is not None and expected < 0.5,
+        "missing_some": prose("label_issues.missing", issues["missing"]) if issues.get("missing") else None,
         "first": first,
         "page": "label_issues.html" in content.links,
         "table": "label_issues.csv" in content.links,
@@ -257,7 +269,7 @@ def _link(value: Any) -> str | None:
 
 def warnings(content: Content) -> Mapping[str, Any] | None:
     """Return the warnings of the run."""
-    found = [text(f"warnings.{i}", warning) for i, warning in enumerate(content.record.warnings)]
+    found = [prose(f"warnings.{i}", warning) for i, warning in enumerate(content.record.warnings)]
     return {"warnings": found} if found else None
 
 

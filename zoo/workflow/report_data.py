@@ -39,7 +39,7 @@ SCHEMA = 1
 NEAREST_LONGEST = 96
 # Seconds after which no other example gets a heat map; and those after which no other picture is decoded from its file.
 LIMIT = 2.0
-NO_EVIDENCE = "no position of the last feature map speaks for the class"
+NO_EVIDENCE = "no part of the picture speaks for this class"
 
 
 def write(
