@@ -144,7 +144,7 @@ def test_the_bill_of_materials_has_figures_and_packages(finished):
         interval = each["confidenceInterval"]
         assert float(each["value"]) == metrics[part]["accuracy"]
         bounds = [float(interval["lowerBound"]), float(interval["upperBound"])]
-        assert bounds == metrics[part]["accuracy_interval"]
+        assert bounds == pytest.approx(metrics[part]["accuracy_interval"], rel=1e-5)
     for name, row in metrics["test"]["per_class"].items():
         assert float(listed["recall", f"test, class {name}"]["value"]) == row["recall"]
     assert card["modelParameters"]["architectureFamily"] == "mobilenetv2"
