@@ -52,6 +52,8 @@ class TrainConfig:
             train. `zoo.train.fitting.mixed_precision` lists the exceptions.
         features: Settings of the feature cache. None turns the cache off; the whole network then runs in every step.
         val_logits: Whether the result has the logits of the validation pictures after each phase.
+        epochs_before: How many epochs of the run took place before this training. The message about the kept epoch
+            counts them.
     """
 
     batch_size: int = 32
@@ -64,6 +66,7 @@ class TrainConfig:
     precision: str = "float32"
     features: FeatureCacheConfig | None = None
     val_logits: bool = False
+    epochs_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -444,7 +447,7 @@ class _Trainer:
             self._reporter.say(line)
         last = "" if self._keep_best else ", the last epoch"
         validated = f": validation loss {best.loss:.4f}" if len(self._data.val) else ""
-        self._reporter.say(f"Kept epoch {best.epoch}{last}{validated}")
+        self._reporter.say(f"Kept epoch {best.epoch + self._config.epochs_before}{last}{validated}")
         return TrainResult(self._history, self._records, best.epoch, self._warnings, stats.to_json(), self._val_logits)
 
     def _compile(self, active: _ActivePhase, phase: Phase) -> None:
