@@ -132,7 +132,8 @@ def test_names_and_texts_are_escaped_and_the_command_can_be_pasted():
 
 
 def test_only_a_text_that_is_wholly_an_address_is_a_link():
-    weights = {**RECORD.weights, "reason": "https://example.org/other cannot be reached: Failed to resolve 'example.org'"}
+    reason = "https://example.org/other cannot be reached: Failed to resolve 'example.org'"
+    weights = {**RECORD.weights, "reason": reason}
     text = html.render(Content(record=dataclasses.replace(RECORD, weights=weights)))
     assert "https://example.org/other cannot be reached" in text
     assert [link for link in Outline(text).links if "example" in link] == [RECORD.weights["source"]]
@@ -142,7 +143,7 @@ def test_only_a_text_that_is_wholly_an_address_is_a_link():
     ("warning", "options", "reason"),
     [
         ("the network does no better than chance: if", {}, "learned nothing of use: see the warnings"),
-        ("one class is rare", {"export": False}, "because <code><span class=\"word\">--no-export</span></code> was given"),
+        ("one class is rare", {"export": False}, "--no-export</span></code> was given"),
         ("one class is rare", {"wanted_precision": 0.99}, "cannot be shown: see below"),
         ("the network may do no better than chance", {}, "has no exported file"),
     ],
@@ -209,7 +210,8 @@ def test_doubtful_labels_are_listed_also_if_some_pictures_were_not_judged(copied
     (copied / "label_issues.html").write_text("")
     page_text = written(copied)
     assert f"<p>{text}" in page_text and '<a href="label_issues.html">' in page_text and "a.jpg" in page_text
-    assert "70 training pictures are not judged. <code><span class="word">--cv</span></code> judges them" in page_text
+    option = '<code><span class="word">--cv</span></code>'
+    assert f"70 training pictures are not judged. {option} judges them" in page_text
     nothing = {**issues, "judged": 0, "listed": 0, "first": [], "missing": "no picture was held out"}
     (copied / "label_issues.json").write_text(json.dumps(nothing))
     assert "Labels were not checked: no picture was held out." in written(copied)
