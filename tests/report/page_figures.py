@@ -248,11 +248,11 @@ class Expected:
             (f"test.{key}.wrong", f"{total - right:,}"),
             ("test.pictures", f"{total:,}"),
         ]
+        if not (self.folder / "model.onnx").is_file():
+            found.append(("not_exported", self.not_exported()))
         if self.several:
             found.append(("test.accuracy", frac(test["accuracy"])))
             found.append(("test.mean_average_precision", frac(test["mean_average_precision"])))
-        if not (self.folder / "model.onnx").is_file():
-            found.append(("not_exported", self.not_exported()))
         for part in ("validation", "cross_validation"):
             if figures := self.metrics.get(part):
                 hits = round(figures[key] * figures["pictures"])

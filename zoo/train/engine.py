@@ -1,7 +1,6 @@
 """Trains a network phase by phase. Each phase starts from the weights that the previous phase kept.
 
-`zoo.train.freeze` sets the trainable layers, `zoo.train.inputs` makes the batches, and `zoo.train.fitting` fits a
-phase.
+`zoo.train.freeze` sets the trainable layers, `zoo.train.inputs` makes batches, and `zoo.train.fitting` fits a phase.
 """
 
 from __future__ import annotations
@@ -52,8 +51,7 @@ class TrainConfig:
             train. `zoo.train.fitting.mixed_precision` lists the exceptions.
         features: Settings of the feature cache. None turns the cache off; the whole network then runs in every step.
         val_logits: Whether the result has the logits of the validation pictures after each phase.
-        epochs_before: How many epochs of the run took place before this training. The message about the kept epoch
-            counts them.
+        epochs_before: Epochs of the run before this training. The message about the kept epoch counts them.
     """
 
     batch_size: int = 32
