@@ -248,6 +248,8 @@ class Expected:
             (f"test.{key}.wrong", f"{total - right:,}"),
             ("test.pictures", f"{total:,}"),
         ]
+        if not (self.folder / "model.onnx").is_file():
+            found.append(("not_exported", self.not_exported()))
         if self.several:
             found.append(("test.accuracy", frac(test["accuracy"])))
             found.append(("test.mean_average_precision", frac(test["mean_average_precision"])))
@@ -258,6 +260,18 @@ class Expected:
                 found.append((f"{part}.{key}_interval", span(wilson(hits, figures["pictures"]))))
         found += [("classes", f"{len(self.classes):,}"), ("test.macro_f1", frac(test["macro_f1"]))]
         return [*found, ("test.loss", f"{test['loss']:.4f}")]
+
+    def not_exported(self) -> str:
+        """Return why the run folder has no exported file."""
+        run, options = self.record["id"], self.record["options"]
+        if options["export"] is False:
+            return "No file was exported, because --no-export was given."
+        if re.search("does no better than chance|nothing of use", " ".join(self.record["warnings"])):
+            reason = "No file was exported, because the network has learned nothing of use: see the warnings."
+            return f"{reason} zoo export {run} --allow-chance exports it all the same."
+        if options["wanted_precision"] and self.trust["unknown"]["threshold"] is None:
+            return "No file was exported, because the wanted precision (--precision) cannot be shown: see below."
+        return f"The run folder has no exported file. zoo export {run} writes one."
 
     def section_warnings(self):
         return [(f"warnings.{i}", without_marks(each)) for i, each in enumerate(self.record["warnings"])] or None
@@ -286,6 +300,7 @@ class Expected:
 
     def section_curves(self):
         rows = self.history
+        solved = [phase["name"] for phase in self.record["phases"] if phase["optimizer"] == "exact"]
         found = [("best_epoch", str(self.record["best_epoch"]))]
         starts = [i for i, row in enumerate(rows) if i == 0 or row["phase"] != rows[i - 1]["phase"]]
         charts = 2 if len(rows) > 1 else 0
@@ -296,7 +311,14 @@ class Expected:
             for column in ("accuracy", "val_accuracy", "loss", "val_loss")
             if charts and row[column] not in ("", "nan", "inf")
         }
-        return found + [(f"history.{i}.{key}", cell(key, row[key])) for i, row in enumerate(rows) for key in row]
+        return found + [
+            (
+                f"history.{i}.{key}",
+                "solved" if key == "learning_rate" and row["phase"] in solved else cell(key, row[key]),
+            )
+            for i, row in enumerate(rows)
+            for key in row
+        ]
 
     def section_confusion(self):
         if self.several:
@@ -407,6 +429,7 @@ class Expected:
         if not plain:
             found += [("trust.calibration.method", fitted["method"])]
             found += [("trust.calibration.temperature", f"{fitted['temperature']:.3f}")]
+            found += [(f"trust.reliability.{key}.loss", f"{known[key]['loss']:.4f}") for key in ("before", "after")]
         found += [
             ("trust.calibration.pictures", f"{fitted['pictures']:,}"),
             ("trust.calibration.fitted_on", fitted["fitted_on"]),
@@ -533,8 +556,10 @@ class Expected:
         found += [("data.name", record["data"]["name"]), ("data.digest", record["data"]["digest"])]
         found += [
             ("image.size", size),
-            *((f"image.{key}", str(record["image"][key])) for key in ("resize", "channels", "filter", "fraction")),
+            *((f"image.{key}", str(record["image"][key])) for key in ("resize", "channels", "filter")),
         ]
+        if record["image"]["resize"] == "crop":
+            found.append(("image.fraction", str(record["image"]["fraction"])))
         found += [(f"architecture.{key}", text(record["architecture"][key])) for key in ("name", "licence", "source")]
         found.append(("weights", weights.get("id") or weights.get("file") or "random"))
         keys = ("licence", "source", "file", "place", "sha256", "reason")
@@ -572,7 +597,8 @@ class Expected:
                     for name, shown in nested
                 ]
             else:
-                found += [(f"{source}.{key}.name", key), (f"{source}.{key}", setting(value))]
+                shown = "--precision" if (source, key) == ("options", "wanted_precision") else key
+                found += [(f"{source}.{key}.name", shown), (f"{source}.{key}", setting(value))]
         return found
 
     def section_repeat(self):

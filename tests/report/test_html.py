@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -121,11 +122,46 @@ def test_the_page_is_one_accessible_file_that_fetches_nothing(copied):
 
 
 def test_names_and_texts_are_escaped_and_the_command_can_be_pasted():
-    text = html.render(Content(record=RECORD))
+    # The options of a command are marked, so that no line ends inside them.
+    text = html.render(Content(record=RECORD)).replace('<span class="word">--name</span>', "--name")
+    text = text.replace('<span class="word">--data</span>', "--data")
     assert "<i>" not in text and "<class>" not in text and Outline(text).scripts == 1
     assert "one &lt;class&gt; is rare" in text and "birds &lt;i&gt;&amp; more&lt;/i&gt;" in text
     assert "zoo finetune net --data &#39;my photos&#39; --name &#39;it&#39;&#34;&#39;&#34;&#39;s&#39;" in text
     assert '<a href="https://example.org/weights?a=1&amp;b=2" rel="noreferrer">' in text
+
+
+def test_only_a_text_that_is_wholly_an_address_is_a_link():
+    reason = "https://example.org/other cannot be reached: Failed to resolve 'example.org'"
+    weights = {**RECORD.weights, "reason": reason}
+    text = html.render(Content(record=dataclasses.replace(RECORD, weights=weights)))
+    assert "https://example.org/other cannot be reached" in text
+    assert [link for link in Outline(text).links if "example" in link] == [RECORD.weights["source"]]
+
+
+@pytest.mark.parametrize(
+    ("warning", "options", "reason"),
+    [
+        ("the network does no better than chance: if", {}, "learned nothing of use: see the warnings"),
+        ("one class is rare", {"export": False}, "--no-export</span></code> was given"),
+        ("one class is rare", {"wanted_precision": 0.99}, "cannot be shown: see below"),
+        ("the network may do no better than chance", {}, "has no exported file"),
+    ],
+)
+def test_a_run_without_an_exported_file_says_why(copied, warning, options, reason):
+    content = page.content_of(runs.Run(copied))
+    record = dataclasses.replace(content.record, warnings=[warning], options={**content.record.options, **options})
+    text = html.render(dataclasses.replace(content, record=record, trust={}, exported=False))
+    assert reason in text and "measured through the converted network" in text
+    assert "measured through the exported network" in written(copied)
+
+
+@pytest.mark.parametrize(("epochs", "anchored"), [(3, 0), (13, 1)])
+def test_a_short_first_phase_keeps_its_name_clear_of_the_line_behind_it(epochs, anchored):
+    rows = [{"phase": "head" if i == 1 else "top", "epoch": i, "loss": 1 / i} for i in range(1, epochs + 1)]
+    drawn = str(charts.curves(rows, "loss", None, "held-out"))
+    assert ">head<" in drawn and ">top<" in drawn and drawn.count('text-anchor="end"') == anchored
+    assert "on held-out pictures" in drawn
 
 
 def test_a_run_without_results_and_an_older_record_still_give_a_page():
@@ -174,7 +210,8 @@ def test_doubtful_labels_are_listed_also_if_some_pictures_were_not_judged(copied
     (copied / "label_issues.html").write_text("")
     page_text = written(copied)
     assert f"<p>{text}" in page_text and '<a href="label_issues.html">' in page_text and "a.jpg" in page_text
-    assert "70 training pictures are not judged. <code>--cv</code> judges them" in page_text
+    option = '<code><span class="word">--cv</span></code>'
+    assert f"70 training pictures are not judged. {option} judges them" in page_text
     nothing = {**issues, "judged": 0, "listed": 0, "first": [], "missing": "no picture was held out"}
     (copied / "label_issues.json").write_text(json.dumps(nothing))
     assert "Labels were not checked: no picture was held out." in written(copied)

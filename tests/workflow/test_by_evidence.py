@@ -322,6 +322,8 @@ def test_epochs_for_each_phase_leave_nothing_to_evidence(train, zoo, photos, wei
     record = json.loads((run / "run.json").read_text())
     assert [phase["epochs_run"] for phase in record["phases"]] == [1, 1] and "--epochs has a value" in ran.out
     assert list(json.loads((run / "metrics.json").read_text())) == ["test"] and not (run / "out-of-fold.npz").exists()
+    # The solved head is the first epoch of history.csv.
+    assert record["best_epoch"] == 2 and "Kept epoch 2, the last epoch" in ran.out
     command = ("finetune", "mobilenetv2_035", "--data", photos, "--weights", weights, *SIZE, "--runs", tmp_path / "no")
     ran = zoo(*command, "--epochs", "0,1")
     assert ran.code == 2 and "cannot leave this phase out. Use --schedule fine-tune" in ran.err

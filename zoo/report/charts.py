@@ -110,13 +110,16 @@ def _finite(text: Any) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def curves(history: Sequence[Mapping[str, Any]], metric: str, best_epoch: int | None) -> Markup | None:
+def curves(
+    history: Sequence[Mapping[str, Any]], metric: str, best_epoch: int | None, held_out: str = "validation"
+) -> Markup | None:
     """Draw a metric of training and validation pictures over the epochs, with the phases.
 
     Args:
         history: The rows of history.csv.
         metric: "accuracy" or "loss".
         best_epoch: The epoch whose weights were kept; it gets a ring. None if it is not known.
+        held_out: What the pictures of the columns `val_*` are called, such as "validation".
 
     Returns:
         The chart. None if there are fewer than two epochs, or no finite values.
@@ -139,7 +142,7 @@ def curves(history: Sequence[Mapping[str, Any]], metric: str, best_epoch: int | 
             for i, v in rows
             if style == "main" and epochs[i] == best_epoch
         ]
-    described = f"{metric.capitalize()} by epoch, on training and on validation pictures. A table below has the values."
+    described = f"{metric.capitalize()} by epoch, on training and on {held_out} pictures. A table below has the values."
     return _frame(metric, x, y, described, "epoch", "".join(content))
 
 
@@ -166,13 +169,20 @@ def _phases(history: Sequence[Mapping[str, Any]], epochs: Sequence[float], x: Ax
         if start:
             parts.append(f'<path class="phase" d="M{left:g} {TOP - 8}V{BOTTOM}"/>')
         name = str(history[start].get("phase", ""))
-        room = 6.4 * len(name) + 6
+        room = 7 * len(name) + 10
         if left >= free and room <= max(right - left, RIGHT - left if end == len(history) - 1 else 0):
             parts.append(
                 f'<text class="note" data-figure="history.{start}.phase" x="{left + 4:g}" y="{TOP - 10}">'
                 f"{escape(name)}</text>"
             )
             free = left + room
+        elif not start and len(starts) > 1 and right - 4 - 7 * len(name) >= 0:
+            # The first phase may also use the room above the labels of the y axis.
+            parts.append(
+                f'<text class="note" data-figure="history.{start}.phase" text-anchor="end" x="{right - 4:g}" '
+                f'y="{TOP - 10}">{escape(name)}</text>'
+            )
+            free = right
     return "".join(parts)
 
 

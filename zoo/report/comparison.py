@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.files import size_text
 from zoo.report.exported_facts import PARTS
-from zoo.report.figure import shared_style
+from zoo.report.figure import SHOWN_SETTINGS, shared_style
 
 # By this, a comparison is recognized when it is written again.
 GENERATOR = '<meta name="generator" content="zoo comparison">'
@@ -45,6 +45,7 @@ def render(compared: Mapping[str, Any]) -> str:
         rows=figure_rows(compared["runs"]),
         chart=_chart(compared["runs"]),
         listed=LISTED,
+        named=SHOWN_SETTINGS,
         size=lambda value: "-" if value is None else size_text(value),
         by_label={each["label"]: each for each in compared["runs"]},
     )

@@ -24,6 +24,7 @@ class Content:
         confusions: What `zoo.evaluate.per_class.confusions` returns for the test pictures.
         problems: Why a file of the run folder cannot be shown, by its name.
         links: The names of files in the run folder that the page may link to.
+        exported: Whether the run folder has an exported file.
     """
 
     record: RunRecord
@@ -36,11 +37,17 @@ class Content:
     confusions: Sequence[Mapping[str, Any]] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
     links: frozenset[str] = frozenset()
+    exported: bool = True
 
     @property
     def test(self) -> Mapping[str, Any]:
         """The metrics on the test pictures; empty if there are none."""
         return self.metrics.get("test") or {}
+
+    @property
+    def held_out(self) -> str:
+        """What pictures are called that are neither trained with nor test pictures: "validation" or "held-out"."""
+        return "validation" if self.record.data["counts"].get("val") else "held-out"
 
     @property
     def multilabel(self) -> bool:

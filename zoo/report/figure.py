@@ -41,6 +41,10 @@ FORMATS = {
 }
 
 
+# Settings that pages name by their option, because their own name says less.
+SHOWN_SETTINGS = {"options.wanted_precision": "--precision"}
+
+
 @dataclass(frozen=True)
 class Figure:
     """A text of the page with the source of its value.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -37,6 +38,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[Content], Mapping[str, Any] | Missing 
 )
 
 
+# A command on the page, and an option in it.
+COMMAND = re.compile("<code[^>]*>.*?</code>", re.DOTALL)
+OPTION = re.compile(r"(^|[\s>])(--[a-z0-9-]+)")
+
+
 def render(content: Content) -> str:
     """Render the report page of a run.
 
@@ -58,7 +64,7 @@ def render(content: Content) -> str:
     script = folder.joinpath("page.js").read_text("utf-8").strip()
     record = content.record
     sections = [(name, heading, _prepared(name, build, content)) for name, heading, build in SECTIONS]
-    return environment.get_template("page.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         run=record.id,
         title=Figure("title", f"{record.architecture['name']} on {record.data['name']}", name=True),
         created=text("created", record.created),
@@ -68,6 +74,12 @@ def render(content: Content) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
     )
+    return whole_options(page)
+
+
+def whole_options(page: str) -> str:
+    """Mark the options of commands, so that no line of the page ends behind the "--" of an option."""
+    return COMMAND.sub(lambda found: OPTION.sub(r'\1<span class="word">\2</span>', found[0]), page)
 
 
 def _prepared(

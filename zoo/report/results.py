@@ -62,7 +62,25 @@ def result(content: Content) -> Mapping[str, Any] | Missing:
         "others": others,
         "classes": count("classes", len(test["classes"])),
         "predictions": "predictions.csv" in content.links,
+        "exported": content.exported,
+        "not_exported": None if content.exported else prose("not_exported", _not_exported(content)),
+        "threshold": (content.trust.get("unknown") or {}).get("threshold") is not None,
     }
+
+
+def _not_exported(content: Content) -> str:
+    """Return why the run folder has no exported file, as far as the files of the run say it."""
+    options, known = content.record.options, content.trust.get("unknown") or {}
+    if options.get("export") is False:
+        return "No file was exported, because `--no-export` was given."
+    if any("nothing of use" in each or "does no better than chance" in each for each in content.record.warnings):
+        return (
+            "No file was exported, because the network has learned nothing of use: see the warnings. "
+            f"`zoo export {content.record.id} --allow-chance` exports it all the same."
+        )
+    if options.get("wanted_precision") and known.get("threshold") is None:
+        return "No file was exported, because the wanted precision (`--precision`) cannot be shown: see below."
+    return f"The run folder has no exported file. `zoo export {content.record.id}` writes one."
 
 
 def confusion(content: Content) -> Mapping[str, Any] | Missing | None:
@@ -220,6 +238,9 @@ def calibration(content: Content) -> Mapping[str, Any] | Missing | None:
         "temperature": number("trust.calibration.temperature", fitted["temperature"], "{:.3f}"),
         "fitted_on": text("trust.calibration.fitted_on", fitted["fitted_on"]),
         "pictures": count("trust.calibration.pictures", fitted["pictures"]),
+        "loss_before": number("trust.reliability.before.loss", known["before"].get("loss"), "{:.4f}"),
+        "loss_after": number("trust.reliability.after.loss", known["after"].get("loss"), "{:.4f}"),
+        "worse": known["after"]["expected_calibration_error"] > known["before"]["expected_calibration_error"],
         "confidence": CONFIDENCE,
         "diagrams": [_reliability(*each) for each in tables],
     }
@@ -253,15 +274,15 @@ def unknown(content: Content) -> Mapping[str, Any] | Missing | None:
     if not known:
         return None
     threshold, wanted = known.get("threshold"), known.get("precision")
-    asked = content.record.options.get("wanted_precision")
+    asked = content.record.options.get("wanted_precision") if threshold is None else None
     curve = known.get("curve") or ()
     return {
-        "chart": charts.coverage(curve, known.get("coverage") if threshold is not None else None, wanted),
+        "chart": charts.coverage(curve, known.get("coverage") if threshold is not None else None, wanted or asked),
         "chosen": threshold is not None,
         "threshold": number("trust.unknown.threshold", threshold, "{:.4f}"),
         "wanted": number("trust.unknown.precision", wanted, "{:g}"),
         "coverage": fraction("trust.unknown.coverage", known.get("coverage")),
-        "asked": number("options.wanted_precision", asked, "{:g}") if asked and threshold is None else None,
+        "asked": number("options.wanted_precision", asked, "{:g}") if asked else None,
         "confidence": CONFIDENCE,
         "curve": [
             {

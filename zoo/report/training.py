@@ -6,6 +6,7 @@ None if the section makes no sense for the run. Nothing is computed here but how
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from zoo.report.content import Content, Missing
 from zoo.report.figure import (
     HEADINGS,
     NONE,
+    SHOWN_SETTINGS,
     Figure,
     class_name,
     count,
@@ -38,6 +40,8 @@ PARITY = {
     "calibrated_difference": "{:.1e}",
     "outlier_difference": "{:.1e}",
 }
+# A text that is a web address as a whole, and not only begins with one.
+ADDRESS = re.compile(r"https?://[^\s<>\"']+")
 # How many pictures that were left out are listed.
 LEFT_OUT = 50
 
@@ -50,6 +54,7 @@ def trained(content: Content) -> Mapping[str, Any]:
     counts = record.data["counts"]
     return {
         "evidence": text("evidence.text", evidence.get("text")) if evidence.get("text") else None,
+        "rule": evidence.get("standard_error") is not None,
         "architecture": text("architecture.name", record.architecture["name"]),
         "weights": text("weights", _weights(content)),
         "random": bool(record.weights.get("random")),
@@ -84,21 +89,39 @@ def curves(content: Content) -> Mapping[str, Any] | Missing:
     if not content.history:
         return Missing(content.problems.get("history.csv") or "history.csv is missing or empty.")
     best, columns = content.record.best_epoch, list(content.history[0])
-    drawn = [(name, charts.curves(content.history, name, best)) for name in ("accuracy", "loss")]
+    drawn = [(name, charts.curves(content.history, name, best, content.held_out)) for name in ("accuracy", "loss")]
+    solved = {phase["name"] for phase in content.record.phases if phase.get("optimizer") == "exact"}
+    folds = content.held_out == "held-out"
     return {
         "charts": [(name, chart) for name, chart in drawn if chart],
         "best": count("best_epoch", best) if best is not None else None,
-        "headings": [HEADINGS.get(column, column) for column in columns],
+        "held_out": content.held_out,
+        "folds": folds and any(row.get("val_loss") not in (None, "") for row in content.history),
+        "headings": [_heading(column, content.held_out) for column in columns],
         "rows": [
             {
                 "best": best is not None and str(row.get("epoch")) == str(best),
-                "cells": [Figure(f"history.{i}.{column}", format_cell(column, row[column])) for column in columns],
+                "cells": [
+                    Figure(
+                        f"history.{i}.{column}",
+                        # A solved head has no learning rate.
+                        "solved"
+                        if column == "learning_rate" and row.get("phase") in solved
+                        else format_cell(column, row[column]),
+                    )
+                    for column in columns
+                ],
             }
             for i, row in enumerate(content.history)
         ],
         "folded": len(content.history) > 12,
         "single": len(content.history) == 1,
     }
+
+
+def _heading(column: str, held_out: str) -> str:
+    """Return the heading of a column of history.csv."""
+    return HEADINGS.get(column, column).replace("validation", held_out)
 
 
 def data_check(content: Content) -> Mapping[str, Any]:
@@ -116,6 +139,7 @@ def data_check(content: Content) -> Mapping[str, Any]:
             for i, each in enumerate(left_out[:LEFT_OUT])
         ],
         "number": count("data.left_out", len(left_out)),
+        "one": len(left_out) == 1,
         "more": count("data.left_out.more", len(left_out) - LEFT_OUT) if len(left_out) > LEFT_OUT else None,
     }
 
@@ -219,6 +243,8 @@ def _origins(content: Content) -> list[tuple[str, list[tuple[str, str, Any]]]]:
     """Return where the run, its pictures and its network come from: groups of (name, source, value)."""
     record = content.record
     image, weights, architecture = record.image, record.weights, record.architecture
+    # Only crops have a fraction.
+    keys = ("resize", "channels", "filter", *(("fraction",) if image.get("resize") == "crop" else ()))
     return [
         (
             "Run",
@@ -235,7 +261,7 @@ def _origins(content: Content) -> list[tuple[str, list[tuple[str, str, Any]]]]:
             "Pictures",
             [
                 ("size in pixels", "image.size", " x ".join(map(str, image["size"]))),
-                *((key, f"image.{key}", image.get(key)) for key in ("resize", "channels", "filter", "fraction")),
+                *((key, f"image.{key}", image.get(key)) for key in keys),
             ],
         ),
         (
@@ -257,14 +283,17 @@ def _origins(content: Content) -> list[tuple[str, list[tuple[str, str, Any]]]]:
 def _settings(source: str, values: Mapping[str, Any]) -> list[tuple[Figure, Figure]]:
     """Return the names and values of settings."""
     return [
-        (Figure(f"{source}.{name}.name", name), Figure(f"{source}.{name}", value, name=True))
+        (
+            Figure(f"{source}.{name}.name", SHOWN_SETTINGS.get(f"{source}.{name}", name)),
+            Figure(f"{source}.{name}", value, name=True),
+        )
         for name, value in flat(values)
     ]
 
 
 def _link(value: Any) -> str | None:
-    """Return a value that is a web address, else None."""
-    return value if isinstance(value, str) and value.startswith(("https://", "http://")) else None
+    """Return a value that is wholly a web address, else None."""
+    return value if isinstance(value, str) and ADDRESS.fullmatch(value) else None
 
 
 def warnings(content: Content) -> Mapping[str, Any] | None:

@@ -247,7 +247,9 @@ class Trials:
         """Train the chosen phases on all pictures, from the solved head, and divide the logits by the temperature."""
         fit = self._chosen.fit
         network = self._start(fit.kernel, fit.bias)
-        result = engine.train(network, self._phases[: found.count], self._data, self._config, self._reporter)
+        # history.csv counts the solved head as the first epoch.
+        config = dataclasses.replace(self._config, epochs_before=1)
+        result = engine.train(network, self._phases[: found.count], self._data, config, self._reporter)
         layer = network.model.get_layer(f"{network.prefix}logits")
         layer.set_weights([weights / found.temperature for weights in layer.get_weights()])
         return network, result

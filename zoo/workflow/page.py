@@ -99,6 +99,7 @@ def content_of(run: runs.Run) -> Content:
         confusions=confusions,
         problems=problems,
         links=present,
+        exported=run.exported.is_file(),
     )
 
 
