@@ -237,7 +237,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
-    weights.report(reporter, config.schedule)
+    warnings = weights.report(reporter, config.schedule)
     if weights.random != expected_random:
         schedule, phases = _schedule(config, architecture, head, registry, augmentation, reporter, random=True)
     size = size or weights.input_size or architecture.input_size
@@ -255,7 +255,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
         augmentation=augmentation,
         parameters=parameters,
         augment=augment,
-        warnings=_warn_of_random(weights, schedule, phases, reporter),
+        warnings=warnings + _warn_of_random(weights, schedule, phases, reporter),
     )
 
 

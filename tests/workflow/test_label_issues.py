@@ -93,7 +93,8 @@ def test_a_network_whose_layers_all_saw_the_labels_judges_held_out_pictures_alon
     figures = json.loads((run / "label_issues.json").read_text("utf-8"))
     assert figures["parts"]["train"] == 0 and figures["judged"] == figures["parts"]["val"] + figures["parts"]["test"]
     assert "because every layer was trained on their labels" in figures["missing"]
-    assert "but chosen by them" in figures["method"]
+    assert "but chosen by them" in figures["method"] and "test pictures by the exported file" in figures["method"]
+    assert "Another class" in (run / "label_issues.html").read_text("utf-8")
     assert {row["part"] for row in rows_of(run)} <= {"val", "test"} and "Labels: " in said
 
 
@@ -106,6 +107,21 @@ def test_a_damaged_file_costs_the_list_and_not_the_export(zoo, finished, tmp_pat
     assert "the labels were not checked" in ran.err and "head-logits.npz" in ran.err
     figures = json.loads((run / "label_issues.json").read_text("utf-8"))
     assert figures["judged"] == 0 and "is damaged" in figures["missing"] and not (run / "label_issues.csv").exists()
+
+
+def test_without_a_file_and_with_two_classes(zoo, photos, tmp_path):
+    for name in ("bars", "discs"):
+        for path in sorted(next(photos.glob(f"*{name[0:3]}*")).iterdir())[:8]:
+            (tmp_path / "two" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "two" / name)
+    options = ("--size", 32, "--weights", "none", "--epochs", 1, "--no-export", "--runs", tmp_path / "runs")
+    ran = zoo("finetune", "mnist_convnet", "--data", tmp_path / "two", *options)
+    assert ran.code == 0, ran.err
+    (run,) = (tmp_path / "runs").iterdir()
+    figures = json.loads((run / "label_issues.json").read_text("utf-8"))
+    assert "test pictures by the converted network" in figures["method"] and "exported" not in figures["method"]
+    page = (run / "label_issues.html").read_text("utf-8")
+    assert "by the converted network" in page and "Another class" not in page and "<article " in page
 
 
 @pytest.mark.real

@@ -140,6 +140,9 @@ def render(
         run=run.id,
         command=shlex.join(["zoo", "data", "apply", "decisions.csv", "--run", str(run.folder.resolve())]),
         multilabel=multilabel,
+        # With two classes, the suggestion is the only other one.
+        several=len(classes) > 2,
+        pictures=lambda number: f"{number:,} picture" if number == 1 else f"{number:,} pictures",
         # "</script>" in the name of a class must not end the script.
         data=json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"),
     )

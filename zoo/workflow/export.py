@@ -151,7 +151,7 @@ def export_model(
         content = artifact.serialize(graph, info)
         # The files of an earlier export stay together, if the new one is refused.
         if keep and (refusal is None or not trained.run.exported.is_file()):
-            _write_figures(trained, raw, outputs, fitted, reporter)
+            _write_figures(trained, raw, outputs, fitted, reporter, exported=target is not None)
             _keep(trained, content, metrics, info, started, export=target is not None)
             _report(trained.run, reporter)
         if target is not None:
@@ -176,7 +176,13 @@ def export_model(
 
 
 def _write_figures(
-    trained: TrainedModel, raw: onnx.ModelProto, outputs: Mapping[str, Outputs], fitted: Trust, reporter: Reporter
+    trained: TrainedModel,
+    raw: onnx.ModelProto,
+    outputs: Mapping[str, Outputs],
+    fitted: Trust,
+    reporter: Reporter,
+    *,
+    exported: bool,
 ) -> None:
     """Write what the report shows besides metrics: trust.json, predictions, examples and doubtful labels.
 
@@ -186,7 +192,7 @@ def _write_figures(
     trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
     report_data.write(trained, raw, outputs, fitted, reporter)
     with reporter.timing.measure("report"):
-        label_issues.write(trained, fitted, outputs, reporter)
+        label_issues.write(trained, fitted, outputs, reporter, exported=exported)
 
 
 def _finisher(

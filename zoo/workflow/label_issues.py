@@ -1,7 +1,7 @@
 """Writes what the run knows about wrong labels: label_issues.csv, label_issues.html and label_issues.json.
 
 A picture is judged only by a network that was not trained on it: training pictures by a cross-validation, validation
-and test pictures by the exported file. `zoo.evaluate.label_errors` ranks them, and `zoo.report.label_issues` draws the
+and test pictures by the converted network, which is in the exported file. `zoo.evaluate.label_errors` ranks them, and `zoo.report.label_issues` draws the
 page. `zoo.workflow.decisions` applies what the user decides on it.
 """
 
@@ -65,7 +65,9 @@ class _Training:
     method: str = ""
 
 
-def write(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs], reporter: Reporter) -> None:
+def write(
+    trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs], reporter: Reporter, *, exported: bool = True
+) -> None:
     """Judge the labels of a run, and write the three files into the run folder.
 
     Nothing here may cost the export: an error becomes a warning, and label_issues.json says why there is no list.
@@ -75,10 +77,11 @@ def write(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs], 
         fitted: What was fitted for the exported file.
         outputs: The probabilities of the exported file for the parts "validation" and "test".
         reporter: Receives one line, or a warning.
+        exported: Whether the network is put in place as a file. If not, the texts do not speak of a file.
     """
     try:
         with reporter.timing.measure("wrong labels"):
-            judged = judge_run(trained, fitted, outputs)
+            judged = judge_run(trained, fitted, outputs, exported=exported)
             _write(trained, judged, reporter)
     except (ZooError, OSError, ValueError, MemoryError) as error:
         reporter.warn(f"the labels were not checked: {error}")
@@ -90,7 +93,9 @@ def write(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs], 
             trained.run.write_json(FIGURES, {"schema": SCHEMA, **nothing})
 
 
-def judge_run(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs]) -> Judged:
+def judge_run(
+    trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs], *, exported: bool = True
+) -> Judged:
     """Return the pictures of a run that can be judged, with their probabilities.
 
     Raises:
@@ -103,9 +108,10 @@ def judge_run(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Output
     likely.append(np.zeros((0, len(dataset.source.classes))) if training.likely is None else training.likely)
     if training.method:
         methods.append(f"training pictures by {training.method}")
+    judge = "the exported file" if exported else "the converted network"
     by_file = {
-        "val": "validation pictures by the exported file, which was not trained on them, but chosen by them",
-        "test": "test pictures by the exported file",
+        "val": f"validation pictures by {judge}, which was not trained on them, but chosen by them",
+        "test": f"test pictures by {judge}",
     }
     for part, key in (("val", "validation"), ("test", "test")):
         if key in outputs and len(outputs[key].rows):
