@@ -28,6 +28,8 @@ OF_ANSWERS = ("confidence", "outlier_score", "feature_norm")
 LARGE_SHIFT = 0.5
 # ... and by more than this many standard errors, so that a few pictures cannot show a drift by chance.
 CLEAR_SHIFT = 4.0
+# From this number of pictures on, every shift that is large enough is also clear enough.
+ENOUGH = math.ceil((CLEAR_SHIFT / LARGE_SHIFT) ** 2)
 # Of these figures, only a shift in this direction is a drift.
 WORSE = {"confidence": -1.0, "outlier_score": 1.0}
 
@@ -54,6 +56,11 @@ class Shift:
     deviation: float
     shift: float
     drifted: bool
+
+
+def smallest_shift(pictures: int) -> float:
+    """Return by how many standard deviations a mean must have moved so that this number of pictures shows a drift."""
+    return max(LARGE_SHIFT, CLEAR_SHIFT / math.sqrt(pictures))
 
 
 def pixel_figures(pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
@@ -217,7 +224,7 @@ def _shift(name: str, here: Mapping[str, float], trained: Mapping[str, float], p
     shift = moved / deviation if deviation > 1e-9 else 0.0 if abs(moved) < 1e-6 else math.copysign(99.0, moved)
     # Surer answers and pictures that are more alike are no reason to worry. The training pictures themselves have both.
     worse = shift * WORSE.get(name, math.copysign(1.0, shift))
-    drifted = worse > LARGE_SHIFT and worse * math.sqrt(pictures) > CLEAR_SHIFT
+    drifted = worse > smallest_shift(pictures)
     return Shift(name, mean, deviation, here["mean"], here["deviation"], shift, drifted)
 
 

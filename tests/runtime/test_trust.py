@@ -193,6 +193,20 @@ def test_drift_is_counted_and_compared(trusted, tmp_path, capsys):
     assert values["pictures"] == 20 and values["figures"][0]["drifted"] is True
 
 
+@pytest.mark.parametrize(("number", "told"), [(1, "more than 4.0"), (16, "more than 1.0"), (63, "0.5"), (64, "")])
+def test_few_pictures_are_too_few_to_tell(trusted, tmp_path, capsys, number, told):
+    (tmp_path / "model.onnx").write_bytes(trusted())
+    (tmp_path / "here").mkdir()
+    for i in range(number):
+        (tmp_path / "here" / f"{i}.png").write_bytes(
+            flat(*[round(255 * TRUST["drift"]["figures"]["brightness"]["mean"])] * 3)
+        )
+    assert main(["drift", str(tmp_path), str(tmp_path / "here")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{number} picture{'s' * (number > 1)} here")
+    assert ("too few pictures to tell" in out and told in out) if told else "no figure has drifted" in out
+
+
 def test_a_single_odd_picture_is_no_drift():
     counter = DriftCounter()
     counter.add(np.zeros((8, 8, 3), np.uint8), {"confidence": 0.88})

@@ -83,7 +83,11 @@ def _decide(zoo, run, rows, wrong, tmp_path):
     assert ran.code == 0, ran.err
     relabeled = sum(row["picture"] in wrong for row in rows[:30])
     assert f"{30 - relabeled} kept, {relabeled} relabeled, 0 removed" in ran.out
-    assert "zoo finetune mnist_convnet --data digits-checked.npz" in ran.out
+    # The options of the run are kept, and its pictures are replaced.
+    assert (
+        "zoo finetune mnist_convnet --size 28 --weights none --cv 2 --epochs 6 --batch-size 32 --profile "
+        "--data digits-checked.npz" in ran.out
+    )
     shown = json.loads(zoo("data", "show", "digits-checked.npz", "--json").out)
     assert shown["pictures"] == 500
 

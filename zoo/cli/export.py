@@ -138,7 +138,7 @@ def export(
         target = result.exported
         if target is None:
             return show_refusal(result) or show_variants(result)
-        if size:
+        if size or wanted_precision is not None:
             _show_table(result)
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0
@@ -151,7 +151,7 @@ def _typed() -> list[str]:
 
 
 def _show_table(result: ExportResult) -> None:
-    """Print the figures of the test pictures, which another size has changed."""
+    """Print the figures of the test pictures, which another size or another threshold has changed."""
     from zoo.evaluate.metrics import table
 
     click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")

@@ -209,6 +209,8 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
     lines.append(accuracy_text(metrics))
     lines.append(f"{multilabel}macro F1 {metrics['macro_f1']:.3f}, loss {metrics['loss']:.4f}")
     lines += trust_lines(metrics)
+    if "unknown" in metrics:
+        lines.append("accuracy counts every picture by its most likely class, also those answered unknown")
     if "confusion_matrix" in metrics and len(names) <= max_classes:
         lines += ["", *_matrix(names, metrics["confusion_matrix"])]
     return "\n".join(lines)

@@ -33,6 +33,7 @@ class ExportedFacts:
         counts: The number of pictures of each class, in each of the parts "train", "val" and "test". Empty if unknown.
         pictures: What the headers of the pictures say; see `zoo.data.picture_facts`. Empty if unknown.
         compared: The comparison of a smaller file with the float32 file, as int8.json has it. Empty for other files.
+        labels: What is known about wrong labels, as label_issues.json has it. Empty if unknown.
         command: The words of the command that makes this file again from its run. Empty if unknown.
         folder: The folder of runs; None if unknown.
     """
@@ -47,6 +48,7 @@ class ExportedFacts:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)
     compared: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
     command: Sequence[str] = ()
     folder: Path | None = None
 

@@ -17,6 +17,7 @@ from zoo.files import size_text
 from zoo.report import markdown, model_card_limits
 from zoo.report.exported_facts import PARTS, ExportedFacts, Figure, figures, interval_of
 from zoo.report.markdown import Plain, code, escaped
+from zoo.reporter import counted
 from zoo_runtime import format_accuracy
 
 # SPDX identifiers whose small letters are the Hub's identifier.
@@ -114,7 +115,8 @@ def smaller_section(facts: ExportedFacts, smaller: Sequence[Mapping[str, Any]] =
         own = [code(f"{facts.name}/{facts.file}"), size_text(facts.bytes), accuracy(facts.metrics.get("test", {})), ""]
         text = markdown.table(("file", "size", "on the test pictures", "time per picture"), [own, *rows], right=(1,))
         text += "\n\nTimes are medians without decoding, on the machine that made the files, both files in turn."
-    lines = "".join(f"\n\n{escaped(line)}" for line in others)
+    notes = [str(each["compared"]["too_few"]) + "." for each in smaller if each["compared"].get("too_few")]
+    lines = "".join(f"\n\n{escaped(line)}" for line in (*notes, *others))
     return f"{BEGIN}\n## Smaller files\n\n{text}{lines}\n{END}"
 
 
@@ -133,7 +135,10 @@ def accuracy(test: Mapping[str, Any]) -> str:
 def result(facts: ExportedFacts) -> str:
     """Return the result in one sentence; "" if nothing was measured."""
     if "test" in facts.metrics:
-        return f"On the test pictures: {accuracy(facts.metrics['test'])}."
+        every = ""
+        if (facts.info.trust.get("unknown") or {}).get("threshold") is not None:
+            every = " It counts every picture by its most likely class, also those answered `unknown`."
+        return f"On the test pictures: {accuracy(facts.metrics['test'])}.{every}"
     published = facts.info.metrics.get("published") or {}
     if published.get("top1") is not None:
         top5 = f", top-5 {published['top5']:.3f}" if published.get("top5") is not None else ""
@@ -226,7 +231,10 @@ def _checked(check: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not check:
         return []
     return [
-        ("near-duplicates", f"{near.get('pictures', 0)} pictures in {near.get('number_of_groups', 0)} groups"),
+        (
+            "near-duplicates",
+            f"{counted(near.get('pictures', 0), 'picture')} in {counted(near.get('number_of_groups', 0), 'group')}",
+        ),
         ("near-duplicates in different parts", str(len(check.get("across_parts") or ()))),
         ("byte-equal copies", str(check.get("exact_copies", 0))),
         ("equal pictures with different classes", str(len(check.get("contradicting") or ()))),
@@ -377,7 +385,7 @@ def _contract(facts: ExportedFacts) -> list[list[Any]]:
         ["output", code("probabilities"), "float32", f"batch, {len(info.classes)}{total}"],
     ]
     if info.trust.get("outliers"):
-        rows.append(["output", code("outlier_score"), "float32", "batch"])
+        rows += [["output", code(name), "float32", "batch"] for name in ("outlier_score", "feature_norm")]
     return rows
 
 
@@ -402,7 +410,7 @@ def _made(facts: ExportedFacts) -> dict[str, Any]:
     parity = info.parity
     if parity.get("pictures"):
         made += (
-            f" On {parity['pictures']} pictures, its logits differ from those of Keras by at most "
+            f" On {counted(parity['pictures'], 'picture')}, its logits differ from those of Keras by at most "
             f"{parity['logits_difference']:.1e} of the largest one."
         )
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -410,7 +418,7 @@ def _made(facts: ExportedFacts) -> dict[str, Any]:
     phases = []
     if record is not None:
         phases = [
-            f"{phase['name']} ({phase['train']}, {count} {'epoch' if count == 1 else 'epochs'})"
+            f"{phase['name']} ({phase['train']}, {counted(count, 'epoch')})"
             for phase in record.phases
             if (count := phase.get("epochs_run"))
         ]

@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo.report.exported_facts import ExportedFacts, interval_of
 from zoo.report.markdown import Plain, code, escaped
+from zoo.reporter import counted
 
 # A class with fewer pictures than these is named.
 FEW_TEST, FEW_TRAIN = 20, 50
@@ -34,7 +35,8 @@ def limits(facts: ExportedFacts) -> list[str]:
             *_trust(facts),
         ]
     test = facts.metrics.get("test") or {}
-    return [*_test_size(test), *_few(facts, test), *_poor(test), *_chance(facts, test), *_trust(facts), *_warned(facts)]
+    lines = [*_test_size(test), *_few(facts, test), *_poor(test), *_chance(facts, test), *_trust(facts)]
+    return [*lines, *_wrong_labels(facts), *_compared(facts), *_warned(facts)]
 
 
 def untried(facts: ExportedFacts) -> list[str]:
@@ -187,8 +189,35 @@ def _trust(facts: ExportedFacts) -> list[str]:
     return lines
 
 
+def _wrong_labels(facts: ExportedFacts) -> list[str]:
+    """Return how many labels are estimated to be wrong, if at least one half is, as label_issues.html says it."""
+    expected, judged = facts.labels.get("expected"), facts.labels.get("judged")
+    if not judged or expected is None or expected < 0.5:
+        return []
+    return [
+        f"About {counted(round(max(1, expected)), 'label')} of {counted(judged, 'picture')} may be wrong, as the "
+        "network sees it. Wrong labels teach it mistakes, and make the figures of the test pictures less certain."
+    ]
+
+
+def _compared(facts: ExportedFacts) -> list[str]:
+    """Return what a smaller file loses against the float32 file, and whether the pictures are too few to tell."""
+    compared = facts.compared
+    key = "exact_match" if "exact_match" in compared else "accuracy"
+    if key not in compared or f"float32_{key}" not in compared:
+        return []
+    lost, what = compared[f"float32_{key}"] - compared[key], key.replace("_", " ")
+    change = f"is {abs(lost):.4f} {'below' if lost > 0 else 'above'} that" if abs(lost) > 5e-5 else "equals that"
+    lines = [f"Computing in {facts.kind}: its {what} on the test pictures {change} of the float32 file."]
+    return [*lines, f"{compared['too_few']}."] if compared.get("too_few") else lines
+
+
 def _warned(facts: ExportedFacts) -> Sequence[str]:
-    return [] if facts.record is None else [f"zoo warned: {without_folders(text)}" for text in facts.record.warnings]
+    """Return the warnings of the run. Those about a smaller file are where its figures are."""
+    if facts.record is None:
+        return []
+    own = f"{facts.compared.get('too_few')}."
+    return [f"zoo warned: {without_folders(text)}" for text in facts.record.warnings if text != own]
 
 
 def without_folders(text: str) -> str:

@@ -171,8 +171,8 @@ def _weights(facts: ExportedFacts) -> dict[str, Any] | None:
         "type": "machine-learning-model",
         "bom-ref": "weights",
         "name": str(weights.get("id") or weights.get("file") or "weights"),
-        "description": "The pretrained weights that this model started from.",
-        "scope": "excluded",
+        "description": "The pretrained weights that this model started from, and of which it is made.",
+        "scope": "required",
     }
     if re.fullmatch("[0-9a-f]{64}", str(weights.get("sha256"))):
         component["hashes"] = [{"alg": "SHA-256", "content": weights["sha256"]}]
@@ -232,6 +232,7 @@ def _card(facts: ExportedFacts) -> dict[str, Any]:
     }
     if info.trust.get("outliers"):
         parameters["outputs"].append({"format": "float32 [batch], outlier score"})
+        parameters["outputs"].append({"format": "float32 [batch], feature norm, the length of the pooled features"})
     measured = [*figures(facts.metrics, info.task), *class_figures(facts)]
     metrics = []
     for each in measured:

@@ -33,6 +33,10 @@ ARRAYS, LIST = ".npz", ".csv"
 # The names of arrays in an .npz file, by part.
 PREFIXES = {"train": "x_train y_train", "val": "x_val y_val", "test": "x_test y_test"}
 NAMED = 3
+# Options of `zoo finetune`, each with a value, that say where the pictures are and how they are read ...
+OF_PICTURES = ("--data", "--classes", "--exclude", "--columns", "--root")
+# ... and how they are split.
+OF_SPLIT = ("--val-split", "--group-by")
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,30 @@ def apply(
         else:
             _write_list(temporary, source, found, multilabel, split)
         reading = _check(temporary, target, found, multilabel, split)
-    command = shlex.join(["zoo", "finetune", str(record.architecture["name"]), "--data", str(target), *reading])
-    return NewList(target, applied, command)
+    return NewList(target, applied, shlex.join(_again(record, ["--data", str(target), *reading], split)))
+
+
+def _again(record: runs.RunRecord, data: Sequence[str], split: bool) -> list[str]:
+    """Return the words of the run's command with other pictures.
+
+    Args:
+        record: The run. One that was not started by `zoo finetune` gives a command without its options.
+        data: The options that name the new list.
+        split: Whether the list has a split. Options that draw one do not go with it.
+    """
+    typed = list(record.command[1:])
+    if typed[:1] != ["finetune"]:
+        return ["zoo", "finetune", str(record.architecture["name"]), *data]
+    dropped = {*OF_PICTURES, *(OF_SPLIT if split else ())}
+    words: list[str] = []
+    rest = iter(typed)
+    for word in rest:
+        name, sign, _ = word.partition("=")
+        if name not in dropped:
+            words.append(word)
+        elif not sign:
+            next(rest, None)
+    return ["zoo", *words, *data]
 
 
 def _run_of(decisions: Sequence[decided.Decision], run: str | None, folder: Path, path: Path) -> Path:

@@ -93,9 +93,7 @@ def write(
             trained.run.write_json(FIGURES, {"schema": SCHEMA, **nothing})
 
 
-def judge_run(
-    trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs], *, exported: bool = True
-) -> Judged:
+def judge_run(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Outputs], *, exported: bool = True) -> Judged:
     """Return the pictures of a run that can be judged, with their probabilities.
 
     Raises:

@@ -110,9 +110,18 @@ def _facts(path: Path, digest: str, info: ModelInfo, described: Described | None
         },
         pictures=picture_facts.describe(source.pictures[i] for part in PARTS for i in rows[part]),
         compared=described.compared,
+        labels=_labels(trained.run),
         command=_command(trained, info),
         folder=trained.run.folder.parent,
     )
+
+
+def _labels(run: runs.Run) -> Mapping[str, Any]:
+    """Return what is known about wrong labels; empty if the file is missing or damaged."""
+    with contextlib.suppress(RunError, OSError):
+        values = run.read_json("label_issues.json")
+        return values if isinstance(values, dict) else {}
+    return {}
 
 
 def _measured(info: ModelInfo) -> dict[str, dict[str, Any]]:
