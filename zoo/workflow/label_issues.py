@@ -1,8 +1,8 @@
 """Writes what the run knows about wrong labels: label_issues.csv, label_issues.html and label_issues.json.
 
 A picture is judged only by a network that was not trained on it: training pictures by a cross-validation, validation
-and test pictures by the converted network, which is in the exported file. `zoo.evaluate.label_errors` ranks them, and `zoo.report.label_issues` draws the
-page. `zoo.workflow.decisions` applies what the user decides on it.
+and test pictures by the converted network, as the exported file has it. `zoo.evaluate.label_errors` ranks them, and
+`zoo.report.label_issues` draws the page. `zoo.workflow.decisions` applies what the user decides on it.
 """
 
 from __future__ import annotations
