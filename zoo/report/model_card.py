@@ -137,7 +137,7 @@ def result(facts: ExportedFacts) -> str:
     if "test" in facts.metrics:
         every = ""
         if (facts.info.trust.get("unknown") or {}).get("threshold") is not None:
-            every = " It counts every picture by its most likely class, also those answered `unknown`."
+            every = " It counts every picture by its most likely class, also those answered as unknown."
         return f"On the test pictures: {accuracy(facts.metrics['test'])}.{every}"
     published = facts.info.metrics.get("published") or {}
     if published.get("top1") is not None:
