@@ -156,6 +156,16 @@ def test_a_run_without_an_exported_file_says_why(copied, warning, options, reaso
     assert "measured through the exported network" in written(copied)
 
 
+def test_a_wanted_precision_that_no_threshold_holds_is_drawn_and_explained(copied):
+    content = page.content_of(runs.Run(copied))
+    point = {"threshold": 0.5, "coverage": 0.4, "precision": 1.0, "lower": 0.97}
+    known = {"threshold": None, "curve": [point, {**point, "coverage": 1.0, "lower": 0.9}]}
+    record = dataclasses.replace(content.record, options={**content.record.options, "wanted_precision": 0.96})
+    text = html.render(dataclasses.replace(content, record=record, trust={"unknown": known}))
+    assert 'data-line="wanted"' in text and "wanted precision</span>" in text and "may look good by chance" in text
+    assert 'data-line="chosen"' not in text and "the chosen threshold" not in text
+
+
 @pytest.mark.parametrize(("epochs", "anchored"), [(3, 0), (13, 1)])
 def test_a_short_first_phase_keeps_its_name_clear_of_the_line_behind_it(epochs, anchored):
     rows = [{"phase": "head" if i == 1 else "top", "epoch": i, "loss": 1 / i} for i in range(1, epochs + 1)]
