@@ -56,7 +56,7 @@ def test_a_run_keeps_animals_and_copies_on_one_side_and_says_so(zoo, tmp_path, s
     older = reload_dataset(runs.Run(run), runs.Run(run).read_record(), None, Reporter())
     assert older.together is None and list(older.groups) == list(older.pixels.digests)
     page = (run / "report.html").read_text("utf-8")
-    assert "Data check" in page and "Near-duplicates: 4 pictures in 2 groups" in page and "kept together by" in page
+    assert "Data check" in page and "Near-duplicates: 4 pictures in 2 groups" in page and "Kept together by" in page
     evaluated = zoo("evaluate", run, "--json")
     assert evaluated.code == 0, evaluated.err
     assert json.loads(evaluated.out)["pictures"] == record["data"]["counts"]["test"]
