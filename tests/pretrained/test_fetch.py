@@ -214,7 +214,7 @@ def test_a_download_follows_redirects(server, hdf5):
 
 
 def test_others_may_read_what_is_downloaded(server, hdf5):
-    """Only the owner may read pooch's temporary files, but several users may share a cache."""
+    """Several users may share a cache."""
     server.answers["/w.h5"] = hdf5()
     found = find(entry(f"{server.url}/w.h5"))
     usual = place(store(), "usual", b"")

@@ -162,7 +162,7 @@ def load(
     started = time.perf_counter()
     keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
     with reporter.timing.measure("decoding"):
-        pixels = _decode(source, spec, reporter)
+        pixels = _decode_readable(source, spec, reporter)
     decoding = time.perf_counter() - started
     if keys is not None and group_by is not None:
         grouping.check_groups(keys, source, pixels.usable, group_by, validation=validation)
@@ -231,7 +231,7 @@ def reload(
         RunError: The pictures or their classes differ from those of the run.
         DataError: The pictures cannot be read, or the decoded pictures cannot be written to the disk.
     """
-    pixels = _decode(source, spec, reporter)
+    pixels = _decode_readable(source, spec, reporter)
     _check_read(source, pixels, parts, run)
     # A picture that the run could not read may be readable now, with a larger limit or another package.
     others = {i: "it was left out of the run" for i in pixels.usable if pixels.digests[i] not in parts}
@@ -292,9 +292,19 @@ def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
     return targets
 
 
-def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
+def decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
+    """Decode the pictures of a source, or find them in the cache.
+
+    Args:
+        source: The pictures.
+        spec: How a picture becomes pixels.
+        reporter: Receives progress messages, and a warning if the cache cannot be written.
+
+    Raises:
+        DataError: A file changes while it is read, or the decoded pictures cannot be kept.
+    """
     with reporter.progress("decoding pictures") as progress:
-        pixels = pixel_cache.load_pixels(
+        return pixel_cache.load_pixels(
             source.pictures,
             spec,
             files.cache() / "pixels",
@@ -302,6 +312,11 @@ def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixe
             max_pixels=source.max_pixels,
             warn=reporter.warn,
         )
+
+
+def _decode_readable(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
+    """Decode the pictures of a source, of which most must be readable."""
+    pixels = decode(source, spec, reporter)
     pixel_cache.check_readable(source.pictures, pixels.bad)
     return pixels
 

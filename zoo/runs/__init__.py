@@ -44,6 +44,7 @@ from zoo.files import atomic_write
 from zoo.runs.record import SCHEMA, RunRecord
 
 RECORD = "run.json"
+OUT_OF_FOLD = "out-of-fold.npz"
 # The columns of predictions.csv.
 PREDICTION_COLUMNS = (
     "part",
@@ -150,24 +151,24 @@ class Run:
         """
         self._write_csv("history.csv", rows)
 
-    def write_out_of_fold(self, digests: Sequence[str], logits: Any) -> None:
-        """Write out-of-fold.npz.
+    def write_out_of_fold(self, digests: Sequence[str], logits: Any, name: str = OUT_OF_FOLD) -> None:
+        """Write logits of held-out pictures.
 
         Args:
             digests: The sha256 of each picture, in hex.
             logits: float array (pictures, units). Each row comes from a network that has not seen the picture.
+            name: The name of the file.
 
         Raises:
             WriteError: The file cannot be written.
         """
         import numpy as np
 
-        path = self.folder / "out-of-fold.npz"
-        with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        with atomic_write(self.folder / name) as temporary, temporary.open("wb") as stream:
             np.savez(stream, sha256=np.array(digests), logits=np.asarray(logits, "float32"))
 
-    def read_out_of_fold(self) -> dict[str, Any]:
-        """Return the logits in out-of-fold.npz: the sha256 of each picture -> a float32 array (units,).
+    def read_out_of_fold(self, name: str = OUT_OF_FOLD) -> dict[str, Any]:
+        """Return logits of held-out pictures: the sha256 of each picture -> a float32 array (units,).
 
         The dictionary is empty if there is no such file.
 
@@ -178,7 +179,7 @@ class Run:
 
         import numpy as np
 
-        path = self.folder / "out-of-fold.npz"
+        path = self.folder / name
         try:
             with np.load(path) as arrays:
                 return dict(zip(arrays["sha256"].tolist(), arrays["logits"], strict=True))

@@ -344,4 +344,4 @@ def _write_head_logits(
     held_out = np.isfinite(logits).all(axis=1)
     if known is None or held_out.sum() > np.isfinite(known).all(axis=1).sum():
         digests = [dataset.pixels.digests[i] for i in data.train[held_out]]
-        head_logits.write(run, digests, logits[held_out])
+        run.write_out_of_fold(digests, logits[held_out], head_logits.FILE)

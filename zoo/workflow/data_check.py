@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo import files
+from zoo.data import dataset as datasets
 from zoo.data import group_by as grouping
 from zoo.data import overview, sources
-from zoo.data import pixels as pixel_cache
 from zoo.data.check import findings, groups, near, quality, quarantine
 from zoo.data.check.findings import Checked, Finding
 from zoo.data.check.headers import Header, any_size, read_header
@@ -106,15 +106,7 @@ def check(
     for line in overview.lines(source):
         reporter.say(line)
     keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
-    with reporter.progress("decoding pictures") as progress:
-        pixels = pixel_cache.load_pixels(
-            source.pictures,
-            spec,
-            files.cache() / "pixels",
-            progress,
-            max_pixels=source.max_pixels,
-            warn=reporter.warn,
-        )
+    pixels = datasets.decode(source, spec, reporter)
     headers = _headers(source.pictures, reporter)
     with reporter.progress("measuring pictures") as progress:
         measured = quality.measure(pixels, files.cache() / "pixels" / pixels.key, progress)

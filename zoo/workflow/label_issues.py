@@ -147,7 +147,7 @@ def _training(trained: TrainedModel, fitted: Trust) -> _Training:
     """Return probabilities for training pictures that were held out, from what judges the most of them."""
     dataset, task, run = trained.dataset, trained.record.task, trained.run
     digests, train = dataset.pixels.digests, dataset.split.train
-    of_head, known = head_logits.read(run), run.read_out_of_fold()
+    of_head, known = run.read_out_of_fold(head_logits.FILE), run.read_out_of_fold()
     head = len(of_head) > len(known)
     by_digest = of_head if head else known
     how = "a cross-validation of the head" if head else "a cross-validation"
