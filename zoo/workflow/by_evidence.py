@@ -25,6 +25,7 @@ from zoo.train.frozen.pooled import pooled_features
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.linear_head import cross_entropies, decisions
+from zoo.train.safe_points import SafePoints, Values
 from zoo.workflow import solved
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.solved import SolvedNetwork
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
     import keras
 
     from zoo.train.engine import TrainConfig, TrainResult
+    from zoo.train.network import Network
 
 BATCH = 32
+# The name of the step that solves the head.
+HEAD = "head"
 
 
 def train(
@@ -46,6 +50,7 @@ def train(
     run: runs.Run,
     record: runs.RunRecord,
     reporter: Reporter,
+    points: SafePoints,
 ) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
     """Solve the head, train later phases if held-out pictures say that they help, and write the files of the run.
 
@@ -58,6 +63,7 @@ def train(
         run: The run folder.
         record: The content of run.json so far.
         reporter: Receives progress messages and warnings.
+        points: The safe points of the run. Steps that are finished in them are not repeated.
 
     Returns:
         The network, and the record with the results of training. If only the head was trained and the backbone could be
@@ -68,22 +74,12 @@ def train(
     """
     started, stats = time.perf_counter(), CacheStats()
     backbone, groups = _features(resolved, data, config, registry, reporter, stats)
-    chosen, row, phase = _solve_head(backbone, groups, resolved, data, reporter, time.perf_counter() - started)
+    chosen, row, phase = _head_of(points, backbone, groups, resolved, data, reporter, started)
     history, phases, warnings = [row], [phase], _not_judged(chosen, resolved, data, reporter)
     found, trials = Evidence(0, ""), None
     if len(resolved.phases) > 1:
-        trials = Trials(
-            lambda: build_network(resolved, registry, reporter, chosen.head),
-            chosen,
-            resolved.phases[1:],
-            data,
-            config,
-            reporter,
-        )
-        if len(resolved.requested.epochs or ()) > 1:
-            found = Evidence(len(resolved.phases) - 1, "--epochs has a value for each phase, so that all are trained")
-        else:
-            found = trials.run(every_fold=resolved.requested.folds is not None)
+        trials = trials_of(chosen, resolved, data, config, registry, reporter, points)
+        found = found_by(trials, resolved)
         reporter.say(f"Evidence: {found.text}")
     if trials is not None and found.count:
         network, result = trials.refit(found)
@@ -107,12 +103,57 @@ def train(
         best_epoch=len(history),
         prefix=stats.to_json(),
         warnings=warnings,
-        seconds=time.perf_counter() - started,
+        seconds=points.elapsed(),
         head=dataclasses.asdict(chosen.head),
         evidence={"text": found.text, **found.record} if found.text else None,
     )
     run.write_record(record)
     return trained, record
+
+
+def trials_of(
+    chosen: ChosenHead,
+    resolved: ResolvedConfig,
+    data: TrainingData,
+    config: TrainConfig,
+    registry: Registry,
+    reporter: Reporter,
+    points: SafePoints,
+) -> Trials:
+    """Return the trials of the phases after that of the head. The arguments are those of `train`."""
+
+    def build() -> Network:
+        return build_network(resolved, registry, reporter, chosen.head)
+
+    return Trials(build, chosen, resolved.phases[1:], data, config, reporter, points)
+
+
+def found_by(trials: Trials, resolved: ResolvedConfig) -> Evidence:
+    """Return what the trials of a run say. If the user gave epochs for every phase, none is tried."""
+    if len(resolved.requested.epochs or ()) > 1:
+        return Evidence(len(resolved.phases) - 1, "--epochs has a value for each phase, so that all are trained")
+    return trials.run(every_fold=resolved.requested.folds is not None)
+
+
+def _head_of(
+    points: SafePoints,
+    backbone: PooledBackbone | None,
+    groups: list[np.ndarray],
+    resolved: ResolvedConfig,
+    data: TrainingData,
+    reporter: Reporter,
+    started: float,
+) -> tuple[ChosenHead, dict[str, Any], dict[str, Any]]:
+    """Return the head that was solved before an interruption, or else solve it; see `_solve_head`."""
+    stored = points.finished(HEAD)
+    if stored is not None:
+        reporter.say("Head: the one that was solved before the interruption is used")
+        return evidence.from_values(stored), dict(stored.facts["row"]), dict(stored.facts["phase"])
+    seconds = time.perf_counter() - started
+    chosen, row, phase = _solve_head(backbone, groups, resolved, data, reporter, seconds)
+    values = evidence.to_values(chosen)
+    points.finish(HEAD, Values({**values.facts, "row": row, "phase": phase}, values.arrays))
+    return chosen, row, phase
 
 
 def _features(

@@ -1,0 +1,115 @@
+"""Safe points: an interrupted training ends in the same bytes; what is damaged is not used."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from harness import SIZE, Listener, build_network, train
+
+from zoo.errors import RunError, WriteError
+from zoo.plugin import Head, Phase
+from zoo.train import safe_points
+from zoo.train.safe_points import SafePoints, Values
+
+HEAD = Head(pool="avg", dropout=0.3)
+SCHEDULE = (
+    Phase(name="stem", train="last:1", depth=1, epochs=1, learning_rate=1e-3, batch_norm="update"),
+    Phase(name="top", train="last:2", epochs=3, learning_rate=1e-2, lr_schedule="cosine", ema=0.5, patience=None),
+    Phase(name="all", train="all", epochs=2, learning_rate=1e-3, layer_decay=0.5, batch_norm="update", clip_norm=1.0),
+)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def trained(architecture, pictures, points=None, schedule=SCHEDULE, **config):
+    network = build_network(architecture, SIZE, head=HEAD, random_norms=False)
+    options = {"batch_size": 12, "head": HEAD, **config}
+    result = train(network, schedule, pictures, points=points, **options)
+    return network.model.get_weights(), result
+
+
+@pytest.fixture(scope="module")
+def alone(architecture, pictures):
+    return trained(architecture, pictures)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4, 6])
+def test_a_training_that_was_killed_ends_in_the_same_bytes(architecture, pictures, alone, tmp_path, monkeypatch, epoch):
+    """After the last epoch of a phase with another depth, inside a phase with averages, at its end, at the very end."""
+    points, save = SafePoints(tmp_path, Listener()), SafePoints.save
+
+    def save_and_die(self, name, number, values):
+        save(self, name, number, values)
+        if number == epoch:
+            raise Killed
+
+    monkeypatch.setattr(SafePoints, "save", save_and_die)
+    with pytest.raises(Killed):
+        trained(architecture, pictures, points.training("phases"))
+    monkeypatch.setattr(SafePoints, "save", save)
+    assert [path.name for path in tmp_path.iterdir()] == [f"phases.epoch{epoch:06}.npz"]
+    weights, result = trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"))
+    expected, whole = alone
+    assert [a.tobytes() for a in weights] == [b.tobytes() for b in expected]
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5, 6]
+    for ours, theirs in zip(result.history, whole.history, strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    assert [each["name"] for each in result.phases] == ["stem", "top", "all"]
+    assert (result.best_epoch, result.warnings) == (whole.best_epoch, whole.warnings)
+    assert [each["epochs_run"] for each in result.phases] == [1, 3, 2]
+
+
+def test_frozen_layers_are_not_saved(architecture, pictures, tmp_path):
+    schedule = (Phase(name="head", train="head", epochs=1, learning_rate=1e-3),)
+    trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"), schedule)
+    values = SafePoints(tmp_path, Listener()).latest("phases")
+    shapes = sorted(array.shape for name, array in values.arrays.items() if name.startswith("variable"))
+    # The bias and the kernel of the head, and the random state of dropout.
+    assert [shape for shape in shapes if len(shape) > 1 or shape != (2,)] == [(8, 2)] and len(shapes) == 3
+
+
+def test_a_damaged_safe_point_is_not_used(tmp_path):
+    points = SafePoints(tmp_path, Listener())
+    for number in (1, 2):
+        points.write(tmp_path / f"phases.epoch{number:06}.npz", Values({"n": number}, {"a": np.arange(100.0)}))
+    path = tmp_path / "phases.epoch000002.npz"
+    content = bytearray(path.read_bytes())
+    content[content.find(np.arange(100.0).tobytes()) + 400] ^= 1
+    path.write_bytes(content)
+    listener = Listener()
+    assert SafePoints(tmp_path, listener).latest("phases").facts == {"n": 1}
+    assert "is damaged and is not used" in listener.said[0]
+    path.write_bytes(content[:200])
+    assert SafePoints(tmp_path, Listener()).latest("phases").facts == {"n": 1}
+
+
+def test_the_safe_point_before_is_kept_until_the_new_one_is_proven(tmp_path, monkeypatch):
+    points = SafePoints(tmp_path, Listener())
+    points.save("phases", 1, Values({}, {"a": np.ones(3)}))
+
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safe_points.np, "savez", fail)
+        with pytest.raises(WriteError, match="No space left"):
+            points.save("phases", 2, Values({}, {"a": np.ones(3)}))
+    assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000001.npz"]
+    with monkeypatch.context() as patch:
+        patch.setattr(SafePoints, "read", lambda self, path: None)
+        with pytest.raises(WriteError, match="cannot be read back"):
+            points.save("phases", 2, Values({}, {"a": np.ones(3)}))
+    assert (tmp_path / "phases.epoch000001.npz").exists()
+    points.save("phases", 3, Values({}, {"a": np.ones(3)}))
+    assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000003.npz"]
+
+
+def test_another_network_is_refused(architecture, pictures, tmp_path):
+    trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"), SCHEDULE[2:])
+    network = build_network(architecture, SIZE, head=dataclasses.replace(HEAD, hidden=(4,)))
+    with pytest.raises(RunError, match="belongs to another network"):
+        train(network, SCHEDULE[2:], pictures, points=SafePoints(tmp_path, Listener()).training("phases"))

@@ -1,0 +1,198 @@
+"""Keeps safe points: what a run has computed so far, so that an interrupted run continues where it was.
+
+A folder of safe points holds one file for each finished step, such as a fold of a cross-validation, and one file for
+the training that is under way. A file is an uncompressed .npz: arrays, a JSON text, and the sha256 of both. Reading it
+runs no code. `zoo.train.progress` decides what belongs to the state of a training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo import files
+from zoo.errors import WriteError
+from zoo.reporter import Reporter
+
+FORMAT = 1
+# Names of arrays that hold the JSON text and the digest.
+TEXT, DIGEST = "json", "sha256"
+
+
+@dataclass(frozen=True)
+class Values:
+    """The content of one file.
+
+    Args:
+        facts: Numbers, texts, lists and dictionaries, as JSON has them.
+        arrays: Arrays by name.
+    """
+
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+
+class SafePoints:
+    """Reads and writes the safe points of one run.
+
+    Args:
+        folder: The folder of safe points; it is created when something is written.
+        reporter: Receives a warning if a file is damaged.
+    """
+
+    def __init__(self, folder: Path, reporter: Reporter):
+        self.folder, self._reporter = folder, reporter
+        self._opened, self._before = time.perf_counter(), 0.0
+
+    def clean(self) -> None:
+        """Remove what killed processes were writing. No other process may write safe points of this run."""
+        for leftover in self.folder.glob(".*"):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+    def position(self) -> str:
+        """Describe the latest safe point for a message, such as "after epoch 3" or "from the beginning"."""
+        latest = max(self.folder.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        if latest is None:
+            return "from the beginning; pictures and features that are on the disk are used again"
+        step, _, number = latest.stem.partition(".epoch")
+        of_step = f" of {step.replace('fold', 'fold ')}" if step.startswith("fold") else ""
+        return f"after epoch {int(number)}{of_step}" if number else f"after the step {step!r}"
+
+    def elapsed(self) -> float:
+        """Return how many seconds the training has taken, in this process and in those that were interrupted."""
+        return self._before + time.perf_counter() - self._opened
+
+    def finished(self, name: str) -> Values | None:
+        """Return what `finish` recorded for a step; None if the step is not finished.
+
+        Args:
+            name: The name of the step, such as "head" or "fold-1".
+        """
+        path = self.folder / f"{name}.npz"
+        return self.read(path) if path.is_file() else None
+
+    def finish(self, name: str, values: Values) -> None:
+        """Record the results of a step, and remove the safe points inside it.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
+        self.write(self.folder / f"{name}.npz", values)
+        self._remove(name, keep=None)
+
+    def training(self, name: str) -> TrainingPoints:
+        """Return the safe points of a training.
+
+        Args:
+            name: The name of the step that trains, such as "fold-1" or "refit".
+        """
+        return TrainingPoints(self, name)
+
+    def latest(self, name: str) -> Values | None:
+        """Return the latest safe point of a training that can be read; None if there is none."""
+        for _, path in sorted(self._points(name), reverse=True):
+            values = self.read(path)
+            if values is not None:
+                return values
+        return None
+
+    def save(self, name: str, number: int, values: Values) -> None:
+        """Write a safe point of a training. The one before is removed once the new one has been read back.
+
+        Args:
+            name: The name of the step that trains.
+            number: The number of epochs so far.
+            values: The state of the training.
+
+        Raises:
+            WriteError: The file cannot be written, or it cannot be read back.
+        """
+        path = self.folder / f"{name}.epoch{number:06}.npz"
+        self.write(path, values)
+        if self.read(path) is None:
+            raise WriteError(f"{str(path)!r} cannot be read back after writing. Check the disk.")
+        self._remove(name, keep=path)
+
+    def read(self, path: Path) -> Values | None:
+        """Read a file and check its digest. If it is damaged, warn and return None."""
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+            text, digest = arrays.pop(TEXT).tobytes(), arrays.pop(DIGEST).tobytes()
+            facts = json.loads(text)
+            if digest == _digest(text, arrays) and facts.pop("format") == FORMAT:
+                self._before = max(self._before, facts.pop("elapsed") - (time.perf_counter() - self._opened))
+                return Values(facts, arrays)
+            problem = "its sha256 is another one"
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            problem = str(error) or type(error).__name__
+        self._reporter.warn(f"{str(path)!r} is damaged and is not used: {problem}. Earlier work is used instead.")
+        return None
+
+    def write(self, path: Path, values: Values) -> None:
+        """Write a file atomically.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
+        facts = {**values.facts, "format": FORMAT, "elapsed": self.elapsed()}
+        text = json.dumps(facts).encode()
+        own = {TEXT: np.frombuffer(text, np.uint8), DIGEST: np.frombuffer(_digest(text, values.arrays), np.uint8)}
+        with files.atomic_write(path) as temporary:
+            arrays: dict[str, Any] = {**values.arrays, **own}
+            np.savez(temporary, **arrays)
+
+    def _points(self, name: str) -> list[tuple[int, Path]]:
+        """Return the number of epochs and the path of each safe point of a training."""
+        found = []
+        for path in self.folder.glob(f"{name}.epoch*.npz"):
+            with contextlib.suppress(ValueError):
+                found.append((int(path.stem.rpartition(".epoch")[2]), path))
+        return found
+
+    def _remove(self, name: str, keep: Path | None) -> None:
+        for _, path in self._points(name):
+            if path != keep:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+@dataclass(frozen=True)
+class TrainingPoints:
+    """The safe points of one training.
+
+    Args:
+        points: The safe points of the run.
+        name: The name of the step that trains.
+    """
+
+    points: SafePoints
+    name: str
+
+    def load(self) -> Values | None:
+        """Return the latest state that can be read; None if the training starts from its beginning."""
+        return self.points.latest(self.name)
+
+    def save(self, number: int, values: Values) -> None:
+        """Write the state after a number of epochs; see `SafePoints.save`."""
+        self.points.save(self.name, number, values)
+
+
+def _digest(text: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return the sha256 of a JSON text and of arrays with their names, types and shapes."""
+    digest = hashlib.sha256(text)
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        digest.update(repr([name, values.dtype.str, values.shape]).encode())
+        digest.update(values.reshape(-1).view(np.uint8).data)
+    return digest.digest()
