@@ -18,7 +18,6 @@ from typing import Any
 from zoo import runs
 from zoo.errors import RunError, WriteError
 
-FOLDER = "unfinished"
 LOCK = "process.lock"
 # What a file system answers that cannot lock.
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -26,7 +25,7 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 def folder_of(run: runs.Run) -> Path:
     """Return the folder of safe points in a run folder. It exists as long as the run is not finished."""
-    return run.folder / FOLDER
+    return run.folder / runs.UNFINISHED
 
 
 def state(run: runs.Run, record: runs.RunRecord) -> str:

@@ -37,13 +37,14 @@ def alone(architecture, pictures):
     return trained(architecture, pictures)
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 4, 6])
+@pytest.mark.parametrize("epoch", [2, 4])
 def test_a_training_that_was_killed_ends_in_the_same_bytes(architecture, pictures, alone, tmp_path, monkeypatch, epoch):
-    """After the last epoch of a phase with another depth, inside a phase with averages, at its end, at the very end."""
+    """Inside a phase with averages, and after its last epoch."""
     points, save = SafePoints(tmp_path, Listener()), SafePoints.save
 
     def save_and_die(self, name, number, values):
         save(self, name, number, values)
+        self.wait()
         if number == epoch:
             raise Killed
 
@@ -88,23 +89,27 @@ def test_a_damaged_safe_point_is_not_used(tmp_path):
 
 
 def test_the_safe_point_before_is_kept_until_the_new_one_is_proven(tmp_path, monkeypatch):
-    points = SafePoints(tmp_path, Listener())
-    points.save("phases", 1, Values({}, {"a": np.ones(3)}))
+    points, values = SafePoints(tmp_path, Listener()), Values({}, {"a": np.ones(3)})
+
+    def save(number):
+        points.save("phases", number, values)
+        points.wait()
 
     def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
+    save(1)
     with monkeypatch.context() as patch:
-        patch.setattr(safe_points.np, "savez", fail)
-        with pytest.raises(WriteError, match="No space left"):
-            points.save("phases", 2, Values({}, {"a": np.ones(3)}))
+        patch.setattr(safe_points.files.os, "fsync", fail)
+        with pytest.raises(WriteError, match="No space left on device"):
+            save(2)
     assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000001.npz"]
     with monkeypatch.context() as patch:
-        patch.setattr(SafePoints, "read", lambda self, path: None)
+        patch.setattr(safe_points, "_holds", lambda path, content: False)
         with pytest.raises(WriteError, match="cannot be read back"):
-            points.save("phases", 2, Values({}, {"a": np.ones(3)}))
+            save(2)
     assert (tmp_path / "phases.epoch000001.npz").exists()
-    points.save("phases", 3, Values({}, {"a": np.ones(3)}))
+    save(3)
     assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000003.npz"]
 
 

@@ -134,6 +134,8 @@ def train(
             if trainer.needs(index):
                 with trainer.phase(index) as active:
                     trainer.fit(active)
+    if points is not None:
+        points.wait()
     return trainer.end()
 
 
@@ -399,7 +401,9 @@ class _Trainer:
         network, steps = active.network.logits_model, len(active.batches)
         trained_part = active.inputs.trained_part
         text = average_warning(phase, steps)
-        if text and active.resumed is None:
+        if active.resumed is not None:
+            text = progress.numbers_warning(active.resumed.numbers, self._inputs.stats.numbers)
+        if text:
             self._records.warnings.append(text)
             self._reporter.warn(text)
         with fitting.mixed_precision(self._config.precision, trained_part):
@@ -445,7 +449,7 @@ class _Trainer:
         with self._reporter.timing.measure("safe points"):
             optimizer = () if ended else tuple(fitting.optimizer_state(active.inputs.trained_part))
             seconds = time.perf_counter() - active.started
-            place = Place(active.index, epochs, ended, seconds, optimizer)
+            place = Place(active.index, epochs, ended, seconds, self._inputs.stats.numbers, optimizer)
             network = active.network.logits_model
             values = progress.capture(place, self._records, self._best, self._variables, network, active.record(epochs))
             self._points.save(len(self._records.history), values)

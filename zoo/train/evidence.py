@@ -24,6 +24,7 @@ from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.linear_head import HeadFit
 from zoo.train.network import Network
 from zoo.train.safe_points import SafePoints, TrainingPoints, Values
+from zoo.train.so_far import SoFar, best_so_far
 
 # A later phase is tried only if the head is wrong for at least this many held-out pictures. If the phase mended half of
 # 20 errors and made 5 new ones, the gain would be 1.3 standard errors. With fewer errors, hardly any gain could show.
@@ -282,9 +283,18 @@ class Trials:
         points = self._points.training("refit") if self._points is not None else None
         phases = self._phases[: found.count]
         result = engine.train(network, phases, self._data, self._config, self._reporter, points)
-        layer = network.model.get_layer(f"{network.prefix}logits")
-        layer.set_weights([weights / found.temperature for weights in layer.get_weights()])
+        _divide_logits(network, found.temperature)
         return network, result
+
+    def so_far(self, found: Evidence) -> SoFar | None:
+        """Return what an interrupted `refit` has reached; None if no epoch of it is finished."""
+        if self._points is None:
+            return None
+        network, phases = self._start(self._chosen.fit.kernel, self._chosen.fit.bias), self._phases[: found.count]
+        reached = best_so_far(network, phases, self._data, self._config, self._points.training("refit"))
+        if reached is not None:
+            _divide_logits(reached.network, found.temperature)
+        return reached
 
     def _start(self, kernel: np.ndarray, bias: np.ndarray) -> Network:
         """Return the network with its pretrained weights and a solved head."""
@@ -381,6 +391,11 @@ class Trials:
         if not count:
             return Evidence(0, text, record)
         return Evidence(count, text, record, logits[best] / temperature, by_epoch(histories), temperature)
+
+
+def _divide_logits(network: Network, temperature: float) -> None:
+    layer = network.model.get_layer(f"{network.prefix}logits")
+    layer.set_weights([weights / temperature for weights in layer.get_weights()])
 
 
 # The logits of the held-out pictures after each phase, and the rows of all epochs.

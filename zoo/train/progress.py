@@ -33,6 +33,7 @@ class Place:
         epochs: The number of epochs of this phase that are done.
         ended: Whether the phase has no more epochs.
         seconds: How long the phase has taken.
+        numbers: The number format of cached features; see `zoo.train.frozen.stats.CacheStats`.
         optimizer: The variables of the optimizer, in its order; empty if the phase has ended.
     """
 
@@ -40,6 +41,7 @@ class Place:
     epochs: int
     ended: bool
     seconds: float
+    numbers: str = ""
     optimizer: tuple[np.ndarray, ...] = ()
 
 
@@ -201,3 +203,17 @@ def snapshot(model: keras.Model) -> list[np.ndarray]:
     """Return copies of all variables of a model, the random state of dropout included."""
     convert = backend.start().ops.convert_to_numpy
     return [np.array(convert(variable)) for variable in model.variables]
+
+
+def numbers_warning(before: str, now: str) -> str:
+    """Return a warning if features are kept in another number format than before an interruption, else an empty text.
+
+    Features that are not cached are float32.
+    """
+    if (before or "float32") == (now or "float32"):
+        return ""
+    return (
+        f"features are kept as {now or 'float32'} now, and were kept as {before or 'float32'} before the interruption, "
+        "because the disk has another amount of free space. The weights will differ slightly from those of a run "
+        "without interruption."
+    )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
+import threading
 import time
 import zipfile
 from collections.abc import Mapping
@@ -24,6 +26,8 @@ from zoo.errors import WriteError
 from zoo.reporter import Reporter
 
 FORMAT = 1
+# Bytes that are read back at a time.
+BLOCK = 1 << 20
 # Names of arrays that hold the JSON text and the digest.
 TEXT, DIGEST = "json", "sha256"
 
@@ -47,11 +51,17 @@ class SafePoints:
     Args:
         folder: The folder of safe points; it is created when something is written.
         reporter: Receives a warning if a file is damaged.
+
+    Attributes:
+        background_seconds: The processor time that writing in the background has taken.
     """
 
     def __init__(self, folder: Path, reporter: Reporter):
         self.folder, self._reporter = folder, reporter
         self._opened, self._before = time.perf_counter(), 0.0
+        self._writer: threading.Thread | None = None
+        self._error: Exception | None = None
+        self.background_seconds = 0.0
 
     def clean(self) -> None:
         """Remove what killed processes were writing. No other process may write safe points of this run."""
@@ -61,6 +71,8 @@ class SafePoints:
 
     def position(self) -> str:
         """Describe the latest safe point for a message, such as "after epoch 3" or "from the beginning"."""
+        with contextlib.suppress(WriteError):
+            self.wait()
         latest = max(self.folder.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns, default=None)
         if latest is None:
             return "from the beginning; pictures and features that are on the disk are used again"
@@ -87,6 +99,7 @@ class SafePoints:
         Raises:
             WriteError: The file cannot be written.
         """
+        self.wait()
         self.write(self.folder / f"{name}.npz", values)
         self._remove(name, keep=None)
 
@@ -107,21 +120,44 @@ class SafePoints:
         return None
 
     def save(self, name: str, number: int, values: Values) -> None:
-        """Write a safe point of a training. The one before is removed once the new one has been read back.
+        """Write a safe point of a training in the background. The one before is removed once the new one is proven.
+
+        An error is raised by the next call, or by `wait`.
 
         Args:
             name: The name of the step that trains.
             number: The number of epochs so far.
-            values: The state of the training.
+            values: The state of the training. The arrays must not change any more.
 
         Raises:
-            WriteError: The file cannot be written, or it cannot be read back.
+            WriteError: The safe point before this one cannot be written.
         """
-        path = self.folder / f"{name}.epoch{number:06}.npz"
-        self.write(path, values)
-        if self.read(path) is None:
-            raise WriteError(f"{str(path)!r} cannot be read back after writing. Check the disk.")
-        self._remove(name, keep=path)
+        self.wait()
+        self._writer = threading.Thread(target=self._save, args=(name, number, values), name="safe point")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Wait until the last safe point is on the disk.
+
+        Raises:
+            WriteError: It cannot be written, or it cannot be read back.
+        """
+        if self._writer is not None:
+            self._writer.join()
+        self._writer, error, self._error = None, self._error, None
+        if error is not None:
+            raise error
+
+    def _save(self, name: str, number: int, values: Values) -> None:
+        started = time.thread_time()
+        try:
+            path = self.folder / f"{name}.epoch{number:06}.npz"
+            self.write(path, values)
+            self._remove(name, keep=path)
+        except Exception as error:
+            # The thread that trains raises it.
+            self._error = error
+        self.background_seconds += time.thread_time() - started
 
     def read(self, path: Path) -> Values | None:
         """Read a file and check its digest. If it is damaged, warn and return None."""
@@ -140,17 +176,22 @@ class SafePoints:
         return None
 
     def write(self, path: Path, values: Values) -> None:
-        """Write a file atomically.
+        """Write a file atomically, and read it back.
 
         Raises:
-            WriteError: The file cannot be written.
+            WriteError: The file cannot be written, or it has another content afterwards.
         """
         facts = {**values.facts, "format": FORMAT, "elapsed": self.elapsed()}
         text = json.dumps(facts).encode()
         own = {TEXT: np.frombuffer(text, np.uint8), DIGEST: np.frombuffer(_digest(text, values.arrays), np.uint8)}
-        with files.atomic_write(path) as temporary:
-            arrays: dict[str, Any] = {**values.arrays, **own}
-            np.savez(temporary, **arrays)
+        arrays: dict[str, Any] = {**values.arrays, **own}
+        stream = io.BytesIO()
+        np.savez(stream, **arrays)
+        content = stream.getbuffer()
+        with files.atomic_write(path) as temporary, temporary.open("wb") as file:
+            file.write(content)
+        if not _holds(path, content):
+            raise WriteError(f"{str(path)!r} cannot be read back as it was written. Check the disk.")
 
     def _points(self, name: str) -> list[tuple[int, Path]]:
         """Return the number of epochs and the path of each safe point of a training."""
@@ -187,6 +228,10 @@ class TrainingPoints:
         """Write the state after a number of epochs; see `SafePoints.save`."""
         self.points.save(self.name, number, values)
 
+    def wait(self) -> None:
+        """Wait until the last state is on the disk; see `SafePoints.wait`."""
+        self.points.wait()
+
 
 def _digest(text: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return the sha256 of a JSON text and of arrays with their names, types and shapes."""
@@ -196,3 +241,13 @@ def _digest(text: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
         digest.update(repr([name, values.dtype.str, values.shape]).encode())
         digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.digest()
+
+
+def _holds(path: Path, content: memoryview) -> bool:
+    """Return whether a file has a given content."""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        for start in range(0, len(content), BLOCK):
+            if stream.read(BLOCK) != content[start : start + BLOCK]:
+                return False
+        return not stream.read(1)
+    return False

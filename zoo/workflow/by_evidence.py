@@ -73,7 +73,7 @@ def train(
         ZooError: The network cannot be built or trained, or a file cannot be written.
     """
     started, stats = time.perf_counter(), CacheStats()
-    backbone, groups = _features(resolved, data, config, registry, reporter, stats)
+    backbone, groups = features_of(resolved, data, config, registry, reporter, stats)
     chosen, row, phase = _head_of(points, backbone, groups, resolved, data, reporter, started)
     history, phases, warnings = [row], [phase], _not_judged(chosen, resolved, data, reporter)
     found, trials = Evidence(0, ""), None
@@ -88,7 +88,7 @@ def train(
         phases += result.phases
         trained: SolvedNetwork | keras.Model = network.model
     else:
-        trained = _head_alone(backbone, chosen, groups, resolved, registry, reporter)
+        trained = head_alone(backbone, chosen, groups, resolved, registry, reporter)
     nothing = {"moved_layers": [], "moved_parameters": 0, "epochs_run": 0, "seconds": 0.0}
     left_out = resolved.phases[1 + found.count :]
     phases += [{**each.to_json(), **nothing, "left_out": found.text} for each in left_out]
@@ -156,7 +156,7 @@ def _head_of(
     return chosen, row, phase
 
 
-def _features(
+def features_of(
     resolved: ResolvedConfig,
     data: TrainingData,
     config: TrainConfig,
@@ -309,7 +309,7 @@ def _after_head(result: TrainResult, found: Evidence) -> list[dict[str, Any]]:
     return rows
 
 
-def _head_alone(
+def head_alone(
     backbone: PooledBackbone | None,
     chosen: ChosenHead,
     groups: list[np.ndarray],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ def export_model(
     allow_chance: bool = False,
     replace: bool = False,
     precision: float | None = None,
+    out_of_fold: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
@@ -94,6 +95,7 @@ def export_model(
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         precision: The wanted fraction of right answers, in (0, 1): less sure answers become "unknown". No file is put
             in place if held-out pictures cannot show it. None asks for none.
+        out_of_fold: The logits of a cross-validation by the sha256 of the picture. None means those in the run folder.
 
     Returns:
         The paths of the files, the metrics of the float32 file, and the variants.
@@ -113,7 +115,8 @@ def export_model(
     raw, info, trust_options = convert_trained(
         trained, precision, reporter, keep=keep and float32, allow_chance=allow_chance
     )
-    held_out = trust.held_out(dataset, trained.run.read_out_of_fold() if keep else {}, raw)
+    known_logits = (trained.run.read_out_of_fold() if keep else {}) if out_of_fold is None else out_of_fold
+    held_out = trust.held_out(dataset, known_logits, raw)
     graph, info, fitted = finish_graph(trained, raw, info, held_out, trust_options, reporter)
     predictor = Predictor(artifact.serialize(graph, info), max_pixels=dataset.source.max_pixels)
     outputs = evaluator.predict_parts(predictor, dataset, reporter)

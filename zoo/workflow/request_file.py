@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo import backend, run_lock, runs
+from zoo import backend, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import sources
 from zoo.data.reading import ReadingOptions
@@ -21,7 +21,7 @@ from zoo.errors import RunError, ZooError
 from zoo.export.variants import VARIANTS, AcceptanceLimits, VariantRequest
 from zoo.plugin import Phase, Schedule
 
-FILE = f"{run_lock.FOLDER}/request.json"
+FILE = f"{runs.UNFINISHED}/request.json"
 FORMAT = 1
 
 

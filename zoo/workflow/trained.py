@@ -68,6 +68,8 @@ class TrainedModel:
                 "versions": dict(record.versions),
                 "plugins": list(record.plugins),
                 "seed": record.options["seed"],
+                # Only a run that was exported before its training ended.
+                **{key: record.others[key] for key in ("unfinished",) if key in record.others},
             },
             data={**dataset.describe(), "place": replaced.fingerprint(str(self.as_new().data))},
         )

@@ -86,7 +86,7 @@ def open_unfinished(folder: Path) -> tuple[runs.Run, runs.RunRecord, RunRequest 
         again = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
         raise RunError(
             f"{str(folder)!r} has no safe points (status {record.status!r}): an older version of zoo made it, or its "
-            f"folder {run_lock.FOLDER!r} was removed. Start the run again: `{again}`."
+            f"folder {runs.UNFINISHED!r} was removed. Start the run again: `{again}`."
         )
     asked = request_file.read(run)
     if asked.backend != backend.wanted():
