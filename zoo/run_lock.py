@@ -18,13 +18,13 @@ from typing import Any
 from zoo import runs
 from zoo.errors import RunError, WriteError
 
-LOCK = "process.lock"
+LOCK, REQUEST = "process.lock", "request.json"
 # What a file system answers that cannot lock.
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def folder_of(run: runs.Run) -> Path:
-    """Return the folder of safe points in a run folder. It exists as long as the run is not finished."""
+    """Return the folder of safe points in a run folder. It has the file REQUEST as long as the run is not finished."""
     return run.folder / runs.UNFINISHED
 
 
@@ -42,7 +42,7 @@ def state(run: runs.Run, record: runs.RunRecord) -> str:
         "finished": all that was asked for is done.
         Else the status in run.json, such as "failed: " and the error.
     """
-    if record.status == "trained" and not folder_of(run).is_dir():
+    if record.status == "trained" and not (folder_of(run) / REQUEST).is_file():
         return "finished"
     if holder(run) is not None:
         return "running"

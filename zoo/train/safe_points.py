@@ -63,11 +63,14 @@ class SafePoints:
         self._error: Exception | None = None
         self.background_seconds = 0.0
 
-    def clean(self) -> None:
-        """Remove what killed processes were writing. No other process may write safe points of this run."""
-        for leftover in self.folder.glob(".*"):
+    def clean(self, pattern: str = ".*") -> None:
+        """Remove files: what killed processes were writing, or with "*.npz" all safe points.
+
+        No other process may write safe points of this run.
+        """
+        for path in self.folder.glob(pattern):
             with contextlib.suppress(OSError):
-                leftover.unlink()
+                path.unlink()
 
     def position(self) -> str:
         """Describe the latest safe point for a message, such as "after epoch 3" or "from the beginning"."""
@@ -172,6 +175,9 @@ class SafePoints:
             problem = "its sha256 is another one"
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             problem = str(error) or type(error).__name__
+        if not path.exists():
+            # The process that trains has replaced it in the meantime.
+            return None
         self._reporter.warn(f"{str(path)!r} is damaged and is not used: {problem}. Earlier work is used instead.")
         return None
 

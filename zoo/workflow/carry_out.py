@@ -70,6 +70,8 @@ def carry_out(
             begin()
             with reporter.timing.measure("training"):
                 model, record = _trained(resolved, dataset, registry, run, record, reporter, points)
+                # The network is kept, and run.json says so.
+                points.clean("*.npz")
                 with reporter.timing.measure("drawing curves"):
                     _draw_curves(run, record, reporter)
             with reporter.timing.measure("export"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo import backend, runs
+from zoo import backend, run_lock, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import sources
 from zoo.data.reading import ReadingOptions
@@ -21,7 +21,7 @@ from zoo.errors import RunError, ZooError
 from zoo.export.variants import VARIANTS, AcceptanceLimits, VariantRequest
 from zoo.plugin import Phase, Schedule
 
-FILE = f"{runs.UNFINISHED}/request.json"
+FILE = f"{runs.UNFINISHED}/{run_lock.REQUEST}"
 FORMAT = 1
 
 
@@ -58,6 +58,9 @@ def request_of(
     changes |= {"runs": asked.runs.absolute(), "exported": asked.exported.absolute()}
     if isinstance(weights, Path):
         changes["weights"] = str(weights.absolute())
+    if resolved.weights.random:
+        # Weights that appear later must not be used.
+        changes["weights"] = "none"
     schedule = dataclasses.replace(resolved.schedule, phases=tuple(resolved.phases))
     return RunRequest(
         config=dataclasses.replace(asked, **changes),
