@@ -124,6 +124,8 @@ def export(
     if best_so_far and (top or variants or size):
         other = "--top" if top else "--size" if size else f"--{variants[0].variant.name}"
         raise click.UsageError(f"--best-so-far exports the float32 file of an interrupted run. Leave out {other}.")
+    if best_so_far and reading.words():
+        raise click.UsageError(f"--best-so-far reads the pictures as the run does. Leave out {reading.words()[0]}.")
     registry, reporter = load_registry(), ConsoleReporter()
     target: Path | None
     asked: dict[str, Any] = {"name": name, "exported": exported, "size": size, "reading": reading, "replace": replace}
