@@ -64,13 +64,16 @@ def test_a_training_that_was_killed_ends_in_the_same_bytes(architecture, picture
     assert [each["epochs_run"] for each in result.phases] == [1, 3, 2]
 
 
-def test_frozen_layers_are_not_saved(architecture, pictures, tmp_path):
+def test_frozen_layers_are_not_saved_and_another_network_is_refused(architecture, pictures, tmp_path):
     schedule = (Phase(name="head", train="head", epochs=1, learning_rate=1e-3),)
     trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"), schedule)
     values = SafePoints(tmp_path, Listener()).latest("phases")
     shapes = sorted(array.shape for name, array in values.arrays.items() if name.startswith("variable"))
     # The bias and the kernel of the head, and the random state of dropout.
     assert [shape for shape in shapes if len(shape) > 1 or shape != (2,)] == [(8, 2)] and len(shapes) == 3
+    network = build_network(architecture, SIZE, head=dataclasses.replace(HEAD, hidden=(4,)))
+    with pytest.raises(RunError, match="belongs to another network"):
+        train(network, schedule, pictures, points=SafePoints(tmp_path, Listener()).training("phases"))
 
 
 def test_a_damaged_safe_point_is_not_used(tmp_path):
@@ -111,10 +114,3 @@ def test_the_safe_point_before_is_kept_until_the_new_one_is_proven(tmp_path, mon
     assert (tmp_path / "phases.epoch000001.npz").exists()
     save(3)
     assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000003.npz"]
-
-
-def test_another_network_is_refused(architecture, pictures, tmp_path):
-    trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"), SCHEDULE[2:])
-    network = build_network(architecture, SIZE, head=dataclasses.replace(HEAD, hidden=(4,)))
-    with pytest.raises(RunError, match="belongs to another network"):
-        train(network, SCHEDULE[2:], pictures, points=SafePoints(tmp_path, Listener()).training("phases"))
