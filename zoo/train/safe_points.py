@@ -130,12 +130,14 @@ class SafePoints:
         Args:
             name: The name of the step that trains.
             number: The number of epochs so far.
-            values: The state of the training. The arrays must not change any more.
+            values: The state of the training. Its arrays must not change any more.
 
         Raises:
             WriteError: The safe point before this one cannot be written.
         """
         self.wait()
+        # The training goes on and changes its lists while the thread writes.
+        values = Values(json.loads(json.dumps(values.facts)), dict(values.arrays))
         self._writer = threading.Thread(target=self._save, args=(name, number, values), name="safe point")
         self._writer.start()
 
