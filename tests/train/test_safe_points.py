@@ -11,6 +11,7 @@ from harness import SIZE, Listener, build_network, train
 from zoo.errors import RunError, WriteError
 from zoo.plugin import Head, Phase
 from zoo.train import safe_points
+from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.safe_points import SafePoints, Values
 
 HEAD = Head(pool="avg", dropout=0.3)
@@ -114,3 +115,48 @@ def test_the_safe_point_before_is_kept_until_the_new_one_is_proven(tmp_path, mon
     assert (tmp_path / "phases.epoch000001.npz").exists()
     save(3)
     assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000003.npz"]
+
+
+PHASE = Phase(name="all", train="all", epochs=4, learning_rate=1e-3, batch_norm="update", batch_norm_momentum=0.9)
+OPTIONS = {
+    "online augmentation": ({"augment": True}, {}),
+    "views": ({"augment": True, "features": True}, {"train": "last:1", "views": 3, "batch_norm": "frozen"}),
+    "features": ({"features": True}, {"train": "last:2", "batch_norm": "frozen", "optimizer": "rmsprop"}),
+    "bfloat16": ({"precision": "bfloat16"}, {"lr_schedule": "one-cycle", "optimizer": "adamw"}),
+    "last epoch": ({"keep_best": False, "balance": True, "label_smoothing": 0.1}, {"optimizer": "sgd"}),
+    "early stopping": ({}, {"patience": 1, "learning_rate": 0.3, "epochs": 8}),
+    "averages of all steps": ({}, {"ema": 0.9, "clip_norm": 0.5, "layer_decay": 0.3}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_training_with_options_ends_in_the_same_bytes(architecture, pictures, plugins, tmp_path, monkeypatch, name):
+    config, changes = OPTIONS[name]
+    light = plugins.augmentation("light")
+    if config.pop("augment", None):
+        config["augment"] = light.build(**light.parameters)
+    cached = config.pop("features", None)
+    schedule = (dataclasses.replace(PHASE, **changes), dataclasses.replace(PHASE, name="more", epochs=1))
+
+    def run(points=None, place="features"):
+        features = {"features": FeatureCacheConfig(tmp_path / place, pictures="these", always=True)} if cached else {}
+        return trained(architecture, pictures, points, schedule, **config, **features)
+
+    expected, whole = run(place="others")
+    assert len(whole.history) > 2
+    save = SafePoints.save
+    for epoch in (1, 2):
+
+        def save_and_die(self, name, number, values, last=epoch):
+            save(self, name, number, values)
+            self.wait()
+            if number == last:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(SafePoints, "save", save_and_die)
+            run(SafePoints(tmp_path / "unfinished", Listener()).training("phases"))
+    weights, result = run(SafePoints(tmp_path / "unfinished", Listener()).training("phases"))
+    assert [a.tobytes() for a in weights] == [b.tobytes() for b in expected]
+    assert [{**row, "seconds": 0} for row in result.history] == [{**row, "seconds": 0} for row in whole.history]

@@ -176,3 +176,25 @@ def test_a_run_of_an_older_version_has_no_safe_points(zoo, finished, tmp_path):
     ran = zoo("resume", run)
     assert ran.code == 1 and "has no safe points (status 'running'): an older version of zoo made it" in ran.err
     assert "`zoo finetune mobilenetv2_035 --data " in ran.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--cv", 3), ("--schedule", "grow", "--cv", 2)], ids=["folds", "growing folds"])
+def test_a_cross_validation_continues_in_its_fold(zoo, train, monkeypatch, options):
+    alone, ran = train("alone", *options, "--epochs", 2)
+    assert ran.code == 0, ran.err
+    run = None
+    for number in (3, 2):
+        with monkeypatch.context() as patch:
+            raise_at(patch, SafePoints, "save", number, interrupt)
+            if run is None:
+                run, ran = train("stopped", *options, "--epochs", 2)
+            else:
+                ran = zoo("resume", run)
+        assert ran.code == 130 and "of fold" in ran.err
+    ran = zoo("export", run, "--best-so-far")
+    assert ran.code == 1 and "has no network yet that could be exported" in ran.err
+    ran = zoo("resume", run)
+    assert ran.code == 0, ran.err
+    assert weights_of(run) == weights_of(alone)
+    assert (run / "out-of-fold.npz").read_bytes() == (alone / "out-of-fold.npz").read_bytes()
