@@ -132,7 +132,7 @@ OPTIONS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_training_with_options_ends_in_the_same_bytes(architecture, pictures, plugins, tmp_path, monkeypatch, name):
-    config, changes = OPTIONS[name]
+    config, changes = dict(OPTIONS[name][0]), OPTIONS[name][1]
     light = plugins.augmentation("light")
     if config.pop("augment", None):
         config["augment"] = light.build(**light.parameters)
