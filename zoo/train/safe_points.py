@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import threading
 import time
@@ -26,8 +25,8 @@ from zoo.errors import WriteError
 from zoo.reporter import Reporter
 
 FORMAT = 1
-# Bytes that are read back at a time.
-BLOCK = 1 << 20
+# What reading a damaged file raises.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
 # Names of arrays that hold the JSON text and the digest.
 TEXT, DIGEST = "json", "sha256"
 
@@ -175,7 +174,7 @@ class SafePoints:
                 self._before = max(self._before, facts.pop("elapsed") - (time.perf_counter() - self._opened))
                 return Values(facts, arrays)
             problem = "its sha256 is another one"
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             problem = str(error) or type(error).__name__
         if not path.exists():
             # The process that trains has replaced it in the meantime.
@@ -193,12 +192,9 @@ class SafePoints:
         text = json.dumps(facts).encode()
         own = {TEXT: np.frombuffer(text, np.uint8), DIGEST: np.frombuffer(_digest(text, values.arrays), np.uint8)}
         arrays: dict[str, Any] = {**values.arrays, **own}
-        stream = io.BytesIO()
-        np.savez(stream, **arrays)
-        content = stream.getbuffer()
-        with files.atomic_write(path) as temporary, temporary.open("wb") as file:
-            file.write(content)
-        if not _holds(path, content):
+        with files.atomic_write(path) as temporary:
+            np.savez(temporary, **arrays)
+        if not _holds(path, arrays):
             raise WriteError(f"{str(path)!r} cannot be read back as it was written. Check the disk.")
 
     def _points(self, name: str) -> list[tuple[int, Path]]:
@@ -247,15 +243,19 @@ def _digest(text: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
     for name in sorted(arrays):
         values = np.ascontiguousarray(arrays[name])
         digest.update(repr([name, values.dtype.str, values.shape]).encode())
-        digest.update(values.reshape(-1).view(np.uint8).data)
+        digest.update(_bytes(values).data)
     return digest.digest()
 
 
-def _holds(path: Path, content: memoryview) -> bool:
-    """Return whether a file has a given content."""
-    with contextlib.suppress(OSError), path.open("rb") as stream:
-        for start in range(0, len(content), BLOCK):
-            if stream.read(BLOCK) != content[start : start + BLOCK]:
-                return False
-        return not stream.read(1)
+def _holds(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a file holds given arrays. It is read array by array, because the state may be large."""
+    with contextlib.suppress(*UNREADABLE), path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        return set(stored.files) == set(arrays) and all(
+            np.array_equal(_bytes(stored[name]), _bytes(values)) for name, values in arrays.items()
+        )
     return False
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """Return an array as a flat array of bytes, so that NaN equals NaN."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
