@@ -58,7 +58,8 @@ def convert(model: keras.Model, features: keras.KerasTensor | None = None) -> on
     outputs = [model.get_layer(name).output for name in names]
     if features is not None:
         names, outputs = (*names, FEATURES), [*outputs, features]
-    return _checked(keras.Model(model.input, outputs), names, "uint8")
+    # The names in the graph start with the name of the model, and Keras would number it over the whole process.
+    return _checked(keras.Model(model.input, outputs, name="network"), names, "uint8")
 
 
 def convert_maps(model: keras.Model) -> onnx.ModelProto:
