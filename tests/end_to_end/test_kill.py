@@ -65,20 +65,21 @@ learning_rate = 1e-3
 ema = 0.9
 """
 STEP, WRITE = "zoo.train.fitting:_EpochLog.end_step", "zoo.train.safe_points:SafePoints.write"
-# What is going on, the function, the range of n, and the longest delay in seconds.
+# What is going on, the function, the range of n, and the longest delay in seconds. After a delay that is too long, the
+# work of the next moment is done already.
 EVIDENCE_MOMENTS = [
     ("decoding pictures", "zoo.data.pixels:_decode", (1, 100), 0.01),
-    ("converting the backbone", "zoo.convert.keras_to_onnx:convert_features", (1, 1), 1.0),
+    ("converting the backbone", "zoo.convert.keras_to_onnx:convert_features", (1, 1), 0.2),
     ("computing the frozen part", "zoo.train.frozen.backbone:FeatureSession.__call__", (1, 3), 0.01),
-    ("solving the head", "zoo.train.evidence:choose_head", (1, 1), 0.05),
+    ("solving the head", "zoo.train.evidence:choose_head", (1, 1), 0.02),
     ("writing the head", WRITE, (1, 1), 0.001),
     ("a fold of the cross-validation", STEP, (1, 400), 0.02),
     ("a safe point in a fold", WRITE, (2, 8), 0.004),
     ("the choice of phases", "zoo.train.evidence:Trials._decided", (1, 1), 0.02),
-    ("the last training", "zoo.train.evidence:Trials.refit", (1, 1), 2.0),
+    ("the last training", "zoo.train.evidence:Trials.refit", (1, 1), 0.5),
     ("saving the network", "zoo.workflow.by_evidence:_write_network", (1, 1), 0.1),
-    ("drawing curves", "zoo.report.curves:draw", (1, 1), 0.2),
-    ("the export", "zoo.workflow.finished_graph:finish_graph", (1, 1), 1.0),
+    ("drawing curves", "zoo.report.curves:draw", (1, 1), 0.1),
+    ("the export", "zoo.workflow.finished_graph:finish_graph", (1, 1), 0.1),
     ("writing the report", "zoo.workflow.page:write", (1, 1), 0.02),
 ]
 SCRATCH_MOMENTS = [
