@@ -109,7 +109,7 @@ def test_the_safe_point_before_is_kept_until_the_new_one_is_proven(tmp_path, mon
             save(2)
     assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000001.npz"]
     with monkeypatch.context() as patch:
-        patch.setattr(safe_points, "_holds", lambda path, arrays: False)
+        patch.setattr(safe_points, "_whole", lambda path: False)
         with pytest.raises(WriteError, match="cannot be read back"):
             save(2)
     assert (tmp_path / "phases.epoch000001.npz").exists()

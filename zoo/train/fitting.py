@@ -343,8 +343,7 @@ def _built_optimizer(trained_part: keras.Model) -> keras.optimizers.Optimizer:
 
 def optimizer_state(trained_part: keras.Model) -> list[np.ndarray]:
     """Return copies of the variables of a model's optimizer: its steps, moments and averages."""
-    convert = backend.start().ops.convert_to_numpy
-    return [np.array(convert(variable)) for variable in trained_part.optimizer.variables]
+    return [progress.copied(variable) for variable in trained_part.optimizer.variables]
 
 
 def _jit() -> bool | str:

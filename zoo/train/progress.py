@@ -60,6 +60,9 @@ class NetworkVariables:
 
     Args:
         models: The whole network first, then networks with fewer stages. They share the variables of these stages.
+
+    Attributes:
+        layout: A digest of the names, shapes and types of all variables.
     """
 
     def __init__(self, models: Sequence[keras.Model]):
@@ -67,6 +70,8 @@ class NetworkVariables:
         self._all, self._models = list(unique.values()), list(models)
         self._number = {key: i for i, key in enumerate(unique)}
         self._changed: set[int] = set()
+        rows = [[each.path, tuple(each.shape), str(each.dtype)] for each in self._all]
+        self.layout = hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def begin_phase(self, model: keras.Model) -> None:
         """Note which variables a phase can change. Call this when its layers are set.
@@ -89,8 +94,7 @@ class NetworkVariables:
 
     def capture(self) -> dict[str, np.ndarray]:
         """Return copies of all variables that can have changed."""
-        convert = backend.start().ops.convert_to_numpy
-        return {f"variable{i}": np.array(convert(self._all[i])) for i in sorted(self._changed)}
+        return {f"variable{i}": copied(self._all[i]) for i in sorted(self._changed)}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set the variables to what `capture` returned.
@@ -104,16 +108,18 @@ class NetworkVariables:
         self._changed |= numbers
         assign([self._all[i] for i in sorted(numbers)], [arrays[f"variable{i}"] for i in sorted(numbers)])
 
-    def layout(self) -> str:
-        """Return a digest of the names, shapes and types of all variables."""
-        rows = [[each.path, tuple(each.shape), str(each.dtype)] for each in self._all]
-        return hashlib.sha256(repr(rows).encode()).hexdigest()
-
 
 OTHER_NETWORK = (
     "the safe point belongs to another network than the one that is built now. Another version of zoo, of Keras or of "
     "a plugin made it. Install the versions in run.json, or start the run again with `zoo finetune`."
 )
+
+
+def copied(variable: keras.Variable) -> np.ndarray:
+    """Return a copy of the value of a variable, which does not change when the variable does."""
+    values = backend.start().ops.convert_to_numpy(variable)
+    # TensorFlow and JAX copy already, and PyTorch does not.
+    return values if values.flags.owndata else np.array(values)
 
 
 def assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
@@ -153,7 +159,7 @@ def capture(
     if best.weights is not None and not is_latest:
         arrays |= {f"best{i}": best.weights[i] for i in variables.numbers(network)}
     facts = {
-        "layout": variables.layout(),
+        "layout": variables.layout,
         "active": dict(active),
         "place": {key: value for key, value in vars(place).items() if key != "optimizer"},
         "records": {key: value for key, value in vars(records).items() if key != "val_logits"},
@@ -181,7 +187,7 @@ def restore(values: Values, best: BestWeights, variables: NetworkVariables, netw
     Raises:
         RunError: The state belongs to another network.
     """
-    if values.facts["layout"] != variables.layout():
+    if values.facts["layout"] != variables.layout:
         raise RunError(OTHER_NETWORK)
     variables.restore(values.arrays)
     stored = values.facts["best"]
@@ -201,8 +207,7 @@ def _numbered(arrays: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
 
 def snapshot(model: keras.Model) -> list[np.ndarray]:
     """Return copies of all variables of a model, the random state of dropout included."""
-    convert = backend.start().ops.convert_to_numpy
-    return [np.array(convert(variable)) for variable in model.variables]
+    return [copied(variable) for variable in model.variables]
 
 
 def numbers_warning(before: str, now: str) -> str:
