@@ -85,7 +85,7 @@ def test_only_convert_imports_tensorflow(module, path):
     assert not heavy or part_of(module) == "zoo.convert"
 
 
-HEAVY = ("tensorflow", "keras", "numpy", "PIL", "onnxruntime", "onnx", "sklearn", "pooch", "requests", "matplotlib")
+HEAVY = ("tensorflow", "keras", "numpy", "PIL", "onnxruntime", "onnx", "sklearn", "filelock", "requests", "matplotlib")
 LIGHT_COMMANDS = [
     ["list"],
     ["list", "--json"],
@@ -113,6 +113,7 @@ LIGHT_COMMANDS = [
             "evaluate",
             "export",
             "plot",
+            "report",
             "predict",
             "verify",
             "doctor",

@@ -87,7 +87,7 @@ def test_the_runtime_imports_nothing_it_does_not_need(tmp_path):
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in {'tensorflow', 'keras', 'onnx', 'click', 'pluggy', 'zoo', 'zoo_plugins',\n"
-        "                                  'sklearn', 'scipy', 'pooch', 'rich'}:\n"
+        "                                  'sklearn', 'scipy', 'requests', 'rich'}:\n"
         "            raise ImportError('not on the device: ' + name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
         "from zoo_runtime.cli import main\n"

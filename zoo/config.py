@@ -245,7 +245,7 @@ def resolve(
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
-    weights.report(reporter, config.schedule)
+    warnings = weights.report(reporter, config.schedule)
     if weights.random != expected_random and planned is None:
         schedule, phases = _schedule(config, architecture, head, registry, augmentation, reporter, random=True)
     size = size or weights.input_size or architecture.input_size
@@ -263,7 +263,7 @@ def resolve(
         augmentation=augmentation,
         parameters=parameters,
         augment=augment,
-        warnings=_warn_of_random(weights, schedule, phases, reporter),
+        warnings=warnings + _warn_of_random(weights, schedule, phases, reporter),
     )
 
 

@@ -52,6 +52,20 @@ class Reporter:
         """
         yield lambda done, total: None
 
+    @contextlib.contextmanager
+    def transfer(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """Show the progress of a download until the context ends. Without an override, it is shown as other progress.
+
+        Args:
+            label: Describes the download, such as "downloading weights".
+
+        Yields:
+            A function to call with (done, total): how many bytes have arrived, and how many there are. `total` is 0 if
+            this is not known.
+        """
+        with self.progress(label) as progress:
+            yield progress
+
 
 class Timing:
     """Measures how many seconds the steps of a program take. A step can contain inner steps.

@@ -8,9 +8,10 @@ camera, or other things in front of it.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,10 @@ OF_ANSWERS = ("confidence", "outlier_score", "feature_norm")
 LARGE_SHIFT = 0.5
 # ... and by more than this many standard errors, so that a few pictures cannot show a drift by chance.
 CLEAR_SHIFT = 4.0
+# From this number of pictures on, every shift that is large enough is also clear enough.
+ENOUGH = math.ceil((CLEAR_SHIFT / LARGE_SHIFT) ** 2)
+# Of these figures, only a shift in this direction is a drift.
+WORSE = {"confidence": -1.0, "outlier_score": 1.0}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Shift:
         mean: Its mean over the pictures here.
         deviation: Its standard deviation over the pictures here.
         shift: By how many standard deviations of the training pictures the mean has moved.
-        drifted: Whether the shift is large, and too clear to be chance.
+        drifted: Whether the shift is large, and too clear to be chance. A higher confidence and a lower outlier score
+            are no drift.
     """
 
     figure: str
@@ -50,6 +56,11 @@ class Shift:
     deviation: float
     shift: float
     drifted: bool
+
+
+def smallest_shift(pictures: int) -> float:
+    """Return by how many standard deviations a mean must have moved so that this number of pictures shows a drift."""
+    return max(LARGE_SHIFT, CLEAR_SHIFT / math.sqrt(pictures))
 
 
 def pixel_figures(pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
@@ -82,32 +93,66 @@ def pixel_figures(pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """What a `DriftCounter` has counted.
+
+    Args:
+        pictures: See `DriftCounter`.
+        unknown: See `DriftCounter`.
+        outliers: See `DriftCounter`.
+        sums: For each figure, the number of pictures that have it, its mean, and the sum of squared differences from
+            the mean.
+    """
+
+    pictures: int = 0
+    unknown: int = 0
+    outliers: int = 0
+    sums: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
+
+
 class DriftCounter:
     """Counts figures of pictures and of answers. Several threads may add to it.
 
-    Attributes:
-        pictures: The number of pictures that were added.
-        unknown: How many of the answers were "unknown".
-        outliers: How many of the pictures were outliers.
+    A copy, a pickle and a forked process start with what was counted so far, and then count for themselves.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.clear()
+        self.__setstate__({"counts": _Counts()})
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            return {key: value for key, value in vars(self).items() if key != "_lock"}
+        return {"counts": self._counts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._lock = threading.Lock()
-        vars(self).update(state)
+        # The counts are replaced as a whole, so that a fork at any moment finds consistent ones.
+        self._counts: _Counts = state["counts"]
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    @property
+    def pictures(self) -> int:
+        """The number of pictures that were added."""
+        return self._counts.pictures
+
+    @property
+    def unknown(self) -> int:
+        """How many of the answers were "unknown"."""
+        return self._counts.unknown
+
+    @property
+    def outliers(self) -> int:
+        """How many of the pictures were outliers."""
+        return self._counts.outliers
+
+    def _locked(self) -> threading.Lock:
+        """Return the lock. A forked process gets a new one, because a thread of the old one may have held it."""
+        if self._process != os.getpid():
+            self._lock, self._process = threading.Lock(), os.getpid()
+        return self._lock
 
     def clear(self) -> None:
         """Start again at zero pictures."""
-        with self._lock:
-            self.pictures = self.unknown = self.outliers = 0
-            self._sums: dict[str, list[float]] = {}
+        with self._locked():
+            self._counts = _Counts()
 
     def add(
         self,
@@ -127,26 +172,25 @@ class DriftCounter:
             outlier: Whether the picture was an outlier.
         """
         figures = {**pixel_figures(pixels), **answers}
-        with self._lock:
-            self.pictures += 1
-            self.unknown += unknown
-            self.outliers += outlier
+        with self._locked():
+            before = self._counts
+            sums = dict(before.sums)
             for name, value in figures.items():
                 # Welford's algorithm: the sum of squares itself would lose digits.
-                count, mean, squares = self._sums.get(name, [0.0, 0.0, 0.0])
+                count, mean, squares = sums.get(name, (0, 0.0, 0.0))
                 count += 1
                 step = value - mean
                 mean += step / count
-                self._sums[name] = [count, mean, squares + step * (value - mean)]
+                sums[name] = (count, mean, squares + step * (value - mean))
+            self._counts = _Counts(before.pictures + 1, before.unknown + unknown, before.outliers + outlier, sums)
 
     def summary(self) -> dict[str, Any]:
         """Return the number of pictures, and the mean and the standard deviation of each figure, as JSON values."""
-        with self._lock:
-            sums = {name: list(values) for name, values in self._sums.items()}
-            pictures = self.pictures
+        counts = self._counts
+        sums = counts.sums
         ordered = [name for name in (*OF_PIXELS, *OF_ANSWERS) if name in sums]
         return {
-            "pictures": pictures,
+            "pictures": counts.pictures,
             "figures": {
                 name: {"mean": sums[name][1], "deviation": math.sqrt(sums[name][2] / sums[name][0])} for name in ordered
             },
@@ -178,7 +222,9 @@ def _shift(name: str, here: Mapping[str, float], trained: Mapping[str, float], p
     moved = here["mean"] - mean
     # A figure that never changed in training, such as the saturation of gray pictures, drifts with any change.
     shift = moved / deviation if deviation > 1e-9 else 0.0 if abs(moved) < 1e-6 else math.copysign(99.0, moved)
-    drifted = abs(shift) > LARGE_SHIFT and abs(shift) * math.sqrt(pictures) > CLEAR_SHIFT
+    # Surer answers and pictures that are more alike are no reason to worry. The training pictures themselves have both.
+    worse = shift * WORSE.get(name, math.copysign(1.0, shift))
+    drifted = worse > smallest_shift(pictures)
     return Shift(name, mean, deviation, here["mean"], here["deviation"], shift, drifted)
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ._drift import format_shifts
+from ._drift import ENOUGH, format_shifts, smallest_shift
 from ._errors import CorruptModel, PictureError
 from ._listing import PassedOver, expand, no_picture_in
 from ._predictor import Predictor
@@ -59,7 +59,8 @@ def print_drift(model: str, paths: Sequence[str], *, as_json: bool = False, **op
         counts = {"pictures": counter.pictures, "unknown": counter.unknown, "outliers": counter.outliers}
         print(json.dumps({**counts, "figures": [dataclasses.asdict(each) for each in shifts]}))
         return 1 if failed else 0
-    print(f"{counter.pictures} pictures here, {trained.get('pictures')} training pictures")
+    here = "1 picture" if counter.pictures == 1 else f"{counter.pictures} pictures"
+    print(f"{here} here, {trained.get('pictures')} training pictures")
     print(format_shifts(shifts))
     if predictor.info.trust.get("outliers"):
         share = counter.outliers / counter.pictures
@@ -70,7 +71,17 @@ def print_drift(model: str, paths: Sequence[str], *, as_json: bool = False, **op
     if drifted:
         print(f"drifted: {', '.join(drifted)}. Look at some pictures, and train again with pictures like these.")
     else:
-        print("no figure has drifted")
+        print(_not_drifted(counter.pictures))
     if passed_over.endings:
         print(one_line(f"passed over: {passed_over}"), file=sys.stderr)
     return 1 if failed else 0
+
+
+def _not_drifted(pictures: int) -> str:
+    """Say that no figure has drifted, or that the pictures are too few to tell."""
+    if pictures >= ENOUGH:
+        return "no figure has drifted"
+    return (
+        f"too few pictures to tell: {pictures} can only show that a mean has moved by more than "
+        f"{smallest_shift(pictures):.1f} standard deviations, and none has. {ENOUGH} pictures show all that counts."
+    )

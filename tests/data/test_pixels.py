@@ -21,8 +21,10 @@ from PIL import Image
 
 import zoo_runtime
 from zoo import files
+from zoo.data import memory
 from zoo.data import pixels as module
-from zoo.data.pixels import RELEASED_BYTES, MappedRows, check_readable, left_out_text, load_pixels
+from zoo.data.memory import RELEASED_BYTES, MappedRows
+from zoo.data.pixels import check_readable, left_out_text, load_pixels
 from zoo.data.sources import Picture, open_source
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import ImageSpec
@@ -330,32 +332,54 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_evicted(tmp_path
     load_pixels(some(put, tmp_path / "a", 10), SPEC, cache)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10**6, 10**6, 5000))
-    with pytest.raises(DataError, match=r"has only 5.0 kB free. Set ZOO_CACHE to a folder on a larger disk"):
-        load_pixels(some(put, tmp_path / "b", 30, start=50), SPEC, cache)
+    pictures, warnings = some(put, tmp_path / "b", 30, start=50), []
+    found = load_pixels(pictures, SPEC, cache, warn=warnings.append)
+    assert np.array_equal(found.array[3], zoo_runtime.decode(pictures[3].content, SPEC)) and not found.cached
+    assert "5.0 kB are free. They stay in memory" in warnings[0] and "ZOO_CACHE to a folder on a larger" in warnings[0]
+    monkeypatch.setattr(memory, "MEMORY_BYTES", 1000)
+    with pytest.raises(DataError, match=r"5.0 kB are free. Set ZOO_CACHE to a folder on a larger disk, or use a small"):
+        load_pixels(pictures, SPEC, cache)
     assert len(entries(cache)) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
-def test_a_disk_that_fills_up_while_decoding_is_an_error_and_not_a_crash(pictures, cache, monkeypatch):
+def test_a_disk_that_fills_up_while_decoding_is_no_crash(pictures, cache, monkeypatch):
     """Writing to a memory map on a full disk would end in SIGBUS, so the space is reserved first."""
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError, match="No space left on device"):
-        load_pixels(pictures, SPEC, cache)
+    warnings = []
+    found = load_pixels(pictures, SPEC, cache, warn=warnings.append)
+    assert np.array_equal(found.array[0], zoo_runtime.decode(pictures[0].content, SPEC))
+    assert "No space left on device. They stay in memory, and the next run decodes them again" in warnings[0]
     assert entries(cache) == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cache_that_is_removed_while_pictures_are_decoded(pictures, cache, monkeypatch, times):
+    left, warnings = [times], []
+
+    def remove(done, total):
+        if left[0] and done == total:
+            left[0] -= 1
+            shutil.rmtree(cache)
+
+    found = load_pixels(pictures, SPEC, cache, remove, warn=warnings.append)
+    assert np.array_equal(found.array[0], zoo_runtime.decode(pictures[0].content, SPEC))
+    assert len(warnings) == times - 1 and load_pixels(pictures, SPEC, cache).cached == (times == 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
 def test_the_space_is_reserved_before_anything_is_written(tmp_path):
-    array = module._create(tmp_path / "pixels.npy", (100, 64, 64, 3))
+    array = memory.create(tmp_path / "pixels.npy", (100, 64, 64, 3))
     status = (tmp_path / "pixels.npy").stat()
     assert status.st_blocks * 512 >= status.st_size > array.nbytes == 100 * 64 * 64 * 3
 
 
-def test_a_cache_that_cannot_be_written(open_folder, tmp_path, put, unprivileged, pictures):
+def test_a_cache_that_cannot_be_written(open_folder, tmp_path, put, unprivileged, pictures, monkeypatch):
+    monkeypatch.setattr(memory, "MEMORY_BYTES", 0)
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot be written to .*Set ZOO_CACHE"):
         load_pixels(pictures, SPEC, tmp_path / "file")
@@ -489,9 +513,9 @@ def test_a_temporary_failure_is_an_error_and_is_not_remembered(pictures, cache, 
         failing["on"] = True
         return create(*arguments)
 
-    create = module._create
+    create = memory.create
     monkeypatch.setattr(Picture, "open", flaky)
-    monkeypatch.setattr(module, "_create", after_digests)
+    monkeypatch.setattr(module, "create", after_digests)
     with pytest.raises(
         DataError, match=r"could be read a moment ago, but it cannot be read now: Too many open files\. Run again"
     ):
@@ -506,8 +530,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept_under_its_old_digest(p
         pictures[2].content.write_bytes(pictures[5].content.read_bytes())
         return create(*arguments)
 
-    create = module._create
-    monkeypatch.setattr(module, "_create", after_digests)
+    create = memory.create
+    monkeypatch.setattr(module, "create", after_digests)
     with pytest.raises(DataError, match="changed while it was read"):
         load_pixels(pictures, SPEC, cache)
     assert entries(cache) == []

@@ -33,11 +33,16 @@ def test_what_is_printed(finished):
     assert run.name.split("-")[1] == "mobilenetv2_035" and len(run.name.split("-")[2]) == 6
     assert sorted(p.name for p in run.iterdir()) == [
         "curves.png",
+        "examples.json",
         "history.csv",
+        "label_issues.csv",
+        "label_issues.html",
+        "label_issues.json",
         "metrics.json",
         "model.keras",
         "model.onnx",
         "pictures.csv",
+        "predictions.csv",
         "report.html",
         "run.json",
         "trust.json",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.runs import Run
 from zoo_runtime import Predictor
 
 
@@ -59,6 +62,8 @@ def test_two_classes_have_one_unit_and_two_probabilities(zoo, two, tmp_path):
 
 def test_a_flat_head_stays_at_its_size(zoo, two, tmp_path):
     run, *_ = finetune(zoo, tmp_path, "mnist_dense", "--data", two, "--epochs", 1, "--allow-chance")
+    found = json.loads((run / "examples.json").read_text())
+    assert found["gradcam"] is False and "no convolutions" in found["gradcam_missing"]
     ran = zoo("export", run, "--size", "40", "--exported", tmp_path / "exported")
     assert ran.code == 2 and "--pool roi" in ran.err
 
@@ -85,7 +90,7 @@ def several(tmp_path_factory):
 
 
 def test_several_labels(zoo, several, tmp_path):
-    arguments = ("catsdogs_convnet", "--data", several / "pictures.csv", "--size", 48, "--pool", "flatten")
+    arguments = ("catsdogs_convnet", "--data", several / "pictures.csv", "--size", 64, "--pool", "flatten")
     refused = zoo("finetune", *arguments, "--balance")
     assert refused.code == 2 and "--balance needs pictures with exactly one class each" in refused.err
     run, record, metrics, predictor = finetune(
@@ -97,6 +102,12 @@ def test_several_labels(zoo, several, tmp_path):
     assert "confusion_matrix" not in test and test["pictures"] == sum(1 for _ in rows_of(run, "test"))
     assert {row["class"] for row in rows_of(run, "train")} == {"", "red", "green", "green;red"}
     assert "mean average precision" in (run / "report.html").read_text()
+    calibration = test["calibration_error"]
+    assert sum(each["decisions"] for each in calibration["bins"]) == 2 * test["pictures"] and "sets" not in test
+    for row in Run(run).predictions():
+        assert row["predicted"] == ";".join(sorted(predictor(several / row["picture"]).labels))
+        assert row["confidence"] == row["second"] == row["unknown"] == ""
+    check_sides(json.loads((run / "examples.json").read_text()))
     results = predictor([several / f"{i}.png" for i in range(4)])
     assert [set(result.labels) for result in results] == [set(), {"red"}, {"green"}, {"red", "green"}]
     assert sum(results[3].probabilities.values()) > 1.5
@@ -108,6 +119,21 @@ def test_several_labels(zoo, several, tmp_path):
     assert json.loads(ran.out)["labels"] == ["red"]
     ran = zoo("evaluate", run, "--json")
     assert json.loads(ran.out)["exact_match"] == test["exact_match"]
+
+
+def check_sides(found):
+    """Red is on the left and green on the right, and there the heat has to lie."""
+    assert found["gradcam"] is True
+    seen = set()
+    for each in found["right"]:
+        if each["said"]:
+            assert each["truth"] == sorted(each["said"]) and each["overlay_class"] in each["said"]
+            drawn = Image.open(io.BytesIO(base64.b64decode(each["overlay"].partition(",")[2])))
+            heat = np.asarray(drawn).astype(float).sum(axis=2)
+            half = heat.shape[1] // 2
+            assert (heat[:, :half].mean() > heat[:, half:].mean()) == (each["overlay_class"] == "red")
+            seen.add(each["overlay_class"])
+    assert seen == {"red", "green"}
 
 
 def rows_of(run, part):

@@ -7,8 +7,9 @@ import pytest
 from builtin_plugins import smallest_of_each_family
 
 from zoo import testing
+from zoo.plugin import Head
 
-QUICK = ("mobilenetv2_035", "mnist_convnet")
+QUICK = ("mnist_convnet",)
 # The smallest size whose last map has several positions in both directions, not square if possible.
 SIZE = (96, 128)
 
@@ -18,11 +19,12 @@ def keras_heat(model, feature_map, pixels, label):
     import keras
     import tensorflow as tf
 
-    activations = keras.Model(model.input, feature_map)(tf.constant(pixels, tf.float32), training=False)
-    head = keras.Model(feature_map, model.get_layer("logits").output)
+    both = keras.Model(model.input, [feature_map, model.get_layer("logits").output])
+    inputs = tf.constant(pixels, tf.float32)
     with tf.GradientTape() as tape:
-        tape.watch(activations)
-        score = head(activations, training=False)[:, label]
+        tape.watch(inputs)
+        activations, logits = both(inputs, training=False)
+        score = logits[:, label]
     weights = tf.reduce_mean(tape.gradient(score, activations), axis=(1, 2), keepdims=True)
     return tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1)).numpy()
 
@@ -33,12 +35,12 @@ def compare(architecture, size, head=None):
 
     from zoo.convert.gradcam import GradCam
     from zoo.convert.keras_to_onnx import convert
-    from zoo.train.network import attach_head, build_backbone
+    from zoo.train.network import assemble, build_backbone
 
     keras.utils.set_random_seed(1)
     backbone = build_backbone(architecture, size)
     testing.randomize(backbone)
-    model = attach_head(backbone, head or architecture.head, 3, architecture.name)
+    model = assemble(backbone, architecture, head or architecture.head, 3).model
     pixels = testing.synthetic_pixels(3, size, architecture.channels, seed=1)
     gradcam = GradCam(convert(model), reduced=bool(head and head.reduce))
     assert gradcam.missing is None
@@ -59,6 +61,25 @@ def compare(architecture, size, head=None):
 def test_heat_is_that_of_keras(plugins, name):
     architecture = plugins.architecture(name)
     compare(architecture, (40, 32) if name == "mnist_convnet" else SIZE)
+
+
+HEADS = {
+    "grid": Head(pool="roi", grid=2, reduce=8, hidden=(12,)),
+    "two stages": Head(pool="avg", stages=2, hidden=(12,)),
+    "maximum": Head(pool="max"),
+    "length": Head(pool="l2norm", hidden=(12, 8)),
+}
+
+
+@pytest.mark.parametrize("name", ["grid", "two stages"])
+def test_heat_of_every_head_is_that_of_keras(plugins, name):
+    compare(plugins.architecture("mnist_convnet"), (40, 32), HEADS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["maximum", "length"])
+def test_heat_of_other_pools_is_that_of_keras(plugins, name):
+    compare(plugins.architecture("mnist_convnet"), (40, 32), HEADS[name])
 
 
 @pytest.mark.slow

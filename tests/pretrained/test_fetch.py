@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import json
 import os
 import socket
@@ -12,122 +11,16 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
+from weights_server import entry, find, place, sha256, store, stored, unfinished
 
 from zoo import files
 from zoo.errors import HashMismatch, WeightsUnavailable
-from zoo.plugin import IMAGENET1K, ClassIndex, Weights
-from zoo.pretrained import fetch
+from zoo.plugin import IMAGENET1K, ClassIndex
+from zoo.pretrained import download, fetch, network
 
-
-class Server:
-    """A web server on this machine. `answers` maps a path to bytes, a status, or a function of the handler."""
-
-    def __init__(self) -> None:
-        self.answers: dict = {}
-        self.requests: list[str] = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                outer.requests.append(f"HEAD {self.path}")
-                self._answer(b"")
-
-            def do_GET(self) -> None:
-                outer.requests.append(f"GET {self.path}")
-                self._answer(None)
-
-            def _answer(self, body: bytes | None) -> None:
-                answer = outer.answers.get(self.path, 404)
-                if callable(answer):
-                    answer(self)
-                    return
-                status, data = (answer, b"gone") if isinstance(answer, int) else (200, answer)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data if body is None else body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
-
-
-@pytest.fixture(autouse=True)
-def online(monkeypatch):
-    """Allow the network, which in these tests is this machine alone, and ignore all proxies."""
-    monkeypatch.delenv("ZOO_OFFLINE")
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-
-
-@pytest.fixture
-def hdf5(tmp_path):
-    """Makes the bytes of an HDF5 file; each seed gives other content."""
-
-    def make(seed: int = 0) -> bytes:
-        path = tmp_path / "made.h5"
-        with h5py.File(path, "w") as file:
-            file["x"] = np.random.default_rng(seed).random(5000)
-        return path.read_bytes()
-
-    return make
-
-
-def entry(url: str = "http://127.0.0.1:9/w.h5", filename: str = "w.h5", size: int = 224, **others) -> Weights:
-    return Weights(
-        architecture="net",
-        tag="imagenet1k",
-        url=url,
-        filename=filename,
-        includes_top=False,
-        input_size=(size, size),
-        licence="MIT",
-        source="here",
-        **others,
-    )
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def store() -> Path:
-    return files.cache() / "weights"
-
-
-def stored() -> list[str]:
-    return sorted(path.name for path in store().iterdir()) if store().exists() else []
-
-
-def place(folder: Path, name: str, data: bytes) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(data)
-    return folder / name
-
-
-def find(*entries: Weights, size: int = 224, **options) -> fetch.WeightsFile:
-    return fetch.find(entries, (size, size), **options)
-
+pytestmark = pytest.mark.usefixtures("online")
 
 # --- places ----------------------------------------------------------------------------------------------------------
 
@@ -237,7 +130,7 @@ def test_a_name_that_does_not_resolve(monkeypatch):
 
 def test_a_name_server_that_never_answers(monkeypatch):
     """No timeout of a socket covers the lookup of a name."""
-    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(network, "CONNECT_SECONDS", 0.3)
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20))
     started = time.monotonic()
@@ -257,8 +150,8 @@ def silent_server(backlog: int = 5) -> Iterator[int]:
 
 
 def test_a_server_that_accepts_and_never_answers(monkeypatch):
-    assert fetch.CONNECT_SECONDS == 5
-    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.4)
+    assert network.CONNECT_SECONDS == 5
+    monkeypatch.setattr(network, "CONNECT_SECONDS", 0.4)
     with silent_server() as port:
         started = time.monotonic()
         with pytest.raises(WeightsUnavailable, match=r"no answer within|timed out"):
@@ -270,8 +163,8 @@ def test_a_server_that_accepts_and_never_answers(monkeypatch):
 def test_addresses_that_do_not_respond_do_not_hide_the_one_that_works(monkeypatch, server, hdf5):
     """This happens where IPv6 is announced but dropped: each connection to it hangs until the timeout."""
     server.answers["/w.h5"] = hdf5()
-    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 2)
-    monkeypatch.setattr(fetch, "IMPATIENT_SECONDS", 0.2)
+    monkeypatch.setattr(network, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(network, "IMPATIENT_SECONDS", 0.2)
     with silent_server(backlog=0) as dead, contextlib.ExitStack() as stack:
         for _ in range(3):
             filler = stack.enter_context(socket.socket())
@@ -287,7 +180,7 @@ def test_addresses_that_do_not_respond_do_not_hide_the_one_that_works(monkeypatc
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
         started = time.monotonic()
-        assert fetch._unreachable(f"{server.url}/w.h5") == ""
+        assert network.unreachable(f"{server.url}/w.h5") == ""
         assert time.monotonic() - started < 1.8
 
 
@@ -364,14 +257,14 @@ def test_servers_that_do_not_send_the_file(server, hdf5, kind, message):
         find(entry(f"{server.url}/w.h5", **facts.get(kind, {})))
     assert f"downloading {server.url}/w.h5 failed" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert stored() == []
+    assert stored() == [] and unfinished() in ([], ["w.h5"])
     # A second attempt succeeds without any cleaning up.
     server.answers["/w.h5"] = data
     assert find(entry(f"{server.url}/w.h5")).place == "download"
 
 
 def test_a_server_that_stops_in_the_middle(monkeypatch, server, hdf5):
-    monkeypatch.setattr(fetch, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(download, "READ_SECONDS", 0.3)
     released = threading.Event()
 
     def stall(handler) -> None:
@@ -390,7 +283,8 @@ def test_a_server_that_stops_in_the_middle(monkeypatch, server, hdf5):
     released.set()
 
 
-def test_an_interrupted_download_leaves_nothing(server, hdf5):
+def test_an_interrupted_download_leaves_nothing_if_it_cannot_be_continued(server, hdf5):
+    """This server names no version of the file, and no hash is published."""
     server.answers["/w.h5"] = hdf5()
 
     def interrupt(done, total):
@@ -399,6 +293,7 @@ def test_an_interrupted_download_leaves_nothing(server, hdf5):
     with pytest.raises(KeyboardInterrupt):
         find(entry(f"{server.url}/w.h5"), progress=interrupt)
     assert stored() == []
+    assert find(entry(f"{server.url}/w.h5")).path.read_bytes() == hdf5()
 
 
 def test_leftovers_of_a_killed_download_are_removed_after_an_hour(server, hdf5):

@@ -82,8 +82,12 @@ def test_a_local_file_is_chosen_by_size_and_recorded(plugins, tmp_path, monkeypa
     warned = []
     reporter = Reporter()
     reporter.warn = warned.append
-    chosen.report(reporter)
-    assert warned == ["the weights trained at 224x224 are not available; those trained at 96x96 are used."]
+    returned = chosen.report(reporter)
+    assert (
+        list(returned)
+        == warned
+        == ["the weights trained at 224x224 are not available; those trained at 96x96 are used."]
+    )
     assert "ZOO_OFFLINE=1 forbids downloads" in chosen.record["reason"]
     assert chosen.record["place"] == "mirror" and chosen.record["sha256"] == select.fetch.digest_of(tmp_path / name)
     own = choose(plugins, "mobilenetv2_035", tmp_path / name)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
+import multiprocessing
+import os
 import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -188,12 +193,36 @@ def test_drift_is_counted_and_compared(trusted, tmp_path, capsys):
     assert values["pictures"] == 20 and values["figures"][0]["drifted"] is True
 
 
+@pytest.mark.parametrize(("number", "told"), [(1, "more than 4.0"), (16, "more than 1.0"), (63, "0.5"), (64, "")])
+def test_few_pictures_are_too_few_to_tell(trusted, tmp_path, capsys, number, told):
+    usual = {"pictures": 50, "figures": {"brightness": TRUST["drift"]["figures"]["brightness"]}}
+    (tmp_path / "model.onnx").write_bytes(trusted({**TRUST, "drift": usual}))
+    (tmp_path / "here").mkdir()
+    for i in range(number):
+        (tmp_path / "here" / f"{i}.png").write_bytes(flat(128, 128, 128))
+    assert main(["drift", str(tmp_path), str(tmp_path / "here")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{number} picture{'s' * (number > 1)} here")
+    assert ("too few pictures to tell" in out and told in out) if told else "no figure has drifted" in out
+
+
 def test_a_single_odd_picture_is_no_drift():
     counter = DriftCounter()
     counter.add(np.zeros((8, 8, 3), np.uint8), {"confidence": 0.88})
     (brightness, confidence) = counter.compare(TRUST["drift"])
     assert brightness.shift == pytest.approx(-5) and brightness.drifted
     assert confidence.shift == pytest.approx(-0.4) and not confidence.drifted
+
+
+@pytest.mark.parametrize(("confidence", "score", "drifted"), [(0.99, 0.02, False), (0.8, 0.2, True)])
+def test_surer_answers_and_more_usual_pictures_are_no_drift(confidence, score, drifted):
+    counter = DriftCounter()
+    for _ in range(30):
+        counter.add(np.full((8, 8, 3), 128, np.uint8), {"confidence": confidence, "outlier_score": score})
+    shifts = {each.figure: each for each in counter.compare(TRUST["drift"])}
+    assert abs(shifts["confidence"].shift) > 1.5 and abs(shifts["outlier_score"].shift) > 1.5
+    assert shifts["confidence"].drifted is shifts["outlier_score"].drifted is drifted
+    assert not shifts["brightness"].drifted
 
 
 def test_drift_needs_a_file_with_statistics(model, pictures, capsys):
@@ -218,3 +247,41 @@ def test_drift_of_pictures_that_all_fail_names_each_and_nothing_else(trusted, tm
     assert main(["drift", str(tmp_path), str(tmp_path / "a.jpg")]) == 1
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and "a.jpg" in captured.err and captured.out == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only some systems can fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_while_a_thread_counts_can_count_on():
+    """The thread that holds the lock does not exist in the forked process, so that it would never be released."""
+    counter = DriftCounter()
+    pixels = np.full((8, 8, 3), 50, np.uint8)
+    counter.add(pixels, {"confidence": 0.8})
+    with counter._locked():
+        child = os.fork()
+        if child == 0:
+            # The end of a test in the child would end the tests of the parent twice.
+            signal.alarm(20)
+            counter.add(pixels, {"confidence": 0.8})
+            os._exit(counter.summary()["pictures"])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert counter.pictures == 1
+
+
+def test_copies_of_a_counting_predictor_count_for_themselves(trusted):
+    predictor = Predictor(trusted(), drift=True)
+    predictor([DARK, RED])
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        elsewhere = pool.apply(_count_one_more, (predictor, DARK))
+    assert elsewhere == (3, 2) == _count_one_more(copy.deepcopy(predictor), DARK)
+    assert (predictor.drift.pictures, predictor.drift.unknown) == (2, 1)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(predictor, [DARK] * 60))
+    assert (predictor.drift.pictures, predictor.drift.unknown) == (62, 61)
+    figures = predictor.drift.summary()["figures"]["brightness"]
+    lumas = [pixel_figures(predictor.decode(source))["brightness"] for source in [RED] + [DARK] * 61]
+    assert figures["mean"] == pytest.approx(np.mean(lumas)) and figures["deviation"] == pytest.approx(np.std(lumas))
+
+
+def _count_one_more(predictor: Predictor, source: bytes) -> tuple[int, int]:
+    predictor(source)
+    return predictor.drift.summary()["pictures"], predictor.drift.unknown

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import click
 
-from zoo.cli import catalog, data, doctor, evaluate, export, train
+from zoo.cli import catalog, data, doctor, evaluate, export, report, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 from zoo.interrupts import exit_code
@@ -181,6 +181,7 @@ for command in (
     evaluate.predict,
     train.augment,
     evaluate.plot,
+    report.report,
     data.data,
     doctor.doctor,
 ):

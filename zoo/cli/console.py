@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from zoo.reporter import Reporter
 
 if TYPE_CHECKING:
     from zoo.plugin.registry import Registry
+
+LINE_SECONDS = 10
 
 
 class ConsoleReporter(Reporter):
@@ -53,6 +56,41 @@ class ConsoleReporter(Reporter):
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+    @contextlib.contextmanager
+    def transfer(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        if not sys.stderr.isatty():
+            yield _lines(label)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as Speed
+
+        columns = (TextColumn("  {task.description}"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def _lines(label: str) -> Callable[[int, int], None]:
+    """Return a function that prints size and speed of a download every LINE_SECONDS, where no bar can be drawn."""
+    from zoo import files
+
+    started = last = time.monotonic()
+    first: int | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal last, first
+        # What an earlier attempt has left does not count for the speed.
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - last >= LINE_SECONDS:
+            last = now
+            of_all = f" of {files.size_text(total)}" if total else ""
+            speed = files.size_text((done - first) / (now - started))
+            click.echo(f"  {label}: {files.size_text(done)}{of_all}, {speed}/s", err=True)
+
+    return show
 
 
 def load_registry() -> Registry:

@@ -1,4 +1,4 @@
-"""The commands about pictures, without training: data show, data check, data restore."""
+"""The commands about pictures, without training: data show, data check, data restore, data apply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from zoo.cli.console import ConsoleReporter, quoted
 from zoo.cli.data_command import ReadingCommand
 from zoo.cli.group_by_option import group_by_option
-from zoo.cli.options import levels_option
+from zoo.cli.options import levels_option, runs_option
 from zoo.cli.reading_options import reading_options, reading_values
 
 if TYPE_CHECKING:
@@ -157,6 +157,46 @@ def restore(folder: Path) -> int:
         if len(paths) > SHOWN:
             click.echo(f"warning: not moved, {what}: {len(paths) - SHOWN} more", err=True)
     return int(bool(result.missing or result.occupied))
+
+
+@data.command("apply", short_help="Write a new list from decisions about doubtful labels.")
+@click.argument("decisions", metavar="DECISIONS", type=click.Path(path_type=Path))
+@click.option("--run", metavar="RUN", help="Run folder or id (default: the run that DECISIONS names).")
+@runs_option
+@click.option("--data", metavar="DATA", help="Where the pictures of the run are now, if they have moved.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The new list (default: NAME-checked.csv here; .npz if the pictures are arrays).",
+)
+@click.option(
+    "--no-split", is_flag=True, help="Leave out the split, so that the next training splits all pictures anew."
+)
+@click.option("--replace", is_flag=True, help="Also replace an existing file.")
+def apply(
+    decisions: Path, run: str | None, runs: Path, data: str | None, output: Path | None, no_split: bool, replace: bool
+) -> None:
+    """Write a new list of the pictures of a run, with the labels that DECISIONS gives.
+
+    DECISIONS is decisions.csv, which the page label_issues.html in the run folder downloads. No picture is changed.
+    """
+    from zoo.workflow import decisions as deciding
+
+    made = deciding.apply(
+        decisions,
+        ConsoleReporter(),
+        run=run,
+        folder=runs,
+        data=data,
+        output=output,
+        split=not no_split,
+        replace=replace,
+    )
+    applied = made.applied
+    click.echo(f"Decisions  {applied.kept} kept, {len(applied.relabeled)} relabeled, {len(applied.removed)} removed")
+    click.echo(f"List       {made.path} ({len(applied.entries)} pictures)")
+    click.echo(f"Next       {made.command}")
 
 
 def _show(again: list[str], result: DataCheck, html: Path | None, quarantine: Path | None) -> None:

@@ -150,7 +150,7 @@ def export(
         target = result.exported
         if target is None:
             return show_refusal(result) or show_variants(result)
-        if size or best_so_far:
+        if size or best_so_far or wanted_precision is not None:
             _show_table(result)
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -386,6 +386,8 @@ def typed_again(name: str, value: Any) -> list[str]:
     (option,) = [parameter.opts[0] for parameter in context.command.params if parameter.name == name]
     if isinstance(value, bool):
         return [option]
+    if name == "wanted_precision":
+        return [option, str(value or "none")]
     words = format_reading(option, value)
     if words is not None:
         return words

@@ -35,11 +35,20 @@ from zoo.cli.options import (
     variant_requests,
 )
 from zoo.cli.reading_options import reading_options, reading_values
+from zoo.export.variants import VARIANTS
 
 if TYPE_CHECKING:
     from zoo.config import FinetuneConfig
     from zoo.train.lr_find import RangeTest
     from zoo.workflow.export import ExportResult
+
+
+def _typed() -> list[str]:
+    """Return the options that the user typed and that `zoo export RUN` takes. The run records all others."""
+    keys = ["exported", "replace", "allow_chance", "max_drop"]
+    keys += [f"{each.name}_any_speed" for each in VARIANTS if each.must_be_faster]
+    parameters = click.get_current_context().params
+    return [word for key in keys for word in typed_again(key, parameters[key])]
 
 
 class _FinetuneCommand(DataCommand):
@@ -99,6 +108,7 @@ def finetune(
         workflow.show_data(config, registry, reporter, variants=variants, replace=replace)
         return 0
     options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
+    options["typed"] = _typed()
     result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
     return _show_result(result, reporter, config, profile=profile)
 

@@ -11,6 +11,7 @@ What a heat map does not show:
 
 - It is as coarse as the last map, such as 7 x 7 for a picture of 224 x 224 pixels, and smooth only because it is
   enlarged. A position also sees its surroundings, up to the whole picture.
+- A head that flattens the map knows positions, but the mean gradient does not. Its heat is less exact.
 - A head may read maps of earlier stages too. What these add is not in the heat.
 - It shows where there is evidence for the class, not whether the evidence is good. Calibration changes nothing.
 """
@@ -229,6 +230,8 @@ def _maps_read(
         # Pieces of one map are joined again. Several maps that are joined are the outputs of branches.
         return found if passed_on or len(found) == 1 else [name]
     maker = makers.get(below[0]) if reduced and node.op_type == "Relu" else None
+    if maker is not None and maker.op_type == "Transpose":
+        maker = makers.get(maker.input[0])
     if maker is not None and maker.op_type == "Conv":
         return _maps_read(maker.input[0], makers, shapes, reduced=False)
     return [name]

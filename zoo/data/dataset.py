@@ -11,6 +11,7 @@ import hashlib
 import shlex
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,11 @@ class Dataset:
         """
         return digest_of(self.source, self.pixels.digests, self.pixels.usable)
 
+    @property
+    def groups(self) -> Sequence[str]:
+        """A text per picture; see `together`. If that is not known, only byte-equal copies have equal texts."""
+        return self.pixels.digests if self.together is None else self.together
+
     def contents(self, rows: Sequence[int]) -> list[object]:
         """Return the content of the pictures with the given indices, as it was before decoding.
 
@@ -87,18 +93,21 @@ class Dataset:
 
         Returns:
             One dictionary per picture: `part` ("train", "val" or "test"), `class` (names separated by semicolons if
-            there are several), `sha256` (in hex) and `picture` (the picture's name).
+            there are several), `sha256` (in hex), `picture` (the picture's name) and `group`. Pictures with the same
+            `group` are copies or near-duplicates, or `--group-by` keeps them together. It is empty for other pictures.
         """
-        pictures = self.source.pictures
+        pictures, groups = self.source.pictures, self.groups
+        rows = [(part, i) for part in splitting.PARTS for i in getattr(self.split, part)]
+        sizes = Counter(groups[i] for _, i in rows)
         return [
             {
                 "part": part,
                 "class": self.source.class_of(pictures[i]),
                 "sha256": self.pixels.digests[i],
                 "picture": pictures[i].name,
+                "group": groups[i] if sizes[groups[i]] > 1 else "",
             }
-            for part in splitting.PARTS
-            for i in getattr(self.split, part)
+            for part, i in rows
         ]
 
 
@@ -201,6 +210,7 @@ def reload(
     how: str,
     run: str,
     reporter: Reporter,
+    groups: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Decode the pictures of a finished run and split them as that run did.
 
@@ -214,6 +224,8 @@ def reload(
         how: The description of how the run's split was made; see `zoo.data.split.Split`.
         run: The id of the run, for error messages.
         reporter: Receives progress messages.
+        groups: Maps the sha256 of pictures of the run, in hex, to their `Dataset.together`. None if the run does not
+            know them.
 
     Raises:
         RunError: The pictures or their classes differ from those of the run.
@@ -237,7 +249,8 @@ def reload(
         for part in splitting.PARTS
     }
     split = splitting.Split(**rows, how=how)
-    return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)))
+    together = None if groups is None else [groups.get(digest, digest) for digest in pixels.digests]
+    return Dataset(source, spec, pixels, split, multi_hot(source.pictures, len(source.classes)), together)
 
 
 def _check_read(source: sources.Source, pixels: pixel_cache.Pixels, parts: Mapping[str, str], run: str) -> None:
@@ -282,7 +295,12 @@ def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
 def _decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel_cache.Pixels:
     with reporter.progress("decoding pictures") as progress:
         pixels = pixel_cache.load_pixels(
-            source.pictures, spec, files.cache() / "pixels", progress, max_pixels=source.max_pixels
+            source.pictures,
+            spec,
+            files.cache() / "pixels",
+            progress,
+            max_pixels=source.max_pixels,
+            warn=reporter.warn,
         )
     pixel_cache.check_readable(source.pictures, pixels.bad)
     return pixels

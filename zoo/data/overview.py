@@ -59,7 +59,10 @@ def show_split(source: Source, split: dict[str, Any], reporter: Reporter) -> Non
     if "problem" not in split:
         parts = split["counts"]
         val = f"{parts['val']} to validate, " if parts["val"] else ""
-        reporter.say(f"Split: {parts['train']} to train on, {val}{parts['test']} to test ({split['how']})")
+        # Near-duplicates are found only when pictures are decoded. They stay together where zoo draws the split.
+        given = all(picture.split for i, picture in enumerate(source.pictures) if i not in source.missing)
+        about = "" if given else "about "
+        reporter.say(f"Split: {about}{parts['train']} to train on, {val}{parts['test']} to test ({split['how']})")
 
 
 def lines(source: Source) -> list[str]:

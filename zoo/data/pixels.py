@@ -4,6 +4,8 @@ The cache holds one folder for each list of pictures that was decoded together. 
 contains the pixels as one memory-mapped uint8 array. Its name is a digest of the pictures, the image spec and the
 versions of the decoder. A later run on the same pictures therefore decodes nothing.
 
+If the disk is full or the cache cannot be written, the pixels are kept in memory, if they are few enough.
+
 Before a set is written, the least recently used sets are deleted until the cache, including the new set, takes at most
 8 GiB. A set that is larger than 8 GiB is written too, after all other sets have been deleted.
 
@@ -17,7 +19,6 @@ import errno
 import hashlib
 import json
 import math
-import mmap
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ import numpy as np
 
 import zoo_runtime
 from zoo import files
+from zoo.data.memory import MappedRows, create, memory_limit
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge, conversion_advice
@@ -38,10 +40,6 @@ from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, Pi
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
 CHUNK = 32
-# Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
-RELEASED_BYTES = 128 << 20
-# Linux maps 64 KiB around a byte that is read. A row may reach into two such blocks.
-MAPPED_BYTES = 128 << 10
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
 DECODER = 4
@@ -86,8 +84,11 @@ def load_pixels(
     progress: Progress | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
+    warn: Callable[[str], None] | None = None,
 ) -> Pixels:
     """Return the pixels of pictures. Pixels that are not in the cache are decoded and cached first.
+
+    If the cache cannot be written and the pixels are few enough, they are kept in memory instead.
 
     Args:
         pictures: The pictures.
@@ -95,13 +96,14 @@ def load_pixels(
         folder: The folder of the cache. It is created if it does not exist.
         progress: Called with (pictures decoded, pictures in total) during decoding; None means no calls.
         max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
+        warn: Called with a text if the cache cannot be written; None means no calls.
 
     Returns:
         The pixels of all pictures, and the reason for each picture that could not be decoded.
 
     Raises:
-        DataError: The pixels do not fit on the disk, or cannot be written to the cache or read back. A file changed
-            while it was read.
+        DataError: The pixels fit neither on the disk nor in memory, cannot be written to the cache or read back, or a
+            file changed while it was read.
     """
     digests = digests_of(pictures)
     place = folder / _key(digests, spec, max_pixels)
@@ -109,16 +111,13 @@ def load_pixels(
     if found:
         return found
     try:
-        _make_room(folder, len(pictures) * math.prod(spec.size) * spec.channels)
-        with files.scratch_folder(folder) as temporary:
-            bad = _decode_all(pictures, digests, spec, max_pixels, temporary / "pixels.npy", progress)
-            (temporary / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
-            _put(temporary, place, digests)
+        try:
+            _decode_and_keep(pictures, digests, spec, max_pixels, place, progress)
+        except FileNotFoundError:
+            # Another program has removed the cache meanwhile.
+            _decode_and_keep(pictures, digests, spec, max_pixels, place, progress)
     except OSError as error:
-        raise DataError(
-            f"the decoded pictures cannot be written to {str(folder)!r}: {error.strerror or error}. "
-            "Set ZOO_CACHE to a folder that you may write to."
-        ) from error
+        return _in_memory(pictures, digests, spec, max_pixels, place, progress, error, warn)
     found = _find(place, digests)
     if found is None:
         raise DataError(
@@ -127,41 +126,64 @@ def load_pixels(
     return replace(found, cached=False)
 
 
-class MappedRows:
-    """Reads rows of a memory-mapped array, and limits how much memory the array takes.
+def _decode_and_keep(
+    pictures: Sequence[Picture],
+    digests: Sequence[str],
+    spec: ImageSpec,
+    max_pixels: int,
+    place: Path,
+    progress: Progress | None,
+) -> None:
+    """Decode pictures into a new set of the cache.
 
-    The memory pages of the array are released after every 128 MiB that were read or written.
+    Raises:
+        DataError: A file has changed since its digest was computed, or can no longer be read.
+        OSError: The set cannot be written, or does not fit on the disk.
+    """
+    folder = place.parent
+    shape = (len(pictures), *spec.size, spec.channels)
+    _make_room(folder, math.prod(shape))
+    with files.scratch_folder(folder) as temporary:
+        array = create(temporary / "pixels.npy", shape)
+        bad = _decode_all(pictures, digests, spec, max_pixels, array, progress)
+        # A set that is moved to its place in the cache must be complete, even after a power cut.
+        array.flush()
+        # Windows cannot move a file that is mapped.
+        del array
+        (temporary / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
+        _put(temporary, place, digests)
+
+
+def _in_memory(
+    pictures: Sequence[Picture],
+    digests: Sequence[str],
+    spec: ImageSpec,
+    max_pixels: int,
+    place: Path,
+    progress: Progress | None,
+    error: OSError,
+    warn: Callable[[str], None] | None,
+) -> Pixels:
+    """Decode pictures into memory, because the cache cannot be written.
 
     Args:
-        array: An array (rows, ...). If it is an ordinary array and not memory-mapped, nothing is released.
+        error: Why the cache cannot be written.
+
+    Raises:
+        DataError: The pixels need too much memory.
     """
-
-    def __init__(self, array: np.ndarray):
-        self._array, self._touched = array, 0
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Return a copy of the rows with the given indices, an array (len(rows), ...)."""
-        values = self._array[rows]
-        self.touched(max(values.nbytes, len(rows) * MAPPED_BYTES))
-        return values
-
-    def touched(self, count: int) -> None:
-        """Count the bytes that were read or written, and release the memory pages after every 128 MiB.
-
-        Args:
-            count: The number of bytes that were read or written since the last call.
-        """
-        self._touched += count
-        if self._touched >= RELEASED_BYTES:
-            self.release()
-
-    def release(self) -> None:
-        """Release the memory pages of the array. Call this when no more rows are read or written for a while."""
-        self._touched = 0
-        mapped: Any = getattr(self._array, "_mmap", None)
-        if hasattr(mapped, "madvise"):
-            # Written bytes are not lost: the operating system keeps them in its file cache and writes them to the disk.
-            mapped.madvise(mmap.MADV_DONTNEED)
+    shape = (len(pictures), *spec.size, spec.channels)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "Set ZOO_CACHE to a folder " + ("on a larger disk" if full else "that you may write to")
+    reason = f"the decoded pictures cannot be written to {str(place.parent)!r}: {error.strerror or error}"
+    if math.prod(shape) > memory_limit():
+        raise DataError(f"{reason}. {advice}{', or use a smaller --size' if full else ''}.") from error
+    if warn:
+        warn(f"{reason}. They stay in memory, and the next run decodes them again. To keep them, s{advice[1:]}.")
+    array = np.zeros(shape, np.uint8)
+    bad = _decode_all(pictures, digests, spec, max_pixels, array, progress)
+    array.flags.writeable = False
+    return Pixels(array, tuple(digests), bad, cached=False, key=place.name)
 
 
 def digests_of(pictures: Sequence[Picture]) -> list[str]:
@@ -325,17 +347,17 @@ def _decode_all(
     digests: Sequence[str],
     spec: ImageSpec,
     max_pixels: int,
-    path: Path,
+    array: np.ndarray,
     progress: Progress | None,
 ) -> dict[int, str]:
-    """Decode pictures into a new .npy file.
+    """Decode pictures into an array.
 
     Args:
         pictures: The pictures.
         digests: The sha256 of each picture, in hex.
         spec: The image size, the channels and the resizing method.
         max_pixels: The largest picture to decode.
-        path: The path of the .npy file.
+        array: A uint8 array (pictures, height, width, channels) of zeros.
         progress: Called with (pictures decoded, pictures in total); None means no calls.
 
     Returns:
@@ -343,9 +365,7 @@ def _decode_all(
 
     Raises:
         DataError: A file has changed since its digest was computed, or can no longer be read.
-        OSError: The .npy file cannot be written.
     """
-    array = _create(path, (len(pictures), *spec.size, spec.channels))
     rows = MappedRows(array)
     bad: dict[int, str] = {}
 
@@ -358,8 +378,6 @@ def _decode_all(
             rows.touched(pixels.nbytes)
 
     _in_threads(work, range(len(pictures)), progress)
-    # A set that is moved to its place in the cache must be complete, even after a power cut.
-    array.flush()
     return bad
 
 
@@ -389,26 +407,6 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec, max_pixels: int) -> 
             message = f"{picture.name} could be read a moment ago, but it cannot be read now: {why}. Run again."
             raise DataError(message) from error
         return f"{PictureNotFound.__name__}: it cannot be read: {why}."
-
-
-def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Create a file that holds a memory-mapped uint8 array, and reserve its space on the disk.
-
-    Without the reservation, a write to the array on a full disk would kill the process (SIGBUS).
-
-    Raises:
-        OSError: The file cannot be created, or the disk is full.
-    """
-    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as stream:
-            try:
-                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-            except OSError as error:
-                # Some file systems cannot reserve space; their errors do not mean that the disk is full.
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise
-    return array
 
 
 def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
@@ -476,14 +474,12 @@ def _make_room(folder: Path, needed: int) -> None:
         needed: The size of the new set in bytes.
 
     Raises:
-        DataError: The new set would not fit on the disk even if all other sets were deleted.
+        OSError: The new set would not fit on the disk even if all other sets were deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cached = files.sets(folder)
     free = shutil.disk_usage(folder).free
     if free + sum(size for _, size, _ in cached) < needed:
-        raise DataError(
-            f"the decoded pictures need {files.size_text(needed)}, but the disk of {str(folder)!r} has only "
-            f"{files.size_text(free)} free. Set ZOO_CACHE to a folder on a larger disk, or use a smaller --size."
-        )
+        text = f"{files.size_text(needed)} are needed, and {files.size_text(free)} are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {text}")
     files.make_room(cached, needed, limit=CACHE_BYTES, free=lambda: shutil.disk_usage(folder).free)

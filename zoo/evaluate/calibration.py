@@ -30,6 +30,12 @@ LARGEST_LOG_SCALE = 3.0
 ROUNDING = 1e-6
 # Vector scaling is not tried with fewer held-out pictures than this per unit.
 PICTURES_PER_UNIT = 20
+# More logits than this are calibrated in 2 folds instead of 5, and of more than that, some are left out.
+LARGE, LARGEST = 2_000_000, 20_000_000
+# So many steps are enough for thousands of scales and shifts.
+STEPS = 100
+# So many logits are scaled at once.
+BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -118,20 +124,36 @@ def fit(
     Returns:
         The calibration. It changes nothing if there are fewer than 2 pictures.
     """
+    return fit_and_cross(logits, targets, task, shifts=shifts, groups=groups)[0]
+
+
+def fit_and_cross(
+    logits: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    task: str,
+    *,
+    shifts: bool = True,
+    groups: Sequence[object] | None = None,
+) -> tuple[Calibration, Array]:
+    """Return the calibration of `fit`, and logits that such calibrations give, each fitted without the picture.
+
+    The arguments are those of `fit`. The logits are those of `crossed` with the method of the calibration.
+    """
     pictures, units = logits.shape
+    plain = np.asarray(logits, np.float64)
     if pictures < 2:
-        return Calibration.none(units)
-
-    def loss(vector: bool) -> Array:
-        return losses(crossed(logits, targets, task, vector=vector, groups=groups), targets, task)
-
-    before, alone = losses(logits, targets, task), loss(vector=False)
-    scaled = bool(alone.mean() < before.mean())
-    if shifts and pictures >= PICTURES_PER_UNIT * units:
-        gain = (alone if scaled else before) - loss(vector=True)
+        return Calibration.none(units), plain
+    alone = crossed(logits, targets, task, vector=False, groups=groups)
+    before, after = losses(plain, targets, task), losses(alone, targets, task)
+    scaled = bool(after.mean() < before.mean())
+    if shifts and PICTURES_PER_UNIT * units <= min(pictures, LARGEST // units):
+        shifted = crossed(logits, targets, task, vector=True, groups=groups)
+        gain = (after if scaled else before) - losses(shifted, targets, task)
         if gain.mean() > gain.std(ddof=1) / math.sqrt(pictures):
-            return _scaled(logits, targets, task, vector=True)
-    return _scaled(logits, targets, task, vector=False) if scaled else Calibration.none(units)
+            return _scaled(logits, targets, task, vector=True), shifted
+    if not scaled:
+        return Calibration.none(units), plain
+    return _scaled(logits, targets, task, vector=False), alone
 
 
 def crossed(
@@ -142,7 +164,9 @@ def crossed(
     vector: bool,
     groups: Sequence[object] | None = None,
 ) -> Array:
-    """Return calibrated logits, where the calibration of each picture was fitted without it, in 5 folds.
+    """Return calibrated logits, where the calibration of each picture was fitted without it.
+
+    There are 5 folds, or 2 if there are many pictures, which differ little.
 
     Args:
         logits: Logits of held-out pictures, (pictures, units).
@@ -153,9 +177,10 @@ def crossed(
             there are no copies.
     """
     numbers = np.arange(len(logits)) if groups is None else group_numbers(groups)
-    fold_of = (np.random.default_rng(0).permutation(numbers.max(initial=-1) + 1) % FOLDS)[numbers]
-    result = np.asarray(logits, np.float64).copy()
-    for fold in range(FOLDS):
+    folds = FOLDS if logits.size <= LARGE else 2
+    fold_of = (np.random.default_rng(0).permutation(numbers.max(initial=-1) + 1) % folds)[numbers]
+    result = np.array(logits, np.float64)
+    for fold in range(folds):
         rest, own = fold_of != fold, fold_of == fold
         if rest.any() and own.any():
             result[own] = _scaled(logits[rest], targets[rest], task, vector=vector).apply(logits[own])
@@ -163,8 +188,13 @@ def crossed(
 
 
 def one_of_each(groups: Sequence[object]) -> npt.NDArray[np.int64]:
-    """Return the index of the first picture of each group. Copies of a picture are no further evidence."""
-    return np.unique(group_numbers(groups), return_index=True)[1].astype(np.int64)
+    """Return the ascending indices of one picture of each group, which is drawn at random, always alike.
+
+    Near-duplicates are no further evidence. One that is drawn represents its group better than the first one does
+    (Dunn et al. 2022, https://arxiv.org/abs/1809.07441).
+    """
+    order = np.random.default_rng(0).permutation(len(groups))
+    return np.sort(order[np.unique(group_numbers(groups)[order], return_index=True)[1]])
 
 
 def group_numbers(groups: Sequence[object]) -> npt.NDArray[np.int64]:
@@ -181,12 +211,12 @@ def _scaled(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, v
     """
     from scipy.optimize import minimize
 
-    units = logits.shape[1]
-    values, truth = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
-    classes = 2 if task == "multilabel" else truth.shape[1]
-    doubt = classes / (classes - 1) / (len(values) + 2)
-    truth = truth * (1 - doubt) + doubt / classes
-    ones = truth[:, 1:] if task != "multilabel" and units == 1 else truth
+    pictures, units = logits.shape
+    classes = 2 if task == "multilabel" else targets.shape[1]
+    doubt = classes / (classes - 1) / (pictures + 2)
+    single = task != "multilabel" and units == 1
+    # Blocks that fit into the cache of a processor are faster, and take no memory.
+    step = max(1, BLOCK // units)
 
     def parts(parameters: Array) -> tuple[Array, Array]:
         if vector:
@@ -195,20 +225,49 @@ def _scaled(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, v
 
     def loss(parameters: Array) -> tuple[float, Array]:
         scale, shift = parts(parameters)
-        scaled = values * scale + shift
-        # The derivative of the cross-entropy with respect to a logit is the probability minus the target.
-        likely = probabilities(scaled, task)
-        error = likely[:, 1:] - ones if task != "multilabel" and units == 1 else likely - ones
-        error = error / len(values) / (units if task == "multilabel" else 1)
-        by_scale = (error * values * scale).sum(axis=0)
-        gradient = np.concatenate([by_scale, error.sum(axis=0)]) if vector else by_scale.sum(keepdims=True)
-        return float(losses(scaled, truth, task).mean()), gradient
+        total, by_scale, by_shift = 0.0, np.zeros(units), np.zeros(units)
+        for start in range(0, pictures, step):
+            values = np.asarray(logits[start : start + step], np.float64)
+            truth = np.asarray(targets[start : start + step], np.float64) * (1 - doubt) + doubt / classes
+            scaled = values * scale + shift
+            total += float(losses(scaled, truth, task).sum())
+            # The derivative of the cross-entropy with respect to a logit is the probability minus the target.
+            error = probabilities(scaled, task) - truth
+            error = error[:, 1:] if single else error
+            by_scale += (error * values).sum(axis=0)
+            by_shift += error.sum(axis=0)
+        gradient = np.concatenate([by_scale * scale, by_shift]) if vector else (by_scale * scale).sum(keepdims=True)
+        return total / pictures, gradient / pictures / (units if task == "multilabel" else 1)
 
     limits = [(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)] * (units if vector else 1)
     limits += [(-20.0, 20.0)] * (units if vector else 0)
-    found = minimize(loss, np.zeros(len(limits)), jac=True, bounds=limits, method="L-BFGS-B")
+    found = minimize(
+        loss,
+        np.zeros(len(limits)),
+        jac=True,
+        bounds=limits,
+        method="L-BFGS-B",
+        options={"ftol": 1e-8, "maxiter": STEPS},
+    )
     scale, shift = parts(found.x)
     return Calibration("vector" if vector else "temperature", scale, shift)
+
+
+def sample(groups: Sequence[object], units: int) -> npt.NDArray[np.int64]:
+    """Return ascending indices of held-out pictures that are enough to fit everything, in bounded time and memory.
+
+    These are all pictures, unless they have more than 20 million logits. Whole groups are drawn at random then.
+
+    Args:
+        groups: A value per picture; pictures with equal values are copies.
+        units: The number of logits per picture.
+    """
+    most = max(1, LARGEST // units)
+    if len(groups) <= most:
+        return np.arange(len(groups))
+    numbers = group_numbers(groups)
+    place = np.random.default_rng(0).permutation(numbers.max() + 1)[numbers]
+    return np.sort(np.argsort(place, kind="stable")[:most])
 
 
 def decided(likely: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> tuple[Array, npt.NDArray[np.bool_]]:
@@ -253,13 +312,15 @@ def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS, *, 
 
     Returns:
         `expected_calibration_error`, its `interval`, and `bins`: for each bin that has decisions, their number, mean
-        confidence and accuracy, with the 95 % Wilson interval of the accuracy.
+        confidence and accuracy, with the 95 % Wilson interval of the accuracy. A sample of a sample has a larger error
+        than the sample itself. The interval is therefore moved by the mean difference, so that it is around the error.
     """
     from zoo.evaluate.metrics import interval
 
     random = np.random.default_rng(0)
     if per_picture == 1:
-        samples = random.integers(0, len(sure), (RESAMPLES, len(sure)))
+        # One after the other, because all samples together take much memory.
+        samples = (random.integers(0, len(sure), len(sure)) for _ in range(RESAMPLES))
         errors = [calibration_error(sure[rows], right[rows], bins) for rows in samples]
     else:
         errors = _resampled_by_picture(sure, right, bins, per_picture, random)
@@ -277,9 +338,11 @@ def reliability(sure: Array, right: npt.NDArray[np.bool_], bins: int = BINS, *, 
                 "accuracy_interval": interval(accuracy, int(own.sum())),
             }
         )
+    error = calibration_error(sure, right, bins)
+    low, high = np.quantile(errors, [0.025, 0.975]) - np.mean(errors) + error
     return {
-        "expected_calibration_error": calibration_error(sure, right, bins),
-        "interval": [float(value) for value in np.quantile(errors, [0.025, 0.975])],
+        "expected_calibration_error": error,
+        "interval": [max(0.0, float(low)), float(high)],
         "bins": filled,
     }
 

@@ -157,7 +157,7 @@ class EvaluationPictures:
             reporter: Receives the warning.
         """
         seen = self.seen(rows, info)
-        left_out = " Figures of calibration and label sets are left out." if info.trust else ""
+        left_out = " Figures of calibration and label sets are not given." if info.trust else ""
         if seen and self.known_parts:
             reporter.warn(
                 f"{seen} of these {len(rows)} pictures were used to train or select the network. "
@@ -232,8 +232,15 @@ def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: b
     source = dataset.source
     rows = np.concatenate([part.rows for part in outputs.values()])
     joined = np.concatenate([part.probabilities for part in outputs.values()])
-    options = {"multilabel": source.multilabel, "balanced": balanced, "solved": solved}
-    return judge(joined, dataset.targets[rows], source.classes, **options)
+    return judge(
+        joined,
+        dataset.targets[rows],
+        source.classes,
+        multilabel=source.multilabel,
+        balanced=balanced,
+        solved=solved,
+        chosen=CROSS_VALIDATION in outputs,
+    )
 
 
 def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) -> dict[str, Outputs]:

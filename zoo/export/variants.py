@@ -300,6 +300,7 @@ class VariantFile:
             milliseconds per picture, sizes in bytes, and what was tried. Empty if the file could not be made.
         refusal: Why the file must not be used. None if it may be used.
         record: The name of the file in the run folder that stores `figures`. Empty if they have not been stored.
+        metrics: All figures of this file on each part, as metrics.json has them for the float32 file.
     """
 
     variant: Variant
@@ -307,6 +308,7 @@ class VariantFile:
     figures: Mapping[str, Any]
     refusal: str | None
     record: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Puts calibration and thresholds into the raw graph of a variant and its metadata.
@@ -404,7 +406,7 @@ def make_variant(
     }
     figures["refusal"] = variant.refuse(figures, limits)
     figures["too_few"] = acceptance.decide(variant.name, figures, limits.max_drop)[1]
-    return VariantFile(variant, content, figures, figures["refusal"])
+    return VariantFile(variant, content, figures, figures["refusal"], metrics=evaluated)
 
 
 def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:

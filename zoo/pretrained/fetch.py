@@ -1,18 +1,16 @@
 """Finds files of pretrained weights locally or downloads them, and checks their hashes.
 
 Files are looked up in the mirror, zoo's cache and Keras's cache, in this order. `zoo.pretrained.select` chooses the
-weights, and `zoo.train.weights_file` loads them. Importing this module is quick, because pooch is imported only for a
-download.
+weights, `zoo.train.weights_file` loads them, and `zoo.pretrained.download` transfers them. Importing this module is
+quick, because the packages for the network are imported only for a download.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import queue
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,11 @@ from pathlib import Path
 from zoo import files
 from zoo.errors import HashMismatch, WeightsUnavailable
 from zoo.plugin import ClassIndex, Weights
+from zoo.pretrained import download, network
 
-CONNECT_SECONDS = 5
-IMPATIENT_SECONDS = 1
-READ_SECONDS = 30
 RECORDED = ".sha256"
 Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,9 @@ def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
     return sorted(entries, key=distance)
 
 
-def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None) -> WeightsFile:
+def find(
+    entries: Sequence[Weights], size: tuple[int, int], progress: Progress | None = None, say: Say | None = None
+) -> WeightsFile:
     """Find or download the weights whose input size is nearest to the size of the pictures.
 
     If these weights cannot be read or downloaded, other weights are used: of those that are available locally, the ones
@@ -113,6 +112,7 @@ def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress |
         entries: Published weights of one architecture and tag, at least one. They differ only in their input size.
         size: (height, width) in pixels of the pictures.
         progress: A function to call with (bytes downloaded, bytes in total) during a download, or None.
+        say: A function that receives lines of text about waits and further attempts, or None.
 
     Returns:
         The file.
@@ -124,22 +124,23 @@ def find(entries: Sequence[Weights], size: tuple[int, int], progress: Progress |
     """
     wanted, *others = by_fit(entries, size)
     try:
-        path, place, digest = _get(wanted, progress)
+        path, place, digest = _get(wanted, progress, say)
         return WeightsFile(path, place, wanted, wanted, "", digest)
     except WeightsUnavailable as error:
         for other in others:
             if find_local(other):
-                path, place, digest = _get(other, progress)
+                path, place, digest = _get(other, progress, say)
                 return WeightsFile(path, place, other, wanted, str(error), digest)
         raise
 
 
-def find_file(entry: ClassIndex, progress: Progress | None = None) -> Path:
+def find_file(entry: ClassIndex, progress: Progress | None = None, say: Say | None = None) -> Path:
     """Find or download a file that names classes, and check its hash.
 
     Args:
         entry: Describes the file.
         progress: A function to call with (bytes downloaded, bytes in total) during a download, or None.
+        say: A function that receives lines of text about waits and further attempts, or None.
 
     Returns:
         The path of the file.
@@ -148,7 +149,7 @@ def find_file(entry: ClassIndex, progress: Progress | None = None) -> Path:
         WeightsUnavailable: The file cannot be read, or it is not available locally and cannot be downloaded.
         HashMismatch: The local file is not the published one.
     """
-    return _get(entry, progress)[0]
+    return _get(entry, progress, say)[0]
 
 
 def read_class_index(path: Path) -> list[str]:
@@ -192,8 +193,11 @@ def mirror_problem() -> str:
 def advice(entry: Weights | ClassIndex) -> str:
     """Return a sentence that tells the user where to download a file by hand, and into which folder to put it."""
     named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "
+    facts = [files.size_text(entry.bytes)] if entry.bytes else []
+    facts += [entry.hash.replace(":", " ", 1)] if entry.hash else []
+    described = f" ({', '.join(facts)})" if facts else ""
     return (
-        f"Download {entry.url}\n"
+        f"Download {entry.url}{described}\n"
         f"{named}into a folder and set ZOO_WEIGHTS_DIR to that folder, or put the file into {files.cache() / 'weights'}"
     )
 
@@ -212,7 +216,7 @@ def digest_of(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
-def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, str, str]:
+def _get(entry: Weights | ClassIndex, progress: Progress | None, say: Say | None) -> tuple[Path, str, str]:
     """Find a file locally or download it, and check it.
 
     Returns:
@@ -229,7 +233,7 @@ def _get(entry: Weights | ClassIndex, progress: Progress | None) -> tuple[Path, 
     if files.offline():
         raise WeightsUnavailable(f"{entry.filename} is not available locally, and ZOO_OFFLINE=1 forbids downloads")
     path = files.cache() / "weights" / entry.filename
-    return path, "download", _download(entry, path, progress)
+    return path, "download", _download(entry, path, progress, say)
 
 
 def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> str:
@@ -272,57 +276,116 @@ def _recorded(path: Path) -> str | None:
     return f"sha256:{digest}"
 
 
-def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None) -> str:
-    """Download a file with pooch into a temporary folder, check it, and move it to its final path.
+def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None, say: Say | None) -> str:
+    """Download a file, check it, and move it to its final path.
 
-    zoo records the digest of the downloaded file in a second file beside it, in the format of `sha256sum`. If no hash
-    is published and an earlier download has left such a record, the downloaded file must have the recorded digest.
+    If another process downloads the same file, this one waits and uses the result.
 
     Args:
         entry: Describes the file.
         path: The final path of the file.
         progress: A function to call with (bytes downloaded, bytes in total), or None.
+        say: A function that receives lines about waits and further attempts, or None.
 
     Returns:
         The sha256 of the file, in hex.
 
     Raises:
-        WeightsUnavailable: The server does not answer within CONNECT_SECONDS, it sends something other than the file,
-            the transfer breaks off, or the file cannot be written.
+        WeightsUnavailable: The server cannot be reached, it sends something other than the file, the transfer breaks
+            off again and again, or the file cannot be written.
+        HashMismatch: Another process has downloaded the file, and it does not have the published or recorded hash.
     """
-    import logging
-
-    import pooch
-    import requests
-
-    reason = _unreachable(entry.url)
-    if reason:
-        raise WeightsUnavailable(f"{entry.url} cannot be reached: {reason}")
-    bar = _Bar(progress) if progress else False
-    http = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=(CONNECT_SECONDS, READ_SECONDS))
-    pooch.get_logger().setLevel(logging.WARNING)
     try:
+        with download.alone(path, say) as unfinished:
+            if os.path.isfile(path):
+                return _checked(path, entry, _recorded(path))
+            reason = network.unreachable(entry.url)
+            if reason:
+                raise WeightsUnavailable(f"{entry.url} cannot be reached: {reason}")
+            transfer = download.Transfer(entry.url, unfinished, checked=bool(entry.hash), progress=progress, say=say)
+            return _transferred(transfer, unfinished, entry, path)
+    except (download.TransferError, ValueError) as error:
+        raise WeightsUnavailable(f"downloading {entry.url} failed: {error}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WeightsUnavailable(
+            f"downloading {entry.url} failed: {str(path.parent)!r} cannot be written: {reason}. {_other_folder(error)}"
+        ) from error
+
+
+def _other_folder(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "Free some space, or let" if full else "Let"
+    return f"{advice} ZOO_CACHE name a folder {'on a larger disk' if full else 'that you may write to'}"
+
+
+def _transferred(transfer: download.Transfer, unfinished: Path, entry: Weights | ClassIndex, path: Path) -> str:
+    """Run a transfer, check the file, and move it to its final path. Return its sha256 in hex.
+
+    An unfinished file that turns out to be wrong is removed, so that it cannot spoil the next attempt. A file that was
+    put together from several transfers is downloaded a second time, as a whole.
+    """
+    try:
+        transfer.run()
+        try:
+            digest = _accepted(unfinished, entry, path, transfer.md5)
+        except ValueError:
+            if not transfer.resumed:
+                raise
+            transfer.discard()
+            transfer.run()
+            digest = _accepted(unfinished, entry, path, transfer.md5)
+        # The record is moved first, because a file without a record would never be checked.
+        record = path.with_name(path.name + RECORDED)
         with files.scratch_folder(path.parent) as temporary:
-            file = Path(pooch.retrieve(entry.url, entry.hash, fname=path.name, path=temporary, downloader=http))
-            _refuse_other_files(file, entry)
-            # pooch creates files that only their owner may read, but several users may share a cache.
-            file.chmod(temporary.stat().st_mode & 0o666)
-            digest = digest_of(file)
-            record = path.with_name(path.name + RECORDED)
-            known = _recorded(path)
-            if known not in (None, f"sha256:{digest}") and not entry.hash:
-                raise ValueError(
-                    f"the received file has sha256:{digest}, but an earlier download had {known}; "
-                    f"remove {str(record)!r} if the publisher has replaced the file"
-                )
             draft = temporary / record.name
             draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-            # The record is moved first, because a file without a record would never be checked.
             os.replace(draft, record)
-            os.replace(file, path)
-    except (requests.RequestException, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsUnavailable(f"downloading {entry.url} failed: {reason}") from error
+        os.replace(unfinished, path)
+        download.sync_folder(path.parent)
+    except ValueError:
+        transfer.discard()
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            # The part would only take up space on the full disk.
+            transfer.discard()
+        raise
+    transfer.discard()
+    return digest
+
+
+def _accepted(file: Path, entry: Weights | ClassIndex, path: Path, md5: str) -> str:
+    """Check a downloaded file before it gets its final name. Return its sha256 in hex.
+
+    Args:
+        file: The downloaded file.
+        entry: Describes the file.
+        path: The final path. Its record of an earlier download counts if no hash is published.
+        md5: The MD5 that the server sent with the file, or "". It counts if no hash is published.
+
+    Raises:
+        ValueError: The file is not the published one.
+        OSError: The file cannot be read.
+    """
+    digest = digest_of(file)
+    algorithm, _, wanted = (entry.hash or (f"md5:{md5}" if md5 else "")).partition(":")
+    received = digest if algorithm in ("", "sha256") else digest_of(file, algorithm)
+    if wanted and received != wanted:
+        # The wrong page is named as such, rather than by its hash.
+        _refuse_other_files(file, entry)
+        whose = "published" if entry.hash else "announced by the server"
+        raise ValueError(
+            f"the received file has the hash {algorithm}:{received}, but {wanted} was {whose}. "
+            "Either the file was altered on the way, or the publisher has replaced it"
+        )
+    _refuse_other_files(file, entry)
+    known = _recorded(path)
+    if known not in (None, f"sha256:{digest}") and not entry.hash:
+        raise ValueError(
+            f"the received file has sha256:{digest}, but an earlier download had {known}; "
+            f"remove {str(path.with_name(path.name + RECORDED))!r} if the publisher has replaced the file"
+        )
     return digest
 
 
@@ -332,10 +395,20 @@ def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
     A server can send a different file with the status 200, such as the login page of a hotel's network.
 
     Raises:
-        ValueError: The size differs from the published one, or the file is not valid HDF5 or JSON although its name
-            ends in .h5 or .json. The size is compared only if no hash is published.
+        ValueError: The file is a web page, its size differs from the published one, or it is not valid HDF5 or JSON
+            although its name ends in .h5 or .json. The size is compared only if no hash is published.
     """
     size = file.stat().st_size
+    with file.open("rb") as stream:
+        begins = stream.read(1000).lstrip().lower()
+    if begins.startswith((b"<!doctype html", b"<html")):
+        raise ValueError(
+            "the received file is not a complete HDF5 file but a web page. Perhaps this network asks for a login: "
+            "open any page in a browser, and try again"
+            if file.suffix == ".h5"
+            else "the server sent a web page. Perhaps this network asks for a login: open any page in a browser, and "
+            "try again"
+        )
     # A published hash has already been checked, and it is more reliable than a published length.
     if entry.bytes and not entry.hash and size != entry.bytes:
         raise ValueError(f"the server sent {size} bytes instead of {entry.bytes}")
@@ -349,68 +422,3 @@ def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
             raise ValueError(f"the received file is not a complete HDF5 file ({error})") from None
     if file.suffix == ".json":
         json.loads(file.read_bytes())
-
-
-def _unreachable(url: str) -> str:
-    """Try for at most CONNECT_SECONDS to reach a server. Return why it cannot be reached, or "" if it can.
-
-    Two attempts to connect run at the same time. The server counts as reachable if one attempt succeeds. The attempts
-    run in threads, because a socket's timeout does not cover the lookup of the server's name.
-
-    A server may have several IP addresses. Each attempt tries these addresses one after the other:
-
-    - The first attempt waits at most IMPATIENT_SECONDS for each address. If an IPv6 address does not respond, this
-      attempt still has time to try an IPv4 address.
-    - The second attempt waits up to CONNECT_SECONDS for each address. It is meant for slow connections.
-    """
-    import requests
-
-    outcomes: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def attempt(connect_seconds: float) -> None:
-        try:
-            requests.head(url, timeout=(connect_seconds, CONNECT_SECONDS), allow_redirects=True)
-            outcomes.put("")
-        except Exception as error:
-            outcomes.put(_brief(error))
-
-    reason = ""
-    end = time.monotonic() + CONNECT_SECONDS
-    waits = (IMPATIENT_SECONDS, CONNECT_SECONDS)
-    for seconds in waits:
-        threading.Thread(target=attempt, args=[seconds], daemon=True).start()
-    for _ in waits:
-        try:
-            reason = outcomes.get(timeout=max(0, end - time.monotonic()))
-        except queue.Empty:
-            return f"no answer within {CONNECT_SECONDS} s"
-        if not reason:
-            break
-    return reason
-
-
-def _brief(error: Exception) -> str:
-    """Return the innermost cause of a connection error as text, without the object addresses that urllib3 adds."""
-    cause: BaseException = error
-    while cause.args and isinstance(cause.args[0], BaseException):
-        cause = cause.args[0]
-    reason = getattr(cause, "reason", None)
-    text = str(reason or cause)
-    return text.partition("): ")[2] or text if "Connection(" in text else text.rpartition(">: ")[2]
-
-
-class _Bar:
-    """A progress bar for pooch that draws nothing, but calls a function with (bytes downloaded, bytes in total)."""
-
-    def __init__(self, progress: Progress):
-        self._progress, self._done, self.total = progress, 0, 0
-
-    def update(self, amount: int) -> None:
-        self._done += amount
-        self._progress(self._done, self.total)
-
-    def reset(self) -> None:
-        self._done = 0
-
-    def close(self) -> None:
-        pass

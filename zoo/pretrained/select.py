@@ -63,7 +63,7 @@ class StartingWeights:
         """The (height, width) in pixels at which published weights were trained. None for other weights."""
         return self.file.entry.input_size if isinstance(self.file, fetch.WeightsFile) else None
 
-    def report(self, reporter: Reporter, schedule: str | None = None) -> None:
+    def report(self, reporter: Reporter, schedule: str | None = None) -> tuple[str, ...]:
         """Report which pretrained weights are used.
 
         If the weights are random and `missing` is not empty, report `missing`. Also report how to get pretrained
@@ -73,13 +73,17 @@ class StartingWeights:
             reporter: Receives the report.
             schedule: The schedule that the user requested. If None, the report on random weights says that the
                 schedule is `scratch`.
+
+        Returns:
+            The warnings that the reporter received.
         """
         if isinstance(self.file, fetch.WeightsFile):
-            say(self.file, reporter)
-        elif self.file is not None:
+            return say(self.file, reporter)
+        if self.file is not None:
             reporter.say(f"Weights: {self.file}")
         elif self.missing:
             reporter.block("NO PRETRAINED WEIGHTS", self._advice(schedule))
+        return ()
 
     def _advice(self, schedule: str | None) -> str:
         text = (
@@ -167,8 +171,8 @@ def choose(
     wanted = fetch.by_fit(entries, size)[0]
     try:
         doing = fetch.progress_label(wanted, "weights")
-        with reporter.progress(doing) as progress:
-            found = fetch.find(entries, size, progress)
+        with reporter.transfer(doing) as progress:
+            found = fetch.find(entries, size, progress, reporter.warn)
     except WeightsUnavailable as error:
         if tag or requested != "auto":
             text = f"{wanted.id}: {error}.\n{fetch.advice(wanted)}, or pass its path: --weights FILE."
@@ -219,20 +223,26 @@ def first_tag(entries: list[Weights]) -> list[Weights]:
     return [entry for entry in entries if entry.tag == entries[0].tag]
 
 
-def say(found: fetch.WeightsFile, reporter: Reporter) -> None:
+def say(found: fetch.WeightsFile, reporter: Reporter) -> tuple[str, ...]:
     """Report which published weights are used. Warn if they are not the ones that fit the picture size best.
 
     Args:
         found: The weights that are used, and those that fit best.
         reporter: Receives the report and the warning.
+
+    Returns:
+        The warning, if there is one.
     """
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, {PLACES[found.place]})")
-    if found.entry is not found.wanted:
-        height, width = found.wanted.input_size
-        reporter.warn(
-            f"the weights trained at {height}x{width} are not available; those trained at "
-            f"{found.entry.input_size[0]}x{found.entry.input_size[1]} are used."
-        )
+    if found.entry is found.wanted:
+        return ()
+    height, width = found.wanted.input_size
+    warning = (
+        f"the weights trained at {height}x{width} are not available; those trained at "
+        f"{found.entry.input_size[0]}x{found.entry.input_size[1]} are used."
+    )
+    reporter.warn(warning)
+    return (warning,)
 
 
 def describe(found: fetch.WeightsFile) -> dict[str, Any]:
@@ -248,6 +258,7 @@ def describe(found: fetch.WeightsFile) -> dict[str, Any]:
         "random": False,
         "id": entry.id,
         "file": entry.filename,
+        "url": entry.url,
         "sha256": found.sha256,
         "place": found.place,
         "input_size": list(entry.input_size),

@@ -16,6 +16,7 @@ import numpy as np
 
 import zoo_runtime
 from zoo.data.check.findings import Checked, Finding
+from zoo.report.figure import shared_style
 
 # How many classes have a contact sheet, and how many pictures it has.
 CLASSES, PER_CLASS = 60, 12
@@ -43,6 +44,7 @@ def render(checked: Checked, found: Sequence[Finding], summary: Mapping[str, Any
     template = files(__package__).joinpath("data_check.html.jinja").read_text("utf-8")
     return environment.from_string(template).render(
         data=data,
+        style=shared_style(),
         summary=summary,
         findings=[_finding(checked, finding, shown) for finding in found],
         sheets=_sheets(checked, shown),

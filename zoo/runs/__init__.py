@@ -4,16 +4,18 @@ A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. Its folder
 needs. When the run is finished, that folder is gone, and the run folder holds these files:
 
 - run.json: the run record, see `RunRecord`
-- pictures.csv: the part (train, val or test), class, sha256 and name of every picture
+- pictures.csv: the part (train, val or test), class, sha256, name and group (near-duplicates) of every picture
 - history.csv: one row per epoch
 - curves.png: a plot of the accuracy and the loss in history.csv
 - model.keras: the trained network; or head.npz, its solved head, from which model.keras is made when it is needed
 - out-of-fold.npz: the logits of pictures that were held out in cross-validation, if the run used it
+- head-logits.npz: out-of-fold logits of the solved head for all training pictures, if out-of-fold.npz has fewer
+- label_issues.csv, label_issues.html, label_issues.json: the pictures whose labels are probably wrong
 - trust.json: the calibration and the thresholds of the exported file, and the figures behind them
 - metrics.json: the metrics on the validation and test pictures
 - predictions.csv: what the exported file says about every test picture and every validation picture
 - examples.json: mistakes and right answers with small pictures, Grad-CAM overlays and similar training pictures
-- report.html: the report page
+- report.html: the report page, made from the other files
 - model.onnx: the exported file; missing if the user requested no export
 
 `zoo.workflow.export` adds the files of variants, such as model-int8.onnx and int8.json. If the pictures come from an
@@ -190,7 +192,7 @@ class Run:
         """Write pictures.csv.
 
         Args:
-            rows: One row per picture, at least one, with the keys part, class, sha256 and picture (its name).
+            rows: One row per picture, at least one, as `zoo.data.dataset.Dataset.listed` returns them.
 
         Raises:
             WriteError: The file cannot be written.
@@ -202,7 +204,7 @@ class Run:
         return {row["sha256"]: row["part"] for row in self.pictures()}
 
     def pictures(self) -> list[dict[str, str]]:
-        """Return the rows of pictures.csv, with the keys part, class, sha256 and picture.
+        """Return the rows of pictures.csv; see `write_pictures`. Runs of earlier versions lack the key group.
 
         Raises:
             RunError: pictures.csv is missing or damaged.
@@ -212,7 +214,7 @@ class Run:
             # Spreadsheets write a byte order mark.
             with path.open(newline="", encoding="utf-8-sig") as stream:
                 keys = ("part", "class", "sha256", "picture")
-                return [{key: row[key] for key in keys} for row in csv.DictReader(stream)]
+                return [{key: row[key] for key in (*keys, *({"group"} & row.keys()))} for row in csv.DictReader(stream)]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}.") from None
 

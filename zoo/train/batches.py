@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo import backend
 from zoo.data.augment import Augment, picture_seeds
-from zoo.data.pixels import MappedRows
+from zoo.data.memory import MappedRows
 
 if TYPE_CHECKING:
     import keras

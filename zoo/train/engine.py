@@ -1,7 +1,6 @@
 """Trains a network phase by phase. Each phase starts from the weights that the previous phase kept.
 
-`zoo.train.freeze` sets the trainable layers, `zoo.train.inputs` makes the batches, and `zoo.train.fitting` fits a
-phase.
+`zoo.train.freeze` sets the trainable layers, `zoo.train.inputs` makes batches, and `zoo.train.fitting` fits a phase.
 """
 
 from __future__ import annotations
@@ -52,6 +51,7 @@ class TrainConfig:
             train. `zoo.train.fitting.mixed_precision` lists the exceptions.
         features: Settings of the feature cache. None turns the cache off; the whole network then runs in every step.
         val_logits: Whether the result has the logits of the validation pictures after each phase.
+        epochs_before: Epochs of the run before this training. The message about the kept epoch counts them.
     """
 
     batch_size: int = 32
@@ -64,6 +64,7 @@ class TrainConfig:
     precision: str = "float32"
     features: FeatureCacheConfig | None = None
     val_logits: bool = False
+    epochs_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -469,7 +470,7 @@ class _Trainer:
             self._reporter.say(line)
         last = "" if self._keep_best else ", the last epoch"
         validated = f": validation loss {best.loss:.4f}" if len(self._data.val) else ""
-        self._reporter.say(f"Kept epoch {best.epoch}{last}{validated}")
+        self._reporter.say(f"Kept epoch {best.epoch + self._config.epochs_before}{last}{validated}")
         records = self._records
         return TrainResult(
             records.history, records.phases, best.epoch, records.warnings, stats.to_json(), records.val_logits

@@ -281,8 +281,9 @@ class Trials:
         fit = self._chosen.fit
         network = self._start(fit.kernel, fit.bias)
         points = self._points.training("refit") if self._points is not None else None
-        phases = self._phases[: found.count]
-        result = engine.train(network, phases, self._data, self._config, self._reporter, points)
+        # history.csv counts the solved head as the first epoch.
+        config = dataclasses.replace(self._config, epochs_before=1)
+        result = engine.train(network, self._phases[: found.count], self._data, config, self._reporter, points)
         _divide_logits(network, found.temperature)
         return network, result
 

@@ -185,6 +185,49 @@ def _solve(
     )
 
 
+def out_of_fold(
+    features: npt.NDArray[np.float32],
+    targets: npt.NDArray[np.float32],
+    penalty: float,
+    *,
+    task: str = "multiclass",
+    copies: Sequence[object] | None = None,
+    weights: npt.NDArray[np.float32] | None = None,
+    label_smoothing: float = 0.0,
+    plain: bool = False,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> Array:
+    """Return logits of heads that have not seen the picture, for every picture, with a penalty that is known.
+
+    `solve` holds out only one fold of a large problem. This function holds out all folds in turn, once.
+
+    Args:
+        features: float32 (pictures, features).
+        targets: As in `solve`.
+        penalty: The penalty; see `HeadFit.penalty`.
+        task: As in `solve`.
+        copies: As in `solve`.
+        weights: As in `solve`.
+        label_smoothing: As in `solve`.
+        plain: Whether the penalty is for features as they are, as that of `solve` is if it has `l2`.
+        folds: The number of folds, at least 2.
+        seed: Decides the folds.
+
+    Returns:
+        float64 (pictures, units), with NaN for pictures that are never held out; see `HeadFit.logits`.
+
+    Raises:
+        ValueError: A feature is not finite.
+    """
+    with one_blas_thread():
+        copies = range(len(targets)) if copies is None else copies
+        fold_of = deal_folds(_strata(targets), copies, folds, seed)
+        scaling = Scaling.of([features], plain=plain)
+        problem = Problem.of(scaling.apply([features]), targets, task, weights, label_smoothing)
+        return _search(problem, fold_of, (penalty,), _weights_of(targets, weights)).logits[0]
+
+
 def is_large(pictures: int, features: int, units: int) -> bool:
     """Return whether `solve` holds out one fold only, if it decides that itself."""
     return pictures * min(pictures, features) * units > LARGE

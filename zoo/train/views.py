@@ -15,7 +15,7 @@ import numpy as np
 
 from zoo import files
 from zoo.data.augment import Augment, picture_seeds
-from zoo.data.pixels import MappedRows
+from zoo.data.memory import MappedRows
 from zoo.errors import TrainingError
 from zoo.train.batches import BatchFn
 

@@ -109,15 +109,15 @@ def export_best_so_far(
     head = record.head if standing.head is None else standing.head
     changes: dict[str, Any] = {"phases": standing.phases, "best_epoch": standing.best_epoch, "head": head}
     record = dataclasses.replace(record, **changes, others={**record.others, "unfinished": text}).with_warnings([text])
+    known, network = _by_digest(standing.logits, dataset), standing.model
     return export_model(
-        TrainedModel(standing.model, resolved.architecture, dataset, run, record, name, place),
+        TrainedModel(network, resolved.architecture, dataset, run, record, name, place, out_of_fold=known),
         exported,
         reporter,
         keep=False,
         allow_chance=allow_chance,
         replace=replace,
         precision=(resolved.requested.wanted_precision if precision is None else precision) or None,
-        out_of_fold=_by_digest(standing.logits, dataset),
     )
 
 

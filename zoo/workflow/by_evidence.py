@@ -24,9 +24,9 @@ from zoo.train.frozen.backbone import PooledBackbone
 from zoo.train.frozen.pooled import pooled_features
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.inputs import TrainingData, class_weights
-from zoo.train.linear_head import cross_entropies, decisions
+from zoo.train.linear_head import FOLDS, cross_entropies, decisions, out_of_fold
 from zoo.train.safe_points import SafePoints, Values
-from zoo.workflow import solved
+from zoo.workflow import head_logits, solved
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.solved import SolvedNetwork
 
@@ -98,6 +98,7 @@ def train(
     logits = found.logits if found.count else chosen.fit.logits
     if logits is not None:
         _write_out_of_fold(logits, data, dataset, run)
+    _write_head_logits(logits, chosen, groups, resolved, data, dataset, run, reporter)
     record = record.with_training(
         phases=phases,
         best_epoch=len(history),
@@ -341,3 +342,47 @@ def _write_out_of_fold(logits: np.ndarray, data: TrainingData, dataset: Dataset,
     held_out = np.isfinite(logits).all(axis=1)
     digests = [dataset.pixels.digests[i] for i in data.train[held_out]]
     run.write_out_of_fold(digests, logits[held_out])
+
+
+def _write_head_logits(
+    known: np.ndarray | None,
+    chosen: ChosenHead,
+    groups: list[np.ndarray],
+    resolved: ResolvedConfig,
+    data: TrainingData,
+    dataset: Dataset,
+    run: runs.Run,
+    reporter: Reporter,
+) -> None:
+    """Write out-of-fold logits of the head for all training pictures, unless out-of-fold.npz has as many.
+
+    Args:
+        known: The logits in out-of-fold.npz, (training pictures, units), with NaN for pictures that it does not have.
+        chosen: The head.
+        groups: The features of the training pictures.
+        resolved: The settings of the run.
+        data: The pictures, as training takes them.
+        dataset: The pictures.
+        run: The run folder.
+        reporter: Measures the time.
+    """
+    fit, requested = chosen.fit, resolved.requested
+    logits, targets = fit.logits, data.targets[data.train]
+    if fit.folds == 1 and head_logits.affordable(groups[0], fit.logits.shape[1]):
+        with reporter.timing.measure("cross-validating the head"):
+            logits = out_of_fold(
+                groups[0],
+                targets,
+                fit.penalty,
+                task=data.task,
+                copies=None if data.copies is None else [data.copies[i] for i in data.train],
+                weights=class_weights(data) if requested.balance else None,
+                label_smoothing=requested.label_smoothing,
+                plain=resolved.head.weight_l2 > 0,
+                folds=requested.folds or FOLDS,
+                seed=requested.seed,
+            )
+    held_out = np.isfinite(logits).all(axis=1)
+    if known is None or held_out.sum() > np.isfinite(known).all(axis=1).sum():
+        digests = [dataset.pixels.digests[i] for i in data.train[held_out]]
+        head_logits.write(run, digests, logits[held_out])

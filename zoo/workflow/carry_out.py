@@ -76,7 +76,7 @@ def carry_out(
                     _draw_curves(run, record, reporter)
             with reporter.timing.measure("export"):
                 result = export_model(
-                    TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name),
+                    TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name, typed=asked.typed),
                     resolved.requested.exported if resolved.requested.export else None,
                     reporter,
                     variants=asked.variants,
@@ -226,6 +226,5 @@ def training_data(dataset: Dataset) -> TrainingData:
     """
     from zoo.train.inputs import TrainingData
 
-    split, together = dataset.split, dataset.together
-    copies = dataset.pixels.digests if together is None else together
-    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, dataset.source.task, copies)
+    split, task = dataset.split, dataset.source.task
+    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, task, dataset.groups)

@@ -108,7 +108,12 @@ def check(
     keys = None if group_by is None else grouping.keys_of(group_by, source, data, reporter, reading)
     with reporter.progress("decoding pictures") as progress:
         pixels = pixel_cache.load_pixels(
-            source.pictures, spec, files.cache() / "pixels", progress, max_pixels=source.max_pixels
+            source.pictures,
+            spec,
+            files.cache() / "pixels",
+            progress,
+            max_pixels=source.max_pixels,
+            warn=reporter.warn,
         )
     headers = _headers(source.pictures, reporter)
     with reporter.progress("measuring pictures") as progress:

@@ -20,18 +20,21 @@ from zoo.data.stored import StoredPicture
 from zoo.errors import ExportError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
+from zoo.evaluate.evaluator import Outputs
 from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile, VariantRequest, failed, make_variant
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow import page, replaced, report_data, solved, trust, verdict
-from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph, refused
+from zoo.workflow import label_issues, model_card, page, replaced, report_data, solved, transfer, trust, verdict
+from zoo.workflow import precision as precisions
+from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
+from zoo.workflow.model_card import Described
 from zoo.workflow.own_pictures import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
-from zoo.workflow.trust import HeldOut, TrustOptions
+from zoo.workflow.trust import HeldOut, Trust, TrustOptions
 from zoo_runtime import ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -62,6 +65,22 @@ class ExportResult:
     refusal: str | None = None
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Says where the files of variants are put.
+
+    Args:
+        exported: The folder of exports.
+        keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
+            False adds the input size to these names, so that files for the input size of the run are not replaced.
+        replace: True also replaces a variant of other pictures.
+    """
+
+    exported: Path
+    keep: bool
+    replace: bool
+
+
 def export_model(
     trained: TrainedModel,
     exported: Path | None,
@@ -73,7 +92,6 @@ def export_model(
     allow_chance: bool = False,
     replace: bool = False,
     precision: float | None = None,
-    out_of_fold: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
@@ -95,7 +113,6 @@ def export_model(
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         precision: The wanted fraction of right answers, in (0, 1): less sure answers become "unknown". No file is put
             in place if held-out pictures cannot show it. None asks for none.
-        out_of_fold: The logits of a cross-validation by the sha256 of the picture. None means those in the run folder.
 
     Returns:
         The paths of the files, the metrics of the float32 file, and the variants.
@@ -115,15 +132,16 @@ def export_model(
     raw, info, trust_options = convert_trained(
         trained, precision, reporter, keep=keep and float32, allow_chance=allow_chance
     )
-    known_logits = (trained.run.read_out_of_fold() if keep else {}) if out_of_fold is None else out_of_fold
-    held_out = trust.held_out(dataset, known_logits, raw)
+    held_out = trained.held_out(raw, keep=keep)
     graph, info, fitted = finish_graph(trained, raw, info, held_out, trust_options, reporter)
     predictor = Predictor(artifact.serialize(graph, info), max_pixels=dataset.source.max_pixels)
     outputs = evaluator.predict_parts(predictor, dataset, reporter)
     known = {**cross_validated(held_out, fitted, trained.record.task), **outputs}
     metrics = evaluator.measure_parts(known, dataset)
-    record, refusal = verdict.judge(trained.run, trained.record, dataset, known, reporter, allow_chance=allow_chance)
-    refusal = refusal or refused(fitted, trained)
+    record, refusal = verdict.judge(trained, known, reporter, allow_chance=allow_chance)
+    if float32:
+        # Each smaller file decides for itself.
+        refusal = refusal or precisions.refused(fitted, trained, [each.variant.name for each in variants])
     trained = dataclasses.replace(trained, record=record)
     summary = {part: metric_tools.summary(figures) for part, figures in metrics.items()}
     info = dataclasses.replace(info, metrics=summary)
@@ -131,12 +149,14 @@ def export_model(
     target = exported / trained.name / EXPORTED_FILE if exported is not None and float32 else None
     if float32:
         content = artifact.serialize(graph, info)
-        if keep:
-            trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
-            report_data.write(trained, raw, outputs, fitted, reporter)
+        # The files of an earlier export stay together, if the new one is refused.
+        if keep and (refusal is None or not trained.run.exported.is_file()):
+            _write_figures(trained, raw, outputs, fitted, reporter, exported=target is not None)
             _keep(trained, content, metrics, info, started, export=target is not None)
+            _report(trained.run, reporter)
         if target is not None:
-            _put(trained.run.exported if keep else content, target, trained, reporter, replace=replace)
+            described = Described(trained, metrics)
+            _put(trained.run.exported if keep else content, target, described, reporter, replace=replace)
     result = ExportResult(trained.run, metrics, target, sample(dataset, trained.run), refusal=refusal)
     if exported is None:
         return result
@@ -144,21 +164,44 @@ def export_model(
         requested = [each.variant for each in variants]
         others = [variant for variant in VARIANTS if variant not in requested]
         replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter)
-    float32_file = Float32File(raw, graph, info, outputs)
-
-    finish = _finisher(trained, raw, held_out, trust_options, reporter)
-    files_and_paths = [
-        _export_variant(each, float32_file, finish, trained, exported, keep=keep, replace=replace, reporter=reporter)
-        for each in variants
-    ]
+    float32_file, place = Float32File(raw, graph, info, outputs), _Place(exported, keep, replace)
+    files_and_paths = []
+    for each in variants:
+        finish = _finisher(each.variant.name, trained, raw, held_out, trust_options, reporter)
+        files_and_paths.append(_export_variant(each, float32_file, finish, trained, place, reporter=reporter))
     if float32 and keep:
-        page.add_notes(trained.run, metrics, [variant_file for variant_file, _ in files_and_paths])
+        page.add_notes(trained.run, [variant_file for variant_file, _ in files_and_paths])
     _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
+def _write_figures(
+    trained: TrainedModel,
+    raw: onnx.ModelProto,
+    outputs: Mapping[str, Outputs],
+    fitted: Trust,
+    reporter: Reporter,
+    *,
+    exported: bool,
+) -> None:
+    """Write what the report shows besides metrics: trust.json, predictions, examples and doubtful labels.
+
+    Raises:
+        WriteError: trust.json cannot be written. Errors of the other files become warnings.
+    """
+    trained.run.write_json(trust.FILE, {**fitted.metadata, **fitted.report})
+    report_data.write(trained, raw, outputs, fitted, reporter)
+    with reporter.timing.measure("report"):
+        label_issues.write(trained, fitted, outputs, reporter, exported=exported)
+
+
 def _finisher(
-    trained: TrainedModel, raw: onnx.ModelProto, held_out: HeldOut, options: TrustOptions, reporter: Reporter
+    variant: str,
+    trained: TrainedModel,
+    raw: onnx.ModelProto,
+    held_out: HeldOut,
+    options: TrustOptions,
+    reporter: Reporter,
 ) -> FinishGraph:
     """Return a function that fits calibration and thresholds for a smaller file; see `make_variant`.
 
@@ -166,10 +209,11 @@ def _finisher(
     """
 
     def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
-        moved = trust.moved_by(raw, graph, trained.dataset, held_out, options.seed)
+        moved = transfer.moved_by(raw, graph, trained.dataset, held_out, options.seed)
         graph, info, fitted = finish_graph(trained, graph, info, moved, options, reporter, again=True)
-        if fitted.refusal:
-            raise ExportError(f"{fitted.refusal}. `--precision {fitted.possible or 'none'}` exports it.")
+        refusal = precisions.refused_variant(fitted, trained, variant)
+        if refusal:
+            raise ExportError(f"{refusal}.")
         return graph, info
 
     return finish
@@ -208,7 +252,7 @@ def sample(dataset: Dataset, run: runs.Run) -> Path:
 def _keep(
     trained: TrainedModel, content: bytes, metrics: dict[str, Any], info: ModelInfo, started: float, *, export: bool
 ) -> None:
-    """Write the exported file, its metrics, the run record and the report into the run folder.
+    """Write the exported file, its metrics and the run record into the run folder.
 
     Args:
         trained: The network with its dataset and its run.
@@ -230,26 +274,34 @@ def _keep(
     run.write_json("metrics.json", metrics)
     record = trained.record.with_export(parity=info.parity, seconds=time.perf_counter() - started)
     run.write_record(record)
-    page.write(run, record, metrics)
+
+
+def _report(run: runs.Run, reporter: Reporter) -> None:
+    """Write the report page. If this fails, the user receives only a warning: the network must still be exported."""
+    with reporter.timing.measure("report"):
+        try:
+            page.write(run)
+        except ZooError as error:
+            reporter.warn(f"{error} `zoo report {run.folder}` writes the report again.")
 
 
 def _put(
     source: Path | bytes,
     target: Path,
-    trained: TrainedModel,
+    described: Described,
     reporter: Reporter,
     *,
     kind: str | None = None,
     replace: bool,
 ) -> None:
-    """Put an exported file in its place in the folder of exports, and report what it replaces.
+    """Put an exported file in its place in the folder of exports, with its model card, and report what it replaces.
 
     The check of `check_targets` is repeated, because another program may have put a file there during the training.
 
     Args:
         source: The file in the run folder, or the bytes of a file that the run folder does not keep.
         target: The path in the folder of exports.
-        trained: The network with its dataset and its run.
+        described: The network with its dataset and its run, and the figures of the file.
         reporter: Receives the report.
         kind: The name of the variant; None for a float32 file.
         replace: True also replaces an export of other pictures.
@@ -261,6 +313,7 @@ def _put(
     """
     from zoo.export import artifact
 
+    trained = described.trained
     run = trained.run
     replaced.check(target, trained.as_new(), kind=kind, replace=replace, trained=run.folder)
     try:
@@ -270,11 +323,12 @@ def _put(
         else:
             artifact.copy(source, target)
     except WriteError as error:
-        option = f" --{kind}" if kind else ""
-        raise WriteError(
-            f"{error} The run is kept; `zoo export {run.folder}{option} --exported FOLDER` puts its export elsewhere."
-        ) from error
-    replaced.report(target, earlier, trained.as_new(), Predictor(target, tuned=False).info, reporter)
+        dropped = ("--exported", *(f"--{each.name}" for each in VARIANTS))
+        command = trained.export_command(*([f"--{kind}"] if kind else []), "--exported", without=dropped)
+        raise WriteError(f"{error} The run is kept; `{command} FOLDER` puts its export elsewhere.") from error
+    info = Predictor(target, tuned=False).info
+    replaced.report(target, earlier, trained.as_new(), info, reporter)
+    model_card.write(target, source, info, reporter, described)
 
 
 def _export_variant(
@@ -282,10 +336,8 @@ def _export_variant(
     float32: Float32File,
     finish: FinishGraph,
     trained: TrainedModel,
-    exported: Path,
+    place: _Place,
     *,
-    keep: bool,
-    replace: bool,
     reporter: Reporter,
 ) -> tuple[VariantFile, Path | None]:
     """Make a variant, write it into the run folder, and copy it into the folder of exports.
@@ -301,10 +353,7 @@ def _export_variant(
         float32: The float32 file.
         finish: Puts calibration and thresholds into the graph of a variant; see `zoo.export.variants.make_variant`.
         trained: The network with its dataset and its run.
-        exported: The folder of exports.
-        keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
-            False adds the input size to these names, so that files for the input size of the run are not replaced.
-        replace: True also replaces a variant of other pictures.
+        place: Where the file is put.
         reporter: Receives progress messages and warnings.
 
     Returns:
@@ -315,8 +364,8 @@ def _export_variant(
 
     variant, run, size = request.variant, trained.run, trained.dataset.spec.size
     reporter.say(f"Making the {variant.name} file")
-    target = variant_path(exported, trained.name, variant)
-    suffix = variant.name if keep else f"{size[0]}x{size[1]}-{variant.name}"
+    target = variant_path(place.exported, trained.name, variant)
+    suffix = variant.name if place.keep else f"{size[0]}x{size[1]}-{variant.name}"
     seed = trained.record.options["seed"]
     try:
         variant_file = make_variant(request, float32, finish, trained.dataset, reporter, seed=seed)
@@ -325,7 +374,8 @@ def _export_variant(
         if not variant_file.refusal:
             kept = run.folder / f"model-{suffix}.onnx"
             artifact.place(variant_file.content, kept)
-            _put(kept, target, trained, reporter, kind=variant.name, replace=replace)
+            described = Described(trained, variant_file.metrics, variant_file.figures)
+            _put(kept, target, described, reporter, kind=variant.name, replace=place.replace)
     except ZooError as error:
         variant_file = failed(variant, str(error))
     return variant_file, None if variant_file.refusal else target
@@ -363,7 +413,8 @@ def export_run(
         variants: The variants to make. If there are any, the float32 export is not changed.
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
-        precision: The wanted precision; see `export_model`. None means that of the run, and 0 means none.
+        precision: The wanted precision; see `export_model`. None means that of the latest export; see
+            `zoo.workflow.precision.wanted`. 0 means none.
         typed: The words after `zoo export RUN` that the user typed, for commands in error messages.
 
     Returns:
@@ -392,16 +443,22 @@ def export_run(
     new = NewExport(run.id, run.folder.parent, tuple(record.classes), record.task, place, digest)
     replaced.check_targets(exported, name, variants, new, float32=not variants, replace=replace)
     model: keras.Model | SolvedNetwork
+    own, again = None, ("zoo", "export", str(folder), *typed)
     if size is not None and resized:
         from zoo.train.network import resize
 
         head = architecture.head if record.head is None else Head(**record.head)
         whole = trained_model(run, record, registry, reporter)
         model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
+        held_out = run.read_out_of_fold()
+        if held_out:
+            same = reload_dataset(run, record, data, reporter, None, reading, again=again)
+            own = transfer.own_size(whole, same, held_out, reporter)
     else:
         model = solved.open_trained(run, record, registry, reporter)
-    dataset = reload_dataset(run, record, data, reporter, size, reading, again=("zoo", "export", str(folder), *typed))
-    trained = TrainedModel(model, architecture, dataset, run, record, name, place)
+    dataset = reload_dataset(run, record, data, reporter, size, reading, again=again)
+    trained = TrainedModel(model, architecture, dataset, run, record, name, place, typed, own)
+    beside = exported / name / EXPORTED_FILE if variants else None
     return export_model(
         trained,
         exported,
@@ -411,5 +468,5 @@ def export_run(
         variants=variants,
         allow_chance=allow_chance,
         replace=replace,
-        precision=(record.options.get("wanted_precision") if precision is None else precision) or None,
+        precision=precisions.wanted(precision, run, record, reporter, beside, dataset.spec.size),
     )

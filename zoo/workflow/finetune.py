@@ -45,6 +45,7 @@ def finetune(
     allow_chance: bool = False,
     replace: bool = False,
     needing_validation: Sequence[str] = (),
+    typed: Sequence[str] = (),
 ) -> ExportResult:
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
@@ -57,6 +58,7 @@ def finetune(
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         needing_validation: The options that the user typed and that need a validation part, such as ["--patience"]. If
             the run has none, a warning says that they have no effect.
+        typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -78,7 +80,7 @@ def finetune(
     check_run_targets(resolved, variants, dataset.digest, replace=replace)
     run = runs.create(requested.runs, resolved.architecture.name)
     record = _new_record(run, resolved, registry, dataset)
-    asked = request_of(resolved, variants=variants, allow_chance=allow_chance, replace=replace)
+    asked = request_of(resolved, variants=variants, allow_chance=allow_chance, replace=replace, typed=typed)
 
     def begin() -> None:
         request_file.write(run, asked)

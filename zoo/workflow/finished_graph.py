@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from typing import TYPE_CHECKING
 
 from zoo import runs
@@ -71,17 +70,6 @@ def finish_graph(
         return graph, artifact.with_selftest(graph, info), fitted
 
 
-def refused(fitted: Trust, trained: TrainedModel) -> str | None:
-    """Return why no file is put in place, if no threshold holds the wanted precision, and what to do."""
-    if fitted.refusal is None:
-        return None
-    size = trained.dataset.spec.size
-    resized = ["--size", "{}x{}".format(*size)] if list(size) != list(trained.record.image["size"]) else []
-    command = shlex.join(["zoo", "export", str(trained.run.folder), *resized, "--precision", fitted.possible or "none"])
-    without = " `--precision none` asks for no precision." if fitted.possible else ""
-    return f"no file is exported: {fitted.refusal}. The run is kept; `{command}` exports it.{without}"
-
-
 def convert_trained(
     trained: TrainedModel, precision: float | None, reporter: Reporter, *, keep: bool, allow_chance: bool
 ) -> tuple[onnx.ModelProto, ModelInfo, TrustOptions]:
@@ -111,7 +99,7 @@ def convert_trained(
     except ConstantOutput as error:
         if keep:
             trained.run.write_record(trained.record.with_warnings([str(error)]))
-        advice = verdict.export_all_the_same(trained.run, trained.record, trained.dataset)
+        advice = verdict.export_all_the_same(trained)
         raise ConstantOutput(f"{error} {advice}") from None
 
 

@@ -175,7 +175,8 @@ def reload_dataset(
     source = open_pictures(run, record, data, again, reading)
     where = data or str(record.options["data"])
     digests = pixel_cache.digests_of(source.pictures)
-    changes = compare(run.pictures(), source, digests)
+    listed = run.pictures()
+    changes = compare(listed, source, digests)
     if not changes.known:
         raise RunError(
             f"the pictures at {where!r} are not the ones that {run.id} was trained on. Checks and test figures on "
@@ -201,11 +202,12 @@ def reload_dataset(
     return datasets.reload(
         _restricted(source, rows, tuple(record.classes)),
         ImageSpec(**{**record.image, **({"size": size} if size else {})}),
-        parts=run.parts(),
+        parts={row["sha256"]: row["part"] for row in listed},
         digest=str(record.data["digest"]),
         how=str(record.data["split"]),
         run=run.id,
         reporter=reporter,
+        groups={row["sha256"]: row["group"] or row["sha256"] for row in listed if row.get("group") is not None} or None,
     )
 
 

@@ -23,7 +23,7 @@ from zoo.plugin import Architecture, Weights
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch, select
 from zoo.reporter import Reporter
-from zoo.workflow import replaced
+from zoo.workflow import model_card, replaced
 from zoo.workflow.checked_graph import convert_and_check
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport
 from zoo_runtime import MAX_PIXELS, ImageSpec, ModelInfo, Predictor
@@ -95,8 +95,10 @@ def export_top(
 
     replaced.check(target, new, replace=replace)
     earlier = replaced.prepare(target, None, folder)
-    artifact.place(artifact.serialize(graph, info), target)
+    content = artifact.serialize(graph, info)
+    artifact.place(content, target)
     replaced.report(target, earlier, new, info, reporter)
+    model_card.write(target, content, info, reporter, None)
     replaced.warn_of_stale(VARIANTS, exported, target.parent.name, None, reporter)
     return target
 
@@ -236,8 +238,8 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
     # `_published` returns only entries that have a class index.
     assert index is not None
     try:
-        with reporter.progress(fetch.progress_label(index, "class names")) as progress:
-            classes = fetch.read_class_index(fetch.find_file(index, progress))
+        with reporter.transfer(fetch.progress_label(index, "class names")) as progress:
+            classes = fetch.read_class_index(fetch.find_file(index, progress, reporter.warn))
     except WeightsUnavailable as error:
         text = f"{error}.\n{fetch.advice(index)}."
         if not fetch.find_local(entries[0]):
@@ -261,8 +263,8 @@ def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter
         HashMismatch: A local file is not the published one.
     """
     try:
-        with reporter.progress(fetch.progress_label(fetch.by_fit(entries, size)[0], "weights")) as progress:
-            weights = fetch.find(entries, size, progress)
+        with reporter.transfer(fetch.progress_label(fetch.by_fit(entries, size)[0], "weights")) as progress:
+            weights = fetch.find(entries, size, progress, reporter.warn)
     except WeightsUnavailable as error:
         raise WeightsUnavailable(f"{error}.\n{fetch.advice(entries[0])}.") from None
     select.say(weights, reporter)

@@ -26,7 +26,7 @@ from zoo.evaluate.evaluator import PARTS, Outputs
 from zoo.evaluate.examples import Example
 from zoo.report import overlay
 from zoo.report.overlay import Thumbnail
-from zoo.reporter import Reporter, counted
+from zoo.reporter import Reporter
 from zoo.workflow.trained import TrainedModel
 from zoo.workflow.trust import TrainingFeatures, Trust
 from zoo_runtime import PictureError, ZooRuntimeError
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 FILE = "examples.json"
 SCHEMA = 1
 NEAREST_LONGEST = 96
-# Seconds after which no other example gets a heat map, and no other picture is decoded from its file.
+# Seconds after which no other example gets a heat map; and those after which no other picture is decoded from its file.
 LIMIT = 2.0
-NO_EVIDENCE = "no position of the last feature map speaks for the class"
+NO_EVIDENCE = "no part of the picture speaks for this class"
 
 
 def write(
@@ -141,7 +141,6 @@ class _Examples:
 
     def __init__(self, dataset: Dataset, raw: onnx.ModelProto, training: TrainingFeatures | None, *, reduced: bool):
         self._dataset, self._training = dataset, training
-        self._started = time.perf_counter()
         self._gradcam: GradCam | None = None
         self._missing: str | None = None
         self._limited: str | None = None
@@ -181,11 +180,10 @@ class _Examples:
             "mistakes": [entry(each) for each in mistakes],
             "right": [entry(each) for each in right],
             "gradcam": self._missing is None,
-            "gradcam_missing": self._missing,
+            "gradcam_missing": self._missing or self._limited,
             "nearest_missing": missing,
             "nearest_of": 0 if self._training is None else len(self._training.rows),
             "training_pictures": len(self._dataset.split.train),
-            "limited": self._limited,
         }
 
     def _heats(self, chosen: Sequence[Example], rows: npt.NDArray[Any]) -> dict[int, Heat]:
@@ -193,14 +191,14 @@ class _Examples:
         heats: dict[int, Heat] = {}
         if self._gradcam is None:
             return heats
+        started = time.perf_counter()
         # Some right answers come early, so that a slow network has heat maps for both.
         order = sorted(range(len(chosen)), key=lambda i: (i % examples.MISTAKES, i))
         for i in order:
-            if heats and time.perf_counter() - self._started > LIMIT:
-                pictures = counted(len(heats), "picture")
+            if heats and time.perf_counter() - started > LIMIT:
                 self._limited = (
-                    f"the network is slow, so that only {pictures} of {len(chosen)} got a heat map and were compared "
-                    "with training pictures"
+                    f"the network is slow, so that only {len(heats)} of {len(chosen)} pictures have a heat map and "
+                    "similar training pictures"
                 )
                 break
             each = chosen[i]

@@ -36,6 +36,7 @@ class RunRequest:
         variants: The variants to make in addition to the float32 file.
         allow_chance: Whether a network that has learned nothing is exported too.
         replace: Whether exports of other pictures are replaced.
+        typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
     """
 
     config: FinetuneConfig
@@ -44,10 +45,16 @@ class RunRequest:
     variants: tuple[VariantRequest, ...] = ()
     allow_chance: bool = False
     replace: bool = False
+    typed: tuple[str, ...] = ()
 
 
 def request_of(
-    resolved: ResolvedConfig, *, variants: Sequence[VariantRequest], allow_chance: bool, replace: bool
+    resolved: ResolvedConfig,
+    *,
+    variants: Sequence[VariantRequest],
+    allow_chance: bool,
+    replace: bool,
+    typed: Sequence[str],
 ) -> RunRequest:
     """Return what a run is asked for, with absolute paths."""
     asked, weights = resolved.requested, resolved.weights.file
@@ -69,6 +76,7 @@ def request_of(
         variants=tuple(variants),
         allow_chance=allow_chance,
         replace=replace,
+        typed=tuple(typed),
     )
 
 
@@ -94,6 +102,7 @@ def write(run: runs.Run, asked: RunRequest) -> None:
         "variants": [{"name": each.variant.name, **vars(each.limits)} for each in asked.variants],
         "allow_chance": asked.allow_chance,
         "replace": asked.replace,
+        "typed": asked.typed,
     }
     run.write_json(FILE, content)
 
@@ -118,6 +127,7 @@ def read(run: runs.Run) -> RunRequest:
             variants=tuple(_variant(each) for each in content["variants"]),
             allow_chance=content["allow_chance"],
             replace=content["replace"],
+            typed=tuple(content["typed"]),
         )
     except RunError:
         raise

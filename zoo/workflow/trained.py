@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,14 +11,18 @@ import numpy as np
 
 from zoo import runs
 from zoo.data.dataset import Dataset
+from zoo.export.variants import VARIANTS
 from zoo.plugin import Architecture
-from zoo.workflow import replaced
+from zoo.workflow import replaced, transfer, trust
 from zoo.workflow.replaced import NewExport
 from zoo.workflow.solved import SolvedNetwork
+from zoo.workflow.transfer import OwnSize
+from zoo.workflow.trust import HeldOut
 from zoo_runtime import ModelInfo
 
 if TYPE_CHECKING:
     import keras
+    import onnx
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,9 @@ class TrainedModel:
         name: The name of the export.
         place: The place of the pictures now, as `zoo.data.sources.location` returns it. None means the place in
             run.json.
+        typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
+        own_size: What is known at the picture size of the run, if this network has another one.
+        out_of_fold: Logits of a cross-validation by the sha256 of the picture. None means those in the run folder.
     """
 
     model: keras.Model | SolvedNetwork
@@ -41,6 +50,44 @@ class TrainedModel:
     record: runs.RunRecord
     name: str
     place: str | None = None
+    typed: Sequence[str] = ()
+    own_size: OwnSize | None = None
+    out_of_fold: Mapping[str, np.ndarray] | None = None
+
+    def held_out(self, graph: onnx.ModelProto, *, keep: bool) -> HeldOut:
+        """Return logits of pictures on which the network, or a network like it, was not trained.
+
+        Args:
+            graph: The graph of the network, with the output `logits`.
+            keep: Whether the network has the picture size of the run.
+        """
+        if self.own_size is not None:
+            return transfer.moved_to(graph, self.dataset, self.own_size, self.record.options["seed"])
+        known = self.out_of_fold
+        if known is None:
+            known = self.run.read_out_of_fold() if keep else {}
+        return trust.held_out(self.dataset, known, graph)
+
+    def export_command(self, *more: str, without: Sequence[str] = ()) -> str:
+        """Return the command that exports the run as the user asked for it, for messages.
+
+        Args:
+            more: Words to add.
+            without: The names of options, such as "--precision", that are left out with their values.
+        """
+        named = {word for word in (*self.typed, *more) if word not in without or word in more}
+        # Limits go with a smaller file.
+        limits = [f"--{each.name}-any-speed" for each in VARIANTS if f"--{each.name}" not in named]
+        limits += [] if any(f"--{each.name}" in named for each in VARIANTS) else ["--max-drop"]
+        words: list[str] = []
+        keep = True
+        for word in self.typed:
+            keep = word not in (*without, *limits) if word.startswith("--") else keep
+            words += [word] if keep else []
+        height, width = self.dataset.spec.size
+        resized = [height, width] != list(self.record.image["size"]) and "--size" not in self.typed
+        size = ["--size", f"{height}x{width}"] if resized else []
+        return shlex.join(["zoo", "export", str(self.run.folder), *words, *size, *more])
 
     def as_new(self) -> NewExport:
         """Return what decides whether the export may replace another one."""

@@ -22,7 +22,7 @@ from zoo.errors import ConversionFailed, ParityFailed, RunError
 from zoo.evaluate import calibration, outliers
 from zoo.evaluate.calibration import Calibration
 from zoo.evaluate.outliers import OutlierScore
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, counted
 from zoo_runtime import DriftCounter, ModelInfo
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ BATCH = 16
 FEATURE_PICTURES = 1024
 STATISTICS_PICTURES = 256
 CHECKED_PICTURES = 16
+# Messages propose no lower precision than this: it would be of no use.
+LEAST_PRECISION = 0.5
 # Differences between the graph and numpy that pass, for calibrated probabilities and for outlier scores.
 TOLERANCE, SCORE_TOLERANCE = 1e-5, 1e-3
 
@@ -47,9 +49,10 @@ class HeldOut:
 
     Args:
         rows: Indices of the pictures in the dataset, int64 (N,).
-        logits: float64 (N, units), before calibration.
+        logits: float32 or float64 (N, units), before calibration.
         targets: float (N, classes): 1 if the picture has the class, else 0.
-        source: "cross-validation", "validation", or "" if there are no such pictures.
+        source: "cross-validation", "cross-validation at 224x224" if they were transferred from another picture size,
+            "validation", or "" if there are no such pictures.
     """
 
     rows: npt.NDArray[np.int64]
@@ -65,10 +68,12 @@ class TrainingFeatures:
     Args:
         rows: Indices of the pictures in the dataset, int64 (N,): the train part, or pictures at equal distances in it.
         values: (N, n).
+        frozen: Whether no label has changed the layers that computed them.
     """
 
     rows: npt.NDArray[np.int64]
     values: npt.NDArray[Any]
+    frozen: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Trust:
         metadata: The entry `trust` of `zoo_runtime.ModelInfo`.
         report: More figures for trust.json: the reliability of each bin, and the curve of precision and coverage.
         refusal: Why no threshold holds the wanted precision; None if one does, or none was asked for.
-        possible: The largest precision that some threshold holds, as a word of a command; "" if there is none.
+        possible: The largest precision that some threshold holds, as a word of a command; "" if it is below 0.5.
         training: The pooled features of training pictures, as the graph computes them; None if it has none.
     """
 
@@ -124,7 +129,7 @@ def held_out(dataset: Dataset, out_of_fold: Mapping[str, Any], graph: onnx.Model
     digests, split = dataset.pixels.digests, dataset.split
     rows = np.array([i for i in split.train if digests[i] in out_of_fold], dtype=np.int64)
     if len(rows):
-        logits = np.stack([out_of_fold[digests[i]] for i in rows]).astype(np.float64)
+        logits = np.stack([out_of_fold[digests[i]] for i in rows])
         return HeldOut(rows, logits, dataset.targets[rows], "cross-validation")
     rows = np.asarray(split.val, np.int64)
     if not len(rows):
@@ -160,47 +165,6 @@ def spread(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     return np.asarray(rows, np.int64)[places]
 
 
-def transferred(known: HeldOut, before: npt.NDArray[Any], after: npt.NDArray[Any], seed: int) -> HeldOut:
-    """Return held-out logits as another file of the same network would compute them.
-
-    The networks of a cross-validation exist in float32 only. What the other file changes is measured on pictures that
-    both files compute: a factor, and differences, which are drawn at random for the held-out pictures.
-
-    Args:
-        known: Logits of the float32 network.
-        before: Logits of the float32 file, (pictures, units).
-        after: Logits of the other file for the same pictures, (pictures, units).
-        seed: Decides which difference goes to which picture.
-    """
-    first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    factor = float((first * second).sum() / max(float((first * first).sum()), 1e-12))
-    differences = second - factor * first
-    drawn = np.random.default_rng(seed).integers(0, len(differences), len(known.logits))
-    return dataclasses.replace(known, logits=factor * known.logits + differences[drawn])
-
-
-def moved_by(before: onnx.ModelProto, after: onnx.ModelProto, dataset: Dataset, known: HeldOut, seed: int) -> HeldOut:
-    """Return held-out logits for another file of the same network.
-
-    Validation pictures are computed anew. For pictures of a cross-validation, see `transferred`.
-
-    Args:
-        before: The graph of the float32 file, with the output `logits`.
-        after: The graph of the other file, with the output `logits`.
-        dataset: The dataset of the run.
-        known: Logits of held-out pictures for the float32 file.
-        seed: See `transferred`.
-    """
-    pixels = dataset.pixels.array
-    if known.source == "validation":
-        return dataclasses.replace(known, logits=run(after, pixels, known.rows, [LOGITS])[0].astype(np.float64))
-    if not len(known.rows):
-        return known
-    rows = spread(dataset.split.train, STATISTICS_PICTURES)
-    first, second = (run(graph, pixels, rows, [LOGITS])[0] for graph in (before, after))
-    return transferred(known, first, second, seed)
-
-
 def fit(
     known: HeldOut,
     dataset: Dataset,
@@ -220,38 +184,37 @@ def fit(
         options: What is asked for.
     """
     task, count = options.task, len(known.logits)
-    # Groups of near-duplicates are not known any more when a run is exported again.
-    digests = dataset.pixels.digests
     scaling = Calibration.none(known.logits.shape[1])
     metadata: dict[str, Any] = {}
     report: dict[str, Any] = {}
     refusal, possible = None, ""
     sure = np.zeros(0)
     if count >= 2:
-        groups = [digests[i] for i in known.rows]
-        scaling = calibration.fit(known.logits, known.targets, task, shifts=not options.balanced, groups=groups)
+        kept = calibration.sample([dataset.groups[i] for i in known.rows], known.logits.shape[1])
+        known = HeldOut(known.rows[kept], known.logits[kept], known.targets[kept], known.source)
+        groups = [dataset.groups[i] for i in known.rows]
         # Each from a calibration that was fitted without the picture. Its own would be too good for it.
-        vector = scaling.method == "vector"
-        after = known.logits
-        if scaling.method != "none":
-            after = calibration.crossed(known.logits, known.targets, task, vector=vector, groups=groups)
+        scaling, after = calibration.fit_and_cross(
+            known.logits, known.targets, task, shifts=not options.balanced, groups=groups
+        )
         likely = calibration.probabilities(after, task)
         sure, right = calibration.decided(likely, known.targets, task)
         metadata["calibration"], report["reliability"] = _calibrated(known, scaling, after, task)
         if task != "multilabel":
-            # The promises count independent pictures.
+            # The promises count independent pictures: near-duplicates are no further evidence.
             each = calibration.one_of_each(groups)
             metadata["unknown"], refusal, possible = _thresholds(sure[each], right[each], options.precision)
             metadata["sets"] = calibration.set_thresholds(likely[each], known.targets[each])
     elif options.precision is not None:
         refusal = (
-            f"no threshold holds a precision of {options.precision:g}, because fewer than 2 pictures were held out"
+            f"no threshold holds a precision of {options.precision:g}, because fewer than 2 pictures were held out. "
+            "Add pictures, or train with a validation part (--val-split) or a cross-validation (--cv)"
         )
     score = None
     unseen = None if options.frozen else held_out_features
     # Trained features are closer together for training pictures, so that these cannot decide the threshold.
     if features is not None and len(features) and (options.frozen or (unseen is not None and len(unseen))):
-        score = outliers.fit(features, [digests[i] for i in rows], unseen, seed=options.seed)
+        score = outliers.fit(features, [dataset.groups[i] for i in rows], unseen, seed=options.seed)
         if score is not None:
             metadata["outliers"] = {
                 "threshold": score.threshold,
@@ -313,6 +276,7 @@ def _thresholds(
         "precision": precision,
         "threshold": None,
         "coverage": None,
+        "pictures": len(sure),
         "curve": calibration.precision_curve(sure, right),
     }
     if precision is None:
@@ -321,10 +285,11 @@ def _thresholds(
     if threshold is None:
         largest = calibration.largest_precision(sure, right)
         why = (
-            f"no confidence threshold holds a precision of {precision:g}: {len(sure)} held-out pictures, without "
-            f"copies, can show at most {largest:g} with 95 % confidence. More pictures can show more"
+            f"no confidence threshold holds a precision of {precision:g}: {counted(len(sure), 'held-out picture')}, "
+            f"without copies and near-duplicates, can show at most {largest:g} with 95 % confidence. More pictures can "
+            "show more"
         )
-        return entry, why, f"{largest:g}" if largest else ""
+        return entry, why, f"{largest:g}" if largest >= LEAST_PRECISION else ""
     kept = sure >= threshold
     entry["threshold"] = threshold
     entry["coverage"] = float(kept.mean())
@@ -454,7 +419,7 @@ def finish(
     if features is not None:
         trust = dataclasses.replace(trust, training=TrainingFeatures(np.asarray(train, np.int64), features))
     elif own is not None:
-        trust = dataclasses.replace(trust, training=TrainingFeatures(rows, own))
+        trust = dataclasses.replace(trust, training=TrainingFeatures(rows, own, options.frozen))
     return graph, dataclasses.replace(info, trust=dict(trust.metadata), parity=parity), trust
 
 
@@ -471,9 +436,14 @@ def summary_lines(trust: Trust) -> list[str]:
             lines.append(f"Calibration: not needed; on {on}, the expected calibration error is {error}")
         else:
             lines.append(
-                f"Calibration: {entry['method']} scaling on {on} changes the expected calibration error from "
-                f"{before['expected_calibration_error']:.3f} to {error}"
+                f"Calibration: {entry['method']} scaling on {on} lowers the loss from {before['loss']:.3f} to "
+                f"{after['loss']:.3f}; the expected calibration error was "
+                f"{before['expected_calibration_error']:.3f} and is {error}"
             )
+    else:
+        lines.append(
+            "Calibration: none, because fewer than 2 pictures were held out; the confidences may be far too high"
+        )
     unknown = trust.metadata.get("unknown") or {}
     if unknown.get("threshold") is not None:
         lines.append(

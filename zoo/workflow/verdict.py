@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 
 from zoo import runs
-from zoo.data.dataset import Dataset
 from zoo.evaluate import evaluator
 from zoo.evaluate.evaluator import Outputs
 from zoo.reporter import Reporter
+from zoo.workflow.trained import TrainedModel
 
 
 def judge(
-    run: runs.Run,
-    record: runs.RunRecord,
-    dataset: Dataset,
+    trained: TrainedModel,
     outputs: Mapping[str, Outputs],
     reporter: Reporter,
     *,
@@ -28,9 +25,7 @@ def judge(
     """Judge the network of a run by its probabilities on held-out pictures, and report the warnings.
 
     Args:
-        run: The run folder.
-        record: The content of its run.json.
-        dataset: The dataset of the run.
+        trained: The network with its dataset and its run.
         outputs: Probabilities of pictures that the network was not trained on; see
             `zoo.evaluate.evaluator.measure_parts`.
         reporter: Receives the warnings.
@@ -40,31 +35,24 @@ def judge(
         The record with the warnings, and the reason for refusing the network. The reason is None if the network has
         learned something or `allow_chance` is True.
     """
-    trained = [phase for phase in record.phases if phase.get("epochs_run")]
-    solved = bool(trained) and all("solution" in phase for phase in trained)
+    record = trained.record
+    phases = [phase for phase in record.phases if phase.get("epochs_run")]
+    solved = bool(phases) and all("solution" in phase for phase in phases)
     balanced = bool(record.options.get("balance"))
-    verdict = evaluator.judge_parts(outputs, dataset, balanced=balanced, solved=solved)
-    warnings = [*_not_finite(run), *verdict.warnings]
+    verdict = evaluator.judge_parts(outputs, trained.dataset, balanced=balanced, solved=solved)
+    warnings = [*_not_finite(trained.run), *verdict.warnings]
     for text in warnings:
         reporter.warn(text)
     record = record.with_warnings(warnings)
     if verdict.learned or allow_chance:
         return record, None
-    advice = export_all_the_same(run, record, dataset)
+    advice = export_all_the_same(trained)
     return record, f"no file is exported, because the network has learned nothing. {advice}"
 
 
-def export_all_the_same(run: runs.Run, record: runs.RunRecord, dataset: Dataset) -> str:
-    """Return a sentence with the command that exports a network that has learned nothing.
-
-    Args:
-        run: The run folder.
-        record: The content of its run.json.
-        dataset: The dataset, in the picture size of the export. The command has this size if the run has another one.
-    """
-    height, width = dataset.spec.size
-    size = ["--size", f"{height}x{width}"] if [height, width] != list(record.image["size"]) else []
-    command = shlex.join(["zoo", "export", str(run.folder), *size, "--allow-chance"])
+def export_all_the_same(trained: TrainedModel) -> str:
+    """Return a sentence with the command that exports a network that has learned nothing."""
+    command = trained.export_command("--allow-chance")
     return f"The run is kept; `{command}` exports it all the same."
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import zoo_runtime
 from zoo import backend, files
 from zoo.data.augment import picture_seeds
-from zoo.data.pixels import MappedRows
+from zoo.data.memory import MappedRows
 from zoo.reporter import Reporter
 from zoo.train.batches import BatchFn, PhaseInputs
 from zoo.train.frozen.cut import Cut, digest

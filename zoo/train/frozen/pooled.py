@@ -9,7 +9,7 @@ import numpy as np
 
 import zoo_runtime
 from zoo import backend, files
-from zoo.data.pixels import MappedRows
+from zoo.data.memory import MappedRows
 from zoo.reporter import Reporter
 from zoo.train.frozen.backbone import FeatureSession, PooledBackbone
 from zoo.train.frozen.features import BATCH, BATCH_PIXELS, FINISHED_TOGETHER, FeatureCacheConfig

@@ -18,12 +18,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ LEVELS = 65535
 DEFAULT_BYTES = 4 << 30
 # The cache leaves this many bytes of the disk free, because a run writes files at its end.
 RESERVE_BYTES = 512 << 20
+# How often the creation of a set is tried, if other processes remove the set meanwhile.
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,8 @@ class FeatureSet:
         kind = "<u2" if fixed_point else "<f4"
         self.numbers = "16-bit fixed point" if fixed_point else "float32"
         self.row_bytes = math.prod(shape) * np.dtype(kind).itemsize
-        folder.mkdir(parents=True, exist_ok=True)
         sizes = {"values": count * self.row_bytes, "spans": count * 8, "done": count}
-        if any(_size(folder / name) != size for name, size in sizes.items()):
-            # The set is new, or another process was killed while it created or removed the set.
-            for name in ("done", "values", "spans", "took"):
-                (folder / name).unlink(missing_ok=True)
-            for name, size in sizes.items():
-                with (folder / name).open("wb") as file:
-                    # A sparse file: the disk stores only values that are written.
-                    file.truncate(size)
-        # The files stay open, because another run may remove the set. Open files remain readable until this run ends.
-        self._files = {name: (folder / name).open("r+b", buffering=0) for name in sizes}
+        self._files = _open_set(folder, sizes)
         self._kinds = {"values": np.dtype((kind, shape)), "spans": np.dtype(("<f4", (2,))), "done": np.dtype("u1")}
         self._count, self._lock = count, threading.Lock()
         with contextlib.suppress(OSError):
@@ -231,11 +224,68 @@ class FeatureSet:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+def _open_set(folder: Path, sizes: Mapping[str, int]) -> dict[str, io.FileIO]:
+    """Open the files of a set, and create the set if it is missing or damaged.
+
+    A set is created in a temporary folder and moved to its place as a whole. If two processes create it at the same
+    time, both use the set that is moved first.
+
+    The files stay open, because another run may remove the set. Open files remain readable until this run ends.
+
+    Args:
+        folder: The folder of the set.
+        sizes: The size of each file in bytes.
+
+    Raises:
+        OSError: The set cannot be created, or other processes remove it again and again.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            opened = _open_files(folder, sizes)
+        except FileNotFoundError:
+            opened = None
+        if opened:
+            return opened
+        if folder.exists():
+            # A program cut a file short, or an older version of zoo was killed while it created the set.
+            files.evict(folder)
+        with files.scratch_folder(folder.parent) as temporary:
+            for name, size in sizes.items():
+                with (temporary / name).open("wb") as file:
+                    # A sparse file: the disk stores only values that are written.
+                    file.truncate(size)
+            with contextlib.suppress(OSError):
+                # If another process has just created the set, this fails, and its set is used.
+                os.rename(temporary, folder)
+    raise OSError(errno.EBUSY, "other programs remove it again and again", str(folder))
+
+
+def _open_files(folder: Path, sizes: Mapping[str, int]) -> dict[str, io.FileIO] | None:
+    """Open the files of a set. Return None if a file does not have its size.
+
+    All files come from one folder, even if another process removes that folder meanwhile and creates it anew. With
+    files of two folders, rows would count as computed whose values are in files that nobody finds again.
+
+    Raises:
+        OSError: The files cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        opener = None
+        if os.open in os.supports_dir_fd:
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+
+            def opener(path: str, flags: int) -> int:
+                return os.open(os.path.basename(path), flags, dir_fd=handle)
+
+        opened: dict[str, io.FileIO] = {}
+        with contextlib.ExitStack() as unless_kept:
+            for name in sizes:
+                opened[name] = unless_kept.enter_context(io.FileIO(os.fspath(folder / name), "r+", opener=opener))
+            if any(os.fstat(file.fileno()).st_size != sizes[name] for name, file in opened.items()):
+                return None
+            unless_kept.pop_all()
+    return opened
 
 
 class Cache:

@@ -1,0 +1,85 @@
+"""Creates memory-mapped files of pixels, and limits how much memory pixels take, with and without such a file."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Pixels that cannot be written to the disk are kept in memory up to this size.
+MEMORY_BYTES = 1 << 30
+# Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
+RELEASED_BYTES = 128 << 20
+# Linux maps 64 KiB around a byte that is read. A row may reach into two such blocks.
+MAPPED_BYTES = 128 << 10
+
+
+class MappedRows:
+    """Reads rows of a memory-mapped array, and limits how much memory the array takes.
+
+    The memory pages of the array are released after every 128 MiB that were read or written.
+
+    Args:
+        array: An array (rows, ...). If it is an ordinary array and not memory-mapped, nothing is released.
+    """
+
+    def __init__(self, array: np.ndarray):
+        self._array, self._touched = array, 0
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return a copy of the rows with the given indices, an array (len(rows), ...)."""
+        values = self._array[rows]
+        self.touched(max(values.nbytes, len(rows) * MAPPED_BYTES))
+        return values
+
+    def touched(self, count: int) -> None:
+        """Count the bytes that were read or written, and release the memory pages after every 128 MiB.
+
+        Args:
+            count: The number of bytes that were read or written since the last call.
+        """
+        self._touched += count
+        if self._touched >= RELEASED_BYTES:
+            self.release()
+
+    def release(self) -> None:
+        """Release the memory pages of the array. Call this when no more rows are read or written for a while."""
+        self._touched = 0
+        mapped: Any = getattr(self._array, "_mmap", None)
+        if hasattr(mapped, "madvise"):
+            # Written bytes are not lost: the operating system keeps them in its file cache and writes them to the disk.
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def memory_limit() -> int:
+    """Return how many bytes of pixels are kept in memory at most: 1 GiB, or a quarter of this computer's memory."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        # Windows has no sysconf.
+        memory = MEMORY_BYTES
+    return min(MEMORY_BYTES, memory // 4)
+
+
+def create(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Create a file that holds a memory-mapped uint8 array, and reserve its space on the disk.
+
+    Without the reservation, a write to the array on a full disk would kill the process (SIGBUS).
+
+    Raises:
+        OSError: The file cannot be created, or the disk is full.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as stream:
+            try:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                # Some file systems cannot reserve space; their errors do not mean that the disk is full.
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+    return array
