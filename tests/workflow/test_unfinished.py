@@ -12,10 +12,9 @@ import signal
 import subprocess
 import sys
 
-import keras
 import pytest
 
-from zoo import files, run_lock, runs
+from zoo import backend, files, run_lock, runs
 from zoo.train import fitting
 from zoo.train.safe_points import SafePoints
 from zoo.workflow import carry_out
@@ -62,7 +61,9 @@ def interrupt():
 
 
 def weights_of(run):
-    return [weight.tobytes() for weight in keras.models.load_model(run / "model.keras", compile=False).get_weights()]
+    # zoo sets up Keras when it starts it, so that a test must not import it first.
+    model = backend.start().models.load_model(run / "model.keras", compile=False)
+    return [weight.tobytes() for weight in model.get_weights()]
 
 
 def epochs_of(run):
