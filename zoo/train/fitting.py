@@ -413,7 +413,8 @@ def compile_for(
     if _COMPILED.get(trained_part) == compiled_for and optimizer is not None and optimizer.built:
         for variable in optimizer.variables:
             if variable is not getattr(optimizer, "_learning_rate", None):
-                variable.assign(backend.start().ops.zeros_like(variable))
+                # JAX makes no zeros like a Keras variable.
+                variable.assign(backend.start().ops.zeros(variable.shape, variable.dtype))
         return
     _COMPILED[trained_part] = compiled_for
     trained_part.compile(
