@@ -13,19 +13,21 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Which of our parts each part may import, from the bottom up. A part may always import itself. A part is a module or a
 # package directly below `zoo`.
-BOTTOM = {"zoo.errors", "zoo.reporter", "zoo_runtime"}
+BOTTOM = {"zoo.errors", "zoo.interrupts", "zoo.reporter", "zoo_runtime"}
 TOOLS = BOTTOM | {"zoo.files", "zoo.backend", "zoo.plugin"}
 ALLOWED = {
     "zoo_runtime": set(),
     "zoo.errors": set(),
+    "zoo.interrupts": set(),
     "zoo.reporter": set(),
     "zoo.files": {"zoo.errors"},
     "zoo.backend": {"zoo.errors"},
     "zoo.plugin": {"zoo.errors"},
     "zoo_plugins": {"zoo.plugin"},
     "zoo.runs": {"zoo.errors", "zoo.files"},
+    "zoo.run_lock": {"zoo.errors", "zoo.runs"},
     "zoo.pretrained": {"zoo.errors", "zoo.files", "zoo.reporter", "zoo.plugin"},
-    "zoo.convert": {"zoo.errors", "zoo.backend"},
+    "zoo.convert": {"zoo.errors", "zoo.backend", "zoo.interrupts"},
     "zoo.data": TOOLS,
     "zoo.evaluate": BOTTOM | {"zoo.data"},
     "zoo.report": BOTTOM | {"zoo.files", "zoo.plugin", "zoo.runs", "zoo.data"},
@@ -106,6 +108,7 @@ LIGHT_COMMANDS = [
             "list",
             "info",
             "finetune",
+            "resume",
             "lr-find",
             "evaluate",
             "export",

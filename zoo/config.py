@@ -196,7 +196,9 @@ def check_precision(precision: float | None, *, multilabel: bool) -> None:
         raise UsageError("--precision needs pictures with exactly one class each; these have several labels or none.")
 
 
-def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> ResolvedConfig:
+def resolve(
+    config: FinetuneConfig, registry: Registry, reporter: Reporter, planned: Schedule | None = None
+) -> ResolvedConfig:
     """Check a request, and resolve every name, file and default in it.
 
     Pretrained weights that are not available locally are downloaded.
@@ -205,6 +207,7 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
         config: The request.
         registry: The loaded plugins.
         reporter: Receives messages about the chosen weights, and warnings.
+        planned: The schedule of a run that is resumed, with the phases that were planned. None chooses the schedule.
 
     Raises:
         UsageError: An option has a value that zoo cannot use, or two options contradict each other.
@@ -232,13 +235,18 @@ def resolve(config: FinetuneConfig, registry: Registry, reporter: Reporter) -> R
 
     # Mistakes in the options are reported before weights are downloaded, because a download may take long.
     expected_random = select.starts_random(architecture, tag, config.weights, registry)
-    schedule, phases = _schedule(config, architecture, head, registry, augmentation, reporter, random=expected_random)
+    if planned is not None:
+        schedule, phases = planned, planned.phases_for(architecture)
+    else:
+        schedule, phases = _schedule(
+            config, architecture, head, registry, augmentation, reporter, random=expected_random
+        )
     augment = None if augmentation.name == "none" else policies.build(augmentation, parameters)
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
     warnings = weights.report(reporter, config.schedule)
-    if weights.random != expected_random:
+    if weights.random != expected_random and planned is None:
         schedule, phases = _schedule(config, architecture, head, registry, augmentation, reporter, random=True)
     size = size or weights.input_size or architecture.input_size
     check_size(architecture, size)

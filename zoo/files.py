@@ -189,11 +189,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         full = " Free some space, or choose a folder on another disk." if error.errno == errno.ENOSPC else ""
         raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.{full}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names of the files in a folder survive a power failure."""
+    # Windows cannot open folders, and some network file systems cannot flush them.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_writable(folder: Path, option: str) -> None:

@@ -281,24 +281,23 @@ def test_an_interrupted_run_says_so_and_replaces_nothing(zoo, photos, tmp_path, 
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     assert before.read_bytes() == b"the one before"
-    assert f"training was interrupted. {run} has the settings" in ran.err and "Start the same command again" in ran.err
+    assert f"training was interrupted. `zoo resume {run}` continues it from the beginning" in ran.err
     for command in (("predict", run, photos), ("export", run), ("evaluate", run)):
         ran = zoo(*command)
-        assert ran.code == 1 and "training did not finish (status 'interrupted'). Start it again: " in ran.err
-        assert f"`zoo finetune mobilenetv2_035 --data {photos} " in ran.err and "zoo export" not in ran.err
+        assert ran.code == 1 and "training did not finish (status 'interrupted'). Resume it: " in ran.err
+        assert f"`zoo resume {run}`" in ran.err and f"`zoo export {run} --best-so-far`" in ran.err
 
 
-def test_an_interrupted_export_names_the_command_that_exports(zoo, photos, tmp_path, monkeypatch):
-    from zoo.workflow import finetune
+def test_an_interrupted_export_names_the_command_that_finishes_it(zoo, photos, tmp_path, monkeypatch):
+    from zoo.workflow import carry_out
 
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetune, "export_model", interrupt)
+    monkeypatch.setattr(carry_out, "export_model", interrupt)
     ran = zoo("finetune", "mnist_dense", "--data", photos, *QUICK, *folders(tmp_path))
     (run,) = (tmp_path / "runs").iterdir()
-    command = f"zoo export {run} --exported {tmp_path / 'exported'}"
-    assert ran.code == 130 and f"the network is trained and kept in {run}. `{command}` exports it." in ran.err
+    assert ran.code == 130 and f"the network is trained and kept in {run}. `zoo resume {run}` finishes the" in ran.err
 
 
 def test_predict_reports_one_bad_picture_and_labels_the_rest(zoo, finished, tmp_path):

@@ -78,7 +78,7 @@ def build_network(architecture, size, *, seed=0, head: Head | None = None, task=
     return assemble(backbone, architecture, head or architecture.head, 2, task=task)
 
 
-def train(network: Network, phases, data, reporter=None, **config):
+def train(network: Network, phases, data, reporter=None, points=None, **config):
     """Train a network with `zoo.train.engine.train`, in batches of 10 by default.
 
     Args:
@@ -86,10 +86,11 @@ def train(network: Network, phases, data, reporter=None, **config):
         phases: The phases in order.
         data: The pictures.
         reporter: Receives messages; None discards them.
+        points: The safe points of the training; None keeps none.
         config: Fields of `zoo.train.engine.TrainConfig`.
     """
     config = engine.TrainConfig(**{"batch_size": 10, **config})
-    return engine.train(network, phases, data, config, reporter or Listener())
+    return engine.train(network, phases, data, config, reporter or Listener(), points)
 
 
 def losses_of(result):

@@ -3,7 +3,8 @@
 The commands themselves are in the other modules of this package. Importing the package is quick, because Keras, numpy
 and other large packages are imported inside the commands that need them.
 
-The exit codes are 0 (success), 1 (a failure that the user can act on), 2 (wrong usage) and 130 (interrupted).
+The exit codes are 0 (success), 1 (a failure that the user can act on), 2 (wrong usage), 130 (interrupted by Ctrl-C) and
+143 (ended by SIGTERM).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import click
 from zoo.cli import catalog, data, doctor, evaluate, export, report, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
+from zoo.interrupts import exit_code
 
 # What other programs call our commands.
 OTHER_NAMES = {
@@ -58,8 +60,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")
     try:
         code = _run()
-    except KeyboardInterrupt:
-        code = 130
+    except KeyboardInterrupt as error:
+        code = exit_code(error)
     sys.exit(code)
 
 
@@ -102,9 +104,10 @@ def _run() -> int:
         return cli.main(standalone_mode=False) or 0
     except click.exceptions.Exit as request:
         return request.exit_code
-    except click.Abort:
-        click.echo("interrupted", err=True)
-        return 130
+    except click.Abort as error:
+        code = exit_code(error.__cause__)
+        click.echo("interrupted" if code == 130 else "terminated", err=True)
+        return code
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption) and error.option_name == "--lr" and _has_learning_rate(error.ctx):
             # The name that other programs use; click would suggest --l1 and --l2.
@@ -169,6 +172,7 @@ for command in (
     catalog.list_command,
     catalog.info,
     train.finetune,
+    train.resume,
     train.lr_find,
     train.schedule,
     evaluate.evaluate,

@@ -78,6 +78,9 @@ def show_variants(result: ExportResult) -> int:
     help="The run's pictures, if they have moved; with --top, pictures for the parity check (default: digits).",
 )
 @reading_options
+@click.option(
+    "--best-so-far", is_flag=True, help="Export an interrupted run with its best weights so far; it can be resumed."
+)
 @allow_chance_option
 @precision_option
 @variant_options
@@ -91,6 +94,7 @@ def export(
     size: tuple[int, int] | None,
     resize: str,
     data: str | None,
+    best_so_far: bool,
     allow_chance: bool,
     wanted_precision: float | None,
     name: str | None,
@@ -117,6 +121,11 @@ def export(
         raise click.UsageError("--precision goes with a run, because held-out pictures decide the threshold.")
     if not top and typed_again("resize", resize):
         raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
+    if best_so_far and (top or variants or size):
+        other = "--top" if top else "--size" if size else f"--{variants[0].variant.name}"
+        raise click.UsageError(f"--best-so-far exports the float32 file of an interrupted run. Leave out {other}.")
+    if best_so_far and reading.words():
+        raise click.UsageError(f"--best-so-far reads the pictures as the run does. Leave out {reading.words()[0]}.")
     registry, reporter = load_registry(), ConsoleReporter()
     target: Path | None
     asked: dict[str, Any] = {"name": name, "exported": exported, "size": size, "reading": reading, "replace": replace}
@@ -134,14 +143,27 @@ def export(
         folder = find_run(what, exported, runs, "zoo export", typed)
         options = {**asked, "data": data, "variants": variants, "allow_chance": allow_chance, "typed": typed}
         options["precision"] = wanted_precision
-        result = workflow.export_run(folder, registry, reporter, **options)
+        if best_so_far:
+            result = _export_best_so_far(folder, registry, reporter, options)
+        else:
+            result = workflow.export_run(folder, registry, reporter, **options)
         target = result.exported
         if target is None:
             return show_refusal(result) or show_variants(result)
-        if size or wanted_precision is not None:
+        if size or best_so_far or wanted_precision is not None:
             _show_table(result)
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def _export_best_so_far(
+    folder: Path, registry: Registry, reporter: ConsoleReporter, options: dict[str, Any]
+) -> ExportResult:
+    """Export an interrupted run. The options are those of `zoo.workflow.export.export_run`."""
+    from zoo.workflow.best_so_far import export_best_so_far
+
+    used = ("name", "exported", "data", "allow_chance", "replace", "precision")
+    return export_best_so_far(folder, registry, reporter, **{key: options[key] for key in used})
 
 
 def _typed() -> list[str]:
@@ -151,7 +173,7 @@ def _typed() -> list[str]:
 
 
 def _show_table(result: ExportResult) -> None:
-    """Print the figures of the test pictures, which another size or another threshold has changed."""
+    """Print the figures of the test pictures, where they are not those of the report of the run."""
     from zoo.evaluate.metrics import table
 
     click.echo(f"\nTest pictures, through the exported file:\n{table(result.metrics['test'])}\n")

@@ -1,4 +1,4 @@
-"""The commands that train, or that show what training would do: finetune, lr-find, schedule show, augment preview."""
+"""The commands that train or show what training would do: finetune, resume, lr-find, schedule show, augment preview."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ from zoo.cli.reading_options import reading_options, reading_values
 from zoo.export.variants import VARIANTS
 
 if TYPE_CHECKING:
+    from zoo.config import FinetuneConfig
     from zoo.train.lr_find import RangeTest
+    from zoo.workflow.export import ExportResult
 
 
 def _typed() -> list[str]:
@@ -49,7 +51,18 @@ def _typed() -> list[str]:
     return [word for key in keys for word in typed_again(key, parameters[key])]
 
 
-@click.command(cls=DataCommand, short_help="Fine-tune a network on your pictures and export it.")
+class _FinetuneCommand(DataCommand):
+    """The command `finetune`, which hands `--resume RUN` to the command `resume`."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        words = [word for word in args if word == "--resume" or word.startswith("--resume=")]
+        if words:
+            rest = [word.removeprefix("--resume=") for word in args if word != "--resume"]
+            context.exit(resume.main(rest, f"{context.command_path} --resume", standalone_mode=False) or 0)
+        return super().parse_args(context, args)
+
+
+@click.command(cls=_FinetuneCommand, short_help="Fine-tune a network on your pictures and export it.")
 @training_options
 @name_option
 @replace_option
@@ -61,6 +74,7 @@ def _typed() -> list[str]:
 @variant_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read, split and replaced, and stop.")
+@click.option("--resume", metavar="RUN", expose_value=False, help="Continue an interrupted run, as `zoo resume RUN`.")
 def finetune(
     architecture: str,
     no_export: bool,
@@ -87,8 +101,6 @@ def finetune(
     with reporter.timing.measure("start"):
         registry = load_registry()
         check_architecture(architecture, registry)
-        from zoo.data import sources
-        from zoo.evaluate.metrics import accuracy_text, table
         from zoo.workflow import finetune as workflow
 
     config = training_values(values, architecture=architecture, export=not no_export)
@@ -98,6 +110,22 @@ def finetune(
     options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
     options["typed"] = _typed()
     result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
+    return _show_result(result, reporter, config, profile=profile)
+
+
+def _show_result(result: ExportResult, reporter: ConsoleReporter, config: FinetuneConfig, *, profile: bool) -> int:
+    """Print the figures and files of a run, and return the exit code.
+
+    Args:
+        result: The files and metrics of the run.
+        reporter: Has measured the time.
+        config: The settings of the run.
+        profile: Whether to print how long each step took.
+    """
+    from zoo.data import sources
+    from zoo.data.reading import ReadingOptions
+    from zoo.evaluate.metrics import accuracy_text, table
+
     # Without an export, the converted network is evaluated too, but no file is kept.
     through = "exported file" if result.exported else "converted network"
     click.echo(f"\nTest pictures, through the {through}:\n{table(result.metrics['test'])}\n")
@@ -107,16 +135,43 @@ def finetune(
     click.echo(f"Report     {result.run.folder / 'report.html'}")
     if result.exported:
         click.echo(f"Export     {result.exported} ({result.exported.stat().st_size / 1e6:.1f} MB)")
-        limit = " ".join(typed_again("max_pixels", config.reading.max_pixels))
+        limit = " ".join(ReadingOptions(max_pixels=config.reading.max_pixels).words())
         words = [quoted(result.exported), quoted(result.sample), *([limit] if limit else [])]
         click.echo(f"Predict    zoo-runtime predict {' '.join(words)}")
     code = show_variants(result)
     if sources.location(config.data) == sources.EMBEDDED:
-        click.echo(f"Your own   zoo finetune {architecture} --data FOLDER   (a folder of pictures for each class)")
+        click.echo(
+            f"Your own   zoo finetune {config.architecture} --data FOLDER   (a folder of pictures for each class)"
+        )
     click.echo(f"Took       {time.perf_counter() - reporter.timing.started:.0f} s")
     if profile:
         click.echo(f"\n{reporter.timing.table()}")
     return show_refusal(result) or code
+
+
+@click.command(short_help="Continue an interrupted run.")
+@click.argument("run", metavar="RUN")
+@click.option("--data", help="The run's pictures, if they have moved.")
+@runs_option
+@click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
+def resume(run: str, data: str | None, runs: Path, profile: bool) -> int:
+    """Continue an interrupted run after its last whole epoch, and export it as it was asked for.
+
+    The weights are those of a run without interruption, bit for bit.
+    """
+    reporter = ConsoleReporter()
+    with reporter.timing.measure("start"):
+        registry = load_registry()
+        from zoo import runs as run_folders
+        from zoo.workflow import unfinished
+
+    folder = run_folders.find(run, runs)
+    _, _, asked = unfinished.open_unfinished(folder)
+    result = unfinished.resume(folder, registry, reporter, data=data) if asked is not None else None
+    if asked is None or result is None:
+        click.echo(unfinished.finished_text(folder))
+        return 0
+    return _show_result(result, reporter, asked.config, profile=profile)
 
 
 @click.command("lr-find", cls=DataCommand)

@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from zoo import backend
+from zoo import backend, interrupts
 from zoo.convert.optimize import optimize
 from zoo.errors import ConversionFailed
 
@@ -60,7 +58,8 @@ def convert(model: keras.Model, features: keras.KerasTensor | None = None) -> on
     outputs = [model.get_layer(name).output for name in names]
     if features is not None:
         names, outputs = (*names, FEATURES), [*outputs, features]
-    return _checked(keras.Model(model.input, outputs), names, "uint8")
+    # The names in the graph start with the name of the model, and Keras would number it over the whole process.
+    return _checked(keras.Model(model.input, outputs, name="network"), names, "uint8")
 
 
 def convert_maps(model: keras.Model) -> onnx.ModelProto:
@@ -297,23 +296,12 @@ def _erfc(context, node, name, arguments) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C until the end of this context.
+    """Delay Ctrl-C and SIGTERM until the end of this context.
 
     tf2onnx has bare `except:` clauses. These would swallow the interrupt, and the export would continue.
     """
-    # Only the main thread may set handlers. Background jobs ignore Ctrl-C, and must continue to ignore it.
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+    with interrupts.handled(), interrupts.held():
         yield
-        return
-    held: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held:
-            raise KeyboardInterrupt
 
 
 def _convert_in_child(model: keras.Model, output_names: tuple[str, ...], pixels: str) -> onnx.ModelProto:

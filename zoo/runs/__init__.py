@@ -1,6 +1,7 @@
 """Creates run folders, reads and writes their files, and finds runs by path or id. Files are written atomically.
 
-A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. When the run is finished, it holds these files:
+A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. Its folder `unfinished` holds what `zoo resume`
+needs. When the run is finished, that folder is gone, and the run folder holds these files:
 
 - run.json: the run record, see `RunRecord`
 - pictures.csv: the part (train, val or test), class, sha256, name and group (near-duplicates) of every picture
@@ -43,7 +44,7 @@ from zoo.errors import RunError, UsageError
 from zoo.files import atomic_write
 from zoo.runs.record import SCHEMA, RunRecord
 
-RECORD = "run.json"
+RECORD, UNFINISHED = "run.json", "unfinished"
 OUT_OF_FOLD = "out-of-fold.npz"
 # The columns of predictions.csv.
 PREDICTION_COLUMNS = (
@@ -364,10 +365,12 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
     if record.status != "trained" or not (run.model.is_file() or run.solved_head.is_file()):
         words = list(record.command)
         command = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
-        unless = "Unless it is still running, start" if record.status == "running" else "Start"
-        raise RunError(
-            f"{str(folder)!r}: training did not finish (status {record.status!r}). {unless} it again: `{command}`."
-        )
+        begin, advice = "start it again", f"`{command}`"
+        if (folder / UNFINISHED).is_dir():
+            begin, words = "resume it", ["zoo", "export", str(folder), "--best-so-far"]
+            advice = f"`{shlex.join(['zoo', 'resume', str(folder)])}`, or export it as it is: `{shlex.join(words)}`"
+        begin = f"Unless it is still running, {begin}" if record.status == "running" else begin.capitalize()
+        raise RunError(f"{str(folder)!r}: training did not finish (status {record.status!r}). {begin}: {advice}.")
     return run, record
 
 

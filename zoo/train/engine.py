@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,22 +16,23 @@ import numpy as np
 from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
-from zoo.train import exact, fitting, freeze, grouped_conv
+from zoo.train import exact, fitting, freeze, grouped_conv, progress
 from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.batchnorm import BatchNormRecalibration
 from zoo.train.frozen.cut import Cut, find_cut
 from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.inputs import InputPipeline, TrainingData, chance_loss, class_weights
 from zoo.train.lr_find import RangeTest, RangeTestConfig, not_needed, phase_under_test, run_range_test
-from zoo.train.network import Network, truncate
+from zoo.train.network import Network
+from zoo.train.planning import average_warning, extras_of, method_of, networks_of, with_enough_steps
+from zoo.train.progress import NetworkVariables, Place, Records
+from zoo.train.safe_points import TrainingPoints
 
 if TYPE_CHECKING:
     import keras
 
 # A phase is skipped only if the loss is at most this fraction of the chance level, see `zoo.plugin.Phase`.
 CHANCE_SHARE = 0.25
-# The user is warned if the weights after the first step make up more than this fraction of the averaged weights.
-FIRST_STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,7 @@ def train(
     data: TrainingData,
     config: TrainConfig,
     reporter: Reporter,
+    points: TrainingPoints | None = None,
 ) -> TrainResult:
     """Train a network in place.
 
@@ -113,6 +114,8 @@ def train(
             weights of the last epoch.
         config: The settings of all phases.
         reporter: Receives progress messages and warnings.
+        points: The safe points of this training. The training continues after the latest one, and every epoch writes
+            one. None keeps none.
 
     Returns:
         The history of all epochs, a record of each phase, the best epoch, and the warnings.
@@ -121,14 +124,19 @@ def train(
         TrainingError: The loss is not finite, pictures or features cannot be read, or views do not fit on the disk.
         UsageError: A phase asks for more stages than the network has.
         UnknownName: A phase names a layer that the network does not have.
+        RunError: The latest safe point belongs to another network.
+        WriteError: A safe point cannot be written.
     """
-    trainer = _Trainer(network, phases, data, config, reporter)
+    trainer = _Trainer(network, phases, data, config, reporter, points)
     with grouped_conv.cut(network.model):
+        first = trainer.resume()
         trainer.plan()
-        for index in range(len(phases)):
+        for index in range(first, len(phases)):
             if trainer.needs(index):
                 with trainer.phase(index) as active:
                     trainer.fit(active)
+    if points is not None:
+        points.wait()
     return trainer.end()
 
 
@@ -165,6 +173,7 @@ def lr_find(
     trainer = _Trainer(network, phases, data, config, reporter)
     tests = []
     with grouped_conv.cut(network.model):
+        trainer.resume()
         trainer.plan()
         for index in range(len(phases)):
             with trainer.phase(index) as active:
@@ -179,15 +188,19 @@ class _ActivePhase:
     """A phase whose trainable layers are set and whose batches are ready.
 
     Args:
+        index: The index of the phase, counted from 0.
         phase: The phase.
         network: The network of the phase.
         trainable: The layers that the phase trains.
         inputs: The part of the network that the phase trains, and functions that read batches for this part.
         batches: Training batches.
         validation: Validation batches.
-        started: The value of `time.perf_counter` at the start of the phase, in seconds.
+        started: The value of `time.perf_counter` at the start of the phase, in seconds. If the phase was interrupted,
+            it is as much earlier as the phase took before.
+        resumed: Where the phase was interrupted; None if it starts from its beginning.
     """
 
+    index: int
     phase: Phase
     network: Network
     trainable: freeze.TrainableLayers
@@ -195,6 +208,17 @@ class _ActivePhase:
     batches: keras.utils.PyDataset
     validation: keras.utils.PyDataset
     started: float
+    resumed: Place | None
+
+    def record(self, epochs: int) -> dict[str, Any]:
+        """Return the entry of run.json for the phase after a number of epochs."""
+        return {
+            **self.phase.to_json(),
+            "moved_layers": list(self.trainable.layers),
+            "moved_parameters": self.trainable.parameters,
+            "epochs_run": epochs,
+            "seconds": round(time.perf_counter() - self.started, 2),
+        }
 
 
 class _Trainer:
@@ -207,23 +231,37 @@ class _Trainer:
         data: TrainingData,
         config: TrainConfig,
         reporter: Reporter,
+        points: TrainingPoints | None = None,
     ):
-        self._data, self._config, self._reporter = data, config, reporter
+        self._data, self._config, self._reporter, self._points = data, config, reporter, points
         self._phases = [with_enough_steps(phase, len(data.train), config.batch_size) for phase in phases]
         self._keep_best = config.keep_best and len(data.val) > 0
-        self._val_logits: list[np.ndarray] = []
         self._whole = network
         self._head = config.head or network.architecture.head
-        self._networks = _networks(network, phases, self._head, data)
+        self._networks = networks_of(network, phases, self._head, data)
         self._network, self._best = network, fitting.BestWeights(self._keep_best)
-        self._history: list[dict[str, Any]] = []
-        self._records: list[dict[str, Any]] = []
-        self._warnings: list[str] = []
+        self._records = Records()
+        self._resumed: Place | None = None
         self._layer_defaults = freeze.layer_defaults(network.model)
         self._batching = Batching(
             config.batch_size, data.task == "binary", class_weights(data) if config.balance else None
         )
         self._inputs = InputPipeline(data, config.augment, config.seed, config.features, reporter)
+
+    def resume(self) -> int:
+        """Restore the latest safe point, and return the index of the phase in which training continues.
+
+        Raises:
+            RunError: The safe point belongs to another network.
+        """
+        self._variables = NetworkVariables([self._whole.model, *(each.model for each in self._networks)])
+        values = self._points.load() if self._points is not None else None
+        if values is None:
+            return 0
+        self._resumed, self._records = progress.read(values)
+        self._network = self._networks[self._resumed.phase]
+        progress.restore(values, self._best, self._variables, self._network.logits_model)
+        return self._resumed.phase
 
     def plan(self) -> None:
         """Find the cut of each phase, and decide whether the feature cache is used."""
@@ -246,6 +284,8 @@ class _Trainer:
         - The network of the phase has the same depth as the network of the previous phase.
         """
         phase, best = self._phases[index], self._best
+        if self._resumed is not None:
+            return True
         # Class weights make losses smaller too, so a weighted loss cannot be compared with these limits.
         if phase.skip_below_loss is None or self._config.balance or self._networks[index] is not self._network:
             return True
@@ -256,7 +296,7 @@ class _Trainer:
         why = f"the validation loss is {best.loss:.4f}, and at most {enough:.2g} is good enough"
         self._reporter.say(f"Phase {index + 1}/{len(self._phases)} {phase.name}: skipped: {why}")
         nothing = {"moved_layers": [], "moved_parameters": 0, "epochs_run": 0, "seconds": 0.0}
-        self._records.append({**phase.to_json(), **nothing, "left_out": why})
+        self._records.phases.append({**phase.to_json(), **nothing, "left_out": why})
         return False
 
     @contextlib.contextmanager
@@ -275,9 +315,13 @@ class _Trainer:
         self._reporter.say(
             f"Phase {index + 1}/{len(self._phases)} {phase.name}: {depth}trains {phase.train}, "
             f"{counted(len(trainable.layers), 'layer')}, {trainable.parameters:,} of {trainable.total:,} parameters; "
-            f"{self._way(phase)}{self._extras(phase)}"
+            f"{method_of(phase, self._head)}{extras_of(phase, self._data, self._config)}"
         )
-        started = time.perf_counter()
+        resumed, self._resumed = self._resumed, None
+        started = time.perf_counter() - (resumed.seconds if resumed else 0.0)
+        if resumed is not None:
+            self._reporter.say(f"  continues after epoch {len(self._records.history)}")
+        self._variables.begin_phase(network.model)
         with self._reporter.timing.measure(f"phase {phase.name}"):
             inputs = self._inputs.for_phase(index)
             batches = make_batches(
@@ -285,39 +329,15 @@ class _Trainer:
                 self._data.train,
                 **vars(self._batching),
                 seed=self._config.seed,
-                first_epoch=len(self._history),
+                first_epoch=len(self._records.history),
                 shuffle=True,
             )
             validation = make_batches(inputs.validation, self._data.val, **vars(self._batching))
-            yield _ActivePhase(phase, network, trainable, inputs, batches, validation, started)
-
-    def _extras(self, phase: Phase) -> str:
-        """Return the part of a phase's message that describes its optional settings; empty if there are none."""
-        extras = []
-        if phase.clip_norm is not None:
-            extras.append(f"gradients clipped to a norm of {phase.clip_norm:g}")
-        if phase.ema is not None:
-            use = "validated and kept" if len(self._data.val) else "kept"
-            extras.append(f"weights averaged with momentum {phase.ema:g}; the average is {use}")
-        if self._config.balance:
-            extras.append("every class counts alike")
-        if self._config.features is not None and self._config.features.limit == 0:
-            extras.append("all layers run in every step")
-        return "".join(f"; {extra}" for extra in extras)
-
-    def _way(self, phase: Phase) -> str:
-        """Describe how a phase is trained, for the message that announces it."""
-        if phase.optimizer != "exact":
-            return (
-                f"{counted(phase.epochs, 'epoch')}, {phase.optimizer} at {phase.learning_rate:g} ({phase.lr_schedule})"
-            )
-        why = exact.obstacle(self._head)
-        rate = f"{phase.learning_rate:g} ({phase.lr_schedule})"
-        return f"{counted(phase.epochs, 'epoch')}, adam at {rate}; it is not solved, because {why}" if why else "solved"
+            yield _ActivePhase(index, phase, network, trainable, inputs, batches, validation, started, resumed)
 
     def _solve(self, active: _ActivePhase) -> None:
         """Solve the head of a phase, and record it as one epoch."""
-        phase, network, number = active.phase, active.network.logits_model, len(self._history) + 1
+        phase, network, number = active.phase, active.network.logits_model, len(self._records.history) + 1
         with self._reporter.timing.measure("solving the head"):
             figures, solution = exact.solve_head(
                 active.inputs,
@@ -337,7 +357,7 @@ class _Trainer:
             **figures,
             "seconds": seconds,
         }
-        self._history.append(row)
+        self._records.history.append(row)
         fold_loss = (
             "" if solution["fold_loss"] is None else f", {solution['fold_loss']:.4f} in {solution['folds']} folds"
         )
@@ -351,7 +371,9 @@ class _Trainer:
         self._best.offer(float("nan") if row["val_loss"] is None else row["val_loss"], number, network)
         network.set_weights(self._best.weights)
         if self._config.val_logits:
-            self._val_logits.append(np.asarray(active.inputs.trained_part.predict(active.validation, verbose=0)))
+            self._records.val_logits.append(
+                np.asarray(active.inputs.trained_part.predict(active.validation, verbose=0))
+            )
         self._record(active, 1, {"solution": solution})
 
     def solves(self, active: _ActivePhase) -> bool:
@@ -366,16 +388,7 @@ class _Trainer:
             epochs: The number of epochs that ran.
             others: Entries that only some phases have.
         """
-        self._records.append(
-            {
-                **active.phase.to_json(),
-                "moved_layers": list(active.trainable.layers),
-                "moved_parameters": active.trainable.parameters,
-                "epochs_run": epochs,
-                "seconds": round(time.perf_counter() - active.started, 2),
-                **others,
-            }
-        )
+        self._records.phases.append({**active.record(epochs), **others})
 
     def fit(self, active: _ActivePhase) -> None:
         """Train a phase, recalibrate BatchNorm if needed, and record the phase.
@@ -385,14 +398,28 @@ class _Trainer:
         if self.solves(active):
             self._solve(active)
             return
-        phase, history, best = active.phase, self._history, self._best
+        phase, history, best = active.phase, self._records.history, self._best
         network, steps = active.network.logits_model, len(active.batches)
         trained_part = active.inputs.trained_part
-        self._warn_of_average(phase, steps)
+        text = average_warning(phase, steps)
+        if active.resumed is not None:
+            text = progress.numbers_warning(active.resumed.numbers, self._inputs.stats.numbers)
+        if text:
+            self._records.warnings.append(text)
+            self._reporter.warn(text)
         with fitting.mixed_precision(self._config.precision, trained_part):
             self._compile(active, phase)
             epochs = fitting.fit(
-                trained_part, network, active.batches, active.validation or None, phase, history, best, self._reporter
+                trained_part,
+                network,
+                active.batches,
+                active.validation or None,
+                phase,
+                history,
+                best,
+                self._reporter,
+                resumed=active.resumed,
+                after_epoch=lambda epochs, ended: self._save(active, epochs, ended),
             )
         self._inputs.count(active.inputs, epochs)
         # The next phase, or the export, starts from the best epoch so far.
@@ -405,30 +432,28 @@ class _Trainer:
                 active.inputs, network, self._data, self._batching, self._config.seed, self._reporter
             )
             accuracy = history[best.epoch - 1]["accuracy"]
-            self._warnings += recalibration.recalibrate(steps, accuracy, best, phase)
+            self._records.warnings += recalibration.recalibrate(steps, accuracy, best, phase)
         if self._config.val_logits:
-            self._val_logits.append(np.asarray(trained_part.predict(active.validation, verbose=0)))
+            self._records.val_logits.append(np.asarray(trained_part.predict(active.validation, verbose=0)))
         self._record(active, epochs, {})
 
-    def _warn_of_average(self, phase: Phase, steps: int) -> None:
-        """Warn if a phase has too few steps for its weight averaging (`ema`).
-
-        Keras starts the average with the weights after the first step. At first, these weights are the whole average.
-        Every later step multiplies their share of the average by `ema`. The warning appears if their share is above a
-        tenth at the end of the phase. For example, with an `ema` of 0.99, it is 0.99 ** 99 = 37 % after 100 steps.
+    def _save(self, active: _ActivePhase, epochs: int, ended: bool) -> None:
+        """Write a safe point after an epoch.
 
         Args:
-            phase: The phase.
-            steps: Training steps per epoch.
+            active: The phase.
+            epochs: The number of its epochs that are done.
+            ended: Whether the phase has no more epochs. The state of its optimizer is then of no use.
         """
-        share = phase.ema ** (steps * phase.epochs - 1) if phase.ema is not None else 0.0
-        if share > FIRST_STEP:
-            text = (
-                f"phase {phase.name!r} has {steps * phase.epochs} steps: {share:.0%} of weights averaged with momentum "
-                f"{phase.ema:g} will be those of its first step. Lower --ema."
-            )
-            self._warnings.append(text)
-            self._reporter.warn(text)
+        if self._points is None:
+            return
+        with self._reporter.timing.measure("safe points"):
+            optimizer = () if ended else tuple(fitting.optimizer_state(active.inputs.trained_part))
+            seconds = time.perf_counter() - active.started
+            place = Place(active.index, epochs, ended, seconds, self._inputs.stats.numbers, optimizer)
+            network = active.network.logits_model
+            values = progress.capture(place, self._records, self._best, self._variables, network, active.record(epochs))
+            self._points.save(len(self._records.history), values)
 
     def test(self, active: _ActivePhase, range_test: RangeTestConfig) -> RangeTest:
         """Run a range test on a phase. Afterwards the network has the same weights as before."""
@@ -446,7 +471,10 @@ class _Trainer:
         last = "" if self._keep_best else ", the last epoch"
         validated = f": validation loss {best.loss:.4f}" if len(self._data.val) else ""
         self._reporter.say(f"Kept epoch {best.epoch + self._config.epochs_before}{last}{validated}")
-        return TrainResult(self._history, self._records, best.epoch, self._warnings, stats.to_json(), self._val_logits)
+        records = self._records
+        return TrainResult(
+            records.history, records.phases, best.epoch, records.warnings, stats.to_json(), records.val_logits
+        )
 
     def _compile(self, active: _ActivePhase, phase: Phase) -> None:
         fitting.compile_for(
@@ -457,44 +485,3 @@ class _Trainer:
             self._data.task,
             self._config.label_smoothing,
         )
-
-
-def with_enough_steps(phase: Phase, pictures: int, batch_size: int) -> Phase:
-    """Return a phase with as many epochs as its `min_steps` needs.
-
-    Args:
-        phase: The phase.
-        pictures: The number of training pictures.
-        batch_size: Pictures per training step.
-    """
-    if phase.min_steps is None:
-        return phase
-    steps = max(1, -(-pictures // batch_size))
-    return dataclasses.replace(phase, epochs=max(phase.epochs, -(-phase.min_steps // steps)))
-
-
-def _networks(whole: Network, phases: Sequence[Phase], head: Head, data: TrainingData) -> list[Network]:
-    """Return the network of each phase. Phases of the same depth share one network.
-
-    This also checks which layers each phase trains, so that errors appear before training starts.
-
-    Args:
-        whole: The network with all stages.
-        phases: The phases in order.
-        head: The head of networks with fewer stages than `whole`.
-        data: The pictures to train on. Their classes determine the outputs of networks with fewer stages.
-
-    Raises:
-        UsageError: A phase asks for more stages than its network has.
-        UnknownName: A phase names a layer that its network does not have.
-    """
-    by_depth: dict[int, Network] = {len(whole.architecture.stages): whole}
-    networks = []
-    for phase in phases:
-        depth = phase.depth or len(whole.architecture.stages)
-        if depth not in by_depth:
-            by_depth[depth] = truncate(whole, depth, head, data.targets.shape[1], data.task)
-        network = by_depth[depth]
-        networks.append(network)
-        freeze.select(network.architecture, network.backbone, phase.train)
-    return networks

@@ -18,11 +18,13 @@ import numpy as np
 from zoo.errors import TrainingError
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
-from zoo.train import engine, linear_head
+from zoo.train import engine, linear_head, progress
 from zoo.train.engine import TrainConfig
 from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.linear_head import HeadFit
 from zoo.train.network import Network
+from zoo.train.safe_points import SafePoints, TrainingPoints, Values
+from zoo.train.so_far import SoFar, best_so_far
 
 # A later phase is tried only if the head is wrong for at least this many held-out pictures. If the phase mended half of
 # 20 errors and made 5 new ones, the gain would be 1.3 standard errors. With fewer errors, hardly any gain could show.
@@ -126,6 +128,36 @@ def choose_head(
     return dataclasses.replace(top_alone, others={len(groups): joined.loss})
 
 
+def to_values(chosen: ChosenHead) -> Values:
+    """Return a chosen head as a safe point records it; see `from_values`."""
+    fit = chosen.fit
+    facts = {
+        "head": dataclasses.asdict(chosen.head),
+        "groups": chosen.groups,
+        "others": list(chosen.others.items()),
+        "penalty": fit.penalty,
+        "folds": fit.folds,
+    }
+    arrays = {name: getattr(fit, name) for name in ("kernel", "bias", "logits", "losses", "fold_of")}
+    for i, (kernel, bias) in enumerate(fit.fold_heads):
+        arrays |= {f"fold_kernel{i}": kernel, f"fold_bias{i}": bias}
+    return Values(facts, arrays)
+
+
+def from_values(values: Values) -> ChosenHead:
+    """Return the head that `to_values` recorded."""
+    facts, arrays = values.facts, values.arrays
+    heads = len([name for name in arrays if name.startswith("fold_kernel")])
+    fit = HeadFit(
+        penalty=facts["penalty"],
+        folds=facts["folds"],
+        fold_heads=tuple((arrays[f"fold_kernel{i}"], arrays[f"fold_bias{i}"]) for i in range(heads)),
+        **{name: arrays[name] for name in ("kernel", "bias", "logits", "losses", "fold_of")},
+    )
+    fields: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in facts["head"].items()}
+    return ChosenHead(Head(**fields), fit, facts["groups"], {int(stages): loss for stages, loss in facts["others"]})
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What held-out pictures say about the phases above the head.
@@ -184,6 +216,7 @@ class Trials:
         data: The pictures; its train part is all pictures that may be used, and its validation part is empty.
         config: The settings of training.
         reporter: Receives progress messages and warnings.
+        points: The safe points of the run; None keeps none.
     """
 
     def __init__(
@@ -194,14 +227,16 @@ class Trials:
         data: TrainingData,
         config: TrainConfig,
         reporter: Reporter,
+        points: SafePoints | None = None,
     ):
         self._build, self._chosen, self._data, self._reporter = build, chosen, data, reporter
+        self._points = points
         self._phases = [dataclasses.replace(phase, patience=None, skip_below_loss=None) for phase in phases]
         features = config.features and dataclasses.replace(config.features, always=True)
         self._config = dataclasses.replace(config, keep_best=False, features=features)
         self._class_weights = class_weights(data) if config.balance else None
         self._network: Network | None = None
-        self._weights: list[np.ndarray] = []
+        self._variables: list[np.ndarray] = []
 
     def run(self, *, every_fold: bool = False) -> Evidence:
         """Try the phases if the held-out pictures can show whether they help.
@@ -226,15 +261,13 @@ class Trials:
         for fold in range(planned):
             rows = np.flatnonzero(fit.fold_of == fold)
             try:
-                result = self._without(rows, fold)
-                if not all(np.isfinite(values).all() for values in result.val_logits):
-                    raise TrainingError("the network computes values that are not finite. Try a lower --learning-rate.")
+                val_logits, history = self._without(rows, fold)
             except TrainingError as error:
                 # The head alone is still good.
                 return Evidence(0, f"The head alone is kept, because the next phases cannot be trained: {error}")
-            for each, values in zip(logits, result.val_logits, strict=True):
+            for each, values in zip(logits, val_logits, strict=True):
                 each[rows] = values
-            histories.append((len(rows), result.history))
+            histories.append((len(rows), history))
             folds += 1
             losses = [self._compared(each)[:2] for each in logits]
             gains = [before - after for before, after in losses]
@@ -247,30 +280,51 @@ class Trials:
         """Train the chosen phases on all pictures, from the solved head, and divide the logits by the temperature."""
         fit = self._chosen.fit
         network = self._start(fit.kernel, fit.bias)
+        points = self._points.training("refit") if self._points is not None else None
         # history.csv counts the solved head as the first epoch.
         config = dataclasses.replace(self._config, epochs_before=1)
-        result = engine.train(network, self._phases[: found.count], self._data, config, self._reporter)
-        layer = network.model.get_layer(f"{network.prefix}logits")
-        layer.set_weights([weights / found.temperature for weights in layer.get_weights()])
+        result = engine.train(network, self._phases[: found.count], self._data, config, self._reporter, points)
+        _divide_logits(network, found.temperature)
         return network, result
+
+    def so_far(self, found: Evidence) -> SoFar | None:
+        """Return what an interrupted `refit` has reached; None if no epoch of it is finished."""
+        if self._points is None:
+            return None
+        network, phases = self._start(self._chosen.fit.kernel, self._chosen.fit.bias), self._phases[: found.count]
+        reached = best_so_far(network, phases, self._data, self._config, self._points.training("refit"))
+        if reached is not None:
+            _divide_logits(reached.network, found.temperature)
+        return reached
 
     def _start(self, kernel: np.ndarray, bias: np.ndarray) -> Network:
         """Return the network with its pretrained weights and a solved head."""
         if self._network is None:
             self._network = self._build()
-            self._weights = self._network.model.get_weights()
+            self._variables = progress.snapshot(self._network.model)
         model = self._network.model
-        model.set_weights(self._weights)
+        # With the random state of dropout, because an interrupted run does not train all folds again.
+        progress.assign(model.variables, self._variables)
         model.get_layer(f"{self._network.prefix}logits").set_weights([kernel.astype("float32"), bias.astype("float32")])
         return self._network
 
-    def _without(self, rows: np.ndarray, fold: int) -> engine.TrainResult:
-        """Train the phases without the pictures of a fold, given by their places in the train part."""
+    def _without(self, rows: np.ndarray, fold: int) -> FoldResult:
+        """Train the phases without the pictures of a fold, given by their places in the train part.
+
+        Raises:
+            TrainingError: The network computes values that are not finite.
+        """
+        return fold_result(self._points, fold, lambda points: self._train_without(rows, fold, points))
+
+    def _train_without(self, rows: np.ndarray, fold: int, points: TrainingPoints | None) -> engine.TrainResult:
         network = self._start(*self._chosen.fit.fold_heads[fold])
         data = self._data.holding_out(rows)
         config = dataclasses.replace(self._config, val_logits=True)
         with self._reporter.timing.measure("trying"), quiet(self._reporter, "trying more layers") as reporter:
-            return engine.train(network, self._phases, data, config, reporter)
+            result = engine.train(network, self._phases, data, config, reporter, points)
+        if not all(np.isfinite(values).all() for values in result.val_logits):
+            raise TrainingError("the network computes values that are not finite. Try a lower --learning-rate.")
+        return result
 
     def _temperature(self, logits: np.ndarray) -> float:
         """Return the temperature with the lowest loss of held-out pictures (Guo et al. 2017, arXiv 1706.04599)."""
@@ -338,6 +392,38 @@ class Trials:
         if not count:
             return Evidence(0, text, record)
         return Evidence(count, text, record, logits[best] / temperature, by_epoch(histories), temperature)
+
+
+def _divide_logits(network: Network, temperature: float) -> None:
+    layer = network.model.get_layer(f"{network.prefix}logits")
+    layer.set_weights([weights / temperature for weights in layer.get_weights()])
+
+
+# The logits of the held-out pictures after each phase, and the rows of all epochs.
+FoldResult = tuple[list[np.ndarray], list[dict[str, Any]]]
+
+
+def fold_result(
+    points: SafePoints | None, fold: int, train: Callable[[TrainingPoints | None], engine.TrainResult]
+) -> FoldResult:
+    """Return the result of a fold: that of an interrupted run, or else that of training, which is then recorded.
+
+    Args:
+        points: The safe points of the run; None keeps none.
+        fold: The number of the fold, counted from 0.
+        train: Trains without the pictures of the fold. Its argument are the safe points of this training.
+    """
+    if points is None:
+        result = train(None)
+        return result.val_logits, result.history
+    name = f"fold{fold + 1}"
+    stored = points.finished(name)
+    if stored is None:
+        result = train(points.training(name))
+        arrays = {f"logits{i}": values for i, values in enumerate(result.val_logits)}
+        stored = Values({"history": result.history}, arrays)
+        points.finish(name, stored)
+    return [stored.arrays[f"logits{i}"] for i in range(len(stored.arrays))], list(stored.facts["history"])
 
 
 def _error(values: np.ndarray) -> float:

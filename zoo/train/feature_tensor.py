@@ -42,6 +42,7 @@ def feature_tensor(
         lowest = min((number for name, number in stages.items() if name in changed), default=len(architecture.stages))
         if lowest == 0:
             return last, False
-        return keras.ops.mean(output_of_stage(model, names, architecture, lowest - 1), axis=(1, 2)), True
+        with backend.names_after(operation.name for operation in model.operations):
+            return keras.ops.mean(output_of_stage(model, names, architecture, lowest - 1), axis=(1, 2)), True
     except InvalidPluginData:
         return last, False

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backend
+from zoo import backend, interrupts
 from zoo.errors import TrainingError
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
+from zoo.train import progress
+from zoo.train.progress import Place
 
 if TYPE_CHECKING:
     import keras
@@ -64,6 +66,9 @@ def fit(
     history: list[dict[str, Any]],
     best: BestWeights,
     reporter: Reporter,
+    *,
+    resumed: Place | None = None,
+    after_epoch: Callable[[int, bool], None] = lambda epochs, ended: None,
 ) -> int:
     """Train a compiled model for the epochs of one phase.
 
@@ -76,23 +81,36 @@ def fit(
         history: The rows of all epochs so far, see `zoo.train.engine.TrainResult`. New rows are appended.
         best: Holds the best weights so far. `BestWeights.offer` is called after every epoch.
         reporter: Receives progress messages.
+        resumed: Where the phase was interrupted. The variables of the network have been restored, those of the
+            optimizer have not. None if the phase starts from its beginning.
+        after_epoch: Called after every epoch with the number of epochs of this phase, and whether it has ended.
 
     Returns:
-        The number of epochs that ran. Early stopping can make it smaller than `phase.epochs`.
+        The number of epochs of the phase, those before an interruption included. Early stopping can make it smaller
+        than `phase.epochs`.
 
     Raises:
         TrainingError: The training loss is not finite, or no epoch so far has a finite validation loss. Pictures or
             features can no longer be read, or views do not fit on the disk.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received, during the last batch.
     """
     keras = backend.start()
-    first = len(history)
-    log = _EpochLog(trained_part, network, phase, len(batches), history, best, reporter)
+    done = resumed.epochs if resumed is not None else 0
+    first = len(history) - done
+    log = _EpochLog(trained_part, network, phase, len(batches), history, best, reporter, first, after_epoch)
     # SwapEMAWeights puts the averaged weights into the network for validation and until the end of an epoch, so `best`
     # keeps the average.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
     options = {"validation_data": validation, "callbacks": [*average, _callback(log)], "verbose": 0, "shuffle": False}
-    with log.bars, reading(phase, batches, *([validation] if validation is not None else [])):
-        trained_part.fit(batches, epochs=phase.epochs, **options)
+    if resumed is not None and not resumed.ended:
+        progress.assign(_built_optimizer(trained_part).variables, resumed.optimizer)
+        for callback in average:
+            # The safe point has the averages in the network, as this callback leaves them after an epoch. It swaps them
+            # with rounding errors, so that the swap must be done by the same code.
+            callback._ema_weights_in_model = True
+    if resumed is None or not resumed.ended:
+        with log.bars, reading(phase, batches, *([validation] if validation is not None else [])), interrupts.held():
+            trained_part.fit(batches, initial_epoch=done, epochs=phase.epochs, **options)
     if best.weights is None:
         raise TrainingError(
             f"the validation loss of phase {phase.name!r} was never finite. The learning rate {phase.learning_rate:g} "
@@ -118,11 +136,15 @@ class _EpochLog:
         history: list[dict[str, Any]],
         best: BestWeights,
         reporter: Reporter,
+        first: int,
+        after_epoch: Callable[[int, bool], None],
     ) -> None:
         self._trained_part, self._network, self._phase, self._steps = trained_part, network, phase, steps
         self._history, self._best, self._reporter = history, best, reporter
-        self._first = len(history)
-        self._lowest_loss, self._lowest_epoch = float("inf"), self._first
+        self._first, self._after_epoch = first, after_epoch
+        self._lowest_loss, self._lowest_epoch = float("inf"), first
+        for row in history[first:]:
+            self._note_lowest(row)
         self.bars = contextlib.ExitStack()
 
     def start_epoch(self, epoch: int) -> None:
@@ -134,6 +156,7 @@ class _EpochLog:
 
     def end_step(self, batch: int) -> None:
         # The first step is timed separately, because Keras traces the network in it.
+        interrupts.check()
         first_step = len(self._history) == self._first and batch == 0
         self._reporter.timing.add("first step" if first_step else "steps", time.perf_counter() - self._step_started)
         self._advance(batch + 1, self._steps)
@@ -172,15 +195,18 @@ class _EpochLog:
             f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  {validated}"
             f"{row['seconds']:.1f} s"
         )
-        if row["val_loss"] is None:
-            return
-        if row["val_loss"] < self._lowest_loss:
+        if row["val_loss"] is not None:
+            self._note_lowest(row)
+            since = row["epoch"] - self._lowest_epoch
+            if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
+                epochs = "1 epoch" if phase.patience == 1 else f"{phase.patience} epochs"
+                self._reporter.say(f"  the phase ends early: the validation loss has not improved for {epochs}")
+                self._trained_part.stop_training = True
+        self._after_epoch(epoch + 1, epoch + 1 == phase.epochs or self._trained_part.stop_training)
+
+    def _note_lowest(self, row: dict[str, Any]) -> None:
+        if row["val_loss"] is not None and row["val_loss"] < self._lowest_loss:
             self._lowest_loss, self._lowest_epoch = row["val_loss"], row["epoch"]
-        since = row["epoch"] - self._lowest_epoch
-        if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
-            epochs = "1 epoch" if phase.patience == 1 else f"{phase.patience} epochs"
-            self._reporter.say(f"  the phase ends early: the validation loss has not improved for {epochs}")
-            self._trained_part.stop_training = True
 
     def _row(self, epoch: int, logs: dict[str, float]) -> dict[str, Any]:
         keras = backend.start()
@@ -216,6 +242,9 @@ def _callback(log: _EpochLog) -> keras.callbacks.Callback:
 
         def on_test_begin(self, logs=None):
             log.start_validation()
+
+        def on_test_batch_end(self, batch, logs=None):
+            interrupts.check()
 
         def on_test_end(self, logs=None):
             log.end_validation()
@@ -305,6 +334,18 @@ def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> ke
     return Scaled(rate, **options)
 
 
+def _built_optimizer(trained_part: keras.Model) -> keras.optimizers.Optimizer:
+    """Return the optimizer of a compiled model, with its variables made."""
+    if not trained_part.optimizer.built:
+        trained_part.optimizer.build(trained_part.trainable_variables)
+    return trained_part.optimizer
+
+
+def optimizer_state(trained_part: keras.Model) -> list[np.ndarray]:
+    """Return copies of the variables of a model's optimizer: its steps, moments and averages."""
+    return [progress.copied(variable) for variable in trained_part.optimizer.variables]
+
+
 def _jit() -> bool | str:
     """Return the value to pass to Keras as `jit_compile`: False for TensorFlow on a CPU, otherwise "auto".
 
@@ -372,7 +413,8 @@ def compile_for(
     if _COMPILED.get(trained_part) == compiled_for and optimizer is not None and optimizer.built:
         for variable in optimizer.variables:
             if variable is not getattr(optimizer, "_learning_rate", None):
-                variable.assign(backend.start().ops.zeros_like(variable))
+                # JAX makes no zeros like a Keras variable.
+                variable.assign(backend.start().ops.zeros(variable.shape, variable.dtype))
         return
     _COMPILED[trained_part] = compiled_for
     trained_part.compile(

@@ -443,7 +443,7 @@ def assemble(
     return Network(model, tuple(layer.name for layer in backbone.layers), architecture)
 
 
-def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) -> Network:
+def truncate(whole: Network, depth: int, head: Head, classes: int, task: str, prefix: str | None = None) -> Network:
     """Build a network that consists of the first stages of another network and a new head.
 
     The two networks share the layers of these stages, so training one network changes the weights of the other.
@@ -457,9 +457,10 @@ def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) ->
             its `stages` says.
         classes: The number of classes.
         task: See `attach_head`.
+        prefix: What the names of the head's layers start with. None means `depthN_`, where N is `depth`.
 
     Returns:
-        The new network. The names of its head's layers start with `depthN_`, where N is `depth`.
+        The new network.
 
     Raises:
         InvalidPluginData: The last stage of the new network has no feature map that later stages of `whole` read.
@@ -470,7 +471,7 @@ def truncate(whole: Network, depth: int, head: Head, classes: int, task: str) ->
     if head.pool == "flatten":
         head = dataclasses.replace(head, pool="roi")
     head = dataclasses.replace(head, stages=1)
-    prefix = f"depth{depth}_"
+    prefix = f"depth{depth}_" if prefix is None else prefix
     model = attach_head(stem, head, classes, architecture.name, task=task, prefix=prefix)
     return Network(model, tuple(layer.name for layer in stem.layers), architecture, prefix)
 

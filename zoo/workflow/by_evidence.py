@@ -25,6 +25,7 @@ from zoo.train.frozen.pooled import pooled_features
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.linear_head import FOLDS, cross_entropies, decisions, out_of_fold
+from zoo.train.safe_points import SafePoints, Values
 from zoo.workflow import head_logits, solved
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.solved import SolvedNetwork
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
     import keras
 
     from zoo.train.engine import TrainConfig, TrainResult
+    from zoo.train.network import Network
 
 BATCH = 32
+# The name of the step that solves the head.
+HEAD = "head"
 
 
 def train(
@@ -46,6 +50,7 @@ def train(
     run: runs.Run,
     record: runs.RunRecord,
     reporter: Reporter,
+    points: SafePoints,
 ) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
     """Solve the head, train later phases if held-out pictures say that they help, and write the files of the run.
 
@@ -58,6 +63,7 @@ def train(
         run: The run folder.
         record: The content of run.json so far.
         reporter: Receives progress messages and warnings.
+        points: The safe points of the run. Steps that are finished in them are not repeated.
 
     Returns:
         The network, and the record with the results of training. If only the head was trained and the backbone could be
@@ -67,23 +73,13 @@ def train(
         ZooError: The network cannot be built or trained, or a file cannot be written.
     """
     started, stats = time.perf_counter(), CacheStats()
-    backbone, groups = _features(resolved, data, config, registry, reporter, stats)
-    chosen, row, phase = _solve_head(backbone, groups, resolved, data, reporter, time.perf_counter() - started)
+    backbone, groups = features_of(resolved, data, config, registry, reporter, stats)
+    chosen, row, phase = _head_of(points, backbone, groups, resolved, data, reporter, started)
     history, phases, warnings = [row], [phase], _not_judged(chosen, resolved, data, reporter)
     found, trials = Evidence(0, ""), None
     if len(resolved.phases) > 1:
-        trials = Trials(
-            lambda: build_network(resolved, registry, reporter, chosen.head),
-            chosen,
-            resolved.phases[1:],
-            data,
-            config,
-            reporter,
-        )
-        if len(resolved.requested.epochs or ()) > 1:
-            found = Evidence(len(resolved.phases) - 1, "--epochs has a value for each phase, so that all are trained")
-        else:
-            found = trials.run(every_fold=resolved.requested.folds is not None)
+        trials = trials_of(chosen, resolved, data, config, registry, reporter, points)
+        found = found_by(trials, resolved)
         reporter.say(f"Evidence: {found.text}")
     if trials is not None and found.count:
         network, result = trials.refit(found)
@@ -92,7 +88,7 @@ def train(
         phases += result.phases
         trained: SolvedNetwork | keras.Model = network.model
     else:
-        trained = _head_alone(backbone, chosen, groups, resolved, registry, reporter)
+        trained = head_alone(backbone, chosen, groups, resolved, registry, reporter)
     nothing = {"moved_layers": [], "moved_parameters": 0, "epochs_run": 0, "seconds": 0.0}
     left_out = resolved.phases[1 + found.count :]
     phases += [{**each.to_json(), **nothing, "left_out": found.text} for each in left_out]
@@ -108,7 +104,7 @@ def train(
         best_epoch=len(history),
         prefix=stats.to_json(),
         warnings=warnings,
-        seconds=time.perf_counter() - started,
+        seconds=points.elapsed(),
         head=dataclasses.asdict(chosen.head),
         evidence={"text": found.text, **found.record} if found.text else None,
     )
@@ -116,7 +112,52 @@ def train(
     return trained, record
 
 
-def _features(
+def trials_of(
+    chosen: ChosenHead,
+    resolved: ResolvedConfig,
+    data: TrainingData,
+    config: TrainConfig,
+    registry: Registry,
+    reporter: Reporter,
+    points: SafePoints,
+) -> Trials:
+    """Return the trials of the phases after that of the head. The arguments are those of `train`."""
+
+    def build() -> Network:
+        return build_network(resolved, registry, reporter, chosen.head)
+
+    return Trials(build, chosen, resolved.phases[1:], data, config, reporter, points)
+
+
+def found_by(trials: Trials, resolved: ResolvedConfig) -> Evidence:
+    """Return what the trials of a run say. If the user gave epochs for every phase, none is tried."""
+    if len(resolved.requested.epochs or ()) > 1:
+        return Evidence(len(resolved.phases) - 1, "--epochs has a value for each phase, so that all are trained")
+    return trials.run(every_fold=resolved.requested.folds is not None)
+
+
+def _head_of(
+    points: SafePoints,
+    backbone: PooledBackbone | None,
+    groups: list[np.ndarray],
+    resolved: ResolvedConfig,
+    data: TrainingData,
+    reporter: Reporter,
+    started: float,
+) -> tuple[ChosenHead, dict[str, Any], dict[str, Any]]:
+    """Return the head that was solved before an interruption, or else solve it; see `_solve_head`."""
+    stored = points.finished(HEAD)
+    if stored is not None:
+        reporter.say("Head: the one that was solved before the interruption is used")
+        return evidence.from_values(stored), dict(stored.facts["row"]), dict(stored.facts["phase"])
+    seconds = time.perf_counter() - started
+    chosen, row, phase = _solve_head(backbone, groups, resolved, data, reporter, seconds)
+    values = evidence.to_values(chosen)
+    points.finish(HEAD, Values({**values.facts, "row": row, "phase": phase}, values.arrays))
+    return chosen, row, phase
+
+
+def features_of(
     resolved: ResolvedConfig,
     data: TrainingData,
     config: TrainConfig,
@@ -269,7 +310,7 @@ def _after_head(result: TrainResult, found: Evidence) -> list[dict[str, Any]]:
     return rows
 
 
-def _head_alone(
+def head_alone(
     backbone: PooledBackbone | None,
     chosen: ChosenHead,
     groups: list[np.ndarray],

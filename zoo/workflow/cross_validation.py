@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +15,18 @@ from zoo.files import atomic_write
 from zoo.plugin import Phase
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.train import engine
-from zoo.train.evidence import by_epoch, quiet, right
+from zoo.train import engine, progress
+from zoo.train.evidence import by_epoch, fold_result, quiet, right
 from zoo.train.inputs import TrainingData
 from zoo.train.linear_head import folds_of
+from zoo.train.safe_points import SafePoints, TrainingPoints
 from zoo.workflow.keras_network import build_network
 
 if TYPE_CHECKING:
     import keras
 
     from zoo.train.engine import TrainConfig
+    from zoo.train.network import Network
 
 
 def train(
@@ -36,6 +38,7 @@ def train(
     run: runs.Run,
     record: runs.RunRecord,
     reporter: Reporter,
+    points: SafePoints,
 ) -> tuple[keras.Model, runs.RunRecord]:
     """Train all phases once for each fold, without its pictures, and then on all pictures; write the files of the run.
 
@@ -46,10 +49,9 @@ def train(
     Raises:
         ZooError: The network cannot be built or trained, or a file cannot be written.
     """
-    started = time.perf_counter()
     phases = [dataclasses.replace(phase, patience=None, skip_below_loss=None) for phase in resolved.phases]
     config = dataclasses.replace(config, keep_best=False)
-    logits, histories = _held_out(resolved, phases, data, config, registry, reporter)
+    logits, histories = _held_out(resolved, phases, data, config, registry, reporter, points)
     text = "no class has 2 different pictures, so that none could be held out"
     if logits is not None:
         held_out = np.isfinite(logits).all(axis=1)
@@ -59,7 +61,7 @@ def train(
         run.write_out_of_fold([dataset.pixels.digests[i] for i in data.train[held_out]], logits[held_out])
     reporter.say(f"Cross-validation: {text}")
     network = build_network(resolved, registry, reporter)
-    result = engine.train(network, phases, data, config, reporter)
+    result = engine.train(network, phases, data, config, reporter, points.training("phases"))
     figures = by_epoch(histories) if histories else ()
     history = [
         {**row, "val_loss": figures[i][0], "val_accuracy": figures[i][1]} if i < len(figures) else row
@@ -73,7 +75,7 @@ def train(
         best_epoch=result.best_epoch,
         prefix=result.cache_stats,
         warnings=result.warnings,
-        seconds=time.perf_counter() - started,
+        seconds=points.elapsed(),
         evidence={"text": f"Cross-validation: {text}", "folds": len(histories)},
     )
     run.write_record(record)
@@ -87,6 +89,7 @@ def _held_out(
     config: TrainConfig,
     registry: Registry,
     reporter: Reporter,
+    points: SafePoints,
 ) -> tuple[np.ndarray | None, list[tuple[int, list[dict[str, Any]]]]]:
     """Train without each fold in turn.
 
@@ -97,21 +100,30 @@ def _held_out(
     requested = resolved.requested
     fold_of = folds_of(data.targets, data.train, data.copies, requested.folds or 0, requested.seed)
     count = int(fold_of.max()) + 1
-    network, weights, logits, histories = None, [], None, []
+    network: Network | None = None
+    variables: list[np.ndarray] = []
+
+    def train_without(part: TrainingData, silent: Reporter, training: TrainingPoints | None) -> engine.TrainResult:
+        nonlocal network, variables
+        # Networks with fewer stages have heads of their own, whose weights are made when a phase begins.
+        if network is None or any(phase.depth is not None for phase in phases):
+            network = build_network(resolved, registry, silent)
+            variables = progress.snapshot(network.model)
+        # With the random state of dropout, because an interrupted run does not train all folds again.
+        progress.assign(network.model.variables, variables)
+        options = dataclasses.replace(config, val_logits=True)
+        return engine.train(network, phases, part, options, silent, training)
+
+    logits, histories = None, []
     for fold in range(count):
         rows = np.flatnonzero(fold_of == fold)
         part = data.holding_out(rows)
         reporter.say(f"Cross-validation: fold {fold + 1} of {count}, {len(part.train)} pictures to train on")
         with reporter.timing.measure("cross-validation"), quiet(reporter, f"fold {fold + 1}") as silent:
-            # Networks with fewer stages have heads of their own, whose weights are made when a phase begins.
-            if network is None or any(phase.depth is not None for phase in phases):
-                network = build_network(resolved, registry, silent)
-                weights = network.model.get_weights()
-            network.model.set_weights(weights)
-            options = dataclasses.replace(config, val_logits=True)
-            result = engine.train(network, phases, part, options, silent)
+            train = functools.partial(train_without, part, silent)
+            val_logits, history = fold_result(points, fold, train)
         if logits is None:
-            logits = np.full((len(data.train), result.val_logits[-1].shape[1]), np.nan)
-        logits[rows] = result.val_logits[-1]
-        histories.append((len(rows), result.history))
+            logits = np.full((len(data.train), val_logits[-1].shape[1]), np.nan)
+        logits[rows] = val_logits[-1]
+        histories.append((len(rows), history))
     return logits, histories

@@ -6,16 +6,13 @@ This module decides the order of the steps. The steps themselves are in `zoo.con
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo import config, files, runs
+from zoo import config, files, interrupts, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import dataset as datasets
 from zoo.data import group_by as grouping
@@ -23,23 +20,22 @@ from zoo.data import overview, sources
 from zoo.data import pixels as pixel_cache
 from zoo.data.dataset import Dataset
 from zoo.data.sources import Source
-from zoo.errors import EmptyClass, TrainingError, UsageError, WriteError, reason
+from zoo.errors import EmptyClass, UsageError
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow.export import ExportResult, TrainedModel, export_model
+from zoo.workflow import request_file
+from zoo.workflow.carry_out import carry_out, train_config, training_data
+from zoo.workflow.export import ExportResult
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.replaced import NewExport, check_targets, plan
+from zoo.workflow.request_file import request_of
 
 if TYPE_CHECKING:
-    import keras
-
     from zoo.export.variants import VariantRequest
-    from zoo.train.engine import TrainConfig
-    from zoo.train.inputs import TrainingData
     from zoo.train.lr_find import RangeTest, RangeTestConfig
-    from zoo.workflow.solved import SolvedNetwork
 
 
+@interrupts.handled()
 def finetune(
     requested: FinetuneConfig,
     registry: Registry,
@@ -70,54 +66,33 @@ def finetune(
     Raises:
         ZooError: A step failed. The message says what to do about it. An earlier export is replaced only after all
             checks of the new file have passed.
+        KeyboardInterrupt: The run was interrupted. A warning says how to resume it.
     """
     resolved = config.resolve(requested, registry, reporter)
     _check_own_weights(resolved, registry)
     files.check_writable(requested.runs, "--runs FOLDER")
-    _check_targets(resolved, variants, None, replace=replace)
+    check_run_targets(resolved, variants, None, replace=replace)
     cross_validated = resolved.schedule.by_evidence or requested.folds is not None
     if cross_validated and needing_validation:
         _warn_of_no_effect(needing_validation, reporter)
     dataset = load_dataset(resolved, reporter, validation=not cross_validated)
     # Only now it is certain which pictures can be read, and whether they are those of an earlier export.
-    _check_targets(resolved, variants, dataset.digest, replace=replace)
+    check_run_targets(resolved, variants, dataset.digest, replace=replace)
     run = runs.create(requested.runs, resolved.architecture.name)
     record = _new_record(run, resolved, registry, dataset)
-    try:
+    asked = request_of(resolved, variants=variants, allow_chance=allow_chance, replace=replace, typed=typed)
+
+    def begin() -> None:
+        request_file.write(run, asked)
         run.write_record(record)
         run.write_pictures(dataset.listed())
         reporter.say(f"Run folder {run.folder}")
         _warn_of_left_out(run, record, dataset, reporter)
-        with reporter.timing.measure("training"):
-            model, record = _train(resolved, dataset, registry, run, record, reporter)
-            with reporter.timing.measure("drawing curves"):
-                _draw_curves(run, record, reporter)
-        exported = requested.exported if requested.export else None
-        with reporter.timing.measure("export"):
-            trained = TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name, typed=typed)
-            return export_model(
-                trained,
-                exported,
-                reporter,
-                variants=variants,
-                allow_chance=allow_chance,
-                replace=replace,
-                precision=requested.wanted_precision or None,
-            )
-    except BaseException as error:
-        if record.status == "running":
-            interrupted = isinstance(error, KeyboardInterrupt)
-            status = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
-            if isinstance(error, TrainingError):
-                record = record.with_warnings([str(error)])
-            with contextlib.suppress(WriteError):
-                run.write_record(record.with_status(status))
-        if isinstance(error, KeyboardInterrupt):
-            _report_interruption(run, record, requested.exported, reporter)
-        raise
+
+    return carry_out(resolved, dataset, registry, run, record, asked, reporter, begin)
 
 
-def _check_targets(
+def check_run_targets(
     resolved: ResolvedConfig, variants: Sequence[VariantRequest], digest: str | None, *, replace: bool
 ) -> None:
     """Check that the export may replace what is at its place; see `zoo.workflow.replaced.check_targets`.
@@ -198,23 +173,6 @@ def show_data(
         new = _new_export(requested, source)
         for line in plan(requested.exported, name, variants, new, replace=replace):
             reporter.say(line)
-
-
-def _report_interruption(run: runs.Run, record: runs.RunRecord, exported: Path, reporter: Reporter) -> None:
-    """Report which files an interrupted run leaves behind, and what to do next.
-
-    If the network is already trained, the message contains the command that exports it to the folder `exported`.
-    """
-    if record.status == "trained":
-        words = ["zoo", "export", str(run.folder)]
-        words += ["--exported", str(exported)] if exported != Path("exported") else []
-        reporter.warn(f"the network is trained and kept in {run.folder}. `{shlex.join(words)}` exports it.")
-        return
-    reporter.warn(
-        f"training was interrupted. {run.folder} has the settings and the list of pictures, but no network, so that "
-        "training cannot go on from there. Start the same command again; it reuses the pictures that are decoded "
-        "already."
-    )
 
 
 def lr_find(
@@ -314,47 +272,16 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bo
         )
 
 
-def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
-    """Return the training settings that all phases share."""
-    from zoo.train.engine import TrainConfig
-    from zoo.train.frozen.features import FeatureCacheConfig
-
-    requested = resolved.requested
-    return TrainConfig(
-        batch_size=requested.batch_size,
-        seed=requested.seed,
-        augment=resolved.augment,
-        head=resolved.head,
-        label_smoothing=requested.label_smoothing,
-        balance=requested.balance,
-        keep_best=requested.keep_best,
-        precision=requested.precision,
-        features=FeatureCacheConfig(
-            folder=files.cache() / "features",
-            limit=requested.cache_size,
-            pictures=dataset.pixels.key,
-            always=requested.cache_size is not None,
-        ),
-    )
-
-
-def training_data(dataset: Dataset) -> TrainingData:
-    """Return the pictures and targets of a dataset, and the indices of its train and validation parts.
-
-    The arrays also contain the pictures of the test part, but no index refers to them.
-    """
-    from zoo.train.inputs import TrainingData
-
-    split, task = dataset.split, dataset.source.task
-    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, task, dataset.groups)
+def plugins_of(resolved: ResolvedConfig, registry: Registry) -> list[str]:
+    """Return the plugins that a run uses, each with its name, distribution and version."""
+    # A schedule from a user's file belongs to no plugin.
+    items = (resolved.architecture, resolved.augmentation, resolved.schedule)
+    return sorted({str(registry.plugin_of(item)) for item in items if id(item) in registry.providers})
 
 
 def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:
     """Return the record of a run whose training has not started."""
     requested, source = resolved.requested, dataset.source
-    # A schedule from a user's file belongs to no plugin.
-    items = (resolved.architecture, resolved.augmentation, resolved.schedule)
-    plugins = {str(registry.plugin_of(item)) for item in items if id(item) in registry.providers}
     left_out = [{"picture": source.pictures[i].name, "why": why} for i, why in sorted(dataset.pixels.bad.items())]
     return runs.RunRecord(
         id=run.id,
@@ -377,54 +304,10 @@ def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dat
         classes=list(source.classes),
         task=source.task,
         data={**dataset.describe(), "left_out": left_out, "check": dataset.check},
-        plugins=sorted(plugins),
+        plugins=plugins_of(resolved, registry),
         versions=runs.versions(),
         warnings=resolved.warnings,
     )
-
-
-def _train(
-    resolved: ResolvedConfig,
-    dataset: Dataset,
-    registry: Registry,
-    run: runs.Run,
-    record: runs.RunRecord,
-    reporter: Reporter,
-) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
-    """Build and train the network of a run, and write history.csv, run.json, and model.keras or head.npz.
-
-    Returns:
-        The trained network, and the run record with the results of training.
-
-    Raises:
-        ZooError: The network cannot be built or trained, or a file cannot be written.
-    """
-    data, config = training_data(dataset), train_config(resolved, dataset)
-    if resolved.schedule.by_evidence:
-        from zoo.workflow import by_evidence
-
-        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter)
-    if resolved.requested.folds is not None:
-        from zoo.workflow import cross_validation
-
-        return cross_validation.train(resolved, dataset, data, config, registry, run, record, reporter)
-    from zoo.train import engine
-
-    started = time.perf_counter()
-    network = build_network(resolved, registry, reporter)
-    result = engine.train(network, resolved.phases, data, config, reporter)
-    run.write_history(result.history)
-    with reporter.timing.measure("saving"), files.atomic_write(run.model) as temporary:
-        network.model.save(temporary)
-    record = record.with_training(
-        phases=result.phases,
-        best_epoch=result.best_epoch,
-        prefix=result.cache_stats,
-        warnings=result.warnings,
-        seconds=time.perf_counter() - started,
-    )
-    run.write_record(record)
-    return network.model, record
 
 
 def _warn_of_left_out(run: runs.Run, record: runs.RunRecord, dataset: Dataset, reporter: Reporter) -> None:
@@ -436,17 +319,3 @@ def _warn_of_left_out(run: runs.Run, record: runs.RunRecord, dataset: Dataset, r
     if reasons:
         text = pixel_cache.left_out_text(reasons, len(dataset.source.pictures))
         reporter.warn(f"{text}. {run.folder / runs.RECORD} lists them.")
-
-
-def _draw_curves(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
-    """Draw the training curves into curves.png in the run folder.
-
-    If this fails, the user receives only a warning, because the network has been trained and must still be exported.
-    """
-    from zoo.report import curves
-
-    try:
-        curves.draw([curves.of_run(run, record, run.id)], run.folder / curves.FILE)
-    except Exception as error:
-        # matplotlib, its fonts and a user's matplotlibrc share no base class of errors.
-        reporter.warn(f"{curves.FILE} was not drawn: {reason(error)}. `zoo plot {run.folder}` tries again.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ class TrainedModel:
             run.json.
         typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
         own_size: What is known at the picture size of the run, if this network has another one.
+        out_of_fold: Logits of a cross-validation by the sha256 of the picture. None means those in the run folder.
     """
 
     model: keras.Model | SolvedNetwork
@@ -51,6 +52,7 @@ class TrainedModel:
     place: str | None = None
     typed: Sequence[str] = ()
     own_size: OwnSize | None = None
+    out_of_fold: Mapping[str, np.ndarray] | None = None
 
     def held_out(self, graph: onnx.ModelProto, *, keep: bool) -> HeldOut:
         """Return logits of pictures on which the network, or a network like it, was not trained.
@@ -61,7 +63,10 @@ class TrainedModel:
         """
         if self.own_size is not None:
             return transfer.moved_to(graph, self.dataset, self.own_size, self.record.options["seed"])
-        return trust.held_out(self.dataset, self.run.read_out_of_fold() if keep else {}, graph)
+        known = self.out_of_fold
+        if known is None:
+            known = self.run.read_out_of_fold() if keep else {}
+        return trust.held_out(self.dataset, known, graph)
 
     def export_command(self, *more: str, without: Sequence[str] = ()) -> str:
         """Return the command that exports the run as the user asked for it, for messages.
@@ -110,6 +115,8 @@ class TrainedModel:
                 "versions": dict(record.versions),
                 "plugins": list(record.plugins),
                 "seed": record.options["seed"],
+                # Only a run that was exported before its training ended.
+                **{key: record.others[key] for key in ("unfinished",) if key in record.others},
             },
             data={**dataset.describe(), "place": replaced.fingerprint(str(self.as_new().data))},
         )

@@ -1,0 +1,162 @@
+"""Safe points: an interrupted training ends in the same bytes; what is damaged is not used."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from harness import SIZE, Listener, build_network, train
+
+from zoo.errors import RunError, WriteError
+from zoo.plugin import Head, Phase
+from zoo.train import safe_points
+from zoo.train.frozen.features import FeatureCacheConfig
+from zoo.train.safe_points import SafePoints, Values
+
+HEAD = Head(pool="avg", dropout=0.3)
+SCHEDULE = (
+    Phase(name="stem", train="last:1", depth=1, epochs=1, learning_rate=1e-3, batch_norm="update"),
+    Phase(name="top", train="last:2", epochs=3, learning_rate=1e-2, lr_schedule="cosine", ema=0.5, patience=None),
+    Phase(name="all", train="all", epochs=2, learning_rate=1e-3, layer_decay=0.5, batch_norm="update", clip_norm=1.0),
+)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def trained(architecture, pictures, points=None, schedule=SCHEDULE, **config):
+    network = build_network(architecture, SIZE, head=HEAD, random_norms=False)
+    options = {"batch_size": 12, "head": HEAD, **config}
+    result = train(network, schedule, pictures, points=points, **options)
+    return network.model.get_weights(), result
+
+
+@pytest.fixture(scope="module")
+def alone(architecture, pictures):
+    return trained(architecture, pictures)
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_training_that_was_killed_ends_in_the_same_bytes(architecture, pictures, alone, tmp_path, monkeypatch, epoch):
+    """Inside a phase with averages, and after its last epoch."""
+    points, save = SafePoints(tmp_path, Listener()), SafePoints.save
+
+    def save_and_die(self, name, number, values):
+        save(self, name, number, values)
+        self.wait()
+        if number == epoch:
+            raise Killed
+
+    monkeypatch.setattr(SafePoints, "save", save_and_die)
+    with pytest.raises(Killed):
+        trained(architecture, pictures, points.training("phases"))
+    monkeypatch.setattr(SafePoints, "save", save)
+    assert [path.name for path in tmp_path.iterdir()] == [f"phases.epoch{epoch:06}.npz"]
+    weights, result = trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"))
+    expected, whole = alone
+    assert [a.tobytes() for a in weights] == [b.tobytes() for b in expected]
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5, 6]
+    for ours, theirs in zip(result.history, whole.history, strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    assert [each["name"] for each in result.phases] == ["stem", "top", "all"]
+    assert (result.best_epoch, result.warnings) == (whole.best_epoch, whole.warnings)
+    assert [each["epochs_run"] for each in result.phases] == [1, 3, 2]
+
+
+def test_frozen_layers_are_not_saved_and_another_network_is_refused(architecture, pictures, tmp_path):
+    schedule = (Phase(name="head", train="head", epochs=1, learning_rate=1e-3),)
+    trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"), schedule)
+    values = SafePoints(tmp_path, Listener()).latest("phases")
+    shapes = sorted(array.shape for name, array in values.arrays.items() if name.startswith("variable"))
+    # The bias and the kernel of the head, and the random state of dropout.
+    assert [shape for shape in shapes if len(shape) > 1 or shape != (2,)] == [(8, 2)] and len(shapes) == 3
+    network = build_network(architecture, SIZE, head=dataclasses.replace(HEAD, hidden=(4,)))
+    with pytest.raises(RunError, match="belongs to another network"):
+        train(network, schedule, pictures, points=SafePoints(tmp_path, Listener()).training("phases"))
+
+
+def test_a_damaged_safe_point_is_not_used(tmp_path):
+    points = SafePoints(tmp_path, Listener())
+    for number in (1, 2):
+        points.write(tmp_path / f"phases.epoch{number:06}.npz", Values({"n": number}, {"a": np.arange(100.0)}))
+    path = tmp_path / "phases.epoch000002.npz"
+    content = bytearray(path.read_bytes())
+    content[content.find(np.arange(100.0).tobytes()) + 400] ^= 1
+    path.write_bytes(content)
+    listener = Listener()
+    assert SafePoints(tmp_path, listener).latest("phases").facts == {"n": 1}
+    assert "is damaged and is not used" in listener.said[0]
+    path.write_bytes(content[:200])
+    assert SafePoints(tmp_path, Listener()).latest("phases").facts == {"n": 1}
+
+
+def test_the_safe_point_before_is_kept_until_the_new_one_is_proven(tmp_path, monkeypatch):
+    points, values = SafePoints(tmp_path, Listener()), Values({}, {"a": np.ones(3)})
+
+    def save(number):
+        points.save("phases", number, values)
+        points.wait()
+
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    save(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(safe_points.files.os, "fsync", fail)
+        with pytest.raises(WriteError, match="No space left on device"):
+            save(2)
+    assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000001.npz"]
+    with monkeypatch.context() as patch:
+        patch.setattr(safe_points, "_whole", lambda path: False)
+        with pytest.raises(WriteError, match="cannot be read back"):
+            save(2)
+    assert (tmp_path / "phases.epoch000001.npz").exists()
+    save(3)
+    assert [path.name for path in tmp_path.iterdir()] == ["phases.epoch000003.npz"]
+
+
+PHASE = Phase(name="all", train="all", epochs=4, learning_rate=1e-3, batch_norm="update", batch_norm_momentum=0.9)
+OPTIONS = {
+    "online augmentation": ({"augment": True}, {}),
+    "views": ({"augment": True, "features": True}, {"train": "last:1", "views": 3, "batch_norm": "frozen"}),
+    "features": ({"features": True}, {"train": "last:2", "batch_norm": "frozen", "optimizer": "rmsprop"}),
+    "bfloat16": ({"precision": "bfloat16"}, {"lr_schedule": "one-cycle", "optimizer": "adamw"}),
+    "last epoch": ({"keep_best": False, "balance": True, "label_smoothing": 0.1}, {"optimizer": "sgd"}),
+    "early stopping": ({}, {"patience": 1, "learning_rate": 0.3, "epochs": 8}),
+    "averages of all steps": ({}, {"ema": 0.9, "clip_norm": 0.5, "layer_decay": 0.3}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_training_with_options_ends_in_the_same_bytes(architecture, pictures, plugins, tmp_path, monkeypatch, name):
+    config, changes = dict(OPTIONS[name][0]), OPTIONS[name][1]
+    light = plugins.augmentation("light")
+    if config.pop("augment", None):
+        config["augment"] = light.build(**light.parameters)
+    cached = config.pop("features", None)
+    schedule = (dataclasses.replace(PHASE, **changes), dataclasses.replace(PHASE, name="more", epochs=1))
+
+    def run(points=None, place="features"):
+        features = {"features": FeatureCacheConfig(tmp_path / place, pictures="these", always=True)} if cached else {}
+        return trained(architecture, pictures, points, schedule, **config, **features)
+
+    expected, whole = run(place="others")
+    assert len(whole.history) > 2
+    save = SafePoints.save
+    for epoch in (1, 2):
+
+        def save_and_die(self, name, number, values, last=epoch):
+            save(self, name, number, values)
+            self.wait()
+            if number == last:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(SafePoints, "save", save_and_die)
+            run(SafePoints(tmp_path / "unfinished", Listener()).training("phases"))
+    weights, result = run(SafePoints(tmp_path / "unfinished", Listener()).training("phases"))
+    assert [a.tobytes() for a in weights] == [b.tobytes() for b in expected]
+    assert [{**row, "seconds": 0} for row in result.history] == [{**row, "seconds": 0} for row in whole.history]

@@ -1,0 +1,108 @@
+"""Handles Ctrl-C and the signal SIGTERM while a run works.
+
+The first signal ends the work: at the next batch if the network trains, otherwise at once. The second one ends the
+process without any more work. Only the main thread of a program may set handlers; in other threads nothing changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """The process received SIGTERM, for example from `kill` or when the machine shuts down."""
+
+
+class _Requests:
+    """What the handlers share with the code that works.
+
+    Attributes:
+        held: Whether a signal waits for `check` instead of raising an exception at once.
+        received: The signal that waits; None if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.held = False
+        self.received: int | None = None
+
+
+_requests = _Requests()
+
+
+def _defaults() -> dict[int, Any]:
+    """Return the handlers that Python starts with. Only these are replaced: background jobs ignore Ctrl-C."""
+    return {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+def exit_code(error: BaseException | None) -> int:
+    """Return the exit code of a command that was interrupted: 143 after SIGTERM, and 130 after Ctrl-C."""
+    return 143 if isinstance(error, Terminated) else 130
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM inside this context, as the module says.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+        Terminated: SIGTERM was received.
+    """
+    taken = {}
+    if threading.current_thread() is threading.main_thread():
+        taken = {number: own for number, own in _defaults().items() if signal.getsignal(number) == own}
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        # The operating system ends the process at the second signal, even if it computes in C++ then.
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
+        _show_cursor()
+        _requests.received = number
+        if not _requests.held:
+            check()
+
+    for number in taken:
+        signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        for number, own in taken.items():
+            signal.signal(number, own)
+        if taken:
+            _requests.received = None
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Let the first signal wait for `check`, or for the end of this context."""
+    outer, _requests.held = _requests.held, True
+    try:
+        yield
+    finally:
+        _requests.held = outer
+    check()
+
+
+def check() -> None:
+    """Raise the exception of a signal that waits.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+        Terminated: SIGTERM was received.
+    """
+    received, _requests.received = _requests.received, None
+    if received is not None:
+        raise Terminated if received == signal.SIGTERM else KeyboardInterrupt
+
+
+def _show_cursor() -> None:
+    """Show the cursor of the terminal again, which progress bars hide. A second signal leaves no time for it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+        if sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h")
+            sys.stderr.flush()

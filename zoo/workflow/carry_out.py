@@ -1,0 +1,230 @@
+"""Carries out a run whose folder exists: trains, draws the curves and exports, and notes how far it came.
+
+A run that was interrupted continues here after its latest safe point. `zoo.workflow.finetune` begins runs, and
+`zoo.workflow.unfinished` resumes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zoo import files, run_lock, runs
+from zoo.config import ResolvedConfig
+from zoo.data.dataset import Dataset
+from zoo.errors import TrainingError, WriteError, reason
+from zoo.plugin.registry import Registry
+from zoo.reporter import Reporter
+from zoo.train.safe_points import SafePoints
+from zoo.workflow import solved
+from zoo.workflow.export import ExportResult, export_model
+from zoo.workflow.keras_network import build_network
+from zoo.workflow.request_file import RunRequest
+from zoo.workflow.trained import TrainedModel
+
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.train.engine import TrainConfig
+    from zoo.train.inputs import TrainingData
+    from zoo.workflow.solved import SolvedNetwork
+
+
+def carry_out(
+    resolved: ResolvedConfig,
+    dataset: Dataset,
+    registry: Registry,
+    run: runs.Run,
+    record: runs.RunRecord,
+    asked: RunRequest,
+    reporter: Reporter,
+    begin: Callable[[], None],
+) -> ExportResult:
+    """Train the network of a run, unless that is done, and export it. Other processes are kept away from the run.
+
+    Args:
+        resolved: The settings of the run.
+        dataset: The pictures.
+        registry: The loaded plugins.
+        run: The run folder.
+        record: The content of run.json.
+        asked: What the run was asked for.
+        reporter: Receives progress messages and warnings.
+        begin: Writes the first files of the run. It is called once the run folder is locked.
+
+    Returns:
+        The run folder, the metrics, and the paths of the exported files.
+
+    Raises:
+        ZooError: A step failed. run.json says so, unless the network was trained already.
+        KeyboardInterrupt: The run was interrupted. A warning says how to resume it.
+    """
+    folder = run_lock.folder_of(run)
+    with run_lock.hold(run):
+        points = SafePoints(folder, reporter)
+        try:
+            points.clean()
+            begin()
+            with reporter.timing.measure("training"):
+                model, record = _trained(resolved, dataset, registry, run, record, reporter, points)
+                # The network is kept, and run.json says so.
+                points.clean("*.npz")
+                with reporter.timing.measure("drawing curves"):
+                    _draw_curves(run, record, reporter)
+            with reporter.timing.measure("export"):
+                result = export_model(
+                    TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name, typed=asked.typed),
+                    resolved.requested.exported if resolved.requested.export else None,
+                    reporter,
+                    variants=asked.variants,
+                    allow_chance=asked.allow_chance,
+                    replace=asked.replace,
+                    precision=resolved.requested.wanted_precision or None,
+                )
+        except BaseException as error:
+            _note_failure(error, run, record, points, reporter)
+            raise
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _note_failure(
+    error: BaseException, run: runs.Run, record: runs.RunRecord, points: SafePoints, reporter: Reporter
+) -> None:
+    """Write into run.json why a run ended early, and say how it continues."""
+    # The network may be trained, and run.json says so, although the caller has not heard of it.
+    with contextlib.suppress(Exception):
+        record = run.read_record()
+    interrupted = isinstance(error, KeyboardInterrupt)
+    if record.status == "running":
+        status = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+        if isinstance(error, TrainingError):
+            record = record.with_warnings([str(error)])
+        with contextlib.suppress(WriteError):
+            run.write_record(record.with_status(status))
+    command = shlex.join(["zoo", "resume", str(run.folder)])
+    if record.status == "trained":
+        if interrupted:
+            reporter.warn(f"the network is trained and kept in {run.folder}. `{command}` finishes the export.")
+    elif interrupted:
+        reporter.warn(f"training was interrupted. `{command}` continues it {points.position()}.")
+    elif not isinstance(error, TrainingError):
+        reporter.warn(f"the run has failed. When the cause is removed, `{command}` continues it {points.position()}.")
+
+
+def _trained(
+    resolved: ResolvedConfig,
+    dataset: Dataset,
+    registry: Registry,
+    run: runs.Run,
+    record: runs.RunRecord,
+    reporter: Reporter,
+    points: SafePoints,
+) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
+    """Return the network of a run: that of an earlier process if it was trained, or else after training.
+
+    Returns:
+        The trained network, and the run record with the results of training.
+
+    Raises:
+        ZooError: The network cannot be built, trained or opened, or a file cannot be written.
+    """
+    if record.status == "trained":
+        return solved.open_trained(run, record, registry, reporter), record
+    return _train(resolved, dataset, registry, run, record, reporter, points)
+
+
+def _train(
+    resolved: ResolvedConfig,
+    dataset: Dataset,
+    registry: Registry,
+    run: runs.Run,
+    record: runs.RunRecord,
+    reporter: Reporter,
+    points: SafePoints,
+) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
+    """Build and train the network of a run, and write history.csv, run.json, and model.keras or head.npz.
+
+    Returns:
+        The trained network, and the run record with the results of training.
+
+    Raises:
+        ZooError: The network cannot be built or trained, or a file cannot be written.
+    """
+    data, config = training_data(dataset), train_config(resolved, dataset)
+    if resolved.schedule.by_evidence:
+        from zoo.workflow import by_evidence
+
+        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter, points)
+    if resolved.requested.folds is not None:
+        from zoo.workflow import cross_validation
+
+        return cross_validation.train(resolved, dataset, data, config, registry, run, record, reporter, points)
+    from zoo.train import engine
+
+    network = build_network(resolved, registry, reporter)
+    result = engine.train(network, resolved.phases, data, config, reporter, points.training("phases"))
+    run.write_history(result.history)
+    with reporter.timing.measure("saving"), files.atomic_write(run.model) as temporary:
+        network.model.save(temporary)
+    record = record.with_training(
+        phases=result.phases,
+        best_epoch=result.best_epoch,
+        prefix=result.cache_stats,
+        warnings=result.warnings,
+        seconds=points.elapsed(),
+    )
+    run.write_record(record)
+    return network.model, record
+
+
+def _draw_curves(run: runs.Run, record: runs.RunRecord, reporter: Reporter) -> None:
+    """Draw the training curves into curves.png in the run folder.
+
+    If this fails, the user receives only a warning, because the network has been trained and must still be exported.
+    """
+    from zoo.report import curves
+
+    try:
+        curves.draw([curves.of_run(run, record, run.id)], run.folder / curves.FILE)
+    except Exception as error:
+        # matplotlib, its fonts and a user's matplotlibrc share no base class of errors.
+        reporter.warn(f"{curves.FILE} was not drawn: {reason(error)}. `zoo plot {run.folder}` tries again.")
+
+
+def train_config(resolved: ResolvedConfig, dataset: Dataset) -> TrainConfig:
+    """Return the training settings that all phases share."""
+    from zoo.train.engine import TrainConfig
+    from zoo.train.frozen.features import FeatureCacheConfig
+
+    requested = resolved.requested
+    return TrainConfig(
+        batch_size=requested.batch_size,
+        seed=requested.seed,
+        augment=resolved.augment,
+        head=resolved.head,
+        label_smoothing=requested.label_smoothing,
+        balance=requested.balance,
+        keep_best=requested.keep_best,
+        precision=requested.precision,
+        features=FeatureCacheConfig(
+            folder=files.cache() / "features",
+            limit=requested.cache_size,
+            pictures=dataset.pixels.key,
+            always=requested.cache_size is not None,
+        ),
+    )
+
+
+def training_data(dataset: Dataset) -> TrainingData:
+    """Return the pictures and targets of a dataset, and the indices of its train and validation parts.
+
+    The arrays also contain the pictures of the test part, but no index refers to them.
+    """
+    from zoo.train.inputs import TrainingData
+
+    split, task = dataset.split, dataset.source.task
+    return TrainingData(dataset.pixels.array, dataset.targets, split.train, split.val, task, dataset.groups)
