@@ -14,6 +14,14 @@ from zoo import interrupts
 SIGNALS = [(signal.SIGINT, KeyboardInterrupt, 130), (signal.SIGTERM, interrupts.Terminated, 143)]
 
 
+@pytest.fixture(autouse=True)
+def terminal():
+    """Give Ctrl-C its usual meaning. A shell starts background jobs with SIGINT ignored, and processes inherit that."""
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, outer)
+
+
 @pytest.mark.parametrize(("number", "error", "code"), SIGNALS)
 def test_a_signal_waits_for_the_check(number, error, code):
     before = signal.getsignal(number)

@@ -559,6 +559,7 @@ def test_a_pipe_in_a_csv_is_a_bad_picture_and_does_not_hang(tmp_path, put, cache
     assert found.bad == {5: "PictureNotFound: it cannot be read: it is not a regular file."}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads /proc")
 def test_pages_that_were_read_are_released(tmp_path):
     """Reading a set of twice the limit keeps no more than the limit in memory, and gives the right values."""

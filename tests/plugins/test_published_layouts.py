@@ -118,6 +118,7 @@ def test_resnext(plugins, tmp_path, top):
     assert agree(outputs(model, pixels), layout.predict_on_batch(pixels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [False, True])
 def test_efficientnet(plugins, tmp_path, top):
     """Keras's graph for ImageNet weights normalizes as torch does, by several layers that zoo leaves out."""

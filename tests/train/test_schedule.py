@@ -292,6 +292,7 @@ def test_the_kit_refuses_schedules_that_do_not_fit(plugins, train, depth):
         testing.check_schedule(Schedule(name="odd", summary="-", phases=phases), plugins.architecture("mnist_convnet"))
 
 
+@pytest.mark.slow
 def test_growing_gives_the_same_bytes_again(plugins):
     architecture = plugins.architecture("catsdogs_convnet")
     phases = [Phase(**{**vars(p), "epochs": 1}) for p in plugins.schedule("grow").phases_for(architecture)]

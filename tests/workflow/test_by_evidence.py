@@ -211,6 +211,7 @@ def hard(tmp_path):
     return tmp_path / "hard"
 
 
+@pytest.mark.slow
 def test_more_layers_are_trained_where_held_out_pictures_show_a_gain(train, hard, tmp_path):
     schedule = tmp_path / "gain.toml"
     schedule.write_text(SCHEDULE.format(train="all", epochs=6, rate=3e-3))
@@ -282,12 +283,14 @@ def test_options_that_do_not_go_with_it(zoo, photos, weights, tmp_path):
     assert ran.code != 0 and "it has hidden layers" in ran.err and "fine-tune" in ran.err
 
 
+@pytest.mark.slow
 def test_a_head_that_cannot_be_solved_is_fine_tuned(train):
     run, ran = train("--hidden", 8, "--epochs", "1,1,1")
     assert json.loads((run / "run.json").read_text())["options"]["schedule"] == "fine-tune"
     assert "to validate" in ran.out
 
 
+@pytest.mark.slow
 def test_three_numbers_of_epochs_are_those_of_fine_tune(train):
     run, ran = train("--epochs", "2,1,1", "--batch-size", 8)
     record = json.loads((run / "run.json").read_text())
@@ -296,6 +299,7 @@ def test_three_numbers_of_epochs_are_those_of_fine_tune(train):
     assert "Schedule: fine-tune, because --epochs has a value for each of its 3 phases" in ran.out
 
 
+@pytest.mark.slow
 def test_cross_validation_of_a_named_schedule(train):
     run, ran = train("--schedule", "head-only", "--cv", 3, "--epochs", 2)
     metrics = json.loads((run / "metrics.json").read_text())

@@ -39,6 +39,7 @@ def others(tmp_path_factory, make_photos):
     return [str(path) for path in pictures(folder)]
 
 
+@pytest.mark.slow
 def test_a_network_with_frozen_stages_has_a_score_of_frozen_features(zoo, finished, photos, others, tmp_path):
     first, _, _ = finished
     ran = zoo(
@@ -126,6 +127,7 @@ def test_a_file_without_held_out_pictures_says_so_and_promises_nothing(zoo, fini
     assert f"`zoo export {run} --exported {tmp_path} --precision none` exports it." in ran.err
 
 
+@pytest.mark.slow
 def test_the_precision_of_the_latest_export_is_kept(zoo, finished, tmp_path):
     run = tmp_path / "runs" / finished[0].name
     shutil.copytree(finished[0], run)

@@ -290,6 +290,7 @@ def test_features_of_layers_that_a_phase_between_trains_are_computed_anew(tmp_pa
     assert result.cache_stats["computed"] >= 80
 
 
+@pytest.mark.slow
 def test_growing_and_moving_statistics_are_the_same_with_it(tmp_path):
     """BatchNorm above the cut moves its statistics; what was grown before is below it."""
     data = brightness_pictures((48, 48), count=60)
