@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import time
@@ -20,6 +21,8 @@ from zoo.errors import WriteError
 
 SCRATCH = ".partial-"
 LEFTOVER_SECONDS = 3600
+# The names of the temporary files of `atomic_write`.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.")
 
 
 def cache() -> Path:
@@ -181,7 +184,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         WriteError: The file cannot be written. Any OSError inside the context is raised as a WriteError.
     """
     # The suffix stays, because Keras and onnxruntime choose the file format by it.
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")  # as in _TEMPORARY
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -195,6 +198,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         full = " Free some space, or choose a folder on another disk." if error.errno == errno.ENOSPC else ""
         raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.{full}") from error
+
+
+def remove_leftovers(folder: Path, age: float = 0.0) -> None:
+    """Remove the temporary files of `atomic_write` that killed processes have left in a folder.
+
+    Args:
+        folder: The folder. It need not exist.
+        age: How old a file must be, in seconds. Another process may still write younger ones.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _TEMPORARY.match(path.name) and time.time() - path.stat().st_mtime >= age:
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -88,6 +88,11 @@ def held() -> Iterator[None]:
     check()
 
 
+def waiting() -> bool:
+    """Return whether a signal waits for `check`."""
+    return _requests.received is not None
+
+
 def check() -> None:
     """Raise the exception of a signal that waits.
 

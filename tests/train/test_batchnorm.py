@@ -10,6 +10,7 @@ from zoo.plugin import Phase
 from zoo.train import batchnorm, fitting, freeze
 from zoo.train.batches import Batching, PhaseInputs, plain
 from zoo.train.batchnorm import BatchNormRecalibration
+from zoo.train.epochs import BestWeights
 
 PHASE = Phase(name="x", train="all", epochs=1, learning_rate=1e-3, batch_norm="update")
 
@@ -30,7 +31,7 @@ def test_averages_are_measured_again_for_one_of_two_reasons(architecture, pictur
     fitting.compile_for(model, PHASE, 3, trainable.lr_multipliers, "multiclass", 0.0)
     part = PhaseInputs(model, unaltered, unaltered)
     recalibration = BatchNormRecalibration(part, model, pictures, Batching(batch_size=12), 0, listener)
-    best = fitting.BestWeights(True)
+    best = BestWeights(True)
     best.offer(1e9, 1, model)
     warnings = recalibration.recalibrate(steps, 1.0, best, PHASE)
     assert why in listener.said[0] and "Accuracy on training pictures with them: 0.500 before" in listener.said[0]
@@ -48,7 +49,7 @@ def test_averages_that_fit_stay(architecture, pictures, listener):
     fitting.compile_for(model, PHASE, 3, trainable.lr_multipliers, "multiclass", 0.0)
     part, before = PhaseInputs(model, unaltered, unaltered), model.get_weights()
     recalibration = BatchNormRecalibration(part, model, pictures, Batching(batch_size=12), 0, listener)
-    assert recalibration.recalibrate(10_000, 0.0, fitting.BestWeights(True), PHASE) == [] == listener.said
+    assert recalibration.recalibrate(10_000, 0.0, BestWeights(True), PHASE) == [] == listener.said
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 

@@ -13,6 +13,7 @@ from zoo import backend
 from zoo.errors import TrainingError
 from zoo.plugin import Head, Phase
 from zoo.train import fitting, inputs
+from zoo.train.epochs import BestWeights
 from zoo.train.frozen.features import FeatureCacheConfig
 
 
@@ -127,7 +128,7 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_rate(architecture,
 
 @pytest.mark.parametrize(("keep_best", "kept"), [(True, (0.2, 2)), (False, (0.5, 3))])
 def test_the_epoch_that_is_kept(keep_best, kept):
-    best = fitting.BestWeights(keep_best)
+    best = BestWeights(keep_best)
     for epoch, loss in enumerate((0.3, 0.2, 0.5), start=1):
         best.offer(loss, epoch, types.SimpleNamespace(get_weights=lambda epoch=epoch: [np.full(2, epoch)]))
     assert (best.loss, best.epoch) == kept and best.weights[0].tolist() == [kept[1]] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -10,7 +11,7 @@ from harness import SIZE, Listener, build_network, train
 
 from zoo.errors import RunError, WriteError
 from zoo.plugin import Head, Phase
-from zoo.train import safe_points
+from zoo.train import epochs, safe_points
 from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.safe_points import SafePoints, Values
 
@@ -38,22 +39,36 @@ def alone(architecture, pictures):
     return trained(architecture, pictures)
 
 
-@pytest.mark.parametrize("epoch", [2, 4])
-def test_a_training_that_was_killed_ends_in_the_same_bytes(architecture, pictures, alone, tmp_path, monkeypatch, epoch):
-    """Inside a phase with averages, and after its last epoch."""
-    points, save = SafePoints(tmp_path, Listener()), SafePoints.save
+@contextlib.contextmanager
+def killed_at(monkeypatch, place):
+    """Write a safe point after every batch, and kill the training after the one at a place, (epochs, batches)."""
+    save = SafePoints.save
 
-    def save_and_die(self, name, number, values):
-        save(self, name, number, values)
+    def save_and_die(self, name, number, values, batches=0):
+        save(self, name, number, values, batches)
         self.wait()
-        if number == epoch:
+        if (number, batches) == place:
             raise Killed
 
-    monkeypatch.setattr(SafePoints, "save", save_and_die)
-    with pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(SafePoints, "save", save_and_die)
+        patch.setattr(epochs, "PERIOD", 0)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [((2, 0), ""), ((2, 1), ".batch000001"), ((4, 0), ""), ((4, 1), ".batch000001")],
+    ids=["averages", "within an epoch with averages", "end of a phase", "within an epoch"],
+)
+def test_a_training_that_was_killed_ends_in_the_same_bytes(
+    architecture, pictures, alone, tmp_path, monkeypatch, place, name
+):
+    points = SafePoints(tmp_path, Listener())
+    with killed_at(monkeypatch, place):
         trained(architecture, pictures, points.training("phases"))
-    monkeypatch.setattr(SafePoints, "save", save)
-    assert [path.name for path in tmp_path.iterdir()] == [f"phases.epoch{epoch:06}.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"phases.epoch{place[0]:06}{name}.npz"]
+    assert points.position() == (f"after batch 1 of epoch {place[0] + 1}" if name else f"after epoch {place[0]}")
     weights, result = trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"))
     expected, whole = alone
     assert [a.tobytes() for a in weights] == [b.tobytes() for b in expected]
@@ -145,17 +160,8 @@ def test_a_training_with_options_ends_in_the_same_bytes(architecture, pictures, 
 
     expected, whole = run(place="others")
     assert len(whole.history) > 2
-    save = SafePoints.save
-    for epoch in (1, 2):
-
-        def save_and_die(self, name, number, values, last=epoch):
-            save(self, name, number, values)
-            self.wait()
-            if number == last:
-                raise Killed
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(SafePoints, "save", save_and_die)
+    for place in ((0, 1), (1, 0), (1, 2), (2, 1)):
+        with killed_at(monkeypatch, place):
             run(SafePoints(tmp_path / "unfinished", Listener()).training("phases"))
     weights, result = run(SafePoints(tmp_path / "unfinished", Listener()).training("phases"))
     assert [a.tobytes() for a in weights] == [b.tobytes() for b in expected]

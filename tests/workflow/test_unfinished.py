@@ -15,7 +15,7 @@ import sys
 import pytest
 
 from zoo import backend, files, run_lock, runs
-from zoo.train import fitting
+from zoo.train import epochs
 from zoo.train.safe_points import SafePoints
 from zoo.workflow import carry_out
 from zoo_runtime import Predictor
@@ -126,10 +126,10 @@ def opened(run):
 
 def test_sigterm_and_a_full_disk(zoo, train, monkeypatch):
     with monkeypatch.context() as patch:
-        # The signal arrives within the second epoch. The training ends at the next batch.
-        raise_at(patch, fitting._EpochLog, "end_step", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        # The signal arrives at the end of the first epoch. The training ends after the next batch.
+        raise_at(patch, epochs.EpochLog, "start_epoch", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         run, ran = train("stopped", "--no-export")
-    assert ran.code == 143 and "terminated" in ran.err and "after epoch 1" in ran.err
+    assert ran.code == 143 and "terminated" in ran.err and "after batch 1 of epoch 2" in ran.err
 
     atomic_write = files.atomic_write
 
@@ -144,11 +144,15 @@ def test_sigterm_and_a_full_disk(zoo, train, monkeypatch):
         patch.setattr(files, "atomic_write", full)
         ran = zoo("resume", run)
     assert ran.code == 1 and "No space left on device. Free some space" in ran.err
-    assert f"When the cause is removed, `zoo resume {run}` continues it after epoch 1." in ran.err
+    assert f"When the cause is removed, `zoo resume {run}` continues it after batch 1 of epoch 2." in ran.err
     assert status_of(run).startswith("failed: WriteError")
     ran = zoo("resume", run)
     assert ran.code == 0, ran.err
-    assert "continues after epoch 1" in ran.out and epochs_of(run) == [1, 2, 3] and (run / "report.html").exists()
+    assert (
+        "continues after batch 1 of epoch 2" in ran.out
+        and epochs_of(run) == [1, 2, 3]
+        and (run / "report.html").exists()
+    )
     assert not (run.parent.parent / "exported").exists()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 import zoo_runtime
+from zoo import files
 from zoo.convert.keras_to_onnx import public
 from zoo.errors import ParityFailed
 from zoo.files import atomic_write
@@ -61,6 +62,7 @@ def place(data: bytes, target: Path) -> None:
         ParityFailed: The written file does not pass its own self-test.
         WriteError: The file cannot be written.
     """
+    files.remove_leftovers(target.parent, files.LEFTOVER_SECONDS)
     with atomic_write(target) as temporary:
         temporary.write_bytes(data)
         result = zoo_runtime.check(Predictor(temporary))

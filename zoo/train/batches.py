@@ -106,23 +106,26 @@ def make_batches(
         A Keras dataset of batches (inputs, targets). The inputs are as `read` returns them, but a list becomes a tuple.
         Targets are float32 (batch, classes), or (batch, 1) for a single unit. If there are class weights, each batch
         has a third item: the weights of its pictures, float32 (batch,). The attribute `failed` of the dataset is the
-        error that `read` raised, or None.
+        error that `read` raised, or None. The method `rest` returns a dataset without the
+        first batches of the epoch.
     """
     base: Any = backend.start().utils.PyDataset
 
     class Batches(base):
-        def __init__(self) -> None:
+        def __init__(self, epoch: int, first: int = 0) -> None:
             super().__init__(workers=0)
-            self.epoch = first_epoch
+            self.epoch, self.first = epoch, first
             # Keras's backends replace an error of this class by one of their own, so the original is kept here.
             self.failed: Exception | None = None
             self.order = self._order()
 
         def __len__(self) -> int:
-            return _number_of_batches(len(rows), batch_size, shuffle)
+            return _number_of_batches(len(rows), batch_size, shuffle) - self.first
 
         def __getitem__(self, index: int) -> tuple[Any, ...]:
-            end = None if index == len(self) - 1 else (index + 1) * batch_size
+            is_last = index == len(self) - 1
+            index += self.first
+            end = None if is_last else (index + 1) * batch_size
             try:
                 inputs, targets = read(self.epoch, self.order[index * batch_size : end])
             except Exception as error:
@@ -133,6 +136,9 @@ def make_batches(
             batch = inputs, targets[:, 1:] if single_unit else targets
             return batch if class_weights is None else (*batch, (targets @ class_weights).astype("float32"))
 
+        def rest(self, first: int) -> Batches:
+            return Batches(self.epoch, first)
+
         def on_epoch_end(self) -> None:
             self.epoch += 1
             self.order = self._order()
@@ -140,7 +146,7 @@ def make_batches(
         def _order(self) -> np.ndarray:
             return np.random.default_rng((seed, self.epoch)).permutation(rows) if shuffle else rows
 
-    return Batches()
+    return Batches(first_epoch)
 
 
 def _number_of_batches(pictures: int, batch_size: int, shuffle: bool) -> int:

@@ -13,7 +13,7 @@ from zoo import backend
 from zoo.plugin import Phase
 from zoo.reporter import Reporter, counted
 from zoo.train.batches import Batching, PhaseInputs, make_batches
-from zoo.train.fitting import BestWeights, regularization_loss
+from zoo.train.epochs import BestWeights, regularization_loss
 from zoo.train.inputs import TrainingData
 
 if TYPE_CHECKING:

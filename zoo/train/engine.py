@@ -19,14 +19,15 @@ from zoo.reporter import Reporter, counted
 from zoo.train import exact, fitting, freeze, grouped_conv, progress
 from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.batchnorm import BatchNormRecalibration
+from zoo.train.epochs import BestWeights, optimizer_state
 from zoo.train.frozen.cut import Cut, find_cut
 from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.inputs import InputPipeline, TrainingData, chance_loss, class_weights
 from zoo.train.lr_find import RangeTest, RangeTestConfig, not_needed, phase_under_test, run_range_test
 from zoo.train.network import Network
 from zoo.train.planning import average_warning, extras_of, method_of, networks_of, with_enough_steps
-from zoo.train.progress import NetworkVariables, Place, Records
-from zoo.train.safe_points import TrainingPoints
+from zoo.train.progress import Moment, NetworkVariables, Place, Records
+from zoo.train.safe_points import TrainingPoints, position
 
 if TYPE_CHECKING:
     import keras
@@ -239,7 +240,7 @@ class _Trainer:
         self._whole = network
         self._head = config.head or network.architecture.head
         self._networks = networks_of(network, phases, self._head, data)
-        self._network, self._best = network, fitting.BestWeights(self._keep_best)
+        self._network, self._best = network, BestWeights(self._keep_best)
         self._records = Records()
         self._resumed: Place | None = None
         self._layer_defaults = freeze.layer_defaults(network.model)
@@ -308,7 +309,7 @@ class _Trainer:
         phase, network = self._phases[index], self._networks[index]
         if network is not self._network:
             # Weights and losses of networks of different depths cannot be compared.
-            self._network, self._best = network, fitting.BestWeights(self._keep_best)
+            self._network, self._best = network, BestWeights(self._keep_best)
         trainable = freeze.set_trainable(network, phase, self._layer_defaults)
         stages = len(self._whole.architecture.stages)
         depth = "" if network is self._whole else f"the first {phase.depth} of {stages} stages, "
@@ -320,7 +321,7 @@ class _Trainer:
         resumed, self._resumed = self._resumed, None
         started = time.perf_counter() - (resumed.seconds if resumed else 0.0)
         if resumed is not None:
-            self._reporter.say(f"  continues after epoch {len(self._records.history)}")
+            self._reporter.say(f"  continues {position(len(self._records.history), resumed.batches)}")
         self._variables.begin_phase(network.model)
         with self._reporter.timing.measure(f"phase {phase.name}"):
             inputs = self._inputs.for_phase(index)
@@ -419,7 +420,7 @@ class _Trainer:
                 best,
                 self._reporter,
                 resumed=active.resumed,
-                after_epoch=lambda epochs, ended: self._save(active, epochs, ended),
+                save=lambda moment: self._save(active, moment),
             )
         self._inputs.count(active.inputs, epochs)
         # The next phase, or the export, starts from the best epoch so far.
@@ -437,23 +438,23 @@ class _Trainer:
             self._records.val_logits.append(np.asarray(trained_part.predict(active.validation, verbose=0)))
         self._record(active, epochs, {})
 
-    def _save(self, active: _ActivePhase, epochs: int, ended: bool) -> None:
-        """Write a safe point after an epoch.
-
-        Args:
-            active: The phase.
-            epochs: The number of its epochs that are done.
-            ended: Whether the phase has no more epochs. The state of its optimizer is then of no use.
-        """
+    def _save(self, active: _ActivePhase, moment: Moment) -> None:
+        """Write a safe point at a moment of a phase."""
         if self._points is None:
             return
         with self._reporter.timing.measure("safe points"):
-            optimizer = () if ended else tuple(fitting.optimizer_state(active.inputs.trained_part))
-            seconds = time.perf_counter() - active.started
-            place = Place(active.index, epochs, ended, seconds, self._inputs.stats.numbers, optimizer)
-            network = active.network.logits_model
-            values = progress.capture(place, self._records, self._best, self._variables, network, active.record(epochs))
-            self._points.save(len(self._records.history), values)
+            # The state of an optimizer is of no use when its phase has ended.
+            optimizer = () if moment.ended else tuple(optimizer_state(active.inputs.trained_part))
+            place = Place(
+                **vars(moment),
+                phase=active.index,
+                seconds=time.perf_counter() - active.started,
+                numbers=self._inputs.stats.numbers,
+                optimizer=optimizer,
+            )
+            network, record = active.network.logits_model, active.record(moment.epochs)
+            values = progress.capture(place, self._records, self._best, self._variables, network, record)
+            self._points.save(len(self._records.history), values, moment.batches)
 
     def test(self, active: _ActivePhase, range_test: RangeTestConfig) -> RangeTest:
         """Run a range test on a phase. Afterwards the network has the same weights as before."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from zoo import backend, interrupts
 from zoo.errors import TrainingError
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
 from zoo.train import progress
-from zoo.train.progress import Place
+from zoo.train.epochs import BestWeights, EpochLog, callback_of
+from zoo.train.progress import Moment, Place
 
 if TYPE_CHECKING:
     import keras
@@ -23,38 +21,6 @@ if TYPE_CHECKING:
 
 # For each model that is compiled: a text that describes for what.
 _COMPILED: weakref.WeakKeyDictionary[keras.Model, str] = weakref.WeakKeyDictionary()
-
-
-class BestWeights:
-    """Keeps the weights of the epoch with the lowest validation loss, or of the last epoch.
-
-    Consecutive phases that train the same network share one object. In a growing schedule, later phases train networks
-    with more stages. Each of these networks gets a new object, because losses of different networks are not comparable.
-
-    Args:
-        keep_best: True keeps the epoch with the lowest validation loss, False keeps the last epoch.
-
-    Attributes:
-        loss: The validation loss of the kept epoch; infinite if no epoch is kept yet.
-        epoch: The number of the kept epoch, counted over the run from 1; 0 if no epoch is kept yet.
-        weights: The weights of the kept epoch, as `get_weights` returns them; None if no epoch is kept yet.
-    """
-
-    def __init__(self, keep_best: bool) -> None:
-        self.loss, self.epoch = float("inf"), 0
-        self.weights: list[np.ndarray] | None = None
-        self._keep_best = keep_best
-
-    def offer(self, loss: float, epoch: int, network: keras.Model) -> None:
-        """Keep the weights of an epoch if its validation loss is the lowest so far, or if `keep_best` is False.
-
-        Args:
-            loss: The validation loss of the epoch.
-            epoch: The number of the epoch, counted over the run from 1.
-            network: The network with the weights of the epoch.
-        """
-        if loss < self.loss or not self._keep_best:
-            self.loss, self.epoch, self.weights = loss, epoch, network.get_weights()
 
 
 def fit(
@@ -68,7 +34,7 @@ def fit(
     reporter: Reporter,
     *,
     resumed: Place | None = None,
-    after_epoch: Callable[[int, bool], None] = lambda epochs, ended: None,
+    save: Callable[[Moment], None] = lambda moment: None,
 ) -> int:
     """Train a compiled model for the epochs of one phase.
 
@@ -82,8 +48,8 @@ def fit(
         best: Holds the best weights so far. `BestWeights.offer` is called after every epoch.
         reporter: Receives progress messages.
         resumed: Where the phase was interrupted. The variables of the network have been restored, those of the
-            optimizer have not. None if the phase starts from its beginning.
-        after_epoch: Called after every epoch with the number of epochs of this phase, and whether it has ended.
+            optimizer and of the metrics have not. None if the phase starts from its beginning.
+        save: Called at every safe point: after each epoch, before an interruption, and every ten minutes.
 
     Returns:
         The number of epochs of the phase, those before an interruption included. Early stopping can make it smaller
@@ -92,167 +58,39 @@ def fit(
     Raises:
         TrainingError: The training loss is not finite, or no epoch so far has a finite validation loss. Pictures or
             features can no longer be read, or views do not fit on the disk.
-        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received, during the last batch.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received. A safe point has been saved.
     """
     keras = backend.start()
     done = resumed.epochs if resumed is not None else 0
-    first = len(history) - done
-    log = _EpochLog(trained_part, network, phase, len(batches), history, best, reporter, first, after_epoch)
+    log = EpochLog(trained_part, network, phase, len(batches), history, best, reporter, save, resumed)
     # SwapEMAWeights puts the averaged weights into the network for validation and until the end of an epoch, so `best`
     # keeps the average.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
-    options = {"validation_data": validation, "callbacks": [*average, _callback(log)], "verbose": 0, "shuffle": False}
+    options = {"validation_data": validation, "epochs": phase.epochs, "verbose": 0, "shuffle": False}
+    options["callbacks"] = [*average, callback_of(log)]
+    rest = batches.rest(resumed.batches) if resumed is not None and resumed.batches else None
     if resumed is not None and not resumed.ended:
         progress.assign(_built_optimizer(trained_part).variables, resumed.optimizer)
         for callback in average:
-            # The safe point has the averages in the network, as this callback leaves them after an epoch. It swaps them
-            # with rounding errors, so that the swap must be done by the same code.
-            callback._ema_weights_in_model = True
-    if resumed is None or not resumed.ended:
-        with log.bars, reading(phase, batches, *([validation] if validation is not None else [])), interrupts.held():
-            trained_part.fit(batches, initial_epoch=done, epochs=phase.epochs, **options)
+            # After an epoch, this callback leaves the averages in the network. It swaps them with rounding errors, so
+            # that the swap must be done by the same code.
+            callback._ema_weights_in_model = rest is None
+    read = [each for each in (batches, validation, rest) if each is not None]
+    with log.bars, reading(phase, *read), interrupts.held():
+        if rest is not None:
+            trained_part.fit(rest, initial_epoch=done, **options)
+            # Keras has ended the training, which takes the averages out of the network.
+            log.restore()
+            batches.on_epoch_end()
+            done += 1
+        if not log.ended:
+            trained_part.fit(batches, initial_epoch=done, **options)
     if best.weights is None:
         raise TrainingError(
             f"the validation loss of phase {phase.name!r} was never finite. The learning rate {phase.learning_rate:g} "
             f"is probably too high. Try --learning-rate {phase.learning_rate / 10:g}."
         )
-    return len(history) - first
-
-
-class _EpochLog:
-    """Records the epochs of one phase, shows progress, keeps the best weights, and stops the phase early.
-
-    Attributes:
-        bars: An exit stack that holds the open progress bar. The stack is closed after every epoch, even after an
-            interrupted one, because an open bar hides the terminal's cursor.
-    """
-
-    def __init__(
-        self,
-        trained_part: keras.Model,
-        network: keras.Model,
-        phase: Phase,
-        steps: int,
-        history: list[dict[str, Any]],
-        best: BestWeights,
-        reporter: Reporter,
-        first: int,
-        after_epoch: Callable[[int, bool], None],
-    ) -> None:
-        self._trained_part, self._network, self._phase, self._steps = trained_part, network, phase, steps
-        self._history, self._best, self._reporter = history, best, reporter
-        self._first, self._after_epoch = first, after_epoch
-        self._lowest_loss, self._lowest_epoch = float("inf"), first
-        for row in history[first:]:
-            self._note_lowest(row)
-        self.bars = contextlib.ExitStack()
-
-    def start_epoch(self, epoch: int) -> None:
-        self._epoch_started = time.perf_counter()
-        self._advance = self.bars.enter_context(self._reporter.progress(f"epoch {self._first + epoch + 1}"))
-
-    def start_step(self) -> None:
-        self._step_started = time.perf_counter()
-
-    def end_step(self, batch: int) -> None:
-        # The first step is timed separately, because Keras traces the network in it.
-        interrupts.check()
-        first_step = len(self._history) == self._first and batch == 0
-        self._reporter.timing.add("first step" if first_step else "steps", time.perf_counter() - self._step_started)
-        self._advance(batch + 1, self._steps)
-
-    def start_validation(self) -> None:
-        self._validation_started = time.perf_counter()
-
-    def end_validation(self) -> None:
-        self._reporter.timing.add("validation", time.perf_counter() - self._validation_started)
-
-    def end_epoch(self, epoch: int, logs: dict[str, float]) -> None:
-        """Record an epoch. End the phase if the validation loss has not improved for `patience` epochs.
-
-        Args:
-            epoch: The number of the epoch, counted from 0 in this phase.
-            logs: The metrics that Keras measured.
-
-        Raises:
-            TrainingError: The training loss is not finite.
-        """
-        self.bars.close()
-        phase, row = self._phase, self._row(epoch, logs)
-        if not np.isfinite(row["loss"]):
-            raise TrainingError(
-                f"the loss of epoch {row['epoch']} is {row['loss']}: the learning rate {phase.learning_rate:g} of "
-                f"phase {phase.name!r} is too high. Try --learning-rate {phase.learning_rate / 10:g}."
-            )
-        self._history.append(row)
-        if row["val_loss"] is None:
-            validated = ""
-            self._best.offer(float("nan"), row["epoch"], self._network)
-        else:
-            validated = f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
-            self._best.offer(row["val_loss"], row["epoch"], self._network)
-        self._reporter.say(
-            f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  {validated}"
-            f"{row['seconds']:.1f} s"
-        )
-        if row["val_loss"] is not None:
-            self._note_lowest(row)
-            since = row["epoch"] - self._lowest_epoch
-            if phase.patience is not None and since >= phase.patience and epoch + 1 < phase.epochs:
-                epochs = "1 epoch" if phase.patience == 1 else f"{phase.patience} epochs"
-                self._reporter.say(f"  the phase ends early: the validation loss has not improved for {epochs}")
-                self._trained_part.stop_training = True
-        self._after_epoch(epoch + 1, epoch + 1 == phase.epochs or self._trained_part.stop_training)
-
-    def _note_lowest(self, row: dict[str, Any]) -> None:
-        if row["val_loss"] is not None and row["val_loss"] < self._lowest_loss:
-            self._lowest_loss, self._lowest_epoch = row["val_loss"], row["epoch"]
-
-    def _row(self, epoch: int, logs: dict[str, float]) -> dict[str, Any]:
-        keras = backend.start()
-        row: dict[str, Any] = {
-            "phase": self._phase.name,
-            "epoch": self._first + epoch + 1,
-            "learning_rate": float(keras.ops.convert_to_numpy(self._trained_part.optimizer.learning_rate)),
-            # Without validation pictures, the logs have no figures of them.
-            **{
-                key: float(logs[key]) if key in logs else None
-                for key in ("loss", "accuracy", "val_loss", "val_accuracy")
-            },
-            "seconds": round(time.perf_counter() - self._epoch_started, 2),
-        }
-        if row["val_loss"] is not None:
-            row["val_loss"] -= regularization_loss(self._trained_part)
-        return row
-
-
-def _callback(log: _EpochLog) -> keras.callbacks.Callback:
-    """Return a Keras callback that calls the methods of an epoch log."""
-    base: Any = backend.start().callbacks.Callback
-
-    class Callback(base):
-        def on_epoch_begin(self, epoch, logs=None):
-            log.start_epoch(epoch)
-
-        def on_train_batch_begin(self, batch, logs=None):
-            log.start_step()
-
-        def on_train_batch_end(self, batch, logs=None):
-            log.end_step(batch)
-
-        def on_test_begin(self, logs=None):
-            log.start_validation()
-
-        def on_test_batch_end(self, batch, logs=None):
-            interrupts.check()
-
-        def on_test_end(self, logs=None):
-            log.end_validation()
-
-        def on_epoch_end(self, epoch, logs=None):
-            log.end_epoch(epoch, logs)
-
-    return Callback()
+    return len(history) - log.first
 
 
 @contextlib.contextmanager
@@ -281,12 +119,6 @@ def reading(phase: Phase, *batches: keras.utils.PyDataset) -> Iterator[None]:
         if failed is None or failed is error:
             raise
         raise failed from None
-
-
-def regularization_loss(trained_part: keras.Model) -> float:
-    """Return the sum of the penalties that the regularizers add to the loss, at the current weights."""
-    keras = backend.start()
-    return float(sum(float(keras.ops.convert_to_numpy(loss)) for loss in trained_part.losses))
 
 
 def _optimizer(phase: Phase, steps: int, lr_multipliers: dict[str, float]) -> keras.optimizers.Optimizer:
@@ -339,11 +171,6 @@ def _built_optimizer(trained_part: keras.Model) -> keras.optimizers.Optimizer:
     if not trained_part.optimizer.built:
         trained_part.optimizer.build(trained_part.trainable_variables)
     return trained_part.optimizer
-
-
-def optimizer_state(trained_part: keras.Model) -> list[np.ndarray]:
-    """Return copies of the variables of a model's optimizer: its steps, moments and averages."""
-    return [progress.copied(variable) for variable in trained_part.optimizer.variables]
 
 
 def _jit() -> bool | str:

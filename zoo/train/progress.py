@@ -1,4 +1,4 @@
-"""Captures the state of a training after an epoch, and restores it in another process, bit for bit.
+"""Captures the state of a training after an epoch or within one, and restores it in another process, bit for bit.
 
 The state has the variables that any phase so far could change, the state of the optimizer, the random state of dropout,
 the best weights so far, and the history. Frozen layers are left out: they have the weights that the network was built
@@ -21,25 +21,40 @@ from zoo.train.safe_points import Values
 if TYPE_CHECKING:
     import keras
 
-    from zoo.train.fitting import BestWeights
+    from zoo.train.epochs import BestWeights
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a training was after an epoch.
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A moment within a phase.
+
+    Args:
+        epochs: The number of epochs of this phase that are done.
+        ended: Whether the phase has no more epochs.
+        batches: The number of batches of the next epoch that are done.
+        epoch_seconds: How long these batches have taken.
+        metrics: The variables of Keras's metrics after these batches; empty between epochs.
+    """
+
+    epochs: int
+    ended: bool = False
+    batches: int = 0
+    epoch_seconds: float = 0.0
+    metrics: tuple[np.ndarray, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place(Moment):
+    """Where a training was when a safe point was written.
 
     Args:
         phase: The index of the phase, counted from 0.
-        epochs: The number of epochs of this phase that are done.
-        ended: Whether the phase has no more epochs.
         seconds: How long the phase has taken.
         numbers: The number format of cached features; see `zoo.train.frozen.stats.CacheStats`.
         optimizer: The variables of the optimizer, in its order; empty if the phase has ended.
     """
 
     phase: int
-    epochs: int
-    ended: bool
     seconds: float
     numbers: str = ""
     optimizer: tuple[np.ndarray, ...] = ()
@@ -142,7 +157,7 @@ def capture(
     network: keras.Model,
     active: Mapping[str, Any],
 ) -> Values:
-    """Return the state of a training after an epoch.
+    """Return the state of a training.
 
     Args:
         place: Where the training is.
@@ -154,14 +169,15 @@ def capture(
     """
     arrays = variables.capture()
     arrays |= {f"optimizer{i}": value for i, value in enumerate(place.optimizer)}
+    arrays |= {f"metric{i}": value for i, value in enumerate(place.metrics)}
     arrays |= {f"logits{i}": value for i, value in enumerate(records.val_logits)}
-    is_latest = best.epoch == len(records.history)
+    is_latest = best.epoch == len(records.history) and not place.batches
     if best.weights is not None and not is_latest:
         arrays |= {f"best{i}": best.weights[i] for i in variables.numbers(network)}
     facts = {
         "layout": variables.layout,
         "active": dict(active),
-        "place": {key: value for key, value in vars(place).items() if key != "optimizer"},
+        "place": {key: value for key, value in vars(place).items() if key not in ("optimizer", "metrics")},
         "records": {key: value for key, value in vars(records).items() if key != "val_logits"},
         "best": {"epoch": best.epoch, "loss": best.loss, "is_latest": is_latest, "kept": best.weights is not None},
     }
@@ -170,7 +186,8 @@ def capture(
 
 def read(values: Values) -> tuple[Place, Records]:
     """Return where a training was, and what it had recorded, from what `capture` returned."""
-    place = Place(**values.facts["place"], optimizer=tuple(_numbered(values.arrays, "optimizer")))
+    optimizer, metrics = (tuple(_numbered(values.arrays, name)) for name in ("optimizer", "metric"))
+    place = Place(**values.facts["place"], optimizer=optimizer, metrics=metrics)
     records = Records(**values.facts["records"], val_logits=_numbered(values.arrays, "logits"))
     return place, records
 
@@ -208,6 +225,26 @@ def _numbered(arrays: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
 def snapshot(model: keras.Model) -> list[np.ndarray]:
     """Return copies of all variables of a model, the random state of dropout included."""
     return [copied(variable) for variable in model.variables]
+
+
+def metrics_of(trained_part: keras.Model) -> list[np.ndarray]:
+    """Return copies of the variables of a model's metrics, as they are after a batch."""
+    if hasattr(trained_part, "jax_state_sync"):
+        # With JAX, the variables of a model are behind while it trains.
+        trained_part.jax_state_sync()
+    return [copied(variable) for variable in trained_part.metrics_variables]
+
+
+def restore_metrics(trained_part: keras.Model, values: Sequence[np.ndarray]) -> None:
+    """Set the variables of a model's metrics to what `metrics_of` returned.
+
+    Raises:
+        RunError: The model has other metrics.
+    """
+    nothing = backend.start().ops.zeros((1, *trained_part.output_shape[1:]))
+    # Keras makes the variables of a metric when it is used.
+    trained_part.compute_metrics(x=None, y=nothing, y_pred=nothing)
+    assign(trained_part.metrics_variables, values)
 
 
 def numbers_warning(before: str, now: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import threading
 import time
 import zipfile
@@ -29,6 +30,8 @@ FORMAT = 1
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
 # Names of arrays that hold the JSON text and the digest.
 TEXT, DIGEST = "json", "sha256"
+# The name of a safe point of a training: its step, its epochs, and its batches after them.
+_NAME = re.compile(r"(.+)\.epoch(\d+)(?:\.batch(\d+))?\.npz")
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,12 @@ class SafePoints:
         latest = max(self.folder.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns, default=None)
         if latest is None:
             return "from the beginning; pictures and features that are on the disk are used again"
-        step, _, number = latest.stem.partition(".epoch")
+        found = _NAME.fullmatch(latest.name)
+        if found is None:
+            return f"after the step {latest.stem!r}"
+        step, epochs, batches = found.groups()
         of_step = f" of {step.replace('fold', 'fold ')}" if step.startswith("fold") else ""
-        return f"after epoch {int(number)}{of_step}" if number else f"after the step {step!r}"
+        return position(int(epochs), int(batches or 0)) + of_step
 
     def elapsed(self) -> float:
         """Return how many seconds the training has taken, in this process and in those that were interrupted."""
@@ -115,13 +121,13 @@ class SafePoints:
 
     def latest(self, name: str) -> Values | None:
         """Return the latest safe point of a training that can be read; None if there is none."""
-        for _, path in sorted(self._points(name), reverse=True):
+        for *_, path in sorted(self._points(name), reverse=True):
             values = self.read(path)
             if values is not None:
                 return values
         return None
 
-    def save(self, name: str, number: int, values: Values) -> None:
+    def save(self, name: str, number: int, values: Values, batches: int = 0) -> None:
         """Write a safe point of a training in the background. The one before is removed once the new one is proven.
 
         An error is raised by the next call, or by `wait`.
@@ -130,6 +136,7 @@ class SafePoints:
             name: The name of the step that trains.
             number: The number of epochs so far.
             values: The state of the training. Its arrays must not change any more.
+            batches: The number of batches of the next epoch so far.
 
         Raises:
             WriteError: The safe point before this one cannot be written.
@@ -137,7 +144,7 @@ class SafePoints:
         self.wait()
         # The training goes on and changes its lists while the thread writes.
         values = Values(json.loads(json.dumps(values.facts)), dict(values.arrays))
-        self._writer = threading.Thread(target=self._save, args=(name, number, values), name="safe point")
+        self._writer = threading.Thread(target=self._save, args=(name, number, values, batches), name="safe point")
         self._writer.start()
 
     def wait(self) -> None:
@@ -152,10 +159,11 @@ class SafePoints:
         if error is not None:
             raise error
 
-    def _save(self, name: str, number: int, values: Values) -> None:
+    def _save(self, name: str, number: int, values: Values, batches: int) -> None:
         started = time.thread_time()
         try:
-            path = self.folder / f"{name}.epoch{number:06}.npz"
+            within = f".batch{batches:06}" if batches else ""
+            path = self.folder / f"{name}.epoch{number:06}{within}.npz"
             self.write(path, values)
             self._remove(name, keep=path)
         except Exception as error:
@@ -197,16 +205,13 @@ class SafePoints:
         if not _whole(path):
             raise WriteError(f"{str(path)!r} cannot be read back as it was written. Check the disk.")
 
-    def _points(self, name: str) -> list[tuple[int, Path]]:
-        """Return the number of epochs and the path of each safe point of a training."""
-        found = []
-        for path in self.folder.glob(f"{name}.epoch*.npz"):
-            with contextlib.suppress(ValueError):
-                found.append((int(path.stem.rpartition(".epoch")[2]), path))
-        return found
+    def _points(self, name: str) -> list[tuple[int, int, Path]]:
+        """Return the number of epochs, of batches after them, and the path of each safe point of a training."""
+        found = [(path, _NAME.fullmatch(path.name)) for path in self.folder.glob(f"{name}.epoch*.npz")]
+        return [(int(name[2]), int(name[3] or 0), path) for path, name in found if name is not None]
 
     def _remove(self, name: str, keep: Path | None) -> None:
-        for _, path in self._points(name):
+        for *_, path in self._points(name):
             if path != keep:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -228,13 +233,18 @@ class TrainingPoints:
         """Return the latest state that can be read; None if the training starts from its beginning."""
         return self.points.latest(self.name)
 
-    def save(self, number: int, values: Values) -> None:
-        """Write the state after a number of epochs; see `SafePoints.save`."""
-        self.points.save(self.name, number, values)
+    def save(self, number: int, values: Values, batches: int = 0) -> None:
+        """Write the state after a number of epochs and batches; see `SafePoints.save`."""
+        self.points.save(self.name, number, values, batches)
 
     def wait(self) -> None:
         """Wait until the last state is on the disk; see `SafePoints.wait`."""
         self.points.wait()
+
+
+def position(epochs: int, batches: int) -> str:
+    """Describe where a training was: "after epoch 3", or "after batch 17 of epoch 4"."""
+    return f"after batch {batches} of epoch {epochs + 1}" if batches else f"after epoch {epochs}"
 
 
 def _digest(text: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:

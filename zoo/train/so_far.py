@@ -9,7 +9,7 @@ from typing import Any
 from zoo.plugin import Phase
 from zoo.train import planning, progress
 from zoo.train.engine import TrainConfig
-from zoo.train.fitting import BestWeights
+from zoo.train.epochs import BestWeights
 from zoo.train.inputs import TrainingData
 from zoo.train.network import Network, truncate
 from zoo.train.safe_points import TrainingPoints

@@ -67,6 +67,7 @@ def carry_out(
         points = SafePoints(folder, reporter)
         try:
             points.clean()
+            files.remove_leftovers(run.folder)
             begin()
             with reporter.timing.measure("training"):
                 model, record = _trained(resolved, dataset, registry, run, record, reporter, points)
