@@ -220,7 +220,9 @@ def measure_parts(outputs: Mapping[str, Outputs], dataset: Dataset) -> dict[str,
     return measured
 
 
-def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: bool, solved: bool = False) -> Verdict:
+def judge_parts(
+    outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: bool, solved: bool = False, chosen: bool = False
+) -> Verdict:
     """Judge the network by all parts together; see `zoo.evaluate.verdict.judge`.
 
     Args:
@@ -228,6 +230,7 @@ def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: b
         dataset: The dataset of the run.
         balanced: Whether the training gave every class the same weight.
         solved: Whether the head was solved and no other layers were trained.
+        chosen: Whether pictures of a cross-validation decided what was trained.
     """
     source = dataset.source
     rows = np.concatenate([part.rows for part in outputs.values()])
@@ -239,7 +242,7 @@ def judge_parts(outputs: Mapping[str, Outputs], dataset: Dataset, *, balanced: b
         multilabel=source.multilabel,
         balanced=balanced,
         solved=solved,
-        chosen=CROSS_VALIDATION in outputs,
+        chosen=chosen and CROSS_VALIDATION in outputs,
     )
 
 

@@ -39,7 +39,9 @@ def judge(
     phases = [phase for phase in record.phases if phase.get("epochs_run")]
     solved = bool(phases) and all("solution" in phase for phase in phases)
     balanced = bool(record.options.get("balance"))
-    verdict = evaluator.judge_parts(outputs, trained.dataset, balanced=balanced, solved=solved)
+    # Folds of a schedule that trains all its phases decide nothing.
+    chosen = record.evidence is not None
+    verdict = evaluator.judge_parts(outputs, trained.dataset, balanced=balanced, solved=solved, chosen=chosen)
     warnings = [*_not_finite(trained.run), *verdict.warnings]
     for text in warnings:
         reporter.warn(text)
