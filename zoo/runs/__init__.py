@@ -30,6 +30,7 @@ import difflib
 import json
 import os
 import platform
+import re
 import secrets
 import shlex
 import time
@@ -297,25 +298,33 @@ def locate(text: str, folder: Path) -> Path | None:
     """Return the path of the run folder that a user names, or None if there is none.
 
     Args:
-        text: The path of a run folder, or the id of a run.
+        text: The path of a run folder, the id of a run, or the last six characters of an id.
         folder: The folder of runs, where an id is looked up.
+
+    Raises:
+        UsageError: Several ids end in these six characters.
     """
     for place in (Path(text), folder / text):
         # Path.is_file raises an error for names that are too long, and for folders without permission to enter.
         if os.path.isfile(place / RECORD):
             return place
-    return None
+    if not re.fullmatch("[0-9a-f]{6}", text):
+        return None
+    found = [name for name in names(folder) if name.endswith(f"-{text}")]
+    if len(found) > 1:
+        raise UsageError(f"{text!r} is the end of several runs: {', '.join(found)}. Give the whole name.")
+    return folder / found[0] if found else None
 
 
 def find(text: str, folder: Path) -> Path:
     """Return the path of the run folder that a user names.
 
     Args:
-        text: The path of a run folder, or the id of a run.
+        text: The path of a run folder, the id of a run, or the last six characters of an id.
         folder: The folder of runs, where an id is looked up.
 
     Raises:
-        UsageError: There is no such run.
+        UsageError: There is no such run, or there are several.
     """
     found = locate(text, folder)
     if found:

@@ -47,6 +47,27 @@ class Values:
     arrays: Mapping[str, np.ndarray]
 
 
+def latest_position(folder: Path) -> str:
+    """Describe the latest safe point in a folder, such as "after epoch 3" or "from the beginning".
+
+    Args:
+        folder: The folder of safe points. A process may write to it meanwhile.
+    """
+    listed: list[tuple[int, Path]] = []
+    for path in folder.glob("*.npz"):
+        with contextlib.suppress(OSError):
+            listed.append((path.stat().st_mtime_ns, path))
+    if not listed:
+        return "from the beginning; pictures and features that are on the disk are used again"
+    latest = max(listed)[1]
+    found = _NAME.fullmatch(latest.name)
+    if found is None:
+        return f"after the step {latest.stem!r}"
+    step, epochs, batches = found.groups()
+    of_step = f" of {step.replace('fold', 'fold ')}" if step.startswith("fold") else ""
+    return position(int(epochs), int(batches or 0)) + of_step
+
+
 class SafePoints:
     """Reads and writes the safe points of one run.
 
@@ -78,15 +99,7 @@ class SafePoints:
         """Describe the latest safe point for a message, such as "after epoch 3" or "from the beginning"."""
         with contextlib.suppress(WriteError):
             self.wait()
-        latest = max(self.folder.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns, default=None)
-        if latest is None:
-            return "from the beginning; pictures and features that are on the disk are used again"
-        found = _NAME.fullmatch(latest.name)
-        if found is None:
-            return f"after the step {latest.stem!r}"
-        step, epochs, batches = found.groups()
-        of_step = f" of {step.replace('fold', 'fold ')}" if step.startswith("fold") else ""
-        return position(int(epochs), int(batches or 0)) + of_step
+        return latest_position(self.folder)
 
     def elapsed(self) -> float:
         """Return how many seconds the training has taken, in this process and in those that were interrupted."""
