@@ -208,6 +208,30 @@ def show(requested: str, runs: Path, as_json: bool) -> None:
         click.echo(line)
 
 
+@runs.command("diff", short_help="Say how two runs differ.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@runs_option
+@json_option
+def diff(first: str, second: str, runs: Path, as_json: bool) -> None:
+    """Say how the runs A and B differ: configuration, data, split, versions, plugins, result and exported weights.
+
+    On the test pictures that both have, a paired test says whether one is better. Only files in the run folders are
+    read. `zoo report A B` writes a page about it.
+    """
+    from zoo.cli import run_diff
+    from zoo.runs import find
+    from zoo.workflow import run_differences
+
+    compared = run_differences.compare(find(first, runs), find(second, runs))
+    equal = run_differences.sections(compared)
+    if as_json:
+        click.echo(json.dumps({**compared, "equal": equal}))
+        return
+    for line in run_diff.lines(compared, equal):
+        click.echo(line)
+
+
 @runs.command("rm", short_help="Remove runs, after a question.")
 @click.argument("requested", nargs=-1, metavar="RUN...")
 @click.option("--failed", is_flag=True, help="Remove all runs that have failed.")

@@ -124,7 +124,7 @@ def terminal(compared: Mapping[str, Any]) -> list[str]:
         lines.append(f"{each['label']:<3} {each['id']}  {each['title']}")
         lines.append(f"    {_headline_text(figure)}")
     for pair in compared["pairs"]:
-        lines += ["", *_pair_lines(pair)]
+        lines += ["", *pair_lines(pair)]
     rows = [row for name in ("settings", "data", "versions") for row in compared[name]]
     if not rows:
         return [*lines, "", "Settings, data and versions are equal."]
@@ -148,7 +148,12 @@ def _headline_text(figure: Mapping[str, Any] | None) -> str:
     return f"{label} {format_accuracy(figure['value'], figure['interval'], figure['pictures'])}"
 
 
-def _pair_lines(pair: Mapping[str, Any]) -> list[str]:
+def pair_lines(pair: Mapping[str, Any]) -> list[str]:
+    """Return the lines about the test of two runs.
+
+    Args:
+        pair: An entry of `pairs`, as `zoo.workflow.compare_runs.compare` returns it.
+    """
     result, first, second = pair["result"], pair["first"], pair["second"]
     notes = [f"    {note}" for note in pair["notes"]]
     if result is None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import files, runs
+from zoo import files, run_lock, runs
+from zoo.data.tables import SEPARATOR
 from zoo.errors import RunError, UsageError, WriteError
 from zoo.evaluate import paired
 from zoo.export.paired import drop_bounds
@@ -57,11 +58,12 @@ class ComparedRun:
     problem: str = ""
 
 
-def compare(folders: Sequence[Path]) -> dict[str, Any]:
+def compare(folders: Sequence[Path], *, unfinished: bool = False) -> dict[str, Any]:
     """Compare runs. The first one is the one with which the others are compared.
 
     Args:
         folders: The run folders, at least two.
+        unfinished: Whether runs are compared, too, of which the training is not finished.
 
     Returns:
         A dictionary for JSON with these keys:
@@ -76,7 +78,7 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
         UsageError: A run is named twice.
         RunError: A file of a run is missing or damaged.
     """
-    loaded = [_load(folder) for folder in _distinct(folders)]
+    loaded = [load(folder, unfinished=unfinished) for folder in _distinct(folders)]
     labels = [label(i) for i in range(len(loaded))]
     pairs = [_pair(loaded[0], each, labels[0], name) for name, each in zip(labels[1:], loaded[1:], strict=True)]
     _correct(pairs)
@@ -135,23 +137,31 @@ def _distinct(folders: Sequence[Path]) -> list[Path]:
     return list(folders)
 
 
-def _load(folder: Path) -> ComparedRun:
+def load(folder: Path, *, unfinished: bool = False) -> ComparedRun:
     """Read the files of a run that a comparison needs.
+
+    Args:
+        folder: The run folder.
+        unfinished: Whether the training may be unfinished. Such a run may lack its list of pictures.
 
     Raises:
         RunError: run.json or metrics.json is missing or damaged, or the training did not finish.
     """
     run = runs.Run(folder)
     record = run.read_record()
-    if record.status != "trained":
-        raise RunError(f"{str(folder)!r} cannot be compared: its training did not finish (status {record.status!r}).")
+    state = run_lock.state(run, record)
+    if record.status != "trained" and not unfinished:
+        raise RunError(f"{str(folder)!r} cannot be compared: its training did not finish (state: {state}).")
     metrics = run.read_json("metrics.json") if (folder / "metrics.json").is_file() else {}
     parts: dict[str, set[str]] = {}
-    for row in run.pictures():
+    listed = [] if unfinished and not (folder / "pictures.csv").is_file() else run.pictures()
+    for row in listed:
         parts.setdefault(row["sha256"], set()).add(row["part"])
     answers = _answers(run)
     problem = ""
-    if answers is None:
+    if state != "finished" and answers is None:
+        problem = f"{folder.name} has no answers, because it is not finished (state: {state.partition(':')[0]})."
+    elif answers is None:
         again = shlex.join(["zoo", "export", str(folder)])
         problem = f"{folder.name} has no {PREDICTIONS}, because it is from an earlier version. `{again}` adds it."
     size = run.exported.stat().st_size if run.exported.is_file() else None
@@ -327,7 +337,7 @@ def _differing(first: ComparedRun, second: ComparedRun, sha: str, place: int) ->
 
 def _names(row: Mapping[str, str], column: str) -> frozenset[str]:
     """Return the names in a cell, of which several are joined, without their order."""
-    return frozenset(filter(None, row[column].split(";")))
+    return frozenset(filter(None, row[column].split(SEPARATOR)))
 
 
 def _usable(first: ComparedRun, second: ComparedRun, name: str, other: str) -> tuple[list[str], list[str]]:

@@ -163,20 +163,31 @@ def remove(removal: Removal, *, foreign: bool = False) -> None:
             place.unlink()
             return
         with _alone(runs.Run(place)):
-            kept = () if foreign else removal.foreign
-            aside = place.with_name(f"{place.name}.kept")
-            if kept:
-                # Until the run is gone, they lie beside it, so that no crash can take them along.
-                aside.mkdir(exist_ok=True)
-                for name in kept:
-                    os.rename(place / name, aside / name)
             gone = place.with_name(f"{REMOVED}{secrets.token_hex(4)}-{place.name}")
-            os.rename(place, gone)
-            if kept:
-                os.rename(aside, place)
+            _put_aside(place, gone, () if foreign else removal.foreign)
     except OSError as error:
         raise WriteError(f"{str(place)!r} cannot be removed: {error.strerror or error}.") from error
     _delete(gone)
+
+
+def _put_aside(place: Path, gone: Path, kept: Sequence[str]) -> None:
+    """Rename a run folder, and leave those of its files that are kept in a folder with the old name."""
+    if not kept:
+        os.rename(place, gone)
+        return
+    # Until the run is renamed, they lie beside it, so that no crash can take them along.
+    aside = place.with_name(f"{place.name}.kept-{secrets.token_hex(4)}")
+    aside.mkdir()
+    try:
+        for name in kept:
+            os.rename(place / name, aside / name)
+        os.rename(place, gone)
+    except OSError:
+        for name in os.listdir(aside):
+            os.rename(aside / name, place / name)
+        aside.rmdir()
+        raise
+    os.rename(aside, place)
 
 
 @contextlib.contextmanager

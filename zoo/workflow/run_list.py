@@ -136,8 +136,9 @@ def _listed(place: Path, now: float) -> ListedRun | str:
             return ListedRun(place, "running")
         if not os.access(place, os.R_OK | os.X_OK):
             return ListedRun(place, UNREADABLE, "you have no permission to read the folder")
-        made = " Its process ended before the run began." if RUN_NAME.fullmatch(place.name) else ""
-        return f"it has no {runs.RECORD}.{made}"
+        if RUN_NAME.fullmatch(place.name) and set(os.listdir(place)) <= {runs.UNFINISHED}:
+            return "its process ended before the run began; `zoo runs rm` removes it"
+        return f"it has no {runs.RECORD}"
     try:
         return describe(run, run.read_record(), now)
     except RunError as error:
