@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -142,6 +143,51 @@ def _taken(path: Path) -> int:
     """Return the number of bytes that a file takes on the disk, not counting the holes of a sparse file."""
     status = path.stat()
     return min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
+
+
+def mark_used(path: Path, user: object) -> Callable[[], None]:
+    """Note that this process uses a file or a folder of a cache, so that `in_use` is true for other processes.
+
+    The note is a lock that the operating system opens when the process ends, however it ends. Where files cannot be
+    locked, nothing is noted. Windows needs no note, because it does not remove open files.
+
+    Args:
+        path: The file or folder.
+        user: The object that uses it. The note ends with this object.
+
+    Returns:
+        A function that ends the note earlier.
+    """
+    if os.name == "nt":
+        return lambda: None
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return lambda: None
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return weakref.finalize(user, os.close, descriptor)
+
+
+def in_use(path: Path) -> bool:
+    """Return whether a process uses a file or a folder of a cache; see `mark_used`."""
+    if os.name == "nt":
+        return False
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextlib.contextmanager

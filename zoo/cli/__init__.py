@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import click
 
-from zoo.cli import catalog, data, doctor, evaluate, export, report, runs, train
+from zoo.cli import cache, catalog, data, doctor, evaluate, export, report, runs, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 from zoo.interrupts import exit_code
@@ -183,6 +183,7 @@ for command in (
     evaluate.plot,
     report.report,
     runs.runs,
+    cache.cache,
     data.data,
     doctor.doctor,
 ):

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 NAMED = 5
 
 
-def remove(
-    requested: Sequence[str], folder: Path, *, failed: bool, own_files: bool, leftovers: bool, yes: bool
-) -> int:
+def remove(requested: Sequence[str], folder: Path, *, failed: bool, own_files: bool, leftovers: bool, yes: bool) -> int:
     """Remove runs.
 
     Args:

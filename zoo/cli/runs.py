@@ -239,9 +239,7 @@ def diff(first: str, second: str, runs: Path, as_json: bool) -> None:
 @click.option("--leftovers", is_flag=True, help="Delete what a removal has left that was cut off.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @runs_option
-def remove(
-    requested: tuple[str, ...], failed: bool, own_files: bool, leftovers: bool, yes: bool, runs: Path
-) -> int:
+def remove(requested: tuple[str, ...], failed: bool, own_files: bool, leftovers: bool, yes: bool, runs: Path) -> int:
     """Remove the folder of each RUN. Exports in the folder of exports stay, and so do your own files.
 
     The command says what it deletes, and asks. Runs on which a process works are not removed.

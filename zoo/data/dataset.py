@@ -311,6 +311,7 @@ def decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel
             progress,
             max_pixels=source.max_pixels,
             warn=reporter.warn,
+            name=source.name,
         )
 
 

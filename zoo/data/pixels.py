@@ -32,6 +32,7 @@ import numpy as np
 
 import zoo_runtime
 from zoo import files
+from zoo.data import set_notes
 from zoo.data.memory import MappedRows, create, memory_limit
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
@@ -85,6 +86,7 @@ def load_pixels(
     *,
     max_pixels: int = MAX_PIXELS,
     warn: Callable[[str], None] | None = None,
+    name: str = "",
 ) -> Pixels:
     """Return the pixels of pictures. Pixels that are not in the cache are decoded and cached first.
 
@@ -97,6 +99,7 @@ def load_pixels(
         progress: Called with (pictures decoded, pictures in total) during decoding; None means no calls.
         max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
         warn: Called with a text if the cache cannot be written; None means no calls.
+        name: The name of the data, which the cache notes.
 
     Returns:
         The pixels of all pictures, and the reason for each picture that could not be decoded.
@@ -112,10 +115,10 @@ def load_pixels(
         return found
     try:
         try:
-            _decode_and_keep(pictures, digests, spec, max_pixels, place, progress)
+            _decode_and_keep(pictures, digests, spec, max_pixels, place, progress, name)
         except FileNotFoundError:
             # Another program has removed the cache meanwhile.
-            _decode_and_keep(pictures, digests, spec, max_pixels, place, progress)
+            _decode_and_keep(pictures, digests, spec, max_pixels, place, progress, name)
     except OSError as error:
         return _in_memory(pictures, digests, spec, max_pixels, place, progress, error, warn)
     found = _find(place, digests)
@@ -133,6 +136,7 @@ def _decode_and_keep(
     max_pixels: int,
     place: Path,
     progress: Progress | None,
+    name: str,
 ) -> None:
     """Decode pictures into a new set of the cache.
 
@@ -151,6 +155,7 @@ def _decode_and_keep(
         # Windows cannot move a file that is mapped.
         del array
         (temporary / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
+        set_notes.write(temporary, name, pictures)
         _put(temporary, place, digests)
 
 
@@ -448,6 +453,8 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
     with contextlib.suppress(OSError):
         # The modification time of the folder is the time of its last use. It cannot be set in another user's cache.
         os.utime(place)
+    # `zoo cache prune` keeps the set as long as a part of the array is in use.
+    files.mark_used(place, array._mmap)
     return Pixels(array, tuple(digests), bad, cached=True, key=place.name)
 
 

@@ -125,13 +125,19 @@ def find(
     wanted, *others = by_fit(entries, size)
     try:
         path, place, digest = _get(wanted, progress, say)
-        return WeightsFile(path, place, wanted, wanted, "", digest)
+        return _in_use(WeightsFile(path, place, wanted, wanted, "", digest))
     except WeightsUnavailable as error:
         for other in others:
             if find_local(other):
                 path, place, digest = _get(other, progress, say)
-                return WeightsFile(path, place, other, wanted, str(error), digest)
+                return _in_use(WeightsFile(path, place, other, wanted, str(error), digest))
         raise
+
+
+def _in_use(found: WeightsFile) -> WeightsFile:
+    """Keep `zoo cache prune` from removing a file as long as its description exists."""
+    files.mark_used(found.path, found)
+    return found
 
 
 def find_file(entry: ClassIndex, progress: Progress | None = None, say: Say | None = None) -> Path:

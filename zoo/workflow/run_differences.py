@@ -84,7 +84,11 @@ def _pictures(folders: Sequence[Path]) -> dict[str, list[dict[str, Any]]] | None
 
     def changed(key: str) -> list[dict[str, Any]]:
         return [
-            {"picture": min(after[sha]["picture"]), "before": sorted(before[sha][key]), "after": sorted(after[sha][key])}
+            {
+                "picture": min(after[sha]["picture"]),
+                "before": sorted(before[sha][key]),
+                "after": sorted(after[sha][key]),
+            }
             for sha in before
             if sha in after and before[sha][key] != after[sha][key]
         ]

@@ -5,6 +5,7 @@ Each set of features is a folder with these files:
 - `values` holds one row of numbers per picture or view.
 - `done` marks the rows that have been computed.
 - `spans` holds the least value and the step of each row, if the numbers are fixed-point numbers (see below).
+- `key` says what the set was made of. `zoo cache` finds the name of the pictures by it.
 - `took` holds the number of rows computed so far, and how many seconds their computation took.
 
 The numbers are stored as float32 if they fit, and otherwise as 16-bit fixed-point numbers. For fixed-point numbers, the
@@ -39,6 +40,7 @@ DEFAULT_BYTES = 4 << 30
 RESERVE_BYTES = 512 << 20
 # How often the creation of a set is tried, if other processes remove the set meanwhile.
 ATTEMPTS = 5
+KEY = "key"
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,13 @@ class FeatureSet:
         with contextlib.suppress(OSError):
             # The time of the folder shows when the set was last used.
             os.utime(folder)
+        self._unmark = files.mark_used(folder, self)
 
     def close(self) -> None:
         """Close the files. Nothing can be read or written afterwards."""
         for file in self._files.values():
             file.close()
+        self._unmark()
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Read rows that have been computed.
@@ -358,7 +362,14 @@ class Cache:
             keep=self._used.union(places),
         )
         self._used.update(places)
-        return [FeatureSet(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)]
+        opened = [
+            FeatureSet(place, one.count, one.shape, fixed_point) for place, one in zip(places, wanted, strict=True)
+        ]
+        for place, one in zip(places, wanted, strict=True):
+            with contextlib.suppress(OSError):
+                if not (place / KEY).exists():
+                    (place / KEY).write_text(one.key, encoding="utf-8")
+        return opened
 
     def drop(self, sets: Sequence[FeatureSet]) -> None:
         """Remove sets from the disk, including incomplete ones."""
