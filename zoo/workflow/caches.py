@@ -1,7 +1,7 @@
 """Lists what zoo's cache holds, and removes parts of it that no process uses.
 
-Only what zoo made is removed: sets of decoded pictures and of features, converted networks, downloaded weights, and what
-killed processes left. Everything else in the cache folder is named and stays. `zoo.files` has the marks of use.
+Only what zoo made is removed: sets of decoded pictures and of features, converted networks, downloaded weights, and
+what killed processes left. Everything else in the cache folder is named and stays. `zoo.files` has the marks of use.
 """
 
 from __future__ import annotations
