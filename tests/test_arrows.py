@@ -102,6 +102,9 @@ LIGHT_COMMANDS = [
     ["data", "--help"],
     ["data", "check", "--help"],
     ["data", "restore", "--help"],
+    ["runs"],
+    *(["runs", command, "--help"] for command in ("show", "diff", "rm")),
+    ["cache", "prune", "--help"],
     *(
         [command, "--help"]
         for command in (
@@ -117,6 +120,8 @@ LIGHT_COMMANDS = [
             "predict",
             "verify",
             "doctor",
+            "runs",
+            "cache",
         )
     ),
 ]

@@ -78,3 +78,18 @@ def test_an_evicted_set_leaves_nothing_behind(cache):
     files.evict(cache / "a")
     files.evict(cache / "not there")
     assert left(cache) == ["b", "c", "d"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not remove open files")
+def test_a_mark_of_use_ends_with_its_user(cache):
+    class User:
+        pass
+
+    first, second = User(), User()
+    files.mark_used(cache / "a", first)
+    end = files.mark_used(cache / "a", second)
+    assert files.in_use(cache / "a") and not files.in_use(cache / "b") and not files.in_use(cache / "missing")
+    del first
+    assert files.in_use(cache / "a")
+    end()
+    assert not files.in_use(cache / "a")

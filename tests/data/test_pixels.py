@@ -609,3 +609,12 @@ def test_five_files_are_named_and_the_others_are_counted(count, ends):
     text = left_out_text({f"{i}.jpg": "bad" for i in range(count)})
     assert text.startswith(f"{count} files are left out: 0.jpg: bad; 1.jpg: bad; ") and text.endswith(ends)
     assert text.count(".jpg") == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not remove open files")
+def test_a_set_is_in_use_as_long_as_a_part_of_its_array(pictures, cache):
+    (part,) = [load_pixels(pictures, ImageSpec(size=(8, 8)), cache, name="mine").array[1:]]
+    (place,) = cache.iterdir()
+    assert files.in_use(place) and json.loads((place / "about.json").read_text())["data"] == "mine"
+    del part
+    assert not files.in_use(place)

@@ -121,8 +121,8 @@ def _lines(listed: list[ListedRun]) -> list[str]:
         # Names are shortened before anything else, because their last characters name a run, too.
         ends = [run.id.rpartition("-")[2] for run in listed]
         for run, line, end in zip(listed, cells, ends, strict=True):
-            if _has_usual_name(run) and ends.count(end) == 1:
-                line[0] = end
+            if _has_usual_name(run):
+                line[0] = end if ends.count(end) == 1 else f"…{run.id[-11:]}"
     titles, *rows = table.layout(COLUMNS, cells, width)
     lines = [table.joined(titles)]
     for run, row in zip(listed, rows, strict=True):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 from harness import brightness_pictures, feature_cache, network_in_phase, phase_inputs
 
+from zoo import files
 from zoo.train.frozen import store
 from zoo.train.frozen.cut import find_cut
 
@@ -96,3 +99,12 @@ def test_a_set_that_is_removed_while_it_is_open_stays_usable(tmp_path):
     assert len(again.missing(rows)) == 10
     again.close()
     one.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not remove open files")
+def test_a_set_is_in_use_until_it_is_closed(tmp_path):
+    spec = store.FeatureSetSpec("of pictures 123", 4, np.arange(4), (2,))
+    (one,) = store.Cache(tmp_path, 1 << 20).open([spec])
+    assert files.in_use(one.folder) and (one.folder / store.KEY).read_text() == "of pictures 123"
+    one.close()
+    assert not files.in_use(one.folder)
