@@ -96,7 +96,7 @@ def commands() -> dict[str, click.Command]:
     for name, command in cli.cli.commands.items():
         if isinstance(command, click.Group):
             found |= {f"{name} {inner}": one for inner, one in command.commands.items()}
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             found[name] = command
     return found
 

@@ -70,7 +70,7 @@ def describe(folder: Path) -> dict[str, Any]:
             "plugins": list(record.plugins),
             "seconds": dict(record.seconds),
             "warnings": list(record.warnings),
-            "command": repeating(record),
+            "command": _repeating_file(run) or repeating(record),
             "report": str(folder / REPORT) if (folder / REPORT).is_file() else None,
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -99,6 +99,12 @@ def repeating(record: runs.RunRecord) -> list[str]:
     return ["zoo", *words[1:]] if words[1:2] == ["finetune"] else []
 
 
+def _repeating_file(run: runs.Run) -> list[str]:
+    """Return the words of the command that repeats a run from its file of settings; empty if it has none."""
+    path = run.folder / "config.toml"
+    return ["zoo", "finetune", "--config", str(path)] if path.is_file() else []
+
+
 def _next_steps(run: runs.Run, record: runs.RunRecord, listed: run_list.ListedRun) -> Iterator[str]:
     """Say what a user can do with a run in its state."""
     folder, state = str(run.folder), listed.state
@@ -118,7 +124,7 @@ def _next_steps(run: runs.Run, record: runs.RunRecord, listed: run_list.ListedRu
         yield f"The training itself failed. Change what the error names, and start a new run. {again}".rstrip()
     else:
         begin = "When the cause is removed, " if state == "failed" else ""
-        yield f"{begin}{command['resume']} continues it {safe_points.position(run_lock.folder_of(run))}."
+        yield f"{begin}{command['resume']} continues it {safe_points.latest_position(run_lock.folder_of(run))}."
         if any(run_lock.folder_of(run).glob("*.npz")):
             best = shlex.join(["zoo", "export", folder, "--best-so-far"])
             yield f"`{best}` exports the best weights so far."

@@ -6,13 +6,11 @@ pictures. This module adds what only makes sense for two: which pictures changed
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo import run_lock, runs
-from zoo.errors import RunError
 from zoo.workflow import compare_runs
 
 PLUGINS, SPLIT = "plugins", "split"
@@ -128,7 +126,7 @@ def weights(first: Path, second: Path) -> dict[str, Any]:
     """Compare the weights in the exported files of two run folders, bit for bit.
 
     Returns:
-        `sha256` of the weights of each file (None without one), `same` (None if a file is missing), `arrays` (how many
+        `sha256` of the weights of each file (see `zoo.export.weights_digest`; None without a file), `same` (None if a file is missing), `arrays` (how many
         arrays each file has, or None), `differing` (how many of the arrays with one name differ) and `greatest` (the
         greatest difference of a number; None unless both files have the same names and shapes).
 
@@ -137,9 +135,13 @@ def weights(first: Path, second: Path) -> dict[str, Any]:
     """
     import numpy as np
 
-    tensors = [_tensors(runs.Run(folder)) for folder in (first, second)]
+    from zoo.export.weights_digest import weights_sha256
+
+    files = [runs.Run(folder).exported for folder in (first, second)]
+    digests = [weights_sha256(path) if path.is_file() else None for path in files]
+    tensors = [_tensors(path) if path.is_file() else None for path in files]
     result: dict[str, Any] = {
-        "sha256": [None if each is None else _digest(each) for each in tensors],
+        "sha256": digests,
         "same": None,
         "arrays": [None if each is None else len(each) for each in tensors],
         "differing": None,
@@ -157,31 +159,11 @@ def weights(first: Path, second: Path) -> dict[str, Any]:
     return result
 
 
-def _tensors(run: runs.Run) -> dict[str, Any] | None:
-    """Return the arrays in an exported file by their names; None if there is no file."""
-    if not run.exported.is_file():
-        return None
+def _tensors(path: Path) -> dict[str, Any]:
+    """Return the arrays in an exported file, which is an ONNX file, by their names."""
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        model = onnx.load(run.exported)
-        return {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
-    except (DecodeError, OSError, ValueError, TypeError) as error:
-        raise RunError(f"{str(run.exported)!r} is damaged: {error}.") from None
-
-
-def _digest(tensors: Mapping[str, Any]) -> str:
-    """Return the sha256 of arrays: their types, shapes and bytes. Their names and their order do not matter.
-
-    The converter counts on with the names if a process converts a second network.
-    """
-    digests = []
-    for array in tensors.values():
-        digest = hashlib.sha256(repr([str(array.dtype), array.shape]).encode())
-        digest.update(array.tobytes())
-        digests.append(digest.digest())
-    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+    return {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
 
 
 def sections(compared: Mapping[str, Any]) -> dict[str, bool]:

@@ -160,7 +160,7 @@ def describe(run: runs.Run, record: runs.RunRecord, now: float) -> ListedRun:
         seconds: float | None = sum(map(float, record.seconds.values())) if record.seconds else None
         if state == "running":
             # A resumed run counts from its resumption, because its process knows no earlier time.
-            resumed: Any = record.others.get("resumed") or ()
+            resumed: Any = getattr(record, "resumed", None) or record.others.get("resumed") or ()
             seconds = _age(resumed[-1], now) if resumed else age
         return ListedRun(
             folder=run.folder,
