@@ -188,7 +188,10 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
         UsageError: There is no such file, export or run. Or `to_predict` is True and the run has no exported file.
         RunError: `to_predict` is True, and the run is not finished or is damaged.
     """
-    for path in (Path(text), exported / text, runs_folder / text):
+    places = [Path(text), exported / text, runs_folder / text]
+    # The last characters of an id.
+    places += filter(None, [runs.locate(text, runs_folder)])
+    for path in places:
         # Path.is_file raises an error for names that are too long, and for folders without permission to enter.
         if os.path.isfile(path):
             return path

@@ -126,9 +126,12 @@ def weights(first: Path, second: Path) -> dict[str, Any]:
     """Compare the weights in the exported files of two run folders, bit for bit.
 
     Returns:
-        `sha256` of the weights of each file (see `zoo.export.weights_digest`; None without a file), `same` (None if a file is missing), `arrays` (how many
-        arrays each file has, or None), `differing` (how many of the arrays with one name differ) and `greatest` (the
-        greatest difference of a number; None unless both files have the same names and shapes).
+        A dictionary with these keys:
+            sha256: For each file, what `zoo.export.weights_digest.weights_sha256` returns; None without a file.
+            same: Whether these are equal; None if a file is missing.
+            arrays: How many arrays each file has, or None.
+            differing: How many of the arrays with the same name differ.
+            greatest: The greatest difference of a number; None unless both files have the same names and shapes.
 
     Raises:
         RunError: A file is damaged.
