@@ -129,17 +129,18 @@ class Run:
         """Read run.json.
 
         Raises:
-            RunError: The file is missing, is damaged, or has another schema version.
+            RunError: The file is missing or damaged, or a newer version of zoo wrote it.
         """
-        values = self.read_json(RECORD)
-        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            raise RunError(
-                f"{str(self.folder)!r} was written by another version of zoo (schema {SCHEMA} is read here)."
-            )
+        path, values = self.folder / RECORD, self.read_json(RECORD)
+        if not isinstance(values, dict):
+            raise RunError(f"{str(path)!r} is damaged: it must hold a JSON object.")
         try:
             return RunRecord.from_json(values)
         except RunError as error:
-            raise RunError(f"{str(self.folder / RECORD)!r} is damaged: {error}") from None
+            schema = values.get("schema")
+            if type(schema) is int and schema > SCHEMA:
+                raise RunError(f"{str(path)!r} cannot be read: {error}") from None
+            raise RunError(f"{str(path)!r} is damaged: {error}") from None
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write history.csv.
@@ -358,7 +359,7 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
         The run and its record.
 
     Raises:
-        RunError: run.json is missing, is damaged or has another schema version, or training did not finish.
+        RunError: run.json is missing or damaged, a newer version of zoo wrote it, or training did not finish.
     """
     run = Run(folder)
     record = run.read_record()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Any
 
 from zoo import backend, config, interrupts, run_lock, runs
 from zoo.config import ResolvedConfig
@@ -60,9 +59,7 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
     def begin() -> None:
         reporter.say(f"Resuming run {run.folder}")
         if record.status != "trained":
-            times: Any = [*record.others.get("resumed", ()), runs.now()]
-            others = {**record.others, "resumed": times}
-            run.write_record(dataclasses.replace(record, status="running", others=others))
+            run.write_record(dataclasses.replace(record, status="running", resumed=[*record.resumed, runs.now()]))
 
     running = record if record.status == "trained" else record.with_status("running")
     return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin)
