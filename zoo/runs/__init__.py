@@ -4,6 +4,7 @@ A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. Its folder
 needs. When the run is finished, that folder is gone, and the run folder holds these files:
 
 - run.json: the run record, see `RunRecord`
+- config.toml: the settings, with which `zoo finetune --config` repeats the run
 - pictures.csv: the part (train, val or test), class, sha256, name and group (near-duplicates) of every picture
 - history.csv: one row per epoch
 - curves.png: a plot of the accuracy and the loss in history.csv
@@ -33,7 +34,7 @@ import platform
 import secrets
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -388,6 +389,16 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def changed_versions(before: Mapping[str, str]) -> list[str]:
+    """Return which versions differ from those that a run recorded, such as ["keras 3.15.0 -> 3.15.1"]."""
+    current = versions()
+    return [
+        f"{name} {before.get(name, 'missing')} -> {current.get(name, 'missing')}"
+        for name in sorted({*before, *current})
+        if before.get(name) != current.get(name)
+    ]
 
 
 def now() -> str:

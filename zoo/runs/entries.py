@@ -1,7 +1,7 @@
 """Types of the nested entries of run.json. `zoo.runs.record.RunRecord` has the entries at the top.
 
-A TypedDict is a plain dictionary at run time. Keys that are `NotRequired` are missing in records of earlier versions, or
-depend on the run. `head`, `image` and `prefix` have no type here: they are the fields of `zoo.plugin.Head`,
+A TypedDict is a plain dictionary at run time. Keys that are `NotRequired` depend on the run, or are missing in
+records of earlier versions. `head`, `image` and `prefix` have no type here: they are the fields of `zoo.plugin.Head`,
 `zoo_runtime.ImageSpec` and `zoo.train.frozen.stats.CacheStats`. `run.schema.json`, beside this file, says the same to
 other programs; a test compares the two.
 """
@@ -95,7 +95,9 @@ class LeftOut(TypedDict):
 class Data(TypedDict):
     """The pictures. `counts` maps "train", "val" and "test" to their numbers.
 
-    The entry is what `zoo.data.dataset.Dataset.describe` returns, the unreadable files, and the findings of the data check."""
+    The entry is what `zoo.data.dataset.Dataset.describe` returns, the unreadable files, and the findings of the data
+    check.
+    """
 
     name: str
     digest: str
@@ -137,11 +139,15 @@ class Phase(TypedDict):
 
 
 class Schedule(TypedDict):
-    """The schedule of a run, with the phases that were planned before the training."""
+    """The schedule of a run, with the phases that were planned before the training.
+
+    `requested` says whether the user named the schedule, and `own_file` whether it came from a file.
+    """
 
     name: str
     summary: str
     by_evidence: bool
+    requested: bool
     own_file: bool
     phases: Sequence[Phase]
 

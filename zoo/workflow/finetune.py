@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from zoo import config, files, interrupts, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
@@ -22,9 +22,9 @@ from zoo.data.dataset import Dataset
 from zoo.data.sources import Source
 from zoo.errors import EmptyClass, UsageError
 from zoo.plugin.registry import Registry
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, joined
 from zoo.runs import entries
-from zoo.workflow import request_file
+from zoo.workflow import config_file, request_file
 from zoo.workflow.carry_out import carry_out, train_config, training_data
 from zoo.workflow.export import ExportResult
 from zoo.workflow.keras_network import build_network
@@ -47,6 +47,7 @@ def finetune(
     replace: bool = False,
     needing_validation: Sequence[str] = (),
     typed: Sequence[str] = (),
+    repeats: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
@@ -60,6 +61,8 @@ def finetune(
         needing_validation: The options that the user typed and that need a validation part, such as ["--patience"]. If
             the run has none, a warning says that they have no effect.
         typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
+        repeats: The run whose settings these are; see `zoo.workflow.config_file.Settings.run`. A message says whether
+            pictures, weights and versions are the same.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -79,6 +82,12 @@ def finetune(
     dataset = load_dataset(resolved, reporter, validation=not cross_validated)
     # Only now it is certain which pictures can be read, and whether they are those of an earlier export.
     check_run_targets(resolved, variants, dataset.digest, replace=replace)
+    if repeats:
+        changes = config_file.differences(repeats, resolved, dataset)
+        if changes:
+            reporter.warn(f"run {repeats.get('id')} is not repeated exactly: {joined(changes, 6)}.")
+        else:
+            reporter.say(f"Settings, pictures, weights and versions as in run {repeats.get('id')}")
     run = runs.create(requested.runs, resolved.architecture.name)
     asked = request_of(resolved, variants=variants, allow_chance=allow_chance, replace=replace, typed=typed)
     record = _new_record(run, resolved, registry, dataset, asked)
@@ -86,6 +95,8 @@ def finetune(
     def begin() -> None:
         request_file.write(run, asked)
         run.write_record(record)
+        folders: Any = {"data": asked.config.data, "runs_folder": asked.config.runs, "exported": asked.config.exported}
+        config_file.write(run, record, **folders)
         run.write_pictures(dataset.listed())
         reporter.say(f"Run folder {run.folder}")
         _warn_of_left_out(run, record, dataset, reporter)
@@ -315,6 +326,7 @@ def _new_record(
             "name": resolved.schedule.name,
             "summary": resolved.schedule.summary,
             "by_evidence": resolved.schedule.by_evidence,
+            "requested": requested.schedule is not None,
             # No plugin provides a schedule from a file.
             "own_file": id(resolved.schedule) not in registry.providers,
             "phases": cast(list[entries.Phase], [phase.to_json() for phase in resolved.phases]),

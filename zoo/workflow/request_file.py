@@ -63,6 +63,8 @@ def request_of(
     embedded = sources.location(asked.data) == sources.EMBEDDED
     data = asked.data if embedded else os.path.abspath(os.path.expanduser(asked.data))
     changes: dict[str, Any] = {"data": data, "name": resolved.name}
+    if isinstance(asked.schedule, Schedule):
+        changes["schedule"] = asked.schedule.name
     changes |= {"runs": asked.runs.absolute(), "exported": asked.exported.absolute()}
     if isinstance(weights, Path):
         changes["weights"] = str(weights.absolute())

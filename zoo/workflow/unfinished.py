@@ -140,13 +140,7 @@ def _check_weights(run: runs.Run, record: runs.RunRecord, resolved: ResolvedConf
 
 def _warn_of_versions(record: runs.RunRecord, resolved: ResolvedConfig, registry: Registry, reporter: Reporter) -> None:
     """Warn if packages or plugins are not those that the run began with."""
-    now = runs.versions()
-    names = sorted({*record.versions, *now})
-    changes = [
-        f"{name} {record.versions.get(name, 'missing')} -> {now.get(name, 'missing')}"
-        for name in names
-        if record.versions.get(name) != now.get(name)
-    ]
+    changes = runs.changed_versions(record.versions)
     changes += [plugin for plugin in plugins_of(resolved, registry) if plugin not in record.plugins]
     if changes:
         reporter.warn(
