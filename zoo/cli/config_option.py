@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,8 @@ def explain(context: click.Context, error: click.BadParameter) -> UsageError | N
     settings, parameter = settings_of(context), error.param
     if settings is None or parameter is None or not _from_file(context, str(parameter.name)):
         return None
-    return UsageError(f"{str(settings.path)!r}: {_key(parameter)}: {error.message}")
+    colon = "" if error.message.startswith("must ") else ":"
+    return UsageError(f"{str(settings.path)!r}: {_key(parameter)}{colon} {error.message}")
 
 
 def with_origin(context: click.Context, error: UsageError) -> UsageError:
@@ -108,6 +109,14 @@ def with_origin(context: click.Context, error: UsageError) -> UsageError:
     text = " and ".join(f"--{key}" for key in found)
     verb = "comes" if len(found) == 1 else "come"
     return UsageError(f"{error}\n{text} {verb} from {str(settings.path)!r}. Type another value, or change the file.")
+
+
+def moved_text(context: click.Context) -> str:
+    """Return what to do if the pictures that the file of --config names are gone; empty if it does not name them."""
+    settings = settings_of(context)
+    if settings is None or not _from_file(context, "data"):
+        return ""
+    return f"\n{str(settings.path)!r} names these pictures. If they have moved, type --data and their new place."
 
 
 def _from_file(context: click.Context, name: str) -> bool:
@@ -144,7 +153,12 @@ def _values(
             raise UsageError(f"{where}: {given} says how the command works, and cannot be in a file. Type --{key}.")
         if key not in parameters:
             allowed = [name for name in parameters if name not in ONLY_TYPED]
-            raise UnknownName(f"option in {where}", given, allowed, "`zoo finetune --help` explains them.")
+            hint = (
+                "Phases stand in [[schedule.phase]] tables."
+                if key == "phase"
+                else "`zoo finetune --help` explains them."
+            )
+            raise UnknownName(f"option in {where}", given, allowed, hint)
         parameter, negative = parameters[key]
         name = str(parameter.name)
         if name in values:
@@ -178,6 +192,8 @@ def _word(parameter: click.Parameter, key: str, value: Any, folder: Path | None)
     if key in ("epochs", "learning-rate", "hidden", "size") and isinstance(value, (list, tuple)):
         if not all(_is_number(each) for each in value):
             raise ValueError("a list of numbers")
+        if not value and key != "hidden":
+            raise ValueError("a list of at least one number")
         return ("x" if key == "size" else ",").join(map(str, value)) or "none"
     if isinstance(value, str):
         return _place(key, value, folder)
@@ -234,8 +250,3 @@ def _is_weights_path(value: str, folder: Path) -> bool:
     from zoo.pretrained.select import FILE_SUFFIXES
 
     return "/" in value or "\\" in value or value.lower().endswith(FILE_SUFFIXES) or (folder / value).is_file()
-
-
-def names(parameters: Iterable[click.Parameter]) -> set[str]:
-    """Return the keys that a file may have, without the negative forms of flags."""
-    return {_key(parameter) for parameter in parameters} - set(ONLY_TYPED)

@@ -37,7 +37,7 @@ from zoo.cli.options import (
     variant_requests,
 )
 from zoo.cli.reading_options import reading_options, reading_values
-from zoo.errors import UsageError
+from zoo.errors import DataNotFound, UsageError
 from zoo.export.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class _FinetuneCommand(DataCommand):
         """Run the command."""
         try:
             return super().invoke(context)
+        except DataNotFound as error:
+            raise DataNotFound(f"{error}{config_option.moved_text(context)}") from None
         except (UsageError, click.UsageError) as error:
             text = error.message if isinstance(error, click.UsageError) else str(error)
             explained = config_option.with_origin(context, UsageError(text))
@@ -162,7 +164,14 @@ def _schedule_of(settings: Settings, requested: Any, registry: Registry) -> Any:
     if typed_again("schedule", requested):
         known = {each.name for each in registry.all(Schedule)}
         old = settings.recorded
-        return old if old is not None and old.name == requested and requested not in known else requested
+        if requested in known or requested != settings.values.get("schedule", settings.chosen.get("schedule")):
+            return requested
+        if old is None and settings.folder is None:
+            raise UsageError(
+                f"{str(settings.path)!r}: no plugin provides the schedule {requested!r} of this run, and its phases are "
+                "not recorded. Name a schedule, or the TOML file of its phases, with --schedule."
+            )
+        return old or requested
     return settings.schedule
 
 
