@@ -173,7 +173,7 @@ def test_a_damaged_run_json(tmp_path, content):
 def test_another_schema(tmp_path, content):
     folder = write_run(tmp_path)
     (folder / "run.json").write_text(json.dumps(content))
-    with pytest.raises(RunError, match="damaged|cannot be read"):
+    with pytest.raises(RunError, match=r"damaged|cannot be read"):
         runs.load(folder)
 
 

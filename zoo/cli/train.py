@@ -168,8 +168,8 @@ def _schedule_of(settings: Settings, requested: Any, registry: Registry) -> Any:
             return requested
         if old is None and settings.folder is None:
             raise UsageError(
-                f"{str(settings.path)!r}: no plugin provides the schedule {requested!r} of this run, and its phases are "
-                "not recorded. Name a schedule, or the TOML file of its phases, with --schedule."
+                f"{str(settings.path)!r}: no plugin provides the schedule {requested!r} of this run, and its phases "
+                "are not recorded. Name a schedule, or the TOML file of its phases, with --schedule."
             )
         return old or requested
     return settings.schedule
