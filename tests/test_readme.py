@@ -103,7 +103,8 @@ def commands() -> dict[str, click.Command]:
 
 def options_of(command: click.Command) -> set[str]:
     """Return the long options of a command."""
-    return {text for parameter in command.params for text in parameter.opts if text.startswith("--")} | {"--help"}
+    texts = {text for parameter in command.params for text in (*parameter.opts, *parameter.secondary_opts)}
+    return {text for text in texts if text.startswith("--")} | {"--help"}
 
 
 def code_of(page: Path) -> list[str]:

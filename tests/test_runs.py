@@ -128,7 +128,7 @@ def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
 
 # What the first version of zoo recorded of a trained run, entry by entry.
 OLD_RECORD = {
-    "schema": runs.SCHEMA,
+    "schema": 1,
     "id": "20250101T120000Z-net-aaaaaa",
     "status": "trained",
     "created": "2025-01-01T12:00:00Z",
@@ -173,7 +173,7 @@ def test_a_damaged_run_json(tmp_path, content):
 def test_another_schema(tmp_path, content):
     folder = write_run(tmp_path)
     (folder / "run.json").write_text(json.dumps(content))
-    with pytest.raises(RunError, match="another version of zoo"):
+    with pytest.raises(RunError, match=r"damaged|cannot be read"):
         runs.load(folder)
 
 

@@ -62,7 +62,7 @@ class FinetuneConfig:
             default.
         resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`.
         levels: The bits that the gray levels of 16-bit pictures use, 8 to 16; see `zoo_runtime.ImageSpec`.
-        schedule: The name of a schedule, or the path of a TOML file. None uses the default schedule of the
+        schedule: The name of a schedule, the path of a TOML file, or the schedule itself. None uses the default of the
             architecture. If training starts from random weights, it is `scratch`. If the head cannot be solved exactly
             and the default decides by evidence, it is `fine-tune`.
         augment: An augmentation policy with its parameters, as `zoo.data.augment.parse` reads it. "none" does not
@@ -107,7 +107,7 @@ class FinetuneConfig:
     size: tuple[int, int] | None = None
     resize: str = "squash"
     levels: int = 16
-    schedule: str | None = None
+    schedule: str | Schedule | None = None
     augment: str = "none"
     epochs: tuple[int, ...] | None = None
     batch_size: int = 32
@@ -144,6 +144,8 @@ class FinetuneConfig:
         for key, value in vars(self).items():
             if key != "overrides":
                 values[key] = str(value) if isinstance(value, Path) else value
+                if isinstance(value, Schedule):
+                    values[key] = value.name
                 if isinstance(value, ReadingOptions):
                     values[key] = value.to_json()
             for recorded, name in RECORDED_OVERRIDES.get(key, {}).items():
@@ -245,7 +247,7 @@ def resolve(
     with reporter.timing.measure("weights"):
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
-    warnings = weights.report(reporter, config.schedule)
+    warnings = weights.report(reporter, schedule.name if config.schedule else None)
     if weights.random != expected_random and planned is None:
         schedule, phases = _schedule(config, architecture, head, registry, augmentation, reporter, random=True)
     size = size or weights.input_size or architecture.input_size

@@ -390,7 +390,7 @@ def test_plot_a_run_that_has_no_history(zoo, tmp_path, status):
         (["net", "--smooth", "-0.1"], 2, "0<=x<=0.99"),
         (["net", "--smooth", "nan"], 2, "Received: nan"),
         ([], 2, "Missing argument"),
-        (["old"], 1, "another version of zoo"),
+        (["old"], 1, "does not say which schema"),
         (["net", "--output", "file/new.png"], 1, "new.png' cannot be written"),
         ([f"many{i}" for i in range(29)], 2, "at most 28 runs"),
     ],

@@ -113,7 +113,8 @@ class DataCommand(ReadingCommand):
         typed: list[str] = context.meta[__name__]
         for position in (i for i, word in enumerate(typed) if word == pictures):
             words = [*typed[:position], *changes.values(), "--data", *typed[position:]]
-            tried = self.context_class(self, context.parent, context.info_name, allow_extra_args=True)
+            given: dict[str, Any] = {"allow_extra_args": True, "default_map": context.default_map}
+            tried = self.context_class(self, context.parent, context.info_name, **given)
             with contextlib.suppress(click.ClickException), tried.scope(cleanup=False):
                 extra = super().parse_args(tried, list(words))
                 if not extra and tried.params == {**context.params, "data": pictures, **changes}:

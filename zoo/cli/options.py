@@ -76,16 +76,16 @@ exported_option = click.option("--exported", **_folder("exported"), help="Folder
 runs_option = click.option("--runs", **_folder("runs"), help="Folder of runs.")
 
 allow_chance_option = click.option(
-    "--allow-chance",
-    is_flag=True,
+    "--allow-chance/--no-allow-chance",
+    default=False,
     help="Also export a network that has learned nothing, which does no better than chance.",
 )
 
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")
 
 replace_option = click.option(
-    "--replace",
-    is_flag=True,
+    "--replace/--no-replace",
+    default=False,
     help="Also replace an export of other pictures, or another file, that has the same name.",
 )
 
@@ -100,7 +100,10 @@ def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
         One decorator per option, as `click.option` returns it.
     """
     return (
-        *(click.option(f"--{variant.name}", is_flag=True, help=variant.help) for variant in variants),
+        *(
+            click.option(f"--{variant.name}/--no-{variant.name}", default=False, help=variant.help)
+            for variant in variants
+        ),
         click.option(
             "--max-drop",
             type=click.FloatRange(0, 100),
@@ -112,8 +115,8 @@ def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
         ),
         *(
             click.option(
-                f"--{variant.name}-any-speed",
-                is_flag=True,
+                f"--{variant.name}-any-speed/--no-{variant.name}-any-speed",
+                default=False,
                 help=f"Also accept an {variant.name} file that is not faster on this machine.",
             )
             for variant in variants
@@ -236,8 +239,8 @@ TRAINING_OPTIONS = (
         help="Fraction of each target that is spread evenly over all classes.",
     ),
     click.option(
-        "--balance",
-        is_flag=True,
+        "--balance/--no-balance",
+        default=False,
         help="Give every class the same weight in the loss, however many pictures it has.",
     ),
     phase_option(
@@ -378,14 +381,17 @@ def typed_again(name: str, value: Any) -> list[str]:
         value: The parsed value of the option.
 
     Returns:
-        The words, such as ["--learning-rate", "0.001,0.0001"]. The list is empty if the user did not type the option.
+        The words, such as ["--learning-rate", "0.001,0.0001"]. The list is empty if the user did not type the option,
+        and the file of --config does not have it either.
     """
     context = click.get_current_context()
-    if context.get_parameter_source(name) != click.core.ParameterSource.COMMANDLINE:
+    sources = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
+    if context.get_parameter_source(name) not in sources:
         return []
-    (option,) = [parameter.opts[0] for parameter in context.command.params if parameter.name == name]
+    (parameter,) = [parameter for parameter in context.command.params if parameter.name == name]
+    option = parameter.opts[0]
     if isinstance(value, bool):
-        return [option]
+        return [option] if value or not parameter.secondary_opts else [parameter.secondary_opts[0]]
     if name == "wanted_precision":
         return [option, str(value or "none")]
     words = format_reading(option, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli import config_option
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.export import show_refusal, show_variants
@@ -35,11 +37,14 @@ from zoo.cli.options import (
     variant_requests,
 )
 from zoo.cli.reading_options import reading_options, reading_values
+from zoo.errors import DataNotFound, UsageError
 from zoo.export.variants import VARIANTS
 
 if TYPE_CHECKING:
     from zoo.config import FinetuneConfig
+    from zoo.plugin.registry import Registry
     from zoo.train.lr_find import RangeTest
+    from zoo.workflow.config_file import Settings
     from zoo.workflow.export import ExportResult
 
 
@@ -52,23 +57,52 @@ def _typed() -> list[str]:
 
 
 class _FinetuneCommand(DataCommand):
-    """The command `finetune`, which hands `--resume RUN` to the command `resume`."""
+    """The command `finetune`, which hands `--resume RUN` to the command `resume`, and takes options from --config."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        if context.resilient_parsing:
+            return super().parse_args(context, args)
         words = [word for word in args if word == "--resume" or word.startswith("--resume=")]
         if words:
             rest = [word.removeprefix("--resume=") for word in args if word != "--resume"]
+            if any(word.split("=")[0] == "--config" for word in rest):
+                raise click.UsageError(
+                    "--resume continues a run with the settings that it has. Leave out --config.", context
+                )
             context.exit(resume.main(rest, f"{context.command_path} --resume", standalone_mode=False) or 0)
-        return super().parse_args(context, args)
+        config_option.apply(self, context, args)
+        try:
+            return super().parse_args(context, args)
+        except click.BadParameter as error:
+            explained = config_option.explain(context, error)
+            if explained is None:
+                raise
+            raise explained from None
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except DataNotFound as error:
+            raise DataNotFound(f"{error}{config_option.moved_text(context)}") from None
+        except (UsageError, click.UsageError) as error:
+            text = error.message if isinstance(error, click.UsageError) else str(error)
+            explained = config_option.with_origin(context, UsageError(text))
+            if str(explained) == text:
+                raise
+            raise explained from None
 
 
 @click.command(cls=_FinetuneCommand, short_help="Fine-tune a network on your pictures and export it.")
 @training_options
+@config_option.config_option
 @name_option
 @replace_option
 @runs_option
 @exported_option
-@click.option("--no-export", is_flag=True, help="Train and evaluate, but do not export.")
+@click.option(
+    "--export/--no-export", default=True, help="Export the network, or only train and evaluate it (default: export)."
+)
 @allow_chance_option
 @precision_option
 @variant_options
@@ -77,7 +111,7 @@ class _FinetuneCommand(DataCommand):
 @click.option("--resume", metavar="RUN", expose_value=False, help="Continue an interrupted run, as `zoo resume RUN`.")
 def finetune(
     architecture: str,
-    no_export: bool,
+    export: bool,
     allow_chance: bool,
     replace: bool,
     profile: bool,
@@ -88,12 +122,12 @@ def finetune(
 
     The exit code is 1, and nothing is exported, if the network has learned nothing.
     """
-    if no_export and replace:
+    if not export and replace:
         raise click.UsageError("--no-export makes no exported file, so that --replace cannot be given with it.")
     typed = {"--patience": typed_again("override_patience", 0), "--keep": typed_again("keep", "")}
     needing_validation = [option for option, words in typed.items() if words]
     variants = variant_requests(values)
-    if no_export and variants:
+    if not export and variants:
         raise click.UsageError(
             f"--no-export makes no exported file, so that --{variants[0].variant.name} cannot be given with it."
         )
@@ -103,14 +137,42 @@ def finetune(
         check_architecture(architecture, registry)
         from zoo.workflow import finetune as workflow
 
-    config = training_values(values, architecture=architecture, export=not no_export)
+    settings = config_option.settings_of(click.get_current_context())
+    config = training_values(values, architecture=architecture, export=export)
+    if settings is not None:
+        config = dataclasses.replace(config, schedule=_schedule_of(settings, config.schedule, registry))
     if dry_run:
         workflow.show_data(config, registry, reporter, variants=variants, replace=replace)
         return 0
     options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
     options["typed"] = _typed()
+    options["repeats"] = settings.run if settings else None
     result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
     return _show_result(result, reporter, config, profile=profile)
+
+
+def _schedule_of(settings: Settings, requested: Any, registry: Registry) -> Any:
+    """Return the schedule of a training whose settings come from a file: a name, a path, phases, or None.
+
+    Args:
+        settings: The settings of the file.
+        requested: The value of --schedule, which was typed or is in the file.
+        registry: The loaded plugins.
+    """
+    from zoo.plugin import Schedule
+
+    if typed_again("schedule", requested):
+        known = {each.name for each in registry.all(Schedule)}
+        old = settings.recorded
+        if requested in known or requested != settings.values.get("schedule", settings.chosen.get("schedule")):
+            return requested
+        if old is None and settings.folder is None:
+            raise UsageError(
+                f"{str(settings.path)!r}: no plugin provides the schedule {requested!r} of this run, and its phases "
+                "are not recorded. Name a schedule, or the TOML file of its phases, with --schedule."
+            )
+        return old or requested
+    return settings.schedule
 
 
 def _show_result(result: ExportResult, reporter: ConsoleReporter, config: FinetuneConfig, *, profile: bool) -> int:
@@ -209,8 +271,6 @@ def lr_find(
 
     Each phase is tested after the phases before it have been trained. Only the plot of the curves is kept.
     """
-    import dataclasses
-
     if not lowest < highest:
         raise click.UsageError(f"--lowest must be below --highest. Received: {lowest:g} and {highest:g}.")
     if output.suffix.lower() != ".png":
@@ -312,8 +372,6 @@ def schedule_show(
     reduce: int | None,
 ) -> None:
     """Show which layers of ARCH each phase of SCHEDULE (a name or a TOML file) trains."""
-    import dataclasses
-
     from zoo.train import schedule as schedule_tools
 
     registry = load_registry()

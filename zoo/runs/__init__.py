@@ -4,6 +4,7 @@ A run folder is called `<time in UTC>-<architecture>-<6 hex digits>`. Its folder
 needs. When the run is finished, that folder is gone, and the run folder holds these files:
 
 - run.json: the run record, see `RunRecord`
+- config.toml: the settings, with which `zoo finetune --config` repeats the run
 - pictures.csv: the part (train, val or test), class, sha256, name and group (near-duplicates) of every picture
 - history.csv: one row per epoch
 - curves.png: a plot of the accuracy and the loss in history.csv
@@ -34,7 +35,7 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -130,17 +131,18 @@ class Run:
         """Read run.json.
 
         Raises:
-            RunError: The file is missing, is damaged, or has another schema version.
+            RunError: The file is missing or damaged, or a newer version of zoo wrote it.
         """
-        values = self.read_json(RECORD)
-        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            raise RunError(
-                f"{str(self.folder)!r} was written by another version of zoo (schema {SCHEMA} is read here)."
-            )
+        path, values = self.folder / RECORD, self.read_json(RECORD)
+        if not isinstance(values, dict):
+            raise RunError(f"{str(path)!r} is damaged: it must hold a JSON object.")
         try:
             return RunRecord.from_json(values)
         except RunError as error:
-            raise RunError(f"{str(self.folder / RECORD)!r} is damaged: {error}") from None
+            schema = values.get("schema")
+            if type(schema) is int and schema > SCHEMA:
+                raise RunError(f"{str(path)!r} cannot be read: {error}") from None
+            raise RunError(f"{str(path)!r} is damaged: {error}") from None
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write history.csv.
@@ -367,7 +369,7 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
         The run and its record.
 
     Raises:
-        RunError: run.json is missing, is damaged or has another schema version, or training did not finish.
+        RunError: run.json is missing or damaged, a newer version of zoo wrote it, or training did not finish.
     """
     run = Run(folder)
     record = run.read_record()
@@ -396,6 +398,16 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def changed_versions(before: Mapping[str, str]) -> list[str]:
+    """Return which versions differ from those that a run recorded, such as ["keras 3.15.0 -> 3.15.1"]."""
+    current = versions()
+    return [
+        f"{name} {before.get(name, 'missing')} -> {current.get(name, 'missing')}"
+        for name in sorted({*before, *current})
+        if before.get(name) != current.get(name)
+    ]
 
 
 def now() -> str:

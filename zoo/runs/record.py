@@ -2,14 +2,80 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from zoo.errors import RunError
+from zoo.runs import entries
 
-SCHEMA = 1
+SCHEMA = 2
+# Entries that to_json leaves out if they are None, because the run does not have them (yet).
+LATER = ("head", "schedule", "backend", "prefix", "best_epoch", "evidence", "parity")
+OBJECTS = (
+    *("options", "architecture", "head", "weights", "augmentation", "image", "data", "versions", "schedule"),
+    *("seconds", "prefix", "evidence", "parity"),
+)
+LISTS = ("command", "classes", "plugins", "variants", "resumed", "phases", "warnings")
+
+
+def latest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a run.json file of this or an earlier schema in the form of this schema.
+
+    Raises:
+        RunError: The schema is not a number, or it is newer than this one.
+    """
+    schema = values.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise RunError(f"it does not say which schema it has (1 to {SCHEMA}). Received: {schema!r}.")
+    if schema > SCHEMA:
+        versions = values.get("versions")
+        writer = f"finezoo {versions.get('finezoo', '?')}" if isinstance(versions, dict) else "a newer version of zoo"
+        raise RunError(
+            f"{writer} wrote it with schema {schema}, and this version reads schemas 1 to {SCHEMA}. Update zoo: "
+            "`pip install --upgrade finezoo`."
+        )
+    changed = dict(values)
+    for migrate in MIGRATIONS[schema - 1 :]:
+        changed = migrate(changed)
+    return {**changed, "schema": SCHEMA}
+
+
+def _from_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Add what schema 2 records besides: the smaller files that were asked for, as the command line names them.
+
+    Schema 1 says nothing about the planned phases and the backend.
+    """
+    command = values.get("command")
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    if words[1:2] != ["finetune"]:
+        return values
+    drop = 0.01
+    for i, word in enumerate(words):
+        text = word.partition("=")[2] if word.startswith("--max-drop=") else (words[i + 1 :] or [""])[0]
+        if word.split("=")[0] == "--max-drop":
+            with contextlib.suppress(ValueError):
+                drop = float(text) / 100
+    variants = [
+        {"name": name, "max_drop": drop, "any_speed": f"--{name}-any-speed" in words}
+        for name in ("int8", "fp16")
+        if f"--{name}" in words
+    ]
+    return {"variants": variants, "allow_chance": "--allow-chance" in words, **values}
+
+
+# The function at index i turns schema i + 1 into schema i + 2.
+MIGRATIONS = (_from_1,)
+
+
+def _check_type(name: str, value: Any) -> None:
+    """Refuse an entry that is a list where an object is expected, or the like."""
+    kind: type = dict if name in OBJECTS else list
+    if (name in OBJECTS or name in LISTS) and not isinstance(value, kind) and not (value is None and name in LATER):
+        expected = "an object" if kind is dict else "a list"
+        raise RunError(f"the entry {name} must be {expected}. Received: {str(value)[:60]!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +85,8 @@ class RunRecord:
     A record is immutable. The methods whose names start with `with_` return changed copies.
 
     Each argument except `others` is an entry of run.json. If the argument has a default, the entry can be missing from
-    the file: the run does not have this result yet, or an older version of zoo wrote the file.
+    the file: the run does not have this result yet, or an older version of zoo wrote the file. `zoo.runs.entries` has
+    the types of nested entries, and `run.schema.json` in the same folder is the JSON Schema of the file.
 
     Args:
         id: The name of the run folder.
@@ -42,6 +109,11 @@ class RunRecord:
         versions: The versions of Python and of packages; see `versions`.
         head: The fields of the network's `zoo.plugin.Head`. None means the architecture's default head.
         task: "multiclass", "binary" or "multilabel".
+        schedule: The schedule with the phases that were planned. None in records of schema 1.
+        backend: The Keras backend that trains. None in records of schema 1.
+        variants: The smaller files that were asked for.
+        allow_chance: Whether a network that has learned nothing was to be exported too.
+        resumed: When the run was resumed, in UTC, in order.
         phases: For each phase, its settings, the layers that it trained, its number of epochs and its duration in
             seconds. If a phase was skipped, also the reason.
         warnings: The warnings about random weights, about training and about what the network has learned. The reporter
@@ -61,18 +133,23 @@ class RunRecord:
     created: str
     command: Sequence[str]
     name: str
-    options: Mapping[str, Any]
-    architecture: Mapping[str, Any]
+    options: entries.Options
+    architecture: entries.Architecture
     head: Mapping[str, Any] | None = None
-    weights: Mapping[str, Any]
-    augmentation: Mapping[str, Any] = field(default_factory=lambda: {"name": "none", "parameters": {}})
+    weights: entries.Weights
+    augmentation: entries.Augmentation = field(default_factory=lambda: entries.Augmentation(name="none", parameters={}))
     image: Mapping[str, Any]
     classes: Sequence[str]
     task: str = "multiclass"
-    data: Mapping[str, Any]
+    data: entries.Data
     plugins: Sequence[str]
     versions: Mapping[str, str]
-    phases: Sequence[Mapping[str, Any]] = ()
+    schedule: entries.Schedule | None = None
+    backend: str | None = None
+    variants: Sequence[entries.Variant] = ()
+    allow_chance: bool = False
+    resumed: Sequence[str] = ()
+    phases: Sequence[entries.Phase] = ()
     warnings: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     prefix: Mapping[str, Any] | None = None
@@ -83,11 +160,15 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
-        """Make a record from the content of a run.json file. Missing entries get their default values.
+        """Make a record from the content of a run.json file of this or an earlier schema.
+
+        Missing entries get their default values.
 
         Raises:
-            RunError: An entry that has no default is missing.
+            RunError: A newer version of zoo wrote the file, an entry that has no default is missing, or an entry has
+                the wrong type.
         """
+        values = latest(values)
         known = {each.name: each for each in dataclasses.fields(cls) if each.name != "others"}
         missing = [
             name
@@ -97,19 +178,17 @@ class RunRecord:
         if missing:
             what = f"entry {missing[0]} is" if len(missing) == 1 else f"entries {', '.join(missing)} are"
             raise RunError(f"the {what} missing.")
+        for name in known.keys() & values.keys():
+            _check_type(name, values[name])
         others = {key: value for key, value in values.items() if key not in known and key != "schema"}
         return cls(**{name: values[name] for name in known if name in values}, others=others)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of run.json.
-
-        The entries `head`, `prefix`, `best_epoch`, `evidence` and `parity` are left out if they are None.
-        """
+        """Return the content of run.json. The entries in `LATER` are left out if they are None."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "others"}
-        later = ("head", "prefix", "best_epoch", "evidence", "parity")
         return {
             "schema": SCHEMA,
-            **{name: value for name, value in values.items() if value is not None or name not in later},
+            **{name: value for name, value in values.items() if value is not None or name not in LATER},
             **self.others,
         }
 
@@ -142,7 +221,7 @@ class RunRecord:
         return dataclasses.replace(
             self,
             status="trained",
-            phases=phases,
+            phases=cast(Sequence[entries.Phase], phases),
             best_epoch=best_epoch,
             prefix=prefix,
             warnings=[*self.warnings, *warnings],

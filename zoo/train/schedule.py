@@ -44,11 +44,11 @@ OFF_AT_ZERO = ("clip_norm", "ema", "patience")
 REQUIRED = tuple(field.name for field in dataclasses.fields(Phase) if field.default is dataclasses.MISSING)
 
 
-def find(text: str, registry: Registry) -> Schedule:
+def find(text: str | Schedule, registry: Registry) -> Schedule:
     """Find a schedule by its name, or read it from a TOML file.
 
     Args:
-        text: The name of a schedule, or the path of a file that ends in .toml.
+        text: The name of a schedule, the path of a file that ends in .toml, or a schedule, which is returned.
         registry: The loaded plugins.
 
     Raises:
@@ -56,6 +56,8 @@ def find(text: str, registry: Registry) -> Schedule:
         DuplicateName: Two plugins have a schedule of this name.
         UsageError: The file cannot be read, or it does not describe valid phases.
     """
+    if isinstance(text, Schedule):
+        return text
     return _read(Path(os.path.expanduser(text))) if text.lower().endswith(".toml") else registry.schedule(text)
 
 
@@ -91,22 +93,49 @@ def _read(path: Path) -> Schedule:
         raise UsageError(f"the schedule {str(path)!r} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the schedule {str(path)!r} is not a TOML file: {error}.") from None
+    return parse(content, f"the schedule {str(path)!r}", path.stem)
+
+
+def parse(content: Mapping[str, Any], where: str, name: str) -> Schedule:
+    """Return the schedule that a TOML file describes.
+
+    Args:
+        content: The content of the file, or of a table in it.
+        where: What messages call the schedule, such as "the schedule 'my.toml'".
+        name: The name of the schedule if the file has none.
+
+    Raises:
+        UnknownName: A phase has an unknown key.
+        UsageError: The content does not describe valid phases.
+    """
     tables = content.get("phase")
     if set(content) - {"phase", "name", "summary", "by_evidence"} or not isinstance(tables, list) or not tables:
         raise UsageError(
-            f"the schedule {str(path)!r} must hold one or more [[phase]] tables, and may hold name, summary and "
-            f"by_evidence. Received: {', '.join(content) or 'nothing'}."
+            f"{where} must hold one or more [[phase]] tables, and may hold name, summary and by_evidence. "
+            f"Received: {', '.join(content) or 'nothing'}."
         )
-    phases = tuple(_phase(path, number, table) for number, table in enumerate(tables, start=1))
+    phases = tuple(_phase(where, number, table) for number, table in enumerate(tables, start=1))
     try:
         return Schedule(
-            name=_slug(str(content.get("name", path.stem))),
-            summary=str(content.get("summary", f"phases of {path.name}")),
+            name=_slug(str(content.get("name", name))),
+            summary=str(content.get("summary", f"phases of {name}.toml")),
             phases=phases,
             by_evidence=content.get("by_evidence", False) is True,
         )
     except InvalidPluginData as error:
-        raise UsageError(f"the schedule {str(path)!r}: {error}") from None
+        raise UsageError(f"{where}: {error}") from None
+
+
+def to_toml(schedule: Schedule) -> dict[str, Any]:
+    """Return the content of a TOML file from which `parse` makes the same schedule, which has a tuple of phases."""
+    assert isinstance(schedule.phases, tuple)
+    phases = []
+    for phase in schedule.phases:
+        # TOML has no null. All fields that can be None have None as default, except `patience`.
+        values = {key: value for key, value in vars(phase).items() if value is not None}
+        phases.append({**values, "patience": phase.patience or 0})
+    facts = {"name": schedule.name, "summary": schedule.summary, "by_evidence": schedule.by_evidence}
+    return {**facts, "phase": phases}
 
 
 def _slug(text: str) -> str:
@@ -114,13 +143,13 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_") or "phases"
 
 
-def _phase(path: Path, number: int, table: Any) -> Phase:
-    where = f"the schedule {str(path)!r}, phase {number}"
+def _phase(where: str, number: int, table: Any) -> Phase:
+    where = f"{where}, phase {number}"
     if not isinstance(table, dict):
         raise UsageError(f"{where}: [[phase]] must be a table. Received: {table!r}.")
     for key in table:
         if key not in FIELDS:
-            raise UnknownName(f"key of a phase ({path.name}, phase {number})", key, FIELDS, "See `zoo schedule show`.")
+            raise UnknownName(f"key of a phase ({where})", key, FIELDS, "See `zoo schedule show`.")
     missing = [key for key in REQUIRED if key not in table]
     if missing:
         raise UsageError(f"{where}: {', '.join(missing)} must be given.")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from zoo import config, files, interrupts, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
@@ -22,13 +22,14 @@ from zoo.data.dataset import Dataset
 from zoo.data.sources import Source
 from zoo.errors import EmptyClass, UsageError
 from zoo.plugin.registry import Registry
-from zoo.reporter import Reporter
-from zoo.workflow import request_file
+from zoo.reporter import Reporter, joined
+from zoo.runs import entries
+from zoo.workflow import config_file, request_file
 from zoo.workflow.carry_out import carry_out, train_config, training_data
 from zoo.workflow.export import ExportResult
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.replaced import NewExport, check_targets, plan
-from zoo.workflow.request_file import request_of
+from zoo.workflow.request_file import RunRequest, request_of
 
 if TYPE_CHECKING:
     from zoo.export.variants import VariantRequest
@@ -46,6 +47,7 @@ def finetune(
     replace: bool = False,
     needing_validation: Sequence[str] = (),
     typed: Sequence[str] = (),
+    repeats: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
@@ -59,6 +61,8 @@ def finetune(
         needing_validation: The options that the user typed and that need a validation part, such as ["--patience"]. If
             the run has none, a warning says that they have no effect.
         typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
+        repeats: The run whose settings these are; see `zoo.workflow.config_file.Settings.run`. A message says whether
+            pictures, weights and versions are the same.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -78,13 +82,21 @@ def finetune(
     dataset = load_dataset(resolved, reporter, validation=not cross_validated)
     # Only now it is certain which pictures can be read, and whether they are those of an earlier export.
     check_run_targets(resolved, variants, dataset.digest, replace=replace)
+    if repeats:
+        changes = config_file.differences(repeats, resolved, dataset)
+        if changes:
+            reporter.warn(f"run {repeats.get('id')} is not repeated exactly: {joined(changes, 6)}.")
+        else:
+            reporter.say(f"Settings, pictures, weights and versions as in run {repeats.get('id')}")
     run = runs.create(requested.runs, resolved.architecture.name)
-    record = _new_record(run, resolved, registry, dataset)
     asked = request_of(resolved, variants=variants, allow_chance=allow_chance, replace=replace, typed=typed)
+    record = _new_record(run, resolved, registry, dataset, asked)
 
     def begin() -> None:
         request_file.write(run, asked)
         run.write_record(record)
+        folders: Any = {"data": asked.config.data, "runs_folder": asked.config.runs, "exported": asked.config.exported}
+        config_file.write(run, record, **folders)
         run.write_pictures(dataset.listed())
         reporter.say(f"Run folder {run.folder}")
         _warn_of_left_out(run, record, dataset, reporter)
@@ -279,33 +291,49 @@ def plugins_of(resolved: ResolvedConfig, registry: Registry) -> list[str]:
     return sorted({str(registry.plugin_of(item)) for item in items if id(item) in registry.providers})
 
 
-def _new_record(run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset) -> runs.RunRecord:
+def _new_record(
+    run: runs.Run, resolved: ResolvedConfig, registry: Registry, dataset: Dataset, asked: RunRequest
+) -> runs.RunRecord:
     """Return the record of a run whose training has not started."""
     requested, source = resolved.requested, dataset.source
     left_out = [{"picture": source.pictures[i].name, "why": why} for i, why in sorted(dataset.pixels.bad.items())]
+    options = {
+        **requested.to_json(),
+        "data": sources.location(requested.data),
+        "schedule": resolved.schedule.name,
+        # A relative path would not be found from another folder.
+        **({"weights": str(file.absolute())} if isinstance(file := resolved.weights.file, Path) else {}),
+    }
+    data = {**dataset.describe(), "left_out": left_out, "check": dataset.check}
     return runs.RunRecord(
         id=run.id,
         status="running",
         created=runs.now(),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         name=resolved.name,
-        options={
-            **requested.to_json(),
-            "data": sources.location(requested.data),
-            "schedule": resolved.schedule.name,
-            # A relative path would not be found from another folder.
-            **({"weights": str(file.absolute())} if isinstance(file := resolved.weights.file, Path) else {}),
-        },
-        architecture=resolved.architecture.describe(),
+        options=cast(entries.Options, options),
+        architecture=cast(entries.Architecture, resolved.architecture.describe()),
         head=dataclasses.asdict(resolved.head),
-        weights=resolved.weights.record,
+        weights=cast(entries.Weights, resolved.weights.record),
         augmentation={"name": resolved.augmentation.name, "parameters": dict(resolved.parameters)},
         image=dataset.spec.to_json(),
         classes=list(source.classes),
         task=source.task,
-        data={**dataset.describe(), "left_out": left_out, "check": dataset.check},
+        data=cast(entries.Data, data),
         plugins=plugins_of(resolved, registry),
         versions=runs.versions(),
+        schedule={
+            "name": resolved.schedule.name,
+            "summary": resolved.schedule.summary,
+            "by_evidence": resolved.schedule.by_evidence,
+            "requested": requested.schedule is not None,
+            # No plugin provides a schedule from a file.
+            "own_file": id(resolved.schedule) not in registry.providers,
+            "phases": cast(list[entries.Phase], [phase.to_json() for phase in resolved.phases]),
+        },
+        backend=asked.backend,
+        variants=request_file.variants_to_json(asked.variants),
+        allow_chance=asked.allow_chance,
         warnings=resolved.warnings,
     )
 

@@ -20,6 +20,7 @@ from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError, ZooError
 from zoo.export.variants import VARIANTS, AcceptanceLimits, VariantRequest
 from zoo.plugin import Phase, Schedule
+from zoo.runs import entries
 
 FILE = f"{runs.UNFINISHED}/{run_lock.REQUEST}"
 FORMAT = 1
@@ -62,6 +63,8 @@ def request_of(
     embedded = sources.location(asked.data) == sources.EMBEDDED
     data = asked.data if embedded else os.path.abspath(os.path.expanduser(asked.data))
     changes: dict[str, Any] = {"data": data, "name": resolved.name}
+    if isinstance(asked.schedule, Schedule):
+        changes["schedule"] = asked.schedule.name
     changes |= {"runs": asked.runs.absolute(), "exported": asked.exported.absolute()}
     if isinstance(weights, Path):
         changes["weights"] = str(weights.absolute())
@@ -99,7 +102,7 @@ def write(run: runs.Run, asked: RunRequest) -> None:
         "schedule": {"name": schedule.name, "summary": schedule.summary, "by_evidence": schedule.by_evidence},
         "phases": phases,
         "backend": asked.backend,
-        "variants": [{"name": each.variant.name, **vars(each.limits)} for each in asked.variants],
+        "variants": variants_to_json(asked.variants),
         "allow_chance": asked.allow_chance,
         "replace": asked.replace,
         "typed": asked.typed,
@@ -133,6 +136,14 @@ def read(run: runs.Run) -> RunRequest:
         raise
     except (KeyError, TypeError, ValueError, ZooError) as error:
         raise RunError(f"{str(run.folder / FILE)!r} is damaged: {error}. Start the run again.") from error
+
+
+def variants_to_json(variants: Sequence[VariantRequest]) -> list[entries.Variant]:
+    """Return smaller files that were asked for as request.json and run.json record them."""
+    return [
+        {"name": each.variant.name, "max_drop": each.limits.max_drop, "any_speed": each.limits.any_speed}
+        for each in variants
+    ]
 
 
 def _plain(value: Any) -> Any:

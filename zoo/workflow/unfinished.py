@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Any
 
 from zoo import backend, config, interrupts, run_lock, runs
 from zoo.config import ResolvedConfig
@@ -60,9 +59,7 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
     def begin() -> None:
         reporter.say(f"Resuming run {run.folder}")
         if record.status != "trained":
-            times: Any = [*record.others.get("resumed", ()), runs.now()]
-            others = {**record.others, "resumed": times}
-            run.write_record(dataclasses.replace(record, status="running", others=others))
+            run.write_record(dataclasses.replace(record, status="running", resumed=[*record.resumed, runs.now()]))
 
     running = record if record.status == "trained" else record.with_status("running")
     return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin)
@@ -143,13 +140,7 @@ def _check_weights(run: runs.Run, record: runs.RunRecord, resolved: ResolvedConf
 
 def _warn_of_versions(record: runs.RunRecord, resolved: ResolvedConfig, registry: Registry, reporter: Reporter) -> None:
     """Warn if packages or plugins are not those that the run began with."""
-    now = runs.versions()
-    names = sorted({*record.versions, *now})
-    changes = [
-        f"{name} {record.versions.get(name, 'missing')} -> {now.get(name, 'missing')}"
-        for name in names
-        if record.versions.get(name) != now.get(name)
-    ]
+    changes = runs.changed_versions(record.versions)
     changes += [plugin for plugin in plugins_of(resolved, registry) if plugin not in record.plugins]
     if changes:
         reporter.warn(
