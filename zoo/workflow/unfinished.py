@@ -65,7 +65,7 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
             run.write_record(dataclasses.replace(record, status="running", others=others))
 
     running = record if record.status == "trained" else record.with_status("running")
-    return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin)
+    return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin, resumed=True)
 
 
 def open_unfinished(folder: Path) -> tuple[runs.Run, runs.RunRecord, RunRequest | None]:
