@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from zoo.plugin import EpochFigures, LoggedRun, Logger, RunLog, hookimpl
 
@@ -34,11 +35,19 @@ DEFAULTS = {
 
 @contextlib.contextmanager
 def _settings() -> Iterator[None]:
-    """Set the environment variables in `DEFAULTS` inside this context, except those that the user has set."""
+    """Set the environment variables in `DEFAULTS` inside this context, except those that the user has set.
+
+    The text of an error in this context has no password: run.json records it.
+    """
     new = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
     os.environ.update(new)
+    secret = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).netloc.rpartition("@")[0]
     try:
         yield
+    except Exception as error:
+        if secret and secret in str(error):
+            raise RuntimeError(str(error).replace(f"{secret}@", "")) from None
+        raise
     finally:
         for name in new:
             os.environ.pop(name, None)
@@ -88,7 +97,10 @@ class MLflowLog(RunLog):
 
     def hint(self) -> str:
         if not self._local:
-            return f"{self._uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self._id}"
+            address = urlsplit(self._uri)
+            # A user and a password can stand before the host.
+            place = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+            return f"{place.rstrip('/')}/#/experiments/{self._experiment}/runs/{self._id}"
         return shlex.join(["mlflow", "ui", "--backend-store-uri", self._uri])
 
     def _experiment_id(self, local: Path) -> str:

@@ -281,7 +281,8 @@ def figures_of(result: ExportResult, record: runs.RunRecord) -> dict[str, float]
 
 def _numbers(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
-        key = f"{before}{name}"
+        # The whole figure has the name of its group.
+        key = before.rstrip("/") if name == "expected_calibration_error" else f"{before}{name}"
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{key}/")
         elif name.endswith("interval") and isinstance(value, (list, tuple)) and len(value) == 2:
