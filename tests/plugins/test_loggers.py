@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from zoo import testing
-from zoo.plugin import EpochFigures, LoggedRun, Logger
+from zoo.plugin import EpochFigures, LoggedRun, Logger, registry
 
 
 def epoch(number: int) -> EpochFigures:
@@ -55,6 +57,20 @@ def mlflow_runs(runs):
 @pytest.mark.parametrize("name", ["history", "tensorboard"])
 def test_a_logger_keeps_the_contract(plugins, name):
     testing.check_logger(plugins.logger(name))
+
+
+def test_the_example_of_the_page_works(install_plugin, tmp_path, zoo):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "loggers.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    install_plugin("results", code)
+    logger = registry.load().logger("results")
+    testing.check_logger(logger)
+    log = logger.open(described(tmp_path))
+    log.figures({"test/accuracy": 0.75})
+    log.end("finished", "")
+    line = (tmp_path / "runs" / "results.csv").read_text().strip()
+    assert line == f"{described(tmp_path).id},x,0.75"
+    assert "a line per run" in zoo("list", "loggers").out
 
 
 def test_tensorboard_continues_without_a_gap_or_a_double_step(plugins, tmp_path):
