@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import secrets
 
 from zoo.plugin import EpochFigures, LoggedRun, Logger, RunLog, hookimpl
 
@@ -21,7 +22,8 @@ class History(RunLog):
 
     def epoch(self, figures: EpochFigures) -> None:
         self._rows.append(figures)
-        temporary = self._path.with_name(f".{os.getpid()}-{self._path.name}")
+        # zoo removes files with such a name if the process is killed here.
+        temporary = self._path.with_name(f".{secrets.token_hex(4)}-{self._path.name}")
         try:
             with temporary.open("w", newline="", encoding="utf-8") as stream:
                 writer = csv.DictWriter(stream, [each.name for each in dataclasses.fields(figures)])
