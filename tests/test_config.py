@@ -41,6 +41,7 @@ def test_run_json_has_the_options_in_the_order_of_the_first_version():
             "runs",
             "exported",
             "export",
+            "loggers",
         ),
         "layer_decay",
     ]

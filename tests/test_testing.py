@@ -9,7 +9,7 @@ import pytest
 
 from zoo import testing
 from zoo.errors import InvalidPluginData
-from zoo.plugin import Architecture, Augmentation, Head, Phase, Schedule, Stage
+from zoo.plugin import Architecture, Augmentation, Head, Logger, Phase, RunLog, Schedule, Stage
 
 
 def build(shape):
@@ -171,6 +171,26 @@ def test_a_schedule_that_ends_with_a_part_of_the_network_is_refused():
         testing.check_schedule(schedule, architecture())
     whole = dataclasses.replace(phase, depth=None)
     testing.check_schedule(dataclasses.replace(schedule, phases=(phase, whole)), architecture())
+
+
+def spoil(run):
+    (run.folder / "report.html").write_text("mine")
+    return RunLog()
+
+
+@pytest.mark.parametrize(
+    ("opened", "problem"),
+    [
+        (lambda run: print("hello") or RunLog(), "prints to stdout: 'hello"),
+        (lambda run: np.random.seed(0) or RunLog(), "changes the random state"),
+        (lambda run: {}, r"must return a zoo\.plugin\.RunLog"),
+        (spoil, "changes files of the run: report.html"),
+    ],
+)
+def test_the_kit_finds_loggers_that_touch_what_is_not_theirs(opened, problem):
+    with pytest.raises(AssertionError, match=problem):
+        testing.check_logger(Logger(name="mine", summary="s", open=opened))
+    testing.check_logger(Logger(name="mine", summary="s", open=lambda run: RunLog()))
 
 
 def test_synthetic_pixels_depend_on_the_seed_alone():

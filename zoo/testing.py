@@ -1,4 +1,4 @@
-"""Checks architectures, augmentation policies and schedules against the rules of the plugin API.
+"""Checks architectures, augmentation policies, schedules and loggers against the rules of the plugin API.
 
 Plugin authors call these functions in their tests, and zoo does the same for its own plugins:
 
@@ -13,7 +13,10 @@ is wrong.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+import random
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo import backend
-from zoo.plugin import Architecture, Augmentation, Schedule
+from zoo.plugin import Architecture, Augmentation, EpochFigures, LoggedRun, Logger, RunLog, Schedule
 from zoo_runtime import ImageSpec, ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -271,3 +274,54 @@ def check_schedule(schedule: Schedule, architecture: Architecture) -> None:
         schedule_tools.show(schedule, architecture, size=(architecture.min_size,) * 2, classes=3)
     except UsageError as error:
         raise AssertionError(f"{schedule.name}: {error}") from error
+
+
+def check_logger(logger: Logger) -> None:
+    """Check that a logger takes all that a run hands to it, and leaves alone what decides the result of a run.
+
+    The check logs a run of three epochs that is interrupted, and resumes it. The run folder is a temporary one. A
+    logger that needs a server gets one from the environment, as in a real run.
+
+    Args:
+        logger: The logger. The modules that it needs must be installed.
+
+    Raises:
+        AssertionError: The logger changes the random state of numpy or Python, or files of the run folder; it prints to
+            stdout, or its hint is not a single line.
+        Exception: The logger itself has failed.
+    """
+    missing = logger.missing()
+    assert not missing, f"{', '.join(missing)} must be installed: {logger.install}"
+    parameters: dict[str, str | int | float | bool] = {"architecture": "x", "epochs": 3, "dropout": 0.2, "flip": True}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "runs", "20260131T120000Z-x-abc123")
+        folder.mkdir(parents=True)
+        files = {folder / name: name.encode() * 9 for name in ("run.json", "model.onnx", "report.html")}
+        for path, content in files.items():
+            path.write_bytes(content)
+        printed, before = io.StringIO(), (random.getstate(), repr(np.random.get_state()))
+        with contextlib.redirect_stdout(printed):
+            for resumed, epochs in ((False, 2), (True, 3)):
+                run = LoggedRun(id=folder.name, folder=folder, parameters=dict(parameters), resumed=resumed)
+                _log_run(logger.open(run), epochs, list(files) if resumed else [])
+        assert not printed.getvalue(), f"the logger prints to stdout: {printed.getvalue()!r}"
+        same = before == (random.getstate(), repr(np.random.get_state()))
+        assert same, "the logger changes the random state of Python or numpy"
+        changed = [path.name for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
+        assert not changed, f"the logger changes files of the run: {', '.join(changed)}"
+
+
+def _log_run(log: RunLog, epochs: int, files: list[Path]) -> None:
+    """Hand epochs to a log and, if there are files, also figures and the files."""
+    assert isinstance(log, RunLog), f"open must return a zoo.plugin.RunLog. Received: {log!r}"
+    hint = log.hint()
+    assert isinstance(hint, str) and "\n" not in hint, f"the hint must be one line of text. Received: {hint!r}"
+    for epoch in range(1, epochs + 1):
+        held_out = None if epoch == 1 else 1 / epoch
+        rest = {"learning_rate": 1e-3, "loss": 1 / epoch, "accuracy": 0.5, "seconds": 0.1}
+        log.epoch(EpochFigures(phase="all", epoch=epoch, val_loss=held_out, val_accuracy=held_out, **rest))
+    if files:
+        log.figures({"test/accuracy": 0.9, "file/bytes": 1e6})
+    for path in files:
+        log.artifact(path)
+    log.end("finished" if files else "interrupted", "")

@@ -17,7 +17,7 @@ from zoo.cli.console import load_registry
 from zoo.errors import UnknownName
 
 if TYPE_CHECKING:
-    from zoo.plugin import Architecture, Augmentation, Schedule, Weights
+    from zoo.plugin import Architecture, Augmentation, Logger, Schedule, Weights
     from zoo.plugin.registry import Registry
 
 COLUMNS = {
@@ -25,6 +25,7 @@ COLUMNS = {
     "weights": ("name", "size", "top", "top1", "top5", "licence", "at_hand", "plugin", "file"),
     "augmentation": ("name", "plugin", "summary"),
     "schedule": ("name", "plugin", "summary"),
+    "logger": ("name", "plugin", "installed", "summary"),
     "plugin": ("name", "distribution", "version", "state"),
 }
 TITLES = {"top1": "top-1", "top5": "top-5", "at_hand": "local"}
@@ -34,11 +35,11 @@ EXAMPLE = "mobilenetv2"
 SCRATCH = "scratch if the weights are random"
 NO_HASH = "none published; zoo records it on the first download"
 
-KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "plugins")
+KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "loggers", "plugins")
 
 
 def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, Any]]:
-    """List architectures, weights, augmentations, schedules or plugins as dictionaries.
+    """List architectures, weights, augmentations, schedules, loggers or plugins as dictionaries.
 
     Args:
         registry: The loaded plugins.
@@ -48,7 +49,7 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
     Returns:
         One dictionary per item. It has at least the keys kind, name and plugin.
     """
-    from zoo.plugin import Architecture, Augmentation, Schedule, Weights
+    from zoo.plugin import Architecture, Augmentation, Logger, Schedule, Weights
     from zoo.plugin.registry import squeezed
 
     makers = {
@@ -56,6 +57,7 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
         "weights": lambda: [_weights(registry, item) for item in registry.all(Weights)],
         "augmentations": lambda: [_plain(registry, "augmentation", item) for item in registry.all(Augmentation)],
         "schedules": lambda: [_plain(registry, "schedule", item) for item in registry.all(Schedule)],
+        "loggers": lambda: [_logger(registry, item) for item in registry.all(Logger)],
         "plugins": lambda: _plugins(registry),
     }
     return [row for kind in kinds for row in makers[kind]() if squeezed(part) in squeezed(row["name"])]
@@ -96,8 +98,12 @@ def _weights(registry: Registry, item: Weights) -> dict[str, Any]:
     }
 
 
-def _plain(registry: Registry, kind: str, item: Augmentation | Schedule) -> dict[str, Any]:
+def _plain(registry: Registry, kind: str, item: Augmentation | Schedule | Logger) -> dict[str, Any]:
     return {"kind": kind, "name": item.name, "plugin": registry.plugin_of(item).name, "summary": item.summary}
+
+
+def _logger(registry: Registry, item: Logger) -> dict[str, Any]:
+    return {**_plain(registry, "logger", item), "installed": not item.missing()}
 
 
 def _plugins(registry: Registry) -> list[dict[str, Any]]:
@@ -163,7 +169,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def describe(registry: Registry, name: str) -> str:
-    """Describe an architecture, its published weights, a schedule or an augmentation policy in several lines of text.
+    """Describe an architecture, its published weights, a schedule, a policy or a logger in several lines of text.
 
     Args:
         registry: The loaded plugins.
@@ -173,7 +179,7 @@ def describe(registry: Registry, name: str) -> str:
         UnknownName: Nothing has that name.
         DuplicateName: Two or more plugins provide that name.
     """
-    from zoo.plugin import Architecture, Augmentation, Schedule
+    from zoo.plugin import Architecture, Augmentation, Logger, Schedule
 
     head, _, tag = name.partition(".")
     head = registry.canonical_name(head)
@@ -181,6 +187,7 @@ def describe(registry: Registry, name: str) -> str:
         Architecture: {item.name for item in registry.all(Architecture)},
         Augmentation: {item.name for item in registry.all(Augmentation)},
         Schedule: {item.name for item in registry.all(Schedule)},
+        Logger: {item.name for item in registry.all(Logger)},
     }
     for kind, key in registry.conflicts:
         if kind in known:
@@ -194,7 +201,12 @@ def describe(registry: Registry, name: str) -> str:
         item = registry.augmentation(name)
         facts = {"plugin": registry.plugin_of(item), **{f"default {k}": v for k, v in item.parameters.items()}}
         return f"{name}: {item.summary}\n{_facts(facts)}"
-    raise UnknownName("architecture, schedule or augmentation", name, set().union(*known.values()), "See `zoo list`.")
+    if name in known[Logger]:
+        logger = registry.logger(name)
+        missing = f"no; run `{logger.install}`" if logger.missing() else "yes"
+        return f"{name}: {logger.summary}\n{_facts({'plugin': registry.plugin_of(logger), 'installed': missing})}"
+    kinds = "architecture, schedule, augmentation or logger"
+    raise UnknownName(kinds, name, set().union(*known.values()), "See `zoo list`.")
 
 
 def _describe_architecture(registry: Registry, item: Architecture, tag: str | None) -> str:
@@ -340,15 +352,15 @@ def _facts(facts: dict[str, Any]) -> str:
     )
 
 
-@click.command("list", short_help="List networks, weights, augmentations or schedules.")
+@click.command("list", short_help="List networks, weights, augmentations, schedules or loggers.")
 @click.argument("kind", required=False)
 @click.argument("filter", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
-    """List the networks, weights, augmentations, schedules or plugins that you can choose from.
+    """List the networks, weights, augmentations, schedules, loggers or plugins that you can choose from.
 
-    KIND is architectures (the default), weights, augmentations, schedules or plugins. With FILTER, only names that
-    contain this text are listed. With --json and without KIND, all kinds are listed.
+    KIND is architectures (the default), weights, augmentations, schedules, loggers or plugins. With FILTER, only
+    names that contain this text are listed. With --json and without KIND, all kinds are listed.
     """
     similar: list[str] = []
     if kind is not None and kind not in KIND_NAMES:
@@ -372,7 +384,7 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
 @click.command(short_help="Describe a network, weights, a policy or a schedule.")
 @click.argument("name")
 def info(name: str) -> None:
-    """Describe one architecture, published weights, augmentation policy or schedule.
+    """Describe one architecture, published weights, augmentation policy, schedule or logger.
 
     NAME is a name that `zoo list` shows. For an architecture, its weights files are listed too. For a name with a tag,
     such as mobilenetv2.imagenet1k, all facts about each weights file are shown.

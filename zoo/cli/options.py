@@ -17,6 +17,7 @@ from zoo.cli.values import (
     WholeNumber,
     parse_bytes,
     parse_hidden,
+    parse_loggers,
     parse_numbers,
     parse_pool,
     parse_precision,
@@ -79,6 +80,15 @@ allow_chance_option = click.option(
     "--allow-chance/--no-allow-chance",
     default=False,
     help="Also export a network that has learned nothing, which does no better than chance.",
+)
+
+log_option = click.option(
+    "--log",
+    "loggers",
+    callback=parse_loggers,
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    help="Also log the run with these loggers, such as tensorboard or mlflow; `zoo list loggers` shows all.",
 )
 
 name_option = click.option("--name", help="Name of the export (default: ARCH-DATA).")

@@ -22,6 +22,7 @@ from zoo.cli.options import (
     allow_chance_option,
     exported_option,
     hidden_option,
+    log_option,
     name_option,
     parse_size,
     pool_option,
@@ -106,6 +107,7 @@ class _FinetuneCommand(DataCommand):
 @allow_chance_option
 @precision_option
 @variant_options
+@log_option
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read, split and replaced, and stop.")
 @click.option("--resume", metavar="RUN", expose_value=False, help="Continue an interrupted run, as `zoo resume RUN`.")
@@ -200,6 +202,8 @@ def _show_result(result: ExportResult, reporter: ConsoleReporter, config: Finetu
         limit = " ".join(ReadingOptions(max_pixels=config.reading.max_pixels).words())
         words = [quoted(result.exported), quoted(result.sample), *([limit] if limit else [])]
         click.echo(f"Predict    zoo-runtime predict {' '.join(words)}")
+    for logger, hint in result.logs:
+        click.echo(f"Log        {logger}: {hint}")
     code = show_variants(result)
     if sources.location(config.data) == sources.EMBEDDED:
         click.echo(

@@ -105,6 +105,22 @@ def parse_hidden(context: click.Context, parameter: click.Parameter, value: str 
     return () if value == "none" else parse_numbers(int, 1, 65537)(context, parameter, value)
 
 
+def parse_loggers(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Parse the values of --log: names of loggers, separated by commas, or "none".
+
+    Raises:
+        click.BadParameter: A name is empty, or "none" stands beside a name.
+    """
+    names = [name.strip() for each in value for name in each.split(",")]
+    if not all(names):
+        raise click.BadParameter(
+            f"a name is empty. Separate names with commas, such as tensorboard,mlflow. Received: {','.join(value)!r}."
+        )
+    if "none" in names and len(set(names)) > 1:
+        raise click.BadParameter(f"'none' cannot stand beside other names. Received: {','.join(value)!r}.")
+    return tuple(dict.fromkeys(name for name in names if name != "none"))
+
+
 def parse_provider_names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
     """Parse the value of --providers: names of execution providers of ONNX Runtime, separated by commas.
 

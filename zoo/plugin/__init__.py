@@ -26,6 +26,7 @@ from zoo.plugin.keras_applications import (
     normalize,
     rebuild,
 )
+from zoo.plugin.loggers import EpochFigures, LoggedRun, Logger, RunLog
 from zoo.plugin.types import Architecture, Augmentation, Head, Phase, Schedule, Stage, hookimpl
 from zoo.plugin.weights import IMAGENET1K, ClassIndex, Weights, imagenet_weights
 
@@ -37,10 +38,14 @@ __all__ = [
     "Architecture",
     "Augmentation",
     "ClassIndex",
+    "EpochFigures",
     "Head",
     "KerasApplication",
+    "LoggedRun",
+    "Logger",
     "ParameterRange",
     "Phase",
+    "RunLog",
     "Schedule",
     "Stage",
     "Weights",

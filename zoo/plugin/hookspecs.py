@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import pluggy
 
+from zoo.plugin.loggers import Logger
 from zoo.plugin.types import Architecture, Augmentation, Schedule
 from zoo.plugin.weights import Weights
 
@@ -40,4 +41,10 @@ def zoo_augmentations() -> Iterable[Augmentation]:
 @hookspec
 def zoo_schedules() -> Iterable[Schedule]:
     """Return the schedules that this plugin provides."""
+    return ()
+
+
+@hookspec
+def zoo_loggers() -> Iterable[Logger]:
+    """Return the loggers that this plugin provides."""
     return ()

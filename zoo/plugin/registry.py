@@ -24,11 +24,12 @@ import pluggy
 
 from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName, reason
 from zoo.plugin import hookspecs
+from zoo.plugin.loggers import Logger
 from zoo.plugin.types import Architecture, Augmentation, Schedule
 from zoo.plugin.weights import Weights
 
-Item = Architecture | Weights | Augmentation | Schedule
-ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule)
+Item = Architecture | Weights | Augmentation | Schedule | Logger
+ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule, Logger)
 Name = str | tuple[str, str]
 """The name of an item or, for weights, (architecture, tag). If two plugins provide the same name, zoo uses neither."""
 
@@ -38,8 +39,15 @@ HOOKS: dict[str, type[Item]] = {
     "zoo_weights": Weights,
     "zoo_augmentations": Augmentation,
     "zoo_schedules": Schedule,
+    "zoo_loggers": Logger,
 }
-KINDS = {Architecture: "architecture", Weights: "weights", Augmentation: "augmentation", Schedule: "schedule"}
+KINDS = {
+    Architecture: "architecture",
+    Weights: "weights",
+    Augmentation: "augmentation",
+    Schedule: "schedule",
+    Logger: "logger",
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Registry:
     """Holds everything that the loaded plugins provide, and finds it by the names that users type.
 
     `load` makes and fills a registry. An item is one object that a plugin provides: an `Architecture`, a `Weights`, an
-    `Augmentation` or a `Schedule`. The class of an item is called its kind.
+    `Augmentation`, a `Schedule` or a `Logger`. The class of an item is called its kind.
 
     Args:
         plugins: The plugins that were loaded.
@@ -149,6 +157,15 @@ class Registry:
             DuplicateName: More than one plugin provides it.
         """
         return self._get(Schedule, name, "`zoo list schedules` shows them.")
+
+    def logger(self, name: str) -> Logger:
+        """Look up a logger by its name.
+
+        Raises:
+            UnknownName: No plugin provides it.
+            DuplicateName: More than one plugin provides it.
+        """
+        return self._get(Logger, name, "`zoo list loggers` shows them.")
 
     def weights_of(self, architecture: str, tag: str | None = None, top: bool | None = None) -> list[Weights]:
         """Return the published weights of an architecture, one entry per file.

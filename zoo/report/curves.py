@@ -118,7 +118,7 @@ def of_run(run: runs.Run, record: runs.RunRecord, name: str) -> Curves:
         name: The name of the run in the drawing.
 
     Raises:
-        UsageError: history.csv is missing or empty, because training has not ended or was interrupted.
+        UsageError: history.csv is missing or empty, because no epoch has ended.
         RunError: history.csv is damaged.
     """
     path = run.folder / "history.csv"
@@ -131,7 +131,7 @@ def of_run(run: runs.Run, record: runs.RunRecord, name: str) -> Curves:
         raise RunError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}.") from None
     if not history:
         raise UsageError(
-            f"the run {run.id!r} has no epochs to draw. history.csv is written when training has ended, and the "
+            f"the run {run.id!r} has no epochs to draw. history.csv gets a row when an epoch has ended, and the "
             f"status of this run is {record.status!r}."
         )
     # The record comes first, because two consecutive phases may have the same name. A phase that was skipped has no

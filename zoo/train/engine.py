@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,7 @@ def train(
     config: TrainConfig,
     reporter: Reporter,
     points: TrainingPoints | None = None,
+    log: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Train a network in place.
 
@@ -117,6 +118,8 @@ def train(
         reporter: Receives progress messages and warnings.
         points: The safe points of this training. The training continues after the latest one, and every epoch writes
             one. None keeps none.
+        log: Receives each row of the history, once its epoch has ended. If the training continues after an
+            interruption, it first receives the rows of all epochs before. None logs nothing.
 
     Returns:
         The history of all epochs, a record of each phase, the best epoch, and the warnings.
@@ -128,7 +131,7 @@ def train(
         RunError: The latest safe point belongs to another network.
         WriteError: A safe point cannot be written.
     """
-    trainer = _Trainer(network, phases, data, config, reporter, points)
+    trainer = _Trainer(network, phases, data, config, reporter, points, log)
     with grouped_conv.cut(network.model):
         first = trainer.resume()
         trainer.plan()
@@ -233,8 +236,10 @@ class _Trainer:
         config: TrainConfig,
         reporter: Reporter,
         points: TrainingPoints | None = None,
+        log: Callable[[Mapping[str, Any]], None] | None = None,
     ):
         self._data, self._config, self._reporter, self._points = data, config, reporter, points
+        self._log = log or (lambda row: None)
         self._phases = [with_enough_steps(phase, len(data.train), config.batch_size) for phase in phases]
         self._keep_best = config.keep_best and len(data.val) > 0
         self._whole = network
@@ -262,6 +267,8 @@ class _Trainer:
         self._resumed, self._records = progress.read(values)
         self._network = self._networks[self._resumed.phase]
         progress.restore(values, self._best, self._variables, self._network.logits_model)
+        for row in self._records.history:
+            self._log(row)
         return self._resumed.phase
 
     def plan(self) -> None:
@@ -359,6 +366,7 @@ class _Trainer:
             "seconds": seconds,
         }
         self._records.history.append(row)
+        self._log(row)
         fold_loss = (
             "" if solution["fold_loss"] is None else f", {solution['fold_loss']:.4f} in {solution['folds']} folds"
         )
@@ -439,22 +447,23 @@ class _Trainer:
         self._record(active, epochs, {})
 
     def _save(self, active: _ActivePhase, moment: Moment) -> None:
-        """Write a safe point at a moment of a phase."""
-        if self._points is None:
-            return
-        with self._reporter.timing.measure("safe points"):
-            # The state of an optimizer is of no use when its phase has ended.
-            optimizer = () if moment.ended else tuple(optimizer_state(active.inputs.trained_part))
-            place = Place(
-                **vars(moment),
-                phase=active.index,
-                seconds=time.perf_counter() - active.started,
-                numbers=self._inputs.stats.numbers,
-                optimizer=optimizer,
-            )
-            network, record = active.network.logits_model, active.record(moment.epochs)
-            values = progress.capture(place, self._records, self._best, self._variables, network, record)
-            self._points.save(len(self._records.history), values, moment.batches)
+        """Write a safe point at a moment of a phase. At the end of an epoch, log the epoch afterwards."""
+        if self._points is not None:
+            with self._reporter.timing.measure("safe points"):
+                # The state of an optimizer is of no use when its phase has ended.
+                optimizer = () if moment.ended else tuple(optimizer_state(active.inputs.trained_part))
+                place = Place(
+                    **vars(moment),
+                    phase=active.index,
+                    seconds=time.perf_counter() - active.started,
+                    numbers=self._inputs.stats.numbers,
+                    optimizer=optimizer,
+                )
+                network, record = active.network.logits_model, active.record(moment.epochs)
+                values = progress.capture(place, self._records, self._best, self._variables, network, record)
+                self._points.save(len(self._records.history), values, moment.batches)
+        if not moment.batches:
+            self._log(self._records.history[-1])
 
     def test(self, active: _ActivePhase, range_test: RangeTestConfig) -> RangeTest:
         """Run a range test on a phase. Afterwards the network has the same weights as before."""

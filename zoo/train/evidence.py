@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -276,14 +276,21 @@ class Trials:
                 break
         return self._decided(logits, histories, folds)
 
-    def refit(self, found: Evidence) -> tuple[Network, engine.TrainResult]:
-        """Train the chosen phases on all pictures, from the solved head, and divide the logits by the temperature."""
+    def refit(
+        self, found: Evidence, log: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> tuple[Network, engine.TrainResult]:
+        """Train the chosen phases on all pictures, from the solved head, and divide the logits by the temperature.
+
+        Args:
+            found: The chosen phases.
+            log: Receives the row of each epoch; see `zoo.train.engine.train`.
+        """
         fit = self._chosen.fit
         network = self._start(fit.kernel, fit.bias)
         points = self._points.training("refit") if self._points is not None else None
         # history.csv counts the solved head as the first epoch.
         config = dataclasses.replace(self._config, epochs_before=1)
-        result = engine.train(network, self._phases[: found.count], self._data, config, self._reporter, points)
+        result = engine.train(network, self._phases[: found.count], self._data, config, self._reporter, points, log)
         _divide_logits(network, found.temperature)
         return network, result
 

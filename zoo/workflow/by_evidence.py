@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from zoo.workflow.solved import SolvedNetwork
 if TYPE_CHECKING:
     import keras
 
-    from zoo.train.engine import TrainConfig, TrainResult
+    from zoo.train.engine import TrainConfig
     from zoo.train.network import Network
 
 BATCH = 32
@@ -51,6 +52,7 @@ def train(
     record: runs.RunRecord,
     reporter: Reporter,
     points: SafePoints,
+    log: Callable[[Mapping[str, Any]], None],
 ) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
     """Solve the head, train later phases if held-out pictures say that they help, and write the files of the run.
 
@@ -64,6 +66,7 @@ def train(
         record: The content of run.json so far.
         reporter: Receives progress messages and warnings.
         points: The safe points of the run. Steps that are finished in them are not repeated.
+        log: Receives each row of the history, once its epoch has ended. The rows before an interruption come again.
 
     Returns:
         The network, and the record with the results of training. If only the head was trained and the backbone could be
@@ -75,15 +78,16 @@ def train(
     started, stats = time.perf_counter(), CacheStats()
     backbone, groups = features_of(resolved, data, config, registry, reporter, stats)
     chosen, row, phase = _head_of(points, backbone, groups, resolved, data, reporter, started)
-    history, phases, warnings = [row], [phase], _not_judged(chosen, resolved, data, reporter)
+    log(row)
+    epochs, phases, warnings = 1, [phase], _not_judged(chosen, resolved, data, reporter)
     found, trials = Evidence(0, ""), None
     if len(resolved.phases) > 1:
         trials = trials_of(chosen, resolved, data, config, registry, reporter, points)
         found = found_by(trials, resolved)
         reporter.say(f"Evidence: {found.text}")
     if trials is not None and found.count:
-        network, result = trials.refit(found)
-        history += _after_head(result, found)
+        network, result = trials.refit(found, lambda row: log(_after_head(row, found)))
+        epochs += len(result.history)
         warnings += result.warnings
         phases += result.phases
         trained: SolvedNetwork | keras.Model = network.model
@@ -93,7 +97,6 @@ def train(
     left_out = resolved.phases[1 + found.count :]
     phases += [{**each.to_json(), **nothing, "left_out": found.text} for each in left_out]
     _write_network(trained, run, reporter)
-    run.write_history(history)
     # Phases that were not tried have no out-of-fold logits.
     logits = found.logits if found.count else chosen.fit.logits
     if logits is not None:
@@ -101,7 +104,7 @@ def train(
     _write_head_logits(logits, chosen, groups, resolved, data, dataset, run, reporter)
     record = record.with_training(
         phases=phases,
-        best_epoch=len(history),
+        best_epoch=epochs,
         prefix=stats.to_json(),
         warnings=warnings,
         seconds=points.elapsed(),
@@ -301,13 +304,11 @@ def _not_judged(chosen: ChosenHead, resolved: ResolvedConfig, data: TrainingData
     return [text]
 
 
-def _after_head(result: TrainResult, found: Evidence) -> list[dict[str, Any]]:
-    """Return the rows of later phases for history.csv, with the figures of held-out pictures as validation."""
-    rows = []
-    for i, row in enumerate(result.history):
-        loss, accuracy = found.epochs[i] if i < len(found.epochs) else (None, None)
-        rows.append({**row, "epoch": row["epoch"] + 1, "val_loss": loss, "val_accuracy": accuracy})
-    return rows
+def _after_head(row: Mapping[str, Any], found: Evidence) -> dict[str, Any]:
+    """Return a row of a later phase for history.csv, with the figures of held-out pictures as validation."""
+    done = row["epoch"] - 1
+    loss, accuracy = found.epochs[done] if done < len(found.epochs) else (None, None)
+    return {**row, "epoch": row["epoch"] + 1, "val_loss": loss, "val_accuracy": accuracy}
 
 
 def head_alone(

@@ -7,6 +7,7 @@ A run that was interrupted continues here after its latest safe point. `zoo.work
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 import shutil
 from collections.abc import Callable
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING
 from zoo import files, run_lock, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
-from zoo.errors import TrainingError, WriteError, reason
+from zoo.errors import RunError, TrainingError, WriteError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.safe_points import SafePoints
 from zoo.workflow import solved
 from zoo.workflow.export import ExportResult, export_model
 from zoo.workflow.keras_network import build_network
+from zoo.workflow.logs import RunLogs, parameters_of
 from zoo.workflow.request_file import RunRequest
 from zoo.workflow.trained import TrainedModel
 
@@ -42,6 +44,8 @@ def carry_out(
     asked: RunRequest,
     reporter: Reporter,
     begin: Callable[[], None],
+    *,
+    resumed: bool = False,
 ) -> ExportResult:
     """Train the network of a run, unless that is done, and export it. Other processes are kept away from the run.
 
@@ -54,6 +58,7 @@ def carry_out(
         asked: What the run was asked for.
         reporter: Receives progress messages and warnings.
         begin: Writes the first files of the run. It is called once the run folder is locked.
+        resumed: Whether the run was interrupted and continues now.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -64,13 +69,15 @@ def carry_out(
     """
     folder = run_lock.folder_of(run)
     with run_lock.hold(run):
-        points = SafePoints(folder, reporter)
+        points, logs = SafePoints(folder, reporter), RunLogs(run, registry, reporter)
         try:
             points.clean()
             files.remove_leftovers(run.folder)
             begin()
+            logs.open(resolved.loggers, parameters_of(resolved, dataset, record), resumed=resumed)
             with reporter.timing.measure("training"):
-                model, record = _trained(resolved, dataset, registry, run, record, reporter, points)
+                model, record = _trained(resolved, dataset, registry, run, record, reporter, points, logs)
+                record = record.with_warnings(logs.warnings)
                 # The network is kept, and run.json says so.
                 points.clean("*.npz")
                 with reporter.timing.measure("drawing curves"):
@@ -85,11 +92,23 @@ def carry_out(
                     replace=asked.replace,
                     precision=resolved.requested.wanted_precision or None,
                 )
+            logs.exported(result, run.read_record())
         except BaseException as error:
             _note_failure(error, run, record, points, reporter)
+            logs.end(error)
+            _note_warnings(run, logs)
             raise
+        logs.end()
+        _note_warnings(run, logs)
     shutil.rmtree(folder, ignore_errors=True)
-    return result
+    return dataclasses.replace(result, logs=tuple(logs.hints))
+
+
+def _note_warnings(run: runs.Run, logs: RunLogs) -> None:
+    """Write into run.json which loggers have failed. If that is impossible, the user has still seen the warnings."""
+    if logs.warnings:
+        with contextlib.suppress(WriteError, RunError):
+            run.write_record(run.read_record().with_warnings(logs.warnings))
 
 
 def _note_failure(
@@ -124,6 +143,7 @@ def _trained(
     record: runs.RunRecord,
     reporter: Reporter,
     points: SafePoints,
+    logs: RunLogs,
 ) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
     """Return the network of a run: that of an earlier process if it was trained, or else after training.
 
@@ -134,8 +154,9 @@ def _trained(
         ZooError: The network cannot be built, trained or opened, or a file cannot be written.
     """
     if record.status == "trained":
+        logs.earlier()
         return solved.open_trained(run, record, registry, reporter), record
-    return _train(resolved, dataset, registry, run, record, reporter, points)
+    return _train(resolved, dataset, registry, run, record, reporter, points, logs)
 
 
 def _train(
@@ -146,8 +167,9 @@ def _train(
     record: runs.RunRecord,
     reporter: Reporter,
     points: SafePoints,
+    logs: RunLogs,
 ) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
-    """Build and train the network of a run, and write history.csv, run.json, and model.keras or head.npz.
+    """Build and train the network of a run, and write run.json, and model.keras or head.npz.
 
     Returns:
         The trained network, and the run record with the results of training.
@@ -159,16 +181,17 @@ def _train(
     if resolved.schedule.by_evidence:
         from zoo.workflow import by_evidence
 
-        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter, points)
+        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter, points, logs.epoch)
     if resolved.requested.folds is not None:
         from zoo.workflow import cross_validation
 
-        return cross_validation.train(resolved, dataset, data, config, registry, run, record, reporter, points)
+        return cross_validation.train(
+            resolved, dataset, data, config, registry, run, record, reporter, points, logs.epoch
+        )
     from zoo.train import engine
 
     network = build_network(resolved, registry, reporter)
-    result = engine.train(network, resolved.phases, data, config, reporter, points.training("phases"))
-    run.write_history(result.history)
+    result = engine.train(network, resolved.phases, data, config, reporter, points.training("phases"), logs.epoch)
     with reporter.timing.measure("saving"), files.atomic_write(run.model) as temporary:
         network.model.save(temporary)
     record = record.with_training(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def train(
     record: runs.RunRecord,
     reporter: Reporter,
     points: SafePoints,
+    log: Callable[[Mapping[str, Any]], None],
 ) -> tuple[keras.Model, runs.RunRecord]:
     """Train all phases once for each fold, without its pictures, and then on all pictures; write the files of the run.
 
@@ -61,13 +63,14 @@ def train(
         run.write_out_of_fold([dataset.pixels.digests[i] for i in data.train[held_out]], logits[held_out])
     reporter.say(f"Cross-validation: {text}")
     network = build_network(resolved, registry, reporter)
-    result = engine.train(network, phases, data, config, reporter, points.training("phases"))
     figures = by_epoch(histories) if histories else ()
-    history = [
-        {**row, "val_loss": figures[i][0], "val_accuracy": figures[i][1]} if i < len(figures) else row
-        for i, row in enumerate(result.history)
-    ]
-    run.write_history(history)
+
+    def log_epoch(row: Mapping[str, Any]) -> None:
+        done = row["epoch"] - 1
+        held_out = dict(zip(("val_loss", "val_accuracy"), figures[done], strict=True)) if done < len(figures) else {}
+        log({**row, **held_out})
+
+    result = engine.train(network, phases, data, config, reporter, points.training("phases"), log_epoch)
     with reporter.timing.measure("saving"), atomic_write(run.model) as temporary:
         network.model.save(temporary)
     record = record.with_training(

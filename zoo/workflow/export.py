@@ -55,6 +55,7 @@ class ExportResult:
         variants: Each variant that was requested, with the path of its file. The path is None if the variant was
             refused.
         refusal: Why no file was put in place, if the network has learned nothing; otherwise None.
+        logs: For each log of the run besides history.csv, the name of its logger and what shows it.
     """
 
     run: runs.Run
@@ -63,6 +64,7 @@ class ExportResult:
     sample: Path
     variants: tuple[tuple[VariantFile, Path | None], ...] = ()
     refusal: str | None = None
+    logs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from zoo.data import pixels as pixel_cache
 from zoo.data.dataset import Dataset
 from zoo.data.sources import Source
 from zoo.errors import EmptyClass, UsageError
-from zoo.plugin.registry import Registry
+from zoo.plugin.registry import Item, Registry
 from zoo.reporter import Reporter, joined
 from zoo.runs import entries
 from zoo.workflow import config_file, request_file
@@ -163,6 +163,7 @@ def show_data(
         ZooError: The request cannot be carried out, the pictures cannot be found, or an export of other pictures is at
             the place of the new one.
     """
+    config.check_loggers(requested.loggers, registry)
     validation = config.has_validation(requested, registry, reporter)
     source = sources.open_source(requested.data, reading=requested.reading)
     group_by = requested.group_by
@@ -285,9 +286,16 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bo
 
 
 def plugins_of(resolved: ResolvedConfig, registry: Registry) -> list[str]:
-    """Return the plugins that a run uses, each with its name, distribution and version."""
+    """Return the plugins that decide the weights of a run, each with its name, distribution and version."""
+    return _plugins(_deciding(resolved), registry)
+
+
+def _deciding(resolved: ResolvedConfig) -> list[Item]:
+    return [resolved.architecture, resolved.augmentation, resolved.schedule]
+
+
+def _plugins(items: Sequence[Item], registry: Registry) -> list[str]:
     # A schedule from a user's file belongs to no plugin.
-    items = (resolved.architecture, resolved.augmentation, resolved.schedule)
     return sorted({str(registry.plugin_of(item)) for item in items if id(item) in registry.providers})
 
 
@@ -320,7 +328,7 @@ def _new_record(
         classes=list(source.classes),
         task=source.task,
         data=cast(entries.Data, data),
-        plugins=plugins_of(resolved, registry),
+        plugins=_plugins([*_deciding(resolved), *resolved.loggers], registry),
         versions=runs.versions(),
         schedule={
             "name": resolved.schedule.name,

@@ -62,7 +62,7 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
             run.write_record(dataclasses.replace(record, status="running", resumed=[*record.resumed, runs.now()]))
 
     running = record if record.status == "trained" else record.with_status("running")
-    return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin)
+    return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin, resumed=True)
 
 
 def open_unfinished(folder: Path) -> tuple[runs.Run, runs.RunRecord, RunRequest | None]:
