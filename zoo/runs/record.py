@@ -53,6 +53,8 @@ class RunRecord:
         evidence: What held-out pictures said about training more layers; see `zoo.train.evidence`. None if the schedule
             trains all its phases.
         parity: The dictionary that `zoo.export.parity.check` returns. None before the export.
+        weights_sha256: The sha256 of the weights of the exported file, in hex; see `zoo.export.weights_digest`. The
+            same command with the same seed gives the same one. None before the export.
         others: The entries of run.json that this version of zoo does not know. `to_json` returns them unchanged.
     """
 
@@ -79,6 +81,7 @@ class RunRecord:
     best_epoch: int | None = None
     evidence: Mapping[str, Any] | None = None
     parity: Mapping[str, Any] | None = None
+    weights_sha256: str | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -103,10 +106,11 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the content of run.json.
 
-        The entries `head`, `prefix`, `best_epoch`, `evidence` and `parity` are left out if they are None.
+        The entries `head`, `prefix`, `best_epoch`, `evidence`, `parity` and `weights_sha256` are left out if they are
+        None.
         """
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "others"}
-        later = ("head", "prefix", "best_epoch", "evidence", "parity")
+        later = ("head", "prefix", "best_epoch", "evidence", "parity", "weights_sha256")
         return {
             "schema": SCHEMA,
             **{name: value for name, value in values.items() if value is not None or name not in later},
@@ -151,15 +155,19 @@ class RunRecord:
             evidence=evidence,
         )
 
-    def with_export(self, *, parity: Mapping[str, Any], seconds: float, warnings: Sequence[str] = ()) -> RunRecord:
+    def with_export(
+        self, *, parity: Mapping[str, Any], weights_sha256: str, seconds: float, warnings: Sequence[str] = ()
+    ) -> RunRecord:
         """Return a copy of this record with the results of the export.
 
         Args:
             parity: As in `RunRecord`.
+            weights_sha256: As in `RunRecord`.
             seconds: The duration of the export in seconds.
             warnings: The warnings of the export; see `with_warnings`.
         """
-        record = dataclasses.replace(self, parity=parity, seconds={**self.seconds, "export": round(seconds, 2)})
+        took = {**self.seconds, "export": round(seconds, 2)}
+        record = dataclasses.replace(self, parity=parity, weights_sha256=weights_sha256, seconds=took)
         return record.with_warnings(warnings)
 
     def with_warnings(self, warnings: Sequence[str]) -> RunRecord:
