@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from zoo import files, run_lock, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
-from zoo.errors import TrainingError, WriteError, reason
+from zoo.errors import DataError, TrainingError, WriteError, ZooError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.safe_points import SafePoints
@@ -110,6 +110,12 @@ def _note_failure(
     if record.status == "trained":
         if interrupted:
             reporter.warn(f"the network is trained and kept in {run.folder}. `{command}` finishes the export.")
+        elif not isinstance(error, ZooError) or isinstance(error, (WriteError, DataError)):
+            # Other errors would come again.
+            reporter.warn(
+                f"the network is trained and kept in {run.folder}. When the cause is removed, `{command}` finishes the "
+                "export."
+            )
     elif interrupted:
         reporter.warn(f"training was interrupted. `{command}` continues it {points.position()}.")
     elif not isinstance(error, TrainingError):
