@@ -2,7 +2,8 @@
 
 The first signal ends the work: at the next batch if the network trains, otherwise at once. The second one ends the
 process without any more work. SIGHUP arrives when the terminal is closed or an ssh connection ends, and often twice; it
-ends the work, and the second one is ignored. Under `nohup`, it has no effect. Only the main thread of a program may set handlers; in other threads nothing changes.
+ends the work, and the second one is ignored. Under `nohup`, it has no effect. Only the main thread of a program may set
+handlers; in other threads nothing changes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _requests = _Requests()
 def _defaults() -> dict[int, Any]:
     """Return the handlers that Python starts with. Only these are replaced: background jobs ignore Ctrl-C."""
     # Windows has no SIGHUP.
-    hangup = {signal.SIGHUP: signal.SIG_DFL} if hasattr(signal, "SIGHUP") else {}
+    hangup: dict[int, Any] = {signal.SIGHUP: signal.SIG_DFL} if hasattr(signal, "SIGHUP") else {}
     return {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, **hangup}
 
 

@@ -36,7 +36,10 @@ def explained(error: BaseException) -> str | None:
         )
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
-        return "the memory is full. Close other programs, or use a smaller --batch-size, a smaller --size or a smaller network."
+        return (
+            "the memory is full. Close other programs, or use a smaller --batch-size, a smaller --size or a smaller "
+            "network."
+        )
     return None
 
 
