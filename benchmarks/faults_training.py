@@ -50,7 +50,7 @@ def send(number):
     return lambda: os.kill(os.getpid(), number)
 at({target!r}, {nth}, {action})
 """
-STEP = "zoo.train.fitting:_EpochLog.end_step"
+STEP = "zoo.train.fitting:EpochLog.end_step"
 SAVE = "zoo.train.safe_points:SafePoints.write"
 FEATURES = "zoo.train.frozen.backbone:FeatureSession.__call__"
 EXPORT = "zoo.workflow.finished_graph:finish_graph"
@@ -230,7 +230,7 @@ def truncated_picture(place: Place) -> Ran:
 
 def interrupted(place: Place, *options: object) -> Ran:
     """Start a training, and press Ctrl-C in its third epoch."""
-    steps = at("zoo.train.fitting:_EpochLog.end_step", 12, "send(signal.SIGINT)")
+    steps = at("zoo.train.fitting:EpochLog.end_step", 12, "send(signal.SIGINT)")
     return ends(place.run(*training(place, *options), before=steps), 130, f"zoo resume {run_of(place)}")
 
 
@@ -322,7 +322,7 @@ def ctrl_c(place: Place) -> Ran:
 def signaled(place: Place, number: int, code: int) -> Ran:
     """Send a signal in the third epoch, and resume."""
     ran = place.run(*training(place), before=at(STEP, 12, f"send({number})"))
-    ends(ran, code, f"zoo resume {run_of(place)}", "after epoch 2")
+    ends(ran, code, f"zoo resume {run_of(place)}")
     resumed(place)
     return ran
 

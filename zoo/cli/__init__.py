@@ -134,7 +134,6 @@ def _run() -> int:
             message = shortages.explained(error)
             if message is None:
                 raise
-        shortages.silence()
         click.echo(f"error: {message}", err=True)
         return 1
 

@@ -1,4 +1,4 @@
-"""Explains errors that are not raised by zoo: the disk or the memory is full, or nobody reads the output any more.
+"""Explains errors that zoo does not raise itself: the disk or the memory is full.
 
 They may come from any library and at any moment. A run that such an error ends has noted it, and can be resumed.
 """
@@ -6,8 +6,6 @@ They may come from any library and at any moment. A run that such an error ends 
 from __future__ import annotations
 
 import errno
-import os
-import sys
 import tempfile
 
 # What a write answers that fails for a reason outside the program.
@@ -22,10 +20,6 @@ def explained(error: BaseException) -> str | None:
     Args:
         error: An exception that is not a `zoo.errors.ZooError`.
     """
-    if isinstance(error, BrokenPipeError):
-        return (
-            "the program that reads the output has ended, as in `zoo ... | head`. Let the output go to a file instead."
-        )
     if isinstance(error, OSError) and error.errno in DISK:
         what = f"{error.filename!r}" if error.filename else "a file"
         if error.errno == errno.EROFS:
@@ -41,14 +35,3 @@ def explained(error: BaseException) -> str | None:
             "network."
         )
     return None
-
-
-def silence() -> None:
-    """Discard all further output to streams whose reader is gone, so that Python does not complain at its end."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
