@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zoo import files, run_lock, runs
+from zoo import backend, files, run_lock, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
 from zoo.errors import DataError, TrainingError, WriteError, ZooError, reason
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from zoo.train.engine import TrainConfig
     from zoo.train.inputs import TrainingData
     from zoo.workflow.solved import SolvedNetwork
+
+NOT_REPEATABLE = (
+    "the network was trained with a GPU or TPU, whose sums may come in another order each time: the same command with "
+    "the same seed may give slightly different weights. To get the same bytes, hide the device, for example with "
+    "CUDA_VISIBLE_DEVICES=-1."
+)
 
 
 def carry_out(
@@ -141,7 +147,12 @@ def _trained(
     """
     if record.status == "trained":
         return solved.open_trained(run, record, registry, reporter), record
-    return _train(resolved, dataset, registry, run, record, reporter, points)
+    model, record = _train(resolved, dataset, registry, run, record, reporter, points)
+    if backend.started() and backend.has_accelerator():
+        reporter.warn(NOT_REPEATABLE)
+        record = record.with_warnings([NOT_REPEATABLE])
+        run.write_record(record)
+    return model, record
 
 
 def _train(
