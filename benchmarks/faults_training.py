@@ -13,7 +13,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from faults import Place, Ran, fault, finish, read_until, wait_for
+from faults import Place, Ran, fault, finish, read_until
 
 from zoo.export.weights_digest import weights_sha256
 
@@ -48,6 +48,8 @@ def protect():
     subprocess.run(["mount", "-o", "remount,bind,ro", "disk"], check=True)
 def send(number):
     return lambda: os.kill(os.getpid(), number)
+# Jobs in the background of a shell ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 at({target!r}, {nth}, {action})
 """
 STEP = "zoo.train.fitting:EpochLog.end_step"
@@ -413,14 +415,3 @@ def same_export(place: Place) -> Ran:
     assert [ran.code for ran in results] == [0, 0], results
     check_weights(place.folder / "exported" / "photos" / "model.onnx")
     return results[1]
-
-
-@fault(GROUP, "the reader of the output ends (`zoo finetune ... | head -1`)")
-def closed_pipe(place: Place) -> Ran:
-    process = place.start(*training(place))
-    assert process.stdout is not None
-    text = process.stdout.readline()
-    process.stdout.close()
-    process.wait()
-    wait_for(lambda: process.returncode is not None)
-    return Ran(process.returncode, text)

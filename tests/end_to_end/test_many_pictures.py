@@ -67,7 +67,7 @@ def test_memory_of_a_thousand_classes(tmp_path):
     (run,) = (tmp_path / "many" / "runs").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["pictures"] == 15_000
-    assert len(Predictor(exported).predict(data / "class0000" / "0000.jpg").probabilities) == CLASSES
+    assert len(Predictor(exported)(data / "class0000" / "0000.jpg").probabilities) == CLASSES
     assert (run / "report.html").stat().st_size < 8e6
 
 
@@ -89,5 +89,5 @@ def test_ten_pictures_are_enough(zoo, tmp_path, options):
     words = ("--weights", "none", "--epochs", 3, "--size", 28, "--allow-chance", *options)
     ran = zoo("finetune", "mnist_convnet", "--data", tmp_path / "data", *words, *places)
     assert ran.code == 0, ran.err
-    answer = Predictor(tmp_path / "exported" / "few" / "model.onnx").predict(tmp_path / "data" / "dark" / "0.png")
+    answer = Predictor(tmp_path / "exported" / "few" / "model.onnx")(tmp_path / "data" / "dark" / "0.png")
     assert set(answer.probabilities) == {"bright", "dark"}
