@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from zoo import interrupts
 
-SIGNALS = [(signal.SIGINT, KeyboardInterrupt, 130), (signal.SIGTERM, interrupts.Terminated, 143)]
+SIGNALS = [
+    (signal.SIGINT, KeyboardInterrupt, 130),
+    (signal.SIGTERM, interrupts.Terminated, 143),
+    (signal.SIGHUP, interrupts.HungUp, 129),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +63,28 @@ def test_a_job_that_ignores_ctrl_c_still_does():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_a_closed_terminal_ends_the_work_in_order(tmp_path):
+    code = (
+        "import os, pathlib, sys, time\nfrom zoo import interrupts\n"
+        "place = pathlib.Path(sys.argv[1])\n"
+        "try:\n"
+        "    with interrupts.handled(), interrupts.held():\n"
+        "        place.write_text('ready'); end = time.monotonic() + 20\n"
+        "        while interrupts._requests.received is None and time.monotonic() < end: time.sleep(0.01)\n"
+        "        print('nobody reads this', flush=True)\n"
+        "except KeyboardInterrupt as error:\n"
+        "    print('nor this', file=sys.stderr, flush=True)\n"
+        "    place.write_text(f'ended with {interrupts.exit_code(error)}')"
+    )
+    place = tmp_path / "place"
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", code, str(place)])
+    end = time.monotonic() + 20
+    while not place.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    os.close(terminal)
+    os.waitpid(child, 0)
+    assert place.read_text() == "ended with 129"

@@ -215,7 +215,7 @@ def test_unknown_entries_are_kept():
     later = {**OLD_RECORD, "temperature": 1.3, "hosts": ["a", "b"]}
     record = runs.RunRecord.from_json(later)
     assert record.others == {"temperature": 1.3, "hosts": ["a", "b"]}
-    for each in (record, record.with_status("failed"), record.with_export(parity={}, seconds=1)):
+    for each in (record, record.with_status("failed"), record.with_export(parity={}, weights_sha256="0", seconds=1)):
         written = each.to_json()
         assert (written["temperature"], written["hosts"]) == (1.3, ["a", "b"])
         assert list(written)[-2:] == ["temperature", "hosts"]
@@ -253,7 +253,7 @@ def test_changes_give_new_records():
     trained = record.with_training(
         phases=[{"name": "head"}], best_epoch=3, prefix={"reads": 0}, warnings=["second"], seconds=1.234
     )
-    exported = trained.with_export(parity={"pictures": 60}, seconds=2.5)
+    exported = trained.with_export(parity={"pictures": 60}, weights_sha256="ab", seconds=2.5)
     assert json.dumps(record.to_json()) == before
     assert (interrupted.status, record.status) == ("interrupted", "running")
     assert trained.status == "trained" and trained.warnings == ["first", "second"] and trained.best_epoch == 3

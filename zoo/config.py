@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from zoo.data import augment as policies
 from zoo.data import sources
 from zoo.data.augment import Augment
 from zoo.data.reading import ReadingOptions
-from zoo.errors import InvalidPluginData, PluginError, UsageError
-from zoo.plugin import Architecture, Augmentation, Head, Logger, Phase, Schedule
+from zoo.errors import InvalidPluginData, UsageError
+from zoo.plugin import Architecture, Augmentation, Head, Logger, Phase, Schedule, logger_choice
 from zoo.plugin.registry import Registry
 from zoo.plugin.types import VECTOR_POOLS
 from zoo.pretrained import select
@@ -192,37 +192,6 @@ class ResolvedConfig:
     loggers: tuple[Logger, ...] = ()
 
 
-def check_loggers(names: Sequence[str], registry: Registry) -> tuple[Logger, ...]:
-    """Return the loggers that a user names. `history` is left out, because every run has it.
-
-    Raises:
-        UsageError: No plugin provides a logger of that name, or a module that it needs is not installed.
-        DuplicateName: Two plugins provide a logger of that name.
-    """
-    loggers = []
-    for name in dict.fromkeys(("history", *names)):
-        logger = registry.logger(name)
-        if missing := logger.missing():
-            raise UsageError(
-                f"--log {name} needs {' and '.join(missing)}, which is not installed. Install it: {logger.install}"
-            )
-        loggers.append(logger)
-    return tuple(each for each in loggers if each.name != "history")
-
-
-def _loggers(names: Sequence[str], registry: Registry, reporter: Reporter, *, resumed: bool) -> tuple[Logger, ...]:
-    """Return the loggers of a run; see `check_loggers`. A run that is resumed continues without those that are gone."""
-    if not resumed:
-        return check_loggers(names, registry)
-    found = list(check_loggers((), registry))
-    for name in names:
-        try:
-            found += check_loggers([name], registry)
-        except (UsageError, PluginError) as error:
-            reporter.warn(f"the run continues without its logger {name!r}: {error}")
-    return tuple(found)
-
-
 def check_precision(precision: float | None, *, multilabel: bool) -> None:
     """Refuse a wanted precision for pictures with several labels.
 
@@ -262,7 +231,7 @@ def resolve(
     if config.balance and source.multilabel:
         raise UsageError("--balance needs pictures with exactly one class each; these have several labels or none.")
     check_precision(config.wanted_precision, multilabel=source.multilabel)
-    loggers = _loggers(config.loggers, registry, reporter, resumed=planned is not None)
+    loggers = logger_choice.loggers_of(config.loggers, registry, reporter, resumed=planned is not None)
     name = export_name(config, architecture, source)
     if config.export:
         files.check_writable(config.exported / name, "--exported FOLDER")

@@ -1,13 +1,17 @@
-"""Handles Ctrl-C and the signal SIGTERM while a run works.
+"""Handles Ctrl-C and the signals SIGTERM and SIGHUP while a run works.
 
 The first signal ends the work: at the next batch if the network trains, otherwise at once. The second one ends the
-process without any more work. Only the main thread of a program may set handlers; in other threads nothing changes.
+process without any more work. SIGHUP arrives when the terminal is closed or an ssh connection ends, and often twice; it
+ends the work, and the second one is ignored. Under `nohup`, it has no effect. Only the main thread of a program may set
+handlers; in other threads nothing changes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +21,10 @@ from typing import Any
 
 class Terminated(KeyboardInterrupt):
     """The process received SIGTERM, for example from `kill` or when the machine shuts down."""
+
+
+class HungUp(Terminated):
+    """The process received SIGHUP: its terminal was closed."""
 
 
 class _Requests:
@@ -37,21 +45,25 @@ _requests = _Requests()
 
 def _defaults() -> dict[int, Any]:
     """Return the handlers that Python starts with. Only these are replaced: background jobs ignore Ctrl-C."""
-    return {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    # Windows has no SIGHUP.
+    hangup: dict[int, Any] = {signal.SIGHUP: signal.SIG_DFL} if hasattr(signal, "SIGHUP") else {}
+    return {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, **hangup}
 
 
 def exit_code(error: BaseException | None) -> int:
-    """Return the exit code of a command that was interrupted: 143 after SIGTERM, and 130 after Ctrl-C."""
+    """Return the exit code of a command that was interrupted: 143 after SIGTERM, 129 after SIGHUP, 130 after Ctrl-C."""
+    if isinstance(error, HungUp):
+        return 129
     return 143 if isinstance(error, Terminated) else 130
 
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Handle Ctrl-C and SIGTERM inside this context, as the module says.
+    """Handle Ctrl-C, SIGTERM and SIGHUP inside this context, as the module says.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
-        Terminated: SIGTERM was received.
+        Terminated: SIGTERM or SIGHUP was received.
     """
     taken = {}
     if threading.current_thread() is threading.main_thread():
@@ -61,6 +73,9 @@ def handled() -> Iterator[None]:
         # The operating system ends the process at the second signal, even if it computes in C++ then.
         for each in taken:
             signal.signal(each, signal.SIG_DFL)
+        if number == getattr(signal, "SIGHUP", None):
+            signal.signal(number, signal.SIG_IGN)
+            _leave_terminal()
         _show_cursor()
         _requests.received = number
         if not _requests.held:
@@ -98,11 +113,25 @@ def check() -> None:
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
-        Terminated: SIGTERM was received.
+        Terminated: SIGTERM or SIGHUP was received.
     """
     received, _requests.received = _requests.received, None
     if received is not None:
-        raise Terminated if received == signal.SIGTERM else KeyboardInterrupt
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Terminated if received == signal.SIGTERM else HungUp
+
+
+def _leave_terminal() -> None:
+    """Discard what would be written to a terminal that was closed: each write would raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            descriptor = stream.fileno()
+            # A terminal that is gone is a character device that no longer says it is one.
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 def _show_cursor() -> None:

@@ -165,7 +165,7 @@ def test_show_has_everything_on_one_screen(zoo, make, finished):
     tested = sum(row["part"] == "test" and row["class"] == "discs" for row in listed)
     assert described["data"]["classes"]["discs"]["test"] == tested > 0
     assert described["bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert described["command"][:3] == ["zoo", "finetune", "mobilenetv2_035"]
+    assert described["command"] == ["zoo", "finetune", "--config", str(folder / "config.toml")]
     exports = {Path(each["path"]): each["same"] for each in described["exports"]}
     assert exports == {folder / "model.onnx": True, finished[1] / "shapes" / "model.onnx": True}
     out = zoo("runs", "show", "aaaaaa").out

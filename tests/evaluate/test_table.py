@@ -69,3 +69,13 @@ def test_several_labels_have_other_totals():
     text = metrics.table(metrics.measure(targets * 0.8 + 0.1, targets, ["cat", "dog"], multilabel=True))
     assert "\nexact match 1.00 (0.44 to 1.00 with 95 % confidence, 3 pictures)\n" in text
     assert "accuracy of single decisions 1.000, mean AP 1.000, macro F1 1.000" in text and "confusion" not in text
+
+
+def test_of_very_many_classes_the_worst_are_listed():
+    names = [f"class{i:03}" for i in range(300)]
+    matrix = np.diag(np.full(300, 5))
+    matrix[7, 7:9] = 1, 4
+    lines = table(names, matrix)
+    assert lines[1].split() == ["class007", "1.000", "0.200", "0.333", "5"] and lines[2].startswith("class008")
+    assert lines[21] == "... and 280 more classes, with an F1 of at least 1.000" and lines[22].startswith("accuracy")
+    assert len(table(names[:100], matrix[:100, :100])) > 100

@@ -3,8 +3,8 @@
 The commands themselves are in the other modules of this package. Importing the package is quick, because Keras, numpy
 and other large packages are imported inside the commands that need them.
 
-The exit codes are 0 (success), 1 (a failure that the user can act on), 2 (wrong usage), 130 (interrupted by Ctrl-C) and
-143 (ended by SIGTERM).
+The exit codes are 0 (success), 1 (a failure that the user can act on), 2 (wrong usage), 130 (interrupted by Ctrl-C),
+143 (ended by SIGTERM) and 129 (ended by SIGHUP, because the terminal was closed).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import click
 
-from zoo.cli import cache, catalog, data, doctor, evaluate, export, report, runs, train
+from zoo.cli import cache, catalog, data, doctor, evaluate, export, report, runs, shortages, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 from zoo.interrupts import exit_code
@@ -129,9 +129,12 @@ def _run() -> int:
         return 1
     except Exception as error:
         runtime = sys.modules.get("zoo_runtime")
+        message: object = error
         if runtime is None or not isinstance(error, runtime.ZooRuntimeError):
-            raise
-        click.echo(f"error: {error}", err=True)
+            message = shortages.explained(error)
+            if message is None:
+                raise
+        click.echo(f"error: {message}", err=True)
         return 1
 
 

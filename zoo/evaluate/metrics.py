@@ -21,6 +21,8 @@ from zoo_runtime import format_accuracy
 SMALLEST_PROBABILITY = 1e-12
 # The width of a terminal, in characters.
 TERMINAL = 80
+# The table lists more classes than this only in part.
+MOST_ROWS, WORST_ROWS = 100, 20
 # The metrics that the exported file stores.
 SUMMARY = (
     "accuracy",
@@ -189,6 +191,8 @@ def accuracy_text(metrics: dict[str, Any]) -> str:
 def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
     """Format metrics for the terminal: one line per class, up to four lines of totals, and the confusion matrix.
 
+    Of more than `MOST_ROWS` classes, only the `WORST_ROWS` with the lowest F1 are listed.
+
     Args:
         metrics: The metrics that `measure` returns, with or without those of `zoo.evaluate.answers.Answers.measure`.
         max_classes: If there are more classes, the confusion matrix is left out. Multi-label metrics do not have one.
@@ -196,11 +200,15 @@ def table(metrics: dict[str, Any], max_classes: int = 12) -> str:
     names = metrics["classes"]
     width = max(5, *(len(name) for name in names))
     lines = [f"{'class':<{width}}  precision  recall     f1  pictures"]
-    for name in names:
+    f1 = {name: metrics["per_class"][name]["f1"] for name in names}
+    shown = sorted(names, key=f1.__getitem__)[:WORST_ROWS] if len(names) > MOST_ROWS else names
+    for name in shown:
         row = metrics["per_class"][name]
         lines.append(
             f"{name:<{width}}  {row['precision']:>9.3f}  {row['recall']:>6.3f}  {row['f1']:>5.3f}  {row['pictures']:>8}"
         )
+    if len(shown) < len(names):
+        lines.append(f"... and {len(names) - len(shown)} more classes, with an F1 of at least {f1[shown[-1]]:.3f}")
     multilabel = ""
     if "exact_match" in metrics:
         multilabel = (

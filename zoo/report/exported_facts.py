@@ -25,6 +25,7 @@ class ExportedFacts:
         name: The name of the export, which is that of its folder.
         file: The name of the file, such as "model.onnx".
         sha256: The digest of the file, in hex.
+        weights_sha256: The digest of its weights, in hex; see `zoo.export.weights_digest`.
         bytes: The size of the file.
         info: The metadata of the file.
         metrics: The figures of each part, measured through this file, as metrics.json has them. An older file has fewer
@@ -41,6 +42,7 @@ class ExportedFacts:
     name: str
     file: str
     sha256: str
+    weights_sha256: str
     bytes: int
     info: ModelInfo
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

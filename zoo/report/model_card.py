@@ -183,6 +183,7 @@ def _file(facts: ExportedFacts) -> list[tuple[str, str]]:
     rows = [
         ("file", code(facts.file)),
         ("sha256", code(facts.sha256)),
+        ("sha256 of the weights", code(facts.weights_sha256)),
         ("size", size_text(facts.bytes)),
         ("computes in", kinds.get(facts.kind, facts.kind)),
         ("task", facts.task),

@@ -51,6 +51,7 @@ class Options(TypedDict):
     group_by: NotRequired[str | None]
     reading: NotRequired[dict[str, Any]]
     wanted_precision: NotRequired[float | None]
+    loggers: NotRequired[Sequence[str]]
 
 
 class Architecture(TypedDict):

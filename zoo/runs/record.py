@@ -13,7 +13,7 @@ from zoo.runs import entries
 
 SCHEMA = 2
 # Entries that to_json leaves out if they are None, because the run does not have them (yet).
-LATER = ("head", "schedule", "backend", "prefix", "best_epoch", "evidence", "parity")
+LATER = ("head", "schedule", "backend", "prefix", "best_epoch", "evidence", "parity", "weights_sha256")
 OBJECTS = (
     *("options", "architecture", "head", "weights", "augmentation", "image", "data", "versions", "schedule"),
     *("seconds", "prefix", "evidence", "parity"),
@@ -125,6 +125,8 @@ class RunRecord:
         evidence: What held-out pictures said about training more layers; see `zoo.train.evidence`. None if the schedule
             trains all its phases.
         parity: The dictionary that `zoo.export.parity.check` returns. None before the export.
+        weights_sha256: The sha256 of the weights of the exported file, in hex; see `zoo.export.weights_digest`. The
+            same command with the same seed gives the same one. None before the export.
         others: The entries of run.json that this version of zoo does not know. `to_json` returns them unchanged.
     """
 
@@ -156,6 +158,7 @@ class RunRecord:
     best_epoch: int | None = None
     evidence: Mapping[str, Any] | None = None
     parity: Mapping[str, Any] | None = None
+    weights_sha256: str | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -230,15 +233,19 @@ class RunRecord:
             evidence=evidence,
         )
 
-    def with_export(self, *, parity: Mapping[str, Any], seconds: float, warnings: Sequence[str] = ()) -> RunRecord:
+    def with_export(
+        self, *, parity: Mapping[str, Any], weights_sha256: str, seconds: float, warnings: Sequence[str] = ()
+    ) -> RunRecord:
         """Return a copy of this record with the results of the export.
 
         Args:
             parity: As in `RunRecord`.
+            weights_sha256: As in `RunRecord`.
             seconds: The duration of the export in seconds.
             warnings: The warnings of the export; see `with_warnings`.
         """
-        record = dataclasses.replace(self, parity=parity, seconds={**self.seconds, "export": round(seconds, 2)})
+        took = {**self.seconds, "export": round(seconds, 2)}
+        record = dataclasses.replace(self, parity=parity, weights_sha256=weights_sha256, seconds=took)
         return record.with_warnings(warnings)
 
     def with_warnings(self, warnings: Sequence[str]) -> RunRecord:

@@ -19,7 +19,7 @@ from zoo.errors import ConversionFailed, TrainingError
 from zoo.files import atomic_write
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter, counted
-from zoo.train import evidence
+from zoo.train import evidence, linear_head
 from zoo.train.evidence import ChosenHead, Evidence, Trials
 from zoo.train.frozen.backbone import PooledBackbone
 from zoo.train.frozen.pooled import pooled_features
@@ -207,6 +207,9 @@ def _solve_head(
     started, requested, phase = time.perf_counter(), resolved.requested, resolved.phases[0]
     targets = data.targets[data.train]
     weights = class_weights(data) if requested.balance else None
+    cost = linear_head.cost_text(*targets.shape)
+    if cost:
+        reporter.warn(cost)
     with reporter.timing.measure("solving the head"):
         chosen = _choose(groups, resolved, data, weights)
     fit = chosen.fit

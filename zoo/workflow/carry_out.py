@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zoo import files, run_lock, runs
+from zoo import backend, files, run_lock, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
-from zoo.errors import RunError, TrainingError, WriteError, reason
+from zoo.errors import DataError, RunError, TrainingError, WriteError, ZooError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train.safe_points import SafePoints
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from zoo.train.engine import TrainConfig
     from zoo.train.inputs import TrainingData
     from zoo.workflow.solved import SolvedNetwork
+
+NOT_REPEATABLE = (
+    "the network was trained with a GPU or TPU, whose sums may come in another order each time: the same command with "
+    "the same seed may give slightly different weights. To get the same bytes, hide the device, for example with "
+    "CUDA_VISIBLE_DEVICES=-1."
+)
 
 
 def carry_out(
@@ -129,6 +135,12 @@ def _note_failure(
     if record.status == "trained":
         if interrupted:
             reporter.warn(f"the network is trained and kept in {run.folder}. `{command}` finishes the export.")
+        elif not isinstance(error, ZooError) or isinstance(error, (WriteError, DataError)):
+            # Other errors would come again.
+            reporter.warn(
+                f"the network is trained and kept in {run.folder}. When the cause is removed, `{command}` finishes the "
+                "export."
+            )
     elif interrupted:
         reporter.warn(f"training was interrupted. `{command}` continues it {points.position()}.")
     elif not isinstance(error, TrainingError):
@@ -156,7 +168,12 @@ def _trained(
     if record.status == "trained":
         logs.earlier()
         return solved.open_trained(run, record, registry, reporter), record
-    return _train(resolved, dataset, registry, run, record, reporter, points, logs)
+    model, record = _train(resolved, dataset, registry, run, record, reporter, points, logs)
+    if backend.started() and backend.has_accelerator():
+        reporter.warn(NOT_REPEATABLE)
+        record = record.with_warnings([NOT_REPEATABLE])
+        run.write_record(record)
+    return model, record
 
 
 def _train(

@@ -36,7 +36,10 @@ ALWAYS = {
     **{"label-smoothing": "label_smoothing", "compute": "precision", "seed": "seed"},
 }
 # These are written if the user gave them. The second group changes phases.
-GIVEN = {"val-split": "val_split", "group-by": "group_by", "cv": "folds", "name": "name", "cache-size": "cache_size"}
+GIVEN = {
+    **{"val-split": "val_split", "group-by": "group_by", "cv": "folds", "name": "name", "cache-size": "cache_size"},
+    "log": "loggers",
+}
 GIVEN_PHASES = {
     **{"epochs": "epochs", "learning-rate": "learning_rates", "optimizer": "optimizer", "rate": "rate"},
     **{"clip-norm": "clip_norm", "ema": "ema", "patience": "patience", "views": "views"},

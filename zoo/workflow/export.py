@@ -268,13 +268,17 @@ def _keep(
         ParityFailed: The written file does not pass its self-test.
         WriteError: A file cannot be written.
     """
-    from zoo.export import artifact
+    from zoo.export import artifact, weights_digest
 
     run = trained.run
     if export:
         artifact.place(content, run.exported)
     run.write_json("metrics.json", metrics)
-    record = trained.record.with_export(parity=info.parity, seconds=time.perf_counter() - started)
+    record = trained.record.with_export(
+        parity=info.parity,
+        weights_sha256=weights_digest.weights_sha256(content),
+        seconds=time.perf_counter() - started,
+    )
     run.write_record(record)
 
 

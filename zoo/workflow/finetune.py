@@ -21,6 +21,7 @@ from zoo.data import pixels as pixel_cache
 from zoo.data.dataset import Dataset
 from zoo.data.sources import Source
 from zoo.errors import EmptyClass, UsageError
+from zoo.plugin import logger_choice
 from zoo.plugin.registry import Item, Registry
 from zoo.reporter import Reporter, joined
 from zoo.runs import entries
@@ -163,7 +164,7 @@ def show_data(
         ZooError: The request cannot be carried out, the pictures cannot be found, or an export of other pictures is at
             the place of the new one.
     """
-    config.check_loggers(requested.loggers, registry)
+    logger_choice.check_loggers(requested.loggers, registry)
     validation = config.has_validation(requested, registry, reporter)
     source = sources.open_source(requested.data, reading=requested.reading)
     group_by = requested.group_by

@@ -25,6 +25,7 @@ from zoo.data.split import PARTS
 from zoo.errors import RunError, WriteError, ZooError
 from zoo.evaluate.metrics import interval
 from zoo.export.variants import VARIANTS
+from zoo.export.weights_digest import weights_sha256
 from zoo.files import atomic_write
 from zoo.report import markdown, model_card, sbom
 from zoo.report.exported_facts import ExportedFacts
@@ -94,7 +95,9 @@ def describe(path: Path) -> ExportedFacts:
 
 def _facts(path: Path, digest: str, info: ModelInfo, described: Described | None) -> ExportedFacts:
     """Collect what is known about an exported file."""
-    facts = ExportedFacts(path.parent.name, path.name, digest, path.stat().st_size, info, _measured(info))
+    facts = ExportedFacts(
+        path.parent.name, path.name, digest, weights_sha256(path), path.stat().st_size, info, _measured(info)
+    )
     if described is None:
         return facts
     trained = described.trained
@@ -243,7 +246,8 @@ def _refresh_float32(path: Path, facts: ExportedFacts) -> None:
         info = info_of(float32)
         if info is None or model_card.digest_in(text) != _sha256(float32):
             continue
-        own = ExportedFacts(name, EXPORTED_FILE, "", float32.stat().st_size, info, _measured(info), folder=facts.folder)
+        size = float32.stat().st_size
+        own = ExportedFacts(name, EXPORTED_FILE, "", "", size, info, _measured(info), folder=facts.folder)
         section = model_card.smaller_section(own, *_siblings(float32.parent.parent, own, facts))
         changed = model_card.with_smaller(text, section)
         if changed is not None:

@@ -26,6 +26,8 @@ PARTS = ("test", "validation", "cross_validation")
 RUN_NAME = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}", re.DOTALL)
 # A run folder that is being removed has a name that begins so.
 REMOVED = ".removed-"
+# The logger "mlflow" keeps its database in a folder among the runs.
+MLFLOW = "mlflow.db"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def read(folder: Path) -> Listing:
         place = folder / name
         if name.startswith(REMOVED):
             foreign[name] = "the rest of a removed run; `zoo runs rm --leftovers` deletes it"
-        elif not name.startswith("."):
+        elif not name.startswith(".") and not (place / MLFLOW).is_file():
             listed = _listed(place, now)
             if isinstance(listed, str):
                 foreign[name] = listed

@@ -1,0 +1,93 @@
+"""1,000 classes from folder to exported file, with 20,000 and with 100,000 pictures; and 2 classes of 5 pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo_runtime import Predictor
+
+CLASSES = 1000
+# Starts `zoo`, and prints the peak memory of the process in bytes.
+STARTER = """
+import sys
+from zoo import cli, reporter
+try:
+    cli.main()
+finally:
+    print("PEAK", reporter.peak_memory())
+"""
+
+
+def write_pictures(folder, per_class, start=0):
+    """Write pictures of 32 x 32 gray pixels: each is half the pattern of its class, and half a pattern of its own."""
+    for label in range(CLASSES):
+        rng = np.random.default_rng([label, start])
+        own = np.random.default_rng(label).integers(0, 256, (8, 8))
+        place = folder / f"class{label:04}"
+        place.mkdir(parents=True, exist_ok=True)
+        for i, coarse in enumerate((own + rng.integers(0, 256, (per_class, 8, 8))) // 2, start):
+            picture = Image.fromarray(coarse.astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+            picture.save(place / f"{i:04}.jpg", quality=80)
+
+
+def train(place, data, *options):
+    """Train in a process of its own. Return its output and its peak memory in bytes."""
+    words = ["finetune", "mnist_convnet", "--data", data, "--weights", "none", "--size", 32, "--batch-size", 128]
+    words += ["--runs", place / "runs", "--exported", place / "exported", "--name", "many", "--allow-chance", *options]
+    ran = subprocess.run(
+        [sys.executable, "-c", STARTER, *map(str, words)],
+        env={**os.environ, "ZOO_CACHE": str(place / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr
+    return ran.stdout, int(re.search(r"PEAK (\d+)", ran.stdout)[1])
+
+
+@pytest.mark.slow
+def test_memory_of_a_thousand_classes(tmp_path):
+    data = tmp_path / "data"
+    write_pictures(data, 20)
+    _, few = train(tmp_path / "few", data, "--epochs", 1)
+    write_pictures(data, 80, start=20)
+    text, many = train(tmp_path / "many", data, "--epochs", 2)
+    print(f"peak memory: {few / 1e9:.2f} GB with 20,000 pictures, {many / 1e9:.2f} GB with 100,000")
+    assert f"100000 pictures of {CLASSES} classes" in text and "more classes, with an F1 of at least" in text
+    # Targets and answers are tables of pictures x classes; pixels and features are mapped from files.
+    assert many < 3.6e9 and (many - few) / 80_000 < 26e3
+    exported = tmp_path / "many" / "exported" / "many" / "model.onnx"
+    (run,) = (tmp_path / "many" / "runs").iterdir()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["pictures"] == 15_000
+    assert len(Predictor(exported)(data / "class0000" / "0000.jpg").probabilities) == CLASSES
+    assert (run / "report.html").stat().st_size < 8e6
+
+
+def write_few(folder):
+    rng = np.random.default_rng(0)
+    for level, name in ((150, "bright"), (0, "dark")):
+        (folder / name).mkdir(parents=True)
+        for i in range(5):
+            Image.fromarray((level + rng.integers(0, 90, (40, 40, 3))).astype(np.uint8)).save(
+                folder / name / f"{i}.png"
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--schedule", "head-only"), ("--cv", 2), ("--schedule", "fine-tune")])
+def test_ten_pictures_are_enough(zoo, tmp_path, options):
+    write_few(tmp_path / "data")
+    places = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported", "--name", "few")
+    words = ("--weights", "none", "--epochs", 3, "--size", 28, "--allow-chance", *options)
+    ran = zoo("finetune", "mnist_convnet", "--data", tmp_path / "data", *words, *places)
+    assert ran.code == 0, ran.err
+    answer = Predictor(tmp_path / "exported" / "few" / "model.onnx")(tmp_path / "data" / "dark" / "0.png")
+    assert set(answer.probabilities) == {"bright", "dark"}
