@@ -25,7 +25,6 @@ ALLOWED = {
     "zoo.plugin": {"zoo.errors"},
     "zoo_plugins": {"zoo.plugin"},
     "zoo.runs": {"zoo.errors", "zoo.files"},
-    "zoo.run_lock": {"zoo.errors", "zoo.runs"},
     "zoo.pretrained": {"zoo.errors", "zoo.files", "zoo.reporter", "zoo.plugin"},
     "zoo.convert": {"zoo.errors", "zoo.backend", "zoo.interrupts"},
     "zoo.data": TOOLS,

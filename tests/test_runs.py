@@ -17,6 +17,7 @@ import pytest
 
 from zoo import files, runs
 from zoo.errors import RunError, UsageError, WriteError
+from zoo.runs import run_lock
 
 
 def names(folder: Path) -> list[str]:
@@ -179,8 +180,16 @@ def test_another_schema(tmp_path, content):
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed: MemoryError", None])
 def test_training_that_did_not_finish(tmp_path, status):
-    with pytest.raises(RunError, match=f"training did not finish .status {status!r}"):
-        runs.load(write_run(tmp_path, status=status))
+    folder = write_run(tmp_path, status=status)
+    # No process works on the run.
+    said = "interrupted" if status == "running" else status
+    with pytest.raises(RunError, match=f"training did not finish .status {said!r}"):
+        runs.load(folder)
+    with (
+        run_lock.hold(runs.Run(folder)),
+        pytest.raises(RunError, match=r"in use: process .* exports the network"),
+    ):
+        runs.load(folder)
 
 
 def test_a_run_without_its_model(tmp_path):

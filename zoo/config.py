@@ -231,7 +231,7 @@ def resolve(
     if config.balance and source.multilabel:
         raise UsageError("--balance needs pictures with exactly one class each; these have several labels or none.")
     check_precision(config.wanted_precision, multilabel=source.multilabel)
-    loggers = logger_choice.loggers_of(config.loggers, registry, reporter, resumed=planned is not None)
+    loggers = logger_choice.loggers_of(config.loggers, registry, reporter.warn, resumed=planned is not None)
     name = export_name(config, architecture, source)
     if config.export:
         files.check_writable(config.exported / name, "--exported FOLDER")

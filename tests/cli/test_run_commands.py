@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo import run_lock, runs
+from zoo import runs
 from zoo.cli import table
+from zoo.runs import run_lock
 from zoo.workflow import remove_runs
 from zoo_runtime import format_accuracy
 

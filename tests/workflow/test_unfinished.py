@@ -14,7 +14,8 @@ import sys
 
 import pytest
 
-from zoo import backend, files, run_lock, runs
+from zoo import backend, files, runs
+from zoo.runs import run_lock
 from zoo.train import epochs
 from zoo.train.safe_points import SafePoints
 from zoo.workflow import carry_out
@@ -159,7 +160,7 @@ def test_sigterm_and_a_full_disk(zoo, train, monkeypatch):
 def test_a_run_whose_process_is_gone_is_shown_as_interrupted(tmp_path):
     run = runs.Run(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from zoo import run_lock, runs\n"
+        "import sys; from pathlib import Path; from zoo import runs; from zoo.runs import run_lock\n"
         "with run_lock.hold(runs.Run(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from zoo.errors import PluginError, UsageError
 from zoo.plugin.loggers import Logger
 from zoo.plugin.registry import Registry
-from zoo.reporter import Reporter
 
 
 def check_loggers(names: Sequence[str], registry: Registry) -> tuple[Logger, ...]:
@@ -28,7 +27,9 @@ def check_loggers(names: Sequence[str], registry: Registry) -> tuple[Logger, ...
     return tuple(each for each in loggers if each.name != "history")
 
 
-def loggers_of(names: Sequence[str], registry: Registry, reporter: Reporter, *, resumed: bool) -> tuple[Logger, ...]:
+def loggers_of(
+    names: Sequence[str], registry: Registry, warn: Callable[[str], None], *, resumed: bool
+) -> tuple[Logger, ...]:
     """Return the loggers of a run; see `check_loggers`. A run that is resumed continues without those that are gone."""
     if not resumed:
         return check_loggers(names, registry)
@@ -37,5 +38,5 @@ def loggers_of(names: Sequence[str], registry: Registry, reporter: Reporter, *, 
         try:
             found += check_loggers([name], registry)
         except (UsageError, PluginError) as error:
-            reporter.warn(f"the run continues without its logger {name!r}: {error}")
+            warn(f"the run continues without its logger {name!r}: {error}")
     return tuple(found)

@@ -371,17 +371,23 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
     Raises:
         RunError: run.json is missing or damaged, a newer version of zoo wrote it, or training did not finish.
     """
+    # The lock knows runs, too.
+    from zoo.runs import run_lock
+
     run = Run(folder)
     record = run.read_record()
     if record.status != "trained" or not (run.model.is_file() or run.solved_head.is_file()):
         words = list(record.command)
         command = shlex.join(words) if words[:2] == ["zoo", "finetune"] else "zoo finetune"
-        begin, advice = "start it again", f"`{command}`"
+        begin, advice = "Start it again", f"`{command}`"
         if (folder / UNFINISHED).is_dir():
-            begin, words = "resume it", ["zoo", "export", str(folder), "--best-so-far"]
+            begin, words = "Resume it", ["zoo", "export", str(folder), "--best-so-far"]
             advice = f"`{shlex.join(['zoo', 'resume', str(folder)])}`, or export it as it is: `{shlex.join(words)}`"
-        begin = f"Unless it is still running, {begin}" if record.status == "running" else begin.capitalize()
-        raise RunError(f"{str(folder)!r}: training did not finish (status {record.status!r}). {begin}: {advice}.")
+        if run_lock.holder(run) is not None:
+            export = shlex.join(["zoo", "export", str(folder), "--best-so-far"])
+            raise RunError(f"{run_lock.in_use(run)} `{export}` exports the network as it is now.")
+        status = "interrupted" if record.status == "running" else record.status
+        raise RunError(f"{str(folder)!r}: training did not finish (status {status!r}). {begin}: {advice}.")
     return run, record
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import config, files, run_lock, runs
+from zoo import config, files, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
 from zoo.errors import RunError
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
+from zoo.runs import run_lock
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.safe_points import SafePoints
 from zoo.workflow import replaced, request_file

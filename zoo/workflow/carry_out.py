@@ -13,12 +13,13 @@ import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zoo import backend, files, run_lock, runs
+from zoo import backend, files, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
 from zoo.errors import DataError, RunError, TrainingError, WriteError, ZooError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
+from zoo.runs import run_lock
 from zoo.train.safe_points import SafePoints
 from zoo.workflow import solved
 from zoo.workflow.export import ExportResult, export_model

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import files, run_lock, runs
+from zoo import files, runs
 from zoo.data.tables import SEPARATOR
 from zoo.errors import RunError, UsageError, WriteError
 from zoo.evaluate import paired
 from zoo.export.paired import drop_bounds
 from zoo.report import comparison
 from zoo.report.exported_facts import Figure, figures
+from zoo.runs import run_lock
 
 PREDICTIONS = "predictions.csv"
 # The quantile of the normal distribution for two-sided intervals with 95 % confidence.

@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo import run_lock, runs
+from zoo import runs
 from zoo.errors import RunError, UsageError, WriteError
+from zoo.runs import run_lock
 from zoo.workflow import run_details, run_list
 from zoo.workflow.run_list import REMOVED, RUN_NAME
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo import backend, run_lock, runs
+from zoo import backend, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import sources
 from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError, ZooError
 from zoo.export.variants import VARIANTS, AcceptanceLimits, VariantRequest
 from zoo.plugin import Phase, Schedule
-from zoo.runs import entries
+from zoo.runs import entries, run_lock
 
 FILE = f"{runs.UNFINISHED}/{run_lock.REQUEST}"
 FORMAT = 1

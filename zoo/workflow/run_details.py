@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo import run_lock, runs
+from zoo import runs
 from zoo.errors import RunError
+from zoo.runs import run_lock
 from zoo.train import safe_points
 from zoo.workflow import run_list
 

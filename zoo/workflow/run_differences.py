@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo import run_lock, runs
+from zoo import runs
+from zoo.runs import run_lock
 from zoo.workflow import compare_runs
 
 PLUGINS, SPLIT = "plugins", "split"

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import run_lock, runs
+from zoo import runs
 from zoo.errors import RunError, UsageError
+from zoo.runs import run_lock
 
 UNREADABLE = "unreadable"
 # What a run without a metric has been asked for, in the order of preference.
@@ -55,7 +56,7 @@ class ListedRun:
 
     Args:
         folder: The run folder.
-        state: What `zoo.run_lock.state` returns, without the error; "failed" for a failed run, and "unreadable" if
+        state: What `zoo.runs.run_lock.state` returns, without the error; "failed" for a failed run, and "unreadable" if
             run.json cannot be read.
         why: Why it failed or cannot be read, as a whole; "" for other runs.
         network: The name of the architecture.

@@ -6,12 +6,13 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from zoo import backend, config, interrupts, run_lock, runs
+from zoo import backend, config, interrupts, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
 from zoo.errors import DataError, RunError
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter, joined
+from zoo.runs import run_lock
 from zoo.workflow import own_pictures, replaced, request_file
 from zoo.workflow.carry_out import carry_out
 from zoo.workflow.export import ExportResult
