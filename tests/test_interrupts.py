@@ -22,10 +22,12 @@ SIGNALS = [
 
 @pytest.fixture(autouse=True)
 def terminal():
-    """Give Ctrl-C its usual meaning. A shell starts background jobs with SIGINT ignored, and processes inherit that."""
-    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Give Ctrl-C and SIGHUP their usual meaning. Background jobs and `nohup` ignore them, and processes inherit that."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    outer = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, outer)
+    for number, handler in outer.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "error", "code"), SIGNALS)

@@ -232,6 +232,7 @@ def test_all_options_of_a_record_become_options_again(tmp_path):
         },
         **{"label_smoothing": 0.1, "balance": True, "precision": "bfloat16", "cache_size": 0, "val_split": 0.2},
         **{"group_by": "a(.)", "wanted_precision": 0.0, "folds": 3, "seed": 9, "name": "mine", "export": False},
+        "loggers": ["tensorboard"],
     }
     path = tmp_path / "run.json"
     path.write_text(json.dumps(record("1-published-weights", **asked).to_json()))

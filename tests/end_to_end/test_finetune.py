@@ -32,6 +32,7 @@ def test_what_is_printed(finished):
     assert record["options"]["schedule"] == "scratch" and record["weights"]["random"] is True
     assert run.name.split("-")[1] == "mobilenetv2_035" and len(run.name.split("-")[2]) == 6
     assert sorted(p.name for p in run.iterdir()) == [
+        "config.toml",
         "curves.png",
         "examples.json",
         "history.csv",

@@ -62,7 +62,7 @@ def test_a_failure_is_recorded_and_nothing_is_exported(plugins, photos, tmp_path
         workflow.finetune(asked, plugins, Reporter())
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "failed: MemoryError: no room"
-    assert sorted(path.name for path in run.iterdir()) == ["pictures.csv", "run.json", "unfinished"]
+    assert sorted(path.name for path in run.iterdir()) == ["config.toml", "pictures.csv", "run.json", "unfinished"]
     assert not (tmp_path / "exported").exists()
 
 
