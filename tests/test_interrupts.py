@@ -22,7 +22,7 @@ SIGNALS = [
 
 @pytest.fixture(autouse=True)
 def terminal():
-    """Give Ctrl-C and SIGHUP their usual meaning. Background jobs and `nohup` ignore them, and processes inherit that."""
+    """Give Ctrl-C and SIGHUP their usual meaning. Background jobs and `nohup` ignore them."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     outer = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield

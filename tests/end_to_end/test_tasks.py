@@ -173,6 +173,7 @@ def test_label_smoothing_keeps_the_loss_up(zoo, two, tmp_path):
     assert min(smoothed) > 0.325 and min(plain) < 0.3
 
 
+@pytest.mark.slow
 def test_balance_finds_the_rare_class(zoo, tmp_path):
     """Two classes overlap, and one is nine times as frequent: without --balance, uncertain pictures go to that one.
 

@@ -176,6 +176,7 @@ def test_without_validation_pictures(trained, exported):
     assert list(Predictor(result.variants[0][1]).info.metrics) == ["test"]
 
 
+@pytest.mark.slow
 def test_the_limits_apply_to_an_added_variant(renamed, trained, exported, monkeypatch):
     from zoo.reporter import Reporter
     from zoo.workflow.export import export_model

@@ -46,6 +46,7 @@ def run(architecture, size, phases, head, pictures=None, keep_best=True):
     return model, outcome, changed
 
 
+@pytest.mark.slow
 def test_a_growing_network_leaves_earlier_steps_as_they_are(plugins):
     """To the bit while they are frozen; the last phase moves all of it."""
     architecture = plugins.architecture("catsdogs_convnet")

@@ -321,6 +321,7 @@ def test_the_kept_graph_is_made_again_if_it_is_damaged(train, cache):
     assert graph_of(again / "model.onnx") == graph_of(run / "model.onnx")
 
 
+@pytest.mark.slow
 def test_epochs_for_each_phase_leave_nothing_to_evidence(train, zoo, photos, weights, tmp_path):
     run, ran = train("--epochs", "1,1")
     record = json.loads((run / "run.json").read_text())
@@ -336,6 +337,7 @@ def test_epochs_for_each_phase_leave_nothing_to_evidence(train, zoo, photos, wei
     assert ran.code == 0, ran.err
 
 
+@pytest.mark.slow
 def test_the_range_test_leaves_the_solved_head_out(zoo, photos, weights, tmp_path):
     command = ("lr-find", "mobilenetv2_035", "--data", photos, "--weights", weights, *SIZE)
     ran = zoo(*command, "--steps", 20, "--output", tmp_path / "lr.png")
@@ -355,6 +357,7 @@ def test_weights_are_found_from_another_folder(train, zoo, weights, tmp_path, mo
     assert zoo("evaluate", run, "--json").code == 0
 
 
+@pytest.mark.slow
 def test_smaller_files_without_a_validation_part(train):
     run, ran = train("--fp16", "--int8", "--int8-any-speed")
     figures = json.loads((run / "int8.json").read_text())

@@ -73,6 +73,7 @@ def test_all_layers_trained_without_validation_pictures_give_no_score(zoo, photo
     assert predictor.info.trust["calibration"]["fitted_on"] == "cross-validation"
 
 
+@pytest.mark.slow
 def test_a_smaller_file_that_cannot_show_the_precision_is_refused(zoo, finished, tmp_path, monkeypatch):
     run, _, _ = finished
     words = ("export", run, "--fp16", "--precision", "0.5", "--exported", tmp_path / "exported")

@@ -144,6 +144,7 @@ def brighter(images, labels, seeds):
     return np.clip(images + (seeds % np.uint64(50)).astype("float32")[:, None, None, None], 0, 255), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [None, 2])
 def test_altered_pictures_go_through_the_frozen_part_too(tmp_path, count):
     data = brightness_pictures(SIZE, 1)
