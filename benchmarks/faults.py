@@ -158,19 +158,24 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: its group, its name, the function that tries it, and which lines of the output the table shows."""
+    """A fault: its group, its name, the function that tries it, and what the table shows; see `fault`."""
 
     group: str
     name: str
     attempt: Callable[[Place], Ran]
     shown: str
+    silent: str
 
 
 FAULTS: list[Fault] = []
 
 
+# Warnings about the drawn pictures and the small networks of the script have nothing to do with a fault.
+SHOWN = r"^(error|interrupted|warning: (?!the network has learned|\d+ held-out|schedule head-only keeps))"
+
+
 def fault(
-    group: str, name: str, shown: str = r"^(error|interrupted|warning: (?!the network has learned|\d+ held-out))"
+    group: str, name: str, shown: str = SHOWN, silent: str = "nothing; the command finishes as usual"
 ) -> Callable[[Callable[[Place], Ran]], Callable[[Place], Ran]]:
     """Register a function that tries a fault.
 
@@ -179,10 +184,11 @@ def fault(
         name: What happens, in the first column of the table.
         shown: A regular expression. The table shows the lines in which it is found. All lines after an error belong
             to it too.
+        silent: What the table says if there are no such lines.
     """
 
     def register(attempt: Callable[[Place], Ran]) -> Callable[[Place], Ran]:
-        FAULTS.append(Fault(group, name, attempt, shown))
+        FAULTS.append(Fault(group, name, attempt, shown, silent))
         return attempt
 
     return register
@@ -221,7 +227,7 @@ def rows_of(page: str) -> dict[str, str]:
 
 def row(one: Fault, ran: Ran) -> str:
     """Return the row of a fault in Markdown."""
-    return f"| {one.name} | {f'`{ran.text}`' if ran.text else 'nothing of it; the run goes on'} | {ran.code} |"
+    return f"| {one.name} | {f'`{ran.text}`' if ran.text else one.silent} | {ran.code} |"
 
 
 def table(rows: dict[str, str]) -> str:

@@ -339,25 +339,35 @@ def sighup(place: Place) -> Ran:
     return signaled(place, signal.SIGHUP, 129)
 
 
-@fault(GROUP, "SIGTERM while pictures are decoded")
+@fault(
+    GROUP,
+    "`kill` (SIGTERM) while pictures are decoded",
+    silent="nothing; the command has ended before there is a run folder. Start the same command again",
+)
 def sigterm_decoding(place: Place) -> Ran:
     ran = place.run(*training(place), before=at("zoo.data.pixels:_decode", 5, "send(signal.SIGTERM)"))
     assert not list(place.folder.glob("runs/*"))
     return ends(ran, 143)
 
 
-@fault(GROUP, "SIGTERM while the network is exported")
+@fault(GROUP, "`kill` (SIGTERM) while the network is exported")
 def sigterm_export(place: Place) -> Ran:
     ran = ends(place.run(*training(place), before=at(EXPORT, 1, "send(signal.SIGTERM)")), 143, "zoo resume")
     resumed(place)
     return ran
 
 
-@fault(GROUP, "the process is killed for memory (SIGKILL), and the run is resumed (shown)")
+@fault(
+    GROUP,
+    "the system kills the process because the memory is full, or `kill -9` (SIGKILL)",
+    silent="nothing from zoo, and `Killed` from the shell; the run has ended. `zoo resume RUN` continues it",
+)
 def out_of_memory(place: Place) -> Ran:
     ran = place.run(*training(place), before=at(STEP, 12, "send(signal.SIGKILL)"))
     assert ran.code == -signal.SIGKILL, ran.text
-    return resumed(place)
+    resumed(place)
+    # A shell reports a signal as 128 plus its number.
+    return Ran(128 + signal.SIGKILL, ran.text)
 
 
 @fault(GROUP, "the memory is full")
