@@ -126,13 +126,16 @@ def _parse_age(context: click.Context, parameter: click.Parameter, value: str | 
         raise click.BadParameter(f"must be an age, such as 30d, 12h or 2w. Received: {value!r}.") from None
 
 
-@cache.command("prune", short_help="Remove what the cache need not keep, after a question.")
+@cache.command("prune", short_help="Remove parts of the cache, after asking.")
 @click.option("--pictures", is_flag=True, help="Remove decoded pictures.")
 @click.option("--features", is_flag=True, help="Remove features, and the converted networks that compute them.")
 @click.option("--weights", is_flag=True, help="Remove downloaded weights, and unfinished downloads.")
 @click.option("--all", "everything", is_flag=True, help="Remove all of these.")
 @click.option(
-    "--older-than", callback=_parse_age, metavar="AGE", help="Only what has not been used for so long: 30d, 12h, 2w."
+    "--older-than",
+    callback=_parse_age,
+    metavar="AGE",
+    help="Remove only what has not been used for this long: 30d, 12h, 2w.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -147,8 +150,8 @@ def prune(
 ) -> int:
     """Remove parts of the cache, after saying which. zoo computes or downloads them again when it needs them.
 
-    Without options, decoded pictures, features and converted networks go that have not been used for 30 days, and what
-    killed processes left. What a process uses stays, and so does what zoo did not make.
+    Without options, it removes decoded pictures, features and converted networks that have not been used for 30 days,
+    and what killed processes left behind. It never removes what a process uses or what zoo did not make.
     """
     from zoo.workflow import caches
 
@@ -167,6 +170,8 @@ def prune(
         click.echo(f"In use, so that they stay: {len(used)}")
     if not chosen:
         click.echo("There is nothing to remove.")
+        if content.entries and not kinds:
+            click.echo("--pictures, --features, --weights and --all also remove what was used lately.")
         return 0
     return _remove(chosen, dry_run=dry_run, yes=yes)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.cli.table import cut, one_line
 from zoo.report.comparison import pair_lines, shown
+from zoo.report.figure import SHOWN_SETTINGS
 from zoo.reporter import counted
 
 SHOWN = 8
@@ -62,7 +63,8 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     listed = []
     for row in rows:
         first, second = (cut(one_line(shown(value)), LONGEST) for value in row["values"])
-        listed.append(f"{row['name'].removeprefix('options.')}: A {first} | B {second}")
+        name = SHOWN_SETTINGS.get(row["name"], row["name"].removeprefix("options."))
+        listed.append(f"{name}: A {first} | B {second}")
     return listed
 
 
@@ -86,14 +88,18 @@ def _figures(compared: Mapping[str, Any]) -> list[str]:
     if missing:
         return [f"not measured: {' and '.join(missing)}"]
     listed = [
-        f"{row['name']} ({row['part']}): A {_number(row['values'][0])} | B {_number(row['values'][1])}"
-        for row in compared["figures"]
+        "{} ({}): A {} | B {}".format(row["name"], row["part"], *_numbers(row["values"])) for row in compared["figures"]
     ]
     return [*listed, *(text.strip() for text in pair_lines(compared["pair"]))]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
+def _numbers(values: Sequence[float | None]) -> list[str]:
+    """Format two different numbers with as few digits as show that they differ, but at least four."""
+    for digits in range(4, 18):
+        texts = ["-" if value is None else f"{value:.{digits}g}" for value in values]
+        if texts[0] != texts[1]:
+            break
+    return texts
 
 
 def _weights(weights: Mapping[str, Any]) -> str:

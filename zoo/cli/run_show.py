@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.cli import table
 from zoo.files import size_text
+from zoo.report.figure import SHOWN_SETTINGS
 from zoo.reporter import counted, joined
 
 CLASSES, WARNINGS = 10, 5
@@ -31,7 +32,10 @@ def lines(described: Mapping[str, Any]) -> Iterator[str]:
         yield from _titled("Next", each, whole=True)
     yield from _titled("Created", _created(described))
     yield from _titled("Network", _network(described))
-    settings = [f"{key} {_value(value)}" for key, value in described["settings"].items()]
+    settings = [
+        f"{SHOWN_SETTINGS.get(f'options.{key}', key)} {_value(key, value)}"
+        for key, value in described["settings"].items()
+    ]
     yield from _titled("Settings", "; ".join(settings) or "all are the defaults")
     yield from _data(described["data"])
     yield from _schedule(described)
@@ -86,7 +90,10 @@ def _network(described: Mapping[str, Any]) -> str:
     return f"{described['network']['name']} from {start}, {described['task']}"
 
 
-def _value(value: Any) -> str:
+def _value(key: str, value: Any) -> str:
+    """Format a setting as it is typed in a command."""
+    if isinstance(value, list) and all(isinstance(each, (str, int, float)) for each in value):
+        return ("x" if key == "size" else ",").join(map(str, value)) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -112,7 +119,11 @@ def _schedule(described: Mapping[str, Any]) -> Iterator[str]:
     yield from _titled("Schedule", f"{described['schedule']}{best}")
     for phase in phases:
         done = phase.get("epochs_run")
-        epochs = f"{phase['epochs']} epochs planned" if done is None else f"{done} of {phase['epochs']} epochs"
+        epochs = (
+            f"{counted(phase['epochs'], 'epoch')} planned"
+            if done is None
+            else f"{done} of {counted(phase['epochs'], 'epoch')}"
+        )
         if phase.get("left_out"):
             epochs = "left out"
         elif phase.get("optimizer") == "exact" and done:

@@ -22,9 +22,9 @@ MARKS = {"test": "", "validation": " val", "cross_validation": " cv"}
 COLUMNS = (
     Column("RUN", least=12),
     Column("STATE"),
-    Column("NETWORK", least=8),
+    Column("NETWORK", least=10, middle=True),
     Column("DATA", least=8, dropped=1),
-    Column("SCHEDULE", least=7, dropped=2),
+    Column("SCHEDULE", least=9, dropped=2),
     Column("TIME", dropped=3, right=True),
     Column("AGE", dropped=4, right=True),
     Column("ACCURACY (95 %)", least=19),
@@ -69,7 +69,7 @@ class _RunCommands(click.Group):
 def runs(context: click.Context, runs: Path, as_json: bool, sort: str) -> None:
     """List the runs, the latest one first, with their state and their accuracy on test pictures.
 
-    In a narrow terminal, RUN is the last six characters of a run's name. All commands take them as RUN.
+    A narrow terminal shows only the last six characters of a run's name. Every command that takes a RUN accepts them.
     """
     if context.invoked_subcommand is not None:
         given = {"runs": runs, "as_json": as_json}
@@ -195,7 +195,10 @@ def _name_foreign(listing: Listing, folder: Path) -> None:
 @runs_option
 @json_option
 def show(requested: str, runs: Path, as_json: bool) -> None:
-    """Show the state of RUN, what to do next, its settings, data, phases, result, files and versions."""
+    """Show the state of RUN, what to do next, its settings, data, phases, result, files and versions.
+
+    RUN is a run folder, the name of a run, or the last six characters of its name.
+    """
     from zoo.cli import run_show
     from zoo.runs import find
     from zoo.workflow import run_details
@@ -216,6 +219,8 @@ def show(requested: str, runs: Path, as_json: bool) -> None:
 def diff(first: str, second: str, runs: Path, as_json: bool) -> None:
     """Say how the runs A and B differ: configuration, data, split, versions, plugins, result and exported weights.
 
+    A and B are run folders, names of runs, or the last six characters of their names.
+
     On the test pictures that both have, a paired test says whether one is better. Only files in the run folders are
     read. `zoo report A B` writes a page about it.
     """
@@ -232,17 +237,19 @@ def diff(first: str, second: str, runs: Path, as_json: bool) -> None:
         click.echo(line)
 
 
-@runs.command("rm", short_help="Remove runs, after a question.")
+@runs.command("rm", short_help="Remove runs, after asking.")
 @click.argument("requested", nargs=-1, metavar="RUN...")
 @click.option("--failed", is_flag=True, help="Remove all runs that have failed.")
 @click.option("--own-files", is_flag=True, help="Also delete files in the run folders that zoo did not make.")
-@click.option("--leftovers", is_flag=True, help="Delete what a removal has left that was cut off.")
+@click.option("--leftovers", is_flag=True, help="Delete what an interrupted removal left behind.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @runs_option
 def remove(requested: tuple[str, ...], failed: bool, own_files: bool, leftovers: bool, yes: bool, runs: Path) -> int:
     """Remove the folder of each RUN. Exports in the folder of exports stay, and so do your own files.
 
-    The command says what it deletes, and asks. Runs on which a process works are not removed.
+    The command says what it deletes, and asks. A run on which a process works is not removed.
+
+    RUN is a run folder, the name of a run, or the last six characters of its name.
     """
     from zoo.cli import run_rm
 

@@ -23,12 +23,14 @@ class Column:
         least: How narrow it may become if the terminal is too narrow; longer texts then end in "…". None keeps it.
         dropped: Columns with greater numbers are left out first if the table does not fit; 0 is always shown.
         right: Whether the texts are aligned to the right.
+        middle: Whether longer texts are cut in their middle, because their ends tell them apart.
     """
 
     title: str
     least: int | None = None
     dropped: int = 0
     right: bool = False
+    middle: bool = False
 
 
 def terminal_width() -> int | None:
@@ -54,6 +56,18 @@ def cut(text: str, width: int) -> str:
     return text if cell_len(text) <= width else f"{set_cell_size(text, max(0, width - 1)).rstrip()}…"
 
 
+def cut_middle(text: str, width: int) -> str:
+    """Shorten a text to a number of columns of the terminal, with "…" in its middle."""
+    from rich.cells import cell_len
+
+    if cell_len(text) <= width or width < 3:
+        return cut(text, width)
+    end = text[-((width - 1) // 2) :]
+    while cell_len(end) > (width - 1) // 2:
+        end = end[1:]
+    return f"{cut(text, width - cell_len(end))}{end}"
+
+
 def layout(columns: Sequence[Column], lines: Sequence[Sequence[str]], width: int | None) -> list[list[str]]:
     """Return the padded cells of a table, with the titles as its first line.
 
@@ -77,7 +91,15 @@ def layout(columns: Sequence[Column], lines: Sequence[Sequence[str]], width: int
             excess = sum(widths[j] + GAP for j in shown) - GAP - width
             if excess > 0 and columns[i].least is not None:
                 widths[i] = max(min(widths[i], columns[i].least or 0), widths[i] - excess)
-    return [[_padded(columns[i], cut(line[i], widths[i]), widths[i], i == shown[-1]) for i in shown] for line in cells]
+    return [
+        [
+            _padded(
+                columns[i], (cut_middle if columns[i].middle else cut)(line[i], widths[i]), widths[i], i == shown[-1]
+            )
+            for i in shown
+        ]
+        for line in cells
+    ]
 
 
 def _least(columns: Sequence[Column], widths: Sequence[int], shown: Sequence[int]) -> int:

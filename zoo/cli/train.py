@@ -221,9 +221,10 @@ def _show_result(result: ExportResult, reporter: ConsoleReporter, config: Finetu
 @runs_option
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 def resume(run: str, data: str | None, runs: Path, profile: bool) -> int:
-    """Continue an interrupted run after its last whole epoch, and export it as it was asked for.
+    """Continue an interrupted run where it stopped, and export it as it was asked for.
 
-    The weights are those of a run without interruption, bit for bit.
+    The weights are those of a run without interruption, bit for bit. RUN is a run folder, the name of a run, or the
+    last six characters of its name; `zoo runs` lists all runs.
     """
     reporter = ConsoleReporter()
     with reporter.timing.measure("start"):

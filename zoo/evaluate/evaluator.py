@@ -271,7 +271,12 @@ def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) ->
         with reporter.timing.measure("evaluating"), reporter.progress(f"evaluating {key}") as progress:
             answers, bad = predict(predictor, dataset.contents(rows), progress)
         for i, why in bad.items():
-            raise DataError(f"{source.pictures[rows[i]].name} could be read before, but cannot be read now: {why}")
+            # The name of the error class is for programs; the rest begins with the path of the picture.
+            why = why.partition(": ")[2].removeprefix(f"{source.pictures[rows[i]].name}: ") or why
+            raise DataError(
+                f"{source.pictures[rows[i]].name} could be read before, but cannot be read now: {why}. Put it back as "
+                "it was."
+            )
         parts[key] = Outputs(rows, answers.probabilities, answers)
     return parts
 

@@ -138,6 +138,7 @@ def _of_toml(path: Path, text: str) -> Settings:
         hint = " Put a Windows path into single quotes: 'C:\\photos'." if _has_backslash(text, error) else ""
         # What the parser says of a key that the file has twice.
         hint = hint or (" A key stands in the file twice." if "overwrite" in str(error) else "")
+        hint = hint or ' Put texts into double quotes: architecture = "mobilenetv2".'
         raise UsageError(f"--config {str(path)!r} is not a TOML file: {error}.{hint}") from None
     tables = {key: content.pop(key) for key in TABLES if isinstance(content.get(key), dict)}
     for key in ("chosen", "run"):

@@ -40,7 +40,7 @@ class Changes:
         edited: The names of the run's pictures of which the source has a file of that name with other content.
         relabeled: Of each picture that has another class now: its name, and both classes.
         known: The indices, in the source, of the pictures of the run that have their class, ascending.
-        added: The indices of all others, except copies of pictures of the run.
+        added: The indices of all others, except copies of pictures of the run and edited ones.
     """
 
     total: int
@@ -95,7 +95,9 @@ def compare(listed: Sequence[Mapping[str, str]], source: Source, digests: Sequen
         else:
             missing.append(name)
     hashes = {row["sha256"] for row in listed}
-    added = [i for i, digest in enumerate(digests) if digest not in hashes]
+    # The new content of an edited picture is not another picture.
+    new = [i for i, digest in enumerate(digests) if digest not in hashes]
+    added = [i for i in new if _short(source.pictures[i].name) not in edited]
     return Changes(len(listed), tuple(missing), tuple(edited), tuple(relabeled), tuple(sorted(known)), tuple(added))
 
 

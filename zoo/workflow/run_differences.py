@@ -14,7 +14,9 @@ from zoo import runs
 from zoo.runs import run_lock
 from zoo.workflow import compare_runs
 
-PLUGINS, SPLIT = "plugins", "split"
+PLUGINS = "plugins"
+# The same pictures can be split in several ways, so that the sizes of the parts belong to the split.
+SPLIT = ("split", "train pictures", "val pictures", "test pictures")
 # The settings that say which pictures are read.
 READING = ("options.data", "options.reading")
 
@@ -48,13 +50,17 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         each["state"] = run_lock.state(runs.Run(folder), record)
     own = [set(record.plugins) for record in records]
     (pair,) = compared["pairs"]
+    settings = compared["settings"]
+    if records[0].weights.get("sha256") and records[0].weights.get("sha256") == records[1].weights.get("sha256"):
+        # A repeated run asks for the weights by name that zoo chose for the first one.
+        settings = [row for row in settings if row["name"] != "options.weights"]
     return {
         "runs": compared["runs"],
         "classes": compared["classes"],
-        "configuration": [row for row in compared["settings"] if not row["name"].startswith(READING)],
-        "data": [row for row in compared["settings"] if row["name"].startswith(READING)]
-        + [row for row in compared["data"] if row["name"] != SPLIT],
-        "split": [row for row in compared["data"] if row["name"] == SPLIT],
+        "configuration": [row for row in settings if not row["name"].startswith(READING)],
+        "data": [row for row in settings if row["name"].startswith(READING)]
+        + [row for row in compared["data"] if row["name"] not in SPLIT],
+        "split": [row for row in compared["data"] if row["name"] in SPLIT],
         "versions": [row for row in compared["versions"] if row["name"] != PLUGINS],
         "plugins": {"only_first": sorted(own[0] - own[1]), "only_second": sorted(own[1] - own[0])},
         "pictures": _pictures(folders),

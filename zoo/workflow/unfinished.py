@@ -165,7 +165,8 @@ def _check_pictures(run: runs.Run, record: runs.RunRecord, dataset: Dataset, com
         if content(listed) == content(dataset.listed()):
             return
     changes = own_pictures.compare(listed or [], dataset.source, dataset.pixels.digests)
-    added = f"{len(changes.added)} were added" if changes.added else ""
+    count = len(changes.added)
+    added = f"{count} {'was' if count == 1 else 'were'} added" if count else ""
     what = "; ".join(text for text in (changes.text, added) if text) or "their order or their split is another one"
     raise RunError(
         f"{str(run.folder)!r} cannot be resumed, because its pictures have changed: {what}. Put them back as they "
