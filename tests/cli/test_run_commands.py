@@ -97,6 +97,7 @@ def test_a_line_fits_the_terminal(zoo, make, monkeypatch, width):
     make(status="failed: WriteError: " + "a long reason " * 20)
     make("20250101T000001Z-mobilenetv2_035-bbbbbb")
     make("mein Lauf ü 漢字 with a long name of its own, which goes on")
+    assert table.cut_middle("mobilenetv2_035", 10) == "mobil…_035" and table.cut_middle("漢字漢字", 6) == "漢…字"
     monkeypatch.setattr(table, "terminal_width", lambda: width)
     lines = zoo("runs").out.splitlines()
     from rich.cells import cell_len
@@ -189,7 +190,8 @@ def test_what_differs_between_two_runs(zoo, make, finished):
     make("a")
     other = make(
         "b",
-        options={**values["options"], "seed": 7, "data": "/elsewhere"},
+        options={**values["options"], "seed": 7, "data": "/elsewhere", "wanted_precision": 0.9},
+        data={**values["data"], "counts": {**values["data"]["counts"], "test": 1}},
         versions={**values["versions"], "numpy": "1.0"},
         plugins=[*values["plugins"], "other (zoo-other 1.0)"],
     )
@@ -211,8 +213,13 @@ def test_what_differs_between_two_runs(zoo, make, finished):
     onnx.save(model, other / "model.onnx")
 
     found = json.loads(zoo("runs", "diff", "a", "b", "--json").out)
-    names = {key: [row["name"] for row in found[key]] for key in ("configuration", "data", "versions")}
-    assert names == {"configuration": ["options.seed"], "data": ["options.data"], "versions": ["numpy"]}
+    names = {key: [row["name"] for row in found[key]] for key in ("configuration", "data", "split", "versions")}
+    assert names == {
+        "configuration": ["options.wanted_precision", "options.seed"],
+        "data": ["options.data"],
+        "split": ["test pictures"],
+        "versions": ["numpy"],
+    }
     assert found["plugins"] == {"only_first": [], "only_second": ["other (zoo-other 1.0)"]}
     pictures = {key: [each["picture"] for each in entries] for key, entries in found["pictures"].items()}
     assert pictures == {
@@ -226,7 +233,8 @@ def test_what_differs_between_two_runs(zoo, make, finished):
     assert found["weights"]["same"] is False and found["weights"]["differing"] == 1
     assert not any(found["equal"][name] for name in ("configuration", "data", "split", "plugins", "weights"))
     out = zoo("runs", "diff", "a", "b").out
-    assert "seed: A 0 | B 7" in out and f"{test['picture']}: test -> train" in out
+    assert "seed: A 0 | B 7" in out and "--precision: A - | B 0.9" in out
+    assert "--precision 0.9" in zoo("runs", "show", "b").out and f"{test['picture']}: test -> train" in out
     assert "the exported weights differ: 1 of " in out
 
 

@@ -250,5 +250,5 @@ def test_validation_and_test_parts_are_evaluated_apart():
 
 def test_a_picture_that_became_unreadable_is_an_error():
     things = source((0, 0, "train"), (1, 1, "val"), (UNREADABLE, 1, "test"))
-    with pytest.raises(DataError, match=r"2\.png could be read before, but cannot be read now: (?!CorruptPicture)"):
+    with pytest.raises(DataError, match=r"2\.png was readable before, but is not now \((?!CorruptPicture)"):
         evaluator.evaluate_parts(ConstantPredictor(), dataset_of(things), Reporter())

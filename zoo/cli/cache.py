@@ -135,7 +135,7 @@ def _parse_age(context: click.Context, parameter: click.Parameter, value: str | 
     "--older-than",
     callback=_parse_age,
     metavar="AGE",
-    help="Remove only what has not been used for this long: 30d, 12h, 2w.",
+    help="Remove only what was not used for this long: 30d, 12h, 2w.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -119,11 +119,8 @@ def _schedule(described: Mapping[str, Any]) -> Iterator[str]:
     yield from _titled("Schedule", f"{described['schedule']}{best}")
     for phase in phases:
         done = phase.get("epochs_run")
-        epochs = (
-            f"{counted(phase['epochs'], 'epoch')} planned"
-            if done is None
-            else f"{done} of {counted(phase['epochs'], 'epoch')}"
-        )
+        planned = counted(phase["epochs"], "epoch")
+        epochs = f"{planned} planned" if done is None else f"{done} of {planned}"
         if phase.get("left_out"):
             epochs = "left out"
         elif phase.get("optimizer") == "exact" and done:

@@ -91,15 +91,7 @@ def layout(columns: Sequence[Column], lines: Sequence[Sequence[str]], width: int
             excess = sum(widths[j] + GAP for j in shown) - GAP - width
             if excess > 0 and columns[i].least is not None:
                 widths[i] = max(min(widths[i], columns[i].least or 0), widths[i] - excess)
-    return [
-        [
-            _padded(
-                columns[i], (cut_middle if columns[i].middle else cut)(line[i], widths[i]), widths[i], i == shown[-1]
-            )
-            for i in shown
-        ]
-        for line in cells
-    ]
+    return [[_padded(columns[i], line[i], widths[i], i == shown[-1]) for i in shown] for line in cells]
 
 
 def _least(columns: Sequence[Column], widths: Sequence[int], shown: Sequence[int]) -> int:
@@ -110,6 +102,7 @@ def _least(columns: Sequence[Column], widths: Sequence[int], shown: Sequence[int
 def _padded(column: Column, text: str, width: int, last: bool) -> str:
     from rich.cells import cell_len
 
+    text = (cut_middle if column.middle else cut)(text, width)
     space = " " * (width - cell_len(text))
     return space + text if column.right else text if last else text + space
 

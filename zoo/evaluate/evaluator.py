@@ -274,8 +274,7 @@ def predict_parts(predictor: Predictor, dataset: Dataset, reporter: Reporter) ->
             # The name of the error class is for programs; the rest begins with the path of the picture.
             why = why.partition(": ")[2].removeprefix(f"{source.pictures[rows[i]].name}: ") or why
             raise DataError(
-                f"{source.pictures[rows[i]].name} could be read before, but cannot be read now: {why}. Put it back as "
-                "it was."
+                f"{source.pictures[rows[i]].name} was readable before, but is not now ({why}). Put it back as it was."
             )
         parts[key] = Outputs(rows, answers.probabilities, answers)
     return parts
