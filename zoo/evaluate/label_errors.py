@@ -32,6 +32,8 @@ HIGH, EVEN = 0.1, 0.75
 IMPROBABLE = 0.1
 # This fraction of the judged pictures is always listed.
 LISTED = 0.1
+# So many pictures are ranked at once.
+BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,15 @@ def judge(likely: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> Lab
         suggested = given ^ change
         opposite = 1 - score
     else:
-        score = (values * given).sum(axis=1)
-        others = np.where(given, -1.0, values)
-        best = others.argmax(axis=1) if len(others) else np.zeros(0, np.int64)
+        score, opposite = np.zeros(len(values)), np.zeros(len(values))
         suggested = np.zeros_like(given)
-        suggested[pictures, best] = True
-        opposite = others[pictures, best]
+        # Copies of the whole table take much memory if there are many classes.
+        for rows in np.array_split(pictures, -(-len(values) // BLOCK) or 1):
+            score[rows] = np.where(given[rows], values[rows], 0.0).sum(axis=1)
+            others = np.where(given[rows], -1.0, values[rows])
+            if len(rows):
+                suggested[rows, others.argmax(axis=1)] = True
+                opposite[rows] = others.max(axis=1)
     # Equal scores keep the order of the pictures, so that the list is the same on every machine.
     order = np.argsort(score, kind="stable").astype(np.int64)
     expected = estimate(values, given, task)
