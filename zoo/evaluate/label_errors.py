@@ -28,6 +28,8 @@ FEWEST = 100
 # Where wrong labels limit how sure the network is, it is about equally sure of all easy pictures. A rate above the
 # first number is not believed if the median decision is less sure than the second one times the surest decisions.
 HIGH, EVEN = 0.1, 0.75
+# If the network contradicts more labels than this where it is surest, the network is wrong and not the labels.
+HIGHEST = 0.5
 # Labels of a multi-label picture that are as improbable as this are also changed in its suggestion.
 IMPROBABLE = 0.1
 # This fraction of the judged pictures is always listed.
@@ -117,7 +119,8 @@ def estimate(likely: Array, given: npt.NDArray[np.bool_], task: str) -> float | 
 
     Returns:
         The number of wrong labels. For several labels, every class of every picture counts. None without pictures, or
-        if even the surest decisions are often wrong, and others are much less sure: the network is then too weak.
+        if even the surest decisions are often wrong, and others are much less sure, or if most of the surest decisions
+        are wrong: the network is then too weak.
     """
     if not len(likely):
         return None
@@ -135,6 +138,7 @@ def estimate(likely: Array, given: npt.NDArray[np.bool_], task: str) -> float | 
     # From 0 for a guess to 1 for certainty.
     guess = 1 / (2 if task == "multilabel" else likely.shape[1])
     sure = (sure - guess) / (1 - guess)
-    if rate > HIGH and np.median(sure) < EVEN * sure[: max(1, len(sure) // 10)].mean():
+    uneven = np.median(sure) < EVEN * sure[: max(1, len(sure) // 10)].mean()
+    if rate > HIGHEST or (rate > HIGH and uneven):
         return None
     return float(rate * len(wrong))

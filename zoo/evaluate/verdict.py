@@ -119,9 +119,13 @@ def shuffled_fit(probabilities: np.ndarray, targets: np.ndarray) -> float:
     Returns:
         The fraction of shuffles of the true classes among the pictures that fit at least as well, in (0, 1].
     """
-    rows, labels, _ = _combinations(targets)
-    # The sum for every picture (row) and every combination of true classes that occurs (column).
-    fits, pictures = probabilities @ rows.T, np.arange(len(targets))
+    pictures = np.arange(len(targets))
+    if (targets.sum(axis=1) == 1).all():
+        fits, labels = probabilities, targets.argmax(axis=1)
+    else:
+        rows, labels, _ = _combinations(targets)
+        # The sum for every picture (row) and every combination of true classes that occurs (column).
+        fits = probabilities @ rows.T
     own = fits[pictures, labels].sum()
     generator = np.random.default_rng(0)
     shuffled = [fits[pictures, generator.permutation(labels)].sum() for _ in range(SHUFFLES)]
