@@ -56,7 +56,8 @@ def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: in
     rows = MappedRows(array)
 
     def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return augment(rows[chosen].astype("float32"), targets[chosen].astype("float32"), picture_seeds(seed, epoch, chosen))
+        pictures, labels = rows[chosen].astype("float32"), targets[chosen].astype("float32")
+        return augment(pictures, labels, picture_seeds(seed, epoch, chosen))
 
     return read
 

@@ -279,10 +279,11 @@ class FeatureCache:
         the code of a policy can change while its name stays the same.
         """
         some = views.rows[:CHECKED_PICTURES]
-        altered = views.augment(
-            views.array[some].astype("float32"), views.targets[some].astype("float32"), picture_seeds(views.seed, 0, some)
-        )
-        parts = [np.asarray(part).tobytes() for part in (*altered, views.rows, views.targets[views.rows].astype("float32"))]
+        pictures, labels = views.array[some].astype("float32"), views.targets[some].astype("float32")
+        altered = views.augment(pictures, labels, picture_seeds(views.seed, 0, some))
+        # Keys that earlier versions made were of float32.
+        known = views.targets[views.rows].astype("float32")
+        parts = [np.asarray(part).tobytes() for part in (*altered, views.rows, known)]
         fingerprint = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         return repr([self._pictures, fingerprint, views.count, views.seed])
 
