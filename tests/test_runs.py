@@ -108,6 +108,15 @@ def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
         assert path.read_bytes() == content and names(path.parent) == ["model.keras"]
 
 
+def test_lists_of_numbers_take_one_line_and_come_back(tmp_path):
+    run = runs.create(tmp_path, "vgg16")
+    value = {"matrix": [[1, 0], [-2.5, 1e-07]], "names": ["[\n  1\n]", "[ 1,  2 ]"], "some": [1, None], "empty": [[]]}
+    run.write_json("metrics.json", value)
+    assert run.read_json("metrics.json") == value
+    text = (run.folder / "metrics.json").read_text()
+    assert "    [1, 0],\n    [-2.5, 1e-07]\n" in text and text.count("\n") == 17
+
+
 def test_what_cannot_be_json_leaves_the_old_file(tmp_path):
     run = runs.create(tmp_path, "net")
     run.write_json("metrics.json", {"accuracy": 1})

@@ -58,15 +58,16 @@ def test_memory_of_a_thousand_classes(tmp_path):
     write_pictures(data, 20)
     _, few = train(tmp_path / "few", data, "--epochs", 1)
     write_pictures(data, 80, start=20)
-    text, many = train(tmp_path / "many", data, "--epochs", 2)
+    text, many = train(tmp_path / "many", data, "--epochs", 1)
     print(f"peak memory: {few / 1e9:.2f} GB with 20,000 pictures, {many / 1e9:.2f} GB with 100,000")
     assert f"100000 pictures of {CLASSES} classes" in text and "more classes, with an F1 of at least" in text
     # Targets and answers are tables of pictures x classes; pixels and features are mapped from files.
-    assert many < 3.6e9 and (many - few) / 80_000 < 26e3
+    assert many < 2.5e9 and (many - few) / 80_000 < 13e3
     exported = tmp_path / "many" / "exported" / "many" / "model.onnx"
     (run,) = (tmp_path / "many" / "runs").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["test"]["pictures"] == 15_000
+    assert metrics["test"]["pictures"] == 15_000 and metrics["test"]["accuracy"] > 0.2
+    assert (run / "metrics.json").stat().st_size < 8e6
     assert len(Predictor(exported)(data / "class0000" / "0000.jpg").probabilities) == CLASSES
     assert (run / "report.html").stat().st_size < 8e6
 

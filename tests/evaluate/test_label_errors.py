@@ -41,6 +41,9 @@ def test_the_estimate_is_near_nothing_on_clean_data_and_near_the_truth_on_others
     # A network that is seldom sure cannot tell wrong labels from its own mistakes.
     likely, targets, _ = drawn(3000, 30, 0.0, 1.5)
     assert label_errors.judge(likely, targets, "multiclass").expected is None
+    # One that has learned nothing contradicts nearly all labels, and answers the same for all pictures.
+    found = label_errors.judge(np.repeat(likely[:1], 3000, axis=0), targets, "multiclass")
+    assert found.expected is None and not found.suspected.any() and len(found.listed()) == 300
 
 
 def test_suggestions_are_other_classes():

@@ -39,8 +39,8 @@ class Dataset:
         spec: The image size, the channels and the resizing method with which the pictures were decoded.
         pixels: The decoded pictures, in the order of the source.
         split: The indices of the pictures in each part.
-        targets: The classes of each picture, a float32 array (pictures, classes): 1 if the picture has the class, else
-            0.
+        targets: The classes of each picture, a uint8 array (pictures, classes): 1 if the picture has the class, else 0.
+            Batches convert them to float32.
         together: A text per picture; pictures with equal texts are copies or near-duplicates, or the user keeps them
             together. They are in one part of a split that zoo draws, and in one fold. None if that is not known.
         check: What the check before the training found; see `zoo.data.check.quick`.
@@ -284,9 +284,9 @@ def multi_hot(pictures: Sequence[sources.Picture], classes: int) -> np.ndarray:
         classes: The number of classes.
 
     Returns:
-        A float32 array (pictures, classes): 1 if the picture has the class, else 0.
+        A uint8 array (pictures, classes): 1 if the picture has the class, else 0.
     """
-    targets = np.zeros((len(pictures), classes), "float32")
+    targets = np.zeros((len(pictures), classes), np.uint8)
     for row, picture in zip(targets, pictures, strict=True):
         row[list(picture.labels)] = 1
     return targets

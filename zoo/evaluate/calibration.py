@@ -10,7 +10,7 @@ Everything here works on arrays. Nothing may be fitted on test pictures or on pi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,12 +76,17 @@ def probabilities(logits: npt.NDArray[Any], task: str) -> Array:
     """
     from scipy.special import expit, softmax
 
-    values = np.asarray(logits, np.float64)
-    if task == "multilabel":
-        return np.asarray(expit(values))
-    if values.shape[1] == 1:
-        return np.asarray(expit(np.concatenate([-values, values], axis=1)))
-    return np.asarray(softmax(values, axis=1))
+    pictures, units = logits.shape
+    likely = np.empty((pictures, 2 if units == 1 and task != "multilabel" else units))
+    for rows in _blocks(pictures, units):
+        values = np.asarray(logits[rows], np.float64)
+        if task == "multilabel":
+            likely[rows] = expit(values)
+        elif units == 1:
+            likely[rows] = expit(np.concatenate([-values, values], axis=1))
+        else:
+            likely[rows] = softmax(values, axis=1)
+    return likely
 
 
 def losses(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> Array:
@@ -94,12 +99,23 @@ def losses(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> Ar
     """
     from scipy.special import logsumexp
 
-    values = np.asarray(logits, np.float64)
-    if task == "multilabel":
-        return np.asarray((np.logaddexp(0, values) - targets * values).mean(axis=1))
-    if values.shape[1] == 1:
-        return np.asarray(np.logaddexp(0, values[:, 0]) - targets[:, 1] * values[:, 0])
-    return np.asarray(logsumexp(values, axis=1) - (targets * values).sum(axis=1))
+    pictures, units = logits.shape
+    found = np.empty(pictures)
+    for rows in _blocks(pictures, units):
+        values, truth = np.asarray(logits[rows], np.float64), targets[rows]
+        if task == "multilabel":
+            found[rows] = (np.logaddexp(0, values) - truth * values).mean(axis=1)
+        elif units == 1:
+            found[rows] = np.logaddexp(0, values[:, 0]) - truth[:, 1] * values[:, 0]
+        else:
+            found[rows] = logsumexp(values, axis=1) - (truth * values).sum(axis=1)
+    return found
+
+
+def _blocks(pictures: int, units: int) -> Iterator[slice]:
+    """Return slices of pictures. Blocks that fit into the cache of a processor are faster, and take no memory."""
+    step = max(1, BLOCK // max(1, units))
+    return (slice(start, start + step) for start in range(0, pictures, step))
 
 
 def fit(
@@ -215,8 +231,6 @@ def _scaled(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, v
     classes = 2 if task == "multilabel" else targets.shape[1]
     doubt = classes / (classes - 1) / (pictures + 2)
     single = task != "multilabel" and units == 1
-    # Blocks that fit into the cache of a processor are faster, and take no memory.
-    step = max(1, BLOCK // units)
 
     def parts(parameters: Array) -> tuple[Array, Array]:
         if vector:
@@ -226,9 +240,9 @@ def _scaled(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, v
     def loss(parameters: Array) -> tuple[float, Array]:
         scale, shift = parts(parameters)
         total, by_scale, by_shift = 0.0, np.zeros(units), np.zeros(units)
-        for start in range(0, pictures, step):
-            values = np.asarray(logits[start : start + step], np.float64)
-            truth = np.asarray(targets[start : start + step], np.float64) * (1 - doubt) + doubt / classes
+        for rows in _blocks(pictures, units):
+            values = np.asarray(logits[rows], np.float64)
+            truth = np.asarray(targets[rows], np.float64) * (1 - doubt) + doubt / classes
             scaled = values * scale + shift
             total += float(losses(scaled, truth, task).sum())
             # The derivative of the cross-entropy with respect to a logit is the probability minus the target.

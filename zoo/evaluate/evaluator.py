@@ -388,14 +388,14 @@ def _nearly(unknown: Sequence[str], info: ModelInfo) -> str:
 
 
 def _targets(source: sources.Source, pictures: Sequence[sources.Picture], classes: Sequence[str]) -> np.ndarray:
-    """Encode the classes of pictures as a float64 array (pictures, classes): 1 if the picture has the class, else 0.
+    """Encode the classes of pictures as a uint8 array (pictures, classes): 1 if the picture has the class, else 0.
 
     Args:
         source: Lists the class names to which the labels of the pictures refer.
         pictures: The pictures.
         classes: The class names of the network, in the order of the columns. The source may lack some of them.
     """
-    targets = np.zeros((len(pictures), len(classes)))
+    targets = np.zeros((len(pictures), len(classes)), np.uint8)
     index = _index(classes)
     for row, picture in zip(targets, pictures, strict=True):
         row[[index[source.classes[label]] for label in picture.labels]] = 1

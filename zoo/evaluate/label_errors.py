@@ -28,10 +28,14 @@ FEWEST = 100
 # Where wrong labels limit how sure the network is, it is about equally sure of all easy pictures. A rate above the
 # first number is not believed if the median decision is less sure than the second one times the surest decisions.
 HIGH, EVEN = 0.1, 0.75
+# If the network contradicts more labels than this where it is surest, the network is wrong and not the labels.
+HIGHEST = 0.5
 # Labels of a multi-label picture that are as improbable as this are also changed in its suggestion.
 IMPROBABLE = 0.1
 # This fraction of the judged pictures is always listed.
 LISTED = 0.1
+# So many pictures are ranked at once.
+BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,15 @@ def judge(likely: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> Lab
         suggested = given ^ change
         opposite = 1 - score
     else:
-        score = (values * given).sum(axis=1)
-        others = np.where(given, -1.0, values)
-        best = others.argmax(axis=1) if len(others) else np.zeros(0, np.int64)
+        score, opposite = np.zeros(len(values)), np.zeros(len(values))
         suggested = np.zeros_like(given)
-        suggested[pictures, best] = True
-        opposite = others[pictures, best]
+        # Copies of the whole table take much memory if there are many classes.
+        for rows in np.array_split(pictures, -(-len(values) // BLOCK) or 1):
+            score[rows] = np.where(given[rows], values[rows], 0.0).sum(axis=1)
+            others = np.where(given[rows], -1.0, values[rows])
+            if len(rows):
+                suggested[rows, others.argmax(axis=1)] = True
+                opposite[rows] = others.max(axis=1)
     # Equal scores keep the order of the pictures, so that the list is the same on every machine.
     order = np.argsort(score, kind="stable").astype(np.int64)
     expected = estimate(values, given, task)
@@ -112,7 +119,8 @@ def estimate(likely: Array, given: npt.NDArray[np.bool_], task: str) -> float | 
 
     Returns:
         The number of wrong labels. For several labels, every class of every picture counts. None without pictures, or
-        if even the surest decisions are often wrong, and others are much less sure: the network is then too weak.
+        if even the surest decisions are often wrong, and others are much less sure, or if most of the surest decisions
+        are wrong: the network is then too weak.
     """
     if not len(likely):
         return None
@@ -130,6 +138,7 @@ def estimate(likely: Array, given: npt.NDArray[np.bool_], task: str) -> float | 
     # From 0 for a guess to 1 for certainty.
     guess = 1 / (2 if task == "multilabel" else likely.shape[1])
     sure = (sure - guess) / (1 - guess)
-    if rate > HIGH and np.median(sure) < EVEN * sure[: max(1, len(sure) // 10)].mean():
+    uneven = np.median(sure) < EVEN * sure[: max(1, len(sure) // 10)].mean()
+    if rate > HIGHEST or (rate > HIGH and uneven):
         return None
     return float(rate * len(wrong))

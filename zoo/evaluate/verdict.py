@@ -119,10 +119,13 @@ def shuffled_fit(probabilities: np.ndarray, targets: np.ndarray) -> float:
     Returns:
         The fraction of shuffles of the true classes among the pictures that fit at least as well, in (0, 1].
     """
-    rows, labels = np.unique(targets, axis=0, return_inverse=True)
-    # The sum for every picture (row) and every combination of true classes that occurs (column).
-    fits, pictures = probabilities @ rows.T, np.arange(len(targets))
-    labels = labels.reshape(-1)
+    pictures = np.arange(len(targets))
+    if (targets.sum(axis=1) == 1).all():
+        fits, labels = probabilities, targets.argmax(axis=1)
+    else:
+        rows, labels, _ = _combinations(targets)
+        # The sum for every picture (row) and every combination of true classes that occurs (column).
+        fits = probabilities @ rows.T
     own = fits[pictures, labels].sum()
     generator = np.random.default_rng(0)
     shuffled = [fits[pictures, generator.permutation(labels)].sum() for _ in range(SHUFFLES)]
@@ -130,9 +133,23 @@ def shuffled_fit(probabilities: np.ndarray, targets: np.ndarray) -> float:
     return float((1 + np.count_nonzero(np.array(shuffled) >= own - 1e-9 * len(targets))) / (1 + SHUFFLES))
 
 
+def _combinations(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the combinations of true classes that occur.
+
+    Returns:
+        The different rows of `targets`, in ascending order; which of them each picture has, int64 (N,); and how many
+        pictures have each.
+    """
+    # `np.unique` compares rows of 1,000 numbers one number at a time, and takes 40 times as long as for their bits.
+    bits = np.packbits(targets > 0.5, axis=1)
+    keys = bits.view(f"V{bits.shape[1]}")[:, 0]
+    _, first, labels, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    return targets[first], labels.reshape(-1), counts
+
+
 def _ways(targets: np.ndarray) -> float:
     """Return in how many different ways the true classes can be assigned to the pictures; infinity if too many."""
-    counts = np.unique(targets, axis=0, return_counts=True)[1]
+    counts = _combinations(targets)[2]
     logarithm = math.lgamma(len(targets) + 1) - sum(math.lgamma(int(count) + 1) for count in counts)
     return math.exp(logarithm) if logarithm < 100 else math.inf
 
@@ -159,7 +176,7 @@ def _majority_warning(
     """Return a warning if the answers are not better than always giving the most frequent answer, else nothing."""
     from scipy.stats import binomtest
 
-    rows, counts = np.unique(targets, axis=0, return_counts=True)
+    rows, _, counts = _combinations(targets)
     share = float(counts.max() / len(targets))
     correct = round(figures["exact_match" if multilabel else "accuracy"] * len(targets))
     if share == 1 or binomtest(correct, len(targets), share, alternative="greater").pvalue <= LEVEL:

@@ -85,7 +85,7 @@ def preview(
     files.check_writable(output.parent, "--output FILE.png")
     spec = ImageSpec(size=size or source.size or SIZE, channels=3)
     rows, decoded = _decode(source, spec, pictures, seed, reporter)
-    labels = multi_hot([source.pictures[row] for row in rows], len(source.classes))
+    labels = multi_hot([source.pictures[row] for row in rows], len(source.classes)).astype("float32")
     augment = build(policy, parameters)
     columns = [("as decoded", decoded, labels)]
     for copy in range(copies):

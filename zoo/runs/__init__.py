@@ -66,6 +66,9 @@ PREDICTION_COLUMNS = (
 )
 PACKAGES = ("finezoo", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow", "scikit-learn")
 
+# A list of numbers as `json.dumps` indents it. Strings have no line breaks in JSON, so none can look like it.
+NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+)\]")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -98,13 +101,13 @@ class Run:
         return self.folder / "model.onnx"
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a value to a JSON file in the run folder, atomically.
+        """Write a value to a JSON file in the run folder, atomically. Lists of numbers take one line each.
 
         Raises:
             WriteError: The file cannot be written.
         """
         with atomic_write(self.folder / name) as temporary:
-            temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(_json_text(value), encoding="utf-8")
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file in the run folder.
@@ -267,6 +270,12 @@ class Run:
                 return list(csv.DictReader(stream))
         except OSError:
             return []
+
+
+def _json_text(value: Any) -> str:
+    """Return a value as indented JSON. Lists of numbers take one line each, because a confusion matrix may be large."""
+    text = NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", json.dumps(value, indent=2))
+    return text + "\n"
 
 
 def create(parent: Path, architecture: str) -> Run:

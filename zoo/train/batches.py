@@ -30,14 +30,14 @@ def plain(array: np.ndarray, targets: np.ndarray) -> BatchFn:
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
-        targets: A float32 array (pictures, classes) in 0..1.
+        targets: An array (pictures, classes) of any type, with values in 0..1.
 
     Returns:
         A function of (epoch, indices of pictures). It returns these pictures, uint8 (batch, height, width, channels) in
         0..255, and their targets, float32 (batch, classes).
     """
     rows = MappedRows(array)
-    return lambda epoch, chosen: (rows[chosen], targets[chosen])
+    return lambda epoch, chosen: (rows[chosen], targets[chosen].astype("float32"))
 
 
 def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: int) -> BatchFn:
@@ -45,7 +45,7 @@ def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: in
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
-        targets: A float32 array (pictures, classes) in 0..1.
+        targets: An array (pictures, classes) of any type, with values in 0..1.
         augment: The augmentation policy.
         seed: The seed of the run.
 
@@ -56,7 +56,8 @@ def augmented(array: np.ndarray, targets: np.ndarray, augment: Augment, seed: in
     rows = MappedRows(array)
 
     def read(epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return augment(rows[chosen].astype("float32"), targets[chosen], picture_seeds(seed, epoch, chosen))
+        pictures, labels = rows[chosen].astype("float32"), targets[chosen].astype("float32")
+        return augment(pictures, labels, picture_seeds(seed, epoch, chosen))
 
     return read
 

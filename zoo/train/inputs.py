@@ -25,7 +25,7 @@ class TrainingData:
 
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels) in 0..255.
-        targets: A float32 array (pictures, classes), 1 where a picture belongs to a class, else 0.
+        targets: A uint8 array (pictures, classes), 1 where a picture belongs to a class, else 0.
         train: Indices of the training pictures, int64, in ascending order.
         val: Indices of the validation pictures, int64. They decide early stopping and the best epoch.
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
@@ -70,7 +70,7 @@ def chance_loss(data: TrainingData) -> float:
     It is the mean cross-entropy per training picture, in nats. For multilabel tasks, it is the mean binary
     cross-entropy per class.
     """
-    shares = data.targets[data.train].mean(axis=0).astype(float)
+    shares = data.targets[data.train].mean(axis=0, dtype="float32").astype(float)
     entropies = -shares * np.log(np.maximum(shares, 1e-12))
     if data.task != "multilabel":
         return float(entropies.sum())

@@ -36,7 +36,7 @@ class Views:
     Args:
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
         rows: Indices of the pictures to augment, an int64 array in ascending order.
-        targets: The targets of all pictures, a float32 array (pictures, classes).
+        targets: The targets of all pictures, an array (pictures, classes) of any type, with values in 0..1.
         augment: The augmentation policy.
         count: Views per picture (K).
         seed: The seed of the run.
@@ -83,7 +83,7 @@ class Views:
                 chosen = self.rows[order[start : start + BATCH]]
                 pictures, labels = self.augment(
                     self.array[chosen].astype("float32"),
-                    self.targets[chosen].copy(),
+                    self.targets[chosen].astype("float32"),
                     picture_seeds(self.seed, view, chosen),
                 )
                 yield self.place(view, chosen), np.rint(pictures).astype(np.uint8), labels

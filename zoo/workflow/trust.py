@@ -50,7 +50,7 @@ class HeldOut:
     Args:
         rows: Indices of the pictures in the dataset, int64 (N,).
         logits: float32 or float64 (N, units), before calibration.
-        targets: float (N, classes): 1 if the picture has the class, else 0.
+        targets: uint8 (N, classes): 1 if the picture has the class, else 0.
         source: "cross-validation", "cross-validation at 224x224" if they were transferred from another picture size,
             "validation", or "" if there are no such pictures.
     """
@@ -191,7 +191,8 @@ def fit(
     sure = np.zeros(0)
     if count >= 2:
         kept = calibration.sample([dataset.groups[i] for i in known.rows], known.logits.shape[1])
-        known = HeldOut(known.rows[kept], known.logits[kept], known.targets[kept], known.source)
+        if len(kept) < count:
+            known = HeldOut(known.rows[kept], known.logits[kept], known.targets[kept], known.source)
         groups = [dataset.groups[i] for i in known.rows]
         # Each from a calibration that was fitted without the picture. Its own would be too good for it.
         scaling, after = calibration.fit_and_cross(

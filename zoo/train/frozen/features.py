@@ -99,7 +99,7 @@ class FeatureCache:
     Args:
         config: The settings of the cache.
         array: Decoded pictures, a uint8 array (pictures, height, width, channels).
-        targets: A float32 array (pictures, classes) in 0..1.
+        targets: An array (pictures, classes) of any type, with values in 0..1.
         reporter: Receives progress messages and warnings.
 
     Attributes:
@@ -231,11 +231,12 @@ class FeatureCache:
             return None
 
         def read(epoch: int, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+            targets = self._targets[chosen].astype("float32")
             if any(len(feature_set.missing(chosen)) for feature_set in sets):
                 # A phase that augments keeps no features of unaltered training pictures. Only the recalibration of
                 # BatchNorm reads a few of them.
-                return self._part_for(cut.tensors)(self._array[chosen].astype("float32")), self._targets[chosen]
-            return [feature_set[chosen] for feature_set in sets], self._targets[chosen]
+                return self._part_for(cut.tensors)(self._array[chosen].astype("float32")), targets
+            return [feature_set[chosen] for feature_set in sets], targets
 
         return read, max(feature_set.seconds_a_row for feature_set in sets)
 
@@ -278,10 +279,11 @@ class FeatureCache:
         the code of a policy can change while its name stays the same.
         """
         some = views.rows[:CHECKED_PICTURES]
-        altered = views.augment(
-            views.array[some].astype("float32"), views.targets[some].copy(), picture_seeds(views.seed, 0, some)
-        )
-        parts = [np.asarray(part).tobytes() for part in (*altered, views.rows, views.targets[views.rows])]
+        pictures, labels = views.array[some].astype("float32"), views.targets[some].astype("float32")
+        altered = views.augment(pictures, labels, picture_seeds(views.seed, 0, some))
+        # Keys that earlier versions made were of float32.
+        known = views.targets[views.rows].astype("float32")
+        parts = [np.asarray(part).tobytes() for part in (*altered, views.rows, known)]
         fingerprint = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         return repr([self._pictures, fingerprint, views.count, views.seed])
 
