@@ -103,6 +103,21 @@ def held() -> Iterator[None]:
     check()
 
 
+@contextlib.contextmanager
+def same_handlers() -> Iterator[None]:
+    """Restore the handlers of Ctrl-C, SIGTERM and SIGHUP after this context, unless a signal has arrived in it."""
+    before = {number: signal.getsignal(number) for number in _defaults()}
+    try:
+        yield
+    finally:
+        # After a signal, the next one ends the process.
+        if not waiting() and threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                # A handler that was not set from Python is None, and cannot be set again.
+                if handler is not None and signal.getsignal(number) != handler:
+                    signal.signal(number, handler)
+
+
 def waiting() -> bool:
     """Return whether a signal waits for `check`."""
     return _requests.received is not None

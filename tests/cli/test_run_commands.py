@@ -117,7 +117,15 @@ def test_what_is_not_a_run_is_named(zoo, make):
     (folder / "gone").symlink_to("nowhere")
     shutil.copytree(folder / OLD, folder / "broken")
     (folder / "broken" / "run.json").write_text('{"schema": 1,')
+    (folder / "deep").mkdir()
+    (folder / "deep" / "run.json").write_text("[" * 100_000)
+    if hasattr(os, "mkfifo"):
+        # Reading a named pipe never ends.
+        (folder / "pipe").mkdir()
+        os.mkfifo(folder / "pipe" / "run.json")
+        assert "run.json is not a file" in zoo("runs", "show", "pipe").err
     ran = zoo("runs")
+    assert "nested too deeply" in ran.out
     assert ran.code == 0 and rows(ran.out)[OLD][1] == "finished" and rows(ran.out)["broken"][1] == "unreadable"
     for text in ("notes.txt: not a folder", "empty: it has no run.json", "gone: a broken link"):
         assert f"not a run: runs/{text}" in ran.err
@@ -265,11 +273,30 @@ def test_own_files_stay_unless_they_are_asked_for(zoo, make):
     folder = make()
     (folder / "my notes.txt").write_text("mine")
     (folder / "thesis").mkdir()
+    (folder / "model-best.onnx").write_bytes(b"")
     ran = zoo("runs", "rm", folder, "--yes")
-    assert ran.code == 0 and "my notes.txt, thesis: not of zoo and kept" in ran.out
-    assert sorted(os.listdir(folder)) == ["my notes.txt", "thesis"] and os.listdir("runs") == [folder.name]
+    assert ran.code == 0 and "model-best.onnx, my notes.txt, thesis: not of zoo and kept" in ran.out
+    assert sorted(os.listdir(folder)) == ["model-best.onnx", "my notes.txt", "thesis"] and os.listdir("runs") == [
+        folder.name
+    ]
     ran = zoo("runs", "rm", folder.name, "--own-files", "--yes")
     assert ran.code == 0 and os.listdir("runs") == []
+
+
+@pytest.mark.parametrize("options", [(), ("--own-files",)])
+def test_a_file_that_appears_after_the_question_stays(zoo, make, monkeypatch, options):
+    from zoo.workflow import remove_runs
+
+    folder, remove = make(), remove_runs.remove
+    (folder / "early.txt").write_text("mine")
+
+    def late(*arguments, **keywords):
+        (folder / "late.txt").write_text("mine")
+        remove(*arguments, **keywords)
+
+    monkeypatch.setattr(remove_runs, "remove", late)
+    assert zoo("runs", "rm", folder, "--yes", *options).code == 0
+    assert sorted(os.listdir(folder)) == (["late.txt"] if options else ["early.txt", "late.txt"])
 
 
 def test_what_is_not_a_run_folder_is_never_removed(zoo, make, tmp_path, monkeypatch):

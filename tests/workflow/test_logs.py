@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import signal
+import sys
 
 import onnx
 import pytest
 
 PLUGIN = '''
-import json, os, random, sys
+import json, os, random, signal, sys
 import numpy as np
 from zoo.plugin import Logger, RunLog, hookimpl
 
@@ -57,6 +60,15 @@ class Noisy(RunLog):
         random.seed(7)
         np.random.seed(7)
 
+class Global(RunLog):
+    """Changes what belongs to the whole process."""
+
+    def epoch(self, figures):
+        os.chdir(os.sep)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.stdout.close()
+
 class AtEpoch(RunLog):
     def epoch(self, figures):
         sys.exit("bye at epoch")
@@ -77,6 +89,7 @@ def at_open(run):
 def zoo_loggers():
     kinds = {"recorder": Recorder, "noisy": Noisy, "at_open": at_open, "no_log": lambda run: 5}
     kinds |= {"at_epoch": lambda run: AtEpoch(), "at_end": lambda run: AtEnd()}
+    kinds["global"] = lambda run: Global()
     loggers = [Logger(name=name, summary="a test", open=opened) for name, opened in kinds.items()]
     return [*loggers, Logger(name="absent", summary="s", open=at_open, needs=("no.such",), install="pip install such")]
 '''
@@ -92,7 +105,7 @@ def train(zoo, photos, tmp_path, install_plugin, monkeypatch):
     def run(place, *options):
         folders = ("--runs", tmp_path / place / "runs", "--exported", tmp_path / place / "exported")
         ran = zoo("finetune", "mnist_convnet", "--data", photos, *QUICK, "--dropout", 0.3, *folders, *options)
-        (found,) = (tmp_path / place / "runs").glob("*/run.json")
+        (found,) = [*(tmp_path / place / "runs").glob("*/run.json"), *tmp_path.glob("runs/*/run.json")]
         return found.parent, ran
 
     return run
@@ -159,6 +172,25 @@ def test_loggers_receive_the_run_and_cannot_change_or_end_it(train):
     record = json.loads((run / "run.json").read_text())
     assert record["options"]["loggers"] == ["recorder", "noisy", "at_open", "at_epoch", "at_end", "no_log", "history"]
     assert "logs (zoo-logs 1.2)" in record["plugins"]
+
+
+def test_a_logger_cannot_move_the_run_or_swallow_a_signal(train, tmp_path, monkeypatch):
+    from zoo.train.epochs import EpochLog
+
+    monkeypatch.chdir(tmp_path)
+    end_step, steps = EpochLog.end_step, []
+
+    def interrupted(self, batch):
+        steps.append(batch)
+        if self.first == 0 and len(self._history) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        end_step(self, batch)
+
+    monkeypatch.setattr(EpochLog, "end_step", interrupted)
+    _, ran = train("moved", "--log", "global", "--runs", "runs")
+    assert ran.code == 143, ran.err
+    assert os.getcwd() == str(tmp_path) and not sys.stderr.closed
+    assert "continues it after batch 1 of epoch 2" in ran.err and "switched off" not in ran.err
 
 
 def test_a_resumed_run_goes_on_in_its_logs(zoo, train, monkeypatch):

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -18,7 +19,7 @@ from zoo import backend, files, runs
 from zoo.runs import run_lock
 from zoo.train import epochs
 from zoo.train.safe_points import SafePoints
-from zoo.workflow import carry_out
+from zoo.workflow import carry_out, unfinished
 from zoo_runtime import Predictor
 
 QUICK = ("--size", 28, "--epochs", 3, "--batch-size", 16, "--weights", "none", "--allow-chance", "--name", "shapes")
@@ -173,6 +174,43 @@ def test_a_run_whose_process_is_gone_is_shown_as_interrupted(tmp_path):
         process.kill()
         process.communicate()
     assert run_lock.holder(run) is None
+
+
+def test_a_glance_at_a_run_does_not_keep_a_process_away_from_it(tmp_path):
+    run = runs.Run(tmp_path)
+    with run_lock.hold(run):
+        pass
+    with (run_lock.folder_of(run) / run_lock.LOCK).open() as stream:
+        fcntl = pytest.importorskip("fcntl")
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        # As `holder` does, but slower.
+        release = threading.Timer(0.05, fcntl.flock, (stream, fcntl.LOCK_UN))
+        release.start()
+        with run_lock.hold(run):
+            pass
+        release.join()
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_trained_again(zoo, train, monkeypatch):
+    with monkeypatch.context() as patch:
+        raise_at(patch, SafePoints, "save", 1, interrupt)
+        run, ran = train("raced")
+    assert ran.code == 130
+
+    load, other = unfinished.load_again, []
+
+    def slowly(*arguments, **options):
+        loaded = load(*arguments, **options)
+        if not other:
+            other.append(1)
+            other.append(zoo("resume", run))
+        return loaded
+
+    monkeypatch.setattr(unfinished, "load_again", slowly)
+    ran = zoo("resume", run)
+    assert other[1].code == 0, other[1].err
+    assert ran.code == 1 and "another process has continued" in ran.err and "Traceback" not in ran.err
+    assert status_of(run) == "trained"
 
 
 def test_a_run_of_an_older_version_has_no_safe_points(zoo, finished, tmp_path):

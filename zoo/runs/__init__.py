@@ -115,8 +115,14 @@ class Run:
         Raises:
             RunError: The file is missing or damaged.
         """
+        path = self.folder / name
+        if path.exists() and not path.is_file():
+            # Reading a named pipe would never end.
+            raise RunError(f"{str(path)!r} cannot be read: it is not a file.")
         try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8"))
+        except RecursionError:
+            raise RunError(f"{str(path)!r} is damaged: it is nested too deeply.") from None
         except OSError as error:
             raise RunError(f"{str(self.folder / name)!r} cannot be read: {error.strerror}.") from None
         except ValueError as error:
@@ -345,6 +351,8 @@ def find(text: str, folder: Path) -> Path:
             f"{text!r} is not a run folder: it has no {RECORD}. `zoo finetune` prints the folder it makes."
         )
     nearest = difflib.get_close_matches(Path(text).name, names(folder), n=1)
+    if nearest == [text]:
+        raise UsageError(f"{text!r} is not a run folder: its {RECORD} is not a file.")
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     raise UsageError(f"there is no run {text!r}.{hint} Runs in {str(folder)!r}: {latest(folder)}.")
 

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from zoo import runs
 from zoo.errors import RunError, WriteError
 
 LOCK, REQUEST = "process.lock", "request.json"
+# How often a lock is tried before another process is said to hold it.
+ATTEMPTS = 10
 # What a file system answers that cannot lock.
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -71,7 +74,7 @@ def hold(run: runs.Run) -> Iterator[None]:
     """Keep other processes away from a run inside this context.
 
     Raises:
-        RunError: Another process works on the run.
+        RunError: Another process works on the run, or has just finished or removed it.
         WriteError: The run folder cannot be written.
     """
     path = folder_of(run) / LOCK
@@ -81,8 +84,10 @@ def hold(run: runs.Run) -> Iterator[None]:
     except OSError as error:
         raise WriteError(f"{str(path)!r} cannot be written: {error.strerror}. The run cannot be continued.") from None
     try:
-        if not _locked(descriptor, shared=False):
+        if not _lock(descriptor):
             raise RunError(in_use(run))
+        if not _is_at(path, descriptor):
+            raise RunError(f"{str(run.folder)!r} has just been finished or removed by another process.")
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": runs.now()})
         os.ftruncate(descriptor, 0)
         os.write(descriptor, text.encode())
@@ -96,6 +101,24 @@ def in_use(run: runs.Run) -> str:
     facts = holder(run) or {}
     who = f"process {facts['pid']} on {facts['host']} (since {facts['since']})" if facts else "another process"
     return f"{str(run.folder)!r} is in use: {who} works on it. Wait for it, or stop it first."
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file for this process alone; return False if another process holds it."""
+    for _ in range(ATTEMPTS):
+        if _locked(descriptor, shared=False):
+            return True
+        # `holder` of another process, such as that of `zoo runs`, locks the file for an instant.
+        time.sleep(0.02)
+    return False
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def _locked(descriptor: int, *, shared: bool) -> bool:

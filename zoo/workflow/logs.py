@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import math
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -162,13 +164,14 @@ class RunLogs:
     def _call(self, logger: Logger, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of a logger. If it fails, warn and return None.
 
-        What it prints goes to stderr. It leaves the random state of the process as it was. A signal of the user waits
-        until the function has ended, so that the function cannot swallow it.
+        What it prints goes to stderr. It leaves the random state of the process, its current folder and its handlers
+        of signals as they were. A signal of the user waits until the function has ended, so that the function cannot
+        swallow it.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received.
         """
-        with interrupts.held(), _same_random_state(), contextlib.redirect_stdout(sys.stderr):
+        with interrupts.held(), _same_state(), contextlib.redirect_stdout(_ToStderr()):
             try:
                 with self._reporter.timing.measure("loggers"):
                     return function(*arguments)
@@ -204,15 +207,44 @@ def _hint(log: RunLog) -> str:
     return " ".join(str(log.hint()).split())
 
 
+class _ToStderr(io.TextIOBase):
+    """Writes to stderr. A logger that closes it does not close stderr."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stderr.encoding
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
 @contextlib.contextmanager
-def _same_random_state() -> Iterator[None]:
-    """Restore the random state of Python and numpy after this context. Keras takes seeds from that of Python."""
+def _same_state() -> Iterator[None]:
+    """Restore after this context what a logger can change for the whole process.
+
+    This is the random state of Python and numpy (Keras takes seeds from that of Python), the current folder, because
+    paths of runs can be relative, and the handlers of signals, which write a safe point.
+    """
     of_python, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            # The current folder may have been removed.
+            stack.callback(os.chdir, os.getcwd())
+        stack.enter_context(interrupts.same_handlers())
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
 
 
 def _figures_of(row: Mapping[str, str]) -> EpochFigures:

@@ -22,7 +22,7 @@ from zoo.workflow.run_list import REMOVED, RUN_NAME
 
 # What zoo writes into a run folder, including the files of variants and those that are being written.
 OWN = re.compile(
-    r"run\.json|pictures\.csv|history\.csv|curves\.png|model\.keras|model(-[\w-]+)?\.onnx|head(-logits)?\.npz"
+    r"run\.json|pictures\.csv|history\.csv|curves\.png|model\.keras|model(-int8|-fp16)?\.onnx|head(-logits)?\.npz"
     r"|out-of-fold\.npz|label_issues\.(csv|html|json)|trust\.json|metrics\.json|predictions\.csv|examples\.json"
     r"|report\.html|sample\.\w+|(int8|fp16)\.json|config\.toml|tensorboard|unfinished|\.[0-9a-f]{8}-.+",
     re.DOTALL,
@@ -122,7 +122,7 @@ def plan(place: Path, folder: Path) -> Removal:
         state = run_lock.state(run, record).partition(":")[0]
         described = run_details.exported_files(run, record)
         exports = tuple(path for path in described if run_details.is_of_run(run, record, path))
-    foreign = tuple(sorted(name for name in _listed(place) if not OWN.fullmatch(name)))
+    foreign = _foreign(place)
     return Removal(
         folder=place,
         state=state,
@@ -132,6 +132,11 @@ def plan(place: Path, folder: Path) -> Removal:
         exports=exports,
         foreign=foreign,
     )
+
+
+def _foreign(place: Path) -> tuple[str, ...]:
+    """Return the names in a run folder that zoo did not make."""
+    return tuple(sorted(name for name in _listed(place) if not OWN.fullmatch(name)))
 
 
 def _listed(place: Path) -> list[str]:
@@ -152,7 +157,8 @@ def remove(removal: Removal, *, foreign: bool = False) -> None:
 
     Args:
         removal: What `plan` returned.
-        foreign: Whether to delete files that zoo did not make, too. Otherwise they stay where they are.
+        foreign: Whether to delete those files that zoo did not make, too, that `removal` names. All others stay where
+            they are.
 
     Raises:
         RunError: A process works on the run.
@@ -165,7 +171,9 @@ def remove(removal: Removal, *, foreign: bool = False) -> None:
             return
         with _alone(runs.Run(place)):
             gone = place.with_name(f"{REMOVED}{secrets.token_hex(4)}-{place.name}")
-            _put_aside(place, gone, () if foreign else removal.foreign)
+            # The user may have put files there since `plan` has looked.
+            named = removal.foreign if foreign else ()
+            _put_aside(place, gone, [name for name in _foreign(place) if name not in named])
     except OSError as error:
         raise WriteError(f"{str(place)!r} cannot be removed: {error.strerror or error}.") from error
     _delete(gone)

@@ -192,7 +192,7 @@ def score_of(folder: Path) -> Score | None:
                     bounds = measured.get(f"{key}_interval")
                     interval = (float(bounds[0]), float(bounds[1])) if bounds else None
                     return Score(key.replace("_", " "), measured[key], interval, part, measured.get("pictures"))
-    except (OSError, ValueError, AttributeError, TypeError, LookupError):
+    except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError):
         pass
     return None
 

@@ -58,6 +58,10 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
         replaced.check_targets(asked.config.exported, resolved.name, asked.variants, new, replace=asked.replace)
 
     def begin() -> None:
+        # Another process may have continued the run while this one read the pictures.
+        there, now = (run.folder / request_file.FILE).is_file(), run.read_record()
+        if not there or (now.status, now.resumed) != (record.status, record.resumed):
+            raise RunError(f"another process has continued {str(run.folder)!r} meanwhile. `zoo runs` shows its state.")
         reporter.say(f"Resuming run {run.folder}")
         if record.status != "trained":
             run.write_record(dataclasses.replace(record, status="running", resumed=[*record.resumed, runs.now()]))
