@@ -131,6 +131,7 @@ def test_paths_count_from_the_folder_of_the_file(tmp_path, monkeypatch):
         ("exclude = [1]", "exclude must be text in quotes, or a list of such texts"),
         ("chosen = 3", "chosen must be a table"),
         ("", "is empty"),
+        ("a = " + "[" * 5000, "nested too deeply"),
         (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a text file in UTF-8"),
         ("seed = 1".encode("utf-16"), "is in UTF-16. Save it in UTF-8"),
         ('{"schema": 2, ', "is damaged, or is not JSON: "),

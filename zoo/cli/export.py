@@ -162,7 +162,7 @@ def _export_best_so_far(
     """Export an interrupted run. The options are those of `zoo.workflow.export.export_run`."""
     from zoo.workflow.best_so_far import export_best_so_far
 
-    used = ("name", "exported", "data", "allow_chance", "replace", "precision")
+    used = ("name", "exported", "data", "allow_chance", "replace", "precision", "typed")
     return export_best_so_far(folder, registry, reporter, **{key: options[key] for key in used})
 
 

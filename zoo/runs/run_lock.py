@@ -82,7 +82,9 @@ def hold(run: runs.Run) -> Iterator[None]:
         path.parent.mkdir(exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise WriteError(f"{str(path)!r} cannot be written: {error.strerror}. The run cannot be continued.") from None
+        raise WriteError(
+            f"{str(path)!r} cannot be written: {error.strerror}. zoo needs it to work on the run."
+        ) from None
     try:
         if not _lock(descriptor):
             raise RunError(in_use(run))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,7 @@ def export_best_so_far(
     allow_chance: bool = False,
     replace: bool = False,
     precision: float | None = None,
+    typed: Sequence[str] = (),
 ) -> ExportResult:
     """Export an interrupted run with its best weights so far.
 
@@ -82,6 +84,7 @@ def export_best_so_far(
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures.
         precision: The wanted precision. None means that of the run, and 0 means none.
+        typed: The words after `zoo export RUN` that the user typed, for commands in messages.
 
     Returns:
         See `zoo.workflow.export.export_model`.
@@ -112,7 +115,7 @@ def export_best_so_far(
     record = dataclasses.replace(record, **changes, others={**record.others, "unfinished": text}).with_warnings([text])
     known, network = _by_digest(standing.logits, dataset), standing.model
     return export_model(
-        TrainedModel(network, resolved.architecture, dataset, run, record, name, place, out_of_fold=known),
+        TrainedModel(network, resolved.architecture, dataset, run, record, name, place, typed, out_of_fold=known),
         exported,
         reporter,
         keep=False,

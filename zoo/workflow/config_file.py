@@ -121,6 +121,8 @@ def _text(path: Path) -> str:
 def _record(path: Path, text: str) -> RunRecord:
     try:
         values = json.loads(text)
+    except RecursionError:
+        raise RunError(f"{str(path)!r} is damaged: it is nested too deeply.") from None
     except ValueError as error:
         raise RunError(f"{str(path)!r} is damaged, or is not JSON: {error}.") from None
     if not isinstance(values, dict) or not {"options", "weights", "image"} <= values.keys():
@@ -134,6 +136,8 @@ def _record(path: Path, text: str) -> RunRecord:
 def _of_toml(path: Path, text: str) -> Settings:
     try:
         content = tomllib.loads(text)
+    except RecursionError:
+        raise UsageError(f"--config {str(path)!r} is not a TOML file of settings: it is nested too deeply.") from None
     except tomllib.TOMLDecodeError as error:
         hint = " Put a Windows path into single quotes: 'C:\\photos'." if _has_backslash(text, error) else ""
         # What the parser says of a key that the file has twice.
