@@ -326,7 +326,8 @@ def test_of_a_link_only_the_link_is_removed(zoo, make):
 
 def test_failed_runs_and_runs_without_a_readable_record(zoo, make):
     make("kept")
-    make("bad", status="failed: WriteError: full")
+    make("bad", status="failed: WriteError: '/home/me/a long/way/to/history.csv' cannot be written: full")
+    assert "'…/history.csv' cannot be written: full" in zoo("runs").out
     make()
     (Path("runs") / OLD / "run.json").write_text("{")
     assert zoo("runs", "rm", "--failed", "--yes").code == 0

@@ -94,6 +94,9 @@ def test_an_interrupted_run_is_exported_as_it_stands_and_resumed_to_the_same_byt
 
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     exported = run.parent.parent / "so-far"
+    ran = zoo("export", run, "--best-so-far", "--exported", exported)
+    again = f"`zoo export {run} --best-so-far --exported {exported} --allow-chance` exports it all the same"
+    assert ran.code == 1 and "has learned nothing" in ran.err and again in ran.err
     ran = zoo("export", run, "--best-so-far", "--allow-chance", "--exported", exported)
     assert ran.code == 0, ran.err
     assert "the training is unfinished: 2 epochs" in ran.err and "accuracy" in ran.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +139,9 @@ def _has_usual_name(run: ListedRun) -> bool:
 
 
 def _cells(run: ListedRun) -> list[str]:
-    result = run.why or (score_text(run.score) if run.score else "-")
+    # The folders of a path would leave no room for the reason. `zoo runs show` has them.
+    why = re.sub(r"'(?:/|[A-Za-z]:)[^']*[/\\]([^'/\\]+)'", r"'…/\1'", run.why)
+    result = why or (score_text(run.score) if run.score else "-")
     texts = (run.network, run.data, run.schedule)
     return [
         run.id,
