@@ -127,7 +127,7 @@ def full_safe_point(place: Place) -> Ran:
 
 @fault(GROUP, "the disk is full when history.csv is written")
 def full_history(place: Place) -> Ran:
-    return full_run_folder(place, "zoo.runs:Run.write_history", 1)
+    return full_run_folder(place, "zoo_plugins.history:History.epoch", 2)
 
 
 @fault(GROUP, "the disk is full when the network is exported")

@@ -7,6 +7,7 @@ and if it fails, the run fails, because zoo reads history.csv again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import io
 import math
@@ -108,7 +109,8 @@ class RunLogs:
                 self._history.epoch(figures)
             except OSError as error:
                 path = self._run.folder / "history.csv"
-                raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+                full = " Free some space." if error.errno == errno.ENOSPC else ""
+                raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}.{full}") from error
         self._each(functools.partial(_log_epoch, figures))
 
     def earlier(self) -> None:
