@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from faults import Place, Ran, fault, finish, read_until
@@ -246,28 +247,26 @@ def deleted_before_resume(place: Place) -> Ran:
     return ran
 
 
-@fault(GROUP, "a picture is replaced before an interrupted run is resumed")
-def replaced_before_resume(place: Place) -> Ran:
+def changed_before_resume(place: Place, change: Callable[[bytes], bytes]) -> Ran:
+    """Change the content of a picture between an interruption and `zoo resume`, and resume again when it is back."""
     interrupted(place)
     path = place.photos / "dark" / "3.png"
     content = path.read_bytes()
-    path.write_bytes((place.photos / "dark" / "4.png").read_bytes())
+    path.write_bytes(change(content))
     ran = ends(place.run("resume", run_of(place)), 1, "3.png")
     path.write_bytes(content)
     resumed(place)
     return ran
+
+
+@fault(GROUP, "a picture is replaced before an interrupted run is resumed")
+def replaced_before_resume(place: Place) -> Ran:
+    return changed_before_resume(place, lambda content: (place.photos / "dark" / "4.png").read_bytes())
 
 
 @fault(GROUP, "a picture is cut off before an interrupted run is resumed")
 def truncated_before_resume(place: Place) -> Ran:
-    interrupted(place)
-    path = place.photos / "dark" / "3.png"
-    content = path.read_bytes()
-    path.write_bytes(content[:900])
-    ran = ends(place.run("resume", run_of(place)), 1, "3.png")
-    path.write_bytes(content)
-    resumed(place)
-    return ran
+    return changed_before_resume(place, lambda content: content[:900])
 
 
 @fault(GROUP, "the cache is deleted while features are computed")
