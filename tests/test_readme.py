@@ -121,7 +121,8 @@ def code_of(page: Path) -> list[str]:
 def test_every_command_and_option_that_a_page_names_exists(page):
     known = commands()
     everything = set().union(*map(options_of, known.values()))
-    runtime = (REPOSITORY / "runtime" / "zoo_runtime" / "cli.py").read_text("utf-8")
+    folder = REPOSITORY / "runtime" / "zoo_runtime" / "cli"
+    runtime = "".join(path.read_text("utf-8") for path in sorted(folder.glob("*.py")))
     scripts = "".join(path.read_text("utf-8") for path in sorted((REPOSITORY / "benchmarks").glob("*.py")))
     for code in code_of(page):
         # Optional parts stand in brackets: [--json], ARCH[.TAG].

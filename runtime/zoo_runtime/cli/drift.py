@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ._drift import ENOUGH, format_shifts, smallest_shift
-from ._errors import CorruptModel, PictureError
-from ._listing import PassedOver, expand, no_picture_in
-from ._predictor import Predictor
-from ._print import one_line, print_error
+from .._drift import ENOUGH, format_shifts, smallest_shift
+from .._errors import CorruptModel, PictureError
+from .._listing import PassedOver, expand, no_picture_in
+from .._predictor import Predictor
+from .._print import one_line, print_error
+from .options import add_model, add_predictor_options, predictor_options
+
+DESCRIPTION = (
+    "Compare pictures with those that the network was trained on: brightness, sharpness, confidence and more. The file "
+    "has only numbers of the training pictures."
+)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    add_model(command)
+    command.add_argument("paths", nargs="+", metavar="path", help="a picture, or a folder of pictures")
+    command.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add_predictor_options(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    return print_drift(options.model, options.paths, as_json=options.json, **predictor_options(options))
 
 
 def print_drift(model: str, paths: Sequence[str], *, as_json: bool = False, **options: Any) -> int:
