@@ -60,7 +60,7 @@ def test_of_several_labels_the_worst_decision_counts():
 def test_nearest_are_those_of_the_largest_cosine_without_copies(monkeypatch):
     monkeypatch.setattr(examples, "BLOCK", 2)
     training = np.array([[1, 0], [0, 5], [3, 3], [3, 3], [-1, 0]], float)
-    (found,) = examples.nearest(np.array([[10, 1.0]]), training, ["a", "b", "c", "c", "d"])
+    (found,) = examples.nearest(np.array([[10, 1.0]]), [training[:, :1], training[:, 1:]], ["a", "b", "c", "c", "d"])
     assert [place for place, _ in found] == [0, 2, 1]
     assert [cosine for _, cosine in found] == pytest.approx([10 / 101**0.5, 11 / 202**0.5, 1 / 101**0.5], abs=1e-6)
-    assert examples.nearest(np.ones((1, 2)), training[:1], ["a"]) == [[(0, pytest.approx(0.5**0.5))]]
+    assert examples.nearest(np.ones((1, 2)), [training[:1]], ["a"]) == [[(0, pytest.approx(0.5**0.5))]]

@@ -113,13 +113,14 @@ def _of_different_classes(examples: Sequence[Example], count: int, others: Seque
 
 
 def nearest(
-    features: npt.NDArray[Any], training: npt.NDArray[Any], digests: Sequence[str], count: int = NEAREST
+    features: npt.NDArray[Any], training: Sequence[npt.NDArray[Any]], digests: Sequence[str], count: int = NEAREST
 ) -> list[list[tuple[int, float]]]:
     """Find the training pictures whose features have the largest cosine with those of each picture.
 
     Args:
         features: (pictures, n).
-        training: (training pictures, n).
+        training: The features of the training pictures, in groups that stand beside each other: each (training
+            pictures, a part of n).
         digests: The digest of each training picture. Of pictures with the same one, the first is returned.
         count: How many to return.
 
@@ -128,9 +129,11 @@ def nearest(
     """
     found = []
     units = _unit(features)
-    blocks = range(0, len(training), BLOCK)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(digests), BLOCK)]
     cosines = np.concatenate(
-        [units @ _unit(training[i : i + BLOCK]).T for i in blocks] or [np.zeros((len(units), 0))], axis=1
+        [units @ _unit(np.concatenate([group[each] for group in training], axis=1)).T for each in blocks]
+        or [np.zeros((len(units), 0))],
+        axis=1,
     )
     for row in cosines:
         chosen: dict[str, tuple[int, float]] = {}

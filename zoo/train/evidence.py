@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import numpy as np
 from zoo.errors import TrainingError
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
-from zoo.train import engine, linear_head, progress
+from zoo.train import engine, head_blocks, linear_head, progress
 from zoo.train.engine import TrainConfig
 from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.linear_head import HeadFit
@@ -105,13 +106,16 @@ def choose_head(
         "one_fold": False,
         "seed": seed,
     }
+    features, units = sum(group.shape[1] for group in groups), 1 if task == "binary" else targets.shape[1]
     if folds is None:
-        units = 1 if task == "binary" else targets.shape[1]
         # Both heads must hold out the same pictures, although one has fewer features.
-        options["one_fold"] = linear_head.is_large(len(targets), sum(group.shape[1] for group in groups), units)
+        options["one_fold"] = linear_head.is_large(len(targets), features, units)
     more = [groups] if len(groups) > 1 and not head.weight_l2 else []
-    # Each head is solved on one thread, so that both cores of a small machine have work.
-    with linear_head.one_blas_thread(), ThreadPoolExecutor(2) as pool:
+    # Small problems are solved on one thread each, so that both cores of a small machine have work. Large ones share
+    # their blocks among all cores, one after the other, because both at once would take twice the memory.
+    large = head_blocks.is_for_blocks(len(targets), features, units)
+    options["threads"] = os.cpu_count() or 1 if large else 1
+    with linear_head.one_blas_thread(), ThreadPoolExecutor(1 if large else 2) as pool:
         solved = pool.map(lambda read: linear_head.solve(read, targets, **options), [groups[:1], *more])
         plain, *others = solved
     top_alone = ChosenHead(dataclasses.replace(head, stages=1), plain, 1, {})
@@ -121,7 +125,6 @@ def choose_head(
     mean = linear_head.average(plain, joint, targets, task, weights)
     # The joint head alone needs clear evidence. With few pictures, the average generalizes better.
     gain = mean.losses - joint.losses
-    gain = gain[np.isfinite(gain)]
     joined = joint if gain.mean() > CLEAR * _error(gain) else mean
     if joined.loss < plain.loss:
         return ChosenHead(dataclasses.replace(head, stages=len(groups)), joined, len(groups), {1: plain.loss})
@@ -138,7 +141,7 @@ def to_values(chosen: ChosenHead) -> Values:
         "penalty": fit.penalty,
         "folds": fit.folds,
     }
-    arrays = {name: getattr(fit, name) for name in ("kernel", "bias", "logits", "losses", "fold_of")}
+    arrays = {name: getattr(fit, name) for name in ("kernel", "bias", "rows", "logits", "losses", "fold_of")}
     for i, (kernel, bias) in enumerate(fit.fold_heads):
         arrays |= {f"fold_kernel{i}": kernel, f"fold_bias{i}": bias}
     return Values(facts, arrays)
@@ -152,7 +155,7 @@ def from_values(values: Values) -> ChosenHead:
         penalty=facts["penalty"],
         folds=facts["folds"],
         fold_heads=tuple((arrays[f"fold_kernel{i}"], arrays[f"fold_bias{i}"]) for i in range(heads)),
-        **{name: arrays[name] for name in ("kernel", "bias", "logits", "losses", "fold_of")},
+        **{name: arrays[name] for name in ("kernel", "bias", "rows", "logits", "losses", "fold_of")},
     )
     fields: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in facts["head"].items()}
     return ChosenHead(Head(**fields), fit, facts["groups"], {int(stages): loss for stages, loss in facts["others"]})
@@ -166,8 +169,8 @@ class Evidence:
         count: How many of the later phases are worth training; 0 keeps the head alone.
         text: One line for the user.
         record: The figures for run.json. Empty if nothing was tried.
-        logits: Out-of-fold logits of the network with the chosen phases, float64 (pictures, units); NaN for pictures
-            that were not held out.
+        logits: Out-of-fold logits of the network with the chosen phases, float64 (held out, units), for the pictures
+            `HeadFit.rows` of the head; NaN for those that were not held out in the trials.
         epochs: For each epoch of the chosen phases, the mean loss and accuracy of the held-out pictures.
         temperature: By what the logits of the network with the chosen phases are divided. Such networks are too sure of
             themselves, while the solved head is not, because its penalty was chosen by the loss.
@@ -190,8 +193,8 @@ def errors_of(fit: HeadFit, targets: np.ndarray, task: str, folds: int | None = 
         task: "multiclass", "binary" or "multilabel".
         folds: Count only the pictures of the first folds, as many as this; None counts all.
     """
-    held_out = np.isfinite(fit.logits).all(axis=1) & (fit.fold_of < (fit.folds if folds is None else folds))
-    return int((~right(fit.logits[held_out], targets[held_out], task)).sum()), int(held_out.sum())
+    chosen = fit.fold_of[fit.rows] < (fit.folds if folds is None else folds)
+    return int((~right(fit.logits[chosen], targets[fit.rows[chosen]], task)).sum()), int(chosen.sum())
 
 
 def right(logits: np.ndarray, targets: np.ndarray, task: str) -> np.ndarray:
@@ -260,13 +263,14 @@ class Trials:
         folds = 0
         for fold in range(planned):
             rows = np.flatnonzero(fit.fold_of == fold)
+            places = np.flatnonzero(fit.fold_of[fit.rows] == fold)
             try:
                 val_logits, history = self._without(rows, fold)
             except TrainingError as error:
                 # The head alone is still good.
                 return Evidence(0, f"The head alone is kept, because the next phases cannot be trained: {error}")
             for each, values in zip(logits, val_logits, strict=True):
-                each[rows] = values
+                each[places] = values
             histories.append((len(rows), history))
             folds += 1
             losses = [self._compared(each)[:2] for each in logits]
@@ -347,8 +351,11 @@ class Trials:
         return float(np.exp(minimize_scalar(loss, bounds=(-1.5, 1.5), method="bounded").x))
 
     def _losses(self, logits: np.ndarray) -> np.ndarray:
-        data = self._data
-        return linear_head.cross_entropies(logits, data.targets[data.train], data.task, weights=self._class_weights)
+        return linear_head.cross_entropies(logits, self._targets(), self._data.task, weights=self._class_weights)
+
+    def _targets(self) -> np.ndarray:
+        """Return the targets of the pictures that the head held out, (held out, classes)."""
+        return self._data.targets[self._data.train[self._chosen.fit.rows]]
 
     def _compared(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Compare a network with the head alone on held-out pictures, each with its own best temperature.
@@ -368,8 +375,7 @@ class Trials:
         self, logits: list[np.ndarray], histories: list[tuple[int, list[dict[str, Any]]]], folds: int
     ) -> Evidence:
         """Compare the head alone with one more phase, two more phases, and so on, and choose."""
-        data, fit = self._data, self._chosen.fit
-        targets = data.targets[data.train]
+        data, fit, targets = self._data, self._chosen.fit, self._targets()
         compared = [self._compared(each) for each in logits]
         gains = [before - after for before, after, _ in compared]
         best = int(np.argmax([gain.mean() for gain in gains]))

@@ -5,6 +5,7 @@ How a head is solved is in `zoo.train.linear_head`.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,6 +82,7 @@ def solve_head(
             weights=class_weights,
             label_smoothing=label_smoothing,
             l2=head.weight_l2,
+            threads=os.cpu_count() or 1,
             seed=seed,
         )
     except ValueError as error:
@@ -92,8 +94,9 @@ def solve_head(
             continue
         targets = data.targets[rows]
         # The loss of Keras in other phases is smoothed and weighted too, and the best epoch is chosen among all phases.
-        losses, right = fit.evaluate(features, targets, data.task, label_smoothing)
-        losses = losses if class_weights is None else losses * (targets @ class_weights)
+        losses, right = fit.evaluate(
+            [features], targets, data.task, label_smoothing=label_smoothing, weights=class_weights
+        )
         figures |= {f"{prefix}loss": float(losses.mean()), f"{prefix}accuracy": float(right.mean())}
     loss = None if np.isnan(fit.loss) else fit.loss
     return figures, {"penalty": fit.penalty, "folds": fit.folds, "fold_loss": loss}

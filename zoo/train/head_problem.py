@@ -1,16 +1,21 @@
 """The convex problem of a linear head: features, scaling, cross-entropy with an L2 penalty, and its solution by L-BFGS.
 
-`zoo.train.linear_head` chooses the penalty by cross-validation.
+`zoo.train.linear_head` chooses the penalty by cross-validation. `zoo.train.head_blocks` solves larger problems.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from zoo.data.memory import MappedRows
+
+# So many pictures are read at once.
+BLOCK = 2048
 # L-BFGS stops when the gradient has fallen to a fraction of that of a kernel of zeros. The first fraction is for
 # problems above the first size (pictures x features x units), and so on. On 1,000 pictures of flowers, 5e-3 takes 0.7
 # of the time of 5e-4, and changes the out-of-fold loss by 0.0002.
@@ -39,9 +44,7 @@ class Scaling:
     def of(cls, features: Sequence[npt.NDArray[np.float32]], *, plain: bool) -> Scaling:
         means, scales = [], []
         for number, group in enumerate(features):
-            if not np.isfinite(group).all():
-                raise ValueError("features must be finite. A layer of the network overflows on these pictures.")
-            mean, total = group.mean(axis=0, dtype=np.float64), float(group.var(axis=0, dtype=np.float64).sum())
+            mean, total = _mean_and_variance(group)
             share = 1.0 if number == 0 else 1 / (len(features) - 1)
             means.append(mean)
             scales.append(np.full(len(mean), 1.0 if plain or not total else np.sqrt(total / share)))
@@ -55,6 +58,20 @@ class Scaling:
         """Return kernel and bias for features that are not scaled."""
         kernel = kernel / self.scales[:, None]
         return kernel, bias - self.means @ kernel
+
+
+def _mean_and_variance(group: npt.NDArray[np.float32]) -> tuple[Array, float]:
+    """Return the mean of each feature, and the sum of all their variances. A table in 64 bits would take much memory.
+
+    Raises:
+        ValueError: A feature is not finite.
+    """
+    rows = MappedRows(group)
+    blocks = [np.arange(start, min(start + BLOCK, len(group))) for start in range(0, len(group), BLOCK)]
+    mean = sum((rows[each].sum(axis=0, dtype=np.float64) for each in blocks), np.zeros(group.shape[1])) / len(group)
+    if not np.isfinite(mean).all():
+        raise ValueError("features must be finite. A layer of the network overflows on these pictures.")
+    return mean, float(sum(((rows[each] - mean) ** 2).sum() for each in blocks)) / len(group)
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,15 @@ class Problem:
     @property
     def size(self) -> int:
         """Pictures x features x units."""
-        return self.features.size * self.truth.shape[1]
+        return self.features.size * self.units
+
+    @property
+    def units(self) -> int:
+        return self.truth.shape[1]
+
+    def logits(self, rows: npt.NDArray[np.int64], head: Array) -> Array:
+        """Return the logits of pictures, float64 (len(rows), units); `head` is from `solve`."""
+        return self.features[rows] @ head[:-1] + head[-1]
 
     def unrotate(self, kernel: Array) -> Array:
         return kernel if self.rotation is None else self.rotation @ kernel
@@ -137,7 +162,7 @@ class Problem:
 
         begin = np.zeros(shape) if start is None else start
         flat = np.zeros(shape)
-        flat[-1] = _bias_of(goals, shares, self.softmax)
+        flat[-1] = bias_of((goals * shares).sum(axis=0) / shares.sum(axis=0), self.softmax)
         fraction = next(each for each, above in GRADIENTS if self.size > above)
         gradient = fraction * float(np.abs(loss(flat.ravel())[1]).max())
         found = minimize(
@@ -150,20 +175,25 @@ class Problem:
         return np.asarray(found.x).reshape(shape)
 
 
-def _bias_of(goals: Array, shares: Array, softmax: bool) -> Array:
-    """Return the best bias of a head whose kernel is zero: the logits of the shares of the classes."""
-    means = np.clip((goals * shares).sum(axis=0) / shares.sum(axis=0), 1e-6, 1 - 1e-6)
+def bias_of(means: Array, softmax: bool) -> Array:
+    """Return the best bias of a head whose kernel is zero: the logits of the shares of the classes, (units,)."""
+    means = np.clip(means, 1e-6, 1 - 1e-6)
     return np.log(means) if softmax else np.log(means / (1 - means))
 
 
-def smoothed(truth: Array, task: str, label_smoothing: float) -> Array:
+def smoothed(truth: npt.NDArray[Any], task: str, label_smoothing: float) -> npt.NDArray[Any]:
     """Spread a fraction of each target over all classes, or over yes and no for single units, as Keras does."""
     spread = label_smoothing / (truth.shape[1] if task == "multiclass" else 2)
     return truth * (1 - label_smoothing) + spread
 
 
-def probabilities_and_entropy(logits: Array, goals: Array, softmax: bool) -> tuple[Array, Array]:
-    """Return probabilities, and the cross-entropy: (pictures, 1) for softmax, (pictures, units) for sigmoids."""
+def probabilities_and_entropy(
+    logits: npt.NDArray[Any], goals: npt.NDArray[Any], softmax: bool
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return probabilities, and the cross-entropy: (pictures, 1) for softmax, (pictures, units) for sigmoids.
+
+    Both have the number format of the logits.
+    """
     if softmax:
         highest = logits.max(axis=1, keepdims=True)
         powers = np.exp(logits - highest)

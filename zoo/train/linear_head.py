@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.train import head_blocks
+from zoo.train.head_blocks import BlockProblem
 from zoo.train.head_problem import Array, Problem, Scaling, cross_entropy, smoothed
 
 FOLDS = 5
@@ -28,9 +30,12 @@ WORSE_IN_A_ROW = 2
 # With more pictures x features x units than this, one fold is held out instead of all in turn, and fewer penalties are
 # tried. 4,000 pictures of 4 classes with 1,280 features are as many.
 LARGE = 20_000_000
-# From so many pictures x units on, the user is warned. With 17,000 pictures of 1,000 classes and 256 features, the peak
-# memory was 5.7 GB, and 14 minutes of one processor were not enough.
-HUGE, BYTES_EACH = 10_000_000, 300
+# Solving a head takes about this many evaluations of the loss, each of 4 operations per picture, feature and unit.
+EVALUATIONS = 100
+# What one processor core does in a second, and the memory for each number of the kernel: rough figures for a warning.
+OPERATIONS, BYTES_EACH = 3e10, 300
+# The user is warned from so many seconds or bytes on.
+LONG, MUCH = 1200, 4e9
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class HeadFit:
         kernel: float64 (features, units). The units are the classes, or one unit if the task is "binary".
         bias: float64 (units,).
         penalty: The penalty with the lowest out-of-fold loss, in terms of the scaled features.
-        logits: Out-of-fold logits, float64 (pictures, units): each row comes from heads that were solved without this
-            picture. NaN for a picture that was never held out, such as the only one of its class.
-        losses: The out-of-fold cross-entropy of each picture in nats, float64 (pictures,). It is multiplied by the
-            weight of its class if there are weights. NaN where logits are NaN.
+        rows: Indices of the pictures that were held out, int64 (held out,), ascending. Some pictures never are, such as
+            the only one of its class.
+        logits: Out-of-fold logits, float64 (held out, units): each row comes from heads that were solved without this
+            picture.
+        losses: The out-of-fold cross-entropy of each held-out picture in nats, float64 (held out,). It is multiplied by
+            the weight of its class if there are weights.
         folds: The number of folds; 0 if no picture can be held out.
         fold_of: The fold in which each picture was held out, int64 (pictures,); -1 if it never was.
         fold_heads: For each fold, the kernel and the bias of the head that was solved without its pictures.
@@ -53,6 +60,7 @@ class HeadFit:
     kernel: Array
     bias: Array
     penalty: float
+    rows: npt.NDArray[np.int64]
     logits: Array
     losses: Array
     folds: int
@@ -60,34 +68,45 @@ class HeadFit:
     fold_heads: tuple[tuple[Array, Array], ...]
 
     def evaluate(
-        self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], task: str, label_smoothing: float
+        self,
+        features: Sequence[npt.NDArray[np.float32]],
+        targets: npt.NDArray[Any],
+        task: str,
+        *,
+        label_smoothing: float = 0.0,
+        weights: npt.NDArray[np.float32] | None = None,
     ) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Compare the head with the truth.
 
         Args:
-            features: float32 (pictures, features).
-            targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+            features: The groups of features that the head reads, each float32 (pictures, n).
+            targets: (pictures, classes), 1 if a picture is of a class, else 0.
             task: As in `solve`.
             label_smoothing: As in `solve`.
+            weights: As in `solve`.
 
         Returns:
             The cross-entropy of each picture in nats, float64 (pictures,), and the decisions that are right: bool
             (pictures,), or (pictures, classes) if a picture may have several classes.
         """
-        logits = features @ self.kernel + self.bias
-        losses = cross_entropies(logits, targets, task, label_smoothing=label_smoothing)
-        return losses, decisions(logits, targets, task)
+        losses, right = [], []
+        for rows in head_blocks.blocks_of(np.arange(len(targets))):
+            logits = np.concatenate([group[rows] for group in features], axis=1) @ self.kernel + self.bias
+            losses.append(
+                cross_entropies(logits, targets[rows], task, label_smoothing=label_smoothing, weights=weights)
+            )
+            right.append(decisions(logits, targets[rows], task))
+        return np.concatenate(losses), np.concatenate(right)
 
     @property
     def loss(self) -> float:
         """The mean out-of-fold cross-entropy, in nats; NaN if no picture could be held out."""
-        held_out = self.losses[np.isfinite(self.losses)]
-        return float(held_out.mean()) if len(held_out) else float("nan")
+        return float(self.losses.mean()) if len(self.losses) else float("nan")
 
 
 def solve(
     features: Sequence[npt.NDArray[np.float32]],
-    targets: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
     *,
     task: str = "multiclass",
     copies: Sequence[object] | None = None,
@@ -96,6 +115,7 @@ def solve(
     l2: float = 0.0,
     folds: int = FOLDS,
     one_fold: bool | None = None,
+    threads: int = 1,
     seed: int = 0,
 ) -> HeadFit:
     """Solve a linear head. The same arguments give the same result, bit for bit, on the same machine.
@@ -107,7 +127,7 @@ def solve(
     Args:
         features: Groups of features, each float32 (pictures, n). All groups but the first share the variance of the
             first, so that many extra features do not drown it. The kernel has the groups one below the other.
-        targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+        targets: (pictures, classes), 1 if a picture is of a class, else 0.
         task: "multiclass", "binary" or "multilabel"; see `zoo.train.network.attach_head`.
         copies: A value per picture; pictures with equal values are copies and stand in the same fold. None if there are
             no copies.
@@ -118,6 +138,8 @@ def solve(
             cross-validation choose.
         folds: The number of folds. With 0, nothing is held out, and the penalty is a medium one.
         one_fold: Whether only the first fold is held out. None decides by the size of the problem; see `LARGE`.
+        threads: How many threads share the work, if the problem is solved in blocks (see `zoo.train.head_blocks`). The
+            result does not depend on them.
         seed: Decides the folds.
 
     Returns:
@@ -129,7 +151,7 @@ def solve(
     if not len(targets):
         raise ValueError("a head cannot be solved without pictures.")
     with one_blas_thread():
-        return _solve(features, targets, task, copies, weights, label_smoothing, l2, folds, one_fold, seed)
+        return _solve(features, targets, task, copies, weights, label_smoothing, l2, folds, one_fold, threads, seed)
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager[Any]:
@@ -146,7 +168,7 @@ def one_blas_thread() -> contextlib.AbstractContextManager[Any]:
 
 def _solve(
     features: Sequence[npt.NDArray[np.float32]],
-    targets: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
     task: str,
     copies: Sequence[object] | None,
     weights: npt.NDArray[np.float32] | None,
@@ -154,43 +176,72 @@ def _solve(
     l2: float,
     folds: int,
     one_fold: bool | None,
+    threads: int,
     seed: int,
 ) -> HeadFit:
     """Solve a linear head; see `solve`."""
     everything = np.arange(len(targets))
     fold_of = deal_folds(_strata(targets), range(len(targets)) if copies is None else copies, folds, seed)
     scaling = Scaling.of(features, plain=l2 > 0)
-    problem = Problem.of(scaling.apply(features), targets, task, weights, label_smoothing)
+    problem = _problem(features, scaling, targets, task, weights, label_smoothing, threads)
     large = problem.size > LARGE
     one_fold = large if one_fold is None else one_fold
     if one_fold:
         fold_of = np.where(fold_of == 0, 0, -1)
     penalties = (2 * l2,) if l2 else PENALTIES[::2] if large or one_fold else PENALTIES
-    weight_of = _weights_of(targets, weights)
-    search = _search(problem, fold_of, penalties, weight_of)
+    search = _search(problem, fold_of, penalties, targets, task, weights)
     good = search.good()
     by_fold = [np.mean([heads[i] for i in good], axis=0) for heads in search.heads]
+    rows = np.flatnonzero(fold_of >= 0)
+    logits = _held_out(problem, fold_of, by_fold)
+    # Heads of all penalties take much memory if there are many classes.
+    search.heads.clear()
     if search.folds and not l2 and not one_fold:
         solution = np.mean(by_fold, axis=0)
     else:
         solution = problem.solve(everything, penalties[good[0]], by_fold[0] if one_fold and by_fold else None)
-    logits = np.mean([search.logits[i] for i in good], axis=0)
     kernel, bias = scaling.fold_back(problem.unrotate(solution[:-1]), solution[-1])
     return HeadFit(
         kernel=kernel,
         bias=bias,
         penalty=float(penalties[search.best]),
+        rows=rows,
         logits=logits,
-        losses=cross_entropy(logits, problem.truth, problem.softmax) * weight_of,
+        losses=cross_entropies(logits, targets[rows], task, weights=weights),
         folds=search.folds,
         fold_of=fold_of,
         fold_heads=tuple(scaling.fold_back(problem.unrotate(each[:-1]), each[-1]) for each in by_fold),
     )
 
 
+def _problem(
+    features: Sequence[npt.NDArray[np.float32]],
+    scaling: Scaling,
+    targets: npt.NDArray[Any],
+    task: str,
+    weights: npt.NDArray[np.float32] | None,
+    label_smoothing: float,
+    threads: int,
+) -> Problem | BlockProblem:
+    units = 1 if task == "binary" else targets.shape[1]
+    if head_blocks.is_for_blocks(len(targets), len(scaling.means), units):
+        return BlockProblem.of(features, scaling, targets, task, weights, label_smoothing, threads)
+    return Problem.of(scaling.apply(features), targets, task, weights, label_smoothing)
+
+
+def _held_out(problem: Problem | BlockProblem, fold_of: npt.NDArray[np.int64], heads: Sequence[Array]) -> Array:
+    """Return the logits of the pictures that are held out, (held out, units), each from the head of its fold."""
+    rows = np.flatnonzero(fold_of >= 0)
+    logits = np.empty((len(rows), problem.units))
+    for fold, head in enumerate(heads):
+        own = fold_of[rows] == fold
+        logits[own] = problem.logits(rows[own], head)
+    return logits
+
+
 def out_of_fold(
-    features: npt.NDArray[np.float32],
-    targets: npt.NDArray[np.float32],
+    features: Sequence[npt.NDArray[np.float32]],
+    targets: npt.NDArray[Any],
     penalty: float,
     *,
     task: str = "multiclass",
@@ -200,13 +251,13 @@ def out_of_fold(
     plain: bool = False,
     folds: int = FOLDS,
     seed: int = 0,
-) -> Array:
+) -> tuple[npt.NDArray[np.int64], Array]:
     """Return logits of heads that have not seen the picture, for every picture, with a penalty that is known.
 
     `solve` holds out only one fold of a large problem. This function holds out all folds in turn, once.
 
     Args:
-        features: float32 (pictures, features).
+        features: As in `solve`.
         targets: As in `solve`.
         penalty: The penalty; see `HeadFit.penalty`.
         task: As in `solve`.
@@ -218,7 +269,7 @@ def out_of_fold(
         seed: Decides the folds.
 
     Returns:
-        float64 (pictures, units), with NaN for pictures that are never held out; see `HeadFit.logits`.
+        Indices of the pictures that were held out, and their logits; see `HeadFit.rows` and `HeadFit.logits`.
 
     Raises:
         ValueError: A feature is not finite.
@@ -226,19 +277,28 @@ def out_of_fold(
     with one_blas_thread():
         copies = range(len(targets)) if copies is None else copies
         fold_of = deal_folds(_strata(targets), copies, folds, seed)
-        scaling = Scaling.of([features], plain=plain)
-        problem = Problem.of(scaling.apply([features]), targets, task, weights, label_smoothing)
-        return _search(problem, fold_of, (penalty,), _weights_of(targets, weights)).logits[0]
+        scaling = Scaling.of(features, plain=plain)
+        problem = _problem(features, scaling, targets, task, weights, label_smoothing, threads=1)
+        heads = [each[0] for each in _search(problem, fold_of, (penalty,), targets, task, weights).heads]
+        return np.flatnonzero(fold_of >= 0), _held_out(problem, fold_of, heads)
 
 
-def cost_text(pictures: int, units: int) -> str:
-    """Return a warning if a head takes very long and very much memory; "" if it does not."""
-    if pictures * units < HUGE:
+def cost_text(pictures: int, features: int, units: int, threads: int) -> str:
+    """Return a warning if a head takes very long or very much memory; "" if it does not.
+
+    Args:
+        pictures: The number of pictures.
+        features: The number of features that the head reads.
+        units: The number of units.
+        threads: How many threads share the work.
+    """
+    seconds = EVALUATIONS * 4 * pictures * features * units / OPERATIONS / threads
+    memory = features * units * BYTES_EACH
+    if seconds < LONG and memory < MUCH:
         return ""
     return (
-        f"solving the head exactly for {pictures:,} pictures of {units:,} classes can take hours, and it needs about "
-        f"{pictures * units * BYTES_EACH / 1e9:.0f} GB of memory. `--schedule head-only` trains it step by step, in "
-        "minutes and with less memory."
+        f"solving the head exactly for {pictures:,} pictures of {units:,} classes may take {seconds / 60:.0f} minutes, "
+        f"and it needs about {memory / 1e9:.1f} GB of memory. `--schedule head-only` trains it step by step."
     )
 
 
@@ -247,7 +307,7 @@ def is_large(pictures: int, features: int, units: int) -> bool:
     return pictures * min(pictures, features) * units > LARGE
 
 
-def _weights_of(targets: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None) -> Array:
+def _weights_of(targets: npt.NDArray[Any], weights: npt.NDArray[np.float32] | None) -> Array:
     """Return the weight of each picture in the loss, float64 (pictures,): that of its class, or 1."""
     return np.ones(len(targets)) if weights is None else (targets @ weights).astype(np.float64)
 
@@ -255,7 +315,7 @@ def _weights_of(targets: npt.NDArray[np.float32], weights: npt.NDArray[np.float3
 def average(
     plain: HeadFit,
     joined: HeadFit,
-    targets: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
     task: str,
     weights: npt.NDArray[np.float32] | None = None,
 ) -> HeadFit:
@@ -286,14 +346,14 @@ def average(
         kernel=kernel,
         bias=bias,
         logits=logits,
-        losses=cross_entropies(logits, targets, task, weights=weights),
+        losses=cross_entropies(logits, targets[plain.rows], task, weights=weights),
         fold_heads=tuple(map(mean, plain.fold_heads, joined.fold_heads)),
     )
 
 
 def cross_entropies(
     logits: npt.NDArray[Any],
-    targets: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
     task: str,
     *,
     label_smoothing: float = 0.0,
@@ -303,14 +363,20 @@ def cross_entropies(
 
     Args:
         logits: (pictures, units). A row of NaN gives NaN.
-        targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+        targets: (pictures, classes), 1 if a picture is of a class, else 0.
         task: As in `solve`.
         label_smoothing: As in `solve`.
         weights: The weight of each class, by which the cross-entropy of its pictures is multiplied, or None.
     """
-    truth = (targets[:, 1:] if task == "binary" else targets).astype(np.float64)
-    goals = smoothed(truth, task, label_smoothing)
-    return cross_entropy(np.asarray(logits, np.float64), goals, task == "multiclass") * _weights_of(targets, weights)
+    losses = np.empty(len(targets))
+    # The tables in 64 bits take much memory if there are many classes.
+    for rows in head_blocks.blocks_of(np.arange(len(targets))):
+        own = targets[rows]
+        truth = (own[:, 1:] if task == "binary" else own).astype(np.float64)
+        goals = smoothed(truth, task, label_smoothing)
+        each = cross_entropy(np.asarray(logits[rows], np.float64), goals, task == "multiclass")
+        losses[rows] = each * _weights_of(own, weights)
+    return losses
 
 
 def decisions(logits: npt.NDArray[Any], targets: npt.NDArray[np.float32], task: str) -> npt.NDArray[np.bool_]:
@@ -318,7 +384,7 @@ def decisions(logits: npt.NDArray[Any], targets: npt.NDArray[np.float32], task: 
 
     Args:
         logits: (pictures, units).
-        targets: float32 (pictures, classes), 1 if a picture is of a class, else 0.
+        targets: (pictures, classes), 1 if a picture is of a class, else 0.
         task: As in `solve`.
     """
     truth = targets[:, 1:] if task == "binary" else targets
@@ -366,7 +432,7 @@ def deal_folds(strata: Sequence[int], copies: Sequence[object], count: int, seed
 
 
 def folds_of(
-    targets: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
     rows: npt.NDArray[np.int64],
     copies: Sequence[object] | None,
     count: int,
@@ -403,17 +469,15 @@ class _Search:
     Args:
         folds: The number of folds; 0 if no picture can be held out.
         heads: For each fold, its solution for each penalty.
-        logits: For each penalty, the out-of-fold logits, float64 (pictures, units); NaN if never held out.
-        losses: For each penalty, the out-of-fold loss of each picture, float64 (pictures,).
+        losses: For each penalty, the out-of-fold loss of each held-out picture, float64 (held out,).
     """
 
     folds: int
     heads: list[list[Array]] = dataclasses.field(default_factory=list)
-    logits: list[Array] = dataclasses.field(default_factory=list)
     losses: list[Array] = dataclasses.field(default_factory=list)
 
     def means(self) -> list[float]:
-        return [float(np.nanmean(each)) for each in self.losses]
+        return [float(each.mean()) for each in self.losses]
 
     @property
     def best(self) -> int:
@@ -426,27 +490,31 @@ class _Search:
             return [self.best]
         kept = []
         for i, losses in enumerate(self.losses):
-            excess = (losses - self.losses[self.best])[np.isfinite(losses)]
+            excess = losses - self.losses[self.best]
             if i == self.best or excess.mean() <= excess.std() / np.sqrt(len(excess)):
                 kept.append(i)
         return kept
 
 
-def _search(problem: Problem, folds: npt.NDArray[np.int64], penalties: Sequence[float], weight_of: Array) -> _Search:
+def _search(
+    problem: Problem | BlockProblem,
+    folds: npt.NDArray[np.int64],
+    penalties: Sequence[float],
+    targets: npt.NDArray[Any],
+    task: str,
+    weights: npt.NDArray[np.float32] | None,
+) -> _Search:
     """Solve the heads of all folds for all penalties, until weaker penalties only make the loss worse."""
-    count = int(folds.max()) + 1
+    count, held_out = int(folds.max()) + 1, np.flatnonzero(folds >= 0)
     search = _Search(count, heads=[[] for _ in range(count)])
+    truth = targets[held_out]
     worse = 0
     for penalty in penalties:
-        logits = np.full(problem.truth.shape, np.nan)
         for fold in range(count):
-            held_out, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
             start = search.heads[fold][-1] if search.heads[fold] else None
-            head = problem.solve(rest, penalty, start)
-            search.heads[fold].append(head)
-            logits[held_out] = problem.features[held_out] @ head[:-1] + head[-1]
-        search.logits.append(logits)
-        search.losses.append(cross_entropy(logits, problem.truth, problem.softmax) * weight_of)
+            search.heads[fold].append(problem.solve(np.flatnonzero(folds != fold), penalty, start))
+        logits = _held_out(problem, folds, [heads[-1] for heads in search.heads])
+        search.losses.append(cross_entropies(logits, truth, task, weights=weights))
         means = search.means() if count else []
         worse = worse + 1 if len(means) > 1 and means[-1] > min(means[:-1]) else 0
         if worse == WORSE_IN_A_ROW:

@@ -47,8 +47,9 @@ class _Standing:
         phases: The records of the phases so far, for run.json.
         best_epoch: The number of the epoch whose weights the network has.
         head: The fields of its head, if it is not that of the settings.
-        logits: Out-of-fold logits of the training pictures, float64 (pictures, units), NaN where there are none. None
-            if the run has a validation part.
+        rows: The places of pictures among the training pictures that were held out, int64 (held out,). None if the run
+            has a validation part.
+        logits: Their out-of-fold logits, float64 (held out, units), NaN where there are none. None if there are none.
     """
 
     model: keras.Model | SolvedNetwork
@@ -56,6 +57,7 @@ class _Standing:
     phases: list[dict[str, Any]]
     best_epoch: int
     head: dict[str, Any] | None = None
+    rows: np.ndarray | None = None
     logits: np.ndarray | None = None
 
 
@@ -113,7 +115,7 @@ def export_best_so_far(
     head = record.head if standing.head is None else standing.head
     changes: dict[str, Any] = {"phases": standing.phases, "best_epoch": standing.best_epoch, "head": head}
     record = dataclasses.replace(record, **changes, others={**record.others, "unfinished": text}).with_warnings([text])
-    known, network = _by_digest(standing.logits, dataset), standing.model
+    known, network = _by_digest(standing, dataset), standing.model
     return export_model(
         TrainedModel(network, resolved.architecture, dataset, run, record, name, place, typed, out_of_fold=known),
         exported,
@@ -125,13 +127,13 @@ def export_best_so_far(
     )
 
 
-def _by_digest(logits: np.ndarray | None, dataset: Dataset) -> dict[str, np.ndarray]:
+def _by_digest(standing: _Standing, dataset: Dataset) -> dict[str, np.ndarray]:
     """Return the out-of-fold logits by the sha256 of the picture."""
-    if logits is None:
+    if standing.rows is None or standing.logits is None:
         return {}
-    digests, known = dataset.pixels.digests, np.isfinite(logits).all(axis=1)
-    rows = zip(dataset.split.train[known], logits[known].astype("float32"), strict=True)
-    return {digests[i]: row for i, row in rows}
+    digests, known = dataset.pixels.digests, np.isfinite(standing.logits).all(axis=1)
+    rows = dataset.split.train[standing.rows[known]]
+    return {digests[i]: row for i, row in zip(rows, standing.logits[known].astype("float32"), strict=True)}
 
 
 def _standing(
@@ -190,7 +192,7 @@ def _by_evidence(
     if points.training("refit").load() is None:
         backbone, groups = by_evidence.features_of(resolved, data, settings, registry, reporter, CacheStats())
         model = by_evidence.head_alone(backbone, chosen, groups, resolved, registry, reporter)
-        return _Standing(model, "only the head is trained", [phase], 1, head, chosen.fit.logits)
+        return _Standing(model, "only the head is trained", [phase], 1, head, chosen.fit.rows, chosen.fit.logits)
     trials = by_evidence.trials_of(chosen, resolved, data, settings, registry, reporter, points)
     # The trials are finished, so that this trains nothing.
     decided = by_evidence.found_by(trials, resolved)
@@ -199,4 +201,4 @@ def _by_evidence(
         return None
     text = f"{len(so_far.history)} epochs after the head, in phase {so_far.phases[-1]['name']!r}"
     phases, logits = [phase, *so_far.phases], decided.logits
-    return _Standing(so_far.network.model, text, phases, 1 + so_far.best_epoch, head, logits)
+    return _Standing(so_far.network.model, text, phases, 1 + so_far.best_epoch, head, chosen.fit.rows, logits)

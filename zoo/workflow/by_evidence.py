@@ -6,6 +6,7 @@ The order of the steps is here. `zoo.train.evidence` decides, and `zoo.workflow.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from zoo.errors import ConversionFailed, TrainingError
 from zoo.files import atomic_write
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter, counted
+from zoo.runs import OUT_OF_FOLD
 from zoo.train import evidence, linear_head
 from zoo.train.evidence import ChosenHead, Evidence, Trials
 from zoo.train.frozen.backbone import PooledBackbone
@@ -100,7 +102,7 @@ def train(
     # Phases that were not tried have no out-of-fold logits.
     logits = found.logits if found.count else chosen.fit.logits
     if logits is not None:
-        _write_out_of_fold(logits, data, dataset, run)
+        _write_out_of_fold(chosen.fit.rows, logits, data, dataset, run)
     _write_head_logits(logits, chosen, groups, resolved, data, dataset, run, reporter)
     record = record.with_training(
         phases=phases,
@@ -207,7 +209,8 @@ def _solve_head(
     started, requested, phase = time.perf_counter(), resolved.requested, resolved.phases[0]
     targets = data.targets[data.train]
     weights = class_weights(data) if requested.balance else None
-    cost = linear_head.cost_text(*targets.shape)
+    features, units = sum(group.shape[1] for group in groups), targets.shape[1]
+    cost = linear_head.cost_text(len(targets), features, units, os.cpu_count() or 1)
     if cost:
         reporter.warn(cost)
     with reporter.timing.measure("solving the head"):
@@ -216,24 +219,20 @@ def _solve_head(
     if backbone is None:
         # Keras has computed the features of the head that was requested.
         chosen = dataclasses.replace(chosen, head=resolved.head)
-    logits = np.concatenate(groups[: chosen.groups], axis=1) @ fit.kernel + fit.bias
-
-    def figures(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-        smoothing = requested.label_smoothing
-        losses = cross_entropies(logits, targets, data.task, label_smoothing=smoothing, weights=weights)
-        return float(losses.mean()), float(decisions(logits, targets, data.task).mean())
-
-    known = np.isfinite(fit.logits).all(axis=1)
-    held_out = int(known.sum())
-    loss, accuracy = figures(fit.logits[known], targets[known]) if held_out else (None, None)
-    train_loss, train_accuracy = figures(logits, targets)
+    held_out, loss, accuracy = len(fit.rows), None, None
+    options: dict[str, Any] = {"label_smoothing": requested.label_smoothing, "weights": weights}
+    if held_out:
+        known = targets[fit.rows]
+        loss = float(cross_entropies(fit.logits, known, data.task, **options).mean())
+        accuracy = float(decisions(fit.logits, known, data.task).mean())
+    losses, right = fit.evaluate(groups[: chosen.groups], targets, data.task, **options)
     seconds = round(seconds + time.perf_counter() - started, 2)
     row = {
         "phase": phase.name,
         "epoch": 1,
         "learning_rate": 0.0,
-        "loss": train_loss,
-        "accuracy": train_accuracy,
+        "loss": float(losses.mean()),
+        "accuracy": float(right.mean()),
         "val_loss": loss,
         "val_accuracy": accuracy,
         "seconds": seconds,
@@ -293,8 +292,7 @@ def _not_judged(chosen: ChosenHead, resolved: ResolvedConfig, data: TrainingData
     """Warn if no picture of some classes could be held out. Return the warning, or nothing."""
     if not chosen.fit.folds:
         return []
-    held_out = np.isfinite(chosen.fit.logits).all(axis=1)
-    counts = data.targets[data.train][held_out].sum(axis=0)
+    counts = data.targets[data.train[chosen.fit.rows]].sum(axis=0)
     names = [repr(name) for name, count in zip(resolved.source.classes, counts, strict=True) if not count]
     if not names or chosen.fit.folds == 1:
         return []
@@ -325,8 +323,7 @@ def head_alone(
     """Return the network with the solved head alone."""
     kernel, bias = chosen.fit.kernel.astype("float32"), chosen.fit.bias.astype("float32")
     if backbone is not None:
-        features = np.concatenate(groups[: chosen.groups], axis=1)
-        return SolvedNetwork(backbone, chosen.head, kernel, bias, resolved.source.task, features)
+        return SolvedNetwork(backbone, chosen.head, kernel, bias, resolved.source.task, groups[: chosen.groups])
     network = build_network(resolved, registry, reporter, chosen.head)
     network.model.get_layer("logits").set_weights([kernel, bias])
     return network.model
@@ -341,11 +338,12 @@ def _write_network(trained: SolvedNetwork | keras.Model, run: runs.Run, reporter
             trained.save(temporary)
 
 
-def _write_out_of_fold(logits: np.ndarray, data: TrainingData, dataset: Dataset, run: runs.Run) -> None:
-    """Write the logits of pictures that were held out, (training pictures, units)."""
-    held_out = np.isfinite(logits).all(axis=1)
-    digests = [dataset.pixels.digests[i] for i in data.train[held_out]]
-    run.write_out_of_fold(digests, logits[held_out])
+def _write_out_of_fold(
+    rows: np.ndarray, logits: np.ndarray, data: TrainingData, dataset: Dataset, run: runs.Run, name: str = OUT_OF_FOLD
+) -> None:
+    """Write logits of held-out pictures, given by their places in the train part. Rows of NaN are left out."""
+    known = np.isfinite(logits).all(axis=1)
+    run.write_out_of_fold([dataset.pixels.digests[i] for i in data.train[rows[known]]], logits[known], name)
 
 
 def _write_head_logits(
@@ -361,7 +359,7 @@ def _write_head_logits(
     """Write out-of-fold logits of the head for all training pictures, unless out-of-fold.npz has as many.
 
     Args:
-        known: The logits in out-of-fold.npz, (training pictures, units), with NaN for pictures that it does not have.
+        known: The logits in out-of-fold.npz, (held out, units), with NaN for pictures that it does not have.
         chosen: The head.
         groups: The features of the training pictures.
         resolved: The settings of the run.
@@ -371,11 +369,11 @@ def _write_head_logits(
         reporter: Measures the time.
     """
     fit, requested = chosen.fit, resolved.requested
-    logits, targets = fit.logits, data.targets[data.train]
-    if fit.folds == 1 and head_logits.affordable(groups[0], fit.logits.shape[1]):
+    rows, logits, targets = fit.rows, fit.logits, data.targets[data.train]
+    if fit.folds == 1 and head_logits.affordable(groups[:1], fit.logits.shape[1]):
         with reporter.timing.measure("cross-validating the head"):
-            logits = out_of_fold(
-                groups[0],
+            rows, logits = out_of_fold(
+                groups[:1],
                 targets,
                 fit.penalty,
                 task=data.task,
@@ -386,7 +384,5 @@ def _write_head_logits(
                 folds=requested.folds or FOLDS,
                 seed=requested.seed,
             )
-    held_out = np.isfinite(logits).all(axis=1)
-    if known is None or held_out.sum() > np.isfinite(known).all(axis=1).sum():
-        digests = [dataset.pixels.digests[i] for i in data.train[held_out]]
-        run.write_out_of_fold(digests, logits[held_out], head_logits.FILE)
+    if known is None or len(rows) > np.isfinite(known).all(axis=1).sum():
+        _write_out_of_fold(rows, logits, data, dataset, run, head_logits.FILE)

@@ -7,6 +7,8 @@ head, which is solved in seconds, can be cross-validated on all of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 FILE = "head-logits.npz"
@@ -15,6 +17,7 @@ FILE = "head-logits.npz"
 LARGEST = 500_000_000
 
 
-def affordable(features: np.ndarray, units: int) -> bool:
-    """Return whether a head on these features, (pictures, features), can be cross-validated in seconds."""
-    return len(features) * min(features.shape) * units <= LARGEST
+def affordable(groups: Sequence[np.ndarray], units: int) -> bool:
+    """Return whether a head on these groups of features, each (pictures, n), can be cross-validated in seconds."""
+    pictures, features = len(groups[0]), sum(group.shape[1] for group in groups)
+    return pictures * min(pictures, features) * units <= LARGEST

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo import files
+from zoo.data.dataset import Dataset
 from zoo.data.decisions import as_text
 from zoo.data.tables import SEPARATOR
 from zoo.errors import ZooError
@@ -27,7 +28,7 @@ from zoo.reporter import Reporter
 from zoo.train import linear_head
 from zoo.workflow import head_logits
 from zoo.workflow.trained import TrainedModel
-from zoo.workflow.trust import Trust
+from zoo.workflow.trust import TrainingFeatures, Trust
 
 TABLE, PAGE, FIGURES = "label_issues.csv", "label_issues.html", "label_issues.json"
 SCHEMA = 1
@@ -154,11 +155,14 @@ def _training(trained: TrainedModel, fitted: Trust) -> _Training:
     rows = np.array([i for i in train if digests[i] in by_digest], np.int64)
     features = fitted.training
     # The cross-validation of the run may lack single pictures, such as the only ones of their class.
-    if features is not None and features.frozen and len(features.rows) > 2 * len(rows):
-        rows = features.rows
-        logits = _solved(features.values, dataset.targets[rows], task, [digests[i] for i in rows], trained)
-        held_out = np.isfinite(logits).all(axis=1)
-        rows, logits = rows[held_out], logits[held_out]
+    if (
+        features is not None
+        and features.frozen
+        and len(features.rows) > 2 * len(rows)
+        and _affordable(features, dataset)
+    ):
+        places, logits = _solved(features, dataset, task, trained)
+        rows = features.rows[places]
         how = "a cross-validation of a linear head on features that no label has changed"
     elif len(rows):
         logits = np.stack([by_digest[digests[i]] for i in rows]).astype(np.float64)
@@ -169,17 +173,31 @@ def _training(trained: TrainedModel, fitted: Trust) -> _Training:
     return _Training(rows, calibration.probabilities(scaling.apply(logits), task), how)
 
 
+def _affordable(features: TrainingFeatures, dataset: Dataset) -> bool:
+    """Return whether a head on these features can be cross-validated in seconds, and is of use.
+
+    With hardly more than one picture of each class, it would only show that nothing can be learned from the others.
+    """
+    targets = dataset.targets[features.rows]
+    counts = targets.sum(axis=0)
+    return head_logits.affordable(features.groups, targets.shape[1]) and 2 * (counts > 1).sum() >= (counts > 0).sum()
+
+
 def _solved(
-    features: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, copies: Sequence[str], trained: TrainedModel
-) -> Array:
-    """Return out-of-fold logits of a linear head on features, with NaN for pictures that are never held out."""
-    seed = int(trained.record.options["seed"])
-    large = linear_head.is_large(len(features), features.shape[1], 1 if task == "binary" else targets.shape[1])
-    options: dict[str, Any] = {"task": task, "copies": copies, "seed": seed}
-    fit = linear_head.solve([features], targets, **options)
-    if large and fit.folds:
-        return linear_head.out_of_fold(features, targets, fit.penalty, **options)
-    return fit.logits
+    features: TrainingFeatures, dataset: Dataset, task: str, trained: TrainedModel
+) -> tuple[npt.NDArray[np.int64], Array]:
+    """Return which of the pictures were held out, and their logits by heads that were solved without them."""
+    rows, targets = features.rows, dataset.targets[features.rows]
+    digests = dataset.pixels.digests
+    options: dict[str, Any] = {
+        "task": task,
+        "copies": [digests[i] for i in rows],
+        "seed": int(trained.record.options["seed"]),
+    }
+    fit = linear_head.solve(features.groups, targets, **options)
+    if fit.folds == 1:
+        return linear_head.out_of_fold(features.groups, targets, fit.penalty, **options)
+    return fit.rows, fit.logits
 
 
 def _write(trained: TrainedModel, judged: Judged, reporter: Reporter) -> None:

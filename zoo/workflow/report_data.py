@@ -228,7 +228,7 @@ class _Examples:
             return {}, None
         rows = self._training.rows
         digests = [self._dataset.pixels.digests[row] for row in rows]
-        found = examples.nearest(np.stack(known), self._training.values, digests)
+        found = examples.nearest(np.stack(known), self._training.groups, digests)
         return {
             place: [(int(rows[i]), round(cosine, 6)) for i, cosine in each]
             for place, each in zip(places, found, strict=True)

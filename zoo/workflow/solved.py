@@ -11,7 +11,7 @@ import functools
 import hashlib
 import inspect
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,8 @@ class SolvedNetwork:
         kernel: float32 (features, units).
         bias: float32 (units,).
         task: "multiclass", "binary" or "multilabel".
-        features: What the head reads, for all training pictures, float32 (pictures, features). None if a run was opened
-            again; they are then computed where they are needed.
+        features: What the head reads, for all training pictures: groups of features, each float32 (pictures, n). None
+            if a run was opened again; they are then computed where they are needed.
     """
 
     backbone: PooledBackbone
@@ -61,7 +61,7 @@ class SolvedNetwork:
     kernel: np.ndarray
     bias: np.ndarray
     task: str
-    features: np.ndarray | None = None
+    features: Sequence[np.ndarray] | None = None
 
     def graph(self) -> onnx.ModelProto:
         """Return the graph from pictures to logits and probabilities."""

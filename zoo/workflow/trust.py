@@ -67,13 +67,17 @@ class TrainingFeatures:
 
     Args:
         rows: Indices of the pictures in the dataset, int64 (N,): the train part, or pictures at equal distances in it.
-        values: (N, n).
+        groups: The features, in groups that stand beside each other, each (N, n).
         frozen: Whether no label has changed the layers that computed them.
     """
 
     rows: npt.NDArray[np.int64]
-    values: npt.NDArray[Any]
+    groups: Sequence[npt.NDArray[Any]]
     frozen: bool = True
+
+    def values(self, places: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the features of the pictures at some places of `rows`, (len(places), all n together)."""
+        return np.concatenate([group[places] for group in self.groups], axis=1)
 
 
 @dataclass(frozen=True)
@@ -382,7 +386,7 @@ def finish(
     options: TrustOptions,
     pixels: npt.NDArray[np.uint8],
     reporter: Reporter,
-    features: npt.NDArray[Any] | None = None,
+    features: Sequence[npt.NDArray[Any]] | None = None,
 ) -> tuple[onnx.ModelProto, ModelInfo, Trust]:
     """Fit everything for a graph, put it into the graph and the metadata, and check the result.
 
@@ -394,8 +398,8 @@ def finish(
         options: What is asked for.
         pixels: Real pictures for the check, uint8 (pictures, height, width, channels) in 0..255.
         reporter: Receives messages.
-        features: Pooled features of all training pictures, in the order of the train part. None computes those of at
-            most 1,024 pictures.
+        features: Groups of pooled features of all training pictures, each (pictures, n), in the order of the train
+            part. None computes those of at most 1,024 pictures.
 
     Returns:
         The graph of the exported file, its metadata without a self-test, and what was fitted.
@@ -406,21 +410,20 @@ def finish(
     """
     train, name = dataset.split.train, trust_graph.features_of(raw)
     rows = spread(train, FEATURE_PICTURES)
-    own = unseen = None
+    own = unseen = training = None
     with reporter.timing.measure("calibration and outliers"):
         if features is not None:
-            own = np.asarray(features)[spread(np.arange(len(train)), FEATURE_PICTURES)]
+            training = TrainingFeatures(np.asarray(train, np.int64), features)
+            own = training.values(spread(np.arange(len(train)), FEATURE_PICTURES))
         elif name is not None:
             (own,) = run(raw, dataset.pixels.array, rows, [name])
+            training = TrainingFeatures(rows, [own], options.frozen)
         if name is not None and not options.frozen and len(dataset.split.val):
             (unseen,) = run(raw, dataset.pixels.array, spread(dataset.split.val, FEATURE_PICTURES), [name])
         trust = fit(known, dataset, rows, own, unseen, options)
         graph = attach(raw, trust, options.task)
         parity = {**info.parity, **check(graph, raw, trust, options.task, pixels)}
-    if features is not None:
-        trust = dataclasses.replace(trust, training=TrainingFeatures(np.asarray(train, np.int64), features))
-    elif own is not None:
-        trust = dataclasses.replace(trust, training=TrainingFeatures(rows, own, options.frozen))
+    trust = dataclasses.replace(trust, training=training)
     return graph, dataclasses.replace(info, trust=dict(trust.metadata), parity=parity), trust
 
 
