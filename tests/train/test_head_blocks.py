@@ -1,4 +1,4 @@
-"""A head that is solved in blocks: the same answer as of the whole table, on any number of threads, in little memory."""
+"""A head that is solved in blocks: the answer of the whole table, on any number of threads, in little memory."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Creates memory-mapped files of pixels, and limits how much memory pixels take, with and without such a file."""
+"""Creates memory-mapped files, and limits how much memory large arrays take, with and without such a file."""
 
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import numpy as np
 MEMORY_BYTES = 1 << 30
 # Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
+# Temporary arrays of more bytes are in files.
+TEMPORARY_BYTES = 128 << 20
 # Linux maps 64 KiB around a byte that is read. A row may reach into two such blocks.
 MAPPED_BYTES = 128 << 10
 
@@ -74,12 +78,43 @@ def create(path: Path, shape: tuple[int, ...]) -> np.memmap:
         OSError: The file cannot be created, or the disk is full.
     """
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as stream:
-            try:
-                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-            except OSError as error:
-                # Some file systems cannot reserve space; their errors do not mean that the disk is full.
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise
+    with path.open("r+b") as stream:
+        _reserve(stream.fileno(), path.stat().st_size)
     return array
+
+
+def temporary(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+    """Create a float32 array for a while: in memory or, if it is large, in a file without a name.
+
+    The file goes with the array, also if the process is killed.
+
+    Args:
+        shape: The shape of the array.
+        folder: Where the file is created, if there is one. If it cannot be, the array is in memory.
+    """
+    size = 4 * math.prod(shape)
+    if size > TEMPORARY_BYTES:
+        try:
+            with tempfile.TemporaryFile(dir=folder) as stream:
+                stream.truncate(size)
+                _reserve(stream.fileno(), size)
+                return np.memmap(stream, np.float32, "r+", shape=shape)
+        except OSError:
+            pass
+    return np.empty(shape, np.float32)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Reserve the space of a file on the disk.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        # Some file systems cannot reserve space; their errors do not mean that the disk is full.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise

@@ -32,6 +32,9 @@ from zoo.train.so_far import SoFar, best_so_far
 FEWEST_ERRORS = 20
 # Folds are held out in turn until so many pictures have been held out.
 HELD_OUT = 300
+# The joint head is not tried if pictures x features x units are more, because it would take many minutes. As many are
+# 20,000 pictures of 1,000 classes with 1,000 features.
+JOINT_LARGEST = 20_000_000_000
 # A gain of less than this many standard errors counts as a tie, which the simpler network wins.
 TIE = 0.5
 # The joint head alone needs a gain of more than this many standard errors.
@@ -110,7 +113,8 @@ def choose_head(
     if folds is None:
         # Both heads must hold out the same pictures, although one has fewer features.
         options["one_fold"] = linear_head.is_large(len(targets), features, units)
-    more = [groups] if len(groups) > 1 and not head.weight_l2 else []
+    affordable = len(targets) * features * units <= JOINT_LARGEST
+    more = [groups] if len(groups) > 1 and not head.weight_l2 and affordable else []
     # Small problems are solved on one thread each, so that both cores of a small machine have work. Large ones share
     # their blocks among all cores, one after the other, because both at once would take twice the memory.
     large = head_blocks.is_for_blocks(len(targets), features, units)

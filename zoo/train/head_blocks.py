@@ -20,15 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.memory import MappedRows
-from zoo.train.head_problem import BLOCK, STEPS, Array, Scaling, bias_of, probabilities_and_entropy, smoothed
+from zoo.train.head_problem import BLOCK, Array, Scaling, bias_of, probabilities_and_entropy, smoothed
 
-# A problem is solved in blocks if pictures x (features + units) are more than this. In 64 bits, these are 48 MB, of which
-# a solution needs several copies.
+# A problem is solved in blocks if pictures x (features + units) are more than this. In 64 bits, these are 48 MB, of
+# which a solution needs several copies.
 LARGEST = 6_000_000
 # L-BFGS keeps so many steps; each takes 16 bytes per number of the kernel.
 KEPT_STEPS = 6
-# L-BFGS stops when the gradient has fallen to this fraction of that of a kernel of zeros.
-GRADIENT = 5e-3
+# L-BFGS stops when the gradient has fallen to this fraction of that of a kernel of zeros, or after so many steps. Where
+# more steps are needed, the penalty is weak, and stopping early makes the head no worse for other pictures.
+GRADIENT, MOST_STEPS = 5e-3, 30
 # With more features than this, only their variances precondition the kernel. The covariance of 4,096 takes 134 MB.
 MOST_FEATURES = 4096
 # Threads, each with a block and a gradient of its own.
@@ -151,7 +152,7 @@ class BlockProblem:
             options={
                 "gtol": max(GRADIENT * float(np.abs(loss(zeros.ravel())[1]).max()), 1e-9),
                 "ftol": 1e-9,
-                "maxiter": STEPS,
+                "maxiter": MOST_STEPS,
                 "maxcor": KEPT_STEPS,
             },
         )

@@ -25,13 +25,15 @@ from zoo.train.head_problem import Array, Problem, Scaling, cross_entropy, smoot
 FOLDS = 5
 # Penalties from strong to weak, for features that `Scaling` has given a total variance of 1.
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
+# A large problem starts with this one, because so many pictures never need a stronger one.
+STRONGEST = 0.1
 # The search ends if this many penalties in a row make the loss worse. Weak penalties take most of the time.
 WORSE_IN_A_ROW = 2
 # With more pictures x features x units than this, one fold is held out instead of all in turn, and fewer penalties are
 # tried. 4,000 pictures of 4 classes with 1,280 features are as many.
 LARGE = 20_000_000
 # Solving a head takes about this many evaluations of the loss, each of 4 operations per picture, feature and unit.
-EVALUATIONS = 100
+EVALUATIONS = 150
 # What one processor core does in a second, and the memory for each number of the kernel: rough figures for a warning.
 OPERATIONS, BYTES_EACH = 3e10, 300
 # The user is warned from so many seconds or bytes on.
@@ -188,7 +190,7 @@ def _solve(
     one_fold = large if one_fold is None else one_fold
     if one_fold:
         fold_of = np.where(fold_of == 0, 0, -1)
-    penalties = (2 * l2,) if l2 else PENALTIES[::2] if large or one_fold else PENALTIES
+    penalties = _penalties(problem, l2, few=large or one_fold)
     search = _search(problem, fold_of, penalties, targets, task, weights)
     good = search.good()
     by_fold = [np.mean([heads[i] for i in good], axis=0) for heads in search.heads]
@@ -212,6 +214,14 @@ def _solve(
         fold_of=fold_of,
         fold_heads=tuple(scaling.fold_back(problem.unrotate(each[:-1]), each[-1]) for each in by_fold),
     )
+
+
+def _penalties(problem: Problem | BlockProblem, l2: float, *, few: bool) -> Sequence[float]:
+    """Return the penalties to try, from strong to weak."""
+    if l2:
+        return (2 * l2,)
+    tried = PENALTIES[::2] if few else PENALTIES
+    return [each for each in tried if each <= STRONGEST] if isinstance(problem, BlockProblem) else tried
 
 
 def _problem(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 import zoo_runtime
 from zoo import backend, files
-from zoo.data.memory import MappedRows
+from zoo.data.memory import MappedRows, temporary
 from zoo.reporter import Reporter
 from zoo.train.frozen.backbone import FeatureSession, PooledBackbone
 from zoo.train.frozen.features import BATCH, BATCH_PIXELS, FINISHED_TOGETHER, FeatureCacheConfig
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.frozen.store import Cache, FeatureSet, FeatureSetSpec
+
+# So many rows are copied at once.
+ROWS_AT_ONCE = 4096
 
 # Rows of indices -> one float32 array (rows, n) for each output of the backbone.
 Compute = Callable[[np.ndarray], list[np.ndarray]]
@@ -41,7 +44,7 @@ def pooled_features(
         stats: Counts what is computed and found; it is changed in place.
 
     Returns:
-        One float32 array (len(rows), n) for each output of the backbone.
+        One float32 array (len(rows), n) for each output of the backbone; a large one is memory-mapped.
 
     Raises:
         ConversionFailed: ONNX Runtime cannot run the backbone.
@@ -50,7 +53,7 @@ def pooled_features(
     stats.engine = "onnxruntime"
     sets = _open(backbone, len(array), rows, config) if config and backbone.key and config.pictures else None
     if sets is None:
-        return _compute_all(compute, rows, array, reporter, stats, lambda chosen, values: None)
+        return _compute_for_now(compute, backbone, rows, array, reporter, stats)
     try:
         missing = np.unique(np.concatenate([feature_set.missing(rows) for feature_set in sets]))
         stats.found += len(rows) - len(missing)
@@ -71,10 +74,10 @@ def pooled_features(
             stats.bytes += sum(feature_set.row_bytes for feature_set in sets) * len(missing)
         else:
             reporter.say(f"Features: those of {len(rows):,} pictures are in the cache already")
-        return [feature_set[rows] for feature_set in sets]
+        return [_read(feature_set, rows) for feature_set in sets]
     except OSError as error:
         reporter.warn(f"features cannot be kept in {str(files.cache())!r}: {error.strerror or error}.")
-        return _compute_all(compute, rows, array, reporter, stats, lambda chosen, values: None)
+        return _compute_for_now(compute, backbone, rows, array, reporter, stats)
     finally:
         for feature_set in sets:
             feature_set.close()
@@ -109,6 +112,43 @@ def _computing(backbone: PooledBackbone, array: np.ndarray) -> Compute:
     return compute
 
 
+def _read(feature_set: FeatureSet, rows: np.ndarray) -> np.ndarray:
+    """Return rows of a feature set, float32 (len(rows), n)."""
+    values = temporary((len(rows), *feature_set.shape), files.cache())
+    filling = MappedRows(values)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = values[start : start + ROWS_AT_ONCE]
+        part[:] = feature_set[rows[start : start + ROWS_AT_ONCE]]
+        filling.touched(part.nbytes)
+    filling.release()
+    return values
+
+
+def _compute_for_now(
+    compute: Compute,
+    backbone: PooledBackbone,
+    rows: np.ndarray,
+    array: np.ndarray,
+    reporter: Reporter,
+    stats: CacheStats,
+) -> list[np.ndarray]:
+    """Return the features of pictures, each float32 (len(rows), n). They are not kept for later runs."""
+    found = [temporary((len(rows), width), files.cache()) for width in backbone.widths]
+    filling, done = [MappedRows(each) for each in found], 0
+
+    def write(chosen: np.ndarray, values: list[np.ndarray]) -> None:
+        nonlocal done
+        for target, mapped, new in zip(found, filling, values, strict=True):
+            target[done : done + len(chosen)] = new
+            mapped.touched(new.nbytes)
+        done += len(chosen)
+
+    _compute_all(compute, rows, array, reporter, stats, write)
+    for mapped in filling:
+        mapped.release()
+    return found
+
+
 def _compute_all(
     compute: Compute,
     rows: np.ndarray,
@@ -116,28 +156,20 @@ def _compute_all(
     reporter: Reporter,
     stats: CacheStats,
     write: Callable[[np.ndarray, list[np.ndarray]], None],
-) -> list[np.ndarray]:
+) -> None:
     """Compute features in batches, and call `write` with the indices and the features of each batch."""
     started = time.perf_counter()
     height, width = array.shape[1:3]
     batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
-    parts: list[list[np.ndarray]] = []
     done = 0
     timed = reporter.timing.measure("computing features")
     with timed, reporter.progress("features") as progress:
         for start in range(0, len(rows), batch):
             chosen = rows[start : start + batch]
-            values = compute(chosen)
-            write(chosen, values)
-            parts.append(values)
+            write(chosen, compute(chosen))
             done += len(chosen)
             progress(done, len(rows))
     seconds = time.perf_counter() - started
     stats.computed += done
     stats.seconds_computing += seconds
     reporter.say(f"Features: those of {done:,} pictures were computed in {seconds:.1f} s on onnxruntime")
-    return _joined(parts)
-
-
-def _joined(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
-    return [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
