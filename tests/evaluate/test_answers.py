@@ -29,7 +29,7 @@ def test_the_figures_of_four_answers():
         prediction(0.6, unknown=True, score=0.7, outlier=True, sets={"0.9": ()}),
         prediction(0.1, score=0.3, sets={"0.9": ("b",)}),
     ]
-    answers = Answers.of(iter(given), info(unknown={"threshold": 0.7}, calibration={"fitted_on": "validation"}))
+    answers = Answers.of(iter(given), info(unknown={"threshold": 0.7}, calibration={"fitted_on": "validation"}), 9)
     assert answers.fitted_on == "validation" and answers.outlier_score.tolist() == [0.1, 0.2, 0.7, 0.3]
     figures = answers.measure(np.array([[1, 0], [0, 1], [1, 0], [0, 1]]), multilabel=False)
     # Gaps by bin: 0.1 and 0.1 in one, 0.8, 0.4 the other way.
@@ -48,14 +48,14 @@ def test_the_figures_of_four_answers():
 
 
 def test_a_file_without_thresholds_has_only_a_calibration_error():
-    answers = Answers.of([prediction(0.9), prediction(0.2)], info())
+    answers = Answers.of([prediction(0.9), prediction(0.2)], info(), 2)
     assert answers.unknown is answers.outlier_score is answers.outlier is None and answers.sets == {}
     figures = answers.measure(np.array([[1, 0], [0, 1]]), multilabel=False)
     assert list(figures) == ["calibration_error"]
 
 
 def test_no_answer_has_no_precision():
-    answers = Answers.of([prediction(0.6, unknown=True)], info(unknown={"threshold": 0.99}))
+    answers = Answers.of([prediction(0.6, unknown=True)], info(unknown={"threshold": 0.99}), 1)
     figures = answers.measure(np.array([[1, 0]]), multilabel=False)
     assert figures["unknown"]["answered"] == 0 and figures["unknown"]["precision"] is None
     assert metrics.trust_lines(figures)[1].startswith("answered 0.000")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import mmap
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from zoo import files
 
 # Pixels that cannot be written to the disk are kept in memory up to this size.
 MEMORY_BYTES = 1 << 30
 # Pages of a memory-mapped file that were read or written count as memory of the process until it releases them.
 RELEASED_BYTES = 128 << 20
 # Temporary arrays of more bytes are in files.
-TEMPORARY_BYTES = 128 << 20
+TEMPORARY_BYTES = 32 << 20
 # Linux maps 64 KiB around a byte that is read. A row may reach into two such blocks.
 MAPPED_BYTES = 128 << 10
 
@@ -83,25 +87,33 @@ def create(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return array
 
 
-def temporary(shape: tuple[int, ...], folder: Path) -> np.ndarray:
-    """Create a float32 array for a while: in memory or, if it is large, in a file without a name.
+def temporary(shape: tuple[int, ...], kind: type[np.floating[Any]]) -> np.ndarray:
+    """Create an array for a while: in memory or, if it is large, in a file of the cache folder.
 
-    The file goes with the array, also if the process is killed.
+    The operating system writes the pages of such an array to the disk when memory is short. The file has no name and
+    goes with the array, also if the process is killed. If it cannot be created, the array is in memory.
 
     Args:
         shape: The shape of the array.
-        folder: Where the file is created, if there is one. If it cannot be, the array is in memory.
+        kind: The type of its numbers.
     """
-    size = 4 * math.prod(shape)
+    size = np.dtype(kind).itemsize * math.prod(shape)
     if size > TEMPORARY_BYTES:
-        try:
-            with tempfile.TemporaryFile(dir=folder) as stream:
-                stream.truncate(size)
-                _reserve(stream.fileno(), size)
-                return np.memmap(stream, np.float32, "r+", shape=shape)
-        except OSError:
-            pass
-    return np.empty(shape, np.float32)
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=files.cache()) as stream:
+            stream.truncate(size)
+            _reserve(stream.fileno(), size)
+            return np.memmap(stream, kind, "r+", shape=shape)
+    return np.empty(shape, kind)
+
+
+def stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return arrays (rows, n) one below the other, float64; in a file if they are large, see `temporary`."""
+    values = temporary((sum(map(len, parts)), parts[0].shape[1]), np.float64)
+    start = 0
+    for part in parts:
+        values[start : start + len(part)] = part
+        start += len(part)
+    return values
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.data import memory
 from zoo.evaluate import calibration
 from zoo.evaluate.metrics import interval
 from zoo_runtime import ModelInfo, Prediction
@@ -40,19 +41,21 @@ class Answers:
     fitted_on: str = ""
 
     @classmethod
-    def of(cls, predictions: Iterable[Prediction], info: ModelInfo) -> Answers:
+    def of(cls, predictions: Iterable[Prediction], info: ModelInfo, most: int) -> Answers:
         """Collect the predictions of a file.
 
         Args:
             predictions: One for each picture. Each is read once, so that memory holds few of them.
             info: The metadata of the file.
+            most: The largest possible number of predictions.
         """
         index = {name: i for i, name in enumerate(info.classes)}
-        likely, unknown, scores, outlier = [], [], [], []
+        likely = memory.temporary((most, len(index)), np.float64)
+        unknown: list[bool] = []
+        scores, outlier = [], []
         sets: dict[str, list[npt.NDArray[np.bool_]]] = {}
         for each in predictions:
-            # A list of numbers takes four times the memory of an array.
-            likely.append(np.fromiter(each.probabilities.values(), np.float64, len(index)))
+            likely[len(unknown)] = np.fromiter(each.probabilities.values(), np.float64, len(index))
             unknown.append(each.unknown)
             scores.append(each.outlier_score)
             outlier.append(each.outlier)
@@ -63,7 +66,7 @@ class Answers:
         scored = bool(scores) and scores[0] is not None
         threshold = (info.trust.get("unknown") or {}).get("threshold")
         return cls(
-            np.array(likely, np.float64).reshape(len(likely), len(index)),
+            likely[: len(unknown)],
             None if threshold is None else np.array(unknown, bool),
             np.array(scores, np.float64) if scored else None,
             np.array(outlier, bool) if scored else None,

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.data import memory
+
 Array = npt.NDArray[np.float64]
 
 BINS = 15
@@ -31,7 +33,7 @@ ROUNDING = 1e-6
 # Vector scaling is not tried with fewer held-out pictures than this per unit.
 PICTURES_PER_UNIT = 20
 # More logits than this are calibrated in 2 folds instead of 5, and of more than that, some are left out.
-LARGE, LARGEST = 2_000_000, 20_000_000
+LARGE, LARGEST = 2_000_000, 5_000_000
 # So many steps are enough for thousands of scales and shifts.
 STEPS = 100
 # So many logits are scaled at once.
@@ -66,6 +68,14 @@ class Calibration:
         """Return the calibrated logits, float64 (pictures, units), for logits of the same shape."""
         return np.asarray(logits, np.float64) * self.scale + self.shift
 
+    def probabilities(self, logits: npt.NDArray[Any], task: str) -> Array:
+        """Return the calibrated probability of each class, float64 (pictures, classes); see `probabilities`."""
+        pictures, units = logits.shape
+        likely = memory.temporary((pictures, _classes(units, task)), np.float64)
+        for rows in _blocks(pictures, units):
+            likely[rows] = probabilities(self.apply(logits[rows]), task)
+        return likely
+
 
 def probabilities(logits: npt.NDArray[Any], task: str) -> Array:
     """Return the probability of each class, float64 (pictures, classes) in 0..1.
@@ -77,7 +87,7 @@ def probabilities(logits: npt.NDArray[Any], task: str) -> Array:
     from scipy.special import expit, softmax
 
     pictures, units = logits.shape
-    likely = np.empty((pictures, 2 if units == 1 and task != "multilabel" else units))
+    likely = np.empty((pictures, _classes(units, task)))
     for rows in _blocks(pictures, units):
         values = np.asarray(logits[rows], np.float64)
         if task == "multilabel":
@@ -87,6 +97,10 @@ def probabilities(logits: npt.NDArray[Any], task: str) -> Array:
         else:
             likely[rows] = softmax(values, axis=1)
     return likely
+
+
+def _classes(units: int, task: str) -> int:
+    return 2 if units == 1 and task != "multilabel" else units
 
 
 def losses(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str) -> Array:
@@ -270,7 +284,7 @@ def _scaled(logits: npt.NDArray[Any], targets: npt.NDArray[Any], task: str, *, v
 def sample(groups: Sequence[object], units: int) -> npt.NDArray[np.int64]:
     """Return ascending indices of held-out pictures that are enough to fit everything, in bounded time and memory.
 
-    These are all pictures, unless they have more than 20 million logits. Whole groups are drawn at random then.
+    These are all pictures, unless they have more than 5 million logits. Whole groups are drawn at random then.
 
     Args:
         groups: A value per picture; pictures with equal values are copies.

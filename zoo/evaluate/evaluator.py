@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data import memory, sources
 from zoo.data import pixels as pixel_cache
-from zoo.data import sources
 from zoo.data.dataset import Dataset, digest_of
 from zoo.data.names import listed, normalized
 from zoo.errors import DataError, UsageError
@@ -234,7 +234,7 @@ def judge_parts(
     """
     source = dataset.source
     rows = np.concatenate([part.rows for part in outputs.values()])
-    joined = np.concatenate([part.probabilities for part in outputs.values()])
+    joined = memory.stacked([part.probabilities for part in outputs.values()])
     return judge(
         joined,
         dataset.targets[rows],
@@ -305,7 +305,7 @@ def predict(
             if progress:
                 progress(i + 1, len(contents))
 
-    return Answers.of(readable(), predictor.info), bad
+    return Answers.of(readable(), predictor.info, len(contents)), bad
 
 
 def evaluate(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from zoo import runs
 from zoo.errors import ConstantOutput
 from zoo.evaluate import evaluator
-from zoo.evaluate.calibration import probabilities
 from zoo.evaluate.evaluator import Outputs
 from zoo.reporter import Reporter
 from zoo.train.feature_tensor import feature_tensor
@@ -30,7 +29,7 @@ def cross_validated(held_out: HeldOut, fitted: Trust, task: str) -> dict[str, Ou
     """
     if held_out.source != "cross-validation":
         return {}
-    likely = probabilities(fitted.calibration.apply(held_out.logits), task)
+    likely = fitted.calibration.probabilities(held_out.logits, task)
     return {evaluator.CROSS_VALIDATION: Outputs(held_out.rows, likely)}
 
 

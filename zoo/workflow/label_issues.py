@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo import files
+from zoo.data import memory
 from zoo.data.dataset import Dataset
 from zoo.data.decisions import as_text
 from zoo.data.tables import SEPARATOR
@@ -116,12 +117,12 @@ def judge_run(trained: TrainedModel, fitted: Trust, outputs: Mapping[str, Output
         if key in outputs and len(outputs[key].rows):
             rows.append(np.asarray(outputs[key].rows, np.int64))
             parts += [part] * len(rows[-1])
-            likely.append(np.asarray(outputs[key].probabilities, np.float64))
+            likely.append(outputs[key].probabilities)
             methods.append(by_file[part])
-    values = np.concatenate(likely)
+    values = memory.stacked(likely)
     if shares is not None and task != "multilabel":
         # With --balance, the network says what would hold if all classes were equally frequent.
-        values = values * shares
+        values *= shares
         values /= np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
     missing = _missing(len(dataset.split.train) - len(training.rows), bool(training.method))
     return Judged(np.concatenate(rows), parts, values, methods, missing)
@@ -165,12 +166,12 @@ def _training(trained: TrainedModel, fitted: Trust) -> _Training:
         rows = features.rows[places]
         how = "a cross-validation of a linear head on features that no label has changed"
     elif len(rows):
-        logits = np.stack([by_digest[digests[i]] for i in rows]).astype(np.float64)
+        logits = np.stack([by_digest[digests[i]] for i in rows])
     if not len(rows):
         return _Training()
     groups = [digests[i] for i in rows]
     scaling = calibration.fit(logits, dataset.targets[rows], task, groups=groups)
-    return _Training(rows, calibration.probabilities(scaling.apply(logits), task), how)
+    return _Training(rows, scaling.probabilities(logits, task), how)
 
 
 def _affordable(features: TrainingFeatures, dataset: Dataset) -> bool:

@@ -56,7 +56,7 @@ class HeldOut:
     """
 
     rows: npt.NDArray[np.int64]
-    logits: Array
+    logits: npt.NDArray[Any]
     targets: npt.NDArray[Any]
     source: str
 
@@ -140,7 +140,7 @@ def held_out(dataset: Dataset, out_of_fold: Mapping[str, Any], graph: onnx.Model
         units = next(o for o in graph.graph.output if o.name == LOGITS).type.tensor_type.shape.dim[1].dim_value
         return HeldOut(rows, np.zeros((0, units)), dataset.targets[rows], "")
     (computed,) = run(graph, dataset.pixels.array, rows, [LOGITS])
-    return HeldOut(rows, computed.astype(np.float64), dataset.targets[rows], "validation")
+    return HeldOut(rows, computed, dataset.targets[rows], "validation")
 
 
 def run(

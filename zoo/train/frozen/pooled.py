@@ -114,7 +114,7 @@ def _computing(backbone: PooledBackbone, array: np.ndarray) -> Compute:
 
 def _read(feature_set: FeatureSet, rows: np.ndarray) -> np.ndarray:
     """Return rows of a feature set, float32 (len(rows), n)."""
-    values = temporary((len(rows), *feature_set.shape), files.cache())
+    values = temporary((len(rows), *feature_set.shape), np.float32)
     filling = MappedRows(values)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = values[start : start + ROWS_AT_ONCE]
@@ -133,7 +133,7 @@ def _compute_for_now(
     stats: CacheStats,
 ) -> list[np.ndarray]:
     """Return the features of pictures, each float32 (len(rows), n). They are not kept for later runs."""
-    found = [temporary((len(rows), width), files.cache()) for width in backbone.widths]
+    found = [temporary((len(rows), width), np.float32) for width in backbone.widths]
     filling, done = [MappedRows(each) for each in found], 0
 
     def write(chosen: np.ndarray, values: list[np.ndarray]) -> None:
