@@ -371,6 +371,19 @@ def test_a_cache_that_is_removed_while_pictures_are_decoded(pictures, cache, mon
     assert len(warnings) == times - 1 and load_pixels(pictures, SPEC, cache).cached == (times == 1)
 
 
+def test_large_temporary_arrays_are_in_a_file_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(memory, "TEMPORARY_BYTES", 1000)
+    parts = [np.arange(600.0).reshape(200, 3), np.ones((1, 3))]
+    # Without the folder, the array is in memory.
+    assert type(memory.stacked(parts)) is np.ndarray
+    (tmp_path / "cache").mkdir()
+    joined = memory.stacked(parts)
+    assert isinstance(joined, np.memmap) and joined.dtype == np.float64 and list((tmp_path / "cache").iterdir()) == []
+    assert np.array_equal(joined, np.concatenate(parts))
+    assert type(memory.temporary((10, 3), np.float32)) is np.ndarray
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
 def test_the_space_is_reserved_before_anything_is_written(tmp_path):
     array = memory.create(tmp_path / "pixels.npy", (100, 64, 64, 3))

@@ -113,6 +113,8 @@ def stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
     for part in parts:
         values[start : start + len(part)] = part
         start += len(part)
+        MappedRows(part).release()
+    MappedRows(values).release()
     return values
 
 
