@@ -9,18 +9,15 @@ The exit codes are 0 (success), 1 (a failure that the user can act on), 2 (wrong
 
 from __future__ import annotations
 
-import atexit
 import difflib
 import os
 import sys
-import threading
 import warnings
-from types import NoneType
 from typing import NoReturn
 
 import click
 
-from zoo.cli import cache, catalog, data, doctor, evaluate, export, report, runs, shortages, train
+from zoo.cli import cache, catalog, data, doctor, ending, evaluate, export, report, runs, shortages, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 from zoo.interrupts import exit_code
@@ -66,37 +63,19 @@ def main() -> None:
 
 
 def run() -> NoReturn:
-    """Run `main` as the script `zoo`, and then end the process at once.
-
-    TensorFlow takes a second to free its memory object by object. The operating system frees it at once.
-    """
+    """Run `main` as the script `zoo`, and then end the process."""
+    code = 1
     try:
         main()
     except SystemExit as request:
-        if not isinstance(request.code, (int, NoneType)):
+        if request.code is None or isinstance(request.code, int):
+            code = request.code or 0
+        else:
             # A plugin may end with a text, which Python prints.
-            raise
-        code = request.code or 0
-    if "tensorflow" in sys.modules:
-        _end(code)
-    sys.exit(code)
-
-
-def _end(code: int) -> NoReturn:
-    """End the process without freeing memory, after its threads, exit handlers and output are finished."""
-    try:
-        # This is what Python does first at its end. Joining the threads would wait for ever for those of an open pool.
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    except KeyboardInterrupt:
-        code = 130
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            # The reader has gone, or the disk is full. Python ends with this code too.
-            code = 120
-    os._exit(code)
+            click.echo(request.code, err=True)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    ending.end(code)
 
 
 def _run() -> int:
