@@ -129,9 +129,10 @@ class EpochLog:
             if wanted:
                 self._write(moment)
             if is_last:
-                # The validation swaps averages and weights, which rounds them. Otherwise it changes no weights.
-                now_or_later = self._capture(moment) if self._phase.ema is not None else None
-                self._save_trained = now_or_later or (lambda: self._capture(moment)())
+                # Swapping weights and averages for the validation rounds them, and JAX takes the variables away.
+                # Otherwise the validation changes nothing, and the state is only taken if it is needed.
+                early = self._phase.ema is not None or hasattr(self._trained_part, "jax_state_sync")
+                self._save_trained = self._capture(moment) if early else lambda: self._capture(moment)()
 
     def start_validation(self) -> None:
         self._validation_started = time.perf_counter()
