@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import click
 
+from zoo import interrupts
 from zoo.cli import cache, catalog, data, doctor, ending, evaluate, export, report, runs, shortages, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
@@ -56,7 +57,8 @@ def main() -> None:
     # Pillow's warnings about odd but readable files mean nothing to a user.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        code = _run()
+        with interrupts.handled():
+            code = _run()
     except KeyboardInterrupt as error:
         code = exit_code(error)
     sys.exit(code)
@@ -84,9 +86,7 @@ def _run() -> int:
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.Abort as error:
-        code = exit_code(error.__cause__)
-        click.echo("interrupted" if code == 130 else "terminated", err=True)
-        return code
+        return _interrupted(error.__cause__)
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption) and error.option_name == "--lr" and _has_learning_rate(error.ctx):
             # The name that other programs use; click would suggest --l1 and --l2.
@@ -107,6 +107,9 @@ def _run() -> int:
         click.echo(f"error: {InstallationError(missing_text('zoo_runtime'))}", err=True)
         return 1
     except Exception as error:
+        interruption = interrupts.hidden(error) if isinstance(error, (ImportError, SystemError)) else None
+        if interruption is not None:
+            return _interrupted(interruption)
         runtime = sys.modules.get("zoo_runtime")
         message: object = error
         if runtime is None or not isinstance(error, runtime.ZooRuntimeError):
@@ -115,6 +118,13 @@ def _run() -> int:
                 raise
         click.echo(f"error: {message}", err=True)
         return 1
+
+
+def _interrupted(error: BaseException | None) -> int:
+    """Say that the command was interrupted, and return its exit code."""
+    code = exit_code(error)
+    click.echo("interrupted" if code == 130 else "terminated", err=True)
+    return code
 
 
 def _has_learning_rate(context: click.Context | None) -> bool:

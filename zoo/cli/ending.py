@@ -32,7 +32,8 @@ def end(code: int) -> NoReturn:
     except KeyboardInterrupt:
         os._exit(_flushed(130))
     code = _flushed(code)
-    if "tensorflow" in sys.modules:
+    # Ctrl-C in a text that `exec` runs makes Python end with another code.
+    if "tensorflow" in sys.modules or code == 130:
         os._exit(code)
     sys.exit(code)
 
