@@ -65,7 +65,7 @@ def exit_code(error: BaseException | None) -> int:
     return 143 if isinstance(error, Terminated) else 130
 
 
-def _number(error: BaseException | None) -> int | None:
+def _number(error: BaseException | None) -> signal.Signals | None:
     """Return the signal that an exception stands for; None for other exceptions."""
     if not isinstance(error, KeyboardInterrupt):
         return None
@@ -86,7 +86,7 @@ def hidden(error: BaseException | None) -> KeyboardInterrupt | None:
     return None
 
 
-def _send(number: int | None) -> None:
+def _send(number: signal.Signals | None) -> None:
     """Send a signal to the main thread."""
     main = threading.main_thread().ident
     if number is not None and main is not None:
@@ -127,7 +127,7 @@ def handled() -> Iterator[None]:
 
     def ignored(what: Any) -> None:
         number = _number(what.exc_value)
-        if number not in taken:
+        if number is None or number not in taken:
             outer(what)
             return
         signal.signal(number, receive)

@@ -69,8 +69,9 @@ def fit(
     # SwapEMAWeights puts the averaged weights into the network for validation and until the end of an epoch, so `best`
     # keeps the average.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
-    options = {"validation_data": validation, "epochs": phase.epochs, "verbose": 0, "shuffle": False}
-    options["callbacks"] = [*average, callback_of(log)]
+    callbacks = [*average, callback_of(log)]
+    options: dict[str, Any] = {"validation_data": validation, "epochs": phase.epochs, "verbose": 0, "shuffle": False}
+    options["callbacks"] = callbacks
     rest = batches.rest(resumed.batches) if resumed is not None and resumed.batches else None
     if resumed is not None and not resumed.ended:
         progress.assign(_built_optimizer(trained_part).variables, resumed.optimizer)
@@ -84,7 +85,7 @@ def fit(
             if len(rest):
                 trained_part.fit(rest, initial_epoch=done, **options)
             else:
-                _validate(trained_part, validation, done, phase.epochs, options["callbacks"])
+                _validate(trained_part, validation, done, phase.epochs, callbacks)
             # Keras has ended the training, which takes the averages out of the network.
             log.restore()
             batches.on_epoch_end()
