@@ -21,7 +21,7 @@ ALLOWED = {
     "zoo.interrupts": set(),
     "zoo.reporter": set(),
     "zoo.files": {"zoo.errors"},
-    "zoo.backend": {"zoo.errors"},
+    "zoo.backend": {"zoo.errors", "zoo.interrupts"},
     "zoo.plugin": {"zoo.errors"},
     "zoo_plugins": {"zoo.plugin"},
     "zoo.runs": {"zoo.errors", "zoo.files"},

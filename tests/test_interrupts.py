@@ -90,3 +90,55 @@ def test_a_closed_terminal_ends_the_work_in_order(tmp_path):
     os.close(terminal)
     os.waitpid(child, 0)
     assert place.read_text() == "ended with 129"
+
+
+@pytest.mark.parametrize(("number", "error", "code"), SIGNALS)
+def test_a_signal_that_python_ignores_arrives_again(number, error, code, capfd):
+    class Removed:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            time.sleep(0)
+
+    hook, begun = sys.unraisablehook, time.monotonic()
+    with pytest.raises(error) as raised, interrupts.handled():
+        removed = Removed()
+        del removed
+        time.sleep(20)
+    assert interrupts.exit_code(raised.value) == code and time.monotonic() - begun < 10
+    assert "ignored" not in capfd.readouterr().err and sys.unraisablehook is hook
+
+
+def test_other_ignored_errors_are_still_printed():
+    code = (
+        "from zoo import interrupts\nclass Removed:\n    def __del__(self): 1 / 0\n"
+        "with interrupts.handled():\n    removed = Removed()\n    del removed"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "ZeroDivisionError" in done.stderr
+
+
+HALF_IMPORTED = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+except KeyboardInterrupt as error:
+    raise ImportError("initialization failed") from error
+"""
+
+
+def test_ctrl_c_while_keras_is_imported_prints_one_line(tmp_path, photos):
+    """Modules in C turn an interruption into an ImportError."""
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "__init__.py").write_text(HALF_IMPORTED)
+    words = ["finetune", "mnist_convnet", "--data", str(photos), "--weights", "none"]
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo.cli", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.split("\n")[-2] == "interrupted" and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr and "cannot start" not in done.stderr

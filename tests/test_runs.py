@@ -80,7 +80,7 @@ def test_json_and_history_come_back(tmp_path):
     run.write_json("run.json", value)
     assert run.read_json("run.json") == value
     assert run.read_history() == []
-    run.write_history([{"phase": "head", "epoch": 1, "loss": 0.5}, {"phase": "head", "epoch": 2, "loss": 0.25}])
+    (run.folder / "history.csv").write_text("phase,epoch,loss\nhead,1,0.5\nhead,2,0.25\n")
     assert run.read_history() == [
         {"phase": "head", "epoch": "1", "loss": "0.5"},
         {"phase": "head", "epoch": "2", "loss": "0.25"},

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 
+from zoo import interrupts
 from zoo.errors import InstallationError
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -29,6 +30,7 @@ def start() -> ModuleType:
 
     Raises:
         InstallationError: Keras or its backend cannot be imported, or KERAS_BACKEND names an unknown backend.
+        KeyboardInterrupt: Ctrl-C was pressed during the import.
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -38,6 +40,9 @@ def start() -> ModuleType:
             with _without_stderr():
                 import keras
         except (ImportError, ValueError) as error:
+            interruption = interrupts.hidden(error)
+            if interruption is not None:
+                raise interruption from None
             # Keras raises ValueError for a backend that it does not know.
             raise InstallationError(f"Keras cannot start on the backend {wanted()!r}: {error}") from error
         # The user's ~/.keras/keras.json may set other values, which neither pixels nor exports support.

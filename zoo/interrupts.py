@@ -4,10 +4,14 @@ The first signal ends the work: at the next batch if the network trains, otherwi
 process without any more work. SIGHUP arrives when the terminal is closed or an ssh connection ends, and often twice; it
 ends the work, and the second one is ignored. Under `nohup`, it has no effect. Only the main thread of a program may set
 handlers; in other threads nothing changes.
+
+Python runs some functions where no exception can be raised, such as those that importing a module leaves behind. There
+it prints "Exception ignored in" and forgets the signal. Here nothing is printed, and the signal arrives again.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -25,6 +29,10 @@ class Terminated(KeyboardInterrupt):
 
 class HungUp(Terminated):
     """The process received SIGHUP: its terminal was closed."""
+
+
+# How long after it was ignored a signal arrives again, in seconds.
+AGAIN = 0.01
 
 
 class _Requests:
@@ -57,6 +65,38 @@ def exit_code(error: BaseException | None) -> int:
     return 143 if isinstance(error, Terminated) else 130
 
 
+def _number(error: BaseException | None) -> signal.Signals | None:
+    """Return the signal that an exception stands for; None for other exceptions."""
+    if not isinstance(error, KeyboardInterrupt):
+        return None
+    return {129: getattr(signal, "SIGHUP", None), 143: signal.SIGTERM}.get(exit_code(error), signal.SIGINT)
+
+
+def hidden(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interruption that has caused an error; None if there is none.
+
+    A module that is interrupted while it is imported can end with an ImportError, or a SystemError.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _send(number: signal.Signals | None) -> None:
+    """Send a signal to the main thread."""
+    main = threading.main_thread().ident
+    if number is not None and main is not None:
+        if hasattr(signal, "pthread_kill"):
+            # Unlike `interrupt_main`, this also ends a pause of the main thread.
+            signal.pthread_kill(main, number)
+        else:
+            _thread.interrupt_main(number)
+
+
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
     """Handle Ctrl-C, SIGTERM and SIGHUP inside this context, as the module says.
@@ -83,9 +123,25 @@ def handled() -> Iterator[None]:
 
     for number in taken:
         signal.signal(number, receive)
+    outer = sys.unraisablehook
+
+    def ignored(what: Any) -> None:
+        number = _number(what.exc_value)
+        if number is None or number not in taken:
+            outer(what)
+            return
+        signal.signal(number, receive)
+        again = threading.Timer(AGAIN, _send, (number,))
+        again.daemon = True
+        again.start()
+
+    if taken:
+        sys.unraisablehook = ignored
     try:
         yield
     finally:
+        if sys.unraisablehook is ignored:
+            sys.unraisablehook = outer
         for number, own in taken.items():
             signal.signal(number, own)
         if taken:

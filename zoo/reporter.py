@@ -53,11 +53,12 @@ class Reporter:
         yield lambda done, total: None
 
     @contextlib.contextmanager
-    def transfer(self, label: str) -> Iterator[Callable[[int, int], None]]:
+    def transfer(self, label: str, waiting: str = "") -> Iterator[Callable[[int, int], None]]:
         """Show the progress of a download until the context ends. Without an override, it is shown as other progress.
 
         Args:
             label: Describes the download, such as "downloading weights".
+            waiting: Says what is done until the first bytes arrive; they may never do. Empty shows the label.
 
         Yields:
             A function to call with (done, total): how many bytes have arrived, and how many there are. `total` is 0 if

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     Policy = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-RANGES = {
+RANGES: dict[str, ParameterRange | type[bool]] = {
     "flip": bool,
     "rotation": ParameterRange(0, 180, "degrees"),
     "shift": ParameterRange(0, 1, "a fraction of the side"),

@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from zoo.plugin import Architecture, Phase, Schedule, hookimpl
 
@@ -132,7 +133,7 @@ def grow(architecture: Architecture) -> tuple[Phase, ...]:
     a phase trains only the new stage and the head, while the stages below are frozen.
     """
     rate = architecture.learning_rate
-    moving = {"batch_norm": "update", "batch_norm_momentum": 0.9, "patience": None}
+    moving: dict[str, Any] = {"batch_norm": "update", "batch_norm_momentum": 0.9, "patience": None}
     stages = len(architecture.stages)
     return (
         *(

@@ -1,4 +1,4 @@
-"""The script `zoo` ends at once if TensorFlow was loaded, and loses nothing."""
+"""The script `zoo` ends at once if TensorFlow was loaded, loses nothing, and does not wait for ever."""
 
 import subprocess
 import sys
@@ -50,3 +50,43 @@ cli.run()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (1, "no licence\n")
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+@pytest.mark.parametrize(
+    ("started", "named"),
+    [
+        ("threading.Thread(target=time.sleep, args=(600,), name='sender').start()", "the thread 'sender'"),
+        ("ThreadPoolExecutor(1, 'sender').submit(time.sleep, 600)", "the thread 'sender_0'"),
+        ("atexit.register(time.sleep, 600)", "an exit handler"),
+    ],
+)
+def test_the_process_does_not_wait_for_ever(loaded, started, named):
+    code = f"""
+import atexit, sys, threading, time, types
+from concurrent.futures import ThreadPoolExecutor
+if {loaded}: sys.modules["tensorflow"] = types.ModuleType("tensorflow")
+from zoo.cli import ending, run
+ending.PATIENCE = 0.4
+{started}
+sys.argv = ["zoo", "info", "nothing-like-it"]
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith(f"warning: {named} still runs ")
+
+
+def test_a_traceback_ends_the_process_too():
+    code = """
+import threading, time
+from zoo import cli
+from zoo.cli import ending
+ending.PATIENCE = 0.4
+threading.Thread(target=time.sleep, args=(600,), name="sender").start()
+cli._run = lambda: 1 / 0
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "'sender' still runs" in done.stderr

@@ -195,11 +195,12 @@ def test_what_differs_between_two_runs(zoo, make, finished):
     import onnx
 
     values = json.loads((finished[0] / "run.json").read_text())
-    make("a")
+    first = make("a")
     other = make(
         "b",
         options={**values["options"], "seed": 7, "data": "/elsewhere", "wanted_precision": 0.9},
-        data={**values["data"], "counts": {**values["data"]["counts"], "test": 1}},
+        data={**values["data"], "digest": "0" * 64, "counts": {**values["data"]["counts"], "test": 1}},
+        evidence={"text": "340 pictures: a gain of 0.0345"},
         versions={**values["versions"], "numpy": "1.0"},
         plugins=[*values["plugins"], "other (zoo-other 1.0)"],
     )
@@ -215,10 +216,14 @@ def test_what_differs_between_two_runs(zoo, make, finished):
         writer = csv.DictWriter(stream, list(new))
         writer.writeheader()
         writer.writerows([*listed, new])
+    for name in ("int8", "fp16"):
+        shutil.copy(other / "model.onnx", other / f"model-{name}.onnx")
+    shutil.copy(other / "model.onnx", first / "model-fp16.onnx")
     model = onnx.load(other / "model.onnx")
     tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
     tensor.raw_data = tensor.raw_data[:-4] + b"\0\0\0@"
     onnx.save(model, other / "model.onnx")
+    onnx.save(model, other / "model-fp16.onnx")
 
     found = json.loads(zoo("runs", "diff", "a", "b", "--json").out)
     names = {key: [row["name"] for row in found[key]] for key in ("configuration", "data", "split", "versions")}
@@ -244,6 +249,9 @@ def test_what_differs_between_two_runs(zoo, make, finished):
     assert "seed: A 0 | B 7" in out and "--precision: A - | B 0.9" in out
     assert "--precision 0.9" in zoo("runs", "show", "b").out and f"{test['picture']}: test -> train" in out
     assert "the exported weights differ: 1 of " in out
+    variants = {each["name"]: (each["same"], *map(bool, each["sha256"])) for each in found["weights"]["variants"]}
+    assert variants == {"fp16": (False, True, True), "int8": (None, False, True)}
+    assert "fp16: its weights differ (sha256 " in out and "int8: only B has such a file" in out
 
 
 def test_an_unfinished_run_is_compared_as_far_as_it_came(zoo, make):

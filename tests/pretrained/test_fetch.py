@@ -470,13 +470,13 @@ def test_a_corrupt_class_index(tmp_path, content):
         fetch.read_class_index(path)
 
 
-def test_the_progress_label_says_whether_a_file_is_downloaded(monkeypatch):
-    assert fetch.progress_label(entry(), "weights") == "downloading weights"
-    assert fetch.progress_label(index(), "class names") == "downloading class names"
+def test_the_label_says_downloading_only_once_bytes_arrive(monkeypatch):
+    assert fetch.waiting_label(entry(), "weights") == "asking 127.0.0.1 for weights"
+    assert fetch.waiting_label(index(), "class names") == "asking 127.0.0.1 for class names"
     place(store(), "w.h5", b"x")
-    assert fetch.progress_label(entry(), "weights") == "checking weights"
+    assert fetch.waiting_label(entry(), "weights") == "checking weights"
     monkeypatch.setenv("ZOO_OFFLINE", "1")
-    assert fetch.progress_label(index(), "class names") == "checking class names"
+    assert fetch.waiting_label(index(), "class names") == "checking class names"
 
 
 def test_advice_names_address_and_folders():

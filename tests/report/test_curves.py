@@ -9,6 +9,7 @@ import math
 import shutil
 
 import pytest
+from history_rows import write_history
 from PIL import Image
 
 from zoo import runs
@@ -74,7 +75,7 @@ def write_run(folder, history=5, *, architecture="net", augment="none", status="
     written = record(**known, best_epoch=history, phases=[phase for phase in phases if phase["epochs_run"]])
     run.write_json("run.json", written.to_json() | changes)
     if history:
-        run.write_history(rows)
+        write_history(run.folder, rows)
     return run
 
 

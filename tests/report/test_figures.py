@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from history_rows import write_history
 from page_figures import Expected, problems, sections, wrong
 
 from zoo import runs
@@ -174,7 +175,8 @@ def made_up(finished, folder, classes, *, several=False, predictions=True, pictu
     written.write_record(record)
     written.write_json("metrics.json", {"test": test, "validation": test})
     written.write_json("trust.json", trust)
-    written.write_history(
+    write_history(
+        folder,
         [
             {
                 "phase": "head" if i < 6 else "top",
@@ -187,7 +189,7 @@ def made_up(finished, folder, classes, *, several=False, predictions=True, pictu
                 "seconds": 1.5 + i,
             }
             for i in range(12)
-        ]
+        ],
     )
     add_files(folder, classes, several=several)
     return written

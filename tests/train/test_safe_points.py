@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
 from harness import SIZE, Listener, build_network, train
 
+from zoo import interrupts
 from zoo.errors import RunError, WriteError
 from zoo.plugin import Head, Phase
 from zoo.train import epochs, safe_points
@@ -21,6 +24,10 @@ SCHEDULE = (
     Phase(name="top", train="last:2", epochs=3, learning_rate=1e-2, lr_schedule="cosine", ema=0.5, patience=None),
     Phase(name="all", train="all", epochs=2, learning_rate=1e-3, layer_decay=0.5, batch_norm="update", clip_norm=1.0),
 )
+
+
+# The number of training batches in an epoch.
+BATCHES = 3
 
 
 class Killed(Exception):
@@ -37,6 +44,14 @@ def trained(architecture, pictures, points=None, schedule=SCHEDULE, **config):
 @pytest.fixture(scope="module")
 def alone(architecture, pictures):
     return trained(architecture, pictures)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Give Ctrl-C its usual meaning. Background jobs ignore it."""
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, outer)
 
 
 @contextlib.contextmanager
@@ -56,28 +71,57 @@ def killed_at(monkeypatch, place):
         yield
 
 
-@pytest.mark.parametrize(
-    ("place", "name"),
-    [((2, 0), ""), ((2, 1), ".batch000001"), ((4, 0), ""), ((4, 1), ".batch000001")],
-    ids=["averages", "within an epoch with averages", "end of a phase", "within an epoch"],
-)
-def test_a_training_that_was_killed_ends_in_the_same_bytes(
-    architecture, pictures, alone, tmp_path, monkeypatch, place, name
-):
-    points = SafePoints(tmp_path, Listener())
-    with killed_at(monkeypatch, place):
-        trained(architecture, pictures, points.training("phases"))
-    assert [path.name for path in tmp_path.iterdir()] == [f"phases.epoch{place[0]:06}{name}.npz"]
-    assert points.position() == (f"after batch 1 of epoch {place[0] + 1}" if name else f"after epoch {place[0]}")
-    weights, result = trained(architecture, pictures, SafePoints(tmp_path, Listener()).training("phases"))
-    expected, whole = alone
-    assert [a.tobytes() for a in weights] == [b.tobytes() for b in expected]
+def check_resumed(architecture, pictures, folder, expected):
+    """Resume a training from its safe points, and compare it with one that was left alone."""
+    weights, result = trained(architecture, pictures, SafePoints(folder, Listener()).training("phases"))
+    weights_alone, alone = expected
+    assert [a.tobytes() for a in weights] == [b.tobytes() for b in weights_alone]
     assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5, 6]
-    for ours, theirs in zip(result.history, whole.history, strict=True):
+    for ours, theirs in zip(result.history, alone.history, strict=True):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
     assert [each["name"] for each in result.phases] == ["stem", "top", "all"]
-    assert (result.best_epoch, result.warnings) == (whole.best_epoch, whole.warnings)
+    assert (result.best_epoch, result.warnings) == (alone.best_epoch, alone.warnings)
     assert [each["epochs_run"] for each in result.phases] == [1, 3, 2]
+
+
+@pytest.mark.parametrize("done", [2, 4], ids=["averages", "end of a phase"])
+@pytest.mark.parametrize("batches", [0, 1], ids=["between epochs", "within an epoch"])
+def test_a_training_that_was_killed_ends_in_the_same_bytes(
+    architecture, pictures, alone, tmp_path, monkeypatch, done, batches
+):
+    points = SafePoints(tmp_path, Listener())
+    with killed_at(monkeypatch, (done, batches)):
+        trained(architecture, pictures, points.training("phases"))
+    within = f".batch{batches:06}" if batches else ""
+    assert [path.name for path in tmp_path.iterdir()] == [f"phases.epoch{done:06}{within}.npz"]
+    assert points.position() == (f"after batch {batches} of epoch {done + 1}" if batches else f"after epoch {done}")
+    check_resumed(architecture, pictures, tmp_path, alone)
+
+
+@pytest.mark.parametrize("epoch", [3, 6], ids=["averages", "last"])
+def test_ctrl_c_ends_a_validation_at_its_next_batch(
+    architecture, pictures, alone, tmp_path, monkeypatch, ctrl_c, epoch
+):
+    begun, ended, start, end = [], [], epochs.EpochLog.start_validation, epochs.EpochLog.end_validation
+
+    def start_and_press(log):
+        start(log)
+        begun.append(log)
+        if len(begun) == epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def note_and_end(log):
+        ended.append(log)
+        end(log)
+
+    points = SafePoints(tmp_path, Listener())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), interrupts.handled():
+        patch.setattr(epochs.EpochLog, "start_validation", start_and_press)
+        patch.setattr(epochs.EpochLog, "end_validation", note_and_end)
+        trained(architecture, pictures, points.training("phases"))
+    assert len(ended) == epoch - 1
+    assert points.position() == f"after batch {BATCHES} of epoch {epoch}"
+    check_resumed(architecture, pictures, tmp_path, alone)
 
 
 def test_frozen_layers_are_not_saved_and_another_network_is_refused(architecture, pictures, tmp_path):

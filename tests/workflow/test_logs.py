@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import onnx
 import pytest
 
 PLUGIN = '''
-import json, os, random, signal, sys
+import json, os, random, signal, sys, threading, time
 import numpy as np
 from zoo.plugin import Logger, RunLog, hookimpl
 
@@ -69,6 +70,16 @@ class Global(RunLog):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.stdout.close()
 
+class Sending(RunLog):
+    """Never ends the thread that sends figures."""
+
+    def __init__(self):
+        threading.Thread(target=time.sleep, args=(600,), name="sender").start()
+
+    def end(self, status, why):
+        time.sleep(6)
+        print("all is sent")
+
 class AtEpoch(RunLog):
     def epoch(self, figures):
         sys.exit("bye at epoch")
@@ -89,7 +100,7 @@ def at_open(run):
 def zoo_loggers():
     kinds = {"recorder": Recorder, "noisy": Noisy, "at_open": at_open, "no_log": lambda run: 5}
     kinds |= {"at_epoch": lambda run: AtEpoch(), "at_end": lambda run: AtEnd()}
-    kinds["global"] = lambda run: Global()
+    kinds |= {"global": lambda run: Global(), "sending": lambda run: Sending()}
     loggers = [Logger(name=name, summary="a test", open=opened) for name, opened in kinds.items()]
     return [*loggers, Logger(name="absent", summary="s", open=at_open, needs=("no.such",), install="pip install such")]
 '''
@@ -253,3 +264,18 @@ def test_none_and_history_are_accepted(zoo, photos):
     for value in ("none", "history", " history , history"):
         ran = zoo("finetune", "mnist_dense", "--data", photos, "--dry-run", "--log", value)
         assert ran.code == 0, ran.err
+
+
+def test_a_logger_cannot_keep_the_process_from_ending(photos, tmp_path, install_plugin):
+    install_plugin("logs", PLUGIN, "zoo-logs")
+    words = ["finetune", "mnist_convnet", "--data", photos, *QUICK, "--epochs", 1, "--log", "sending", "--no-export"]
+    words = [sys.executable, "-m", "zoo.cli", *map(str, words), "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if "still runs" in line]
+    named = "the thread 'sender' of logger 'sending' of plugin logs (zoo-logs 1.2)"
+    assert warning.startswith(f"warning: {named} still runs 5 seconds after the command has ended.")
+    # `end` has all the time that it needs.
+    assert "all is sent" in done.stderr
+    (record,) = tmp_path.glob("runs/*/run.json")
+    assert json.loads(record.read_text())["status"] == "trained" and not (record.parent / "unfinished").exists()

@@ -182,7 +182,8 @@ def test_a_run_whose_process_is_gone_is_shown_as_interrupted(tmp_path):
 def test_a_glance_at_a_run_does_not_keep_a_process_away_from_it(tmp_path):
     run = runs.Run(tmp_path)
     with run_lock.hold(run):
-        pass
+        # The lock of a run that is not finished stays.
+        (run_lock.folder_of(run) / run_lock.REQUEST).write_text("{}")
     with (run_lock.folder_of(run) / run_lock.LOCK).open() as stream:
         fcntl = pytest.importorskip("fcntl")
         fcntl.flock(stream, fcntl.LOCK_SH)
@@ -213,7 +214,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_not_trained_again(zoo,
     ran = zoo("resume", run)
     assert other[1].code == 0, other[1].err
     assert ran.code == 1 and "another process has continued" in ran.err and "Traceback" not in ran.err
-    assert status_of(run) == "trained"
+    assert status_of(run) == "trained" and not (run / "unfinished").exists()
 
 
 def test_a_run_of_an_older_version_has_no_safe_points(zoo, finished, tmp_path):

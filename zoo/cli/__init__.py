@@ -9,18 +9,16 @@ The exit codes are 0 (success), 1 (a failure that the user can act on), 2 (wrong
 
 from __future__ import annotations
 
-import atexit
 import difflib
 import os
 import sys
-import threading
 import warnings
-from types import NoneType
 from typing import NoReturn
 
 import click
 
-from zoo.cli import cache, catalog, data, doctor, evaluate, export, report, runs, shortages, train
+from zoo import interrupts
+from zoo.cli import cache, catalog, data, doctor, ending, evaluate, export, report, runs, shortages, train
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 from zoo.interrupts import exit_code
@@ -59,44 +57,27 @@ def main() -> None:
     # Pillow's warnings about odd but readable files mean nothing to a user.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        code = _run()
+        with interrupts.handled():
+            code = _run()
     except KeyboardInterrupt as error:
         code = exit_code(error)
     sys.exit(code)
 
 
 def run() -> NoReturn:
-    """Run `main` as the script `zoo`, and then end the process at once.
-
-    TensorFlow takes a second to free its memory object by object. The operating system frees it at once.
-    """
+    """Run `main` as the script `zoo`, and then end the process."""
+    code = 1
     try:
         main()
     except SystemExit as request:
-        if not isinstance(request.code, (int, NoneType)):
+        if request.code is None or isinstance(request.code, int):
+            code = request.code or 0
+        else:
             # A plugin may end with a text, which Python prints.
-            raise
-        code = request.code or 0
-    if "tensorflow" in sys.modules:
-        _end(code)
-    sys.exit(code)
-
-
-def _end(code: int) -> NoReturn:
-    """End the process without freeing memory, after its threads, exit handlers and output are finished."""
-    try:
-        # This is what Python does first at its end. Joining the threads would wait for ever for those of an open pool.
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    except KeyboardInterrupt:
-        code = 130
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            # The reader has gone, or the disk is full. Python ends with this code too.
-            code = 120
-    os._exit(code)
+            click.echo(request.code, err=True)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    ending.end(code)
 
 
 def _run() -> int:
@@ -105,9 +86,7 @@ def _run() -> int:
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.Abort as error:
-        code = exit_code(error.__cause__)
-        click.echo("interrupted" if code == 130 else "terminated", err=True)
-        return code
+        return _interrupted(error.__cause__)
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption) and error.option_name == "--lr" and _has_learning_rate(error.ctx):
             # The name that other programs use; click would suggest --l1 and --l2.
@@ -128,6 +107,9 @@ def _run() -> int:
         click.echo(f"error: {InstallationError(missing_text('zoo_runtime'))}", err=True)
         return 1
     except Exception as error:
+        interruption = interrupts.hidden(error) if isinstance(error, (ImportError, SystemError)) else None
+        if interruption is not None:
+            return _interrupted(interruption)
         runtime = sys.modules.get("zoo_runtime")
         message: object = error
         if runtime is None or not isinstance(error, runtime.ZooRuntimeError):
@@ -136,6 +118,13 @@ def _run() -> int:
                 raise
         click.echo(f"error: {message}", err=True)
         return 1
+
+
+def _interrupted(error: BaseException | None) -> int:
+    """Say that the command was interrupted, and return its exit code."""
+    code = exit_code(error)
+    click.echo("interrupted" if code == 130 else "terminated", err=True)
+    return code
 
 
 def _has_learning_rate(context: click.Context | None) -> bool:

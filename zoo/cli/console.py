@@ -58,7 +58,7 @@ class ConsoleReporter(Reporter):
             yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
     @contextlib.contextmanager
-    def transfer(self, label: str) -> Iterator[Callable[[int, int], None]]:
+    def transfer(self, label: str, waiting: str = "") -> Iterator[Callable[[int, int], None]]:
         if not sys.stderr.isatty():
             yield _lines(label)
             return
@@ -68,8 +68,8 @@ class ConsoleReporter(Reporter):
 
         columns = (TextColumn("  {task.description}"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+            task = bar.add_task(waiting or label, total=None)
+            yield lambda done, total: bar.update(task, description=label, completed=done, total=total or None)
 
 
 def _lines(label: str) -> Callable[[int, int], None]:

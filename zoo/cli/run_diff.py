@@ -51,6 +51,8 @@ def lines(compared: Mapping[str, Any], equal: Mapping[str, bool]) -> Iterator[st
         for text in listed:
             yield f"    {text}"
     yield f"{'Weights':{TITLE}}{_weights(compared['weights'])}"
+    for variant in compared["weights"]["variants"]:
+        yield f"    {variant['name']}: {_variant(variant)}"
 
 
 def _verdict(compared: Mapping[str, Any], equal: Mapping[str, bool], name: str) -> str:
@@ -115,3 +117,12 @@ def _weights(weights: Mapping[str, Any]) -> str:
     else:
         text = f"{weights['differing']} of {sizes[0]} arrays, by at most {greatest:.2g}"
     return f"the exported weights differ: {text} (sha256 {first[:16]} | {second[:16]})"
+
+
+def _variant(variant: Mapping[str, Any]) -> str:
+    first, second = variant["sha256"]
+    if variant["same"] is None:
+        return f"only {'A' if second is None else 'B'} has such a file"
+    if variant["same"]:
+        return f"the same, bit for bit (sha256 {first[:16]})"
+    return f"its weights differ (sha256 {first[:16]} | {second[:16]})"

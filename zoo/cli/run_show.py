@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.cli import table
 from zoo.files import size_text
+from zoo.report.comparison import figure_text
 from zoo.report.figure import SHOWN_SETTINGS
 from zoo.reporter import counted, joined
 
@@ -134,9 +135,4 @@ def _schedule(described: Mapping[str, Any]) -> Iterator[str]:
 def _result(score: Mapping[str, Any] | None) -> str:
     if score is None:
         return "not measured yet"
-    part = score["part"].replace("_", "-")
-    if score["interval"] is None:
-        return f"{part} {score['name']} {score['value']:.4f}"
-    from zoo_runtime import format_accuracy
-
-    return f"{part} {score['name']} {format_accuracy(score['value'], score['interval'], score['pictures'])}"
+    return figure_text(f"{score['part'].replace('_', '-')} {score['name']}", score)

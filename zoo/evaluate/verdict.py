@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data.combinations import combinations
 from zoo.evaluate import metrics
 
 # Above this p-value, a warning says that a result may be chance.
@@ -123,7 +124,7 @@ def shuffled_fit(probabilities: np.ndarray, targets: np.ndarray) -> float:
     if (targets.sum(axis=1) == 1).all():
         fits, labels = probabilities, targets.argmax(axis=1)
     else:
-        rows, labels, _ = _combinations(targets)
+        rows, labels, _ = combinations(targets)
         # The sum for every picture (row) and every combination of true classes that occurs (column).
         fits = probabilities @ rows.T
     own = fits[pictures, labels].sum()
@@ -133,23 +134,9 @@ def shuffled_fit(probabilities: np.ndarray, targets: np.ndarray) -> float:
     return float((1 + np.count_nonzero(np.array(shuffled) >= own - 1e-9 * len(targets))) / (1 + SHUFFLES))
 
 
-def _combinations(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the combinations of true classes that occur.
-
-    Returns:
-        The different rows of `targets`, in ascending order; which of them each picture has, int64 (N,); and how many
-        pictures have each.
-    """
-    # `np.unique` compares rows of 1,000 numbers one number at a time, and takes 40 times as long as for their bits.
-    bits = np.packbits(targets > 0.5, axis=1)
-    keys = bits.view(f"V{bits.shape[1]}")[:, 0]
-    _, first, labels, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    return targets[first], labels.reshape(-1), counts
-
-
 def _ways(targets: np.ndarray) -> float:
     """Return in how many different ways the true classes can be assigned to the pictures; infinity if too many."""
-    counts = _combinations(targets)[2]
+    counts = combinations(targets)[2]
     logarithm = math.lgamma(len(targets) + 1) - sum(math.lgamma(int(count) + 1) for count in counts)
     return math.exp(logarithm) if logarithm < 100 else math.inf
 
@@ -176,7 +163,7 @@ def _majority_warning(
     """Return a warning if the answers are not better than always giving the most frequent answer, else nothing."""
     from scipy.stats import binomtest
 
-    rows, _, counts = _combinations(targets)
+    rows, _, counts = combinations(targets)
     share = float(counts.max() / len(targets))
     correct = round(figures["exact_match" if multilabel else "accuracy"] * len(targets))
     if share == 1 or binomtest(correct, len(targets), share, alternative="greater").pvalue <= LEVEL:

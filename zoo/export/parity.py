@@ -203,7 +203,7 @@ def _check_logits(keras_logits: np.ndarray, logits: np.ndarray, scale: float, al
 
 
 def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilabel: bool) -> None:
-    """Check that the graph's probabilities equal the probabilities that `_probabilities` computes from its logits.
+    """Check that the graph's probabilities equal the probabilities that follow from its logits.
 
     Args:
         logits: The graph's logits, a float array (N, classes), or (N, 1) for a network with one unit.
@@ -213,7 +213,10 @@ def _check_probabilities(logits: np.ndarray, probabilities: np.ndarray, multilab
     Raises:
         ParityFailed: A probability of the graph differs from the computed probability by more than 1e-5.
     """
-    difference = float(np.abs(_probabilities(logits, multilabel) - probabilities).max())
+    from zoo.evaluate import calibration
+
+    expected = calibration.probabilities(logits, "multilabel" if multilabel else "multiclass")
+    difference = float(np.abs(expected - probabilities).max())
     if not difference <= HEAD_TOLERANCE:
         raise ParityFailed(
             f"the exported graph's probabilities differ from those of its logits by {difference:.2g} "
@@ -263,25 +266,3 @@ def _count_equal_decisions(
         wrong = int((~equal & decided).sum())
         raise ParityFailed(f"the likeliest class differs for {wrong} of {len(equal)} pictures.")
     return int(equal.sum())
-
-
-def _probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:
-    """Compute probabilities from logits.
-
-    Multi-label networks and networks with one unit use the sigmoid; all others use the softmax.
-
-    Args:
-        logits: A float array (N, classes), or (N, 1) for a network with one unit. The sigmoid of the unit is the
-            probability of the second class.
-        multilabel: Whether a picture may have several classes, or none.
-
-    Returns:
-        A float64 array (N, classes).
-    """
-    values = logits.astype(np.float64)
-    if multilabel or values.shape[1] == 1:
-        # A sigmoid written with tanh does not overflow.
-        positive = (1 + np.tanh(values / 2)) / 2
-        return positive if multilabel else np.hstack([1 - positive, positive])
-    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)

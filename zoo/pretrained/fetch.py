@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from zoo import files
 from zoo.errors import HashMismatch, WeightsUnavailable
@@ -68,17 +69,19 @@ def find_local(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
     return None
 
 
-def progress_label(entry: Weights | ClassIndex, what: str) -> str:
-    """Return the label of the progress bar for a file that `find` or `find_file` will get.
+def waiting_label(entry: Weights | ClassIndex, what: str) -> str:
+    """Return what to show until the first bytes of a file arrive that `find` or `find_file` will get.
 
     Args:
         entry: Describes the file.
         what: What the file contains, such as "weights" or "class names".
 
     Returns:
-        "checking WHAT" if the file is available locally or downloads are forbidden, else "downloading WHAT".
+        "checking WHAT" if the file is available locally or downloads are forbidden, else "asking SERVER for WHAT".
     """
-    return f"{'checking' if find_local(entry) or files.offline() else 'downloading'} {what}"
+    if find_local(entry) or files.offline():
+        return f"checking {what}"
+    return f"asking {urlsplit(entry.url).hostname or 'the server'} for {what}"
 
 
 def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:

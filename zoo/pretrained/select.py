@@ -170,8 +170,7 @@ def choose(
     size = size or entries[0].input_size
     wanted = fetch.by_fit(entries, size)[0]
     try:
-        doing = fetch.progress_label(wanted, "weights")
-        with reporter.transfer(doing) as progress:
+        with reporter.transfer("downloading weights", fetch.waiting_label(wanted, "weights")) as progress:
             found = fetch.find(entries, size, progress, reporter.warn)
     except WeightsUnavailable as error:
         if tag or requested != "auto":

@@ -138,11 +138,20 @@ def terminal(compared: Mapping[str, Any]) -> list[str]:
 
 
 def _headline_text(figure: Mapping[str, Any] | None) -> str:
-    from zoo_runtime import format_accuracy
-
     if figure is None:
         return "not measured on test pictures"
-    label = figure["key"].replace("_", " ")
+    return figure_text(figure["key"].replace("_", " "), figure)
+
+
+def figure_text(label: str, figure: Mapping[str, Any]) -> str:
+    """Return a figure in words: its label, its value, and its interval and the number of pictures if it has one.
+
+    Args:
+        label: What the figure is, such as "accuracy".
+        figure: A dictionary with `value`, `interval` (None without one) and `pictures`.
+    """
+    from zoo_runtime import format_accuracy
+
     if figure["interval"] is None:
         return f"{label} {figure['value']:.4f}"
     return f"{label} {format_accuracy(figure['value'], figure['interval'], figure['pictures'])}"

@@ -153,17 +153,6 @@ class Run:
                 raise RunError(f"{str(path)!r} cannot be read: {error}") from None
             raise RunError(f"{str(path)!r} is damaged: {error}") from None
 
-    def write_history(self, rows: list[dict[str, Any]]) -> None:
-        """Write history.csv.
-
-        Args:
-            rows: One row per epoch, at least one; all rows have the same keys.
-
-        Raises:
-            WriteError: The file cannot be written.
-        """
-        self._write_csv("history.csv", rows)
-
     def write_out_of_fold(self, digests: Sequence[str], logits: Any, name: str = OUT_OF_FOLD) -> None:
         """Write logits of held-out pictures.
 

@@ -73,6 +73,9 @@ def holder(run: runs.Run) -> dict[str, Any] | None:
 def hold(run: runs.Run) -> Iterator[None]:
     """Keep other processes away from a run inside this context.
 
+    If the run has no request at the end, it is finished, or its first files could not be written. The lock is then
+    removed.
+
     Raises:
         RunError: Another process works on the run, or has just finished or removed it.
         WriteError: The run folder cannot be written.
@@ -93,9 +96,21 @@ def hold(run: runs.Run) -> Iterator[None]:
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": runs.now()})
         os.ftruncate(descriptor, 0)
         os.write(descriptor, text.encode())
-        yield
+        try:
+            yield
+        finally:
+            _remove_if_useless(path)
     finally:
         os.close(descriptor)
+
+
+def _remove_if_useless(path: Path) -> None:
+    """Remove a lock, and its folder if that is empty, unless the folder has the request of an unfinished run."""
+    # Windows cannot remove the lock while it is open. An open lock without a request means nothing.
+    if not (path.parent / REQUEST).exists():
+        with contextlib.suppress(OSError):
+            path.unlink()
+            path.parent.rmdir()
 
 
 def in_use(run: runs.Run) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from zoo.train.lr_find import RangeTest, RangeTestConfig, not_needed, phase_unde
 from zoo.train.network import Network
 from zoo.train.planning import average_warning, extras_of, method_of, networks_of, with_enough_steps
 from zoo.train.progress import Moment, NetworkVariables, Place, Records
-from zoo.train.safe_points import TrainingPoints, position
+from zoo.train.safe_points import TrainingPoints, Values, position
 
 if TYPE_CHECKING:
     import keras
@@ -428,7 +429,7 @@ class _Trainer:
                 best,
                 self._reporter,
                 resumed=active.resumed,
-                save=lambda moment: self._save(active, moment),
+                capture=functools.partial(self._capture, active),
             )
         self._inputs.count(active.inputs, epochs)
         # The next phase, or the export, starts from the best epoch so far.
@@ -446,21 +447,23 @@ class _Trainer:
             self._records.val_logits.append(np.asarray(trained_part.predict(active.validation, verbose=0)))
         self._record(active, epochs, {})
 
-    def _save(self, active: _ActivePhase, moment: Moment) -> None:
-        """Write a safe point at a moment of a phase. At the end of an epoch, log the epoch afterwards."""
-        if self._points is not None:
+    def _capture(self, active: _ActivePhase, moment: Moment) -> Callable[[], None]:
+        """Take the state at a moment of a phase, and return a function that writes it; see `_write`."""
+        if self._points is None:
+            return functools.partial(self._write, None, moment)
+        with self._reporter.timing.measure("safe points"):
+            # The state of an optimizer is of no use when its phase has ended.
+            optimizer = () if moment.ended else tuple(optimizer_state(active.inputs.trained_part))
+            seconds, numbers = time.perf_counter() - active.started, self._inputs.stats.numbers
+            place = Place(**vars(moment), phase=active.index, seconds=seconds, numbers=numbers, optimizer=optimizer)
+            network, record = active.network.logits_model, active.record(moment.epochs)
+            values = progress.capture(place, self._records, self._best, self._variables, network, record)
+            return functools.partial(self._write, values, moment)
+
+    def _write(self, values: Values | None, moment: Moment) -> None:
+        """Write a safe point. At the end of an epoch, log the epoch afterwards."""
+        if self._points is not None and values is not None:
             with self._reporter.timing.measure("safe points"):
-                # The state of an optimizer is of no use when its phase has ended.
-                optimizer = () if moment.ended else tuple(optimizer_state(active.inputs.trained_part))
-                place = Place(
-                    **vars(moment),
-                    phase=active.index,
-                    seconds=time.perf_counter() - active.started,
-                    numbers=self._inputs.stats.numbers,
-                    optimizer=optimizer,
-                )
-                network, record = active.network.logits_model, active.record(moment.epochs)
-                values = progress.capture(place, self._records, self._best, self._variables, network, record)
                 self._points.save(len(self._records.history), values, moment.batches)
         if not moment.batches:
             self._log(self._records.history[-1])

@@ -19,8 +19,14 @@ from zoo.train.progress import Moment, Place
 if TYPE_CHECKING:
     import keras
 
+# Takes the state of a training at a moment of a phase, and returns a function that writes it as a safe point.
+Capture = Callable[[Moment], Callable[[], None]]
 # Within an epoch, a safe point is written when the last one is this old, in seconds.
 PERIOD = 600.0
+
+
+def _nothing() -> None:
+    """Save nothing."""
 
 
 class BestWeights:
@@ -74,12 +80,14 @@ class EpochLog:
         history: list[dict[str, Any]],
         best: BestWeights,
         reporter: Reporter,
-        save: Callable[[Moment], None],
+        capture: Capture,
         resumed: Place | None,
+        validates: bool,
     ) -> None:
         self._trained_part, self._network, self._phase, self._steps = trained_part, network, phase, steps
         self._history, self._best, self._reporter = history, best, reporter
-        self._save, self._saved = save, time.perf_counter()
+        self._capture, self._saved = capture, time.perf_counter()
+        self._validates, self._save_trained = validates, _nothing
         self.ended = resumed is not None and resumed.ended
         # Training stops after the rest of an epoch that was interrupted.
         self._continued = resumed if resumed is not None and resumed.batches else None
@@ -111,14 +119,33 @@ class EpochLog:
         self._reporter.timing.add("first step" if first_step else "steps", now - self._step_started)
         done = batch + 1 + (self._continued.batches if self._continued is not None else 0)
         self._advance(done, self._steps)
-        # After the last batch the epoch ends soon, and it is a safe point itself.
-        if done < self._steps and (interrupts.waiting() or now - self._saved > PERIOD):
+        is_last, wanted = done == self._steps, interrupts.waiting() or now - self._saved > PERIOD
+        # Without validation, the epoch ends after the last batch, and it is a safe point itself.
+        if (is_last or wanted) and (not is_last or self._validates):
             epochs, seconds = len(self._history) - self.first, now - self._epoch_started
+            # Keras resets the metrics for the validation.
             metrics = tuple(progress.metrics_of(self._trained_part))
-            self._write(Moment(epochs=epochs, batches=done, epoch_seconds=seconds, metrics=metrics))
+            moment = Moment(epochs=epochs, batches=done, epoch_seconds=seconds, metrics=metrics)
+            if wanted:
+                self._write(moment)
+            if is_last:
+                # Swapping weights and averages for the validation rounds them, and JAX takes the variables away.
+                # Otherwise the validation changes nothing, and the state is only taken if it is needed.
+                early = self._phase.ema is not None or hasattr(self._trained_part, "jax_state_sync")
+                self._save_trained = self._capture(moment) if early else lambda: self._capture(moment)()
 
     def start_validation(self) -> None:
         self._validation_started = time.perf_counter()
+
+    def end_validation_step(self) -> None:
+        """If a signal waits, write a safe point after the last batch of the epoch.
+
+        Raises:
+            KeyboardInterrupt: A signal waits.
+        """
+        if interrupts.waiting():
+            self._save_trained()
+            interrupts.check()
 
     def end_validation(self) -> None:
         self._reporter.timing.add("validation", time.perf_counter() - self._validation_started)
@@ -160,6 +187,7 @@ class EpochLog:
                 self._reporter.say(f"  the phase ends early: the validation loss has not improved for {epochs}")
                 self._trained_part.stop_training = True
         self.ended = epoch + 1 == phase.epochs or self._trained_part.stop_training
+        self._save_trained = _nothing
         self._write(Moment(epochs=epoch + 1, ended=self.ended))
         if self._continued is not None:
             self._continued, self._trained_part.stop_training = None, True
@@ -173,7 +201,7 @@ class EpochLog:
 
     def _write(self, moment: Moment) -> None:
         """Write a safe point. Then raise the exception of a signal that waits."""
-        self._save(moment)
+        self._capture(moment)()
         self._saved = time.perf_counter()
         interrupts.check()
 
@@ -220,6 +248,9 @@ def callback_of(log: EpochLog) -> keras.callbacks.Callback:
 
         def on_test_begin(self, logs=None):
             log.start_validation()
+
+        def on_test_batch_end(self, batch, logs=None):
+            log.end_validation_step()
 
         def on_test_end(self, logs=None):
             log.end_validation()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from zoo import backend, interrupts
@@ -12,8 +12,8 @@ from zoo.errors import TrainingError
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
 from zoo.train import progress
-from zoo.train.epochs import BestWeights, EpochLog, callback_of
-from zoo.train.progress import Moment, Place
+from zoo.train.epochs import BestWeights, Capture, EpochLog, callback_of
+from zoo.train.progress import Place
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +34,7 @@ def fit(
     reporter: Reporter,
     *,
     resumed: Place | None = None,
-    save: Callable[[Moment], None] = lambda moment: None,
+    capture: Capture = lambda moment: lambda: None,
 ) -> int:
     """Train a compiled model for the epochs of one phase.
 
@@ -49,7 +49,8 @@ def fit(
         reporter: Receives progress messages.
         resumed: Where the phase was interrupted. The variables of the network have been restored, those of the
             optimizer and of the metrics have not. None if the phase starts from its beginning.
-        save: Called at every safe point: after each epoch, before an interruption, and every ten minutes.
+        capture: Called at every safe point: after each epoch, before an interruption, and every ten minutes. What it
+            returns writes the safe point.
 
     Returns:
         The number of epochs of the phase, those before an interruption included. Early stopping can make it smaller
@@ -62,12 +63,15 @@ def fit(
     """
     keras = backend.start()
     done = resumed.epochs if resumed is not None else 0
-    log = EpochLog(trained_part, network, phase, len(batches), history, best, reporter, save, resumed)
+    log = EpochLog(
+        trained_part, network, phase, len(batches), history, best, reporter, capture, resumed, bool(validation)
+    )
     # SwapEMAWeights puts the averaged weights into the network for validation and until the end of an epoch, so `best`
     # keeps the average.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
-    options = {"validation_data": validation, "epochs": phase.epochs, "verbose": 0, "shuffle": False}
-    options["callbacks"] = [*average, callback_of(log)]
+    callbacks = [*average, callback_of(log)]
+    options: dict[str, Any] = {"validation_data": validation, "epochs": phase.epochs, "verbose": 0, "shuffle": False}
+    options["callbacks"] = callbacks
     rest = batches.rest(resumed.batches) if resumed is not None and resumed.batches else None
     if resumed is not None and not resumed.ended:
         progress.assign(_built_optimizer(trained_part).variables, resumed.optimizer)
@@ -78,7 +82,10 @@ def fit(
     read = [each for each in (batches, validation, rest) if each is not None]
     with log.bars, reading(phase, *read), interrupts.held():
         if rest is not None:
-            trained_part.fit(rest, initial_epoch=done, **options)
+            if len(rest):
+                trained_part.fit(rest, initial_epoch=done, **options)
+            else:
+                _validate(trained_part, validation, done, phase.epochs, callbacks)
             # Keras has ended the training, which takes the averages out of the network.
             log.restore()
             batches.on_epoch_end()
@@ -91,6 +98,30 @@ def fit(
             f"is probably too high. Try --learning-rate {phase.learning_rate / 10:g}."
         )
     return len(history) - log.first
+
+
+def _validate(
+    trained_part: keras.Model,
+    validation: keras.utils.PyDataset | None,
+    epoch: int,
+    epochs: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Validate at the end of an epoch whose batches are done, as `keras.Model.fit` does, and end the epoch.
+
+    Args:
+        trained_part: The compiled model.
+        validation: Validation batches.
+        epoch: The number of the epoch, counted from 0 in this phase.
+        epochs: The number of epochs of the phase.
+        callbacks: The callbacks of the training. At the start of the epoch, they restore the metrics of its batches.
+    """
+    called = backend.start().callbacks.CallbackList(callbacks, model=trained_part, epochs=epochs, steps=0, verbose=0)
+    trained_part.stop_training = False
+    called.on_epoch_begin(epoch)
+    logs = {name: float(value) for name, value in trained_part.get_metrics_result().items()}
+    measured = trained_part.evaluate(validation, callbacks=called, verbose=0, return_dict=True)
+    called.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in measured.items()})
 
 
 @contextlib.contextmanager

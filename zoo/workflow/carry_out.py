@@ -11,6 +11,7 @@ import dataclasses
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo import backend, files, runs
@@ -83,7 +84,8 @@ def carry_out(
             begin()
             logs.open(resolved.loggers, parameters_of(resolved, dataset, record), resumed=resumed)
             with reporter.timing.measure("training"):
-                model, record = _trained(resolved, dataset, registry, run, record, reporter, points, logs)
+                training = _Training(resolved, dataset, registry, run, record, reporter, points, logs)
+                model, record = _trained(training)
                 record = record.with_warnings(logs.warnings)
                 # The network is kept, and run.json says so.
                 points.clean("*.npz")
@@ -148,16 +150,32 @@ def _note_failure(
         reporter.warn(f"the run has failed. When the cause is removed, `{command}` continues it {points.position()}.")
 
 
-def _trained(
-    resolved: ResolvedConfig,
-    dataset: Dataset,
-    registry: Registry,
-    run: runs.Run,
-    record: runs.RunRecord,
-    reporter: Reporter,
-    points: SafePoints,
-    logs: RunLogs,
-) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
+@dataclass(frozen=True)
+class _Training:
+    """What the training of a run works with.
+
+    Args:
+        resolved: The settings of the run.
+        dataset: The pictures.
+        registry: The loaded plugins.
+        run: The run folder.
+        record: The content of run.json before the training.
+        reporter: Receives progress messages and warnings.
+        points: The safe points of the run.
+        logs: The open logs of the run.
+    """
+
+    resolved: ResolvedConfig
+    dataset: Dataset
+    registry: Registry
+    run: runs.Run
+    record: runs.RunRecord
+    reporter: Reporter
+    points: SafePoints
+    logs: RunLogs
+
+
+def _trained(training: _Training) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
     """Return the network of a run: that of an earlier process if it was trained, or else after training.
 
     Returns:
@@ -166,10 +184,11 @@ def _trained(
     Raises:
         ZooError: The network cannot be built, trained or opened, or a file cannot be written.
     """
-    if record.status == "trained":
-        logs.earlier()
-        return solved.open_trained(run, record, registry, reporter), record
-    model, record = _train(resolved, dataset, registry, run, record, reporter, points, logs)
+    run, reporter = training.run, training.reporter
+    if training.record.status == "trained":
+        training.logs.earlier()
+        return solved.open_trained(run, training.record, training.registry, reporter), training.record
+    model, record = _train(training)
     if backend.started() and backend.has_accelerator():
         reporter.warn(NOT_REPEATABLE)
         record = record.with_warnings([NOT_REPEATABLE])
@@ -177,16 +196,7 @@ def _trained(
     return model, record
 
 
-def _train(
-    resolved: ResolvedConfig,
-    dataset: Dataset,
-    registry: Registry,
-    run: runs.Run,
-    record: runs.RunRecord,
-    reporter: Reporter,
-    points: SafePoints,
-    logs: RunLogs,
-) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
+def _train(training: _Training) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
     """Build and train the network of a run, and write run.json, and model.keras or head.npz.
 
     Returns:
@@ -195,21 +205,21 @@ def _train(
     Raises:
         ZooError: The network cannot be built or trained, or a file cannot be written.
     """
+    resolved, dataset, registry, reporter = training.resolved, training.dataset, training.registry, training.reporter
+    run, record, points, log = training.run, training.record, training.points, training.logs.epoch
     data, config = training_data(dataset), train_config(resolved, dataset)
     if resolved.schedule.by_evidence:
         from zoo.workflow import by_evidence
 
-        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter, points, logs.epoch)
+        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter, points, log)
     if resolved.requested.folds is not None:
         from zoo.workflow import cross_validation
 
-        return cross_validation.train(
-            resolved, dataset, data, config, registry, run, record, reporter, points, logs.epoch
-        )
+        return cross_validation.train(resolved, dataset, data, config, registry, run, record, reporter, points, log)
     from zoo.train import engine
 
     network = build_network(resolved, registry, reporter)
-    result = engine.train(network, resolved.phases, data, config, reporter, points.training("phases"), logs.epoch)
+    result = engine.train(network, resolved.phases, data, config, reporter, points.training("phases"), log)
     with reporter.timing.measure("saving"), files.atomic_write(run.model) as temporary:
         network.model.save(temporary)
     record = record.with_training(

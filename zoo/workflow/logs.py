@@ -14,6 +14,8 @@ import math
 import os
 import random
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,14 @@ if TYPE_CHECKING:
 HISTORY = "history"
 # Options that name places or that other parameters state more exactly.
 LEFT_OUT = ("runs", "exported", "export", "head", "loggers", "epochs", "learning_rates", "architecture", "weights")
+
+# The threads that loggers have started and that need not have ended, and the loggers that have started them.
+_THREADS: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
+
+
+def logger_of(thread: threading.Thread) -> str:
+    """Describe the logger that has started a thread; an empty text if none has."""
+    return _THREADS.get(thread, "")
 
 
 @dataclass
@@ -173,17 +183,15 @@ class RunLogs:
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received.
         """
-        with interrupts.held(), _same_state(), contextlib.redirect_stdout(_ToStderr()):
+        who = f"logger {logger.name!r} of plugin {self._registry.plugin_of(logger)}"
+        with interrupts.held(), _same_state(), _noted_threads(who), contextlib.redirect_stdout(_ToStderr()):
             try:
                 with self._reporter.timing.measure("loggers"):
                     return function(*arguments)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                text = (
-                    f"logger {logger.name!r} of plugin {self._registry.plugin_of(logger)} has failed and is switched "
-                    f"off for this run: {reason(error)}"
-                )
+                text = f"{who} has failed and is switched off for this run: {reason(error)}"
                 self.warnings.append(text)
                 self._reporter.warn(text)
                 return None
@@ -247,6 +255,16 @@ def _same_state() -> Iterator[None]:
         finally:
             random.setstate(of_python)
             np.random.set_state(of_numpy)
+
+
+@contextlib.contextmanager
+def _noted_threads(who: str) -> Iterator[None]:
+    """Note which threads are started inside this context, so that the end of the process can name their logger."""
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        _THREADS.update({thread: who for thread in threading.enumerate() if thread not in before})
 
 
 def _figures_of(row: Mapping[str, str]) -> EpochFigures:

@@ -238,7 +238,7 @@ def _fetch_classes(entries: Sequence[Weights], reporter: Reporter) -> list[str]:
     # `_published` returns only entries that have a class index.
     assert index is not None
     try:
-        with reporter.transfer(fetch.progress_label(index, "class names")) as progress:
+        with reporter.transfer("downloading class names", fetch.waiting_label(index, "class names")) as progress:
             classes = fetch.read_class_index(fetch.find_file(index, progress, reporter.warn))
     except WeightsUnavailable as error:
         text = f"{error}.\n{fetch.advice(index)}."
@@ -263,7 +263,8 @@ def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter
         HashMismatch: A local file is not the published one.
     """
     try:
-        with reporter.transfer(fetch.progress_label(fetch.by_fit(entries, size)[0], "weights")) as progress:
+        waiting = fetch.waiting_label(fetch.by_fit(entries, size)[0], "weights")
+        with reporter.transfer("downloading weights", waiting) as progress:
             weights = fetch.find(entries, size, progress, reporter.warn)
     except WeightsUnavailable as error:
         raise WeightsUnavailable(f"{error}.\n{fetch.advice(entries[0])}.") from None

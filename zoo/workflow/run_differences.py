@@ -54,16 +54,19 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     if records[0].weights.get("sha256") and records[0].weights.get("sha256") == records[1].weights.get("sha256"):
         # A repeated run asks for the weights by name that zoo chose for the first one.
         settings = [row for row in settings if row["name"] != "options.weights"]
+    pictures = _pictures(folders)
+    # What the evidence says is a result, and the digest says no more than the pictures do.
+    noise = {"evidence", *(["digest"] if pictures is not None and any(pictures.values()) else [])}
     return {
         "runs": compared["runs"],
         "classes": compared["classes"],
-        "configuration": [row for row in settings if not row["name"].startswith(READING)],
+        "configuration": [row for row in settings if not row["name"].startswith(READING) and row["name"] not in noise],
         "data": [row for row in settings if row["name"].startswith(READING)]
-        + [row for row in compared["data"] if row["name"] not in SPLIT],
+        + [row for row in compared["data"] if row["name"] not in SPLIT and row["name"] not in noise],
         "split": [row for row in compared["data"] if row["name"] in SPLIT],
         "versions": [row for row in compared["versions"] if row["name"] != PLUGINS],
         "plugins": {"only_first": sorted(own[0] - own[1]), "only_second": sorted(own[1] - own[0])},
-        "pictures": _pictures(folders),
+        "pictures": pictures,
         "figures": _figures(compared["runs"]),
         "pair": pair,
         "weights": weights(*folders),
@@ -139,6 +142,7 @@ def weights(first: Path, second: Path) -> dict[str, Any]:
             arrays: How many arrays each file has, or None.
             differing: How many of the arrays with the same name differ.
             greatest: The greatest difference of a number; None unless both files have the same names and shapes.
+            variants: For each smaller file that a run has, such as int8: its `name`, and `sha256` and `same` as above.
 
     Raises:
         RunError: A file is damaged.
@@ -156,6 +160,7 @@ def weights(first: Path, second: Path) -> dict[str, Any]:
         "arrays": [None if each is None else len(each) for each in tensors],
         "differing": None,
         "greatest": None,
+        "variants": _variants((first, second)),
     }
     before, after = tensors
     if before is None or after is None:
@@ -167,6 +172,19 @@ def weights(first: Path, second: Path) -> dict[str, Any]:
         numbers = [np.abs(before[name].astype("f8") - after[name].astype("f8")) for name in differing]
         result["greatest"] = max((float(each.max()) for each in numbers if each.size), default=None)
     return result
+
+
+def _variants(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Compare the weights of the smaller files of two run folders; see `weights`."""
+    from zoo.export.weights_digest import weights_sha256
+
+    found = [{path.stem: path for path in folder.glob("model-*.onnx")} for folder in folders]
+    rows = []
+    for stem in sorted({*found[0], *found[1]}):
+        digests = [weights_sha256(each[stem]) if stem in each else None for each in found]
+        same = digests[0] == digests[1] if None not in digests else None
+        rows.append({"name": stem.removeprefix("model-"), "sha256": digests, "same": same})
+    return rows
 
 
 def _tensors(path: Path) -> dict[str, Any]:
@@ -190,6 +208,6 @@ def sections(compared: Mapping[str, Any]) -> dict[str, bool]:
         "versions": lambda: not compared["versions"],
         "plugins": lambda: not any(compared["plugins"].values()),
         "result": lambda: not compared["figures"],
-        "weights": lambda: compared["weights"]["same"] is True,
+        "weights": lambda: all(row["same"] is True for row in (compared["weights"], *compared["weights"]["variants"])),
     }
     return {name: test() for name, test in equal.items()}

@@ -305,7 +305,8 @@ def weights_of(run: runs.Run, record: runs.RunRecord, registry: Registry, report
             ]
             if not entries:
                 raise RunError(f"no installed plugin lists the weights {wanted['id']} ({wanted['file']}).")
-            with reporter.transfer("weights") as progress:
+            waiting = fetch.waiting_label(entries[0], "weights")
+            with reporter.transfer("downloading weights", waiting) as progress:
                 found = fetch.find(entries, entries[0].input_size, progress, reporter.warn)
             digest = found.sha256
     except (OSError, WeightsError) as error:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.convert.keras_to_onnx import LOGITS
+from zoo.data.combinations import combinations
 from zoo.data.dataset import Dataset
 from zoo.reporter import Reporter
 from zoo.workflow import trust
@@ -55,9 +56,10 @@ def transferred(
     random = np.random.default_rng(seed)
     drawn = random.integers(0, len(differences), len(known.logits))
     if targets is not None:
-        for labels in np.unique(known.targets, axis=0):
-            own = np.flatnonzero((known.targets == labels).all(axis=1))
-            alike = np.flatnonzero((targets == labels).all(axis=1))
+        # The combinations of classes of the held-out pictures, and then those of the others.
+        groups = np.split(combinations(np.concatenate([known.targets, targets]))[1], [len(known.targets)])
+        for group in np.unique(groups[0]):
+            own, alike = (np.flatnonzero(each == group) for each in groups)
             drawn[own] = random.choice(alike, len(own)) if len(alike) else drawn[own]
     return dataclasses.replace(known, logits=factor * known.logits + differences[drawn])
 
