@@ -103,7 +103,7 @@ async function classify(picture, live = false) {
     const answer = await ask(`predict/${encodeURIComponent(model().name)}`, {
       method: "POST", body: picture, headers: { "Content-Type": "application/octet-stream" },
     });
-    if (number === asked) show(answer, live);
+    if (number === asked) show(answer);
   } catch (error) {
     if (error.status === 401) return askForToken(true);
     if (number === asked) showError(error.message);
@@ -118,14 +118,14 @@ function percent(value) {
   return `${(100 * value).toFixed(1)} %`;
 }
 
-function show(answer, live) {
+function show(answer) {
   shown = answer;
   $("error").hidden = true;
   const best = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1])[0][0];
   let title = answer.label, kicker = "Answer", note = "";
   if (answer.unknown) {
     title = "Unknown";
-    note = `The network is too unsure for an answer. The likeliest class is ${best}.`;
+    note = `The network is too unsure for an answer. The likeliest class is \u2068${best}\u2069.`;
   } else if (answer.labels) {
     title = answer.labels.length ? answer.labels.join(", ") : "No class";
     kicker = answer.labels.length > 1 ? "Answers" : "Answer";
@@ -136,7 +136,7 @@ function show(answer, live) {
   set("note", note);
   $("note").hidden = !note;
   $("outlier").hidden = !answer.outlier;
-  bars(live);
+  bars();
   describe();
 }
 
@@ -179,7 +179,8 @@ function bars() {
 
 function showError(message) {
   shown = null;
-  $("error").textContent = message;
+  const sentence = message[0].toUpperCase() + message.slice(1);
+  $("error").textContent = /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
   $("error").hidden = false;
   set("kicker", "Answer");
   set("verdict", "No answer");
