@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Mapping
@@ -46,7 +47,8 @@ def predict(
     predictor = current.alone if alone else current.shared
     started = time.perf_counter()
     try:
-        result = predictor(picture)
+        # As a file: for bytes, the decoder looks whether they are the path of a file here, and says so to help.
+        result = predictor(io.BytesIO(picture))
     except PictureError as error:
         metrics.picture_errors.labels(model.name, type(error).__name__).inc()
         raise refusal(error) from None
@@ -66,7 +68,7 @@ def refusal(error: PictureError, place: str = "") -> Refused:
         error: The error of the decoder.
         place: Which picture it is, such as "picture 3: ", if the request has several.
     """
-    message = str(error).removeprefix("the data given: ")
+    message = str(error).removeprefix("the file given: ")
     message = with_option_names(message) if isinstance(error, PictureTooLarge) else message
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 422)
     return Refused(status, type(error).__name__, place + message)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -193,7 +194,7 @@ def _decoded(tensor: dict[str, Any], predictor: Predictor, limits: Limits, name:
     for number, text in enumerate(data):
         place = f"picture {number + 1}: " if len(data) > 1 else ""
         try:
-            rows.append(predictor.decode(base64.b64decode(text, validate=True)))
+            rows.append(predictor.decode(io.BytesIO(base64.b64decode(text, validate=True))))
         except (binascii.Error, ValueError) as error:
             raise _bad(f"{place}not base64 text: {error}.") from None
         except PictureError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -76,10 +77,13 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, UnicodeError) as error:
         print(f"error: {_not_bound(options.host, options.port, error)}", file=sys.stderr)
         return 1
-    limits = _limits(options)
-    opened = {name: _open(name, path, options, limits) for name, path in names.items()}
-    access = app.Access(token, options.allow_origin, options.allow_host)
-    with server.request_log(options.log_requests) as log:
+    with contextlib.ExitStack() as stack:
+        for one in sockets:
+            stack.enter_context(one)
+        limits = _limits(options)
+        opened = {name: _open(name, path, options, limits) for name, path in names.items()}
+        access = app.Access(token, options.allow_origin, options.allow_host)
+        log = stack.enter_context(server.request_log(options.log_requests))
         service = app.Service(opened, limits, access, log, watch=not options.no_watch)
         _announce(opened, access, [one.getsockname() for one in sockets])
         return server.run(service, sockets)
