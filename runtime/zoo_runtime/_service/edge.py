@@ -90,6 +90,13 @@ class Edge:
             exchange.gone = True
         except Refused as error:
             await exchange.refuse(error)
+        except asyncio.CancelledError:
+            if not self._state.draining:
+                raise
+            # The server cancels what has not ended in time, and then ends without waiting for the client.
+            await exchange.refuse(
+                Refused(503, "Stopping", "The service has stopped before the answer was ready."), drain=False
+            )
         except HTTPException as error:
             await exchange.refuse(Refused(error.status_code, "HttpError", str(error.detail), error.headers))
         except Exception:
@@ -169,10 +176,17 @@ class Exchange:
                 while not self._complete and not self.gone and left > 0:
                     left -= len((await self.receive()).get("body", b""))
 
-    async def refuse(self, error: Refused) -> None:
-        """Answer with an error: in the form of the protocol below /v2, and elsewhere in that of `predict --json`."""
-        if self.gone:
+    async def refuse(self, error: Refused, *, drain: bool = True) -> None:
+        """Answer with an error: in the form of the protocol below /v2, and elsewhere in that of `predict --json`.
+
+        Args:
+            error: The error.
+            drain: Whether to read some more of the request before the connection is closed.
+        """
+        if self.gone or self.status is not None:
             return
+        if not drain:
+            self._complete = self._closing = True
         self.note = error.error
         answer = {"error": error.error, "message": error.message}
         if self._scope["path"].partition("/v2")[0] == "" and self._scope["path"][3:4] in ("", "/"):

@@ -105,12 +105,13 @@ class Server(uvicorn.Server):
 
     Args:
         service: The service.
+        started: Called once, when clients can connect.
 
     Attributes:
         signal: The signal that ended it. None if there was none.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, started: Callable[[], None] = lambda: None) -> None:
         config = uvicorn.Config(
             service.app,
             http=connection_type(service.limits),
@@ -125,6 +126,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._service = service
+        self._say_started = started
         self._end = 0.0
         self.signal: int | None = None
 
@@ -140,6 +142,11 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen, and say so."""
+        await super().startup(sockets)
+        self._say_started()
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         state = self._service.state
@@ -218,8 +225,13 @@ def request_log(wanted: bool) -> Iterator[Callable[[str], None] | None]:
         listener.stop()
 
 
-def run(service: Service, sockets: list[socket.socket]) -> int:
+def run(service: Service, sockets: list[socket.socket], started: Callable[[], None]) -> int:
     """Run the service until a signal comes.
+
+    Args:
+        service: The service.
+        sockets: Where it listens.
+        started: Called once, when clients can connect.
 
     Returns:
         The exit code: 0 after SIGTERM, and 130 after Ctrl-C, as other commands.
@@ -230,7 +242,7 @@ def run(service: Service, sockets: list[socket.socket]) -> int:
     log = logging.getLogger("uvicorn.error")
     log.addHandler(errors)
     log.propagate = False
-    server = Server(service)
+    server = Server(service, started)
     try:
         server.run(sockets)
     finally:

@@ -85,8 +85,8 @@ def run(options: argparse.Namespace) -> int:
         access = app.Access(token, options.allow_origin, options.allow_host)
         log = stack.enter_context(server.request_log(options.log_requests))
         service = app.Service(opened, limits, access, log, watch=not options.no_watch)
-        _announce(opened, access, [one.getsockname() for one in sockets])
-        return server.run(service, sockets)
+        addresses = [one.getsockname() for one in sockets]
+        return server.run(service, sockets, lambda: _announce(opened, access, addresses))
 
 
 def _limits(options: argparse.Namespace) -> Limits:
