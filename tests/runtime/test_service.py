@@ -1,5 +1,8 @@
 """The paths of `zoo-runtime serve`: answers, errors, limits, access, metrics and the description, without a socket."""
 
+# The packages of the service may be missing on a device; what needs them is imported after the question.
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import asyncio
@@ -12,19 +15,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
+
+from zoo_runtime import Predictor
+from zoo_runtime.cli import main
+
+for needed in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "jsonschema"):
+    pytest.importorskip(needed, reason="needs the extra `serve`, and jsonschema")
+
+import jsonschema
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from zoo_runtime import Predictor
 from zoo_runtime._service import server
 from zoo_runtime._service.app import Access, Service
 from zoo_runtime._service.limits import Limits
 from zoo_runtime._service.models import Model, names_of
-from zoo_runtime.cli import main
 
 LIMITS = Limits(concurrency=2, body=200_000, seconds=5)
 

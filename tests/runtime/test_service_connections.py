@@ -1,5 +1,8 @@
 """`zoo-runtime serve` on real sockets: slow and rude clients, new files under load, signals, and the command itself."""
 
+# The packages of the service may be missing on a device; what needs them is imported after the question.
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import contextlib
@@ -18,11 +21,15 @@ from dataclasses import replace
 
 import pytest
 
+from zoo_runtime.cli import main
+
+for needed in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
+    pytest.importorskip(needed, reason="needs the extra `serve`")
+
 from zoo_runtime._service import server
 from zoo_runtime._service.app import Service
 from zoo_runtime._service.limits import Limits
 from zoo_runtime._service.models import Model
-from zoo_runtime.cli import main
 
 LIMITS = Limits(concurrency=2, body=300_000, seconds=5, head_seconds=0.4, connections=40)
 
