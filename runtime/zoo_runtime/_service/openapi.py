@@ -25,10 +25,9 @@ def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = No
     }
 
 
-def _schemas() -> dict[str, Any]:
+def _own_schemas() -> dict[str, Any]:
+    """Return the schemas of the answers of our own paths."""
     share = {"type": "number", "minimum": 0, "maximum": 1}
-    shape = {"type": "array", "items": {"type": "integer"}}
-    tensor = {"name": _TEXT, "datatype": {"enum": ["UINT8", "FP32"]}, "shape": shape}
     return {
         "Prediction": _object(
             {
@@ -69,6 +68,14 @@ def _schemas() -> dict[str, Any]:
             }
         ),
         "Error": _object({"error": _TEXT, "message": _TEXT}),
+    }
+
+
+def _protocol_schemas() -> dict[str, Any]:
+    """Return the schemas of the Open Inference Protocol."""
+    shape = {"type": "array", "items": {"type": "integer"}}
+    tensor = {"name": _TEXT, "datatype": {"enum": ["UINT8", "FP32"]}, "shape": shape}
+    return {
         "ProtocolError": _object({"error": _TEXT}),
         "Server": _object({"name": _TEXT, "version": _TEXT, "extensions": _TEXTS}),
         "ModelMetadata": _object(
@@ -203,7 +210,7 @@ def document(models: Sequence[str], *, secured: bool) -> dict[str, Any]:
     described["/predict"] = {"post": shortest}
     figures = {"200": {"description": "Figures for Prometheus.", "content": {"text/plain": {"schema": _TEXT}}}}
     described["/metrics"] = {"get": {"summary": "Figures of the service.", "responses": figures}}
-    components: dict[str, Any] = {"schemas": _schemas()}
+    components: dict[str, Any] = {"schemas": {**_own_schemas(), **_protocol_schemas()}}
     if secured:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return {

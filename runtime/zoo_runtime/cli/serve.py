@@ -170,7 +170,7 @@ def read_token(path: str | None) -> str | None:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"the token file {path!r} cannot be read: {reason}.") from None
-        if os.name == "posix" and mode & 0o044:
+        if os.name == "posix" and mode & 0o004:
             print(f"warning: other users can read the token. Run: chmod 600 {path}", file=sys.stderr)
     token = token.strip()
     if len(token) < SHORTEST_TOKEN or not re.fullmatch(r"[!-~]+", token):
