@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const FEW = 5;
+const MOST_NAMED = 3;
 const FRAME_MS = 350;
 const FRAME_SIDE = 960;
 
@@ -48,9 +49,11 @@ async function start() {
     if (error.status === 401) return askForToken(Boolean(sessionStorage.getItem("token")));
     return fatal(error.message);
   }
-  $("token-form").hidden = true;
-  $("fatal").hidden = true;
+  const hadForm = !$("token-form").hidden;
+  $("token-form").hidden = $("fatal").hidden = true;
   $("work").hidden = false;
+  // The field that had the focus has gone.
+  if (hadForm) $("choose").focus();
   const select = $("model");
   const before = select.value;
   select.replaceChildren(...models.map((model) => {
@@ -127,7 +130,9 @@ function show(answer) {
     title = "Unknown";
     note = `The network is too unsure for an answer. The likeliest class is \u2068${best}\u2069.`;
   } else if (answer.labels) {
-    title = answer.labels.length ? answer.labels.join(", ") : "No class";
+    const more = answer.labels.length - MOST_NAMED;
+    title = answer.labels.slice(0, MOST_NAMED).join(", ") || "No class";
+    if (more > 0) note = `and ${more} more`;
     kicker = answer.labels.length > 1 ? "Answers" : "Answer";
   }
   // A screen reader speaks a new text; a live picture that stays the same must not be spoken again and again.
@@ -177,11 +182,16 @@ function bars() {
   more.setAttribute("aria-expanded", String(all));
 }
 
-function showError(message) {
-  shown = null;
+// What went wrong before the service was asked, so that the last answer still holds.
+function say(message) {
   const sentence = message[0].toUpperCase() + message.slice(1);
   $("error").textContent = /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
   $("error").hidden = false;
+}
+
+function showError(message) {
+  shown = null;
+  say(message);
   set("kicker", "Answer");
   set("verdict", "No answer");
   $("note").hidden = $("outlier").hidden = $("more").hidden = true;
@@ -217,7 +227,7 @@ async function startCamera() {
       NotFoundError: "This machine has no camera.",
       NotReadableError: "Another program uses the camera.",
     };
-    return showError(why[error.name] || `The camera cannot be used (${error.name}).`);
+    return say(why[error.name] || `The camera cannot be used (${error.name}).`);
   }
   const video = $("video");
   video.srcObject = stream;
@@ -294,13 +304,13 @@ addEventListener("drop", (event) => {
   $("stage").classList.remove("over");
   const file = event.dataTransfer.files[0];
   if (file) take(file);
-  else showError("That was not a file. Save the picture first, then drop the file.");
+  else say("That was not a file. Save the picture first, then drop the file.");
 });
 addEventListener("paste", (event) => {
   if (event.target === $("token")) return;
   const file = [...event.clipboardData.files][0];
   if (file) take(file);
-  else showError("There is no picture in the clipboard. Copy the picture itself, not its address.");
+  else say("There is no picture in the clipboard. Copy the picture itself, not its address.");
 });
 
 start();
