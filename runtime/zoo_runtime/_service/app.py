@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
 
@@ -24,7 +25,7 @@ from .body import Held, media_type, picture_in
 from .edge import Edge
 from .limits import Limits, Refused
 from .metrics import CONTENT_TYPE, Metrics
-from .models import Model
+from .models import Model, return_memory
 from .openapi import document
 from .workers import Workers
 
@@ -94,6 +95,7 @@ class Service:
         self.metrics.watch("zoo_held_bytes", "Requests being received or waiting, in bytes.", lambda: self.held.bytes)
         for model in self.models.values():
             self._measure(model)
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="opener")
         self._page = {name: _file(name) for name in _PAGE}
         self.app = self._app()
 
@@ -146,6 +148,7 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
             self.workers.close()
+            self._opener.shutdown(wait=False)
 
     # The page
 
@@ -257,12 +260,13 @@ class Service:
 
     async def _watch(self) -> None:
         """Take up files that have changed, until the service ends."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             again, self.state.look_again = self.state.look_again, False
             for model in self.models.values():
                 try:
-                    await asyncio.to_thread(self._look, model, again)
+                    await loop.run_in_executor(self._opener, self._look, model, again)
                 except Exception as error:
                     # The files that are open go on answering, whatever is wrong with the disk.
                     print(f"warning: {model.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -271,6 +275,7 @@ class Service:
         before = model.problem
         if (model.changed() and self.watch) or again:
             outcome = model.take_up()
+            return_memory()
             if outcome == "taken":
                 print(f"{model.name}: a new file answers now, version {model.current.version}", flush=True)
             if outcome in ("taken", "refused"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -150,6 +151,17 @@ def signature(path: str) -> Signature | None:
     except (OSError, ValueError):
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def return_memory() -> None:
+    """Return to the system the memory of files that have been closed.
+
+    The allocator of glibc keeps it: without this, the process takes twice its memory after ten new files.
+    """
+    with contextlib.suppress(ImportError, OSError, AttributeError, TypeError):
+        import ctypes
+
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _sha256(path: str) -> str:
