@@ -229,7 +229,7 @@ def test_a_body_is_refused_while_it_is_being_read(service):
     status, headers, answer = asyncio.run(ask(service, endless(), CHUNKED))
     assert status == 413 and "at least 250 kB" in answer["message"] and headers[b"connection"] == b"close"
     # Some more is read, so that the client sees the answer, and then the connection ends.
-    assert read <= 10
+    assert 5 < read <= 50
     assert service.held.bytes == 0
 
 

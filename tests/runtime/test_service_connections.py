@@ -111,6 +111,13 @@ def test_a_large_body_sees_its_answer_before_the_connection_ends(model):
         assert service.held.bytes == 0
 
 
+def test_a_client_that_sends_all_before_it_reads_sees_why(model):
+    """Python's urllib, for example."""
+    with running(model) as (_, port), connect(port) as client:
+        client.sendall(head(2_000_000) + b"x" * 2_000_000)
+        assert answer_of(client)[0] == 413
+
+
 def test_an_announced_body_is_not_asked_for(model):
     with running(model) as (_, port), connect(port) as client:
         client.sendall(head(400_000, "Expect: 100-continue\r\n"))

@@ -36,6 +36,7 @@ _HEADERS = {
 }
 # How long and how much of a refused request is still read; see `_drain`.
 _DRAIN_SECONDS = 5.0
+_DRAIN_BODIES = 10
 
 
 class Edge:
@@ -170,7 +171,7 @@ class Exchange:
 
         A system that closes a connection with unread data resets it, and the client may then never see the answer.
         """
-        left = self._limits.body
+        left = _DRAIN_BODIES * self._limits.body
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while not self._complete and not self.gone and left > 0:
