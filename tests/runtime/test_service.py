@@ -283,7 +283,9 @@ def test_a_full_queue_refuses_at_once_and_loses_nobody(stuck, red):
 
     async def many():
         tasks = [asyncio.create_task(ask(service, iter([red, b"", None]))) for _ in range(9)]
-        await asyncio.sleep(0.3)
+        end = time.monotonic() + 10
+        while sum(task.done() for task in tasks) < 4 and time.monotonic() < end:
+            await asyncio.sleep(0.02)
         done = [task.result() for task in tasks if task.done()]
         waiting = service.workers.waiting()
         event.set()
@@ -305,7 +307,9 @@ def test_an_answer_that_takes_too_long_keeps_its_thread(stuck, red):
         answer = await ask(service, iter([red, b"", None]))
         admitted = service.workers.admitted
         event.set()
-        await asyncio.sleep(0.3)
+        end = time.monotonic() + 10
+        while service.workers.admitted and time.monotonic() < end:
+            await asyncio.sleep(0.02)
         return answer, admitted
 
     (status, headers, answer), admitted = asyncio.run(ask_and_wait())
