@@ -82,32 +82,46 @@ def print_predictions(
     return 1 if failed else 0
 
 
+def prediction_json(result: Prediction, info: ModelInfo, top: int | None, coverage: float | None) -> dict[str, object]:
+    """Return an answer as a dictionary that `json.dumps` accepts: the object of `predict --json` without its path.
+
+    Args:
+        result: The answer.
+        info: The metadata of the file that gave it.
+        top: How many classes to return, likeliest first. None means all, in the order of the file.
+        coverage: Also return the label set with this coverage. None returns none.
+
+    Raises:
+        ValueError: If the file has no label sets with this coverage.
+    """
+    answer: dict[str, object] = {
+        "label": result.label,
+        "confidence": result.confidence,
+        "probabilities": dict(result.top(top)) if top else result.probabilities,
+    }
+    if info.task == "multilabel":
+        answer["labels"] = list(result.labels)
+    if info.trust:
+        answer["unknown"] = result.unknown
+    if result.outlier_score is not None:
+        answer |= {"outlier_score": result.outlier_score, "outlier": result.outlier}
+    if coverage is not None:
+        answer["sets"] = {f"{coverage:g}": list(result.labels_at(coverage))}
+    return answer
+
+
 def _print_prediction(
     path: str, result: Prediction, info: ModelInfo, top: int | None, coverage: float | None, as_json: bool
 ) -> None:
-    sets = {} if coverage is None else {f"{coverage:g}": list(result.labels_at(coverage))}
     if as_json:
-        line: dict[str, object] = {
-            "path": path,
-            "label": result.label,
-            "confidence": result.confidence,
-            "probabilities": dict(result.top(top)) if top else result.probabilities,
-        }
-        if info.task == "multilabel":
-            line["labels"] = list(result.labels)
-        if info.trust:
-            line["unknown"] = result.unknown
-        if result.outlier_score is not None:
-            line |= {"outlier_score": result.outlier_score, "outlier": result.outlier}
-        if sets:
-            line["sets"] = sets
-        print(json.dumps(line), flush=True)
+        print(json.dumps({"path": path, **prediction_json(result, info, top, coverage)}), flush=True)
         return
+    sets = [] if coverage is None else [result.labels_at(coverage)]
     # A multi-label network shows the labels that apply. With --top, it shows the likeliest in any case.
     count = top or (len(result.labels) if info.task == "multilabel" else 1)
     shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count)) or "no class"
     shown = f"unknown ({shown})" if result.unknown else shown
-    for labels in sets.values():
+    for labels in sets:
         shown += f"  {{{', '.join(labels)}}}"
     shown += "  (unlike the training pictures)" if result.outlier else ""
     print(one_line(f"{path}: {shown}"), flush=True)

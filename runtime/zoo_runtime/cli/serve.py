@@ -1,0 +1,211 @@
+"""The command `zoo-runtime serve`: answers pictures over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .options import MODEL_HELP, PROVIDERS_HELP, pixels, positive, provider_names, seconds, threads
+
+if TYPE_CHECKING:
+    from .._service.app import Access
+    from .._service.limits import Limits
+    from .._service.models import Model
+
+DESCRIPTION = "Answer pictures over HTTP, with a page to try it: zoo-runtime serve model.onnx, or NAME=model.onnx ..."
+TOKEN_VARIABLE = "ZOO_RUNTIME_TOKEN"
+MISSING = (
+    "error: the service needs more packages ({name} is missing). Run: pip install 'finezoo-runtime[serve]', or from a "
+    "clone: pip install './runtime[serve]'. If zoo itself is installed here: pip install 'finezoo[serve]'."
+)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("models", nargs="+", metavar="MODEL", help=f"{MODEL_HELP}; NAME=MODEL gives it another name")
+    where = command.add_argument_group("where and for whom")
+    where.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
+    where.add_argument("--port", type=port, default=8000, metavar="N", help="port (default: 8000; 0: a free one)")
+    where.add_argument(
+        "--token-file", metavar="FILE", help=f"clients must send the token in this file (or in {TOKEN_VARIABLE})"
+    )
+    where.add_argument(
+        "--allow-origin", action="append", default=[], type=origin, metavar="URL", help="a site that may ask"
+    )
+    where.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a name under which clients reach the service"
+    )
+    bounds = command.add_argument_group("limits")
+    bounds.add_argument("--max-body", type=size, metavar="SIZE", help="the largest request (default: 20M)")
+    bounds.add_argument("--max-pixels", type=pixels, metavar="N", help="the largest picture to decode (default: 40M)")
+    bounds.add_argument(
+        "--concurrency", type=threads, metavar="N", help="pictures at the same time (default: one per core)"
+    )
+    bounds.add_argument("--queue", type=whole, default=128, metavar="N", help="requests that wait (default: 128)")
+    bounds.add_argument(
+        "--timeout", type=seconds, default=30.0, metavar="S", help="for a request, and for its answer (default: 30)"
+    )
+    running = command.add_argument_group("running")
+    running.add_argument(
+        "--threads", type=threads, metavar="N", help="threads for a single picture (default: tuned, or one per core)"
+    )
+    running.add_argument("--providers", type=provider_names, metavar="P,...", help=PROVIDERS_HELP)
+    running.add_argument("--log-requests", action="store_true", help="print a line for each request")
+    running.add_argument("--no-watch", action="store_true", help="take up new files only after the signal SIGHUP")
+    running.add_argument("--skip-self-test", action="store_true", help="use files that fail it, or have none")
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        from .._service import app, models, server
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
+            raise
+        print(MISSING.format(name=error.name), file=sys.stderr)
+        return 1
+    try:
+        token = read_token(options.token_file)
+        names = models.names_of(options.models)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        sockets = server.bind(options.host, options.port)
+    except (OSError, UnicodeError) as error:
+        print(f"error: {_not_bound(options.host, options.port, error)}", file=sys.stderr)
+        return 1
+    with contextlib.ExitStack() as stack:
+        for one in sockets:
+            stack.enter_context(one)
+        limits = _limits(options)
+        opened = {name: _open(name, path, options, limits) for name, path in names.items()}
+        access = app.Access(token, options.allow_origin, options.allow_host)
+        log = stack.enter_context(server.request_log(options.log_requests))
+        service = app.Service(opened, limits, access, log, watch=not options.no_watch)
+        addresses = [one.getsockname() for one in sockets]
+        return server.run(service, sockets, lambda: _announce(opened, access, addresses))
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    from .._predictor import usable_cores
+    from .._service.limits import Limits
+
+    limits = Limits(options.concurrency or usable_cores(), queue=options.queue, seconds=options.timeout)
+    if options.max_body:
+        limits = Limits(**{**vars(limits), "body": options.max_body, "held": max(limits.held, 2 * options.max_body)})
+    return limits
+
+
+def _open(name: str, path: str, options: argparse.Namespace, limits: Limits) -> Model:
+    from .._service.limits import MAX_PIXELS
+    from .._service.models import Model
+
+    chosen: dict[str, Any] = {
+        "threads": options.threads,
+        "providers": options.providers,
+        "max_pixels": options.max_pixels or MAX_PIXELS,
+    }
+    return Model(name, path, concurrency=limits.concurrency, options=chosen, self_test=not options.skip_self_test)
+
+
+def _announce(models: dict[str, Model], access: Access, addresses: list[Any]) -> None:
+    """Say what is served where, and warn loudly if strangers can use it."""
+    from .._service.access import is_loopback
+
+    for name, model in models.items():
+        info = model.current.alone.info
+        print(f"{name}: {len(info.classes)} classes, version {model.current.version}, from {model.path}")
+    for address in addresses:
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        everywhere = " (every network address of this machine)" if address[0] in ("0.0.0.0", "::") else ""
+        print(f"listening at http://{host}:{address[1]}/{everywhere}", flush=True)
+    if access.token is None and not all(is_loopback(address[0]) for address in addresses):
+        print(
+            "WARNING: everybody who can reach this machine over the network can use the service, because there is no "
+            "token.\n"
+            "WARNING: To ask for one: openssl rand -hex 32 > token; chmod 600 token; then add --token-file token.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _not_bound(host: str, number: int, error: Exception) -> str:
+    import errno
+
+    code = getattr(error, "errno", None)
+    if code == errno.EADDRINUSE:
+        return (
+            f"port {number} is in use, perhaps by another zoo-runtime serve. Choose another one: --port {number + 1}."
+        )
+    if code == errno.EACCES:
+        return f"the system does not allow port {number}. Choose one of 1024 or more, such as --port 8000."
+    reason = getattr(error, "strerror", None) or error
+    return (
+        f"{host!r} is not an address of this machine ({reason}). Use 127.0.0.1 for this machine alone, or 0.0.0.0 for "
+        "the network."
+    )
+
+
+def read_token(path: str | None) -> str | None:
+    """Return the token that clients must send: from a file or the environment, or None if there is none.
+
+    Raises:
+        ValueError: If the file cannot be read, or the token is too short or has characters that a header cannot have.
+    """
+    from .._service.access import SHORTEST_TOKEN
+
+    if path is None:
+        token, place = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
+        if token is None:
+            return None
+    else:
+        place = repr(path)
+        try:
+            with open(path, encoding="ascii", errors="surrogateescape") as stream:
+                token = stream.read(10_000)
+                mode = os.fstat(stream.fileno()).st_mode
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"the token file {path!r} cannot be read: {reason}.") from None
+        if os.name == "posix" and mode & 0o004:
+            print(f"warning: other users can read the token. Run: chmod 600 {path}", file=sys.stderr)
+    token = token.strip()
+    if len(token) < SHORTEST_TOKEN or not re.fullmatch(r"[!-~]+", token):
+        raise ValueError(
+            f"the token in {place} must have at least {SHORTEST_TOKEN} letters, digits or signs, without spaces. "
+            f"Received: {len(token)} characters. Make one: openssl rand -hex 32 > token."
+        )
+    return token
+
+
+def port(text: str) -> int:
+    """Convert the value of --port."""
+    if not (text.isdecimal() and text.isascii()) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 65535. Received: {text!r}.")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """Convert a whole number of 0 or more."""
+    return 0 if text == "0" else positive(text)
+
+
+def size(text: str) -> int:
+    """Convert a size, such as "20M" or "500k", to bytes."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?) ?([kKMG]?)B?", text.strip())
+    number = int(float(match[1]) * {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
+    if not 1000 <= number <= 2 * 10**9:
+        raise argparse.ArgumentTypeError(f"must be a size from 1k to 2G, such as 20M. Received: {text!r}.")
+    return number
+
+
+def origin(text: str) -> str:
+    """Convert the value of --allow-origin."""
+    if not re.fullmatch(r"https?://[^/\s*?#]+", text):
+        raise argparse.ArgumentTypeError(
+            f"must be an address without a path, such as https://example.org; * is not accepted. Received: {text!r}."
+        )
+    return text.lower()
