@@ -24,6 +24,7 @@ COMMANDS = {
     "bench": "measure speed and memory on this machine",
     "tune": "find the settings that suit this machine",
     "drift": "compare pictures with the training pictures",
+    "watch": "label what a camera sees, or new pictures in a folder",
 }
 
 
