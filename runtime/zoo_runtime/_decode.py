@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from . import _jpeg
-from ._errors import CorruptPicture, NotAPicture, PictureTooLarge, UnsupportedPicture
+from ._errors import CorruptPicture, NotAPicture, PictureNotFound, PictureTooLarge, UnsupportedPicture
 from ._format import ImageSpec
 from ._formats import SUFFIXES, is_jpeg, load, load_lazy, open_picture
 from ._given import accept, not_opened
@@ -141,7 +141,7 @@ def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArra
     """
     try:
         return work()
-    except (PictureTooLarge, UnsupportedPicture, CorruptPicture, NotAPicture) as error:
+    except (PictureTooLarge, UnsupportedPicture, CorruptPicture, NotAPicture, PictureNotFound) as error:
         raise type(error)(f"{name}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(f"{name}: {error}") from None

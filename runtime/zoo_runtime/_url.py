@@ -184,6 +184,14 @@ class _Https(urllib.request.HTTPSHandler):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = REDIRECTS
 
+    def http_error_302(self, request: Any, file: Any, code: int, message: str, headers: Any) -> Any:
+        scheme = urlsplit(headers.get("Location") or headers.get("URI") or "").scheme
+        if scheme not in ("", "http", "https"):
+            raise PictureNotFound(f"it redirects to {scheme}://, which is not followed.")
+        return super().http_error_302(request, file, code, message, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
+
     def __init__(self, policy: _Policy) -> None:
         super().__init__()
         self._policy = policy
@@ -191,8 +199,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, target: str) -> Any:
         self._policy.check_time()
         parts = urlsplit(target)
-        if parts.scheme not in ("http", "https"):
-            raise PictureNotFound(f"it redirects to {parts.scheme}://, which is not followed.")
         if urlsplit(request.full_url).scheme == "https" and parts.scheme == "http":
             raise PictureNotFound("it redirects from https:// to http://, which is not followed.")
         return super().redirect_request(request, file, code, message, headers, target)

@@ -91,8 +91,7 @@ class _File:
         self.header = header
         self._synced = time.monotonic()
         if path == "-":
-            sys.stdout.flush()
-            self._file = sys.stdout.fileno()
+            self._file = -1
             self._owned = self.is_regular = False
         else:
             with self._explained():
@@ -149,6 +148,10 @@ class _File:
 
     def append(self, data: bytes, *, sync: bool = False) -> None:
         """Add bytes, and force them to the disk if `sync` is True or the last time was long ago."""
+        if self._file < 0:
+            sys.stdout.write(data.decode())
+            sys.stdout.flush()
+            return
         with self._explained():
             view = memoryview(data)
             while view:
@@ -156,11 +159,6 @@ class _File:
             if self.is_regular and (sync or time.monotonic() - self._synced >= SYNC):
                 os.fsync(self._file)
                 self._synced = time.monotonic()
-
-    def cut(self, size: int) -> None:
-        """Remove all bytes from a position on."""
-        with self._explained():
-            os.ftruncate(self._file, size)
 
     def close(self) -> None:
         """Force what was written to the disk."""

@@ -149,6 +149,8 @@ def _encode(pixels: Pixels) -> bytes:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    # Connections that wait to be accepted. With the default of 5, a browser that opens many waits for seconds.
+    request_queue_size = 64
     # Closing must not wait for a browser that keeps its connection.
     block_on_close = False
 
