@@ -153,7 +153,8 @@ def expand(
             if is_address(path):
                 if not allow_url:
                     raise PictureNotFound(
-                        f"{shortened(path)}: an address, not a file. The option --allow-url downloads pictures."
+                        f"{shortened(path)}: an address, not a file. Download the picture first, and give its path, "
+                        "or use `zoo-runtime predict --allow-url`."
                     )
                 from ._url import Download, without_password
 

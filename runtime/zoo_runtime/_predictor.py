@@ -214,7 +214,9 @@ class Predictor:
                     raise result
                 predictions.append(result)
             return predictions
-        return self._answers([self.decode(source, order=order)], self._network.session)[0]  # type: ignore[return-value]
+        check_order(order)
+        decoded = self.decode(source) if order == "rgb" else self.decode(source, order=order)
+        return self._answers([decoded], self._network.session)[0]  # type: ignore[return-value]
 
     def predict_each(
         self, sources: Iterable[Source], *, batch_size: int = 8, order: str = "rgb"
@@ -383,7 +385,8 @@ class Predictor:
 
     def _try_decode(self, source: Source, order: str) -> npt.NDArray[np.uint8] | PictureError:
         try:
-            return self.decode(source, order=order)
+            # Subclasses of users may override `decode` without the later argument.
+            return self.decode(source) if order == "rgb" else self.decode(source, order=order)
         except PictureError as error:
             return error
 

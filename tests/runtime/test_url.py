@@ -82,7 +82,7 @@ def predict(model, capsys, monkeypatch):
 def test_pictures_are_downloaded_only_if_that_is_allowed(predict, server):
     address = server.url + "red.jpg"
     code, out, err = predict(address)
-    assert (code, out) == (1, []) and "The option --allow-url downloads pictures" in err[0] and not server.seen
+    assert (code, out) == (1, []) and "or use `zoo-runtime predict --allow-url`" in err[0] and not server.seen
     code, out, err = predict("--allow-url", address, server.url + "green.JPG?size=big picture")
     assert code == 0 and err == [] and out[0].startswith(f"{address}: red ") and ": green " in out[1]
     assert predict("--allow-url", server.url + "to/" + address.replace("/", ","))[0] == 0
