@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from ._decode import SUFFIXES, decode, highest_level
 from ._drift import DriftCounter, Shift, pixel_figures
 from ._errors import (
+    CameraError,
     CorruptModel,
     CorruptPicture,
     ModelError,
@@ -43,6 +44,8 @@ from ._version import __version__
 
 if _TYPE_CHECKING:
     from ._print import format_accuracy, print_predictions
+    from ._watch.frames import frames
+    from ._watch.vote import Vote
 
 __all__ = [
     "IGNORED",
@@ -50,6 +53,7 @@ __all__ = [
     "MAX_PIXELS",
     "OUTPUT",
     "SUFFIXES",
+    "CameraError",
     "CheckResult",
     "CorruptModel",
     "CorruptPicture",
@@ -74,6 +78,7 @@ __all__ = [
     "UnknownSchema",
     "UnknownTask",
     "UnsupportedPicture",
+    "Vote",
     "ZooRuntimeError",
     "__version__",
     "check",
@@ -81,6 +86,7 @@ __all__ = [
     "decode",
     "format_accuracy",
     "format_pixels",
+    "frames",
     "highest_level",
     "is_picture",
     "is_quarantine",
@@ -99,9 +105,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what formats and prints text on its first use, because most programs do not need it."""
+    """Import what prints text or watches cameras on its first use, because most programs do not need it."""
     if name in ("format_accuracy", "print_predictions"):
         from . import _print
 
         return getattr(_print, name)
+    if name == "frames":
+        from ._watch.frames import frames
+
+        return frames
+    if name == "Vote":
+        from ._watch.vote import Vote
+
+        return Vote
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from . import _jpeg
-from ._errors import CorruptPicture, NotAPicture, PictureTooLarge, UnsupportedPicture
+from ._errors import CorruptPicture, NotAPicture, PictureNotFound, PictureTooLarge, UnsupportedPicture
 from ._format import ImageSpec
 from ._formats import SUFFIXES, is_jpeg, load, load_lazy, open_picture
 from ._given import accept, not_opened
@@ -55,7 +55,9 @@ __all__ = ["SUFFIXES", "Source", "decode", "highest_level", "printable"]
 _ORIENTATION = 0x0112
 
 
-def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def decode(
+    source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS, order: str = "rgb"
+) -> npt.NDArray[np.uint8]:
     """Decode a picture to the pixels that a network with this spec expects.
 
     Args:
@@ -81,17 +83,30 @@ def decode(source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> 
             arithmetic-coded, lossless or hierarchical JPEG, if `source` is a file that was opened in text mode, or if
             `source` has a type, dtype or shape that is not listed above.
         TypeError: If `max_pixels` is not a number.
-        ValueError: If `max_pixels` is not above 0.
+        ValueError: If `max_pixels` is not above 0, or `order` is neither "rgb" nor "bgr".
     """
     check_max_pixels(max_pixels)
-    return _read(source, lambda image, orientation: finish(image, spec, orientation), spec, max_pixels)
+    check_order(order)
+    return _read(source, lambda image, orientation: finish(image, spec, orientation), spec, max_pixels, order)
 
 
-def _read(source: Source, use: _Use, spec: ImageSpec | None, max_pixels: int) -> npt.NDArray[np.uint8]:
+def check_order(order: object) -> None:
+    """Check the value of an argument `order`.
+
+    Raises:
+        ValueError: If it is neither "rgb" nor "bgr".
+    """
+    if order not in ("rgb", "bgr"):
+        raise ValueError(f'order must be "rgb" or "bgr". Received: {order!r:.100}.')
+
+
+def _read(
+    source: Source, use: _Use, spec: ImageSpec | None, max_pixels: int, order: str = "rgb"
+) -> npt.NDArray[np.uint8]:
     """Load a picture, and return what `use` makes of the image and its EXIF orientation."""
     source = accept(source)
     if isinstance(source, np.ndarray):
-        return _guarded("the array", lambda: _from_image(_from_array(source), use, spec, max_pixels))
+        return _guarded("the array", lambda: _from_image(_from_array(source, order), use, spec, max_pixels))
     if isinstance(source, Image.Image):
         return _guarded("the image", lambda: _from_image(source, use, spec, max_pixels))
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -126,7 +141,7 @@ def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArra
     """
     try:
         return work()
-    except (PictureTooLarge, UnsupportedPicture, CorruptPicture, NotAPicture) as error:
+    except (PictureTooLarge, UnsupportedPicture, CorruptPicture, NotAPicture, PictureNotFound) as error:
         raise type(error)(f"{name}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(f"{name}: {error}") from None
@@ -216,7 +231,7 @@ def _orientation(image: Image.Image) -> int:
     return next((turn for turn in TURNS if turn == orientation), 1)
 
 
-def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+def _from_array(array: npt.NDArray[Any], order: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim == 3 and array.shape[2] == 4 and not array[:, :, 3].any():
@@ -224,4 +239,9 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
             "the fourth channel is 0 everywhere, which means that every pixel is transparent. "
             "If that channel is a filler, as in RGBX frames of a camera, pass array[:, :, :3]"
         )
-    return Image.fromarray(np.ascontiguousarray(array))
+    array = np.ascontiguousarray(array)
+    if order == "bgr" and array.ndim == 3:
+        # Pillow swaps the channels while it copies them, which takes a third of the time that numpy takes.
+        mode, raw = ("RGB", "BGR") if array.shape[2] == 3 else ("RGBA", "BGRA")
+        return Image.frombuffer(mode, (array.shape[1], array.shape[0]), array, "raw", raw, 0, 1)
+    return Image.fromarray(array)

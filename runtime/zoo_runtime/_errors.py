@@ -7,6 +7,7 @@ ZooRuntimeError
 │   ├── CorruptPicture        the file is truncated or damaged
 │   ├── PictureTooLarge       the picture has more pixels than the limit allows, or does not fit into memory
 │   └── UnsupportedPicture    the pixels cannot be converted to 8 bits (32-bit floats, Lab), or an array is not uint8
+├── CameraError               a camera, a stream or a video cannot be opened, or its package is missing
 ├── NotWritten                a result cannot be saved: no permission, or a full disk
 ├── NotMeasured               a process that was started in order to measure its time has failed
 └── ModelError
@@ -53,6 +54,10 @@ class UnsupportedPicture(PictureError):
 
     32-bit floats and Lab colors cannot be converted, because no rule says how to scale them to 0..255.
     """
+
+
+class CameraError(ZooRuntimeError):
+    """A camera, a stream or a video cannot be opened, or the package that reads it is not installed."""
 
 
 class NotWritten(ZooRuntimeError):

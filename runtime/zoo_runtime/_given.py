@@ -83,6 +83,11 @@ def local_path(text: str) -> str:
     return path[1:] if re.match(r"/[A-Za-z]:", path) else path
 
 
+def is_address(text: str) -> bool:
+    """Return whether a text is a web address, http:// or https://, and not the name of a file."""
+    return text[:8].lower().startswith(("http://", "https://")) and not os.path.lexists(text)
+
+
 def is_pattern(text: str) -> bool:
     """Return whether a path is a pattern for several files, such as `photos/*.jpg`, which no file has as its name."""
     return any(sign in text for sign in "*?[") and not os.path.lexists(text)

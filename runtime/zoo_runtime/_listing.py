@@ -10,10 +10,11 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 from ._decode import SUFFIXES
 from ._errors import NotAPicture, PictureError, PictureNotFound
-from ._given import is_pattern, local_path
+from ._given import is_address, is_pattern, local_path, shortened
 from ._kinds import advice_on, is_picture, is_readable
 from ._own import is_written_by_zoo
 
@@ -116,8 +117,12 @@ def no_picture_in(paths: Iterable[str], passed_over: PassedOver | None = None) -
 
 
 def expand(
-    paths: Iterable[str], refuse: Refuse | None = None, passed_over: PassedOver | None = None
-) -> Iterator[tuple[str, str | bytes]]:
+    paths: Iterable[str],
+    refuse: Refuse | None = None,
+    passed_over: PassedOver | None = None,
+    *,
+    allow_url: bool = False,
+) -> Iterator[tuple[str, Any]]:
     """Yield the pictures that paths stand for.
 
     A file stands for itself, whatever its ending, and so does a path that does not exist. A folder stands for every
@@ -129,10 +134,11 @@ def expand(
         refuse: Called as `refuse(path, error)` for a folder or standard input that cannot be read, an address such as
             https://, and a pattern that matches nothing. If None, the error is raised.
         passed_over: Counts the files in folders, and those that match a pattern, that are not taken for pictures.
+        allow_url: Whether http:// and https:// addresses stand for pictures. They are downloaded when they are read.
 
     Yields:
-        For each picture, its name in answers and messages, and what to decode: the path twice, or "-" and the bytes of
-        standard input.
+        For each picture, its name in answers and messages, and what to decode: the path twice, "-" and the bytes of
+        standard input, or an address and a file object that downloads it.
 
     Raises:
         PictureError: If something cannot be read and `refuse` is None.
@@ -143,6 +149,16 @@ def expand(
             if path == STANDARD_INPUT:
                 content, read = standard_input(read), True
                 yield path, content
+                continue
+            if is_address(path):
+                if not allow_url:
+                    raise PictureNotFound(
+                        f"{shortened(path)}: an address, not a file. Download the picture first, and give its path, "
+                        "or use `zoo-runtime predict --allow-url`."
+                    )
+                from ._url import Download, without_password
+
+                yield without_password(path), Download(path)
                 continue
             local = local_path(path)
             several = is_pattern(local)

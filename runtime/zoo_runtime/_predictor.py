@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from ._decode import Source, decode
+from ._decode import Source, check_order, decode
 from ._drift import DriftCounter
 from ._errors import ModelNotFound, PictureError, ProviderNotStarted
 from ._limit import MAX_PIXELS, check_max_pixels
@@ -186,33 +186,41 @@ class Predictor:
         return self._threads or usable_cores()
 
     @overload
-    def __call__(self, source: list[_S] | tuple[_S, ...]) -> list[Prediction]: ...
+    def __call__(self, source: list[_S] | tuple[_S, ...], *, order: str = "rgb") -> list[Prediction]: ...
 
     @overload
-    def __call__(self, source: Source) -> Prediction: ...
+    def __call__(self, source: Source, *, order: str = "rgb") -> Prediction: ...
 
-    def __call__(self, source: Source | list[_S] | tuple[_S, ...]) -> Prediction | list[Prediction]:
+    def __call__(
+        self, source: Source | list[_S] | tuple[_S, ...], *, order: str = "rgb"
+    ) -> Prediction | list[Prediction]:
         """Predict the classes of one picture, or of each picture in a list or tuple.
 
         Args:
             source: A picture in any form that `zoo_runtime.decode` accepts, or a list or tuple of such pictures.
+            order: The order of the colors in arrays: "rgb", or "bgr" for frames of OpenCV.
 
         Returns:
             A Prediction. For a list or tuple, a list with one Prediction per picture, in the same order.
 
         Raises:
             PictureError: If a picture cannot be read. For a list or tuple, this is the error of the first such picture.
+            ValueError: If `order` is neither "rgb" nor "bgr".
         """
         if isinstance(source, (list, tuple)):
             predictions = []
-            for result in list(self.predict_each(source)):
+            for result in list(self.predict_each(source, order=order)):
                 if isinstance(result, PictureError):
                     raise result
                 predictions.append(result)
             return predictions
-        return self._answers([self.decode(source)], self._network.session)[0]  # type: ignore[return-value]
+        check_order(order)
+        decoded = self.decode(source) if order == "rgb" else self.decode(source, order=order)
+        return self._answers([decoded], self._network.session)[0]  # type: ignore[return-value]
 
-    def predict_each(self, sources: Iterable[Source], *, batch_size: int = 8) -> Iterator[Prediction | PictureError]:
+    def predict_each(
+        self, sources: Iterable[Source], *, batch_size: int = 8, order: str = "rgb"
+    ) -> Iterator[Prediction | PictureError]:
         """Predict the classes of many pictures, in batches. A picture that cannot be read does not stop the others.
 
         If `sources` is a list or tuple that is longer than one batch, several threads share the work. Their number is
@@ -229,14 +237,16 @@ class Predictor:
         Args:
             sources: Pictures, each in any form that `zoo_runtime.decode` accepts.
             batch_size: Number of pictures that go through the network at once.
+            order: The order of the colors in arrays: "rgb", or "bgr" for frames of OpenCV.
 
         Yields:
             For each picture, in order, a Prediction, or a PictureError if the picture cannot be read.
 
         Raises:
             TypeError: If `sources` is one picture instead of many.
-            ValueError: If `batch_size` is below 1.
+            ValueError: If `batch_size` is below 1, or `order` is neither "rgb" nor "bgr".
         """
+        check_order(order)
         if isinstance(sources, (str, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
             raise TypeError(
                 "predict_each takes many pictures. For one picture, call the predictor itself: predictor(picture)."
@@ -244,10 +254,10 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")
         if isinstance(sources, (list, tuple)) and len(sources) > batch_size:
-            return self._share_out(sources, batch_size)
-        return self._by_turns(iter(sources), batch_size)
+            return self._share_out(sources, batch_size, order)
+        return self._by_turns(iter(sources), batch_size, order)
 
-    def _by_turns(self, sources: Iterator[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
+    def _by_turns(self, sources: Iterator[Source], batch_size: int, order: str) -> Iterator[Prediction | PictureError]:
         """Read and decode one batch at a time, run the network on it, and yield the result for each of its pictures.
 
         The next batch is read only after all results for the current batch have been yielded.
@@ -257,10 +267,11 @@ class Predictor:
             while batch := list(itertools.islice(sources, batch_size)):
                 if len(batch) > 1 and pool is None:
                     pool = stack.enter_context(_pool(self._workers))
-                decoded = pool.map(self._try_decode, batch) if pool else map(self._try_decode, batch)
+                run = pool.map if pool else map
+                decoded = run(self._try_decode, batch, itertools.repeat(order))
                 yield from self._answers(list(decoded), self._network.session)
 
-    def _share_out(self, sources: Sequence[Source], batch_size: int) -> Iterator[Prediction | PictureError]:
+    def _share_out(self, sources: Sequence[Source], batch_size: int, order: str) -> Iterator[Prediction | PictureError]:
         """Divide the pictures into batches, and process the batches on several threads.
 
         Each thread decodes one batch at a time and runs the network on it. The results are yielded in the order of the
@@ -269,7 +280,7 @@ class Predictor:
         session = self._network.session_for_lists(self._workers)
 
         def work(start: int) -> list[Prediction | PictureError]:
-            decoded = [self._try_decode(source) for source in sources[start : start + batch_size]]
+            decoded = [self._try_decode(source, order) for source in sources[start : start + batch_size]]
             return self._answers(decoded, session)
 
         starts = iter(range(0, len(sources), batch_size))
@@ -318,11 +329,12 @@ class Predictor:
         paths = list_pictures(folder)
         yield from zip(paths, self.predict_each(paths, batch_size=batch_size), strict=True)
 
-    def decode(self, source: Source) -> npt.NDArray[np.uint8]:
+    def decode(self, source: Source, *, order: str = "rgb") -> npt.NDArray[np.uint8]:
         """Decode a picture to the pixels that this network expects.
 
         Args:
             source: A picture in any form that `zoo_runtime.decode` accepts.
+            order: The order of the colors in arrays: "rgb", or "bgr" for frames of OpenCV.
 
         Returns:
             A uint8 array (height, width, channels), values 0..255.
@@ -330,7 +342,7 @@ class Predictor:
         Raises:
             PictureError: If the picture cannot be read. `zoo_runtime.decode` lists the subclasses of this error.
         """
-        return decode(source, self.info.image, max_pixels=self._max_pixels)
+        return decode(source, self.info.image, max_pixels=self._max_pixels, order=order)
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Run the network on decoded pictures, and return the probability of each class.
@@ -371,9 +383,10 @@ class Predictor:
                 f"Received: {pixels.dtype} {pixels.shape}."
             )
 
-    def _try_decode(self, source: Source) -> npt.NDArray[np.uint8] | PictureError:
+    def _try_decode(self, source: Source, order: str) -> npt.NDArray[np.uint8] | PictureError:
         try:
-            return self.decode(source)
+            # Subclasses of users may override `decode` without the later argument.
+            return self.decode(source) if order == "rgb" else self.decode(source, order=order)
         except PictureError as error:
             return error
 

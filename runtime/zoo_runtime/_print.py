@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import sys
+import time
 from collections.abc import Sequence
 
-from ._decode import printable
-from ._errors import PictureError, PictureTooLarge
-from ._format import ModelInfo
-from ._given import LONGEST_PATH, shortened
-from ._limit import MAX_PIXELS, with_option_names
+from ._errors import PictureError
+from ._limit import MAX_PIXELS
 from ._listing import PassedOver, expand, no_picture_in
-from ._predictor import Prediction, Predictor
+from ._predictor import Predictor
+from ._rows import answer, answer_text, failure, failure_text, utc
+from ._rows import one_line as one_line
 from ._session import Provider
 from ._trust import Trust, known_coverage
 
@@ -28,6 +28,8 @@ def print_predictions(
     providers: Sequence[Provider] | None = None,
     max_pixels: int = MAX_PIXELS,
     coverage: float | None = None,
+    csv: str | None = None,
+    allow_url: bool = False,
 ) -> int:
     """Predict the classes of pictures, and print one line per picture.
 
@@ -37,7 +39,8 @@ def print_predictions(
 
     Args:
         model: Path of an exported file, or of the folder that holds it.
-        paths: Pictures, folders of pictures, patterns such as `photos/*.jpg`, and `-` for standard input.
+        paths: Pictures, folders of pictures, patterns such as `photos/*.jpg`, `-` for standard input and, with
+            `allow_url`, web addresses.
         top: How many classes to print per picture, likeliest first. None means only the predicted labels if the output
             is text, and all classes if it is JSON.
         as_json: Print one JSON object per picture instead of text.
@@ -45,6 +48,9 @@ def print_predictions(
         providers: See `Predictor`.
         max_pixels: See `Predictor`.
         coverage: Also print the label set of each picture; see `Prediction.labels_at`. None prints no sets.
+        csv: Path of a table to which a row per picture is added; "-" prints the table in place of the text. None writes
+            no table.
+        allow_url: Whether to download pictures from http:// and https:// addresses.
 
     Returns:
         The exit code: 0, or 1 if a picture or a folder could not be read.
@@ -55,25 +61,41 @@ def print_predictions(
         ValueError: If `threads`, `providers` or `max_pixels` has a value that is not allowed. See `Predictor`. If the
             file has no label sets with this coverage.
         PictureNotFound: If the paths contain no picture, although all folders can be read.
+        NotWritten: If the table cannot be written, or is a table of something else.
     """
     failed = False
-
-    def refuse(path: str, error: PictureError) -> None:
-        nonlocal failed
-        failed = True
-        print_error(path, error, as_json)
+    is_text = not as_json and csv != "-"
 
     predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels)
     if coverage is not None:
         known_coverage(Trust.from_json(predictor.info.trust).sets, coverage)
-    passed_over = PassedOver()
-    listed = list(expand(paths, refuse, passed_over))
-    results = predictor.predict_each([source for _, source in listed])
-    for (name, _), result in zip(listed, results, strict=True):
-        if isinstance(result, PictureError):
-            refuse(name, result)
-        else:
-            _print_prediction(name, result, predictor.info, top, coverage, as_json)
+    with contextlib.ExitStack() as stack:
+        table = None
+        if csv is not None:
+            from ._watch.outputs import Table
+
+            table = stack.enter_context(contextlib.closing(Table(csv, predictor.info)))
+
+        def refuse(path: str, error: PictureError) -> None:
+            nonlocal failed
+            failed = True
+            if table is not None:
+                table.write({"time": utc(time.time()), **failure(path, error)})
+            print_error(path, error, as_json)
+
+        passed_over = PassedOver()
+        listed = list(expand(paths, refuse, passed_over, allow_url=allow_url))
+        results = predictor.predict_each([source for _, source in listed])
+        for (name, _), result in zip(listed, results, strict=True):
+            if isinstance(result, PictureError):
+                refuse(name, result)
+                continue
+            if table is not None:
+                table.write({"time": utc(time.time()), **answer(name, result, predictor.info)})
+            if as_json:
+                print(json.dumps(answer(name, result, predictor.info, top, coverage)), flush=True)
+            elif is_text:
+                print(one_line(f"{name}: {answer_text(result, predictor.info, top, coverage)}"), flush=True)
     if not listed and not failed:
         raise no_picture_in(paths, passed_over)
     if passed_over:
@@ -82,65 +104,12 @@ def print_predictions(
     return 1 if failed else 0
 
 
-def prediction_json(result: Prediction, info: ModelInfo, top: int | None, coverage: float | None) -> dict[str, object]:
-    """Return an answer as a dictionary that `json.dumps` accepts: the object of `predict --json` without its path.
-
-    Args:
-        result: The answer.
-        info: The metadata of the file that gave it.
-        top: How many classes to return, likeliest first. None means all, in the order of the file.
-        coverage: Also return the label set with this coverage. None returns none.
-
-    Raises:
-        ValueError: If the file has no label sets with this coverage.
-    """
-    answer: dict[str, object] = {
-        "label": result.label,
-        "confidence": result.confidence,
-        "probabilities": dict(result.top(top)) if top else result.probabilities,
-    }
-    if info.task == "multilabel":
-        answer["labels"] = list(result.labels)
-    if info.trust:
-        answer["unknown"] = result.unknown
-    if result.outlier_score is not None:
-        answer |= {"outlier_score": result.outlier_score, "outlier": result.outlier}
-    if coverage is not None:
-        answer["sets"] = {f"{coverage:g}": list(result.labels_at(coverage))}
-    return answer
-
-
-def _print_prediction(
-    path: str, result: Prediction, info: ModelInfo, top: int | None, coverage: float | None, as_json: bool
-) -> None:
-    if as_json:
-        print(json.dumps({"path": path, **prediction_json(result, info, top, coverage)}), flush=True)
-        return
-    sets = [] if coverage is None else [result.labels_at(coverage)]
-    # A multi-label network shows the labels that apply. With --top, it shows the likeliest in any case.
-    count = top or (len(result.labels) if info.task == "multilabel" else 1)
-    shown = "  ".join(f"{label} {p:.4f}" for label, p in result.top(count)) or "no class"
-    shown = f"unknown ({shown})" if result.unknown else shown
-    for labels in sets:
-        shown += f"  {{{', '.join(labels)}}}"
-    shown += "  (unlike the training pictures)" if result.outlier else ""
-    print(one_line(f"{path}: {shown}"), flush=True)
-
-
 def print_error(path: str, error: PictureError, as_json: bool) -> None:
     """Print why a picture cannot be read: to standard error or, with `as_json`, as JSON to standard output."""
-    message = str(error)
-    if isinstance(error, PictureTooLarge):
-        message = with_option_names(message)
     if as_json:
-        path = path if len(path) <= LONGEST_PATH else shortened(path)
-        print(json.dumps({"path": path, "error": type(error).__name__, "message": message}), flush=True)
-        return
-    # A name that is no path can be a page of base64 text.
-    shown = path if os.path.lexists(path) else shortened(path)
-    for name in (path, shown, "the data given"):
-        message = message.removeprefix(f"{printable(name)}: ").removeprefix(f"{name!r} ")
-    print(one_line(f"{shown}: {message}"), file=sys.stderr)
+        print(json.dumps(failure(path, error)), flush=True)
+    else:
+        print(failure_text(path, error), file=sys.stderr)
 
 
 def format_accuracy(accuracy: float, interval: Sequence[float], pictures: int | None = None) -> str:
@@ -163,12 +132,3 @@ def format_accuracy(accuracy: float, interval: Sequence[float], pictures: int | 
         exact += 1
     count = "" if pictures is None else f", {pictures} picture{'s' * (pictures != 1)}"
     return f"{accuracy:.{exact}f} ({low:.{decimals}f} to {high:.{decimals}f} with 95 % confidence{count})"
-
-
-def one_line(text: str) -> str:
-    """Replace the unprintable characters of a string with escape sequences.
-
-    Each picture is printed on one line. If a file name has a line break, the rest of the name would otherwise look like
-    the line of another picture.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

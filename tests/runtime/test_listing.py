@@ -150,7 +150,8 @@ def test_addresses(predict, album):
     code, out, err = predict("https://example.org/cat.jpg", (album / "a.png").as_uri())
     assert code == 1 and out[0].startswith(f"{album / 'a.png'}: red ")
     assert err == [
-        "https://example.org/cat.jpg: an address, not a file. Download the picture first, and give its path."
+        "https://example.org/cat.jpg: an address, not a file. Download the picture first, and give its path, "
+        "or use `zoo-runtime predict --allow-url`."
     ]
 
 

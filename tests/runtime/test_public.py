@@ -16,6 +16,7 @@ import zoo_runtime
 from zoo_runtime import cli
 
 NAMES = {
+    "CameraError",
     "IGNORED",
     "INPUT",
     "MAX_PIXELS",
@@ -45,6 +46,7 @@ NAMES = {
     "UnknownSchema",
     "UnknownTask",
     "UnsupportedPicture",
+    "Vote",
     "ZooRuntimeError",
     "__version__",
     "check",
@@ -52,6 +54,7 @@ NAMES = {
     "decode",
     "format_accuracy",
     "format_pixels",
+    "frames",
     "highest_level",
     "is_picture",
     "is_quarantine",
@@ -74,7 +77,7 @@ def test_all_is_exactly_these_names():
     assert len(zoo_runtime.__all__) == len(NAMES)
 
 
-LAZY = {"format_accuracy", "print_predictions"}
+LAZY = {"Vote", "format_accuracy", "frames", "print_predictions"}
 """Names that are imported on first use."""
 
 
@@ -103,7 +106,7 @@ def test_suffixes_are_lower_case_endings():
     [
         ("PictureError", "PictureNotFound NotAPicture CorruptPicture PictureTooLarge UnsupportedPicture"),
         ("ModelError", "ModelNotFound CorruptModel NotAnExport UnknownSchema UnknownTask ProviderNotStarted"),
-        ("ZooRuntimeError", "PictureError ModelError NotWritten NotMeasured"),
+        ("ZooRuntimeError", "PictureError ModelError CameraError NotWritten NotMeasured"),
     ],
 )
 def test_error_tree(base, names):

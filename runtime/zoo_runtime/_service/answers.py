@@ -10,7 +10,7 @@ from typing import Any
 
 from .._errors import CorruptPicture, NotAPicture, PictureError, PictureTooLarge, UnsupportedPicture
 from .._limit import with_option_names
-from .._print import prediction_json
+from .._rows import prediction_json
 from .limits import Refused
 from .metrics import Metrics
 from .models import Model

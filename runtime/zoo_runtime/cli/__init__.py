@@ -25,6 +25,7 @@ COMMANDS = {
     "tune": "find the settings that suit this machine",
     "drift": "compare pictures with the training pictures",
     "serve": "answer pictures over HTTP, with a page to try it",
+    "watch": "label what a camera sees, or new pictures in a folder",
 }
 
 

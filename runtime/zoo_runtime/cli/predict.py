@@ -21,6 +21,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--coverage", type=float, metavar="C", help=COVERAGE_HELP)
     command.add_argument("--json", action="store_true", help="print one JSON object per picture")
+    command.add_argument("--csv", metavar="FILE", help="also add a row per picture to a table; - prints the table")
+    command.add_argument(
+        "--allow-url", action="store_true", help="download pictures from http:// and https:// addresses"
+    )
     add_predictor_options(command)
 
 
@@ -28,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     from .._errors import ModelError
     from .._print import print_predictions
 
+    if options.json and options.csv == "-":
+        options.usage("--json and --csv - both print to standard output. Give --csv a file, or leave one of them out.")
     try:
         return print_predictions(
             options.model,
@@ -35,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
             top=options.top,
             as_json=options.json,
             coverage=options.coverage,
+            csv=options.csv,
+            allow_url=options.allow_url,
             **predictor_options(options),
         )
     except ValueError as error:
