@@ -154,6 +154,7 @@ function showAnswer(answer, about) {
   part("label").textContent = titleOf(answer);
   part("label").classList.toggle("unsure", answer.labels.length === 0);
   part("note").textContent = noteOf(answer);
+  part("outlier").hidden = !answer.outlier;
   showBars(answer);
   showDetails(answer, about);
 }
@@ -191,13 +192,6 @@ function showBars(answer) {
 function showDetails(answer, about) {
   const list = part("details");
   list.replaceChildren();
-  if (answer.outlier) {
-    const warning = document.createElement("p");
-    warning.className = "outlier wide";
-    warning.textContent =
-      "This picture is unlike the training pictures. It may be of none of the classes, blurred or dark.";
-    list.append(warning);
-  }
   const rows = Object.entries(answer.sets).map(([coverage, names]) => [
     `${+(100 * coverage).toFixed(1)} % label set`,
     names.join(", ") || "empty: the network has seldom been so unsure",
@@ -239,6 +233,7 @@ const camera = new Camera(part("video"), {
     part("flip").hidden = !(on && camera.several);
     if (on) {
       shown = null;
+      for (const each of earlier) each.button.removeAttribute("aria-current");
       part("picture").hidden = part("empty").hidden = true;
     } else {
       part("picture").hidden = !shown;

@@ -83,10 +83,9 @@ function readJpeg(bytes) {
   const parts = [bytes.subarray(0, 2)];
   let at = 2;
   while (at + 4 <= bytes.length) {
-    if (bytes[at] !== 0xff) throw new PictureError("This JPEG file is damaged: a segment does not begin where it should.");
     const marker = bytes[at + 1];
-    if (marker === 0xff) {
-      at += 1; // a fill byte
+    if (bytes[at] !== 0xff || marker === 0xff || marker === 0) {
+      at += 1; // a fill byte, or bytes between segments, which decoders skip
       continue;
     }
     if (marker === 0xda) {
