@@ -18,6 +18,7 @@ from zoo.errors import UsageError
 PACKAGE = "onnxruntime-web"
 # The version that zoo's tests use, and the digest of its .tgz file that the npm registry publishes.
 VERSION = "1.30.0"
+FILENAME = f"{PACKAGE}-{VERSION}.tgz"
 SHA512 = (
     "ab4cbe26baedba45d2cec05610c71c55fa97db92d19a8b171c5f8269126683ca"
     "590a5cdc57bb2f35ce2b298de32f4d956fb42644c0ecd528a0a91e025c07ca61"
@@ -52,6 +53,8 @@ def read(package: Path) -> OrtWeb:
         UsageError: The path does not exist, or is not this package, or the package lacks one of the files.
     """
     try:
+        if not package.exists():
+            raise ValueError("nothing is there")
         if package.is_dir():
             folder = next(each for each in (package, package / "package", package.parent) if _is_root(each))
             return _read(package, lambda name: (folder / name).read_bytes())

@@ -117,8 +117,8 @@ def write(model: Path, folder: Path, engine: OrtWeb, *, title: str, replace: boo
         WriteError: The folder cannot be written. The earlier page is kept.
         zoo_runtime.ModelError: The exported file cannot be used.
     """
+    info = Predictor(model, tuned=False).info
     content = model.read_bytes()
-    info = Predictor(content).info
     folder = Path(os.path.realpath(folder))
     check_place(folder, replace=replace, info=info)
     page = _files(content, info, engine, title)

@@ -44,9 +44,8 @@ def registry() -> str:
 
 def package() -> fetch.OtherFile:
     """Describe the npm package of onnxruntime-web on the npm registry."""
-    name = f"{ort_web.PACKAGE}-{ort_web.VERSION}.tgz"
-    url = f"{registry()}/{ort_web.PACKAGE}/-/{name}"
-    return fetch.OtherFile(url, name, f"sha512:{ort_web.SHA512}", ort_web.BYTES)
+    url = f"{registry()}/{ort_web.PACKAGE}/-/{ort_web.FILENAME}"
+    return fetch.OtherFile(url, ort_web.FILENAME, f"sha512:{ort_web.SHA512}", ort_web.BYTES)
 
 
 def find_engine(given: Path | None, reporter: Reporter) -> ort_web.OrtWeb:
