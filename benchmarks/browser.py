@@ -3,8 +3,8 @@
     python benchmarks/browser.py MODEL PICTURES...
 
 PICTURES are files or folders; of a folder, --count pictures are drawn at random. Prints how many labels agree, how far
-the probabilities and the pixels lie apart, and the names of the worst pictures. Exits with 1 if a label differs although
-the two likeliest classes lie more than 0.05 apart, or if the median difference of the probabilities is above 0.02.
+the probabilities and the pixels lie apart, and the worst picture. Exits with 1 if a label differs although the two
+likeliest classes lie more than 0.05 apart, or if the median difference of the probabilities is above 0.02.
 
 Needs `pip install playwright` and Chromium (Debian: `apt-get install chromium`); CHROMIUM names another browser file.
 """

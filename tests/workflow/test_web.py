@@ -200,7 +200,7 @@ def test_what_is_no_exported_file_makes_no_page(export, tmp_path):
     done = export(what=other)
     assert done.code == 1 and "model.keras" in done.err and "not an exported file" in done.err
     done = export(what="nothing")
-    assert done.code == 1 and "nothing" in done.err
+    assert done.code == 2 and "there is no run 'nothing'" in done.err
     assert not (tmp_path / "page").exists()
 
 

@@ -215,7 +215,7 @@ def test_pixels_are_those_of_pillow_bit_for_bit(browser, served, write):
         stream = io.BytesIO()
         mode = "RGBA" if compared % 7 == 6 else "RGB"
         pixels = rng.integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
-        Image.fromarray(pixels, mode).save(stream, "PNG", exif=exif)
+        Image.fromarray(pixels).save(stream, "PNG", exif=exif)
         wanted = decode(stream.getvalue(), spec).astype(int).ravel()
         given = page.evaluate(code, [base64.b64encode(stream.getvalue()).decode(), spec.to_json()])
         assert np.abs(wanted - given).max() <= (1 if mode == "RGBA" else 0), (spec, width, height, exif[0x0112])

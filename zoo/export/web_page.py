@@ -83,9 +83,9 @@ def _record(folder: Path) -> dict[str, Any] | None:
     """Return what zoo recorded about a page, or None if zoo did not write the folder."""
     with contextlib.suppress(OSError, ValueError):
         record = json.loads((folder / RECORD).read_text("utf-8"))
-        if isinstance(record, dict) and isinstance(record.get("files"), dict):
-            if isinstance(record.get("classes"), list):
-                return record
+        kinds = {"files": dict, "classes": list}
+        if isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+            return record
     return None
 
 
