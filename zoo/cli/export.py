@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.console import ConsoleReporter, load_registry
+from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.options import (
     allow_chance_option,
@@ -88,7 +88,55 @@ def show_variants(result: ExportResult) -> int:
 @replace_option
 @runs_option
 @exported_option
-def export(
+@click.option(
+    "--web",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also make a page that labels pictures in a browser: a folder for any web server. A finished run is not "
+    "exported again, and an exported file can be given instead.",
+)
+@click.option(
+    "--ort-web",
+    type=click.Path(path_type=Path),
+    metavar="TGZ|FOLDER",
+    help="The npm package onnxruntime-web for the page (default: downloaded once, and kept in the cache).",
+)
+def export(what: str, web: Path | None, ort_web: Path | None, **values: Any) -> int:
+    """Export a run or a published classifier; see `_export`. If `web` is given, also make a page for browsers.
+
+    Returns:
+        The exit code: 1 if a variant was refused or the network has learned nothing, else 0.
+    """
+    if web is None:
+        if ort_web is not None:
+            raise click.UsageError("--ort-web goes with --web FOLDER, the folder for the page.")
+        return _export(what, **values)[0]
+    from zoo.export import web_page
+    from zoo.workflow import web as workflow
+
+    chosen = [request for request in variant_requests(dict(values)) if request]
+    if len(chosen) > 1:
+        raise click.UsageError("--web makes a page for one file. Give it with one of --int8 and --fp16 at a time.")
+    web_page.check_place(web, replace=values["replace"])
+    reporter = ConsoleReporter()
+    engine = workflow.find_engine(ort_web, reporter)
+    free = {"what", "web", "ort_web", "name", "replace", "runs", "exported"}
+    found = None
+    if not any(typed_again(key, value) for key, value in values.items() if key not in free):
+        found = workflow.find_exported(what, values["exported"], values["runs"])
+    if found is None:
+        code, target = _export(what, **values)
+        if target is None:
+            return code
+        found = target, target.parent.name
+    title = values["name"] or found[1]
+    sizes = workflow.write(found[0], web, engine, reporter, title=title, replace=values["replace"])
+    click.echo(f"Page       {web} ({sum(sizes.values()) / 1e6:.1f} MB, for {found[0]})")
+    click.echo(f"Try it     python -m http.server --directory {quoted(str(web))} 8000, then open http://localhost:8000")
+    return 0
+
+
+def _export(
     what: str,
     top: bool,
     size: tuple[int, int] | None,
@@ -102,14 +150,15 @@ def export(
     runs: Path,
     exported: Path,
     **values: Any,
-) -> int:
+) -> tuple[int, Path | None]:
     """Export a finished run again, or export a published classifier if `top` is True.
 
     If the options request variants (smaller files, such as int8), zoo makes these variants of the run, and leaves the
     run's float32 export unchanged.
 
     Returns:
-        The exit code: 1 if a variant was refused or the network has learned nothing, else 0.
+        The exit code of `export`, and the path of the exported file: of the last variant if there are any. None if
+        nothing was put in place.
     """
     typed = _typed()
     variants, reading = variant_requests(values), reading_values(values)
@@ -149,11 +198,12 @@ def export(
             result = workflow.export_run(folder, registry, reporter, **options)
         target = result.exported
         if target is None:
-            return show_refusal(result) or show_variants(result)
+            paths = [path for _, path in result.variants if path]
+            return show_refusal(result) or show_variants(result), paths[-1] if paths else None
         if size or best_so_far or wanted_precision is not None:
             _show_table(result)
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    return 0, target
 
 
 def _export_best_so_far(

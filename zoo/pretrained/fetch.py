@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from zoo import files
@@ -24,6 +25,26 @@ from zoo.pretrained import download, network
 RECORDED = ".sha256"
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class OtherFile:
+    """Describes a published file that holds neither weights nor class names. Mirror and cache keep it like weights.
+
+    Args:
+        url: The address of the file.
+        filename: The name of the file in a mirror or cache.
+        hash: "ALGORITHM:HEX" of the file, with an algorithm that `hashlib` knows.
+        bytes: The size of the file in bytes.
+    """
+
+    url: str
+    filename: str
+    hash: str
+    bytes: int
+
+
+PublicFile: TypeAlias = Weights | ClassIndex | OtherFile
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,7 @@ class WeightsFile:
     sha256: str
 
 
-def find_local(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
+def find_local(entry: PublicFile) -> tuple[Path, str] | None:
     """Look for a file in the mirror, zoo's cache and Keras's cache. The file is not read, and nothing is downloaded.
 
     Args:
@@ -69,7 +90,7 @@ def find_local(entry: Weights | ClassIndex) -> tuple[Path, str] | None:
     return None
 
 
-def waiting_label(entry: Weights | ClassIndex, what: str) -> str:
+def waiting_label(entry: PublicFile, what: str) -> str:
     """Return what to show until the first bytes of a file arrive that `find` or `find_file` will get.
 
     Args:
@@ -143,8 +164,8 @@ def _in_use(found: WeightsFile) -> WeightsFile:
     return found
 
 
-def find_file(entry: ClassIndex, progress: Progress | None = None, say: Say | None = None) -> Path:
-    """Find or download a file that names classes, and check its hash.
+def find_file(entry: ClassIndex | OtherFile, progress: Progress | None = None, say: Say | None = None) -> Path:
+    """Find or download a file that holds no weights, and check its hash.
 
     Args:
         entry: Describes the file.
@@ -199,7 +220,7 @@ def mirror_problem() -> str:
     return f"ZOO_WEIGHTS_DIR names {str(folder)!r}, which holds no weights files." if empty else ""
 
 
-def advice(entry: Weights | ClassIndex) -> str:
+def advice(entry: PublicFile) -> str:
     """Return a sentence that tells the user where to download a file by hand, and into which folder to put it."""
     named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "
     facts = [files.size_text(entry.bytes)] if entry.bytes else []
@@ -225,7 +246,7 @@ def digest_of(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
-def _get(entry: Weights | ClassIndex, progress: Progress | None, say: Say | None) -> tuple[Path, str, str]:
+def _get(entry: PublicFile, progress: Progress | None, say: Say | None) -> tuple[Path, str, str]:
     """Find a file locally or download it, and check it.
 
     Returns:
@@ -245,7 +266,7 @@ def _get(entry: Weights | ClassIndex, progress: Progress | None, say: Say | None
     return path, "download", _download(entry, path, progress, say)
 
 
-def _checked(path: Path, entry: Weights | ClassIndex, recorded: str | None) -> str:
+def _checked(path: Path, entry: PublicFile, recorded: str | None) -> str:
     """Check the hash of a file, and return the sha256 of the file in hex.
 
     The file must have the published hash. If no hash is published, the file must have the recorded hash. If there is no
@@ -285,7 +306,7 @@ def _recorded(path: Path) -> str | None:
     return f"sha256:{digest}"
 
 
-def _download(entry: Weights | ClassIndex, path: Path, progress: Progress | None, say: Say | None) -> str:
+def _download(entry: PublicFile, path: Path, progress: Progress | None, say: Say | None) -> str:
     """Download a file, check it, and move it to its final path.
 
     If another process downloads the same file, this one waits and uses the result.
@@ -328,7 +349,7 @@ def _other_folder(error: OSError) -> str:
     return f"{advice} ZOO_CACHE name a folder {'on a larger disk' if full else 'that you may write to'}"
 
 
-def _transferred(transfer: download.Transfer, unfinished: Path, entry: Weights | ClassIndex, path: Path) -> str:
+def _transferred(transfer: download.Transfer, unfinished: Path, entry: PublicFile, path: Path) -> str:
     """Run a transfer, check the file, and move it to its final path. Return its sha256 in hex.
 
     An unfinished file that turns out to be wrong is removed, so that it cannot spoil the next attempt. A file that was
@@ -364,7 +385,7 @@ def _transferred(transfer: download.Transfer, unfinished: Path, entry: Weights |
     return digest
 
 
-def _accepted(file: Path, entry: Weights | ClassIndex, path: Path, md5: str) -> str:
+def _accepted(file: Path, entry: PublicFile, path: Path, md5: str) -> str:
     """Check a downloaded file before it gets its final name. Return its sha256 in hex.
 
     Args:
@@ -398,7 +419,7 @@ def _accepted(file: Path, entry: Weights | ClassIndex, path: Path, md5: str) -> 
     return digest
 
 
-def _refuse_other_files(file: Path, entry: Weights | ClassIndex) -> None:
+def _refuse_other_files(file: Path, entry: PublicFile) -> None:
     """Check that a downloaded file has the expected size and format.
 
     A server can send a different file with the status 200, such as the login page of a hotel's network.

@@ -233,6 +233,7 @@ def _with_data(entry: Entry, names: Mapping[str, str]) -> Entry:
 
 def _published(registry: Registry) -> dict[str, str]:
     """Return what the published files are, by their names."""
+    from zoo.export import ort_web
     from zoo.plugin import Weights
 
     found: dict[str, list[str]] = {}
@@ -240,6 +241,7 @@ def _published(registry: Registry) -> dict[str, str]:
         found.setdefault(each.filename, []).append(each.id)
         if each.class_index is not None:
             found[each.class_index.filename] = ["class names"]
+    found[ort_web.FILENAME] = [f"{ort_web.PACKAGE}, for pages"]
     return {name: ", ".join(dict.fromkeys(ids)) for name, ids in found.items()}
 
 
