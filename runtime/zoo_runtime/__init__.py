@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from ._decode import SUFFIXES, decode, highest_level
 from ._drift import DriftCounter, Shift, pixel_figures
 from ._errors import (
+    BadSignature,
     CorruptModel,
     CorruptPicture,
     ModelError,
@@ -20,6 +21,7 @@ from ._errors import (
     NotAnExport,
     NotAPicture,
     NotMeasured,
+    NotUpdated,
     NotWritten,
     PictureError,
     PictureNotFound,
@@ -27,6 +29,7 @@ from ._errors import (
     ProviderNotStarted,
     UnknownSchema,
     UnknownTask,
+    UnsafeModel,
     UnsupportedPicture,
     ZooRuntimeError,
 )
@@ -50,6 +53,7 @@ __all__ = [
     "MAX_PIXELS",
     "OUTPUT",
     "SUFFIXES",
+    "BadSignature",
     "CheckResult",
     "CorruptModel",
     "CorruptPicture",
@@ -61,6 +65,7 @@ __all__ = [
     "NotAPicture",
     "NotAnExport",
     "NotMeasured",
+    "NotUpdated",
     "NotWritten",
     "Pairs",
     "PictureError",
@@ -73,6 +78,7 @@ __all__ = [
     "Shift",
     "UnknownSchema",
     "UnknownTask",
+    "UnsafeModel",
     "UnsupportedPicture",
     "ZooRuntimeError",
     "__version__",

@@ -21,6 +21,7 @@ NAMES = {
     "MAX_PIXELS",
     "OUTPUT",
     "SUFFIXES",
+    "BadSignature",
     "CheckResult",
     "CorruptModel",
     "CorruptPicture",
@@ -32,6 +33,7 @@ NAMES = {
     "NotAPicture",
     "NotAnExport",
     "NotMeasured",
+    "NotUpdated",
     "NotWritten",
     "Pairs",
     "PictureError",
@@ -44,6 +46,7 @@ NAMES = {
     "Shift",
     "UnknownSchema",
     "UnknownTask",
+    "UnsafeModel",
     "UnsupportedPicture",
     "ZooRuntimeError",
     "__version__",
@@ -102,8 +105,12 @@ def test_suffixes_are_lower_case_endings():
     "base, names",
     [
         ("PictureError", "PictureNotFound NotAPicture CorruptPicture PictureTooLarge UnsupportedPicture"),
-        ("ModelError", "ModelNotFound CorruptModel NotAnExport UnknownSchema UnknownTask ProviderNotStarted"),
-        ("ZooRuntimeError", "PictureError ModelError NotWritten NotMeasured"),
+        (
+            "ModelError",
+            "ModelNotFound CorruptModel NotAnExport UnsafeModel BadSignature UnknownSchema UnknownTask "
+            "ProviderNotStarted",
+        ),
+        ("ZooRuntimeError", "PictureError ModelError NotWritten NotMeasured NotUpdated"),
     ],
 )
 def test_error_tree(base, names):
