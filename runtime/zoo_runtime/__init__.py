@@ -46,6 +46,8 @@ from ._version import __version__
 
 if _TYPE_CHECKING:
     from ._print import format_accuracy, print_predictions
+    from ._signature import Signer, verify_signature
+    from ._update import Updated, rollback, update
 
 __all__ = [
     "IGNORED",
@@ -76,10 +78,12 @@ __all__ = [
     "ProviderNotStarted",
     "Settings",
     "Shift",
+    "Signer",
     "UnknownSchema",
     "UnknownTask",
     "UnsafeModel",
     "UnsupportedPicture",
+    "Updated",
     "ZooRuntimeError",
     "__version__",
     "check",
@@ -98,16 +102,31 @@ __all__ = [
     "pixel_figures",
     "print_predictions",
     "record",
+    "rollback",
     "time_pairs",
+    "update",
+    "verify_signature",
     "versions",
     "with_option_names",
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import what formats and prints text on its first use, because most programs do not need it."""
-    if name in ("format_accuracy", "print_predictions"):
-        from . import _print
+# Names that are imported on their first use, because most programs do not need them, and where they are.
+_LATER = {
+    "format_accuracy": "_print",
+    "print_predictions": "_print",
+    "Signer": "_signature",
+    "verify_signature": "_signature",
+    "Updated": "_update",
+    "rollback": "_update",
+    "update": "_update",
+}
 
-        return getattr(_print, name)
+
+def __getattr__(name: str) -> object:
+    """Import what formats text, checks signatures or replaces files on its first use."""
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,10 +44,12 @@ NAMES = {
     "ProviderNotStarted",
     "Settings",
     "Shift",
+    "Signer",
     "UnknownSchema",
     "UnknownTask",
     "UnsafeModel",
     "UnsupportedPicture",
+    "Updated",
     "ZooRuntimeError",
     "__version__",
     "check",
@@ -66,7 +68,10 @@ NAMES = {
     "pixel_figures",
     "print_predictions",
     "record",
+    "rollback",
     "time_pairs",
+    "update",
+    "verify_signature",
     "versions",
     "with_option_names",
 }
@@ -77,7 +82,7 @@ def test_all_is_exactly_these_names():
     assert len(zoo_runtime.__all__) == len(NAMES)
 
 
-LAZY = {"format_accuracy", "print_predictions"}
+LAZY = {"format_accuracy", "print_predictions", "Signer", "Updated", "rollback", "update", "verify_signature"}
 """Names that are imported on first use."""
 
 

@@ -24,6 +24,8 @@ COMMANDS = {
     "bench": "measure speed and memory on this machine",
     "tune": "find the settings that suit this machine",
     "drift": "compare pictures with the training pictures",
+    "update": "put a new file in the place of the present one",
+    "rollback": "go back to the file before the latest update",
 }
 
 
