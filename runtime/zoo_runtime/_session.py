@@ -178,10 +178,12 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
     quiet: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if settings.providers != ("cpu",):
         quiet = contextlib.redirect_stdout(sys.stderr)
+    # Otherwise it would try the processor a second time, and print that on standard output.
+    fallback = {"enable_fallback": 0} if settings.providers == ("cpu",) else {}
     with checked(given, same_file=settings.providers == ("cpu",)) as content:
         try:
             with quiet:
-                session: Session = onnxruntime.InferenceSession(content, options, providers=providers)
+                session: Session = onnxruntime.InferenceSession(content, options, providers=providers, **fallback)
         except Exception as error:
             # ONNX Runtime's exceptions have no common base class.
             from ._foreign import explain_failure

@@ -163,6 +163,11 @@ def export(
             return show_refusal(result) or show_variants(result)
         if size or best_so_far or wanted_precision is not None:
             _show_table(result)
+    return _show_export(target, signer)
+
+
+def _show_export(target: Path, signer: Signer | None) -> int:
+    """Print where the exported file is, sign it, and return the exit code."""
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
     _sign(signer, target)
     return 0
