@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from ._decode import SUFFIXES, decode, highest_level
 from ._drift import DriftCounter, Shift, pixel_figures
 from ._errors import (
+    BadSignature,
     CameraError,
     CorruptModel,
     CorruptPicture,
@@ -21,6 +22,7 @@ from ._errors import (
     NotAnExport,
     NotAPicture,
     NotMeasured,
+    NotUpdated,
     NotWritten,
     PictureError,
     PictureNotFound,
@@ -28,6 +30,7 @@ from ._errors import (
     ProviderNotStarted,
     UnknownSchema,
     UnknownTask,
+    UnsafeModel,
     UnsupportedPicture,
     ZooRuntimeError,
 )
@@ -44,6 +47,8 @@ from ._version import __version__
 
 if _TYPE_CHECKING:
     from ._print import format_accuracy, print_predictions
+    from ._signature import Signer, verify_signature
+    from ._update import Updated, rollback, update
     from ._watch.frames import frames
     from ._watch.vote import Vote
 
@@ -53,6 +58,7 @@ __all__ = [
     "MAX_PIXELS",
     "OUTPUT",
     "SUFFIXES",
+    "BadSignature",
     "CameraError",
     "CheckResult",
     "CorruptModel",
@@ -65,6 +71,7 @@ __all__ = [
     "NotAPicture",
     "NotAnExport",
     "NotMeasured",
+    "NotUpdated",
     "NotWritten",
     "Pairs",
     "PictureError",
@@ -75,9 +82,12 @@ __all__ = [
     "ProviderNotStarted",
     "Settings",
     "Shift",
+    "Signer",
     "UnknownSchema",
     "UnknownTask",
+    "UnsafeModel",
     "UnsupportedPicture",
+    "Updated",
     "Vote",
     "ZooRuntimeError",
     "__version__",
@@ -98,24 +108,33 @@ __all__ = [
     "pixel_figures",
     "print_predictions",
     "record",
+    "rollback",
     "time_pairs",
+    "update",
+    "verify_signature",
     "versions",
     "with_option_names",
 ]
 
 
+# Names that are imported on their first use, because most programs do not need them, and where they are.
+_LATER = {
+    "format_accuracy": "_print",
+    "print_predictions": "_print",
+    "Signer": "_signature",
+    "verify_signature": "_signature",
+    "Updated": "_update",
+    "rollback": "_update",
+    "update": "_update",
+    "Vote": "_watch.vote",
+    "frames": "_watch.frames",
+}
+
+
 def __getattr__(name: str) -> object:
-    """Import what prints text or watches cameras on its first use, because most programs do not need it."""
-    if name in ("format_accuracy", "print_predictions"):
-        from . import _print
+    """Import what formats text, watches cameras, checks signatures or replaces files on its first use."""
+    if name in _LATER:
+        from importlib import import_module
 
-        return getattr(_print, name)
-    if name == "frames":
-        from ._watch.frames import frames
-
-        return frames
-    if name == "Vote":
-        from ._watch.vote import Vote
-
-        return Vote
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,10 +10,13 @@ ZooRuntimeError
 ├── CameraError               a camera, a stream or a video cannot be opened, or its package is missing
 ├── NotWritten                a result cannot be saved: no permission, or a full disk
 ├── NotMeasured               a process that was started in order to measure its time has failed
+├── NotUpdated                a new file is not put in the place of the present one, which stays
 └── ModelError
     ├── ModelNotFound         the file does not exist, cannot be read, or has changed since a predictor was pickled
     ├── CorruptModel          onnxruntime cannot load the file, or its metadata or its self-test cannot be used
     ├── NotAnExport           the file is of another kind, such as a picture, or ONNX that zoo did not export
+    ├── UnsafeModel           the file has what an exported file never has, such as external data
+    ├── BadSignature          a signature is missing, is of another key or file, or cannot be checked
     ├── UnknownSchema         the metadata of the file have a version that this runtime does not know
     ├── UnknownTask           the file has no task, or a task that this runtime does not know
     └── ProviderNotStarted    the file may be fine, but an execution provider cannot run here
@@ -68,6 +71,13 @@ class NotMeasured(ZooRuntimeError):
     """A speed measurement has failed, because the process that was timed ended with an error."""
 
 
+class NotUpdated(ZooRuntimeError):
+    """A new exported file is not put in the place of the present one, or there is no earlier file to go back to.
+
+    The present file stays as it is.
+    """
+
+
 class ModelError(ZooRuntimeError):
     """Base class of all errors about an exported file."""
 
@@ -85,6 +95,17 @@ class CorruptModel(ModelError):
 
 class NotAnExport(ModelError):
     """The file is of another kind, such as a picture or a PyTorch file, or it is an ONNX model without zoo metadata."""
+
+
+class UnsafeModel(ModelError):
+    """The file has something that exported files never have, so it is refused before ONNX Runtime opens it.
+
+    This can be external data, an operator of another maker, or a constant that asks for a huge tensor.
+    """
+
+
+class BadSignature(ModelError):
+    """The signature of the file is missing or damaged, is of another key or another file, or cannot be checked here."""
 
 
 class UnknownSchema(ModelError):

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from ._decode import SUFFIXES
-from ._errors import CorruptModel, ModelError, ModelNotFound, NotAnExport
+from ._errors import CorruptModel, ModelError, ModelNotFound, NotAnExport, UnsafeModel
 from ._onnxruntime import version
 from ._session import name_of
+from ._structure import BrokenStructure, UnsafeStructure
 
 FILE = "model.onnx"
 ONNX_START = b"\x08"
@@ -124,6 +125,50 @@ def explain_failure(model: str | bytes, reason: str) -> ModelError:
         reason: The message of ONNX Runtime.
     """
     name = name_of(model)
+    obvious = _obvious(model)
+    if obvious:
+        return obvious
+    newer = re.search(r"[Oo]pset (\d+) is .*till opset (\d+)", reason) or re.search(
+        r"IR version: (\d+), max supported IR version: (\d+)", reason
+    )
+    if newer:
+        what = "opset" if "pset" in newer[0] else "IR version"
+        return CorruptModel(
+            f"onnxruntime cannot load {name}: the file has ONNX {what} {newer[1]}, but onnxruntime {version()} knows "
+            f"{what}s up to {newer[2]}. Run `pip install --upgrade onnxruntime`."
+        )
+    return CorruptModel(f"onnxruntime cannot load {name}: {_shorter(reason)}. Copy the file again, or export it again.")
+
+
+def explain_structure(model: str | bytes, error: BrokenStructure | UnsafeStructure) -> ModelError:
+    """Return the error to raise for a file that is not handed to ONNX Runtime, because of its structure.
+
+    Args:
+        model: Path of the file, or its bytes.
+        error: What is wrong with its structure.
+    """
+    name = name_of(model)
+    obvious = _obvious(model)
+    if isinstance(error, BrokenStructure):
+        return obvious or CorruptModel(f"{name} is damaged: {error}. Copy the file again, or export it again.")
+    if isinstance(obvious, NotAnExport):
+        return NotAnExport(f"{obvious} It was not opened, because it has {error}.")
+    return UnsafeModel(
+        f"{name} has {error}. Exported files never have that, so the file was not opened. Export it again, and use no "
+        "copy from people you do not trust."
+    )
+
+
+def _obvious(model: str | bytes) -> ModelError | None:
+    """Return the error for a file that cannot be an exported file by its suffix, its size or the keys of its metadata.
+
+    Args:
+        model: Path of the file, or its bytes.
+
+    Returns:
+        The error, or None if the top level of the file is that of an exported file.
+    """
+    name = name_of(model)
     kind = _kind_by_suffix(model)
     if kind:
         return NotAnExport(f"{name} is {kind}, not an exported file. {_advice(model, kind)}")
@@ -137,21 +182,10 @@ def explain_failure(model: str | bytes, reason: str) -> ModelError:
             "Copy the file again."
         )
     if not outline.valid or not outline.graph:
-        return CorruptModel(
-            f"onnxruntime cannot load {name}: it is not an ONNX file, or it is damaged. Copy the file again. {ADVICE}"
-        )
+        return CorruptModel(f"{name} is not an ONNX file, or it is damaged. Copy the file again. {ADVICE}")
     if "zoo.schema" not in outline.keys:
         return foreign_onnx(name, outline.producer)
-    newer = re.search(r"[Oo]pset (\d+) is .*till opset (\d+)", reason) or re.search(
-        r"IR version: (\d+), max supported IR version: (\d+)", reason
-    )
-    if newer:
-        what = "opset" if "pset" in newer[0] else "IR version"
-        return CorruptModel(
-            f"onnxruntime cannot load {name}: the file has ONNX {what} {newer[1]}, but onnxruntime {version()} knows "
-            f"{what}s up to {newer[2]}. Run `pip install --upgrade onnxruntime`."
-        )
-    return CorruptModel(f"onnxruntime cannot load {name}: {_shorter(reason)}. Copy the file again, or export it again.")
+    return None
 
 
 def swapped(words: Sequence[str], model: str, paths: Sequence[str]) -> list[str] | None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
+from ._checked import checked
 from ._errors import NotWritten, ProviderNotStarted
 from ._onnxruntime import Session, built_providers, load, version
 
@@ -154,8 +155,9 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
     Raises:
         ValueError: If the installed ONNX Runtime lacks one of the requested providers.
         ModelNotFound: If there is no file at the path, or the file cannot be read.
-        CorruptModel: If ONNX Runtime cannot load the file, not even on the processor.
+        CorruptModel: If the file is damaged, or ONNX Runtime cannot load it, not even on the processor.
         NotAnExport: If the file is of another kind, such as a picture or a PyTorch file.
+        UnsafeModel: If the file has what an exported file never has, such as external data.
         ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers, or if ONNX Runtime can
             load the file on the processor, but not on the requested providers.
     """
@@ -169,25 +171,31 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not settings.arena:
         options.enable_cpu_mem_arena = False
+    # A file that is called ONNX must not be read as ONNX Runtime's own format, which is not checked here.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     given = model if isinstance(model, bytes) else os.fsdecode(model)
-    content = _readable(given)
     # ONNX Runtime prints why a provider cannot start; on standard output, that would mix with the answers.
     quiet: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if settings.providers != ("cpu",):
         quiet = contextlib.redirect_stdout(sys.stderr)
-    try:
-        with quiet:
-            session: Session = onnxruntime.InferenceSession(content, options, providers=providers)
-    except Exception as error:
-        # ONNX Runtime's exceptions have no common base class.
-        from ._foreign import explain_failure
+    # Otherwise it would try the processor a second time, and print that on standard output.
+    fallback = {"enable_fallback": 0} if settings.providers == ("cpu",) else {}
+    with checked(given, same_file=settings.providers == ("cpu",)) as content:
+        try:
+            with quiet:
+                session: Session = onnxruntime.InferenceSession(content, options, providers=providers, **fallback)
+        except Exception as error:
+            # ONNX Runtime's exceptions have no common base class.
+            from ._foreign import explain_failure
 
-        if settings.providers == ("cpu",):
-            raise explain_failure(given, str(error)) from None
-        # If the processor cannot load it either, the file is at fault.
-        open_session(model, replace(settings, providers=("cpu",)))
-        reason = str(error).strip().splitlines()[0]
-        raise ProviderNotStarted(f"onnxruntime cannot load {name_of(given)} on {_named(providers)}: {reason}") from None
+            if settings.providers == ("cpu",):
+                raise explain_failure(given, str(error)) from None
+            # If the processor cannot load it either, the file is at fault.
+            open_session(model, replace(settings, providers=("cpu",)))
+            reason = str(error).strip().splitlines()[0]
+            raise ProviderNotStarted(
+                f"onnxruntime cannot load {name_of(given)} on {_named(providers)}: {reason}"
+            ) from None
     # If a provider cannot start because a library or a device is missing, ONNX Runtime prints that and continues.
     missing = [(full, given) for full, given in providers if full not in session.get_providers()]
     if missing:
@@ -204,42 +212,6 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
 
 def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:
     return ", ".join(_short_name(full) for full, _ in providers)
-
-
-def _readable(model: str | bytes) -> str | bytes:
-    """Check that a file can be read, and is not of a known other kind. Return what ONNX Runtime can open.
-
-    ONNX Runtime cannot open a path that is not valid UTF-8. Then the content of the file is returned.
-
-    Args:
-        model: Path of the file, or its bytes.
-
-    Raises:
-        ModelNotFound: If there is no file at the path, or the file cannot be read.
-        CorruptModel: If the file is empty.
-        NotAnExport: If the file is of another kind, such as a picture or a PyTorch file.
-    """
-    content = model
-    try:
-        if isinstance(model, str):
-            with open(model, "rb") as stream:
-                start = stream.read(1)
-        else:
-            start = model[:1]
-        # Nearly every ONNX file begins with this byte, and then this import is not needed.
-        if start != b"\x08":
-            from ._foreign import refuse_foreign
-
-            refuse_foreign(model)
-        # Python marks bytes that are not UTF-8 with these characters.
-        if isinstance(model, str) and any("\udc80" <= letter <= "\udcff" for letter in model):
-            with open(model, "rb") as stream:
-                content = stream.read()
-    except (OSError, ValueError) as error:
-        from ._foreign import not_found
-
-        raise not_found(os.fsdecode(model), getattr(error, "strerror", None) or error) from None
-    return content
 
 
 def name_of(model: str | bytes) -> str:

@@ -22,6 +22,7 @@ NAMES = {
     "MAX_PIXELS",
     "OUTPUT",
     "SUFFIXES",
+    "BadSignature",
     "CheckResult",
     "CorruptModel",
     "CorruptPicture",
@@ -33,6 +34,7 @@ NAMES = {
     "NotAPicture",
     "NotAnExport",
     "NotMeasured",
+    "NotUpdated",
     "NotWritten",
     "Pairs",
     "PictureError",
@@ -43,9 +45,12 @@ NAMES = {
     "ProviderNotStarted",
     "Settings",
     "Shift",
+    "Signer",
     "UnknownSchema",
     "UnknownTask",
+    "UnsafeModel",
     "UnsupportedPicture",
+    "Updated",
     "Vote",
     "ZooRuntimeError",
     "__version__",
@@ -66,7 +71,10 @@ NAMES = {
     "pixel_figures",
     "print_predictions",
     "record",
+    "rollback",
     "time_pairs",
+    "update",
+    "verify_signature",
     "versions",
     "with_option_names",
 }
@@ -77,7 +85,8 @@ def test_all_is_exactly_these_names():
     assert len(zoo_runtime.__all__) == len(NAMES)
 
 
-LAZY = {"Vote", "format_accuracy", "frames", "print_predictions"}
+LAZY = {"Signer", "Updated", "Vote", "format_accuracy", "frames", "print_predictions", "rollback", "update"}
+LAZY.add("verify_signature")
 """Names that are imported on first use."""
 
 
@@ -105,8 +114,12 @@ def test_suffixes_are_lower_case_endings():
     "base, names",
     [
         ("PictureError", "PictureNotFound NotAPicture CorruptPicture PictureTooLarge UnsupportedPicture"),
-        ("ModelError", "ModelNotFound CorruptModel NotAnExport UnknownSchema UnknownTask ProviderNotStarted"),
-        ("ZooRuntimeError", "PictureError ModelError CameraError NotWritten NotMeasured"),
+        (
+            "ModelError",
+            "ModelNotFound CorruptModel NotAnExport UnsafeModel BadSignature UnknownSchema UnknownTask "
+            "ProviderNotStarted",
+        ),
+        ("ZooRuntimeError", "PictureError ModelError CameraError NotWritten NotMeasured NotUpdated"),
     ],
 )
 def test_error_tree(base, names):

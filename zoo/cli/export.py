@@ -32,6 +32,7 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from zoo.plugin.registry import Registry
     from zoo.workflow.export import ExportResult
+    from zoo_runtime import Signer
 
 
 def show_refusal(result: ExportResult) -> int:
@@ -86,6 +87,13 @@ def show_variants(result: ExportResult) -> int:
 @variant_options
 @name_option
 @replace_option
+@click.option(
+    "--sign",
+    "key",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Sign the exported files with this private Ed25519 key; devices check it with --require-signature.",
+)
 @runs_option
 @exported_option
 @click.option(
@@ -147,6 +155,7 @@ def _export(
     wanted_precision: float | None,
     name: str | None,
     replace: bool,
+    key: Path | None,
     runs: Path,
     exported: Path,
     **values: Any,
@@ -175,6 +184,7 @@ def _export(
         raise click.UsageError(f"--best-so-far exports the float32 file of an interrupted run. Leave out {other}.")
     if best_so_far and reading.words():
         raise click.UsageError(f"--best-so-far reads the pictures as the run does. Leave out {reading.words()[0]}.")
+    signer = _signer(key)
     registry, reporter = load_registry(), ConsoleReporter()
     target: Path | None
     asked: dict[str, Any] = {"name": name, "exported": exported, "size": size, "reading": reading, "replace": replace}
@@ -199,11 +209,33 @@ def _export(
         target = result.exported
         if target is None:
             paths = [path for _, path in result.variants if path]
+            _sign(signer, *paths)
             return show_refusal(result) or show_variants(result), paths[-1] if paths else None
         if size or best_so_far or wanted_precision is not None:
             _show_table(result)
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    _sign(signer, target)
     return 0, target
+
+
+def _signer(key: Path | None) -> Signer | None:
+    """Read the private key before anything is exported. None if the user gave none."""
+    if key is None:
+        return None
+    from zoo.workflow import signing
+
+    return signing.open_key(key, lambda: str(click.prompt(f"Passphrase of {key}", hide_input=True)))
+
+
+def _sign(signer: Signer | None, *exported: Path | None) -> None:
+    """Sign files that were exported, and print where the signatures are."""
+    if signer is None:
+        return
+    from zoo.workflow import signing
+
+    for path in exported:
+        if path is not None:
+            click.echo(f"Signature  {signing.sign(path, signer)} (key {signer.fingerprint})")
 
 
 def _export_best_so_far(

@@ -8,7 +8,7 @@ beside the new one.
 Variants and exports of another picture size that come from an earlier run are stale: a user could mistake them for
 files of the new run. They are kept, with a warning.
 
-The settings that `zoo-runtime tune` measured for the replaced file are removed.
+The settings that `zoo-runtime tune` measured for the replaced file are removed, and so is its signature.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from zoo.export import variants as kinds
 from zoo.export.variants import Variant, VariantRequest
 from zoo.reporter import Reporter
 from zoo.workflow.earlier_pictures import are_same
+from zoo.workflow.signing import signature_path
 from zoo_runtime import ModelError, ModelInfo, Predictor, format_accuracy
 
 EXPORTED_FILE = "model.onnx"
@@ -371,7 +372,7 @@ def prepare(path: Path, run: str | None, folder: Path) -> Replaced | None:
 
 
 def report(path: Path, replaced: Replaced | None, new: NewExport, info: ModelInfo, reporter: Reporter) -> None:
-    """Report what a new export has replaced, and remove the settings tuned for the earlier file.
+    """Report what a new export has replaced, and remove the signature and the tuned settings of the earlier file.
 
     A replaced export of the same run is not reported.
 
@@ -396,6 +397,11 @@ def report(path: Path, replaced: Replaced | None, new: NewExport, info: ModelInf
         with contextlib.suppress(OSError):
             tuned.unlink()
             sentences.append(f"Removed {tuned}, which was tuned for the earlier file.")
+    signature = signature_path(path)
+    if signature.is_file():
+        with contextlib.suppress(OSError):
+            signature.unlink()
+            sentences.append(f"Removed {signature}, the signature of the earlier file.")
     if sentences:
         reporter.say(" ".join(sentences))
 

@@ -26,6 +26,8 @@ COMMANDS = {
     "drift": "compare pictures with the training pictures",
     "serve": "answer pictures over HTTP, with a page to try it",
     "watch": "label what a camera sees, or new pictures in a folder",
+    "update": "put a new file in the place of the present one",
+    "rollback": "go back to the file before the latest update",
 }
 
 

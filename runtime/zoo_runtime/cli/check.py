@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .options import add_model
+from .options import KEY_HELP, add_model
 
 DESCRIPTION = (
     "Run the file's self-test: does this machine give the same pixels and probabilities as the machine that exported "
@@ -15,13 +15,21 @@ DESCRIPTION = (
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_model(command)
+    command.add_argument("--require-signature", metavar="PUB", help=KEY_HELP)
     command.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     from .._predictor import Predictor
     from .._selftest import check
+    from .._session import model_file
 
+    if options.require_signature:
+        from .._signature import verify_signature
+
+        signed_by = verify_signature(model_file(options.model), options.require_signature)
+        if not options.json:
+            print(f"signature      valid, of the key {signed_by}")
     result = check(Predictor(options.model))
     if options.json:
         print(json.dumps(vars(result)))

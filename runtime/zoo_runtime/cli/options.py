@@ -10,6 +10,8 @@ THREADS_HELP = "number of threads (default: the tuned number, or one per core)"
 PIXELS_HELP = "the largest picture to decode, width x height, such as 200M (default: 89 million pixels)"
 PROVIDERS_HELP = "where the network runs, best first: cpu, openvino, cuda, ... (default: the tuned provider, or cpu)"
 
+KEY_HELP = "refuse a file that the owner of this Ed25519 key did not sign: the file of the public key"
+
 
 def add_model(command: argparse.ArgumentParser) -> None:
     """Add the argument MODEL to a command."""

@@ -1,0 +1,165 @@
+"""Looks after the files beside an exported file when it is replaced: signature, tuned settings, model card, sbom.json.
+
+Each of them belongs to one exported file, so it moves with that file: `README.md` becomes `model.previous.README.md`.
+They are moved one after the other, behind the exported file itself. A device does not need them to start, and a reader
+can see to which file each belongs: card and bill of materials name its digest, tuned settings its size and time.
+
+The signature is different, because a device may refuse a file without one. While the files are exchanged,
+`model.onnx.sig` holds the signatures of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+
+from ._signature import MOST_BYTES, SUFFIX
+
+CURRENT, PREVIOUS = "model.onnx", "model.previous.onnx"
+SIGNATURE, TUNED = CURRENT + SUFFIX, "model.tuned.json"
+# Texts of an export that name the digest of its file.
+TEXTS = ("README.md", "sbom.json")
+_LARGEST_TEXT = 2**22
+
+
+def of(model: str) -> str | None:
+    """Return the path of the signature of an exported file; None if it has none."""
+    path = model + SUFFIX
+    return path if os.path.isfile(path) else None
+
+
+def sign_both(place: str, signature: str | None) -> None:
+    """Add the signature of the next file to that of the present one, before the files are exchanged.
+
+    Args:
+        place: The folder.
+        signature: Path of the signature of the next file; None if it has none.
+    """
+    if signature is None:
+        return
+    present = _read(os.path.join(place, SIGNATURE), MOST_BYTES)
+    added = _read(signature, MOST_BYTES)
+    if added and added not in present:
+        _write(os.path.join(place, SIGNATURE), added.rstrip() + b"\n" + present)
+
+
+def after_update(place: str, source: str) -> list[str]:
+    """Put the files beside a new file in the place of those beside the old one, which are kept.
+
+    Args:
+        place: The folder, with the old file as `model.previous.onnx`.
+        source: Path of the new file.
+
+    Returns:
+        What a user should know, in sentences.
+    """
+    notes = []
+    tuned = os.path.join(place, TUNED)
+    if os.path.exists(tuned):
+        os.replace(tuned, _previous(place, TUNED))
+        notes.append(
+            f"The settings that were tuned for the old file do not hold for the new one: `zoo-runtime tune {place}`."
+        )
+    added, both = _read(source + SUFFIX, MOST_BYTES), _read(os.path.join(place, SIGNATURE), MOST_BYTES)
+    # The signatures of the old file are what was there before `sign_both`.
+    old = both.removeprefix(added.rstrip() + b"\n") if added else both
+    _put(_previous(place, SIGNATURE), b"" if old == added else old)
+    _put(os.path.join(place, SIGNATURE), added)
+    before, now = _digest(os.path.join(place, PREVIOUS)), _digest(os.path.join(place, CURRENT))
+    for name in TEXTS:
+        path = os.path.join(place, name)
+        text = _read(path, _LARGEST_TEXT)
+        if text and before not in text:
+            # It is the user's own, or already that of the new file.
+            continue
+        _put(_previous(place, name), text)
+        new = _read(os.path.join(os.path.dirname(source), name), _LARGEST_TEXT)
+        _put(path, new if now in new else b"")
+    return notes
+
+
+def after_interruption(place: str) -> list[str]:
+    """Keep the texts beside the old file of an update that was killed before they were moved."""
+    before = _digest(os.path.join(place, PREVIOUS))
+    for name in TEXTS:
+        path = os.path.join(place, name)
+        text = _read(path, _LARGEST_TEXT)
+        if before in text:
+            _put(_previous(place, name), text)
+            _put(path, b"")
+    return []
+
+
+def after_rollback(place: str) -> list[str]:
+    """Exchange the files beside the two exported files, after these were exchanged.
+
+    Returns:
+        What a user should know, in sentences.
+    """
+    both, back = (_read(path, MOST_BYTES) for path in (os.path.join(place, SIGNATURE), _previous(place, SIGNATURE)))
+    left = both.removeprefix(back.rstrip() + b"\n") if back else both
+    _put(_previous(place, SIGNATURE), left)
+    _put(os.path.join(place, SIGNATURE), back)
+    left_digest = _digest(os.path.join(place, PREVIOUS))
+    for name in (TUNED, *TEXTS):
+        path, previous = os.path.join(place, name), _previous(place, name)
+        text = _read(path, _LARGEST_TEXT)
+        if name in TEXTS and text and left_digest not in text:
+            continue
+        other = _read(previous, _LARGEST_TEXT)
+        if text == other:
+            continue
+        _put(previous, text)
+        _put(path, other)
+    return []
+
+
+def _previous(place: str, name: str) -> str:
+    """Return the path of a file beside the previous exported file, such as `model.previous.tuned.json`."""
+    return os.path.join(place, f"model.previous.{name.removeprefix('model.')}")
+
+
+def equal(path: str, other: str) -> bool:
+    """Return whether two files exist and have the same content."""
+    sizes = [os.path.getsize(each) for each in (path, other) if os.path.isfile(each)]
+    return len(sizes) == 2 and sizes[0] == sizes[1] and _digest(path) == _digest(other)
+
+
+def _digest(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest().encode()
+    except OSError:
+        # No text contains this.
+        return b"\0"
+
+
+def _read(path: str, most: int) -> bytes:
+    """Return the content of a small file; nothing if it does not exist or cannot be read."""
+    with contextlib.suppress(OSError, ValueError), open(path, "rb") as stream:
+        return stream.read(most)
+    return b""
+
+
+def _put(path: str, content: bytes) -> None:
+    """Write a file in one step. Without content, it is removed."""
+    if content:
+        if content != _read(path, len(content) + 1):
+            _write(path, content)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+def _write(path: str, content: bytes) -> None:
+    temporary = f"{path}.part"
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
