@@ -7,6 +7,7 @@ numbers always give the same bytes, as far as the installed Pillow encodes alike
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import struct
 import zlib
@@ -266,7 +267,7 @@ def split(data: bytes, format: str) -> list[bytes]:
     else:
         places += range(16, len(data), max(16, len(data) // 20))
     bounds = sorted({place for place in places if place < len(data)} | {len(data)})
-    return [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def with_checksums(png: bytes) -> bytes:

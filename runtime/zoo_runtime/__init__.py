@@ -6,12 +6,16 @@ Example:
 
     predictor = Predictor("model.onnx")
     print(predictor("cat.jpg").label)
+
+`zoo_runtime.workshop` has what only the package `zoo` needs.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
+from ._choice import DEFAULT_FORMATS, FORMATS
 from ._decode import SUFFIXES, decode, highest_level
-from ._drift import DriftCounter, Shift, pixel_figures
+from ._drift import DriftCounter, Shift
 from ._errors import (
     CorruptModel,
     CorruptPicture,
@@ -30,30 +34,27 @@ from ._errors import (
     UnsupportedPicture,
     ZooRuntimeError,
 )
-from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
-from ._kinds import conversion_advice, is_picture, is_readable
-from ._limit import MAX_PIXELS, format_pixels, parse_pixels, with_option_names
-from ._listing import IGNORED, list_pictures
-from ._own import is_quarantine, is_written_by_zoo
-from ._pairs import Pairs, time_pairs
+from ._format import ImageSpec, ModelInfo
+from ._limit import MAX_PIXELS
+from ._listing import list_pictures
 from ._predictor import Prediction, Predictor
-from ._selftest import CheckResult, check, record, versions
-from ._session import Settings, parse_providers
+from ._selftest import CheckResult, check
+from ._session import Settings
 from ._version import __version__
 
 if _TYPE_CHECKING:
-    from ._print import format_accuracy, print_predictions
+    from ._fake import FakePredictor
 
 __all__ = [
-    "IGNORED",
-    "INPUT",
+    "DEFAULT_FORMATS",
+    "FORMATS",
     "MAX_PIXELS",
-    "OUTPUT",
     "SUFFIXES",
     "CheckResult",
     "CorruptModel",
     "CorruptPicture",
     "DriftCounter",
+    "FakePredictor",
     "ImageSpec",
     "ModelError",
     "ModelInfo",
@@ -62,7 +63,6 @@ __all__ = [
     "NotAnExport",
     "NotMeasured",
     "NotWritten",
-    "Pairs",
     "PictureError",
     "PictureNotFound",
     "PictureTooLarge",
@@ -77,31 +77,21 @@ __all__ = [
     "ZooRuntimeError",
     "__version__",
     "check",
-    "conversion_advice",
     "decode",
-    "format_accuracy",
-    "format_pixels",
     "highest_level",
-    "is_picture",
-    "is_quarantine",
-    "is_readable",
-    "is_written_by_zoo",
     "list_pictures",
-    "parse_pixels",
-    "parse_providers",
-    "pixel_figures",
-    "print_predictions",
-    "record",
-    "time_pairs",
-    "versions",
-    "with_option_names",
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import what formats and prints text on its first use, because most programs do not need it."""
-    if name in ("format_accuracy", "print_predictions"):
-        from . import _print
+def __getattr__(name: str) -> _Any:
+    """Import on first use what few programs need, and what earlier versions had here and `workshop` has now."""
+    if name == "FakePredictor":
+        from ._fake import FakePredictor
 
-        return getattr(_print, name)
+        return FakePredictor
+    if not name.startswith("_"):
+        from . import workshop
+
+        if name in workshop.__all__:
+            return getattr(workshop, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

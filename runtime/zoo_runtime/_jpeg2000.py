@@ -140,7 +140,7 @@ def _check_pieces(body: bytes, size: _Size, marker: int) -> None:
 
 
 def _scaled(tile: int, whole: int, levels: int) -> int:
-    return -(-min(tile, whole) // 2**levels)
+    return -(-min(tile, whole) // (1 << levels))
 
 
 def _end_of_part(data: bytes, place: int, size: _Size) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ._decode import printable
-from ._errors import PictureError, PictureTooLarge
+from ._errors import NotAPicture, PictureError, PictureTooLarge
 from ._format import ModelInfo
 from ._given import LONGEST_PATH, shortened
 from ._limit import MAX_PIXELS, with_option_names
@@ -27,6 +27,7 @@ def print_predictions(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
     max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] | None = None,
     coverage: float | None = None,
 ) -> int:
     """Predict the classes of pictures, and print one line per picture.
@@ -44,6 +45,7 @@ def print_predictions(
         threads: See `Predictor`.
         providers: See `Predictor`.
         max_pixels: See `Predictor`.
+        formats: See `Predictor`.
         coverage: Also print the label set of each picture; see `Prediction.labels_at`. None prints no sets.
 
     Returns:
@@ -51,9 +53,9 @@ def print_predictions(
 
     Raises:
         ModelError: If the exported file cannot be used. See `Predictor`.
-        TypeError: If `max_pixels` is not a number.
-        ValueError: If `threads`, `providers` or `max_pixels` has a value that is not allowed. See `Predictor`. If the
-            file has no label sets with this coverage.
+        TypeError: If `max_pixels` is not a number, or `formats` is not a list of names.
+        ValueError: If `threads`, `providers`, `max_pixels` or `formats` has a wrong value; see `Predictor`. Or if
+            the file has no label sets with this coverage.
         PictureNotFound: If the paths contain no picture, although all folders can be read.
     """
     failed = False
@@ -63,7 +65,7 @@ def print_predictions(
         failed = True
         print_error(path, error, as_json)
 
-    predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels)
+    predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels, formats=formats)
     if coverage is not None:
         known_coverage(Trust.from_json(predictor.info.trust).sets, coverage)
     passed_over = PassedOver()
@@ -116,7 +118,7 @@ def _print_prediction(
 def print_error(path: str, error: PictureError, as_json: bool) -> None:
     """Print why a picture cannot be read: to standard error or, with `as_json`, as JSON to standard output."""
     message = str(error)
-    if isinstance(error, PictureTooLarge):
+    if isinstance(error, (NotAPicture, PictureTooLarge)):
         message = with_option_names(message)
     if as_json:
         path = path if len(path) <= LONGEST_PATH else shortened(path)

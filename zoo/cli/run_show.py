@@ -137,6 +137,6 @@ def _result(score: Mapping[str, Any] | None) -> str:
     part = score["part"].replace("_", "-")
     if score["interval"] is None:
         return f"{part} {score['name']} {score['value']:.4f}"
-    from zoo_runtime import format_accuracy
+    from zoo_runtime.workshop import format_accuracy
 
     return f"{part} {score['name']} {format_accuracy(score['value'], score['interval'], score['pictures'])}"

@@ -138,7 +138,7 @@ def terminal(compared: Mapping[str, Any]) -> list[str]:
 
 
 def _headline_text(figure: Mapping[str, Any] | None) -> str:
-    from zoo_runtime import format_accuracy
+    from zoo_runtime.workshop import format_accuracy
 
     if figure is None:
         return "not measured on test pictures"
