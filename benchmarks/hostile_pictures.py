@@ -6,7 +6,7 @@
 
 Child processes predict, so that a crash ends one of them and not the count; then another one goes on behind the file
 that was fatal. The script ends with exit code 1 if there was a crash, an error of another kind, a file that took more
-than 2 s or 500 MB, or made-up pixels. Linux only, because it measures memory through /proc.
+than 2 s of processor time or 500 MB, or made-up pixels. Linux only, because it measures memory through /proc.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "reliability.md"
 MODEL = REPOSITORY / "exported" / "mobilenetv2_035-digits" / "model.onnx"
 START, END = "<!-- the table of hostile pictures begins -->", "<!-- the table of hostile pictures ends -->"
-MOST_SECONDS, MOST_BYTES, PATIENCE = 2.0, 500_000_000, 60
+MOST_SECONDS, MOST_BYTES, PATIENCE = 2.0, 500_000_000, 300
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def child(kind: str, count: int, seed: int, begin: int, paths: list[str] | None 
         group, data, first, must_be_whole = _file(kind, number, seed, files, paths)
         print(json.dumps({"begun": number, "group": group}), flush=True)
         forget_peak()
-        before, started = peak(), time.perf_counter()
+        before, started = peak(), time.process_time()
         try:
             pixels = predictor.decode(data)
             answer = predictor(data)
@@ -140,7 +140,7 @@ def child(kind: str, count: int, seed: int, begin: int, paths: list[str] | None 
             what = type(error).__name__
         except BaseException as error:
             what = f"escaped {error!r:.200}"
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         taken = peak() - before
         print(
             json.dumps({"group": group, "what": what, "number": number, "seconds": seconds, "bytes": taken}), flush=True
@@ -183,7 +183,7 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> tuple[str, list[dict[str, 
         for result in results
         if result["what"] not in allowed or result["seconds"] > MOST_SECONDS or result["bytes"] > MOST_BYTES
     ]
-    lines = ["| files | tried | predictions | errors by kind | crashes, hangs, made-up | longest, ms | most, MB |"]
+    lines = ["| files | tried | predictions | errors by kind | crashes, hangs, made-up | longest, CPU ms | most, MB |"]
     lines.append("|---|--:|--:|---|--:|--:|--:|")
     for group, results in rows.items():
         counts = Counter(result["what"] for result in results)

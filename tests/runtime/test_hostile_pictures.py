@@ -67,6 +67,7 @@ def test_small_files_do_not_take_minutes(name):
     assert refused or name in READ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BOMBS if "9,400" in name])
 def test_pictures_that_take_more_than_500_mb_need_a_larger_limit(name):
     with pytest.raises(PictureTooLarge, match=r"max_pixels=\d+_\d+_\d+ reads it"):
