@@ -44,7 +44,7 @@ CACHE_BYTES = 8 << 30
 CHUNK = 32
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
-DECODER = 4
+DECODER = 5
 # Endings of formats that can have 16-bit gray levels, and how many of such files are looked at.
 DEEP = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k", ".jpx"))
 DEEP_SAMPLE = 64
