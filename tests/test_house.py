@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import zoo_runtime
+import zoo_runtime.workshop
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = [REPOSITORY / "zoo", REPOSITORY / "plugins" / "zoo_plugins", REPOSITORY / "runtime" / "zoo_runtime"]
@@ -27,13 +28,15 @@ def test_zoo_uses_the_public_names_of_the_runtime_alone(path):
     used = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "zoo_runtime":
-            assert node.module == "zoo_runtime", f"line {node.lineno} imports from {node.module}"
+            assert node.module in ("zoo_runtime", "zoo_runtime.workshop"), (
+                f"line {node.lineno} imports from {node.module}"
+            )
             used |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            assert not [alias.name for alias in node.names if alias.name.startswith("zoo_runtime.")]
+            assert not [alias.name for alias in node.names if alias.name.startswith("zoo_runtime._")]
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "zoo_runtime":
             used.add(node.attr)
-    assert used <= set(zoo_runtime.__all__)
+    assert used <= {*zoo_runtime.__all__, *zoo_runtime.workshop.__all__, "workshop"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

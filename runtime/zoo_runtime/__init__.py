@@ -6,12 +6,16 @@ Example:
 
     predictor = Predictor("model.onnx")
     print(predictor("cat.jpg").label)
+
+`zoo_runtime.workshop` has what only the package `zoo` needs.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
+from ._choice import DEFAULT_FORMATS, FORMATS
 from ._decode import SUFFIXES, decode, highest_level
-from ._drift import DriftCounter, Shift, pixel_figures
+from ._drift import DriftCounter, Shift
 from ._errors import (
     BadSignature,
     CameraError,
@@ -34,29 +38,25 @@ from ._errors import (
     UnsupportedPicture,
     ZooRuntimeError,
 )
-from ._format import INPUT, OUTPUT, ImageSpec, ModelInfo
-from ._kinds import conversion_advice, is_picture, is_readable
-from ._limit import MAX_PIXELS, format_pixels, parse_pixels, with_option_names
-from ._listing import IGNORED, list_pictures
-from ._own import is_quarantine, is_written_by_zoo
-from ._pairs import Pairs, time_pairs
+from ._format import ImageSpec, ModelInfo
+from ._limit import MAX_PIXELS
+from ._listing import list_pictures
 from ._predictor import Prediction, Predictor
-from ._selftest import CheckResult, check, record, versions
-from ._session import Settings, parse_providers
+from ._selftest import CheckResult, check
+from ._session import Settings
 from ._version import __version__
 
 if _TYPE_CHECKING:
-    from ._print import format_accuracy, print_predictions
+    from ._fake import FakePredictor
     from ._signature import Signer, verify_signature
     from ._update import Updated, rollback, update
     from ._watch.frames import frames
     from ._watch.vote import Vote
 
 __all__ = [
-    "IGNORED",
-    "INPUT",
+    "DEFAULT_FORMATS",
+    "FORMATS",
     "MAX_PIXELS",
-    "OUTPUT",
     "SUFFIXES",
     "BadSignature",
     "CameraError",
@@ -64,6 +64,7 @@ __all__ = [
     "CorruptModel",
     "CorruptPicture",
     "DriftCounter",
+    "FakePredictor",
     "ImageSpec",
     "ModelError",
     "ModelInfo",
@@ -73,7 +74,6 @@ __all__ = [
     "NotMeasured",
     "NotUpdated",
     "NotWritten",
-    "Pairs",
     "PictureError",
     "PictureNotFound",
     "PictureTooLarge",
@@ -92,35 +92,19 @@ __all__ = [
     "ZooRuntimeError",
     "__version__",
     "check",
-    "conversion_advice",
     "decode",
-    "format_accuracy",
-    "format_pixels",
     "frames",
     "highest_level",
-    "is_picture",
-    "is_quarantine",
-    "is_readable",
-    "is_written_by_zoo",
     "list_pictures",
-    "parse_pixels",
-    "parse_providers",
-    "pixel_figures",
-    "print_predictions",
-    "record",
     "rollback",
-    "time_pairs",
     "update",
     "verify_signature",
-    "versions",
-    "with_option_names",
 ]
 
 
 # Names that are imported on their first use, because most programs do not need them, and where they are.
 _LATER = {
-    "format_accuracy": "_print",
-    "print_predictions": "_print",
+    "FakePredictor": "_fake",
     "Signer": "_signature",
     "verify_signature": "_signature",
     "Updated": "_update",
@@ -131,10 +115,15 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import what formats text, watches cameras, checks signatures or replaces files on its first use."""
+def __getattr__(name: str) -> _Any:
+    """Import on first use what few programs need, and what earlier versions had here and `workshop` has now."""
     if name in _LATER:
         from importlib import import_module
 
         return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    if not name.startswith("_"):
+        from . import workshop
+
+        if name in workshop.__all__:
+            return getattr(workshop, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

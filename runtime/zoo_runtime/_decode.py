@@ -28,13 +28,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from . import _jpeg
+from ._choice import check_formats
 from ._errors import CorruptPicture, NotAPicture, PictureNotFound, PictureTooLarge, UnsupportedPicture
 from ._format import ImageSpec
 from ._formats import SUFFIXES, is_jpeg, load, load_lazy, open_picture
@@ -56,7 +57,12 @@ _ORIENTATION = 0x0112
 
 
 def decode(
-    source: Source, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS, order: str = "rgb"
+    source: Source,
+    spec: ImageSpec,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    order: str = "rgb",
+    formats: Sequence[str] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decode a picture to the pixels that a network with this spec expects.
 
@@ -69,25 +75,36 @@ def decode(
             progressive one also needs 2 to 6 bytes for each of its stored pixels. A gray or black-and-white picture
             counts a quarter, and 16 bits count half. Of pictures above the default limit, a process decodes one at a
             time, so that the memory does not grow with the number of threads.
+        order: The order of the colors in an array: "rgb", or "bgr" for frames of OpenCV.
+        formats: The formats of files that are read, such as ["jpeg", "png"]. None reads `DEFAULT_FORMATS`.
 
     Returns:
         A uint8 array (height, width, channels), values 0..255, RGB or gray.
 
     Raises:
         PictureNotFound: If there is no file at the path, or the file cannot be read.
-        NotAPicture: If the file is empty, or its format is not supported.
-        CorruptPicture: If the file is truncated or damaged.
+        NotAPicture: If the file is empty, or its format is not supported, or is not among `formats`.
+        CorruptPicture: If the file is truncated or damaged, or is made so that it would take very long to read.
         PictureTooLarge: If the picture takes more memory than `max_pixels` allows, has a side of more than 65,535
             pixels, or does not fit into memory.
         UnsupportedPicture: If the pixels are 32-bit floats or Lab, if all of them are transparent, if the picture is an
             arithmetic-coded, lossless or hierarchical JPEG, if `source` is a file that was opened in text mode, or if
             `source` has a type, dtype or shape that is not listed above.
-        TypeError: If `max_pixels` is not a number.
-        ValueError: If `max_pixels` is not above 0, or `order` is neither "rgb" nor "bgr".
+        TypeError: If `max_pixels` is not a number, or `formats` is not a list of names.
+        ValueError: If `max_pixels` is not above 0, `order` is neither "rgb" nor "bgr", or a name in `formats` is
+            unknown.
     """
     check_max_pixels(max_pixels)
     check_order(order)
-    return _read(source, lambda image, orientation: finish(image, spec, orientation), spec, max_pixels, order)
+    limits = _Limits(max_pixels, check_formats(formats))
+    return _read(source, lambda image, orientation: finish(image, spec, orientation), spec, limits, order)
+
+
+class _Limits(NamedTuple):
+    """Holds what a caller allows: the largest picture in pixels of color, and the formats of files."""
+
+    max_pixels: int
+    formats: tuple[str, ...]
 
 
 def check_order(order: object) -> None:
@@ -101,24 +118,24 @@ def check_order(order: object) -> None:
 
 
 def _read(
-    source: Source, use: _Use, spec: ImageSpec | None, max_pixels: int, order: str = "rgb"
+    source: Source, use: _Use, spec: ImageSpec | None, limits: _Limits, order: str = "rgb"
 ) -> npt.NDArray[np.uint8]:
     """Load a picture, and return what `use` makes of the image and its EXIF orientation."""
     source = accept(source)
     if isinstance(source, np.ndarray):
-        return _guarded("the array", lambda: _from_image(_from_array(source, order), use, spec, max_pixels))
+        return _guarded("the array", lambda: _from_image(_from_array(source, order), use, spec, limits.max_pixels))
     if isinstance(source, Image.Image):
-        return _guarded("the image", lambda: _from_image(source, use, spec, max_pixels))
+        return _guarded("the image", lambda: _from_image(source, use, spec, limits.max_pixels))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _guarded("the data given", lambda: _from_stream(io.BytesIO(source), use, spec, max_pixels))
+        return _guarded("the data given", lambda: _from_stream(io.BytesIO(source), use, spec, limits))
     if isinstance(source, (str, os.PathLike)):
         name = printable(os.fspath(source))
         try:
             with open(source, "rb") as stream:
-                return _guarded(name, lambda: _from_stream(stream, use, spec, max_pixels))
+                return _guarded(name, lambda: _from_stream(stream, use, spec, limits))
         except (OSError, ValueError) as error:
             raise not_opened(os.fspath(source), error) from None
-    return _guarded("the file given", lambda: _from_stream(source, use, spec, max_pixels))
+    return _guarded("the file given", lambda: _from_stream(source, use, spec, limits))
 
 
 def printable(name: str | bytes) -> str:
@@ -153,7 +170,7 @@ def _guarded(name: str, work: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArra
         raise CorruptPicture(f"{name}: damaged: {reason}") from None
 
 
-def highest_level(source: Source, *, max_pixels: int = MAX_PIXELS) -> int | None:
+def highest_level(source: Source, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None) -> int | None:
     """Return the highest level of a picture with 16-bit gray levels, or None for a picture of another kind.
 
     Many cameras and scanners store 10, 12 or 14 bits in 16-bit files. If no picture of a set has a level above
@@ -162,11 +179,15 @@ def highest_level(source: Source, *, max_pixels: int = MAX_PIXELS) -> int | None
     Args:
         source: A path, the bytes of a file, a binary file object, or a Pillow image.
         max_pixels: The largest accepted picture, as for `decode`. It is loaded at its full size.
+        formats: The formats of files that are read, as for `decode`.
+
+    Returns:
+        The highest level, 0 to 65,535, or None.
 
     Raises:
         PictureError: If the picture cannot be read. `decode` lists the subclasses of this error.
-        TypeError: If `max_pixels` is not a number.
-        ValueError: If `max_pixels` is not above 0.
+        TypeError: If `max_pixels` is not a number, or `formats` is not a list of names.
+        ValueError: If `max_pixels` is not above 0, or a name in `formats` is unknown.
     """
     check_max_pixels(max_pixels)
     found: list[int | None] = []
@@ -175,15 +196,16 @@ def highest_level(source: Source, *, max_pixels: int = MAX_PIXELS) -> int | None
         found.append(highest_level_of(image))
         return np.zeros(0, np.uint8)
 
-    _read(source, look, None, max_pixels)
+    _read(source, look, None, _Limits(max_pixels, check_formats(formats)))
     return found[0]
 
 
-def _from_stream(stream: BinaryIO, use: _Use, spec: ImageSpec | None, max_pixels: int) -> npt.NDArray[np.uint8]:
+def _from_stream(stream: BinaryIO, use: _Use, spec: ImageSpec | None, limits: _Limits) -> npt.NDArray[np.uint8]:
     if not (hasattr(stream, "seekable") and stream.seekable()) or stream.tell() != 0:
         # Pillow's parsers seek to positions counted from the start of the stream.
         stream = io.BytesIO(stream.read())
-    with open_picture(stream) as image:
+    max_pixels = limits.max_pixels
+    with open_picture(stream, limits.formats) as image:
         jpeg, orientation, extra = None, 1, 0
         if is_jpeg(image):
             # Pillow turns a TIFF while loading it, and then clears the tag. A JPEG's draft size depends on the tag.

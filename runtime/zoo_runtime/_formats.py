@@ -1,8 +1,8 @@
 """Opens picture files of the supported formats, and loads their pixels or refuses them.
 
-`load` refuses damage that Pillow overlooks: `zoo_runtime._jpeg` does so for JPEG, also inside TIFF. The checksums of a
-PNG, and of a TIFF with deflate compression, are compared here. `zoo_runtime._strict` makes Pillow's own checks
-independent of its global switches.
+`load` refuses damage that Pillow overlooks: `zoo_runtime._jpeg` does so for JPEG, `_png`, `_tiff` and `_jpeg2000` for
+their formats. `open_picture` refuses files that Pillow would read for minutes. `zoo_runtime._strict` makes Pillow's own
+checks independent of its global switches. `zoo_runtime._choice` says which formats are read.
 
 HEIC pictures are read where the package pillow-heif is installed.
 """
@@ -10,47 +10,49 @@ HEIC pictures are read where the package pillow-heif is installed.
 from __future__ import annotations
 
 import importlib
-import io
 import struct
-import zlib
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from PIL import Image
 
 from . import _jpeg
+from ._choice import DEFAULT_FORMATS, FORMATS, PILLOW_NAMES, not_chosen, readable_name
 from ._errors import CorruptPicture, NotAPicture, UnsupportedPicture
 from ._given import RAW, contents
 from ._strict import strict
 
-# Other formats are left out: some need an external program (EPS), and the parsers of others are little tested.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "TGA", "DIB")
+# Other formats of Pillow are left out: some need an external program (EPS), and the parsers of others are little
+# tested. The parser of TGA tries every file, and so comes last.
+_ORDER = ("jpeg", "png", "gif", "bmp", "ppm", "webp", "tiff", "avif", "jpeg2000", "ico", "dib", "tga")
 JPEG = b"\xff\xd8\xff"
 _ENDINGS = "jpg jpeg jpe jfif mpo png apng gif bmp dib ppm pgm pbm pnm webp tif tiff avif jp2 j2k jpx ico tga"
 SUFFIXES = frozenset(f".{ending}" for ending in f"{_ENDINGS} heic heif hif".split())
 """File name endings of the supported formats, in lower case. HEIC belongs to them even if pillow-heif is missing."""
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
-_COMPRESSION, _JPEG_TABLES, _NEW_JPEG = 259, 347, 7
 # https://helpx.adobe.com/camera-raw/digital-negative.html
 _SUBFILE_TYPE, _SUB_PICTURES, _DNG_VERSION = 254, 330, 50706
-_DEFLATE = (8, 32946)
-_PIECE = 1 << 20
-_PARTS = ((273, 279), (324, 325))
+_PROGRAMS = ("EPS", "WMF", "MIC", "FPX")
 
 
-def open_picture(stream: BinaryIO) -> Any:
+def open_picture(stream: BinaryIO, formats: Sequence[str] = FORMATS) -> Any:
     """Open a picture file as `Image.open` does, but without a limit on its size and with more precise errors.
 
     `Image.open` warns above 89 megapixels and refuses above 179, whatever `max_pixels` says. This function accepts any
     size, and the caller then checks it. If a parser accepts the format but refuses the file, such as a truncated TIFF,
     `Image.open` only says "cannot identify image file". The errors of this function state the parser's reason.
 
+    Args:
+        stream: The file, opened in binary mode, at its beginning.
+        formats: The formats to read, from `zoo_runtime._choice.FORMATS`.
+
     Returns:
         A Pillow image whose pixels have not been loaded.
 
     Raises:
-        NotAPicture: If the file is empty, or its format is not supported.
-        CorruptPicture: If the parser of the file's format refuses the file.
+        NotAPicture: If the file is empty, or its format is not supported, or is not among `formats`.
+        CorruptPicture: If the parser of the file's format refuses the file, or would take very long.
         UnsupportedPicture: If the stream was opened in text mode.
     """
     prefix = stream.read(64)
@@ -59,6 +61,8 @@ def open_picture(stream: BinaryIO) -> Any:
     if not prefix:
         raise NotAPicture("the file is empty")
     if is_heic(prefix):
+        if "heic" not in formats:
+            raise NotAPicture(not_chosen("heic", formats))
         return _open_heic(stream)
     prefix = prefix[:16].ljust(16, b"\0")
     if prefix.startswith(JPEG):
@@ -67,30 +71,62 @@ def open_picture(stream: BinaryIO) -> Any:
     else:
         Image.preinit()
     refusal = None
-    for name in FORMATS:
-        if name not in Image.OPEN:
+    for name in _ORDER:
+        pillow_name = PILLOW_NAMES[name]
+        if pillow_name not in Image.OPEN:
             Image.init()
-        if name not in Image.OPEN:
+        if pillow_name not in Image.OPEN:
             continue
-        factory, accept = Image.OPEN[name]
+        factory, accept = Image.OPEN[pillow_name]
         accepted = accept is None or accept(prefix)
         if isinstance(accepted, str):
-            raise NotAPicture(f"this Pillow was built without {name} support ({accepted})")
-        if accepted:
+            raise NotAPicture(f"this Pillow was built without {pillow_name} support ({accepted})")
+        if not accepted or (accept is None and name not in formats):
+            continue
+        if name not in formats:
+            raise NotAPicture(not_chosen(name, formats))
+        try:
+            _refuse_endless(name, stream)
             stream.seek(0)
-            try:
-                image = (strict(factory) if isinstance(factory, type) else factory)(stream, "")
-                _refuse_raw(image, prefix)
-                return image
-            except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                # The parser of a format without a signature (TGA) tries every file, so its refusal means nothing.
-                if accept is not None:
-                    refusal = refusal or str(error).strip() or type(error).__name__
+            image = (strict(factory) if isinstance(factory, type) else factory)(stream, "")
+            _refuse_raw(image, prefix)
+            return image
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            # The parser of a format without a signature (TGA) tries every file, so its refusal means nothing.
+            if accept is not None:
+                refusal = refusal or str(error).strip() or type(error).__name__
     if refusal:
         raise CorruptPicture(f"damaged: {refusal}")
     stream.seek(0)
     what = contents(stream.read(132))
-    raise NotAPicture(f"{what + ', ' if what else ''}not a picture in a supported format ({', '.join(FORMATS)})")
+    raise NotAPicture(f"{what + ', ' if what else ''}not a picture in a supported format ({_listed(formats)})")
+
+
+def _listed(formats: Sequence[str]) -> str:
+    names = ", ".join(map(readable_name, formats))
+    return names if tuple(formats) != DEFAULT_FORMATS else f"{names}; formats=('default', 'tga') also reads TGA"
+
+
+def _refuse_endless(name: str, stream: BinaryIO) -> None:
+    """Refuse a file whose header Pillow would read for very long. See the modules of the formats."""
+    if name == "jpeg":
+        _jpeg.refuse_endless_head(stream)
+    elif name == "png":
+        from . import _png
+
+        _png.refuse_endless(stream)
+    elif name == "tiff":
+        from . import _tiff
+
+        _tiff.refuse_endless(stream)
+    elif name in ("gif", "ppm"):
+        from . import _headers
+
+        (_headers.refuse_endless_gif if name == "gif" else _headers.refuse_endless_ppm)(stream)
+    elif name == "jpeg2000":
+        from . import _jpeg2000
+
+        _jpeg2000.check(stream)
 
 
 def _refuse_raw(image: Any, prefix: bytes) -> None:
@@ -156,14 +192,27 @@ def load(image: Any, jpeg: tuple[bytes, _jpeg.Layout] | None = None) -> None:
     if image.format == "PNG" and tile:
         _scale_transparent_level(image, tile[0][3])
     if stream is not None and tile and image.format == "PNG":
-        _check_png(stream)
-    elif stream is not None and tile and image.format == "TIFF":
-        compression = image.tag_v2.get(_COMPRESSION)
-        if compression == _NEW_JPEG:
-            _check_tiff(stream, image.tag_v2)
-        elif compression in _DEFLATE:
-            _check_deflate(stream, image)
+        _load_png(stream, image)
+        return
+    if stream is not None and tile and image.format == "TIFF":
+        from . import _tiff
+
+        _tiff.check(stream, image)
     image.load()
+
+
+def _load_png(stream: BinaryIO, image: Any) -> None:
+    from . import _png
+
+    _png.check_checksums(stream)
+    closes, image._close_exclusive_fp_after_loading = image._close_exclusive_fp_after_loading, False
+    try:
+        image.load()
+        _png.check_rows(stream, image)
+    finally:
+        image._close_exclusive_fp_after_loading = closes
+        if closes and image._exclusive_fp:
+            stream.close()
 
 
 def load_lazy(image: Any) -> None:
@@ -173,6 +222,10 @@ def load_lazy(image: Any) -> None:
         CorruptPicture: If the file is damaged or ends early.
     """
     stream = getattr(image, "fp", None)
+    if image.format in _PROGRAMS:
+        raise UnsupportedPicture(
+            f"{image.format} is not read, because Pillow starts another program for it. Save it as PNG first"
+        )
     if stream is None:
         image.load()
     elif is_jpeg(image):
@@ -181,6 +234,12 @@ def load_lazy(image: Any) -> None:
         if image._exclusive_fp and image._close_exclusive_fp_after_loading:
             stream.close()
     else:
+        if image.format in ("JPEG2000", "PPM", "GIF") and not stream.closed:
+            # Pillow has opened the file already, but the pixels are still in it.
+            place = stream.tell()
+            if image.format == "JPEG2000":
+                _refuse_endless("jpeg2000", stream)
+            stream.seek(place)
         if image.format == "ICO" and not stream.closed:
             # Pillow loads icons while it opens them, and the switch may have been set.
             stream.seek(0)
@@ -200,62 +259,3 @@ def _scale_transparent_level(image: Any, raw_mode: Any) -> None:
         image.info["transparency"] = key * (85 if raw_mode == "L;2" else 17)
     elif isinstance(key, tuple) and raw_mode == "RGB;16B":
         image.info["transparency"] = tuple(level >> 8 for level in key)
-
-
-def _check_png(stream: BinaryIO) -> None:
-    """Raise CorruptPicture if a checksum of the coded data of a PNG is wrong. Pillow does not compare them."""
-    place = stream.tell()
-    stream.seek(8)
-    while len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
-        length = int.from_bytes(head[:4], "big")
-        if head[4:] != b"IDAT":
-            stream.seek(length + 4, io.SEEK_CUR)
-            continue
-        data, checksum = stream.read(length), stream.read(4)
-        # Pillow refuses data that end early, and says so. A file that lacks only the last checksum is complete.
-        if len(checksum) == 4 and zlib.crc32(data, zlib.crc32(b"IDAT")) != int.from_bytes(checksum, "big"):
-            raise CorruptPicture("a checksum of the coded data is wrong")
-    stream.seek(place)
-
-
-def _check_tiff(stream: BinaryIO, tags: Any) -> None:
-    """Raise CorruptPicture if a strip or tile of a TIFF is a JPEG that ends early. libtiff fills it with gray."""
-    place = stream.tell()
-    tables = bytes(tags.get(_JPEG_TABLES, b""))
-    for offsets, lengths in _PARTS:
-        for offset, length in zip(_numbers(tags, offsets), _numbers(tags, lengths), strict=False):
-            stream.seek(offset)
-            part = stream.read(length)
-            if len(part) < length or not part.startswith(JPEG[:2]):
-                raise CorruptPicture(_jpeg.ENDS_EARLY)
-            data = tables[:-2] + part[2:] if tables else part
-            try:
-                image = importlib.import_module("PIL.JpegImagePlugin").JpegImageFile(io.BytesIO(data))
-            except SyntaxError:
-                # Pillow knows no JPEG of 2 channels, for example. libtiff has the last word.
-                continue
-            _jpeg.load(image, data, _jpeg.read_layout(data))
-    stream.seek(place)
-
-
-def _check_deflate(stream: BinaryIO, image: Any) -> None:
-    """Raise CorruptPicture if a checksum of a strip or tile of a TIFF is wrong. libtiff stops before it reads them."""
-    place = stream.tell()
-    # The pixels of the whole picture, with 4 channels of 8 bytes, bound what the parts can expand to.
-    left = 32 * image.width * image.height + _PIECE
-    for offsets, lengths in _PARTS:
-        for offset, length in zip(_numbers(image.tag_v2, offsets), _numbers(image.tag_v2, lengths), strict=False):
-            stream.seek(offset)
-            data, inflater = stream.read(length), zlib.decompressobj()
-            try:
-                while data and not inflater.eof and left > 0:
-                    left -= len(inflater.decompress(data, _PIECE))
-                    data = inflater.unconsumed_tail
-            except zlib.error:
-                raise CorruptPicture("a checksum of the coded data is wrong, or they are damaged") from None
-    stream.seek(place)
-
-
-def _numbers(tags: Any, tag: int) -> tuple[int, ...]:
-    value = tags.get(tag, ())
-    return value if isinstance(value, tuple) else (value,)

@@ -40,7 +40,11 @@ ENDS_EARLY = "the file ends before the picture does"
 _DAMAGED = "the coded data are damaged"
 # A byte FF is followed by 00 within coded data. FF may be repeated before a marker, as some hardware encoders do. These
 # bytes do not belong to the coded data.
-_FILL = re.compile(rb"\xff+")
+_FILL = re.compile(rb"\xff++")
+# Everything up to the next marker. Quantifiers with a + behind them never go back, so the time is linear in the length.
+_CODED = re.compile(rb"(?:[^\xff]++|\xff++\x00)*+")
+# Everything up to the next segment: other bytes, fill bytes, and markers without a length.
+_BETWEEN = re.compile(rb"(?:[^\xff]++|\xff++[\x00\x01\xd0-\xd8])*+\xff*+")
 _END = b"\xff\xd9"
 # Begins the segment with which cameras say that further pictures follow the first one.
 _SEVERAL = b"MPF\0"
@@ -58,6 +62,15 @@ _OTHERS = b"\x02" * _AHEAD, b"\xaa" * _AHEAD, b"\x55" * _AHEAD
 _LOST = b"\0"
 # A picture of 89 megapixels has at most a third of these bytes. Other files of this size are damaged, or sparse.
 LARGEST_FILE = 2**30
+# Cameras write up to 1,600 segments, with a depth map. A file with more than this is made to take time.
+_MOST_SEGMENTS = 20_000
+_TOO_MANY_SEGMENTS = f"it has more than {_MOST_SEGMENTS:,} segments"
+_MOST_FILL = 65_536
+_LARGE_FILE = 2**20
+# libjpeg goes through all blocks of a picture for each scan, even if the scan has few bytes. Usual files have 10 scans,
+# and code a block up to 10 times. 32 million blocks take about 1 s.
+_MOST_VISITS = 16
+_MANY_BLOCKS = 32_000_000
 # More bytes than this behind the last block, which are not all alike, are data that got out of step.
 _LEFT_OVER = 64
 
@@ -117,6 +130,24 @@ def read_file(stream: BinaryIO) -> bytes:
     return stream.read()
 
 
+def refuse_endless_head(stream: BinaryIO) -> None:
+    """Raise CorruptPicture if the segments before the first scan are so many that Pillow would read them for minutes.
+
+    Only files of more than 1 MB are looked at, because others cannot take long.
+    """
+    if stream.seek(0, os.SEEK_END) <= _LARGE_FILE:
+        return
+    data, place = read_file(stream), 2
+    for _ in range(_MOST_SEGMENTS):
+        code = _BETWEEN.match(data, place).end()  # type: ignore[union-attr]
+        if code - place > _MOST_FILL:
+            raise CorruptPicture(f"more than {_MOST_FILL:,} bytes between its segments mean nothing")
+        if code >= len(data) - 3 or data[code] in (0xDA, 0xD9):
+            return
+        place = code + 1 + max(2, data[code + 1] << 8 | data[code + 2])
+    raise CorruptPicture(_TOO_MANY_SEGMENTS)
+
+
 def read_layout(data: bytes, exact: bool = False) -> Layout:
     """Read the markers of a JPEG file, up to the end of its first picture.
 
@@ -128,18 +159,17 @@ def read_layout(data: bytes, exact: bool = False) -> Layout:
     Raises:
         CorruptPicture: If a marker segment is damaged or cut off.
     """
-    layout, place, size = Layout(exact=exact), 2, len(data)
+    layout, place, size, segments = Layout(exact=exact), 2, len(data), 0
     while True:
-        place = data.find(b"\xff", place)
-        while 0 <= place < size - 1 and data[place + 1] in (0xFF, 0x00):
-            place = data.find(b"\xff", place + 1)
-        if place < 0 or place >= size - 3:
+        place = _BETWEEN.match(data, place).end() - 1  # type: ignore[union-attr]
+        if place < 0 or place >= size - 3 or data[place] != 0xFF:
             return layout
+        segments += 1
+        if segments > _MOST_SEGMENTS:
+            raise CorruptPicture(_TOO_MANY_SEGMENTS)
         marker, place = data[place + 1], place + 2
         if marker == 0xD9:
             return layout
-        if 0xD0 <= marker <= 0xD8 or marker == 0x01:
-            continue
         start, length = place + 2, data[place] << 8 | data[place + 1]
         place += length
         if length < 2 or place > size:
@@ -189,8 +219,9 @@ def _read_scan(layout: Layout, data: bytes, body: bytes, start: int) -> int:
         return scan.end
     layout.exact = True
     end, code = _next_marker(data, start)
+    units = _count_units(layout, scan.components) if layout.components else 0
     while end >= 0 and 0xD0 <= data[code] <= 0xD7:
-        if data[code] != 0xD0 + len(scan.restarts) % 8:
+        if data[code] != 0xD0 + len(scan.restarts) % 8 or len(scan.restarts) > units:
             raise CorruptPicture(_DAMAGED)
         scan.restarts.append(end)
         end, code = _next_marker(data, code + 1)
@@ -202,17 +233,10 @@ def _read_scan(layout: Layout, data: bytes, body: bytes, start: int) -> int:
 
 def _next_marker(data: bytes, place: int) -> tuple[int, int]:
     """Return where the next marker within or behind coded data begins, and where its code is. (-1, -1) means none."""
-    start = data.find(b"\xff", place)
-    while 0 <= start < len(data) - 1:
-        code = start + 1
-        if data[code] == 0xFF:
-            code = _FILL.match(data, code).end()  # type: ignore[union-attr]
-            if code == len(data):
-                break
-        if data[code]:
-            return start, code
-        start = data.find(b"\xff", code + 1)
-    return -1, -1
+    start = code = _CODED.match(data, place).end()  # type: ignore[union-attr]
+    while code < len(data) and data[code] == 0xFF:
+        code = _FILL.match(data, code).end()  # type: ignore[union-attr]
+    return (start, code) if code < len(data) else (-1, -1)
 
 
 def _is_simple(layout: Layout) -> bool:
@@ -227,9 +251,20 @@ def coefficient_bytes(layout: Layout) -> int:
     """
     if not layout.scans or _is_simple(layout):
         return 0
+    return 128 * _count_blocks(layout, bytes(2))
+
+
+def _count_blocks(layout: Layout, components: bytes) -> int:
+    """Return the number of blocks of a scan. Several components count as all of them."""
     blocks = sum(horizontal * vertical for horizontal, vertical in layout.components.values())
-    # Two identifiers name no component alone, so this counts groups of blocks of all components.
-    return 128 * blocks * _count_units(layout, bytes(2))
+    return _count_units(layout, components) * (blocks if len(components) > 1 else 1)
+
+
+def _refuse_endless_scans(layout: Layout) -> None:
+    """Raise CorruptPicture if the scans code each block so often that decoding would take minutes."""
+    visits = sum(_count_blocks(layout, scan.components) for scan in layout.scans)
+    if visits > max(_MANY_BLOCKS, _MOST_VISITS * _count_blocks(layout, bytes(2))):
+        raise CorruptPicture(f"its {len(layout.scans):,} scans would take very long, as in no usual file")
 
 
 def _refuse_missing_parts(layout: Layout) -> None:
@@ -317,6 +352,7 @@ def _decode_exactly(image: Any, data: bytes, layout: Layout) -> None:
     if not layout.scans or (not layout.ended and data.endswith(_LOST)):
         raise CorruptPicture(ENDS_EARLY)
     _refuse_missing_parts(layout)
+    _refuse_endless_scans(layout)
     _decode_once(image, data, layout, _PADDING)
     for padding in _OTHERS if not layout.ended else () if _is_simple(layout) else _OTHERS[:1]:
         second = _blank(image, tile, config)

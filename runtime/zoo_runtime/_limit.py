@@ -28,9 +28,17 @@ MAX_SIDE = 65_535
 # Pillow keeps a pixel of color in 4 bytes.
 _COLOR_BYTES = 4
 _MODE_BYTES = {"1": 1, "L": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+# The most memory that a picture of `MAX_PIXELS` may take, with what its decoder and its conversion to RGB need.
+_MOST_BYTES = 500_000_000
+# Measured bytes per pixel of whole files, with all copies that live at the same time (benchmarks/hostile_pictures.py).
+_WHOLE_BYTES = {"WEBP": 15.3, "JPEG2000": 18.6, "AVIF": 9.0, "HEIF": 7.1}
+# Black and white becomes gray. Alpha is laid over white, and CMYK and the like become RGB, in a second picture.
+_CONVERTED = {"1": 2.1, "L": 1.0, "I;16": 3.0, "I;16L": 3.0, "I;16B": 3.0, "I;16N": 3.0, "RGB": 4.0, "P": 5.1}
+_TWO_PICTURES = 8.6
 # Patterns that are compiled on use, because importing this module must be quick.
 _PIXELS = r"(\d{1,15}(?:\.\d+)?)\s*([KMG]?)(?:P|PX|PIXELS?)?"
 _ARGUMENT = r"(?<=set by )max_pixels\b|(?<=; )max_pixels=([\d_]+)"
+_FORMATS_ARGUMENT = r"(?<=; )formats=\(([^()]*)\)"
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 # A lock for each process. A forked process must not wait for a thread that it does not have.
 _LOCKS: dict[int, threading.Lock] = {}
@@ -57,8 +65,10 @@ def format_pixels(pixels: int) -> str:
 def with_option_names(message: str) -> str:
     """Return the message of an error with the options of the commands in place of the arguments of `Predictor`.
 
-    For example, "max_pixels=108_000_000" becomes "--max-pixels 108M".
+    For example, "max_pixels=108_000_000" becomes "--max-pixels 108M", and "formats=('jpeg', 'png')" becomes
+    "--formats jpeg,png".
     """
+    message = re.sub(_FORMATS_ARGUMENT, lambda m: f"--formats {re.sub('[^a-z0-9,]', '', m[1]).strip(',')}", message)
     return re.sub(_ARGUMENT, lambda m: "--max-pixels" + (f" {format_pixels(int(m[1]))}" if m[1] else ""), message)
 
 
@@ -98,7 +108,10 @@ def check_size(image: Image.Image, max_pixels: int, extra: int = 0) -> AbstractC
         PictureTooLarge: If the picture takes too much memory. The message has a limit that is high enough.
     """
     width, height = image.size
-    needed = width * height * _MODE_BYTES.get(image.mode, _COLOR_BYTES) + extra
+    kept = width * height * _MODE_BYTES.get(image.mode, _COLOR_BYTES) + extra
+    whole = _whole_bytes(image)
+    # Below the most memory, `max_pixels` means the picture alone, as a program expects that knows its size.
+    needed = max(kept, whole * MAX_PIXELS * _COLOR_BYTES // _MOST_BYTES) if whole > _MOST_BYTES else kept
     if max(width, height) > MAX_SIDE:
         raise PictureTooLarge(f"{width} x {height} has a side of more than {MAX_SIDE} pixels")
     if needed > max_pixels * _COLOR_BYTES:
@@ -108,9 +121,30 @@ def check_size(image: Image.Image, max_pixels: int, extra: int = 0) -> AbstractC
         if needed == width * height * _COLOR_BYTES:
             raise PictureTooLarge(f"{width} x {height} is more than {limit}")
         kind = "as a progressive JPEG" if extra else f"in mode {image.mode}"
+        if image.format in _WHOLE_BYTES:
+            kind = f"as {image.format}"
         raise PictureTooLarge(
             f"{width} x {height} {kind} takes as much memory as {equal} pixels of color. That is more than {limit}"
         )
     if needed <= MAX_PIXELS * _COLOR_BYTES:
         return contextlib.nullcontext()
     return _LOCKS.setdefault(os.getpid(), threading.Lock())
+
+
+def _whole_bytes(image: Any) -> int:
+    """Return the most memory in bytes that the file of an opened image takes while it is decoded.
+
+    An image that a program has loaded itself counts as nothing, because its memory is there already.
+    """
+    if image.format is None:
+        return 0
+    pixels = image.width * image.height
+    per_pixel = _CONVERTED.get(image.mode, _TWO_PICTURES)
+    if "transparency" in image.info and image.mode in ("L", "RGB"):
+        per_pixel = _TWO_PICTURES
+    parts = 0
+    if image.format == "TIFF" and hasattr(image, "tag_v2"):
+        from . import _tiff
+
+        parts = _tiff.part_bytes(image.tag_v2)
+    return int(pixels * max(per_pixel, _WHOLE_BYTES.get(image.format, 0))) + parts

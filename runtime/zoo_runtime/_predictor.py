@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
+from ._choice import check_formats
 from ._decode import Source, check_order, decode
 from ._drift import DriftCounter
 from ._errors import ModelNotFound, PictureError, ProviderNotStarted
@@ -106,6 +107,8 @@ class Predictor:
             was tuned.
         tuned: Whether to use the tuned settings. If `model` is bytes, there are no tuned settings.
         max_pixels: The largest accepted size of a decoded picture, in pixels of color; see `zoo_runtime.decode`.
+        formats: The formats of picture files that are read, such as ("jpeg", "png"); see `zoo_runtime.decode`. None
+            means the common ones, `zoo_runtime.DEFAULT_FORMATS`.
         drift: True counts figures of all pictures, such as their brightness, in the attribute `drift`. This takes about
             1 ms per picture.
 
@@ -115,11 +118,12 @@ class Predictor:
         info: The metadata of the file, a `ModelInfo`.
         settings: The settings of the network, a `Settings`.
         max_pixels: The argument of this name. It may be changed at any time.
+        formats: The names of the formats that are read. They may be changed at any time.
 
     Raises:
-        TypeError: If `max_pixels` is not a number.
-        ValueError: If `threads` or `max_pixels` is out of range, `providers` does not have the form described above, or
-            the installed ONNX Runtime lacks one of the providers.
+        TypeError: If `max_pixels` is not a number, or `formats` is not a list of names.
+        ValueError: If `threads` or `max_pixels` is out of range, `formats` has an unknown name, `providers`
+            does not have the form described above, or the installed ONNX Runtime lacks one of the providers.
         ProviderNotStarted: If a provider cannot start and "cpu" is not listed, or if the providers cannot load a file
             that the processor can load.
         ModelNotFound: If there is no file at the path, or the file cannot be read.
@@ -145,9 +149,11 @@ class Predictor:
         arena: bool | None = None,
         tuned: bool = True,
         max_pixels: int = MAX_PIXELS,
+        formats: Sequence[str] | None = None,
         drift: bool = False,
     ) -> None:
         self.max_pixels = max_pixels
+        self.formats = formats
         source = _model_of(model)
         options: dict[str, Any] = {"threads": threads, "providers": providers, "spinning": spinning, "arena": arena}
         given = {key: value for key, value in options.items() if value is not None}
@@ -180,6 +186,15 @@ class Predictor:
     def max_pixels(self, value: int) -> None:
         check_max_pixels(value)
         self._max_pixels = value
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats of picture files that are read, names from `zoo_runtime.FORMATS`."""
+        return self._formats
+
+    @formats.setter
+    def formats(self, value: Sequence[str] | None) -> None:
+        self._formats = check_formats(value)
 
     @property
     def _workers(self) -> int:
@@ -342,7 +357,7 @@ class Predictor:
         Raises:
             PictureError: If the picture cannot be read. `zoo_runtime.decode` lists the subclasses of this error.
         """
-        return decode(source, self.info.image, max_pixels=self._max_pixels, order=order)
+        return decode(source, self.info.image, max_pixels=self._max_pixels, order=order, formats=self._formats)
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Run the network on decoded pictures, and return the probability of each class.
@@ -366,8 +381,8 @@ class Predictor:
             pixels: As for `probabilities`.
 
         Returns:
-            The probabilities (batch, classes) and, if the file has them, the outlier scores (batch,) and the lengths of
-            the features (batch,).
+            A list of float32 arrays: the probabilities (batch, classes) and, if the file has them, the outlier scores
+            (batch,) and the lengths of the features (batch,).
 
         Raises:
             ValueError: As for `probabilities`.

@@ -27,6 +27,7 @@ def print_predictions(
     threads: int | None = None,
     providers: Sequence[Provider] | None = None,
     max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] | None = None,
     coverage: float | None = None,
     csv: str | None = None,
     allow_url: bool = False,
@@ -47,6 +48,7 @@ def print_predictions(
         threads: See `Predictor`.
         providers: See `Predictor`.
         max_pixels: See `Predictor`.
+        formats: See `Predictor`.
         coverage: Also print the label set of each picture; see `Prediction.labels_at`. None prints no sets.
         csv: Path of a table to which a row per picture is added; "-" prints the table in place of the text. None writes
             no table.
@@ -57,16 +59,16 @@ def print_predictions(
 
     Raises:
         ModelError: If the exported file cannot be used. See `Predictor`.
-        TypeError: If `max_pixels` is not a number.
-        ValueError: If `threads`, `providers` or `max_pixels` has a value that is not allowed. See `Predictor`. If the
-            file has no label sets with this coverage.
+        TypeError: If `max_pixels` is not a number, or `formats` is not a list of names.
+        ValueError: If `threads`, `providers`, `max_pixels` or `formats` has a wrong value; see `Predictor`. Or if
+            the file has no label sets with this coverage.
         PictureNotFound: If the paths contain no picture, although all folders can be read.
         NotWritten: If the table cannot be written, or is a table of something else.
     """
     failed = False
     is_text = not as_json and csv != "-"
 
-    predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels)
+    predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels, formats=formats)
     if coverage is not None:
         known_coverage(Trust.from_json(predictor.info.trust).sets, coverage)
     with contextlib.ExitStack() as stack:

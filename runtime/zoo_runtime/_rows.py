@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._decode import printable
-from ._errors import PictureError, PictureTooLarge
+from ._errors import NotAPicture, PictureError, PictureTooLarge
 from ._format import ModelInfo
 from ._given import LONGEST_PATH, shortened
 from ._limit import with_option_names
@@ -63,7 +63,7 @@ def failure(path: str, error: PictureError) -> dict[str, Any]:
 
 def message_of(error: PictureError) -> str:
     """Return the message of an error, with the options of the commands in place of arguments of `Predictor`."""
-    return with_option_names(str(error)) if isinstance(error, PictureTooLarge) else str(error)
+    return with_option_names(str(error)) if isinstance(error, (NotAPicture, PictureTooLarge)) else str(error)
 
 
 def answer_text(result: Prediction, info: ModelInfo, top: int | None = None, coverage: float | None = None) -> str:

@@ -216,6 +216,7 @@ def test_what_zoo_chose_holds_for_the_same_network(tmp_path, monkeypatch):
 
 def test_all_options_of_a_record_become_options_again(tmp_path):
     reading = {"classes": ["a, b", "c"], "exclude": ["raw"], "columns": [], "root": "/r", "max_pixels": 1000}
+    reading["formats"] = ["jpeg", "png"]
     asked = {
         **{"reading": reading, "size": [20, 30], "weights": "/w.h5", "resize": "crop:0.5", "levels": 12},
         **{"augment": "light:flip=false", "epochs": [3, 1], "batch_size": 8, "learning_rates": [0.1], "views": 2},

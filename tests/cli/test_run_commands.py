@@ -16,7 +16,7 @@ from zoo import runs
 from zoo.cli import table
 from zoo.runs import run_lock
 from zoo.workflow import remove_runs
-from zoo_runtime import format_accuracy
+from zoo_runtime.workshop import format_accuracy
 
 OLD = "20250101T000000Z-mobilenetv2_035-aaaaaa"
 

@@ -145,7 +145,7 @@ def test_another_spec_gives_other_pixels(pictures, cache, change):
 def test_another_decoder_gives_other_pixels(pictures, cache, monkeypatch):
     load_pixels(pictures, SPEC, cache)
     here = zoo_runtime.versions()
-    monkeypatch.setattr(zoo_runtime, "versions", lambda: {**here, "libjpeg": "another"})
+    monkeypatch.setattr("zoo.data.pixels.versions", lambda: {**here, "libjpeg": "another"})
     assert not load_pixels(pictures, SPEC, cache).cached
 
 

@@ -12,7 +12,7 @@ from zoo.data.reading import ReadingOptions, format_names, parse_names
 from zoo.data.sources import open_source
 from zoo.errors import DataLayout
 
-NOT_GIVEN = {"columns": [], "root": None, "max_pixels": None}
+NOT_GIVEN = {"columns": [], "root": None, "max_pixels": None, "formats": None}
 
 
 def counts(source) -> dict[str, int]:

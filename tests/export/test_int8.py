@@ -16,7 +16,8 @@ from zoo.errors import ConversionFailed
 from zoo.evaluate.metrics import interval
 from zoo.export import int8, variants
 from zoo.reporter import Reporter
-from zoo_runtime import Pairs, Predictor
+from zoo_runtime import Predictor
+from zoo_runtime.workshop import Pairs
 
 
 @pytest.fixture

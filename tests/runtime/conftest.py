@@ -18,7 +18,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from zoo_runtime import ImageSpec, ModelInfo, Predictor, record
+from zoo_runtime import ImageSpec, ModelInfo, Predictor
+from zoo_runtime.workshop import record
 
 CLASSES = ("red", "green", "blue")
 SPEC = ImageSpec((24, 32))

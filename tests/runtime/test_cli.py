@@ -225,7 +225,7 @@ def test_info_shows_how_sure_the_accuracies_are(run, model, tmp_path, info):
     ],
 )
 def test_an_accuracy_has_as_many_decimals_as_its_interval_justifies(accuracy, interval, pictures, text):
-    from zoo_runtime import format_accuracy
+    from zoo_runtime.workshop import format_accuracy
 
     assert format_accuracy(accuracy, interval, pictures) == text
 

@@ -19,8 +19,8 @@ from zoo_runtime import (
     Predictor,
     UnsupportedPicture,
     decode,
-    parse_pixels,
 )
+from zoo_runtime.workshop import parse_pixels
 
 SPEC = ImageSpec((24, 32))
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from zoo_runtime import ImageSpec, NotAPicture, _kinds, decode, is_picture
+from zoo_runtime import ImageSpec, NotAPicture, _kinds, decode
 from zoo_runtime.cli import main
+from zoo_runtime.workshop import is_picture
 
 DICOM = bytes(128) + b"DICM" + bytes(range(250)) * 8
 

@@ -19,11 +19,9 @@ from zoo_runtime import (
     _decode,
     _limit,
     decode,
-    format_pixels,
     highest_level,
-    parse_pixels,
-    with_option_names,
 )
+from zoo_runtime.workshop import format_pixels, parse_pixels, with_option_names
 
 SPEC = ImageSpec((8, 8))
 

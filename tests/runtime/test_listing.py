@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo_runtime import IGNORED, list_pictures
+from zoo_runtime import list_pictures
 from zoo_runtime.cli import main
+from zoo_runtime.workshop import IGNORED
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from onnx import TensorProto
 from PIL import Image
 
 from zoo_runtime import (
-    INPUT,
-    OUTPUT,
     CorruptModel,
     CorruptPicture,
     ImageSpec,
@@ -37,6 +35,7 @@ from zoo_runtime import (
     UnsupportedPicture,
     list_pictures,
 )
+from zoo_runtime.workshop import INPUT, OUTPUT
 
 
 def expected(pixels: np.ndarray) -> np.ndarray:

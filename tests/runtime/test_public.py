@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -13,20 +14,21 @@ from pathlib import Path
 import pytest
 
 import zoo_runtime
+import zoo_runtime.workshop
 from zoo_runtime import cli
 
 NAMES = {
+    "DEFAULT_FORMATS",
+    "FORMATS",
     "CameraError",
-    "IGNORED",
-    "INPUT",
     "MAX_PIXELS",
-    "OUTPUT",
     "SUFFIXES",
     "BadSignature",
     "CheckResult",
     "CorruptModel",
     "CorruptPicture",
     "DriftCounter",
+    "FakePredictor",
     "ImageSpec",
     "ModelError",
     "ModelInfo",
@@ -36,7 +38,6 @@ NAMES = {
     "NotMeasured",
     "NotUpdated",
     "NotWritten",
-    "Pairs",
     "PictureError",
     "PictureNotFound",
     "PictureTooLarge",
@@ -55,26 +56,34 @@ NAMES = {
     "ZooRuntimeError",
     "__version__",
     "check",
-    "conversion_advice",
     "decode",
+    "highest_level",
+    "list_pictures",
+    "frames",
+    "rollback",
+    "update",
+    "verify_signature",
+}
+
+WORKSHOP = {
+    "IGNORED",
+    "INPUT",
+    "OUTPUT",
+    "Pairs",
+    "conversion_advice",
     "format_accuracy",
     "format_pixels",
-    "frames",
-    "highest_level",
     "is_picture",
     "is_quarantine",
     "is_readable",
     "is_written_by_zoo",
-    "list_pictures",
+    "parse_formats",
     "parse_pixels",
     "parse_providers",
     "pixel_figures",
     "print_predictions",
     "record",
-    "rollback",
     "time_pairs",
-    "update",
-    "verify_signature",
     "versions",
     "with_option_names",
 }
@@ -85,24 +94,56 @@ def test_all_is_exactly_these_names():
     assert len(zoo_runtime.__all__) == len(NAMES)
 
 
-LAZY = {"Signer", "Updated", "Vote", "format_accuracy", "frames", "print_predictions", "rollback", "update"}
-LAZY.add("verify_signature")
+LAZY = {"FakePredictor", "Signer", "Updated", "Vote", "frames", "rollback", "update", "verify_signature"}
 """Names that are imported on first use."""
 
 
 def test_every_name_exists_and_no_other_public_name_does():
-    public = {name for name in vars(zoo_runtime) if not name.startswith("_")} - {"cli"}
-    assert public | LAZY | {"__version__"} == NAMES
+    public = {name for name in vars(zoo_runtime) if not name.startswith("_")} - {"cli", "workshop"}
+    assert (public - LAZY) | LAZY | {"__version__"} == NAMES
     assert all(getattr(zoo_runtime, name) is not None for name in NAMES)
     with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
         _ = zoo_runtime.Predicter
 
 
+def test_what_only_zoo_needs_stands_apart():
+    workshop = zoo_runtime.workshop
+    assert set(workshop.__all__) == WORKSHOP and not WORKSHOP & NAMES
+    # Programs that were written for earlier versions find the names where they were.
+    assert all(getattr(zoo_runtime, name) is getattr(workshop, name) for name in WORKSHOP)
+
+
+CONSTANTS = {"DEFAULT_FORMATS", "FORMATS", "MAX_PIXELS", "SUFFIXES", "__version__"}
+
+
 def test_every_public_class_and_function_is_documented():
-    for name in NAMES - {"IGNORED", "INPUT", "OUTPUT", "MAX_PIXELS", "SUFFIXES", "__version__"}:
+    for name in NAMES - CONSTANTS:
         text = getattr(zoo_runtime, name).__doc__ or ""
         # A dataclass without a docstring gets its signature as one.
         assert text.strip() and not text.startswith(f"{name}("), name
+
+
+def test_docstrings_name_arguments_shapes_and_errors():
+    """Every public function and method says what it takes, and arrays have a dtype and a shape."""
+    for owner in sorted(NAMES - CONSTANTS):
+        value = getattr(zoo_runtime, owner)
+        members = [(owner, value)] if inspect.isfunction(value) else []
+        if inspect.isclass(value):
+            members = [(f"{owner}.{name}", each) for name, each in vars(value).items() if name[0] != "_"]
+            members += [(f"{owner}()", value.__call__)] if "__call__" in vars(value) else []
+        for name, member in members:
+            function = inspect.unwrap(getattr(member, "__func__", member))
+            if not inspect.isfunction(function):
+                continue
+            text = function.__doc__ or ""
+            assert text.strip(), name
+            given = [each for each in inspect.signature(function).parameters if each not in ("self", "cls")]
+            missing = [each for each in given if f"{each}:" not in text and f"`{each}`" not in text]
+            assert not missing, (name, missing)
+            if "NDArray" in str(function.__annotations__.get("return", "")):
+                assert re.search(r"(uint8|float32) arrays?[^.]*\(", text.partition("Returns:")[2]), name
+            if re.search(r"^\s+raise ", inspect.getsource(function), re.M):
+                assert "Raises:" in text, name
 
 
 def test_suffixes_are_lower_case_endings():
@@ -152,6 +193,7 @@ def test_nothing_is_imported_before_it_is_needed(model, pictures):
     imported = modules_after("import zoo_runtime") - needed
     assert "zoo_runtime._predictor" in imported
     assert not imported & {"onnxruntime", "argparse", "hashlib", "concurrent.futures"}
+    assert not imported & {"zoo_runtime._fake", "zoo_runtime._png", "zoo_runtime._tiff", "zoo_runtime._jpeg2000"}
     assert not imported & {"zoo_runtime.cli", "zoo_runtime._print", "zoo_runtime._bench"}
 
     code = "import sys; from zoo_runtime.cli import main; main(sys.argv[1:])"
@@ -163,7 +205,7 @@ def test_nothing_is_imported_before_it_is_needed(model, pictures):
 
 def test_print_predictions_prints_what_the_command_prints(model, pictures, capsys):
     paths = [str(pictures / "red.jpg"), str(pictures / "damaged.jpg")]
-    assert zoo_runtime.print_predictions(str(model), paths, top=2) == 1
+    assert zoo_runtime.workshop.print_predictions(str(model), paths, top=2) == 1
     ours = capsys.readouterr()
     assert cli.main(["predict", str(model), *paths, "--top", "2"]) == 1
     assert ours == capsys.readouterr()
@@ -171,11 +213,11 @@ def test_print_predictions_prints_what_the_command_prints(model, pictures, capsy
 
 
 def test_parse_providers():
-    assert zoo_runtime.parse_providers("cpu") == ["cpu"]
-    assert zoo_runtime.parse_providers(" CPU, CPUExecutionProvider") == ["CPU", "CPUExecutionProvider"]
+    assert zoo_runtime.workshop.parse_providers("cpu") == ["cpu"]
+    assert zoo_runtime.workshop.parse_providers(" CPU, CPUExecutionProvider") == ["CPU", "CPUExecutionProvider"]
     for text in ("cpu,nonsense", "nonsense", "", "cpu,"):
         with pytest.raises(ValueError, match=r"cpu.*Received: '(nonsense)?'"):
-            zoo_runtime.parse_providers(text)
+            zoo_runtime.workshop.parse_providers(text)
 
 
 def test_the_readme_names_the_lowest_versions():

@@ -14,7 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
-from zoo_runtime import CorruptPicture, ModelNotFound, PictureTooLarge, Prediction, Predictor, Settings
+from zoo_runtime import (
+    CorruptPicture,
+    ModelNotFound,
+    PictureTooLarge,
+    Prediction,
+    Predictor,
+    Settings,
+)
 
 RED = np.full((30, 40, 3), (250, 0, 0), np.uint8)
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")

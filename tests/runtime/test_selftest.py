@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo_runtime import CorruptModel, PictureError, Predictor, check, decode, record, versions
+from zoo_runtime import CorruptModel, PictureError, Predictor, check, decode
+from zoo_runtime.workshop import record, versions
 
 
 @pytest.fixture

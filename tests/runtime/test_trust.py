@@ -19,8 +19,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import zoo_runtime
-from zoo_runtime import CorruptModel, DriftCounter, ModelInfo, Predictor, UnknownSchema, pixel_figures
+from zoo_runtime import CorruptModel, DriftCounter, ModelInfo, Predictor, UnknownSchema
 from zoo_runtime.cli import main
+from zoo_runtime.workshop import pixel_figures
 
 TRUST = {
     "unknown": {"precision": 0.9, "threshold": 0.6, "coverage": 0.8},

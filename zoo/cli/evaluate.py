@@ -21,7 +21,7 @@ from zoo.cli.options import (
     runs_option,
     typed_again,
 )
-from zoo.cli.reading_options import max_pixels_option, reading_options, reading_values
+from zoo.cli.reading_options import formats_option, max_pixels_option, reading_options, reading_values
 from zoo.errors import UsageError, ZooError
 
 
@@ -73,6 +73,7 @@ def evaluate(
 )
 @click.option("--coverage", type=float, metavar="C", help="Also show label sets with this coverage: 0.9, 0.95 or 0.99.")
 @max_pixels_option
+@formats_option
 @runs_option
 @exported_option
 def predict(
@@ -84,6 +85,7 @@ def predict(
     providers: list[str] | None,
     coverage: float | None,
     max_pixels: int | None,
+    formats: tuple[str, ...] | None,
     runs: Path,
     exported: Path,
 ) -> int:
@@ -92,7 +94,8 @@ def predict(
     PATH is a picture, a folder of pictures, or - for a picture on standard input.
     """
     from zoo.workflow import evaluate as workflow
-    from zoo_runtime import MAX_PIXELS, print_predictions
+    from zoo_runtime import MAX_PIXELS
+    from zoo_runtime.workshop import print_predictions
 
     _refuse_swapped(model, paths, exported, runs)
     path = workflow.resolve_model(model, exported, runs, to_predict=True)
@@ -105,6 +108,7 @@ def predict(
             threads=threads,
             providers=providers,
             max_pixels=max_pixels or MAX_PIXELS,
+            formats=formats,
             coverage=coverage,
         )
     except ValueError as error:

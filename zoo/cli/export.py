@@ -315,7 +315,8 @@ def verify(
     check_architecture(architecture, registry)
     from zoo.data.pixels import left_out_text
     from zoo.workflow import published
-    from zoo_runtime import MAX_PIXELS, format_accuracy
+    from zoo_runtime import MAX_PIXELS
+    from zoo_runtime.workshop import format_accuracy
 
     reporter = ConsoleReporter(only_warnings=as_json)
     options: dict[str, Any] = {"size": size, "resize": resize, "max_pixels": max_pixels or MAX_PIXELS}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.values import parse_max_pixels
+from zoo.cli.values import parse_formats, parse_max_pixels
 
 if TYPE_CHECKING:
     from zoo.data.reading import ReadingOptions
@@ -69,6 +69,14 @@ max_pixels_option = click.option(
     help="The largest picture to decode, width x height, such as 200M (default: 89 million pixels).",
 )
 
+formats_option = click.option(
+    "--formats",
+    callback=parse_formats,
+    metavar="F,...",
+    help="The picture formats to read, such as jpeg,png. Default: jpeg, png, webp, gif, bmp, tiff, avif, heic, ppm. "
+    "default,jpeg2000,ico,tga,dib also reads the rare ones.",
+)
+
 # The options that say how pictures are read. Each value is a field of `zoo.data.reading.ReadingOptions`.
 READING_OPTIONS = (
     click.option(
@@ -101,6 +109,7 @@ READING_OPTIONS = (
         help="The folder from which paths in a list count. Default: the folder of the list.",
     ),
     max_pixels_option,
+    formats_option,
 )
 
 
@@ -125,6 +134,7 @@ def reading_values(values: dict[str, Any]) -> ReadingOptions:
         columns=values.pop("columns"),
         root=values.pop("root"),
         max_pixels=values.pop("max_pixels"),
+        formats=values.pop("formats"),
     )
 
 
@@ -138,9 +148,11 @@ def format_reading(option: str, value: Any) -> list[str] | None:
     if option == "--exclude":
         return [word for pattern in value for word in (option, pattern)]
     if option == "--max-pixels":
-        from zoo_runtime import format_pixels
+        from zoo_runtime.workshop import format_pixels
 
         return [option, format_pixels(value)]
+    if option == "--formats" and isinstance(value, tuple):
+        return [option, ",".join(value)]
     if option in ("--classes", "--columns") and isinstance(value, tuple):
         from zoo.data.reading import format_names
 

@@ -199,7 +199,7 @@ def _show_result(result: ExportResult, reporter: ConsoleReporter, config: Finetu
     click.echo(f"Report     {result.run.folder / 'report.html'}")
     if result.exported:
         click.echo(f"Export     {result.exported} ({result.exported.stat().st_size / 1e6:.1f} MB)")
-        limit = " ".join(ReadingOptions(max_pixels=config.reading.max_pixels).words())
+        limit = " ".join(ReadingOptions(max_pixels=config.reading.max_pixels, formats=config.reading.formats).words())
         words = [quoted(result.exported), quoted(result.sample), *([limit] if limit else [])]
         click.echo(f"Predict    zoo-runtime predict {' '.join(words)}")
     for logger, hint in result.logs:

@@ -132,7 +132,7 @@ def parse_provider_names(context: click.Context, parameter: click.Parameter, val
     """
     if value is None:
         return None
-    from zoo_runtime import parse_providers
+    from zoo_runtime.workshop import parse_providers
 
     try:
         return parse_providers(value)
@@ -173,10 +173,29 @@ def parse_max_pixels(context: click.Context, parameter: click.Parameter, value: 
     """
     if value is None:
         return None
-    from zoo_runtime import parse_pixels
+    from zoo_runtime.workshop import parse_pixels
 
     try:
         return parse_pixels(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def parse_formats(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Parse the value of --formats, such as default,jpeg2000.
+
+    Returns:
+        The names of the formats, or None if the option is not given.
+
+    Raises:
+        click.BadParameter: A name is unknown.
+    """
+    if value is None:
+        return None
+    from zoo_runtime.workshop import parse_formats
+
+    try:
+        return parse_formats(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

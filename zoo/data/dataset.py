@@ -310,6 +310,7 @@ def decode(source: sources.Source, spec: ImageSpec, reporter: Reporter) -> pixel
             files.cache() / "pixels",
             progress,
             max_pixels=source.max_pixels,
+            formats=source.formats,
             warn=reporter.warn,
             name=source.name,
         )

@@ -18,7 +18,7 @@ from zoo.data.reading import LeftOut
 from zoo.data.sources import Source
 from zoo.errors import EmptyClass, UnreadablePictures
 from zoo.reporter import Reporter, counted
-from zoo_runtime import conversion_advice, is_readable
+from zoo_runtime.workshop import conversion_advice, is_readable
 
 # How many classes and how many files are named.
 _NAMED_CLASSES = 10

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,14 +36,15 @@ from zoo.data import set_notes
 from zoo.data.memory import MappedRows, create, memory_limit
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
-from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge, conversion_advice
+from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge
+from zoo_runtime.workshop import conversion_advice, format_pixels, parse_pixels, versions, with_option_names
 
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
 CHUNK = 32
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
-DECODER = 4
+DECODER = 5
 # Endings of formats that can have 16-bit gray levels, and how many of such files are looked at.
 DEEP = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k", ".jpx"))
 DEEP_SAMPLE = 64
@@ -78,6 +79,13 @@ class Pixels:
         return [i for i in range(len(self.digests)) if i not in self.bad]
 
 
+class Limits(NamedTuple):
+    """Says which pictures are decoded: the largest in pixels of color, and the formats; None means the common ones."""
+
+    max_pixels: int
+    formats: tuple[str, ...] | None = None
+
+
 def load_pixels(
     pictures: Sequence[Picture],
     spec: ImageSpec,
@@ -85,6 +93,7 @@ def load_pixels(
     progress: Progress | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
     warn: Callable[[str], None] | None = None,
     name: str = "",
 ) -> Pixels:
@@ -98,6 +107,7 @@ def load_pixels(
         folder: The folder of the cache. It is created if it does not exist.
         progress: Called with (pictures decoded, pictures in total) during decoding; None means no calls.
         max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
+        formats: The formats of picture files to read; see `zoo_runtime.decode`. None means the common ones.
         warn: Called with a text if the cache cannot be written; None means no calls.
         name: The name of the data, which the cache notes.
 
@@ -109,18 +119,19 @@ def load_pixels(
             file changed while it was read.
     """
     digests = digests_of(pictures)
-    place = folder / _key(digests, spec, max_pixels)
-    found = _find(place, digests) or _find_usual(folder, digests, spec, max_pixels)
+    limits = Limits(max_pixels, formats)
+    place = folder / _key(digests, spec, limits)
+    found = _find(place, digests) or _find_usual(folder, digests, spec, limits)
     if found:
         return found
     try:
         try:
-            _decode_and_keep(pictures, digests, spec, max_pixels, place, progress, name)
+            _decode_and_keep(pictures, digests, spec, limits, place, progress, name)
         except FileNotFoundError:
             # Another program has removed the cache meanwhile.
-            _decode_and_keep(pictures, digests, spec, max_pixels, place, progress, name)
+            _decode_and_keep(pictures, digests, spec, limits, place, progress, name)
     except OSError as error:
-        return _in_memory(pictures, digests, spec, max_pixels, place, progress, error, warn)
+        return _in_memory(pictures, digests, spec, limits, place, progress, error, warn)
     found = _find(place, digests)
     if found is None:
         raise DataError(
@@ -133,7 +144,7 @@ def _decode_and_keep(
     pictures: Sequence[Picture],
     digests: Sequence[str],
     spec: ImageSpec,
-    max_pixels: int,
+    limits: Limits,
     place: Path,
     progress: Progress | None,
     name: str,
@@ -149,7 +160,7 @@ def _decode_and_keep(
     _make_room(folder, math.prod(shape))
     with files.scratch_folder(folder) as temporary:
         array = create(temporary / "pixels.npy", shape)
-        bad = _decode_all(pictures, digests, spec, max_pixels, array, progress)
+        bad = _decode_all(pictures, digests, spec, limits, array, progress)
         # A set that is moved to its place in the cache must be complete, even after a power cut.
         array.flush()
         # Windows cannot move a file that is mapped.
@@ -163,16 +174,13 @@ def _in_memory(
     pictures: Sequence[Picture],
     digests: Sequence[str],
     spec: ImageSpec,
-    max_pixels: int,
+    limits: Limits,
     place: Path,
     progress: Progress | None,
     error: OSError,
     warn: Callable[[str], None] | None,
 ) -> Pixels:
     """Decode pictures into memory, because the cache cannot be written.
-
-    Args:
-        error: Why the cache cannot be written.
 
     Raises:
         DataError: The pixels need too much memory.
@@ -186,7 +194,7 @@ def _in_memory(
     if warn:
         warn(f"{reason}. They stay in memory, and the next run decodes them again. To keep them, s{advice[1:]}.")
     array = np.zeros(shape, np.uint8)
-    bad = _decode_all(pictures, digests, spec, max_pixels, array, progress)
+    bad = _decode_all(pictures, digests, spec, limits, array, progress)
     array.flags.writeable = False
     return Pixels(array, tuple(digests), bad, cached=False, key=place.name)
 
@@ -208,7 +216,7 @@ def highest_level(pictures: Sequence[Picture], max_pixels: int = MAX_PIXELS) -> 
 
     def look(path: Path) -> int | None:
         try:
-            return zoo_runtime.highest_level(path, max_pixels=max_pixels)
+            return zoo_runtime.highest_level(path, max_pixels=max_pixels, formats=["all"])
         except PictureError:
             return None
 
@@ -274,7 +282,7 @@ def reason_of(error: PictureError) -> str:
 
     It starts with the name of the error class, and it names the option --max-pixels if that reads the picture.
     """
-    return f"{type(error).__name__}: {zoo_runtime.with_option_names(str(error))}"
+    return f"{type(error).__name__}: {with_option_names(str(error))}"
 
 
 def larger_limit(why: str) -> int | None:
@@ -284,7 +292,7 @@ def larger_limit(why: str) -> int | None:
         why: Why the picture cannot be read, as `reason_of` returns it.
     """
     match = _ENOUGH.search(why)
-    return zoo_runtime.parse_pixels(match[1]) if match else None
+    return parse_pixels(match[1]) if match else None
 
 
 def size_advice(reasons: Iterable[str], fewest: int = 1) -> str:
@@ -298,7 +306,7 @@ def size_advice(reasons: Iterable[str], fewest: int = 1) -> str:
     if len(limits) < fewest or not limits:
         return ""
     too_large = "the picture that is" if len(limits) == 1 else f"the {len(limits)} pictures that are"
-    return f"--max-pixels {zoo_runtime.format_pixels(max(limits))} reads {too_large} too large."
+    return f"--max-pixels {format_pixels(max(limits))} reads {too_large} too large."
 
 
 def _in_plain_words(why: str) -> str:
@@ -351,7 +359,7 @@ def _decode_all(
     pictures: Sequence[Picture],
     digests: Sequence[str],
     spec: ImageSpec,
-    max_pixels: int,
+    limits: Limits,
     array: np.ndarray,
     progress: Progress | None,
 ) -> dict[int, str]:
@@ -361,7 +369,7 @@ def _decode_all(
         pictures: The pictures.
         digests: The sha256 of each picture, in hex.
         spec: The image size, the channels and the resizing method.
-        max_pixels: The largest picture to decode.
+        limits: The largest picture, and the formats to read.
         array: A uint8 array (pictures, height, width, channels) of zeros.
         progress: Called with (pictures decoded, pictures in total); None means no calls.
 
@@ -375,7 +383,7 @@ def _decode_all(
     bad: dict[int, str] = {}
 
     def work(index: int) -> None:
-        pixels = _decode(pictures[index], digests[index], spec, max_pixels)
+        pixels = _decode(pictures[index], digests[index], spec, limits)
         if isinstance(pixels, str):
             bad[index] = pixels
         else:
@@ -386,7 +394,7 @@ def _decode_all(
     return bad
 
 
-def _decode(picture: Picture, digest: str, spec: ImageSpec, max_pixels: int) -> np.ndarray | str:
+def _decode(picture: Picture, digest: str, spec: ImageSpec, limits: Limits) -> np.ndarray | str:
     """Return the pixels of a picture, or the reason why it cannot be decoded.
 
     The reason does not contain the path, because a copy of the picture at another path uses the same cache entry.
@@ -397,12 +405,12 @@ def _decode(picture: Picture, digest: str, spec: ImageSpec, max_pixels: int) -> 
     """
     try:
         if isinstance(picture.content, np.ndarray):
-            return zoo_runtime.decode(picture.content, spec, max_pixels=max_pixels)
+            return zoo_runtime.decode(picture.content, spec, max_pixels=limits.max_pixels)
         with picture.open() as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
                 raise DataError(f"{picture.name} changed while it was read. Run again when nothing writes to it.")
             stream.seek(0)
-            return zoo_runtime.decode(stream, spec, max_pixels=max_pixels)
+            return zoo_runtime.decode(stream, spec, max_pixels=limits.max_pixels, formats=limits.formats)
     except PictureError as error:
         # The decoder names a stream, whose path it does not know.
         return reason_of(error).replace(": the file given: ", ": ", 1)
@@ -428,16 +436,16 @@ def _put(temporary: Path, place: Path, digests: Sequence[str]) -> None:
             os.replace(temporary, place)
 
 
-def _key(digests: Sequence[str], spec: ImageSpec, max_pixels: int) -> str:
+def _key(digests: Sequence[str], spec: ImageSpec, limits: Limits) -> str:
     """Return the name of a set. It is a digest.
 
-    The name depends on the pictures, their order, the image spec, the largest picture that is decoded, and the versions
-    of zoo_runtime, Pillow, libjpeg and, where it is installed, pillow-heif. `DECODER` changes with the rules of the
+    The name depends on the pictures, their order, the image spec, the largest picture, the formats, and the versions of
+    zoo_runtime, Pillow, libjpeg and, where it is installed, pillow-heif. `DECODER` changes with the rules of the
     decoder.
     """
-    versions = zoo_runtime.versions()
-    decoder = [zoo_runtime.__version__, DECODER, versions["pillow"], versions["libjpeg"], versions.get("pillow-heif")]
-    text = json.dumps([digests, spec.to_json(), decoder, max_pixels])
+    installed = versions()
+    decoder = [zoo_runtime.__version__, DECODER, *map(installed.get, ("pillow", "libjpeg", "pillow-heif"))]
+    text = json.dumps([digests, spec.to_json(), decoder, *(limit for limit in limits if limit is not None)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -458,11 +466,11 @@ def _find(place: Path, digests: Sequence[str]) -> Pixels | None:
     return Pixels(array, tuple(digests), bad, cached=True, key=place.name)
 
 
-def _find_usual(folder: Path, digests: Sequence[str], spec: ImageSpec, max_pixels: int) -> Pixels | None:
+def _find_usual(folder: Path, digests: Sequence[str], spec: ImageSpec, limits: Limits) -> Pixels | None:
     """Open the set that was decoded with the default limit, if a larger limit changes nothing."""
-    if max_pixels <= MAX_PIXELS:
+    if limits.max_pixels <= MAX_PIXELS:
         return None
-    found = _find(folder / _key(digests, spec, MAX_PIXELS), digests)
+    found = _find(folder / _key(digests, spec, Limits(MAX_PIXELS, limits.formats)), digests)
     if found is None or any(why.startswith(PictureTooLarge.__name__) for why in found.bad.values()):
         return None
     return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.data.names import listed, normalized
 from zoo.errors import DataLayout
-from zoo_runtime import format_pixels
+from zoo_runtime.workshop import format_pixels
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -68,6 +68,7 @@ class ReadingOptions:
         root: The folder from which relative paths in a list count. None means the folder of the list.
         max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`. None means
             `zoo_runtime.MAX_PIXELS`.
+        formats: The formats of picture files to read; see `zoo_runtime.decode`. None means the common ones.
     """
 
     classes: tuple[str, ...] | None = None
@@ -75,6 +76,7 @@ class ReadingOptions:
     columns: tuple[str, ...] = ()
     root: str | None = None
     max_pixels: int | None = None
+    formats: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as run.json records them: one key per field; tuples become lists."""
@@ -102,7 +104,8 @@ class ReadingOptions:
         words += [word for pattern in self.exclude for word in ("--exclude", pattern)]
         words += ["--columns", format_names(self.columns)] if self.columns else []
         words += [] if self.root is None else ["--root", self.root]
-        return words + ([] if self.max_pixels is None else ["--max-pixels", format_pixels(self.max_pixels)])
+        words += [] if self.max_pixels is None else ["--max-pixels", format_pixels(self.max_pixels)]
+        return words + ([] if self.formats is None else ["--formats", ",".join(self.formats)])
 
     def over(self, recorded: ReadingOptions) -> ReadingOptions:
         """Return these options, where each one that the user did not give has the value that a run recorded."""

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -117,6 +118,7 @@ class Source:
         multilabel: Whether a picture may have several classes, or none.
         findings: How the source was understood, and what of it is not used.
         max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
+        formats: The formats of picture files to read; see `zoo_runtime.decode`. None means the common ones.
     """
 
     name: str
@@ -127,6 +129,12 @@ class Source:
     multilabel: bool = False
     findings: Findings = field(default_factory=Findings)
     max_pixels: int = MAX_PIXELS
+    formats: tuple[str, ...] | None = None
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The largest picture and the formats, as keyword arguments of `zoo_runtime.Predictor`."""
+        return {"max_pixels": self.max_pixels, "formats": self.formats}
 
     @property
     def task(self) -> str:
@@ -187,6 +195,8 @@ def open_source(data: str, *, reading: ReadingOptions | None = None, fewest_clas
     source = replace(source, remarks=(*source.remarks, *hints)) if hints else source
     if len(source.classes) < fewest_classes:
         raise EmptyClass(_too_few_classes(data, source))
+    if reading.formats is not None:
+        source = replace(source, formats=reading.formats)
     return source if reading.max_pixels is None else replace(source, max_pixels=reading.max_pixels)
 
 

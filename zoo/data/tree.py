@@ -17,7 +17,8 @@ from zoo import files
 from zoo.data.names import printable
 from zoo.data.reading import Exclusion
 from zoo.errors import DataLayout
-from zoo_runtime import IGNORED, SUFFIXES, is_picture, is_written_by_zoo
+from zoo_runtime import SUFFIXES
+from zoo_runtime.workshop import IGNORED, is_picture, is_written_by_zoo
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo_runtime import format_accuracy
+from zoo_runtime.workshop import format_accuracy
 
 # The loss raises smaller probabilities to this value, because the logarithm of 0 is infinite.
 SMALLEST_PROBABILITY = 1e-12
@@ -181,7 +181,7 @@ def summary(metrics: dict[str, Any]) -> dict[str, Any]:
 def accuracy_text(metrics: dict[str, Any]) -> str:
     """Format the accuracy with its confidence interval and the number of pictures, such as "accuracy 0.94 (...)".
 
-    For multi-label metrics, it is the exact match. See `zoo_runtime.format_accuracy` for the numbers.
+    For multi-label metrics, it is the exact match. See `zoo_runtime.workshop.format_accuracy` for the numbers.
     """
     key = "exact_match" if "exact_match" in metrics else "accuracy"
     text = format_accuracy(metrics[key], metrics[f"{key}_interval"], metrics["pictures"])

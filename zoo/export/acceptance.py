@@ -104,7 +104,7 @@ def may_be_within(counts: PairedCounts, max_drop: float, quantile: float = QUANT
 def _fall(counts: PairedCounts, label: str) -> str:
     """Describe a drop in accuracy, such as "falls from 0.95 (...) to 0.92 (...) on the test pictures, by 3 points"."""
     from zoo.evaluate.metrics import interval
-    from zoo_runtime import format_accuracy
+    from zoo_runtime.workshop import format_accuracy
 
     before, after = (format_accuracy(each, interval(each, counts.pictures)) for each in counts.accuracies)
     low, high = counts.bounds

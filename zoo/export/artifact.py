@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 import zoo_runtime
+import zoo_runtime.workshop
 from zoo import files
 from zoo.convert.keras_to_onnx import public
 from zoo.errors import ParityFailed
@@ -43,11 +44,11 @@ def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float |
         graph: The graph of the exported file.
         info: The metadata. If it already has a self-test, the new one replaces it in the copy.
         tolerance: The self-test passes on another machine if no probability differs by more than this, in 0..1. None
-            means the default of `zoo_runtime.record`.
+            means the default of `zoo_runtime.workshop.record`.
     """
     predictor = Predictor(serialize(graph, info))
     options = {} if tolerance is None else {"tolerance": tolerance}
-    selftest = zoo_runtime.record(predictor, synthetic_jpegs(), pictures=decoding_pictures(), **options)
+    selftest = zoo_runtime.workshop.record(predictor, synthetic_jpegs(), pictures=decoding_pictures(), **options)
     return dataclasses.replace(info, selftest=selftest)
 
 

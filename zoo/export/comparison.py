@@ -12,7 +12,7 @@ import onnx
 from zoo.convert.keras_to_onnx import INPUT, LOGITS, PROBABILITIES
 from zoo.convert.session import open_session
 from zoo.export import paired
-from zoo_runtime import time_pairs
+from zoo_runtime.workshop import time_pairs
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from zoo.data.dataset import Dataset
     from zoo.evaluate.evaluator import Outputs
     from zoo.reporter import Reporter
-    from zoo_runtime import ModelInfo, Pairs, Predictor
+    from zoo_runtime import ModelInfo, Predictor
+    from zoo_runtime.workshop import Pairs
 
 # How often the two files are timed against one another.
 PAIRS = 60
@@ -62,7 +63,7 @@ class VariantGraph:
         graph: The graph, with the same input and outputs as the float32 graph.
         precision: How the graph was made, such as the quantization settings. The exported file stores this as JSON.
         tolerance: The self-test passes on another machine if no probability differs by more than this, in 0..1. None
-            means the default of `zoo_runtime.record`.
+            means the default of `zoo_runtime.workshop.record`.
         tried: How the graph was chosen, such as the trials of the int8 search. `VariantFile.figures` contains these
             entries, but the exported file does not.
         calibrated_on: Indices of the training pictures on which the graph was calibrated. They cannot show whether the
@@ -378,7 +379,7 @@ def make_variant(
     precision = {"kind": variant.name, **variant_graph.precision}
     graph, info = finish(variant_graph.graph, dataclasses.replace(float32.info, precision=precision, parity={}))
     info = artifact.with_selftest(graph, info, tolerance=variant_graph.tolerance)
-    predictor = Predictor(artifact.serialize(graph, info), max_pixels=dataset.source.max_pixels)
+    predictor = Predictor(artifact.serialize(graph, info), **dataset.source.limits)
     variant_outputs = evaluator.predict_parts(predictor, dataset, reporter)
     evaluated = evaluator.measure_parts(variant_outputs, dataset)
     summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
@@ -426,7 +427,7 @@ def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, A
 
 def _text(figures: Mapping[str, Any], key: str) -> str:
     """Format a metric, with its confidence interval if it has one."""
-    from zoo_runtime import format_accuracy
+    from zoo_runtime.workshop import format_accuracy
 
     interval = figures.get(f"{key}_interval")
     return format_accuracy(figures[key], interval) if interval else f"{figures[key]:.4f}"
@@ -455,6 +456,6 @@ def compare_speed(first: Predictor, second: Predictor, pixels: np.ndarray) -> Pa
         is the time of the first file divided by the time of the second, as the median over 60 pairs of measurements.
         `middle_half` holds the first and the third quartile of this ratio.
     """
-    from zoo_runtime import time_pairs
+    from zoo_runtime.workshop import time_pairs
 
     return time_pairs(first.probabilities, second.probabilities, [(pixels, pixels)], pairs=PAIRS)

@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -129,7 +129,8 @@ def _decode(
             break
         try:
             # A picture inside a table has only the method `read` of an open file, which is enough.
-            found[i] = zoo_runtime.decode(source.pictures[i].content, spec, max_pixels=source.max_pixels)  # type: ignore[arg-type]
+            content = cast(Any, source.pictures[i].content)
+            found[i] = zoo_runtime.decode(content, spec, max_pixels=source.max_pixels, formats=source.formats)
         except PictureError as error:
             bad[source.pictures[i].name] = reason_of(error).replace(f": {source.pictures[i].content}: ", ": ", 1)
     shown = "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:5])

@@ -150,7 +150,7 @@ def figure_text(label: str, figure: Mapping[str, Any]) -> str:
         label: What the figure is, such as "accuracy".
         figure: A dictionary with `value`, `interval` (None without one) and `pictures`.
     """
-    from zoo_runtime import format_accuracy
+    from zoo_runtime.workshop import format_accuracy
 
     if figure["interval"] is None:
         return f"{label} {figure['value']:.4f}"

@@ -92,10 +92,10 @@ def _data_uri(checked: Checked, i: int) -> str:
     picture, limit = checked.source.pictures[i], checked.source.max_pixels
     try:
         if isinstance(picture.content, np.ndarray):
-            pixels = zoo_runtime.decode(picture.content, THUMBNAIL, max_pixels=limit)
+            pixels = zoo_runtime.decode(picture.content, THUMBNAIL, max_pixels=limit, formats=["all"])
         else:
             with picture.open() as stream:
-                pixels = zoo_runtime.decode(stream, THUMBNAIL, max_pixels=limit)
+                pixels = zoo_runtime.decode(stream, THUMBNAIL, max_pixels=limit, formats=["all"])
     except (zoo_runtime.PictureError, OSError):
         # The file has changed since it was checked.
         return ""

@@ -88,9 +88,9 @@ def _thumbnail(dataset: Dataset, i: int, original: bool) -> str:
 
 def _decoded(picture: Picture, spec: zoo_runtime.ImageSpec, limit: int) -> npt.NDArray[np.uint8]:
     if isinstance(picture.content, np.ndarray):
-        return zoo_runtime.decode(picture.content, spec, max_pixels=limit)
+        return zoo_runtime.decode(picture.content, spec, max_pixels=limit, formats=["all"])
     with picture.open() as stream:
-        return zoo_runtime.decode(stream, spec, max_pixels=limit)
+        return zoo_runtime.decode(stream, spec, max_pixels=limit, formats=["all"])
 
 
 def _data_uri(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> str:

@@ -18,7 +18,7 @@ from zoo.report import markdown, model_card_limits
 from zoo.report.exported_facts import PARTS, ExportedFacts, Figure, figures, interval_of
 from zoo.report.markdown import Plain, code, escaped
 from zoo.reporter import counted
-from zoo_runtime import format_accuracy
+from zoo_runtime.workshop import format_accuracy
 
 # SPDX identifiers whose small letters are the Hub's identifier.
 LICENCES = {

@@ -69,7 +69,7 @@ class Thumbnail:
 
 
 def thumbnail(picture: Picture, spec: ImageSpec, longest: int = LONGEST, max_pixels: int = MAX_PIXELS) -> Thumbnail:
-    """Decode a picture to a thumbnail.
+    """Decode a picture to a thumbnail. It may be of any format, because the run has read it before.
 
     A picture of less than half the size is enlarged by a whole number, so that its pixels stay visible.
 
@@ -86,7 +86,7 @@ def thumbnail(picture: Picture, spec: ImageSpec, longest: int = LONGEST, max_pix
     if size is None:
         # Pillow alone does not read the header of every format that the decoder reads, such as HEIC.
         square = ImageSpec((longest, longest), resize="pad", levels=spec.levels)
-        return Thumbnail(without_border(decode(content, square, max_pixels=max_pixels)))
+        return Thumbnail(without_border(decode(content, square, max_pixels=max_pixels, formats=["all"])))
     factor = longest // max(size)
     if factor >= 2:
         target = size[1], size[0]
@@ -94,7 +94,7 @@ def thumbnail(picture: Picture, spec: ImageSpec, longest: int = LONGEST, max_pix
         scale = longest / max(size)
         target = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
     own = ImageSpec(target, resize="squash", levels=spec.levels)
-    pixels = decode(content, own, max_pixels=max_pixels)
+    pixels = decode(content, own, max_pixels=max_pixels, formats=["all"])
     if factor >= 2:
         return Thumbnail(pixels.repeat(factor, axis=0).repeat(factor, axis=1), enlarged=True)
     return Thumbnail(pixels)

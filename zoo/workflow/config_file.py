@@ -45,7 +45,8 @@ GIVEN_PHASES = {
     **{"clip-norm": "clip_norm", "ema": "ema", "patience": "patience", "views": "views"},
 }
 HEAD = {"hidden": "hidden", "dropout": "dropout", "l1": "weight_l1", "l2": "weight_l2", "reduce": "reduce"}
-READING = {"classes": "classes", "exclude": "exclude", "columns": "columns", "root": "root", "max-pixels": "max_pixels"}
+READING = {"classes": "classes", "exclude": "exclude", "columns": "columns", "root": "root"}
+READING |= {"max-pixels": "max_pixels", "formats": "formats"}
 TABLES = ("chosen", "schedule", "run")
 
 
@@ -190,6 +191,8 @@ def _of_record(path: Path, record: RunRecord) -> Settings:
     own, recorded = _schedules(record)
     values: dict[str, Any] = {"architecture": record.architecture["name"], "data": options["data"]}
     values |= {key: value for key, name in READING.items() if (value := (options.get("reading") or {}).get(name))}
+    if "formats" in values:
+        values["formats"] = ",".join(values["formats"])
     chosen: dict[str, Any] = {}
     _, _, tag = str(options["architecture"]).partition(".")
     known = str(record.weights.get("id") or "").partition(".")[2]

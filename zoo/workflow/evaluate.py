@@ -77,6 +77,7 @@ def evaluate(
     else:
         source = _open_labeled(data, again, _reading(reading or ReadingOptions(), data, record))
     predictor.max_pixels = source.max_pixels
+    predictor.formats = source.formats
     digests = pixel_cache.digests_of(source.pictures)
     if run is not None:
         changes_for(run, source, digests, reporter)

@@ -136,7 +136,7 @@ def export_model(
     )
     held_out = trained.held_out(raw, keep=keep)
     graph, info, fitted = finish_graph(trained, raw, info, held_out, trust_options, reporter)
-    predictor = Predictor(artifact.serialize(graph, info), max_pixels=dataset.source.max_pixels)
+    predictor = Predictor(artifact.serialize(graph, info), **dataset.source.limits)
     outputs = evaluator.predict_parts(predictor, dataset, reporter)
     known = {**cross_validated(held_out, fitted, trained.record.task), **outputs}
     metrics = evaluator.measure_parts(known, dataset)

@@ -89,7 +89,7 @@ def export_top(
     weights = _fetch_published(published, size, reporter)
     source = sources.open_source(data, reading=reading, fewest_classes=1)
     reporter.say(f"Checking parity on {min(len(source.pictures), PARITY_PICTURES)} pictures of {data}")
-    pixels = _parity_pixels(source.pictures, spec, source.max_pixels)
+    pixels = _parity_pixels(source.pictures, spec, source.max_pixels, source.formats)
     graph, info = _published_graph(architecture, weights, classes, spec, pixels, reporter)
     from zoo.export import artifact
 
@@ -272,7 +272,12 @@ def _fetch_published(entries: Sequence[Weights], size: tuple[int, int], reporter
     return weights
 
 
-def _parity_pixels(pictures: Sequence[sources.Picture], spec: ImageSpec, max_pixels: int) -> np.ndarray:
+def _parity_pixels(
+    pictures: Sequence[sources.Picture],
+    spec: ImageSpec,
+    max_pixels: int,
+    formats: tuple[str, ...] | None = None,
+) -> np.ndarray:
     """Decode the pictures for the parity check: every N-th one, up to PARITY_PICTURES in total.
 
     N is `len(pictures) // PARITY_PICTURES`, but at least 1.
@@ -285,7 +290,8 @@ def _parity_pixels(pictures: Sequence[sources.Picture], spec: ImageSpec, max_pix
     """
     step = max(1, len(pictures) // PARITY_PICTURES)
     chosen = pictures[::step][:PARITY_PICTURES]
-    pixels = pixel_cache.load_pixels(chosen, spec, files.cache() / "pixels", max_pixels=max_pixels)
+    cache = files.cache() / "pixels"
+    pixels = pixel_cache.load_pixels(chosen, spec, cache, max_pixels=max_pixels, formats=formats)
     pixel_cache.check_readable(chosen, pixels.bad)
     return pixels.array[pixels.usable]
 

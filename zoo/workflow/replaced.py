@@ -32,7 +32,8 @@ from zoo.export.variants import Variant, VariantRequest
 from zoo.reporter import Reporter
 from zoo.workflow.earlier_pictures import are_same
 from zoo.workflow.signing import signature_path
-from zoo_runtime import ModelError, ModelInfo, Predictor, format_accuracy
+from zoo_runtime import ModelError, ModelInfo, Predictor
+from zoo_runtime.workshop import format_accuracy
 
 EXPORTED_FILE = "model.onnx"
 # The names of exports of another size end in this: shapes-128x128.

@@ -8,6 +8,10 @@ from typing import Any
 MODEL_HELP = "model.onnx, or the folder that holds it"
 THREADS_HELP = "number of threads (default: the tuned number, or one per core)"
 PIXELS_HELP = "the largest picture to decode, width x height, such as 200M (default: 89 million pixels)"
+FORMATS_HELP = (
+    "the picture formats to read: jpeg, png, webp, gif, bmp, tiff, avif, heic, ppm, and only if asked for jpeg2000, "
+    "ico, tga, dib; default adds the others (default: jpeg to ppm)"
+)
 PROVIDERS_HELP = "where the network runs, best first: cpu, openvino, cuda, ... (default: the tuned provider, or cpu)"
 
 KEY_HELP = "refuse a file that the owner of this Ed25519 key did not sign: the file of the public key"
@@ -19,15 +23,16 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 
 def add_predictor_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of `Predictor` to a command: threads, providers and the largest picture."""
+    """Add the options of `Predictor` to a command: threads, providers, the largest picture and the formats."""
     command.add_argument("--threads", type=threads, metavar="N", help=THREADS_HELP)
     command.add_argument("--providers", type=provider_names, metavar="P,...", help=PROVIDERS_HELP)
     command.add_argument("--max-pixels", type=pixels, metavar="N", help=PIXELS_HELP)
+    command.add_argument("--formats", type=formats, metavar="F,...", help=FORMATS_HELP)
 
 
 def predictor_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `Predictor` that the user chose."""
-    chosen = {"threads": options.threads, "providers": options.providers}
+    chosen = {"threads": options.threads, "providers": options.providers, "formats": options.formats}
     return {**chosen, **({"max_pixels": options.max_pixels} if options.max_pixels else {})}
 
 
@@ -75,5 +80,15 @@ def pixels(text: str) -> int:
 
     try:
         return parse_pixels(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def formats(text: str) -> tuple[str, ...]:
+    """Convert the value of --formats."""
+    from .._choice import parse_formats
+
+    try:
+        return parse_formats(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -19,7 +19,7 @@ from zoo.data.check.quality import Quality, odd_shapes, odd_sizes, tiny
 from zoo.data.pixels import Pixels, larger_limit, size_advice
 from zoo.data.sources import Source
 from zoo.reporter import counted
-from zoo_runtime import conversion_advice
+from zoo_runtime.workshop import conversion_advice
 
 # A class with less than this share of the pictures of the largest class is named.
 IMBALANCE = 0.2

@@ -23,7 +23,7 @@ from zoo.data.names import listed
 from zoo.data.pixels import larger_limit
 from zoo.data.reading import Exclusion, ReadingOptions
 from zoo.errors import DataNotFound, UsageError, WriteError
-from zoo_runtime import is_quarantine
+from zoo_runtime.workshop import is_quarantine
 
 LIST = "quarantine.csv"
 COLUMNS = ("moved_from", "moved_to", "reason", "time")

@@ -1,0 +1,54 @@
+"""What only the package `zoo` needs from `zoo_runtime`: how files are told apart, formatted and measured in training.
+
+Programs that label pictures need only the names in `zoo_runtime.__all__`. The names here may change with any version of
+zoo. Every name that is imported here is public for `zoo`; `zoo` uses no other name of a private module.
+"""
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from ._choice import parse_formats
+from ._drift import pixel_figures
+from ._format import INPUT, OUTPUT
+from ._kinds import conversion_advice, is_picture, is_readable
+from ._limit import format_pixels, parse_pixels, with_option_names
+from ._listing import IGNORED
+from ._own import is_quarantine, is_written_by_zoo
+from ._pairs import Pairs, time_pairs
+from ._selftest import record, versions
+from ._session import parse_providers
+
+if _TYPE_CHECKING:
+    from ._print import format_accuracy, print_predictions
+
+__all__ = [
+    "IGNORED",
+    "INPUT",
+    "OUTPUT",
+    "Pairs",
+    "conversion_advice",
+    "format_accuracy",
+    "format_pixels",
+    "is_picture",
+    "is_quarantine",
+    "is_readable",
+    "is_written_by_zoo",
+    "parse_formats",
+    "parse_pixels",
+    "parse_providers",
+    "pixel_figures",
+    "print_predictions",
+    "record",
+    "time_pairs",
+    "versions",
+    "with_option_names",
+]
+
+
+def __getattr__(name: str) -> _Any:
+    """Import what formats and prints text on its first use, because most programs do not need it."""
+    if name in ("format_accuracy", "print_predictions"):
+        from . import _print
+
+        return getattr(_print, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
