@@ -109,7 +109,7 @@ def test_an_animal_is_on_one_side_of_the_split(animals, seed):
 
 
 def test_an_animal_is_in_one_fold(animals):
-    from zoo.train.linear_head import folds_of
+    from zoo.train.folds import folds_of
 
     data = load(animals, r"(\w+\d)_", validation=False)
     fold_of = folds_of(data.targets, data.split.train, data.together, 5, 0)

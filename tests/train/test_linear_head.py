@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from zoo.train import linear_head
-from zoo.train.linear_head import average, cross_entropies, deal_folds, solve
+from zoo.train.folds import deal_folds
+from zoo.train.linear_head import average, cross_entropies, solve
 
 
 def clouds(count: int, classes: int, features: int = 40, spread: float = 1.5, seed: int = 0):

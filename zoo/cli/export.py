@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ from zoo.cli.reading_options import max_pixels_option, reading_options, reading_
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
+    from zoo.data.reading import ReadingOptions
+    from zoo.export.variants import VariantRequest
     from zoo.plugin.registry import Registry
     from zoo.workflow.export import ExportResult
     from zoo_runtime import Signer
@@ -171,19 +174,9 @@ def _export(
     """
     typed = _typed()
     variants, reading = variant_requests(values), reading_values(values)
-    if top and variants:
-        raise click.UsageError(
-            f"--{variants[0].variant.name} goes with a run: a smaller file is evaluated on the run's test pictures."
-        )
-    if top and wanted_precision is not None:
-        raise click.UsageError("--precision goes with a run, because held-out pictures decide the threshold.")
+    _check_together(top, size, best_so_far, wanted_precision, variants, reading)
     if not top and typed_again("resize", resize):
         raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
-    if best_so_far and (top or variants or size):
-        other = "--top" if top else "--size" if size else f"--{variants[0].variant.name}"
-        raise click.UsageError(f"--best-so-far exports the float32 file of an interrupted run. Leave out {other}.")
-    if best_so_far and reading.words():
-        raise click.UsageError(f"--best-so-far reads the pictures as the run does. Leave out {reading.words()[0]}.")
     signer = _signer(key)
     registry, reporter = load_registry(), ConsoleReporter()
     target: Path | None
@@ -216,6 +209,28 @@ def _export(
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
     _sign(signer, target)
     return 0, target
+
+
+def _check_together(
+    top: bool,
+    size: tuple[int, int] | None,
+    best_so_far: bool,
+    wanted_precision: float | None,
+    variants: Sequence[VariantRequest],
+    reading: ReadingOptions,
+) -> None:
+    """Raise an error if options of `zoo export` do not go together."""
+    if top and variants:
+        raise click.UsageError(
+            f"--{variants[0].variant.name} goes with a run: a smaller file is evaluated on the run's test pictures."
+        )
+    if top and wanted_precision is not None:
+        raise click.UsageError("--precision goes with a run, because held-out pictures decide the threshold.")
+    if best_so_far and (top or variants or size):
+        other = "--top" if top else "--size" if size else f"--{variants[0].variant.name}"
+        raise click.UsageError(f"--best-so-far exports the float32 file of an interrupted run. Leave out {other}.")
+    if best_so_far and reading.words():
+        raise click.UsageError(f"--best-so-far reads the pictures as the run does. Leave out {reading.words()[0]}.")
 
 
 def _signer(key: Path | None) -> Signer | None:

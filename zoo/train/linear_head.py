@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.train import head_blocks
+from zoo.train.folds import deal_folds, strata_of
 from zoo.train.head_blocks import BlockProblem
 from zoo.train.head_problem import Array, Problem, Scaling, cross_entropy, smoothed
 
@@ -183,7 +184,7 @@ def _solve(
 ) -> HeadFit:
     """Solve a linear head; see `solve`."""
     everything = np.arange(len(targets))
-    fold_of = deal_folds(_strata(targets), range(len(targets)) if copies is None else copies, folds, seed)
+    fold_of = deal_folds(strata_of(targets), range(len(targets)) if copies is None else copies, folds, seed)
     scaling = Scaling.of(features, plain=l2 > 0)
     problem = _problem(features, scaling, targets, task, weights, label_smoothing, threads)
     large = problem.size > LARGE
@@ -286,7 +287,7 @@ def out_of_fold(
     """
     with one_blas_thread():
         copies = range(len(targets)) if copies is None else copies
-        fold_of = deal_folds(_strata(targets), copies, folds, seed)
+        fold_of = deal_folds(strata_of(targets), copies, folds, seed)
         scaling = Scaling.of(features, plain=plain)
         problem = _problem(features, scaling, targets, task, weights, label_smoothing, threads=1)
         heads = [each[0] for each in _search(problem, fold_of, (penalty,), targets, task, weights).heads]
@@ -402,74 +403,6 @@ def decisions(logits: npt.NDArray[Any], targets: npt.NDArray[np.float32], task: 
         return logits.argmax(axis=1) == truth.argmax(axis=1)
     right = (logits > 0) == (truth > 0.5)
     return right[:, 0] if task == "binary" else right
-
-
-def deal_folds(strata: Sequence[int], copies: Sequence[object], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Divide pictures into folds for cross-validation.
-
-    Each stratum is spread evenly over the folds. Copies of a picture stand in one fold. A stratum of which all pictures
-    are copies of one is never held out, because the rest would have no picture of it.
-
-    Args:
-        strata: The stratum (class) of each picture.
-        copies: A value per picture; pictures with equal values are copies.
-        count: The number of folds. There are fewer if no stratum has so many different pictures.
-        seed: Decides which picture comes into which fold.
-
-    Returns:
-        The fold of each picture, int64 (pictures,), from 0; -1 for pictures that are never held out.
-    """
-    rng = np.random.default_rng(seed)
-    copied: dict[object, list[int]] = {}
-    for i, value in enumerate(copies):
-        copied.setdefault(value, []).append(i)
-    # Copies with different labels stand together too, in the stratum of the first one.
-    groups: dict[int, dict[object, list[int]]] = {}
-    for value, members in copied.items():
-        groups.setdefault(int(strata[members[0]]), {})[value] = members
-    count = min(count, max(len(group) for group in groups.values()))
-    folds = np.full(len(strata), -1, np.int64)
-    start = 0
-    for stratum in sorted(groups):
-        own = list(groups[stratum].values())
-        if len(own) < 2 or count < 2:
-            continue
-        for position, place in enumerate(rng.permutation(len(own))):
-            folds[own[place]] = (start + position) % count
-        # The next stratum goes on where this one ended, so that folds are equally large.
-        start += len(own)
-    return folds
-
-
-def folds_of(
-    targets: npt.NDArray[Any],
-    rows: npt.NDArray[np.int64],
-    copies: Sequence[object] | None,
-    count: int,
-    seed: int,
-) -> npt.NDArray[np.int64]:
-    """Divide some pictures of a dataset into folds; see `deal_folds`.
-
-    Args:
-        targets: The targets of all pictures, float32 (pictures, classes).
-        rows: Indices of the pictures to divide, int64.
-        copies: A value per picture of the dataset; pictures with equal values are copies. None if there are no copies.
-        count: The number of folds.
-        seed: Decides which picture comes into which fold.
-
-    Returns:
-        The fold of each of `rows`, int64; -1 for pictures that are never held out.
-    """
-    return deal_folds(_strata(targets[rows]), [i if copies is None else copies[i] for i in rows], count, seed)
-
-
-def _strata(targets: npt.NDArray[np.float32]) -> list[int]:
-    """Return the stratum of each picture: its rarest class, or the number of classes if it has none."""
-    counts = targets.sum(axis=0)
-    return [
-        int(min(np.flatnonzero(row), key=lambda label: (counts[label], label), default=len(counts)))
-        for row in targets > 0.5
-    ]
 
 
 @dataclass

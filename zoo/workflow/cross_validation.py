@@ -18,8 +18,8 @@ from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train import engine, progress
 from zoo.train.evidence import by_epoch, fold_result, quiet, right
+from zoo.train.folds import folds_of
 from zoo.train.inputs import TrainingData
-from zoo.train.linear_head import folds_of
 from zoo.train.safe_points import SafePoints, TrainingPoints
 from zoo.workflow.keras_network import build_network
 
