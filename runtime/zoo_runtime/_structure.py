@@ -43,6 +43,7 @@ _IN_NODE = {10, 18, 26, 34, 42, 50, 58, 66, 74}
 _INPUT, _OUTPUT, _OPERATOR, _ATTRIBUTE, _DOMAIN, _OVERLOAD = 10, 18, 34, 42, 58, 66
 _IN_ATTRIBUTE = {10, 21, 24, 34, 42, 50, 58, 61, 64, 66, 74, 82, 90, 106, 114, 122, 160, 178, 186}
 _NAME, _INT, _TENSOR, _SUBGRAPH, _INTS, _PACKED_INTS, _TENSORS, _SUBGRAPHS = 10, 24, 42, 50, 64, 66, 82, 90
+_FLOATS = (21, 58, 61)
 _SPARSE, _SPARSES = 178, 186
 _IN_TENSOR = {8, 10, 16, 34, 37, 40, 42, 50, 56, 58, 66, 74, 81, 82, 88, 90, 98, 106, 112, 130}
 _DIM, _DIMS, _TYPE, _TENSOR_NAME, _RAW, _EXTERNAL, _LOCATION = 8, 10, 16, 66, 74, 106, 112
@@ -54,10 +55,20 @@ _BITS = dict.fromkeys((2, 3, 9, 17, 18, 19, 20, 24), 8) | dict.fromkeys((4, 5, 1
 _BITS |= dict.fromkeys((1, 6, 12), 32) | dict.fromkeys((7, 11, 13, 14), 64) | {15: 128}
 _BITS |= {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 8: 0}
 
-# Attributes whose numbers are sizes.
+# The letters with which `struct` reads elements: of raw bytes by the number of their type, of the typed fields by tag.
+_LETTERS = {1: "f", 5: "h", 6: "i", 7: "q", 10: "e", 11: "d"}
+_TYPED_LETTERS = {34: "f", 37: "f", 81: "d", 82: "d"}
+
+# Attributes whose numbers are sizes, and those of them that state all sides of a tensor.
 _SIZES = {b"pads", b"output_shape", b"output_padding", b"kernel_shape", b"strides", b"dilations", b"shape", b"repeats"}
-# Operators that make a tensor of a size that an input states, and the number of that input.
-_SIZED = {b"ConstantOfShape": 0, b"Expand": 1, b"Tile": 1, b"Pad": 1, b"OneHot": 1, b"Resize": 3, b"Range": 1}
+_SIZES |= {b"sample_size", b"output_height", b"output_width", b"pooled_shape", b"ngram_indexes"}
+_SHAPES = {b"shape", b"output_shape", b"repeats"}
+# Operators that make a tensor of a size that inputs state, and the numbers of these inputs.
+_SIZED = {b"ConstantOfShape": (0,), b"Expand": (1,), b"Tile": (1,), b"Pad": (1,), b"OneHot": (1,), b"Range": (0, 1, 2)}
+# The factors are input 1 of Upsample and of the first Resize, and input 2 later. The size of the output is input 3.
+_SIZED |= {b"Resize": (1, 2, 3), b"Upsample": (1,), b"MaxUnpool": (2,), b"CenterCropPad": (1,), b"Col2Im": (1,)}
+_SIZED |= {b"AffineGrid": (1,), b"DFT": (1,), b"MelWeightMatrix": (0, 1)}
+_SIZED |= {b"HannWindow": (0,), b"HammingWindow": (0,), b"BlackmanWindow": (0,)}
 
 
 class BrokenStructure(Exception):
@@ -96,12 +107,13 @@ class _Reader:
         self._window, self._base = b"", 0
         self._fields_left = MOST_FIELDS
         self._harmless: set[bytes] = set()
-        # Small constant tensors: (type, position and end of the bytes, whether they are raw). Nested graphs may use a
-        # name again, so that a name can stand for several.
-        self._constants: dict[bytes, list[tuple[int, int, int, bool]]] = {}
+        # Small constant tensors: the type, and the fields of the elements. Nested graphs may use a name again, so that
+        # a name can stand for several.
+        self._constants: dict[bytes, list[tuple[int, list[tuple[int, int, int]]]]] = {}
         # Constants that are numbers of an attribute.
-        self._numbers: dict[bytes, list[list[int]]] = {}
-        self._sized: list[tuple[bytes, list[bytes]]] = []
+        self._numbers: dict[bytes, list[list[float]]] = {}
+        # Operators whose output has a size that inputs state, with the names of these inputs.
+        self._sized: set[tuple[bytes, tuple[bytes, ...]]] = set()
 
     def model(self) -> None:
         graphs = metadata = 0
@@ -164,7 +176,8 @@ class _Reader:
         for first, last in attributes:
             self._attribute(first, last, depth, constant)
         if operator in _SIZED:
-            self._sized.append((operator, [self._text(*place) for place in inputs]))
+            places = _SIZED[operator]
+            self._sized.add((operator, tuple(self._text(*inputs[at]) for at in places if at < len(inputs))))
 
     def _attribute(self, start: int, end: int, depth: int, constant: bytes | None) -> None:
         """Read an attribute of a node.
@@ -181,7 +194,7 @@ class _Reader:
             content = self._bytes(start, end)
             if content in self._harmless:
                 return
-        name, numbers, nested = b"", list[int](), False
+        name, numbers, floats, nested = b"", list[int](), list[float](), False
         for tag, first, last in self._fields(start, end, _IN_ATTRIBUTE, "attribute"):
             if tag == _NAME:
                 name = self._text(first, last)
@@ -189,6 +202,8 @@ class _Reader:
                 numbers.append(_signed(first))
             elif tag == _PACKED_INTS:
                 numbers += self._packed(first, last)
+            elif tag in _FLOATS:
+                floats += self._unpacked("f", first, last)
             elif tag in (_TENSOR, _TENSORS):
                 nested = True
                 self._tensor(first, last, constant)
@@ -197,12 +212,16 @@ class _Reader:
                 self._graph(first, last, depth + 1)
             elif tag in (_SPARSE, _SPARSES):
                 raise UnsafeStructure("sparse tensors")
-        if name in _SIZES and (
-            max(numbers, default=0) > MOST_OF_A_SIZE or (name == b"shape" and _product(numbers) > MOST_ELEMENTS)
-        ):
-            raise UnsafeStructure(f"an attribute {name.decode()} that asks for a huge tensor ({numbers[:8]})")
-        if constant is not None and numbers:
-            self._numbers.setdefault(constant, []).append(numbers)
+        asked = _product(numbers) if name in _SHAPES else _padded(numbers) if name == b"pads" else 0.0
+        if name == b"scales":
+            asked = _product(floats)
+        if asked > MOST_ELEMENTS or (name in _SIZES and max(numbers, default=0) > MOST_OF_A_SIZE):
+            raise UnsafeStructure(
+                f"an attribute {name.decode()} that asks for a huge tensor ({(numbers or floats)[:8]})"
+            )
+        if constant is not None and (numbers or floats):
+            # The type of the attribute says which of the two counts.
+            self._numbers.setdefault(constant, []).extend([[*numbers], floats])
         if small and not nested:
             self._harmless.add(content)
 
@@ -216,7 +235,7 @@ class _Reader:
             initializer: Whether nodes refer to it by its own name.
         """
         dims, kind, name, raw = list[int](), 0, constant, None
-        elements_at_most, typed = 0.0, None
+        elements_at_most, places = 0.0, list[tuple[int, int, int]]()
         for tag, first, last in self._fields(start, end, _IN_TENSOR, "tensor"):
             if tag == _DIM:
                 dims.append(_signed(first))
@@ -230,62 +249,68 @@ class _Reader:
                 if raw is not None:
                     raise BrokenStructure("a tensor has its bytes twice")
                 raw = (first, last)
+                places.append((tag, first, last))
             elif tag == _EXTERNAL or (tag == _LOCATION and first != 0):
                 raise UnsafeStructure("external data, which is read from another file")
             elif tag in _TYPED:
                 elements_at_most += (last - first) * _TYPED[tag] if tag & 7 == 2 and tag != 50 else 1
-                typed = (first, last) if tag in (42, 58) else typed
+                if len(places) <= _SMALL:
+                    places.append((tag, first, last))
         if len(dims) > MOST_DIMENSIONS or min(dims, default=0) < 0 or kind not in _BITS:
             raise BrokenStructure(f"a tensor has the type {kind} and the shape {dims[:8]}, which no tensor can have")
         elements = math.prod(dims)
         if raw is not None:
             needed, there = -(-elements * _BITS[kind] // 8), raw[1] - raw[0]
-            wrong = needed != there
+            # Text is never stored as raw bytes.
+            wrong = needed != there or not _BITS[kind]
         else:
             # Numbers of less than a byte may share one.
             wrong = elements > elements_at_most * (8 // min(8, _BITS[kind] or 8))
         if wrong:
             raise BrokenStructure(f"a tensor of the shape {dims[:8]} does not have the bytes that this shape needs")
-        place = raw or typed
-        if name is not None and place is not None and elements <= _SMALL:
-            self._constants.setdefault(name, []).append((kind, *place, raw is not None))
+        if name is not None and places and elements <= _SMALL:
+            self._constants.setdefault(name, []).append((kind, places))
 
-    def _check_sized(self, operator: bytes, inputs: list[bytes]) -> None:
+    def _check_sized(self, operator: bytes, inputs: Sequence[bytes]) -> None:
         """Check a node whose output gets a size that an input states, if that input is a constant.
 
         Raises:
             UnsafeStructure: If the output would have more than `MOST_ELEMENTS`.
         """
         stated = [self._values(name) for name in inputs]
-        place = _SIZED[operator]
         asked = [0.0]
         if operator == b"Range":
-            if len(stated) == 3 and all(len(each) == 1 and len(each[0]) == 1 for each in stated):
-                first, last, step = (each[0][0] for each in stated)
-                asked.append((last - first) / step if step else 0.0)
-        elif operator == b"Resize":
-            # The size stands in the last input, or the factors in the one before.
-            asked += [_product(values) for each in stated[2:] for values in each]
+            first, last, step = ([number for values in each for number in values] for each in (*stated, [], [], [])[:3])
+            steps = [abs(number) for number in step if number]
+            if first and last and steps:
+                asked.append(max(max(last) - min(first), max(first) - min(last)) / min(steps))
+        elif operator == b"MelWeightMatrix":
+            asked.append(math.prod(max(map(_product, each), default=0.0) for each in stated))
         else:
-            for values in stated[place] if len(stated) > place else ():
+            for values in (values for each in stated for values in each):
                 # A pad is added to a side, and the depth of OneHot is a side. The other sides are not known.
                 longest = max(values, default=0.0) / MOST_OF_A_SIZE * MOST_ELEMENTS
                 asked.append(longest if operator in (b"Pad", b"OneHot") else _product(values))
-        if not max(asked) <= MOST_ELEMENTS:
+                asked.append(_padded(values) if operator == b"Pad" else 0.0)
+        # Written so that a number that is none (NaN) is refused, too.
+        if not all(number <= MOST_ELEMENTS for number in asked):
             raise UnsafeStructure(f"a constant with which {operator.decode()} makes a huge tensor")
 
     def _values(self, name: bytes) -> list[list[float]]:
         """Return the numbers of the small constant tensors that have a name."""
-        import struct
-
-        found = [list(map(float, numbers)) for numbers in self._numbers.get(name, ())]
-        for kind, start, end, raw in self._constants.get(name, ()):
-            letter = {1: "f", 6: "i", 7: "q", 11: "d"}.get(kind)
-            if raw and letter:
-                count = (end - start) // struct.calcsize(letter)
-                found.append([float(value) for value in struct.unpack(f"<{count}{letter}", self._bytes(start, end))])
-            elif not raw and kind in (6, 7):
-                found.append(list(map(float, self._packed(start, end))))
+        if len(self._numbers.get(name, ())) + len(self._constants.get(name, ())) > _SMALL:
+            raise UnsafeStructure(f"more than {_SMALL} constants of one name")
+        found = list(self._numbers.get(name, ()))
+        for kind, places in self._constants.get(name, ()):
+            numbers: list[float] = []
+            for tag, start, end in places:
+                if tag == _RAW or tag in _TYPED_LETTERS:
+                    numbers += self._unpacked(
+                        _LETTERS.get(kind, "") if tag == _RAW else _TYPED_LETTERS[tag], start, end
+                    )
+                elif kind in (5, 6, 7):
+                    numbers += self._packed(start, end) if tag & 7 == 2 else [_signed(start)]
+            found.append(numbers)
         return found
 
     # Bytes
@@ -300,7 +325,8 @@ class _Reader:
             where: The name of the message, for errors.
 
         Yields:
-            (tag, position, position behind the content) of a field of bytes, and (tag, value, 0) of a number.
+            (tag, position, position behind the content) of a field of bytes or of a float, and (tag, value, 0) of a
+            whole number.
         """
         position = start
         window, base = self._window, self._base
@@ -330,7 +356,8 @@ class _Reader:
                 value, second = position, position + value
                 position = second
             elif wire:
-                position += 4 if wire == 5 else 8
+                value, second = position, position + (4 if wire == 5 else 8)
+                position = second
             if position > end:
                 raise BrokenStructure(f"a part of its {where} is longer than the {where}")
             yield tag, value, second
@@ -373,6 +400,16 @@ class _Reader:
             numbers.append(_signed(number))
         return numbers
 
+    def _unpacked(self, letter: str, start: int, end: int) -> list[float]:
+        """Return at most the first 64 numbers of the bytes at a position; none without a letter of `struct`."""
+        import struct
+
+        if not letter:
+            return []
+        size = struct.calcsize(letter)
+        count = min(_SMALL, (end - start) // size)
+        return [float(value) for value in struct.unpack(f"<{count}{letter}", self._bytes(start, start + count * size))]
+
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the number at an index, and the index behind it.
@@ -397,6 +434,15 @@ def _signed(value: int) -> int:
 
 def _product(values: Sequence[float]) -> float:
     return math.prod(max(0.0, value) for value in values) if values else 0.0
+
+
+def _padded(pads: Sequence[float]) -> float:
+    """Return how many elements a tensor has at least after padding: first all pads at the start, then those at the end.
+
+    Each side is taken as 1, because it is not known.
+    """
+    half = len(pads) // 2
+    return math.prod(1.0 + max(0.0, first + last) for first, last in zip(pads[:half], pads[half:], strict=False))
 
 
 def _shown(name: bytes) -> str:

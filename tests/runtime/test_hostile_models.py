@@ -219,8 +219,60 @@ def add_shape_with_two_meanings(model):
     with_node(model, helper.make_node("If", ["b"], ["c"], then_branch=inner(tensors=(small,))))
 
 
+def constants(operator: str, *nodes: onnx.NodeProto | onnx.TensorProto | bytes, data: int = 0):
+    """Return a change that gives an operator constants in other forms than raw bytes, behind inputs of data."""
+
+    def change(model):
+        names = ["levels"] * data
+        for number, each in enumerate(nodes):
+            names.append(f"c{number}")
+            if isinstance(each, onnx.NodeProto):
+                each.output[:] = [f"c{number}"]
+                with_node(model, each)
+            else:
+                tensor = onnx.TensorProto.FromString(each) if isinstance(each, bytes) else each
+                tensor.name = f"c{number}"
+                model.graph.initializer.append(tensor)
+        with_node(model, helper.make_node(operator, names, ["huge"]))
+
+    change.__name__ = operator
+    return change
+
+
+def constant(**value: object) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], ["c"], **value)
+
+
+def add_meanings_of_a_name(model):
+    """Each of many nodes could have to be compared with each of many constants."""
+    with_node(model, *(helper.make_node("Constant", [], ["s"], value_ints=[1]) for _ in range(1000)))
+    with_node(model, helper.make_node("Expand", ["levels", "s"], ["huge"]))
+
+
+FLOATS = [1.0, 1.0, 40_000.0, 40_000.0]
 LONG = np.array([1, 10**6, 10**6])
 HOSTILE = [
+    (constants("Resize", constant(value_floats=FLOATS), data=2), "Resize makes a huge tensor"),
+    (constants("Resize", helper.make_tensor("", 1, [4], FLOATS), data=2), "Resize makes a huge tensor"),
+    (constants("Resize", helper.make_tensor("", 1, [4], FLOATS), data=1), "Resize makes a huge tensor"),
+    (constants("Upsample", helper.make_tensor("", 1, [4], FLOATS), data=1), "Upsample makes a huge tensor"),
+    (constants("Range", *(constant(value_float=v) for v in (0.0, 1e9, 1.0))), "Range makes a huge tensor"),
+    (constants("Range", *(helper.make_tensor("", 1, [], [v]) for v in (0.0, 1e9, 1.0))), "Range makes a huge tensor"),
+    (constants("Range", *(helper.make_tensor("", 11, [], [v]) for v in (0.0, 1e9, 1.0))), "Range makes a huge tensor"),
+    (ask("Range", *(np.array(value) for value in (10**12, 0, -1))), "Range makes a huge tensor"),
+    (ask("Range", *(np.array(value, np.float32) for value in (0, np.nan, 1))), "Range makes a huge tensor"),
+    (ask("Pad", None, np.array([0, 0, 30_000, 30_000] * 2)), "Pad makes a huge tensor"),
+    (ask("MaxUnpool", None, None, LONG), "MaxUnpool makes a huge tensor"),
+    (ask("CenterCropPad", None, LONG), "CenterCropPad makes a huge tensor"),
+    (ask("HannWindow", np.array(10**9)), "HannWindow makes a huge tensor"),
+    (ask("MelWeightMatrix", np.array(10**5), np.array(10**5)), "MelWeightMatrix makes a huge tensor"),
+    (ask("Multinomial", None, sample_size=2**30), "asks for a huge tensor"),
+    (ask("TfIdfVectorizer", None, ngram_indexes=[2**40]), "asks for a huge tensor"),
+    (ask("Conv", None, None, pads=[30_000] * 4), "asks for a huge tensor"),
+    (ask("Upsample", None, scales=FLOATS), "asks for a huge tensor"),
+    # The number of ConstantOfShape's input stands alone, not packed: 0x38 is the tag of a single number of 64 bits.
+    (constants("ConstantOfShape", b"\x08\x01\x10\x07\x38\x80\x80\x80\x80\x20"), "ConstantOfShape makes a huge tensor"),
+    (add_meanings_of_a_name, "more than 64 constants of one name"),
     (add_sparse_initializer, "sparse tensors"),
     (add_sparse_attribute, "sparse tensors"),
     (add_function, "functions of its own"),
@@ -270,6 +322,7 @@ ODD_TENSORS = {
     "a negative side": tensor(dims=[-1], data_type=1, raw_data=bytes(4)),
     "an overflow": tensor(dims=[2**32, 2**32], data_type=1, raw_data=b""),
     "an unknown type": tensor(dims=[1], data_type=99, raw_data=bytes(4)),
+    "texts as raw bytes": tensor(dims=[2**27], data_type=8, raw_data=b""),
     "no type": tensor(dims=[1], data_type=0, raw_data=bytes(4)),
     "many dimensions": tensor(dims=[1] * 1000, data_type=1, raw_data=bytes(4)),
 }
