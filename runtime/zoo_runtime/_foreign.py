@@ -140,6 +140,19 @@ def explain_failure(model: str | bytes, reason: str) -> ModelError:
     return CorruptModel(f"onnxruntime cannot load {name}: {_shorter(reason)}. Copy the file again, or export it again.")
 
 
+def explain_run(name: str, reason: str) -> ModelError:
+    """Return the error to raise for a file that ONNX Runtime could load, but not run.
+
+    Args:
+        name: The name of the file, for the message.
+        reason: The message of ONNX Runtime.
+    """
+    return CorruptModel(
+        f"onnxruntime cannot run {name}: {_shorter(reason)}. Either the file is damaged, and must be copied again, or "
+        "the memory of this machine is too small for it."
+    )
+
+
 def explain_structure(model: str | bytes, error: BrokenStructure | UnsafeStructure) -> ModelError:
     """Return the error to raise for a file that is not handed to ONNX Runtime, because of its structure.
 

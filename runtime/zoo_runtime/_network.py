@@ -116,9 +116,12 @@ class Network:
             return self._single
 
     def run(self, session: Session, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the network on decoded pictures (batch, height, width, channels), and return (batch, classes)."""
-        with self._run_lock:
-            return session.run([OUTPUT], {INPUT: pixels})[0]
+        """Run the network on decoded pictures (batch, height, width, channels), and return (batch, classes).
+
+        Raises:
+            CorruptModel: If ONNX Runtime cannot run it.
+        """
+        return self._outputs(session, [OUTPUT], pixels)[0]
 
     def run_all(self, session: Session, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """Run the network, and return all its outputs: the probabilities and, if the file has them, the scores.
@@ -126,9 +129,23 @@ class Network:
         Returns:
             The probabilities (batch, classes). If the file has an outlier score, then also the scores (batch,) and the
             lengths of the features (batch,).
+
+        Raises:
+            CorruptModel: If ONNX Runtime cannot run it.
         """
+        return self._outputs(session, None, pixels)
+
+    def _outputs(
+        self, session: Session, names: list[str] | None, pixels: npt.NDArray[np.uint8]
+    ) -> list[npt.NDArray[np.float32]]:
         with self._run_lock:
-            return session.run(None, {INPUT: pixels})
+            try:
+                return session.run(names, {INPUT: pixels})
+            except Exception as error:
+                # ONNX Runtime's exceptions have no common base class.
+                from ._foreign import explain_run
+
+                raise explain_run(self._name, str(error)) from None
 
     def info(self) -> ModelInfo:
         """Return the metadata of the file, after checking that they match the graph.

@@ -449,3 +449,30 @@ def test_only_little_of_a_large_file_is_read(model_bytes, tmp_path, monkeypatch)
     with path.open("rb", buffering=0) as stream:
         _structure.read_structure(stream, path.stat().st_size)
     assert 0 < sum(read) < 100_000
+
+
+def test_a_network_that_fails_while_it_runs_is_a_typed_error(model_bytes, tmp_path):
+    """ONNX Runtime finds out only then that an index is out of bounds."""
+    model = onnx.load_from_string(model_bytes)
+    last = next(node for node in model.graph.node if "probabilities" in node.output)
+    last.output[:] = ["before"]
+    index = helper.make_node("ReduceMax", ["image_as_float"], ["most"], keepdims=0)
+    with_node(
+        model,
+        helper.make_node("Cast", ["image"], ["image_as_float"], to=TensorProto.FLOAT),
+        index,
+        helper.make_node("Add", ["most", "far"], ["place"]),
+        helper.make_node("Cast", ["place"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["one", "whole"], ["zero"]),
+        helper.make_node("Add", ["before", "zero"], ["probabilities"]),
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1e6), "far"))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(2, np.float32), "one"))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CorruptModel, match=r"^onnxruntime cannot run '.*model\.onnx'.* must be copied again") as caught:
+        Predictor(tmp_path)(np.zeros((9, 9, 3), np.uint8))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "device").mkdir()
+    with pytest.raises(CorruptModel, match="cannot run"):
+        zoo_runtime.update(tmp_path / "device", tmp_path)
+    assert os.listdir(tmp_path / "device") == []
