@@ -97,6 +97,7 @@ def update(
     place, source = _folder(folder), model_file(new)
     key = None if require_signature is None else load_public_key(os.fsdecode(require_signature))
     current, incoming = os.path.join(place, CURRENT), os.path.join(place, INCOMING)
+    _refuse_own_names(place, source)
     with _locked(place), _written(place, source):
         _finish_interrupted(place)
         try:
@@ -110,6 +111,7 @@ def update(
             if os.path.exists(current) and before is None:
                 notes.append("The file before it could not be used.")
             if not same:
+                _keep_owner(current, incoming)
                 _swap(place, incoming, _sidecars.of(source))
                 notes += _beside(place, _sidecars.after_update, place, source)
         finally:
@@ -164,6 +166,17 @@ def _folder(folder: str | os.PathLike[str]) -> str:
     if not os.path.isdir(path):
         raise NotUpdated(f"there is no folder {path!r}. Give the folder that holds {CURRENT}, or make it first.")
     return path
+
+
+def _refuse_own_names(place: str, source: str) -> None:
+    """Refuse a new file with a name that an update itself uses: what an interrupted one left there is removed."""
+    for name in (INCOMING, SWAP, f"{SWAP}.part"):
+        # Not by identity: after an interrupted update, one file may have two of these names.
+        if os.path.realpath(source) == os.path.join(os.path.realpath(place), name):
+            raise NotUpdated(
+                f"{source!r} has a name that updates use for files on the way, and remove. Rename it, such as to "
+                "new.onnx, and give that."
+            )
 
 
 def _refuse_other_kinds(source: str) -> None:
@@ -307,10 +320,24 @@ def _finish_interrupted(place: str) -> None:
     _sync_folder(place)
 
 
+def _keep_owner(present: str, new: str) -> None:
+    """Let a new file be readable for those who can read the present one: a service need not run as who updates."""
+    with contextlib.suppress(OSError):
+        status = os.stat(present)
+        # Only root may give a file to somebody else.
+        if hasattr(os, "chown") and (status.st_uid, status.st_gid) != (os.stat(new).st_uid, os.stat(new).st_gid):
+            with contextlib.suppress(OSError):
+                os.chown(new, status.st_uid, status.st_gid)
+        os.chmod(new, status.st_mode & 0o777)
+
+
 def _duplicate(path: str, copy: str) -> None:
-    """Give a file a second name. Where the file system has no such names (FAT), copy it."""
+    """Give a file a second name. Where the file system has no such names (FAT), copy it.
+
+    A symbolic link is followed: it could lead to the very name that the file is to have, or to one that changes.
+    """
     try:
-        os.link(path, copy)
+        os.link(os.path.realpath(path), copy)
     except OSError as error:
         if error.errno in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             raise
@@ -396,6 +423,11 @@ def _refuse(place: str, source: str, error: OSError) -> NoReturn:
         text += " Free some space."
     elif error.errno == errno.EROFS:
         text += " Its file system is read-only: mount it for writing first, as with `sudo mount -o remount,rw /`."
+    elif error.errno == errno.EBUSY:
+        text += (
+            f" {CURRENT} itself is probably mounted, as with `docker run -v .../{CURRENT}:...`, and then it cannot be "
+            "replaced: mount its folder instead."
+        )
     elif error.errno in (errno.EACCES, errno.EPERM):
         text += " Run the command as the user who owns the folder, or with sudo."
     raise NotWritten(text) from None

@@ -121,6 +121,56 @@ def test_a_file_system_without_links_gets_copies(device, files, monkeypatch):
     assert run_of(device) == "01" and not [name for name in names(device) if "swap" in name or "part" in name]
 
 
+@pytest.mark.parametrize("name", ["model.incoming.onnx", "model.swap.onnx"])
+def test_a_new_file_with_a_name_of_ours_is_refused_and_not_removed(device, files, name):
+    new = device / name
+    new.write_bytes(files[1].read_bytes())
+    with pytest.raises(NotUpdated, match="Rename it"):
+        update(device, new)
+    assert new.read_bytes() == files[1].read_bytes() and run_of(device) == "01"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_a_new_file_can_be_read_by_those_who_read_the_old_one(device, files):
+    """Root updates with strict defaults, and a service runs as somebody else."""
+    (device / "model.onnx").chmod(0o644)
+    group = max(os.getgroups() or [os.getgid()])
+    os.chown(device / "model.onnx", -1, group)
+    earlier = os.umask(0o077)
+    try:
+        update(device, files[1])
+    finally:
+        os.umask(earlier)
+    status = (device / "model.onnx").stat()
+    assert status.st_mode & 0o777 == 0o644 and status.st_gid == group
+
+
+@pytest.mark.parametrize("target", ["release/v1.onnx", "model.previous.onnx"])
+def test_a_link_is_replaced_and_its_file_kept(device, files, target):
+    """A present file that is a symbolic link, even one to the name under which it is kept."""
+    (device / "release").mkdir()
+    os.rename(device / "model.onnx", device / target)
+    os.symlink(target, device / "model.onnx")
+    update(device, files[1])
+    assert run_of(device) == "02" and run_of(device / "model.previous.onnx") == "01"
+    rollback(device)
+    assert run_of(device) == "01" and run_of(device / "model.previous.onnx") == "02"
+
+
+def test_a_file_that_is_mounted_itself_stays(device, files, monkeypatch):
+    real = os.replace
+
+    def busy(source, target):
+        if os.path.basename(target) == "model.onnx":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    with pytest.raises(NotWritten, match="mount its folder instead"):
+        update(device, files[1])
+    assert run_of(device) == "01" and names(device) == ["README.md", "model.onnx", "sbom.json"]
+
+
 def test_texts_of_the_user_stay(device, files):
     (device / "README.md").write_text("my own notes")
     update(device, files[1])
