@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import stat
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -454,7 +455,8 @@ def _model_of(model: str | os.PathLike[str] | bytes) -> str | bytes:
         model = bytes(model)
     if not isinstance(model, bytes):
         path = model_file(model)
-        if os.path.isfile(path) or not os.path.exists(path):
+        # A device such as /dev/zero never ends; as a path, it is refused.
+        if not os.path.exists(path) or not stat.S_ISFIFO(os.stat(path).st_mode):
             return path
         # A pipe, such as the shell's <(...), can be read only once.
         with contextlib.suppress(OSError), open(path, "rb") as stream:

@@ -20,6 +20,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
@@ -183,8 +184,8 @@ def _refuse_other_kinds(source: str) -> None:
     """Refuse a file that is obviously no exported file, before it is copied. A pipe can be read only once."""
     from ._foreign import refuse_foreign
 
-    if os.path.isfile(source):
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if not stat.S_ISFIFO(os.stat(source).st_mode):
             refuse_foreign(source)
 
 

@@ -384,3 +384,11 @@ def test_the_commands(device, files, capsys):
     assert "is this file already" in capsys.readouterr().out
     assert main(["update", str(device), str(device / "nothing.onnx")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="this system has no /dev/zero")
+def test_a_device_that_never_ends_is_not_read(device):
+    for use in (Predictor, lambda path: update(device, path)):
+        with pytest.raises(CorruptModel, match="zero bytes only"):
+            use("/dev/zero")
+    assert run_of(device) == "01"
