@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from ._checked import checked
-from ._errors import NotWritten, ProviderNotStarted
+from ._errors import ModelNotFound, NotWritten, ProviderNotStarted
 from ._onnxruntime import Session, built_providers, load, version
 
 PROVIDERS = {
@@ -225,7 +225,7 @@ def model_file(model: str | os.PathLike[str]) -> str:
     A `~` at the start stands for the home folder.
 
     Raises:
-        ModelNotFound: If `model` is a folder that has no `model.onnx`.
+        ModelNotFound: If `model` is a folder that has no `model.onnx`, or something that is no file, such as a pipe.
         TypeError: If `model` is not a path.
     """
     try:
@@ -238,13 +238,20 @@ def model_file(model: str | os.PathLike[str]) -> str:
     if path.startswith("~") and not os.path.lexists(path):
         path = os.path.expanduser(path)
     if not os.path.isdir(path):
-        return path
+        return _checked_kind(path)
     inside = os.path.join(path, "model.onnx")
     if not os.path.lexists(inside):
         from ._foreign import missing_in
 
         raise missing_in(path)
-    return inside
+    return _checked_kind(inside)
+
+
+def _checked_kind(path: str) -> str:
+    """Return a path. Refuse a pipe or a device there, because opening or reading it might never end."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise ModelNotFound(f"{path!r} is a pipe or a device, not an exported file. Give the path of a model.onnx.")
+    return path
 
 
 # Tuned settings

@@ -8,11 +8,14 @@ its own network. The address of the connection itself is checked, so that a name
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import io
 import ipaddress
 import re
+import socket
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -62,19 +65,26 @@ class Download(io.RawIOBase):
             PictureTooLarge: If there are more than 64 MiB.
             NotAPicture: If there is nothing.
         """
-        until = time.monotonic() + self._deadline
+        policy = _Policy(time.monotonic() + self._deadline)
+        # A server that sends a byte now and then meets every time limit of the system, in the head of its answer too.
+        timer = threading.Timer(self._deadline, policy.end)
+        timer.daemon = True
+        timer.start()
         try:
-            return self._read(until)
+            return self._read(policy)
         except urllib.error.HTTPError as error:
             raise PictureNotFound(f"the server answered {error.code} {error.reason}.".replace(" .", ".")) from None
         except urllib.error.URLError as error:
-            raise PictureNotFound(f"cannot be downloaded: {_reason(error.reason)}.") from None
+            reason = "it takes too long" if policy.has_ended else _reason(error.reason)
+            raise PictureNotFound(f"cannot be downloaded: {reason}.") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise PictureNotFound(f"cannot be downloaded: {_reason(error)}.") from None
+            reason = "it takes too long" if policy.has_ended else _reason(error)
+            raise PictureNotFound(f"cannot be downloaded: {reason}.") from None
+        finally:
+            timer.cancel()
 
-    def _read(self, until: float) -> bytes:
+    def _read(self, policy: _Policy) -> bytes:
         request = _request(self._address)
-        policy = _Policy(until)
         handlers = [_Redirects(policy), _Http(policy), _Https(policy)]
         opener = urllib.request.OpenerDirector()
         for handler in (
@@ -96,6 +106,7 @@ class Download(io.RawIOBase):
                 if size > LARGEST:
                     raise PictureTooLarge(f"it has more than the {LARGEST:,} bytes that are downloaded.")
                 policy.check_time()
+            policy.check_time()
         if length.isdecimal() and size < int(length):
             raise PictureNotFound(f"only {size:,} of {int(length):,} bytes were received.")
         if not size:
@@ -130,6 +141,16 @@ class _Policy:
     def __init__(self, until: float) -> None:
         self._until = until
         self._is_public: bool | None = None
+        self._socket: socket.socket | None = None
+        self.has_ended = False
+
+    def end(self) -> None:
+        """End the connection, so that whatever waits for it fails."""
+        self.has_ended = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                # Not the method of `SSLSocket`, which must not be called while another thread reads.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def check_time(self) -> float:
         """Return the seconds that are left."""
@@ -140,6 +161,7 @@ class _Policy:
 
     def check_peer(self, connection: http.client.HTTPConnection, is_proxied: bool) -> None:
         """Refuse a connection into the local network after one to the internet. A proxy decides for itself."""
+        self._socket = connection.sock
         if is_proxied:
             return
         peer = ipaddress.ip_address(connection.sock.getpeername()[0].partition("%")[0])

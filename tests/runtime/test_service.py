@@ -9,9 +9,11 @@ import asyncio
 import base64
 import io
 import json
+import os
 import re
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -374,7 +376,9 @@ def test_pages_of_other_origins_may_not_send_pictures(client, red):
         return client.post("/predict", content=red, headers={**JPEG, "origin": origin}).status_code
 
     assert status("http://localhost") == 200
-    assert [status(origin) for origin in ("http://evil.example", "null", "http://localhost:81")] == [403] * 3
+    assert [status(origin) for origin in ("http://evil.example", "null", "http://localhost:81", "http://[a")] == [
+        403
+    ] * 4
     answer = client.get("/models", headers={"origin": "http://evil.example"})
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -474,8 +478,10 @@ TEXT = base64.b64encode(b"no picture").decode()
         (tensor(PIXELS, data=[10**30] * 2304), 400, "from 0 to 255"),
         (tensor(PIXELS, data=["1"] * 2304), 400, "from 0 to 255"),
         (tensor(PIXELS, data=[[1], [1, 2]]), 400, "list of numbers"),
-        (tensor(PIXELS, data=[]), 400, "from 0 to 255"),
-        (tensor(PIXELS, data={}), 400, "from 0 to 255"),
+        (tensor(PIXELS, data=[]), 400, "has 0 numbers"),
+        (tensor(PIXELS, data={}), 400, "list of numbers"),
+        (tensor(PIXELS, data=[[1] * 2304]), 400, "list of numbers"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1], "parameters": 5}]}, 400, "has no 'data'"),
         (tensor(PIXELS) | {"outputs": [{"name": "labels"}]}, 400, "The outputs are probabilities"),
         (tensor(PIXELS) | {"outputs": 1}, 400, "'outputs' must be a list"),
         (tensor(PIXELS) | {"id": 7}, 400, "'id' must be a string"),
@@ -489,6 +495,16 @@ TEXT = base64.b64encode(b"no picture").decode()
 def test_requests_that_break_the_protocol(client, request_, status, part):
     answer = infer(client, request_, status)
     assert set(answer) == {"error"} and part in answer["error"]
+
+
+def test_a_long_text_among_the_numbers_takes_no_memory(client):
+    """numpy would make every element as wide as the text: 180 kB of JSON would take 920 MB."""
+    tracemalloc.start()
+    try:
+        infer(client, tensor(PIXELS, data=["x" * 100_000] + [1] * 2303), 400)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"inputs": ' + b"1" * 5000 + b"}"])
@@ -718,6 +734,18 @@ def test_a_new_file_that_fails_leaves_the_old_one(service, client, model, graph,
     replaced(model, other(graph, info))
     assert not tiny.changed() and tiny.changed() and tiny.take_up() == "taken"
     assert tiny.problem is None
+
+
+def test_a_pipe_in_place_of_the_file_does_not_stop_the_search_for_new_ones(service, client, model, graph, info):
+    held = service.models["tiny"]
+    model.unlink()
+    os.mkfifo(model)
+    assert not held.changed() and not held.changed()
+    assert "not there" in client.get("/models").json()["models"][0]["problem"]
+    model.unlink()
+    replaced(model, other(graph, info))
+    held.changed()
+    assert held.changed() and held.take_up() == "taken"
 
 
 def test_the_same_content_at_another_time_is_no_new_model(service, model, model_bytes):

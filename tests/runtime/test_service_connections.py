@@ -130,6 +130,15 @@ def test_two_requests_at_once_on_one_connection(model, red):
         assert [answer_of(client)[0] for _ in range(3)] == [200, 200, 200]
 
 
+def test_a_request_that_says_twice_where_it_ends_is_the_last_on_its_connection(model):
+    sent = head(4, "Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n" + b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with running(model) as (_, port), connect(port) as client:
+        client.sendall(sent)
+        status, headers, answer = answer_of(client)
+        assert (status, answer["error"], headers["connection"]) == (400, "BadRequest", "close")
+        assert not client.recv(1)
+
+
 @pytest.mark.parametrize(
     "sent", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000]
 )

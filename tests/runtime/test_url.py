@@ -36,6 +36,13 @@ def server(pictures):
                     self.wfile.write(b"x")
                     self.wfile.flush()
                     time.sleep(0.05)
+            elif name == "slow-head":
+                self.send_response(200)
+                self.flush_headers()
+                for _ in range(200):
+                    self.wfile.write(b"X")
+                    self.wfile.flush()
+                    time.sleep(0.05)
             elif name in ("huge", "short"):
                 self.send_response(200)
                 self.send_header("Content-Length", str(10**9 if name == "huge" else 1000))
@@ -109,6 +116,7 @@ def test_a_login_is_sent_to_its_host_only_and_never_shown(predict, server):
         ("damaged.jpg", "damaged"),
         ("notes.txt", "a text file"),
         ("slow", "it takes too long"),
+        ("slow-head", "it takes too long"),
     ],
 )
 def test_what_a_server_can_do_wrong(predict, server, monkeypatch, path, words):

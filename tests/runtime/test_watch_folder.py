@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo_runtime import NotWritten
+from zoo_runtime import NotWritten, Predictor
 from zoo_runtime._watch import folder as watching
 from zoo_runtime._watch.journal import Entry, Journal
 from zoo_runtime._watch.outputs import JsonLines
@@ -126,6 +126,31 @@ def test_a_damaged_journal_is_named(watch, inbox):
     assert code == 1
     with pytest.raises(NotWritten, match=r"is damaged: .*Remove it"):
         Journal(str(inbox / ".zoo-watch.db"), {})
+
+
+def test_a_journal_that_is_damaged_further_inside_is_named(watch, inbox, capsys):
+    """Its first pages are good, so that the damage shows when a picture is looked up."""
+    assert watch(inbox)[0] == 0
+    path = inbox / ".zoo-watch.db"
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    code, rows, _, err = watch(inbox)
+    assert (code, rows) == (1, []) and "is damaged" in err[-1] and "Remove it" in err[-1]
+
+
+def test_large_pictures_are_not_all_read_at_one_time(watch, inbox, monkeypatch):
+    sizes: list[int] = []
+    real = Predictor.predict_each
+
+    def counted(self, pictures, **more):
+        sizes.append(sum(map(len, pictures)))
+        return real(self, pictures, **more)
+
+    monkeypatch.setattr(Predictor, "predict_each", counted)
+    largest = max(path.stat().st_size for path in inbox.rglob("*.*") if path.suffix in (".jpg", ".png"))
+    monkeypatch.setattr("zoo_runtime._watch.folder.BATCH_BYTES", largest)
+    code, rows, _, _ = watch(inbox)
+    assert (code, len(rows)) == (0, 4) and len(sizes) > 1 and max(sizes) <= largest
 
 
 @pytest.mark.parametrize("written", [0, 5, 8, 12, 16])

@@ -212,6 +212,40 @@ def test_the_page_answers_nothing_else(page, method, path, host, code):
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("192.168.1.7:8090", 200),
+        ("[fe80::1]:8090", 200),
+        ("pi:8090", 200),
+        ("pi.local", 200),
+        ("pi.home.arpa", 200),
+        ("evil.example", 403),
+        ("pi.evil.example:8090", 403),
+        ("192.168.1.7.evil.example", 403),
+        ("", 403),
+        ("[", 403),
+    ],
+)
+def test_a_page_for_the_network_is_not_for_the_pages_of_strangers(info, host, code):
+    """By DNS rebinding, a stranger's name leads to an address of this network."""
+    page = Page("0.0.0.0", 0, info)
+    connection = http.client.HTTPConnection("127.0.0.1", page._server.server_address[1], timeout=5)
+    try:
+        connection.request("GET", "/state.json", headers={"Host": host})
+        assert connection.getresponse().status == code
+    finally:
+        connection.close()
+        page.close()
+
+
+def test_a_client_that_sends_slowly_loses_its_place(page, monkeypatch):
+    monkeypatch.setattr("zoo_runtime._watch.page._LONGEST", 0.3)
+    with socket.create_connection(("127.0.0.1", page._server.server_address[1]), timeout=5) as slow:
+        slow.sendall(b"GET / HT")
+        assert slow.recv(1) == b""
+
+
 def test_many_connections_do_not_stop_the_page(page):
     port = page._server.server_address[1]
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -66,3 +67,33 @@ def test_a_penalty_of_the_user_reads_the_top_alone():
     top, targets = features(20, 6, 10)
     chosen = choose_head([top, top], targets, dataclasses.replace(Head(), weight_l2=0.01), **OPTIONS)
     assert (chosen.groups, chosen.fit.penalty) == (1, 0.02)
+
+
+def test_a_head_that_an_earlier_version_recorded_is_read():
+    """It had rows of NaN for pictures that were not held out, and no list of the others."""
+    top, targets = features(20, 6, 0)
+    chosen = choose_head([top], np.pad(targets, ((0, 0), (0, 1))), Head(), **OPTIONS | {"folds": 3})
+    fit = dataclasses.replace(chosen.fit, rows=chosen.fit.rows[1:], logits=chosen.fit.logits[1:])
+    fit = dataclasses.replace(fit, losses=fit.losses[1:], fold_of=np.where(np.arange(60) == 0, -1, fit.fold_of))
+    stored = evidence.to_values(dataclasses.replace(chosen, fit=fit))
+    arrays = {name: values for name, values in stored.arrays.items() if name != "rows"}
+    arrays |= {name: np.concatenate([arrays[name][:1] * np.nan, arrays[name]]) for name in ("logits", "losses")}
+    read = evidence.from_values(dataclasses.replace(stored, arrays=arrays)).fit
+    for name in ("rows", "logits", "losses"):
+        assert np.array_equal(getattr(read, name), getattr(fit, name))
+
+
+def test_a_large_head_is_solved_in_the_thread_that_receives_signals(monkeypatch):
+    """Leaving a pool of threads waits for them, and a large head takes minutes."""
+    top, targets = features(20, 6, 0)
+    monkeypatch.setattr(evidence.head_blocks, "LARGEST", 0)
+    threads = []
+
+    def interrupted(*_, **__):
+        threads.append(threading.current_thread())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(linear_head, "solve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        choose_head([top, top], targets, Head(), **OPTIONS)
+    assert threads == [threading.main_thread()]

@@ -63,6 +63,16 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
     assert np.array_equal(one.kernel, four.kernel) and np.array_equal(one.logits, four.logits)
 
 
+def test_features_that_depend_on_each_other_are_solved_with_a_weak_penalty(monkeypatch):
+    """The covariance has many eigenvalues of 0, which sums in 32 bits can make negative."""
+    rng = np.random.default_rng(0)
+    values = (rng.normal(0, 300, (600, 10)) @ rng.normal(0, 1, (10, 60)) + 900).astype("float32")
+    targets = np.eye(4, dtype="uint8")[(values[:, :4] + rng.normal(0, 900, (600, 4))).argmax(axis=1)]
+    whole = solve([values], targets, l2=1e-4)
+    in_blocks(monkeypatch, 2048)
+    assert solve([values], targets, l2=1e-4).loss == pytest.approx(whole.loss, abs=0.01)
+
+
 def test_very_many_features_are_preconditioned_by_their_variances(monkeypatch):
     groups, targets = pictures(900, 4)
     whole = solve(groups, targets)

@@ -119,8 +119,11 @@ def choose_head(
     # their blocks among all cores, one after the other, because both at once would take twice the memory.
     large = head_blocks.is_for_blocks(len(targets), features, units)
     options["threads"] = os.cpu_count() or 1 if large else 1
-    with linear_head.one_blas_thread(), ThreadPoolExecutor(1 if large else 2) as pool:
-        solved = pool.map(lambda read: linear_head.solve(read, targets, **options), [groups[:1], *more])
+    with linear_head.one_blas_thread(), ThreadPoolExecutor(2) as pool:
+        # Large ones are solved in this thread, because leaving the pool after a signal waits for its threads.
+        solved = (map if large else pool.map)(
+            lambda read: linear_head.solve(read, targets, **options), [groups[:1], *more]
+        )
         plain, *others = solved
     top_alone = ChosenHead(dataclasses.replace(head, stages=1), plain, 1, {})
     if not others or not plain.folds:
@@ -153,7 +156,11 @@ def to_values(chosen: ChosenHead) -> Values:
 
 def from_values(values: Values) -> ChosenHead:
     """Return the head that `to_values` recorded."""
-    facts, arrays = values.facts, values.arrays
+    facts, arrays = values.facts, dict(values.arrays)
+    if "rows" not in arrays:
+        # An earlier version kept rows of NaN for pictures that were not held out.
+        arrays["rows"] = np.flatnonzero(arrays["fold_of"] >= 0)
+        arrays |= {name: arrays[name][arrays["rows"]] for name in ("logits", "losses")}
     heads = len([name for name in arrays if name.startswith("fold_kernel")])
     fit = HeadFit(
         penalty=facts["penalty"],

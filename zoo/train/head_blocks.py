@@ -32,6 +32,8 @@ KEPT_STEPS = 6
 GRADIENT, MOST_STEPS = 5e-3, 30
 # With more features than this, only their variances precondition the kernel. The covariance of 4,096 takes 134 MB.
 MOST_FEATURES = 4096
+# The eigenvalues of a covariance that is summed in 32 bits are known to about this fraction of their sum.
+ROUNDING = 1e-6
 # Threads, each with a block and a gradient of its own.
 MOST_THREADS = 8
 
@@ -247,8 +249,10 @@ class _Whitening:
         # A single unit has a curvature of at most 1/4 times the covariance.
         share = 1 / max(units, 4)
         self._bias, self._full = np.sqrt(share), spread.ndim == 2
-        # Features that never vary have no curvature of their own.
-        least = max(penalty, 1e-9)
+        # Features that never vary have no curvature of their own. The covariance is a sum in 32 bits: where features
+        # depend on each other, its smallest eigenvalues may be negative, and such a matrix has no Cholesky factor.
+        total = float(spread.trace() if self._full else spread.sum())
+        least = max(penalty, ROUNDING * total * share, 1e-9)
         if self._full:
             self._factor = cholesky(spread * share + least * np.eye(len(spread)), lower=True)
         else:

@@ -103,7 +103,7 @@ class Guard:
         origin = headers.get("origin", "").lower()
         if method in ("GET", "HEAD", "OPTIONS") or not origin or origin in self._origins:
             return
-        if urlsplit(origin).netloc != headers.get("host", "").lower():
+        if _netloc(origin) != headers.get("host", "").lower():
             raise Refused(
                 403,
                 "ForeignOrigin",
@@ -123,6 +123,14 @@ class Guard:
             f"The token {what}. Send it as a header: -H 'Authorization: Bearer TOKEN'.",
             {"WWW-Authenticate": "Bearer"},
         )
+
+
+def _netloc(origin: str) -> str | None:
+    """Return host and port of an origin. None if it is no address, such as "null" or "http://[a"."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def _digest(token: str) -> bytes:

@@ -83,6 +83,7 @@ class Edge:
 
     async def _answer(self, scope: Scope, exchange: Exchange) -> None:
         try:
+            exchange.check_framing()
             # Who watches the service still wants to know how it ends.
             if self._state.draining and scope["path"] not in ("/v2/health/live", "/metrics"):
                 raise Refused(503, "Stopping", "The service is stopping. Ask again later.", {"Retry-After": "5"})
@@ -136,10 +137,25 @@ class Exchange:
         self._send = send
         self._limits = limits
         self._closing = closing
+        # A proxy in front may follow the length while the server follows the chunks, so that what one of them takes for
+        # the end of the body is the next request of the other (RFC 9112, section 6.1).
+        self._framed_twice = "content-length" in headers and "transfer-encoding" in headers
         self._complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
         self.status: int | None = None
         self.gone = False
         self.note = ""
+
+    def check_framing(self) -> None:
+        """Check that the request says once where its body ends.
+
+        Raises:
+            Refused: If it says so twice. The connection is closed after the answer.
+        """
+        if self._framed_twice:
+            self._closing = True
+            raise Refused(
+                400, "BadRequest", "The request has both Content-Length and Transfer-Encoding. Send one of the two."
+            )
 
     async def receive(self) -> Message:
         """Receive a message of the server, and remember whether the body is complete."""

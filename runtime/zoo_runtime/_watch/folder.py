@@ -32,6 +32,9 @@ PATIENCE = 10.0
 """Seconds for which a file must not have changed before it counts as damaged."""
 
 BATCH = 16
+BATCH_BYTES = 64 * 2**20
+"""The most bytes of pictures that are read at one time. A larger picture is read alone."""
+
 _IDLE_PER_WORK = 4
 
 
@@ -112,10 +115,10 @@ class FolderLoop:
             while not stop.requested.is_set():
                 began = time.monotonic()
                 ready = self._ready()
-                for start in range(0, len(ready), BATCH):
+                for files in _batches(ready):
                     if stop.requested.is_set():
                         break
-                    self._answer(ready[start : start + BATCH])
+                    self._answer(files)
                 if once and not self._seen:
                     break
                 # A large folder on a slow disk must not keep the processor busy.
@@ -221,6 +224,18 @@ class FolderLoop:
         if touched:
             self._journal.note([entry for _, entry in touched], {})
             self._settle([file for file, _ in touched])
+
+
+def _batches(files: Sequence[_File]) -> Iterator[list[_File]]:
+    """Split files into groups of at most `BATCH` files and `BATCH_BYTES` bytes, so that they fit into the memory."""
+    batch: list[_File] = []
+    for file in files:
+        if batch and (len(batch) == BATCH or sum(each.size for each in batch) + file.size > BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch
 
 
 def _named(error: PictureError, path: str) -> PictureError:

@@ -90,10 +90,17 @@ class Journal:
         return f"{self._path} cannot be written: {text}. `--journal FILE` names another place."
 
     def find(self, path: bytes) -> Entry | None:
-        """Return the entry of a picture."""
-        found = self._base.execute(
-            "SELECT path, size, changed, digest FROM pictures WHERE path = ?", (path,)
-        ).fetchone()
+        """Return the entry of a picture.
+
+        Raises:
+            NotWritten: If the journal is damaged.
+        """
+        try:
+            found = self._base.execute(
+                "SELECT path, size, changed, digest FROM pictures WHERE path = ?", (path,)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise NotWritten(self._why(error)) from None
         return Entry(*found) if found else None
 
     def note(self, entries: Sequence[Entry], rows: Mapping[str, bytes]) -> None:

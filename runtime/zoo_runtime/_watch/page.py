@@ -1,15 +1,18 @@
 """A small web page with the latest frame and its answer, from the standard library's server.
 
 It is read-only. It listens at this machine alone unless another address is named. Then everybody in that network can
-see what the camera sees. The name in each request is checked, so that pages of strangers in a browser cannot read it.
+see what the camera sees. The name in each request is checked, so that pages of strangers in a browser cannot read it:
+by DNS rebinding, a stranger's name can lead to an address of this network, but the request still has that name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import ipaddress
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -30,6 +33,11 @@ MOST = 32
 
 WIDTH = 960
 _TIMEOUT = 10.0
+_LONGEST = 60.0
+"""Seconds after which a connection ends in any case. Else a client that sends a byte now and then would keep it."""
+
+# Nobody can register names with these endings, or a name without a dot.
+_LOCAL_ENDINGS = (".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain", ".localhost")
 _TYPES = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 _SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -156,11 +164,10 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], page: Page) -> None:
         if ":" in address[0]:
-            import socket
-
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
         self.page = page
+        self.name = address[0].lower()
         self.free = threading.BoundedSemaphore(MOST)
         self.is_local = ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
@@ -179,13 +186,34 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        end = threading.Timer(_LONGEST, _end, [request])
+        end.daemon = True
         try:
+            end.start()
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self.free.release()
+
+    def is_known(self, host: str) -> bool:
+        """Return whether a name in a request is one of this machine, and not of a stranger's page."""
+        if self.is_local:
+            return host in ("localhost", "127.0.0.1", "::1")
+        if host and (host == self.name or "." not in host or host.endswith(_LOCAL_ENDINGS)):
+            return True
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing: a browser that closes its connection is no error."""
+
+
+def _end(connection: Any) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -195,9 +223,13 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-        if self.server.is_local and host not in ("localhost", "127.0.0.1", "::1"):
-            self._answer(403, "text/plain", b"This page is served at localhost only.\n")
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:
+            host = ""
+        if not self.server.is_known(host):
+            where = b"at localhost only" if self.server.is_local else b"at the address of the machine, not at this name"
+            self._answer(403, "text/plain", b"This page is served " + where + b".\n")
             return
         path = urlsplit(self.path).path
         if path == "/state.json":
