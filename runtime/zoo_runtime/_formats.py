@@ -99,11 +99,18 @@ def open_picture(stream: BinaryIO, formats: Sequence[str] = FORMATS) -> Any:
         raise CorruptPicture(f"damaged: {refusal}")
     stream.seek(0)
     what = contents(stream.read(132))
-    raise NotAPicture(f"{what + ', ' if what else ''}not a picture in a supported format ({_listed(formats)})")
+    if what:
+        raise NotAPicture(f"{what}, not a picture in a supported format ({_named(formats)})")
+    raise NotAPicture(f"not a picture in a supported format ({_listed(formats)})")
+
+
+def _named(formats: Sequence[str]) -> str:
+    return ", ".join(map(readable_name, formats))
 
 
 def _listed(formats: Sequence[str]) -> str:
-    names = ", ".join(map(readable_name, formats))
+    # TGA has no signature, so any file of unknown content may be one.
+    names = _named(formats)
     return names if tuple(formats) != DEFAULT_FORMATS else f"{names}; formats=('default', 'tga') also reads TGA"
 
 

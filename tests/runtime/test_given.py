@@ -177,6 +177,11 @@ def test_arrays_that_need_another_thing(given, words):
 def test_files_of_other_kinds_are_named(content, words):
     assert isinstance(refusal(content), NotAPicture)
     assert words in str(refusal(content)) and "not a picture in a supported format" in str(refusal(content))
+    assert "TGA" not in str(refusal(content))
+
+
+def test_a_file_of_unknown_content_may_be_a_tga():
+    assert "also reads TGA" in str(refusal(b"\xff\xfe\0\1\2\3\4\5"))
 
 
 def test_bytes_that_are_a_path(tmp_path):

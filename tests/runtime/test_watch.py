@@ -239,6 +239,8 @@ def test_watching_standard_input(model, tmp_path):
     command = [sys.executable, "-m", "zoo_runtime.cli", "watch", str(model), "--camera", "-", "--json"]
     ran = subprocess.run(command, input=stream, capture_output=True, timeout=60)
     assert ran.returncode == 0 and json.loads(ran.stdout.splitlines()[-1])["label"] == "blue"
+    ran = subprocess.run(command, input=jpeg(RED), capture_output=True, timeout=60)
+    assert ran.stderr.decode().splitlines()[-1].startswith("1 frame, 1 answered, 0 dropped")
     (tmp_path / "clip.mjpeg").write_bytes(stream)
     with open(tmp_path / "clip.mjpeg", "rb") as file:
         ran = subprocess.run(command, stdin=file, capture_output=True, timeout=60)

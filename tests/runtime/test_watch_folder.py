@@ -75,6 +75,9 @@ def test_each_picture_once_and_again_only_if_its_content_changes(watch, inbox):
     assert watch(inbox)[1] == []
     kept.rename(inbox / "red.jpg")
     assert watch(inbox)[1] == []
+    shutil.copy(inbox / "green.JPG", inbox / "more" / "third.jpg")
+    age(inbox / "more" / "third.jpg")
+    assert watch(inbox)[3][-1] == "1 picture answered"
 
 
 def test_a_file_that_is_being_written_is_waited_for(watch, inbox, monkeypatch):

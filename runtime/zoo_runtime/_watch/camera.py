@@ -167,7 +167,8 @@ class CameraLoop:
             output.status(text)
 
     def _summary(self, source: Video | Live) -> str:
-        text = f"{source.delivered:,} frames, {self._answered:,} answered, {source.dropped:,} dropped"
+        frames = "1 frame" if source.delivered == 1 else f"{source.delivered:,} frames"
+        text = f"{frames}, {self._answered:,} answered, {source.dropped:,} dropped"
         if self._latencies and self._camera.is_live:
             times = sorted(self._latencies)
             middle, late = times[len(times) // 2], times[min(len(times) - 1, len(times) * 95 // 100)]

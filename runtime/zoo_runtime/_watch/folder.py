@@ -125,7 +125,7 @@ class FolderLoop:
                 stop.requested.wait(max(POLL, _IDLE_PER_WORK * (time.monotonic() - began) if not ready else POLL))
         finally:
             self._journal.close()
-        self._say(f"{self._answered:,} pictures answered")
+        self._say("1 picture answered" if self._answered == 1 else f"{self._answered:,} pictures answered")
 
     def _ready(self) -> list[_File]:
         """List the pictures that were not answered and have not changed for a while."""
