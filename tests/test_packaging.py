@@ -63,7 +63,7 @@ def test_name_version_and_commands(wheel):
     (name,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     scripts = archive.read(name).decode()
     assert "zoo-runtime = zoo_runtime.cli:run" in scripts
-    assert ("zoo = zoo.cli:run" in scripts) is (which == ".")
+    assert ("zoo = zoo.__main__:run" in scripts) is (which == ".")
 
 
 def test_the_runtime_needs_three_packages_and_finezoo_none_of_them_in_an_older_version():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -191,6 +192,28 @@ def test_the_kit_finds_loggers_that_touch_what_is_not_theirs(opened, problem):
     with pytest.raises(AssertionError, match=problem):
         testing.check_logger(Logger(name="mine", summary="s", open=opened))
     testing.check_logger(Logger(name="mine", summary="s", open=lambda run: RunLog()))
+
+
+def test_the_kit_finds_a_logger_that_leaves_a_thread_behind(monkeypatch):
+    monkeypatch.setattr(testing, "PATIENCE", 0.2)
+    stop = threading.Event()
+
+    class Sender(RunLog):
+        def __init__(self, ends: bool) -> None:
+            self.ends, self.stop = ends, threading.Event()
+            waits = self.stop if ends else stop
+            threading.Thread(target=waits.wait, args=(30,), name="sends figures").start()
+
+        def end(self, state: str, reason: str) -> None:
+            if self.ends:
+                self.stop.set()
+
+    try:
+        with pytest.raises(AssertionError, match=r"leaves threads behind .*: sends figures, sends figures\. End them"):
+            testing.check_logger(Logger(name="mine", summary="s", open=lambda run: Sender(ends=False)))
+        testing.check_logger(Logger(name="mine", summary="s", open=lambda run: Sender(ends=True)))
+    finally:
+        stop.set()
 
 
 def test_synthetic_pixels_depend_on_the_seed_alone():

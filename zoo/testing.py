@@ -18,6 +18,8 @@ import io
 import math
 import random
 import tempfile
+import threading
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     import onnx
 
 PREPROCESSING = ("Rescaling", "Normalization")
+# How long the threads of a logger may run after its logs have ended, in seconds, as those of a command may.
+PATIENCE = 5.0
 
 
 def check_architecture(architecture: Architecture, size: tuple[int, int] | None = None, *, transposes: int = 4) -> None:
@@ -287,7 +291,7 @@ def check_logger(logger: Logger) -> None:
 
     Raises:
         AssertionError: The logger changes the random state of numpy or Python, or files of the run folder; it prints to
-            stdout, or its hint is not a single line.
+            stdout, or its hint is not a single line; or a thread of it runs on, for which Python would wait at its end.
         Exception: The logger itself has failed.
     """
     missing = logger.missing()
@@ -300,6 +304,7 @@ def check_logger(logger: Logger) -> None:
         for path, content in files.items():
             path.write_bytes(content)
         printed, before = io.StringIO(), (random.getstate(), repr(np.random.get_state()))
+        threads = set(threading.enumerate())
         with contextlib.redirect_stdout(printed):
             for resumed, epochs in ((False, 2), (True, 3)):
                 run = LoggedRun(id=folder.name, folder=folder, parameters=dict(parameters), resumed=resumed)
@@ -309,6 +314,21 @@ def check_logger(logger: Logger) -> None:
         assert same, "the logger changes the random state of Python or numpy"
         changed = [path.name for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
         assert not changed, f"the logger changes files of the run: {', '.join(changed)}"
+        _check_threads(threads)
+
+
+def _check_threads(before: set[threading.Thread]) -> None:
+    """Check that no thread is left for which Python waits at its end."""
+    end = time.monotonic() + PATIENCE
+    left = []
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(max(0.0, end - time.monotonic()))
+            left += [thread.name] if thread.is_alive() else []
+    assert not left, (
+        f"the logger leaves threads behind that still run {PATIENCE:.0f} seconds after its logs have ended: "
+        f"{', '.join(sorted(left))}. End them in `RunLog.end`; a daemon thread loses what it has not stored."
+    )
 
 
 def _log_run(log: RunLog, epochs: int, files: list[Path]) -> None:

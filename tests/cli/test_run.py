@@ -90,3 +90,21 @@ cli.run()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "'sender' still runs" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["zoo.cli", "click"])
+def test_ctrl_c_before_the_commands_are_there_prints_one_line(module):
+    """Also in the first tenth of a second, and inside an import of another package."""
+    program = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Press:
+    def find_spec(self, name, *rest):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Press())
+from zoo.__main__ import run
+run()
+"""
+    ran = subprocess.run([sys.executable, "-c", program, "list"], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "interrupted\n")
