@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import stat
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from ._limit import MAX_PIXELS, check_max_pixels
 from ._listing import list_pictures
 from ._network import Network
 from ._onnxruntime import Session
-from ._session import Provider, Settings, model_file, read_tuned
+from ._session import Provider, Settings, is_pipe, model_file, read_tuned
 from ._trust import Trust, known_coverage
 
 if TYPE_CHECKING:
@@ -456,7 +455,7 @@ def _model_of(model: str | os.PathLike[str] | bytes) -> str | bytes:
     if not isinstance(model, bytes):
         path = model_file(model)
         # A device such as /dev/zero never ends; as a path, it is refused.
-        if not os.path.exists(path) or not stat.S_ISFIFO(os.stat(path).st_mode):
+        if not is_pipe(path):
             return path
         # A pipe, such as the shell's <(...), can be read only once.
         with contextlib.suppress(OSError), open(path, "rb") as stream:

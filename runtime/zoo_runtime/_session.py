@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -248,10 +249,30 @@ def model_file(model: str | os.PathLike[str]) -> str:
 
 
 def _checked_kind(path: str) -> str:
-    """Return a path. Refuse a pipe or a device there, because opening or reading it might never end."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        raise ModelNotFound(f"{path!r} is a pipe or a device, not an exported file. Give the path of a model.onnx.")
+    """Return a path. Refuse a device there, because reading it might never end."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path) or is_pipe(path)):
+        raise ModelNotFound(_NO_FILE.format(path))
     return path
+
+
+def regular_model_file(model: str | os.PathLike[str]) -> str:
+    """Return the path of an exported file that can be read again and again; see `model_file`.
+
+    Raises:
+        ModelNotFound: Also if it is a pipe, because opening that might never end.
+    """
+    path = model_file(model)
+    if is_pipe(path):
+        raise ModelNotFound(_NO_FILE.format(path))
+    return path
+
+
+def is_pipe(path: str) -> bool:
+    """Return whether there is a pipe at a path, such as the shell's <(...)."""
+    return os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
+
+
+_NO_FILE = "{!r} is a pipe or a device, not an exported file. Give the path of a model.onnx."
 
 
 # Tuned settings

@@ -30,7 +30,7 @@ from ._errors import ModelError, ModelNotFound, NotUpdated, NotWritten, ZooRunti
 from ._format import ModelInfo
 from ._predictor import Predictor
 from ._selftest import CheckResult, check
-from ._session import model_file
+from ._session import regular_model_file
 from ._signature import PublicKey, check_signature, load_public_key
 
 CURRENT, PREVIOUS = "model.onnx", "model.previous.onnx"
@@ -95,7 +95,7 @@ def update(
             among these errors.
         NotWritten: If the folder is write-protected, or the disk is full.
     """
-    place, source = _folder(folder), model_file(new)
+    place, source = _folder(folder), regular_model_file(new)
     key = None if require_signature is None else load_public_key(os.fsdecode(require_signature))
     current, incoming = os.path.join(place, CURRENT), os.path.join(place, INCOMING)
     _refuse_own_names(place, source)

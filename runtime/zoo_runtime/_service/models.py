@@ -15,7 +15,7 @@ from .._errors import CorruptModel, ModelError, ModelNotFound, ZooRuntimeError
 from .._network import LARGEST_TWICE
 from .._predictor import Predictor
 from .._selftest import check, tolerance_of
-from .._session import model_file
+from .._session import regular_model_file
 from .._trust import Trust
 
 Signature = tuple[int, int, int]
@@ -80,7 +80,7 @@ class Model:
         self._refused: Signature | None = None
 
     def _open(self) -> Opened:
-        path = model_file(self.path)
+        path = regular_model_file(self.path)
         before = signature(path)
         digest = _sha256(path)
         alone = Predictor(path, **self._options)
@@ -98,7 +98,7 @@ class Model:
     def changed(self) -> bool:
         """Look at the disk. Return whether there is another file that has stopped changing and was not yet tried."""
         try:
-            now = signature(model_file(self.path))
+            now = signature(regular_model_file(self.path))
         except ModelNotFound:
             now = None
         settled = now == self._seen
