@@ -135,6 +135,20 @@ def _digest(path: str) -> bytes:
         return b"\0"
 
 
+def take_over_signature(place: str, source: str, *, checked: bool) -> None:
+    """Put the signature of an equal file beside the present one.
+
+    Args:
+        place: The folder of the present file.
+        source: Path of the equal file.
+        checked: Whether its signature is valid for the key that is required. If not, a signature that is there stays.
+    """
+    present = os.path.join(place, SIGNATURE)
+    added = _read(source + SUFFIX, MOST_BYTES)
+    if added and (checked or not _read(present, MOST_BYTES)):
+        _put(present, added)
+
+
 def _read(path: str, most: int) -> bytes:
     """Return the content of a small file; nothing if it does not exist or cannot be read."""
     with contextlib.suppress(OSError, ValueError), open(path, "rb") as stream:

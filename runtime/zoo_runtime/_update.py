@@ -111,7 +111,9 @@ def update(
             notes = [] if same else _compared(before, predictor.info, source, allow_other_classes, not_older)
             if os.path.exists(current) and before is None:
                 notes.append("The file before it could not be used.")
-            if not same:
+            if same:
+                _sidecars.take_over_signature(place, source, checked=key is not None)
+            else:
                 _keep_owner(current, incoming)
                 _swap(place, incoming, _sidecars.of(source))
                 notes += _beside(place, _sidecars.after_update, place, source)

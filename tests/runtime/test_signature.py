@@ -172,6 +172,14 @@ def test_a_device_takes_signed_files_alone(signed, keys, tmp_path, capsys, graph
         rollback(device, require_signature=keys / "mine.pub")
 
 
+def test_the_signature_of_an_equal_file_is_taken_over(signed, keys, tmp_path):
+    device = tmp_path / "device"
+    device.mkdir()
+    shutil.copy(signed, device / "model.onnx")
+    assert not update(device, signed, require_signature=keys / "mine.pub").changed
+    verify_signature(device / "model.onnx", keys / "mine.pub")
+
+
 def test_both_files_are_signed_while_they_are_exchanged(signed, keys, tmp_path, graph, info, monkeypatch):
     """A device that asks for a signature at each start must start after a power failure at this moment."""
     import os
