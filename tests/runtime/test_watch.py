@@ -286,6 +286,8 @@ def test_a_lost_camera_is_connected_again_with_longer_waits(monkeypatch):
 
     def open_camera(self):
         attempts.append(time.monotonic())
+        if len(attempts) == 3:
+            raise RuntimeError("the driver failed")
         if 2 <= len(attempts) <= 4:
             raise CameraError(f"{self.name}: no stream was received.")
         return FakeCapture(3 if len(attempts) == 1 else 10_000, 0.001)
@@ -302,6 +304,7 @@ def test_a_lost_camera_is_connected_again_with_longer_waits(monkeypatch):
     assert len(gaps) == 4 and all(later > 1.5 * earlier for earlier, later in itertools.pairwise(gaps[1:]))
     assert messages[0].endswith("the connection was lost. Trying again in 0.05 s.")
     assert messages[1].endswith("no stream was received. Trying again in 0.1 s.")
+    assert messages[2].endswith("RuntimeError: the driver failed. Trying again in 0.2 s.")
     assert messages[-1] == "rtsp://user:***@host/x: connected again"
     assert not any("secret" in message for message in messages)
 

@@ -144,6 +144,10 @@ class Live:
                     if isinstance(error.__cause__, ImportError) or self._camera.kind == "pipe":
                         raise
                     reason, lost = str(error).removeprefix(f"{self._camera.name}: ").rstrip("."), True
+                except Exception as error:
+                    # Drivers raise errors of their own, such as cv2.error.
+                    first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+                    reason, lost = f"{type(error).__name__}: {first}", True
                 finally:
                     if capture is not None:
                         capture.close()

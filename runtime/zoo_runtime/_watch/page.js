@@ -1,7 +1,7 @@
 "use strict";
 // Asks for the latest answer a few times a second, and for the frame if it is a new one.
 const find = (id) => document.getElementById(id);
-let number = 0;
+let number = 0, loading = false;
 
 function draw(state) {
   const online = state.status === "online";
@@ -24,7 +24,11 @@ function draw(state) {
     return row;
   }));
   const frame = find("frame");
-  frame.onload = () => { frame.hidden = false; find("empty").hidden = true; };
+  // A new address would abort the frame that is still coming, so that a slow connection would show none.
+  if (loading) return;
+  loading = true;
+  frame.onload = () => { loading = false; frame.hidden = false; find("empty").hidden = true; };
+  frame.onerror = () => { loading = false; };
   frame.src = `frame.jpg?${number}`;
 }
 
