@@ -375,9 +375,10 @@ def test_large_temporary_arrays_are_in_a_file_without_a_name(tmp_path, monkeypat
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(memory, "TEMPORARY_BYTES", 1000)
     parts = [np.arange(600.0).reshape(200, 3), np.ones((1, 3))]
-    # Without the folder, the array is in memory.
+    # Where the folder cannot be made, the array is in memory.
+    (tmp_path / "cache").write_text("a file")
     assert type(memory.stacked(parts)) is np.ndarray
-    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").unlink()
     joined = memory.stacked(parts)
     assert isinstance(joined, np.memmap) and joined.dtype == np.float64 and list((tmp_path / "cache").iterdir()) == []
     assert np.array_equal(joined, np.concatenate(parts))

@@ -99,10 +99,12 @@ def temporary(shape: tuple[int, ...], kind: type[np.floating[Any]]) -> np.ndarra
     """
     size = np.dtype(kind).itemsize * math.prod(shape)
     if size > TEMPORARY_BYTES:
-        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=files.cache()) as stream:
-            stream.truncate(size)
-            _reserve(stream.fileno(), size)
-            return np.memmap(stream, kind, "r+", shape=shape)
+        with contextlib.suppress(OSError):
+            files.cache().mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=files.cache()) as stream:
+                stream.truncate(size)
+                _reserve(stream.fileno(), size)
+                return np.memmap(stream, kind, "r+", shape=shape)
     return np.empty(shape, kind)
 
 
