@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,16 +90,17 @@ class Place:
             )
         ]
 
-    def start(self, *arguments: object, before: str = "") -> subprocess.Popen[str]:
+    def start(self, *arguments: object, before: str = "", through: Sequence[str] = ()) -> subprocess.Popen[str]:
         """Start `zoo`. Its output goes to one pipe.
 
         Args:
             arguments: The arguments of the command.
             before: Python code that the process runs first, to let a fault happen at a certain moment.
+            through: A command that starts the process, for example as another user.
         """
         program = ["-m", "zoo"] if not before else ["-c", f"{before}\nfrom zoo import cli\ncli.main()"]
         return subprocess.Popen(
-            [sys.executable, *program, *map(str, arguments)],
+            [*through, sys.executable, *program, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -107,9 +108,9 @@ class Place:
             env=self.environment,
         )
 
-    def run(self, *arguments: object, before: str = "") -> Ran:
+    def run(self, *arguments: object, before: str = "", through: Sequence[str] = ()) -> Ran:
         """Run `zoo` to its end."""
-        return finish(self.start(*arguments, before=before))
+        return finish(self.start(*arguments, before=before, through=through))
 
     @contextlib.contextmanager
     def small_disk(self, megabytes: int) -> Iterator[Path]:

@@ -5,13 +5,15 @@ Most of them end a run. The run is then resumed, and its weights are compared wi
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from faults import Place, Ran, fault, finish, read_until
@@ -49,8 +51,9 @@ def protect():
     subprocess.run(["mount", "-o", "remount,bind,ro", "disk"], check=True)
 def send(number):
     return lambda: os.kill(os.getpid(), number)
-# Jobs in the background of a shell ignore Ctrl-C.
+# Jobs in the background of a shell ignore Ctrl-C, and those of nohup ignore the end of the terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 at({target!r}, {nth}, {action})
 """
 STEP = "zoo.train.fitting:EpochLog.end_step"
@@ -231,6 +234,58 @@ def truncated_picture(place: Place) -> Ran:
     return ran
 
 
+# A user without rights who may still read everything, because Python may lie in the home of the user who runs this.
+ANOTHER = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+ANOTHER += ["--inh-caps", "-all,+dac_read_search", "--ambient-caps", "-all,+dac_read_search"]
+
+
+def as_another(place: Place) -> Sequence[str]:
+    """Return the command that runs `zoo` as a user who owns nothing but the cache. This needs Linux and root."""
+    place.cache.mkdir(exist_ok=True)
+    place.folder.chmod(0o755)
+    for path in (place.cache, *place.cache.rglob("*")):
+        os.chown(path, 65534, 65534)
+    return ANOTHER
+
+
+def own_folder(folder: Path) -> Path:
+    """Make a folder to which every user may write."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)
+    return folder
+
+
+@fault(GROUP, "the folder of runs belongs to another user")
+def runs_of_another(place: Place) -> Ran:
+    (place.folder / "runs").mkdir()
+    own_folder(place.folder / "exported")
+    ran = ends(place.run(*training(place), through=as_another(place)), 1, "no permission", "--runs FOLDER")
+    assert not list(place.folder.glob("runs/*"))
+    return ran
+
+
+@fault(GROUP, "an interrupted run of another user is resumed")
+def resumed_by_another(place: Place) -> Ran:
+    interrupted(place)
+    own_folder(place.folder / "exported")
+    ran = ends(place.run("resume", run_of(place), through=as_another(place)), 1, "cp -r")
+    resumed(place)
+    return ran
+
+
+@fault(GROUP, "a run of another user is exported")
+def exported_by_another(place: Place) -> Ran:
+    ends(place.run(*training(place)), 0)
+    elsewhere = own_folder(place.folder / "elsewhere")
+    ran = ends(place.run("export", run_of(place), "--exported", elsewhere, through=as_another(place)), 1, "cp -r")
+    copy = elsewhere / "copy"
+    subprocess.run([*ANOTHER, "cp", "-r", run_of(place), copy], check=True)
+    options = ("--allow-chance", "--exported", elsewhere)
+    ends(place.run("export", copy, *options, through=as_another(place)), 0)
+    check_weights(elsewhere / "photos" / "model.onnx")
+    return ran
+
+
 def interrupted(place: Place, *options: object) -> Ran:
     """Start a training, and press Ctrl-C in its third epoch."""
     steps = at("zoo.train.fitting:EpochLog.end_step", 12, "send(signal.SIGINT)")
@@ -320,6 +375,16 @@ def ctrl_c(place: Place) -> Ran:
     return ran
 
 
+@fault(GROUP, "Ctrl-C while the folds of `--cv 3` are trained")
+def ctrl_c_in_folds(place: Place) -> Ran:
+    options = ("--cv", 3)
+    # A fold has four epochs of four batches. The interruption comes in the second fold.
+    ran = place.run(*training(place, *options), before=at(STEP, 22, "send(signal.SIGINT)"))
+    ends(ran, 130, f"zoo resume {run_of(place)}")
+    resumed(place, *options)
+    return ran
+
+
 def signaled(place: Place, number: int, code: int) -> Ran:
     """Send a signal in the third epoch, and resume."""
     ran = place.run(*training(place), before=at(STEP, 12, f"send({number})"))
@@ -366,6 +431,35 @@ def out_of_memory(place: Place) -> Ran:
     assert ran.code == -signal.SIGKILL, ran.text
     resumed(place)
     # A shell reports a signal as 128 plus its number.
+    return Ran(128 + signal.SIGKILL, ran.text)
+
+
+@contextlib.contextmanager
+def container(megabytes: int) -> Iterator[Sequence[str]]:
+    """Provide a command that runs another one with little memory, as a container does. This needs Linux and root."""
+    old = Path("/sys/fs/cgroup/memory")
+    groups = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines())
+    path = next(path for _, kinds, path in groups if kinds == ("memory" if old.is_dir() else ""))
+    group = (old if old.is_dir() else old.parent) / path.lstrip("/") / "zoo-fault"
+    group.mkdir()
+    try:
+        limit = group / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")
+        limit.write_text(str(megabytes << 20))
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        group.rmdir()
+
+
+@fault(
+    GROUP,
+    "a container has too little memory",
+    silent="nothing from zoo, and `Killed` from the shell; the run has ended. `zoo resume RUN` continues it",
+)
+def out_of_memory_in_container(place: Place) -> Ran:
+    with container(2000) as limited:
+        ran = place.run(*training(place), before=at(STEP, 12, "lambda: b'x' * (3 << 30)"), through=limited)
+    assert ran.code == -signal.SIGKILL, ran
+    resumed(place)
     return Ran(128 + signal.SIGKILL, ran.text)
 
 

@@ -39,7 +39,7 @@ import numpy as np
 import onnxruntime
 
 from zoo_runtime import Predictor, list_pictures
-from zoo_runtime._predictor import usable_cores
+from zoo_runtime._cores import usable_cores
 
 PICTURES = 200
 WARM_SECONDS = 5.0

@@ -282,16 +282,24 @@ def check_writable(folder: Path, option: str) -> None:
         WriteError: The folder cannot be created, the user has no permission to write to it, or it is on a read-only
             file system.
     """
+    problem = why_not_writable(folder)
+    if problem:
+        raise WriteError(f"{str(folder)!r} {problem}. Choose another place with {option}.")
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Return why files cannot be written to a folder, which need not exist yet. None if they can.
+
+    The reason continues a sentence that begins with the name of the folder.
+    """
     there = Path(os.path.abspath(folder))
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        problem = f"cannot be created: {str(there)!r} is not a folder"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        problem = f"cannot be written to: you have no permission to write to {str(there)!r}"
-        # Windows has no statvfs.
-        if hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY:
-            problem = f"cannot be written to: {str(there)!r} is on a read-only file system"
-    else:
-        return
-    raise WriteError(f"{str(folder)!r} {problem}. Choose another place with {option}.")
+        return f"cannot be created: {str(there)!r} is not a folder"
+    if os.access(there, os.W_OK | os.X_OK):
+        return None
+    # Windows has no statvfs.
+    if hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY:
+        return f"cannot be written to: {str(there)!r} is on a read-only file system"
+    return f"cannot be written to: you have no permission to write to {str(there)!r}"

@@ -25,13 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._busy import OtherPrograms
+from ._cores import usable_cores
 from ._errors import NotMeasured, NotWritten, PictureError, PictureNotFound, ProviderNotStarted
 from ._format import INPUT, OUTPUT
 from ._given import is_pattern
 from ._listing import STANDARD_INPUT, expand, no_picture_in
 from ._onnxruntime import Session
 from ._pairs import time_pairs
-from ._predictor import Predictor, usable_cores
+from ._predictor import Predictor
 from ._session import Provider, Settings, full_providers, model_file, open_session, write_tuned
 
 if TYPE_CHECKING:
@@ -181,7 +183,8 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
           milliseconds;
         - start: {seconds, peak_megabytes} of a whole process that labels one picture;
         - throughput: a list of {threads, batch, network}, where network is in pictures per second;
-        - folder: {pictures, per_second, decoding_alone, network_alone}, the last three in pictures per second.
+        - folder: {pictures, per_second, decoding_alone, network_alone}, the last three in pictures per second;
+        - busy: a sentence if other programs disturbed the measurements, and otherwise None.
 
     Raises:
         PictureError: If a path does not exist, a folder cannot be read, or no picture can be decoded.
@@ -192,6 +195,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
     predictor = Predictor(model, **options)
     named = pictures_for(predictor, paths)
     found, left_out = readable(named, predictor)
+    programs = OtherPrograms()
     sources, decoded = map(list, zip(*found, strict=True))
     batches = [pixels[None] for pixels in decoded]
     return {
@@ -207,6 +211,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         "start": _start(model, sources, options),
         "throughput": _throughput(model, decoded, seconds, options),
         "folder": _folder(model, predictor, sources, decoded, options),
+        "busy": programs.warning(),
     }
 
 
@@ -230,7 +235,8 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
         - same_classes: whether both files have the same classes in the same order;
         - pictures: how many pictures were used;
         - left_out: one message per unreadable picture;
-        - equal_labels: for how many pictures the two files predict the same labels.
+        - equal_labels: for how many pictures the two files predict the same labels;
+        - busy: a sentence if other programs disturbed the measurements, and otherwise None.
 
     Raises:
         PictureError: If a path does not exist, a folder cannot be read, or no picture can be decoded.
@@ -242,6 +248,7 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
     sources = [source for source, *_ in found]
     labels = [(one(source).labels, other(source).labels) for source in sources]
     pixels = [(first_pixels[None], second_pixels[None]) for _, first_pixels, second_pixels in found]
+    programs = OtherPrograms()
     return {
         "latency": vars(time_pairs(one, other, [(source, source) for source in sources])),
         "network": vars(time_pairs(one.probabilities, other.probabilities, pixels)),
@@ -249,6 +256,7 @@ def compare(first: str, second: str, paths: Sequence[str], **options: Any) -> di
         "pictures": len(labels),
         "left_out": left_out,
         "equal_labels": sum(a == b for a, b in labels),
+        "busy": programs.warning(),
     }
 
 
@@ -258,7 +266,7 @@ def tune(
     """Find the settings that suit this machine, and save them beside the exported file, where `Predictor` reads them.
 
     Every combination of threads, spinning and arena (see `Settings`) is measured for each provider, on one picture at a
-    time. With one thread, spinning is always on. There are three rounds, so that other programs on the machine disturb
+    time. With one thread, spinning has no effect. There are three rounds, so that other programs on the machine disturb
     all combinations equally.
 
     A combination counts as better than the default settings if it is more than 3 % faster in each of the three rounds.
@@ -279,6 +287,7 @@ def tune(
         - usual: whether the chosen settings are the default settings, or the combination that takes their place;
         - table: per combination, its settings and the percentiles p50, p90 and p99 in milliseconds;
         - left_out: maps each provider that could not be measured to the reason;
+        - busy: a sentence if other programs disturbed the measurements, and otherwise None;
         - file: the path of the file that holds the settings.
 
     Raises:
@@ -299,6 +308,7 @@ def tune(
     pixels = np.random.default_rng(0).integers(0, 256, (1, *usual.info.image.size, usual.info.image.channels), np.uint8)
     taken: dict[Settings, list[list[float]]] = {}
     left_out: dict[str, str] = {}
+    programs = OtherPrograms()
     for number in range(ROUNDS):
         progress(f"round {number + 1} of {ROUNDS}")
         for settings in _candidates(chosen):
@@ -325,6 +335,7 @@ def tune(
         "usual": winner == usual_of(taken),
         "table": table,
         "left_out": left_out,
+        "busy": programs.warning(),
         "file": write_tuned(path, winner, table),
     }
 
@@ -348,7 +359,7 @@ def quickest(taken: Mapping[Settings, Sequence[Sequence[float]]]) -> Settings:
     whole = {settings: statistics.median([t for times in taken[settings] for t in times]) for settings in able}
     best = min(whole.values())
     good = [settings for settings in able if whole[settings] <= best * (1 + WORTH)]
-    return min(good, key=lambda s: (s.threads is None, s.threads or 0, not s.spinning, not s.arena))
+    return min(good, key=lambda s: (s.threads is None, s.threads or 0, s.spinning is not None, not s.arena))
 
 
 def usual_of(taken: Iterable[Settings]) -> Settings:
@@ -364,15 +375,15 @@ def usual_of(taken: Iterable[Settings]) -> Settings:
 def _candidates(providers: Sequence[Provider]) -> list[Settings]:
     """Return the settings that `tune` measures: every combination of threads, spinning and arena, for each provider.
 
-    The combinations of a provider follow one another, starting with the default values. With one thread, spinning is
-    always on.
+    The combinations of a provider follow one another, starting with the default values. With one thread, spinning has
+    no effect, and only its default value is measured.
     """
     found = []
     for provider in providers:
         found += [
             Settings(threads, spinning, arena, (provider,))
             for threads in (None, *_counts())
-            for spinning in ((True, False) if threads != 1 else (True,))
+            for spinning in ((None, True, False) if threads != 1 else (None,))
             for arena in (True, False)
         ]
     return found

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from ._choice import check_formats
+from ._cores import usable_cores
 from ._decode import Source, check_order, decode
 from ._drift import DriftCounter
 from ._errors import ModelNotFound, PictureError, ProviderNotStarted
@@ -94,15 +95,16 @@ class Predictor:
     Args:
         model: Path of the file, or path of the folder that contains `model.onnx`, or the bytes of the file.
         threads: Number of threads, 1 to 256. For a single picture, the network runs on all of them. For a list or
-            folder, each thread labels its own pictures. None means one thread per core. If the settings are tuned, None
-            means the tuned number for a single picture, but still one per core for a list or folder.
+            folder, each thread labels its own pictures. None means one thread per core that the process may use, by its
+            affinity (`taskset`) and its quota (`docker --cpus`). If the settings are tuned, None means the tuned number
+            for a single picture, but still one per core for a list or folder.
         providers: Execution providers on which the network runs, best first. Each is a name, or a pair of a name and
             options. Names are "cpu", "openvino", "cuda", "tensorrt", "migraphx", "directml", "coreml", "nnapi", "qnn",
             "xnnpack" and "webgpu", and all names that ONNX Runtime uses. A provider that cannot start causes a warning
             if "cpu" is listed too, and otherwise an error. None means the tuned provider, or the processor if nothing
             was tuned. If the tuned provider cannot start, a warning says so, and the processor is used.
-        spinning: Whether idle threads of the network wait in a busy loop. None means the tuned value, or True if
-            nothing was tuned.
+        spinning: How idle threads of the network wait: True in a busy loop, False asleep. None means the tuned value,
+            or, if nothing was tuned, 10 microseconds in a busy loop and then asleep.
         arena: Whether ONNX Runtime keeps memory for the next picture. None means the tuned value, or True if nothing
             was tuned.
         tuned: Whether to use the tuned settings. If `model` is bytes, there are no tuned settings.
@@ -464,11 +466,6 @@ def _model_of(model: str | os.PathLike[str] | bytes) -> str | bytes:
     if 0 < len(model) < 4096 and b"\0" not in model and os.path.exists(model):
         raise ModelNotFound(f"the bytes given are a path. Pass it as text: os.fsdecode({model!r}).")
     return model
-
-
-def usable_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

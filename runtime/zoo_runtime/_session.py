@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from ._checked import checked
+from ._cores import is_limited, usable_cores
 from ._errors import ModelNotFound, NotWritten, ProviderNotStarted
 from ._onnxruntime import Session, built_providers, load, version
 
@@ -35,7 +36,9 @@ PROVIDERS = {
 """Maps short names of execution providers to the names that ONNX Runtime uses. Both are accepted."""
 
 MAX_THREADS = 256
-TUNED_SCHEMA = 1
+TUNED_SCHEMA = 2
+# See benchmarks/threads.py. Versions of ONNX Runtime before 1.26 ignore it, and spin much longer.
+SPIN_MICROSECONDS = "10"
 
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 
@@ -45,9 +48,11 @@ class Settings:
     """Describes how ONNX Runtime runs a network.
 
     Args:
-        threads: Number of threads on which the network runs, 1 to 256. None means one per core.
-        spinning: Whether idle threads wait for work in a busy loop. This is faster if cores are free, but slows down
-            other programs if they are not.
+        threads: Number of threads on which the network runs, 1 to 256. None means one per core that the process may
+            use; see `usable_cores`.
+        spinning: How idle threads of the network wait for work. True means in a busy loop, which is fast on free cores,
+            and slow beside other programs. False means asleep. None means in a busy loop for 10 microseconds, long
+            enough from one operation of a network to the next, and then asleep.
         arena: Whether ONNX Runtime keeps memory for the next picture. If False, it returns the memory to the system.
         providers: Execution providers on which the network runs, best first. Each is a short name from `PROVIDERS`, a
             name that ONNX Runtime uses, or a pair of a name and options. Operations that a provider cannot run go
@@ -58,7 +63,7 @@ class Settings:
     """
 
     threads: int | None = None
-    spinning: bool = True
+    spinning: bool | None = None
     arena: bool = True
     providers: tuple[Provider, ...] = ("cpu",)
 
@@ -168,7 +173,12 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
     options.log_severity_level = 3
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
-    if not settings.spinning:
+    elif is_limited():
+        # ONNX Runtime counts the cores of the machine, and does not know quotas.
+        options.intra_op_num_threads = usable_cores()
+    if settings.spinning is None:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
+    elif not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not settings.arena:
         options.enable_cpu_mem_arena = False
@@ -362,9 +372,9 @@ def read_tuned(path: str) -> Settings | None:
 def _key(path: str) -> dict[str, Any]:
     """Return the conditions under which tuned settings are valid.
 
-    These are the size and the modification time of the exported file, the processor, the number of cores, and the
-    version of ONNX Runtime. `write_tuned` saves these conditions with the settings. `read_tuned` ignores the settings
-    if a condition has changed since then.
+    These are the size and the modification time of the exported file, the processor, the number of usable cores, and
+    the version of ONNX Runtime. `write_tuned` saves these conditions with the settings. `read_tuned` ignores the
+    settings if a condition has changed since then.
 
     Args:
         path: Path of the exported file.
@@ -374,7 +384,7 @@ def _key(path: str) -> dict[str, Any]:
         "bytes": status.st_size,
         "modified": status.st_mtime_ns,
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "onnxruntime": version(),
     }
 

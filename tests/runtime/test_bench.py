@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import zoo_runtime
-from zoo_runtime import Predictor, Settings, _bench
+from zoo_runtime import Predictor, Settings, _bench, _busy, _cores, _session
 from zoo_runtime.cli import main
 
 ONE_THREAD = Settings(threads=1, spinning=False)
@@ -165,13 +167,13 @@ def test_what_was_tuned_for_one_picture_is_not_for_many(model, pictures, monkeyp
     assert opened[1] == Settings(threads=1, arena=False)
 
 
-@pytest.mark.parametrize("change", [{"schema": 2}, {"for": {"processor": "another"}}])
+@pytest.mark.parametrize("change", [{"schema": 1}, {"for": {"processor": "another"}}])
 def test_what_was_tuned_elsewhere_is_left_alone(model, change):
     tuned(model, **change)
     assert Predictor(model).settings == Settings()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "for": null}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "for": null}'])
 def test_what_cannot_be_read_costs_a_warning(model, content):
     (model.parent / "model.tuned.json").write_text(content)
     if content == '{"schema": 1, "for": null}':
@@ -285,3 +287,76 @@ def test_wrong_usage(arguments, problem, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and problem in capsys.readouterr().err
+
+
+def test_a_busy_machine_is_named(run, model, pictures, capsys):
+    """A program that computes beside a measurement is seen by its processor time."""
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert main(["bench", str(model), str(pictures), "--seconds", "0.05", "--json"]) == 0
+        sentence = json.loads(capsys.readouterr().out)["busy"]
+        assert main(["bench", str(model), str(model), str(pictures), "--compare"]) == 0
+        warned = capsys.readouterr().err
+    finally:
+        busy.kill()
+        busy.wait()
+    assert sentence.startswith("this machine is busy: other programs used ")
+    assert "warning: this machine is busy" in warned
+
+
+def test_own_work_does_not_make_a_machine_busy(monkeypatch):
+    seconds = iter([(100.0, 5.0), (101.0, 6.0), (103.0, 6.0)])
+    now = iter([0.0, 1.0, 2.0])
+    machine, own = next(seconds)
+    monkeypatch.setattr(_busy, "_machine_seconds", lambda: machine)
+    monkeypatch.setattr(_busy, "_own_seconds", lambda: own)
+    monkeypatch.setattr(_busy.time, "perf_counter", lambda: next(now))
+    programs = _busy.OtherPrograms()
+    machine, own = next(seconds)
+    assert programs.warning() is None
+    machine, own = next(seconds)
+    assert programs.cores() == 1.0
+
+
+def test_threads_follow_affinity_and_quota(model, monkeypatch):
+    opened = []
+    session = _session.load().InferenceSession
+
+    def noted(content, options, **rest):
+        opened.append((options.intra_op_num_threads, options))
+        return session(content, options, **rest)
+
+    monkeypatch.setattr(_session.load(), "InferenceSession", noted)
+    monkeypatch.setattr(_cores, "cores_by_affinity", lambda: 4)
+    monkeypatch.setattr(_cores.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(_cores, "cpu_quota", lambda: None)
+    Predictor(model)
+    monkeypatch.setattr(_cores, "cpu_quota", lambda: 1.5)
+    Predictor(model)
+    Predictor(model, threads=3)
+    monkeypatch.setattr(_cores, "cpu_quota", lambda: None)
+    monkeypatch.setattr(_cores, "cores_by_affinity", lambda: 2)
+    Predictor(model)
+    # 0 leaves the number to onnxruntime, which takes the cores that are not hyperthreads of others.
+    assert [threads for threads, _ in opened] == [0, 1, 3, 2]
+
+
+@pytest.mark.parametrize(("spinning", "entries"), [(None, ("", "10")), (True, ("", "")), (False, ("0", ""))])
+def test_idle_threads_spin_briefly_unless_told(model, monkeypatch, spinning, entries):
+    opened = []
+    session = _session.load().InferenceSession
+    keys = ("session.intra_op.allow_spinning", "session.intra_op.spin_duration_us")
+
+    def noted(content, options, **rest):
+        opened.append(tuple(entry(options, key) for key in keys))
+        return session(content, options, **rest)
+
+    def entry(options, key):
+        try:
+            return options.get_session_config_entry(key)
+        except RuntimeError:
+            return ""
+
+    monkeypatch.setattr(_session.load(), "InferenceSession", noted)
+    Predictor(model, spinning=spinning)
+    assert opened == [entries]

@@ -42,8 +42,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import RunError, UsageError
-from zoo.files import atomic_write
+from zoo.errors import RunError, UsageError, WriteError
+from zoo.files import atomic_write, why_not_writable
 from zoo.runs.record import SCHEMA, RunRecord
 
 RECORD, UNFINISHED = "run.json", "unfinished"
@@ -395,6 +395,20 @@ def load(folder: Path) -> tuple[Run, RunRecord]:
         status = "interrupted" if record.status == "running" else record.status
         raise RunError(f"{str(folder)!r}: training did not finish (status {status!r}). {begin}: {advice}.")
     return run, record
+
+
+def check_writable(run: Run) -> None:
+    """Check that this user may write to a run folder.
+
+    Raises:
+        WriteError: The run belongs to another user, or is on a read-only file system.
+    """
+    problem = why_not_writable(run.folder)
+    if problem:
+        raise WriteError(
+            f"{str(run.folder)!r} {problem}. zoo keeps figures in the run. Copy the run to a folder of your own, and "
+            f"use the copy: cp -r {shlex.quote(str(run.folder))} FOLDER"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -81,6 +81,7 @@ def hold(run: runs.Run) -> Iterator[None]:
         WriteError: The run folder cannot be written.
     """
     path = folder_of(run) / LOCK
+    runs.check_writable(run)
     try:
         path.parent.mkdir(exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

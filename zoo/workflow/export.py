@@ -444,6 +444,7 @@ def export_run(
     suffix = f"-{size[0]}x{size[1]}" if size is not None and resized else ""
     name = config.checked_name(name or record.name + suffix)
     files.check_writable(exported / name, "--exported FOLDER")
+    runs.check_writable(run)
     place = sources.location(data) if data else str(record.options["data"])
     digest = str(record.data["digest"])
     new = NewExport(run.id, run.folder.parent, tuple(record.classes), record.task, place, digest)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 
 from .options import add_model, add_predictor_options, predictor_options, seconds
-from .tune import format_settings
+from .tune import format_settings, warn_busy
 
 DESCRIPTION = "Measure an exported file on this machine: latency, cold start, memory and throughput."
 
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
             print(json.dumps(result))
             return 0
         _print_left_out(result)
+        warn_busy(result)
         print("both run with the default settings and the options given here; tuned settings are ignored")
         for key, label in (("latency", "photo to label"), ("network", "network alone")):
             row = result[key]
@@ -63,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"{result['model']}, {result['megabytes']:.1f} MB; {_pictures(result)}")
     _print_left_out(result)
-    print(format_settings(result["settings"]))
+    warn_busy(result)
+    print(format_settings(result["settings"]) + _cores())
     print(f"{'milliseconds':<15} {'p50':>8} {'p90':>8} {'p99':>8}")
     for key, label in (("latency", "photo to label"), ("decoding", "  decoding"), ("network", "  network")):
         print(f"{label:<15} " + " ".join(f"{value:8.2f}" for value in result[key].values()))
@@ -79,6 +82,13 @@ def run(options: argparse.Namespace) -> int:
         f"(decoding alone {folder['decoding_alone']:.0f}, network alone {folder['network_alone']:.0f})"
     )
     return 0
+
+
+def _cores() -> str:
+    """Return how many cores this process may use, if these are not all cores of the machine."""
+    from .._cores import is_limited, usable_cores
+
+    return f"; {usable_cores()} of {os.cpu_count()} cores, because of a quota or an affinity" if is_limited() else ""
 
 
 def _pictures(result: dict[str, Any]) -> str:

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _limits(options: argparse.Namespace) -> Limits:
-    from .._predictor import usable_cores
+    from .._cores import usable_cores
     from .._service.limits import Limits
 
     limits = Limits(options.concurrency or usable_cores(), queue=options.queue, seconds=options.timeout)

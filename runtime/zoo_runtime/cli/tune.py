@@ -45,13 +45,20 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(f"why             {more}; among such settings, it has the fewest threads within 3 % of the fastest")
     print(f"saved in        {result['file']}")
+    warn_busy(result)
     return 0
 
 
+def warn_busy(result: dict[str, Any]) -> None:
+    """Say on standard error that other programs disturbed a measurement, if they did."""
+    if result["busy"]:
+        print(f"warning: {result['busy']}", file=sys.stderr)
+
+
 def format_settings(row: dict[str, Any]) -> str:
-    """Format the settings of a row of measurements, such as "cpu, 2 threads, spinning, memory kept"."""
+    """Format the settings of a row of measurements, such as "cpu, 2 threads, sleeping, memory kept"."""
     names = [name if isinstance(name, str) else name[0] for name in row["providers"]]
     count = row["threads"]
     threads = "default threads" if count is None else f"{count} thread{'s' * (count > 1)}"
-    waits = "spinning" if row["spinning"] else "sleeping"
+    waits = {None: "spinning briefly", True: "spinning", False: "sleeping"}[row["spinning"]]
     return f"{', '.join(names)}, {threads}, {waits}, {'memory kept' if row['arena'] else 'memory freed'}"
