@@ -331,7 +331,7 @@ def test_threads_follow_affinity_and_quota(model, monkeypatch):
     monkeypatch.setattr(_cores.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(_cores, "cpu_quota", lambda: None)
     Predictor(model)
-    monkeypatch.setattr(_cores, "cpu_quota", lambda: 1.5)
+    monkeypatch.setattr(_cores, "cpu_quota", lambda: 1.0)
     Predictor(model)
     Predictor(model, threads=3)
     monkeypatch.setattr(_cores, "cpu_quota", lambda: None)
