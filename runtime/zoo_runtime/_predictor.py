@@ -159,7 +159,10 @@ class Predictor:
         source = _model_of(model)
         options: dict[str, Any] = {"threads": threads, "providers": providers, "spinning": spinning, "arena": arena}
         given = {key: value for key, value in options.items() if value is not None}
-        found = read_tuned(source) if tuned and not isinstance(source, bytes) else None
+        found = None
+        # Without the file, its absence is the error, and not that its tuned settings cannot be used.
+        if tuned and not isinstance(source, bytes) and os.path.exists(source):
+            found = read_tuned(source)
         self.settings = dataclasses.replace(found or Settings(), **given)
         # Tuned settings are the best for one picture at a time, but may be bad for many pictures on all cores.
         for_many = dataclasses.replace(Settings(), **given)
