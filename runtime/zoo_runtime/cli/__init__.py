@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module="PIL")
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(words)
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
     options, more = parser.parse_known_args(words)
     options.words = words
     # argparse does not accept paths after an option if there are paths before it too.
