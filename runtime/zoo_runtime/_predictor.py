@@ -205,6 +205,10 @@ class Predictor:
     def _workers(self) -> int:
         return self._threads or usable_cores()
 
+    # A list literal of several types is a list of Source; a variable such as list[str] needs the type variable.
+    @overload
+    def __call__(self, source: list[Source] | tuple[Source, ...], *, order: str = "rgb") -> list[Prediction]: ...
+
     @overload
     def __call__(self, source: list[_S] | tuple[_S, ...], *, order: str = "rgb") -> list[Prediction]: ...
 

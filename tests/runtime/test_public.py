@@ -250,6 +250,43 @@ def test_the_fake_predictor_of_the_readme_works():
     exec(program, {})
 
 
+PROGRAM = """
+from pathlib import Path
+import numpy as np
+import numpy.typing as npt
+from zoo_runtime import FakePredictor, PictureError, Prediction, Predictor, Vote, check, frames
+
+
+def label(predictor: Predictor, frame: npt.NDArray[np.uint8], names: list[str], paths: list[Path]) -> str | None:
+    several: list[Prediction] = predictor(["cat.jpg", Path("dog.jpg"), b"", frame])
+    several += predictor(names) + predictor(paths) + predictor((frame, frame)) + predictor([])
+    one: Prediction = predictor(frame, order="bgr")
+    rows: npt.NDArray[np.float32] = predictor.probabilities(predictor.decode("cat.jpg")[None])
+    for path, result in predictor.predict_folder("photos"):
+        print(path, result.args if isinstance(result, PictureError) else result.label, rows.shape)
+    vote = Vote(0.5)
+    for each in frames("0", say=print):
+        vote.add(predictor(each, order="bgr").label)
+    check(predictor).passed
+    return one.label or several[0].top(1)[0][0]
+
+
+label(FakePredictor(["cats", {"cats": 0.4}, Prediction(None, 0.5, {}, unknown=True)]), np.zeros(1, np.uint8), [], [])
+"""
+
+
+@pytest.mark.slow
+def test_a_program_of_a_user_passes_mypy_strict(tmp_path):
+    pytest.importorskip("mypy", reason="needs mypy, which pip install 'finezoo[test]' brings")
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "--cache-dir", tmp_path, path]
+    folder = str(Path(zoo_runtime.__file__).resolve().parents[1])
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MYPYPATH": folder})
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (Path(folder) / "zoo_runtime" / "py.typed").exists()
+
+
 def test_the_command_alone_prints_its_help(capsys):
     assert cli.main([]) == 2
     out, err = capsys.readouterr()
