@@ -164,7 +164,8 @@ def _signatures(path: str, model: str) -> list[tuple[bytes, bytes, bytes]]:
             text = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise BadSignature(
-            f"{model!r} has no signature: there is no file {path!r}. `zoo export RUN --sign KEY` makes one."
+            f"{model!r} has no signature: there is no file {path!r}. "
+            "`zoo export RUN --sign KEY` makes one on the PC; copy it too."
         ) from None
     except (OSError, ValueError) as error:
         raise BadSignature(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
@@ -273,7 +274,8 @@ def _read_key(path: str) -> bytes:
             return stream.read(MOST_BYTES)
     except (OSError, ValueError) as error:
         raise BadSignature(
-            f"the key {path!r} cannot be read: {getattr(error, 'strerror', None) or error}. {_NEW_KEY}."
+            f"the key {path!r} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a key; "
+            f"{_NEW_KEY}, and {_PUBLIC_KEY}."
         ) from None
 
 
