@@ -271,9 +271,12 @@ class Predictor:
             ValueError: If `batch_size` is below 1, or `order` is neither "rgb" nor "bgr".
         """
         check_order(order)
-        if isinstance(sources, (str, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+        is_one = isinstance(sources, (str, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4)
+        # What has only __getitem__, such as the data sets of other frameworks, can be iterated too.
+        if is_one or not (hasattr(sources, "__iter__") or hasattr(sources, "__getitem__")):
             raise TypeError(
-                "predict_each takes many pictures. For one picture, call the predictor itself: predictor(picture)."
+                "predict_each takes many pictures, such as a list. For one picture, call the predictor itself: "
+                f"predictor(picture). Received: {type(sources).__name__}."
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")

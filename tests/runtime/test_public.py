@@ -288,7 +288,9 @@ def test_a_program_of_a_user_passes_mypy_strict(tmp_path):
 
 
 def test_the_command_alone_prints_its_help(capsys):
-    assert cli.main([]) == 2
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("usage: zoo-runtime") and all(f"\n    {name} " in err for name in cli.COMMANDS)
 
