@@ -14,8 +14,7 @@ def install_line(extra: str) -> str:
     Args:
         extra: The name of the extra in `runtime/pyproject.toml`, such as "camera". `finezoo` has it too.
     """
-    pip = f"{_pip()} install"
-    return f"Run `{pip} 'finezoo-runtime[{extra}]'` (where zoo itself is installed: `{pip} 'finezoo[{extra}]'`)."
+    return f"Run `{_pip()} install 'finezoo-runtime[{extra}]'` (where zoo itself is installed: 'finezoo[{extra}]')."
 
 
 def _pip() -> str:
