@@ -202,6 +202,9 @@ class DriftCounter:
         Args:
             trained: The entry `drift` of `ModelInfo.trust`.
 
+        Returns:
+            A `Shift` for each figure that both have.
+
         Raises:
             CorruptModel: If the entry is damaged.
         """

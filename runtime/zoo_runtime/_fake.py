@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from ._trust import Trust
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-Answer: TypeAlias = "str | Mapping[str, float] | PictureError"
+Answer: TypeAlias = "str | Mapping[str, float] | Prediction | PictureError"
 Answers: TypeAlias = "Answer | Sequence[Answer] | Callable[[Any], Answer] | None"
 
 SURE = 0.9
@@ -33,9 +33,10 @@ class FakePredictor(Predictor):
     Args:
         answers: What it answers. None gives each picture an answer that depends on its bytes, its pixels or the name of
             its file alone. A class name, such as "cats", is the answer for every picture. A dictionary of probabilities
-            in 0..1 by class is one too; classes that it leaves out get 0. A `PictureError` is raised, or yielded by
-            `predict_each`. A list has one answer per picture, in order, and begins again at its end. A function is
-            called with each picture and returns its answer.
+            in 0..1 by class is one too; classes that it leaves out get 0. A `Prediction` is returned as it is, so that
+            a test can have an unknown picture or an outlier. A `PictureError` is raised, or yielded by `predict_each`.
+            A list has one answer per picture, in order, and begins again at its end. A function is called with each
+            picture and returns its answer.
         classes: The class names.
         task: "binary", "multiclass" or "multilabel".
         size: (height, width) of the pixels that `decode` returns, each 1 to 16384.
@@ -51,6 +52,7 @@ class FakePredictor(Predictor):
         settings: The default `Settings`.
 
     Raises:
+        TypeError: If an answer has another type.
         ValueError: If an answer names a class that is not among `classes`, or a probability is outside 0..1.
 
     Example:
@@ -59,7 +61,11 @@ class FakePredictor(Predictor):
         assert predictor("any.jpg").label == "cats"
         predictor = FakePredictor(["cats", PictureNotFound("gone.jpg: cannot be read")], classes=["cats", "dogs"])
         first, second = predictor.predict_each(["a.jpg", "gone.jpg"])
-        assert first.confidence == 0.9 and isinstance(second, PictureNotFound)
+        assert first.label == "cats" and isinstance(second, PictureNotFound)
+        unsure = Prediction(None, 0.5, {"cats": 0.5, "dogs": 0.5}, unknown=True)
+        assert FakePredictor(unsure)("any.jpg").unknown
+
+    It has no file, so `zoo_runtime.check` refuses it.
     """
 
     def __init__(
@@ -86,12 +92,11 @@ class FakePredictor(Predictor):
         self._decodes = decodes
         self._answers_given = answers
         if answers is not None and not callable(answers):
-            listed = [answers] if isinstance(answers, (str, Mapping, PictureError)) else list(answers)
+            listed: list[Any] = list(answers) if isinstance(answers, (list, tuple)) else [answers]
             if not listed:
                 raise ValueError("answers must have at least one answer. Received: an empty list.")
             for answer in listed:
-                if not isinstance(answer, PictureError):
-                    self._row(answer)
+                self._made(answer)
             self._answers_given = listed
 
     def __call__(self, source: Any, *, order: str = "rgb") -> Any:
@@ -161,7 +166,28 @@ class FakePredictor(Predictor):
         if given is None:
             return self._name(self._drawn(_content(source) if pixels is None else pixels.tobytes()))
         answer = given(source) if callable(given) else given[(len(self.calls) - 1) % len(given)]
-        return answer if isinstance(answer, PictureError) else self._name(self._row(answer))
+        return self._made(answer)
+
+    def _made(self, answer: Any) -> Prediction | PictureError:
+        """Return what a `Predictor` would return for an answer, or yield."""
+        if isinstance(answer, PictureError):
+            return answer
+        if isinstance(answer, Prediction):
+            named = {*answer.probabilities, *answer.labels, *([] if answer.label is None else [answer.label])}
+            self._check_classes(sorted(named))
+            return answer
+        if not isinstance(answer, (str, Mapping)):
+            raise TypeError(
+                "an answer must be the name of a class, a dictionary of probabilities by class, a Prediction or a "
+                f"PictureError. Received: {answer!r:.100}."
+            )
+        return self._name(self._row(answer))
+
+    def _check_classes(self, names: Iterable[str]) -> None:
+        classes = self.info.classes
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            raise ValueError(f"answers must be of the classes {', '.join(classes)}. Received: {unknown[0]!r}.")
 
     def _row(self, answer: str | Mapping[str, float]) -> npt.NDArray[np.float32]:
         """Return the probabilities of an answer, a float32 array (classes,)."""
@@ -169,9 +195,7 @@ class FakePredictor(Predictor):
         if isinstance(answer, str):
             rest = 0.0 if self.info.task == "multilabel" else (1 - SURE) / (len(classes) - 1)
             answer = {answer: SURE, **{name: rest for name in classes if name != answer}}
-        unknown = [name for name in answer if name not in classes]
-        if unknown:
-            raise ValueError(f"answers must be of the classes {', '.join(classes)}. Received: {unknown[0]!r}.")
+        self._check_classes(answer)
         row = np.array([answer.get(name, 0) for name in classes], np.float64)
         if not ((row >= 0) & (row <= 1)).all():
             raise ValueError(f"probabilities must be in 0..1. Received: {dict(answer)!r}.")

@@ -279,7 +279,9 @@ def list_pictures(
     """
     root = os.fsdecode(folder)
     if not os.path.isdir(root):
-        raise PictureNotFound(f"the folder {root!r} does not exist.")
+        if os.path.exists(root):
+            raise PictureNotFound(f"{root!r} is a file, not a folder. For one picture, call predictor(picture).")
+        raise PictureNotFound(f"the folder {root!r} does not exist. Check the path.")
 
     def failed(error: OSError) -> None:
         refusal = PictureNotFound(f"{error.filename!r} cannot be read: {error.strerror}.")

@@ -159,7 +159,10 @@ class Predictor:
         source = _model_of(model)
         options: dict[str, Any] = {"threads": threads, "providers": providers, "spinning": spinning, "arena": arena}
         given = {key: value for key, value in options.items() if value is not None}
-        found = read_tuned(source) if tuned and not isinstance(source, bytes) else None
+        found = None
+        # Without the file, its absence is the error, and not that its tuned settings cannot be used.
+        if tuned and not isinstance(source, bytes) and os.path.exists(source):
+            found = read_tuned(source)
         self.settings = dataclasses.replace(found or Settings(), **given)
         # Tuned settings are the best for one picture at a time, but may be bad for many pictures on all cores.
         for_many = dataclasses.replace(Settings(), **given)
@@ -201,6 +204,10 @@ class Predictor:
     @property
     def _workers(self) -> int:
         return self._threads or usable_cores()
+
+    # A list literal of several types is a list of Source; a variable such as list[str] needs the type variable.
+    @overload
+    def __call__(self, source: list[Source] | tuple[Source, ...], *, order: str = "rgb") -> list[Prediction]: ...
 
     @overload
     def __call__(self, source: list[_S] | tuple[_S, ...], *, order: str = "rgb") -> list[Prediction]: ...
@@ -264,9 +271,12 @@ class Predictor:
             ValueError: If `batch_size` is below 1, or `order` is neither "rgb" nor "bgr".
         """
         check_order(order)
-        if isinstance(sources, (str, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+        is_one = isinstance(sources, (str, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4)
+        # What has only __getitem__, such as the data sets of other frameworks, can be iterated too.
+        if is_one or not (hasattr(sources, "__iter__") or hasattr(sources, "__getitem__")):
             raise TypeError(
-                "predict_each takes many pictures. For one picture, call the predictor itself: predictor(picture)."
+                "predict_each takes many pictures, such as a list. For one picture, call the predictor itself: "
+                f"predictor(picture). Received: {type(sources).__name__}."
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")

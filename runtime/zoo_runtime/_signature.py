@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ._errors import BadSignature, ModelNotFound
+from ._extras import install_line
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -35,7 +36,6 @@ _HASHES = (b"sha512", b"sha256")
 _ARMOR = re.compile(rb"-----BEGIN SSH SIGNATURE-----(.*?)-----END SSH SIGNATURE-----", re.DOTALL)
 _NEW_KEY = "`openssl genpkey -algorithm ed25519 -out key.pem` makes a key"
 _PUBLIC_KEY = "`openssl pkey -in key.pem -pubout -out pub.pem` writes the public key"
-_INSTALL = "Run `pip install 'finezoo-runtime[sign]'` (with zoo: `pip install 'finezoo[sign]'`)."
 
 
 class Signer:
@@ -164,7 +164,8 @@ def _signatures(path: str, model: str) -> list[tuple[bytes, bytes, bytes]]:
             text = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise BadSignature(
-            f"{model!r} has no signature: there is no file {path!r}. `zoo export RUN --sign KEY` makes one."
+            f"{model!r} has no signature: there is no file {path!r}. "
+            "`zoo export RUN --sign KEY` makes one on the PC; copy it too."
         ) from None
     except (OSError, ValueError) as error:
         raise BadSignature(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
@@ -262,7 +263,8 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise BadSignature(f"signatures need the package cryptography, which is not installed. {_INSTALL}") from None
+        problem = "signatures need the package cryptography, which is not installed."
+        raise BadSignature(f"{problem} {install_line('sign')}") from None
     return serialization, ed25519
 
 
@@ -272,7 +274,8 @@ def _read_key(path: str) -> bytes:
             return stream.read(MOST_BYTES)
     except (OSError, ValueError) as error:
         raise BadSignature(
-            f"the key {path!r} cannot be read: {getattr(error, 'strerror', None) or error}. {_NEW_KEY}."
+            f"the key {path!r} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a key; "
+            f"{_NEW_KEY}, and {_PUBLIC_KEY}."
         ) from None
 
 

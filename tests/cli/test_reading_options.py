@@ -142,6 +142,12 @@ def test_values_that_are_not_numbers_of_pixels(zoo, value):
         assert ran.code == 2 and "such as 200M or 200000000. Received: " in ran.err
 
 
+@pytest.mark.real
+def test_verify_reads_the_formats_that_are_named(zoo, real_weights, test_data):
+    ran = zoo("verify", "mobilenet_025", "--data", test_data / "imagenet_sample", "--formats", "png")
+    assert ran.code == 1 and "--formats png,jpeg reads it" in ran.err, ran.err
+
+
 def test_commands_that_zoo_suggests_repeat_the_limit(zoo, photos):
     ran = zoo("finetune", "mnist_convnet", photos, "--max-pixels", "200M")
     assert ran.code == 2 and f"`zoo finetune mnist_convnet --data {photos} --max-pixels 200M`" in ran.err

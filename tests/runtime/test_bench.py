@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import zoo_runtime
-from zoo_runtime import Predictor, Settings, _bench, _busy, _cores, _session, _tune
+from zoo_runtime import ModelNotFound, Predictor, Settings, _bench, _busy, _cores, _session, _tune
 from zoo_runtime.cli import main
 
 ONE_THREAD = Settings(threads=1, spinning=False)
@@ -360,3 +360,13 @@ def test_idle_threads_spin_briefly_unless_told(model, monkeypatch, spinning, ent
     monkeypatch.setattr(_session.load(), "InferenceSession", noted)
     Predictor(model, spinning=spinning)
     assert opened == [entries]
+
+
+def test_a_missing_file_is_the_only_complaint(model, recwarn):
+    """Its tuned settings, which are still there, cannot be the problem."""
+    beside = model.with_suffix(".tuned.json")
+    beside.write_text("{}")
+    model.rename(model.with_name("away.onnx"))
+    with pytest.raises(ModelNotFound):
+        Predictor(model)
+    assert not recwarn.list

@@ -11,7 +11,16 @@ import sys
 import numpy as np
 import pytest
 
-from zoo_runtime import CorruptPicture, FakePredictor, PictureError, PictureNotFound, Prediction, Predictor
+from zoo_runtime import (
+    CorruptModel,
+    CorruptPicture,
+    FakePredictor,
+    PictureError,
+    PictureNotFound,
+    Prediction,
+    Predictor,
+    check,
+)
 
 CLASSES = ("red", "green", "blue")
 
@@ -90,6 +99,30 @@ def test_without_answers_the_picture_decides():
 def test_answers_that_no_file_could_give_are_refused(answers):
     with pytest.raises(ValueError, match="Received"):
         FakePredictor(answers)
+
+
+def test_an_unknown_picture_and_an_outlier_can_be_told():
+    """A program that opens a door must be tested with what the network does not know."""
+    unsure = Prediction(None, 0.5, {"cats": 0.5, "dogs": 0.5}, unknown=True)
+    strange = Prediction("cats", 0.99, {"cats": 0.99, "dogs": 0.01}, ("cats",), outlier_score=0.9, outlier=True)
+    fake = FakePredictor([unsure, strange, "dogs"])
+    assert [fake("1.jpg"), fake("2.jpg")] == [unsure, strange] and fake("3.jpg").label == "dogs"
+    assert FakePredictor(lambda _: unsure)("x.jpg").unknown
+    with pytest.raises(ValueError, match="Received: 'birds'"):
+        FakePredictor(Prediction("birds", 1.0, {"birds": 1.0}))
+
+
+@pytest.mark.parametrize("answers", [3, [None], ["cats", 0.5]])
+def test_answers_of_another_type_are_refused(answers):
+    with pytest.raises(TypeError, match=r"a Prediction or a PictureError\. Received"):
+        FakePredictor(answers)
+    with pytest.raises(TypeError, match="Received: None"):
+        FakePredictor(lambda _: None)("x.jpg")
+
+
+def test_the_self_test_needs_a_file():
+    with pytest.raises(CorruptModel, match="no self-test"):
+        check(FakePredictor("cats"))
 
 
 def test_it_needs_no_onnxruntime():

@@ -18,8 +18,10 @@ from zoo_runtime import (
     PictureNotFound,
     Predictor,
     UnsupportedPicture,
+    Vote,
     decode,
 )
+from zoo_runtime.cli import main
 from zoo_runtime.workshop import parse_pixels
 
 SPEC = ImageSpec((24, 32))
@@ -217,3 +219,47 @@ def test_numbers_of_pixels(text, pixels):
 def test_other_numbers_of_pixels_are_refused(text):
     with pytest.raises(ValueError, match=r"such as 200M or 200000000\. Received: "):
         parse_pixels(text)
+
+
+class Indexed:
+    """A data set of another framework: it has only __getitem__."""
+
+    def __getitem__(self, index):
+        if index > 2:
+            raise IndexError
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize("given", [None, 5, Image.new("RGB", (4, 4)), "cat.jpg"])
+def test_predict_each_of_one_picture_says_what_to_call(model, given):
+    with pytest.raises(TypeError, match=r"call the predictor itself: predictor\(picture\)\. Received: \w+\."):
+        Predictor(model).predict_each(given)
+
+
+def test_what_can_only_be_indexed_is_many_pictures(model):
+    assert len(list(Predictor(model).predict_each(Indexed()))) == 3
+
+
+def test_a_file_in_place_of_a_folder_and_a_folder_that_is_not_there(model, pictures, tmp_path, capsys):
+    with pytest.raises(PictureNotFound, match="is a file, not a folder"):
+        list(Predictor(model).predict_folder(pictures / "red.jpg"))
+    for words, said in (
+        (["--watch-folder", pictures / "red.jpg"], "is a file. Give the folder"),
+        (["--watch-folder", tmp_path / "gone"], "does not exist. Make it first"),
+        (["--watch-folder", pictures, "--once", "--csv", tmp_path / "no" / "x.csv"], "no'; make it first"),
+    ):
+        assert main(["watch", str(model), *map(str, words)]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_an_unknown_option_shows_the_options_of_its_command(model, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(model), "cat.jpg", "--jsn"])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and "zoo-runtime predict" in err and "--json" in err and "--jsn" in err
+
+
+@pytest.mark.parametrize("hold", ["0.5s", -1, float("nan"), None])
+def test_a_vote_takes_seconds(hold):
+    with pytest.raises(ValueError, match="hold must be a number of seconds"):
+        Vote(hold)

@@ -230,6 +230,82 @@ def test_the_readme_names_the_lowest_versions():
     assert sorted(f"{name.lower()}>={version}" for name, version in rows) == sorted(needs)
 
 
+def test_the_readme_lists_all_commands_and_all_errors():
+    text = (Path(__file__).resolve().parents[2] / "runtime" / "README.md").read_text("utf-8")
+    listed = re.findall(r"^    zoo-runtime (\w+) ", text.split("## Commands")[1].split("## In a program")[0], re.M)
+    assert set(listed) == set(cli.COMMANDS)
+    tree = re.search(r"^    ZooRuntimeError\n((?:        .*\n)+)", text, re.M)[1]
+    errors = {
+        name
+        for name in zoo_runtime.__all__
+        if isinstance(getattr(zoo_runtime, name), type) and issubclass(getattr(zoo_runtime, name), Exception)
+    }
+    assert set(re.findall(r"\w+", tree)) == errors - {"ZooRuntimeError"}
+
+
+def test_the_fake_predictor_of_the_readme_works():
+    text = (Path(__file__).resolve().parents[2] / "runtime" / "README.md").read_text("utf-8")
+    (program,) = [code for code in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S) if "FakePredictor(" in code]
+    assert program.count("assert") == 3
+    exec(program, {})
+
+
+PROGRAM = """
+from pathlib import Path
+import numpy as np
+import numpy.typing as npt
+from zoo_runtime import FakePredictor, PictureError, Prediction, Predictor, Vote, check, frames
+
+
+def label(predictor: Predictor, frame: npt.NDArray[np.uint8], names: list[str], paths: list[Path]) -> str | None:
+    several: list[Prediction] = predictor(["cat.jpg", Path("dog.jpg"), b"", frame])
+    several += predictor(names) + predictor(paths) + predictor((frame, frame)) + predictor([])
+    one: Prediction = predictor(frame, order="bgr")
+    rows: npt.NDArray[np.float32] = predictor.probabilities(predictor.decode("cat.jpg")[None])
+    for path, result in predictor.predict_folder("photos"):
+        print(path, result.args if isinstance(result, PictureError) else result.label, rows.shape)
+    vote = Vote(0.5)
+    for each in frames("0", say=print):
+        vote.add(predictor(each, order="bgr").label)
+    check(predictor).passed
+    return one.label or several[0].top(1)[0][0]
+
+
+label(FakePredictor(["cats", {"cats": 0.4}, Prediction(None, 0.5, {}, unknown=True)]), np.zeros(1, np.uint8), [], [])
+"""
+
+
+@pytest.mark.slow
+def test_a_program_of_a_user_passes_mypy_strict(tmp_path):
+    pytest.importorskip("mypy", reason="needs mypy, which pip install 'finezoo[test]' brings")
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "--cache-dir", tmp_path, path]
+    folder = str(Path(zoo_runtime.__file__).resolve().parents[1])
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MYPYPATH": folder})
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (Path(folder) / "zoo_runtime" / "py.typed").exists()
+
+
+def test_the_command_alone_prints_its_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("usage: zoo-runtime") and all(f"\n    {name} " in err for name in cli.COMMANDS)
+
+
+def test_a_missing_extra_names_the_pip_of_its_own_environment(monkeypatch):
+    from zoo_runtime._extras import install_line
+
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/pip")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python")
+    assert install_line("camera").startswith("Run `pip install 'finezoo-runtime[camera]'` (")
+    # /opt/zoo/venv/bin/zoo-runtime, typed in a shell in which that environment is not active.
+    monkeypatch.setattr(sys, "executable", "/opt/zoo/venv/bin/python")
+    assert "`/opt/zoo/venv/bin/python -m pip install 'finezoo-runtime[camera]'`" in install_line("camera")
+
+
 # Telemetry of ONNX Runtime
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "PYTHONHOME")}

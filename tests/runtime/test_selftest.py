@@ -38,6 +38,11 @@ def test_passes_where_it_was_recorded(model):
     assert result.workshop == result.device == versions()
 
 
+def test_what_a_predictor_may_read_is_no_part_of_the_test(model):
+    """A camera's predictor reads JPEG alone, but the self-test has pictures of other formats."""
+    assert check(Predictor(model, formats=["webp"], max_pixels=10)).passed
+
+
 def test_what_is_recorded(info):
     assert list(info.selftest) == ["versions", "tolerance", "pictures"]
     picture = info.selftest["pictures"][0]

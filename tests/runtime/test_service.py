@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import io
@@ -35,6 +36,7 @@ from zoo_runtime._service import server
 from zoo_runtime._service.app import Access, Service
 from zoo_runtime._service.limits import Limits
 from zoo_runtime._service.models import Model, names_of
+from zoo_runtime.cli import serve as command
 
 LIMITS = Limits(concurrency=2, body=200_000, seconds=5)
 
@@ -155,6 +157,17 @@ def test_errors_are_json_with_a_reason(client, pictures, method, path, content, 
     assert (answer.status_code, answer.json()["error"]) == (status, error)
     assert set(answer.json()) == {"error", "message"} and len(answer.json()["message"]) > 15
     assert "the data given" not in answer.text and "max_pixels" not in answer.text
+
+
+def test_formats_limit_what_is_read(model, red):
+    served = Model("tiny", str(model), concurrency=2, options={"formats": ["jpeg"]})
+    client = client_of(Service({"tiny": served}, LIMITS))
+    assert client.post("/predict", content=red, headers=JPEG).status_code == 200
+    refused = client.post("/predict", content=png(), headers=JPEG)
+    assert refused.status_code == 415 and "--formats jpeg,png reads it" in refused.json()["message"]
+    options = argparse.ArgumentParser()
+    command.add_arguments(options)
+    assert options.parse_args(["m", "--formats", "jpeg,png"]).formats == ("jpeg", "png")
 
 
 def test_a_form_with_two_files_or_many_parts_is_refused(client, red):

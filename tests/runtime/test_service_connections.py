@@ -333,7 +333,7 @@ def test_without_the_extra_the_command_says_what_to_install(model):
     )
     done = subprocess.run([sys.executable, "-c", code, "serve", model], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "pip install 'finezoo-runtime[serve]'" in done.stderr and "pip install './runtime[serve]'" in done.stderr
+    assert "pip install 'finezoo-runtime[serve]'" in done.stderr and "'finezoo[serve]'" in done.stderr
 
 
 def test_other_commands_do_not_wait_for_the_packages_of_the_service(model, pictures):

@@ -9,6 +9,7 @@ import queue
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -77,8 +78,11 @@ def listen(port: int, topic: str) -> tuple[paho.Client, queue.Queue]:
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
     client.on_message = lambda _, __, message: found.put((message.topic, message.payload.decode()))
     client.on_connect = lambda *_: client.subscribe(topic, qos=1)
+    subscribed = threading.Event()
+    client.on_subscribe = lambda *_: subscribed.set()
     client.connect("127.0.0.1", port)
     client.loop_start()
+    assert subscribed.wait(15)
     return client, found
 
 
@@ -121,6 +125,28 @@ def test_a_broker_that_starts_later_gets_what_waited(broker):
     assert json.loads(found.get(timeout=20)[1])["frame"] == 7
     client.loop_stop()
     mqtt.close()
+
+
+def test_answers_that_no_broker_took_are_counted_at_the_end(broker):
+    messages: list[str] = []
+    mqtt = Mqtt.start(f"127.0.0.1:{free_port()}/a", None, messages.append)
+    mqtt.write(answer(1))
+    mqtt.write(answer(2))
+    mqtt.close()
+    assert "2 answers were not published" in messages[-1]
+    port = free_port()
+    broker(port)
+    client, found = listen(port, "home/door")
+    said: list[str] = []
+    # A video may have ended before the connection is there.
+    mqtt = Mqtt.start(f"127.0.0.1:{port}/home/door", None, said.append)
+    for number in range(20):
+        mqtt.write(answer(number))
+    mqtt.close()
+    # What waited for the connection may come after the rest.
+    assert sorted(json.loads(found.get(timeout=10)[1])["frame"] for _ in range(20)) == list(range(20))
+    assert not any("not published" in message for message in said)
+    client.loop_stop()
 
 
 def test_the_last_will_says_offline(broker):

@@ -27,7 +27,7 @@ from zoo.cli.options import (
     variant_options,
     variant_requests,
 )
-from zoo.cli.reading_options import max_pixels_option, reading_options, reading_values
+from zoo.cli.reading_options import formats_option, max_pixels_option, reading_options, reading_values
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -309,6 +309,7 @@ def _refuse_architecture(what: str, registry: Registry, exported: Path, runs: Pa
 @size_option
 @resize_option
 @max_pixels_option
+@formats_option
 @click.option(
     "--at-least",
     type=click.FloatRange(0, 1),
@@ -322,6 +323,7 @@ def verify(
     size: tuple[int, int] | None,
     resize: str,
     max_pixels: int | None,
+    formats: tuple[str, ...] | None,
     at_least: float | None,
     as_json: bool,
 ) -> int:
@@ -335,6 +337,7 @@ def verify(
 
     reporter = ConsoleReporter(only_warnings=as_json)
     options: dict[str, Any] = {"size": size, "resize": resize, "max_pixels": max_pixels or MAX_PIXELS}
+    options["formats"] = formats
     figures = published.verify(architecture, data, registry, reporter, **options)
     if figures["left_out"]:
         reporter.warn(left_out_text(figures["left_out"], figures["pictures"] + len(figures["left_out"])))

@@ -112,6 +112,7 @@ def verify(
     size: tuple[int, int] | None = None,
     resize: str = "squash",
     max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """Check published weights: find the file, check its hash, and evaluate the converted network on ImageNet pictures.
 
@@ -123,6 +124,7 @@ def verify(
         size: (height, width) in pixels of the pictures; None means the default of the architecture.
         resize: How pictures are resized, as in `zoo.config.FinetuneConfig`.
         max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
+        formats: The formats of picture files to read; see `zoo_runtime.decode`. None means the common ones.
 
     Returns:
         A dictionary with these keys:
@@ -160,9 +162,9 @@ def verify(
     classes = _fetch_classes(published, reporter)
     pictures = sources.open_identified(data, classes)
     weights = _fetch_published(published, size, reporter)
-    pixels = _parity_pixels(pictures, spec, max_pixels)
+    pixels = _parity_pixels(pictures, spec, max_pixels, formats)
     graph, info = _published_graph(architecture, weights, classes, spec, pixels, reporter)
-    predictor = Predictor(artifact.serialize(graph, info), max_pixels=max_pixels)
+    predictor = Predictor(artifact.serialize(graph, info), max_pixels=max_pixels, formats=formats)
     with reporter.progress(f"scoring {len(pictures)} pictures") as progress:
         answers, bad = evaluator.predict(predictor, [picture.content for picture in pictures], progress)
     pixel_cache.check_readable(pictures, bad)

@@ -88,7 +88,9 @@ class FolderLoop:
         say: Say = lambda _: None,
     ) -> None:
         if not os.path.isdir(folder):
-            raise PictureNotFound(f"the folder {folder!r} does not exist.")
+            if os.path.exists(folder):
+                raise PictureNotFound(f"{folder!r} is a file. Give the folder in which pictures appear.")
+            raise PictureNotFound(f"the folder {folder!r} does not exist. Make it first, or check the path.")
         self._predictor = predictor
         self._folder = folder
         self._files = {

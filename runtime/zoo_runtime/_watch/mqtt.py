@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from .._errors import NotWritten
+from .._extras import install_line
 from .frames import Say
 from .outputs import Answer
 
-MISSING = "paho-mqtt is not installed, which publishes answers. Run `pip install 'finezoo-runtime[mqtt]'`."
+MISSING = "paho-mqtt is not installed, which publishes answers."
 FORM = "HOST[:PORT]/TOPIC or mqtts://HOST[:PORT]/TOPIC"
 QUEUE = 1000
 """How many answers wait while the broker cannot be reached. Further ones are lost, and counted."""
@@ -92,6 +94,8 @@ class Mqtt:
         self._say = say
         self._status = "online"
         self._lost = 0
+        # Each of these has one thread that counts: the caller's, the client's, and the client's.
+        self._written = self._greeted = self._received = 0
         self._refused: str | None = None
         self._closing = False
 
@@ -107,7 +111,7 @@ class Mqtt:
             from paho.mqtt import client as paho
             from paho.mqtt.enums import CallbackAPIVersion
         except ImportError:
-            raise NotWritten(MISSING) from None
+            raise NotWritten(f"{MISSING} {install_line('mqtt')}") from None
         client = paho.Client(CallbackAPIVersion.VERSION2)
         mqtt = cls(broker, client, say)
         client.will_set(f"{broker.topic}/status", "offline", qos=1, retain=True)
@@ -120,6 +124,7 @@ class Mqtt:
         client.on_connect = mqtt._connected
         client.on_connect_fail = mqtt._failed
         client.on_disconnect = mqtt._disconnected
+        client.on_publish = mqtt._published
         client.connect_async(broker.host, broker.port)
         client.loop_start()
         return mqtt
@@ -128,7 +133,9 @@ class Mqtt:
         """Publish an answer."""
         sent = self._client.publish(self._broker.topic, json.dumps(answer.line), qos=1)
         # The other codes only say that there is no connection yet: the answer waits for it.
-        if sent.rc == 15:
+        if sent.rc != 15:
+            self._written += 1
+        else:
             self._lost += 1
             if self._lost == 1:
                 self._say(f"mqtt: {QUEUE} answers wait for the broker; further ones are not published")
@@ -137,10 +144,15 @@ class Mqtt:
         """Publish the state of the source."""
         self._status = text
         if self._client.is_connected():
+            self._written += 1
             self._client.publish(f"{self._broker.topic}/status", text, qos=1, retain=True)
 
     def close(self) -> None:
-        """Publish "offline", wait some seconds for what was not sent yet, and disconnect."""
+        """Wait some seconds for what was not sent, publish "offline", disconnect, and say what was not published."""
+        end = time.monotonic() + _FAREWELL
+        while self._waiting and self._refused is None and time.monotonic() < end:
+            time.sleep(0.02)
+        waiting = self._waiting + self._lost
         self._closing = True
         if self._client.is_connected():
             sent = self._client.publish(f"{self._broker.topic}/status", "offline", qos=1, retain=True)
@@ -148,6 +160,18 @@ class Mqtt:
                 sent.wait_for_publish(_FAREWELL)
         self._client.disconnect()
         self._client.loop_stop()
+        if waiting > 0:
+            answers = "1 answer was" if waiting == 1 else f"{waiting:,} answers were"
+            address = f"{self._broker.host}:{self._broker.port}"
+            self._say(f"mqtt: {answers} not published, because {address} did not take what was sent")
+
+    @property
+    def _waiting(self) -> int:
+        """The number of messages that the broker has not acknowledged."""
+        return self._written + self._greeted - self._received
+
+    def _published(self, *_: object) -> None:
+        self._received += 1
 
     def _connected(self, client: Any, _: object, __: object, reason: Any, ___: object) -> None:
         if reason.is_failure:
@@ -159,6 +183,7 @@ class Mqtt:
         lost = f"; {self._lost:,} answers were not published" if self._lost else ""
         self._lost = 0
         self._say(f"mqtt: connected to {self._broker.host}:{self._broker.port}{lost}")
+        self._greeted += 1
         client.publish(f"{self._broker.topic}/status", self._status, qos=1, retain=True)
 
     def _failed(self, _: object, __: object) -> None:

@@ -177,7 +177,9 @@ class _File:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise NotWritten(f"{self.path} cannot be written: {error.strerror}.") from None
+            place = os.path.dirname(os.path.abspath(self.path))
+            why = f"there is no folder {place!r}; make it first" if not os.path.isdir(place) else error.strerror
+            raise NotWritten(f"{self.path} cannot be written: {why}.") from None
 
 
 class Table(_File):

@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 from .._errors import CameraError, PictureNotFound
+from .._extras import install_line
 from .._given import local_path, shortened
 from .jpegs import JpegPipe
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = "npt.NDArray[np.uint8] | bytes"
 
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "srt", "udp", "tcp")
-OPENCV = "OpenCV is not installed, which reads cameras, streams and videos. Run `pip install 'finezoo-runtime[camera]'`"
+OPENCV = "OpenCV is not installed, which reads cameras, streams and videos"
 PICAMERA2 = (
     "picamera2 is not installed, which reads the camera of a Raspberry Pi. Run `sudo apt install python3-picamera2`, "
-    "and make the virtual environment with `python3 -m venv --system-site-packages`"
+    "and make the virtual environment with `python3 -m venv --system-site-packages`."
 )
 FORMS = "0, /dev/video0, picamera2, rtsp://HOST/PATH, http://HOST/PATH, a video file, or - for JPEGs on standard input"
 PATIENCE = 10.0
@@ -137,13 +138,13 @@ def _opencv() -> Any:
     try:
         return import_module("cv2")
     except ImportError as error:
-        raise CameraError(_missing(OPENCV, "cv2", error)) from error
+        raise CameraError(_missing(f"{OPENCV}. {install_line('camera')}", "cv2", error)) from error
 
 
 def _missing(message: str, module: str, error: ImportError) -> str:
     """Return what to say if a module is missing, or is there and cannot be imported."""
     is_absent = isinstance(error, ModuleNotFoundError) and error.name == module
-    return f"{message}." if is_absent else f"{module} cannot be imported: {error}."
+    return message if is_absent else f"{module} cannot be imported: {error}."
 
 
 class _OpenCV:

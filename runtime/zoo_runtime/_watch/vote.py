@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
+from numbers import Real
+from typing import Any
 
 FEWEST = 3
 """The fewest votes that decide, because a single frame can be wrong however slowly frames come."""
@@ -35,7 +37,8 @@ class Vote:
     """
 
     def __init__(self, hold: float = 0.5) -> None:
-        if not (math.isfinite(hold) and hold >= 0):
+        given: Any = hold
+        if not (isinstance(given, Real) and math.isfinite(hold) and hold >= 0):
             raise ValueError(f"hold must be a number of seconds of 0 or more. Received: {hold!r}.")
         self.hold = hold
         self.label: str | None = None

@@ -49,13 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module="PIL")
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(words)
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     options, more = parser.parse_known_args(words)
     options.words = words
     # argparse does not accept paths after an option if there are paths before it too.
     if more and hasattr(options, "paths") and not any(text.startswith("-") for text in more):
         options.paths += more
     elif more:
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+        # The usage of the command lists the options that it has.
+        options.usage(f"unrecognized arguments: {' '.join(more)}")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

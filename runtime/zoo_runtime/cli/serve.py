@@ -9,7 +9,17 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .options import MODEL_HELP, PROVIDERS_HELP, pixels, positive, provider_names, seconds, threads
+from .options import (
+    FORMATS_HELP,
+    MODEL_HELP,
+    PROVIDERS_HELP,
+    formats,
+    pixels,
+    positive,
+    provider_names,
+    seconds,
+    threads,
+)
 
 if TYPE_CHECKING:
     from .._service.app import Access
@@ -18,10 +28,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Answer pictures over HTTP, with a page to try it: zoo-runtime serve model.onnx, or NAME=model.onnx ..."
 TOKEN_VARIABLE = "ZOO_RUNTIME_TOKEN"
-MISSING = (
-    "error: the service needs more packages ({name} is missing). Run: pip install 'finezoo-runtime[serve]', or from a "
-    "clone: pip install './runtime[serve]'. If zoo itself is installed here: pip install 'finezoo[serve]'."
-)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -41,6 +47,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     bounds = command.add_argument_group("limits")
     bounds.add_argument("--max-body", type=size, metavar="SIZE", help="the largest request (default: 20M)")
     bounds.add_argument("--max-pixels", type=pixels, metavar="N", help="the largest picture to decode (default: 40M)")
+    bounds.add_argument("--formats", type=formats, metavar="F,...", help=FORMATS_HELP)
     bounds.add_argument(
         "--concurrency", type=threads, metavar="N", help="pictures at the same time (default: one per core)"
     )
@@ -64,7 +71,10 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
             raise
-        print(MISSING.format(name=error.name), file=sys.stderr)
+        from .._extras import install_line
+
+        problem = f"the service needs more packages ({error.name} is missing)."
+        print(f"error: {problem} {install_line('serve')}", file=sys.stderr)
         return 1
     try:
         token = read_token(options.token_file)
@@ -107,6 +117,7 @@ def _open(name: str, path: str, options: argparse.Namespace, limits: Limits) -> 
         "threads": options.threads,
         "providers": options.providers,
         "max_pixels": options.max_pixels or MAX_PIXELS,
+        "formats": options.formats,
     }
     return Model(name, path, concurrency=limits.concurrency, options=chosen, self_test=not options.skip_self_test)
 
