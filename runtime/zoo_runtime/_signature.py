@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ MOST_BYTES = 65_536
 
 _MAGIC, _VERSION, _KIND = b"SSHSIG", (1).to_bytes(4, "big"), b"ssh-ed25519"
 _HASHES = (b"sha512", b"sha256")
-_ARMOR = re.compile(rb"-----BEGIN SSH SIGNATURE-----(.*?)-----END SSH SIGNATURE-----", re.DOTALL)
+_ARMOR = re.compile(rb"-----BEGIN SSH SIGNATURE-----([^-]*)-----END SSH SIGNATURE-----")
 _NEW_KEY = "`openssl genpkey -algorithm ed25519 -out key.pem` makes a key"
 _PUBLIC_KEY = "`openssl pkey -in key.pem -pubout -out pub.pem` writes the public key"
 _INSTALL = "Run `pip install 'finezoo-runtime[sign]'` (with zoo: `pip install 'finezoo[sign]'`)."
@@ -130,14 +131,17 @@ def check_signature(model: str, public_key: PublicKey, signature: str | None = N
 
     name = shown or model
     path = signature or f"{name}{SUFFIX}"
-    others = []
-    mine = False
+    others, mine = list[str](), False
+    digests = dict[bytes, bytes]()
     for key, algorithm, content in _signatures(path, name):
         if key != public_key.encoded:
             others.append(_fingerprint(key))
             continue
         mine = True
-        message = _MAGIC + _strings(NAMESPACE, b"", algorithm, _digest(model, algorithm.decode()))
+        if algorithm not in digests:
+            # Once, because a file may hold two hundred forged signatures.
+            digests[algorithm] = _digest(model, algorithm.decode())
+        message = _MAGIC + _strings(NAMESPACE, b"", algorithm, digests[algorithm])
         try:
             public_key.key.verify(content, message)
             return public_key.fingerprint
@@ -160,6 +164,9 @@ def _signatures(path: str, model: str) -> list[tuple[bytes, bytes, bytes]]:
         For each signature: the public key in the form of OpenSSH, the name of the hash, and the signature (64 bytes).
     """
     try:
+        # Nobody may ever write to a pipe, and then the program would wait forever.
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise BadSignature(f"the signature {path!r} is a pipe, not a file. Copy the file of the signature.")
         with open(path, "rb") as stream:
             text = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
@@ -204,7 +211,7 @@ def load_public_key(path: str) -> PublicKey:
         BadSignature: If it cannot be read, or has another algorithm. Or `cryptography` is not installed.
     """
     serialization, ed25519 = _cryptography()
-    content = _read_key(path)
+    content = _read_key(path, _PUBLIC_KEY)
     if b"PRIVATE KEY" in content:
         raise BadSignature(
             f"{path!r} is a private key, which must not leave your own machine. Give the public key; {_PUBLIC_KEY}."
@@ -224,7 +231,7 @@ def load_public_key(path: str) -> PublicKey:
 
 def _private_key(path: str, passphrase: Callable[[], str] | None) -> Ed25519PrivateKey:
     serialization, ed25519 = _cryptography()
-    content = _read_key(path)
+    content = _read_key(path, _NEW_KEY)
     openssh = b"BEGIN OPENSSH PRIVATE KEY" in content
     load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
     if b"PRIVATE KEY" not in content:
@@ -266,13 +273,13 @@ def _cryptography() -> tuple[Any, Any]:
     return serialization, ed25519
 
 
-def _read_key(path: str) -> bytes:
+def _read_key(path: str, remedy: str) -> bytes:
     try:
         with open(path, "rb") as stream:
             return stream.read(MOST_BYTES)
     except (OSError, ValueError) as error:
         raise BadSignature(
-            f"the key {path!r} cannot be read: {getattr(error, 'strerror', None) or error}. {_NEW_KEY}."
+            f"the key {path!r} cannot be read: {getattr(error, 'strerror', None) or error}. {remedy}."
         ) from None
 
 
