@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -145,6 +146,28 @@ def test_files_that_were_added_or_changed_are_not_lost(export, model, tmp_path):
     assert done.code == 2 and "other classes" in done.err
     assert export("--replace").code == 0
     assert json.loads((folder / "model.json").read_text())["classes"] == ["one", "two"]
+
+
+def test_links_and_empty_folders_are_not_lost(export, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    export()
+    folder = tmp_path / "page"
+    (folder / "pictures").symlink_to(elsewhere)
+    (folder / "uploads" / "new").mkdir(parents=True)
+    for options in ((), ("--replace",)):
+        done = export(*options)
+        assert done.code == 2 and "would be lost: pictures, uploads/new/." in done.err
+    (folder / "pictures").unlink()
+    shutil.rmtree(folder / "uploads")
+    (folder / "style.css").rename(elsewhere / "style.css")
+    (folder / "style.css").symlink_to(elsewhere / "style.css")
+    done = export("--replace")
+    assert done.code == 2 and "would be lost: style.css." in done.err and (folder / "style.css").is_symlink()
+    other = tmp_path / "other"
+    (other / "empty").mkdir(parents=True)
+    done = export("--replace", web=other)
+    assert done.code == 2 and "zoo did not write it: empty/." in done.err and (other / "empty").is_dir()
 
 
 def test_the_current_folder_is_not_replaced(export, tmp_path, monkeypatch):
