@@ -61,10 +61,10 @@ _BITS |= {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 8: 0}
 _LETTERS = {1: "f", 5: "h", 6: "i", 7: "q", 10: "e", 11: "d"}
 _TYPED_LETTERS = {34: "f", 37: "f", 81: "d", 82: "d"}
 
-# Attributes whose numbers are sizes, and those of them that state all sides of a tensor.
+# Attributes whose numbers are sizes, and those of them whose numbers are multiplied: the output has as many elements.
 _SIZES = {b"pads", b"output_shape", b"output_padding", b"kernel_shape", b"strides", b"dilations", b"shape", b"repeats"}
 _SIZES |= {b"sample_size", b"output_height", b"output_width", b"pooled_shape", b"ngram_indexes"}
-_SHAPES = {b"shape", b"output_shape", b"repeats"}
+_SHAPES = {b"shape", b"output_shape", b"repeats", b"pooled_shape", b"strides", b"dilations", b"output_padding"}
 # Operators that make a tensor of a size that inputs state, and the numbers of these inputs.
 _SIZED = {b"ConstantOfShape": (0,), b"Expand": (1,), b"Tile": (1,), b"Pad": (1,), b"OneHot": (1,), b"Range": (0, 1, 2)}
 # The factors are input 1 of Upsample and of the first Resize, and input 2 later. The size of the output is input 3.
