@@ -237,26 +237,25 @@ def _private_key(path: str, passphrase: Callable[[], str] | None) -> Ed25519Priv
     if b"PRIVATE KEY" not in content:
         kind = "a public key" if b"PUBLIC KEY" in content or content.startswith(b"ssh-") else "no key in PEM form"
         raise BadSignature(f"{path!r} is {kind}, but a private key is needed to sign; {_NEW_KEY}.")
-    password: bytes | None = None
+    encrypted = False
+    # `cryptography` raises errors of several kinds.
     try:
+        key = load(content, None)
+    except Exception as error:
+        encrypted = isinstance(error, TypeError) or (isinstance(error, ValueError) and "encrypted" in str(error))
+        if not encrypted:
+            raise BadSignature(
+                f"the private key {path!r} is damaged, or in a form that cannot be read; {_NEW_KEY}."
+            ) from None
+    if encrypted:
+        if passphrase is None:
+            raise BadSignature(f"the key {path!r} is encrypted, and no passphrase was given.")
+        # What this raises, such as that the user ended the input, does not concern the key.
+        password = passphrase().encode()
         try:
-            key = load(content, None)
-        except (TypeError, ValueError) as error:
-            if not isinstance(error, TypeError) and "encrypted" not in str(error):
-                raise
-            if passphrase is None:
-                raise BadSignature(f"the key {path!r} is encrypted, and no passphrase was given.") from None
-            password = passphrase().encode()
             key = load(content, password)
-    except BadSignature:
-        raise
-    except Exception:
-        # `cryptography` raises errors of several kinds.
-        if password is not None:
-            raise BadSignature(f"the passphrase does not open the key {path!r}. Type it again.") from None
-        raise BadSignature(
-            f"the private key {path!r} is damaged, or in a form that cannot be read; {_NEW_KEY}."
-        ) from None
+        except Exception:
+            raise BadSignature(f"the passphrase does not open the key {path!r}. Give the right one.") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise BadSignature(f"{path!r} is {_kind_of(key)}, but Ed25519 is needed; {_NEW_KEY}.")
     private: Ed25519PrivateKey = key

@@ -197,6 +197,17 @@ def test_a_write_that_fails_leaves_the_earlier_page(export, model, tmp_path, mon
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_mounted_folder_is_named_as_such(export, tmp_path, monkeypatch):
+    (tmp_path / "page").mkdir()
+
+    def fail(*arguments):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rename", fail)
+    done = export()
+    assert done.code == 1 and "is mounted there: name a folder in it" in done.err
+
+
 def test_a_run_gives_the_page_of_its_exported_file_and_is_not_exported_again(finished, zoo, package, tmp_path):
     run, exported, _ = finished
     before = {path: path.stat().st_mtime_ns for path in [*run.rglob("*"), *exported.rglob("*")]}

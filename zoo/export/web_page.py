@@ -8,6 +8,7 @@ metadata as JSON, and a service worker that knows the digest of every file. Noth
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import html
 import json
@@ -147,8 +148,10 @@ def write(model: Path, folder: Path, engine: OrtWeb, *, title: str, replace: boo
             _stage(page, scratch / "page")
             _swap(scratch / "page", folder, scratch / "earlier")
     except OSError as error:
+        # A mounted folder, as in a container, cannot be replaced by a rename.
+        mounted = " A disk or volume is mounted there: name a folder in it." if error.errno == errno.EBUSY else ""
         raise WriteError(
-            f"{str(folder)!r} cannot be written: {error.strerror or error}. An earlier page is unchanged."
+            f"{str(folder)!r} cannot be written: {error.strerror or error}. An earlier page is unchanged.{mounted}"
         ) from error
     return {name: len(data) for name, data in page.items()}
 
