@@ -23,6 +23,15 @@ TEXTS = ("README.md", "sbom.json")
 _LARGEST_TEXT = 2**22
 
 
+def _kept(name: str) -> str:
+    """Return the name that a file beside the exported file gets with the previous one: `model.previous.README.md`."""
+    return f"model.previous.{name.removeprefix('model.')}"
+
+
+# Names of files that were being written when an update or a rollback was killed.
+UNFINISHED = tuple(f"{each}.part" for name in (SIGNATURE, TUNED, *TEXTS) for each in (name, _kept(name)))
+
+
 def of(model: str) -> str | None:
     """Return the path of the signature of an exported file; None if it has none."""
     path = model + SUFFIX
@@ -44,6 +53,19 @@ def sign_both(place: str, signature: str | None) -> None:
         _write(os.path.join(place, SIGNATURE), added.rstrip() + b"\n" + present)
 
 
+def sign_previous(place: str) -> None:
+    """Put the signatures of both files beside the previous one, too, before it gets its name.
+
+    A `rollback` that requires a signature then works after a power failure at any moment.
+    """
+    _put(_previous(place, SIGNATURE), _read(os.path.join(place, SIGNATURE), 2 * MOST_BYTES))
+
+
+def signature_of_previous(place: str) -> bytes:
+    """Return the signature beside the previous file; nothing if there is none."""
+    return _read(_previous(place, SIGNATURE), MOST_BYTES)
+
+
 def after_update(place: str, source: str) -> list[str]:
     """Put the files beside a new file in the place of those beside the old one, which are kept.
 
@@ -61,7 +83,7 @@ def after_update(place: str, source: str) -> list[str]:
         notes.append(
             f"The settings that were tuned for the old file do not hold for the new one: `zoo-runtime tune {place}`."
         )
-    added, both = _read(source + SUFFIX, MOST_BYTES), _read(os.path.join(place, SIGNATURE), MOST_BYTES)
+    added, both = _read(source + SUFFIX, MOST_BYTES), _read(os.path.join(place, SIGNATURE), 2 * MOST_BYTES)
     # The signatures of the old file are what was there before `sign_both`.
     old = both.removeprefix(added.rstrip() + b"\n") if added else both
     _put(_previous(place, SIGNATURE), b"" if old == added else old)
@@ -80,24 +102,28 @@ def after_update(place: str, source: str) -> list[str]:
 
 
 def after_interruption(place: str) -> list[str]:
-    """Keep the texts beside the old file of an update that was killed before they were moved."""
-    before = _digest(os.path.join(place, PREVIOUS))
+    """Exchange the texts beside the two exported files if an update or a rollback was killed before it did that."""
     for name in TEXTS:
-        path = os.path.join(place, name)
+        path, previous = os.path.join(place, name), _previous(place, name)
         text = _read(path, _LARGEST_TEXT)
-        if before in text:
-            _put(_previous(place, name), text)
-            _put(path, b"")
+        if text and _digest(os.path.join(place, PREVIOUS)) in text:
+            other = _read(previous, _LARGEST_TEXT)
+            _put(previous, text)
+            _put(path, other if _digest(os.path.join(place, CURRENT)) in other else b"")
     return []
 
 
-def after_rollback(place: str) -> list[str]:
+def after_rollback(place: str, back: bytes) -> list[str]:
     """Exchange the files beside the two exported files, after these were exchanged.
+
+    Args:
+        place: The folder.
+        back: The signature that was beside the previous file, which is the present one now.
 
     Returns:
         What a user should know, in sentences.
     """
-    both, back = (_read(path, MOST_BYTES) for path in (os.path.join(place, SIGNATURE), _previous(place, SIGNATURE)))
+    both = _read(os.path.join(place, SIGNATURE), 2 * MOST_BYTES)
     left = both.removeprefix(back.rstrip() + b"\n") if back else both
     _put(_previous(place, SIGNATURE), left)
     _put(os.path.join(place, SIGNATURE), back)
@@ -117,7 +143,7 @@ def after_rollback(place: str) -> list[str]:
 
 def _previous(place: str, name: str) -> str:
     """Return the path of a file beside the previous exported file, such as `model.previous.tuned.json`."""
-    return os.path.join(place, f"model.previous.{name.removeprefix('model.')}")
+    return os.path.join(place, _kept(name))
 
 
 def equal(path: str, other: str) -> bool:
@@ -150,9 +176,11 @@ def take_over_signature(place: str, source: str, *, checked: bool) -> None:
 
 
 def _read(path: str, most: int) -> bytes:
-    """Return the content of a small file; nothing if it does not exist or cannot be read."""
-    with contextlib.suppress(OSError, ValueError), open(path, "rb") as stream:
-        return stream.read(most)
+    """Return the content of a small file; nothing if it does not exist or cannot be read, or is a pipe."""
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.isfile(path):
+            with open(path, "rb") as stream:
+                return stream.read(most)
     return b""
 
 

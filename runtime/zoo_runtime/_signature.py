@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ MOST_BYTES = 65_536
 
 _MAGIC, _VERSION, _KIND = b"SSHSIG", (1).to_bytes(4, "big"), b"ssh-ed25519"
 _HASHES = (b"sha512", b"sha256")
-_ARMOR = re.compile(rb"-----BEGIN SSH SIGNATURE-----(.*?)-----END SSH SIGNATURE-----", re.DOTALL)
+_ARMOR = re.compile(rb"-----BEGIN SSH SIGNATURE-----([^-]*)-----END SSH SIGNATURE-----")
 _NEW_KEY = "`openssl genpkey -algorithm ed25519 -out key.pem` makes a key"
 _PUBLIC_KEY = "`openssl pkey -in key.pem -pubout -out pub.pem` writes the public key"
 
@@ -130,14 +131,17 @@ def check_signature(model: str, public_key: PublicKey, signature: str | None = N
 
     name = shown or model
     path = signature or f"{name}{SUFFIX}"
-    others = []
-    mine = False
+    others, mine = list[str](), False
+    digests = dict[bytes, bytes]()
     for key, algorithm, content in _signatures(path, name):
         if key != public_key.encoded:
             others.append(_fingerprint(key))
             continue
         mine = True
-        message = _MAGIC + _strings(NAMESPACE, b"", algorithm, _digest(model, algorithm.decode()))
+        if algorithm not in digests:
+            # Once, because a file may hold two hundred forged signatures.
+            digests[algorithm] = _digest(model, algorithm.decode())
+        message = _MAGIC + _strings(NAMESPACE, b"", algorithm, digests[algorithm])
         try:
             public_key.key.verify(content, message)
             return public_key.fingerprint
@@ -160,6 +164,9 @@ def _signatures(path: str, model: str) -> list[tuple[bytes, bytes, bytes]]:
         For each signature: the public key in the form of OpenSSH, the name of the hash, and the signature (64 bytes).
     """
     try:
+        # Nobody may ever write to a pipe, and then the program would wait forever.
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise BadSignature(f"the signature {path!r} is a pipe, not a file. Copy the file of the signature.")
         with open(path, "rb") as stream:
             text = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
@@ -205,7 +212,7 @@ def load_public_key(path: str) -> PublicKey:
         BadSignature: If it cannot be read, or has another algorithm. Or `cryptography` is not installed.
     """
     serialization, ed25519 = _cryptography()
-    content = _read_key(path)
+    content = _read_key(path, _PUBLIC_KEY)
     if b"PRIVATE KEY" in content:
         raise BadSignature(
             f"{path!r} is a private key, which must not leave your own machine. Give the public key; {_PUBLIC_KEY}."
@@ -225,32 +232,31 @@ def load_public_key(path: str) -> PublicKey:
 
 def _private_key(path: str, passphrase: Callable[[], str] | None) -> Ed25519PrivateKey:
     serialization, ed25519 = _cryptography()
-    content = _read_key(path)
+    content = _read_key(path, _NEW_KEY)
     openssh = b"BEGIN OPENSSH PRIVATE KEY" in content
     load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
     if b"PRIVATE KEY" not in content:
         kind = "a public key" if b"PUBLIC KEY" in content or content.startswith(b"ssh-") else "no key in PEM form"
         raise BadSignature(f"{path!r} is {kind}, but a private key is needed to sign; {_NEW_KEY}.")
-    password: bytes | None = None
+    encrypted = False
+    # `cryptography` raises errors of several kinds.
     try:
+        key = load(content, None)
+    except Exception as error:
+        encrypted = isinstance(error, TypeError) or (isinstance(error, ValueError) and "encrypted" in str(error))
+        if not encrypted:
+            raise BadSignature(
+                f"the private key {path!r} is damaged, or in a form that cannot be read; {_NEW_KEY}."
+            ) from None
+    if encrypted:
+        if passphrase is None:
+            raise BadSignature(f"the key {path!r} is encrypted, and no passphrase was given.")
+        # What this raises, such as that the user ended the input, does not concern the key.
+        password = passphrase().encode()
         try:
-            key = load(content, None)
-        except (TypeError, ValueError) as error:
-            if not isinstance(error, TypeError) and "encrypted" not in str(error):
-                raise
-            if passphrase is None:
-                raise BadSignature(f"the key {path!r} is encrypted, and no passphrase was given.") from None
-            password = passphrase().encode()
             key = load(content, password)
-    except BadSignature:
-        raise
-    except Exception:
-        # `cryptography` raises errors of several kinds.
-        if password is not None:
-            raise BadSignature(f"the passphrase does not open the key {path!r}. Type it again.") from None
-        raise BadSignature(
-            f"the private key {path!r} is damaged, or in a form that cannot be read; {_NEW_KEY}."
-        ) from None
+        except Exception:
+            raise BadSignature(f"the passphrase does not open the key {path!r}. Give the right one.") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise BadSignature(f"{path!r} is {_kind_of(key)}, but Ed25519 is needed; {_NEW_KEY}.")
     private: Ed25519PrivateKey = key
@@ -268,14 +274,13 @@ def _cryptography() -> tuple[Any, Any]:
     return serialization, ed25519
 
 
-def _read_key(path: str) -> bytes:
+def _read_key(path: str, remedy: str) -> bytes:
     try:
         with open(path, "rb") as stream:
             return stream.read(MOST_BYTES)
     except (OSError, ValueError) as error:
         raise BadSignature(
-            f"the key {path!r} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a key; "
-            f"{_NEW_KEY}, and {_PUBLIC_KEY}."
+            f"the key {path!r} cannot be read: {getattr(error, 'strerror', None) or error}. {remedy}."
         ) from None
 
 

@@ -25,6 +25,8 @@ MOST_DIMENSIONS = 64
 MOST_ELEMENTS = 2**28
 """The largest tensor that a constant of the graph may ask for. As float32, it takes 1 GiB."""
 MOST_OF_A_SIZE = 65_535
+MOST_STATED = 64
+"""The most numbers with which a constant may state a size: the sides of a tensor, or its pads."""
 
 # How much of a file is read at once, in bytes. Tensors are skipped, so a larger window would be read in vain.
 _WINDOW = 8192
@@ -59,10 +61,10 @@ _BITS |= {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 8: 0}
 _LETTERS = {1: "f", 5: "h", 6: "i", 7: "q", 10: "e", 11: "d"}
 _TYPED_LETTERS = {34: "f", 37: "f", 81: "d", 82: "d"}
 
-# Attributes whose numbers are sizes, and those of them that state all sides of a tensor.
+# Attributes whose numbers are sizes, and those of them whose numbers are multiplied: the output has as many elements.
 _SIZES = {b"pads", b"output_shape", b"output_padding", b"kernel_shape", b"strides", b"dilations", b"shape", b"repeats"}
 _SIZES |= {b"sample_size", b"output_height", b"output_width", b"pooled_shape", b"ngram_indexes"}
-_SHAPES = {b"shape", b"output_shape", b"repeats"}
+_SHAPES = {b"shape", b"output_shape", b"repeats", b"pooled_shape", b"strides", b"dilations", b"output_padding"}
 # Operators that make a tensor of a size that inputs state, and the numbers of these inputs.
 _SIZED = {b"ConstantOfShape": (0,), b"Expand": (1,), b"Tile": (1,), b"Pad": (1,), b"OneHot": (1,), b"Range": (0, 1, 2)}
 # The factors are input 1 of Upsample and of the first Resize, and input 2 later. The size of the output is input 3.
@@ -110,6 +112,8 @@ class _Reader:
         # Small constant tensors: the type, and the fields of the elements. Nested graphs may use a name again, so that
         # a name can stand for several.
         self._constants: dict[bytes, list[tuple[int, list[tuple[int, int, int]]]]] = {}
+        # Constant tensors with more numbers than a shape can have.
+        self._long: set[bytes] = set()
         # Constants that are numbers of an attribute.
         self._numbers: dict[bytes, list[list[float]]] = {}
         # Operators whose output has a size that inputs state, with the names of these inputs.
@@ -254,7 +258,8 @@ class _Reader:
                 raise UnsafeStructure("external data, which is read from another file")
             elif tag in _TYPED:
                 elements_at_most += (last - first) * _TYPED[tag] if tag & 7 == 2 and tag != 50 else 1
-                if len(places) <= _SMALL:
+                # Empty fields would fill the places of those with numbers.
+                if len(places) <= _SMALL and (tag & 7 != 2 or last > first):
                     places.append((tag, first, last))
         if len(dims) > MOST_DIMENSIONS or min(dims, default=0) < 0 or kind not in _BITS:
             raise BrokenStructure(f"a tensor has the type {kind} and the shape {dims[:8]}, which no tensor can have")
@@ -268,7 +273,9 @@ class _Reader:
             wrong = elements > elements_at_most * (8 // min(8, _BITS[kind] or 8))
         if wrong:
             raise BrokenStructure(f"a tensor of the shape {dims[:8]} does not have the bytes that this shape needs")
-        if name is not None and places and elements <= _SMALL:
+        if name is not None and elements > MOST_STATED:
+            self._long.add(name)
+        elif name is not None and places:
             self._constants.setdefault(name, []).append((kind, places))
 
     def _check_sized(self, operator: bytes, inputs: Sequence[bytes]) -> None:
@@ -277,6 +284,8 @@ class _Reader:
         Raises:
             UnsafeStructure: If the output would have more than `MOST_ELEMENTS`.
         """
+        if not self._long.isdisjoint(inputs):
+            raise UnsafeStructure(f"a constant of more than {MOST_STATED} numbers with which {operator.decode()} works")
         stated = [self._values(name) for name in inputs]
         asked = [0.0]
         if operator == b"Range":

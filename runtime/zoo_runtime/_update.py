@@ -141,7 +141,7 @@ def rollback(folder: str | os.PathLike[str], *, require_signature: str | os.Path
     place = _folder(folder)
     key: PublicKey | None = None if require_signature is None else load_public_key(os.fsdecode(require_signature))
     current, previous = os.path.join(place, CURRENT), os.path.join(place, PREVIOUS)
-    with _locked(place), _written(place, previous):
+    with _locked(place), _written(place):
         _finish_interrupted(place)
         if not os.path.exists(previous):
             raise NotUpdated(
@@ -150,9 +150,9 @@ def rollback(folder: str | os.PathLike[str], *, require_signature: str | os.Path
             )
         signed_by = check_signature(previous, key) if key else None
         predictor, result = _tested(previous, previous)
-        before = _info_of(current)
+        before, signature = _info_of(current), _sidecars.signature_of_previous(place)
         _swap(place, previous, _sidecars.of(previous))
-        notes = _beside(place, _sidecars.after_rollback, place)
+        notes = _beside(place, _sidecars.after_rollback, place, signature)
     return Updated(True, current, _existing(place, PREVIOUS), predictor.info, before, result, signed_by, (*notes,))
 
 
@@ -289,14 +289,23 @@ def _swap(place: str, new: str, signature: str | None) -> None:
         os.replace(new, current)
     except OSError:
         _remove(swap)
+        _remove(f"{swap}.part")
         raise
     _sync_folder(place)
     if replaces:
-        _replace(swap, os.path.join(place, PREVIOUS))
+        _keep_old(place)
         _sync_folder(place)
 
 
-def _beside(place: str, move: Callable[..., list[str]], *arguments: str) -> list[str]:
+def _keep_old(place: str) -> None:
+    """Give the file that was replaced its name, with a signature beside it from the start."""
+    # Without room for it, the update is still done: the files beside the old one then say so.
+    with contextlib.suppress(OSError):
+        _sidecars.sign_previous(place)
+    _replace(os.path.join(place, SWAP), os.path.join(place, PREVIOUS))
+
+
+def _beside(place: str, move: Callable[..., list[str]], *arguments: str | bytes) -> list[str]:
     """Move the files beside the exported files. That they cannot be moved is no reason to fail: the update is done."""
     try:
         return move(*arguments)
@@ -309,18 +318,17 @@ def _beside(place: str, move: Callable[..., list[str]], *arguments: str) -> list
 def _finish_interrupted(place: str) -> None:
     """Finish an update or a rollback that was killed."""
     current, swap = os.path.join(place, CURRENT), os.path.join(place, SWAP)
-    for leftover in (INCOMING, f"{SWAP}.part"):
+    for leftover in (INCOMING, f"{SWAP}.part", *_sidecars.UNFINISHED):
         _remove(os.path.join(place, leftover))
-    if not os.path.exists(swap):
-        return
-    if not os.path.exists(current):
-        os.replace(swap, current)
-    elif _sidecars.equal(swap, current):
-        _remove(swap)
-    else:
-        _replace(swap, os.path.join(place, PREVIOUS))
-        _beside(place, _sidecars.after_interruption, place)
-    _sync_folder(place)
+    if os.path.exists(swap):
+        if not os.path.exists(current):
+            os.replace(swap, current)
+        elif _sidecars.equal(swap, current):
+            _remove(swap)
+        else:
+            _keep_old(place)
+        _sync_folder(place)
+    _beside(place, _sidecars.after_interruption, place)
 
 
 def _keep_owner(present: str, new: str) -> None:
@@ -345,7 +353,9 @@ def _duplicate(path: str, copy: str) -> None:
         if error.errno in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             raise
         _copy(path, f"{copy}.part")
-        shutil.copystat(path, f"{copy}.part")
+        # FAT and network shares often refuse to set times and rights.
+        with contextlib.suppress(OSError):
+            shutil.copystat(path, f"{copy}.part")
         os.replace(f"{copy}.part", copy)
 
 
@@ -407,8 +417,13 @@ def _existing(place: str, name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _written(place: str, source: str) -> Iterator[None]:
-    """Turn errors of the operating system into those that say why the folder cannot be written."""
+def _written(place: str, source: str | None = None) -> Iterator[None]:
+    """Turn errors of the operating system into those that say why the folder cannot be written.
+
+    Args:
+        place: The folder.
+        source: Path of the file that is copied into it, if one is.
+    """
     try:
         yield
     except ZooRuntimeError:
@@ -417,12 +432,16 @@ def _written(place: str, source: str) -> Iterator[None]:
         _refuse(place, source, error)
 
 
-def _refuse(place: str, source: str, error: OSError) -> NoReturn:
+def _refuse(place: str, source: str | None, error: OSError) -> NoReturn:
     text = f"the folder {place!r} cannot be written: {error.strerror or error}. The present file stays."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):
-            needed, free = os.path.getsize(source), shutil.disk_usage(place).free
-            text += f" {needed / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB are free."
+            free = shutil.disk_usage(place).free
+            if source is None or os.path.getsize(source) < free:
+                # Room is lacking for a signature, or for a copy of the present file where files have one name only.
+                text += f" {free / 1e6:.1f} MB are free, which is not enough for the files beside it and for copies."
+            else:
+                text += f" {os.path.getsize(source) / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB are free."
         text += " Free some space."
     elif error.errno == errno.EROFS:
         text += " Its file system is read-only: mount it for writing first, as with `sudo mount -o remount,rw /`."

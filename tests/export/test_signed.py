@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 
 from zoo_runtime import BadSignature, update, verify_signature
@@ -49,3 +50,9 @@ def test_a_key_that_cannot_sign_is_reported_before_the_export(export, exported, 
         result = export("--sign", given)
         assert result.code == 2 and words in result.err
     assert {path: path.stat().st_mtime_ns for path in exported.rglob("*")} == before
+    monkeypatch.delenv("ZOO_SIGN_PASSPHRASE")
+    # Nobody is there to type, or the user presses Ctrl-C: that is no reason to make a new key.
+    monkeypatch.setattr("click.prompt", lambda *_, **options: (_ for _ in ()).throw(click.Abort()))
+    result = export("--sign", key)
+    assert result.code == 2 and "no passphrase was typed" in result.err and "ZOO_SIGN_PASSPHRASE" in result.err
+    assert "damaged" not in result.err

@@ -270,8 +270,12 @@ HOSTILE = [
     (ask("TfIdfVectorizer", None, ngram_indexes=[2**40]), "asks for a huge tensor"),
     (ask("Conv", None, None, pads=[30_000] * 4), "asks for a huge tensor"),
     (ask("Upsample", None, scales=FLOATS), "asks for a huge tensor"),
+    (ask("ConvTranspose", None, None, strides=[60_000, 60_000]), "asks for a huge tensor"),
+    (ask("MaxRoiPool", None, None, pooled_shape=[60_000, 60_000]), "asks for a huge tensor"),
     # The number of ConstantOfShape's input stands alone, not packed: 0x38 is the tag of a single number of 64 bits.
     (constants("ConstantOfShape", b"\x08\x01\x10\x07\x38\x80\x80\x80\x80\x20"), "ConstantOfShape makes a huge tensor"),
+    (ask("ConstantOfShape", np.array([1] * 40 + [2] * 30)), "more than 64 numbers with which ConstantOfShape works"),
+    (ask("Expand", None, np.array([1] * 64 + [10**6] * 2)), "more than 64 numbers with which Expand works"),
     (add_meanings_of_a_name, "more than 64 constants of one name"),
     (add_sparse_initializer, "sparse tensors"),
     (add_sparse_attribute, "sparse tensors"),
@@ -303,6 +307,18 @@ def test_what_exports_never_have_is_refused(change, words, model_bytes, tmp_path
     model = onnx.load_from_string(model_bytes)
     change(model)
     refused(model.SerializeToString(), tmp_path, UnsafeModel, words)
+
+
+def test_empty_fields_do_not_hide_the_numbers_behind_them(model_bytes, tmp_path, never_opened):
+    model = onnx.load_from_string(model_bytes)
+    with_node(model, helper.make_node("ConstantOfShape", ["shape"], ["huge"]))
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [10**6, 10**6]).SerializeToString()
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    # Fields 5 of the graph (a tensor), 7 of that (its numbers), and 7 of the model (the graph).
+    hostile = model.SerializeToString() + field(7, graph + field(5, field(7, b"") * 70 + shape))
+    assert onnx.load_from_string(hostile).graph.initializer[-1].int64_data == [10**6, 10**6]
+    refused(hostile, tmp_path, UnsafeModel, "ConstantOfShape makes a huge tensor")
 
 
 def tensor(**fields: object):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
-from zoo_runtime import BadSignature, Predictor, Signer, rollback, update, verify_signature
+from zoo_runtime import BadSignature, Predictor, Signer, _signature, rollback, update, verify_signature
 from zoo_runtime.cli import main
 
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
@@ -201,6 +203,82 @@ def test_both_files_are_signed_while_they_are_exchanged(signed, keys, tmp_path, 
     update(device, second)
     rollback(device)
     assert len(moments) > 6
+
+
+@pytest.mark.parametrize("step", ["update", "rollback"])
+def test_both_files_are_signed_after_a_power_failure_at_any_moment(
+    signed, keys, tmp_path, graph, info, monkeypatch, step
+):
+    class PowerFailure(BaseException):
+        pass
+
+    new = tmp_path / "new" / "model.onnx"
+    new.parent.mkdir()
+    new.write_bytes(graph(info.to_metadata()) + b"\x12\x03new")
+    new.with_name("model.onnx.sig").write_bytes(Signer(keys / "mine.pem").sign(new))
+    real, failed = os.replace, 0
+    for moment in range(20):
+        device = tmp_path / f"device{moment}"
+        device.mkdir()
+        update(device, signed)
+        if step == "rollback":
+            update(device, new)
+        calls = []
+
+        def replace(*arguments, calls=calls, moment=moment):
+            calls.append(arguments)
+            if len(calls) > moment:
+                raise PowerFailure
+            real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            try:
+                update(device, new) if step == "update" else rollback(device)
+                break
+            except PowerFailure:
+                failed += 1
+        verify_signature(device / "model.onnx", keys / "mine.pub")
+        update(device, device)  # This finishes what was interrupted.
+        if (device / "model.previous.onnx").exists():
+            before = (device / "model.onnx").read_bytes()
+            assert rollback(device, require_signature=keys / "mine.pub").changed
+            assert (device / "model.onnx").read_bytes() != before
+        verify_signature(device / "model.onnx", keys / "mine.pub")
+        assert not [path.name for path in device.iterdir() if path.name.endswith(".part")]
+    assert failed >= 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_pipe_is_no_signature_and_is_not_waited_for(signed, keys):
+    signed.with_name("model.onnx.sig").unlink()
+    os.mkfifo(signed.with_name("model.onnx.sig"))
+    with pytest.raises(BadSignature, match="is a pipe"):
+        verify_signature(signed, keys / "mine.pub")
+
+
+def test_many_forged_signatures_are_refused_in_time(signed, keys, monkeypatch):
+    path = signed.with_name("model.onnx.sig")
+    other = signed.with_name("other.onnx")
+    other.write_bytes(b"another file")
+    forged = Signer(keys / "mine.pem").sign(other)
+    path.write_bytes(forged * 200)
+    real, read = _signature._digest, []
+    monkeypatch.setattr(_signature, "_digest", lambda *arguments: read.append(arguments) or real(*arguments))
+    with pytest.raises(BadSignature, match="not a signature of"):
+        verify_signature(signed, keys / "mine.pub")
+    assert len(read) == 1
+    path.write_bytes(b"-----BEGIN SSH SIGNATURE-----" * 2250)
+    started = time.perf_counter()
+    with pytest.raises(BadSignature, match="not a signature, or it is damaged"):
+        verify_signature(signed, keys / "mine.pub")
+    assert time.perf_counter() - started < 0.3
+
+
+def test_a_public_key_that_is_missing_is_not_advised_to_be_a_new_one(signed, keys):
+    with pytest.raises(BadSignature, match="-pubout") as raised:
+        verify_signature(signed, keys / "nothing.pub")
+    assert "genpkey" not in str(raised.value)
 
 
 def test_without_cryptography_the_message_has_the_command(signed, keys):

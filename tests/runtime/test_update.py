@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import onnx
@@ -108,15 +109,20 @@ def test_a_file_in_the_folder_can_be_the_new_one(device, files):
     assert run_of(device / "model.previous.onnx") == "02"
 
 
-def test_a_file_system_without_links_gets_copies(device, files, monkeypatch):
-    def refusing(*arguments: object) -> None:
+@pytest.mark.parametrize("rights", ["kept", "refused"])
+def test_a_file_system_without_links_gets_copies(device, files, monkeypatch, rights):
+    def refusing(*arguments: object, **options: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refusing)
+    if rights == "refused":
+        # Such file systems also have no rights and owners, and only some take times.
+        for step in ("chmod", "chown", "utime"):
+            monkeypatch.setattr(os, step, refusing)
     modified = (device / "model.onnx").stat().st_mtime_ns
     update(device, files[1])
     assert run_of(device) == "02" and run_of(device / "model.previous.onnx") == "01"
-    assert (device / "model.previous.onnx").stat().st_mtime_ns == modified
+    assert rights == "refused" or (device / "model.previous.onnx").stat().st_mtime_ns == modified
     rollback(device)
     assert run_of(device) == "01" and not [name for name in names(device) if "swap" in name or "part" in name]
 
@@ -287,15 +293,69 @@ def test_two_updates_at_once(device, files):
     assert update(device, files[1]).changed
 
 
-def test_a_full_disk_changes_nothing(device, files, monkeypatch):
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def full(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
+
+@pytest.mark.parametrize(
+    ("free", "words"),
+    [(0, r"0.1 MB are needed, and 0.0 MB are free"), (2**20, r"1.0 MB are free, which is not enough for .* copies")],
+)
+def test_a_full_disk_changes_nothing(device, files, monkeypatch, free, words):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(2**30, 2**30 - free, free))
+    with files[1].open("ab") as stream:
+        # A string of the producer, so that the file has a size worth naming.
+        stream.write(b"\x12\xa0\x8d\x06" + b"x" * 100_000)
     for step in ("fsync", "link"):
-        with monkeypatch.context() as patch, pytest.raises(NotWritten, match=r"MB are needed.*Free some space"):
+        with monkeypatch.context() as patch, pytest.raises(NotWritten, match=f"{words}.*Free some space"):
             patch.setattr(os, step, full)
             update(device, files[1])
         assert run_of(device) == "01" and names(device) == ["README.md", "model.onnx", "sbom.json"]
+
+
+def test_a_full_disk_leaves_no_copy_of_the_present_file(device, files, monkeypatch):
+    """A file system without links, with room for the new file but not for a copy of the present one."""
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EPERM, "not permitted")))
+    real, calls = os.fsync, []
+
+    def second(*arguments: int) -> None:
+        calls.append(arguments)
+        real(*arguments) if len(calls) == 1 else full()
+
+    monkeypatch.setattr(os, "fsync", second)
+    with pytest.raises(NotWritten, match="not enough for the files beside it and for copies"):
+        update(device, files[1])
+    assert run_of(device) == "01" and names(device) == ["README.md", "model.onnx", "sbom.json"]
+
+
+def test_a_rollback_on_a_full_disk_does_not_ask_for_the_size_of_the_file(device, files, monkeypatch):
+    update(device, files[1])
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(NotWritten, match="files beside it") as raised:
+        rollback(device)
+    assert "needed" not in str(raised.value) and run_of(device) == "02"
+
+
+def test_what_a_killed_command_left_beside_the_files_is_cleaned_up(device, files):
+    """It was killed after the exchange, while it moved the texts."""
+    update(device, files[1])
+    for name in ("model.onnx.sig.part", "model.previous.README.md.part", "README.md.part", "model.tuned.json.part"):
+        (device / name).write_bytes(b"half")
+    for name in ("README.md", "sbom.json"):
+        kept = device / f"model.previous.{name}"
+        (device / name).write_bytes(kept.read_bytes())
+        kept.unlink()
+    assert not update(device, files[1]).changed
+    assert not [name for name in names(device) if name.endswith(".part")]
+    assert "card of 01" in (device / "model.previous.README.md").read_text() and not (device / "README.md").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_pipes_beside_the_new_file_do_not_stop_an_update(device, files):
+    for name in ("model.onnx.sig", "sbom.json"):
+        files[1].with_name(name).unlink(missing_ok=True)
+        os.mkfifo(files[1].with_name(name))
+    assert update(device, files[1]).changed and not (device / "model.onnx.sig").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, files, open_pictures, unprivileged):

@@ -45,34 +45,65 @@ def run_of(path: Path) -> str:
     return predictor.info.run["id"]
 
 
+# The command itself, which says when it has imported everything and begins with the update.
+UPDATE = """
+import sys
+import onnxruntime
+from zoo_runtime.cli import main
+
+print("ready", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def started(folder: Path, new: Path) -> subprocess.Popen:
+    """Start an update, and return its process when the update begins."""
+    command = [sys.executable, "-c", UPDATE, "update", str(folder), str(new)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def ended(process: subprocess.Popen) -> int:
+    with process:
+        return process.wait()
+
+
 def test_twenty_updates_killed_at_random_moments(device, capsys):
     folder, paths = device
-    command = [sys.executable, "-m", "zoo_runtime.cli", "update", str(folder)]
     new = {"02": paths[2], "03": paths[1]}
-    started = time.perf_counter()
-    subprocess.run([*command, str(paths[2])], check=True, capture_output=True)
-    seconds = time.perf_counter() - started
+    seconds = []
+    for _ in range(3):
+        process, begun = started(folder, new[run_of(folder)]), time.perf_counter()
+        # Until the new file is in place: what follows, the end of the process, is no part of the update.
+        present = (folder / "model.onnx").stat().st_ino
+        while (folder / "model.onnx").stat().st_ino == present:
+            time.sleep(0.0005)
+        seconds.append(time.perf_counter() - begun)
+        assert ended(process) == 0
     moments = random.Random(SEED)
     killed = before = after = 0
     for number in range(MOMENTS):
         present = run_of(folder)
-        process = subprocess.Popen([*command, str(new[present])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        # The first half of the time is spent on imports.
-        moment = moments.uniform(0.4, 1.1) * seconds
+        process = started(folder, new[present])
+        # Some moments lie behind the exchange of the files, while those beside them are moved.
+        moment = moments.uniform(0, 1.2) * sorted(seconds)[1]
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+        running = ended(process) == -signal.SIGKILL
+        there = sorted(path.name for path in folder.iterdir())
         found = run_of(folder)
-        checked = subprocess.run([*command[:3], "check", str(folder)], capture_output=True, text=True)
+        checked = subprocess.run(
+            [sys.executable, "-m", "zoo_runtime.cli", "check", str(folder)], capture_output=True, text=True
+        )
         with capsys.disabled():
-            state = "killed" if process.returncode == -signal.SIGKILL else "done"
-            print(f"\n{number:2} {moment * 1000:6.0f} ms {state}: run {present} -> {found}", end="")
+            state = "killed" if running else "done"
+            print(f"\n{number:2} {moment * 1000:6.1f} ms {state}: run {present} -> {found}, {', '.join(there)}", end="")
         assert found in ("02", "03") and checked.returncode == 0, checked.stderr
-        killed += process.returncode == -signal.SIGKILL
+        killed += running
         before += found == present
         after += found != present
-    assert killed >= 3 and before >= 1 and before + after == MOMENTS
+    assert killed >= 10 and before >= 3 and before + after == MOMENTS
     assert update(folder, new[run_of(folder)]).changed
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.previous.onnx"}
 

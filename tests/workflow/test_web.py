@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -147,6 +148,28 @@ def test_files_that_were_added_or_changed_are_not_lost(export, model, tmp_path):
     assert json.loads((folder / "model.json").read_text())["classes"] == ["one", "two"]
 
 
+def test_links_and_empty_folders_are_not_lost(export, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    export()
+    folder = tmp_path / "page"
+    (folder / "pictures").symlink_to(elsewhere)
+    (folder / "uploads" / "new").mkdir(parents=True)
+    for options in ((), ("--replace",)):
+        done = export(*options)
+        assert done.code == 2 and "would be lost: pictures, uploads/new/." in done.err
+    (folder / "pictures").unlink()
+    shutil.rmtree(folder / "uploads")
+    (folder / "style.css").rename(elsewhere / "style.css")
+    (folder / "style.css").symlink_to(elsewhere / "style.css")
+    done = export("--replace")
+    assert done.code == 2 and "would be lost: style.css." in done.err and (folder / "style.css").is_symlink()
+    other = tmp_path / "other"
+    (other / "empty").mkdir(parents=True)
+    done = export("--replace", web=other)
+    assert done.code == 2 and "zoo did not write it: empty/." in done.err and (other / "empty").is_dir()
+
+
 def test_the_current_folder_is_not_replaced(export, tmp_path, monkeypatch):
     export()
     monkeypatch.chdir(tmp_path / "page")
@@ -172,6 +195,17 @@ def test_a_write_that_fails_leaves_the_earlier_page(export, model, tmp_path, mon
     assert done.code == 1 and "No space left on device" in done.err
     assert content(tmp_path / "page") == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_mounted_folder_is_named_as_such(export, tmp_path, monkeypatch):
+    (tmp_path / "page").mkdir()
+
+    def fail(*arguments):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rename", fail)
+    done = export()
+    assert done.code == 1 and "is mounted there: name a folder in it" in done.err
 
 
 def test_a_run_gives_the_page_of_its_exported_file_and_is_not_exported_again(finished, zoo, package, tmp_path):

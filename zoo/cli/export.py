@@ -239,7 +239,14 @@ def _signer(key: Path | None) -> Signer | None:
         return None
     from zoo.workflow import signing
 
-    return signing.open_key(key, lambda: str(click.prompt(f"Passphrase of {key}", hide_input=True)))
+    def ask() -> str:
+        try:
+            return str(click.prompt(f"Passphrase of {key}", hide_input=True))
+        except click.Abort:
+            # Ctrl-C, or the end of the input, as in a cron job.
+            raise EOFError from None
+
+    return signing.open_key(key, ask)
 
 
 def _sign(signer: Signer | None, *exported: Path | None) -> None:

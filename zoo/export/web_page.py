@@ -8,6 +8,7 @@ metadata as JSON, and a service worker that knows the digest of every file. Noth
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import html
 import json
@@ -49,7 +50,7 @@ def check_place(folder: Path, *, replace: bool, info: ModelInfo | None = None) -
         raise UsageError(f"{str(folder)!r} is a file. Give --web the folder for the page.")
     if folder.resolve() == Path.cwd().resolve():
         raise UsageError("--web replaces the whole folder, so it cannot be the current one. Name a folder in it.")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    present = _content(folder)
     if not present:
         return
     record = _record(folder)
@@ -58,11 +59,12 @@ def check_place(folder: Path, *, replace: bool, info: ModelInfo | None = None) -
             f"{str(folder)!r} is not empty, and zoo did not write it: {_listed(present)}. Name another folder with "
             "--web, or remove that one."
         )
-    added = present - set(record["files"]) - {RECORD}
+    ours = {*record["files"], RECORD}
+    added = {name for name in present if name not in ours or (folder / name).is_symlink()}
     if added:
         raise UsageError(
-            f"{str(folder)!r} holds files that are no part of the page, and would be lost: {_listed(added)}. Move them "
-            "elsewhere, or name another folder with --web."
+            f"{str(folder)!r} holds files, links or empty folders that are no part of the page, and would be lost: "
+            f"{_listed(added)}. Move them elsewhere, or name another folder with --web."
         )
     if replace:
         return
@@ -77,6 +79,24 @@ def check_place(folder: Path, *, replace: bool, info: ModelInfo | None = None) -
             f"{str(folder)!r} holds a page with other classes ({_listed(record['classes'])}). `--replace` replaces it; "
             "or name another folder with --web."
         )
+
+
+def _content(folder: Path) -> set[str]:
+    """Return what would be lost with a folder: its files, links and empty folders, which get a slash at their end.
+
+    A page has no empty folders. Folders that cannot be read are named, too.
+    """
+    found = set[str]()
+
+    def add(path: str, end: str = "") -> None:
+        found.add(Path(path).relative_to(folder).as_posix() + end)
+
+    for place, folders, names in os.walk(folder, onerror=lambda error: add(error.filename, "/")):
+        for name in [*names, *(each for each in folders if os.path.islink(os.path.join(place, each)))]:
+            add(os.path.join(place, name))
+        if not folders and not names and Path(place) != folder:
+            add(place, "/")
+    return found
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
@@ -128,8 +148,10 @@ def write(model: Path, folder: Path, engine: OrtWeb, *, title: str, replace: boo
             _stage(page, scratch / "page")
             _swap(scratch / "page", folder, scratch / "earlier")
     except OSError as error:
+        # A mounted folder, as in a container, cannot be replaced by a rename.
+        mounted = " A disk or volume is mounted there: name a folder in it." if error.errno == errno.EBUSY else ""
         raise WriteError(
-            f"{str(folder)!r} cannot be written: {error.strerror or error}. An earlier page is unchanged."
+            f"{str(folder)!r} cannot be written: {error.strerror or error}. An earlier page is unchanged.{mounted}"
         ) from error
     return {name: len(data) for name, data in page.items()}
 

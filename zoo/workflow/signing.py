@@ -29,6 +29,11 @@ def open_key(path: Path, ask: Callable[[], str]) -> Signer:
         return Signer(path, ask if given is None else lambda: given)
     except BadSignature as error:
         raise UsageError(str(error)) from None
+    except EOFError:
+        raise UsageError(
+            f"the key {str(path)!r} is encrypted, and no passphrase was typed. Where nobody can type it, set the "
+            f"environment variable {PASSPHRASE} to it."
+        ) from None
 
 
 def signature_path(exported: Path) -> Path:
