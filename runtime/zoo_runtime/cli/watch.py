@@ -7,8 +7,10 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .._errors import NotWritten
 from .options import add_model, add_predictor_options, positive, predictor_options
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     output.add_argument("--top", type=positive, metavar="K", help="show the K likeliest classes")
     output.add_argument("--csv", metavar="FILE", help="also add a row per answer to a table; - prints the table")
     output.add_argument("--jsonl", metavar="FILE", help="also add a JSON object per answer to a file")
-    output.add_argument("--mqtt", metavar="BROKER", help=MQTT_HELP)
+    output.add_argument("--mqtt", type=_broker, metavar="BROKER", help=MQTT_HELP)
     output.add_argument("--mqtt-login", metavar="FILE", help="a file with one line, USER:PASSWORD, for --mqtt")
-    output.add_argument("--page", metavar="PORT", help="also show a page at http://localhost:PORT; HOST:PORT opens it")
+    output.add_argument(
+        "--page", type=_page, metavar="PORT", help="also show a page at http://localhost:PORT; HOST:PORT opens it"
+    )
     add_predictor_options(command)
 
 
@@ -139,6 +143,28 @@ def _outputs(options: argparse.Namespace, predictor: Predictor, stack: contextli
         outputs.append(Page.start(options.page, predictor.info, say))
         stack.callback(outputs[-1].close)
     return outputs
+
+
+def _broker(text: str) -> str:
+    """Check the form of the value of --mqtt."""
+    from .._watch.mqtt import Broker
+
+    return _of_form(text, Broker.parse)
+
+
+def _page(text: str) -> str:
+    """Check the form of the value of --page."""
+    from .._watch.page import parse_address
+
+    return _of_form(text, parse_address)
+
+
+def _of_form(text: str, parse: Callable[[str], object]) -> str:
+    try:
+        parse(text)
+    except NotWritten as error:
+        raise argparse.ArgumentTypeError(str(error).partition(": ")[2]) from None
+    return text
 
 
 def _size(text: str) -> tuple[int, int]:
