@@ -246,6 +246,10 @@ def test_watching_standard_input(model, tmp_path):
         ran = subprocess.run(command, stdin=file, capture_output=True, timeout=60)
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert [line.get("label", line.get("error")) for line in lines] == ["red", "CorruptPicture", "blue"]
+    (tmp_path / "cut.mjpeg").write_bytes(stream[:-40])
+    with open(tmp_path / "cut.mjpeg", "rb") as file:
+        ran = subprocess.run(command, stdin=file, capture_output=True, timeout=60)
+    assert len(ran.stdout.splitlines()) == 2 and ran.stderr.startswith(b"-: it ends within a JPEG")
 
 
 # Live cameras
@@ -367,7 +371,7 @@ def test_a_missing_package_is_named(watch, monkeypatch, camera, module, words):
 @pytest.mark.parametrize(
     ("camera", "words"),
     [
-        ("97", "there is no such camera"),
+        ("97", "error: camera 97: there is no such camera"),
         ("gone.mp4", "there is no such file"),
         ("ftp://host/x", "addresses begin with rtsp"),
         ("concat:a|b", "there is no such file"),
@@ -381,6 +385,17 @@ def test_a_camera_that_is_not_there(watch, camera, words):
 def test_a_file_that_is_no_video(watch, tmp_path):
     (tmp_path / "x.mp4").write_text("no video")
     assert "cannot be read as a video" in watch("--camera", tmp_path / "x.mp4")[2][-1]
+
+
+def test_a_video_that_stops_early_is_said(watch, video, tmp_path):
+    whole, cut = video.read_bytes(), tmp_path / "cut.avi"
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    code, out, err = watch("--camera", cut, "--json")
+    assert code == 0 and 5 < len(out) < 25
+    assert err[0].startswith(f"{cut}: it ends after {len(out)} of about 30 frames.") and len(err) == 2
+    assert len(watch("--camera", video)[2]) == 1
+    said: list[str] = []
+    assert len(list(frames(str(cut), say=said.append))) == len(out) and len(said) == 1
 
 
 # Which frames
@@ -442,10 +457,15 @@ def test_signals_end_cleanly(model, tmp_path, number, code):
         ["--camera", "0", "--size", "640"],
         ["--camera", "0", "--json", "--csv", "-"],
         ["--camera", "0", "--mqtt-login", "x"],
+        ["--camera", "0", "--mqtt", "abc"],
+        ["--camera", "0", "--mqtt", "ann:secret@pi/a"],
+        ["--camera", "0", "--page", "abc"],
+        ["--camera", "0", "--page", "70000"],
     ],
 )
 def test_wrong_usage(arguments, monkeypatch, capsys):
     monkeypatch.delenv("ZOO_CAMERA", raising=False)
     with pytest.raises(SystemExit) as stopped:
         main(["watch", "model.onnx", *arguments])
-    assert stopped.value.code == 2 and capsys.readouterr().err.startswith("usage: zoo-runtime watch")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.startswith("usage: zoo-runtime watch") and "secret" not in said
