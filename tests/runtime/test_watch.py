@@ -109,6 +109,17 @@ def test_a_label_is_held_until_another_one_has_won(watch, video):
     assert 0.4 <= lines[0]["position"] <= 0.7 and 1.6 <= lines[1]["position"] <= 1.9
 
 
+def test_a_vote_without_a_winner_is_said(watch, video):
+    code, out, err = watch("--camera", video, "--hold", "1h")
+    assert code == 0 and out == [] and err[0].startswith("no label has won: the votes did not span 3600 s")
+
+
+def test_a_video_has_a_size_of_its_own(watch, video, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        watch("--camera", video, "--size", "640x480")
+    assert stopped.value.code == 2 and "--size goes with a USB camera or picamera2" in capsys.readouterr().err
+
+
 def test_every_nth_changed_and_fps(watch, video):
     frames_of = lambda *options: [json.loads(s)["frame"] for s in watch("--camera", video, "--json", *options)[1]]  # noqa: E731
     assert frames_of("--every", 10) == [0, 10, 20]

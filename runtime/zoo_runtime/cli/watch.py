@@ -16,6 +16,7 @@ from .options import add_model, add_predictor_options, positive, predictor_optio
 if TYPE_CHECKING:
     from .._predictor import Predictor
     from .._watch.outputs import Output
+    from .._watch.sources import Camera
 
 DESCRIPTION = "Label what a camera sees, or each new picture in a folder, until Ctrl-C."
 CAMERA_HELP = (
@@ -62,10 +63,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from .._predictor import Predictor
+    from .._watch.sources import Camera
     from .._watch.stop import Stop
 
-    camera = options.camera or (None if options.watch_folder else os.environ.get("ZOO_CAMERA"))
-    _check(options, camera)
+    address = options.camera or (None if options.watch_folder else os.environ.get("ZOO_CAMERA"))
+    _check(options, address)
+    camera = Camera.parse(address, options.size) if address else None
+    if camera and options.size and camera.kind not in ("device", "picamera2"):
+        options.usage(f"--size goes with a USB camera or picamera2. {camera.name} has a size of its own.")
     with Stop() as stop, contextlib.ExitStack() as stack:
         predictor = Predictor(options.model, **predictor_options(options))
         outputs = _outputs(options, predictor, stack)
@@ -82,13 +87,11 @@ def say(text: str) -> None:
 
 
 def _watch_camera(
-    options: argparse.Namespace, text: str, predictor: Predictor, outputs: list[Output], stop: object
+    options: argparse.Namespace, camera: Camera, predictor: Predictor, outputs: list[Output], stop: object
 ) -> None:
     from .._watch.camera import CameraLoop
     from .._watch.pick import Pick
-    from .._watch.sources import Camera
 
-    camera = Camera.parse(text, options.size)
     pick = Pick(options.every, options.changed, options.fps)
     CameraLoop(predictor, camera, outputs, pick, hold=options.hold, top=options.top, say=say).run(stop)  # type: ignore[arg-type]
 
@@ -194,8 +197,10 @@ def _rate(text: str) -> float:
 
 def _duration(text: str) -> float:
     """Convert a time such as "0.5s", "500ms" or "2" to seconds."""
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|min)?", text)
-    value = float(match[1]) * {"ms": 0.001, "min": 60}.get(match[2] or "s", 1) if match else -1
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|min|h)?", text)
+    value = float(match[1]) * {"ms": 0.001, "min": 60, "h": 3600}.get(match[2] or "s", 1) if match else -1
     if not 0 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"must be a time from 0 to 1 hour, such as 0.5s or 500ms. Received: {text!r}.")
+        raise argparse.ArgumentTypeError(
+            f"must be a time from 0 to 1 hour, such as 0.5s, 500ms or 2min. Received: {text!r}."
+        )
     return value
