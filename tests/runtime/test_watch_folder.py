@@ -21,7 +21,7 @@ import pytest
 from zoo_runtime import NotWritten, Predictor
 from zoo_runtime._watch import folder as watching
 from zoo_runtime._watch.journal import Entry, Journal
-from zoo_runtime._watch.outputs import Answer, JsonLines
+from zoo_runtime._watch.outputs import Answer, JsonLines, Table
 from zoo_runtime._watch.stop import Stop
 from zoo_runtime.cli import main
 
@@ -185,6 +185,30 @@ def test_a_folder_that_goes_and_comes_back(inbox, model, monkeypatch):
     journal = Journal(str(inbox / ".zoo-watch.db"), {})
     assert journal.find(b"new.jpg") is not None
     journal.close()
+
+
+def test_a_table_that_is_moved_away_is_begun_anew(tmp_path, info):
+    """People and logrotate do so while a service runs. The rows that follow must not go into the moved file."""
+    table, lines = Table(str(tmp_path / "a.csv"), info), JsonLines(str(tmp_path / "a.jsonl"))
+    journal = Journal(str(tmp_path / "j.db"), {"table": table, "lines": lines})
+    header = (tmp_path / "a.csv").read_text()
+    for number in (1, 2, 3):
+        line = {"path": f"{number}.jpg"}
+        rows = {"table": table.bytes_of(line), "lines": lines.bytes_of(line)}
+        journal.note([Entry(b"%d.jpg" % number, 1, 1, b"")], rows)
+        if number == 2:
+            (tmp_path / "a.csv").rename(tmp_path / "old.csv")
+            (tmp_path / "a.jsonl").unlink()
+    table.write({"path": "4.jpg"})
+    (tmp_path / "a.csv").unlink()
+    table.write({"path": "5.jpg"})
+    journal.close()
+    assert (tmp_path / "old.csv").read_text().splitlines()[0] + "\n" == header
+    assert len((tmp_path / "old.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "a.jsonl").read_text() == '{"path": "3.jpg"}\n'
+    assert (tmp_path / "a.csv").read_text().startswith(header + ",5.jpg,")
+    for each in (table, lines):
+        each.close()
 
 
 def test_a_journal_that_cannot_be_is_explained(tmp_path, monkeypatch):

@@ -158,6 +158,7 @@ class Journal:
                 [(each.path, each.size, each.changed, each.digest) for each in entries],
             )
             for name, data in rows.items():
+                self._files[name].follow()
                 position = self._files[name].size()
                 self._base.execute("INSERT OR REPLACE INTO pending VALUES (?, ?, ?)", (name, position, data))
             self._base.execute("COMMIT")
