@@ -45,19 +45,23 @@ class Collected:
 
     def __init__(self, told: list[Answer]) -> None:
         self._told = told
+        self.states: list[str] = []
+
+    def status(self, text: str) -> None:
+        self.states.append(text)
 
     def write(self, made: Answer) -> None:
         self._told.append(made)
 
 
-def watching_thread(model: Path, folder: Path) -> tuple[list[Answer], list[str], Callable[[], None]]:
-    """Watch a folder on a thread. Return the answers and the messages, which grow, and a function that ends it."""
+def watching_thread(model: Path, folder: Path) -> tuple[list[Answer], list[str], list[str], Callable[[], None]]:
+    """Watch a folder on a thread. Return answers, messages and states, which grow, and a function that ends it."""
     told: list[Answer] = []
     said: list[str] = []
-    stop = Stop()
+    stop, output = Stop(), Collected(told)
 
     def work() -> None:
-        watching.FolderLoop(Predictor(model), str(folder), [Collected(told)], say=said.append).run(stop)
+        watching.FolderLoop(Predictor(model), str(folder), [output], say=said.append).run(stop)
 
     def end() -> None:
         stop.requested.set()
@@ -65,7 +69,7 @@ def watching_thread(model: Path, folder: Path) -> tuple[list[Answer], list[str],
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    return told, said, end
+    return told, said, output.states, end
 
 
 def data_of(told: list[Answer]) -> bytes:
@@ -151,7 +155,7 @@ def test_a_file_that_comes_is_not_old_by_its_own_time(inbox, model, monkeypatch)
     """The clock was set, or the drive has another clock: the half-written file looks an hour old."""
     monkeypatch.setattr(watching, "SETTLED", 0.4)
     monkeypatch.setattr(watching, "POLL", 0.05)
-    told, _, end = watching_thread(model, inbox)
+    told, _, _, end = watching_thread(model, inbox)
     until(lambda: len(told) == 4)
     data, slow, began = (inbox / "green.JPG").read_bytes(), inbox / "slow.jpg", time.monotonic()
     for size in (300, 600, len(data)):
@@ -166,7 +170,7 @@ def test_a_file_that_comes_is_not_old_by_its_own_time(inbox, model, monkeypatch)
 def test_a_folder_that_goes_and_comes_back(inbox, model, monkeypatch):
     monkeypatch.setattr(watching, "SETTLED", 0.1)
     monkeypatch.setattr(watching, "POLL", 0.05)
-    told, said, end = watching_thread(model, inbox)
+    told, said, states, end = watching_thread(model, inbox)
     until(lambda: len(told) == 4)
     for number in (1, 2):
         away = inbox.rename(inbox.with_name("away"))
@@ -181,7 +185,7 @@ def test_a_folder_that_goes_and_comes_back(inbox, model, monkeypatch):
     (inbox / "new.jpg").write_bytes(data_of(told))
     until(lambda: len(told) == 5)
     end()
-    assert "journal was removed or replaced" in said[5]
+    assert "journal was removed or replaced" in said[5] and states == ["online", *["no folder", "online"] * 3]
     journal = Journal(str(inbox / ".zoo-watch.db"), {})
     assert journal.find(b"new.jpg") is not None
     journal.close()

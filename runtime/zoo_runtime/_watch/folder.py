@@ -117,6 +117,7 @@ class FolderLoop:
             NotWritten: If an answer cannot be written.
         """
         try:
+            self._status("online")
             while not stop.requested.is_set():
                 began = time.monotonic()
                 ready = self._ready()
@@ -143,6 +144,7 @@ class FolderLoop:
             return []
         if self._away:
             self._away = False
+            self._status("online")
             self._say(f"{printable(self._folder)}: the folder is back")
         now, seen, done = time.monotonic(), {}, {}
         for path in paths:
@@ -169,9 +171,14 @@ class FolderLoop:
         self._seen, self._done, self._looked = seen, done, True
         return [file for file in seen.values() if file.is_old(SETTLED)]
 
+    def _status(self, text: str) -> None:
+        for output in self._outputs:
+            output.status(text)
+
     def _is_away(self, reason: str) -> None:
         if not self._away:
             self._away = True
+            self._status("no folder")
             self._say(f"{printable(self._folder)}: {reason}")
 
     def _has_journal_again(self) -> bool:

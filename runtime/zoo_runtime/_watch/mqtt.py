@@ -1,7 +1,7 @@
 """Publishes answers to an MQTT broker with paho-mqtt.
 
-TOPIC gets each answer as a JSON object with quality of service 1. TOPIC/status gets "online", "no camera" or "offline",
-retained; the broker itself sends "offline" if this process dies (the "last will").
+TOPIC gets each answer as a JSON object with quality of service 1. TOPIC/status gets "online", "no camera", "no folder"
+or "offline", retained; the broker itself sends "offline" if this process dies (the "last will").
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Output(Protocol):
         """Write an answer."""
 
     def status(self, text: str) -> None:
-        """Say how the source is: "online", "no camera" or "offline"."""
+        """Say how the source is: "online", "no camera", "no folder" or "offline"."""
 
     def close(self) -> None:
         """Write what waits, and release everything."""
