@@ -123,6 +123,22 @@ def test_a_broker_that_starts_later_gets_what_waited(broker):
     mqtt.close()
 
 
+def test_what_was_not_published_at_the_end_is_said(broker, monkeypatch):
+    monkeypatch.setattr("zoo_runtime._watch.mqtt._FAREWELL", 0.2)
+    port, messages = free_port(), []
+    mqtt = Mqtt.start(f"127.0.0.1:{port}/a", None, messages.append)
+    mqtt.write(answer(1))
+    mqtt.write(answer(2))
+    mqtt.close()
+    assert messages[-1] == "mqtt: 2 messages were not published, because the program ends"
+    broker(port)
+    monkeypatch.setattr("zoo_runtime._watch.mqtt._FAREWELL", 5)
+    again, messages = Mqtt.start(f"127.0.0.1:{port}/a", None, lambda text: messages.append(text)), []
+    again.write(answer(3))
+    again.close()
+    assert not any("not published" in message for message in messages)
+
+
 def test_the_last_will_says_offline(broker):
     port = free_port()
     broker(port)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from contextlib import suppress
+import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,8 @@ class Mqtt:
         self._lost = 0
         self._refused: str | None = None
         self._closing = False
+        self._lock = threading.Lock()
+        self._waiting = 0
 
     @classmethod
     def start(cls, address: str, login_file: str | None, say: Say) -> Mqtt:
@@ -120,15 +123,14 @@ class Mqtt:
         client.on_connect = mqtt._connected
         client.on_connect_fail = mqtt._failed
         client.on_disconnect = mqtt._disconnected
+        client.on_publish = mqtt._published
         client.connect_async(broker.host, broker.port)
         client.loop_start()
         return mqtt
 
     def write(self, answer: Answer) -> None:
         """Publish an answer."""
-        sent = self._client.publish(self._broker.topic, json.dumps(answer.line), qos=1)
-        # The other codes only say that there is no connection yet: the answer waits for it.
-        if sent.rc == 15:
+        if not self._publish(self._broker.topic, json.dumps(answer.line)):
             self._lost += 1
             if self._lost == 1:
                 self._say(f"mqtt: {QUEUE} answers wait for the broker; further ones are not published")
@@ -137,17 +139,42 @@ class Mqtt:
         """Publish the state of the source."""
         self._status = text
         if self._client.is_connected():
-            self._client.publish(f"{self._broker.topic}/status", text, qos=1, retain=True)
+            self._publish(f"{self._broker.topic}/status", text, retain=True)
 
     def close(self) -> None:
-        """Publish "offline", wait some seconds for what was not sent yet, and disconnect."""
+        """Wait some seconds for what was not sent yet, publish "offline", and disconnect. Say what was not sent."""
         self._closing = True
+        end = time.monotonic() + _FAREWELL
+        left = self._wait(end) + self._lost
+        if left:
+            self._say(
+                f"mqtt: {left:,} message{'s were' if left > 1 else ' was'} not published, because the program ends"
+            )
         if self._client.is_connected():
-            sent = self._client.publish(f"{self._broker.topic}/status", "offline", qos=1, retain=True)
-            with suppress(RuntimeError, ValueError):
-                sent.wait_for_publish(_FAREWELL)
+            self._publish(f"{self._broker.topic}/status", "offline", retain=True)
+            self._wait(end)
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _publish(self, topic: str, text: str, *, retain: bool = False) -> bool:
+        """Publish a text. Return False if too many wait already."""
+        with self._lock:
+            self._waiting += 1
+        # The other codes only say that there is no connection yet: the message waits for it.
+        is_taken = bool(self._client.publish(topic, text, qos=1, retain=retain).rc != 15)
+        if not is_taken:
+            self._published()
+        return is_taken
+
+    def _published(self, *_: object) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _wait(self, end: float) -> int:
+        """Wait until the broker has confirmed everything, or a time has come. Return how many messages are left."""
+        while self._waiting > 0 and time.monotonic() < end:
+            time.sleep(0.02)
+        return max(0, self._waiting)
 
     def _connected(self, client: Any, _: object, __: object, reason: Any, ___: object) -> None:
         if reason.is_failure:
@@ -159,7 +186,7 @@ class Mqtt:
         lost = f"; {self._lost:,} answers were not published" if self._lost else ""
         self._lost = 0
         self._say(f"mqtt: connected to {self._broker.host}:{self._broker.port}{lost}")
-        client.publish(f"{self._broker.topic}/status", self._status, qos=1, retain=True)
+        self._publish(f"{self._broker.topic}/status", self._status, retain=True)
 
     def _failed(self, _: object, __: object) -> None:
         if self._refused is None:
