@@ -229,7 +229,10 @@ def _check_file(file: Any) -> None:
 
 
 def _check_image(image: Image.Image) -> None:
-    """Refuse a Pillow image that was closed before its pixels were loaded, or whose file was closed."""
+    """Refuse a Pillow image without pixels, one closed before its pixels were loaded, or one whose file was closed."""
+    if 0 in image.size:
+        width, height = image.size
+        raise UnsupportedPicture(f"the image: it has no pixels. Received size: {width} x {height}.")
     try:
         closed = image.im is None
     except ValueError:

@@ -123,6 +123,11 @@ def _request(address: str) -> urllib.request.Request:
     parts = urlsplit(address)
     if not parts.hostname:
         raise ValueError("the address names no host")
+    try:
+        _ = parts.port
+    except ValueError:
+        # The system would take another port, the remainder of a division by 65536.
+        raise ValueError("the port in the address must be a number from 1 to 65535") from None
     host = parts.netloc.rpartition("@")[2]
     # Characters that must not stand in an address, such as spaces, are common in what people paste.
     path, query = (quote(text, safe="/%:=&?~#+!$,;'@()*[]") for text in (parts.path or "/", parts.query))

@@ -344,3 +344,12 @@ def test_version(capsys):
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"zoo-runtime {zoo_runtime.__version__}\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such shell there")
+@pytest.mark.parametrize(("closed", "out", "err"), [(">&-", "", "gone.jpg"), ("2>&-", "red", ""), (">&- 2>&-", "", "")])
+def test_closed_streams_are_no_crash(model, pictures, closed, out, err):
+    command = [sys.executable, "-m", "zoo_runtime.cli", "predict", str(model), str(pictures / "red.jpg"), "gone.jpg"]
+    ran = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, text=True)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr and "gone" not in ran.stdout
+    assert (out in ran.stdout) and (err in ran.stderr) and bool(ran.stdout) == bool(out)

@@ -108,6 +108,7 @@ def test_files_and_images_that_are_closed_or_read(tmp_path):
         read = io.BytesIO(closed.read())
     read.seek(0, os.SEEK_END)
     assert "it is closed" in str(refusal(closed))
+    assert str(refusal(Image.new("RGB", (0, 5)))) == "the image: it has no pixels. Received size: 0 x 5."
     assert "seek(0)" in str(refusal(read))
     read.seek(0)
     assert decode(read, SPEC).shape == (24, 32, 3)

@@ -142,3 +142,4 @@ def test_addresses_that_lead_nowhere(predict):
     for address in ("http://127.0.0.1:9/x.jpg", "http:///x.jpg", "http://[bad/x.jpg", "http://localhost:99999/x"):
         code, _, err = predict("--allow-url", address)
         assert code == 1 and "cannot be downloaded: " in err[0] and len(err) == 1
+    assert "the port in the address must be a number from 1 to 65535" in err[0]

@@ -109,6 +109,17 @@ def test_a_label_is_held_until_another_one_has_won(watch, video):
     assert 0.4 <= lines[0]["position"] <= 0.7 and 1.6 <= lines[1]["position"] <= 1.9
 
 
+def test_a_vote_without_a_winner_is_said(watch, video):
+    code, out, err = watch("--camera", video, "--hold", "1h")
+    assert code == 0 and out == [] and err[0].startswith("no label has won: the votes did not span 3600 s")
+
+
+def test_a_video_has_a_size_of_its_own(watch, video, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        watch("--camera", video, "--size", "640x480")
+    assert stopped.value.code == 2 and "--size goes with a USB camera or picamera2" in capsys.readouterr().err
+
+
 def test_every_nth_changed_and_fps(watch, video):
     frames_of = lambda *options: [json.loads(s)["frame"] for s in watch("--camera", video, "--json", *options)[1]]  # noqa: E731
     assert frames_of("--every", 10) == [0, 10, 20]
@@ -246,6 +257,10 @@ def test_watching_standard_input(model, tmp_path):
         ran = subprocess.run(command, stdin=file, capture_output=True, timeout=60)
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert [line.get("label", line.get("error")) for line in lines] == ["red", "CorruptPicture", "blue"]
+    (tmp_path / "cut.mjpeg").write_bytes(stream[:-40])
+    with open(tmp_path / "cut.mjpeg", "rb") as file:
+        ran = subprocess.run(command, stdin=file, capture_output=True, timeout=60)
+    assert len(ran.stdout.splitlines()) == 2 and ran.stderr.startswith(b"-: it ends within a JPEG")
 
 
 # Live cameras
@@ -367,7 +382,7 @@ def test_a_missing_package_is_named(watch, monkeypatch, camera, module, words):
 @pytest.mark.parametrize(
     ("camera", "words"),
     [
-        ("97", "there is no such camera"),
+        ("97", "error: camera 97: there is no such camera"),
         ("gone.mp4", "there is no such file"),
         ("ftp://host/x", "addresses begin with rtsp"),
         ("concat:a|b", "there is no such file"),
@@ -381,6 +396,17 @@ def test_a_camera_that_is_not_there(watch, camera, words):
 def test_a_file_that_is_no_video(watch, tmp_path):
     (tmp_path / "x.mp4").write_text("no video")
     assert "cannot be read as a video" in watch("--camera", tmp_path / "x.mp4")[2][-1]
+
+
+def test_a_video_that_stops_early_is_said(watch, video, tmp_path):
+    whole, cut = video.read_bytes(), tmp_path / "cut.avi"
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    code, out, err = watch("--camera", cut, "--json")
+    assert code == 0 and 5 < len(out) < 25
+    assert err[0].startswith(f"{cut}: it ends after {len(out)} of about 30 frames.") and len(err) == 2
+    assert len(watch("--camera", video)[2]) == 1
+    said: list[str] = []
+    assert len(list(frames(str(cut), say=said.append))) == len(out) and len(said) == 1
 
 
 # Which frames
@@ -442,10 +468,15 @@ def test_signals_end_cleanly(model, tmp_path, number, code):
         ["--camera", "0", "--size", "640"],
         ["--camera", "0", "--json", "--csv", "-"],
         ["--camera", "0", "--mqtt-login", "x"],
+        ["--camera", "0", "--mqtt", "abc"],
+        ["--camera", "0", "--mqtt", "ann:secret@pi/a"],
+        ["--camera", "0", "--page", "abc"],
+        ["--camera", "0", "--page", "70000"],
     ],
 )
 def test_wrong_usage(arguments, monkeypatch, capsys):
     monkeypatch.delenv("ZOO_CAMERA", raising=False)
     with pytest.raises(SystemExit) as stopped:
         main(["watch", "model.onnx", *arguments])
-    assert stopped.value.code == 2 and capsys.readouterr().err.startswith("usage: zoo-runtime watch")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.startswith("usage: zoo-runtime watch") and "secret" not in said

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ import pytest
 from zoo_runtime import NotWritten, Predictor
 from zoo_runtime._watch import folder as watching
 from zoo_runtime._watch.journal import Entry, Journal
-from zoo_runtime._watch.outputs import JsonLines
+from zoo_runtime._watch.outputs import Answer, JsonLines, Table
+from zoo_runtime._watch.stop import Stop
 from zoo_runtime.cli import main
 
 
@@ -36,6 +38,50 @@ def inbox(pictures) -> Path:
 def age(path: Path, seconds: float = 3600) -> None:
     when = time.time() - seconds
     os.utime(path, (when, when))
+
+
+class Collected:
+    """An output that keeps the answers in a list."""
+
+    def __init__(self, told: list[Answer]) -> None:
+        self._told = told
+        self.states: list[str] = []
+
+    def status(self, text: str) -> None:
+        self.states.append(text)
+
+    def write(self, made: Answer) -> None:
+        self._told.append(made)
+
+
+def watching_thread(model: Path, folder: Path) -> tuple[list[Answer], list[str], list[str], Callable[[], None]]:
+    """Watch a folder on a thread. Return answers, messages and states, which grow, and a function that ends it."""
+    told: list[Answer] = []
+    said: list[str] = []
+    stop, output = Stop(), Collected(told)
+
+    def work() -> None:
+        watching.FolderLoop(Predictor(model), str(folder), [output], say=said.append).run(stop)
+
+    def end() -> None:
+        stop.requested.set()
+        thread.join()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return told, said, output.states, end
+
+
+def data_of(told: list[Answer]) -> bytes:
+    """Return the bytes of a picture that was answered."""
+    return next(made.pixels for made in told if isinstance(made.pixels, bytes))
+
+
+def until(condition: Callable[[], object], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -103,6 +149,86 @@ def test_a_file_that_is_being_written_is_waited_for(watch, inbox, monkeypatch):
     _, rows, _, _ = watch(inbox)
     writer.join()
     assert [row["label"] for row in rows] == ["red"]
+
+
+def test_a_file_that_comes_is_not_old_by_its_own_time(inbox, model, monkeypatch):
+    """The clock was set, or the drive has another clock: the half-written file looks an hour old."""
+    monkeypatch.setattr(watching, "SETTLED", 0.4)
+    monkeypatch.setattr(watching, "POLL", 0.05)
+    told, _, _, end = watching_thread(model, inbox)
+    until(lambda: len(told) == 4)
+    data, slow, began = (inbox / "green.JPG").read_bytes(), inbox / "slow.jpg", time.monotonic()
+    for size in (300, 600, len(data)):
+        slow.write_bytes(data[:size])
+        age(slow)
+        time.sleep(0.2)
+    until(lambda: len(told) == 5)
+    end()
+    assert told[-1].line["label"] == "green" and time.monotonic() - began > 0.8
+
+
+def test_a_folder_that_goes_and_comes_back(inbox, model, monkeypatch):
+    monkeypatch.setattr(watching, "SETTLED", 0.1)
+    monkeypatch.setattr(watching, "POLL", 0.05)
+    told, said, states, end = watching_thread(model, inbox)
+    until(lambda: len(told) == 4)
+    for number in (1, 2):
+        away = inbox.rename(inbox.with_name("away"))
+        until(lambda n=number: len(said) == 2 * n - 1)
+        away.rename(inbox)
+        until(lambda n=number: len(said) == 2 * n)
+    assert said == [f"{inbox}: the folder is gone. Waiting until it is back", f"{inbox}: the folder is back"] * 2
+    # Another folder in its place has a journal of its own, which must not be forgotten at the next start.
+    shutil.rmtree(inbox)
+    until(lambda: len(said) == 5)
+    inbox.mkdir()
+    (inbox / "new.jpg").write_bytes(data_of(told))
+    until(lambda: len(told) == 5)
+    end()
+    assert "journal was removed or replaced" in said[5] and states == ["online", *["no folder", "online"] * 3]
+    journal = Journal(str(inbox / ".zoo-watch.db"), {})
+    assert journal.find(b"new.jpg") is not None
+    journal.close()
+
+
+def test_a_table_that_is_moved_away_is_begun_anew(tmp_path, info):
+    """People and logrotate do so while a service runs. The rows that follow must not go into the moved file."""
+    table, lines = Table(str(tmp_path / "a.csv"), info), JsonLines(str(tmp_path / "a.jsonl"))
+    journal = Journal(str(tmp_path / "j.db"), {"table": table, "lines": lines})
+    header = (tmp_path / "a.csv").read_text()
+    for number in (1, 2, 3):
+        line = {"path": f"{number}.jpg"}
+        rows = {"table": table.bytes_of(line), "lines": lines.bytes_of(line)}
+        journal.note([Entry(b"%d.jpg" % number, 1, 1, b"")], rows)
+        if number == 2:
+            (tmp_path / "a.csv").rename(tmp_path / "old.csv")
+            (tmp_path / "a.jsonl").unlink()
+    table.write({"path": "4.jpg"})
+    (tmp_path / "a.csv").unlink()
+    table.write({"path": "5.jpg"})
+    journal.close()
+    assert (tmp_path / "old.csv").read_text().splitlines()[0] + "\n" == header
+    assert len((tmp_path / "old.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "a.jsonl").read_text() == '{"path": "3.jpg"}\n'
+    assert (tmp_path / "a.csv").read_text().startswith(header + ",5.jpg,")
+    for each in (table, lines):
+        each.close()
+
+
+def test_a_journal_that_cannot_be_is_explained(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    for path, words in (("folder", "Is a directory"), ("none/j.db", "its folder does not exist")):
+        with pytest.raises(NotWritten, match=rf"{path} cannot be written: {words}. `--journal FILE`"):
+            Journal(str(tmp_path / path), {})
+    # A name that SQLite would keep in the memory.
+    monkeypatch.chdir(tmp_path)
+    Journal(":memory:", {}).close()
+    assert (tmp_path / ":memory:").stat().st_size > 0
+
+
+def test_a_file_is_no_folder_to_watch(inbox, model, capsys):
+    assert main(["watch", str(model), "--watch-folder", str(inbox / "red.jpg"), "--once"]) == 1
+    assert "is a file, not a folder" in capsys.readouterr().err
 
 
 def test_a_picture_that_stays_damaged_is_an_error_once(watch, inbox, monkeypatch):

@@ -83,12 +83,16 @@ class CameraLoop:
                 elif source.has_ended:
                     break
                 elif time.monotonic() - self._heard > SILENCE:
-                    self._say(f"{self._camera.name}: no frame has come for {SILENCE:.0f} s")
+                    self._say(f"{self._camera.title}: no frame has come for {SILENCE:.0f} s")
                     self._heard = time.monotonic()
         finally:
             source.close()
         if not source.delivered and not stop.requested.is_set():
-            raise CameraError(f"{self._camera.name}: it holds no frame.")
+            raise CameraError(f"{self._camera.title}: it holds no frame.")
+        if self._vote and not self._vote.decided and self._answered:
+            self._say(
+                f"no label has won: the votes did not span {self._vote.hold:g} s, or none had more than half of them"
+            )
         self._say(self._summary(source))
 
     def _next(self, source: Video | Live, stop: Stop) -> Frame | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .._decode import printable
-from .._errors import NotAPicture, PictureError, PictureNotFound
+from .._errors import NotAPicture, NotWritten, PictureError, PictureNotFound
 from .._listing import LARGEST_INPUT, list_pictures
 from .._predictor import Predictor
 from .._rows import answer, answer_text, failure, failure_text, utc
@@ -47,6 +47,7 @@ class _File:
         key: Its path below the folder.
         size, changed: Its size in bytes, and the time of its last change in nanoseconds.
         since: When it was first seen in this state, on the monotonic clock.
+        age: For how many seconds it had not changed then.
     """
 
     path: str
@@ -54,10 +55,11 @@ class _File:
     size: int
     changed: int
     since: float
+    age: float
 
     def is_old(self, seconds: float) -> bool:
-        """Return whether the file has not changed for some time, by its own time or by what was seen."""
-        return time.time() - self.changed / 1e9 > seconds or time.monotonic() - self.since > seconds
+        """Return whether the file has not changed for some time."""
+        return self.age + time.monotonic() - self.since > seconds
 
 
 class FolderLoop:
@@ -88,9 +90,9 @@ class FolderLoop:
         say: Say = lambda _: None,
     ) -> None:
         if not os.path.isdir(folder):
-            if os.path.exists(folder):
-                raise PictureNotFound(f"{folder!r} is a file. Give the folder in which pictures appear.")
-            raise PictureNotFound(f"the folder {folder!r} does not exist. Make it first, or check the path.")
+            is_file = os.path.exists(folder)
+            reason = "is a file, not a folder. `zoo-runtime predict` labels it" if is_file else "does not exist"
+            raise PictureNotFound(f"the folder to watch, {folder!r}, {reason}.")
         self._predictor = predictor
         self._folder = folder
         self._files = {
@@ -99,12 +101,13 @@ class FolderLoop:
             if isinstance(output, ToFile) and output.file.is_regular
         }
         self._outputs = [o for o in outputs if not (isinstance(o, ToFile) and o.file.is_regular)]
-        self._journal = Journal(journal or os.path.join(folder, NAME), self._files)
+        self._journal = Journal(os.path.join(folder, NAME) if journal is None else journal, self._files)
         self._top = top
         self._say = say
         self._told: set[str] = set()
         self._seen: dict[str, _File] = {}
         self._done: dict[str, tuple[int, int]] = {}
+        self._looked = self._away = False
         self._answered = 0
 
     def run(self, stop: Stop, *, once: bool = False) -> None:
@@ -114,6 +117,7 @@ class FolderLoop:
             NotWritten: If an answer cannot be written.
         """
         try:
+            self._status("online")
             while not stop.requested.is_set():
                 began = time.monotonic()
                 ready = self._ready()
@@ -133,9 +137,15 @@ class FolderLoop:
         """List the pictures that were not answered and have not changed for a while."""
         try:
             paths = list_pictures(self._folder, self._refuse)
-        except PictureNotFound as error:
-            self._refuse(self._folder, error)
+        except PictureNotFound:
+            self._is_away("the folder is gone. Waiting until it is back")
             return []
+        if self._journal.is_lost() and not self._has_journal_again():
+            return []
+        if self._away:
+            self._away = False
+            self._status("online")
+            self._say(f"{printable(self._folder)}: the folder is back")
         now, seen, done = time.monotonic(), {}, {}
         for path in paths:
             try:
@@ -154,9 +164,34 @@ class FolderLoop:
                 continue
             before = self._seen.get(path)
             is_same = before is not None and (before.size, before.changed) == version
-            seen[path] = before if before and is_same else _File(path, key, *version, now)
-        self._seen, self._done = seen, done
+            # The time of a file is believed at the first look alone. A file that comes or changes later can be half
+            # written and look old: if the clock is set meanwhile, or if a network drive has another clock.
+            age = 0.0 if self._looked else max(0.0, time.time() - state.st_mtime)
+            seen[path] = before if before and is_same else _File(path, key, *version, now, age)
+        self._seen, self._done, self._looked = seen, done, True
         return [file for file in seen.values() if file.is_old(SETTLED)]
+
+    def _status(self, text: str) -> None:
+        for output in self._outputs:
+            output.status(text)
+
+    def _is_away(self, reason: str) -> None:
+        if not self._away:
+            self._away = True
+            self._status("no folder")
+            self._say(f"{printable(self._folder)}: {reason}")
+
+    def _has_journal_again(self) -> bool:
+        """Open the journal that is in the folder now. Return False if the folder is just going or coming."""
+        try:
+            self._journal.reopen()
+        except NotWritten:
+            if os.path.isdir(self._folder):
+                raise
+            return False
+        self._seen, self._done = {}, {}
+        self._say(f"{printable(self._journal.path)}: the journal was removed or replaced. What it does not know is new")
+        return True
 
     def _refuse(self, path: str, error: PictureError) -> None:
         if path not in self._told:

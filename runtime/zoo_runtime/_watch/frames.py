@@ -43,14 +43,20 @@ class Frame:
 class Video:
     """Reads every frame of a video file in order.
 
+    Args:
+        camera: The file.
+        say: Called with a sentence if the file ends before its time.
+
     Attributes:
         dropped: The number of frames that were dropped; always 0.
         delivered: The number of frames that were read.
     """
 
-    def __init__(self, camera: Camera) -> None:
+    def __init__(self, camera: Camera, say: Say) -> None:
         self.dropped = 0
         self.delivered = 0
+        self._camera = camera
+        self._say = say
         self._capture = camera.open()
 
     def next(self, timeout: float) -> Frame | None:
@@ -58,6 +64,8 @@ class Video:
         taken, now = time.time(), time.monotonic()
         found = self._capture.read()
         if found is None:
+            if self.delivered and (early := self._capture.early_end(self.delivered)):
+                self._say(f"{self._camera.title}: {early}")
             return None
         pixels, position = found
         self.delivered += 1
@@ -134,7 +142,7 @@ class Live:
                 try:
                     capture = capture or self._camera.open()
                     if lost:
-                        self._say(f"{self._camera.name}: connected again")
+                        self._say(f"{self._camera.title}: connected again")
                     started, reason, lost = time.monotonic(), "the connection was lost", True
                     self._read(capture, connection)
                     connection += 1
@@ -143,7 +151,7 @@ class Live:
                     # Without the package, no attempt can succeed.
                     if isinstance(error.__cause__, ImportError) or self._camera.kind == "pipe":
                         raise
-                    reason, lost = str(error).removeprefix(f"{self._camera.name}: ").rstrip("."), True
+                    reason, lost = str(error).removeprefix(f"{self._camera.title}: ").rstrip("."), True
                 except Exception as error:
                     # Drivers raise errors of their own, such as cv2.error.
                     first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
@@ -154,7 +162,7 @@ class Live:
                     capture = None
                 if self._camera.kind == "pipe" or self._closing.is_set():
                     break
-                self._say(f"{self._camera.name}: {reason}. Trying again in {wait:g} s.")
+                self._say(f"{self._camera.title}: {reason}. Trying again in {wait:g} s.")
                 self._closing.wait(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
         except CameraError as error:
@@ -180,7 +188,7 @@ def open_frames(camera: Camera, say: Say) -> Video | Live:
     Raises:
         CameraError: If a package is missing, or a camera or a file cannot be opened.
     """
-    return Live(camera, say) if camera.is_live else Video(camera)
+    return Live(camera, say) if camera.is_live else Video(camera, say)
 
 
 def frames(camera: str | int, *, size: tuple[int, int] | None = None, say: Say | None = None) -> Iterator[Pixels]:
@@ -195,7 +203,8 @@ def frames(camera: str | int, *, size: tuple[int, int] | None = None, say: Say |
             for JPEGs on standard input.
         size: The wanted width and height of a camera's frames in pixels. None means 640 x 480 for "picamera2", and the
             camera's own choice for others.
-        say: Called with a sentence when a camera is lost or is back, for example `print`. None says nothing.
+        say: Called with a sentence when a camera is lost or is back, or when a video ends before its time, for example
+            `print`. None says nothing.
 
     Yields:
         Frames: uint8 arrays (H, W, 3) BGR, values 0..255. From "-", the bytes of JPEGs.

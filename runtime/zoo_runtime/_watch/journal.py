@@ -53,24 +53,50 @@ class Journal:
     """
 
     def __init__(self, path: str, files: Mapping[str, Table | JsonLines]) -> None:
-        self._path = path
+        self.path = path
         self._files = files
+        self._start()
+
+    def reopen(self) -> None:
+        """Open the journal that is at the path now, and make one if there is none.
+
+        Raises:
+            NotWritten: See `Journal`.
+        """
+        self.close()
+        self._start()
+
+    def _start(self) -> None:
+        self._file: tuple[int, int] | None = None
         self._open()
         try:
+            self._file = self._identity()
             self._recover()
         except BaseException:
             self.close()
             raise
 
+    def is_lost(self) -> bool:
+        """Return whether the file was removed or replaced, so that what is noted would be forgotten."""
+        return self._file is None or self._identity() != self._file
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            state = os.stat(self.path)
+        except OSError:
+            return None
+        return state.st_dev, state.st_ino
+
     def _open(self) -> None:
         try:
-            self._base = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
+            # An absolute path is never one of the names that SQLite treats otherwise, such as ":memory:".
+            self._base = sqlite3.connect(os.path.abspath(self.path), timeout=1.0, isolation_level=None)
             self._base.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._base.execute("PRAGMA synchronous = FULL")
             self._base.execute("BEGIN EXCLUSIVE")
             version = self._base.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
-                raise NotWritten(f"{self._path}: a newer zoo-runtime made this journal. Give another --journal FILE.")
+                raise NotWritten(f"{self.path}: a newer zoo-runtime made this journal. Give another --journal FILE.")
             for statement in _TABLES.strip().splitlines():
                 self._base.execute(statement)
             self._base.execute(f"PRAGMA user_version = {_VERSION}")
@@ -82,12 +108,24 @@ class Journal:
         text = str(error)
         if "locked" in text:
             return (
-                f"{self._path} is in use: another zoo-runtime watches this folder. Stop it, or give this one its own "
+                f"{self.path} is in use: another zoo-runtime watches this folder. Stop it, or give this one its own "
                 "--journal FILE; it then labels every picture again."
             )
         if "not a database" in text or "malformed" in text:
-            return f"{self._path} is damaged: {text}. Remove it; all pictures are then labeled again."
-        return f"{self._path} cannot be written: {text}. `--journal FILE` names another place."
+            return f"{self.path} is damaged: {text}. Remove it; all pictures are then labeled again."
+        if "unable to open" in text or "readonly" in text:
+            text = self._reason() or text
+        return f"{self.path} cannot be written: {text}. `--journal FILE` names another place."
+
+    def _reason(self) -> str | None:
+        """Return why the system does not open the file for writing: SQLite does not say it. None if it does open it."""
+        if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
+            return "its folder does not exist"
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644))
+        except OSError as error:
+            return error.strerror
+        return None
 
     def find(self, path: bytes) -> Entry | None:
         """Return the entry of a picture.
@@ -120,6 +158,7 @@ class Journal:
                 [(each.path, each.size, each.changed, each.digest) for each in entries],
             )
             for name, data in rows.items():
+                self._files[name].follow()
                 position = self._files[name].size()
                 self._base.execute("INSERT OR REPLACE INTO pending VALUES (?, ?, ?)", (name, position, data))
             self._base.execute("COMMIT")

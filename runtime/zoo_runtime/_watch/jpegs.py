@@ -56,6 +56,10 @@ class JpegPipe:
         del self._data[:size]
         return picture, None
 
+    def early_end(self, delivered: int) -> str | None:
+        """Say that the stream ended within a JPEG, which is not answered. None if it did not."""
+        return "it ends within a JPEG, which was left out." if self._data[:3] == b"\xff\xd8\xff" else None
+
     def close(self) -> None:
         """Leave the stream open: it belongs to the process."""
 

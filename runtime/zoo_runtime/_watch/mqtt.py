@@ -1,7 +1,7 @@
 """Publishes answers to an MQTT broker with paho-mqtt.
 
-TOPIC gets each answer as a JSON object with quality of service 1. TOPIC/status gets "online", "no camera" or "offline",
-retained; the broker itself sends "offline" if this process dies (the "last will").
+TOPIC gets each answer as a JSON object with quality of service 1. TOPIC/status gets "online", "no camera", "no folder"
+or "offline", retained; the broker itself sends "offline" if this process dies (the "last will").
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,10 +94,10 @@ class Mqtt:
         self._say = say
         self._status = "online"
         self._lost = 0
-        # Each of these has one thread that counts: the caller's, the client's, and the client's.
-        self._written = self._greeted = self._received = 0
         self._refused: str | None = None
         self._closing = False
+        self._lock = threading.Lock()
+        self._waiting = 0
 
     @classmethod
     def start(cls, address: str, login_file: str | None, say: Say) -> Mqtt:
@@ -131,11 +131,7 @@ class Mqtt:
 
     def write(self, answer: Answer) -> None:
         """Publish an answer."""
-        sent = self._client.publish(self._broker.topic, json.dumps(answer.line), qos=1)
-        # The other codes only say that there is no connection yet: the answer waits for it.
-        if sent.rc != 15:
-            self._written += 1
-        else:
+        if not self._publish(self._broker.topic, json.dumps(answer.line)):
             self._lost += 1
             if self._lost == 1:
                 self._say(f"mqtt: {QUEUE} answers wait for the broker; further ones are not published")
@@ -144,34 +140,42 @@ class Mqtt:
         """Publish the state of the source."""
         self._status = text
         if self._client.is_connected():
-            self._written += 1
-            self._client.publish(f"{self._broker.topic}/status", text, qos=1, retain=True)
+            self._publish(f"{self._broker.topic}/status", text, retain=True)
 
     def close(self) -> None:
-        """Wait some seconds for what was not sent, publish "offline", disconnect, and say what was not published."""
-        end = time.monotonic() + _FAREWELL
-        while self._waiting and self._refused is None and time.monotonic() < end:
-            time.sleep(0.02)
-        waiting = self._waiting + self._lost
+        """Wait some seconds for what was not sent yet, publish "offline", and disconnect. Say what was not sent."""
         self._closing = True
+        end = time.monotonic() + _FAREWELL
+        left = self._wait(end) + self._lost
+        if left:
+            self._say(
+                f"mqtt: {left:,} message{'s were' if left > 1 else ' was'} not published, because the program ends"
+            )
         if self._client.is_connected():
-            sent = self._client.publish(f"{self._broker.topic}/status", "offline", qos=1, retain=True)
-            with suppress(RuntimeError, ValueError):
-                sent.wait_for_publish(_FAREWELL)
+            self._publish(f"{self._broker.topic}/status", "offline", retain=True)
+            self._wait(end)
         self._client.disconnect()
         self._client.loop_stop()
-        if waiting > 0:
-            answers = "1 answer was" if waiting == 1 else f"{waiting:,} answers were"
-            address = f"{self._broker.host}:{self._broker.port}"
-            self._say(f"mqtt: {answers} not published, because {address} did not take what was sent")
 
-    @property
-    def _waiting(self) -> int:
-        """The number of messages that the broker has not acknowledged."""
-        return self._written + self._greeted - self._received
+    def _publish(self, topic: str, text: str, *, retain: bool = False) -> bool:
+        """Publish a text. Return False if too many wait already."""
+        with self._lock:
+            self._waiting += 1
+        # The other codes only say that there is no connection yet: the message waits for it.
+        is_taken = bool(self._client.publish(topic, text, qos=1, retain=retain).rc != 15)
+        if not is_taken:
+            self._published()
+        return is_taken
 
     def _published(self, *_: object) -> None:
-        self._received += 1
+        with self._lock:
+            self._waiting -= 1
+
+    def _wait(self, end: float) -> int:
+        """Wait until the broker has confirmed everything, or a time has come. Return how many messages are left."""
+        while self._waiting > 0 and time.monotonic() < end:
+            time.sleep(0.02)
+        return max(0, self._waiting)
 
     def _connected(self, client: Any, _: object, __: object, reason: Any, ___: object) -> None:
         if reason.is_failure:
@@ -183,8 +187,7 @@ class Mqtt:
         lost = f"; {self._lost:,} answers were not published" if self._lost else ""
         self._lost = 0
         self._say(f"mqtt: connected to {self._broker.host}:{self._broker.port}{lost}")
-        self._greeted += 1
-        client.publish(f"{self._broker.topic}/status", self._status, qos=1, retain=True)
+        self._publish(f"{self._broker.topic}/status", self._status, retain=True)
 
     def _failed(self, _: object, __: object) -> None:
         if self._refused is None:

@@ -50,7 +50,7 @@ class Output(Protocol):
         """Write an answer."""
 
     def status(self, text: str) -> None:
-        """Say how the source is: "online", "no camera" or "offline"."""
+        """Say how the source is: "online", "no camera", "no folder" or "offline"."""
 
     def close(self) -> None:
         """Write what waits, and release everything."""
@@ -94,11 +94,28 @@ class _File:
             self._file = -1
             self._owned = self.is_regular = False
         else:
-            with self._explained():
-                self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-            self._owned = True
-            self.is_regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+            self._open()
         self._start()
+
+    def _open(self) -> None:
+        with self._explained():
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            self._file = os.open(self.path, flags, 0o644)
+        self._owned = True
+        self.is_regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+
+    def follow(self) -> None:
+        """Begin a new file if this one was removed or renamed, as people and logrotate do: else rows would be lost."""
+        if not self.is_regular:
+            return
+        try:
+            there = os.path.samestat(os.stat(self.path), os.fstat(self._file))
+        except OSError:
+            there = False
+        if not there:
+            self.close()
+            self._open()
+            self._start()
 
     def _start(self) -> None:
         if not self.is_regular:
@@ -200,6 +217,7 @@ class Table(_File):
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add the row of an answer."""
+        self.follow()
         self.append(self.bytes_of(line))
 
 
@@ -212,6 +230,7 @@ class JsonLines(_File):
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add the line of an answer."""
+        self.follow()
         self.append(self.bytes_of(line))
 
 

@@ -5,7 +5,8 @@ let number = 0, loading = false;
 
 function draw(state) {
   const online = state.status === "online";
-  find("state").textContent = { online: "watching", "no camera": "the camera is lost", offline: "ended" }[state.status] || state.status;
+  const lost = { "no camera": "the camera is lost", "no folder": "the folder is gone", offline: "ended" };
+  find("state").textContent = online ? "watching" : lost[state.status] || state.status;
   document.body.className = online ? "online" : "lost";
   if (state.number === number) return;
   number = state.number;

@@ -48,6 +48,18 @@ _SECURITY = {
 }
 
 
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of the value of `--page`: PORT of this machine, or HOST:PORT.
+
+    Raises:
+        NotWritten: If it has another form.
+    """
+    match = re.fullmatch(r"(?:([^:\s]+|\[[0-9A-Fa-f:]+\]):)?(\d{1,5})", text)
+    if not match or int(match[2]) > 65535:
+        raise NotWritten(f"--page: must be PORT or HOST:PORT, such as 8090 or 0.0.0.0:8090. Received: {text!r}.")
+    return (match[1] or "127.0.0.1").strip("[]"), int(match[2])
+
+
 class Page:
     """Shows answers on a web page.
 
@@ -83,10 +95,7 @@ class Page:
         Raises:
             NotWritten: If the address has another form, is in use or does not exist.
         """
-        match = re.fullmatch(r"(?:([^:\s]+|\[[0-9A-Fa-f:]+\]):)?(\d{1,5})", address)
-        if not match or int(match[2]) > 65535:
-            raise NotWritten(f"--page: must be PORT or HOST:PORT, such as 8090 or 0.0.0.0:8090. Received: {address!r}.")
-        page = cls((match[1] or "127.0.0.1").strip("[]"), int(match[2]), info)
+        page = cls(*parse_address(address), info)
         say(f"page: {page.url}")
         if not page._server.is_local:
             say("page: everybody in this network can see the camera")

@@ -37,6 +37,9 @@ FORMS = "0, /dev/video0, picamera2, rtsp://HOST/PATH, http://HOST/PATH, a video 
 PATIENCE = 10.0
 """Seconds after which a stream that sends nothing counts as lost."""
 
+WHOLE = 0.95
+"""The part of a video's frames, or of its length, after which its end counts as its end."""
+
 
 class Capture(Protocol):
     """An open camera, stream or video."""
@@ -46,6 +49,9 @@ class Capture(Protocol):
 
         A frame is a uint8 array (H, W, 3) BGR, values 0..255, or the bytes of a JPEG.
         """
+
+    def early_end(self, delivered: int) -> str | None:
+        """Say that a file ended before its time, after so many frames. None if it did not, or if nobody can tell."""
 
     def close(self) -> None:
         """Release the camera."""
@@ -92,6 +98,11 @@ class Camera:
         if not os.path.isfile(path):
             raise CameraError(f"{shortened(text)}: there is no such file. A camera is {FORMS}.")
         return cls("file", path, text)
+
+    @property
+    def title(self) -> str:
+        """The name in messages: "camera 0", because a lone number reads badly."""
+        return f"camera {self.name}" if self.name.isdecimal() else self.name
 
     @property
     def is_live(self) -> bool:
@@ -162,9 +173,13 @@ class _OpenCV:
             self._capture = cv2.VideoCapture(number, cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY)
         else:
             self._capture = cv2.VideoCapture(camera.address)
+        self._frames = self._rate = self._position = 0.0
         if not self._capture.isOpened():
             self.close()
-            raise CameraError(f"{camera.name}: {_why_not_opened(camera)}")
+            raise CameraError(f"{camera.title}: {_why_not_opened(camera)}")
+        if camera.kind == "file":
+            self._frames = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            self._rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         if camera.size:
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, camera.size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, camera.size[1])
@@ -173,7 +188,20 @@ class _OpenCV:
         good, frame = self._capture.read()
         if not good or frame is None:
             return None
-        return frame, None if self._positions is None else float(self._capture.get(self._positions)) / 1000
+        if self._positions is None:
+            return frame, None
+        self._position = float(self._capture.get(self._positions)) / 1000
+        return frame, self._position
+
+    def early_end(self, delivered: int) -> str | None:
+        # Some containers have no exact count, so that it is derived from the length and the rate. Then the count of a
+        # video with a varying rate is wrong, but the length is not.
+        length = self._frames / self._rate if self._rate > 0 else 0.0
+        if delivered >= WHOLE * self._frames or self._position >= WHOLE * length:
+            return None
+        # A video that was trimmed without a new encoding still counts the frames that it hides.
+        frames = f"{delivered:,} of about {self._frames:,.0f} frames"
+        return f"it ends after {frames}. It may be damaged or cut off, or trimmed without a new encoding."
 
     def close(self) -> None:
         self._capture.release()
@@ -190,7 +218,12 @@ def _why_not_opened(camera: Camera) -> str:
             return f"no permission to use {path}. Run `sudo usermod -aG video $USER`, and log in again."
         return f"{path} cannot be opened as a camera. Another program may use it: `fuser -v {path}` shows which one."
     there = sorted(glob.glob("/dev/video*"))
-    return f"there is no such camera. This machine has {', '.join(there[:8]) or 'no /dev/video*'}."
+    if not there:
+        return (
+            "there is no such camera: this machine has no /dev/video*. Plug a camera in. That of a Raspberry Pi's own "
+            "connector is `--camera picamera2`."
+        )
+    return f"there is no such camera. This machine has {', '.join(there[:8])}; `v4l2-ctl --list-devices` names them."
 
 
 class _PiCamera:
@@ -222,6 +255,9 @@ class _PiCamera:
             return self._camera.capture_array("main"), None
         except (RuntimeError, OSError):
             return None
+
+    def early_end(self, delivered: int) -> None:
+        return None
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError, OSError):

@@ -97,6 +97,22 @@ def _use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
+def _fill_closed_streams() -> None:
+    """Open nothing in the place of standard streams that the caller closed, as `>&-` and some services do.
+
+    Python then has None in their place, prints errors to standard output, and gives the number of a closed stream to
+    the next file that it opens.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+            if number:
+                # Commands that read standard input say themselves that it is closed.
+                setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def run() -> None:
     """Run `main` as the script `zoo-runtime`, and then end the process at once.
 
@@ -104,6 +120,7 @@ def run() -> None:
     shutdown would add about 10 % to its duration.
     """
     _use_utf8()
+    _fill_closed_streams()
     code = main()
     try:
         sys.stdout.flush()

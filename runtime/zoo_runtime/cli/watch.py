@@ -7,13 +7,16 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .._errors import NotWritten
 from .options import add_model, add_predictor_options, positive, predictor_options
 
 if TYPE_CHECKING:
     from .._predictor import Predictor
     from .._watch.outputs import Output
+    from .._watch.sources import Camera
 
 DESCRIPTION = "Label what a camera sees, or each new picture in a folder, until Ctrl-C."
 CAMERA_HELP = (
@@ -50,18 +53,24 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     output.add_argument("--top", type=positive, metavar="K", help="show the K likeliest classes")
     output.add_argument("--csv", metavar="FILE", help="also add a row per answer to a table; - prints the table")
     output.add_argument("--jsonl", metavar="FILE", help="also add a JSON object per answer to a file")
-    output.add_argument("--mqtt", metavar="BROKER", help=MQTT_HELP)
+    output.add_argument("--mqtt", type=_broker, metavar="BROKER", help=MQTT_HELP)
     output.add_argument("--mqtt-login", metavar="FILE", help="a file with one line, USER:PASSWORD, for --mqtt")
-    output.add_argument("--page", metavar="PORT", help="also show a page at http://localhost:PORT; HOST:PORT opens it")
+    output.add_argument(
+        "--page", type=_page, metavar="PORT", help="also show a page at http://localhost:PORT; HOST:PORT opens it"
+    )
     add_predictor_options(command)
 
 
 def run(options: argparse.Namespace) -> int:
     from .._predictor import Predictor
+    from .._watch.sources import Camera
     from .._watch.stop import Stop
 
-    camera = options.camera or (None if options.watch_folder else os.environ.get("ZOO_CAMERA"))
-    _check(options, camera)
+    address = options.camera or (None if options.watch_folder else os.environ.get("ZOO_CAMERA"))
+    _check(options, address)
+    camera = Camera.parse(address, options.size) if address else None
+    if camera and options.size and camera.kind not in ("device", "picamera2"):
+        options.usage(f"--size goes with a USB camera or picamera2. {camera.name} has a size of its own.")
     with Stop() as stop, contextlib.ExitStack() as stack:
         predictor = Predictor(options.model, **predictor_options(options))
         outputs = _outputs(options, predictor, stack)
@@ -78,13 +87,11 @@ def say(text: str) -> None:
 
 
 def _watch_camera(
-    options: argparse.Namespace, text: str, predictor: Predictor, outputs: list[Output], stop: object
+    options: argparse.Namespace, camera: Camera, predictor: Predictor, outputs: list[Output], stop: object
 ) -> None:
     from .._watch.camera import CameraLoop
     from .._watch.pick import Pick
-    from .._watch.sources import Camera
 
-    camera = Camera.parse(text, options.size)
     pick = Pick(options.every, options.changed, options.fps)
     CameraLoop(predictor, camera, outputs, pick, hold=options.hold, top=options.top, say=say).run(stop)  # type: ignore[arg-type]
 
@@ -141,6 +148,28 @@ def _outputs(options: argparse.Namespace, predictor: Predictor, stack: contextli
     return outputs
 
 
+def _broker(text: str) -> str:
+    """Check the form of the value of --mqtt."""
+    from .._watch.mqtt import Broker
+
+    return _of_form(text, Broker.parse)
+
+
+def _page(text: str) -> str:
+    """Check the form of the value of --page."""
+    from .._watch.page import parse_address
+
+    return _of_form(text, parse_address)
+
+
+def _of_form(text: str, parse: Callable[[str], object]) -> str:
+    try:
+        parse(text)
+    except NotWritten as error:
+        raise argparse.ArgumentTypeError(str(error).partition(": ")[2]) from None
+    return text
+
+
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
     if not match:
@@ -168,8 +197,10 @@ def _rate(text: str) -> float:
 
 def _duration(text: str) -> float:
     """Convert a time such as "0.5s", "500ms" or "2" to seconds."""
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|min)?", text)
-    value = float(match[1]) * {"ms": 0.001, "min": 60}.get(match[2] or "s", 1) if match else -1
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|min|h)?", text)
+    value = float(match[1]) * {"ms": 0.001, "min": 60, "h": 3600}.get(match[2] or "s", 1) if match else -1
     if not 0 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"must be a time from 0 to 1 hour, such as 0.5s or 500ms. Received: {text!r}.")
+        raise argparse.ArgumentTypeError(
+            f"must be a time from 0 to 1 hour, such as 0.5s, 500ms or 2min. Received: {text!r}."
+        )
     return value
