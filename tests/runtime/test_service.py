@@ -157,6 +157,25 @@ def test_errors_are_json_with_a_reason(client, pictures, method, path, content, 
     assert "the data given" not in answer.text and "max_pixels" not in answer.text
 
 
+@pytest.mark.parametrize(
+    "content, help_",
+    [
+        (bytes(range(1, 200)), "zoo-runtime serve --formats default,tga also reads TGA"),
+        (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "zoo-runtime serve --formats default,jpeg2000 reads it"),
+        (png((200, 100)), "zoo-runtime serve --max-pixels 20000 reads it"),
+    ],
+)
+def test_errors_name_options_of_the_command_and_no_arguments_of_python(client, content, help_):
+    text = base64.b64encode(content).decode()
+    request = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}]}
+    messages = client.post("/predict", content=content, headers=JPEG).json()["message"], infer_error(client, request)
+    assert all(help_ in message and "formats=" not in message for message in messages)
+
+
+def infer_error(client, request) -> str:
+    return client.post("/v2/models/tiny/infer", json=request).json()["error"]
+
+
 def test_a_form_with_two_files_or_many_parts_is_refused(client, red):
     two = client.post("/predict", files=[("a", ("a.jpg", red)), ("b", ("b.jpg", red))])
     assert two.status_code == 400 and "2 files" in two.json()["message"]

@@ -9,7 +9,17 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .options import MODEL_HELP, PROVIDERS_HELP, pixels, positive, provider_names, seconds, threads
+from .options import (
+    FORMATS_HELP,
+    MODEL_HELP,
+    PROVIDERS_HELP,
+    formats,
+    pixels,
+    positive,
+    provider_names,
+    seconds,
+    threads,
+)
 
 if TYPE_CHECKING:
     from .._service.app import Access
@@ -41,6 +51,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     bounds = command.add_argument_group("limits")
     bounds.add_argument("--max-body", type=size, metavar="SIZE", help="the largest request (default: 20M)")
     bounds.add_argument("--max-pixels", type=pixels, metavar="N", help="the largest picture to decode (default: 40M)")
+    bounds.add_argument("--formats", type=formats, metavar="F,...", help=FORMATS_HELP)
     bounds.add_argument(
         "--concurrency", type=threads, metavar="N", help="pictures at the same time (default: one per core)"
     )
@@ -107,6 +118,7 @@ def _open(name: str, path: str, options: argparse.Namespace, limits: Limits) -> 
         "threads": options.threads,
         "providers": options.providers,
         "max_pixels": options.max_pixels or MAX_PIXELS,
+        "formats": options.formats,
     }
     return Model(name, path, concurrency=limits.concurrency, options=chosen, self_test=not options.skip_self_test)
 
