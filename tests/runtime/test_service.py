@@ -23,6 +23,7 @@ from PIL import Image
 
 from zoo_runtime import Predictor
 from zoo_runtime.cli import main
+from zoo_runtime.cli.serve import read_token
 
 for needed in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "jsonschema"):
     pytest.importorskip(needed, reason="needs the extra `serve`, and jsonschema")
@@ -668,7 +669,7 @@ def test_names_of_models(tmp_path):
 
 @pytest.mark.parametrize(
     "content, part",
-    [("short", "at least 16"), ("with a space in between it", "without spaces"), (None, "cannot be read")],
+    [("short", "16 to 4096"), ("with a space in between it", "without spaces"), (None, "cannot be read")],
 )
 def test_tokens_that_are_refused(model, tmp_path, capsys, content, part):
     path = tmp_path / "token"
@@ -676,6 +677,28 @@ def test_tokens_that_are_refused(model, tmp_path, capsys, content, part):
         path.write_text(content + "\n")
     assert main(["serve", str(model), "--token-file", str(path), "--port", "0"]) == 2
     assert part in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_token_files_that_are_none_do_not_stop_the_start(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("zoo_runtime.cli.serve._PIPE_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_text("x" * 20_000)
+    parts = {tmp_path / "pipe": "nobody has written", "/dev/zero": "is a device", tmp_path / "long": "more than 4096"}
+    for path, part in parts.items():
+        assert main(["serve", str(model), "--token-file", str(path), "--port", "0"]) == 2
+        error = capsys.readouterr().err
+        assert part in error and "chmod 600 /dev" not in error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_token_comes_through_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("a-very-secret-token\n"))
+    writer.start()
+    assert read_token(str(pipe)) == "a-very-secret-token"
+    writer.join(10)
 
 
 @pytest.mark.parametrize(

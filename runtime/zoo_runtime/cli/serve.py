@@ -6,7 +6,11 @@ import argparse
 import contextlib
 import os
 import re
+import select
+import shlex
+import stat
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from .options import (
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Answer pictures over HTTP, with a page to try it: zoo-runtime serve model.onnx, or NAME=model.onnx ..."
 TOKEN_VARIABLE = "ZOO_RUNTIME_TOKEN"
+_LONGEST_TOKEN = 4096
+_PIPE_SECONDS = 5.0
 MISSING = (
     "error: the service needs more packages ({name} is missing). Run: pip install 'finezoo-runtime[serve]', or from a "
     "clone: pip install './runtime[serve]'. If zoo itself is installed here: pip install 'finezoo[serve]'."
@@ -176,21 +182,48 @@ def read_token(path: str | None) -> str | None:
     else:
         place = repr(path)
         try:
-            with open(path, encoding="ascii", errors="surrogateescape") as stream:
-                token = stream.read(10_000)
-                mode = os.fstat(stream.fileno()).st_mode
+            token = _first_characters(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"the token file {path!r} cannot be read: {reason}.") from None
-        if os.name == "posix" and mode & 0o004:
-            print(f"warning: other users can read the token. Run: chmod 600 {path}", file=sys.stderr)
     token = token.strip()
-    if len(token) < SHORTEST_TOKEN or not re.fullmatch(r"[!-~]+", token):
+    if not SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN or not re.fullmatch(r"[!-~]+", token):
+        received = f"more than {_LONGEST_TOKEN}" if len(token) > _LONGEST_TOKEN else f"{len(token)}"
         raise ValueError(
-            f"the token in {place} must have at least {SHORTEST_TOKEN} letters, digits or signs, without spaces. "
-            f"Received: {len(token)} characters. Make one: openssl rand -hex 32 > token."
+            f"the token in {place} must have {SHORTEST_TOKEN} to {_LONGEST_TOKEN} letters, digits or signs, without "
+            f"spaces. Received: {received} characters. Make one: openssl rand -hex 32 > token."
         )
     return token
+
+
+def _first_characters(path: str) -> str:
+    """Return what a token file holds, or more characters than a token may have. Warn if other users can read it.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be read.
+        ValueError: If it is a device, or a pipe into which nobody writes.
+    """
+    with open(path, "rb", buffering=0, opener=_without_waiting) as stream:
+        mode = os.fstat(stream.fileno()).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise ValueError("it is a device, not a file")
+        if stat.S_ISREG(mode) and os.name == "posix" and mode & 0o004:
+            print(f"warning: other users can read the token. Run: chmod 600 {shlex.quote(path)}", file=sys.stderr)
+        content, end = b"", time.monotonic() + _PIPE_SECONDS
+        # Spaces at the end, such as the end of a line, are no part of the token.
+        while len(content) <= _LONGEST_TOKEN + 100:
+            if stat.S_ISFIFO(mode) and not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise ValueError(f"it is a pipe, and nobody has written a token into it within {_PIPE_SECONDS:g} s")
+            part = stream.read(_LONGEST_TOKEN)
+            if not part:
+                break
+            content += part
+    return content.decode("ascii", "surrogateescape")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file. Opening a pipe would otherwise wait until somebody writes into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def port(text: str) -> int:
