@@ -780,11 +780,14 @@ def test_a_new_file_that_fails_leaves_the_old_one(service, client, model, graph,
 
 def test_a_pipe_in_place_of_the_file_does_not_stop_the_search_for_new_ones(service, client, model, graph, info):
     held = service.models["tiny"]
+    held.path = str(model.parent)
     model.unlink()
+    assert not held.changed() and "not there" in held.problem
     os.mkfifo(model)
     assert not held.changed() and not held.changed()
-    assert "not there" in client.get("/models").json()["models"][0]["problem"]
+    assert "is a pipe or a device" in client.get("/models").json()["models"][0]["problem"]
     model.unlink()
+    assert not held.changed() and "not there" in held.problem
     replaced(model, other(graph, info))
     held.changed()
     assert held.changed() and held.take_up() == "taken"

@@ -27,6 +27,7 @@ from .limits import Limits, Refused
 from .metrics import CONTENT_TYPE, Metrics
 from .models import Model, return_memory
 from .openapi import document
+from .output import say
 from .workers import Workers
 
 _PAGE = {
@@ -269,7 +270,7 @@ class Service:
                     await loop.run_in_executor(self._opener, self._look, model, again)
                 except Exception as error:
                     # The files that are open go on answering, whatever is wrong with the disk.
-                    print(f"warning: {model.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                    say(f"warning: {model.name}: {type(error).__name__}: {error}", sys.stderr)
 
     def _look(self, model: Model, again: bool) -> None:
         before = model.problem
@@ -277,11 +278,11 @@ class Service:
             outcome = model.take_up()
             return_memory()
             if outcome == "taken":
-                print(f"{model.name}: a new file answers now, version {model.current.version}", flush=True)
+                say(f"{model.name}: a new file answers now, version {model.current.version}")
             if outcome in ("taken", "refused"):
                 self.metrics.reloads.labels(model.name, outcome).inc()
         if model.problem is not None and model.problem != before:
-            print(f"warning: {model.name}: {model.problem}", file=sys.stderr, flush=True)
+            say(f"warning: {model.name}: {model.problem}", sys.stderr)
         self._measure(model)
 
 

@@ -97,14 +97,17 @@ class Model:
 
     def changed(self) -> bool:
         """Look at the disk. Return whether there is another file that has stopped changing and was not yet tried."""
+        now, why = None, "the file is not there any more"
         try:
             now = signature(regular_model_file(self.path))
-        except ModelNotFound:
-            now = None
+        except ModelNotFound as error:
+            inside = os.path.join(self.path, "model.onnx") if os.path.isdir(self.path) else self.path
+            if os.path.exists(inside):
+                why = f"the file was replaced by something else: {str(error).rstrip('.')}"
         settled = now == self._seen
         self._seen = now
         if now is None:
-            self.problem = "the file is not there any more; the one that was opened goes on answering"
+            self.problem = f"{why}; the one that was opened goes on answering"
         elif now == self.current.signature:
             self.problem = None
         return settled and now is not None and now not in (self.current.signature, self._refused)

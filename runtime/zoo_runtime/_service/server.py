@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import Service
 from .limits import Limits
+from .output import LogHandler
 
 _KEEP_ALIVE_SECONDS = 15
 _WRITE_SECONDS = 30.0
@@ -217,7 +218,7 @@ def request_log(wanted: bool) -> Iterator[Callable[[str], None] | None]:
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logger = logging.Logger("zoo_runtime.serve", logging.INFO)
     logger.addHandler(QueueHandler(lines))
-    listener = QueueListener(lines, logging.StreamHandler(sys.stdout))
+    listener = QueueListener(lines, LogHandler(sys.stdout))
     listener.start()
     try:
         yield logger.info

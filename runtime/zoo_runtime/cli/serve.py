@@ -132,21 +132,21 @@ def _open(name: str, path: str, options: argparse.Namespace, limits: Limits) -> 
 def _announce(models: dict[str, Model], access: Access, addresses: list[Any]) -> None:
     """Say what is served where, and warn loudly if strangers can use it."""
     from .._service.access import is_loopback
+    from .._service.output import say
 
     for name, model in models.items():
         info = model.current.alone.info
-        print(f"{name}: {len(info.classes)} classes, version {model.current.version}, from {model.path}")
+        say(f"{name}: {len(info.classes)} classes, version {model.current.version}, from {model.path}")
     for address in addresses:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         everywhere = " (every network address of this machine)" if address[0] in ("0.0.0.0", "::") else ""
-        print(f"listening at http://{host}:{address[1]}/{everywhere}", flush=True)
+        say(f"listening at http://{host}:{address[1]}/{everywhere}")
     if access.token is None and not all(is_loopback(address[0]) for address in addresses):
-        print(
+        say(
             "WARNING: everybody who can reach this machine over the network can use the service, because there is no "
             "token.\n"
             "WARNING: To ask for one: openssl rand -hex 32 > token; chmod 600 token; then add --token-file token.",
-            file=sys.stderr,
-            flush=True,
+            sys.stderr,
         )
 
 
