@@ -527,10 +527,51 @@ def test_a_long_text_among_the_numbers_takes_no_memory(client):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"inputs": ' + b"1" * 5000 + b"}"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 9_000, b'{"inputs": ' + b"1" * 5000 + b"}"])
 def test_what_is_not_json(client, content):
     answer = client.post("/v2/models/tiny/infer", content=content)
     assert answer.status_code == 400 and set(answer.json()) == {"error"}
+
+
+def test_json_takes_little_memory(model):
+    """As objects, these would take 7 to 27 times the size of the request."""
+    client = client_of(serve(model, limits=replace(LIMITS, body=5_000_000)))
+    start = b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [64, 24, 32, 3], "data": ['
+    bodies = {
+        b"[" + b"{}," * 1_600_000 + b"1]": 413,
+        b"[" + b'{"":1},' * 700_000 + b"1]": 413,
+        start + b"[9]," * 1_200_000 + b"[9]]}]}": 400,
+        start + b"999," * 1_200_000 + b"9]}]}": 400,
+        start + b'"",' * 1_600_000 + b"9]}]}": 413,
+        start + b"999," * (64 * 24 * 32 * 3 - 1) + b"9]}]}": 400,
+    }
+    for body, status in bodies.items():
+        tracemalloc.start()
+        try:
+            answer = client.post("/v2/models/tiny/infer", content=body)
+            # The client of the tests holds a request a few times too.
+            assert answer.status_code == status and tracemalloc.get_traced_memory()[1] < 6 * 5e6
+        finally:
+            tracemalloc.stop()
+        assert status == 400 or "more than 10,000 values" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "old, new, part",
+    [
+        ("0]", "0 0]", "not JSON"),
+        ("0]", "00]", "not JSON"),
+        ("0]", "0,]", "as 'shape' says"),
+        ("0, 0], [", "0, 0], 0[", "as 'shape' says"),
+        ("0, 0], [0", "0], [0, 0", "as 'shape' says"),
+        ("0]", "0x]", "not JSON"),
+    ],
+)
+def test_nested_numbers_are_read_strictly(client, old, new, part):
+    text = json.dumps(tensor(PIXELS, data=PIXELS.tolist()))
+    assert client.post("/v2/models/tiny/infer", content=text).status_code == 200
+    answer = client.post("/v2/models/tiny/infer", content=text.replace(old, new, 1).encode())
+    assert answer.status_code == 400 and part in answer.json()["error"]
 
 
 def test_errors_of_the_protocol_have_its_form(client):
@@ -799,7 +840,7 @@ def test_the_same_content_at_another_time_is_no_new_model(service, model, model_
     assert not tiny.changed() and tiny.changed() and tiny.take_up() == "same" and not tiny.changed()
 
 
-def test_the_service_looks_by_itself(service, model, graph, info, red, monkeypatch):
+def test_the_service_looks_by_itself(service, model, graph, info, red, monkeypatch, capsys):
     monkeypatch.setattr("zoo_runtime._service.app._LOOK_SECONDS", 0.02)
     with client_of(service) as client:
         replaced(model, other(graph, info))
@@ -818,3 +859,4 @@ def test_the_service_looks_by_itself(service, model, graph, info, red, monkeypat
         while samples(client).get(("zoo_model_reloads_total", "tiny", "refused")) != 1:
             assert time.monotonic() < end
             time.sleep(0.02)
+    assert "the classes of the new file are others (3, before 3)" in capsys.readouterr().err

@@ -273,12 +273,15 @@ class Service:
                     say(f"warning: {model.name}: {type(error).__name__}: {error}", sys.stderr)
 
     def _look(self, model: Model, again: bool) -> None:
-        before = model.problem
+        before, classes = model.problem, model.current.alone.info.classes
         if (model.changed() and self.watch) or again:
             outcome = model.take_up()
             return_memory()
             if outcome == "taken":
                 say(f"{model.name}: a new file answers now, version {model.current.version}")
+                now = model.current.alone.info.classes
+                if now != classes:
+                    say(f"warning: {model.name}: the classes of the new file are others ({len(now)}, before {len(classes)})", sys.stderr)
             if outcome in ("taken", "refused"):
                 self.metrics.reloads.labels(model.name, outcome).inc()
         if model.problem is not None and model.problem != before:
