@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import os
@@ -236,6 +237,21 @@ async def ask(service: Service, messages, headers=(), path="/predict", wait: flo
     return sent[0]["status"], dict(sent[0]["headers"]), json.loads(body)
 
 
+def test_the_body_of_a_refused_request_is_forgotten_at_once(model):
+    """An error that holds a frame which holds the error would keep 20 MB until Python looks for such circles."""
+    service = serve(model, limits=replace(LIMITS, body=3_000_000))
+    asyncio.run(ask(service, iter([b"x", b"", None])))
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        status, _, _ = asyncio.run(ask(service, iter([b"x" * 2_000_000, b"", None])))
+        assert status == 415 and tracemalloc.get_traced_memory()[0] < 1e6
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
 CHUNKED = [(b"transfer-encoding", b"chunked")]
 
 
@@ -457,13 +473,13 @@ def test_health_and_metadata(client, service):
 
 
 def test_tensors_flat_and_nested(client, model):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 24, 32, 3), np.uint8)
     expected = Predictor(str(model)).probabilities(pixels)
     answer = infer(client, {"id": "7", **tensor(pixels)})
     assert answer["id"] == "7" and answer["model_name"] == "tiny"
     (output,) = answer["outputs"]
-    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [2, 3])
-    assert np.allclose(np.reshape(output["data"], (2, 3)), expected, atol=1e-6)
+    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [9, 3])
+    assert np.allclose(np.reshape(output["data"], (9, 3)), expected, atol=1e-6)
     nested = infer(client, tensor(pixels, data=pixels.tolist()) | {"outputs": [{"name": "probabilities"}]})
     assert nested["outputs"] == answer["outputs"] and "id" not in nested
 

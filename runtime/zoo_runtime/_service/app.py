@@ -265,6 +265,9 @@ class Service:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             again, self.state.look_again = self.state.look_again, False
+            if self.held.forgotten > self.limits.body:
+                self.held.forgotten = 0
+                await loop.run_in_executor(self._opener, return_memory)
             for model in self.models.values():
                 try:
                     await loop.run_in_executor(self._opener, self._look, model, again)

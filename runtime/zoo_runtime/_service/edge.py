@@ -92,6 +92,8 @@ class Edge:
         except ClientGone:
             exchange.gone = True
         except Refused as error:
+            # The frames of the error hold the body, which must not be kept while the client is slow to read the answer.
+            error.__traceback__ = error.__context__ = None
             await exchange.refuse(error)
         except asyncio.CancelledError:
             if not self._state.draining:

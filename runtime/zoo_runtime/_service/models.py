@@ -157,9 +157,10 @@ def signature(path: str) -> Signature | None:
 
 
 def return_memory() -> None:
-    """Return to the system the memory of files that have been closed.
+    """Return to the system the memory of files that have been closed, and of large requests that have ended.
 
-    The allocator of glibc keeps it: without this, the process takes twice its memory after ten new files.
+    The allocator of glibc keeps it: without this, the process takes twice its memory after ten new files, and 1 GB
+    more after many requests of 20 MB.
     """
     with contextlib.suppress(ImportError, OSError, AttributeError, TypeError):
         import ctypes
