@@ -875,4 +875,4 @@ def test_the_service_looks_by_itself(service, model, graph, info, red, monkeypat
         while samples(client).get(("zoo_model_reloads_total", "tiny", "refused")) != 1:
             assert time.monotonic() < end
             time.sleep(0.02)
-    assert "the classes of the new file are others (3, before 3)" in capsys.readouterr().err
+    assert "the new file has other classes: 3 (3 before)" in capsys.readouterr().err

@@ -284,7 +284,10 @@ class Service:
                 say(f"{model.name}: a new file answers now, version {model.current.version}")
                 now = model.current.alone.info.classes
                 if now != classes:
-                    say(f"warning: {model.name}: the classes of the new file are others ({len(now)}, before {len(classes)})", sys.stderr)
+                    say(
+                        f"warning: {model.name}: the new file has other classes: {len(now)} ({len(classes)} before)",
+                        sys.stderr,
+                    )
             if outcome in ("taken", "refused"):
                 self.metrics.reloads.labels(model.name, outcome).inc()
         if model.problem is not None and model.problem != before:

@@ -70,7 +70,7 @@ class Numbers:
             try:
                 piece = json.loads(b"[%s]" % self._text[start:stop].translate(_BRACKETS_TO_SPACES))
             except ValueError as error:
-                raise _bad(f"The request is not JSON: in 'data', {str(error):.200}.") from None
+                raise _bad(f"The request is not JSON: in 'data', {error!s:.200}.") from None
             if not all(type(value) is int and 0 <= value <= 255 for value in piece):
                 raise not_levels()
             values += bytes(piece)
