@@ -11,6 +11,7 @@ import shlex
 import stat
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .options import (
@@ -109,10 +110,20 @@ def run(options: argparse.Namespace) -> int:
 def _limits(options: argparse.Namespace) -> Limits:
     from .._cores import usable_cores
     from .._service.limits import Limits
+    from .._service.output import say
+    from .._service.server import connections_allowed
 
     limits = Limits(options.concurrency or usable_cores(), queue=options.queue, seconds=options.timeout)
+    allowed = connections_allowed(limits.connections)
+    if allowed < limits.connections:
+        say(
+            f"warning: only {allowed} clients can connect at the same time, not {limits.connections}, because the "
+            "system allows few open files. Run: ulimit -n 1024.",
+            sys.stderr,
+        )
+        limits = replace(limits, connections=allowed)
     if options.max_body:
-        limits = Limits(**{**vars(limits), "body": options.max_body, "held": max(limits.held, 2 * options.max_body)})
+        limits = replace(limits, body=options.max_body, held=max(limits.held, 2 * options.max_body))
     return limits
 
 
