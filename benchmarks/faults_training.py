@@ -188,7 +188,7 @@ def read_only_run(place: Place) -> Ran:
     with place.small_disk(4) as disk:
         ran = place.run(*training(place), "--runs", disk, before=at(SAVE, 2, "protect"))
         ends(ran, 1, "Read-only file system", f"zoo resume {run_of(place)}")
-        ends(place.run("resume", run_of(place)), 1, "Read-only file system")
+        ends(place.run("resume", run_of(place)), 1, "is on a read-only file system", "cp -r")
         subprocess.run(["umount", disk], check=True)
         resumed(place)
     return ran

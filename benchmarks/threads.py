@@ -29,7 +29,7 @@ from zoo_runtime._cores import usable_cores
 from zoo_runtime._network import Network
 from zoo_runtime._session import Settings
 
-CONDITIONS = ("alone", "quota 1", "quota 0.5", "1 busy program")
+CONDITIONS = ("alone", "quota 1.5", "quota 1", "quota 0.5", "1 busy program")
 PAUSE = 0.15
 WORST = 1.1
 WAITS = {None: "spinning briefly", True: "spinning", False: "sleeping"}

@@ -41,7 +41,7 @@ class OtherPrograms:
 
 
 def load() -> float:
-    """Return how many programs wanted to run at once, a mean of the last minute. 0 if the system does not count them."""
+    """Return how many programs wanted to run at once, a mean of the last minute. 0 if that is not known."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):

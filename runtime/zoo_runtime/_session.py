@@ -169,19 +169,7 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
     """
     providers = full_providers(settings.providers)
     onnxruntime = load()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if settings.threads is not None:
-        options.intra_op_num_threads = settings.threads
-    elif is_limited():
-        # ONNX Runtime counts the cores of the machine, and does not know quotas.
-        options.intra_op_num_threads = usable_cores()
-    if settings.spinning is None:
-        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
-    elif not settings.spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not settings.arena:
-        options.enable_cpu_mem_arena = False
+    options = session_options(settings)
     # A file that is called ONNX must not be read as ONNX Runtime's own format, which is not checked here.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     given = model if isinstance(model, bytes) else os.fsdecode(model)
@@ -219,6 +207,24 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
             raise ProviderNotStarted(f"{text}. Add 'cpu' after it to run on the processor instead.")
         warnings.warn(f"{text}; continuing without it.", stacklevel=4)
     return session
+
+
+def session_options(settings: Settings) -> Any:
+    """Return the `onnxruntime.SessionOptions` of settings: threads, how they wait, and memory."""
+    options = load().SessionOptions()
+    options.log_severity_level = 3
+    if settings.threads is not None:
+        options.intra_op_num_threads = settings.threads
+    elif is_limited():
+        # ONNX Runtime counts the cores of the machine, and does not know quotas.
+        options.intra_op_num_threads = usable_cores()
+    if settings.spinning is None:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
+    elif not settings.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not settings.arena:
+        options.enable_cpu_mem_arena = False
+    return options
 
 
 def _named(providers: Sequence[tuple[str, dict[str, str]]]) -> str:

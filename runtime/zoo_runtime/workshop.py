@@ -7,7 +7,9 @@ zoo. Every name that is imported here is public for `zoo`; `zoo` uses no other n
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from ._busy import OtherPrograms
 from ._choice import parse_formats
+from ._cores import usable_cores
 from ._drift import pixel_figures
 from ._format import INPUT, OUTPUT
 from ._kinds import conversion_advice, is_picture, is_readable
@@ -16,7 +18,7 @@ from ._listing import IGNORED
 from ._own import is_quarantine, is_written_by_zoo
 from ._pairs import Pairs, time_pairs
 from ._selftest import record, versions
-from ._session import parse_providers
+from ._session import parse_providers, session_options
 
 if _TYPE_CHECKING:
     from ._print import format_accuracy, print_predictions
@@ -25,6 +27,7 @@ __all__ = [
     "IGNORED",
     "INPUT",
     "OUTPUT",
+    "OtherPrograms",
     "Pairs",
     "conversion_advice",
     "format_accuracy",
@@ -39,7 +42,9 @@ __all__ = [
     "pixel_figures",
     "print_predictions",
     "record",
+    "session_options",
     "time_pairs",
+    "usable_cores",
     "versions",
     "with_option_names",
 ]

@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -383,6 +384,17 @@ def test_large_temporary_arrays_are_in_a_file_without_a_name(tmp_path, monkeypat
     assert isinstance(joined, np.memmap) and joined.dtype == np.float64 and list((tmp_path / "cache").iterdir()) == []
     assert np.array_equal(joined, np.concatenate(parts))
     assert type(memory.temporary((10, 3), np.float32)) is np.ndarray
+
+
+@pytest.mark.skipif(not hasattr(os, "fstatvfs"), reason="this system has no fstatvfs")
+def test_where_space_cannot_be_reserved_free_space_is_asked_for(tmp_path, monkeypatch):
+    """A full disk under a mapped file would end the process with a bus error."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr(memory, "TEMPORARY_BYTES", 100)
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    assert isinstance(memory.temporary((30, 3), np.float32), np.memmap)
+    monkeypatch.setattr(os, "fstatvfs", lambda descriptor: SimpleNamespace(f_bavail=1, f_frsize=359))
+    assert type(memory.temporary((30, 3), np.float32)) is np.ndarray
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")

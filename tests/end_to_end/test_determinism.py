@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.data import pixels
+from zoo.data import in_threads
 from zoo.export.weights_digest import weights_sha256
 
 QUICK = ("--size", 28, "--epochs", 2, "--batch-size", 8, "--weights", "none", "--dropout", 0.3, "--name", "shapes")
@@ -21,10 +21,10 @@ QUICK = ("--size", 28, "--epochs", 2, "--batch-size", 8, "--weights", "none", "-
 STARTER = """
 import os, sys
 from zoo import cli
-from zoo.data import pixels
+from zoo.data import in_threads
 threads, *arguments = sys.argv[1:]
 if int(threads):
-    pixels.os.cpu_count = lambda: int(threads)
+    in_threads.usable_cores = lambda: int(threads)
 if int(threads) % 2:
     scandir, listdir = os.scandir, os.listdir
     class Backwards:
@@ -43,7 +43,7 @@ def test_another_place_and_other_decoding_threads_give_the_same_weights(zoo, pho
     digests = []
     for place, threads in (("here", 1), ("there", 5)):
         monkeypatch.setenv("ZOO_CACHE", str(tmp_path / place / "cache"))
-        monkeypatch.setattr(pixels.os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(in_threads, "usable_cores", lambda threads=threads: threads)
         (tmp_path / place).mkdir()
         monkeypatch.chdir(tmp_path / place)
         data = photos if place == "here" else os.path.relpath(photos)

@@ -265,9 +265,12 @@ def test_a_variant_of_another_run_that_is_gone_is_warned_about(export, run, expo
 
 
 def test_a_file_that_is_not_faster_is_refused_only_if_it_must_be():
-    figures = {"speedup": 1.0, "milliseconds": 2.0, "float32_milliseconds": 2.0}
+    figures = {"speedup": 1.0, "milliseconds": 2.0, "float32_milliseconds": 2.0, "speedup_middle_half": [0.5, 0.9]}
     limits = variants.AcceptanceLimits()
-    assert "--int8-any-speed" in variants.Int8().refuse(figures, limits)
+    reason = variants.Int8().refuse(figures, limits)
+    assert "--int8-any-speed" in reason and "noisy" not in reason
+    unclear = variants.Int8().refuse({**figures, "speedup_middle_half": [0.5, 1.1]}, limits)
+    assert "too noisy to tell which is faster: 0.50 to 1.10 times as fast" in unclear
     assert variants.Int8().refuse(figures, variants.AcceptanceLimits(any_speed=True)) is None
     assert variants.Fp16().refuse(figures, limits) is None
 

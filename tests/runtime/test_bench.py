@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import zoo_runtime
-from zoo_runtime import Predictor, Settings, _bench, _busy, _cores, _session
+from zoo_runtime import Predictor, Settings, _bench, _busy, _cores, _session, _tune
 from zoo_runtime.cli import main
 
 ONE_THREAD = Settings(threads=1, spinning=False)
@@ -57,9 +57,9 @@ def test_bench_in_words_with_the_files_own_pictures(run, model):
 
 def test_tune_states_the_rule_that_was_applied(run, model, monkeypatch):
     """Other settings may be faster than the default in every round, but not by enough."""
-    quickest = _bench.quickest
+    quickest = _tune.quickest
     taken = {Settings(): [[1.0]] * 3, ONE_THREAD: [[0.98]] * 3}
-    monkeypatch.setattr(_bench, "quickest", lambda _: quickest(taken))
+    monkeypatch.setattr(_tune, "quickest", lambda _: quickest(taken))
     code, out = run("tune", model, "--seconds", 0.01)
     (line,) = [line for line in out.splitlines() if line.startswith("why")]
     assert code == 0 and "no other settings were more than 3% faster than the default in each of 3 rounds" in line
@@ -120,7 +120,7 @@ def test_tune_keeps_what_it_finds(run, model):
 def test_tune_departs_from_the_usual_settings_only_for_what_is_quicker_in_every_round(rounds, expected):
     settings = [Settings(), Settings(threads=1), Settings(threads=2)]
     taken = {s: [[t, t, 99.0] for t in times] for s, times in zip(settings, rounds, strict=False)}
-    assert _bench.quickest(taken) == settings[expected]
+    assert _tune.quickest(taken) == settings[expected]
 
 
 def test_bench_where_a_process_fails_or_no_picture_can_be_read(model, pictures, monkeypatch, capsys):
@@ -215,9 +215,9 @@ def test_tune_leaves_out_a_provider_that_fails_later(run, model, monkeypatch, fa
             raise zoo_runtime.ProviderNotStarted("azure has gone")
         return open_session(path, Settings())
 
-    open_session = _bench.open_session
+    open_session = _tune.open_session
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["azure", "CPUExecutionProvider"])
-    monkeypatch.setattr(_bench, "open_session", sometimes)
+    monkeypatch.setattr(_tune, "open_session", sometimes)
     code, out = run("tune", model, "--seconds", 0.01, "--providers", "azure,cpu", "--json")
     result = json.loads(out)
     assert code == 0 and result["left_out"] == {"azure": "azure has gone"}
@@ -227,10 +227,10 @@ def test_tune_leaves_out_a_provider_that_fails_later(run, model, monkeypatch, fa
 def test_the_usual_settings_are_those_that_a_predictor_has():
     """The provider that is named first is not the default. It must be faster."""
     away = Settings(providers=("openvino",))
-    assert _bench.quickest({away: [[10.0]] * 3, Settings(): [[9.9]] * 3}) == Settings()
-    assert _bench.quickest({away: [[9.8]] * 3, Settings(): [[9.9]] * 3}) == Settings()
-    assert _bench.quickest({away: [[9.0]] * 3, Settings(): [[9.9]] * 3}) == away
-    assert _bench.quickest({away: [[9.0]] * 3}) == away
+    assert _tune.quickest({away: [[10.0]] * 3, Settings(): [[9.9]] * 3}) == Settings()
+    assert _tune.quickest({away: [[9.8]] * 3, Settings(): [[9.9]] * 3}) == Settings()
+    assert _tune.quickest({away: [[9.0]] * 3, Settings(): [[9.9]] * 3}) == away
+    assert _tune.quickest({away: [[9.0]] * 3}) == away
 
 
 def test_bench_takes_pictures_from_all_over(model):
@@ -245,7 +245,7 @@ def test_bench_takes_pictures_from_all_over(model):
 
 def test_tune_says_before_it_measures_that_it_may_not_write(model, monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setattr(_bench, "repeat", None)
+    monkeypatch.setattr(_tune, "repeat", None)
     assert main(["tune", str(model)]) == 1
     assert "may not be written to" in capsys.readouterr().err
 
@@ -331,7 +331,7 @@ def test_threads_follow_affinity_and_quota(model, monkeypatch):
     monkeypatch.setattr(_cores.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(_cores, "cpu_quota", lambda: None)
     Predictor(model)
-    monkeypatch.setattr(_cores, "cpu_quota", lambda: 1.5)
+    monkeypatch.setattr(_cores, "cpu_quota", lambda: 1.0)
     Predictor(model)
     Predictor(model, threads=3)
     monkeypatch.setattr(_cores, "cpu_quota", lambda: None)

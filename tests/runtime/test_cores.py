@@ -110,7 +110,8 @@ def test_no_control_groups(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("quota", "cores"), [(None, 4), (0.25, 1), (0.5, 1), (1.0, 1), (1.5, 1), (2.0, 2), (2.999, 3), (3.5, 3), (64.0, 4)]
+    ("quota", "cores"),
+    [(None, 4), (0.05, 1), (0.5, 1), (1.0, 1), (1.2, 1), (1.5, 2), (2.0, 2), (2.9, 3), (3.5, 4), (64.0, 4)],
 )
 def test_cores_are_those_of_the_affinity_and_of_the_quota(monkeypatch, quota, cores):
     monkeypatch.setattr(_cores, "cores_by_affinity", lambda: 4)

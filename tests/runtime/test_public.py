@@ -69,6 +69,7 @@ WORKSHOP = {
     "IGNORED",
     "INPUT",
     "OUTPUT",
+    "OtherPrograms",
     "Pairs",
     "conversion_advice",
     "format_accuracy",
@@ -83,7 +84,9 @@ WORKSHOP = {
     "pixel_figures",
     "print_predictions",
     "record",
+    "session_options",
     "time_pairs",
+    "usable_cores",
     "versions",
     "with_option_names",
 }

@@ -129,6 +129,22 @@ def opened(run):
     return runs.Run(run), runs.Run(run).read_record()
 
 
+def closed(patch, folder):
+    """Take the right to write to a folder. Root may write everywhere, so that the system's answer is replaced."""
+    allowed = os.access
+    patch.setattr(os, "access", lambda path, mode: path != folder and allowed(path, mode))
+
+
+def test_a_run_of_another_user_is_not_exported(zoo, finished, tmp_path, monkeypatch):
+    run = shutil.copytree(finished[0], tmp_path / "theirs")
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in run.iterdir())
+    closed(monkeypatch, run)
+    ran = zoo("export", run, "--exported", tmp_path / "exported")
+    assert ran.code == 1 and f"Copy the run to a folder of your own, and use the copy: cp -r {run} FOLDER" in ran.err
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in run.iterdir()) == before
+    assert not (tmp_path / "exported").exists()
+
+
 def test_sigterm_and_a_full_disk(zoo, train, monkeypatch):
     with monkeypatch.context() as patch:
         # The signal arrives at the end of the first epoch. The training ends after the next batch.
@@ -151,6 +167,11 @@ def test_sigterm_and_a_full_disk(zoo, train, monkeypatch):
     assert ran.code == 1 and "No space left on device. Free some space" in ran.err
     assert f"When the cause is removed, `zoo resume {run}` continues it after batch 1 of epoch 2." in ran.err
     assert status_of(run).startswith("failed: WriteError")
+    with monkeypatch.context() as patch:
+        closed(patch, run)
+        ran = zoo("resume", run)
+    assert ran.code == 1 and f"you have no permission to write to {str(run)!r}" in ran.err
+    assert f"use the copy: cp -r {run} FOLDER" in ran.err
     ran = zoo("resume", run)
     assert ran.code == 0, ran.err
     assert (

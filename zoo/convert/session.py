@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def open_session(graph: onnx.ModelProto, *, as_written: bool = False) -> onnxruntime.InferenceSession:
+def open_session(
+    graph: onnx.ModelProto, *, as_written: bool = False, options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
     """Open a graph in ONNX Runtime on the CPU. Warnings of ONNX Runtime are not printed.
 
     Args:
         graph: The graph.
         as_written: True runs the operations exactly as the graph has them, without ONNX Runtime's own optimizations.
+        options: Threads and the like. None means those of ONNX Runtime.
 
     Raises:
         ConversionFailed: ONNX Runtime cannot run the graph.
     """
     onnxruntime = backend.onnxruntime()
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if as_written:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -127,6 +127,10 @@ def _reserve(descriptor: int, size: int) -> None:
         OSError: The disk is full.
     """
     if not hasattr(os, "posix_fallocate"):
+        # macOS has only the second of the two calls, and Windows has neither.
+        disk = os.fstatvfs(descriptor) if hasattr(os, "fstatvfs") else None
+        if disk is not None and disk.f_bavail * disk.f_frsize < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return
     try:
         os.posix_fallocate(descriptor, 0, size)

@@ -23,25 +23,30 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 import zoo_runtime
 from zoo import files
 from zoo.data import set_notes
+from zoo.data.in_threads import Progress, in_threads
 from zoo.data.memory import MappedRows, create, memory_limit
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge
-from zoo_runtime.workshop import conversion_advice, format_pixels, parse_pixels, versions, with_option_names
+from zoo_runtime.workshop import (
+    conversion_advice,
+    format_pixels,
+    parse_pixels,
+    versions,
+    with_option_names,
+)
 
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
-CHUNK = 32
 NAMED_FILES = 5
 # Raise it when the same file gives other pixels or another reason than before, so that older sets are not used again.
 DECODER = 5
@@ -50,7 +55,6 @@ DEEP = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k", ".jpx
 DEEP_SAMPLE = 64
 # What the reason of a picture that is too large says of the option that reads it.
 _ENOUGH = re.compile(r"--max-pixels (\S+) reads it")
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ def _in_memory(
 
 def digests_of(pictures: Sequence[Picture]) -> list[str]:
     """Return the sha256 of each picture, in hex, or "" for a picture whose file cannot be read."""
-    return _in_threads(_digest, pictures)
+    return in_threads(_digest, pictures)
 
 
 def highest_level(pictures: Sequence[Picture], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -222,7 +226,7 @@ def highest_level(pictures: Sequence[Picture], max_pixels: int = MAX_PIXELS) -> 
 
     paths = [p.content for p in pictures if isinstance(p.content, Path) and p.content.suffix.lower() in DEEP]
     step = max(1, len(paths) // DEEP_SAMPLE)
-    found = [level for level in _in_threads(look, paths[::step][:DEEP_SAMPLE]) if level is not None]
+    found = [level for level in in_threads(look, paths[::step][:DEEP_SAMPLE]) if level is not None]
     return max(found, default=0), len(found)
 
 
@@ -323,30 +327,6 @@ def _in_plain_words(why: str) -> str:
     return re.sub(r"(not a picture in a supported format) \(.*\)", r"\1", text)
 
 
-def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], progress: Progress | None = None) -> list[Any]:
-    """Apply a function to every item in several threads, and return the results in the order of the items.
-
-    Each thread receives up to 32 items at a time. Passing single items would reduce the speed: by a fifth for
-    photographs, and by more than half for pictures as small as MNIST's.
-
-    Args:
-        work: The function.
-        items: The arguments of the function, one per call.
-        progress: Called with (items done, items in total) after each group of items; None means no calls.
-    """
-    workers = os.cpu_count() or 1
-    length = max(1, min(CHUNK, len(items) // (4 * workers)))
-    chunks = [items[start : start + length] for start in range(0, len(items), length)]
-    results: list[Any] = []
-    with ThreadPoolExecutor(workers) as pool:
-        # An exception ends `map`, which cancels all chunks that have not started. Ctrl-C does not wait for them.
-        for part in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
-            results += part
-            if progress:
-                progress(len(results), len(items))
-    return results
-
-
 def _digest(picture: Picture) -> str:
     try:
         return picture.digest()
@@ -390,7 +370,7 @@ def _decode_all(
             array[index] = pixels
             rows.touched(pixels.nbytes)
 
-    _in_threads(work, range(len(pictures)), progress)
+    in_threads(work, range(len(pictures)), progress)
     return bad
 
 

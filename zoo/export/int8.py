@@ -42,6 +42,8 @@ from zoo.export.comparison import ValidationSet, relative_error, speedup
 from zoo.export.paired import QUANTILE, PairedCounts
 from zoo.export.quantizer import QuantConfig, Quantizer
 from zoo.reporter import Reporter
+from zoo_runtime import Settings
+from zoo_runtime.workshop import session_options
 
 if TYPE_CHECKING:
     from zoo.data.split import Split
@@ -210,7 +212,8 @@ class _Search:
         self.quantizer = Quantizer(graph, calibration)
         self.trials: list[Trial] = []
         self._expected = f"of {sum(len(values) - 1 for _, values in CHOICES) + min(2, len(self.quantizer.weighted))}"
-        self._reference, self._bytes = open_session(graph), graph.ByteSize()
+        # Both files are timed with the threads that a device uses.
+        self._reference, self._bytes = open_session(graph, options=session_options(Settings())), graph.ByteSize()
         self._validation, self._max_drop = validation, max_drop
         self._any_speed, self._reporter = any_speed, reporter
         with reporter.progress("int8: computing the float32 outputs") as progress:
@@ -306,7 +309,7 @@ class _Search:
             with self._reporter.progress(f"{label}: {step} ({config.calibration})") as progress:
                 self.quantizer.ranges(config.calibration, progress)
                 int8_graph = self.quantizer.graph(config)
-                session = open_session(int8_graph)
+                session = open_session(int8_graph, options=session_options(Settings()))
             with self._reporter.progress(f"{label}: comparing with float32") as progress:
                 logits, probabilities = self._validation.outputs(session, progress=progress)
             counts = self._validation.compare(self._probabilities, probabilities)

@@ -128,9 +128,11 @@ class Variant(abc.ABC):
             hint = f"; --{self.name}-any-speed also tries files that are not faster here"
             return f"{reason}{hint if self.must_be_faster and not limits.any_speed else ''}"
         if self.must_be_faster and not limits.any_speed and figures["speedup"] <= 1:
+            noisy = _noise(figures)
             return (
                 f"it is not faster than float32 on this machine ({figures['milliseconds']:.2f} ms against "
-                f"{figures['float32_milliseconds']:.2f}); --{self.name}-any-speed exports it for a device that differs"
+                f"{figures['float32_milliseconds']:.2f}{f'; {noisy}' if noisy else ''}); "
+                f"--{self.name}-any-speed exports it for a device that differs"
             )
         return None
 
@@ -151,7 +153,8 @@ class Variant(abc.ABC):
             f"{changes} on {figures['test_pictures']} test pictures, "
             f"{figures['bytes'] / 1e6:.1f} MB instead of {figures['float32_bytes'] / 1e6:.1f}, "
             f"{figures['milliseconds']:.2f} ms instead of {figures['float32_milliseconds']:.2f} "
-            f"({figures['speedup']:.2f} times as fast here)",
+            f"({_noise(figures) or _speed(figures)})",
+            *([figures["busy"]] if figures.get("busy") else []),
             *([figures["too_few"]] if figures.get("too_few") else []),
         ]
 
@@ -370,6 +373,7 @@ def make_variant(
     from zoo.evaluate import metrics as metric_tools
     from zoo.export import agreement, artifact
     from zoo_runtime import Predictor
+    from zoo_runtime.workshop import OtherPrograms
 
     variant, limits = request.variant, request.limits
     with reporter.timing.measure(f"making {variant.name}"):
@@ -389,12 +393,15 @@ def make_variant(
     graphs = {"float32": float32.graph, variant.name: graph}
     pairs = agreement.gather(graphs, (float32.outputs, variant_outputs), dataset, train, limits.max_drop, reporter)
     with reporter.progress(f"timing {variant.name} beside float32"):
+        programs = OtherPrograms()
         speed = compare_speed(Predictor(plain), Predictor(content), dataset.pixels.array[dataset.split.test[:1]])
     figures = {
         "kind": variant.name,
         **_compare_metrics(evaluated["test"], evaluator.measure_parts(float32.outputs, dataset)["test"]),
         "max_drop": limits.max_drop,
         "speedup": speed.ratio,
+        "speedup_middle_half": list(speed.middle_half),
+        "busy": programs.warning(),
         "milliseconds": speed.second,
         "float32_milliseconds": speed.first,
         "bytes": len(content),
@@ -423,6 +430,23 @@ def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, A
     """
     keys = [key for key in (*LIMITED_METRICS, *INTERVALS) if key in float32_metrics]
     return {**{key: metrics[key] for key in keys}, **{f"float32_{key}": float32_metrics[key] for key in keys}}
+
+
+def _speed(figures: Mapping[str, Any]) -> str:
+    """Say how many times as fast as float32 a file is."""
+    low, high = figures["speedup_middle_half"]
+    return f"{figures['speedup']:.2f} times as fast here; {low:.2f} to {high:.2f} in half of {PAIRS} comparisons"
+
+
+def _noise(figures: Mapping[str, Any]) -> str | None:
+    """Say that the measurements do not show which file is faster, or return None if they do."""
+    low, high = figures["speedup_middle_half"]
+    if not low <= 1 <= high:
+        return None
+    return (
+        f"too close or too noisy to tell which is faster: {low:.2f} to {high:.2f} times as fast in half of {PAIRS} "
+        "comparisons"
+    )
 
 
 def _text(figures: Mapping[str, Any], key: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from zoo.train.linear_head import HeadFit
 from zoo.train.network import Network
 from zoo.train.safe_points import SafePoints, TrainingPoints, Values
 from zoo.train.so_far import SoFar, best_so_far
+from zoo_runtime.workshop import usable_cores
 
 # A later phase is tried only if the head is wrong for at least this many held-out pictures. If the phase mended half of
 # 20 errors and made 5 new ones, the gain would be 1.3 standard errors. With fewer errors, hardly any gain could show.
@@ -118,7 +118,7 @@ def choose_head(
     # Small problems are solved on one thread each, so that both cores of a small machine have work. Large ones share
     # their blocks among all cores, one after the other, because both at once would take twice the memory.
     large = head_blocks.is_for_blocks(len(targets), features, units)
-    options["threads"] = os.cpu_count() or 1 if large else 1
+    options["threads"] = usable_cores() if large else 1
     with linear_head.one_blas_thread(), ThreadPoolExecutor(2) as pool:
         # Large ones are solved in this thread, because leaving the pool after a signal waits for its threads.
         solved = (map if large else pool.map)(

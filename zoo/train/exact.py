@@ -5,7 +5,6 @@ How a head is solved is in `zoo.train.linear_head`.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from zoo.train import linear_head
 from zoo.train.batches import BatchFn, PhaseInputs, make_batches
 from zoo.train.fitting import reading
 from zoo.train.inputs import TrainingData
+from zoo_runtime.workshop import usable_cores
 
 if TYPE_CHECKING:
     import keras
@@ -82,7 +82,7 @@ def solve_head(
             weights=class_weights,
             label_smoothing=label_smoothing,
             l2=head.weight_l2,
-            threads=os.cpu_count() or 1,
+            threads=usable_cores(),
             seed=seed,
         )
     except ValueError as error:

@@ -6,7 +6,6 @@ The order of the steps is here. `zoo.train.evidence` decides, and `zoo.workflow.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from zoo.train.safe_points import SafePoints, Values
 from zoo.workflow import head_logits, solved
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.solved import SolvedNetwork
+from zoo_runtime.workshop import usable_cores
 
 if TYPE_CHECKING:
     import keras
@@ -210,7 +210,7 @@ def _solve_head(
     targets = data.targets[data.train]
     weights = class_weights(data) if requested.balance else None
     features, units = sum(group.shape[1] for group in groups), targets.shape[1]
-    cost = linear_head.cost_text(len(targets), features, units, os.cpu_count() or 1)
+    cost = linear_head.cost_text(len(targets), features, units, usable_cores())
     if cost:
         reporter.warn(cost)
     with reporter.timing.measure("solving the head"):

@@ -24,6 +24,7 @@ from zoo.data.sources import Picture
 from zoo.errors import UsageError
 from zoo.reporter import Reporter
 from zoo_runtime import ImageSpec
+from zoo_runtime.workshop import usable_cores
 
 SPEC = ImageSpec(size=(96, 96))
 BLOCK = 64
@@ -145,7 +146,7 @@ def _headers(pictures: Sequence[Picture], reporter: Reporter) -> list[Header | N
     """Read the header of each picture, in several threads."""
     blocks = [pictures[start : start + BLOCK] for start in range(0, len(pictures), BLOCK)]
     found: list[Header | None] = []
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     with reporter.progress("reading headers") as progress, any_size(), ThreadPoolExecutor(workers) as pool:
         for headers in pool.map(lambda block: [read_header(picture) for picture in block], blocks):
             found += headers

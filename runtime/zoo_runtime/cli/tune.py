@@ -24,7 +24,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from .. import _bench as measuring
+    from .. import _tune as measuring
+    from .._bench import ROUNDS
 
     def progress(text: str) -> None:
         if not options.json:
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"{'network alone, milliseconds':<{width}} {'p50':>8} {'p90':>8}")
     for row in sorted(result["table"], key=lambda row: row["p50"]):
         print(f"{format_settings(row):<{width}} {row['p50']:8.2f} {row['p90']:8.2f}")
-    more = f"more than {measuring.WORTH:.0%} faster than the default in each of {measuring.ROUNDS} rounds"
+    more = f"more than {measuring.WORTH:.0%} faster than the default in each of {ROUNDS} rounds"
     print(f"chosen          {format_settings(result['settings'])}")
     if result["usual"]:
         print(f"why             this is the default; no other settings were {more}")

@@ -10,7 +10,6 @@ docs/data-check.md compares it with other hashes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
+
+from zoo_runtime.workshop import usable_cores
 
 BITS = 64
 LOWEST = 8
@@ -140,7 +141,7 @@ def candidates(hashes: Mapping[Orientation, Signs], gray: npt.NDArray[np.float32
         return _pairs(order[first], order[second], way)
 
     # Threads of our own share the work evenly; those of BLAS wait for one another where other programs run too.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as pool:
         found = [_pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), UPRIGHT[0]), *pool.map(work, tasks)]
     return Candidates(
         *(np.concatenate([getattr(each, name) for each in found]) for name in Candidates.__dataclass_fields__)

@@ -13,7 +13,6 @@ cleanvision's rule named was blurred. docs/data-check.md has the measurements.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from zoo import files
 from zoo.data.check.headers import Header
 from zoo.data.pixels import MappedRows, Pixels
 from zoo.errors import WriteError
+from zoo_runtime.workshop import usable_cores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -133,7 +133,7 @@ def _measure_all(pixels: Pixels, shape: tuple[int, int], progress: Callable[[int
         values[block] = _measured(rows[block])
         return len(block)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         done = 0
         for count in pool.map(work, blocks):
             done += count

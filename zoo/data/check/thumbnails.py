@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.pixels import MappedRows, Pixels
+from zoo_runtime.workshop import usable_cores
 
 SIDE = 32
 # The name changes with the rule, so that thumbnails by an older rule are not used.
@@ -64,7 +65,7 @@ def _fill(array: npt.NDArray[np.uint8], pixels: Pixels, *, padded: bool) -> None
             array[place] = thumbnail(without_border(picture) if padded else picture)
         written.touched(array[places[0] : places[-1] + 1].nbytes)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(work, range(0, len(array), BLOCK)))
     rows.release()
     written.release()
