@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import gc
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from PIL import Image
 
 from zoo_runtime import Predictor
 from zoo_runtime.cli import main
+from zoo_runtime.cli.serve import read_token
 
 for needed in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "jsonschema"):
     pytest.importorskip(needed, reason="needs the extra `serve`, and jsonschema")
@@ -164,10 +166,29 @@ def test_formats_limit_what_is_read(model, red):
     client = client_of(Service({"tiny": served}, LIMITS))
     assert client.post("/predict", content=red, headers=JPEG).status_code == 200
     refused = client.post("/predict", content=png(), headers=JPEG)
-    assert refused.status_code == 415 and "--formats jpeg,png reads it" in refused.json()["message"]
+    assert refused.status_code == 415 and "zoo-runtime serve --formats jpeg,png reads it" in refused.json()["message"]
     options = argparse.ArgumentParser()
     command.add_arguments(options)
     assert options.parse_args(["m", "--formats", "jpeg,png"]).formats == ("jpeg", "png")
+
+
+@pytest.mark.parametrize(
+    "content, help_",
+    [
+        (bytes(range(1, 200)), "zoo-runtime serve --formats default,tga also reads TGA"),
+        (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "zoo-runtime serve --formats default,jpeg2000 reads it"),
+        (png((200, 100)), "zoo-runtime serve --max-pixels 20000 reads it"),
+    ],
+)
+def test_errors_name_options_of_the_command_and_no_arguments_of_python(client, content, help_):
+    text = base64.b64encode(content).decode()
+    request = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}]}
+    messages = client.post("/predict", content=content, headers=JPEG).json()["message"], infer_error(client, request)
+    assert all(help_ in message and "formats=" not in message for message in messages)
+
+
+def infer_error(client, request) -> str:
+    return client.post("/v2/models/tiny/infer", json=request).json()["error"]
 
 
 def test_a_form_with_two_files_or_many_parts_is_refused(client, red):
@@ -227,6 +248,21 @@ async def ask(service: Service, messages, headers=(), path="/predict", wait: flo
         return None, {}, {}
     body = b"".join(message.get("body", b"") for message in sent[1:])
     return sent[0]["status"], dict(sent[0]["headers"]), json.loads(body)
+
+
+def test_the_body_of_a_refused_request_is_forgotten_at_once(model):
+    """An error that holds a frame which holds the error would keep 20 MB until Python looks for such circles."""
+    service = serve(model, limits=replace(LIMITS, body=3_000_000))
+    asyncio.run(ask(service, iter([b"x", b"", None])))
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        status, _, _ = asyncio.run(ask(service, iter([b"x" * 2_000_000, b"", None])))
+        assert status == 415 and tracemalloc.get_traced_memory()[0] < 1e6
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 CHUNKED = [(b"transfer-encoding", b"chunked")]
@@ -450,13 +486,13 @@ def test_health_and_metadata(client, service):
 
 
 def test_tensors_flat_and_nested(client, model):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 24, 32, 3), np.uint8)
     expected = Predictor(str(model)).probabilities(pixels)
     answer = infer(client, {"id": "7", **tensor(pixels)})
     assert answer["id"] == "7" and answer["model_name"] == "tiny"
     (output,) = answer["outputs"]
-    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [2, 3])
-    assert np.allclose(np.reshape(output["data"], (2, 3)), expected, atol=1e-6)
+    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [9, 3])
+    assert np.allclose(np.reshape(output["data"], (9, 3)), expected, atol=1e-6)
     nested = infer(client, tensor(pixels, data=pixels.tolist()) | {"outputs": [{"name": "probabilities"}]})
     assert nested["outputs"] == answer["outputs"] and "id" not in nested
 
@@ -520,10 +556,51 @@ def test_a_long_text_among_the_numbers_takes_no_memory(client):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"inputs": ' + b"1" * 5000 + b"}"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 9_000, b'{"inputs": ' + b"1" * 5000 + b"}"])
 def test_what_is_not_json(client, content):
     answer = client.post("/v2/models/tiny/infer", content=content)
     assert answer.status_code == 400 and set(answer.json()) == {"error"}
+
+
+def test_json_takes_little_memory(model):
+    """As objects, these would take 7 to 27 times the size of the request."""
+    client = client_of(serve(model, limits=replace(LIMITS, body=5_000_000)))
+    start = b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [64, 24, 32, 3], "data": ['
+    bodies = {
+        b"[" + b"{}," * 1_600_000 + b"1]": 413,
+        b"[" + b'{"":1},' * 700_000 + b"1]": 413,
+        start + b"[9]," * 1_200_000 + b"[9]]}]}": 400,
+        start + b"999," * 1_200_000 + b"9]}]}": 400,
+        start + b'"",' * 1_600_000 + b"9]}]}": 413,
+        start + b"999," * (64 * 24 * 32 * 3 - 1) + b"9]}]}": 400,
+    }
+    for body, status in bodies.items():
+        tracemalloc.start()
+        try:
+            answer = client.post("/v2/models/tiny/infer", content=body)
+            # The client of the tests holds a request a few times too.
+            assert answer.status_code == status and tracemalloc.get_traced_memory()[1] < 6 * 5e6
+        finally:
+            tracemalloc.stop()
+        assert status == 400 or "more than 10,000 values" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "old, new, part",
+    [
+        ("0]", "0 0]", "not JSON"),
+        ("0]", "00]", "not JSON"),
+        ("0]", "0,]", "as 'shape' says"),
+        ("0, 0], [", "0, 0], 0[", "as 'shape' says"),
+        ("0, 0], [0", "0], [0, 0", "as 'shape' says"),
+        ("0]", "0x]", "not JSON"),
+    ],
+)
+def test_nested_numbers_are_read_strictly(client, old, new, part):
+    text = json.dumps(tensor(PIXELS, data=PIXELS.tolist()))
+    assert client.post("/v2/models/tiny/infer", content=text).status_code == 200
+    answer = client.post("/v2/models/tiny/infer", content=text.replace(old, new, 1).encode())
+    assert answer.status_code == 400 and part in answer.json()["error"]
 
 
 def test_errors_of_the_protocol_have_its_form(client):
@@ -662,7 +739,7 @@ def test_names_of_models(tmp_path):
 
 @pytest.mark.parametrize(
     "content, part",
-    [("short", "at least 16"), ("with a space in between it", "without spaces"), (None, "cannot be read")],
+    [("short", "16 to 4096"), ("with a space in between it", "without spaces"), (None, "cannot be read")],
 )
 def test_tokens_that_are_refused(model, tmp_path, capsys, content, part):
     path = tmp_path / "token"
@@ -670,6 +747,28 @@ def test_tokens_that_are_refused(model, tmp_path, capsys, content, part):
         path.write_text(content + "\n")
     assert main(["serve", str(model), "--token-file", str(path), "--port", "0"]) == 2
     assert part in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_token_files_that_are_none_do_not_stop_the_start(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("zoo_runtime.cli.serve._PIPE_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_text("x" * 20_000)
+    parts = {tmp_path / "pipe": "nobody has written", "/dev/zero": "is a device", tmp_path / "long": "more than 4096"}
+    for path, part in parts.items():
+        assert main(["serve", str(model), "--token-file", str(path), "--port", "0"]) == 2
+        error = capsys.readouterr().err
+        assert part in error and "chmod 600 /dev" not in error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_token_comes_through_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("a-very-secret-token\n"))
+    writer.start()
+    assert read_token(str(pipe)) == "a-very-secret-token"
+    writer.join(10)
 
 
 @pytest.mark.parametrize(
@@ -751,11 +850,14 @@ def test_a_new_file_that_fails_leaves_the_old_one(service, client, model, graph,
 
 def test_a_pipe_in_place_of_the_file_does_not_stop_the_search_for_new_ones(service, client, model, graph, info):
     held = service.models["tiny"]
+    held.path = str(model.parent)
     model.unlink()
+    assert not held.changed() and "not there" in held.problem
     os.mkfifo(model)
     assert not held.changed() and not held.changed()
-    assert "not there" in client.get("/models").json()["models"][0]["problem"]
+    assert "is a pipe or a device" in client.get("/models").json()["models"][0]["problem"]
     model.unlink()
+    assert not held.changed() and "not there" in held.problem
     replaced(model, other(graph, info))
     held.changed()
     assert held.changed() and held.take_up() == "taken"
@@ -767,7 +869,7 @@ def test_the_same_content_at_another_time_is_no_new_model(service, model, model_
     assert not tiny.changed() and tiny.changed() and tiny.take_up() == "same" and not tiny.changed()
 
 
-def test_the_service_looks_by_itself(service, model, graph, info, red, monkeypatch):
+def test_the_service_looks_by_itself(service, model, graph, info, red, monkeypatch, capsys):
     monkeypatch.setattr("zoo_runtime._service.app._LOOK_SECONDS", 0.02)
     with client_of(service) as client:
         replaced(model, other(graph, info))
@@ -786,3 +888,4 @@ def test_the_service_looks_by_itself(service, model, graph, info, red, monkeypat
         while samples(client).get(("zoo_model_reloads_total", "tiny", "refused")) != 1:
             assert time.monotonic() < end
             time.sleep(0.02)
+    assert "the new file has other classes: 3 (3 before)" in capsys.readouterr().err

@@ -342,3 +342,64 @@ def test_other_commands_do_not_wait_for_the_packages_of_the_service(model, pictu
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert "onnxruntime" in loaded
     assert not loaded & {"starlette", "uvicorn", "prometheus_client", "asyncio", "zoo_runtime._service"}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_stops_neither_answers_nor_the_search_for_new_files(model, graph, info, red, tmp_path):
+    port = free_port()
+    command = [sys.executable, "-c", "from zoo_runtime.cli import run; run()", "serve", str(model), "--log-requests"]
+    with open("/dev/full", "w") as full, open(tmp_path / "errors", "w+") as errors:
+        service = subprocess.Popen([*command, "--port", str(port)], stdout=full, stderr=errors)
+        try:
+            until(lambda: can_connect(port))
+            new = model.with_name("new")
+            new.write_bytes(graph(replace(info, classes=("purple", "green", "blue")).to_metadata()))
+            new.replace(model)
+            until(lambda: b"purple" in get(port, "/models")[1])
+        finally:
+            service.terminate()
+            service.wait(10)
+    said = (tmp_path / "errors").read_text()
+    assert said.count("the log of requests cannot be written (No space left on device)") == 1
+    assert "a new file answers now" in said and "Traceback" not in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no such limit")
+@pytest.mark.parametrize("soft, hard, warned", [(64, 4096, False), (360, 360, True)])
+def test_few_open_files_neither_stop_the_service_nor_fill_the_disk(model, tmp_path, soft, hard, warned):
+    import resource
+
+    with open(tmp_path / "errors", "w+") as errors:
+        code = "from zoo_runtime.cli import run; run()"
+        port = free_port()
+        service = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", str(model), "--port", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
+        )
+        try:
+            until(lambda: can_connect(port))
+            with contextlib.ExitStack() as stack:
+                many = [stack.enter_context(connect(port)) for _ in range(400)]
+                time.sleep(0.5)
+                for client in many[:40]:
+                    client.close()
+                until(lambda: get(port, "/v2/health/live")[0] == 200)
+        finally:
+            service.terminate()
+            service.wait(10)
+    said = (tmp_path / "errors").read_text()
+    assert ("only 40 clients can connect" in said) is warned
+    assert said.count("\n") == warned, said[:1000]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
+def can_connect(port: int) -> bool:
+    with contextlib.suppress(OSError), connect(port):
+        return True
+    return False

@@ -69,7 +69,8 @@ def refusal(error: PictureError, place: str = "") -> Refused:
         place: Which picture it is, such as "picture 3: ", if the request has several.
     """
     message = str(error).removeprefix("the file given: ")
-    message = with_option_names(message) if isinstance(error, (NotAPicture, PictureTooLarge)) else message
+    # Whoever asks over HTTP has no `Predictor`: what helps is an option of the command.
+    message = with_option_names(message).replace("; --", "; zoo-runtime serve --")
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 422)
     return Refused(status, type(error).__name__, place + message)
 

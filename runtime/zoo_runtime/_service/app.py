@@ -27,6 +27,7 @@ from .limits import Limits, Refused
 from .metrics import CONTENT_TYPE, Metrics
 from .models import Model, return_memory
 from .openapi import document
+from .output import say
 from .workers import Workers
 
 _PAGE = {
@@ -264,24 +265,33 @@ class Service:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             again, self.state.look_again = self.state.look_again, False
+            if self.held.forgotten > self.limits.body:
+                self.held.forgotten = 0
+                await loop.run_in_executor(self._opener, return_memory)
             for model in self.models.values():
                 try:
                     await loop.run_in_executor(self._opener, self._look, model, again)
                 except Exception as error:
                     # The files that are open go on answering, whatever is wrong with the disk.
-                    print(f"warning: {model.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                    say(f"warning: {model.name}: {type(error).__name__}: {error}", sys.stderr)
 
     def _look(self, model: Model, again: bool) -> None:
-        before = model.problem
+        before, classes = model.problem, model.current.alone.info.classes
         if (model.changed() and self.watch) or again:
             outcome = model.take_up()
             return_memory()
             if outcome == "taken":
-                print(f"{model.name}: a new file answers now, version {model.current.version}", flush=True)
+                say(f"{model.name}: a new file answers now, version {model.current.version}")
+                now = model.current.alone.info.classes
+                if now != classes:
+                    say(
+                        f"warning: {model.name}: the new file has other classes: {len(now)} ({len(classes)} before)",
+                        sys.stderr,
+                    )
             if outcome in ("taken", "refused"):
                 self.metrics.reloads.labels(model.name, outcome).inc()
         if model.problem is not None and model.problem != before:
-            print(f"warning: {model.name}: {model.problem}", file=sys.stderr, flush=True)
+            say(f"warning: {model.name}: {model.problem}", sys.stderr)
         self._measure(model)
 
 

@@ -22,12 +22,18 @@ HOW = (
 
 
 class Held:
-    """Counts the bytes of all requests that are being received or wait, and refuses what would be too many."""
+    """Counts the bytes of all requests that are being received or wait, and refuses what would be too many.
+
+    Attributes:
+        bytes: The bytes that are held now.
+        forgotten: The bytes of requests that have ended. Whoever returns their memory to the system sets it to 0.
+    """
 
     def __init__(self, limits: Limits, workers: Workers) -> None:
         self._limits = limits
         self._workers = workers
         self.bytes = 0
+        self.forgotten = 0
 
     @contextlib.contextmanager
     def reading(self, request: Request) -> Iterator[Reading]:
@@ -37,6 +43,7 @@ class Held:
             yield reading
         finally:
             self.bytes -= reading.taken
+            self.forgotten += reading.taken
 
     def check(self, size: int) -> None:
         """Check that some more bytes may be held.

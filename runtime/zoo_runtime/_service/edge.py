@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._print import one_line
 from .limits import ClientGone, Limits, Refused
 from .metrics import Metrics
+from .output import say
 
 if TYPE_CHECKING:
     from .app import State
@@ -91,6 +92,8 @@ class Edge:
         except ClientGone:
             exchange.gone = True
         except Refused as error:
+            # The frames of the error hold the body, which must not be kept while the client is slow to read the answer.
+            error.__traceback__ = error.__context__ = None
             await exchange.refuse(error)
         except asyncio.CancelledError:
             if not self._state.draining:
@@ -102,7 +105,7 @@ class Edge:
         except HTTPException as error:
             await exchange.refuse(Refused(error.status_code, "HttpError", str(error.detail), error.headers))
         except Exception:
-            print(f"error: a fault of the service itself:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+            say(f"error: a fault of the service itself:\n{traceback.format_exc()}", sys.stderr)
             if exchange.status is not None:
                 raise
             message = "The service has a fault. Its standard error says more; please report it."

@@ -21,9 +21,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import Service
 from .limits import Limits
+from .output import LogHandler
 
 _KEEP_ALIVE_SECONDS = 15
 _WRITE_SECONDS = 30.0
+# asyncio accepts this many connections in one step. The refused ones are closed a few steps later.
+_BACKLOG = 64
+_BEING_REFUSED = 4 * _BACKLOG
+# What the process opens besides connections: its libraries, new files, and the output.
+_OTHER_FILES = 64
 
 
 def connection_type(limits: Limits) -> type[H11Protocol]:
@@ -123,6 +129,7 @@ class Server(uvicorn.Server):
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=1,
+            backlog=_BACKLOG,
         )
         super().__init__(config)
         self._service = service
@@ -167,6 +174,32 @@ class Server(uvicorn.Server):
         if state.draining and (not state.requests or time.monotonic() > self._end):
             return True
         return await super().on_tick(counter)
+
+
+def connections_allowed(wanted: int) -> int:
+    """Return how many connections may be open, so that the process never has more files open than the system allows.
+
+    asyncio would then write a traceback for each connection that it cannot accept, thousands in a second. The limit of
+    the process is raised, if the system allows it.
+
+    Args:
+        wanted: The number of connections, 1 or more.
+
+    Returns:
+        `wanted`, or less where the system allows fewer open files; at least 1.
+    """
+    try:
+        import resource
+    except ImportError:
+        return wanted
+    needed = wanted + _BEING_REFUSED + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _BEING_REFUSED - _OTHER_FILES))
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -217,7 +250,7 @@ def request_log(wanted: bool) -> Iterator[Callable[[str], None] | None]:
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logger = logging.Logger("zoo_runtime.serve", logging.INFO)
     logger.addHandler(QueueHandler(lines))
-    listener = QueueListener(lines, logging.StreamHandler(sys.stdout))
+    listener = QueueListener(lines, LogHandler(sys.stdout))
     listener.start()
     try:
         yield logger.info

@@ -93,7 +93,11 @@ class Workers:
         finally:
             gone.cancel()
         if answer in done:
-            return answer.result()
+            try:
+                return answer.result()
+            finally:
+                # An error holds this frame, and this frame holds the error: the body would stay until Python looks.
+                del answer, future, futures, done
         answer.cancel()
         if gone in done:
             raise ClientGone

@@ -6,7 +6,12 @@ import argparse
 import contextlib
 import os
 import re
+import select
+import shlex
+import stat
 import sys
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .options import (
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Answer pictures over HTTP, with a page to try it: zoo-runtime serve model.onnx, or NAME=model.onnx ..."
 TOKEN_VARIABLE = "ZOO_RUNTIME_TOKEN"
+_LONGEST_TOKEN = 4096
+_PIPE_SECONDS = 5.0
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -102,10 +109,20 @@ def run(options: argparse.Namespace) -> int:
 def _limits(options: argparse.Namespace) -> Limits:
     from .._cores import usable_cores
     from .._service.limits import Limits
+    from .._service.output import say
+    from .._service.server import connections_allowed
 
     limits = Limits(options.concurrency or usable_cores(), queue=options.queue, seconds=options.timeout)
+    allowed = connections_allowed(limits.connections)
+    if allowed < limits.connections:
+        say(
+            f"warning: only {allowed} clients can connect at the same time, not {limits.connections}, because the "
+            "system allows few open files. Run: ulimit -n 1024.",
+            sys.stderr,
+        )
+        limits = replace(limits, connections=allowed)
     if options.max_body:
-        limits = Limits(**{**vars(limits), "body": options.max_body, "held": max(limits.held, 2 * options.max_body)})
+        limits = replace(limits, body=options.max_body, held=max(limits.held, 2 * options.max_body))
     return limits
 
 
@@ -125,21 +142,21 @@ def _open(name: str, path: str, options: argparse.Namespace, limits: Limits) -> 
 def _announce(models: dict[str, Model], access: Access, addresses: list[Any]) -> None:
     """Say what is served where, and warn loudly if strangers can use it."""
     from .._service.access import is_loopback
+    from .._service.output import say
 
     for name, model in models.items():
         info = model.current.alone.info
-        print(f"{name}: {len(info.classes)} classes, version {model.current.version}, from {model.path}")
+        say(f"{name}: {len(info.classes)} classes, version {model.current.version}, from {model.path}")
     for address in addresses:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         everywhere = " (every network address of this machine)" if address[0] in ("0.0.0.0", "::") else ""
-        print(f"listening at http://{host}:{address[1]}/{everywhere}", flush=True)
+        say(f"listening at http://{host}:{address[1]}/{everywhere}")
     if access.token is None and not all(is_loopback(address[0]) for address in addresses):
-        print(
+        say(
             "WARNING: everybody who can reach this machine over the network can use the service, because there is no "
             "token.\n"
             "WARNING: To ask for one: openssl rand -hex 32 > token; chmod 600 token; then add --token-file token.",
-            file=sys.stderr,
-            flush=True,
+            sys.stderr,
         )
 
 
@@ -175,21 +192,48 @@ def read_token(path: str | None) -> str | None:
     else:
         place = repr(path)
         try:
-            with open(path, encoding="ascii", errors="surrogateescape") as stream:
-                token = stream.read(10_000)
-                mode = os.fstat(stream.fileno()).st_mode
+            token = _first_characters(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"the token file {path!r} cannot be read: {reason}.") from None
-        if os.name == "posix" and mode & 0o004:
-            print(f"warning: other users can read the token. Run: chmod 600 {path}", file=sys.stderr)
     token = token.strip()
-    if len(token) < SHORTEST_TOKEN or not re.fullmatch(r"[!-~]+", token):
+    if not SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN or not re.fullmatch(r"[!-~]+", token):
+        received = f"more than {_LONGEST_TOKEN}" if len(token) > _LONGEST_TOKEN else f"{len(token)}"
         raise ValueError(
-            f"the token in {place} must have at least {SHORTEST_TOKEN} letters, digits or signs, without spaces. "
-            f"Received: {len(token)} characters. Make one: openssl rand -hex 32 > token."
+            f"the token in {place} must have {SHORTEST_TOKEN} to {_LONGEST_TOKEN} letters, digits or signs, without "
+            f"spaces. Received: {received} characters. Make one: openssl rand -hex 32 > token."
         )
     return token
+
+
+def _first_characters(path: str) -> str:
+    """Return what a token file holds, or more characters than a token may have. Warn if other users can read it.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be read.
+        ValueError: If it is a device, or a pipe into which nobody writes.
+    """
+    with open(path, "rb", buffering=0, opener=_without_waiting) as stream:
+        mode = os.fstat(stream.fileno()).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise ValueError("it is a device, not a file")
+        if stat.S_ISREG(mode) and os.name == "posix" and mode & 0o004:
+            print(f"warning: other users can read the token. Run: chmod 600 {shlex.quote(path)}", file=sys.stderr)
+        content, end = b"", time.monotonic() + _PIPE_SECONDS
+        # Spaces at the end, such as the end of a line, are no part of the token.
+        while len(content) <= _LONGEST_TOKEN + 100:
+            if stat.S_ISFIFO(mode) and not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise ValueError(f"it is a pipe, and nobody has written a token into it within {_PIPE_SECONDS:g} s")
+            part = stream.read(_LONGEST_TOKEN)
+            if not part:
+                break
+            content += part
+    return content.decode("ascii", "surrogateescape")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file. Opening a pipe would otherwise wait until somebody writes into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def port(text: str) -> int:

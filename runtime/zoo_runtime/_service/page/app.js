@@ -6,6 +6,7 @@ const FEW = 5;
 const MOST_NAMED = 3;
 const FRAME_MS = 350;
 const FRAME_SIDE = 960;
+const AGAIN = [0, 408, 503];   // the same picture may have an answer later
 
 let models = [];
 let limits = { body: Infinity, seconds: 30 };
@@ -101,7 +102,8 @@ async function classify(picture, live = false) {
   try {
     if (picture.size > limits.body) {
       const mb = (size) => (size / 1e6).toFixed(1);
-      throw new Failed(413, `The file has ${mb(picture.size)} MB, but the service takes at most ${mb(limits.body)} MB.`);
+      throw new Failed(413, `The file has ${mb(picture.size)} MB, but the service takes at most ${mb(limits.body)} MB. `
+        + "Choose a smaller one, or raise --max-body of the service.");
     }
     const answer = await ask(`predict/${encodeURIComponent(model().name)}`, {
       method: "POST", body: picture, headers: { "Content-Type": "application/octet-stream" },
@@ -109,7 +111,7 @@ async function classify(picture, live = false) {
     if (number === asked) show(answer);
   } catch (error) {
     if (error.status === 401) return askForToken(true);
-    if (number === asked) showError(error.message);
+    if (number === asked) showError(error.message, AGAIN.includes(error.status));
   } finally {
     if (number === asked) $("stage").classList.remove("busy");
   }
@@ -123,7 +125,7 @@ function percent(value) {
 
 function show(answer) {
   shown = answer;
-  $("error").hidden = true;
+  $("error").hidden = $("again").hidden = true;
   const best = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1])[0][0];
   let title = answer.label, kicker = "Answer", note = "";
   if (answer.unknown) {
@@ -185,13 +187,21 @@ function bars() {
 // What went wrong before the service was asked, so that the last answer still holds.
 function say(message) {
   const sentence = message[0].toUpperCase() + message.slice(1);
-  $("error").textContent = /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
+  // A line must not end within the name of an option.
+  const parts = (/[.!?]$/.test(sentence) ? sentence : `${sentence}.`).split(/(--[a-z-]+)/);
+  $("error").replaceChildren(...parts.map((text, index) => {
+    const part = document.createElement(index % 2 ? "code" : "span");
+    part.textContent = text;
+    return part;
+  }));
   $("error").hidden = false;
 }
 
-function showError(message) {
+function showError(message, again) {
   shown = null;
   say(message);
+  $("again").hidden = !(again && last);
+  $("no-preview").textContent = "This browser cannot show the file.";
   set("kicker", "Answer");
   set("verdict", "No answer");
   $("note").hidden = $("outlier").hidden = $("more").hidden = true;
@@ -205,6 +215,7 @@ function take(picture) {
   url = URL.createObjectURL(picture);
   $("empty").hidden = true;
   $("no-preview").hidden = true;
+  $("no-preview").textContent = "This browser cannot show the file. The service may still read it.";
   const preview = $("preview");
   preview.alt = picture.name ? `The picture ${picture.name}` : "The picture that you pasted";
   preview.hidden = false;
@@ -285,11 +296,15 @@ $("model").addEventListener("change", () => {
   describe();
   if (last) classify(last);
 });
+$("again").addEventListener("click", () => { if (last) classify(last); });
 $("more").addEventListener("click", () => { all = !all; bars(); });
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem("token", $("token").value.trim());
+  const token = $("token").value.trim();
   $("token").value = "";
+  // A browser cannot send other characters, and no token has them.
+  if (!/^[!-~]+$/.test(token)) return askForToken(true);
+  sessionStorage.setItem("token", token);
   start();
 });
 
