@@ -245,8 +245,8 @@ def test_a_file_in_place_of_a_folder_and_a_folder_that_is_not_there(model, pictu
     with pytest.raises(PictureNotFound, match="is a file, not a folder"):
         list(Predictor(model).predict_folder(pictures / "red.jpg"))
     for words, said in (
-        (["--watch-folder", pictures / "red.jpg"], "is a file. Give the folder"),
-        (["--watch-folder", tmp_path / "gone"], "does not exist. Make it first"),
+        (["--watch-folder", pictures / "red.jpg"], "is a file, not a folder. `zoo-runtime predict` labels it."),
+        (["--watch-folder", tmp_path / "gone"], "does not exist. Make it first."),
         (["--watch-folder", pictures, "--once", "--csv", tmp_path / "no" / "x.csv"], "no'; make it first"),
     ):
         assert main(["watch", str(model), *map(str, words)]) == 1

@@ -39,13 +39,15 @@ def page(browser):
 def test_a_busy_service_is_asked_again(model, pictures, page, monkeypatch):
     with running(model) as (service, port):
         page.goto(f"http://127.0.0.1:{port}/")
+        # The page is ready when it knows the models.
+        page.wait_for_selector("#work:visible")
         monkeypatch.setattr(service.workers, "admitted", LIMITS.concurrency + LIMITS.queue)
         page.set_input_files("#file", pictures / "red.jpg")
         page.wait_for_selector("#again:visible")
         assert "The service is busy" in page.inner_text("#error")
         service.workers.admitted = 0
         page.click("#again")
-        page.wait_for_function("document.getElementById('verdict').textContent === 'red'")
+        page.wait_for_selector("#verdict:text-is('red')")
         assert page.is_hidden("#again") and page.is_hidden("#error")
 
 
@@ -54,6 +56,7 @@ def test_what_is_no_picture(model, page, tmp_path):
     odd.write_bytes(bytes(range(1, 200)))
     with running(model) as (_, port):
         page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("#work:visible")
         page.set_input_files("#file", odd)
         page.wait_for_selector("#error:visible")
         text = page.inner_text("#error")

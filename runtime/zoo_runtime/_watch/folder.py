@@ -90,8 +90,9 @@ class FolderLoop:
         say: Say = lambda _: None,
     ) -> None:
         if not os.path.isdir(folder):
-            is_file = os.path.exists(folder)
-            reason = "is a file, not a folder. `zoo-runtime predict` labels it" if is_file else "does not exist"
+            reason = "does not exist. Make it first"
+            if os.path.exists(folder):
+                reason = "is a file, not a folder. `zoo-runtime predict` labels it"
             raise PictureNotFound(f"the folder to watch, {folder!r}, {reason}.")
         self._predictor = predictor
         self._folder = folder
