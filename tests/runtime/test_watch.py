@@ -443,7 +443,13 @@ def test_signals_end_cleanly(model, tmp_path, number, code):
     table = tmp_path / "t.csv"
     command = [sys.executable, "-m", "zoo_runtime.cli", "watch", str(model), "--camera", "-", "--csv", str(table)]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background of a shell ignores Ctrl-C, and so would the process.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     process.stdin.buffer.write(jpeg(RED))
     process.stdin.buffer.flush()

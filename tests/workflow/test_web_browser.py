@@ -246,6 +246,8 @@ def test_what_cannot_be_read_is_said_and_the_page_goes_on(browser, served, write
         assert page.inner_text("#message").startswith(f"{name}: ") and not page.is_visible("#result")
     give(page, "good.jpg", plain((250, 10, 10), "JPEG"))
     assert page.inner_text("#label") == CLASSES[0] and not page.is_visible("#message")
+    # Newest first: the good picture, and two files that no browser can show.
+    until(lambda: [picture.is_visible() for picture in page.locator("#list img").all()[:3]] == [True, False, False])
 
 
 def test_profiles_and_gamma_do_not_change_the_pixels(browser, served, write):

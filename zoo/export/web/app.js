@@ -80,6 +80,8 @@ function remember(entry) {
   entry.picture = new Image();
   entry.picture.alt = "";
   entry.picture.src = entry.url;
+  // A file that the browser cannot show would have the icon of a broken picture.
+  entry.picture.addEventListener("error", () => { entry.picture.style.visibility = "hidden"; });
   entry.caption = document.createElement("span");
   entry.caption.textContent = "…";
   entry.button.append(entry.picture, entry.caption);
