@@ -55,6 +55,7 @@ def environment_of_a_user(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_example_plugin_installs_lists_passes_its_test_trains_and_goes(environment_of_a_user, photos, tmp_path):
     files = files_of(REPOSITORY / "docs" / "plugins.md")
     assert set(files) == {"pyproject.toml", "zoo_quick.py", "test_zoo_quick.py"}

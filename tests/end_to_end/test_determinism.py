@@ -39,6 +39,7 @@ cli.run()
 """
 
 
+@pytest.mark.slow
 def test_another_place_and_other_decoding_threads_give_the_same_weights(zoo, photos, tmp_path, monkeypatch):
     digests = []
     for place, threads in (("here", 1), ("there", 5)):

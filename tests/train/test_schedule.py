@@ -228,6 +228,7 @@ def test_files_accept_the_old_names_of_fields(plugins, tmp_path, old, new, value
         schedule_tools.find(str(path), plugins)
 
 
+@pytest.mark.slow
 def test_a_file_of_phases_trains(zoo, photos, tmp_path):
     import json
 

@@ -27,6 +27,7 @@ def weights_of(run):
     return [weight.tobytes() for weight in model.get_weights()]
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_to_the_same_bytes(zoo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     digits = load_digits(n_class=3)

@@ -216,6 +216,7 @@ def test_a_glance_at_a_run_does_not_keep_a_process_away_from_it(tmp_path):
         release.join()
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_finished_meanwhile_is_not_trained_again(zoo, train, monkeypatch):
     with monkeypatch.context() as patch:
         raise_at(patch, SafePoints, "save", 1, interrupt)

@@ -343,6 +343,7 @@ def test_views_that_mix_labels_bring_them(tmp_path):
     assert np.abs(read[0] - direct).max() <= 1e-4 * np.abs(direct).max()
 
 
+@pytest.mark.slow
 def test_from_the_command(zoo, photos, tmp_path):
     arguments = ("finetune", "mnist_convnet", "--data", photos, "--size", 32, "--schedule", "head-only")
     arguments += ("--allow-chance",)
