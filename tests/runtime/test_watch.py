@@ -389,11 +389,14 @@ def test_a_missing_package_is_named(watch, monkeypatch, camera, module, words):
     ],
 )
 def test_a_camera_that_is_not_there(watch, camera, words):
+    if camera.isdigit():
+        pytest.importorskip("cv2", reason="needs the extra [camera]")
     code, _, err = watch("--camera", camera)
     assert code == 1 and words in err[-1] and err[-1].startswith("error: ")
 
 
 def test_a_file_that_is_no_video(watch, tmp_path):
+    pytest.importorskip("cv2", reason="needs the extra [camera]")
     (tmp_path / "x.mp4").write_text("no video")
     assert "cannot be read as a video" in watch("--camera", tmp_path / "x.mp4")[2][-1]
 
