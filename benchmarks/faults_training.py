@@ -61,6 +61,7 @@ SAVE = "zoo.train.safe_points:SafePoints.write"
 FEATURES = "zoo.train.frozen.backbone:FeatureSession.__call__"
 EXPORT = "zoo.workflow.finished_graph:finish_graph"
 REPORT = "zoo.workflow.page:write"
+KILLED = "nothing from zoo, and `Killed` from the shell; the run has ended. `zoo resume RUN` continues it"
 _alone = threading.Lock()
 
 
@@ -424,7 +425,7 @@ def sigterm_export(place: Place) -> Ran:
 @fault(
     GROUP,
     "the system kills the process because the memory is full, or `kill -9` (SIGKILL)",
-    silent="nothing from zoo, and `Killed` from the shell; the run has ended. `zoo resume RUN` continues it",
+    silent=KILLED,
 )
 def out_of_memory(place: Place) -> Ran:
     ran = place.run(*training(place), before=at(STEP, 12, "send(signal.SIGKILL)"))
@@ -453,7 +454,7 @@ def container(megabytes: int) -> Iterator[Sequence[str]]:
 @fault(
     GROUP,
     "a container has too little memory",
-    silent="nothing from zoo, and `Killed` from the shell; the run has ended. `zoo resume RUN` continues it",
+    silent=KILLED,
 )
 def out_of_memory_in_container(place: Place) -> Ran:
     with container(2000) as limited:

@@ -51,7 +51,7 @@ def cpu_quota(proc: str = PROC) -> float | None:
     quotas: list[float] = []
     with contextlib.suppress(OSError, ValueError):
         for folder, top in _groups(proc):
-            while True:
+            while len(folder) >= len(top):
                 quotas += _quota_of(folder)
                 if folder == top:
                     break
@@ -73,7 +73,7 @@ def _groups(proc: str) -> Iterator[tuple[str, str]]:
         kind, _, options = after.split(" ", 2)
         if kind not in groups or (kind == "cgroup" and "cpu" not in options.split(",")):
             continue
-        root, top = (_unescaped(field) for field in before.split(" ")[3:5])
+        root, top = (os.path.normpath(_unescaped(field)) for field in before.split(" ")[3:5])
         inside = os.path.relpath(groups[kind], root)
         # A container may see its own group as the top, while its path counts from the top of the machine.
         visible = os.path.normpath(os.path.join(top, inside))

@@ -94,6 +94,12 @@ CASES = {
         {"my groups/cpu.max": "75000 100000\n"},
         0.75,
     ),
+    "a mount point with a detour": (
+        "0::/a\n",
+        {"sys/./groups rw - cgroup2 cgroup2 rw": "/"},
+        {"sys/groups/a/cpu.max": "50000 100000\n"},
+        0.5,
+    ),
     "damaged files": ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "soon\n"}, None),
     "damaged tables": ("nonsense\n", V2, {"sys/fs/cgroup/cpu.max": "100000 100000\n"}, None),
 }

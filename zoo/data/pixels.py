@@ -37,13 +37,7 @@ from zoo.data.memory import MappedRows, create, memory_limit
 from zoo.data.sources import Picture
 from zoo.errors import DataError, UnreadablePictures
 from zoo_runtime import MAX_PIXELS, ImageSpec, PictureError, PictureNotFound, PictureTooLarge
-from zoo_runtime.workshop import (
-    conversion_advice,
-    format_pixels,
-    parse_pixels,
-    versions,
-    with_option_names,
-)
+from zoo_runtime.workshop import conversion_advice, format_pixels, parse_pixels, versions, with_option_names
 
 BAD_FRACTION = 0.20
 CACHE_BYTES = 8 << 30
