@@ -39,7 +39,7 @@ MAX_THREADS = 256
 TUNED_SCHEMA = 2
 # See benchmarks/threads.py. Versions of ONNX Runtime before 1.26 ignore it, and spin much longer.
 SPIN_MICROSECONDS = "10"
-# Work is handed out in smaller and smaller blocks, so that a thread whose core another program uses holds up less of it.
+# Work is handed out in smaller and smaller blocks: a thread whose core another program uses then holds up less of it.
 BLOCKS_PER_THREAD = "4"
 
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
