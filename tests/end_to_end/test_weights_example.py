@@ -7,11 +7,12 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from torch_files import plain, torch_module, write_legacy
 
-from zoo import backend, config
+from zoo import backend, config, runs
 from zoo.plugin import registry
 from zoo.reporter import Reporter
 from zoo.train.weights_file import load_weights
@@ -66,6 +67,8 @@ def test_the_example_loads_and_decides_how_pictures_are_resized(quick, photos, m
     assert "Pictures are resized as these weights prefer: crop:0.875, bicubic" in heard
     assert any("CC-BY-NC-4.0, forbids commercial use" in text for text in resolved.warnings)
     record = resolved.weights.record
+    schema = json.loads((Path(runs.__file__).parent / "run.schema.json").read_text("utf-8"))
+    jsonschema.validate(record, {**schema["$defs"]["Weights"], "$defs": schema["$defs"], "additionalProperties": False})
     assert record["package"] == "quick-weights 1.0" and record["commercial_use"] is False and record["url"] is None
     file = resolved.weights.file
     keras = backend.start()
@@ -83,7 +86,7 @@ def test_the_example_loads_and_decides_how_pictures_are_resized(quick, photos, m
     heard.clear()
     explicit = config.resolve(request(photos, resize="squash"), registry.load(), Listener())
     assert (explicit.spec.resize, explicit.spec.filter) == ("squash", "bicubic")
-    assert any("prefer --resize crop:0.875; --resize squash is used" in text for text in heard)
+    assert any("prefer --resize crop:0.875; squash is used, as you asked (bicubic)" in text for text in heard)
     random = config.resolve(request(photos, weights="none", schedule="plain"), registry.load(), Listener())
     assert (random.spec.resize, random.spec.filter) == ("squash", "bilinear")
 
@@ -99,6 +102,8 @@ def test_the_example_trains_and_its_licence_goes_into_everything(zoo, quick, pho
     assert "forbids commercial use" in ran.err
     (run,) = (tmp_path / "runs").iterdir()
     record = json.loads((run / "run.json").read_text())
+    jsonschema.validate(record, json.loads((Path(runs.__file__).parent / "run.schema.json").read_text("utf-8")))
+    assert "quick (zoo-quick 1.2)" in record["plugins"]
     assert record["options"]["resize"] is None and record["weights"]["commercial_use"] is False
     assert record["image"]["resize"] == "crop" and record["image"]["filter"] == "bicubic"
     assert any("forbids commercial use" in text for text in record["warnings"])

@@ -322,7 +322,7 @@ def _weights_facts(entry: Weights) -> dict[str, Any]:
         "local": f"{found[0]} ({found[1]})" if found else "no",
         "file": entry.filename + (f", {entry.bytes:,} bytes" if entry.bytes else ""),
         "url": entry.url,
-        "hash": entry.hash or NO_HASH,
+        "hash": entry.hash or (NO_HASH if entry.origin.address else "none published"),
         "licence": entry.licence + ("; it forbids commercial use" if entry.forbids_commerce else ""),
         "source": entry.source,
         "paper": entry.paper or "-",

@@ -275,10 +275,10 @@ def resizing(requested: str | None, entry: Weights | None, reporter: Reporter) -
     preferred = entry.resize if entry else None
     resize = requested or preferred or "squash"
     resampling = (entry.filter if entry else None) or "bilinear"
-    if entry and ((preferred and not requested) or entry.filter):
+    if preferred and requested not in (None, preferred):
+        reporter.say(f"These weights prefer --resize {preferred}; {requested} is used, as you asked ({resampling})")
+    elif preferred or (entry and entry.filter):
         reporter.say(f"Pictures are resized as these weights prefer: {resize}, {resampling}")
-    if entry and requested and preferred and requested != preferred:
-        reporter.say(f"These weights prefer --resize {preferred}; --resize {requested} is used, as you asked")
     return resize, resampling
 
 

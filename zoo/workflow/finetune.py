@@ -292,7 +292,8 @@ def plugins_of(resolved: ResolvedConfig, registry: Registry) -> list[str]:
 
 
 def _deciding(resolved: ResolvedConfig) -> list[Item]:
-    return [resolved.architecture, resolved.augmentation, resolved.schedule]
+    entry = resolved.weights.entry
+    return [resolved.architecture, resolved.augmentation, resolved.schedule, *([entry] if entry else [])]
 
 
 def _plugins(items: Sequence[Item], registry: Registry) -> list[str]:
