@@ -10,6 +10,7 @@ import io
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -71,10 +72,16 @@ def archive_members(path: Path) -> dict[str, bytes]:
     """Read config.json and model.weights.h5 of a .keras archive. No other member is read, and no file is written.
 
     Raises:
-        WeightsIncompatible: A member is missing, or far larger than the archive.
+        WeightsIncompatible: A member is missing, or far larger than the archive. Or the archive is damaged.
         OSError: The file cannot be read.
-        zipfile.BadZipFile: The archive is damaged.
     """
+    try:
+        return _members(path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        raise WeightsIncompatible(f"the file is damaged, or it is not a weights file ({str(error)[:100]})") from None
+
+
+def _members(path: Path) -> dict[str, bytes]:
     size = path.stat().st_size
     found = {}
     with zipfile.ZipFile(path) as archive:
