@@ -48,7 +48,7 @@ def test_the_example_plugin_installs_lists_passes_its_test_trains_and_goes(envir
     assert "plain" in python("-m", "zoo.cli", "list", "schedules").stdout
 
     tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_zoo_quick.py", cwd=folder)
-    assert tested.returncode == 0 and "2 passed" in tested.stdout, tested.stdout + tested.stderr
+    assert tested.returncode == 0 and "16 passed, 1 skipped" in tested.stdout, tested.stdout + tested.stderr
 
     ran = python(
         *("-m", "zoo.cli", "finetune", "quick", "--data", photos, "--size", 32, "--schedule", "plain"),
@@ -179,6 +179,12 @@ def test_the_service_of_the_runtimes_page_works(tmp_path, finished):
         process.wait()
     assert sorted(path.name for path in inbox.iterdir()) == ["c.jpg.part", "folder"]
     assert [path.read_bytes() for path in (tmp_path / "refused").iterdir()] == [b"no picture"]
+
+
+def test_the_page_lists_every_check_with_its_rule():
+    page = (REPOSITORY / "docs" / "plugins.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| [a-z ]+ \| (.*) \|$", page, re.M))
+    assert rows == {check.name: check.rule for check in testing.CHECKS}
 
 
 def test_the_example_policy_keeps_the_contract_and_refuses_what_is_out_of_range():

@@ -190,7 +190,7 @@ def weights(**changes: str) -> str:
 
 BROKEN_OTHERS = [
     ("load", "ValueError: broken on purpose", "raise ValueError('broken on purpose')\n"),
-    ("light-import", "odd_plugin_module.py (import PIL.Image)", "import PIL.Image\n" + weights()),
+    ("light-import", "odd_plugin_module.py (import PIL.Image) imports PIL", "import PIL.Image\n" + weights()),
     ("ids", "schedule 'finetune' looks like schedule 'fine-tune'", SOUND_SCHEDULE.replace("'odd'", "'finetune'")),
     ("ids", "no plugin brings an architecture 'nowhere'", weights(architecture="'nowhere'")),
     ("metadata", "odd.h5 has no hash", weights(hash="None")),

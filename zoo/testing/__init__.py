@@ -19,7 +19,7 @@ from zoo.testing.augmentations import check_augmentation
 from zoo.testing.graphs import check_graph
 from zoo.testing.kit import CHECKS, Case, Check, Outcome, plugin_cases
 from zoo.testing.loggers import check_logger
-from zoo.testing.networks import check_architecture
+from zoo.testing.networks import PREPROCESSING, check_architecture
 from zoo.testing.outcomes import Blocked, Skipped
 from zoo.testing.pytest_tests import parametrize_plugin
 from zoo.testing.schedules import check_schedule
@@ -28,6 +28,7 @@ from zoo.testing.weights import check_weights
 
 __all__ = [
     "CHECKS",
+    "PREPROCESSING",
     "Blocked",
     "Case",
     "Check",

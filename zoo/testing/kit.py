@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,10 @@ class Case:
             ZooError: The plugin breaks the rule; this is the error that a user of the plugin would see.
             Skipped: The check cannot run here.
         """
-        self.check.function(*self.arguments())
+        with warnings.catch_warnings():
+            # Keras's own code is nothing that the author of a plugin can change.
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="keras")
+            self.check.function(*self.arguments())
 
     def outcome(self) -> Outcome:
         """Run the check and return how it went."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zoo.train.network import Network
 
 PREPROCESSING = ("Rescaling", "Normalization")
+"""The classes of layers that only normalize pixels. `Architecture.parameters` does not count them."""
 CLASSES = 5
 # The greatest difference between a picture's features in two batches, relative to the greatest feature.
 BATCH_TOLERANCE = 1e-4

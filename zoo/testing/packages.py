@@ -43,7 +43,10 @@ def check_load(subject: Subject) -> None:
     may be listed twice.
     """
     for broken in subject.broken:
-        raise AssertionError(f"plugin {broken} cannot be used: {broken.error}")
+        # pluggy says what is wrong with a hook in a later line of its text.
+        last = broken.trace.strip().splitlines()[-1].strip()
+        more = "" if last.partition(": ")[2] in broken.error else f". {last}"
+        raise AssertionError(f"plugin {broken} cannot be used: {broken.error}{more}")
     for (_, name), plugins in subject.own.conflicts.items():
         raise AssertionError(f"{' and '.join(map(str, plugins))} bring the same name, {name!r}")
     assert subject.items, f"{subject.name} provides nothing: its hooks return empty lists"
@@ -62,9 +65,7 @@ def check_light_import(subject: Subject) -> None:
             if subject.broken:
                 raise Blocked("load")
             raise AssertionError(f"{module} cannot be imported in a process of its own: {failed}")
-        assert not found, f"importing {module} imports " + "; ".join(
-            f"{name} {_led_by(lines)}" for name, lines in found.items()
-        )
+        assert not found, "; ".join(_led_by(lines, names) for lines, names in _grouped(found))
 
 
 def _imports_of(module: str, folder: Path | None) -> tuple[dict[str, list[tuple[str, int]]], str]:
@@ -85,17 +86,30 @@ def _imports_of(module: str, folder: Path | None) -> tuple[dict[str, list[tuple[
     if not lines:
         return {}, (done.stderr.strip().splitlines() or [f"the process ended with exit code {done.returncode}"])[-1]
     answer = json.loads(lines[-1])
-    return answer["found"], answer["failed"]
+    found = {name: [(file, number) for file, number in led] for name, led in answer["found"].items()}
+    return found, answer["failed"]
 
 
-def _led_by(lines: list[tuple[str, int]]) -> str:
-    """Say which line imports a package, and which line of the plugin leads there."""
+def _grouped(found: dict[str, list[tuple[str, int]]]) -> list[tuple[list[tuple[str, int]], list[str]]]:
+    """Group the packages by the line of the plugin that leads to them. The first of each group brings the others."""
+    groups: dict[tuple[str, int], tuple[list[tuple[str, int]], list[str]]] = {}
+    for name, lines in found.items():
+        outer = lines[-1] if lines else ("", 0)
+        groups.setdefault(outer, (lines, []))[1].append(name)
+    return list(groups.values())
+
+
+def _led_by(lines: list[tuple[str, int]], names: list[str]) -> str:
+    """Say which line of a plugin imports large packages, and by which other line, if that is not its own."""
+    first, *rest = names
+    others = f", and with it {', '.join(rest[:4])}{f' and {len(rest) - 4} more' if len(rest) > 4 else ''}" * bool(rest)
     if not lines:
-        return "(by a module without source)"
-    file, number = lines[0]
-    text = f"in line {number} of {file} ({linecache.getline(file, number).strip()})"
-    outer, line = lines[-1]
-    return text if (outer, line) == (file, number) else f"{text}, which line {line} of {outer} leads to"
+        return f"it imports {first}{others}"
+    (file, number), (outer, line) = lines[0], lines[-1]
+    text = f"line {line} of {outer} ({linecache.getline(outer, line).strip()}) imports {first}"
+    if (outer, line) != (file, number):
+        text += f", by line {number} of {file} ({linecache.getline(file, number).strip()})"
+    return text + others
 
 
 def check_ids(subject: Subject, item: Item) -> None:
