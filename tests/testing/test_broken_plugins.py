@@ -55,6 +55,10 @@ MOVING = """x = norm(x)
         return plain(inputs, training=training, mask=mask)
 
     norm.call = call"""
+# A plugin that tries to download and goes on without.
+HIDDEN = """import contextlib, socket
+    with contextlib.suppress(Exception):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)"""
 OWN_LAYER = """x = doubled()(x)
 """
 OWN_CLASS = """
@@ -90,7 +94,7 @@ BROKEN_NETWORKS = [
     (
         "build",
         "uses the network: it asks for",
-        changed((RELU, f"{RELU}\n    import socket\n    socket.create_connection(('192.0.2.1', 80), timeout=1)")),
+        changed((RELU, f"{RELU}\n    {HIDDEN}")),
     ),
     ("parameters", "the backbone has 346 parameters, 347 promised", changed(("parameters=346", "parameters=347"))),
     ("layer-names", "a second build has other layer names: ['one_relu_", changed((RELU, UNSTEADY))),

@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "ISC")
 """The licences that a scaffold may have, as SPDX identifiers."""
 # What `zoo list` takes as the name of a kind.
-LISTS = ("all", "architectures", "weights", "augmentations", "schedules", "loggers", "plugins")
+LISTS = ("architectures", "weights", "augmentations", "schedules", "loggers", "plugins")
 LONGEST = 40
 
 

@@ -32,8 +32,11 @@ LICENCE = re.compile(r"[A-Za-z0-9][\w.+-]*(?: (?:AND|OR|WITH) [A-Za-z0-9][\w.+-]
 ADDRESS = re.compile(r"https?://(?P<host>[\w.-]+)|\bdoi:10\.\d+/\S+|\barXiv:\d{4}\.\d{4,5}")
 # Keras publishes no hashes of these files. zoo records the hash of the first download.
 WITHOUT_HASH = ("https://storage.googleapis.com/tensorflow/keras-applications/",)
-# Values of --weights and --schedule that mean something else than the item of this name.
-RESERVED = {Weights: {"auto", "none"}, Architecture: {"all"}}
+# Values of --weights, and kinds that `zoo list` takes, mean something else than the item of this name.
+RESERVED = {
+    Weights: {"auto", "none"},
+    Architecture: {"architectures", "augmentations", "loggers", "plugins", "schedules", "weights"},
+}
 
 
 def check_load(subject: Subject) -> None:
