@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,21 +66,37 @@ def _find(context: click.Context, own: Collection[str]) -> dict[str, PluginComma
     except ZooError as error:
         plugin_warning(f"the commands of plugins are left out: {error}")
         return {}
+    usable, problems = sorted_out(made, own)
+    for problem in problems:
+        plugin_warning(problem)
+    return {name: _guarded(command) for name, command in usable.items()}
+
+
+def sorted_out(
+    made: Sequence[tuple[Plugin, object]], own: Collection[str]
+) -> tuple[dict[str, PluginCommand], list[str]]:
+    """Return the commands that can be used, by their names, and what is wrong with the others.
+
+    Args:
+        made: What the plugins returned: `zoo.plugin.registry.Registry.commands`.
+        own: The names of zoo's own commands.
+    """
     by_name: dict[str, list[PluginCommand]] = {}
+    problems = []
     for plugin, command in made:
         problem = _problem(command, own)
         if problem:
-            plugin_warning(f"plugin {plugin}: {problem}")
+            problems.append(f"plugin {plugin}: {problem}")
         elif isinstance(command, click.Command):
             by_name.setdefault(str(command.name), []).append(PluginCommand(command, plugin))
     for name, commands in by_name.items():
         if len(commands) > 1:
             plugins = " and ".join(str(each.plugin) for each in commands)
-            plugin_warning(
+            problems.append(
                 f"the command {name!r} is brought by {len(commands)} plugins: {plugins}. zoo uses none of them. "
                 "Uninstall all but one, or leave them out with ZOO_PLUGINS."
             )
-    return {name: _guarded(commands[0]) for name, commands in by_name.items() if len(commands) == 1}
+    return {name: commands[0] for name, commands in by_name.items() if len(commands) == 1}, problems
 
 
 def _problem(command: object, own: Collection[str]) -> str:

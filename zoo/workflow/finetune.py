@@ -21,7 +21,7 @@ from zoo.data import pixels as pixel_cache
 from zoo.data.dataset import Dataset
 from zoo.data.sources import Source
 from zoo.errors import EmptyClass, UsageError
-from zoo.plugin import logger_choice
+from zoo.plugin import Weights, logger_choice
 from zoo.plugin.registry import Item, Registry
 from zoo.reporter import Reporter, joined
 from zoo.runs import entries
@@ -292,7 +292,10 @@ def plugins_of(resolved: ResolvedConfig, registry: Registry) -> list[str]:
 
 
 def _deciding(resolved: ResolvedConfig) -> list[Item]:
-    return [resolved.architecture, resolved.augmentation, resolved.schedule]
+    # A file of the user belongs to no plugin.
+    entry = getattr(resolved.weights.file, "entry", None)
+    published = [entry] if isinstance(entry, Weights) else []
+    return [resolved.architecture, *published, resolved.augmentation, resolved.schedule]
 
 
 def _plugins(items: Sequence[Item], registry: Registry) -> list[str]:
