@@ -101,16 +101,25 @@ def _distributions() -> Iterator[tuple[str, Callable[[], list[EntryPoint]]]]:
 
     seen = set()
     for distribution in metadata.distributions():
-        name = getattr(distribution, "_normalized_name", None) or distribution.name or "a distribution without a name"
+        name = _name_of(distribution)
         if normalized(name) not in seen:
             seen.add(normalized(name))
             yield name, functools.partial(_select, distribution)
 
 
+def _name_of(distribution: metadata.Distribution) -> str:
+    try:
+        # Python takes it from the name of a folder or file, without reading the metadata.
+        return str(getattr(distribution, "_normalized_name", None) or distribution.name)
+    except Exception:
+        # Damaged metadata have no name.
+        return "a distribution without a name"
+
+
 def _select(distribution: metadata.Distribution) -> list[EntryPoint]:
     """Return the entry points of plugins in a distribution that `importlib.metadata` has found."""
     return [
-        EntryPoint(point.name, point.value, distribution.name, distribution.version)
+        EntryPoint(point.name, point.value, str(distribution.name), str(distribution.version))
         for point in distribution.entry_points.select(group=GROUP)
     ]
 

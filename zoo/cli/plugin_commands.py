@@ -118,6 +118,8 @@ def _problem(command: object, own: Collection[str]) -> str:
 def _guarded(found: PluginCommand) -> PluginCommand:
     """Make a command name its plugin if it fails."""
     invoke = found.command.invoke
+    if getattr(invoke, "names_plugin", False):
+        return found
 
     def invoke_and_name(context: click.Context) -> int:
         try:
@@ -138,6 +140,7 @@ def _guarded(found: PluginCommand) -> PluginCommand:
         # Everything else that a command returns would be printed, or become a strange exit code.
         return result if type(result) is int else 0
 
+    invoke_and_name.names_plugin = True  # type: ignore[attr-defined]
     found.command.invoke = invoke_and_name  # type: ignore[method-assign,assignment]
     return found
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 
-from zoo.errors import OutdatedPlugin, OutdatedZoo, reason
+from zoo.errors import OutdatedPlugin, OutdatedZoo, PluginError, reason
 from zoo.installed import EntryPoint
 from zoo.plugin.api import api_in_source, refuse_newer
 from zoo.plugin.guard import Watched
@@ -82,7 +82,8 @@ def explain(plugin: Plugin, point: EntryPoint, error: BaseException) -> BrokenPl
         said = error
     except OutdatedZoo as newer:
         said = newer
-    text = str(said) if isinstance(said, (OutdatedZoo, OutdatedPlugin)) else reason(error)
+    # The place that raises an error of zoo is in zoo, too; the traceback has the others.
+    text = str(said).rstrip(".") if isinstance(said, PluginError) else reason(error)
     try:
         trace = "".join(traceback.format_exception(error, limit=-FRAMES))
     except Exception:

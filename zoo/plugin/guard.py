@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from zoo.installed import EntryPoint
 from zoo.plugin.process_state import STATES, Namespaces
 
 NOTICE_SECONDS = 10.0
@@ -41,7 +42,7 @@ class Watched:
 
     Args:
         seconds: How long it took.
-        modules: The names of packages and modules at the top that were imported meanwhile.
+        modules: The names of the modules that were imported meanwhile.
         changed: What the plugin changed in the process, such as "the working folder". It has been put back.
         patched: The names in zoo or pluggy that the plugin replaced. They have been put back.
     """
@@ -91,13 +92,21 @@ class Guard:
                 yield watched
         finally:
             watched.seconds = time.perf_counter() - started
-            watched.modules = frozenset(module.partition(".")[0] for module in sys.modules.keys() - modules.keys())
+            watched.modules = frozenset(sys.modules.keys() - modules.keys())
             for state, value in before:
                 if state.put_back(value):
                     watched.changed.append(state.what)
             if _put_back_modules(modules):
                 watched.changed.append("modules that were imported before")
             watched.patched = self._namespaces.put_back()
+
+
+def forget(point: EntryPoint, watched: Watched) -> None:
+    """Remove the modules of a plugin that is not used, so that loading it again runs them again, with the same end."""
+    package = point.module.partition(".")[0]
+    for name in watched.modules:
+        if name.partition(".")[0] == package:
+            sys.modules.pop(name, None)
 
 
 def _put_back_modules(before: dict[str, types.ModuleType]) -> bool:

@@ -21,10 +21,9 @@ import pluggy
 
 from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName
 from zoo.installed import EntryPoint
-from zoo.plugin import hookspecs
-from zoo.plugin.api import API_VERSION, check_api, outdated_text
+from zoo.plugin import api, hookspecs
 from zoo.plugin.faults import BrokenPlugin, Plugin, explain, patched_text, plain, remarks_on, shown, slowness
-from zoo.plugin.guard import Guard, Watched, interrupted, trusted
+from zoo.plugin.guard import Guard, Watched, forget, interrupted, trusted
 from zoo.plugin.loggers import Logger
 from zoo.plugin.selection import selected
 from zoo.plugin.types import Architecture, Augmentation, Schedule
@@ -335,15 +334,18 @@ def _load_one(
     try:
         with guard.watch(str(plugin)) if guard else trusted() as watched:
             module = point.load()
-            api = check_api(point, module)
+            version = api.check_api(point, module)
             items, made = _collect(manager, point, module, commands=commands)
         if watched.patched:
             raise InvalidPluginData(patched_text(watched.patched))
         registry.add(plugin, items)
-    except BaseException as error:
-        if interrupted(error):
+    except BaseException as raised:
+        if interrupted(raised):
             raise
-        broken = explain(plugin, point, error)
+        # What was replaced may be why something else failed.
+        error = InvalidPluginData(patched_text(watched.patched)) if watched.patched else raised
+        broken = explain(plugin, point, error.with_traceback(raised.__traceback__))
+        forget(point, watched)
         if strict:
             raise BrokenPluginError(f"plugin {plugin} cannot be used: {broken.error}") from error
         registry.broken.append(broken)
@@ -359,8 +361,8 @@ def _load_one(
         registry.remarks += remarks_on(plugin, watched)
         if warn and slowness(plugin, watched):
             warn(f"{slowness(plugin, watched)}.")
-    if api < API_VERSION:
-        registry.remarks.append(f"plugin {plugin}: {outdated_text(point, api)}")
+    if version < api.API_VERSION:
+        registry.remarks.append(f"plugin {plugin}: {api.outdated_text(point, version)}")
 
 
 def _text(name: Name) -> str:

@@ -452,6 +452,8 @@ def export_run(
     config.check_precision(precision, multilabel=record.task == "multilabel")
     architecture = missing_plugins.architecture_of(record, registry, reporter)
     resized = size is not None and list(size) != record.image["size"]
+    if resized:
+        missing_plugins.require_plugin(architecture, "an export for pictures of another size (--size)")
     suffix = f"-{size[0]}x{size[1]}" if size is not None and resized else ""
     name = config.checked_name(name or record.name + suffix)
     files.check_writable(exported / name, "--exported FOLDER")

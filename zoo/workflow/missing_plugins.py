@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # How run.json and exported files name a plugin.
 RECORDED = re.compile(r"(?P<name>\S+) \((?P<distribution>\S+) (?P<version>\S+)\)")
 
+STAND_IN = "the architecture of a run whose plugin is missing"
+
 
 @dataclass(frozen=True)
 class MissingPlugin:
@@ -102,10 +104,10 @@ def architecture_of(record: runs.RunRecord, registry: Registry, reporter: Report
     size = (int(record.image["size"][0]), int(record.image["size"][1]))
     return Architecture(
         name=name,
-        summary="the architecture of a run whose plugin is missing",
+        summary=STAND_IN,
         build=build,
         input_size=size,
-        min_size=min(size),
+        min_size=1,
         channels=int(record.image.get("channels", 3)),
         parameters=int(record.architecture.get("parameters", 0)),
         stages=(Stage("network", ("*",)),),
@@ -113,6 +115,17 @@ def architecture_of(record: runs.RunRecord, registry: Registry, reporter: Report
         source=str(record.architecture.get("source") or "unknown"),
         licence=str(record.architecture.get("licence") or "unknown"),
     )
+
+
+def require_plugin(architecture: Architecture, what: str) -> None:
+    """Raise PluginMissing if an architecture only stands for that of a missing plugin; see `architecture_of`.
+
+    Args:
+        architecture: The architecture.
+        what: What it is needed for, such as "another size".
+    """
+    if architecture.summary == STAND_IN:
+        raise PluginMissing(f"{what} needs the plugin that provides the architecture {architecture.name!r}, see above.")
 
 
 def refuse(run: runs.Run, record: runs.RunRecord, registry: Registry, what: str, error: Exception) -> NoReturn:
