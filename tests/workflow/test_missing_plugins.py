@@ -15,6 +15,7 @@ from zoo.reporter import Reporter
 from zoo.workflow import finetune, missing_plugins
 
 TINY = """
+import os, signal
 from zoo.plugin import Architecture, Augmentation, Head, Stage, hookimpl
 
 def build(shape):
@@ -38,7 +39,7 @@ def build_fading():
     def augment(images, labels, seeds):
         batches[0] += 1
         if batches[0] == 12:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return images, labels
     return augment
 
@@ -103,7 +104,6 @@ def test_a_run_cannot_go_on_without_its_plugin_and_says_which(zoo, install_plugi
     assert ran.code == 1
     assert f"{str(run)!r} cannot go on without a plugin that it was made with. {GONE}" in ran.err
     assert "There is no architecture called 'tiny'" in ran.err
-    monkeypatch.undo()
 
 
 WEIGHTS = """
@@ -134,9 +134,8 @@ def test_missing_plugins_are_told_from_those_that_are_left_out_or_broken(install
     install_plugin("broken", "raise RuntimeError")
     recorded = ["vgg (finezoo 0.0.1)", "here (Zoo_Here 1.0)", "gone (zoo-gone 3.1)", "broken (zoo-broken 1.2)", "odd"]
     (gone,) = missing_plugins.missing(recorded)
-    assert str(gone) == "gone (zoo-gone 3.1) is not installed" and gone.command.startswith(
-        "`pip install zoo-gone==3.1`"
-    )
+    assert str(gone) == "gone (zoo-gone 3.1) is not installed"
+    assert gone.command == "`pip install zoo-gone==3.1` installs it"
     found = missing_plugins.missing(recorded, registry.load())
     assert [each.why for each in found] == ["is not installed", "cannot be used"]
     monkeypatch.setenv("ZOO_PLUGINS", "")
