@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -113,13 +114,12 @@ def seconds(arguments: list[str], path: str, bytecode: str) -> tuple[float, floa
     # Packages that pip has installed have bytecode. A folder of its own leaves those of the sources alone.
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": bytecode}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     ran = subprocess.run([sys.executable, "-m", "zoo", *arguments], env=environment, capture_output=True, text=True)
-    took, after = time.perf_counter() - started, os.times()
+    took, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert ran.returncode == 0 and not ran.stderr, ran.stderr
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return took, spent
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -131,7 +131,7 @@ def main() -> None:
         site = install(Path(folder), options.plugins)
         own = os.environ.get("PYTHONPATH", "")
         paths = {"without": own, f"with {options.plugins}": os.pathsep.join(filter(None, [str(site), own]))}
-        print(f"Seconds of {options.repeats} runs in turn: median, fastest, median of the processor time")
+        print(f"Seconds of {options.repeats} runs in turn: median, fastest; processor time: median, least")
         for arguments in (["list"], ["list", "plugins"], ["--help"], ["runs", "--help"]):
             taken: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
             for i in range(options.repeats + 1):
@@ -141,8 +141,8 @@ def main() -> None:
                     taken[name] += [took] if i else []
             for name, values in taken.items():
                 wall, spent = zip(*values, strict=True)
-                figures = f"{statistics.median(wall):8.3f} {min(wall):8.3f} {statistics.median(spent):8.3f}"
-                print(f"zoo {' '.join(arguments):14} {name:10} {figures}")
+                figures = [statistics.median(wall), min(wall), statistics.median(spent), min(spent)]
+                print(f"zoo {' '.join(arguments):14} {name:10}", *(f"{each:8.3f}" for each in figures))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -157,6 +158,17 @@ def test_os_exit_at_import_does_not_end_zoo(install_plugin):
     ran = subprocess.run([sys.executable, "-m", "zoo", "list"], capture_output=True, text=True)
     assert ran.returncode == 0 and "mobilenetv2 " in ran.stdout
     assert "plugin leaves (zoo-leaves 1.2) cannot be used: EndedProcess: it called os._exit" in ran.stderr
+
+
+def test_ctrl_c_ends_zoo_while_a_plugin_loads(install_plugin, tmp_path):
+    install_plugin("hangs", f"import time\nopen({str(tmp_path / 'here')!r}, 'w').close()\ntime.sleep(600)")
+    process = subprocess.Popen([sys.executable, "-m", "zoo", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (tmp_path / "here").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.strip()) == (130, b"", b"interrupted")
 
 
 FORKS = """
@@ -338,7 +350,8 @@ def test_older_plugins_work_with_a_warning_and_very_old_ones_are_refused(zoo, in
     assert loaded.schedule("good") and loaded.schedule("new")
     (broken,) = loaded.broken
     assert broken.name == "ancient" and "this zoo runs plugins for 2 to 3. Update it" in broken.error
-    assert broken.advice.startswith("Update the plugin: `pip install --upgrade zoo-ancient`.")
+    assert broken.error.endswith("Update it: `pip install --upgrade zoo-ancient`")
+    assert broken.advice == "`pip uninstall zoo-ancient` removes it."
     assert [remark for remark in loaded.remarks if "plugin old (zoo-old 1.2): it was written for version 2" in remark]
 
 

@@ -39,7 +39,7 @@ def build_fading():
     def augment(images, labels, seeds):
         batches[0] += 1
         if batches[0] == 12:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
         return images, labels
     return augment
 
@@ -97,7 +97,7 @@ def test_a_run_cannot_go_on_without_its_plugin_and_says_which(zoo, install_plugi
     install_plugin("tiny", TINY)
     options = ("--data", photos, "--epochs", 9, "--batch-size", 8, "--augment", "fading", "--no-export")
     ran = zoo("finetune", "tiny", *options, "--runs", tmp_path / "runs")
-    assert ran.code == 130, ran.err
+    assert ran.code == 143, ran.err
     (run,) = (tmp_path / "runs").iterdir()
     uninstall("tiny", monkeypatch)
     ran = zoo("resume", run)

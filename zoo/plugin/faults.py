@@ -96,9 +96,9 @@ def _advice(plugin: Plugin, error: BaseException) -> str:
     leave = f"`pip uninstall {plugin.distribution}` removes it."
     newer = f"`pip install --upgrade {plugin.distribution}` may bring a mended version"
     if isinstance(error, OutdatedZoo):
-        return f"Update zoo: `pip install --upgrade finezoo`. Or install an older version of {plugin.distribution}."
+        return f"Or install an older version of {plugin.distribution}."
     if isinstance(error, OutdatedPlugin):
-        return f"Update the plugin: `pip install --upgrade {plugin.distribution}`. {leave}"
+        return leave
     missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
     if missing.partition(".")[0] in ("zoo", "zoo_runtime") or (
         isinstance(error, ImportError) and (error.name or "").startswith("zoo.plugin")

@@ -212,8 +212,9 @@ def interrupted(error: BaseException) -> bool:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, KeyboardInterrupt):
-            if getattr(signal.getsignal(signal.SIGINT), "__module__", "") != "zoo.interrupts":
-                # Python's own handler leaves no trace.
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler) and getattr(handler, "__module__", "") != "zoo.interrupts":
+                # Python's own handler leaves no trace. A job in the background has none, and no Ctrl-C either.
                 return cause is error
             trace = cause.__traceback__
             while trace is not None and trace.tb_next is not None:
