@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Which of our parts each part may import, from the bottom up. A part may always import itself. A part is a module or a
 # package directly below `zoo`.
 BOTTOM = {"zoo.errors", "zoo.interrupts", "zoo.reporter", "zoo_runtime"}
-TOOLS = BOTTOM | {"zoo.files", "zoo.backend", "zoo.plugin"}
+TOOLS = BOTTOM | {"zoo.files", "zoo.backend", "zoo.installed", "zoo.plugin"}
 ALLOWED = {
     "zoo_runtime": set(),
     "zoo.errors": set(),
@@ -22,7 +22,8 @@ ALLOWED = {
     "zoo.reporter": set(),
     "zoo.files": {"zoo.errors"},
     "zoo.backend": {"zoo.errors", "zoo.interrupts"},
-    "zoo.plugin": {"zoo.errors"},
+    "zoo.installed": {"zoo.errors"},
+    "zoo.plugin": {"zoo.errors", "zoo.installed"},
     "zoo_plugins": {"zoo.plugin"},
     "zoo.runs": {"zoo.errors", "zoo.files"},
     "zoo.pretrained": {"zoo.errors", "zoo.files", "zoo.reporter", "zoo.plugin"},

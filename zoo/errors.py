@@ -9,6 +9,9 @@ next. `zoo/cli/__init__.py` translates exceptions into exit codes. The package `
     ├── PluginError
     │   ├── InvalidPluginData      a plugin breaks the rules of the plugin API
     │   ├── BrokenPluginError      a plugin cannot be used (only raised if ZOO_STRICT_PLUGINS is set)
+    │   ├── OutdatedZoo            a plugin was written for a newer plugin API than that of this zoo
+    │   ├── OutdatedPlugin         a plugin was written for a plugin API that zoo no longer has
+    │   ├── PluginMissing          a run needs a plugin that is not installed
     │   └── DuplicateName          two or more plugins provide the same name
     ├── WeightsError
     │   ├── WeightsUnavailable     a weights file cannot be read or downloaded
@@ -50,8 +53,8 @@ def reason(error: BaseException) -> str:
     """
     try:
         text = (str(error).strip().splitlines() or [""])[0]
-    except Exception:
-        # The exception comes from a plugin, and even its __str__ may fail.
+    except BaseException:
+        # The exception comes from a plugin, and even its __str__ may fail or end the process.
         text = ""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
@@ -105,6 +108,21 @@ class BrokenPluginError(PluginError):
 
     The variable counts as set if its value is neither empty nor 0. If it is not set, zoo warns about the plugin and
     continues without it.
+    """
+
+
+class OutdatedZoo(PluginError):
+    """A plugin was written for a newer version of the plugin API than this zoo has."""
+
+
+class OutdatedPlugin(PluginError):
+    """A plugin was written for a version of the plugin API that is so old that zoo no longer supports it."""
+
+
+class PluginMissing(PluginError):
+    """A run was made with a plugin that is no longer installed, and the request cannot be met without it.
+
+    The message names the plugin, its distribution and version, and the command that installs it.
     """
 
 

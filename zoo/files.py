@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 import time
 import weakref
@@ -133,7 +132,7 @@ def evict(path: Path) -> None:
     The set is renamed first and then deleted. If the process is killed in between, `scratch_folder` deletes the rest
     later.
     """
-    gone = path.parent / f"{SCRATCH}{secrets.token_hex(6)}"
+    gone = path.parent / f"{SCRATCH}{os.urandom(6).hex()}"
     with contextlib.suppress(OSError):
         os.rename(path, gone)
         shutil.rmtree(gone, ignore_errors=True)
@@ -211,7 +210,7 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
             if time.time() - used > LEFTOVER_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)
     # `tempfile` would create a folder that only its owner may read, but several users may share a cache.
-    temporary = folder / f"{SCRATCH}{secrets.token_hex(6)}"
+    temporary = folder / f"{SCRATCH}{os.urandom(6).hex()}"
     temporary.mkdir()
     try:
         yield temporary
@@ -230,7 +229,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         WriteError: The file cannot be written. Any OSError inside the context is raised as a WriteError.
     """
     # The suffix stays, because Keras and onnxruntime choose the file format by it.
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")  # as in _TEMPORARY
+    temporary = path.with_name(f".{os.urandom(4).hex()}-{path.name}")  # as in _TEMPORARY
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

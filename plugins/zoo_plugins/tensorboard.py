@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,6 +39,8 @@ class TensorBoardLog(RunLog):
             for event in _events(path, self._event)
             for value in event.summary.value
         }
+        import socket
+
         # TensorBoard reads the files of a folder in the order of their names.
         name = f"events.out.tfevents.{time.time_ns() // 1000}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter((folder / name).open("xb"))

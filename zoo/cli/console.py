@@ -94,13 +94,28 @@ def _lines(label: str) -> Callable[[int, int], None]:
 
 
 def load_registry() -> Registry:
-    """Load all plugins.
+    """Load all plugins; with `zoo --no-plugins`, those of zoo alone.
 
-    A warning is printed for each plugin that cannot be used, and for each name that several plugins provide.
+    A warning is printed for each plugin that cannot be used or is slow, and for each name that several plugins provide.
     """
     from zoo.plugin import registry
 
-    return registry.load(warn=lambda text: click.echo(f"warning: {text}", err=True))
+    return registry.load(warn=plugin_warning, builtin_only=without_plugins())
+
+
+def without_plugins() -> bool:
+    """Return whether the user typed `zoo --no-plugins`."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.find_root().params.get("no_plugins"))
+
+
+def plugin_warning(text: str) -> None:
+    """Print a warning about a plugin. A command that loads plugins twice warns once."""
+    context = click.get_current_context(silent=True)
+    told: set[str] = context.meta.setdefault(f"{__name__}.told", set()) if context is not None else set()
+    if text not in told:
+        told.add(text)
+        click.echo(f"warning: {text}", err=True)
 
 
 def quoted(path: str | Path) -> str:

@@ -1,15 +1,27 @@
-"""The command `zoo doctor`: checks the installation and shows versions, plugins, folders, providers and problems."""
+"""The command `zoo doctor`: checks the installation and shows versions, plugins, folders, known holes and problems."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from zoo.cli import known_holes
+from zoo.errors import UnknownName
+
+if TYPE_CHECKING:
+    from zoo.installed import EntryPoint
+    from zoo.plugin.faults import Plugin
+    from zoo.plugin.registry import Registry
+
+SHOWN_SECONDS = 0.2
 
 REINSTALL = (
     "`pip install --force-reinstall --no-deps finezoo` (from a clone: `pip install --force-reinstall --no-deps .`)"
@@ -35,40 +47,27 @@ def examine() -> dict[str, Any]:
     Returns:
         A dictionary that JSON can hold, with these keys:
             versions: Maps "python" and the names of packages to their versions.
-            plugins: The name, distribution, version and state ("loaded" or "broken") of each plugin.
+            plugins: The name, distribution, version and state of each plugin: "loaded", "broken", or "left out" by
+                ZOO_PLUGINS or --no-plugins. Also the seconds that it took to load; None if it was left out.
             folders: The paths and sizes of the caches and of the mirror. The entry `network` says whether downloads are
                 allowed.
             providers: The execution providers of ONNX Runtime.
+            holes: `known_on`, the month of zoo's table of known holes, and `found`, those of the installed packages.
+            remarks: One string per thing that works and could be better.
             problems: One string per problem; empty if nothing is wrong.
     """
     from zoo import files, runs
-    from zoo.plugin import Architecture, Weights, registry
 
-    # With this variable, a broken plugin would stop the command that shows its traceback.
-    os.environ.pop("ZOO_STRICT_PLUGINS", None)
-    found = registry.load()
-    problems = [f"plugin {plugin} is broken: {plugin.error}\n{plugin.trace.rstrip()}" for plugin in found.broken]
-    problems += [
-        f"more than one plugin brings the name {'.'.join(key) if isinstance(key, tuple) else key}, so zoo uses none of "
-        f"them: {' and '.join(map(str, plugins))}"
-        for (_, key), plugins in found.conflicts.items()
-    ]
-    names = {architecture.name for architecture in found.all(Architecture)}
-    orphans = sorted(
-        {entry.id for entry in found.all(Weights)} - {e.id for e in found.all(Weights) if e.architecture in names}
-    )
-    problems += [f"the weights {identity} belong to an architecture that no plugin brings" for identity in orphans]
+    plugins, remarks, problems = _plugins()
+    holes = known_holes.found()
+    problems += [known_holes.text(*each) for each in holes]
     problems += _package_problems()
     mirror = files.mirror()
     if mirror and not mirror.is_dir():
         problems.append(f"ZOO_WEIGHTS_DIR is {str(mirror)!r}, which is not a folder")
     return {
         "versions": runs.versions(),
-        "plugins": [
-            {"name": p.name, "distribution": p.distribution, "version": p.version, "state": state}
-            for group, state in ((found.plugins, "loaded"), (found.broken, "broken"))
-            for p in group
-        ],
+        "plugins": plugins,
         "folders": {
             "cache (ZOO_CACHE)": _folder(files.cache()),
             "mirror (ZOO_WEIGHTS_DIR)": _folder(mirror, "does not exist") if mirror else "not set",
@@ -76,8 +75,73 @@ def examine() -> dict[str, Any]:
             "network": "forbidden by ZOO_OFFLINE" if files.offline() else "allowed",
         },
         "providers": _providers(problems),
+        "holes": {
+            "known_on": known_holes.KNOWN_ON,
+            "found": [{"version": version, **asdict(hole)} for _, version, found in holes for hole in found],
+        },
+        "remarks": remarks,
         "problems": problems,
     }
+
+
+def _plugins() -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """Load all plugins with their commands.
+
+    Returns:
+        The plugins, as `examine` returns them, the remarks and the problems.
+    """
+    from zoo import installed
+    from zoo.cli import COMMANDS, plugin_commands
+    from zoo.cli.console import without_plugins
+    from zoo.plugin import registry
+
+    # With this variable, a broken plugin would stop the command that shows its traceback.
+    os.environ.pop("ZOO_STRICT_PLUGINS", None)
+    problems: list[str] = []
+    unread: list[str] = []
+    points = installed.entry_points(unread.append)
+    try:
+        found = registry.load(builtin_only=without_plugins(), commands=True)
+    except UnknownName as error:
+        problems.append(f"{error}")
+        found = registry.load(builtin_only=True, commands=True)
+    problems += unread
+    problems += [
+        f"plugin {plugin} cannot be used: {plugin.error}. {plugin.advice}\n{plugin.trace.rstrip()}"
+        for plugin in found.broken
+    ]
+    problems += [
+        f"more than one plugin brings the name {'.'.join(key) if isinstance(key, tuple) else key}, so zoo uses none of "
+        f"them: {' and '.join(map(str, plugins))}. Uninstall all but one of them, or leave them out with ZOO_PLUGINS"
+        for (_, key), plugins in found.conflicts.items()
+    ]
+    problems += plugin_commands.sorted_out(found.commands, COMMANDS)[1]
+    problems += _orphans(found)
+    listed = [
+        {**_named(plugin), "state": state, "seconds": round(found.seconds[plugin], 3)}
+        for group, state in ((found.plugins, "loaded"), (found.broken, "broken"))
+        for plugin in group
+    ]
+    known = {(each["name"], each["distribution"]) for each in listed}
+    listed += [
+        {**_named(point), "state": "left out", "seconds": None}
+        for point in points
+        if (point.name, point.distribution) not in known
+    ]
+    return listed, found.remarks, problems
+
+
+def _named(plugin: Plugin | EntryPoint) -> dict[str, Any]:
+    return {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
+
+
+def _orphans(found: Registry) -> list[str]:
+    """Describe weights of architectures that do not exist, in one string each."""
+    from zoo.plugin import Architecture, Weights
+
+    names = {architecture.name for architecture in found.all(Architecture)}
+    orphans = sorted({entry.id for entry in found.all(Weights) if entry.architecture not in names})
+    return [f"the weights {identity} belong to an architecture that no plugin brings" for identity in orphans]
 
 
 def _package_problems() -> list[str]:
@@ -142,21 +206,35 @@ def table(report: dict[str, Any]) -> str:
     Args:
         report: The dictionary that `examine` returned.
     """
-    names = [*report["versions"], *(p["name"] for p in report["plugins"])]
-    width = max(map(len, names), default=0)
-    lines = ["versions"] + [f"  {name:<{width}} {version}" for name, version in report["versions"].items()]
-    lines += ["plugins"]
-    lines += [f"  {p['name']:<{width}} {p['state']:<8} {p['distribution']} {p['version']}" for p in report["plugins"]]
-    lines += ["folders"] + [f"  {label:<26} {value}" for label, value in report["folders"].items()]
+    versions = report["versions"]
+    width = max(map(len, versions))
+    lines = ["versions"] + [f"  {name:<{width}}  {version}" for name, version in versions.items()]
+    lines += ["plugins", *_aligned([_cells(plugin) for plugin in report["plugins"]])]
+    lines += ["folders", *_aligned(list(report["folders"].items()))]
     lines += ["onnxruntime providers", "  " + ", ".join(report["providers"])]
+    lines += ["remarks", *(f"  {remark}" for remark in report["remarks"])] if report["remarks"] else []
     lines += ["problems"] + [f"  {problem}" for problem in report["problems"] or ["none"]]
     return "\n".join(lines)
+
+
+def _cells(plugin: dict[str, Any]) -> tuple[str, ...]:
+    # Most plugins take a millisecond.
+    slow = f"{plugin['seconds']:.1f} s to load" if (plugin["seconds"] or 0) >= SHOWN_SECONDS else ""
+    return plugin["name"], plugin["state"], f"{plugin['distribution']} {plugin['version']}", slow
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines whose columns begin at the same place, however long the names are."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 @click.command(short_help="Check the installation: versions, plugins, cache, folders.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def doctor(as_json: bool) -> int:
-    """Check the installation: versions, plugins, cache, mirror and onnxruntime providers.
+    """Check the installation: versions and their known holes, plugins, cache, mirror and onnxruntime providers.
+
+    A plugin that cannot be used is explained, with its traceback and with what to do.
 
     The exit code is 1 if there is a problem.
     """

@@ -49,6 +49,8 @@ def lines(described: Mapping[str, Any]) -> Iterator[str]:
     yield from _titled("Disk", f"{size_text(described['bytes'])} in the run folder")
     yield from _titled("Versions", ", ".join(f"{name} {text}" for name, text in described["versions"].items()))
     yield from _titled("Plugins", ", ".join(described["plugins"]))
+    for text in described["missing_plugins"]:
+        yield from _titled("Missing", f"the plugin {text}")
     for text in described["warnings"][:WARNINGS]:
         yield from _titled("Warning", text)
     if len(described["warnings"]) > WARNINGS:

@@ -15,6 +15,7 @@ Importing this module imports neither Keras nor numpy, so that `zoo list` is qui
 imports Keras inside its functions, not at the top of its module.
 """
 
+from zoo.plugin.api import API_VERSION
 from zoo.plugin.augmentation import ParameterRange, check_parameters, picture_generators, random_horizontal_flip
 from zoo.plugin.keras_applications import (
     IMAGENET_DEVIATION,
@@ -33,6 +34,7 @@ from zoo.plugin.types import Architecture, Augmentation, Head, Phase, Schedule, 
 from zoo.plugin.weights import IMAGENET1K, ClassIndex, Weights, imagenet_weights
 
 __all__ = [
+    "API_VERSION",
     "IMAGENET1K",
     "IMAGENET_DEVIATION",
     "IMAGENET_MEAN",

@@ -7,12 +7,16 @@ pluggy reads the names and signatures of these functions, and never calls them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from zoo.plugin.loggers import Logger
 from zoo.plugin.types import Architecture, Augmentation, Schedule
 from zoo.plugin.weights import Weights
+
+if TYPE_CHECKING:
+    import click
 
 hookspec = pluggy.HookspecMarker("zoo")
 
@@ -47,4 +51,13 @@ def zoo_schedules() -> Iterable[Schedule]:
 @hookspec
 def zoo_loggers() -> Iterable[Logger]:
     """Return the loggers that this plugin provides."""
+    return ()
+
+
+@hookspec
+def zoo_commands() -> Iterable[click.Command]:
+    """Return the commands that this plugin adds to `zoo`.
+
+    It is called for `zoo --help`, and for a command that is not one of zoo's own.
+    """
     return ()

@@ -4,27 +4,28 @@ Importing this module loads no plugin; the function `load` does that.
 
 pluggy's own loader of entry points stops at the first exception, so one broken plugin would make every command fail.
 Here each plugin is imported, registered and queried separately. A plugin that fails becomes a `BrokenPlugin`, and the
-other plugins still work.
+other plugins still work. `zoo.plugin.guard` keeps it from spoiling the process, and `zoo.plugin.faults` words what is
+wrong with it. `zoo.plugin.selection` says which plugins are loaded.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import itertools
 import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import TypeVar, cast
 
 import pluggy
 
-from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName, reason
-from zoo.plugin import hookspecs
+from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName
+from zoo.installed import EntryPoint
+from zoo.plugin import api, hookspecs
+from zoo.plugin.faults import BrokenPlugin, Plugin, explain, patched_text, plain, remarks_on, shown, slowness
+from zoo.plugin.guard import Guard, Watched, forget, interrupted, trusted
 from zoo.plugin.loggers import Logger
+from zoo.plugin.selection import selected
 from zoo.plugin.types import Architecture, Augmentation, Schedule
 from zoo.plugin.weights import Weights
 
@@ -33,7 +34,6 @@ ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule, Logger)
 Name = str | tuple[str, str]
 """The name of an item or, for weights, (architecture, tag). If two plugins provide the same name, zoo uses neither."""
 
-GROUP = "zoo.plugins"
 HOOKS: dict[str, type[Item]] = {
     "zoo_architectures": Architecture,
     "zoo_weights": Weights,
@@ -41,6 +41,10 @@ HOOKS: dict[str, type[Item]] = {
     "zoo_schedules": Schedule,
     "zoo_loggers": Logger,
 }
+COMMANDS = "zoo_commands"
+"""The hook for commands. It is only called where commands are looked up, because most commands do not need it."""
+MOST_ITEMS = 10_000
+"""The most items that a hook may return; a generator that never ends returns more."""
 KINDS = {
     Architecture: "architecture",
     Weights: "weights",
@@ -48,37 +52,6 @@ KINDS = {
     Schedule: "schedule",
     Logger: "logger",
 }
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """Identifies a plugin.
-
-    Args:
-        name: The name of its entry point.
-        distribution: The name of the installed distribution that contains the plugin ("finezoo").
-        version: The version of the distribution.
-    """
-
-    name: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.distribution} {self.version})"
-
-
-@dataclass(frozen=True)
-class BrokenPlugin(Plugin):
-    """Identifies a plugin that cannot be used, and says why.
-
-    Args:
-        error: The reason, in one line.
-        trace: The traceback of the exception, as text.
-    """
-
-    error: str
-    trace: str
 
 
 @dataclass
@@ -95,6 +68,9 @@ class Registry:
             `Weights`, it is (architecture, tag, includes_top, input_size).
         providers: Maps the `id()` of each item to the plugin that provides it.
         conflicts: Maps (kind, name) to the plugins, two or more, that provide this name. Such a name cannot be used.
+        seconds: Maps each plugin to the seconds that it took to load.
+        remarks: Sentences about plugins that work, but do at import what they should leave.
+        commands: What the hook `zoo_commands` of each plugin returned, if that was asked for; see `load`.
     """
 
     plugins: list[Plugin] = field(default_factory=list)
@@ -102,6 +78,11 @@ class Registry:
     items: dict[type, dict[object, Item]] = field(default_factory=lambda: {kind: {} for kind in HOOKS.values()})
     providers: dict[int, Plugin] = field(default_factory=dict)
     conflicts: dict[tuple[type, Name], list[Plugin]] = field(default_factory=dict)
+    seconds: dict[Plugin, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    commands: list[tuple[Plugin, object]] = field(default_factory=list)
+    # The keys of the items that have a name: an item is looked up by its name for each one that is added.
+    _keys: dict[tuple[type, Name], list[object]] = field(default_factory=dict, repr=False)
 
     def plugin_of(self, item: Item) -> Plugin:
         """Return the plugin that provides an item.
@@ -247,14 +228,15 @@ class Registry:
                 others = self.conflicts[kind, name]
                 self.conflicts[kind, name] = others if plugin in others else [*others, plugin]
                 continue
-            held = {key: other for key, other in self.items[kind].items() if _name(other) == name}
-            owners = {self.providers[id(other)] for other in held.values()} - {plugin}
+            keys = self._keys.setdefault((kind, name), [])
+            owners = {self.providers[id(self.items[kind][key])] for key in keys} - {plugin}
             if owners:
-                for key in held:
+                for key in keys:
                     del self.items[kind][key]
                 self.conflicts[kind, name] = [*owners, plugin]
             else:
                 self.items[kind][_key(item)] = item
+                keys.append(_key(item))
 
 
 def _name(item: Item) -> Name:
@@ -275,27 +257,35 @@ def squeezed(name: str) -> str:
 def _duplicate(what: str, plugins: list[Plugin]) -> DuplicateName:
     return DuplicateName(
         f"{what} is brought by {len(plugins)} plugins: {' and '.join(map(str, plugins))}. "
-        "zoo uses none of them. Uninstall all but one of these packages."
+        "zoo uses none of them. Uninstall all but one of these packages, or leave them out with ZOO_PLUGINS."
     )
 
 
 def load(
-    entry_points: Iterable[metadata.EntryPoint] | None = None, warn: Callable[[str], None] | None = None
+    entry_points: Iterable[EntryPoint] | None = None,
+    warn: Callable[[str], None] | None = None,
+    *,
+    builtin_only: bool = False,
+    commands: bool = False,
 ) -> Registry:
-    """Load plugins into a new registry.
+    """Load plugins into a new registry, the built-in ones first.
 
     The environment variable ZOO_STRICT_PLUGINS counts as set if its value is neither empty nor 0.
 
     Args:
-        entry_points: The entry points of the plugins. None means all installed ones of the group `zoo.plugins`.
-        warn: A function that receives a line of text for each plugin that cannot be used, and for each name that
-            several plugins provide. It also receives a line for each distribution whose entry points cannot be read.
-            None suppresses these warnings.
+        entry_points: The entry points of the plugins. None means all installed ones that ZOO_PLUGINS does not leave
+            out; see `zoo.plugin.selection`.
+        warn: A function that receives a line of text for each plugin that cannot be used or is slow, and for each name
+            that several plugins provide. It also receives a line for each distribution whose entry points cannot be
+            read. None suppresses these warnings.
+        builtin_only: True leaves out all plugins that are not zoo's own.
+        commands: Whether the hook `zoo_commands` is called too.
 
     Returns:
         The registry.
 
     Raises:
+        UnknownName: ZOO_PLUGINS names a plugin that is not installed.
         BrokenPluginError: A plugin cannot be used, and ZOO_STRICT_PLUGINS is set.
         DuplicateName: Several plugins provide the same name, and ZOO_STRICT_PLUGINS is set.
     """
@@ -303,26 +293,12 @@ def load(
     registry = Registry()
     manager = pluggy.PluginManager("zoo")
     manager.add_hookspecs(hookspecs)
-    found = _entry_points(warn) if entry_points is None else entry_points
-    for point in sorted(found, key=lambda point: point.name):
-        plugin = Plugin(point.name, *_distribution(point))
-        try:
-            # What a plugin prints must not get into the output of `--json`.
-            with contextlib.redirect_stdout(sys.stderr):
-                items = _collect(manager, point)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            why = reason(error)
-            if strict:
-                raise BrokenPluginError(f"plugin {plugin} cannot be used: {why}") from error
-            broken = BrokenPlugin(plugin.name, plugin.distribution, plugin.version, why, traceback.format_exc())
-            registry.broken.append(broken)
-            if warn:
-                warn(f"plugin {plugin} cannot be used: {broken.error} (`zoo doctor` shows the traceback)")
-            continue
-        registry.plugins.append(plugin)
-        registry.add(plugin, items)
+    found = selected(warn, builtin_only=builtin_only) if entry_points is None else entry_points
+    # Names that a stranger brings again, and modules that he names again, are then his fault.
+    ordered = sorted(found, key=lambda point: (not point.builtin, point))
+    guard = None if all(point.builtin for point in ordered) else Guard(warn)
+    for point in ordered:
+        _load_one(registry, manager, point, None if point.builtin else guard, warn, strict=strict, commands=commands)
     for (kind, key), plugins in registry.conflicts.items():
         duplicate = _duplicate(f"{KINDS[kind]} {_text(key)!r}", plugins)
         if strict:
@@ -332,65 +308,114 @@ def load(
     return registry
 
 
-def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    return _name_and_version(point.dist) if point.dist else ("unknown distribution", "?")
+def _load_one(
+    registry: Registry,
+    manager: pluggy.PluginManager,
+    point: EntryPoint,
+    guard: Guard | None,
+    warn: Callable[[str], None] | None,
+    *,
+    strict: bool,
+    commands: bool,
+) -> None:
+    """Load one plugin into a registry; see `load`.
 
-
-@functools.lru_cache
-def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
-    """Return the name and the version of a distribution.
-
-    The result is cached, because each access to `name` or `version` parses the distribution's whole METADATA file,
-    including its README.
+    Args:
+        registry: Receives what the plugin provides.
+        manager: Holds the modules of the plugins.
+        point: The entry point of the plugin.
+        guard: Watches the plugin. None for those of zoo.
+        warn: As in `load`.
+        strict: Whether a plugin that cannot be used is an error.
+        commands: As in `load`.
     """
-    known = distribution.metadata
-    return known["Name"], known["Version"]
+    plugin, watched = Plugin(point.name, point.distribution, point.version), Watched()
+    try:
+        with guard.watch(str(plugin)) if guard else trusted() as watched:
+            module = point.load()
+            version = api.check_api(point, module)
+            items, made = _collect(manager, point, module, commands=commands)
+        if watched.patched:
+            raise InvalidPluginData(patched_text(watched.patched))
+        registry.add(plugin, items)
+    except BaseException as raised:
+        if interrupted(raised):
+            raise
+        # What was replaced may be why something else failed.
+        error = InvalidPluginData(patched_text(watched.patched)) if watched.patched else raised
+        broken = explain(plugin, point, error.with_traceback(raised.__traceback__))
+        forget(point, watched)
+        if strict:
+            raise BrokenPluginError(f"plugin {plugin} cannot be used: {broken.error}") from error
+        registry.broken.append(broken)
+        registry.seconds[broken] = watched.seconds
+        if warn:
+            text = f"plugin {plugin} cannot be used: {broken.error}. `zoo doctor` explains it and says what to do."
+            warn(plain(text, 2 * len(text)))
+        return
+    registry.plugins.append(plugin)
+    registry.seconds[plugin] = watched.seconds
+    registry.commands += [(plugin, command) for command in made]
+    if guard:
+        registry.remarks += remarks_on(plugin, watched)
+        if warn and slowness(plugin, watched):
+            warn(f"{slowness(plugin, watched)}.")
+    if version < api.API_VERSION:
+        registry.remarks.append(f"plugin {plugin}: {api.outdated_text(point, version)}")
 
 
 def _text(name: Name) -> str:
     return ".".join(name) if isinstance(name, tuple) else str(name)
 
 
-def _entry_points(warn: Callable[[str], None] | None) -> list[metadata.EntryPoint]:
-    """Return the installed entry points of the group `zoo.plugins`.
-
-    If the entry points of a distribution cannot be read, they are left out, and `warn` receives a line of text.
-    """
-    try:
-        return list(metadata.entry_points(group=GROUP))
-    except Exception:
-        # importlib.metadata reads all distributions at once and stops at the first bad one.
-        points: dict[tuple[str, str], metadata.EntryPoint] = {}
-        for distribution in metadata.distributions():
-            try:
-                for point in distribution.entry_points.select(group=GROUP):
-                    points.setdefault((distribution.name, point.name), point)
-            except Exception as error:
-                if warn:
-                    warn(f"the entry points of {distribution.name} cannot be read: {reason(error)}")
-        return list(points.values())
-
-
-def _collect(manager: pluggy.PluginManager, point: metadata.EntryPoint) -> list[Item]:
-    """Import one plugin, call its hooks, and return the items that the hooks return. The items are checked first.
+def _collect(
+    manager: pluggy.PluginManager, point: EntryPoint, module: object, *, commands: bool
+) -> tuple[list[Item], list[object]]:
+    """Call the hooks of one plugin, and return the items and the commands that they return. The items are checked.
 
     Raises:
         InvalidPluginData: The plugin has no hook or an unknown one, or a hook returned something that is not allowed.
-        Exception: The import of the plugin or one of its hooks failed, or pluggy refused the plugin.
+        Exception: One of its hooks failed, or pluggy refused the plugin.
     """
-    module = point.load()
     # pluggy checks the signatures, and refuses a module that two entry points name.
-    manager.register(module, name=f"{point.name} of {_distribution(point)[0]}")
-    unknown = [caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in HOOKS]
+    manager.register(module, name=f"{point.name} of {point.distribution}")
+    known = (*HOOKS, COMMANDS)
+    unknown = [caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in known]
     if unknown:
-        raise InvalidPluginData(f"there is no hook {unknown[0]!r}. The hooks are {', '.join(HOOKS)}.")
+        raise InvalidPluginData(
+            f"there is no hook {unknown[0]!r}. The hooks are {', '.join(known)}. If a newer zoo has it: "
+            "`pip install --upgrade finezoo`"
+        )
     if not manager.get_hookcallers(module):
-        raise InvalidPluginData(f"it implements none of the hooks {', '.join(HOOKS)}.")
+        raise InvalidPluginData(f"it implements none of the hooks {', '.join(known)}")
     items: list[Item] = []
     for hook, kind in HOOKS.items():
-        for implementation in getattr(manager.hook, hook).get_hookimpls():
-            if implementation.plugin is module:
-                items += _checked(hook, kind, implementation.function())
+        for returned in _returned(manager, module, hook):
+            items += _checked(hook, kind, returned)
+    made: list[object] = []
+    for returned in _returned(manager, module, COMMANDS) if commands else ():
+        made += _listed(COMMANDS, "click.Command", returned)
+    return items, made
+
+
+def _returned(manager: pluggy.PluginManager, module: object, hook: str) -> Iterator[object]:
+    """Call one hook of one plugin."""
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        if implementation.plugin is module:
+            yield implementation.function()
+
+
+def _listed(hook: str, kind: str, returned: object) -> list[object]:
+    """Return what a hook returned, as a list.
+
+    Raises:
+        InvalidPluginData: It is nothing that can be listed, or has no end.
+    """
+    if isinstance(returned, (str, bytes)) or not isinstance(returned, Iterable):
+        raise InvalidPluginData(f"{hook} must return {kind} objects. Received: {shown(returned)}")
+    items = list(itertools.islice(returned, MOST_ITEMS + 1))
+    if len(items) > MOST_ITEMS:
+        raise InvalidPluginData(f"{hook} returns more than {MOST_ITEMS:,} objects, or never ends")
     return items
 
 
@@ -400,15 +425,17 @@ def _checked(hook: str, kind: type[Item], returned: object) -> list[Item]:
     Raises:
         InvalidPluginData: The hook did not return items of the right kind, or returned two items with the same key.
     """
-    if isinstance(returned, (str, bytes)) or not isinstance(returned, Iterable):
-        raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {returned!r}.")
-    items = list(returned)
+    items = cast("list[Item]", _listed(hook, kind.__name__, returned))
+    keys: set[object] = set()
     for item in items:
         # isinstance would accept a subclass, which could skip the checks.
         if type(item) is not kind:
-            raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {item!r}.")
-    keys = [_key(item) for item in items]
-    twice = [item for item in items if keys.count(_key(item)) > 1]
-    if twice:
-        raise InvalidPluginData(f"{hook} lists {_text(_name(twice[0]))!r} twice.")
+            raise InvalidPluginData(f"{hook} must return {kind.__name__} objects. Received: {shown(item)}")
+        name = _name(item)
+        # A class that only looks like str could answer differently each time.
+        if not all(type(part) is str for part in (name if isinstance(name, tuple) else (name,))):
+            raise InvalidPluginData(f"{hook}: a name must be plain text. Received: {shown(name)}")
+        if _key(item) in keys:
+            raise InvalidPluginData(f"{hook} lists {_text(name)!r} twice")
+        keys.add(_key(item))
     return items

@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -260,7 +259,7 @@ class Transfer:
             # Nothing can prove that another answer continues this one.
             self._origin.kept = 0
             return
-        draft = self._notes.with_name(f"{self._notes.name}.{secrets.token_hex(4)}")
+        draft = self._notes.with_name(f"{self._notes.name}.{os.urandom(4).hex()}")
         try:
             draft.write_text(json.dumps(asdict(self._origin)), encoding="utf-8")
             os.replace(draft, self._notes)

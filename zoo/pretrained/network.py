@@ -7,7 +7,6 @@ imported only when the network is used.
 from __future__ import annotations
 
 import datetime
-import email.utils
 import http
 import queue
 import re
@@ -100,6 +99,8 @@ def status_text(status: int) -> str:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return how many seconds a server asks to wait in its header Retry-After, or None if it does not say."""
+    import email.utils
+
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
         return float(text)

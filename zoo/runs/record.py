@@ -104,8 +104,8 @@ class RunRecord:
         classes: Class names, in the order of the network's output.
         data: What `zoo.data.dataset.Dataset.describe` returns. In addition, `left_out` lists the unreadable files, each
             with the reason.
-        plugins: The plugins that provided the architecture, the augmentation policy and the schedule, each as a string
-            with its name, distribution and version.
+        plugins: The plugins that provided the architecture, the published weights, the augmentation policy, the
+            schedule and the loggers, each as a string with its name, distribution and version.
         versions: The versions of Python and of packages; see `versions`.
         head: The fields of the network's `zoo.plugin.Head`. None means the architecture's default head.
         task: "multiclass", "binary" or "multilabel".

@@ -25,7 +25,18 @@ from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile,
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow import label_issues, model_card, page, replaced, report_data, solved, transfer, trust, verdict
+from zoo.workflow import (
+    label_issues,
+    missing_plugins,
+    model_card,
+    page,
+    replaced,
+    report_data,
+    solved,
+    transfer,
+    trust,
+    verdict,
+)
 from zoo.workflow import precision as precisions
 from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
@@ -428,9 +439,9 @@ def export_run(
 
     Raises:
         RunError: The run is not finished, one of its files is missing or damaged, or its pictures have changed.
-        UsageError: The name is not allowed, or no plugin provides the architecture of the run. The network cannot take
-            pictures of that size. A file would replace one of other pictures or of another kind.
-        DuplicateName: More than one plugin provides the architecture.
+        UsageError: The name is not allowed. The network cannot take pictures of that size. A file would replace one of
+            other pictures or of another kind.
+        PluginMissing: No plugin provides the architecture of the run, and another size or a solved head needs it.
         InstallationError: Keras cannot be imported.
         WriteError: A file cannot be written.
         ConversionFailed: See `export_model`.
@@ -439,8 +450,10 @@ def export_run(
     """
     run, record = runs.load(folder)
     config.check_precision(precision, multilabel=record.task == "multilabel")
-    architecture = registry.architecture(record.architecture["name"])
+    architecture = missing_plugins.architecture_of(record, registry, reporter)
     resized = size is not None and list(size) != record.image["size"]
+    if resized:
+        missing_plugins.require_plugin(architecture, "an export for pictures of another size (--size)")
     suffix = f"-{size[0]}x{size[1]}" if size is not None and resized else ""
     name = config.checked_name(name or record.name + suffix)
     files.check_writable(exported / name, "--exported FOLDER")

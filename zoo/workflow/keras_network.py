@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from zoo import backend, runs
 from zoo.config import ResolvedConfig
+from zoo.errors import DuplicateName, UnknownName
 from zoo.files import atomic_write
 from zoo.plugin import Architecture, Head
 from zoo.plugin.registry import Registry
 from zoo.pretrained.fetch import WeightsFile
 from zoo.reporter import Reporter
+from zoo.workflow.missing_plugins import load_kept, refuse
 
 if TYPE_CHECKING:
     import keras
@@ -104,10 +106,8 @@ def trained_model(run: runs.Run, record: runs.RunRecord, registry: Registry, rep
         InstallationError: Keras cannot be imported.
         WriteError: model.keras cannot be written.
     """
-    from zoo.train.network import load_model
-
     if run.model.is_file():
-        return load_model(run.model)
+        return load_kept(run, record, registry)
     model = model_of_solved(run, record, registry, reporter)
     with atomic_write(run.model) as temporary:
         model.save(temporary)
@@ -119,13 +119,17 @@ def model_of_solved(run: runs.Run, record: runs.RunRecord, registry: Registry, r
 
     Raises:
         RunError: head.npz is damaged, or the pretrained weights are not available.
+        PluginMissing: The plugin that provides the architecture is not installed.
         InstallationError: Keras cannot be imported.
     """
     from zoo.train.network import assemble
     from zoo.workflow.solved import read_head, weights_of
 
     kernel, bias = read_head(run)
-    architecture = registry.architecture(str(record.architecture["name"]))
+    try:
+        architecture = registry.architecture(str(record.architecture["name"]))
+    except (UnknownName, DuplicateName) as error:
+        refuse(run, record, registry, "has only the head of its network, and the layers below it are missing", error)
     height, width = record.image["size"]
     weights = weights_of(run, record, registry, reporter)
     backbone = build_pretrained(architecture, (height, width), weights, registry, reporter)

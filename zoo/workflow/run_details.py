@@ -19,7 +19,7 @@ from zoo import runs
 from zoo.errors import RunError
 from zoo.runs import run_lock
 from zoo.train import safe_points
-from zoo.workflow import run_list
+from zoo.workflow import missing_plugins, run_list
 
 # Settings that say where things are, or that the list shows anyway.
 UNSHOWN = ("architecture", "data", "schedule", "runs", "exported")
@@ -36,8 +36,9 @@ def describe(folder: Path) -> dict[str, Any]:
         A dictionary for JSON with these keys: `id`, `folder`, `state`, `why` (the error of a failed run), `process`
         (who works on it, or None), `next` (sentences with commands), `created`, `network`, `weights`, `task`,
         `settings` (those that are not the default), `data`, `schedule`, `phases`, `best_epoch`, `evidence`, `score`,
-        `exports`, `bytes` (of the folder), `versions`, `plugins`, `seconds`, `warnings`, `command` (words that start
-        the run again) and `report` (the path of the page, or None).
+        `exports`, `bytes` (of the folder), `versions`, `plugins`, `missing_plugins` (sentences about those that are not
+        installed now), `seconds`, `warnings`, `command` (words that start the run again) and `report` (the path of the
+        page, or None).
 
     Raises:
         RunError: run.json is missing, damaged or of another version.
@@ -69,6 +70,7 @@ def describe(folder: Path) -> dict[str, Any]:
             "bytes": size_of(folder),
             "versions": dict(record.versions),
             "plugins": list(record.plugins),
+            "missing_plugins": [f"{each}; {each.command}" for each in missing_plugins.missing(record.plugins)],
             "seconds": dict(record.seconds),
             "warnings": list(record.warnings),
             "command": _repeating_file(run) or repeating(record),

@@ -20,7 +20,7 @@ import numpy as np
 
 from zoo import backend, runs
 from zoo.convert.linear_head_graph import with_linear_head
-from zoo.errors import InvalidPluginData, RunError, WeightsError
+from zoo.errors import DuplicateName, InvalidPluginData, PluginMissing, RunError, UnknownName, WeightsError
 from zoo.evaluate.calibration import probabilities
 from zoo.files import atomic_write
 from zoo.plugin import Architecture, Head
@@ -32,6 +32,7 @@ from zoo.reporter import Reporter
 from zoo.train.evidence import more_stages
 from zoo.train.frozen import backbone as backbones
 from zoo.train.frozen.backbone import FeatureSession, PooledBackbone
+from zoo.workflow.missing_plugins import load_kept, refuse
 
 if TYPE_CHECKING:
     import keras
@@ -304,7 +305,8 @@ def weights_of(run: runs.Run, record: runs.RunRecord, registry: Registry, report
                 if entry.id == wanted["id"] and entry.filename == wanted["file"]
             ]
             if not entries:
-                raise RunError(f"no installed plugin lists the weights {wanted['id']} ({wanted['file']}).")
+                why = RunError(f"no installed plugin lists the weights {wanted['id']} ({wanted['file']}).")
+                refuse(run, record, registry, "has only the head of its network, and its weights are missing", why)
             waiting = fetch.waiting_label(entries[0], "weights")
             with reporter.transfer("downloading weights", waiting) as progress:
                 found = fetch.find(entries, entries[0].input_size, progress, reporter.warn)
@@ -327,11 +329,15 @@ def open_solved(run: runs.Run, record: runs.RunRecord, registry: Registry, repor
 
     Raises:
         RunError: head.npz is damaged, or the pretrained weights are not available.
+        PluginMissing: A plugin that provides the architecture or the weights is not installed.
         ConversionFailed: The backbone is not kept any more and cannot be converted again.
     """
     kernel, bias = read_head(run)
     head = Head(**(record.head or {}))
-    architecture = registry.architecture(str(record.architecture["name"]))
+    try:
+        architecture = registry.architecture(str(record.architecture["name"]))
+    except (UnknownName, DuplicateName) as error:
+        refuse(run, record, registry, "has only the head of its network, and the layers below it are missing", error)
     weights = weights_of(run, record, registry, reporter)
     height, width = record.image["size"]
     backbone = open_backbone(architecture, head, (height, width), weights, registry, reporter)
@@ -345,18 +351,16 @@ def open_trained(
 ) -> SolvedNetwork | keras.Model:
     """Open the network of a run: from head.npz if the run has it, else from model.keras.
 
-    If the weights below the head are gone, a model.keras that was made from head.npz before is used.
+    If the weights or the plugin below the head are gone, a model.keras that was made from head.npz before is used.
 
     Raises:
         RunError: See `open_solved`; or model.keras is damaged.
         ConversionFailed: See `open_solved`.
     """
-    from zoo.train.network import load_model
-
     if run.solved_head.is_file():
         try:
             return open_solved(run, record, registry, reporter)
-        except RunError:
+        except (RunError, PluginMissing):
             if not run.model.is_file():
                 raise
-    return load_model(run.model)
+    return load_kept(run, record, registry)

@@ -9,11 +9,11 @@ from pathlib import Path
 from zoo import backend, config, interrupts, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
-from zoo.errors import DataError, RunError
+from zoo.errors import DataError, DuplicateName, RunError, UnknownName, WeightsError
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter, joined
 from zoo.runs import run_lock
-from zoo.workflow import own_pictures, replaced, request_file
+from zoo.workflow import missing_plugins, own_pictures, replaced, request_file
 from zoo.workflow.carry_out import carry_out
 from zoo.workflow.export import ExportResult
 from zoo.workflow.finetune import load_dataset, plugins_of
@@ -114,11 +114,15 @@ def load_again(
 
     Raises:
         RunError: The pictures or the weights are not those of the run.
+        PluginMissing: A plugin that the run needs is not installed.
     """
     requested = asked.config if data is None else dataclasses.replace(asked.config, data=data)
     command = shlex.join(["zoo", "resume", str(run.folder), "--data"])
     try:
-        resolved = config.resolve(requested, registry, reporter, asked.schedule)
+        try:
+            resolved = config.resolve(requested, registry, reporter, asked.schedule)
+        except (UnknownName, DuplicateName, WeightsError) as error:
+            missing_plugins.refuse(run, record, registry, "cannot go on without a plugin that it was made with", error)
         _check_weights(run, record, resolved)
         _warn_of_versions(record, resolved, registry, reporter)
         validation = not (asked.schedule.by_evidence or requested.folds is not None)
