@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import pluggy
 
+from zoo.plugin.formats import Format
 from zoo.plugin.loggers import Logger
 from zoo.plugin.types import Architecture, Augmentation, Schedule
 from zoo.plugin.weights import Weights
@@ -47,4 +48,10 @@ def zoo_schedules() -> Iterable[Schedule]:
 @hookspec
 def zoo_loggers() -> Iterable[Logger]:
     """Return the loggers that this plugin provides."""
+    return ()
+
+
+@hookspec
+def zoo_formats() -> Iterable[Format]:
+    """Return the formats of exported files that this plugin provides."""
     return ()

@@ -24,12 +24,13 @@ import pluggy
 
 from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, UnknownName, reason
 from zoo.plugin import hookspecs
+from zoo.plugin.formats import Format
 from zoo.plugin.loggers import Logger
 from zoo.plugin.types import Architecture, Augmentation, Schedule
 from zoo.plugin.weights import Weights
 
-Item = Architecture | Weights | Augmentation | Schedule | Logger
-ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule, Logger)
+Item = Architecture | Weights | Augmentation | Schedule | Logger | Format
+ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule, Logger, Format)
 Name = str | tuple[str, str]
 """The name of an item or, for weights, (architecture, tag). If two plugins provide the same name, zoo uses neither."""
 
@@ -40,6 +41,7 @@ HOOKS: dict[str, type[Item]] = {
     "zoo_augmentations": Augmentation,
     "zoo_schedules": Schedule,
     "zoo_loggers": Logger,
+    "zoo_formats": Format,
 }
 KINDS = {
     Architecture: "architecture",
@@ -47,6 +49,7 @@ KINDS = {
     Augmentation: "augmentation",
     Schedule: "schedule",
     Logger: "logger",
+    Format: "format",
 }
 
 
@@ -86,7 +89,7 @@ class Registry:
     """Holds everything that the loaded plugins provide, and finds it by the names that users type.
 
     `load` makes and fills a registry. An item is one object that a plugin provides: an `Architecture`, a `Weights`, an
-    `Augmentation`, a `Schedule` or a `Logger`. The class of an item is called its kind.
+    `Augmentation`, a `Schedule`, a `Logger` or a `Format`. The class of an item is called its kind.
 
     Args:
         plugins: The plugins that were loaded.
@@ -166,6 +169,15 @@ class Registry:
             DuplicateName: More than one plugin provides it.
         """
         return self._get(Logger, name, "`zoo list loggers` shows them.")
+
+    def format(self, name: str) -> Format:
+        """Look up a format of exported files by its name.
+
+        Raises:
+            UnknownName: No plugin provides it.
+            DuplicateName: More than one plugin provides it.
+        """
+        return self._get(Format, name, "`zoo list formats` shows them.")
 
     def weights_of(self, architecture: str, tag: str | None = None, top: bool | None = None) -> list[Weights]:
         """Return the published weights of an architecture, one entry per file.

@@ -21,11 +21,23 @@ from zoo.errors import ExportError, WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import Outputs
+from zoo.export.formats import Bases, FormatVariant
 from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile, VariantRequest, failed, make_variant
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
-from zoo.workflow import label_issues, model_card, page, replaced, report_data, solved, transfer, trust, verdict
+from zoo.workflow import (
+    export_formats,
+    label_issues,
+    model_card,
+    page,
+    replaced,
+    report_data,
+    solved,
+    transfer,
+    trust,
+    verdict,
+)
 from zoo.workflow import precision as precisions
 from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
@@ -167,10 +179,15 @@ def export_model(
         others = [variant for variant in VARIANTS if variant not in requested]
         replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter)
     float32_file, place = Float32File(raw, graph, info, outputs), _Place(exported, keep, replace)
-    files_and_paths = []
+    files_and_paths, finisher = [], _Finisher(trained, raw, held_out, trust_options, reporter)
+    bases = Bases(float32_file, dataset, finisher.of, reporter, trained.record.options["seed"])
     for each in variants:
-        finish = _finisher(each.variant.name, trained, raw, held_out, trust_options, reporter)
-        files_and_paths.append(_export_variant(each, float32_file, finish, trained, place, reporter=reporter))
+        if isinstance(each.variant, FormatVariant):
+            made = export_formats.export(each, bases, trained, exported, reporter, keep=keep, replace=replace)
+        else:
+            finish = finisher.of(each.variant.name)
+            made = _export_variant(each, float32_file, finish, trained, place, reporter=reporter)
+        files_and_paths.append(made)
     if float32 and keep:
         page.add_notes(trained.run, [variant_file for variant_file, _ in files_and_paths])
     _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
@@ -197,28 +214,30 @@ def _write_figures(
         label_issues.write(trained, fitted, outputs, reporter, exported=exported)
 
 
-def _finisher(
-    variant: str,
-    trained: TrainedModel,
-    raw: onnx.ModelProto,
-    held_out: HeldOut,
-    options: TrustOptions,
-    reporter: Reporter,
-) -> FinishGraph:
-    """Return a function that fits calibration and thresholds for a smaller file; see `make_variant`.
+@dataclass(frozen=True)
+class _Finisher:
+    """Makes functions that fit calibration and thresholds for a smaller file; see `make_variant`."""
 
-    It raises an ExportError if no threshold holds the wanted precision.
-    """
+    trained: TrainedModel
+    raw: onnx.ModelProto
+    held_out: HeldOut
+    options: TrustOptions
+    reporter: Reporter
 
-    def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
-        moved = transfer.moved_by(raw, graph, trained.dataset, held_out, options.seed)
-        graph, info, fitted = finish_graph(trained, graph, info, moved, options, reporter, again=True)
-        refusal = precisions.refused_variant(fitted, trained, variant)
-        if refusal:
-            raise ExportError(f"{refusal}.")
-        return graph, info
+    def of(self, variant: str) -> FinishGraph:
+        """Return the function for a variant. It raises an ExportError if no threshold holds the wanted precision."""
 
-    return finish
+        def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
+            moved = transfer.moved_by(self.raw, graph, self.trained.dataset, self.held_out, self.options.seed)
+            graph, info, fitted = finish_graph(
+                self.trained, graph, info, moved, self.options, self.reporter, again=True
+            )
+            refusal = precisions.refused_variant(fitted, self.trained, variant)
+            if refusal:
+                raise ExportError(f"{refusal}.")
+            return graph, info
+
+        return finish
 
 
 def _warn_of_earlier(
@@ -329,7 +348,7 @@ def _put(
         else:
             artifact.copy(source, target)
     except WriteError as error:
-        dropped = ("--exported", *(f"--{each.name}" for each in VARIANTS))
+        dropped = ("--exported", "--as", *(f"--{each.name}" for each in VARIANTS))
         command = trained.export_command(*([f"--{kind}"] if kind else []), "--exported", without=dropped)
         raise WriteError(f"{error} The run is kept; `{command} FOLDER` puts its export elsewhere.") from error
     info = Predictor(target, tuned=False).info
@@ -398,6 +417,7 @@ def export_run(
     reading: ReadingOptions | None = None,
     size: tuple[int, int] | None = None,
     variants: Sequence[VariantRequest] = (),
+    float32: bool | None = None,
     allow_chance: bool = False,
     replace: bool = False,
     precision: float | None = None,
@@ -416,7 +436,9 @@ def export_run(
         reading: How these pictures are read. Options that are not given are those of the run.
         size: The (height, width) in pixels of the pictures that the exported file takes. None means the size of the
             run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
-        variants: The variants to make. If there are any, the float32 export is not changed.
+        variants: The variants and formats to make.
+        float32: Whether the float32 file is exported. None exports it if there are no variants; otherwise, the float32
+            export is not changed.
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         precision: The wanted precision; see `export_model`. None means that of the latest export; see
@@ -438,6 +460,8 @@ def export_run(
         DataError: The pictures cannot be read.
     """
     run, record = runs.load(folder)
+    variants = export_formats.resolve(variants, registry)
+    float32 = not variants if float32 is None else float32
     config.check_precision(precision, multilabel=record.task == "multilabel")
     architecture = registry.architecture(record.architecture["name"])
     resized = size is not None and list(size) != record.image["size"]
@@ -448,7 +472,7 @@ def export_run(
     place = sources.location(data) if data else str(record.options["data"])
     digest = str(record.data["digest"])
     new = NewExport(run.id, run.folder.parent, tuple(record.classes), record.task, place, digest)
-    replaced.check_targets(exported, name, variants, new, float32=not variants, replace=replace)
+    replaced.check_targets(exported, name, variants, new, float32=float32, replace=replace)
     model: keras.Model | SolvedNetwork
     own, again = None, ("zoo", "export", str(folder), *typed)
     if size is not None and resized:
@@ -465,13 +489,13 @@ def export_run(
         model = solved.open_trained(run, record, registry, reporter)
     dataset = reload_dataset(run, record, data, reporter, size, reading, again=again)
     trained = TrainedModel(model, architecture, dataset, run, record, name, place, typed, own)
-    beside = exported / name / EXPORTED_FILE if variants else None
+    beside = exported / name / EXPORTED_FILE if not float32 else None
     return export_model(
         trained,
         exported,
         reporter,
         keep=not resized,
-        float32=not variants,
+        float32=float32,
         variants=variants,
         allow_chance=allow_chance,
         replace=replace,

@@ -24,7 +24,7 @@ from zoo.data import picture_facts
 from zoo.data.split import PARTS
 from zoo.errors import RunError, WriteError, ZooError
 from zoo.evaluate.metrics import interval
-from zoo.export.variants import VARIANTS
+from zoo.export.variants import VARIANTS, option_words
 from zoo.export.weights_digest import weights_sha256
 from zoo.files import atomic_write
 from zoo.report import markdown, model_card, sbom
@@ -160,7 +160,7 @@ def _command(trained: TrainedModel, info: ModelInfo) -> list[str]:
     resized = [height, width] != list(record.image["size"])
     words = ["zoo", "export", record.id]
     words += ["--size", f"{height}x{width}"] if resized else []
-    words += [f"--{info.precision['kind']}"] if info.precision.get("kind") else []
+    words += option_words(info.precision["kind"]) if info.precision.get("kind") else []
     wanted = (info.trust.get("unknown") or {}).get("precision")
     if (wanted or None) != (record.options.get("wanted_precision") or None):
         words += ["--precision", f"{wanted:g}" if wanted else "none"]

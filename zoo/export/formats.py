@@ -1,0 +1,424 @@
+"""Makes, runs and checks exported files in the formats of plugins, such as LiteRT and OpenVINO.
+
+A format stores one of the graphs that zoo makes: float32, fp16 or int8. `make_format` gives the ONNX file of that graph
+to the plugin, runs what the plugin made on real pictures, and compares the answers with those of the float32 file, as
+for the variants of `zoo.export.variants`. The file is refused, with its figures, if it loses too much accuracy, or if
+it computes something else than the ONNX file of the same graph. Whatever a plugin raises becomes an `ExportError`.
+
+`zoo.workflow.export_formats` puts the files in place. `zoo.export.format_metadata` reads their metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ExportError, InstallationError, ZooError, reason
+from zoo.export import acceptance
+from zoo.export.variants import (
+    VARIANTS,
+    AcceptanceLimits,
+    FinishGraph,
+    Float32File,
+    Variant,
+    VariantFile,
+    VariantGraph,
+    compare_metrics,
+    compare_speed,
+)
+from zoo.plugin import Format, FormatSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    from zoo.data.dataset import Dataset
+    from zoo.reporter import Reporter
+    from zoo_runtime import ModelInfo, Predictor
+
+# How many pictures show whether a file computes what the ONNX file of the same graph computes.
+COMPARED_PICTURES = 64
+CALIBRATION_PICTURES = 128
+# A self-test that passes must hold for processors that round in another way. See `zoo.export.variants`.
+SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
+
+
+class FormatVariant(Variant):
+    """A file in the format of a plugin, as a command asks for it.
+
+    Args:
+        name: The name of the format.
+        format: The format. None if it has not been looked up yet; see `zoo.workflow.export_formats.resolve`.
+    """
+
+    def __init__(self, name: str, format: Format | None = None) -> None:
+        self.name = name
+        self.format = format
+        self.help = format.summary if format else ""
+
+    @property
+    def file(self) -> str:  # type: ignore[override]
+        """The name of the main file."""
+        return self.of().file
+
+    def of(self) -> Format:
+        """Return the format.
+
+        Raises:
+            InstallationError: The format has not been looked up.
+        """
+        if self.format is None:
+            raise InstallationError(f"no plugin provides the format {self.name!r}. `zoo list formats` shows all.")
+        return self.format
+
+    @property
+    def option(self) -> str:
+        """The words that ask for the file."""
+        return f"--as {self.name}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FormatVariant) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"FormatVariant({self.name!r})"
+
+    def make(
+        self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
+    ) -> VariantGraph:
+        """Make the ONNX graph that the format stores. The arguments are those of `Variant.make`.
+
+        The int8 search looks for accuracy and not for speed here, because the device is another one.
+        """
+        if self.of().graph == "float32":
+            return VariantGraph(graph, {})
+        (variant,) = [each for each in VARIANTS if each.name == self.of().graph]
+        return variant.make(graph, dataset, dataclasses.replace(limits, any_speed=True), reporter, seed=seed)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The ONNX graph that formats store, finished as the graph of an exported file.
+
+    Args:
+        graph: The graph, with the public outputs.
+        info: Its metadata, with calibration and thresholds, without a self-test.
+        made: How the graph was made.
+    """
+
+    graph: onnx.ModelProto
+    info: ModelInfo
+    made: VariantGraph
+
+
+@dataclass
+class Bases:
+    """Makes each graph that formats store once, however many formats store it.
+
+    Args:
+        float32: The float32 file.
+        dataset: The dataset of the run.
+        finisher: Returns the function that puts calibration and thresholds into the graph of a named format.
+        reporter: Receives progress messages.
+        seed: The seed of every random choice.
+    """
+
+    float32: Float32File
+    dataset: Dataset
+    finisher: Callable[[str], FinishGraph]
+    reporter: Reporter
+    seed: int
+    _made: dict[tuple[str, float], Base | ZooError] = field(default_factory=dict)
+
+    def of(self, variant: FormatVariant, limits: AcceptanceLimits) -> Base:
+        """Return the graph that a format stores.
+
+        Raises:
+            ZooError: It could not be made, now or for an earlier format.
+        """
+        kind = variant.of().graph
+        if kind == "float32":
+            info = dataclasses.replace(self.float32.info, parity={})
+            return Base(self.float32.graph, info, VariantGraph(self.float32.graph, {}))
+        key = kind, limits.max_drop
+        if key not in self._made:
+            try:
+                with self.reporter.timing.measure(f"making {kind}"):
+                    made = variant.make(self.float32.raw, self.dataset, limits, self.reporter, seed=self.seed)
+                graph, info = self.finisher(variant.name)(made.graph, dataclasses.replace(self.float32.info, parity={}))
+                self._made[key] = Base(graph, info, made)
+            except ZooError as error:
+                self._made[key] = error
+        found = self._made[key]
+        if isinstance(found, ZooError):
+            raise found
+        return found
+
+
+def make_format(
+    variant: FormatVariant, limits: AcceptanceLimits, bases: Bases, dataset: Dataset, reporter: Reporter
+) -> VariantFile:
+    """Make the files of a format, and compare them with the float32 file.
+
+    Args:
+        variant: The format.
+        limits: The limits on accuracy. A file may be slower than the float32 file.
+        bases: Has the graphs that formats store.
+        dataset: The dataset of the run.
+        reporter: Receives progress messages.
+
+    Returns:
+        The files and their measurements. If they are refused, `refusal` says why.
+
+    Raises:
+        ExportError: The plugin raised an error, or its files do not run or lack an output.
+        ZooError: The graph that the format stores could not be made; see `Bases.of`.
+    """
+    from zoo.convert.keras_to_onnx import public
+    from zoo.evaluate import evaluator
+    from zoo.evaluate import metrics as metric_tools
+    from zoo.export import agreement, artifact
+    from zoo.export.weights_digest import graph_sha256
+    from zoo_runtime.workshop import OtherPrograms
+
+    base, float32, kind = bases.of(variant, limits), bases.float32, variant.of()
+    precision = {"kind": variant.name, "graph": kind.graph, **base.made.precision}
+    info = dataclasses.replace(base.info, precision=precision, selftest={}, metrics={})
+    writer = _Writer(kind, base.graph, _calibration(dataset, bases.seed))
+    with reporter.progress(f"making {variant.name}"), reporter.timing.measure(f"making {variant.name}"):
+        files, run = writer.files(info)
+    predictor = _predictor(kind, info, run, dataset)
+    plain = artifact.serialize(base.graph, info)
+    same = _compare_with_onnx(kind, predictor, plain, dataset)
+    outputs = evaluator.predict_parts(predictor, dataset, reporter)
+    evaluated = evaluator.measure_parts(outputs, dataset)
+    tolerance = min(max(SMALLEST_TOLERANCE, same["probabilities_difference"]), LARGEST_TOLERANCE)
+    summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
+    with reporter.progress(f"making {variant.name}"), reporter.timing.measure(f"making {variant.name}"):
+        info = artifact.with_selftest_of(predictor, dataclasses.replace(info, parity=same, metrics=summary), tolerance)
+        files, run = writer.files(info)
+        _check_selftest(kind, info, run, dataset)
+    train = agreement.other_training_pictures(dataset, base.made.calibrated_on, bases.seed)
+    runners: dict[str, Any] = {"float32": float32.graph, variant.name: predictor.probabilities}
+    pairs = agreement.gather(runners, (float32.outputs, outputs), dataset, train, limits.max_drop, reporter)
+    with reporter.progress(f"timing {variant.name} beside float32"):
+        from zoo_runtime import Predictor
+
+        programs, first = OtherPrograms(), artifact.serialize(float32.graph, float32.info)
+        speed = compare_speed(Predictor(first), predictor, dataset.pixels.array[dataset.split.test[:1]])
+    figures = {
+        "kind": variant.name,
+        "file": kind.file,
+        **compare_metrics(evaluated["test"], evaluator.measure_parts(float32.outputs, dataset)["test"]),
+        "max_drop": limits.max_drop,
+        "speedup": speed.ratio,
+        "speedup_middle_half": list(speed.middle_half),
+        "busy": programs.warning(),
+        "milliseconds": speed.second,
+        "float32_milliseconds": speed.first,
+        "bytes": sum(map(len, files.values())),
+        "float32_bytes": len(first),
+        "test_pictures": evaluated["test"]["pictures"],
+        "graph": kind.graph,
+        "weights_sha256": graph_sha256(public(base.graph)),
+        **base.made.precision,
+        "same_as_onnx": same,
+        "selftest_tolerance": tolerance,
+        **base.made.tried,
+        **pairs,
+    }
+    figures["refusal"] = _refuse(kind, same) or variant.refuse(figures, limits)
+    figures["too_few"] = acceptance.decide(variant.name, figures, limits.max_drop)[1]
+    main = files[kind.file]
+    return VariantFile(variant, main, figures, figures["refusal"], metrics=evaluated, files=files, info=info)
+
+
+def _refuse(kind: Format, same: Mapping[str, Any]) -> str | None:
+    """Return why a file is refused that computes something else than the ONNX file of the same graph."""
+    difference = same["probabilities_difference"]
+    if kind.tolerance is None or difference <= kind.tolerance:
+        return None
+    return (
+        f"its probabilities differ from those of the ONNX file by up to {difference:.2g} on {same['pictures']} real "
+        f"pictures (allowed {kind.tolerance:g}), and the likeliest class on {same['pictures'] - same['top1_equal']} of "
+        "them"
+    )
+
+
+class _Writer:
+    """Calls a plugin to make the files of a format, with the metadata that they shall carry.
+
+    Args:
+        kind: The format.
+        graph: The finished graph.
+        calibration: Training pictures; see `zoo.plugin.FormatSource`.
+    """
+
+    def __init__(self, kind: Format, graph: onnx.ModelProto, calibration: np.ndarray) -> None:
+        self._kind, self._graph, self._calibration = kind, graph, calibration
+
+    @functools.cached_property
+    def _function(self) -> Any:
+        from zoo.convert.keras_to_onnx import public
+        from zoo.convert.onnx_to_tensorflow import function_of
+
+        return function_of(public(self._graph))
+
+    def files(self, info: ModelInfo) -> tuple[dict[str, bytes], Callable[[Any], list[np.ndarray]]]:
+        """Make the files.
+
+        Returns:
+            The files by name, and a function that runs them: from pixels to the outputs, in the order of the graph.
+
+        Raises:
+            ExportError: The plugin raised an error, or made no file of the promised name.
+        """
+        from zoo.convert.keras_to_onnx import public
+        from zoo.export import artifact
+
+        kind = self._kind
+        if kind.make is None or kind.run is None:
+            raise ExportError(f"the format {kind.name} is that of zoo itself. Ask for it with --{kind.graph}.")
+        with tempfile.TemporaryDirectory(prefix="zoo-format-") as folder:
+            source = FormatSource(
+                onnx=artifact.serialize(self._graph, info),
+                metadata=info.to_metadata(),
+                classes=tuple(info.classes),
+                calibration=self._calibration,
+                folder=Path(folder),
+                tensorflow=lambda: self._function,
+            )
+            _call(kind, "make", kind.make, source)
+            files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+            if not files.get(kind.file):
+                raise ExportError(
+                    f"the format {kind.name} made no file {kind.file!r}. It made {', '.join(files) or 'nothing'}."
+                )
+            # Some engines read their file again later, so the copy stays as long as the function.
+            place = tempfile.TemporaryDirectory(prefix="zoo-format-")
+            for name, content in files.items():
+                Path(place.name, name).write_bytes(content)
+            runner = _call(kind, "run", kind.run, Path(place.name))
+        names = [output.name for output in public(self._graph).graph.output]
+        return files, _Checked(kind, runner, names, len(info.classes), place).run
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Runs the files of a format, and checks what comes out.
+
+    Args:
+        kind: The format.
+        runner: What the plugin returned.
+        names: The names of the outputs, in the order of the graph.
+        classes: The number of classes.
+        place: The folder of the files, which goes with this object.
+    """
+
+    kind: Format
+    runner: Callable[[Any], Mapping[str, Any]]
+    names: list[str]
+    classes: int
+    place: tempfile.TemporaryDirectory[str]
+
+    def run(self, pixels: Any) -> list[np.ndarray]:
+        """Return the outputs for pixels, (batch, height, width, channels), in the order of the graph.
+
+        Raises:
+            ExportError: An output is missing, has another shape, or is not finite. Or the plugin raised an error.
+        """
+        import numpy as np
+
+        found = _call(self.kind, "run", self.runner, pixels)
+        outputs = []
+        for name in self.names:
+            if not isinstance(found, Mapping) or name not in found:
+                given = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+                raise ExportError(f"the {self.kind.name} file gives no output {name!r}. It gives {given}.")
+            values = np.asarray(found[name], np.float32)
+            wanted = (len(pixels), self.classes) if name == "probabilities" else (len(pixels),)
+            if values.shape != wanted:
+                raise ExportError(
+                    f"the {self.kind.name} file gives the output {name!r} with the shape {values.shape} instead of "
+                    f"{wanted}."
+                )
+            if not np.isfinite(values).all():
+                raise ExportError(f"the {self.kind.name} file gives values that are not finite in {name!r}.")
+            outputs.append(values)
+        return outputs
+
+
+def _call(kind: Format, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a plugin. Whatever it raises becomes an ExportError, and nothing gets into the output."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return function(*arguments)
+    except (KeyboardInterrupt, ZooError):
+        raise
+    except BaseException as error:
+        raise ExportError(f"the format {kind.name} failed in {what!r}: {reason(error)}") from error
+
+
+def _predictor(kind: Format, info: ModelInfo, run: Callable[[Any], list[np.ndarray]], dataset: Dataset) -> Predictor:
+    """Return a predictor that answers with the files of a format."""
+    from zoo_runtime.workshop import OtherPredictor
+
+    return OtherPredictor(info, run, **dataset.source.limits)
+
+
+def _calibration(dataset: Dataset, seed: int) -> np.ndarray:
+    """Return training pictures for formats that measure ranges themselves."""
+    from zoo.export import comparison, int8
+
+    return comparison.pixels_of(dataset, int8.choose_pictures(dataset.split, seed)[0][:CALIBRATION_PICTURES])
+
+
+def _compare_with_onnx(kind: Format, predictor: Predictor, onnx_file: bytes, dataset: Dataset) -> dict[str, Any]:
+    """Compare the outputs of a file with those of the ONNX file of the same graph, on pictures it was not trained on.
+
+    Returns:
+        `pictures`, `tolerance`, `probabilities_difference` (the largest difference of a probability),
+        `outlier_score_difference` if there is a score, and `top1_equal`, the number of pictures with the same likeliest
+        class.
+    """
+    import numpy as np
+
+    from zoo_runtime import Predictor
+
+    split = dataset.split
+    rows = np.concatenate([split.val, split.test, split.train])[:COMPARED_PICTURES]
+    pixels, reference = np.ascontiguousarray(dataset.pixels.array[rows]), Predictor(onnx_file)
+    batches = [pixels[i : i + 16] for i in range(0, len(pixels), 16)]
+    first, second = (
+        [np.concatenate(each) for each in zip(*(one.outputs(batch) for batch in batches), strict=True)]
+        for one in (reference, predictor)
+    )
+    figures: dict[str, Any] = {"pictures": len(rows), "tolerance": kind.tolerance}
+    figures["probabilities_difference"] = float(np.abs(first[0] - second[0]).max())
+    if len(first) > 1:
+        figures["outlier_score_difference"] = float(np.abs(first[1] - second[1]).max())
+    figures["top1_equal"] = int((first[0].argmax(axis=1) == second[0].argmax(axis=1)).sum())
+    return figures
+
+
+def _check_selftest(kind: Format, info: ModelInfo, run: Callable[[Any], list[np.ndarray]], dataset: Dataset) -> None:
+    """Run the self-test of the finished files, which were made again to carry it.
+
+    Raises:
+        ParityFailed: They do not pass.
+    """
+    import zoo_runtime
+    from zoo.errors import ParityFailed
+
+    result = zoo_runtime.check(_predictor(kind, info, run, dataset))
+    if not (result.passed and result.pixels_equal):
+        raise ParityFailed(f"the {kind.name} file fails its own self-test: {result}.")
