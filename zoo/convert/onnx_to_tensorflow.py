@@ -12,8 +12,10 @@ input has. `zoo_plugins.litert` makes the file of the function.
 from __future__ import annotations
 
 import dataclasses
+import os
 import string
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from zoo import backend
 from zoo.errors import ConversionFailed
 
 if TYPE_CHECKING:
@@ -44,8 +47,7 @@ def function_of(model: onnx.ModelProto) -> Any:
     Raises:
         ConversionFailed: The graph has an operator, or a use of one, that is not translated.
     """
-    import tensorflow as tf
-
+    tf = _tensorflow()
     (image,) = model.graph.input
     shape = [dim.dim_value or None for dim in image.type.tensor_type.shape.dim]
     graph = _Graph(model)
@@ -56,6 +58,14 @@ def function_of(model: onnx.ModelProto) -> Any:
     # Autograph would wrap the errors that are raised here in errors of its own.
     function = tf.function(run, autograph=False)
     return function.get_concrete_function(image=tf.TensorSpec(shape, tf.uint8, name=image.name))
+
+
+def _tensorflow() -> ModuleType:
+    """Import TensorFlow without its notes about the processor, and return it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with backend.without_stderr():
+        import tensorflow as tf
+    return tf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,24 @@ def companions(path: Path) -> Sequence[Path]:
     return [weights] if path.suffix == ".xml" and weights.is_file() else []
 
 
+def beside(exported: Path, name: str) -> list[tuple[str, Path]]:
+    """List the files in other formats that belong to an export by their names: the format, and the main file.
+
+    Args:
+        exported: The folder of exports.
+        name: The name of the export.
+    """
+    found = []
+    # `glob` would read brackets in a name as a pattern, but names have none.
+    for folder in sorted(exported.glob(f"{name}-*")):
+        files = [path for path in (folder / "model.tflite", folder / "model.xml") if path.is_file()]
+        if not files and (folder / SIDECAR).is_file():
+            others = (".md", ".json", ".sig", ".onnx")
+            files = [path for path in sorted(folder.glob("*.*")) if path.suffix not in others]
+        found += [(folder.name.removeprefix(f"{name}-"), path) for path in files[:1]]
+    return found
+
+
 def _carried(path: Path) -> dict[str, str]:
     if path.suffix == ".tflite" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 # How many pictures show whether a file computes what the ONNX file of the same graph computes.
 COMPARED_PICTURES = 64
 CALIBRATION_PICTURES = 128
+# How much of what a failed converter wrote is shown, in bytes.
+LARGEST_OUTPUT = 20_000
 # A self-test that passes must hold for processors that round in another way. See `zoo.export.variants`.
 SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
 
@@ -204,7 +207,11 @@ def make_format(
     tolerance = min(max(SMALLEST_TOLERANCE, same["probabilities_difference"]), LARGEST_TOLERANCE)
     summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
     with reporter.progress(f"making {variant.name}"), reporter.timing.measure(f"making {variant.name}"):
-        info = artifact.with_selftest_of(predictor, dataclasses.replace(info, parity=same, metrics=summary), tolerance)
+        info = artifact.with_selftest_of(
+            predictor,
+            dataclasses.replace(info, precision={**precision, "same_as_onnx": same}, metrics=summary),
+            tolerance,
+        )
         files, run = writer.files(info)
         _check_selftest(kind, info, run, dataset)
     train = agreement.other_training_pictures(dataset, base.made.calibrated_on, bases.seed)
@@ -297,7 +304,7 @@ class _Writer:
                 folder=Path(folder),
                 tensorflow=lambda: self._function,
             )
-            _call(kind, "make", kind.make, source)
+            _call(kind, "make", kind.make, source, quiet=True)
             files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
             if not files.get(kind.file):
                 raise ExportError(
@@ -307,7 +314,7 @@ class _Writer:
             place = tempfile.TemporaryDirectory(prefix="zoo-format-")
             for name, content in files.items():
                 Path(place.name, name).write_bytes(content)
-            runner = _call(kind, "run", kind.run, Path(place.name))
+            runner = _call(kind, "run", kind.run, Path(place.name), quiet=True)
         names = [output.name for output in public(self._graph).graph.output]
         return files, _Checked(kind, runner, names, len(info.classes), place).run
 
@@ -357,15 +364,50 @@ class _Checked:
         return outputs
 
 
-def _call(kind: Format, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of a plugin. Whatever it raises becomes an ExportError, and nothing gets into the output."""
+def _call(kind: Format, what: str, function: Callable[..., Any], *arguments: Any, quiet: bool = False) -> Any:
+    """Call a function of a plugin. Whatever it raises becomes an ExportError, and nothing gets into the output.
+
+    Args:
+        kind: The format.
+        what: What the function does, for the message.
+        function: The function.
+        arguments: Its arguments.
+        quiet: Whether what it writes to stderr is shown only if it fails. Converters write many notes there.
+    """
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _held_back() if quiet else contextlib.nullcontext():
             return function(*arguments)
     except (KeyboardInterrupt, ZooError):
         raise
     except BaseException as error:
         raise ExportError(f"the format {kind.name} failed in {what!r}: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold back what this process writes to stderr, also in C++, and show it if an error is raised."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        # The process was started without stderr.
+        yield
+        return
+    try:
+        with tempfile.TemporaryFile() as written:
+            sys.stderr.flush()
+            os.dup2(written.fileno(), 2)
+            try:
+                yield
+            except BaseException:
+                os.dup2(kept, 2)
+                written.seek(0)
+                os.write(2, written.read()[-LARGEST_OUTPUT:])
+                raise
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+    finally:
+        os.close(kept)
 
 
 def _predictor(kind: Format, info: ModelInfo, run: Callable[[Any], list[np.ndarray]], dataset: Dataset) -> Predictor:

@@ -17,10 +17,11 @@ from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
 from zoo.data.stored import StoredPicture
-from zoo.errors import ExportError, WriteError, ZooError
+from zoo.errors import WriteError, ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import Outputs
+from zoo.export import format_metadata
 from zoo.export.formats import Bases, FormatVariant
 from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile, VariantRequest, failed, make_variant
 from zoo.plugin import Head
@@ -39,14 +40,14 @@ from zoo.workflow import (
     verdict,
 )
 from zoo.workflow import precision as precisions
-from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph
+from zoo.workflow.finished_graph import Finisher, convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.model_card import Described
 from zoo.workflow.own_pictures import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
-from zoo.workflow.trust import HeldOut, Trust, TrustOptions
+from zoo.workflow.trust import Trust
 from zoo_runtime import ModelInfo, Predictor
 
 if TYPE_CHECKING:
@@ -177,9 +178,11 @@ def export_model(
     if float32:
         requested = [each.variant for each in variants]
         others = [variant for variant in VARIANTS if variant not in requested]
-        replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter)
+        names = [variant.name for variant in requested]
+        formats = [each for each in format_metadata.beside(exported, trained.name) if each[0] not in names]
+        replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter, formats)
     float32_file, place = Float32File(raw, graph, info, outputs), _Place(exported, keep, replace)
-    files_and_paths, finisher = [], _Finisher(trained, raw, held_out, trust_options, reporter)
+    files_and_paths, finisher = [], Finisher(trained, raw, held_out, trust_options, reporter)
     bases = Bases(float32_file, dataset, finisher.of, reporter, trained.record.options["seed"])
     for each in variants:
         if isinstance(each.variant, FormatVariant):
@@ -212,32 +215,6 @@ def _write_figures(
     report_data.write(trained, raw, outputs, fitted, reporter)
     with reporter.timing.measure("report"):
         label_issues.write(trained, fitted, outputs, reporter, exported=exported)
-
-
-@dataclass(frozen=True)
-class _Finisher:
-    """Makes functions that fit calibration and thresholds for a smaller file; see `make_variant`."""
-
-    trained: TrainedModel
-    raw: onnx.ModelProto
-    held_out: HeldOut
-    options: TrustOptions
-    reporter: Reporter
-
-    def of(self, variant: str) -> FinishGraph:
-        """Return the function for a variant. It raises an ExportError if no threshold holds the wanted precision."""
-
-        def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
-            moved = transfer.moved_by(self.raw, graph, self.trained.dataset, self.held_out, self.options.seed)
-            graph, info, fitted = finish_graph(
-                self.trained, graph, info, moved, self.options, self.reporter, again=True
-            )
-            refusal = precisions.refused_variant(fitted, self.trained, variant)
-            if refusal:
-                raise ExportError(f"{refusal}.")
-            return graph, info
-
-        return finish
 
 
 def _warn_of_earlier(

@@ -17,7 +17,7 @@ from zoo.export import format_metadata
 from zoo.export.formats import Bases, FormatVariant, make_format
 from zoo.export.variants import VARIANTS, VariantFile, VariantRequest, failed
 from zoo.files import atomic_write
-from zoo.plugin import format_choice
+from zoo.plugin import Format, format_choice
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow import model_card, replaced
@@ -54,6 +54,11 @@ def resolve(
             continue
         found.append(dataclasses.replace(each, variant=FormatVariant(kind.name, kind)))
     return tuple(found)
+
+
+def of(requests: Sequence[VariantRequest]) -> list[Format]:
+    """Return the formats among the files that are asked for, after they have been looked up."""
+    return [each.variant.of() for each in requests if isinstance(each.variant, FormatVariant)]
 
 
 def export(

@@ -331,7 +331,7 @@ def _new_record(
         classes=list(source.classes),
         task=source.task,
         data=cast(entries.Data, data),
-        plugins=_plugins([*_deciding(resolved), *resolved.loggers], registry),
+        plugins=_plugins([*_deciding(resolved), *resolved.loggers, *export_formats.of(asked.variants)], registry),
         versions=runs.versions(),
         schedule={
             "name": resolved.schedule.name,

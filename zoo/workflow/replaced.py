@@ -434,7 +434,12 @@ def tuned_settings(path: Path) -> Path:
 
 
 def warn_of_stale(
-    variants: Sequence[Variant], exported: Path, name: str, run: runs.Run | None, reporter: Reporter
+    variants: Sequence[Variant],
+    exported: Path,
+    name: str,
+    run: runs.Run | None,
+    reporter: Reporter,
+    formats: Sequence[tuple[str, Path]] = (),
 ) -> None:
     """Warn about variants and exports of other sizes that come from another run. Their files are kept.
 
@@ -444,9 +449,10 @@ def warn_of_stale(
         name: The name of the new export.
         run: The run of the new export; None if a published network was exported.
         reporter: Receives the warnings.
+        formats: The names and the main files of other formats to look at.
     """
     identity = run.id if run is not None else None
-    for path, kind, size in _related(variants, exported, name):
+    for path, kind, size in [*_related(variants, exported, name), *((path, kind, None) for kind, path in formats)]:
         present = info_of(path)
         if present is None or present.precision.get("kind") != kind or present.run.get("id") == identity:
             continue
