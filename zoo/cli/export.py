@@ -29,11 +29,13 @@ from zoo.cli.options import (
     variant_requests,
 )
 from zoo.cli.reading_options import formats_option, max_pixels_option, reading_options, reading_values
+from zoo.cli.values import WholeNumber
 from zoo.errors import ZooError
 from zoo.export.formats import FormatVariant
 
 if TYPE_CHECKING:
     from zoo.data.reading import ReadingOptions
+    from zoo.export.fixed_batch import FixedBatch
     from zoo.export.variants import VariantRequest
     from zoo.plugin.registry import Registry
     from zoo.workflow.export import ExportResult
@@ -102,6 +104,19 @@ def show_variants(result: ExportResult) -> int:
 @runs_option
 @exported_option
 @click.option(
+    "--static-batch",
+    type=WholeNumber(1, 256),
+    metavar="N",
+    help="With --calibration: the number of pictures that the compiled network takes at once (default: 1).",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Make a folder for the compiler of an accelerator, such as Hailo's, RKNN's or Coral's: an ONNX file with a "
+    "fixed batch, and training pictures for calibration.",
+)
+@click.option(
     "--web",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
@@ -162,6 +177,8 @@ def _export(
     wanted_precision: float | None,
     name: str | None,
     replace: bool,
+    static_batch: int | None,
+    calibration: Path | None,
     key: Path | None,
     runs: Path,
     exported: Path,
@@ -181,6 +198,7 @@ def _export(
     typed, float32 = _typed(), True if ONNX in values["export_as"] else None
     variants, reading = variant_requests(values), reading_values(values)
     _check_together(top, size, best_so_far, wanted_precision, variants, reading)
+    compiler = _compiler(static_batch, calibration, plain=not (top or best_so_far))
     if not top and typed_again("resize", resize):
         raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
     signer = _signer(key)
@@ -201,7 +219,7 @@ def _export(
         _refuse_architecture(what, registry, exported, runs)
         folder = find_run(what, exported, runs, "zoo export", typed)
         options = {**asked, "data": data, "variants": variants, "allow_chance": allow_chance, "typed": typed}
-        options["float32"] = float32
+        options |= {"float32": float32, "compiler": compiler}
         options["precision"] = wanted_precision
         if best_so_far:
             result = _export_best_so_far(folder, registry, reporter, options)
@@ -210,6 +228,8 @@ def _export(
         target = result.exported
         paths = [path for _, path in result.variants if path]
         _sign(signer, *(each for path in paths for each in (path, *companions(path))))
+        if compiler is not None and result.difference is not None:
+            _show_compiler(compiler, result.difference)
         if target is None:
             return show_refusal(result) or show_variants(result), paths[-1] if paths else None
         if size or best_so_far or wanted_precision is not None:
@@ -239,6 +259,25 @@ def _check_together(
         raise click.UsageError(f"--best-so-far exports the float32 file of an interrupted run. Leave out {other}.")
     if best_so_far and reading.words():
         raise click.UsageError(f"--best-so-far reads the pictures as the run does. Leave out {reading.words()[0]}.")
+
+
+def _compiler(batch: int | None, folder: Path | None, *, plain: bool) -> FixedBatch | None:
+    """Return what a compiler gets, if the user asks for it. `plain` is whether a finished run is exported."""
+    if folder is None:
+        if batch is not None:
+            raise click.UsageError("--static-batch goes with --calibration DIR, the folder for the compiler.")
+        return None
+    if not plain:
+        raise click.UsageError("--calibration goes with a finished run, whose training pictures it takes.")
+    from zoo.export.fixed_batch import FixedBatch
+
+    return FixedBatch(folder, batch or 1)
+
+
+def _show_compiler(compiler: FixedBatch, difference: float) -> None:
+    folder = compiler.folder
+    click.echo(f"Compiler   {folder / 'model.onnx'} (batches of {compiler.batch}), and {folder / 'calibration.npy'}")
+    click.echo(f"           probabilities differ by at most {difference:.1e} from the float32 file on these pictures")
 
 
 def _signer(key: Path | None) -> Signer | None:

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     import keras
     import onnx
 
+    from zoo.export.fixed_batch import FixedBatch
+
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -69,6 +71,8 @@ class ExportResult:
             refused.
         refusal: Why no file was put in place, if the network has learned nothing; otherwise None.
         logs: For each log of the run besides history.csv, the name of its logger and what shows it.
+        difference: The largest difference of a probability between the file for a compiler and the float32 file. None
+            if there is no such file.
     """
 
     run: runs.Run
@@ -78,6 +82,7 @@ class ExportResult:
     variants: tuple[tuple[VariantFile, Path | None], ...] = ()
     refusal: str | None = None
     logs: tuple[tuple[str, str], ...] = ()
+    difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def export_model(
     allow_chance: bool = False,
     replace: bool = False,
     precision: float | None = None,
+    compiler: FixedBatch | None = None,
 ) -> ExportResult:
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
@@ -128,6 +134,7 @@ def export_model(
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         precision: The wanted fraction of right answers, in (0, 1): less sure answers become "unknown". No file is put
             in place if held-out pictures cannot show it. None asks for none.
+        compiler: Also make a file with a fixed batch and calibration pictures. None makes none.
 
     Returns:
         The paths of the files, the metrics of the float32 file, and the variants.
@@ -181,6 +188,13 @@ def export_model(
         names = [variant.name for variant in requested]
         formats = [each for each in format_metadata.beside(exported, trained.name) if each[0] not in names]
         replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter, formats)
+    if compiler is not None:
+        from zoo.export import fixed_batch, int8
+
+        reporter.say(f"Making the file with a batch of {compiler.batch}, and calibration pictures")
+        rows, _, _ = int8.choose_pictures(dataset.split, trained.record.options["seed"])
+        difference = fixed_batch.write(compiler, artifact.public(graph), info.classes, dataset, rows)
+        result = dataclasses.replace(result, difference=difference)
     float32_file, place = Float32File(raw, graph, info, outputs), _Place(exported, keep, replace)
     files_and_paths, finisher = [], Finisher(trained, raw, held_out, trust_options, reporter)
     bases = Bases(float32_file, dataset, finisher.of, reporter, trained.record.options["seed"])
@@ -398,6 +412,7 @@ def export_run(
     allow_chance: bool = False,
     replace: bool = False,
     precision: float | None = None,
+    compiler: FixedBatch | None = None,
     typed: Sequence[str] = (),
 ) -> ExportResult:
     """Export a finished run again, with the same checks as after training.
@@ -420,6 +435,8 @@ def export_run(
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         precision: The wanted precision; see `export_model`. None means that of the latest export; see
             `zoo.workflow.precision.wanted`. 0 means none.
+        compiler: Also make a file with a fixed batch and calibration pictures. The float32 export is then not changed,
+            unless `float32` is True.
         typed: The words after `zoo export RUN` that the user typed, for commands in error messages.
 
     Returns:
@@ -438,7 +455,11 @@ def export_run(
     """
     run, record = runs.load(folder)
     variants = export_formats.resolve(variants, registry)
-    float32 = not variants if float32 is None else float32
+    float32 = not (variants or compiler) if float32 is None else float32
+    if compiler is not None:
+        from zoo.export import fixed_batch
+
+        fixed_batch.check_place(compiler.folder, replace=replace)
     config.check_precision(precision, multilabel=record.task == "multilabel")
     architecture = registry.architecture(record.architecture["name"])
     resized = size is not None and list(size) != record.image["size"]
@@ -474,6 +495,7 @@ def export_run(
         keep=not resized,
         float32=float32,
         variants=variants,
+        compiler=compiler,
         allow_chance=allow_chance,
         replace=replace,
         precision=precisions.wanted(precision, run, record, reporter, beside, dataset.spec.size),
