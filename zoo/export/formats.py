@@ -10,19 +10,14 @@ it computes something else than the ONNX file of the same graph. Whatever a plug
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ExportError, InstallationError, ZooError, reason
+from zoo.errors import InstallationError, ZooError
 from zoo.export import acceptance
+from zoo.export.format_files import Writer
 from zoo.export.variants import (
     VARIANTS,
     AcceptanceLimits,
@@ -31,10 +26,11 @@ from zoo.export.variants import (
     Variant,
     VariantFile,
     VariantGraph,
+    VariantRequest,
     compare_metrics,
     compare_speed,
 )
-from zoo.plugin import Format, FormatSource
+from zoo.plugin import Format
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +43,6 @@ if TYPE_CHECKING:
 # How many pictures show whether a file computes what the ONNX file of the same graph computes.
 COMPARED_PICTURES = 64
 CALIBRATION_PICTURES = 128
-# How much of what a failed converter wrote is shown, in bytes.
-LARGEST_OUTPUT = 20_000
 # A self-test that passes must hold for processors that round in another way. See `zoo.export.variants`.
 SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
 
@@ -104,8 +98,16 @@ class FormatVariant(Variant):
         """
         if self.of().graph == "float32":
             return VariantGraph(graph, {})
-        (variant,) = [each for each in VARIANTS if each.name == self.of().graph]
-        return variant.make(graph, dataset, dataclasses.replace(limits, any_speed=True), reporter, seed=seed)
+        return _variant(self.of().graph).make(graph, dataset, _for_devices(limits), reporter, seed=seed)
+
+
+def _variant(name: str) -> Variant:
+    (variant,) = [each for each in VARIANTS if each.name == name]
+    return variant
+
+
+def _for_devices(limits: AcceptanceLimits) -> AcceptanceLimits:
+    return dataclasses.replace(limits, any_speed=True)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,41 @@ class Bases:
     finisher: Callable[[str], FinishGraph]
     reporter: Reporter
     seed: int
-    _made: dict[tuple[str, float], Base | ZooError] = field(default_factory=dict)
+    _made: dict[tuple[str, float], VariantGraph | ZooError] = field(default_factory=dict)
+    _bases: dict[tuple[str, float], Base] = field(default_factory=dict)
+
+    def shared(self, request: VariantRequest, requests: Sequence[VariantRequest]) -> VariantGraph | None:
+        """Return the graph for an ONNX variant if a format that is asked for too stores the same; else None.
+
+        Raises:
+            ZooError: The graph could not be made.
+        """
+        limits, kind = request.limits, request.variant.name
+        formats = [each for each in requests if isinstance(each.variant, FormatVariant)]
+        alike = any(
+            each.variant.of().graph == kind and each.limits.max_drop == limits.max_drop  # type: ignore[attr-defined]
+            for each in formats
+        )
+        # A search for a graph that is faster here may end with another one.
+        if not alike or (request.variant.must_be_faster and not limits.any_speed):
+            return None
+        return self._graph(kind, limits)
+
+    def _graph(self, kind: str, limits: AcceptanceLimits) -> VariantGraph:
+        key = kind, limits.max_drop
+        if key not in self._made:
+            try:
+                with self.reporter.timing.measure(f"making {kind}"):
+                    variant, limits = _variant(kind), _for_devices(limits)
+                    self._made[key] = variant.make(
+                        self.float32.raw, self.dataset, limits, self.reporter, seed=self.seed
+                    )
+            except ZooError as error:
+                self._made[key] = error
+        found = self._made[key]
+        if isinstance(found, ZooError):
+            raise found
+        return found
 
     def of(self, variant: FormatVariant, limits: AcceptanceLimits) -> Base:
         """Return the graph that a format stores.
@@ -153,18 +189,11 @@ class Bases:
             info = dataclasses.replace(self.float32.info, parity={})
             return Base(self.float32.graph, info, VariantGraph(self.float32.graph, {}))
         key = kind, limits.max_drop
-        if key not in self._made:
-            try:
-                with self.reporter.timing.measure(f"making {kind}"):
-                    made = variant.make(self.float32.raw, self.dataset, limits, self.reporter, seed=self.seed)
-                graph, info = self.finisher(variant.name)(made.graph, dataclasses.replace(self.float32.info, parity={}))
-                self._made[key] = Base(graph, info, made)
-            except ZooError as error:
-                self._made[key] = error
-        found = self._made[key]
-        if isinstance(found, ZooError):
-            raise found
-        return found
+        if key not in self._bases:
+            made, info = self._graph(kind, limits), dataclasses.replace(self.float32.info, parity={})
+            graph, info = self.finisher(variant.name)(made.graph, info)
+            self._bases[key] = Base(graph, info, made)
+        return self._bases[key]
 
 
 def make_format(
@@ -196,7 +225,7 @@ def make_format(
     base, float32, kind = bases.of(variant, limits), bases.float32, variant.of()
     precision = {"kind": variant.name, "graph": kind.graph, **base.made.precision}
     info = dataclasses.replace(base.info, precision=precision, selftest={}, metrics={})
-    writer = _Writer(kind, base.graph, _calibration(dataset, bases.seed))
+    writer = Writer(kind, base.graph, _calibration(dataset, bases.seed))
     with reporter.progress(f"making {variant.name}"), reporter.timing.measure(f"making {variant.name}"):
         files, run = writer.files(info)
     predictor = _predictor(kind, info, run, dataset)
@@ -259,155 +288,6 @@ def _refuse(kind: Format, same: Mapping[str, Any]) -> str | None:
         f"pictures (allowed {kind.tolerance:g}), and the likeliest class on {same['pictures'] - same['top1_equal']} of "
         "them"
     )
-
-
-class _Writer:
-    """Calls a plugin to make the files of a format, with the metadata that they shall carry.
-
-    Args:
-        kind: The format.
-        graph: The finished graph.
-        calibration: Training pictures; see `zoo.plugin.FormatSource`.
-    """
-
-    def __init__(self, kind: Format, graph: onnx.ModelProto, calibration: np.ndarray) -> None:
-        self._kind, self._graph, self._calibration = kind, graph, calibration
-
-    @functools.cached_property
-    def _function(self) -> Any:
-        from zoo.convert.keras_to_onnx import public
-        from zoo.convert.onnx_to_tensorflow import function_of
-
-        return function_of(public(self._graph))
-
-    def files(self, info: ModelInfo) -> tuple[dict[str, bytes], Callable[[Any], list[np.ndarray]]]:
-        """Make the files.
-
-        Returns:
-            The files by name, and a function that runs them: from pixels to the outputs, in the order of the graph.
-
-        Raises:
-            ExportError: The plugin raised an error, or made no file of the promised name.
-        """
-        from zoo.convert.keras_to_onnx import public
-        from zoo.export import artifact
-
-        kind = self._kind
-        if kind.make is None or kind.run is None:
-            raise ExportError(f"the format {kind.name} is that of zoo itself. Ask for it with --{kind.graph}.")
-        with tempfile.TemporaryDirectory(prefix="zoo-format-") as folder:
-            source = FormatSource(
-                onnx=artifact.serialize(self._graph, info),
-                metadata=info.to_metadata(),
-                classes=tuple(info.classes),
-                calibration=self._calibration,
-                folder=Path(folder),
-                tensorflow=lambda: self._function,
-            )
-            _call(kind, "make", kind.make, source, quiet=True)
-            files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
-            if not files.get(kind.file):
-                raise ExportError(
-                    f"the format {kind.name} made no file {kind.file!r}. It made {', '.join(files) or 'nothing'}."
-                )
-            # Some engines read their file again later, so the copy stays as long as the function.
-            place = tempfile.TemporaryDirectory(prefix="zoo-format-")
-            for name, content in files.items():
-                Path(place.name, name).write_bytes(content)
-            runner = _call(kind, "run", kind.run, Path(place.name), quiet=True)
-        names = [output.name for output in public(self._graph).graph.output]
-        return files, _Checked(kind, runner, names, len(info.classes), place).run
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """Runs the files of a format, and checks what comes out.
-
-    Args:
-        kind: The format.
-        runner: What the plugin returned.
-        names: The names of the outputs, in the order of the graph.
-        classes: The number of classes.
-        place: The folder of the files, which goes with this object.
-    """
-
-    kind: Format
-    runner: Callable[[Any], Mapping[str, Any]]
-    names: list[str]
-    classes: int
-    place: tempfile.TemporaryDirectory[str]
-
-    def run(self, pixels: Any) -> list[np.ndarray]:
-        """Return the outputs for pixels, (batch, height, width, channels), in the order of the graph.
-
-        Raises:
-            ExportError: An output is missing, has another shape, or is not finite. Or the plugin raised an error.
-        """
-        import numpy as np
-
-        found = _call(self.kind, "run", self.runner, pixels)
-        outputs = []
-        for name in self.names:
-            if not isinstance(found, Mapping) or name not in found:
-                given = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
-                raise ExportError(f"the {self.kind.name} file gives no output {name!r}. It gives {given}.")
-            values = np.asarray(found[name], np.float32)
-            wanted = (len(pixels), self.classes) if name == "probabilities" else (len(pixels),)
-            if values.shape != wanted:
-                raise ExportError(
-                    f"the {self.kind.name} file gives the output {name!r} with the shape {values.shape} instead of "
-                    f"{wanted}."
-                )
-            if not np.isfinite(values).all():
-                raise ExportError(f"the {self.kind.name} file gives values that are not finite in {name!r}.")
-            outputs.append(values)
-        return outputs
-
-
-def _call(kind: Format, what: str, function: Callable[..., Any], *arguments: Any, quiet: bool = False) -> Any:
-    """Call a function of a plugin. Whatever it raises becomes an ExportError, and nothing gets into the output.
-
-    Args:
-        kind: The format.
-        what: What the function does, for the message.
-        function: The function.
-        arguments: Its arguments.
-        quiet: Whether what it writes to stderr is shown only if it fails. Converters write many notes there.
-    """
-    try:
-        with contextlib.redirect_stdout(sys.stderr), _held_back() if quiet else contextlib.nullcontext():
-            return function(*arguments)
-    except (KeyboardInterrupt, ZooError):
-        raise
-    except BaseException as error:
-        raise ExportError(f"the format {kind.name} failed in {what!r}: {reason(error)}") from error
-
-
-@contextlib.contextmanager
-def _held_back() -> Iterator[None]:
-    """Hold back what this process writes to stderr, also in C++, and show it if an error is raised."""
-    try:
-        kept = os.dup(2)
-    except OSError:
-        # The process was started without stderr.
-        yield
-        return
-    try:
-        with tempfile.TemporaryFile() as written:
-            sys.stderr.flush()
-            os.dup2(written.fileno(), 2)
-            try:
-                yield
-            except BaseException:
-                os.dup2(kept, 2)
-                written.seek(0)
-                os.write(2, written.read()[-LARGEST_OUTPUT:])
-                raise
-            finally:
-                sys.stderr.flush()
-                os.dup2(kept, 2)
-    finally:
-        os.close(kept)
 
 
 def _predictor(kind: Format, info: ModelInfo, run: Callable[[Any], list[np.ndarray]], dataset: Dataset) -> Predictor:

@@ -311,14 +311,14 @@ class VariantFile:
 
     Args:
         variant: The kind of file.
-        content: The bytes of the file. Empty if the file could not be made.
+        content: The bytes of the main file. Empty if it could not be made.
         figures: The measurements that the run folder stores: metrics of this file and of the float32 file, speedup,
             milliseconds per picture, sizes in bytes, and what was tried. Empty if the file could not be made.
         refusal: Why the file must not be used. None if it may be used.
         record: The name of the file in the run folder that stores `figures`. Empty if they have not been stored.
         metrics: All figures of this file on each part, as metrics.json has them for the float32 file.
-        files: All files by name, if this is the format of a plugin. Empty for an ONNX file.
-        info: The metadata, if this is the format of a plugin.
+        files: All files by name, and
+        info: the metadata, if this is the format of a plugin.
     """
 
     variant: Variant
@@ -361,6 +361,7 @@ def make_variant(
     reporter: Reporter,
     *,
     seed: int,
+    made: VariantGraph | None = None,
 ) -> VariantFile:
     """Make a variant of an exported network, and compare it with the float32 file.
 
@@ -374,6 +375,7 @@ def make_variant(
         dataset: The dataset of the run.
         reporter: Receives progress messages.
         seed: The seed of every random choice.
+        made: The graph of the variant, if it has been made already. None makes it.
 
     Returns:
         The file and its measurements. If the file does not meet the limits, `refusal` says why.
@@ -391,7 +393,7 @@ def make_variant(
 
     variant, limits = request.variant, request.limits
     with reporter.timing.measure(f"making {variant.name}"):
-        variant_graph = variant.make(float32.raw, dataset, limits, reporter, seed=seed)
+        variant_graph = made or variant.make(float32.raw, dataset, limits, reporter, seed=seed)
     plain = artifact.serialize(float32.graph, float32.info)
     # The result of the parity check describes the float32 file, so it is left out.
     precision = {"kind": variant.name, **variant_graph.precision}

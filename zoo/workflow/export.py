@@ -6,6 +6,7 @@ This module decides the order of the steps. The steps themselves are in `zoo.con
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +18,24 @@ from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
 from zoo.data.stored import StoredPicture
-from zoo.errors import WriteError, ZooError
+from zoo.errors import ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import Outputs
 from zoo.export import format_metadata
 from zoo.export.formats import Bases, FormatVariant
-from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile, VariantRequest, failed, make_variant
+from zoo.export.variants import (
+    VARIANTS,
+    Float32File,
+    VariantFile,
+    VariantRequest,
+)
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow import (
     export_formats,
     label_issues,
-    model_card,
     page,
     replaced,
     report_data,
@@ -40,11 +45,12 @@ from zoo.workflow import (
     verdict,
 )
 from zoo.workflow import precision as precisions
+from zoo.workflow.export_variants import Place, export_variant, put, warn_of_earlier
 from zoo.workflow.finished_graph import Finisher, convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.model_card import Described
 from zoo.workflow.own_pictures import reload_dataset
-from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
+from zoo.workflow.replaced import EXPORTED_FILE, NewExport
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
 from zoo.workflow.trust import Trust
@@ -83,22 +89,6 @@ class ExportResult:
     refusal: str | None = None
     logs: tuple[tuple[str, str], ...] = ()
     difference: float | None = None
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Says where the files of variants are put.
-
-    Args:
-        exported: The folder of exports.
-        keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
-            False adds the input size to these names, so that files for the input size of the run are not replaced.
-        replace: True also replaces a variant of other pictures.
-    """
-
-    exported: Path
-    keep: bool
-    replace: bool
 
 
 def export_model(
@@ -178,7 +168,7 @@ def export_model(
             _report(trained.run, reporter)
         if target is not None:
             described = Described(trained, metrics)
-            _put(trained.run.exported if keep else content, target, described, reporter, replace=replace)
+            put(trained.run.exported if keep else content, target, described, reporter, replace=replace)
     result = ExportResult(trained.run, metrics, target, sample(dataset, trained.run), refusal=refusal)
     if exported is None:
         return result
@@ -195,19 +185,19 @@ def export_model(
         rows, _, _ = int8.choose_pictures(dataset.split, trained.record.options["seed"])
         difference = fixed_batch.write(compiler, artifact.public(graph), info.classes, dataset, rows)
         result = dataclasses.replace(result, difference=difference)
-    float32_file, place = Float32File(raw, graph, info, outputs), _Place(exported, keep, replace)
+    float32_file, place = Float32File(raw, graph, info, outputs), Place(exported, keep, replace)
     files_and_paths, finisher = [], Finisher(trained, raw, held_out, trust_options, reporter)
     bases = Bases(float32_file, dataset, finisher.of, reporter, trained.record.options["seed"])
     for each in variants:
         if isinstance(each.variant, FormatVariant):
             made = export_formats.export(each, bases, trained, exported, reporter, keep=keep, replace=replace)
         else:
-            finish = finisher.of(each.variant.name)
-            made = _export_variant(each, float32_file, finish, trained, place, reporter=reporter)
+            finish, shared = finisher.of(each.variant.name), functools.partial(bases.shared, each, variants)
+            made = export_variant(each, float32_file, finish, trained, place, shared, reporter=reporter)
         files_and_paths.append(made)
     if float32 and keep:
         page.add_notes(trained.run, [variant_file for variant_file, _ in files_and_paths])
-    _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
+    warn_of_earlier(files_and_paths, exported, trained.name, reporter)
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
@@ -229,16 +219,6 @@ def _write_figures(
     report_data.write(trained, raw, outputs, fitted, reporter)
     with reporter.timing.measure("report"):
         label_issues.write(trained, fitted, outputs, reporter, exported=exported)
-
-
-def _warn_of_earlier(
-    files_and_paths: Sequence[tuple[VariantFile, Path | None]], exported: Path, name: str, reporter: Reporter
-) -> None:
-    """Warn of variants that were refused while a file of an earlier export is at their place."""
-    for variant_file, path in files_and_paths:
-        left = variant_path(exported, name, variant_file.variant)
-        if path is None and left.is_file():
-            reporter.warn(f"{left} comes from an earlier export and is not changed.")
 
 
 def sample(dataset: Dataset, run: runs.Run) -> Path:
@@ -299,102 +279,6 @@ def _report(run: runs.Run, reporter: Reporter) -> None:
             page.write(run)
         except ZooError as error:
             reporter.warn(f"{error} `zoo report {run.folder}` writes the report again.")
-
-
-def _put(
-    source: Path | bytes,
-    target: Path,
-    described: Described,
-    reporter: Reporter,
-    *,
-    kind: str | None = None,
-    replace: bool,
-) -> None:
-    """Put an exported file in its place in the folder of exports, with its model card, and report what it replaces.
-
-    The check of `check_targets` is repeated, because another program may have put a file there during the training.
-
-    Args:
-        source: The file in the run folder, or the bytes of a file that the run folder does not keep.
-        target: The path in the folder of exports.
-        described: The network with its dataset and its run, and the figures of the file.
-        reporter: Receives the report.
-        kind: The name of the variant; None for a float32 file.
-        replace: True also replaces an export of other pictures.
-
-    Raises:
-        ExportError: The file would replace an export of other pictures, and `replace` is False.
-        ParityFailed: The written file does not pass its self-test.
-        WriteError: The file cannot be written. The message says how to export the run to another folder.
-    """
-    from zoo.export import artifact
-
-    trained = described.trained
-    run = trained.run
-    replaced.check(target, trained.as_new(), kind=kind, replace=replace, trained=run.folder)
-    try:
-        earlier = replaced.prepare(target, run.id, run.folder.parent)
-        if isinstance(source, bytes):
-            artifact.place(source, target)
-        else:
-            artifact.copy(source, target)
-    except WriteError as error:
-        dropped = ("--exported", "--as", *(f"--{each.name}" for each in VARIANTS))
-        command = trained.export_command(*([f"--{kind}"] if kind else []), "--exported", without=dropped)
-        raise WriteError(f"{error} The run is kept; `{command} FOLDER` puts its export elsewhere.") from error
-    info = Predictor(target, tuned=False).info
-    replaced.report(target, earlier, trained.as_new(), info, reporter)
-    model_card.write(target, source, info, reporter, described)
-
-
-def _export_variant(
-    request: VariantRequest,
-    float32: Float32File,
-    finish: FinishGraph,
-    trained: TrainedModel,
-    place: _Place,
-    *,
-    reporter: Reporter,
-) -> tuple[VariantFile, Path | None]:
-    """Make a variant, write it into the run folder, and copy it into the folder of exports.
-
-    The measured figures of the variant are written into the run folder too. A variant is refused in two cases:
-
-    - The variant does not meet a limit on accuracy or speed. Only its figures are then written.
-    - A ZooError occurs. The error is recorded as the reason of the refusal. It is not raised, because another variant
-      may still succeed.
-
-    Args:
-        request: The variant, and the limits that it must meet.
-        float32: The float32 file.
-        finish: Puts calibration and thresholds into the graph of a variant; see `zoo.export.variants.make_variant`.
-        trained: The network with its dataset and its run.
-        place: Where the file is put.
-        reporter: Receives progress messages and warnings.
-
-    Returns:
-        The variant with its figures, and the path of its file in the folder of exports. The path is None if the variant
-        was refused.
-    """
-    from zoo.export import artifact
-
-    variant, run, size = request.variant, trained.run, trained.dataset.spec.size
-    reporter.say(f"Making the {variant.name} file")
-    target = variant_path(place.exported, trained.name, variant)
-    suffix = variant.name if place.keep else f"{size[0]}x{size[1]}-{variant.name}"
-    seed = trained.record.options["seed"]
-    try:
-        variant_file = make_variant(request, float32, finish, trained.dataset, reporter, seed=seed)
-        variant_file = dataclasses.replace(variant_file, record=f"{suffix}.json")
-        run.write_json(variant_file.record, variant_file.figures)
-        if not variant_file.refusal:
-            kept = run.folder / f"model-{suffix}.onnx"
-            artifact.place(variant_file.content, kept)
-            described = Described(trained, variant_file.metrics, variant_file.figures)
-            _put(kept, target, described, reporter, kind=variant.name, replace=place.replace)
-    except ZooError as error:
-        variant_file = failed(variant, str(error))
-    return variant_file, None if variant_file.refusal else target
 
 
 def export_run(

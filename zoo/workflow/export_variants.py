@@ -1,0 +1,154 @@
+"""Makes smaller files, and puts exported ONNX files into the run folder and the folder of exports.
+
+`zoo.workflow.export` decides the order. `zoo.workflow.export_formats` does the same for files of other formats.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import WriteError, ZooError
+from zoo.export.variants import (
+    VARIANTS,
+    FinishGraph,
+    Float32File,
+    VariantFile,
+    VariantGraph,
+    VariantRequest,
+    failed,
+    make_variant,
+    option_words,
+)
+from zoo.reporter import Reporter
+from zoo.workflow import model_card, replaced
+from zoo.workflow.model_card import Described
+from zoo.workflow.replaced import variant_path
+from zoo.workflow.trained import TrainedModel
+from zoo_runtime import Predictor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Says where the files of variants are put.
+
+    Args:
+        exported: The folder of exports.
+        keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
+            False adds the input size to these names, so that files for the input size of the run are not replaced.
+        replace: True also replaces a variant of other pictures.
+    """
+
+    exported: Path
+    keep: bool
+    replace: bool
+
+
+def put(
+    source: Path | bytes,
+    target: Path,
+    described: Described,
+    reporter: Reporter,
+    *,
+    kind: str | None = None,
+    replace: bool,
+) -> None:
+    """Put an exported file in its place in the folder of exports, with its model card, and report what it replaces.
+
+    The check of `check_targets` is repeated, because another program may have put a file there during the training.
+
+    Args:
+        source: The file in the run folder, or the bytes of a file that the run folder does not keep.
+        target: The path in the folder of exports.
+        described: The network with its dataset and its run, and the figures of the file.
+        reporter: Receives the report.
+        kind: The name of the variant; None for a float32 file.
+        replace: True also replaces an export of other pictures.
+
+    Raises:
+        ExportError: The file would replace an export of other pictures, and `replace` is False.
+        ParityFailed: The written file does not pass its self-test.
+        WriteError: The file cannot be written. The message says how to export the run to another folder.
+    """
+    from zoo.export import artifact
+
+    trained = described.trained
+    run = trained.run
+    replaced.check(target, trained.as_new(), kind=kind, replace=replace, trained=run.folder)
+    try:
+        earlier = replaced.prepare(target, run.id, run.folder.parent)
+        if isinstance(source, bytes):
+            artifact.place(source, target)
+        else:
+            artifact.copy(source, target)
+    except WriteError as error:
+        dropped = ("--exported", "--as", *(f"--{each.name}" for each in VARIANTS))
+        command = trained.export_command(*(option_words(kind) if kind else []), "--exported", without=dropped)
+        raise WriteError(f"{error} The run is kept; `{command} FOLDER` puts its export elsewhere.") from error
+    info = Predictor(target, tuned=False).info
+    replaced.report(target, earlier, trained.as_new(), info, reporter)
+    model_card.write(target, source, info, reporter, described)
+
+
+def export_variant(
+    request: VariantRequest,
+    float32: Float32File,
+    finish: FinishGraph,
+    trained: TrainedModel,
+    place: Place,
+    shared: Callable[[], VariantGraph | None],
+    *,
+    reporter: Reporter,
+) -> tuple[VariantFile, Path | None]:
+    """Make a variant, write it into the run folder, and copy it into the folder of exports.
+
+    The measured figures of the variant are written into the run folder too. A variant is refused in two cases:
+
+    - The variant does not meet a limit on accuracy or speed. Only its figures are then written.
+    - A ZooError occurs. The error is recorded as the reason of the refusal. It is not raised, because another variant
+      may still succeed.
+
+    Args:
+        request: The variant, and the limits that it must meet.
+        float32: The float32 file.
+        finish: Puts calibration and thresholds into the graph of a variant; see `zoo.export.variants.make_variant`.
+        trained: The network with its dataset and its run.
+        place: Where the file is put.
+        shared: Returns the graph of the variant if a format that is asked for too stores the same, or None.
+        reporter: Receives progress messages and warnings.
+
+    Returns:
+        The variant with its figures, and the path of its file in the folder of exports. The path is None if the variant
+        was refused.
+    """
+    from zoo.export import artifact
+
+    variant, run, size = request.variant, trained.run, trained.dataset.spec.size
+    reporter.say(f"Making the {variant.name} file")
+    target = variant_path(place.exported, trained.name, variant)
+    suffix = variant.name if place.keep else f"{size[0]}x{size[1]}-{variant.name}"
+    seed = trained.record.options["seed"]
+    try:
+        variant_file = make_variant(request, float32, finish, trained.dataset, reporter, seed=seed, made=shared())
+        variant_file = dataclasses.replace(variant_file, record=f"{suffix}.json")
+        run.write_json(variant_file.record, variant_file.figures)
+        if not variant_file.refusal:
+            kept = run.folder / f"model-{suffix}.onnx"
+            artifact.place(variant_file.content, kept)
+            described = Described(trained, variant_file.metrics, variant_file.figures)
+            put(kept, target, described, reporter, kind=variant.name, replace=place.replace)
+    except ZooError as error:
+        variant_file = failed(variant, str(error))
+    return variant_file, None if variant_file.refusal else target
+
+
+def warn_of_earlier(
+    files_and_paths: Sequence[tuple[VariantFile, Path | None]], exported: Path, name: str, reporter: Reporter
+) -> None:
+    """Warn of variants that were refused while a file of an earlier export is at their place."""
+    for variant_file, path in files_and_paths:
+        left = variant_path(exported, name, variant_file.variant)
+        if path is None and left.is_file():
+            reporter.warn(f"{left} comes from an earlier export and is not changed.")
