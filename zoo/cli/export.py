@@ -31,7 +31,7 @@ from zoo.cli.options import (
 from zoo.cli.reading_options import formats_option, max_pixels_option, reading_options, reading_values
 from zoo.cli.values import WholeNumber
 from zoo.errors import ZooError
-from zoo.export.formats import FormatVariant
+from zoo.export.format_variant import FormatVariant
 
 if TYPE_CHECKING:
     from zoo.data.reading import ReadingOptions
@@ -219,8 +219,7 @@ def _export(
         _refuse_architecture(what, registry, exported, runs)
         folder = find_run(what, exported, runs, "zoo export", typed)
         options = {**asked, "data": data, "variants": variants, "allow_chance": allow_chance, "typed": typed}
-        options |= {"float32": float32, "compiler": compiler}
-        options["precision"] = wanted_precision
+        options |= {"float32": float32, "compiler": compiler, "precision": wanted_precision}
         if best_so_far:
             result = _export_best_so_far(folder, registry, reporter, options)
         else:
@@ -228,8 +227,7 @@ def _export(
         target = result.exported
         paths = [path for _, path in result.variants if path]
         _sign(signer, *(each for path in paths for each in (path, *companions(path))))
-        if compiler is not None and result.difference is not None:
-            _show_compiler(compiler, result.difference)
+        _show_compiler(compiler, result.difference)
         if target is None:
             return show_refusal(result) or show_variants(result), paths[-1] if paths else None
         if size or best_so_far or wanted_precision is not None:
@@ -274,7 +272,9 @@ def _compiler(batch: int | None, folder: Path | None, *, plain: bool) -> FixedBa
     return FixedBatch(folder, batch or 1)
 
 
-def _show_compiler(compiler: FixedBatch, difference: float) -> None:
+def _show_compiler(compiler: FixedBatch | None, difference: float | None) -> None:
+    if compiler is None or difference is None:
+        return
     folder = compiler.folder
     click.echo(f"Compiler   {folder / 'model.onnx'} (batches of {compiler.batch}), and {folder / 'calibration.npy'}")
     click.echo(f"           probabilities differ by at most {difference:.1e} from the float32 file on these pictures")

@@ -26,7 +26,7 @@ from zoo.cli.values import (
     refuse_nan,
 )
 from zoo.cli.values import parse_provider_names as parse_provider_names
-from zoo.export.formats import FormatVariant
+from zoo.export.format_variant import FormatVariant
 from zoo.export.variants import VARIANTS, AcceptanceLimits, Variant, VariantRequest
 
 if TYPE_CHECKING:

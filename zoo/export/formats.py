@@ -15,15 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import InstallationError, ZooError
+from zoo.errors import ZooError
 from zoo.export import acceptance
 from zoo.export.format_files import Writer
+from zoo.export.format_variant import FormatVariant, for_devices, variant_named
 from zoo.export.variants import (
-    VARIANTS,
     AcceptanceLimits,
     FinishGraph,
     Float32File,
-    Variant,
     VariantFile,
     VariantGraph,
     VariantRequest,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     import onnx
 
     from zoo.data.dataset import Dataset
+    from zoo.evaluate.evaluator import Outputs
     from zoo.reporter import Reporter
     from zoo_runtime import ModelInfo, Predictor
 
@@ -45,69 +45,6 @@ COMPARED_PICTURES = 64
 CALIBRATION_PICTURES = 128
 # A self-test that passes must hold for processors that round in another way. See `zoo.export.variants`.
 SMALLEST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
-
-
-class FormatVariant(Variant):
-    """A file in the format of a plugin, as a command asks for it.
-
-    Args:
-        name: The name of the format.
-        format: The format. None if it has not been looked up yet; see `zoo.workflow.export_formats.resolve`.
-    """
-
-    def __init__(self, name: str, format: Format | None = None) -> None:
-        self.name = name
-        self.format = format
-        self.help = format.summary if format else ""
-
-    @property
-    def file(self) -> str:  # type: ignore[override]
-        """The name of the main file."""
-        return self.of().file
-
-    def of(self) -> Format:
-        """Return the format.
-
-        Raises:
-            InstallationError: The format has not been looked up.
-        """
-        if self.format is None:
-            raise InstallationError(f"no plugin provides the format {self.name!r}. `zoo list formats` shows all.")
-        return self.format
-
-    @property
-    def option(self) -> str:
-        """The words that ask for the file."""
-        return f"--as {self.name}"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FormatVariant) and other.name == self.name
-
-    def __hash__(self) -> int:
-        return hash(self.name)
-
-    def __repr__(self) -> str:
-        return f"FormatVariant({self.name!r})"
-
-    def make(
-        self, graph: onnx.ModelProto, dataset: Dataset, limits: AcceptanceLimits, reporter: Reporter, *, seed: int
-    ) -> VariantGraph:
-        """Make the ONNX graph that the format stores. The arguments are those of `Variant.make`.
-
-        The int8 search looks for accuracy and not for speed here, because the device is another one.
-        """
-        if self.of().graph == "float32":
-            return VariantGraph(graph, {})
-        return _variant(self.of().graph).make(graph, dataset, _for_devices(limits), reporter, seed=seed)
-
-
-def _variant(name: str) -> Variant:
-    (variant,) = [each for each in VARIANTS if each.name == name]
-    return variant
-
-
-def _for_devices(limits: AcceptanceLimits) -> AcceptanceLimits:
-    return dataclasses.replace(limits, any_speed=True)
 
 
 @dataclass(frozen=True)
@@ -167,7 +104,7 @@ class Bases:
         if key not in self._made:
             try:
                 with self.reporter.timing.measure(f"making {kind}"):
-                    variant, limits = _variant(kind), _for_devices(limits)
+                    variant, limits = variant_named(kind), for_devices(limits)
                     self._made[key] = variant.make(
                         self.float32.raw, self.dataset, limits, self.reporter, seed=self.seed
                     )
@@ -218,11 +155,10 @@ def make_format(
     from zoo.convert.keras_to_onnx import public
     from zoo.evaluate import evaluator
     from zoo.evaluate import metrics as metric_tools
-    from zoo.export import agreement, artifact
+    from zoo.export import artifact
     from zoo.export.weights_digest import graph_sha256
-    from zoo_runtime.workshop import OtherPrograms
 
-    base, float32, kind = bases.of(variant, limits), bases.float32, variant.of()
+    base, kind = bases.of(variant, limits), variant.of()
     precision = {"kind": variant.name, "graph": kind.graph, **base.made.precision}
     info = dataclasses.replace(base.info, precision=precision, selftest={}, metrics={})
     writer = Writer(kind, base.graph, _calibration(dataset, bases.seed))
@@ -243,39 +179,58 @@ def make_format(
         )
         files, run = writer.files(info)
         _check_selftest(kind, info, run, dataset)
-    train = agreement.other_training_pictures(dataset, base.made.calibrated_on, bases.seed)
-    runners: dict[str, Any] = {"float32": float32.graph, variant.name: predictor.probabilities}
-    pairs = agreement.gather(runners, (float32.outputs, outputs), dataset, train, limits.max_drop, reporter)
-    with reporter.progress(f"timing {variant.name} beside float32"):
-        from zoo_runtime import Predictor
-
-        programs, first = OtherPrograms(), artifact.serialize(float32.graph, float32.info)
-        speed = compare_speed(Predictor(first), predictor, dataset.pixels.array[dataset.split.test[:1]])
     figures = {
-        "kind": variant.name,
-        "file": kind.file,
-        **compare_metrics(evaluated["test"], evaluator.measure_parts(float32.outputs, dataset)["test"]),
-        "max_drop": limits.max_drop,
-        "speedup": speed.ratio,
-        "speedup_middle_half": list(speed.middle_half),
-        "busy": programs.warning(),
-        "milliseconds": speed.second,
-        "float32_milliseconds": speed.first,
+        **_figures(variant, limits, bases, predictor, outputs),
         "bytes": sum(map(len, files.values())),
-        "float32_bytes": len(first),
-        "test_pictures": evaluated["test"]["pictures"],
         "graph": kind.graph,
         "weights_sha256": graph_sha256(public(base.graph)),
         **base.made.precision,
         "same_as_onnx": same,
         "selftest_tolerance": tolerance,
         **base.made.tried,
-        **pairs,
     }
     figures["refusal"] = _refuse(kind, same) or variant.refuse(figures, limits)
     figures["too_few"] = acceptance.decide(variant.name, figures, limits.max_drop)[1]
     main = files[kind.file]
     return VariantFile(variant, main, figures, figures["refusal"], metrics=evaluated, files=files, info=info)
+
+
+def _figures(
+    variant: FormatVariant,
+    limits: AcceptanceLimits,
+    bases: Bases,
+    predictor: Predictor,
+    outputs: Mapping[str, Outputs],
+) -> dict[str, Any]:
+    """Compare the files of a format with the float32 file: accuracy, answers to the same pictures, and speed."""
+    from zoo.evaluate import evaluator
+    from zoo.export import agreement, artifact
+    from zoo_runtime import Predictor
+    from zoo_runtime.workshop import OtherPrograms
+
+    dataset, float32, reporter = bases.dataset, bases.float32, bases.reporter
+    calibrated_on = bases.of(variant, limits).made.calibrated_on
+    train = agreement.other_training_pictures(dataset, calibrated_on, bases.seed)
+    runners: dict[str, Any] = {"float32": float32.graph, variant.name: predictor.probabilities}
+    pairs = agreement.gather(runners, (float32.outputs, outputs), dataset, train, limits.max_drop, reporter)
+    with reporter.progress(f"timing {variant.name} beside float32"):
+        programs, first = OtherPrograms(), artifact.serialize(float32.graph, float32.info)
+        speed = compare_speed(Predictor(first), predictor, dataset.pixels.array[dataset.split.test[:1]])
+    evaluated, plain = (evaluator.measure_parts(each, dataset)["test"] for each in (outputs, float32.outputs))
+    return {
+        "kind": variant.name,
+        "file": variant.file,
+        **compare_metrics(evaluated, plain),
+        "max_drop": limits.max_drop,
+        "speedup": speed.ratio,
+        "speedup_middle_half": list(speed.middle_half),
+        "busy": programs.warning(),
+        "milliseconds": speed.second,
+        "float32_milliseconds": speed.first,
+        "float32_bytes": len(first),
+        "test_pictures": evaluated["pictures"],
+        **pairs,
+    }
 
 
 def _refuse(kind: Format, same: Mapping[str, Any]) -> str | None:

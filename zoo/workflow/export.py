@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,7 @@ from zoo.errors import ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import Outputs
-from zoo.export import format_metadata
-from zoo.export.formats import Bases, FormatVariant
 from zoo.export.variants import (
-    VARIANTS,
     Float32File,
     VariantFile,
     VariantRequest,
@@ -35,6 +32,7 @@ from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow import (
     export_formats,
+    export_variants,
     label_issues,
     page,
     replaced,
@@ -45,7 +43,7 @@ from zoo.workflow import (
     verdict,
 )
 from zoo.workflow import precision as precisions
-from zoo.workflow.export_variants import Place, export_variant, put, warn_of_earlier
+from zoo.workflow.export_variants import Place, put, warn_of_earlier
 from zoo.workflow.finished_graph import Finisher, convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.model_card import Described
@@ -53,6 +51,7 @@ from zoo.workflow.own_pictures import reload_dataset
 from zoo.workflow.replaced import EXPORTED_FILE, NewExport
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
+from zoo.workflow.transfer import OwnSize
 from zoo.workflow.trust import Trust
 from zoo_runtime import ModelInfo, Predictor
 
@@ -173,28 +172,13 @@ def export_model(
     if exported is None:
         return result
     if float32:
-        requested = [each.variant for each in variants]
-        others = [variant for variant in VARIANTS if variant not in requested]
-        names = [variant.name for variant in requested]
-        formats = [each for each in format_metadata.beside(exported, trained.name) if each[0] not in names]
-        replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter, formats)
+        export_variants.warn_of_stale(variants, exported, trained, reporter)
     if compiler is not None:
-        from zoo.export import fixed_batch, int8
-
-        reporter.say(f"Making the file with a batch of {compiler.batch}, and calibration pictures")
-        rows, _, _ = int8.choose_pictures(dataset.split, trained.record.options["seed"])
-        difference = fixed_batch.write(compiler, artifact.public(graph), info.classes, dataset, rows)
+        difference = export_variants.write_for_compiler(compiler, graph, trained, reporter)
         result = dataclasses.replace(result, difference=difference)
+    finisher = Finisher(trained, raw, held_out, trust_options, reporter)
     float32_file, place = Float32File(raw, graph, info, outputs), Place(exported, keep, replace)
-    files_and_paths, finisher = [], Finisher(trained, raw, held_out, trust_options, reporter)
-    bases = Bases(float32_file, dataset, finisher.of, reporter, trained.record.options["seed"])
-    for each in variants:
-        if isinstance(each.variant, FormatVariant):
-            made = export_formats.export(each, bases, trained, exported, reporter, keep=keep, replace=replace)
-        else:
-            finish, shared = finisher.of(each.variant.name), functools.partial(bases.shared, each, variants)
-            made = export_variant(each, float32_file, finish, trained, place, shared, reporter=reporter)
-        files_and_paths.append(made)
+    files_and_paths = export_variants.export_all(variants, float32_file, finisher, trained, place, reporter)
     if float32 and keep:
         page.add_notes(trained.run, [variant_file for variant_file, _ in files_and_paths])
     warn_of_earlier(files_and_paths, exported, trained.name, reporter)
@@ -340,10 +324,7 @@ def export_run(
     run, record = runs.load(folder)
     variants = export_formats.resolve(variants, registry)
     float32 = not (variants or compiler) if float32 is None else float32
-    if compiler is not None:
-        from zoo.export import fixed_batch
-
-        fixed_batch.check_place(compiler.folder, replace=replace)
+    export_variants.check_compiler(compiler, replace=replace)
     config.check_precision(precision, multilabel=record.task == "multilabel")
     architecture = registry.architecture(record.architecture["name"])
     resized = size is not None and list(size) != record.image["size"]
@@ -355,18 +336,11 @@ def export_run(
     digest = str(record.data["digest"])
     new = NewExport(run.id, run.folder.parent, tuple(record.classes), record.task, place, digest)
     replaced.check_targets(exported, name, variants, new, float32=float32, replace=replace)
-    model: keras.Model | SolvedNetwork
-    own, again = None, ("zoo", "export", str(folder), *typed)
+    again = ("zoo", "export", str(folder), *typed)
+    own: OwnSize | None = None
     if size is not None and resized:
-        from zoo.train.network import resize
-
-        head = architecture.head if record.head is None else Head(**record.head)
-        whole = trained_model(run, record, registry, reporter)
-        model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
-        held_out = run.read_out_of_fold()
-        if held_out:
-            same = reload_dataset(run, record, data, reporter, None, reading, again=again)
-            own = transfer.own_size(whole, same, held_out, reporter)
+        same = functools.partial(reload_dataset, run, record, data, reporter, None, reading, again=again)
+        model, own = _resized(run, record, registry, reporter, size, same)
     else:
         model = solved.open_trained(run, record, registry, reporter)
     dataset = reload_dataset(run, record, data, reporter, size, reading, again=again)
@@ -384,3 +358,31 @@ def export_run(
         replace=replace,
         precision=precisions.wanted(precision, run, record, reporter, beside, dataset.spec.size),
     )
+
+
+def _resized(
+    run: runs.Run,
+    record: runs.RunRecord,
+    registry: Registry,
+    reporter: Reporter,
+    size: tuple[int, int],
+    same: Callable[[], Dataset],
+) -> tuple[keras.Model | SolvedNetwork, OwnSize | None]:
+    """Return the network of a run for another picture size, and what is known of held-out pictures at its own size.
+
+    Args:
+        run: The run folder.
+        record: The content of run.json.
+        registry: The loaded plugins.
+        reporter: Receives progress messages.
+        size: The (height, width) in pixels.
+        same: Reads the pictures at the size of the run.
+    """
+    from zoo.train.network import resize
+
+    architecture = registry.architecture(record.architecture["name"])
+    head = architecture.head if record.head is None else Head(**record.head)
+    whole = trained_model(run, record, registry, reporter)
+    model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
+    held_out = run.read_out_of_fold()
+    return model, transfer.own_size(whole, same(), held_out, reporter) if held_out else None

@@ -14,7 +14,8 @@ from pathlib import Path
 from zoo import files, runs
 from zoo.errors import PluginError, UsageError, WriteError, ZooError
 from zoo.export import format_metadata
-from zoo.export.formats import Bases, FormatVariant, make_format
+from zoo.export.format_variant import FormatVariant
+from zoo.export.formats import Bases, make_format
 from zoo.export.variants import VARIANTS, VariantFile, VariantRequest, failed
 from zoo.files import atomic_write
 from zoo.plugin import Format, format_choice

@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.errors import WriteError, ZooError
+from zoo.export import format_metadata
+from zoo.export.format_variant import FormatVariant
+from zoo.export.formats import Bases
 from zoo.export.variants import (
     VARIANTS,
     FinishGraph,
@@ -23,11 +28,17 @@ from zoo.export.variants import (
     option_words,
 )
 from zoo.reporter import Reporter
-from zoo.workflow import model_card, replaced
+from zoo.workflow import export_formats, model_card, replaced
+from zoo.workflow.finished_graph import Finisher
 from zoo.workflow.model_card import Described
 from zoo.workflow.replaced import variant_path
 from zoo.workflow.trained import TrainedModel
 from zoo_runtime import Predictor
+
+if TYPE_CHECKING:
+    import onnx
+
+    from zoo.export.fixed_batch import FixedBatch
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,70 @@ def put(
     info = Predictor(target, tuned=False).info
     replaced.report(target, earlier, trained.as_new(), info, reporter)
     model_card.write(target, source, info, reporter, described)
+
+
+def export_all(
+    variants: Sequence[VariantRequest],
+    float32: Float32File,
+    finisher: Finisher,
+    trained: TrainedModel,
+    place: Place,
+    reporter: Reporter,
+) -> list[tuple[VariantFile, Path | None]]:
+    """Make the variants and formats that are asked for, one after the other.
+
+    Args:
+        variants: What is asked for.
+        float32: The float32 file.
+        finisher: Puts calibration and thresholds into graphs.
+        trained: The network with its dataset and its run.
+        place: Where the files are put.
+        reporter: Receives progress messages and warnings.
+
+    Returns:
+        Each file with its figures, and its path in the folder of exports. The path is None if it was refused.
+    """
+    bases, made = Bases(float32, trained.dataset, finisher.of, reporter, trained.record.options["seed"]), []
+    for each in variants:
+        if isinstance(each.variant, FormatVariant):
+            options = {"keep": place.keep, "replace": place.replace}
+            made.append(export_formats.export(each, bases, trained, place.exported, reporter, **options))
+        else:
+            finish, shared = finisher.of(each.variant.name), functools.partial(bases.shared, each, variants)
+            made.append(export_variant(each, float32, finish, trained, place, shared, reporter=reporter))
+    return made
+
+
+def check_compiler(compiler: FixedBatch | None, *, replace: bool) -> None:
+    """Check that the folder for a compiler may be written; see `zoo.export.fixed_batch.check_place`."""
+    if compiler is not None:
+        from zoo.export import fixed_batch
+
+        fixed_batch.check_place(compiler.folder, replace=replace)
+
+
+def write_for_compiler(
+    compiler: FixedBatch, graph: onnx.ModelProto, trained: TrainedModel, reporter: Reporter
+) -> float:
+    """Make the folder for a compiler; see `zoo.export.fixed_batch.write`."""
+    from zoo.convert.keras_to_onnx import public
+    from zoo.export import fixed_batch, int8
+
+    reporter.say(f"Making the file with a batch of {compiler.batch}, and calibration pictures")
+    dataset = trained.dataset
+    rows, _, _ = int8.choose_pictures(dataset.split, trained.record.options["seed"])
+    return fixed_batch.write(compiler, public(graph), dataset.source.classes, dataset, rows)
+
+
+def warn_of_stale(
+    variants: Sequence[VariantRequest], exported: Path, trained: TrainedModel, reporter: Reporter
+) -> None:
+    """Warn of files of other runs beside a new float32 file that are not made again now."""
+    requested = [each.variant for each in variants]
+    names = [variant.name for variant in requested]
+    others = [variant for variant in VARIANTS if variant not in requested]
+    formats = [each for each in format_metadata.beside(exported, trained.name) if each[0] not in names]
+    replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter, formats)
 
 
 def export_variant(

@@ -18,7 +18,7 @@ from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import sources
 from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError, ZooError
-from zoo.export.formats import FormatVariant
+from zoo.export.format_variant import FormatVariant
 from zoo.export.variants import VARIANTS, AcceptanceLimits, VariantRequest
 from zoo.plugin import Phase, Schedule
 from zoo.runs import entries, run_lock
