@@ -250,6 +250,19 @@ def test_all_options_of_a_record_become_options_again(tmp_path):
     assert json.loads(json.dumps(again)) == expected
 
 
+def test_formats_come_back_from_a_record(tmp_path):
+    made = record("2-first").to_json()
+    made["variants"] = [{"name": name, "max_drop": 0.02, "any_speed": False} for name in ("int8", "litert", "of-mine")]
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(made))
+    with finetune.make_context("finetune", ["--config", str(path)]) as context:
+        from zoo.cli.options import variant_requests
+
+        requests = variant_requests(dict(context.params))
+    assert [each.variant.option for each in requests] == ["--int8", "--as litert", "--as of-mine"]
+    assert {each.limits.max_drop for each in requests} == {0.02}
+
+
 def test_phases_that_no_plugin_provides(tmp_path, zoo):
     own = config_file.of_record(tmp_path / "run.json", record("2-first"))
     assert own.schedule is not None and [phase.name for phase in own.schedule.phases] == ["all", "again"]

@@ -11,6 +11,7 @@ input has. `zoo_plugins.litert` makes the file of the function.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,10 @@ def _tensorflow() -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with backend.without_stderr():
         import tensorflow as tf
+    if not backend.started() or backend.wanted() != "tensorflow":
+        # TensorFlow only builds a graph here, and would take all memory of a GPU that another backend uses.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
     return tf
 
 

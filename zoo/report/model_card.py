@@ -163,6 +163,7 @@ def _front(facts: ExportedFacts, listed: Sequence[Figure]) -> dict[str, Any]:
     return {
         "name": facts.name,
         "data_name": str(info.data.get("name") or "unknown"),
+        "library": Plain({"litert": "tflite", "openvino": "openvino"}.get(facts.engine, "onnx")),
         "tags": [tag for tag in tags if tag],
         "index": index,
         "licence_id": Plain(licence) if licence in LICENCES and not info.weights.get("random") else "",
