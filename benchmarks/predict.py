@@ -21,6 +21,12 @@ The second part measures whole processes, from their start to the first label, w
 part, each engine labels a folder of photographs with the function that it offers for this purpose. The last part prints
 sizes and a limit: the operations of the network, divided by the operations per second of a matrix product on this
 machine.
+
+`--only formats` prints another table: every file that the run has, in ONNX and in the formats of `--as`, through
+zoo_runtime and the engine of the file, with its accuracy on the test pictures, its size and its speed.
+
+    zoo export RUN --as int8,litert,litert-int8,openvino,openvino-fp16,openvino-int8 --int8-any-speed
+    python benchmarks/predict.py RUN PHOTOGRAPHS --only formats
 """
 
 from __future__ import annotations
@@ -37,7 +43,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from predict_engines import FIRST_LABEL, PHOTOGRAPHS, SIZES, photographs_of, picture
+from predict_engines import FIRST_LABEL, PHOTOGRAPHS, SIZES, photographs_of, picture, write_pictures
 
 SCRIPT = Path(__file__).with_name("predict_engines.py")
 FOLDER = 512
@@ -198,6 +204,66 @@ def measure_folder(files: dict[str, str], folder: Path, rounds: int) -> None:
         print(f"{name:15} {count / min(best[name]):8.0f}")
 
 
+def files_of(run: Path) -> dict[str, Path]:
+    """Return the main files of a run: ONNX, its variants, and the other formats."""
+    found = {"zoo": run / "model.onnx"}
+    found |= {f"zoo {path.stem.removeprefix('model-')}": path for path in sorted(run.glob("model-*.onnx"))}
+    for folder in sorted(run.glob("formats/*/")):
+        (main,) = (path for path in folder.iterdir() if path.suffix in (".tflite", ".xml"))
+        found[f"zoo {folder.name}"] = main
+    return found
+
+
+def test_pictures(run: Path) -> tuple[list[str], list[int]]:
+    """Return the paths of the test pictures of a run, and the indices of their classes."""
+    import csv
+
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    with (run / "pictures.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["part"] == "test"]
+    root = Path(record["options"]["data"])
+    return [str(root / row["picture"]) for row in rows], [record["classes"].index(row["class"]) for row in rows]
+
+
+def measure_formats(run: Path, pictures: list[str], threads: list[int], rounds: int) -> None:
+    """Print the table of all files of a run: accuracy, size, and medians of the times.
+
+    Args:
+        run: The run folder.
+        pictures: Photographs of 0.2 megapixels to time.
+        threads: The numbers of threads to time with.
+        rounds: How often each file is timed, all files in turn.
+    """
+    files, (tested, classes) = files_of(run), test_pictures(run)
+    paths = {name: str(path) for name, path in files.items()}
+    taken: dict[tuple[str, int, str], list[float]] = {}
+    right = {}
+    for count in threads:
+        processes = {name: Process(name, paths, count) for name in files}
+        if not right:
+            for name, process in processes.items():
+                labels = process.ask(tested, "ours", "all")["labels"]
+                right[name] = sum(a == b for a, b in zip(labels, classes, strict=True))
+        for process in processes.values():
+            process.ask(pictures, "ours", "network")
+        for _ in range(rounds):
+            for name, process in processes.items():
+                for part in ("network", "all"):
+                    taken.setdefault((name, count, part), []).extend(process.ask(pictures, "ours", part)["seconds"])
+        for process in processes.values():
+            process.end()
+    timed = [(count, part) for count in threads for part in ("network", "all")]
+    print(f"\n{len(tested)} test pictures; milliseconds per picture, p50 of {rounds * len(pictures)}")
+    heads = [f"{'from JPEG' if part == 'all' else 'network'}, {count} thr." for count, part in timed]
+    print(f"{'file':16} {'MB':>6} {'accuracy':>9} " + "".join(f"{head:>19}" for head in heads))
+    for name, path in files.items():
+        size = sum(each.stat().st_size for each in path.parent.glob("*") if each.stem == path.stem) / 1e6
+        size = path.stat().st_size / 1e6 if path.suffix == ".onnx" else size
+        cells = [f"{1000 * statistics.median(taken[name, count, part]):19.2f}" for count, part in timed]
+        label = "onnx" if name == "zoo" else name.removeprefix("zoo ")
+        print(f"{label:16} {size:6.2f} {right[name] / len(tested):9.4f} " + "".join(cells))
+
+
 def operations(path: str) -> float:
     """Count the multiplications and additions that a network needs for one picture, in units of 10^9.
 
@@ -273,9 +339,15 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("photographs")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--only", choices=["latency", "start", "folder", "sizes"], help="measure this alone")
+    parser.add_argument("--only", choices=["latency", "start", "folder", "sizes", "formats"], help="measure this alone")
     parser.add_argument("--threads", type=lambda text: [int(t) for t in text.split(",")], default=[1, 2])
     options = parser.parse_args()
+    if options.only == "formats":
+        with tempfile.TemporaryDirectory() as folder:
+            write_pictures(options.photographs, Path(folder))
+            pictures = [str(picture(Path(folder), "0.2 MP", i)) for i in range(PHOTOGRAPHS)]
+            measure_formats(options.run, pictures, options.threads, options.rounds)
+        return
     for name in ("model.keras", "model.onnx", "model-int8.onnx"):
         if not (options.run / name).is_file():
             parser.error(f"{str(options.run)!r} has no {name}; make it with `zoo export RUN --int8 --int8-any-speed`")

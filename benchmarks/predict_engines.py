@@ -40,7 +40,7 @@ class Engine:
         self.name, self.files, self.threads = name, files, threads
         from zoo_runtime import Predictor
 
-        self.ours = Predictor(files["zoo int8" if name == "zoo int8" else "zoo"], threads=threads, tuned=False)
+        self.ours = Predictor(files[name if name.startswith("zoo") else "zoo"], threads=threads, tuned=False)
         self.side = self.ours.info.image.size[0]
         self.network, self.theirs = self._open()
 

@@ -68,6 +68,8 @@ def references() -> list[tuple[str, str]]:
 # Keys of the exported file's metadata begin so too, and the group of entry points.
 KEYS = {"zoo.plugins", *(f"zoo.{key}" for key in ("schema", "weights", "precision", "selftest", "metrics", "parity"))}
 KEYS |= {f"zoo.{key}" for key in ("classes", "task", "image", "architecture", "run", "trust")}
+# The file with the metadata in the archive at the end of a .tflite file.
+KEYS.add("zoo.json")
 
 
 def test_references_to_our_own_names_lead_somewhere():

@@ -37,7 +37,7 @@ def start() -> ModuleType:
         # Equal seeds must give equal weights. TensorFlow reads this variable when it starts.
         os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
         try:
-            with _without_stderr():
+            with without_stderr():
                 import keras
         except (ImportError, ValueError) as error:
             interruption = interrupts.hidden(error)
@@ -99,7 +99,7 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
+def without_stderr() -> Iterator[None]:
     """Discard everything that is written to file descriptor 2 (stderr) inside this context.
 
     TensorFlow's C++ code writes its first lines before logging can be configured. If the process has no stderr, this

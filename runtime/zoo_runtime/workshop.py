@@ -15,6 +15,7 @@ from ._format import INPUT, OUTPUT
 from ._kinds import conversion_advice, is_picture, is_readable
 from ._limit import format_pixels, parse_pixels, with_option_names
 from ._listing import IGNORED
+from ._other import OtherPredictor
 from ._own import is_quarantine, is_written_by_zoo
 from ._pairs import Pairs, time_pairs
 from ._selftest import record, versions
@@ -27,6 +28,7 @@ __all__ = [
     "IGNORED",
     "INPUT",
     "OUTPUT",
+    "OtherPredictor",
     "OtherPrograms",
     "Pairs",
     "conversion_advice",

@@ -175,7 +175,7 @@ def test_every_option_is_recorded_or_cannot_be_in_a_file():
     keys = {max(each.opts, key=len).lstrip("-") for each in finetune.params} - set(config_option.ONLY_TYPED)
     written = {"architecture", "data", "weights", "size", "resize", "schedule", "precision", "pool", "keep", "balance"}
     written |= {"export"}
-    written |= {"allow-chance", "int8", "int8-any-speed", "fp16", "max-drop", "runs", "exported"}
+    written |= {"allow-chance", "int8", "int8-any-speed", "fp16", "as", "max-drop", "runs", "exported"}
     for table in (
         config_file.ALWAYS,
         config_file.GIVEN,
@@ -249,6 +249,19 @@ def test_all_options_of_a_record_become_options_again(tmp_path):
         again = training_values(values).to_json()
     expected = {**record("1-published-weights").options, **asked, "architecture": "mobilenetv2"}
     assert json.loads(json.dumps(again)) == expected
+
+
+def test_formats_come_back_from_a_record(tmp_path):
+    made = record("2-first").to_json()
+    made["variants"] = [{"name": name, "max_drop": 0.02, "any_speed": False} for name in ("int8", "litert", "of-mine")]
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(made))
+    with finetune.make_context("finetune", ["--config", str(path)]) as context:
+        from zoo.cli.options import variant_requests
+
+        requests = variant_requests(dict(context.params))
+    assert [each.variant.option for each in requests] == ["--int8", "--as litert", "--as of-mine"]
+    assert {each.limits.max_drop for each in requests} == {0.02}
 
 
 def test_phases_that_no_plugin_provides(tmp_path, zoo):

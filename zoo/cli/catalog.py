@@ -17,7 +17,7 @@ from zoo.cli.console import load_registry
 from zoo.errors import UnknownName
 
 if TYPE_CHECKING:
-    from zoo.plugin import Architecture, Augmentation, Logger, Schedule, Weights
+    from zoo.plugin import Architecture, Augmentation, Format, Logger, Schedule, Weights
     from zoo.plugin.registry import Registry
 
 COLUMNS = {
@@ -27,6 +27,7 @@ COLUMNS = {
     "augmentation": ("name", "plugin", "summary"),
     "schedule": ("name", "plugin", "summary"),
     "logger": ("name", "plugin", "installed", "summary"),
+    "format": ("name", "file", "plugin", "installed", "summary"),
     "plugin": ("name", "distribution", "version", "state"),
 }
 TITLES = {"top1": "top-1", "top5": "top-5", "at_hand": "local"}
@@ -36,11 +37,11 @@ EXAMPLE = "mobilenetv2"
 SCRATCH = "scratch if the weights are random"
 NO_HASH = "none published; zoo records it on the first download"
 
-KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "loggers", "plugins")
+KIND_NAMES = ("architectures", "weights", "augmentations", "schedules", "loggers", "formats", "plugins")
 
 
 def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, Any]]:
-    """List architectures, weights, augmentations, schedules, loggers or plugins as dictionaries.
+    """List architectures, weights, augmentations, schedules, loggers, formats or plugins as dictionaries.
 
     Args:
         registry: The loaded plugins.
@@ -50,7 +51,7 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
     Returns:
         One dictionary per item. It has at least the keys kind, name and plugin.
     """
-    from zoo.plugin import Architecture, Augmentation, Logger, Schedule, Weights
+    from zoo.plugin import Architecture, Augmentation, Format, Logger, Schedule, Weights
     from zoo.plugin.registry import squeezed
 
     makers = {
@@ -59,6 +60,7 @@ def rows(registry: Registry, kinds: Sequence[str], part: str) -> list[dict[str, 
         "augmentations": lambda: [_plain(registry, "augmentation", item) for item in registry.all(Augmentation)],
         "schedules": lambda: [_plain(registry, "schedule", item) for item in registry.all(Schedule)],
         "loggers": lambda: [_logger(registry, item) for item in registry.all(Logger)],
+        "formats": lambda: [_format(registry, item) for item in registry.all(Format)],
         "plugins": lambda: _plugins(registry),
     }
     return [row for kind in kinds for row in makers[kind]() if squeezed(part) in squeezed(row["name"])]
@@ -104,12 +106,17 @@ def _weights(registry: Registry, item: Weights) -> dict[str, Any]:
     }
 
 
-def _plain(registry: Registry, kind: str, item: Augmentation | Schedule | Logger) -> dict[str, Any]:
+def _plain(registry: Registry, kind: str, item: Augmentation | Schedule | Logger | Format) -> dict[str, Any]:
     return {"kind": kind, "name": item.name, "plugin": registry.plugin_of(item).name, "summary": item.summary}
 
 
 def _logger(registry: Registry, item: Logger) -> dict[str, Any]:
     return {**_plain(registry, "logger", item), "installed": not item.missing()}
+
+
+def _format(registry: Registry, item: Format) -> dict[str, Any]:
+    facts = {"file": item.file, "graph": item.graph, "installed": not item.missing()}
+    return {**_plain(registry, "format", item), **facts}
 
 
 def _plugins(registry: Registry) -> list[dict[str, Any]]:
@@ -184,7 +191,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def describe(registry: Registry, name: str) -> str:
-    """Describe an architecture, its published weights, a schedule, a policy or a logger in several lines of text.
+    """Describe an architecture, published weights, a schedule, a policy, a logger or a format in some lines of text.
 
     Args:
         registry: The loaded plugins.
@@ -194,7 +201,7 @@ def describe(registry: Registry, name: str) -> str:
         UnknownName: Nothing has that name.
         DuplicateName: Two or more plugins provide that name.
     """
-    from zoo.plugin import Architecture, Augmentation, Logger, Schedule
+    from zoo.plugin import Architecture, Augmentation, Format, Logger, Schedule
 
     head, _, tag = name.partition(".")
     head = registry.canonical_name(head)
@@ -203,6 +210,7 @@ def describe(registry: Registry, name: str) -> str:
         Augmentation: {item.name for item in registry.all(Augmentation)},
         Schedule: {item.name for item in registry.all(Schedule)},
         Logger: {item.name for item in registry.all(Logger)},
+        Format: {item.name for item in registry.all(Format)},
     }
     for kind, key in registry.conflicts:
         if kind in known:
@@ -216,11 +224,14 @@ def describe(registry: Registry, name: str) -> str:
         item = registry.augmentation(name)
         facts = {"plugin": registry.plugin_of(item), **{f"default {k}": v for k, v in item.parameters.items()}}
         return f"{name}: {item.summary}\n{_facts(facts)}"
-    if name in known[Logger]:
-        logger = registry.logger(name)
-        missing = f"no; run `{logger.install}`" if logger.missing() else "yes"
-        return f"{name}: {logger.summary}\n{_facts({'plugin': registry.plugin_of(logger), 'installed': missing})}"
-    kinds = "architecture, schedule, augmentation or logger"
+    if name in known[Logger] or name in known[Format]:
+        found: Logger | Format = registry.logger(name) if name in known[Logger] else registry.format(name)
+        facts = {"plugin": registry.plugin_of(found)}
+        if isinstance(found, Format):
+            facts |= {"file": f"exported/NAME-{name}/{found.file}", "computes in": found.graph}
+        facts["installed"] = f"no; run `{found.install}`" if found.missing() else "yes"
+        return f"{name}: {found.summary}\n{_facts(facts)}"
+    kinds = "architecture, schedule, augmentation, logger or format"
     raise UnknownName(kinds, name, set().union(*known.values()), "See `zoo list`.")
 
 
@@ -375,15 +386,15 @@ def _facts(facts: dict[str, Any]) -> str:
     )
 
 
-@click.command("list", short_help="List networks, weights, augmentations, schedules or loggers.")
+@click.command("list", short_help="List networks, weights, schedules, formats and more.")
 @click.argument("kind", required=False)
 @click.argument("filter", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
-    """List the networks, weights, augmentations, schedules, loggers or plugins that you can choose from.
+    """List the networks, weights, augmentations, schedules, loggers, formats or plugins that you can choose from.
 
-    KIND is architectures (the default), weights, augmentations, schedules, loggers or plugins. With FILTER, only
-    names that contain this text are listed. With --json and without KIND, all kinds are listed.
+    KIND is architectures (the default), weights, augmentations, schedules, loggers, formats or plugins. With FILTER,
+    only names that contain this text are listed. With --json and without KIND, all kinds are listed.
     """
     similar: list[str] = []
     if kind is not None and kind not in KIND_NAMES:
@@ -407,7 +418,7 @@ def list_command(kind: str | None, filter: str | None, as_json: bool) -> None:
 @click.command(short_help="Describe a network, weights, a policy or a schedule.")
 @click.argument("name")
 def info(name: str) -> None:
-    """Describe one architecture, published weights, augmentation policy, schedule or logger.
+    """Describe one architecture, published weights, augmentation policy, schedule, logger or format.
 
     NAME is a name that `zoo list` shows. For an architecture, its weights files are listed too. For a name with a tag,
     such as mobilenetv2.imagenet1k, all facts about each weights file are shown.

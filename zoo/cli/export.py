@@ -14,6 +14,7 @@ import click
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.options import (
+    ONNX,
     allow_chance_option,
     exported_option,
     name_option,
@@ -28,10 +29,13 @@ from zoo.cli.options import (
     variant_requests,
 )
 from zoo.cli.reading_options import formats_option, max_pixels_option, reading_options, reading_values
+from zoo.cli.values import WholeNumber
 from zoo.errors import ZooError
+from zoo.export.format_variant import FormatVariant
 
 if TYPE_CHECKING:
     from zoo.data.reading import ReadingOptions
+    from zoo.export.fixed_batch import FixedBatch
     from zoo.export.variants import VariantRequest
     from zoo.plugin.registry import Registry
     from zoo.workflow.export import ExportResult
@@ -100,6 +104,19 @@ def show_variants(result: ExportResult) -> int:
 @runs_option
 @exported_option
 @click.option(
+    "--static-batch",
+    type=WholeNumber(1, 256),
+    metavar="N",
+    help="With --calibration: the number of pictures that the compiled network takes at once (default: 1).",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Make a folder for the compiler of an accelerator, such as Hailo's, RKNN's or Coral's: an ONNX file with a "
+    "fixed batch, and training pictures for calibration.",
+)
+@click.option(
     "--web",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
@@ -126,6 +143,8 @@ def export(what: str, web: Path | None, ort_web: Path | None, **values: Any) -> 
     from zoo.workflow import web as workflow
 
     chosen = [request for request in variant_requests(dict(values)) if request]
+    if any(isinstance(request.variant, FormatVariant) for request in chosen):
+        raise click.UsageError("--web makes a page that runs an ONNX file. Leave out --as.")
     if len(chosen) > 1:
         raise click.UsageError("--web makes a page for one file. Give it with one of --int8 and --fp16 at a time.")
     web_page.check_place(web, replace=values["replace"])
@@ -158,6 +177,8 @@ def _export(
     wanted_precision: float | None,
     name: str | None,
     replace: bool,
+    static_batch: int | None,
+    calibration: Path | None,
     key: Path | None,
     runs: Path,
     exported: Path,
@@ -172,14 +193,18 @@ def _export(
         The exit code of `export`, and the path of the exported file: of the last variant if there are any. None if
         nothing was put in place.
     """
-    typed = _typed()
+    from zoo.export.format_metadata import companions
+
+    typed, float32 = _typed(), True if ONNX in values["export_as"] else None
     variants, reading = variant_requests(values), reading_values(values)
     _check_together(top, size, best_so_far, wanted_precision, variants, reading)
+    compiler = _compiler(static_batch, calibration, plain=not (top or best_so_far))
     if not top and typed_again("resize", resize):
         raise click.UsageError("--resize goes with --top; a run keeps the method of resizing that it was trained with.")
     signer = _signer(key)
     registry, reporter = load_registry(), ConsoleReporter()
     target: Path | None
+    result: ExportResult | None = None
     asked: dict[str, Any] = {"name": name, "exported": exported, "size": size, "reading": reading, "replace": replace}
     if top:
         check_architecture(what, registry)
@@ -194,21 +219,22 @@ def _export(
         _refuse_architecture(what, registry, exported, runs)
         folder = find_run(what, exported, runs, "zoo export", typed)
         options = {**asked, "data": data, "variants": variants, "allow_chance": allow_chance, "typed": typed}
-        options["precision"] = wanted_precision
+        options |= {"float32": float32, "compiler": compiler, "precision": wanted_precision}
         if best_so_far:
             result = _export_best_so_far(folder, registry, reporter, options)
         else:
             result = workflow.export_run(folder, registry, reporter, **options)
         target = result.exported
+        paths = [path for _, path in result.variants if path]
+        _sign(signer, *(each for path in paths for each in (path, *companions(path))))
+        _show_compiler(compiler, result.difference)
         if target is None:
-            paths = [path for _, path in result.variants if path]
-            _sign(signer, *paths)
             return show_refusal(result) or show_variants(result), paths[-1] if paths else None
         if size or best_so_far or wanted_precision is not None:
             _show_table(result)
     click.echo(f"Export     {target} ({target.stat().st_size / 1e6:.1f} MB)")
     _sign(signer, target)
-    return 0, target
+    return 0 if result is None else show_variants(result), target
 
 
 def _check_together(
@@ -222,15 +248,36 @@ def _check_together(
     """Raise an error if options of `zoo export` do not go together."""
     if top and variants:
         raise click.UsageError(
-            f"--{variants[0].variant.name} goes with a run: a smaller file is evaluated on the run's test pictures."
+            f"{variants[0].variant.option} goes with a run: a smaller file is evaluated on the run's test pictures."
         )
     if top and wanted_precision is not None:
         raise click.UsageError("--precision goes with a run, because held-out pictures decide the threshold.")
     if best_so_far and (top or variants or size):
-        other = "--top" if top else "--size" if size else f"--{variants[0].variant.name}"
+        other = "--top" if top else "--size" if size else variants[0].variant.option
         raise click.UsageError(f"--best-so-far exports the float32 file of an interrupted run. Leave out {other}.")
     if best_so_far and reading.words():
         raise click.UsageError(f"--best-so-far reads the pictures as the run does. Leave out {reading.words()[0]}.")
+
+
+def _compiler(batch: int | None, folder: Path | None, *, plain: bool) -> FixedBatch | None:
+    """Return what a compiler gets, if the user asks for it. `plain` is whether a finished run is exported."""
+    if folder is None:
+        if batch is not None:
+            raise click.UsageError("--static-batch goes with --calibration DIR, the folder for the compiler.")
+        return None
+    if not plain:
+        raise click.UsageError("--calibration goes with a finished run, whose training pictures it takes.")
+    from zoo.export.fixed_batch import FixedBatch
+
+    return FixedBatch(folder, batch or 1)
+
+
+def _show_compiler(compiler: FixedBatch | None, difference: float | None) -> None:
+    if compiler is None or difference is None:
+        return
+    folder = compiler.folder
+    click.echo(f"Compiler   {folder / 'model.onnx'} (batches of {compiler.batch}), and {folder / 'calibration.npy'}")
+    click.echo(f"           probabilities differ by at most {difference:.1e} from the float32 file on these pictures")
 
 
 def _signer(key: Path | None) -> Signer | None:

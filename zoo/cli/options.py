@@ -16,6 +16,7 @@ from zoo.cli.reading_options import READING_OPTIONS, format_reading, reading_val
 from zoo.cli.values import (
     WholeNumber,
     parse_bytes,
+    parse_export_formats,
     parse_hidden,
     parse_loggers,
     parse_numbers,
@@ -25,6 +26,7 @@ from zoo.cli.values import (
     refuse_nan,
 )
 from zoo.cli.values import parse_provider_names as parse_provider_names
+from zoo.export.format_variant import FormatVariant
 from zoo.export.variants import VARIANTS, AcceptanceLimits, Variant, VariantRequest
 
 if TYPE_CHECKING:
@@ -114,6 +116,14 @@ def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
             for variant in variants
         ),
         click.option(
+            "--as",
+            "export_as",
+            callback=parse_export_formats,
+            multiple=True,
+            metavar="NAME[,NAME...]",
+            help="Export in these formats, such as litert, litert-int8 or openvino; `zoo list formats` shows all.",
+        ),
+        click.option(
             "--max-drop",
             type=click.FloatRange(0, 100),
             callback=refuse_nan,
@@ -134,6 +144,8 @@ def make_variant_options(variants: Sequence[Variant]) -> tuple[Callable, ...]:
     )
 
 
+# `--as onnx` asks for the float32 file.
+ONNX = "onnx"
 VARIANT_OPTIONS = make_variant_options(VARIANTS)
 
 # A parameter with this prefix overrides a field of `zoo.plugin.Phase` in all phases. The rest of its name is the field.
@@ -334,7 +346,7 @@ def variant_names(variants: Sequence[Variant] = VARIANTS) -> str:
 
 
 def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIANTS) -> tuple[VariantRequest, ...]:
-    """Return the variants that a command's options ask for, with their limits.
+    """Return the variants and the formats of plugins that a command's options ask for, with their limits.
 
     Args:
         values: Maps the name of each of the command's options to its value. This function removes the options for
@@ -344,9 +356,12 @@ def variant_requests(values: dict[str, Any], variants: Sequence[Variant] = VARIA
     Raises:
         click.UsageError: A limit is given, but the variant that it limits is not requested.
     """
-    chosen = [variant for variant in variants if values.pop(variant.name)]
+    names = values.pop("export_as")
+    chosen = [variant for variant in variants if values.pop(variant.name) or variant.name in names]
+    known = {ONNX, *(variant.name for variant in variants)}
+    chosen += [FormatVariant(name) for name in names if name not in known]
     if typed_again("max_drop", values["max_drop"]) and not chosen:
-        raise click.UsageError(f"--max-drop goes with {variant_names(variants)}.")
+        raise click.UsageError(f"--max-drop goes with {variant_names(variants)}, or with --as.")
     max_drop = values.pop("max_drop") / 100
     any_speed = {variant: values.pop(f"{variant.name}_any_speed") for variant in variants if variant.must_be_faster}
     for variant, given in any_speed.items():

@@ -131,7 +131,7 @@ def finetune(
     variants = variant_requests(values)
     if not export and variants:
         raise click.UsageError(
-            f"--no-export makes no exported file, so that --{variants[0].variant.name} cannot be given with it."
+            f"--no-export makes no exported file, so that {variants[0].variant.option} cannot be given with it."
         )
     reporter = ConsoleReporter()
     with reporter.timing.measure("start"):

@@ -121,6 +121,20 @@ def parse_loggers(context: click.Context, parameter: click.Parameter, value: tup
     return tuple(dict.fromkeys(name for name in names if name != "none"))
 
 
+def parse_export_formats(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Parse the values of --as: names of formats, separated by commas. The plugins are not loaded yet.
+
+    Raises:
+        click.BadParameter: A name is empty.
+    """
+    names = [name.strip() for each in value for name in each.split(",")]
+    if not all(names):
+        raise click.BadParameter(
+            f"a name is empty. Separate names with commas, such as litert,openvino. Received: {','.join(value)!r}."
+        )
+    return tuple(dict.fromkeys(names))
+
+
 def parse_provider_names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
     """Parse the value of --providers: names of execution providers of ONNX Runtime, separated by commas.
 

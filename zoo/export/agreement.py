@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ COMPARED_PICTURES = 512
 
 
 def gather(
-    graphs: Mapping[str, onnx.ModelProto],
+    graphs: Mapping[str, onnx.ModelProto | Callable[[np.ndarray], np.ndarray]],
     outputs: tuple[Mapping[str, Outputs], Mapping[str, Outputs]],
     dataset: Dataset,
     train: np.ndarray,
@@ -35,6 +35,7 @@ def gather(
 
     Args:
         graphs: The float32 graph and the graph of the variant, in this order. The keys name them in progress messages.
+            Instead of a graph, a function from pixels, uint8 (batch, H, W, C), to probabilities (batch, classes).
         outputs: The probabilities of both files, under "validation" and "test"; see
             `zoo.evaluate.evaluator.predict_parts`. The validation part may be missing.
         dataset: The dataset of the run.
@@ -53,7 +54,7 @@ def gather(
         for i, (name, graph) in enumerate(graphs.items()):
             label = f"running {name} on training pictures"
             with reporter.timing.measure("evaluating"), reporter.progress(label) as progress:
-                training[i] = pictures.outputs(open_session(graph), progress=progress)[1]
+                training[i] = _probabilities(pictures, graph, progress)
     parts = {"test": split.test, "validation": split.val, "training": train}
     nothing = {"validation": np.zeros((0, dataset.targets.shape[1]))}
     float32, variant = ({**nothing, **{key: part.probabilities for key, part in each.items()}} for each in outputs)
@@ -64,6 +65,26 @@ def gather(
         max_drop,
         multilabel=dataset.source.multilabel,
     )
+
+
+def other_training_pictures(dataset: Dataset, calibrated_on: Sequence[int], seed: int) -> np.ndarray:
+    """Return the training pictures on which a graph was not calibrated, in an order that the seed decides."""
+    train = np.setdiff1d(dataset.split.train, np.array(calibrated_on, dtype=np.int64))
+    return np.random.default_rng(seed).permutation(train)
+
+
+def _probabilities(
+    pictures: comparison.ValidationSet,
+    graph: onnx.ModelProto | Callable[[np.ndarray], np.ndarray],
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    if isinstance(graph, onnx.ModelProto):
+        return pictures.outputs(open_session(graph), progress=progress)[1]
+    batches = []
+    for start in range(0, len(pictures.pixels), comparison.BATCH):
+        batches.append(graph(pictures.pixels[start : start + comparison.BATCH]))
+        progress(min(start + comparison.BATCH, len(pictures.pixels)), len(pictures.pixels))
+    return np.concatenate(batches)
 
 
 def compare_parts(

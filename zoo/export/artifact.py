@@ -46,7 +46,11 @@ def with_selftest(graph: onnx.ModelProto, info: ModelInfo, *, tolerance: float |
         tolerance: The self-test passes on another machine if no probability differs by more than this, in 0..1. None
             means the default of `zoo_runtime.workshop.record`.
     """
-    predictor = Predictor(serialize(graph, info))
+    return with_selftest_of(Predictor(serialize(graph, info)), info, tolerance)
+
+
+def with_selftest_of(predictor: Predictor, info: ModelInfo, tolerance: float | None = None) -> ModelInfo:
+    """Return a copy of the metadata with the self-test that a predictor records; see `with_selftest`."""
     options = {} if tolerance is None else {"tolerance": tolerance}
     selftest = zoo_runtime.workshop.record(predictor, synthetic_jpegs(), pictures=decoding_pictures(), **options)
     return dataclasses.replace(info, selftest=selftest)

@@ -86,11 +86,18 @@ class Variant(abc.ABC):
         help: The help text of the command-line option.
         must_be_faster: True refuses a file that is not faster than float32 on this machine. The option
             `--NAME-any-speed` turns this check off.
+        file: The name of the exported file.
     """
 
     name: str
     help: str
     must_be_faster: bool = False
+    file: str = "model.onnx"
+
+    @property
+    def option(self) -> str:
+        """The words of a command that ask for the file."""
+        return f"--{self.name}"
 
     @abc.abstractmethod
     def make(
@@ -280,6 +287,11 @@ class Fp16(Variant):
 VARIANTS: tuple[Variant, ...] = (Int8(), Fp16())
 
 
+def option_words(kind: str) -> list[str]:
+    """Return the words of a command that ask for a file of this kind: an option of its own, or `--as NAME`."""
+    return [f"--{kind}"] if any(each.name == kind for each in VARIANTS) else ["--as", kind]
+
+
 @dataclass(frozen=True)
 class VariantRequest:
     """Holds a variant that the user requests, and the limits that it must meet.
@@ -299,12 +311,14 @@ class VariantFile:
 
     Args:
         variant: The kind of file.
-        content: The bytes of the file. Empty if the file could not be made.
+        content: The bytes of the main file. Empty if it could not be made.
         figures: The measurements that the run folder stores: metrics of this file and of the float32 file, speedup,
             milliseconds per picture, sizes in bytes, and what was tried. Empty if the file could not be made.
         refusal: Why the file must not be used. None if it may be used.
         record: The name of the file in the run folder that stores `figures`. Empty if they have not been stored.
         metrics: All figures of this file on each part, as metrics.json has them for the float32 file.
+        files: All files by name, and
+        info: the metadata, if this is the format of a plugin.
     """
 
     variant: Variant
@@ -313,6 +327,8 @@ class VariantFile:
     refusal: str | None
     record: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    info: ModelInfo | None = None
 
 
 # Puts calibration and thresholds into the raw graph of a variant and its metadata.
@@ -345,6 +361,7 @@ def make_variant(
     reporter: Reporter,
     *,
     seed: int,
+    made: VariantGraph | None = None,
 ) -> VariantFile:
     """Make a variant of an exported network, and compare it with the float32 file.
 
@@ -358,6 +375,7 @@ def make_variant(
         dataset: The dataset of the run.
         reporter: Receives progress messages.
         seed: The seed of every random choice.
+        made: The graph of the variant, if it has been made already. None makes it.
 
     Returns:
         The file and its measurements. If the file does not meet the limits, `refusal` says why.
@@ -367,8 +385,6 @@ def make_variant(
         ParityFailed: The graph fails the variant's own parity check, such as that of `Fp16.make`.
         DataError: A picture can no longer be read.
     """
-    import numpy as np
-
     from zoo.evaluate import evaluator
     from zoo.evaluate import metrics as metric_tools
     from zoo.export import agreement, artifact
@@ -377,7 +393,7 @@ def make_variant(
 
     variant, limits = request.variant, request.limits
     with reporter.timing.measure(f"making {variant.name}"):
-        variant_graph = variant.make(float32.raw, dataset, limits, reporter, seed=seed)
+        variant_graph = made or variant.make(float32.raw, dataset, limits, reporter, seed=seed)
     plain = artifact.serialize(float32.graph, float32.info)
     # The result of the parity check describes the float32 file, so it is left out.
     precision = {"kind": variant.name, **variant_graph.precision}
@@ -388,8 +404,7 @@ def make_variant(
     evaluated = evaluator.measure_parts(variant_outputs, dataset)
     summary = {part: metric_tools.summary(values) for part, values in evaluated.items()}
     content = artifact.serialize(graph, dataclasses.replace(info, metrics=summary))
-    train = np.setdiff1d(dataset.split.train, np.array(variant_graph.calibrated_on, dtype=np.int64))
-    train = np.random.default_rng(seed).permutation(train)
+    train = agreement.other_training_pictures(dataset, variant_graph.calibrated_on, seed)
     graphs = {"float32": float32.graph, variant.name: graph}
     pairs = agreement.gather(graphs, (float32.outputs, variant_outputs), dataset, train, limits.max_drop, reporter)
     with reporter.progress(f"timing {variant.name} beside float32"):
@@ -397,7 +412,7 @@ def make_variant(
         speed = compare_speed(Predictor(plain), Predictor(content), dataset.pixels.array[dataset.split.test[:1]])
     figures = {
         "kind": variant.name,
-        **_compare_metrics(evaluated["test"], evaluator.measure_parts(float32.outputs, dataset)["test"]),
+        **compare_metrics(evaluated["test"], evaluator.measure_parts(float32.outputs, dataset)["test"]),
         "max_drop": limits.max_drop,
         "speedup": speed.ratio,
         "speedup_middle_half": list(speed.middle_half),
@@ -417,7 +432,7 @@ def make_variant(
     return VariantFile(variant, content, figures, figures["refusal"], metrics=evaluated)
 
 
-def _compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
+def compare_metrics(metrics: Mapping[str, Any], float32_metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics to which limits apply and their intervals, of the variant and of the float32 file.
 
     Args:

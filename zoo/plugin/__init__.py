@@ -17,6 +17,7 @@ imports Keras inside its functions, not at the top of its module.
 
 from zoo.plugin.api import API_VERSION
 from zoo.plugin.augmentation import ParameterRange, check_parameters, picture_generators, random_horizontal_flip
+from zoo.plugin.formats import Format, FormatSource
 from zoo.plugin.keras_applications import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
@@ -43,6 +44,8 @@ __all__ = [
     "Augmentation",
     "ClassIndex",
     "EpochFigures",
+    "Format",
+    "FormatSource",
     "Head",
     "KerasApplication",
     "LoggedRun",

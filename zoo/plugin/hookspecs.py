@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
+from zoo.plugin.formats import Format
 from zoo.plugin.loggers import Logger
 from zoo.plugin.types import Architecture, Augmentation, Schedule
 from zoo.plugin.weights import Weights
@@ -51,6 +52,12 @@ def zoo_schedules() -> Iterable[Schedule]:
 @hookspec
 def zoo_loggers() -> Iterable[Logger]:
     """Return the loggers that this plugin provides."""
+    return ()
+
+
+@hookspec
+def zoo_formats() -> Iterable[Format]:
+    """Return the formats of exported files that this plugin provides."""
     return ()
 
 

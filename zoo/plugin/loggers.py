@@ -153,7 +153,12 @@ class Logger:
 
     def missing(self) -> list[str]:
         """Return those of `needs` that are not installed. No module is imported."""
-        return [name for name in self.needs if not _installed(name)]
+        return missing_modules(self.needs)
+
+
+def missing_modules(names: tuple[str, ...]) -> list[str]:
+    """Return those modules that are not installed. None of them is imported."""
+    return [name for name in names if not _installed(name)]
 
 
 def _installed(module: str) -> bool:

@@ -23,14 +23,15 @@ from zoo.errors import BrokenPluginError, DuplicateName, InvalidPluginData, Unkn
 from zoo.installed import EntryPoint
 from zoo.plugin import api, hookspecs
 from zoo.plugin.faults import BrokenPlugin, Plugin, explain, patched_text, plain, remarks_on, shown, slowness
+from zoo.plugin.formats import Format
 from zoo.plugin.guard import Guard, Watched, forget, interrupted, trusted
 from zoo.plugin.loggers import Logger
 from zoo.plugin.selection import selected
 from zoo.plugin.types import Architecture, Augmentation, Schedule
 from zoo.plugin.weights import Weights
 
-Item = Architecture | Weights | Augmentation | Schedule | Logger
-ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule, Logger)
+Item = Architecture | Weights | Augmentation | Schedule | Logger | Format
+ItemT = TypeVar("ItemT", Architecture, Weights, Augmentation, Schedule, Logger, Format)
 Name = str | tuple[str, str]
 """The name of an item or, for weights, (architecture, tag). If two plugins provide the same name, zoo uses neither."""
 
@@ -40,6 +41,7 @@ HOOKS: dict[str, type[Item]] = {
     "zoo_augmentations": Augmentation,
     "zoo_schedules": Schedule,
     "zoo_loggers": Logger,
+    "zoo_formats": Format,
 }
 COMMANDS = "zoo_commands"
 """The hook for commands. It is only called where commands are looked up, because most commands do not need it."""
@@ -51,6 +53,7 @@ KINDS = {
     Augmentation: "augmentation",
     Schedule: "schedule",
     Logger: "logger",
+    Format: "format",
 }
 
 
@@ -59,7 +62,7 @@ class Registry:
     """Holds everything that the loaded plugins provide, and finds it by the names that users type.
 
     `load` makes and fills a registry. An item is one object that a plugin provides: an `Architecture`, a `Weights`, an
-    `Augmentation`, a `Schedule` or a `Logger`. The class of an item is called its kind.
+    `Augmentation`, a `Schedule`, a `Logger` or a `Format`. The class of an item is called its kind.
 
     Args:
         plugins: The plugins that were loaded.
@@ -147,6 +150,15 @@ class Registry:
             DuplicateName: More than one plugin provides it.
         """
         return self._get(Logger, name, "`zoo list loggers` shows them.")
+
+    def format(self, name: str) -> Format:
+        """Look up a format of exported files by its name.
+
+        Raises:
+            UnknownName: No plugin provides it.
+            DuplicateName: More than one plugin provides it.
+        """
+        return self._get(Format, name, "`zoo list formats` shows them.")
 
     def weights_of(self, architecture: str, tag: str | None = None, top: bool | None = None) -> list[Weights]:
         """Return the published weights of an architecture, one entry per file.

@@ -37,6 +37,7 @@ class ExportedFacts:
         labels: What is known about wrong labels, as label_issues.json has it. Empty if unknown.
         command: The words of the command that makes this file again from its run. Empty if unknown.
         folder: The folder of runs; None if unknown.
+        companions: The names of other files that belong to this one, with their sha256 in hex.
     """
 
     name: str
@@ -53,11 +54,22 @@ class ExportedFacts:
     labels: Mapping[str, Any] = field(default_factory=dict)
     command: Sequence[str] = ()
     folder: Path | None = None
+    companions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
-        """The number format of the file: "float32", "int8" or "fp16"."""
+        """What sets the file apart from the float32 file: "float32", "int8", "fp16", or the name of a format."""
         return str(self.info.precision.get("kind") or "float32")
+
+    @property
+    def numbers(self) -> str:
+        """The number format of the file: "float32", "int8" or "fp16"."""
+        return str(self.info.precision.get("graph") or self.kind)
+
+    @property
+    def engine(self) -> str:
+        """The extra of zoo_runtime that runs the file; empty if none is needed."""
+        return {".tflite": "litert", ".xml": "openvino"}.get(Path(self.file).suffix, "")
 
     @property
     def published(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from zoo.files import size_text
@@ -117,7 +117,9 @@ def smaller_section(facts: ExportedFacts, smaller: Sequence[Mapping[str, Any]] =
         text += "\n\nTimes are medians without decoding, on the machine that made the files, both files in turn."
     notes = [str(each["compared"]["too_few"]) + "." for each in smaller if each["compared"].get("too_few")]
     lines = "".join(f"\n\n{escaped(line)}" for line in (*notes, *others))
-    return f"{BEGIN}\n## Smaller files\n\n{text}{lines}\n{END}"
+    formats = any(not str(each["path"]).endswith(".onnx") for each in smaller)
+    heading = "Smaller files and other formats" if formats else "Smaller files"
+    return f"{BEGIN}\n## {heading}\n\n{text}{lines}\n{END}"
 
 
 def accuracy(test: Mapping[str, Any]) -> str:
@@ -155,11 +157,13 @@ def _front(facts: ExportedFacts, listed: Sequence[Figure]) -> dict[str, Any]:
         for each in listed
         if each.part == "test" and each.key in names and each.value == each.value
     ]
-    tags = ["image-classification", "onnx", "onnxruntime", "zoo", str(info.architecture.get("name", "")), facts.kind]
+    runs_on = [facts.engine] if facts.engine else ["onnx", "onnxruntime"] if facts.file.endswith(".onnx") else []
+    tags = ["image-classification", *runs_on, "zoo", str(info.architecture.get("name", "")), facts.kind]
     licence = str(info.weights.get("licence") or "").lower()
     return {
         "name": facts.name,
         "data_name": str(info.data.get("name") or "unknown"),
+        "library": Plain({"litert": "tflite", "openvino": "openvino"}.get(facts.engine, "onnx")),
         "tags": [tag for tag in tags if tag],
         "index": index,
         "licence_id": Plain(licence) if licence in LICENCES and not info.weights.get("random") else "",
@@ -172,7 +176,9 @@ def _purpose(facts: ExportedFacts) -> str:
         what = f"says which of {count} labels a picture has; it may have several, or none"
     else:
         what = f"says which of {count} classes a picture belongs to"
-    return f"This network {what}. It is a single ONNX file, made for devices without a training library."
+    kinds = {".onnx": "a single ONNX file", ".tflite": "a single LiteRT file", ".xml": "an OpenVINO IR in two files"}
+    kind = kinds.get(Path(facts.file).suffix, f"a file in the format {facts.kind}")
+    return f"This network {what}. It is {kind}, made for devices without a training library."
 
 
 def _file(facts: ExportedFacts) -> list[tuple[str, str]]:
@@ -183,9 +189,10 @@ def _file(facts: ExportedFacts) -> list[tuple[str, str]]:
     rows = [
         ("file", code(facts.file)),
         ("sha256", code(facts.sha256)),
+        *((f"sha256 of {name}", code(digest)) for name, digest in facts.companions.items()),
         ("sha256 of the weights", code(facts.weights_sha256)),
         ("size", size_text(facts.bytes)),
-        ("computes in", kinds.get(facts.kind, facts.kind)),
+        ("computes in", kinds.get(facts.numbers, facts.numbers)),
         ("task", facts.task),
         ("architecture", str(info.architecture.get("name", "unknown"))),
         ("starting weights", started),
@@ -374,7 +381,8 @@ def _how_to_run(facts: ExportedFacts) -> dict[str, str]:
         f"zoo-runtime predict {file} photo.jpg",
         f"zoo-runtime info {file}                # what the file says about itself",
     ]
-    return {"install": "pip install ./runtime", "commands": "\n".join(commands), "program": "\n".join(program)}
+    install = f"pip install './runtime[{facts.engine}]'" if facts.engine else "pip install ./runtime"
+    return {"install": install, "commands": "\n".join(commands), "program": "\n".join(program)}
 
 
 def _contract(facts: ExportedFacts) -> list[list[Any]]:

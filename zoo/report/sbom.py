@@ -22,6 +22,8 @@ from zoo.report.model_card_limits import limits, untried
 
 # What runtime/pyproject.toml requires; a test compares them.
 RUNTIME = {"numpy": ">=1.24", "onnxruntime": ">=1.27", "pillow": ">=13.0"}
+# What the formats of other engines need besides.
+ENGINES = {"litert": {"ai-edge-litert": ">=1.2"}, "openvino": {"openvino": ">=2025.0"}}
 RUNTIME_PACKAGE = "finezoo-runtime"
 MADE_BY = "zoo"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -56,7 +58,7 @@ def build(facts: ExportedFacts) -> dict[str, Any]:
     weights = _weights(facts)
     versions = dict(info.run.get("versions") or {})
     tested = info.selftest.get("versions") or {}
-    runtime = _runtime(versions, tested)
+    runtime = _runtime(versions, tested, ENGINES.get(facts.engine, {}))
     made = [each for each in map(_library, versions, versions.values()) if each is not None]
     needed = {each["bom-ref"] for each in runtime}
     components = [
@@ -134,13 +136,19 @@ def _purl(name: str, version: str | None) -> str:
     return f"pkg:pypi/{normal}" + (f"@{version.replace('+', '%2B')}" if version else "")
 
 
-def _runtime(versions: Mapping[str, str], tested: Mapping[str, str]) -> list[dict[str, Any]]:
+def _runtime(versions: Mapping[str, str], tested: Mapping[str, str], engine: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the packages that a device needs: the runtime, then what it depends on.
 
     Their versions are those with which the self-test was recorded.
+
+    Args:
+        versions: The versions of packages in the run.
+        tested: The versions with which the self-test was recorded.
+        engine: What the engine of the file needs besides, with the lowest versions.
     """
+    needed = {**RUNTIME, **engine}
     listed: list[tuple[str, str | None, str | None]] = [(RUNTIME_PACKAGE, versions.get("finezoo"), None)]
-    listed += [(name, tested.get(name) or versions.get(name), lowest) for name, lowest in RUNTIME.items()]
+    listed += [(name, tested.get(name) or versions.get(name), lowest) for name, lowest in needed.items()]
     components = []
     for name, version, lowest in listed:
         purl = _purl(name, version)
@@ -214,7 +222,8 @@ def _model(facts: ExportedFacts) -> dict[str, Any]:
     component["properties"] = [
         {"name": "zoo:file", "value": facts.file},
         {"name": "zoo:bytes", "value": str(facts.bytes)},
-        {"name": "zoo:number-format", "value": facts.kind},
+        {"name": "zoo:number-format", "value": facts.numbers},
+        *({"name": f"zoo:sha256:{name}", "value": digest} for name, digest in facts.companions.items()),
         {"name": "zoo:architecture-licence", "value": str(info.architecture.get("licence", "unknown"))},
     ]
     return component

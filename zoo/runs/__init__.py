@@ -47,6 +47,8 @@ from zoo.files import atomic_write, why_not_writable
 from zoo.runs.record import SCHEMA, RunRecord
 
 RECORD, UNFINISHED = "run.json", "unfinished"
+# The folder of the files in the formats of plugins, with their figures.
+FORMATS = "formats"
 OUT_OF_FOLD = "out-of-fold.npz"
 # The columns of predictions.csv.
 PREDICTION_COLUMNS = (

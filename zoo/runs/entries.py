@@ -161,7 +161,7 @@ class Schedule(TypedDict):
 
 
 class Variant(TypedDict):
-    """A smaller file that was asked for, with its limits; see `zoo.export.variants.AcceptanceLimits`."""
+    """A smaller file or a format that was asked for, with limits; see `zoo.export.variants.AcceptanceLimits`."""
 
     name: str
     max_drop: float

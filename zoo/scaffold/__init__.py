@@ -14,15 +14,16 @@ from importlib import metadata
 from pathlib import Path
 
 from zoo.errors import UsageError, WriteError
-from zoo.plugin import Architecture, Augmentation, Logger, Schedule, registry
+from zoo.installed import entry_points
+from zoo.plugin import Architecture, Augmentation, Format, Logger, Schedule, registry
 from zoo.plugin.checks import NAME
-from zoo.plugin.registry import GROUP, KINDS, squeezed
+from zoo.plugin.registry import KINDS, squeezed
 
 TEMPLATES = Path(__file__).with_name("templates")
 LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "ISC")
 """The licences that a scaffold may have, as SPDX identifiers."""
 # What `zoo list` takes as the name of a kind.
-LISTS = ("architectures", "weights", "augmentations", "schedules", "loggers", "plugins")
+LISTS = ("architectures", "weights", "augmentations", "schedules", "loggers", "formats", "plugins")
 LONGEST = 40
 
 
@@ -127,11 +128,12 @@ def _taken(name: str, module: str, distribution: str) -> str:
         if squeezed(plugin.name) == squeezed(name):
             return f"the plugin {plugin} has it"
     names = {squeezed(name), squeezed(f"{name}-light")}
-    items: list[Architecture | Augmentation | Schedule | Logger] = [
+    items: list[Architecture | Augmentation | Schedule | Logger | Format] = [
         *installed.all(Architecture),
         *installed.all(Augmentation),
         *installed.all(Schedule),
         *installed.all(Logger),
+        *installed.all(Format),
     ]
     for item in items:
         if squeezed(item.name) in names:
@@ -145,7 +147,7 @@ def _taken(name: str, module: str, distribution: str) -> str:
         pass
     if importlib.util.find_spec(module) is not None:
         return f"there is a module {module}"
-    if any(point.module == module for point in metadata.entry_points(group=GROUP)):
+    if any(point.module == module for point in entry_points()):
         return f"an installed plugin names the module {module}"
     return ""
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from zoo.errors import UnknownName, UsageError, ZooError, reason
-from zoo.plugin import Architecture, Augmentation, Logger, Schedule, Weights
+from zoo.plugin import Architecture, Augmentation, Format, Logger, Schedule, Weights
 from zoo.plugin.registry import KINDS, Item
 from zoo.testing import augmentations, networks, packages
 from zoo.testing.loggers import check_logger
@@ -94,7 +94,7 @@ def _weights(subject: Subject, weights: Weights) -> None:
     check_weights(weights, brought[weights.architecture])
 
 
-EVERY_ITEM = (Architecture, Weights, Augmentation, Schedule, Logger)
+EVERY_ITEM = (Architecture, Weights, Augmentation, Schedule, Logger, Format)
 CHECKS = (
     Check("load", None, packages.check_load),
     Check("light-import", None, packages.check_light_import),

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from zoo.plugin import Architecture, Augmentation, Logger, Schedule, Weights
+from zoo.plugin import Architecture, Augmentation, Format, Logger, Schedule, Weights
 from zoo.plugin.registry import HOOKS, KINDS, Item, squeezed
 from zoo.testing.outcomes import Blocked
 from zoo.testing.subject import Subject
@@ -136,11 +136,12 @@ def check_ids(subject: Subject, item: Item) -> None:
         known |= {str(key) for kind_of, key in registry.conflicts if kind_of is Architecture}
         assert item.architecture in known, f"{name!r}: no plugin brings an architecture {item.architecture!r}"
         return
-    others: list[Architecture | Augmentation | Schedule | Logger] = [
+    others: list[Architecture | Augmentation | Schedule | Logger | Format] = [
         *registry.all(Architecture),
         *registry.all(Augmentation),
         *registry.all(Schedule),
         *registry.all(Logger),
+        *registry.all(Format),
     ]
     for other in others:
         other_kind = type(other)

@@ -8,13 +8,14 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 from zoo.errors import UnknownName, UsageError
+from zoo.installed import GROUP, EntryPoint, entry_points, normalized
 from zoo.plugin import Architecture, Weights, registry
-from zoo.plugin.registry import GROUP, BrokenPlugin, Item, Registry, squeezed
+from zoo.plugin.faults import BrokenPlugin
+from zoo.plugin.registry import Item, Registry, squeezed
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def find_subject(plugin: str | Path | ModuleType) -> Subject:
     text = str(plugin)
     if isinstance(plugin, Path) or text.endswith(".py") or any(mark in text for mark in ("/", "\\")) or text == ".":
         return _of_path(Path(text))
-    points = list(metadata.entry_points(group=GROUP))
+    points = entry_points()
     named = [point for point in points if point.name == text]
-    named = named or [point for point in points if point.dist and _plain(point.dist.name) == _plain(text)]
+    named = named or [point for point in points if normalized(point.distribution) == normalized(text)]
     if named:
         return _of_points(text, named, points, None)
     found = registry.load(points)
@@ -78,10 +79,6 @@ def find_subject(plugin: str | Path | ModuleType) -> Subject:
     raise UnknownName("plugin, network or module", text, known, hint)
 
 
-def _plain(name: str) -> str:
-    return squeezed(name.replace(".", "-"))
-
-
 def _item_called(found: Registry, text: str) -> Item | None:
     wanted = squeezed(text.partition(".")[0])
     for kind in found.items:
@@ -92,9 +89,9 @@ def _item_called(found: Registry, text: str) -> Item | None:
     return None
 
 
-def _of_item(item: Item, points: list[metadata.EntryPoint], found: Registry) -> Subject:
+def _of_item(item: Item, points: list[EntryPoint], found: Registry) -> Subject:
     plugin = found.plugin_of(item)
-    mine = [each for each in points if each.name == plugin.name and _of(each) == plugin.distribution]
+    mine = [each for each in points if each.name == plugin.name and each.distribution == plugin.distribution]
     whole = _of_points(plugin.name, mine, points, None)
     chosen = [each for each in whole.items if type(each) is type(item) and _name(each) == _name(item)]
     if isinstance(item, Architecture):
@@ -106,13 +103,7 @@ def _name(item: Item) -> str:
     return item.id if isinstance(item, Weights) else item.name
 
 
-def _of(point: metadata.EntryPoint) -> str:
-    return point.dist.name if point.dist else "unknown distribution"
-
-
-def _of_points(
-    name: str, chosen: list[metadata.EntryPoint], points: Iterable[metadata.EntryPoint], folder: Path | None
-) -> Subject:
+def _of_points(name: str, chosen: list[EntryPoint], points: Iterable[EntryPoint], folder: Path | None) -> Subject:
     # Alone, because a name that another plugin brings too would be missing from the registry of all.
     own, found = registry.load(chosen), registry.load(points)
     items = [item for kind in own.items for item in own.all(kind)]
@@ -120,12 +111,16 @@ def _of_points(
 
 
 def _of_module(name: str, folder: Path | None) -> Subject:
-    points = list(metadata.entry_points(group=GROUP))
+    points = entry_points()
     named = [point for point in points if point.module == name]
     if not named:
-        named = [metadata.EntryPoint(name, name, GROUP)]
+        named = [_uninstalled(name, name)]
         points += named
     return _of_points(name, named, points, folder)
+
+
+def _uninstalled(name: str, module: str) -> EntryPoint:
+    return EntryPoint(name, module, "unknown distribution", "?")
 
 
 def _module_exists(name: str) -> bool:
@@ -168,11 +163,11 @@ def _of_project(project: Path) -> Subject:
     first = next(iter(modules.values())).split(".")[0]
     folder = next((each for each in places if (each / first).is_dir() or (each / f"{first}.py").is_file()), places[0])
     _put_on_path(folder)
-    points = list(metadata.entry_points(group=GROUP))
+    points = entry_points()
     chosen = []
     for name, module in modules.items():
         installed = [point for point in points if point.module == module]
-        chosen += installed or [metadata.EntryPoint(name, module, GROUP)]
+        chosen += installed or [_uninstalled(name, module)]
         points += [] if installed else [chosen[-1]]
     return _of_points(project.parent.name, chosen, points, folder)
 

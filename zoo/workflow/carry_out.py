@@ -22,7 +22,7 @@ from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.runs import run_lock
 from zoo.train.safe_points import SafePoints
-from zoo.workflow import solved
+from zoo.workflow import export_formats, solved
 from zoo.workflow.export import ExportResult, export_model
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.logs import RunLogs, parameters_of
@@ -96,7 +96,7 @@ def carry_out(
                     TrainedModel(model, resolved.architecture, dataset, run, record, resolved.name, typed=asked.typed),
                     resolved.requested.exported if resolved.requested.export else None,
                     reporter,
-                    variants=asked.variants,
+                    variants=export_formats.resolve(asked.variants, registry, reporter.warn if resumed else None),
                     allow_chance=asked.allow_chance,
                     replace=asked.replace,
                     precision=resolved.requested.wanted_precision or None,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import backend, files, runs
 from zoo.errors import InvalidPluginData, RunError, UsageError
+from zoo.export.variants import VARIANTS
 from zoo.plugin import Phase, Schedule
 from zoo.plugin.types import RENAMED_FIELDS
 from zoo.runs import RunRecord
@@ -243,9 +244,14 @@ def _exported(record: RunRecord) -> dict[str, Any]:
     """Return the options that say what a run exports, and where to."""
     options = record.options
     values: dict[str, Any] = {} if options["export"] else {"no-export": True}
+    own = {each.name for each in VARIANTS}
+    formats = [variant["name"] for variant in record.variants if variant["name"] not in own]
+    values |= {"as": formats} if formats else {}
     for variant in record.variants:
-        values[variant["name"]] = True
         values["max-drop"] = round(100 * variant["max_drop"], 9)
+        if variant["name"] not in own:
+            continue
+        values[variant["name"]] = True
         if variant["any_speed"]:
             values[f"{variant['name']}-any-speed"] = True
     folders = {"runs": options["runs"], "exported": options["exported"]}

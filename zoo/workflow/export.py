@@ -6,8 +6,9 @@ This module decides the order of the steps. The steps themselves are in `zoo.con
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,23 @@ from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
 from zoo.data.stored import StoredPicture
-from zoo.errors import ExportError, WriteError, ZooError
+from zoo.errors import ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import Outputs
-from zoo.export.variants import VARIANTS, FinishGraph, Float32File, VariantFile, VariantRequest, failed, make_variant
+from zoo.export.variants import (
+    Float32File,
+    VariantFile,
+    VariantRequest,
+)
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.workflow import (
+    export_formats,
+    export_variants,
     label_issues,
     missing_plugins,
-    model_card,
     page,
     replaced,
     report_data,
@@ -38,19 +44,23 @@ from zoo.workflow import (
     verdict,
 )
 from zoo.workflow import precision as precisions
-from zoo.workflow.finished_graph import convert_trained, cross_validated, finish_graph
+from zoo.workflow.export_variants import Place, put, warn_of_earlier
+from zoo.workflow.finished_graph import Finisher, convert_trained, cross_validated, finish_graph
 from zoo.workflow.keras_network import trained_model
 from zoo.workflow.model_card import Described
 from zoo.workflow.own_pictures import reload_dataset
-from zoo.workflow.replaced import EXPORTED_FILE, NewExport, variant_path
+from zoo.workflow.replaced import EXPORTED_FILE, NewExport
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
-from zoo.workflow.trust import HeldOut, Trust, TrustOptions
+from zoo.workflow.transfer import OwnSize
+from zoo.workflow.trust import Trust
 from zoo_runtime import ModelInfo, Predictor
 
 if TYPE_CHECKING:
     import keras
     import onnx
+
+    from zoo.export.fixed_batch import FixedBatch
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class ExportResult:
             refused.
         refusal: Why no file was put in place, if the network has learned nothing; otherwise None.
         logs: For each log of the run besides history.csv, the name of its logger and what shows it.
+        difference: The largest difference of a probability between the file for a compiler and the float32 file. None
+            if there is no such file.
     """
 
     run: runs.Run
@@ -76,22 +88,7 @@ class ExportResult:
     variants: tuple[tuple[VariantFile, Path | None], ...] = ()
     refusal: str | None = None
     logs: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Says where the files of variants are put.
-
-    Args:
-        exported: The folder of exports.
-        keep: True if the export has the input size of the run. Files in the run folder then have their usual names.
-            False adds the input size to these names, so that files for the input size of the run are not replaced.
-        replace: True also replaces a variant of other pictures.
-    """
-
-    exported: Path
-    keep: bool
-    replace: bool
+    difference: float | None = None
 
 
 def export_model(
@@ -105,6 +102,7 @@ def export_model(
     allow_chance: bool = False,
     replace: bool = False,
     precision: float | None = None,
+    compiler: FixedBatch | None = None,
 ) -> ExportResult:
     """Convert a network, check and evaluate the converted network, and write the exported files.
 
@@ -126,6 +124,7 @@ def export_model(
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         precision: The wanted fraction of right answers, in (0, 1): less sure answers become "unknown". No file is put
             in place if held-out pictures cannot show it. None asks for none.
+        compiler: Also make a file with a fixed batch and calibration pictures. None makes none.
 
     Returns:
         The paths of the files, the metrics of the float32 file, and the variants.
@@ -169,22 +168,21 @@ def export_model(
             _report(trained.run, reporter)
         if target is not None:
             described = Described(trained, metrics)
-            _put(trained.run.exported if keep else content, target, described, reporter, replace=replace)
+            put(trained.run.exported if keep else content, target, described, reporter, replace=replace)
     result = ExportResult(trained.run, metrics, target, sample(dataset, trained.run), refusal=refusal)
     if exported is None:
         return result
     if float32:
-        requested = [each.variant for each in variants]
-        others = [variant for variant in VARIANTS if variant not in requested]
-        replaced.warn_of_stale(others, exported, trained.name, trained.run, reporter)
-    float32_file, place = Float32File(raw, graph, info, outputs), _Place(exported, keep, replace)
-    files_and_paths = []
-    for each in variants:
-        finish = _finisher(each.variant.name, trained, raw, held_out, trust_options, reporter)
-        files_and_paths.append(_export_variant(each, float32_file, finish, trained, place, reporter=reporter))
+        export_variants.warn_of_stale(variants, exported, trained, reporter)
+    if compiler is not None:
+        difference = export_variants.write_for_compiler(compiler, graph, trained, reporter)
+        result = dataclasses.replace(result, difference=difference)
+    finisher = Finisher(trained, raw, held_out, trust_options, reporter)
+    float32_file, place = Float32File(raw, graph, info, outputs), Place(exported, keep, replace)
+    files_and_paths = export_variants.export_all(variants, float32_file, finisher, trained, place, reporter)
     if float32 and keep:
         page.add_notes(trained.run, [variant_file for variant_file, _ in files_and_paths])
-    _warn_of_earlier(files_and_paths, exported, trained.name, reporter)
+    warn_of_earlier(files_and_paths, exported, trained.name, reporter)
     return dataclasses.replace(result, variants=tuple(files_and_paths))
 
 
@@ -206,40 +204,6 @@ def _write_figures(
     report_data.write(trained, raw, outputs, fitted, reporter)
     with reporter.timing.measure("report"):
         label_issues.write(trained, fitted, outputs, reporter, exported=exported)
-
-
-def _finisher(
-    variant: str,
-    trained: TrainedModel,
-    raw: onnx.ModelProto,
-    held_out: HeldOut,
-    options: TrustOptions,
-    reporter: Reporter,
-) -> FinishGraph:
-    """Return a function that fits calibration and thresholds for a smaller file; see `make_variant`.
-
-    It raises an ExportError if no threshold holds the wanted precision.
-    """
-
-    def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
-        moved = transfer.moved_by(raw, graph, trained.dataset, held_out, options.seed)
-        graph, info, fitted = finish_graph(trained, graph, info, moved, options, reporter, again=True)
-        refusal = precisions.refused_variant(fitted, trained, variant)
-        if refusal:
-            raise ExportError(f"{refusal}.")
-        return graph, info
-
-    return finish
-
-
-def _warn_of_earlier(
-    files_and_paths: Sequence[tuple[VariantFile, Path | None]], exported: Path, name: str, reporter: Reporter
-) -> None:
-    """Warn of variants that were refused while a file of an earlier export is at their place."""
-    for variant_file, path in files_and_paths:
-        left = variant_path(exported, name, variant_file.variant)
-        if path is None and left.is_file():
-            reporter.warn(f"{left} comes from an earlier export and is not changed.")
 
 
 def sample(dataset: Dataset, run: runs.Run) -> Path:
@@ -302,102 +266,6 @@ def _report(run: runs.Run, reporter: Reporter) -> None:
             reporter.warn(f"{error} `zoo report {run.folder}` writes the report again.")
 
 
-def _put(
-    source: Path | bytes,
-    target: Path,
-    described: Described,
-    reporter: Reporter,
-    *,
-    kind: str | None = None,
-    replace: bool,
-) -> None:
-    """Put an exported file in its place in the folder of exports, with its model card, and report what it replaces.
-
-    The check of `check_targets` is repeated, because another program may have put a file there during the training.
-
-    Args:
-        source: The file in the run folder, or the bytes of a file that the run folder does not keep.
-        target: The path in the folder of exports.
-        described: The network with its dataset and its run, and the figures of the file.
-        reporter: Receives the report.
-        kind: The name of the variant; None for a float32 file.
-        replace: True also replaces an export of other pictures.
-
-    Raises:
-        ExportError: The file would replace an export of other pictures, and `replace` is False.
-        ParityFailed: The written file does not pass its self-test.
-        WriteError: The file cannot be written. The message says how to export the run to another folder.
-    """
-    from zoo.export import artifact
-
-    trained = described.trained
-    run = trained.run
-    replaced.check(target, trained.as_new(), kind=kind, replace=replace, trained=run.folder)
-    try:
-        earlier = replaced.prepare(target, run.id, run.folder.parent)
-        if isinstance(source, bytes):
-            artifact.place(source, target)
-        else:
-            artifact.copy(source, target)
-    except WriteError as error:
-        dropped = ("--exported", *(f"--{each.name}" for each in VARIANTS))
-        command = trained.export_command(*([f"--{kind}"] if kind else []), "--exported", without=dropped)
-        raise WriteError(f"{error} The run is kept; `{command} FOLDER` puts its export elsewhere.") from error
-    info = Predictor(target, tuned=False).info
-    replaced.report(target, earlier, trained.as_new(), info, reporter)
-    model_card.write(target, source, info, reporter, described)
-
-
-def _export_variant(
-    request: VariantRequest,
-    float32: Float32File,
-    finish: FinishGraph,
-    trained: TrainedModel,
-    place: _Place,
-    *,
-    reporter: Reporter,
-) -> tuple[VariantFile, Path | None]:
-    """Make a variant, write it into the run folder, and copy it into the folder of exports.
-
-    The measured figures of the variant are written into the run folder too. A variant is refused in two cases:
-
-    - The variant does not meet a limit on accuracy or speed. Only its figures are then written.
-    - A ZooError occurs. The error is recorded as the reason of the refusal. It is not raised, because another variant
-      may still succeed.
-
-    Args:
-        request: The variant, and the limits that it must meet.
-        float32: The float32 file.
-        finish: Puts calibration and thresholds into the graph of a variant; see `zoo.export.variants.make_variant`.
-        trained: The network with its dataset and its run.
-        place: Where the file is put.
-        reporter: Receives progress messages and warnings.
-
-    Returns:
-        The variant with its figures, and the path of its file in the folder of exports. The path is None if the variant
-        was refused.
-    """
-    from zoo.export import artifact
-
-    variant, run, size = request.variant, trained.run, trained.dataset.spec.size
-    reporter.say(f"Making the {variant.name} file")
-    target = variant_path(place.exported, trained.name, variant)
-    suffix = variant.name if place.keep else f"{size[0]}x{size[1]}-{variant.name}"
-    seed = trained.record.options["seed"]
-    try:
-        variant_file = make_variant(request, float32, finish, trained.dataset, reporter, seed=seed)
-        variant_file = dataclasses.replace(variant_file, record=f"{suffix}.json")
-        run.write_json(variant_file.record, variant_file.figures)
-        if not variant_file.refusal:
-            kept = run.folder / f"model-{suffix}.onnx"
-            artifact.place(variant_file.content, kept)
-            described = Described(trained, variant_file.metrics, variant_file.figures)
-            _put(kept, target, described, reporter, kind=variant.name, replace=place.replace)
-    except ZooError as error:
-        variant_file = failed(variant, str(error))
-    return variant_file, None if variant_file.refusal else target
-
-
 def export_run(
     folder: Path,
     registry: Registry,
@@ -409,9 +277,11 @@ def export_run(
     reading: ReadingOptions | None = None,
     size: tuple[int, int] | None = None,
     variants: Sequence[VariantRequest] = (),
+    float32: bool | None = None,
     allow_chance: bool = False,
     replace: bool = False,
     precision: float | None = None,
+    compiler: FixedBatch | None = None,
     typed: Sequence[str] = (),
 ) -> ExportResult:
     """Export a finished run again, with the same checks as after training.
@@ -427,11 +297,15 @@ def export_run(
         reading: How these pictures are read. Options that are not given are those of the run.
         size: The (height, width) in pixels of the pictures that the exported file takes. None means the size of the
             run. With any other size, the exported file, the metrics and the report in the run folder are not changed.
-        variants: The variants to make. If there are any, the float32 export is not changed.
+        variants: The variants and formats to make.
+        float32: Whether the float32 file is exported. None exports it if there are no variants; otherwise, the float32
+            export is not changed.
         allow_chance: True also exports a network that has learned nothing.
         replace: True also replaces exports of other pictures; see `zoo.workflow.replaced`.
         precision: The wanted precision; see `export_model`. None means that of the latest export; see
             `zoo.workflow.precision.wanted`. 0 means none.
+        compiler: Also make a file with a fixed batch and calibration pictures. The float32 export is then not changed,
+            unless `float32` is True.
         typed: The words after `zoo export RUN` that the user typed, for commands in error messages.
 
     Returns:
@@ -449,6 +323,9 @@ def export_run(
         DataError: The pictures cannot be read.
     """
     run, record = runs.load(folder)
+    variants = export_formats.resolve(variants, registry)
+    float32 = not (variants or compiler) if float32 is None else float32
+    export_variants.check_compiler(compiler, replace=replace)
     config.check_precision(precision, multilabel=record.task == "multilabel")
     architecture = missing_plugins.architecture_of(record, registry, reporter)
     resized = size is not None and list(size) != record.image["size"]
@@ -461,32 +338,54 @@ def export_run(
     place = sources.location(data) if data else str(record.options["data"])
     digest = str(record.data["digest"])
     new = NewExport(run.id, run.folder.parent, tuple(record.classes), record.task, place, digest)
-    replaced.check_targets(exported, name, variants, new, float32=not variants, replace=replace)
-    model: keras.Model | SolvedNetwork
-    own, again = None, ("zoo", "export", str(folder), *typed)
+    replaced.check_targets(exported, name, variants, new, float32=float32, replace=replace)
+    again = ("zoo", "export", str(folder), *typed)
+    own: OwnSize | None = None
     if size is not None and resized:
-        from zoo.train.network import resize
-
-        head = architecture.head if record.head is None else Head(**record.head)
-        whole = trained_model(run, record, registry, reporter)
-        model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
-        held_out = run.read_out_of_fold()
-        if held_out:
-            same = reload_dataset(run, record, data, reporter, None, reading, again=again)
-            own = transfer.own_size(whole, same, held_out, reporter)
+        same = functools.partial(reload_dataset, run, record, data, reporter, None, reading, again=again)
+        model, own = _resized(run, record, registry, reporter, size, same)
     else:
         model = solved.open_trained(run, record, registry, reporter)
     dataset = reload_dataset(run, record, data, reporter, size, reading, again=again)
     trained = TrainedModel(model, architecture, dataset, run, record, name, place, typed, own)
-    beside = exported / name / EXPORTED_FILE if variants else None
+    beside = exported / name / EXPORTED_FILE if not float32 else None
     return export_model(
         trained,
         exported,
         reporter,
         keep=not resized,
-        float32=not variants,
+        float32=float32,
         variants=variants,
+        compiler=compiler,
         allow_chance=allow_chance,
         replace=replace,
         precision=precisions.wanted(precision, run, record, reporter, beside, dataset.spec.size),
     )
+
+
+def _resized(
+    run: runs.Run,
+    record: runs.RunRecord,
+    registry: Registry,
+    reporter: Reporter,
+    size: tuple[int, int],
+    same: Callable[[], Dataset],
+) -> tuple[keras.Model | SolvedNetwork, OwnSize | None]:
+    """Return the network of a run for another picture size, and what is known of held-out pictures at its own size.
+
+    Args:
+        run: The run folder.
+        record: The content of run.json.
+        registry: The loaded plugins.
+        reporter: Receives progress messages.
+        size: The (height, width) in pixels.
+        same: Reads the pictures at the size of the run.
+    """
+    from zoo.train.network import resize
+
+    architecture = registry.architecture(record.architecture["name"])
+    head = architecture.head if record.head is None else Head(**record.head)
+    whole = trained_model(run, record, registry, reporter)
+    model = resize(whole, architecture, head, size, classes=len(record.classes), task=record.task)
+    held_out = run.read_out_of_fold()
+    return model, transfer.own_size(whole, same(), held_out, reporter) if held_out else None

@@ -25,7 +25,7 @@ from zoo.plugin import logger_choice
 from zoo.plugin.registry import Item, Registry
 from zoo.reporter import Reporter, joined
 from zoo.runs import entries
-from zoo.workflow import config_file, request_file
+from zoo.workflow import config_file, export_formats, request_file
 from zoo.workflow.carry_out import carry_out, train_config, training_data
 from zoo.workflow.export import ExportResult
 from zoo.workflow.keras_network import build_network
@@ -73,6 +73,7 @@ def finetune(
             checks of the new file have passed.
         KeyboardInterrupt: The run was interrupted. A warning says how to resume it.
     """
+    variants = export_formats.resolve(variants, registry)
     resolved = config.resolve(requested, registry, reporter)
     _check_own_weights(resolved, registry)
     files.check_writable(requested.runs, "--runs FOLDER")
@@ -165,6 +166,7 @@ def show_data(
             the place of the new one.
     """
     logger_choice.check_loggers(requested.loggers, registry)
+    variants = export_formats.resolve(variants, registry)
     validation = config.has_validation(requested, registry, reporter)
     source = sources.open_source(requested.data, reading=requested.reading)
     group_by = requested.group_by
@@ -330,7 +332,7 @@ def _new_record(
         classes=list(source.classes),
         task=source.task,
         data=cast(entries.Data, data),
-        plugins=_plugins([*_deciding(resolved), *resolved.loggers], registry),
+        plugins=_plugins([*_deciding(resolved), *resolved.loggers, *export_formats.of(asked.variants)], registry),
         versions=runs.versions(),
         schedule={
             "name": resolved.schedule.name,

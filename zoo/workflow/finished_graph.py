@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo import runs
-from zoo.errors import ConstantOutput
+from zoo.errors import ConstantOutput, ExportError
 from zoo.evaluate import evaluator
 from zoo.evaluate.evaluator import Outputs
+from zoo.export.variants import FinishGraph
 from zoo.reporter import Reporter
 from zoo.train.feature_tensor import feature_tensor
-from zoo.workflow import trust, verdict
+from zoo.workflow import precision, transfer, trust, verdict
 from zoo.workflow.checked_graph import convert_and_check, join_and_check
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
@@ -105,3 +107,29 @@ def convert_trained(
 def _moved_layers(record: runs.RunRecord) -> set[str]:
     """Return the names of the layers that any phase of a run trained."""
     return {name for phase in record.phases for name in phase.get("moved_layers", ())}
+
+
+@dataclass(frozen=True)
+class Finisher:
+    """Makes functions that fit calibration and thresholds for a smaller file; see `make_variant`."""
+
+    trained: TrainedModel
+    raw: onnx.ModelProto
+    held_out: HeldOut
+    options: TrustOptions
+    reporter: Reporter
+
+    def of(self, variant: str) -> FinishGraph:
+        """Return the function for a variant. It raises an ExportError if no threshold holds the wanted precision."""
+
+        def finish(graph: onnx.ModelProto, info: ModelInfo) -> tuple[onnx.ModelProto, ModelInfo]:
+            moved = transfer.moved_by(self.raw, graph, self.trained.dataset, self.held_out, self.options.seed)
+            graph, info, fitted = finish_graph(
+                self.trained, graph, info, moved, self.options, self.reporter, again=True
+            )
+            refusal = precision.refused_variant(fitted, self.trained, variant)
+            if refusal:
+                raise ExportError(f"{refusal}.")
+            return graph, info
+
+        return finish

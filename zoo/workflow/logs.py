@@ -351,4 +351,10 @@ def _files(result: ExportResult) -> list[Path]:
     if result.exported is not None:
         names.insert(0, run.exported.name)
     names += [f"model-{each.variant.name}.onnx" for each, path in result.variants if path is not None]
+    names += [
+        f"{runs.FORMATS}/{each.variant.name}/{name}"
+        for each, path in result.variants
+        if path is not None
+        for name in each.files
+    ]
     return [path for name in names if (path := run.folder.absolute() / name).is_file()]

@@ -24,7 +24,8 @@ from zoo.data import picture_facts
 from zoo.data.split import PARTS
 from zoo.errors import RunError, WriteError, ZooError
 from zoo.evaluate.metrics import interval
-from zoo.export.variants import VARIANTS
+from zoo.export.format_metadata import beside, companions, info_in
+from zoo.export.variants import VARIANTS, option_words
 from zoo.export.weights_digest import weights_sha256
 from zoo.files import atomic_write
 from zoo.report import markdown, model_card, sbom
@@ -78,7 +79,7 @@ def write(path: Path, content: Path | bytes, info: ModelInfo, reporter: Reporter
             _refresh_float32(path, facts)
         except (ZooError, OSError) as error:
             reporter.warn(f"{path.parent / CARD} could not be written: {error} The export itself is complete.")
-            _remove_stale(path.parent)
+            _remove_stale(path)
 
 
 def describe(path: Path) -> ExportedFacts:
@@ -87,17 +88,16 @@ def describe(path: Path) -> ExportedFacts:
     Raises:
         ModelError: The file cannot be opened.
     """
-    from zoo_runtime import Predictor
-
-    info = Predictor(path, tuned=False).info
-    return _facts(path, _sha256(path), info, None)
+    return _facts(path, _sha256(path), info_in(path), None)
 
 
 def _facts(path: Path, digest: str, info: ModelInfo, described: Described | None) -> ExportedFacts:
     """Collect what is known about an exported file."""
-    facts = ExportedFacts(
-        path.parent.name, path.name, digest, weights_sha256(path), path.stat().st_size, info, _measured(info)
-    )
+    others, compared = companions(path), described.compared if described is not None else {}
+    weights = weights_sha256(path) if path.suffix == ".onnx" else str(compared.get("weights_sha256") or "unknown")
+    size = sum(each.stat().st_size for each in (path, *others))
+    facts = ExportedFacts(path.parent.name, path.name, digest, weights, size, info, _measured(info))
+    facts = dataclasses.replace(facts, companions={each.name: _sha256(each) for each in others})
     if described is None:
         return facts
     trained = described.trained
@@ -160,7 +160,7 @@ def _command(trained: TrainedModel, info: ModelInfo) -> list[str]:
     resized = [height, width] != list(record.image["size"])
     words = ["zoo", "export", record.id]
     words += ["--size", f"{height}x{width}"] if resized else []
-    words += [f"--{info.precision['kind']}"] if info.precision.get("kind") else []
+    words += option_words(info.precision["kind"]) if info.precision.get("kind") else []
     wanted = (info.trust.get("unknown") or {}).get("precision")
     if (wanted or None) != (record.options.get("wanted_precision") or None):
         words += ["--precision", f"{wanted:g}" if wanted else "none"]
@@ -219,10 +219,10 @@ def _write_atomically(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def _remove_stale(folder: Path) -> None:
+def _remove_stale(file: Path) -> None:
     """Remove texts of zoo that describe another file than the one beside them. Those of the user stay."""
     with contextlib.suppress(OSError):
-        digest = _sha256(folder / EXPORTED_FILE)
+        digest, folder = _sha256(file), file.parent
         for name, is_ours, digest_in in (
             (CARD, markdown.is_ours, model_card.digest_in),
             (BILL, sbom.is_ours, sbom.digest_in),
@@ -272,24 +272,24 @@ def _siblings(
     others: list[str] = []
     if facts.kind != "float32":
         return smaller, others
-    for variant in VARIANTS:
-        path = variant_path(exported, facts.name, variant)
+    own = [(variant.name, variant_path(exported, facts.name, variant)) for variant in VARIANTS]
+    for kind, path in [*own, *beside(exported, facts.name)]:
         info = info_of(path)
-        if info is None or info.precision.get("kind") != variant.name:
+        if info is None or info.precision.get("kind") != kind:
             continue
         label = f"{path.parent.name}/{path.name}"
         run = info.run.get("id")
         if not run or run != facts.info.run.get("id") or info.image != facts.info.image:
             others.append(f"{label} beside it comes from another run ({run}), so that it does not belong to this file.")
             continue
-        compared = known.compared if known is not None and known.kind == variant.name else None
+        compared = known.compared if known is not None and known.kind == kind else None
         if compared is None:
-            compared = _recorded(path, info, variant.name, exported, facts)
+            compared = _recorded(path, info, kind, exported, facts)
         smaller.append(
             {
                 "path": label,
-                "kind": variant.name,
-                "bytes": path.stat().st_size,
+                "kind": kind,
+                "bytes": sum(each.stat().st_size for each in (path, *companions(path))),
                 "test": _measured(info).get("test", {}),
                 "compared": compared,
             }
@@ -306,10 +306,11 @@ def _recorded(path: Path, info: ModelInfo, kind: str, exported: Path, facts: Exp
     folder = (facts.folder if facts.folder is not None else exported.parent / "runs") / str(run)
     height, width = info.image.size
     for suffix in (kind, f"{height}x{width}-{kind}"):
-        kept = folder / f"model-{suffix}.onnx"
+        own = path.suffix == ".onnx"
+        kept = folder / (f"model-{suffix}.onnx" if own else f"{runs.FORMATS}/{suffix}/{path.name}")
         with contextlib.suppress(RunError, OSError):
             if kept.stat().st_size == path.stat().st_size and _sha256(kept) == _sha256(path):
-                values = runs.Run(folder).read_json(f"{suffix}.json")
+                values = runs.Run(folder).read_json(f"{suffix}.json" if own else f"{runs.FORMATS}/{suffix}.json")
                 if isinstance(values, dict) and "milliseconds" in values:
                     return values
     return {}

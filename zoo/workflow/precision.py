@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo import runs
-from zoo.export.variants import VARIANTS
+from zoo.export.variants import VARIANTS, option_words
 from zoo.reporter import Reporter
 from zoo.workflow import trust
 from zoo.workflow.trained import TrainedModel
@@ -73,12 +73,12 @@ def refused(fitted: Trust, trained: TrainedModel, variants: Sequence[str] = ()) 
     if fitted.refusal is None:
         return None
     # With such a word, the export would make only the smaller file.
-    smaller = [f"--{name}" for name in variants]
-    command = trained.export_command(OPTION, fitted.possible or "none", without=(OPTION, *smaller))
+    smaller = [word for name in variants for word in option_words(name)]
+    command = trained.export_command(OPTION, fitted.possible or "none", without=(OPTION, "--as", *smaller))
     without = f" `{OPTION} none` asks for no precision." if fitted.possible else ""
     then = ""
     if smaller:
-        made = trained.export_command(*smaller, without=(OPTION, *smaller))
+        made = trained.export_command(*smaller, without=(OPTION, "--as", *smaller))
         then = f" Then `{made}` makes the smaller {'file' if len(smaller) == 1 else 'files'}."
     return f"no file is exported: {fitted.refusal}. The run is kept; `{command}` exports it.{without}{then}"
 
@@ -93,7 +93,7 @@ def refused_variant(fitted: Trust, trained: TrainedModel, name: str) -> str | No
     """
     if fitted.refusal is None:
         return None
-    dropped = (OPTION, *(f"--{each.name}" for each in VARIANTS))
-    command = trained.export_command(f"--{name}", OPTION, fitted.possible or "none", without=dropped)
+    dropped = (OPTION, "--as", *(f"--{each.name}" for each in VARIANTS))
+    command = trained.export_command(*option_words(name), OPTION, fitted.possible or "none", without=dropped)
     without = f", and `{OPTION} none` asks for no precision" if fitted.possible else ""
     return f"{fitted.refusal}. `{command}` exports it{without}"

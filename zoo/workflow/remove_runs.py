@@ -24,7 +24,7 @@ from zoo.workflow.run_list import REMOVED, RUN_NAME
 OWN = re.compile(
     r"run\.json|pictures\.csv|history\.csv|curves\.png|model\.keras|model(-int8|-fp16)?\.onnx|head(-logits)?\.npz"
     r"|out-of-fold\.npz|label_issues\.(csv|html|json)|trust\.json|metrics\.json|predictions\.csv|examples\.json"
-    r"|report\.html|sample\.\w+|(int8|fp16)\.json|config\.toml|tensorboard|unfinished|\.[0-9a-f]{8}-.+",
+    r"|report\.html|sample\.\w+|(int8|fp16)\.json|config\.toml|tensorboard|formats|unfinished|\.[0-9a-f]{8}-.+",
     re.DOTALL,
 )
 

@@ -28,11 +28,12 @@ from zoo.data.names import listed, normalized
 from zoo.data.sources import Source
 from zoo.errors import ExportError, RunError, UsageError
 from zoo.export import variants as kinds
+from zoo.export.format_metadata import companions, info_in
 from zoo.export.variants import Variant, VariantRequest
 from zoo.reporter import Reporter
 from zoo.workflow.earlier_pictures import are_same
 from zoo.workflow.signing import signature_path
-from zoo_runtime import ModelError, ModelInfo, Predictor
+from zoo_runtime import ModelError, ModelInfo
 from zoo_runtime.workshop import format_accuracy
 
 EXPORTED_FILE = "model.onnx"
@@ -94,8 +95,8 @@ def fingerprint(data: str) -> str:
 
 
 def variant_path(exported: Path, name: str, variant: Variant) -> Path:
-    """Return the path of a variant of an export in the folder of exports: `NAME-VARIANT/model.onnx`."""
-    return exported / f"{name}-{variant.name}" / EXPORTED_FILE
+    """Return the path of a variant of an export in the folder of exports, such as `NAME-VARIANT/model.onnx`."""
+    return exported / f"{name}-{variant.name}" / variant.file
 
 
 def present_at(path: Path) -> Present | None:
@@ -103,7 +104,7 @@ def present_at(path: Path) -> Present | None:
     if not path.is_file():
         return None
     try:
-        return Present(path, Predictor(path, tuned=False).info)
+        return Present(path, info_in(path))
     except ModelError as error:
         return Present(path, None, str(error))
 
@@ -140,7 +141,7 @@ def check(path: Path, new: NewExport, *, kind: str | None = None, replace: bool,
         f"{name}-{i}" for i in range(2, 10**6) if not (path.parent.parent / f"{name}-{i}{suffix}" / path.name).exists()
     )
     if trained is not None:
-        options = [f"--{kind}"] if kind else []
+        options = kinds.option_words(kind) if kind else []
         again = shlex.join(["zoo", "export", str(trained), *options, "--exported", str(path.parent.parent)])
         raise ExportError(f"{text} The run is kept: `{again} --name {other}` exports it beside, `--replace` over it.")
     raise UsageError(f"{text} Add `--name {other}` to keep both, or `--replace` to replace it.")
@@ -325,11 +326,14 @@ def keep(present: Present, folder: Path) -> Path:
     identity = present.info.run.get("id") if present.info else None
     if identity:
         size = present.path.stat().st_size
-        for path in sorted((folder / str(identity)).glob("model*.onnx")):
+        run = folder / str(identity)
+        for path in sorted([*run.glob("model*.onnx"), *run.glob(f"{runs.FORMATS}/*/{present.path.name}")]):
             if path.stat().st_size == size and _sha256(path) == digest:
                 return path
     copy = present.path.with_name(f"{present.path.stem}.replaced-{digest[:8]}{present.path.suffix}")
     if not copy.is_file():
+        for companion in companions(present.path):
+            artifact.copy(companion, copy.with_suffix(companion.suffix))
         artifact.copy(present.path, copy)
     return copy
 
@@ -430,7 +434,12 @@ def tuned_settings(path: Path) -> Path:
 
 
 def warn_of_stale(
-    variants: Sequence[Variant], exported: Path, name: str, run: runs.Run | None, reporter: Reporter
+    variants: Sequence[Variant],
+    exported: Path,
+    name: str,
+    run: runs.Run | None,
+    reporter: Reporter,
+    formats: Sequence[tuple[str, Path]] = (),
 ) -> None:
     """Warn about variants and exports of other sizes that come from another run. Their files are kept.
 
@@ -440,9 +449,10 @@ def warn_of_stale(
         name: The name of the new export.
         run: The run of the new export; None if a published network was exported.
         reporter: Receives the warnings.
+        formats: The names and the main files of other formats to look at.
     """
     identity = run.id if run is not None else None
-    for path, kind, size in _related(variants, exported, name):
+    for path, kind, size in [*_related(variants, exported, name), *((path, kind, None) for kind, path in formats)]:
         present = info_of(path)
         if present is None or present.precision.get("kind") != kind or present.run.get("id") == identity:
             continue
@@ -454,7 +464,7 @@ def warn_of_stale(
             continue
         words = ["zoo", "export", str(run.folder)]
         words += ["--size", f"{size[0]}x{size[1]}"] if size else []
-        words += [f"--{kind}"] if kind else []
+        words += kinds.option_words(kind) if kind else []
         # The name of a variant is added to --name; the size is not.
         words += ["--name", path.parent.name.removesuffix(f"-{kind}"), "--exported", str(exported)]
         reporter.warn(f"{text}Remove it, or replace it: `{shlex.join(words)}`.")

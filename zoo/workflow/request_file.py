@@ -18,6 +18,7 @@ from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import sources
 from zoo.data.reading import ReadingOptions
 from zoo.errors import RunError, ZooError
+from zoo.export.format_variant import FormatVariant
 from zoo.export.variants import VARIANTS, AcceptanceLimits, VariantRequest
 from zoo.plugin import Phase, Schedule
 from zoo.runs import entries, run_lock
@@ -161,5 +162,6 @@ def _config(values: Mapping[str, Any]) -> FinetuneConfig:
 
 def _variant(values: Mapping[str, Any]) -> VariantRequest:
     limits = {key: value for key, value in values.items() if key != "name"}
-    (variant,) = [each for each in VARIANTS if each.name == values["name"]]
+    # The plugins are not loaded yet, so that a format is looked up later.
+    variant = next((each for each in VARIANTS if each.name == values["name"]), FormatVariant(values["name"]))
     return VariantRequest(variant, AcceptanceLimits(**limits))

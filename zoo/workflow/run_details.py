@@ -191,7 +191,7 @@ def _exports(run: runs.Run, record: runs.RunRecord) -> list[dict[str, Any]]:
         Dictionaries with `path`, `bytes` and `same`: whether a file in the folder of exports has the bytes of the one
         in the run folder. If not, another run or a later export has replaced it.
     """
-    own = sorted(run.folder.glob("model*.onnx"))
+    own = [*sorted(run.folder.glob("model*.onnx")), *sorted(run.folder.glob(f"{runs.FORMATS}/*/*"))]
     found = [{"path": str(path), "bytes": path.stat().st_size, "same": True} for path in own]
     for path in exported_files(run, record):
         # A run that has exported nothing finds the export of an earlier run there.
@@ -212,7 +212,15 @@ def is_of_run(run: runs.Run, record: runs.RunRecord, path: Path) -> bool:
 
 def _original(run: runs.Run, record: runs.RunRecord, path: Path) -> Path:
     """Return the file in the run folder that was put into the folder of exports."""
-    return run.folder / f"model{path.parent.name[len(record.name) :]}.onnx"
+    suffix = path.parent.name[len(record.name) :]
+    kept = run.folder / f"model{suffix}.onnx"
+    return kept if path.name == kept.name or suffix == "" else _of_format(run, suffix[1:], path.name) or kept
+
+
+def _of_format(run: runs.Run, name: str, file: str) -> Path | None:
+    """Return a file of a format in the run folder; None if the run has none."""
+    path = run.folder / runs.FORMATS / name / file
+    return path if path.is_file() else None
 
 
 def exported_files(run: runs.Run, record: runs.RunRecord) -> Sequence[Path]:
@@ -220,9 +228,13 @@ def exported_files(run: runs.Run, record: runs.RunRecord) -> Sequence[Path]:
     folder = Path(str(record.options.get("exported") or "exported"))
     # The path in run.json is relative to the folder in which the command was typed.
     places = [folder] if folder.is_absolute() else [folder, run.folder.absolute().parent.parent / folder]
-    names = [record.name, *(f"{record.name}-{path.stem[6:]}" for path in sorted(run.folder.glob("model-*.onnx")))]
+    names = [(record.name, "model.onnx")]
+    names += [(f"{record.name}-{path.stem[6:]}", "model.onnx") for path in sorted(run.folder.glob("model-*.onnx"))]
+    names += [
+        (f"{record.name}-{path.parent.name}", path.name) for path in sorted(run.folder.glob(f"{runs.FORMATS}/*/*"))
+    ]
     for place in places:
-        files = [place / name / "model.onnx" for name in names if os.path.isfile(place / name / "model.onnx")]
+        files = [place / name / file for name, file in names if os.path.isfile(place / name / file)]
         if files:
             return files
     return []

@@ -6,6 +6,8 @@ pictures. This module adds what only makes sense for two: which pictures changed
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,7 +186,20 @@ def _variants(folders: Sequence[Path]) -> list[dict[str, Any]]:
         digests = [weights_sha256(each[stem]) if stem in each else None for each in found]
         same = digests[0] == digests[1] if None not in digests else None
         rows.append({"name": stem.removeprefix("model-"), "sha256": digests, "same": same})
+    recorded = [{path.stem: path for path in folder.glob(f"{runs.FORMATS}/*.json")} for folder in folders]
+    for name in sorted({*recorded[0], *recorded[1]}):
+        digests = [_recorded_digest(each.get(name)) for each in recorded]
+        rows.append(
+            {"name": name, "sha256": digests, "same": digests[0] == digests[1] if None not in digests else None}
+        )
     return rows
+
+
+def _recorded_digest(figures: Path | None) -> str | None:
+    """Return the digest of the weights of a file in the format of a plugin, which its figures have."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return str(json.loads(figures.read_text("utf-8"))["weights_sha256"]) if figures else None
+    return None
 
 
 def _tensors(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class TrainedModel:
         named = {word for word in (*self.typed, *more) if word not in without or word in more}
         # Limits go with a smaller file.
         limits = [f"--{each.name}-any-speed" for each in VARIANTS if f"--{each.name}" not in named]
-        limits += [] if any(f"--{each.name}" in named for each in VARIANTS) else ["--max-drop"]
+        limits += [] if named & {"--as", *(f"--{each.name}" for each in VARIANTS)} else ["--max-drop"]
         words: list[str] = []
         keep = True
         for word in self.typed:

@@ -13,7 +13,7 @@ from zoo.errors import DataError, DuplicateName, RunError, UnknownName, WeightsE
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter, joined
 from zoo.runs import run_lock
-from zoo.workflow import missing_plugins, own_pictures, replaced, request_file
+from zoo.workflow import export_formats, missing_plugins, own_pictures, replaced, request_file
 from zoo.workflow.carry_out import carry_out
 from zoo.workflow.export import ExportResult
 from zoo.workflow.finetune import load_dataset, plugins_of
@@ -55,7 +55,8 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
     new = NewExport(run.id, run.folder.parent, resolved.source.classes, resolved.source.task)
     new = dataclasses.replace(new, data=str(record.options["data"]), digest=dataset.digest)
     if asked.config.export:
-        replaced.check_targets(asked.config.exported, resolved.name, asked.variants, new, replace=asked.replace)
+        variants = export_formats.resolve(asked.variants, registry, lambda text: None)
+        replaced.check_targets(asked.config.exported, resolved.name, variants, new, replace=asked.replace)
 
     def begin() -> None:
         # Another process may have continued the run while this one read the pictures.
