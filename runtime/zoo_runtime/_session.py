@@ -116,11 +116,15 @@ def _short_name(name: str) -> str:
 
 
 def available_providers() -> list[str]:
-    """Return the names of the execution providers that the installed ONNX Runtime was built with.
+    """Return the names of the execution providers of the installed ONNX Runtime, and of packages that add some.
 
     A name is the provider's short name if `PROVIDERS` has one, and otherwise the name that ONNX Runtime uses.
     """
-    return [_short_name(name) for name in built_providers()]
+    from ._plugin_providers import plugin_providers
+
+    built = [_short_name(name) for name in built_providers()]
+    added = [_short_name(name) for name, provider in plugin_providers().items() if not provider.why_not()]
+    return list(dict.fromkeys(built + added))
 
 
 def parse_providers(text: str) -> list[str]:
@@ -147,13 +151,20 @@ def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, s
     for entry in providers:
         name, options = (entry, {}) if isinstance(entry, str) else entry
         full = PROVIDERS.get(name.lower(), name)
-        if full not in built:
+        if full not in built and full not in _added_providers():
             raise ValueError(
                 f"providers must be among those that this onnxruntime has: {', '.join(available_providers())}. "
                 f"Received: {name!r}."
             )
         found.append((full, {key: str(value) for key, value in options.items()}))
     return found
+
+
+def _added_providers() -> Mapping[str, Any]:
+    """Return the execution providers that packages beside ONNX Runtime add."""
+    from ._plugin_providers import plugin_providers
+
+    return plugin_providers()
 
 
 def open_session(model: str | os.PathLike[str] | bytes, settings: Settings, callers: int = 1) -> Session:
@@ -189,12 +200,13 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings, call
     quiet: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if settings.providers != ("cpu",):
         quiet = contextlib.redirect_stdout(sys.stderr)
+    chosen, refused = _choose(options, providers)
     # Otherwise it would try the processor a second time, and print that on standard output.
     fallback = {"enable_fallback": 0} if settings.providers == ("cpu",) else {}
     with checked(given, same_file=settings.providers == ("cpu",)) as content:
         try:
             with quiet:
-                session: Session = onnxruntime.InferenceSession(content, options, providers=providers, **fallback)
+                session: Session = onnxruntime.InferenceSession(content, options, **chosen, **fallback)
         except Exception as error:
             # ONNX Runtime's exceptions have no common base class.
             from ._foreign import explain_failure
@@ -208,7 +220,8 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings, call
                 f"onnxruntime cannot load {name_of(given)} on {_named(providers)}: {reason}"
             ) from None
     # If a provider cannot start because a library or a device is missing, ONNX Runtime prints that and continues.
-    missing = [(full, given) for full, given in providers if full not in session.get_providers()]
+    started = session.get_providers()
+    missing = [(full, given) for full, given in providers if full not in started and full not in refused]
     if missing:
         text = (
             f"{_named(missing)} could not be started, although this onnxruntime was built with it: a driver, a library "
@@ -219,6 +232,36 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings, call
             raise ProviderNotStarted(f"{text}. Add 'cpu' after it to run on the processor instead.")
         warnings.warn(f"{text}; continuing without it.", stacklevel=4)
     return session
+
+
+def _choose(options: Any, providers: Sequence[tuple[str, dict[str, str]]]) -> tuple[dict[str, Any], list[str]]:
+    """Choose the providers of a session. Those of packages are added to its options.
+
+    Returns:
+        The arguments of the session for the others, and the providers that were left out with a warning.
+
+    Raises:
+        ProviderNotStarted: If one finds no device, and the processor is not among them.
+    """
+    from ._plugin_providers import add_to, found_so_far
+
+    # After its registration, ONNX Runtime lists a provider among those that it was built with.
+    if not any(full in found_so_far() for full, _ in providers):
+        return {"providers": providers}, []
+    refused = []
+    for full, given in providers:
+        if full not in found_so_far():
+            if full != PROVIDERS["cpu"]:
+                options.add_provider(full, given)
+            continue
+        try:
+            add_to(options, full, given)
+        except ProviderNotStarted as error:
+            if PROVIDERS["cpu"] not in [each for each, _ in providers]:
+                raise ProviderNotStarted(f"{error} Add 'cpu' after it to run on the processor instead.") from None
+            warnings.warn(f"{error} Continuing without it.", stacklevel=5)
+            refused.append(full)
+    return {}, refused
 
 
 def _open_elsewhere(engine: Engine, model: str | bytes, settings: Settings, callers: int) -> Session:
