@@ -1,9 +1,9 @@
 """Finds execution providers that are Python packages of their own, and registers them with ONNX Runtime.
 
 Since version 1.23, ONNX Runtime can load execution providers from libraries of other packages, such as
-`onnxruntime-ep-openvino`, `onnxruntime-ep-webgpu` and `onnxruntime-qnn`. By convention, such a package has the functions
-`get_library_path` and `get_ep_names`. They are looked for only if a provider is asked for that ONNX Runtime itself
-lacks, or if all are to be listed, because each registration loads a library.
+`onnxruntime-ep-openvino`, `onnxruntime-ep-webgpu` and `onnxruntime-qnn`. By convention, such a package has the
+functions `get_library_path` and `get_ep_names`. They are looked for only if a provider is asked for that ONNX Runtime
+itself lacks, or if all are to be listed, because each registration loads a library.
 
 Source: https://onnxruntime.ai/docs/execution-providers/plugin-ep-libraries/packaging.html
 """

@@ -33,8 +33,8 @@ def tune(
     """Find the settings that suit this machine, and save them beside the exported file, where `Predictor` reads them.
 
     Every combination of threads, spinning and arena (see `Settings`) is measured for each provider, on one picture at a
-    time. With one thread, spinning has no effect. For LiteRT and OpenVINO, only the threads are measured. There are three
-    rounds, so that other programs on the machine disturb all combinations equally.
+    time. With one thread, spinning has no effect. For LiteRT and OpenVINO, only the threads are measured. There are
+    three rounds, so that other programs on the machine disturb all combinations equally.
 
     A combination counts as better than the default settings if it is more than 3 % faster in each of the three rounds.
     If no combination is better, `tune` chooses the default settings. Otherwise, it considers the fastest of the better

@@ -41,7 +41,7 @@ ENGINES = ("litert", "openvino")
 
 @pytest.fixture(params=ENGINES)
 def exported(request, tmp_path, info, graph):
-    """Return the path of the tiny network for an engine, in a folder of its own. Skip it where the engine is missing."""
+    """Return the path of the tiny network for an engine, in a folder of its own. Skip where the engine is missing."""
     return make(request.param, tmp_path / f"tiny-{request.param}", info, graph)
 
 
@@ -165,7 +165,8 @@ def test_the_commands(exported, pictures, capsys):
     assert Predictor(exported).settings == zoo_runtime.Settings(**json.loads(tuned.read_text())["settings"])
 
 
-def test_bench_compares_engines(exported, model, capsys):
+def test_bench_compares_engines(tmp_path, info, graph, model, capsys):
+    exported = make("litert", tmp_path / "tiny-litert", info, graph)
     code, out, _ = run(["bench", model, exported, "--compare", "--json"], capsys)
     result = json.loads(out)
     assert code == 0 and result["same_classes"] and result["equal_labels"] == result["pictures"] == 2
