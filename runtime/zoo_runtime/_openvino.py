@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ._session import Provider, Settings
 
 PRECISION = "INFERENCE_PRECISION_HINT"
+MOST_STREAMS = 8
+"""How many threads may run a network at the same time if each computes its own picture. Each takes memory."""
 
 
 def version() -> str:
@@ -68,6 +70,9 @@ def open_file(model: str | bytes, settings: Settings, callers: int) -> OpenVINOS
     refuse_providers(OPENVINO, [each if isinstance(each, str) else each[0] for each in settings.providers])
     OPENVINO.load(model)
     threads = settings.threads or usable_cores()
+    if threads == 1:
+        # Each thread of a program that calls it then has its own, as with ONNX Runtime, and they do not wait in line.
+        callers = max(callers, min(usable_cores(), MOST_STREAMS))
     options = {PRECISION: "f32", **_options(settings.providers)}
     return OpenVINOSession(name, (xml, weights), outline.metadata, threads, callers, options)
 
