@@ -44,6 +44,8 @@ MAX_THREADS = 256
 TUNED_SCHEMA = 2
 # See benchmarks/threads.py. Versions of ONNX Runtime before 1.26 ignore it, and spin much longer.
 SPIN_MICROSECONDS = "10"
+# Work is handed out in smaller and smaller blocks: a thread whose core another program uses then holds up less of it.
+BLOCKS_PER_THREAD = "4"
 
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 
@@ -283,6 +285,7 @@ def session_options(settings: Settings) -> Any:
         options.intra_op_num_threads = usable_cores()
     if settings.spinning is None:
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
+        options.add_session_config_entry("session.dynamic_block_base", BLOCKS_PER_THREAD)
     elif not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not settings.arena:

@@ -146,6 +146,7 @@ def test_values_that_are_not_numbers_of_pixels(zoo, value):
 def test_verify_reads_the_formats_that_are_named(zoo, real_weights, test_data):
     ran = zoo("verify", "mobilenet_025", "--data", test_data / "imagenet_sample", "--formats", "png")
     assert ran.code == 1 and "--formats png,jpeg reads it" in ran.err, ran.err
+    assert ran.err.endswith("Name these formats with --formats too, or leave the option out.\n"), ran.err
 
 
 def test_commands_that_zoo_suggests_repeat_the_limit(zoo, photos):

@@ -300,6 +300,18 @@ def test_the_command_alone_prints_its_help(capsys):
     assert out == "" and err.startswith("usage: zoo-runtime") and all(f"\n    {name} " in err for name in cli.COMMANDS)
 
 
+@pytest.mark.parametrize("words", [["predict", "model", "-dash.jpg"], ["predict", "model", "a.jpg", "-dash.jpg"]])
+def test_a_file_that_looks_like_an_option_gets_a_hint(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    assert "is meant as a file" not in capsys.readouterr().err
+    (tmp_path / "-dash.jpg").touch()
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    assert capsys.readouterr().err.endswith("If '-dash.jpg' is meant as a file, write './-dash.jpg'.\n")
+
+
 def test_a_missing_extra_names_the_pip_of_its_own_environment(monkeypatch):
     from zoo_runtime._extras import install_line
 

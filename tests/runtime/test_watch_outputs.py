@@ -22,6 +22,7 @@ from zoo_runtime import NotWritten
 from zoo_runtime._watch.mqtt import Broker, Mqtt, login
 from zoo_runtime._watch.outputs import Answer
 from zoo_runtime._watch.page import Page
+from zoo_runtime.cli import main
 
 paho = pytest.importorskip("paho.mqtt.client", reason="needs the extra [mqtt]")
 pytest.importorskip("amqtt", reason="needs amqtt, which pip install 'finezoo[test]' brings")
@@ -125,6 +126,22 @@ def test_a_broker_that_starts_later_gets_what_waited(broker):
     assert json.loads(found.get(timeout=20)[1])["frame"] == 7
     client.loop_stop()
     mqtt.close()
+
+
+def test_once_labels_nothing_while_the_broker_is_away(broker, model, pictures, capsys):
+    port = free_port()
+    command = ["watch", str(model), "--watch-folder", str(pictures), "--once", "--mqtt", f"127.0.0.1:{port}/a"]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert f"no connection to 127.0.0.1:{port}. No picture was labeled; try again later." in printed.err
+    broker(port)
+    client, found = listen(port, "a")
+    assert main(command) == 0
+    count = len(capsys.readouterr().out.splitlines())
+    assert count > 1
+    assert len({json.loads(found.get(timeout=10)[1])["path"] for _ in range(count)}) == count
+    client.loop_stop()
 
 
 def test_what_was_not_published_at_the_end_is_said(broker, monkeypatch):

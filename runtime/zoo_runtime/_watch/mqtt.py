@@ -24,6 +24,9 @@ FORM = "HOST[:PORT]/TOPIC or mqtts://HOST[:PORT]/TOPIC"
 QUEUE = 1000
 """How many answers wait while the broker cannot be reached. Further ones are lost, and counted."""
 
+PATIENCE = 10.0
+"""How long `--once` waits for the broker, in seconds."""
+
 _FAREWELL = 3.0
 
 
@@ -98,6 +101,9 @@ class Mqtt:
         self._closing = False
         self._lock = threading.Lock()
         self._waiting = 0
+        self._first_answer = threading.Event()
+        self.unpublished = 0
+        """How many messages the broker had not confirmed when this object was closed."""
 
     @classmethod
     def start(cls, address: str, login_file: str | None, say: Say) -> Mqtt:
@@ -129,6 +135,18 @@ class Mqtt:
         client.loop_start()
         return mqtt
 
+    def require(self) -> None:
+        """Wait for the connection.
+
+        Raises:
+            NotWritten: If the broker cannot be reached, refuses the connection, or does not answer for 10 seconds.
+        """
+        self._first_answer.wait(PATIENCE)
+        if not self._client.is_connected():
+            self._closing = True
+            broker = f"{self._broker.host}:{self._broker.port}"
+            raise NotWritten(f"--mqtt: there is no connection to {broker}. No picture was labeled; try again later.")
+
     def write(self, answer: Answer) -> None:
         """Publish an answer."""
         if not self._publish(self._broker.topic, json.dumps(answer.line)):
@@ -146,7 +164,7 @@ class Mqtt:
         """Wait some seconds for what was not sent yet, publish "offline", and disconnect. Say what was not sent."""
         self._closing = True
         end = time.monotonic() + _FAREWELL
-        left = self._wait(end) + self._lost
+        left = self.unpublished = self._wait(end) + self._lost
         if left:
             self._say(
                 f"mqtt: {left:,} message{'s were' if left > 1 else ' was'} not published, because the program ends"
@@ -182,17 +200,20 @@ class Mqtt:
             if str(reason) != self._refused:
                 self._refused = str(reason)
                 self._say(f"mqtt: {self._broker.host} refuses the connection: {reason}. Trying to connect again.")
+            self._first_answer.set()
             return
         self._refused = None
         lost = f"; {self._lost:,} answers were not published" if self._lost else ""
         self._lost = 0
         self._say(f"mqtt: connected to {self._broker.host}:{self._broker.port}{lost}")
         self._publish(f"{self._broker.topic}/status", self._status, retain=True)
+        self._first_answer.set()
 
     def _failed(self, _: object, __: object) -> None:
         if self._refused is None:
             self._refused = "unreachable"
             self._say(f"mqtt: {self._broker.host}:{self._broker.port} cannot be reached. Trying to connect again.")
+        self._first_answer.set()
 
     def _disconnected(self, _: object, __: object, ___: object, reason: Any, ____: object) -> None:
         if not self._closing and self._refused is None:

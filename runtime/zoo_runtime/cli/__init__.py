@@ -52,14 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help(sys.stderr)
         parser.exit(2)
-    options, more = parser.parse_known_args(words)
-    options.words = words
-    # argparse does not accept paths after an option if there are paths before it too.
-    if more and hasattr(options, "paths") and not any(text.startswith("-") for text in more):
-        options.paths += more
-    elif more:
-        # The usage of the command lists the options that it has.
-        options.usage(f"unrecognized arguments: {' '.join(more)}")
+    try:
+        options, more = parser.parse_known_args(words)
+        options.words = words
+        # argparse does not accept paths after an option if there are paths before it too.
+        if more and hasattr(options, "paths") and not any(text.startswith("-") for text in more):
+            options.paths += more
+        elif more:
+            # The usage of the command lists the options that it has.
+            options.usage(f"unrecognized arguments: {' '.join(more)}")
+    except SystemExit as ended:
+        files = [text for text in words if text.startswith("-") and os.path.isfile(text)]
+        if ended.code and files:
+            print(f"If {files[0]!r} is meant as a file, write './{files[0]}'.", file=sys.stderr)
+        raise
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

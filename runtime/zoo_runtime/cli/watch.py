@@ -15,6 +15,7 @@ from .options import add_model, add_predictor_options, positive, predictor_optio
 
 if TYPE_CHECKING:
     from .._predictor import Predictor
+    from .._watch.mqtt import Mqtt
     from .._watch.outputs import Output
     from .._watch.sources import Camera
 
@@ -78,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
             _watch_camera(options, camera, predictor, outputs, stop)
         else:
             _watch_folder(options, predictor, outputs, stop)
-    return stop.code
+    # Nobody is there to connect again later, so that these answers are lost.
+    return stop.code or int(options.once and any(each.unpublished for each in _brokers(outputs)))
 
 
 def say(text: str) -> None:
@@ -99,6 +101,9 @@ def _watch_camera(
 def _watch_folder(options: argparse.Namespace, predictor: Predictor, outputs: list[Output], stop: object) -> None:
     from .._watch.folder import FolderLoop
 
+    if options.once:
+        for broker in _brokers(outputs):
+            broker.require()
     loop = FolderLoop(predictor, options.watch_folder, outputs, journal=options.journal, top=options.top, say=say)
     loop.run(stop, once=options.once)  # type: ignore[arg-type]
 
@@ -146,6 +151,12 @@ def _outputs(options: argparse.Namespace, predictor: Predictor, stack: contextli
         outputs.append(Page.start(options.page, predictor.info, say))
         stack.callback(outputs[-1].close)
     return outputs
+
+
+def _brokers(outputs: list[Output]) -> list[Mqtt]:
+    from .._watch.mqtt import Mqtt
+
+    return [output for output in outputs if isinstance(output, Mqtt)]
 
 
 def _broker(text: str) -> str:
