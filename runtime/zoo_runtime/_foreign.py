@@ -51,6 +51,7 @@ KINDS = {
     ".npz": "a file of NumPy arrays",
     ".npy": "a file of NumPy arrays",
     ".gguf": "a GGUF file",
+    ".bin": "the weights of an OpenVINO model or of another program",
     ".xml": "an XML file, such as the description of an OpenVINO model",
     ".toml": "a text file",
     ".json": "a JSON file",
@@ -427,9 +428,9 @@ def _advice(model: str | bytes, kind: str) -> str:
     if kind == "a picture":
         return "Give the exported file first, then pictures."
     folder = (os.path.dirname(model) or ".") if isinstance(model, str) else ""
-    itself = isinstance(model, str) and os.path.basename(model) == FILE
-    if folder and not itself and os.path.isfile(os.path.join(folder, FILE)):
-        return f"Give {os.path.join(folder, FILE)!r}, which is beside it."
+    beside = [each for each in exported_in(folder) if os.path.isfile(each)] if folder else []
+    if beside and os.path.basename(os.fsdecode(model)) not in map(os.path.basename, beside):
+        return f"Give {beside[0]!r}, which is beside it."
     if folder and os.path.isfile(os.path.join(folder, "run.json")):
         return f"It belongs to a run: `zoo export {folder}` makes an exported file."
     return ADVICE
