@@ -67,6 +67,8 @@ def references() -> list[tuple[str, str]]:
 
 # Keys of the exported file's metadata begin so too, and the group of entry points.
 KEYS = {"zoo.plugins", *(f"zoo.{key}" for key in ("schema", "weights", "precision", "selftest", "metrics", "parity"))}
+# The last two are an entry of OpenVINO models, and a file inside those of LiteRT.
+KEYS |= {"zoo.weights_sha256", "zoo.json"}
 KEYS |= {f"zoo.{key}" for key in ("classes", "task", "image", "architecture", "run", "trust")}
 # The file with the metadata in the archive at the end of a .tflite file.
 KEYS.add("zoo.json")

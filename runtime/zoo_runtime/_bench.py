@@ -26,6 +26,7 @@ import numpy as np
 
 from ._busy import OtherPrograms
 from ._cores import usable_cores
+from ._engine import size_of
 from ._errors import NotMeasured, PictureError, PictureNotFound
 from ._given import is_pattern
 from ._listing import STANDARD_INPUT, expand, no_picture_in
@@ -169,6 +170,7 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
         A dictionary with these keys:
 
         - model: the path of the exported file;
+        - engine: the name of the engine that ran it;
         - megabytes: the size of the exported file;
         - settings: the settings with which the network ran, a dictionary with the fields of `Settings`;
         - pictures: how many pictures were used;
@@ -195,7 +197,8 @@ def bench(model: str, paths: Sequence[str], *, seconds: float = SECONDS, **optio
     batches = [pixels[None] for pixels in decoded]
     return {
         "model": model_file(model),
-        "megabytes": os.path.getsize(model_file(model)) / 1e6,
+        "engine": predictor.engine,
+        "megabytes": size_of(model_file(model)) / 1e6,
         "settings": predictor.settings.to_json(),
         "pictures": len(sources),
         "named": len(named),

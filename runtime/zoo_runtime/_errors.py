@@ -13,12 +13,13 @@ ZooRuntimeError
 ├── NotUpdated                a new file is not put in the place of the present one, which stays
 └── ModelError
     ├── ModelNotFound         the file does not exist, cannot be read, or has changed since a predictor was pickled
-    ├── CorruptModel          onnxruntime cannot load the file, or its metadata or its self-test cannot be used
+    ├── CorruptModel          the engine cannot load the file, or its metadata or its self-test cannot be used
     ├── NotAnExport           the file is of another kind, such as a picture, or ONNX that zoo did not export
     ├── UnsafeModel           the file has what an exported file never has, such as external data
     ├── BadSignature          a signature is missing, is of another key or file, or cannot be checked
     ├── UnknownSchema         the metadata of the file have a version that this runtime does not know
     ├── UnknownTask           the file has no task, or a task that this runtime does not know
+    ├── EngineNotInstalled    the file needs LiteRT or OpenVINO, which is not installed
     └── ProviderNotStarted    the file may be fine, but an execution provider cannot run here
 
 Wrong arguments raise ValueError or TypeError instead.
@@ -87,7 +88,7 @@ class ModelNotFound(ModelError):
 
 
 class CorruptModel(ModelError):
-    """The file cannot be loaded by ONNX Runtime, or its metadata or its self-test cannot be used.
+    """The file cannot be loaded by its engine, or its metadata or its self-test cannot be used.
 
     The metadata are damaged or do not match the graph, or the self-test is damaged or missing.
     """
@@ -117,6 +118,10 @@ class UnknownSchema(ModelError):
 
 class UnknownTask(ModelError):
     """The file has no task, or a task that this runtime does not know."""
+
+
+class EngineNotInstalled(ModelError):
+    """The file is for another engine than ONNX Runtime, such as LiteRT, and that engine is not installed."""
 
 
 class ProviderNotStarted(ModelError):

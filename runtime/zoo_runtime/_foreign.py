@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from ._decode import SUFFIXES
+from ._engine import exported_in
 from ._errors import CorruptModel, ModelError, ModelNotFound, NotAnExport, UnsafeModel
 from ._onnxruntime import version
 from ._session import name_of
@@ -50,6 +51,7 @@ KINDS = {
     ".npz": "a file of NumPy arrays",
     ".npy": "a file of NumPy arrays",
     ".gguf": "a GGUF file",
+    ".bin": "the weights of an OpenVINO model or of another program",
     ".xml": "an XML file, such as the description of an OpenVINO model",
     ".toml": "a text file",
     ".json": "a JSON file",
@@ -117,6 +119,25 @@ def refuse_foreign(model: str | bytes) -> None:
         raise CorruptModel(f"{name} starts with zero bytes only, so it is damaged. Copy the file again.")
 
 
+def refuse_xml(path: str, content: bytes) -> None:
+    """Raise an error if an XML file is obviously no OpenVINO model.
+
+    Args:
+        path: Path of the file.
+        content: Its content.
+
+    Raises:
+        CorruptModel: If it is empty.
+        NotAnExport: If it is another kind of file.
+    """
+    if not content:
+        raise CorruptModel(f"{path!r} is empty. Copy the file again.")
+    start = content.removeprefix(b"\xef\xbb\xbf").lstrip()[:16].lower()
+    if not start.startswith((b"<?xml", b"<net")) or not re.search(rb"<net[\s>]", content[:4096]):
+        kind = _kind(content[:512], io.BytesIO(content)) or KINDS[".xml"]
+        raise NotAnExport(f"{path!r} is {kind}, not an exported file. {_advice(path, kind)}")
+
+
 def explain_failure(model: str | bytes, reason: str) -> ModelError:
     """Return the error to raise for a file that ONNX Runtime cannot load.
 
@@ -140,15 +161,17 @@ def explain_failure(model: str | bytes, reason: str) -> ModelError:
     return CorruptModel(f"onnxruntime cannot load {name}: {_shorter(reason)}. Copy the file again, or export it again.")
 
 
-def explain_run(name: str, reason: str) -> ModelError:
-    """Return the error to raise for a file that ONNX Runtime could load, but not run.
+def explain_run(name: str, reason: str, engine: str = "onnxruntime") -> ModelError:
+    """Return the error to raise for a file that its engine could load, but not run.
 
     Args:
         name: The name of the file, for the message.
-        reason: The message of ONNX Runtime.
+        reason: The message of the engine.
+        engine: The name of the engine, for the message.
     """
+    engine = "onnxruntime" if engine == "ONNX Runtime" else engine
     return CorruptModel(
-        f"onnxruntime cannot run {name}: {_shorter(reason)}. Either the file is damaged, and must be copied again, or "
+        f"{engine} cannot run {name}: {_shorter(reason)}. Either the file is damaged, and must be copied again, or "
         "the memory of this machine is too small for it."
     )
 
@@ -214,8 +237,8 @@ def swapped(words: Sequence[str], model: str, paths: Sequence[str]) -> list[str]
         two stands in the command more than once.
     """
     for path in paths:
-        is_model = path.lower().endswith(".onnx") and os.path.isfile(path)
-        if is_model or os.path.isfile(os.path.join(path, FILE)):
+        is_model = path.lower().endswith((".onnx", ".tflite")) and os.path.isfile(path)
+        if is_model or exported_in(path):
             if words.count(path) != 1 or words.count(model) != 1:
                 return None
             exchanged = {path: model, model: path}
@@ -247,7 +270,7 @@ def missing_in(folder: str) -> ModelNotFound:
     """Return the error to raise for a folder without a model.onnx. The message says what the folder holds instead."""
     files, folders = _entries(folder)
     graphs = [name for name in files if name.lower().endswith(".onnx")]
-    exports = [name for name in folders if os.path.isfile(os.path.join(folder, name, FILE))]
+    exports = [name for name in folders if exported_in(os.path.join(folder, name))]
     others = [name for name in files if name.lower().endswith(_MODEL_SUFFIXES)]
     pictures = [name for name in files if _is_picture(name)]
     advice = ADVICE
@@ -281,7 +304,7 @@ def not_found(path: str, reason: object) -> ModelNotFound:
     shown = path if len(path) <= 300 else f"{path[:60]}… ({len(path):,} characters)"
     inside = os.path.join("exported", path)
     hint = f"Give the path of a {FILE}, or of the folder that holds it."
-    if not os.path.exists(path) and os.path.isfile(os.path.join(inside, FILE)):
+    if not os.path.exists(path) and exported_in(inside):
         hint = f"Did you mean {inside!r}?"
     return ModelNotFound(f"{shown!r} cannot be read: {reason}. {hint}")
 
@@ -405,9 +428,9 @@ def _advice(model: str | bytes, kind: str) -> str:
     if kind == "a picture":
         return "Give the exported file first, then pictures."
     folder = (os.path.dirname(model) or ".") if isinstance(model, str) else ""
-    itself = isinstance(model, str) and os.path.basename(model) == FILE
-    if folder and not itself and os.path.isfile(os.path.join(folder, FILE)):
-        return f"Give {os.path.join(folder, FILE)!r}, which is beside it."
+    beside = [each for each in exported_in(folder) if os.path.isfile(each)] if folder else []
+    if beside and os.path.basename(os.fsdecode(model)) not in map(os.path.basename, beside):
+        return f"Give {beside[0]!r}, which is beside it."
     if folder and os.path.isfile(os.path.join(folder, "run.json")):
         return f"It belongs to a run: `zoo export {folder}` makes an exported file."
     return ADVICE

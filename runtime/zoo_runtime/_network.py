@@ -1,4 +1,4 @@
-"""Runs the network of an exported file in ONNX Runtime, on one session or two, also after a fork or in another process.
+"""Runs the network of an exported file in its engine, on one session or two, also after a fork or in another process.
 
 `Predictor` decodes pictures and names classes; this module holds the sessions. A session cannot be pickled, and its
 threads do not exist in a forked process. So a network remembers its file, and opens it again where that is needed.
@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ._engine import ONNXRUNTIME, OPENVINO, engine_of, size_of
 from ._errors import CorruptModel, ModelError, ModelNotFound, NotAnExport
 from ._format import INPUT, OUTPUT, ModelInfo
 from ._onnxruntime import Session
@@ -32,6 +33,7 @@ _REOPENED: dict[tuple[object, ...], Session] = {}
 _RUNNING: weakref.WeakSet[Network] = weakref.WeakSet()
 _LEFT_BEHIND: list[Session] = []
 _hooked = False
+_ends_at_once = False
 
 
 class Network:
@@ -54,7 +56,8 @@ class Network:
         self._model = model if isinstance(model, bytes) else os.path.abspath(model)
         self._settings = settings
         self._for_many = for_many
-        self._bytes = len(model) if isinstance(model, bytes) else _size(model)
+        self.engine = engine_of(model)
+        self._bytes = len(model) if isinstance(model, bytes) else size_of(model)
         self._digest: str | None = None
         # The path as the user gave it is better in messages.
         self._name = name_of(model)
@@ -86,8 +89,8 @@ class Network:
     def session_for_lists(self, workers: int) -> Session:
         """Return the session that several threads share if each of them runs the network on its own pictures.
 
-        Normally, this is a second session, which runs each batch on a single thread. The first call of this method
-        opens it. In these cases, the session for one picture is returned instead:
+        Normally, this is a second session, on which each of the workers has a single thread. The first call of this
+        method opens it. In these cases, the session for one picture is returned instead:
 
         - Only one thread is used.
         - A provider other than the processor is used.
@@ -110,7 +113,10 @@ class Network:
                 self._single = first
                 # The file may have been replaced since it was opened. The new one must not answer for the old one.
                 with contextlib.suppress(ModelError):
-                    session = open_session(self._model, dataclasses.replace(self._for_many, threads=1))
+                    alone = dataclasses.replace(self._for_many, threads=1)
+                    # ONNX Runtime computes on the threads that call it. The others have to know how many do.
+                    more = () if self.engine is ONNXRUNTIME else (workers,)
+                    session = _kept(open_session(self._model, alone, *more))
                     if metadata_of(session) == metadata_of(first):
                         self._single = session
             return self._single
@@ -119,7 +125,7 @@ class Network:
         """Run the network on decoded pictures (batch, height, width, channels), and return (batch, classes).
 
         Raises:
-            CorruptModel: If ONNX Runtime cannot run it.
+            CorruptModel: If the engine cannot run it.
         """
         return self._outputs(session, [OUTPUT], pixels)[0]
 
@@ -131,7 +137,7 @@ class Network:
             lengths of the features (batch,).
 
         Raises:
-            CorruptModel: If ONNX Runtime cannot run it.
+            CorruptModel: If the engine cannot run it.
         """
         return self._outputs(session, None, pixels)
 
@@ -142,10 +148,10 @@ class Network:
             try:
                 return session.run(names, {INPUT: pixels})
             except Exception as error:
-                # ONNX Runtime's exceptions have no common base class.
+                # The exceptions of engines have no common base class.
                 from ._foreign import explain_run
 
-                raise explain_run(self._name, str(error)) from None
+                raise explain_run(self._name, str(error), self.engine.title) from None
 
     def info(self) -> ModelInfo:
         """Return the metadata of the file, after checking that they match the graph.
@@ -160,6 +166,7 @@ class Network:
         try:
             info = ModelInfo.from_metadata(metadata)
         except NotAnExport:
+            # The other engines look at the metadata when they open a file.
             from ._foreign import foreign_onnx
 
             producer = getattr(self.session.get_modelmeta(), "producer_name", "")
@@ -193,6 +200,7 @@ class Network:
         self._bytes = state["bytes"]
         self._digest = state["digest"]
         self._name = name_of(self._model)
+        self.engine = engine_of(self._model)
         # The file is opened on first use: an error while unpickling would end a worker process without a message.
         self._start(None)
 
@@ -209,8 +217,9 @@ class Network:
         try:
             session = self._open_same()
         except ModelError:
-            # The session of the old process still computes the same, on one thread.
-            if self._inherited is not None:
+            # The session of the old process still computes the same, on one thread. Those of other engines would wait
+            # for threads that are not there.
+            if self._inherited is not None and self.engine is ONNXRUNTIME:
                 return self._inherited
             raise
         if self._inherited is None:
@@ -220,7 +229,7 @@ class Network:
 
     def _open_same(self) -> Session:
         try:
-            session = open_session(self._model, self._settings)
+            session = _kept(open_session(self._model, self._settings))
         except ModelNotFound as error:
             raise ModelNotFound(
                 f"{error} A predictor that was pickled opens its file again at the path where it was."
@@ -228,7 +237,7 @@ class Network:
         before = self._digest
         if before is None and self._inherited is not None:
             before = _digest(metadata_of(self._inherited))
-        size = len(self._model) if isinstance(self._model, bytes) else _size(self._model)
+        size = len(self._model) if isinstance(self._model, bytes) else size_of(self._model)
         if size != self._bytes or _digest(metadata_of(session)) != before:
             raise ModelNotFound(
                 f"{self._model!r} has changed since this predictor was made. Make a new one: Predictor(path)."
@@ -240,8 +249,10 @@ class Network:
         for session in (self._opened, self._single):
             if session is not None:
                 _keep_for_ever(session)
-        if self._opened is not None and self._settings.threads != 1:
-            if self._single is self._opened:
+        if self.engine is OPENVINO and self._opened is not None:
+            _end_without_waiting()
+        if self._opened is not None and (self._settings.threads != 1 or self.engine is not ONNXRUNTIME):
+            if self._single is self._opened or self.engine is not ONNXRUNTIME:
                 self._single = None
             self._inherited, self._opened = self._opened, None
         self._make_locks()
@@ -263,6 +274,29 @@ def _after_fork() -> None:
         network._leave_behind()
 
 
+def _end_without_waiting() -> None:
+    """Let a forked process end without the destructors of C++, in which OpenVINO waits for threads of the old process.
+
+    Python has ended by then: it has called its own exit functions and flushed its files. Only the GNU C library can do
+    this. Elsewhere, as on macOS, `multiprocessing` does not fork, or ends its processes itself.
+    """
+    global _ends_at_once
+    if not _ends_at_once:
+        _ends_at_once = True
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import ctypes
+
+            library = ctypes.CDLL(None)
+            library.on_exit(library._exit, None)
+
+
+def _kept(session: Session) -> Session:
+    """Return a session. In a forked process in which OpenVINO would wait for ever when it is deleted, keep it."""
+    if _ends_at_once:
+        _keep_for_ever(session)
+    return session
+
+
 def _keep_for_ever(session: Session) -> None:
     """Prevent that Python deletes a session, not even at its exit.
 
@@ -280,17 +314,6 @@ def _digest(metadata: Mapping[str, str]) -> str:
     import hashlib
 
     return hashlib.sha256(repr(sorted(metadata.items())).encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _size(path: str) -> int:
-    """Return the size of a file in bytes.
-
-    If there is no file, return 0 instead of raising an error. The caller then calls `open_session`, which raises one.
-    """
-    try:
-        return os.path.getsize(path)
-    except (OSError, ValueError):
-        return 0
 
 
 def metadata_of(session: Session) -> dict[str, str]:

@@ -6,7 +6,11 @@ import json
 import mmap
 import os
 
+from ._engine import LITERT, engine_of, exported_in
 from ._kinds import is_picture
+
+METADATA = "zoo.json"
+"""The part of a .tflite file that has the metadata."""
 
 
 def is_written_by_zoo(folder: str | os.PathLike[str]) -> bool:
@@ -55,15 +59,20 @@ def _is_run(folder: str) -> bool:
 
 
 def _is_export(folder: str) -> bool:
-    """Return whether a folder is an export, by the metadata of its model.onnx. It has no pictures but a sample."""
-    path = os.path.join(folder, "model.onnx")
+    """Return whether a folder is an export, by the metadata of its file. It has no pictures but a sample."""
     try:
-        if not os.path.isfile(path) or not os.path.getsize(path):
+        if not any(map(_has_metadata, exported_in(folder))):
             return False
-        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.rfind(b"zoo.schema") < 0:
-                return False
         with os.scandir(folder) as entries:
             return sum(entry.is_dir() or is_picture(entry.path) for entry in entries) <= 1
     except (OSError, ValueError):
         return False
+
+
+def _has_metadata(path: str) -> bool:
+    """Return whether a file has metadata of zoo."""
+    if not os.path.isfile(path) or not os.path.getsize(path):
+        return False
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # In a .tflite file, the metadata are packed, and only the name of their part is readable.
+        return content.rfind(METADATA.encode() if engine_of(path) is LITERT else b"zoo.schema") >= 0

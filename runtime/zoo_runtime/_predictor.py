@@ -93,7 +93,8 @@ class Predictor:
     tuned.
 
     Args:
-        model: Path of the file, or path of the folder that contains `model.onnx`, or the bytes of the file.
+        model: Path of the file, or path of the folder that contains it, or the bytes of the file. Beside `model.onnx`,
+            which ONNX Runtime runs, it can be `model.tflite` for LiteRT, or `model.xml` (and `model.bin`) for OpenVINO.
         threads: Number of threads, 1 to 256. For a single picture, the network runs on all of them. For a list or
             folder, each thread labels its own pictures. None means one thread per core that the process may use, by its
             affinity (`taskset`) and its quota (`docker --cpus`). If the settings are tuned, None means the tuned number
@@ -117,6 +118,7 @@ class Predictor:
     Attributes:
         drift: A `DriftCounter`, or None. `predictor.drift.compare(predictor.info.trust["drift"])` compares its figures
             with those of the training pictures.
+        engine: The name of the engine that runs the file: "onnxruntime", "litert" or "openvino".
         info: The metadata of the file, a `ModelInfo`.
         settings: The settings of the network, a `Settings`.
         max_pixels: The argument of this name. It may be changed at any time.
@@ -129,7 +131,8 @@ class Predictor:
         ProviderNotStarted: If a provider cannot start and "cpu" is not listed, or if the providers cannot load a file
             that the processor can load.
         ModelNotFound: If there is no file at the path, or the file cannot be read.
-        CorruptModel: If ONNX Runtime cannot load the file, or the file's metadata are damaged or do not fit the graph.
+        EngineNotInstalled: If the file is for LiteRT or OpenVINO, which is not installed.
+        CorruptModel: If the engine cannot load the file, or the file's metadata are damaged or do not fit the graph.
         NotAnExport: If zoo did not export the file.
         UnknownSchema: If this runtime does not know the version of the file's metadata.
         UnknownTask: If the file has no task, or a task that this runtime does not know.
@@ -178,6 +181,7 @@ class Predictor:
             )
             self.settings = dataclasses.replace(self.settings, providers=("cpu",))
             self._network = Network(source, self.settings, for_many)
+        self.engine = self._network.engine.name
         self.info = self._network.info()
         self._trust = Trust.from_json(self.info.trust)
         self.drift = DriftCounter() if drift else None
@@ -459,7 +463,7 @@ def _model_of(model: str | os.PathLike[str] | bytes) -> str | bytes:
     """Return the path of an exported file, or its content if that was given.
 
     Raises:
-        ModelNotFound: If `model` is a folder that has no `model.onnx`, or bytes that are a path.
+        ModelNotFound: If `model` is a folder without an exported file, or bytes that are a path.
         TypeError: If `model` is neither a path nor bytes.
     """
     if isinstance(model, (bytearray, memoryview)):

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._decode import decode
+from ._engine import ONNXRUNTIME, engine_named
 from ._errors import CorruptModel
 from ._format import ModelInfo
-from ._onnxruntime import version as onnxruntime_version
 from ._predictor import Predictor
 
 if TYPE_CHECKING:
@@ -64,11 +64,14 @@ class CheckResult:
     device: dict[str, str]
 
 
-def versions() -> dict[str, str]:
+def versions(engine: str = ONNXRUNTIME.name) -> dict[str, str]:
     """Return the processor type, and the versions of the packages on which pixels and probabilities depend.
 
+    Args:
+        engine: The engine that runs the file: "onnxruntime", "litert" or "openvino".
+
     Returns:
-        A dictionary that maps "pillow", "libjpeg", "onnxruntime" and "numpy" to their versions, and "machine" to the
+        A dictionary that maps "pillow", "libjpeg", "numpy" and the engine to their versions, and "machine" to the
         processor type, such as "x86_64". Where it is installed, the dictionary also has "pillow-heif".
     """
     # These are imported here, as in the functions below, so that the first label of a process does not wait for them.
@@ -80,7 +83,7 @@ def versions() -> dict[str, str]:
     found = {
         "pillow": PIL.__version__,
         "libjpeg": str(features.version("libjpeg_turbo") or features.version("jpg")),
-        "onnxruntime": onnxruntime_version(),
+        engine: engine_named(engine).version() or "unknown",
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
@@ -126,7 +129,7 @@ def record(
         if len(outputs) > 1:
             entry["outlier_score"] = float(outputs[1][0])
         classified.append(entry)
-    recorded = {"versions": versions(), "tolerance": tolerance, "pictures": classified}
+    recorded = {"versions": versions(predictor.engine), "tolerance": tolerance, "pictures": classified}
     if pictures:
         recorded["decoding"] = [
             {
@@ -215,7 +218,7 @@ def check(predictor: Predictor) -> CheckResult:
         probability_difference=probability_difference,
         tolerance=tolerance,
         workshop=workshop,
-        device=versions(),
+        device=versions(predictor.engine),
     )
 
 

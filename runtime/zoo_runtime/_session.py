@@ -1,6 +1,7 @@
-"""Opens exported files in ONNX Runtime, and saves and reads the settings that `zoo-runtime tune` chooses.
+"""Opens exported files in their engine, and saves and reads the settings that `zoo-runtime tune` chooses.
 
-Settings say on which execution providers and on how many threads a network runs.
+Settings say on which execution providers and on how many threads a network runs. `_engine` names the engines. This
+module is also the one that runs ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._checked import checked
 from ._cores import is_limited, usable_cores
+from ._engine import ONNXRUNTIME, engine_of, only_file_in
 from ._errors import ModelNotFound, NotWritten, ProviderNotStarted
-from ._onnxruntime import Session, built_providers, load, version
+from ._onnxruntime import Session, built_providers, load
+
+if TYPE_CHECKING:
+    from ._engine import Engine, EngineModule
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -47,7 +52,9 @@ Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 
 @dataclass(frozen=True)
 class Settings:
-    """Describes how ONNX Runtime runs a network.
+    """Describes how a network runs.
+
+    LiteRT uses `threads` alone. OpenVINO uses `threads`, and options of the processor among `providers`.
 
     Args:
         threads: Number of threads on which the network runs, 1 to 256. None means one per core that the process may
@@ -111,11 +118,15 @@ def _short_name(name: str) -> str:
 
 
 def available_providers() -> list[str]:
-    """Return the names of the execution providers that the installed ONNX Runtime was built with.
+    """Return the names of the execution providers of the installed ONNX Runtime, and of packages that add some.
 
     A name is the provider's short name if `PROVIDERS` has one, and otherwise the name that ONNX Runtime uses.
     """
-    return [_short_name(name) for name in built_providers()]
+    from ._plugin_providers import plugin_providers
+
+    built = [_short_name(name) for name in built_providers()]
+    added = [_short_name(name) for name, provider in plugin_providers().items() if not provider.why_not()]
+    return list(dict.fromkeys(built + added))
 
 
 def parse_providers(text: str) -> list[str]:
@@ -142,7 +153,7 @@ def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, s
     for entry in providers:
         name, options = (entry, {}) if isinstance(entry, str) else entry
         full = PROVIDERS.get(name.lower(), name)
-        if full not in built:
+        if full not in built and full not in _added_providers():
             raise ValueError(
                 f"providers must be among those that this onnxruntime has: {', '.join(available_providers())}. "
                 f"Received: {name!r}."
@@ -151,14 +162,22 @@ def full_providers(providers: Sequence[Provider]) -> list[tuple[str, dict[str, s
     return found
 
 
-def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> Session:
-    """Open an exported file in ONNX Runtime.
+def _added_providers() -> Mapping[str, Any]:
+    """Return the execution providers that packages beside ONNX Runtime add."""
+    from ._plugin_providers import plugin_providers
+
+    return plugin_providers()
+
+
+def open_session(model: str | os.PathLike[str] | bytes, settings: Settings, callers: int = 1) -> Session:
+    """Open an exported file in its engine: ONNX Runtime, or LiteRT or OpenVINO by the file's suffix.
 
     If "cpu" is among the providers, a provider that cannot start causes a warning instead of an error.
 
     Args:
         model: Path of the file, or its bytes.
         settings: Threads, memory and providers. `Settings()` has the default values.
+        callers: How many threads will run the session at the same time, each with the threads of `settings`.
 
     Raises:
         ValueError: If the installed ONNX Runtime lacks one of the requested providers.
@@ -168,23 +187,28 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
         UnsafeModel: If the file has what an exported file never has, such as external data.
         ProviderNotStarted: If a provider cannot start and "cpu" is not among the providers, or if ONNX Runtime can
             load the file on the processor, but not on the requested providers.
+        EngineNotInstalled: If the engine of the file is not installed.
     """
+    given = model if isinstance(model, bytes) else os.fsdecode(model)
+    engine = engine_of(given)
+    if engine is not ONNXRUNTIME:
+        return _open_elsewhere(engine, given, settings, callers)
     providers = full_providers(settings.providers)
     onnxruntime = load()
     options = session_options(settings)
     # A file that is called ONNX must not be read as ONNX Runtime's own format, which is not checked here.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    given = model if isinstance(model, bytes) else os.fsdecode(model)
     # ONNX Runtime prints why a provider cannot start; on standard output, that would mix with the answers.
     quiet: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if settings.providers != ("cpu",):
         quiet = contextlib.redirect_stdout(sys.stderr)
+    chosen, refused = _choose(options, providers)
     # Otherwise it would try the processor a second time, and print that on standard output.
     fallback = {"enable_fallback": 0} if settings.providers == ("cpu",) else {}
     with checked(given, same_file=settings.providers == ("cpu",)) as content:
         try:
             with quiet:
-                session: Session = onnxruntime.InferenceSession(content, options, providers=providers, **fallback)
+                session: Session = onnxruntime.InferenceSession(content, options, **chosen, **fallback)
         except Exception as error:
             # ONNX Runtime's exceptions have no common base class.
             from ._foreign import explain_failure
@@ -198,7 +222,8 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
                 f"onnxruntime cannot load {name_of(given)} on {_named(providers)}: {reason}"
             ) from None
     # If a provider cannot start because a library or a device is missing, ONNX Runtime prints that and continues.
-    missing = [(full, given) for full, given in providers if full not in session.get_providers()]
+    started = session.get_providers()
+    missing = [(full, given) for full, given in providers if full not in started and full not in refused]
     if missing:
         text = (
             f"{_named(missing)} could not be started, although this onnxruntime was built with it: a driver, a library "
@@ -209,6 +234,44 @@ def open_session(model: str | os.PathLike[str] | bytes, settings: Settings) -> S
             raise ProviderNotStarted(f"{text}. Add 'cpu' after it to run on the processor instead.")
         warnings.warn(f"{text}; continuing without it.", stacklevel=4)
     return session
+
+
+def _choose(options: Any, providers: Sequence[tuple[str, dict[str, str]]]) -> tuple[dict[str, Any], list[str]]:
+    """Choose the providers of a session. Those of packages are added to its options.
+
+    Returns:
+        The arguments of the session for the others, and the providers that were left out with a warning.
+
+    Raises:
+        ProviderNotStarted: If one finds no device, and the processor is not among them.
+    """
+    from ._plugin_providers import add_to, found_so_far
+
+    # After its registration, ONNX Runtime lists a provider among those that it was built with.
+    if not any(full in found_so_far() for full, _ in providers):
+        return {"providers": providers}, []
+    refused = []
+    for full, given in providers:
+        if full not in found_so_far():
+            if full != PROVIDERS["cpu"]:
+                options.add_provider(full, given)
+            continue
+        try:
+            add_to(options, full, given)
+        except ProviderNotStarted as error:
+            if PROVIDERS["cpu"] not in [each for each, _ in providers]:
+                raise ProviderNotStarted(f"{error} Add 'cpu' after it to run on the processor instead.") from None
+            warnings.warn(f"{error} Continuing without it.", stacklevel=5)
+            refused.append(full)
+    return {}, refused
+
+
+def _open_elsewhere(engine: Engine, model: str | bytes, settings: Settings, callers: int) -> Session:
+    """Open a file in another engine than ONNX Runtime. The check of the file comes before that of the engine."""
+    from importlib import import_module
+
+    module: EngineModule = import_module(f".{engine.module}", __package__)
+    return module.open_file(model, settings, callers)
 
 
 def session_options(settings: Settings) -> Any:
@@ -240,12 +303,13 @@ def name_of(model: str | bytes) -> str:
 
 
 def model_file(model: str | os.PathLike[str]) -> str:
-    """Return the path of an exported file: `model.onnx` inside `model` if that is a folder, and otherwise `model`.
+    """Return the path of an exported file: the one inside `model` if that is a folder, and otherwise `model`.
 
-    A `~` at the start stands for the home folder.
+    In a folder, it is `model.onnx`, `model.tflite` or `model.xml`. A `~` at the start stands for the home folder.
 
     Raises:
-        ModelNotFound: If `model` is a folder that has no `model.onnx`, or something that is no file, such as a pipe.
+        ModelNotFound: If `model` is a folder that has no exported file or several ones, or something that is no file,
+            such as a pipe.
         TypeError: If `model` is not a path.
     """
     try:
@@ -259,12 +323,7 @@ def model_file(model: str | os.PathLike[str]) -> str:
         path = os.path.expanduser(path)
     if not os.path.isdir(path):
         return _checked_kind(path)
-    inside = os.path.join(path, "model.onnx")
-    if not os.path.lexists(inside):
-        from ._foreign import missing_in
-
-        raise missing_in(path)
-    return _checked_kind(inside)
+    return _checked_kind(only_file_in(path))
 
 
 def _checked_kind(path: str) -> str:
@@ -300,9 +359,10 @@ _NO_FILE = "{!r} is a pipe or a device, not an exported file. Give the path of a
 def tuned_file(path: str) -> str:
     """Return the path where the tuned settings of an exported file are saved.
 
-    For `folder/model.onnx`, this is `folder/model.tuned.json`.
+    For `folder/model.onnx`, this is `folder/model.tuned.json`. Files of other engines keep their suffix, because they
+    may stand beside a `model.onnx`: `folder/model.tflite.tuned.json`.
     """
-    return os.path.splitext(path)[0] + ".tuned.json"
+    return (os.path.splitext(path)[0] if engine_of(path) is ONNXRUNTIME else path) + ".tuned.json"
 
 
 def write_tuned(path: str, settings: Settings, table: Sequence[Mapping[str, Any]]) -> str:
@@ -355,7 +415,7 @@ def read_tuned(path: str) -> Settings | None:
 
         - There are no tuned settings.
         - They cannot be read, or the installed ONNX Runtime lacks their provider.
-        - They were tuned for another file, another machine or another version of ONNX Runtime (see `_key`).
+        - They were tuned for another file, another machine or another version of the engine (see `_key`).
         - The file in which they are saved does not have the schema `TUNED_SCHEMA`.
     """
     target = tuned_file(path)
@@ -382,19 +442,19 @@ def _key(path: str) -> dict[str, Any]:
     """Return the conditions under which tuned settings are valid.
 
     These are the size and the modification time of the exported file, the processor, the number of usable cores, and
-    the version of ONNX Runtime. `write_tuned` saves these conditions with the settings. `read_tuned` ignores the
+    the version of the engine. `write_tuned` saves these conditions with the settings. `read_tuned` ignores the
     settings if a condition has changed since then.
 
     Args:
         path: Path of the exported file.
     """
-    status = os.stat(path)
+    status, engine = os.stat(path), engine_of(path)
     return {
         "bytes": status.st_size,
         "modified": status.st_mtime_ns,
         "processor": _processor(),
         "cores": usable_cores(),
-        "onnxruntime": version(),
+        engine.name: engine.version(),
     }
 
 

@@ -14,10 +14,9 @@ import contextlib
 import hashlib
 import os
 
+from ._session import tuned_file
 from ._signature import MOST_BYTES, SUFFIX
 
-CURRENT, PREVIOUS = "model.onnx", "model.previous.onnx"
-SIGNATURE, TUNED = CURRENT + SUFFIX, "model.tuned.json"
 # Texts of an export that name the digest of its file.
 TEXTS = ("README.md", "sbom.json")
 _LARGEST_TEXT = 2**22
@@ -28,8 +27,41 @@ def _kept(name: str) -> str:
     return f"model.previous.{name.removeprefix('model.')}"
 
 
-# Names of files that were being written when an update or a rollback was killed.
-UNFINISHED = tuple(f"{each}.part" for name in (SIGNATURE, TUNED, *TEXTS) for each in (name, _kept(name)))
+class Place(str):
+    """Path of a device's folder. It also knows the names of the files in it.
+
+    Args:
+        path: Path of the folder.
+        suffix: The suffix of the exported file: ".onnx" or ".tflite".
+
+    Attributes:
+        current: The name of the present file.
+        previous: That of the file before it.
+        incoming: That of a new file while it is checked.
+        swap: The second name of the present file while it is replaced.
+        signature: That of the signature of the present file.
+        tuned: That of its tuned settings.
+    """
+
+    def __new__(cls, path: str, suffix: str = ".onnx") -> Place:
+        place = super().__new__(cls, path)
+        place.current, place.previous = f"model{suffix}", f"model.previous{suffix}"
+        place.incoming, place.swap = f"model.incoming{suffix}", f"model.swap{suffix}"
+        place.signature = place.current + SUFFIX
+        place.tuned = os.path.basename(tuned_file(place.current))
+        return place
+
+    current: str
+    previous: str
+    incoming: str
+    swap: str
+    signature: str
+    tuned: str
+
+    def unfinished(self) -> list[str]:
+        """Return the names of files that were being written when an update or a rollback was killed."""
+        names = (self.signature, self.tuned, *TEXTS)
+        return [f"{each}.part" for name in names for each in (name, _kept(name))]
 
 
 def of(model: str) -> str | None:
@@ -38,7 +70,7 @@ def of(model: str) -> str | None:
     return path if os.path.isfile(path) else None
 
 
-def sign_both(place: str, signature: str | None) -> None:
+def sign_both(place: Place, signature: str | None) -> None:
     """Add the signature of the next file to that of the present one, before the files are exchanged.
 
     Args:
@@ -47,26 +79,26 @@ def sign_both(place: str, signature: str | None) -> None:
     """
     if signature is None:
         return
-    present = _read(os.path.join(place, SIGNATURE), MOST_BYTES)
+    present = _read(os.path.join(place, place.signature), MOST_BYTES)
     added = _read(signature, MOST_BYTES)
     if added and added not in present:
-        _write(os.path.join(place, SIGNATURE), added.rstrip() + b"\n" + present)
+        _write(os.path.join(place, place.signature), added.rstrip() + b"\n" + present)
 
 
-def sign_previous(place: str) -> None:
+def sign_previous(place: Place) -> None:
     """Put the signatures of both files beside the previous one, too, before it gets its name.
 
     A `rollback` that requires a signature then works after a power failure at any moment.
     """
-    _put(_previous(place, SIGNATURE), _read(os.path.join(place, SIGNATURE), 2 * MOST_BYTES))
+    _put(_previous(place, place.signature), _read(os.path.join(place, place.signature), 2 * MOST_BYTES))
 
 
-def signature_of_previous(place: str) -> bytes:
+def signature_of_previous(place: Place) -> bytes:
     """Return the signature beside the previous file; nothing if there is none."""
-    return _read(_previous(place, SIGNATURE), MOST_BYTES)
+    return _read(_previous(place, place.signature), MOST_BYTES)
 
 
-def after_update(place: str, source: str) -> list[str]:
+def after_update(place: Place, source: str) -> list[str]:
     """Put the files beside a new file in the place of those beside the old one, which are kept.
 
     Args:
@@ -77,18 +109,18 @@ def after_update(place: str, source: str) -> list[str]:
         What a user should know, in sentences.
     """
     notes = []
-    tuned = os.path.join(place, TUNED)
+    tuned = os.path.join(place, place.tuned)
     if os.path.exists(tuned):
-        os.replace(tuned, _previous(place, TUNED))
+        os.replace(tuned, _previous(place, place.tuned))
         notes.append(
             f"The settings that were tuned for the old file do not hold for the new one: `zoo-runtime tune {place}`."
         )
-    added, both = _read(source + SUFFIX, MOST_BYTES), _read(os.path.join(place, SIGNATURE), 2 * MOST_BYTES)
+    added, both = _read(source + SUFFIX, MOST_BYTES), _read(os.path.join(place, place.signature), 2 * MOST_BYTES)
     # The signatures of the old file are what was there before `sign_both`.
     old = both.removeprefix(added.rstrip() + b"\n") if added else both
-    _put(_previous(place, SIGNATURE), b"" if old == added else old)
-    _put(os.path.join(place, SIGNATURE), added)
-    before, now = _digest(os.path.join(place, PREVIOUS)), _digest(os.path.join(place, CURRENT))
+    _put(_previous(place, place.signature), b"" if old == added else old)
+    _put(os.path.join(place, place.signature), added)
+    before, now = _digest(os.path.join(place, place.previous)), _digest(os.path.join(place, place.current))
     for name in TEXTS:
         path = os.path.join(place, name)
         text = _read(path, _LARGEST_TEXT)
@@ -101,19 +133,19 @@ def after_update(place: str, source: str) -> list[str]:
     return notes
 
 
-def after_interruption(place: str) -> list[str]:
+def after_interruption(place: Place) -> list[str]:
     """Exchange the texts beside the two exported files if an update or a rollback was killed before it did that."""
     for name in TEXTS:
         path, previous = os.path.join(place, name), _previous(place, name)
         text = _read(path, _LARGEST_TEXT)
-        if text and _digest(os.path.join(place, PREVIOUS)) in text:
+        if text and _digest(os.path.join(place, place.previous)) in text:
             other = _read(previous, _LARGEST_TEXT)
             _put(previous, text)
-            _put(path, other if _digest(os.path.join(place, CURRENT)) in other else b"")
+            _put(path, other if _digest(os.path.join(place, place.current)) in other else b"")
     return []
 
 
-def after_rollback(place: str, back: bytes) -> list[str]:
+def after_rollback(place: Place, back: bytes) -> list[str]:
     """Exchange the files beside the two exported files, after these were exchanged.
 
     Args:
@@ -123,12 +155,12 @@ def after_rollback(place: str, back: bytes) -> list[str]:
     Returns:
         What a user should know, in sentences.
     """
-    both = _read(os.path.join(place, SIGNATURE), 2 * MOST_BYTES)
+    both = _read(os.path.join(place, place.signature), 2 * MOST_BYTES)
     left = both.removeprefix(back.rstrip() + b"\n") if back else both
-    _put(_previous(place, SIGNATURE), left)
-    _put(os.path.join(place, SIGNATURE), back)
-    left_digest = _digest(os.path.join(place, PREVIOUS))
-    for name in (TUNED, *TEXTS):
+    _put(_previous(place, place.signature), left)
+    _put(os.path.join(place, place.signature), back)
+    left_digest = _digest(os.path.join(place, place.previous))
+    for name in (place.tuned, *TEXTS):
         path, previous = os.path.join(place, name), _previous(place, name)
         text = _read(path, _LARGEST_TEXT)
         if name in TEXTS and text and left_digest not in text:
@@ -141,7 +173,7 @@ def after_rollback(place: str, back: bytes) -> list[str]:
     return []
 
 
-def _previous(place: str, name: str) -> str:
+def _previous(place: Place, name: str) -> str:
     """Return the path of a file beside the previous exported file, such as `model.previous.tuned.json`."""
     return os.path.join(place, _kept(name))
 
@@ -161,7 +193,7 @@ def _digest(path: str) -> bytes:
         return b"\0"
 
 
-def take_over_signature(place: str, source: str, *, checked: bool) -> None:
+def take_over_signature(place: Place, source: str, *, checked: bool) -> None:
     """Put the signature of an equal file beside the present one.
 
     Args:
@@ -169,7 +201,7 @@ def take_over_signature(place: str, source: str, *, checked: bool) -> None:
         source: Path of the equal file.
         checked: Whether its signature is valid for the key that is required. If not, a signature that is there stays.
     """
-    present = os.path.join(place, SIGNATURE)
+    present = os.path.join(place, place.signature)
     added = _read(source + SUFFIX, MOST_BYTES)
     if added and (checked or not _read(present, MOST_BYTES)):
         _put(present, added)

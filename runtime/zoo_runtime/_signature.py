@@ -144,9 +144,10 @@ def check_signature(model: str, public_key: PublicKey, signature: str | None = N
         message = _MAGIC + _strings(NAMESPACE, b"", algorithm, digests[algorithm])
         try:
             public_key.key.verify(content, message)
-            return public_key.fingerprint
         except InvalidSignature:
             continue
+        _check_companion(model, name)
+        return public_key.fingerprint
     if mine:
         raise BadSignature(
             f"the signature {path!r} is not a signature of {name!r}: one of the two was changed. Copy both files again."
@@ -155,6 +156,32 @@ def check_signature(model: str, public_key: PublicKey, signature: str | None = N
         f"{name!r} is signed with the key {' and '.join(others)}, but {public_key.path!r} is the key "
         f"{public_key.fingerprint}. Use a file that was signed with the right key: `zoo export RUN --sign KEY`."
     )
+
+
+def _check_companion(model: str, name: str) -> None:
+    """Check that a signature also covers the second file of an exported file, by the digest in the first one.
+
+    Raises:
+        BadSignature: If the digest is missing, or is that of another file.
+    """
+    from ._engine import companion_of
+
+    second = companion_of(model)
+    if second is None:
+        return
+    from ._ir import MOST_XML, WEIGHTS_DIGEST, read_xml
+    from ._structure import BrokenStructure, UnsafeStructure
+
+    try:
+        with open(model, "rb") as stream:
+            stated = read_xml(stream.read(MOST_XML)).metadata.get(WEIGHTS_DIGEST, "")
+    except (OSError, BrokenStructure, UnsafeStructure) as error:
+        raise BadSignature(f"{name!r} is signed, but cannot be read: {error}. Copy both files again.") from None
+    if stated.strip('"') != _digest(second, "sha256").hex():
+        raise BadSignature(
+            f"the signature covers {name!r}, but {second!r} is another file than the one that belongs to it. Copy both "
+            "files again."
+        )
 
 
 def _signatures(path: str, model: str) -> list[tuple[bytes, bytes, bytes]]:

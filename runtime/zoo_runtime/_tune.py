@@ -1,4 +1,4 @@
-"""Finds the settings of ONNX Runtime that suit this machine, by measuring all combinations of them in turn."""
+"""Finds the settings and the engine that suit this machine, by measuring all combinations of settings in turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._bench import ROUNDS, SECONDS, percentiles, repeat, thread_counts
+from ._beside import fastest_of, measure_beside
 from ._busy import OtherPrograms
+from ._engine import ONNXRUNTIME, Engine, engine_of
 from ._errors import NotWritten, ProviderNotStarted
 from ._format import INPUT, OUTPUT
 from ._onnxruntime import Session
@@ -31,13 +33,15 @@ def tune(
     """Find the settings that suit this machine, and save them beside the exported file, where `Predictor` reads them.
 
     Every combination of threads, spinning and arena (see `Settings`) is measured for each provider, on one picture at a
-    time. With one thread, spinning has no effect. There are three rounds, so that other programs on the machine disturb
-    all combinations equally.
+    time. With one thread, spinning has no effect. For LiteRT and OpenVINO, only the threads are measured. There are
+    three rounds, so that other programs on the machine disturb all combinations equally.
 
     A combination counts as better than the default settings if it is more than 3 % faster in each of the three rounds.
     If no combination is better, `tune` chooses the default settings. Otherwise, it considers the fastest of the better
     combinations, and those that are at most 3 % slower than the fastest. Among these, it chooses the one with the
     fewest threads. If the default settings were not measured, the first measured combination takes their place.
+
+    Then the files of the same network for other engines are measured, if there are any beside the file; see `_beside`.
 
     Args:
         model: Path of the file, or of the folder that holds it.
@@ -53,15 +57,18 @@ def tune(
         - table: per combination, its settings and the percentiles p50, p90 and p99 in milliseconds;
         - left_out: maps each provider that could not be measured to the reason;
         - busy: a sentence if other programs disturbed the measurements, and otherwise None;
-        - file: the path of the file that holds the settings.
+        - file: the path of the file that holds the settings;
+        - beside: the figures of the files for other engines, see `measure_beside`, and the key fastest: the path of the
+          fastest of all these files. It is the file itself if no other is more than 3 % faster.
 
     Raises:
         ModelError: If the file cannot be used, or no provider can run it.
         ValueError: If the installed ONNX Runtime lacks one of the providers.
+        EngineNotInstalled: If the file needs LiteRT or OpenVINO, which is not installed.
         NotWritten: If the file's folder is write-protected, or the disk is full.
     """
     path = model_file(model)
-    chosen = list(providers or ("cpu",))
+    chosen, engine = list(providers or ("cpu",)), engine_of(path)
     full_providers(chosen)
     usual = Predictor(path, tuned=False)
     folder = os.path.dirname(os.path.abspath(path))
@@ -76,7 +83,7 @@ def tune(
     programs = OtherPrograms()
     for number in range(ROUNDS):
         progress(f"round {number + 1} of {ROUNDS}")
-        for settings in _candidates(chosen):
+        for settings in _candidates(chosen, engine):
             (provider,) = settings.providers
             name = provider if isinstance(provider, str) else provider[0]
             try:
@@ -95,13 +102,24 @@ def tune(
         {**settings.to_json(), **percentiles([t for times in rounds for t in times])}
         for settings, rounds in taken.items()
     ]
+    file = write_tuned(path, winner, table)
+    beside = measure_beside(
+        path,
+        winner,
+        pixels,
+        seconds=seconds,
+        candidates=partial(_candidates, ("cpu",)),
+        quickest=quickest,
+        progress=progress,
+    )
     return {
         "settings": winner.to_json(),
         "usual": winner == usual_of(taken),
         "table": table,
         "left_out": left_out,
         "busy": programs.warning(),
-        "file": write_tuned(path, winner, table),
+        "file": file,
+        "beside": {**beside, "fastest": fastest_of(beside["files"], WORTH)["model"] if beside["files"] else path},
     }
 
 
@@ -137,18 +155,19 @@ def usual_of(taken: Iterable[Settings]) -> Settings:
     return Settings() if Settings() in measured else measured[0]
 
 
-def _candidates(providers: Sequence[Provider]) -> list[Settings]:
+def _candidates(providers: Sequence[Provider], engine: Engine = ONNXRUNTIME) -> list[Settings]:
     """Return the settings that `tune` measures: every combination of threads, spinning and arena, for each provider.
 
     The combinations of a provider follow one another, starting with the default values. With one thread, spinning has
-    no effect, and only its default value is measured.
+    no effect, and only its default value is measured. The same holds for what an engine does not use.
     """
+    waits, arenas = "spinning" in engine.settings, "arena" in engine.settings
     found = []
     for provider in providers:
         found += [
             Settings(threads, spinning, arena, (provider,))
             for threads in (None, *thread_counts())
-            for spinning in ((None, True, False) if threads != 1 else (None,))
-            for arena in (True, False)
+            for spinning in ((None, True, False) if threads != 1 and waits else (None,))
+            for arena in ((True, False) if arenas else (True,))
         ]
     return found

@@ -1,8 +1,8 @@
 """Replaces the exported file in a folder of a device by a new one, keeps the old one, and goes back to it.
 
-A folder holds `model.onnx`, the present file, and `model.previous.onnx`, the one before. A device that loses power or
-is killed at any moment must start with one of the two, whole. So each step is one rename, which file systems with a
-journal do completely or not at all:
+A folder holds `model.onnx`, the present file, and `model.previous.onnx`, the one before. Files of LiteRT end in
+`.tflite` in all these names. A device that loses power or is killed at any moment must start with one of the two,
+whole. So each step is one rename, which file systems with a journal do completely or not at all:
 
 1. The new file is copied to `model.incoming.onnx` and flushed to the disk. This copy is checked, not the original.
 2. The present file gets a second name, `model.swap.onnx`.
@@ -21,20 +21,20 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 from . import _sidecars
-from ._errors import ModelError, ModelNotFound, NotUpdated, NotWritten, ZooRuntimeError
+from ._engine import ENGINES, ONNXRUNTIME, Engine, engine_of, exported_in
+from ._errors import ModelError, ModelNotFound, NotUpdated
 from ._format import ModelInfo
+from ._place import locked, written
 from ._predictor import Predictor
 from ._selftest import CheckResult, check
 from ._session import regular_model_file
+from ._sidecars import Place
 from ._signature import PublicKey, check_signature, load_public_key
 
-CURRENT, PREVIOUS = "model.onnx", "model.previous.onnx"
-INCOMING, SWAP = "model.incoming.onnx", "model.swap.onnx"
 _CHUNK = 2**20
 _NAMED = 6
 
@@ -95,11 +95,12 @@ def update(
             among these errors.
         NotWritten: If the folder is write-protected, or the disk is full.
     """
-    place, source = _folder(folder), regular_model_file(new)
+    source = regular_model_file(new)
+    place = _folder(folder, engine_of(source))
     key = None if require_signature is None else load_public_key(os.fsdecode(require_signature))
-    current, incoming = os.path.join(place, CURRENT), os.path.join(place, INCOMING)
+    current, incoming = os.path.join(place, place.current), os.path.join(place, place.incoming)
     _refuse_own_names(place, source)
-    with _locked(place), _written(place, source):
+    with locked(place), written(place, source):
         _finish_interrupted(place)
         try:
             _refuse_other_kinds(source)
@@ -119,7 +120,9 @@ def update(
                 notes += _beside(place, _sidecars.after_update, place, source)
         finally:
             _remove(incoming)
-    return Updated(not same, current, _existing(place, PREVIOUS), predictor.info, before, result, signed_by, (*notes,))
+    return Updated(
+        not same, current, _existing(place, place.previous), predictor.info, before, result, signed_by, (*notes,)
+    )
 
 
 def rollback(folder: str | os.PathLike[str], *, require_signature: str | os.PathLike[str] | None = None) -> Updated:
@@ -138,42 +141,67 @@ def rollback(folder: str | os.PathLike[str], *, require_signature: str | os.Path
         ModelError: If the file to go back to cannot be used.
         NotWritten: If the folder is write-protected, or the disk is full.
     """
-    place = _folder(folder)
+    path = os.fsdecode(folder)
+    engines = [engine for engine in ENGINES if os.path.exists(os.path.join(path, f"model.previous{engine.suffix}"))]
+    place = _folder(folder, engines[0] if engines else ONNXRUNTIME)
     key: PublicKey | None = None if require_signature is None else load_public_key(os.fsdecode(require_signature))
-    current, previous = os.path.join(place, CURRENT), os.path.join(place, PREVIOUS)
-    with _locked(place), _written(place):
+    current, previous = os.path.join(place, place.current), os.path.join(place, place.previous)
+    with locked(place), written(place):
         _finish_interrupted(place)
         if not os.path.exists(previous):
             raise NotUpdated(
-                f"{place!r} has no {PREVIOUS}, so there is nothing to go back to. `zoo-runtime update` keeps the file "
-                "that it replaces under this name."
+                f"{place!r} has no {place.previous}, so there is nothing to go back to. `zoo-runtime update` keeps the "
+                "file that it replaces under this name."
             )
         signed_by = check_signature(previous, key) if key else None
         predictor, result = _tested(previous, previous)
         before, signature = _info_of(current), _sidecars.signature_of_previous(place)
         _swap(place, previous, _sidecars.of(previous))
         notes = _beside(place, _sidecars.after_rollback, place, signature)
-    return Updated(True, current, _existing(place, PREVIOUS), predictor.info, before, result, signed_by, (*notes,))
+    return Updated(
+        True, current, _existing(place, place.previous), predictor.info, before, result, signed_by, (*notes,)
+    )
 
 
 # Checks
 
 
-def _folder(folder: str | os.PathLike[str]) -> str:
+def _folder(folder: str | os.PathLike[str], engine: Engine) -> Place:
+    """Check the folder of a device.
+
+    Args:
+        folder: Path of the folder.
+        engine: The engine of the new file.
+
+    Raises:
+        NotUpdated: If there is no folder, or it has a file of another engine, or the engine has files of two parts.
+    """
     path = os.fsdecode(folder)
+    if engine.companion:
+        raise NotUpdated(
+            f"{engine.title} models are two files, {engine.file} and model{engine.companion}, which cannot be replaced "
+            "in one step. Put the new export into a folder of its own, run `zoo-runtime check` on it, and start the "
+            "program with that folder."
+        )
     if os.path.isfile(path):
         raise NotUpdated(
             f"{path!r} is a file. Give the folder of the device first, then the new file: "
             "`zoo-runtime update DIR NEW.onnx`."
         )
     if not os.path.isdir(path):
-        raise NotUpdated(f"there is no folder {path!r}. Give the folder that holds {CURRENT}, or make it first.")
-    return path
+        raise NotUpdated(f"there is no folder {path!r}. Give the folder that holds {engine.file}, or make it first.")
+    others = [os.path.basename(found) for found in exported_in(path) if engine_of(found) is not engine]
+    if others:
+        raise NotUpdated(
+            f"{path!r} holds {others[0]}, but the new file is {engine.kind} ({engine.file}). A program would not know "
+            "which of the two to open. Install it into a folder of its own."
+        )
+    return Place(path, engine.suffix)
 
 
-def _refuse_own_names(place: str, source: str) -> None:
+def _refuse_own_names(place: Place, source: str) -> None:
     """Refuse a new file with a name that an update itself uses: what an interrupted one left there is removed."""
-    for name in (INCOMING, SWAP, f"{SWAP}.part"):
+    for name in (place.incoming, place.swap, f"{place.swap}.part"):
         # Not by identity: after an interrupted update, one file may have two of these names.
         if os.path.realpath(source) == os.path.join(os.path.realpath(place), name):
             raise NotUpdated(
@@ -186,6 +214,9 @@ def _refuse_other_kinds(source: str) -> None:
     """Refuse a file that is obviously no exported file, before it is copied. A pipe can be read only once."""
     from ._foreign import refuse_foreign
 
+    if engine_of(source) is not ONNXRUNTIME:
+        # Their engines read a file whole, and check it then.
+        return
     with contextlib.suppress(OSError):
         if not stat.S_ISFIFO(os.stat(source).st_mode):
             refuse_foreign(source)
@@ -271,7 +302,7 @@ def _size(info: ModelInfo) -> str:
 # Files
 
 
-def _swap(place: str, new: str, signature: str | None) -> None:
+def _swap(place: Place, new: str, signature: str | None) -> None:
     """Put a checked file in place of the present one, in the steps that the head of this module describes.
 
     Args:
@@ -279,7 +310,7 @@ def _swap(place: str, new: str, signature: str | None) -> None:
         new: Path of the checked file, in the folder.
         signature: Path of its signature; None if it has none.
     """
-    current, swap = os.path.join(place, CURRENT), os.path.join(place, SWAP)
+    current, swap = os.path.join(place, place.current), os.path.join(place, place.swap)
     replaces = os.path.exists(current)
     try:
         if replaces:
@@ -297,15 +328,15 @@ def _swap(place: str, new: str, signature: str | None) -> None:
         _sync_folder(place)
 
 
-def _keep_old(place: str) -> None:
+def _keep_old(place: Place) -> None:
     """Give the file that was replaced its name, with a signature beside it from the start."""
     # Without room for it, the update is still done: the files beside the old one then say so.
     with contextlib.suppress(OSError):
         _sidecars.sign_previous(place)
-    _replace(os.path.join(place, SWAP), os.path.join(place, PREVIOUS))
+    _replace(os.path.join(place, place.swap), os.path.join(place, place.previous))
 
 
-def _beside(place: str, move: Callable[..., list[str]], *arguments: str | bytes) -> list[str]:
+def _beside(place: Place, move: Callable[..., list[str]], *arguments: str | bytes) -> list[str]:
     """Move the files beside the exported files. That they cannot be moved is no reason to fail: the update is done."""
     try:
         return move(*arguments)
@@ -315,10 +346,10 @@ def _beside(place: str, move: Callable[..., list[str]], *arguments: str | bytes)
         ]
 
 
-def _finish_interrupted(place: str) -> None:
+def _finish_interrupted(place: Place) -> None:
     """Finish an update or a rollback that was killed."""
-    current, swap = os.path.join(place, CURRENT), os.path.join(place, SWAP)
-    for leftover in (INCOMING, f"{SWAP}.part", *_sidecars.UNFINISHED):
+    current, swap = os.path.join(place, place.current), os.path.join(place, place.swap)
+    for leftover in (place.incoming, f"{place.swap}.part", *place.unfinished()):
         _remove(os.path.join(place, leftover))
     if os.path.exists(swap):
         if not os.path.exists(current):
@@ -395,7 +426,7 @@ def _copy(source: str, target: str) -> None:
                 os.posix_fadvise(writing.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _sync_folder(place: str) -> None:
+def _sync_folder(place: Place) -> None:
     """Make the names of the files in a folder survive a power failure."""
     # Windows cannot open folders, and some network file systems cannot flush them.
     with contextlib.suppress(OSError):
@@ -411,81 +442,6 @@ def _remove(path: str) -> None:
         os.remove(path)
 
 
-def _existing(place: str, name: str) -> str | None:
+def _existing(place: Place, name: str) -> str | None:
     path = os.path.join(place, name)
     return path if os.path.exists(path) else None
-
-
-@contextlib.contextmanager
-def _written(place: str, source: str | None = None) -> Iterator[None]:
-    """Turn errors of the operating system into those that say why the folder cannot be written.
-
-    Args:
-        place: The folder.
-        source: Path of the file that is copied into it, if one is.
-    """
-    try:
-        yield
-    except ZooRuntimeError:
-        raise
-    except OSError as error:
-        _refuse(place, source, error)
-
-
-def _refuse(place: str, source: str | None, error: OSError) -> NoReturn:
-    text = f"the folder {place!r} cannot be written: {error.strerror or error}. The present file stays."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with contextlib.suppress(OSError):
-            free = shutil.disk_usage(place).free
-            if source is None or os.path.getsize(source) < free:
-                # Room is lacking for a signature, or for a copy of the present file where files have one name only.
-                text += f" {free / 1e6:.1f} MB are free, which is not enough for the files beside it and for copies."
-            else:
-                text += f" {os.path.getsize(source) / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB are free."
-        text += " Free some space."
-    elif error.errno == errno.EROFS:
-        text += " Its file system is read-only: mount it for writing first, as with `sudo mount -o remount,rw /`."
-    elif error.errno == errno.EBUSY:
-        text += (
-            f" {CURRENT} itself is probably mounted, as with `docker run -v .../{CURRENT}:...`, and then it cannot be "
-            "replaced: mount its folder instead."
-        )
-    elif error.errno in (errno.EACCES, errno.EPERM):
-        text += " Run the command as the user who owns the folder, or with sudo."
-    raise NotWritten(text) from None
-
-
-@contextlib.contextmanager
-def _locked(place: str) -> Iterator[None]:
-    """Hold the lock of a folder. It ends with the process, however that ends.
-
-    Raises:
-        NotUpdated: If another process holds it.
-    """
-    busy = NotUpdated(f"another process is updating {place!r}. Wait until it is done, and try again.")
-    if os.name == "nt":
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_TEMPORARY", 0)
-        try:
-            # Windows removes the file when the process ends.
-            descriptor = os.open(os.path.join(place, "model.lock"), flags)
-        except FileExistsError:
-            raise busy from None
-    else:
-        import fcntl
-
-        try:
-            descriptor = os.open(place, os.O_RDONLY)
-        except OSError as error:
-            raise NotWritten(f"the folder {place!r} cannot be read: {error.strerror}.") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise busy from None
-        except OSError:
-            # Some network file systems have no locks.
-            pass
-    try:
-        yield
-    finally:
-        os.close(descriptor)

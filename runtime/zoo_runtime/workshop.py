@@ -21,14 +21,19 @@ from ._pairs import Pairs, time_pairs
 from ._selftest import record, versions
 from ._session import parse_providers, session_options
 
+WEIGHTS_DIGEST = "zoo.weights_sha256"
+"""The metadata entry of an OpenVINO model that holds the SHA-256 of its weights, as a JSON string."""
+
 if _TYPE_CHECKING:
     from ._print import format_accuracy, print_predictions
+    from ._tflite import with_labels
 
 __all__ = [
     "IGNORED",
     "INPUT",
     "OUTPUT",
     "OtherPredictor",
+    "WEIGHTS_DIGEST",
     "OtherPrograms",
     "Pairs",
     "conversion_advice",
@@ -48,6 +53,7 @@ __all__ = [
     "time_pairs",
     "usable_cores",
     "versions",
+    "with_labels",
     "with_option_names",
 ]
 
@@ -58,4 +64,8 @@ def __getattr__(name: str) -> _Any:
         from . import _print
 
         return getattr(_print, name)
+    if name == "with_labels":
+        from ._tflite import with_labels
+
+        return with_labels
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -311,7 +311,7 @@ def test_check_without_a_self_test(run, altered):
         ["predict", "model.onnx", "a.jpg", "--top", "0"],
         ["predict", "model.onnx", "a.jpg", "--top", "many"],
         ["predict", "model.onnx", "a.jpg", "--threads", "-1"],
-        ["info"],
+        ["check"],
         ["check", "model.onnx", "--top", "3"],
     ],
 )

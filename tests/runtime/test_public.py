@@ -28,6 +28,7 @@ NAMES = {
     "CorruptModel",
     "CorruptPicture",
     "DriftCounter",
+    "EngineNotInstalled",
     "FakePredictor",
     "ImageSpec",
     "ModelError",
@@ -66,6 +67,8 @@ NAMES = {
 }
 
 WORKSHOP = {
+    "WEIGHTS_DIGEST",
+    "with_labels",
     "IGNORED",
     "INPUT",
     "OUTPUT",

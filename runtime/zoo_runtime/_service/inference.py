@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 
 _AT_ONCE = 4
+PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "litert": "litert_tflite", "openvino": "openvino_ir"}
+"""What the protocol calls the engine and the format of a file."""
 
 
 def server_metadata() -> dict[str, Any]:
@@ -50,7 +52,7 @@ def model_metadata(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": [current.version],
-        "platform": "onnxruntime_onnx",
+        "platform": PLATFORMS[current.alone.engine],
         "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *info.image.size, info.image.channels]}],
         "outputs": [
             {"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(info.classes)]},

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._engine import ENGINES, FILES, exported_in, size_of
 from .._errors import CorruptModel, ModelError, ModelNotFound, ZooRuntimeError
 from .._network import LARGEST_TWICE
 from .._predictor import Predictor
@@ -86,7 +87,7 @@ class Model:
         alone = Predictor(path, **self._options)
         shared = alone
         # A second session takes the memory of the weights again. See `Predictor.predict_each`.
-        if self._concurrency > 1 and alone.settings.providers == ("cpu",) and os.path.getsize(path) <= LARGEST_TWICE:
+        if self._concurrency > 1 and alone.settings.providers == ("cpu",) and size_of(path) <= LARGEST_TWICE:
             shared = Predictor(path, tuned=False, **{**self._options, "threads": 1})
         if before is None or signature(path) != before or alone.info != shared.info:
             raise StillChanging(f"{path!r} was written to while it was being opened.")
@@ -101,8 +102,7 @@ class Model:
         try:
             now = signature(regular_model_file(self.path))
         except ModelNotFound as error:
-            inside = os.path.join(self.path, "model.onnx") if os.path.isdir(self.path) else self.path
-            if os.path.exists(inside):
+            if exported_in(self.path) if os.path.isdir(self.path) else os.path.exists(self.path):
                 why = f"the file was replaced by something else: {str(error).rstrip('.')}"
         settled = now == self._seen
         self._seen = now
@@ -181,8 +181,8 @@ def names_of(arguments: Sequence[str]) -> dict[str, str]:
     """Turn the arguments of the command into names and paths, in order.
 
     Args:
-        arguments: Each is a path, or NAME=PATH. Without a name, it is that of the folder for a file `model.onnx`, and
-            otherwise that of the file without its ending.
+        arguments: Each is a path, or NAME=PATH. Without a name, it is that of the folder for a file such as
+            `model.onnx`, and otherwise that of the file without its ending.
 
     Raises:
         ValueError: If two have the same name, or a name cannot be part of an address. The message says what to type.
@@ -209,6 +209,6 @@ def names_of(arguments: Sequence[str]) -> dict[str, str]:
 def _default_name(path: str) -> str:
     full = os.path.abspath(os.path.expanduser(path))
     stem, ending = os.path.splitext(os.path.basename(full))
-    if os.path.basename(full) == "model.onnx":
+    if os.path.basename(full) in FILES:
         return os.path.basename(os.path.dirname(full))
-    return stem if ending == ".onnx" else stem + ending
+    return stem if ending in [engine.suffix for engine in ENGINES] else stem + ending

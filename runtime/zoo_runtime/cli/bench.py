@@ -31,6 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from .. import _bench as measuring
+    from .._engine import engine_named
 
     chosen = predictor_options(options)
     if options.compare:
@@ -66,7 +67,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"{result['model']}, {result['megabytes']:.1f} MB; {_pictures(result)}")
     _print_left_out(result)
     warn_busy(result)
-    print(format_settings(result["settings"]) + _cores())
+    engine = engine_named(result["engine"])
+    print(f"{engine.title}, {format_settings(result['settings'], engine.settings)}" + _cores())
     print(f"{'milliseconds':<15} {'p50':>8} {'p90':>8} {'p99':>8}")
     for key, label in (("latency", "photo to label"), ("decoding", "  decoding"), ("network", "  network")):
         print(f"{label:<15} " + " ".join(f"{value:8.2f}" for value in result[key].values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-MODEL_HELP = "model.onnx, or the folder that holds it"
+MODEL_HELP = "model.onnx, model.tflite or model.xml, or the folder that holds it"
 THREADS_HELP = "number of threads (default: the tuned number, or one per core)"
 PIXELS_HELP = "the largest picture to decode, width x height, such as 200M (default: 89 million pixels)"
 FORMATS_HELP = (
