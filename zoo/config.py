@@ -60,7 +60,8 @@ class FinetuneConfig:
         size: The (height, width) in pixels to which pictures are resized. None uses the size that suits the data. If
             that size is unknown, None uses the size at which the weights were trained, or else the architecture's
             default.
-        resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`.
+        resize: How pictures are resized: "squash", "crop", "crop:FRACTION" or "pad"; see `zoo_runtime.ImageSpec`. None
+            means what the weights prefer, else "squash".
         levels: The bits that the gray levels of 16-bit pictures use, 8 to 16; see `zoo_runtime.ImageSpec`.
         schedule: The name of a schedule, the path of a TOML file, or the schedule itself. None uses the default of the
             architecture. If training starts from random weights, it is `scratch`. If the head cannot be solved exactly
@@ -106,7 +107,7 @@ class FinetuneConfig:
     reading: ReadingOptions = field(default_factory=ReadingOptions)
     weights: str = "auto"
     size: tuple[int, int] | None = None
-    resize: str = "squash"
+    resize: str | None = None
     levels: int = 16
     schedule: str | Schedule | None = None
     augment: str = "none"
@@ -238,7 +239,7 @@ def resolve(
     head = _head(architecture, config.head)
     size = config.size or source.size
     check_size(architecture, size or architecture.input_size)
-    image_spec(architecture, size or architecture.input_size, config.resize, config.levels)
+    image_spec(architecture, size or architecture.input_size, config.resize or "squash", config.levels)
 
     # Mistakes in the options are reported before weights are downloaded, because a download may take long.
     expected_random = select.starts_random(architecture, tag, config.weights, registry)
@@ -253,6 +254,7 @@ def resolve(
         weights = select.choose(architecture, tag, config.weights, size, registry, reporter)
     # Without weights, the schedule is another one. If the options do not fit it, this report says why.
     warnings = weights.report(reporter, schedule.name if config.schedule else None)
+    resize, resampling = select.resizing(config.resize, weights.entry, reporter)
     if weights.random != expected_random and planned is None:
         schedule, phases = _schedule(config, architecture, head, registry, augmentation, reporter, random=True)
     size = size or weights.input_size or architecture.input_size
@@ -263,7 +265,7 @@ def resolve(
         architecture=architecture,
         head=head,
         source=source,
-        spec=image_spec(architecture, size, config.resize, config.levels),
+        spec=image_spec(architecture, size, resize, config.levels, resampling),
         weights=weights,
         schedule=schedule,
         phases=phases,
@@ -324,7 +326,13 @@ def checked_name(name: str) -> str:
     return name
 
 
-def image_spec(architecture: Architecture, size: tuple[int, int], resize: str, levels: int = 16) -> ImageSpec:
+def image_spec(
+    architecture: Architecture,
+    size: tuple[int, int],
+    resize: str,
+    levels: int = 16,
+    resampling: str = "bilinear",
+) -> ImageSpec:
     """Return the `ImageSpec` that says how pictures are decoded for an architecture.
 
     Args:
@@ -332,6 +340,7 @@ def image_spec(architecture: Architecture, size: tuple[int, int], resize: str, l
         size: (height, width) in pixels.
         resize: The method of resizing, as in `FinetuneConfig`.
         levels: The bits of 16-bit gray levels, as in `FinetuneConfig`.
+        resampling: The filter; see `zoo_runtime.ImageSpec.filter`.
 
     Raises:
         UsageError: `resize` is not a method of resizing, `levels` is not 8 to 16, or `size` is not allowed.
@@ -341,7 +350,8 @@ def image_spec(architecture: Architecture, size: tuple[int, int], resize: str, l
     method, _, fraction = resize.partition(":")
     try:
         if method == "crop" or (method in ("squash", "pad") and not fraction):
-            values: dict[str, Any] = {"resize": method, **({"fraction": float(fraction)} if fraction else {})}
+            values: dict[str, Any] = {"resize": method, "filter": resampling}
+            values |= {"fraction": float(fraction)} if fraction else {}
             return ImageSpec(size=size, channels=architecture.channels, levels=levels, **values)
     except ValueError:
         pass

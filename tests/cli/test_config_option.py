@@ -173,7 +173,8 @@ def test_a_file_names_the_pictures_that_are_gone(zoo, tmp_path, photos):
 def test_every_option_is_recorded_or_cannot_be_in_a_file():
     """A new option of `zoo finetune` must be written into config.toml, or be named here."""
     keys = {max(each.opts, key=len).lstrip("-") for each in finetune.params} - set(config_option.ONLY_TYPED)
-    written = {"architecture", "data", "weights", "size", "schedule", "precision", "pool", "keep", "balance", "export"}
+    written = {"architecture", "data", "weights", "size", "resize", "schedule", "precision", "pool", "keep", "balance"}
+    written |= {"export"}
     written |= {"allow-chance", "int8", "int8-any-speed", "fp16", "max-drop", "runs", "exported"}
     for table in (
         config_file.ALWAYS,

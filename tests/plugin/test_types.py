@@ -60,7 +60,7 @@ def weights(**changes) -> Weights:
         (lambda: Head(weight_l2=-1e-4), "penalty must not be negative"),
         (lambda: Head(reduce=0), "reduce must be"),
         (lambda: weights(tag="Birds"), "lower-case"),
-        (lambda: weights(url="file:///b.h5"), "url must begin"),
+        (lambda: weights(url="ftp://b.h5"), "url must be https"),
         (lambda: weights(filename="../b.h5"), "without folders"),
         (lambda: weights(hash="md5:abc"), "hash must be"),
         (lambda: weights(bytes=0), "bytes must be"),

@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 from zoo import interrupts
-from zoo.cli import cache, catalog, data, doctor, ending, evaluate, export, report, runs, shortages, train
+from zoo.cli import cache, catalog, data, doctor, ending, evaluate, export, report, runs, shortages, train, weights
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 from zoo.interrupts import exit_code
@@ -163,6 +163,7 @@ def cli() -> None:
 for command in (
     catalog.list_command,
     catalog.info,
+    weights.weights,
     train.finetune,
     train.resume,
     train.lr_find,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COLUMNS = {
     "architecture": ("name", "parameters", "size", "top1", "licence", "at_hand", "plugin", "summary"),
     "weights": ("name", "size", "top", "top1", "top5", "licence", "at_hand", "plugin", "file"),
+    "licence": ("name", "file", "licence", "commerce", "source"),
     "augmentation": ("name", "plugin", "summary"),
     "schedule": ("name", "plugin", "summary"),
     "logger": ("name", "plugin", "installed", "summary"),
@@ -88,13 +89,18 @@ def _weights(registry: Registry, item: Weights) -> dict[str, Any]:
         "name": item.id,
         "size": list(item.input_size),
         "top": item.includes_top,
+        "top_optional": item.top_optional,
         "top1": item.top1,
         "top5": item.top5,
         "licence": item.licence,
+        "commercial_use": False if item.forbids_commerce else None,
         "at_hand": bool(fetch.find_local(item)),
         "plugin": registry.plugin_of(item).name,
         "file": item.filename,
         "url": item.url,
+        "source": item.source,
+        "resize": item.resize,
+        "filter": item.filter,
     }
 
 
@@ -130,8 +136,17 @@ def table(listed: Sequence[dict[str, Any]]) -> str:
     """
     columns = COLUMNS[listed[0]["kind"]]
     cells = [[TITLES.get(column, column) for column in columns]]
-    cells += [[_cell(column, row[column]) for column in columns] for row in listed]
+    cells += [[_cell(column, _value(row, column)) for column in columns] for row in listed]
     return _columns(cells, NUMBERS)
+
+
+def _value(row: dict[str, Any], column: str) -> Any:
+    """Return what a column shows of an item."""
+    if column == "top" and row["top_optional"]:
+        return "both"
+    if column == "commerce":
+        return "forbidden" if row["commercial_use"] is False else None
+    return row[column]
 
 
 def _columns(cells: Sequence[Sequence[str]], right: Collection[str]) -> str:
@@ -232,7 +247,7 @@ def _describe_architecture(registry: Registry, item: Architecture, tag: str | No
     entries = registry.weights_of(item.name, tag)
     if tag:
         for entry in entries:
-            text += f"\n\n{entry.id}, {'with' if entry.includes_top else 'without'} top\n"
+            text += f"\n\n{entry.id}, {_top(entry)} top\n"
             text += _facts(_weights_facts(entry))
         return text
     for identity in dict.fromkeys(entry.id for entry in entries):
@@ -268,7 +283,7 @@ def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
     cells = [
         [
             _cell("size", entry.input_size),
-            "with" if entry.includes_top else "without",
+            _top(entry),
             _cell("top1", entry.top1),
             _cell("at_hand", bool(fetch.find_local(entry))),
             f"{entry.bytes:,}" if entry.bytes else "-",
@@ -281,6 +296,11 @@ def _weights_table(registry: Registry, entries: Sequence[Weights]) -> str:
     return f"{identity}: {count}; `zoo info {identity}` shows them in full\n{_facts(facts)}\n" + textwrap.indent(
         _columns([titles, *cells], {"size", "top-1", "bytes"}), "  "
     )
+
+
+def _top(entry: Weights) -> str:
+    """Say whether a file is for the network with its top: "with", "without", or both."""
+    return "with or without" if entry.top_optional else "with" if entry.includes_top else "without"
 
 
 def _common(values: Sequence[str]) -> str:
@@ -296,17 +316,20 @@ def _weights_facts(entry: Weights) -> dict[str, Any]:
     from zoo.pretrained import fetch
 
     found = fetch.find_local(entry)
-    return {
+    facts = {
         "size": _cell("size", entry.input_size),
         "top-1, top-5": f"{entry.top1}, {entry.top5 or '-'} (reported, ImageNet)" if entry.top1 else "not reported",
         "local": f"{found[0]} ({found[1]})" if found else "no",
         "file": entry.filename + (f", {entry.bytes:,} bytes" if entry.bytes else ""),
         "url": entry.url,
         "hash": entry.hash or NO_HASH,
-        "licence": entry.licence,
+        "licence": entry.licence + ("; it forbids commercial use" if entry.forbids_commerce else ""),
         "source": entry.source,
         "paper": entry.paper or "-",
     }
+    if entry.resize or entry.filter:
+        facts["resize"] = f"{entry.resize or 'squash'}, {entry.filter or 'bilinear'}: the default for these weights"
+    return facts
 
 
 def _describe_schedule(registry: Registry, item: Schedule) -> str:

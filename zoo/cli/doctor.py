@@ -142,9 +142,11 @@ def table(report: dict[str, Any]) -> str:
     Args:
         report: The dictionary that `examine` returned.
     """
-    lines = ["versions"] + [f"  {name:<14} {version}" for name, version in report["versions"].items()]
+    names = [*report["versions"], *(p["name"] for p in report["plugins"])]
+    width = max(map(len, names), default=0)
+    lines = ["versions"] + [f"  {name:<{width}} {version}" for name, version in report["versions"].items()]
     lines += ["plugins"]
-    lines += [f"  {p['name']:<14} {p['state']:<8} {p['distribution']} {p['version']}" for p in report["plugins"]]
+    lines += [f"  {p['name']:<{width}} {p['state']:<8} {p['distribution']} {p['version']}" for p in report["plugins"]]
     lines += ["folders"] + [f"  {label:<26} {value}" for label, value in report["folders"].items()]
     lines += ["onnxruntime providers", "  " + ", ".join(report["providers"])]
     lines += ["problems"] + [f"  {problem}" for problem in report["problems"] or ["none"]]

@@ -151,7 +151,7 @@ def _export(
     what: str,
     top: bool,
     size: tuple[int, int] | None,
-    resize: str,
+    resize: str | None,
     data: str | None,
     best_so_far: bool,
     allow_chance: bool,
@@ -328,7 +328,7 @@ def verify(
     architecture: str,
     data: str,
     size: tuple[int, int] | None,
-    resize: str,
+    resize: str | None,
     max_pixels: int | None,
     formats: tuple[str, ...] | None,
     at_least: float | None,
@@ -356,7 +356,9 @@ def verify(
             note = f" (reported on ImageNet's validation pictures: {reported:.3f})" if reported else ""
             measured = format_accuracy(figures[key], figures[f"{key}_interval"])
             click.echo(f"{key.replace('top', 'top-')}      {measured}{note}")
-        click.echo(f"pictures   {figures['pictures']}, {resize} to {figures['size'][0]}x{figures['size'][1]}")
+        click.echo(
+            f"pictures   {figures['pictures']}, {figures['resize']} to {figures['size'][0]}x{figures['size'][1]}"
+        )
     if at_least is not None and figures["top1"] < at_least:
         click.echo(f"error: top-1 accuracy {figures['top1']:.4f} is below {at_least:g}.", err=True)
         return 1

@@ -37,9 +37,8 @@ def _folder(default: str) -> dict[str, Any]:
 
 resize_option = click.option(
     "--resize",
-    default="squash",
-    show_default=True,
-    help="How pictures are resized: squash, crop, crop:FRACTION (default fraction 0.875) or pad.",
+    help="How pictures are resized: squash, crop, crop:FRACTION (default fraction 0.875) or pad (default: what the "
+    "weights prefer, else squash).",
 )
 
 size_option = click.option(

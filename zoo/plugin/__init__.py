@@ -27,6 +27,8 @@ from zoo.plugin.keras_applications import (
     rebuild,
 )
 from zoo.plugin.loggers import EpochFigures, LoggedRun, Logger, RunLog
+from zoo.plugin.readers import read_tensors
+from zoo.plugin.tensors import copy_tensors
 from zoo.plugin.types import Architecture, Augmentation, Head, Phase, Schedule, Stage, hookimpl
 from zoo.plugin.weights import IMAGENET1K, ClassIndex, Weights, imagenet_weights
 
@@ -50,6 +52,7 @@ __all__ = [
     "Stage",
     "Weights",
     "check_parameters",
+    "copy_tensors",
     "copy_weights",
     "hookimpl",
     "imagenet_weights",
@@ -57,5 +60,6 @@ __all__ = [
     "normalize",
     "picture_generators",
     "random_horizontal_flip",
+    "read_tensors",
     "rebuild",
 ]

@@ -5,7 +5,8 @@ Plugins import these names from `zoo.plugin`. Importing this module does not imp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,13 @@ KERAS_HEAD = Head(pool="avg", dropout=0.2)
 """The default head of `keras_architecture`, which works well with most networks of keras.applications."""
 
 
-def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
+def normalize(
+    pixels: keras.KerasTensor,
+    mode: str | None = None,
+    *,
+    mean: float | Sequence[float] | None = None,
+    scale: float | Sequence[float] | None = None,
+) -> keras.KerasTensor:
     """Normalize the pixels inside a functional Keras model.
 
     This function adds only layers of Keras itself, so that a saved network can be loaded without zoo.
@@ -44,14 +51,21 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
             "128": minus 128, divided by 128.
             "unit": scaled to 0..1.
             "none": unchanged.
+            None: `mean` and `scale` say how.
+        mean: What is subtracted, in levels 0..255: one number, or one per channel. It goes without a mode.
+        scale: What the difference is divided by, above 0: one number, or one per channel. It goes without a mode.
+            `normalize(pixels, mean=127, scale=128)` gives (pixels - 127) / 128.
 
     Returns:
         The normalized pixels, a symbolic float32 tensor of the same shape.
 
     Raises:
-        InvalidPluginData: The mode is not one of these.
+        InvalidPluginData: The mode is not one of these, or `mean` and `scale` are not such numbers.
     """
     import keras
+
+    if mode is None or mean is not None or scale is not None:
+        return _normalize_by(pixels, mode, mean, scale)
 
     if mode == "none":
         return pixels
@@ -69,6 +83,37 @@ def normalize(pixels: keras.KerasTensor, mode: str) -> keras.KerasTensor:
         offset = [-mean for mean in IMAGENET_MEAN_BGR]
         return keras.layers.Rescaling(1.0, offset=offset, name="normalize")(pixels[..., ::-1])
     raise InvalidPluginData(f"normalize: mode must be tf, torch, caffe, 128, unit or none. Received: {mode!r}.")
+
+
+def _normalize_by(
+    pixels: keras.KerasTensor, mode: str | None, mean: float | Sequence[float] | None, scale: Any
+) -> keras.KerasTensor:
+    """Subtract a mean and divide by a scale; see `normalize`."""
+    import keras
+
+    if mode is not None or mean is None or scale is None:
+        raise InvalidPluginData(
+            "normalize: give either a mode, or both mean and scale. "
+            f"Received: mode={mode!r}, mean={mean!r}, scale={scale!r}."
+        )
+    channels = pixels.shape[-1]
+    pairs: list[tuple[float, float]] = []
+    try:
+        means = [float(mean)] * channels if isinstance(mean, (int, float)) else [float(each) for each in mean]
+        scales = [float(scale)] * channels if isinstance(scale, (int, float)) else [float(each) for each in scale]
+        if len(means) == len(scales) == channels and min(scales) > 0 and all(map(math.isfinite, means + scales)):
+            pairs = list(zip(means, scales, strict=True))
+    except (TypeError, ValueError):
+        pass
+    if not pairs:
+        raise InvalidPluginData(
+            f"normalize: mean and scale must be one number or {channels}, and scale above 0. "
+            f"Received: mean={mean!r}, scale={scale!r}."
+        )
+    if len(set(pairs)) == 1:
+        return keras.layers.Rescaling(1 / pairs[0][1], offset=-pairs[0][0] / pairs[0][1], name="normalize")(pixels)
+    factors, offsets = [1 / s for _, s in pairs], [-m / s for m, s in pairs]
+    return keras.layers.Rescaling(factors, offset=offsets, name="normalize")(pixels)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,8 @@ class Registry:
         Args:
             architecture: The exact name of the architecture.
             tag: Only weights with this tag are returned; None means every tag.
-            top: True returns only files with the top, False only files without it. None returns both.
+            top: True returns only files with the top, False only files that can be loaded without it. None returns
+                both.
 
         Returns:
             The entries. Those of the plugin that provides the architecture come first.
@@ -182,9 +183,7 @@ class Registry:
         found = [
             entry
             for entry in self.all(Weights)
-            if entry.architecture == architecture
-            and (tag is None or entry.tag == tag)
-            and (top is None or entry.includes_top is top)
+            if entry.architecture == architecture and (tag is None or entry.tag == tag) and entry.serves(top)
         ]
         return sorted(found, key=lambda entry: own is None or self.plugin_of(entry) != self.plugin_of(own))
 

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import InvalidPluginData
+from zoo.plugin import origins
 from zoo.plugin.checks import is_count, is_number, require, require_name, require_text
 
 if TYPE_CHECKING:
     import keras
 
 HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
+RESIZE = re.compile(r"squash|pad|crop(:(0?\.\d*[1-9]\d*|1(\.0*)?))?")
+FILTERS = ("bilinear", "bicubic", "lanczos")
+# In the name of a licence that is no SPDX identifier, or in an identifier such as CC-BY-NC-4.0.
+NO_COMMERCE = re.compile(r"\bNC\b|non-?commercial|research[ -](use[ -])?only", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +62,37 @@ class Weights:
     Args:
         architecture: The name of the architecture. The architecture can be one that another plugin provides.
         tag: A name for how the weights were trained, such as the name of the dataset ("imagenet1k").
-        url: The address of the file.
+        url: Where the file comes from. It has one of these forms:
+            "https://..." or "http://...": an address.
+            "package:NAME/PATH": a file in an installed Python package. NAME is a module, and PATH is in its folder. Or
+            NAME is a distribution, and PATH begins beside its modules. The file name may have `*` if exactly one file
+            matches.
+            "hf:ORG/REPO/FILE@REVISION": a file of a repository on Hugging Face.
+            "keras-hub:OWNER/MODEL/FRAMEWORK/VARIATION/VERSION": a preset of keras-hub, by its handle on Kaggle. Its
+            file is model.weights.h5, unless "/FILE" follows.
+            "file:/PATH": a file on this computer, with `*` as in a package.
         filename: The name of the file in a mirror or cache. For a file that Keras publishes, it is the name in Keras's
-            cache.
+            cache. If it is left out, it follows from `url`; if `url` has `*`, it must be given.
         hash: "md5:..." or "sha256:..." as published. None means that none is published. zoo then records the sha256 of
             the first download, and compares the file with it from then on.
         bytes: The size of the file in bytes; None if it is not known.
         includes_top: Whether the file includes the top, the layers that turn the feature map into classes.
+        top_optional: Whether a file that includes the top can also be loaded into a network without it. Such a file
+            serves both, and is listed once.
         input_size: (height, width) in pixels at which the weights were trained.
         class_index: The file that names the classes; None if none is published. `zoo export --top` needs it.
         classes: The number of classes of the top.
-        load: `load(model, path)` loads a file that `keras.Model.load_weights` cannot load. It may raise any exception
-            if the file does not fit; zoo then raises WeightsIncompatible. None means `load_weights`.
+        load: `load(model, path)` loads a file that `keras.Model.load_weights` cannot load. `model` is what
+            `Architecture.build` or `build_classifier` returns, with random values. `path` is a `pathlib.Path`; HDF5
+            files are checked before. It may raise any exception if the file does not fit; zoo then raises
+            WeightsIncompatible. It is tried on the file of `--weights FILE` too. None means `load_weights`, or names of
+            layers for files of tensors (see `read_tensors`).
+        resize: How pictures are best resized for these weights: "squash", "crop", "crop:FRACTION" or "pad". It is the
+            default of `--resize` for them. None means "squash".
+        filter: The filter with which pictures are resized for these weights: "bilinear", "bicubic" or "lanczos". None
+            means "bilinear".
+        commercial_use: Whether the licence allows commercial use. None means that `licence` tells: it is not allowed if
+            the licence names itself non-commercial, as CC-BY-NC-4.0 does. zoo says before training what is not allowed.
         licence: The licence of the weights.
         source: Who published the weights.
         paper: The address of the paper; None if there is none.
@@ -81,7 +106,7 @@ class Weights:
     architecture: str
     tag: str
     url: str
-    filename: str
+    filename: str = ""
     includes_top: bool
     input_size: tuple[int, int]
     licence: str
@@ -94,10 +119,15 @@ class Weights:
     paper: str | None = None
     top1: float | None = None
     top5: float | None = None
+    top_optional: bool = False
+    resize: str | None = None
+    filter: str | None = None
+    commercial_use: bool | None = None
 
     def __post_init__(self) -> None:
         require_name(self, self.architecture)
         require_name(self, self.tag)
+        self._settle_origin()
         _require_file(self)
         for label in ("licence", "source"):
             require_text(self, label, getattr(self, label))
@@ -109,6 +139,44 @@ class Weights:
         for score in (self.top1, self.top5):
             fits = score is None or (is_number(score) and 0 <= score <= 1)
             require(fits, self, "top1 and top5 must be fractions in 0..1 or None", score)
+        self._require_choices()
+
+    def _settle_origin(self) -> None:
+        """Check `url`, and fill in `filename` if it is left out."""
+        require(isinstance(self.url, str), self, "url must be a text", self.url)
+        try:
+            origin = origins.parse(self.url)
+        except ValueError as error:
+            raise InvalidPluginData(f"{type(self).__name__}: {error}. Received: {self.url!r}.") from None
+        if self.filename == "":
+            require(origin.filename != "", self, "filename must be given, because url does not tell it", self.url)
+            object.__setattr__(self, "filename", origin.filename)
+
+    def _require_choices(self) -> None:
+        told = isinstance(self.top_optional, bool) and (self.includes_top or not self.top_optional)
+        require(told, self, "top_optional must be True or False, and True needs includes_top=True", self.top_optional)
+        told = self.resize is None or (isinstance(self.resize, str) and bool(RESIZE.fullmatch(self.resize)))
+        require(told, self, "resize must be squash, crop, crop:FRACTION, pad or None", self.resize)
+        told = self.filter is None or self.filter in FILTERS
+        require(told, self, f"filter must be {', '.join(FILTERS)} or None", self.filter)
+        told = self.commercial_use in (None, True, False)
+        require(told, self, "commercial_use must be True, False or None", self.commercial_use)
+
+    @property
+    def origin(self) -> origins.Origin:
+        """The parts of `url`."""
+        return origins.parse(self.url)
+
+    @property
+    def forbids_commerce(self) -> bool:
+        """Whether the licence is known to forbid commercial use."""
+        if self.commercial_use is None:
+            return NO_COMMERCE.search(self.licence) is not None
+        return not self.commercial_use
+
+    def serves(self, top: bool | None) -> bool:
+        """Return whether the file can be loaded into a network with its top (True), without (False), or any (None)."""
+        return top is None or self.includes_top is top or (self.top_optional and not top)
 
     @property
     def id(self) -> str:
@@ -117,12 +185,9 @@ class Weights:
 
 
 def _require_file(owner: Weights | ClassIndex) -> None:
-    require(
-        isinstance(owner.url, str) and owner.url.startswith(("https://", "http://")),
-        owner,
-        "url must begin with https:// or http://",
-        owner.url,
-    )
+    if isinstance(owner, ClassIndex):
+        told = isinstance(owner.url, str) and owner.url.startswith(("https://", "http://"))
+        require(told, owner, "url must begin with https:// or http://", owner.url)
     plain = isinstance(owner.filename, str) and owner.filename and Path(owner.filename).name == owner.filename
     require(bool(plain), owner, "filename must be a file name without folders", owner.filename)
     known = owner.hash is None or (isinstance(owner.hash, str) and HASH.fullmatch(owner.hash) is not None)

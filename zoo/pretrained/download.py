@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -88,13 +88,24 @@ class Transfer:
             confirms that the file has not changed.
         progress: A function to call with (bytes received, bytes in total), or None.
         say: A function that receives a line of text when an attempt fails and another one follows, or None.
+        headers: Further headers of the request. A token is not sent on to another server that the first one names.
 
     Attributes:
         resumed: Whether the file consists of parts of several attempts.
         md5: The MD5 of the file in hex, if the server sends it; else "".
     """
 
-    def __init__(self, url: str, path: Path, *, checked: bool, progress: Progress | None, say: Say | None):
+    def __init__(
+        self,
+        url: str,
+        path: Path,
+        *,
+        checked: bool,
+        progress: Progress | None,
+        say: Say | None,
+        headers: Mapping[str, str] | None = None,
+    ):
+        self._headers = dict(headers or {})
         self._path, self._checked, self._progress, self._say = path, checked, progress, say
         self._notes = path.with_name(path.name + ".json")
         self._origin = self._earlier(url)
@@ -144,7 +155,7 @@ class Transfer:
         import requests
         import urllib3
 
-        headers = {"Accept-Encoding": "identity"}
+        headers = {**self._headers, "Accept-Encoding": "identity"}
         if self._origin.kept:
             headers["Range"] = f"bytes={self._origin.kept}-"
             if self._origin.validator:

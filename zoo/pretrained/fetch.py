@@ -1,8 +1,8 @@
 """Finds files of pretrained weights locally or downloads them, and checks their hashes.
 
-Files are looked up in the mirror, zoo's cache and Keras's cache, in this order. `zoo.pretrained.select` chooses the
-weights, `zoo.train.weights_file` loads them, and `zoo.pretrained.download` transfers them. Importing this module is
-quick, because the packages for the network are imported only for a download.
+Files are looked up in the mirror, zoo's cache, Keras's cache and the places of `zoo.pretrained.places`, in this order.
+`zoo.pretrained.select` chooses the weights, `zoo.train.weights_file` loads them, and `zoo.pretrained.download`
+transfers them. Importing this module is quick, because the packages for the network are imported only for a download.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from urllib.parse import urlsplit
 
 from zoo import files
 from zoo.errors import HashMismatch, WeightsUnavailable
-from zoo.plugin import ClassIndex, Weights
-from zoo.pretrained import download, network
+from zoo.plugin import ClassIndex, Weights, readers
+from zoo.pretrained import download, network, places
 
 RECORDED = ".sha256"
+WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras", ".safetensors", ".pt", ".pth", ".bin", ".npz")
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 
@@ -53,7 +55,8 @@ class WeightsFile:
 
     Args:
         path: The path of the file.
-        place: Where the file was found: "mirror", "cache", "Keras's cache" or "download".
+        place: Where the file was found: "mirror", "cache", "Keras's cache", "package", "folder", "Hugging Face's
+            cache", "Kaggle's cache" or "download".
         entry: The published weights that the file contains.
         wanted: The published weights whose input size is nearest to the size of the pictures. If these weights are
             available, `entry` is the same object.
@@ -70,24 +73,30 @@ class WeightsFile:
 
 
 def find_local(entry: PublicFile) -> tuple[Path, str] | None:
-    """Look for a file in the mirror, zoo's cache and Keras's cache. The file is not read, and nothing is downloaded.
+    """Look for a file in the mirror, zoo's cache, Keras's cache and the place that its origin names.
+
+    The file is not read, and nothing is downloaded.
 
     Args:
         entry: Describes the file.
 
     Returns:
-        The path and the name of the place ("mirror", "cache" or "Keras's cache"), or None if the file is in none of
-        them.
+        The path and the name of the place, as in `WeightsFile`, or None if the file is in none of them.
     """
     mirror = files.mirror()
-    places = [(mirror, "mirror")] if mirror else []
-    places += [(files.cache() / "weights", "cache"), (files.keras_cache(), "Keras's cache")]
-    for folder, place in places:
+    folders = [(mirror, "mirror")] if mirror else []
+    folders += [(files.cache() / "weights", "cache"), (files.keras_cache(), "Keras's cache")]
+    for folder, place in folders:
         path = folder / entry.filename
         # Path.is_file raises an error if the user has no permission to enter the folder.
         if os.path.isfile(path):
             return path, place
-    return None
+    return places.find(entry) if isinstance(entry, Weights) else None
+
+
+def _download_of(entry: PublicFile) -> places.Download | None:
+    """Return how a file is downloaded; None if its origin has no address."""
+    return places.download_of(entry) if isinstance(entry, Weights) else places.Download(entry.url, {})
 
 
 def waiting_label(entry: PublicFile, what: str) -> str:
@@ -100,9 +109,10 @@ def waiting_label(entry: PublicFile, what: str) -> str:
     Returns:
         "checking WHAT" if the file is available locally or downloads are forbidden, else "asking SERVER for WHAT".
     """
-    if find_local(entry) or files.offline():
+    source = _download_of(entry)
+    if source is None or find_local(entry) or files.offline():
         return f"checking {what}"
-    return f"asking {urlsplit(entry.url).hostname or 'the server'} for {what}"
+    return f"asking {urlsplit(source.address).hostname or 'the server'} for {what}"
 
 
 def by_fit(entries: Sequence[Weights], size: tuple[int, int]) -> list[Weights]:
@@ -214,20 +224,24 @@ def mirror_problem() -> str:
     if not os.path.isdir(folder):
         return f"ZOO_WEIGHTS_DIR names {str(folder)!r}, which is not a folder."
     try:
-        empty = not any(name.endswith((".h5", ".keras")) for name in os.listdir(folder))
+        empty = not any(name.endswith(WEIGHTS_SUFFIXES) for name in os.listdir(folder))
     except OSError as error:
         return f"ZOO_WEIGHTS_DIR names {str(folder)!r}, which cannot be read: {error.strerror}."
     return f"ZOO_WEIGHTS_DIR names {str(folder)!r}, which holds no weights files." if empty else ""
 
 
 def advice(entry: PublicFile) -> str:
-    """Return a sentence that tells the user where to download a file by hand, and into which folder to put it."""
-    named = "" if entry.url.endswith("/" + entry.filename) else f"as {entry.filename} "
+    """Return a sentence that tells the user where to get a file by hand, and into which folder to put it."""
+    source = _download_of(entry)
+    if source is None and isinstance(entry, Weights):
+        return f"{places.advice(entry)}, or put {entry.filename} into a folder and set ZOO_WEIGHTS_DIR to that folder"
+    address = source.address if source else entry.url
+    named = "" if address.endswith("/" + entry.filename) else f"as {entry.filename} "
     facts = [files.size_text(entry.bytes)] if entry.bytes else []
     facts += [entry.hash.replace(":", " ", 1)] if entry.hash else []
     described = f" ({', '.join(facts)})" if facts else ""
     return (
-        f"Download {entry.url}{described}\n"
+        f"Download {address}{described}\n"
         f"{named}into a folder and set ZOO_WEIGHTS_DIR to that folder, or put the file into {files.cache() / 'weights'}"
     )
 
@@ -260,6 +274,8 @@ def _get(entry: PublicFile, progress: Progress | None, say: Say | None) -> tuple
     if found:
         path, place = found
         return path, place, _checked(path, entry, _recorded(path) if place == "cache" else None)
+    if isinstance(entry, Weights) and not places.download_of(entry):
+        raise WeightsUnavailable(places.missing(entry))
     if files.offline():
         raise WeightsUnavailable(f"{entry.filename} is not available locally, and ZOO_OFFLINE=1 forbids downloads")
     path = files.cache() / "weights" / entry.filename
@@ -325,22 +341,44 @@ def _download(entry: PublicFile, path: Path, progress: Progress | None, say: Say
             off again and again, or the file cannot be written.
         HashMismatch: Another process has downloaded the file, and it does not have the published or recorded hash.
     """
+    source = _download_of(entry)
+    # `_get` has refused origins without an address.
+    assert source is not None
+    address = source.address
     try:
         with download.alone(path, say) as unfinished:
             if os.path.isfile(path):
                 return _checked(path, entry, _recorded(path))
-            reason = network.unreachable(entry.url)
+            reason = network.unreachable(address)
             if reason:
-                raise WeightsUnavailable(f"{entry.url} cannot be reached: {reason}")
-            transfer = download.Transfer(entry.url, unfinished, checked=bool(entry.hash), progress=progress, say=say)
+                raise WeightsUnavailable(f"{address} cannot be reached: {reason}")
+            transfer = download.Transfer(
+                address, unfinished, checked=bool(entry.hash), progress=progress, say=say, headers=source.headers
+            )
             return _transferred(transfer, unfinished, entry, path)
     except (download.TransferError, ValueError) as error:
-        raise WeightsUnavailable(f"downloading {entry.url} failed: {error}") from error
+        hint = _gated_hint(entry, str(error))
+        raise WeightsUnavailable(f"downloading {address} failed: {error}{hint}") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise WeightsUnavailable(
-            f"downloading {entry.url} failed: {str(path.parent)!r} cannot be written: {reason}. {_other_folder(error)}"
+            f"downloading {address} failed: {str(path.parent)!r} cannot be written: {reason}. {_other_folder(error)}"
         ) from error
+
+
+def _gated_hint(entry: PublicFile, problem: str) -> str:
+    """Return what helps where a hub refuses a file, or ""."""
+    kind = entry.origin.kind if isinstance(entry, Weights) else ""
+    if not re.search(r"answers 40[134]\b", problem):
+        return ""
+    if kind == "hf":
+        return (
+            ". If the repository asks for consent, accept its terms on its page, and let HF_TOKEN hold a token that "
+            "may read it"
+        )
+    if kind == "keras-hub":
+        return ". If the model asks for consent, download it with keras-hub or kagglehub; zoo finds it in their cache"
+    return ""
 
 
 def _other_folder(error: OSError) -> str:
@@ -450,5 +488,7 @@ def _refuse_other_files(file: Path, entry: PublicFile) -> None:
         except OSError as error:
             # h5py also notices a truncated file, even if the server sent no Content-Length.
             raise ValueError(f"the received file is not a complete HDF5 file ({error})") from None
+    if file.suffix in (".safetensors", ".pt", ".pth") and readers.format_of(file) not in readers.TENSOR_FORMATS:
+        raise ValueError("the received file is neither safetensors nor a file of PyTorch")
     if file.suffix == ".json":
         json.loads(file.read_bytes())

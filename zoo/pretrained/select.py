@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import UsageError, WeightsIncompatible, WeightsUnavailable
-from zoo.plugin import Architecture, Weights
+from zoo.plugin import Architecture, Weights, readers
 from zoo.plugin.registry import Registry
-from zoo.pretrained import fetch
+from zoo.pretrained import fetch, places
 from zoo.reporter import Reporter
 
 RANDOM_SCHEDULE = "scratch"
@@ -26,6 +25,10 @@ PLACES = {
     "mirror": "from the folder that ZOO_WEIGHTS_DIR names",
     "cache": "from zoo's cache",
     "Keras's cache": "from Keras's cache",
+    places.PACKAGE: "from an installed Python package",
+    places.FOLDER: "from its folder",
+    places.HUGGING_FACE_CACHE: "from Hugging Face's cache",
+    places.KAGGLE_CACHE: "from Kaggle's cache",
     "download": "downloaded",
 }
 
@@ -57,6 +60,11 @@ class StartingWeights:
     def random(self) -> bool:
         """Whether training starts from random weights."""
         return self.file is None
+
+    @property
+    def entry(self) -> Weights | None:
+        """The published weights; None for a user's own file and for random weights."""
+        return self.file.entry if isinstance(self.file, fetch.WeightsFile) else None
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -223,25 +231,55 @@ def first_tag(entries: list[Weights]) -> list[Weights]:
 
 
 def say(found: fetch.WeightsFile, reporter: Reporter) -> tuple[str, ...]:
-    """Report which published weights are used. Warn if they are not the ones that fit the picture size best.
+    """Report which published weights are used.
+
+    Warn if they are not the ones that fit the picture size best, and if their licence forbids commercial use.
 
     Args:
         found: The weights that are used, and those that fit best.
         reporter: Receives the report and the warning.
 
     Returns:
-        The warning, if there is one.
+        The warnings.
     """
     reporter.say(f"Weights: {found.entry.id} ({found.entry.filename}, {PLACES[found.place]})")
-    if found.entry is found.wanted:
-        return ()
-    height, width = found.wanted.input_size
-    warning = (
-        f"the weights trained at {height}x{width} are not available; those trained at "
-        f"{found.entry.input_size[0]}x{found.entry.input_size[1]} are used."
-    )
-    reporter.warn(warning)
-    return (warning,)
+    warnings = []
+    if found.entry is not found.wanted:
+        height, width = found.wanted.input_size
+        warnings.append(
+            f"the weights trained at {height}x{width} are not available; those trained at "
+            f"{found.entry.input_size[0]}x{found.entry.input_size[1]} are used."
+        )
+    if found.entry.forbids_commerce:
+        warnings.append(
+            f"the licence of the weights, {found.entry.licence}, forbids commercial use. That holds for every network "
+            "that is trained from them."
+        )
+    for warning in warnings:
+        reporter.warn(warning)
+    return tuple(warnings)
+
+
+def resizing(requested: str | None, entry: Weights | None, reporter: Reporter) -> tuple[str, str]:
+    """Decide how pictures are resized, and say so if the weights decide it.
+
+    Args:
+        requested: The value of --resize; None if the user gave none.
+        entry: The published weights; None for others.
+        reporter: Receives the message.
+
+    Returns:
+        The method, such as "crop:0.875", and the filter. What the user requests wins over the method that the weights
+        prefer. The filter is always that of the weights.
+    """
+    preferred = entry.resize if entry else None
+    resize = requested or preferred or "squash"
+    resampling = (entry.filter if entry else None) or "bilinear"
+    if entry and ((preferred and not requested) or entry.filter):
+        reporter.say(f"Pictures are resized as these weights prefer: {resize}, {resampling}")
+    if entry and requested and preferred and requested != preferred:
+        reporter.say(f"These weights prefer --resize {preferred}; --resize {requested} is used, as you asked")
+    return resize, resampling
 
 
 def describe(found: fetch.WeightsFile) -> dict[str, Any]:
@@ -252,17 +290,23 @@ def describe(found: fetch.WeightsFile) -> dict[str, Any]:
     Args:
         found: The weights that are used, and those that fit best.
     """
-    entry = found.entry
+    entry, origin = found.entry, found.entry.origin
+    package = places.package_of(entry) if found.place == places.PACKAGE else None
+    # A path of this computer does not belong into a file that others receive.
+    named = f"file:{entry.filename}" if origin.kind == "file" else entry.url
     return {
         "random": False,
         "id": entry.id,
         "file": entry.filename,
-        "url": entry.url,
+        "url": origin.address or None,
+        **({"origin": named} if origin.kind != "address" else {}),
+        **({"package": package} if package else {}),
         "sha256": found.sha256,
         "place": found.place,
         "input_size": list(entry.input_size),
         "wanted_input_size": list(found.wanted.input_size),
         "licence": entry.licence,
+        **({"commercial_use": False} if entry.forbids_commerce else {}),
         "source": entry.source,
         **({"reason": found.reason} if found.reason else {}),
     }
@@ -296,26 +340,22 @@ def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weig
     any_format = path.suffix != ".keras" and any(entry.load is not None for entry in layouts)
     if not any_format and not _holds_weights(path):
         raise WeightsIncompatible(
-            f"{requested!r} does not hold weights that zoo can load. Give an .h5 file as Keras publishes them, or the "
-            "model.keras of a run."
+            f"{requested!r} does not hold weights that zoo can load. Give an .h5 file as Keras publishes them, the "
+            "model.keras of a run, a .safetensors file, or a state dict that PyTorch has saved (.pt, .pth)."
         )
     record = {"random": False, "id": None, "file": path.name, "sha256": digest, "place": "path"}
     return StartingWeights(path, record, architecture.name)
 
 
 def _holds_weights(path: Path) -> bool:
-    """Return whether a file can hold weights.
+    """Return whether a file can hold weights: whether its content has a format that zoo reads.
 
-    A file whose name ends in .keras must be an archive as Keras saves it. Any other file must be an HDF5 file.
+    A file whose name ends in .keras must be an archive as Keras saves it.
 
     Raises:
         OSError: The file cannot be read.
     """
-    if path.suffix == ".keras":
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            return {"config.json", "model.weights.h5"} <= set(archive.namelist())
-    with path.open("rb") as stream:
-        # The signature of HDF5 is at the start of the file, or after a user block of 512 bytes or more.
-        return any(stream.seek(at) == at and stream.read(8) == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048))
+    kind = readers.format_of(path)
+    if path.suffix == ".keras" or kind == readers.KERAS:
+        return kind == readers.KERAS
+    return kind in (readers.HDF5, *readers.TENSOR_FORMATS)

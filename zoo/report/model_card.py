@@ -337,6 +337,8 @@ def _licence(facts: ExportedFacts) -> list[str]:
         lines.append(
             Plain(f"Starting weights {code(str(weights['id']))}: {escaped(weights['licence'])}, from {source}.")
         )
+        if weights.get("commercial_use") is False:
+            lines.append(Plain("That licence forbids commercial use, of this file as well."))
     else:
         lines.append(Plain("Starting weights: their licence is unknown, because the file came from the user."))
     source = markdown.address(str(architecture.get("source") or "unknown"))

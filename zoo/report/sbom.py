@@ -183,6 +183,9 @@ def _weights(facts: ExportedFacts) -> dict[str, Any] | None:
         {"type": kind, "url": str(url)} for kind, url in references if re.match(r"https?://\S+\Z", str(url))
     ]
     component["properties"] = [{"name": "zoo:file", "value": str(weights.get("file") or "unknown")}]
+    more = {"zoo:origin": weights.get("origin"), "zoo:package": weights.get("package")}
+    more["zoo:commercial-use"] = "forbidden" if weights.get("commercial_use") is False else None
+    component["properties"] += [{"name": name, "value": str(value)} for name, value in more.items() if value]
     return component
 
 

@@ -272,7 +272,10 @@ def _origins(content: Content) -> list[tuple[str, list[tuple[str, str, Any]]]]:
             "Weights",
             [
                 ("name", "weights", _weights(content)),
-                *((key, f"weights.{key}", weights.get(key)) for key in ("licence", "source", "file", "place")),
+                *(
+                    (key, f"weights.{key}", weights.get(key))
+                    for key in ("licence", "source", "origin", "package", "file", "place")
+                ),
                 ("digest", "weights.sha256", weights.get("sha256")),
                 ("reason", "weights.reason", weights.get("reason")),
             ],

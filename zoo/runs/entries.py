@@ -22,7 +22,7 @@ class Options(TypedDict):
     data: str
     weights: str
     size: Sequence[int] | None
-    resize: str
+    resize: str | None
     schedule: str
     augment: str
     epochs: Sequence[int] | None
@@ -64,18 +64,25 @@ class Architecture(TypedDict):
 
 
 class Weights(TypedDict):
-    """The weights that training started from. `sha256` is missing if they are random."""
+    """The weights that training started from. `sha256` is missing if they are random.
+
+    `origin` says where files come from that have no plain address, such as "hf:...". `commercial_use` is False if the
+    licence forbids it, and missing otherwise.
+    """
 
     random: bool
     id: str | None
     reason: NotRequired[str]
     file: NotRequired[str]
     url: NotRequired[str | None]
+    origin: NotRequired[str]
+    package: NotRequired[str]
     sha256: NotRequired[str]
     place: NotRequired[str]
     input_size: NotRequired[Sequence[int]]
     wanted_input_size: NotRequired[Sequence[int]]
     licence: NotRequired[str]
+    commercial_use: NotRequired[bool]
     source: NotRequired[str]
 
 

@@ -1,7 +1,10 @@
-"""Loads weights files into networks: .h5 files in the formats that Keras publishes, and the .keras files of runs.
+"""Loads weights files into networks: .h5 files of Keras, the .keras files of runs, and files of tensors.
+
+Every file is checked before Keras, h5py or a plugin opens it; see `zoo.plugin.readers`.
 
 A .keras file is read only as data. Its config.json lists the layers in order, and its model.weights.h5 contains their
-arrays. The objects that the file describes are not created, so an untrusted file cannot execute code.
+arrays. The objects that the file describes are not created, so an untrusted file cannot execute code. That is why no
+option says that a file is trusted.
 
 Keras writes the arrays of a layer to `layers/NAME/vars/0`, `layers/NAME/vars/1` and so on. NAME is the class name of
 the layer in snake case. The second layer of a class gets the suffix `_1`, the third one `_2`. (See
@@ -21,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import backend
 from zoo.errors import WeightsIncompatible
-from zoo.plugin import Architecture, Weights
+from zoo.plugin import Architecture, Weights, copy_tensors, read_tensors, readers
+from zoo.plugin.readers import hdf5
 
 if TYPE_CHECKING:
     import keras
@@ -34,23 +38,32 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
 
     Args:
         model: A backbone, or a classifier if the file includes the top.
-        path: An .h5 file in a format that Keras publishes, or a .keras file. Layers of a .keras file are matched by
-            name with those of the network.
+        path: An .h5 file in a format that Keras publishes, a .keras file, or a file of tensors (safetensors, PyTorch).
+            Layers of a .keras file and tensors are matched by name with those of the network.
         entry: The published weights that the file belongs to; None for a user's own file. If the entry has a `load`
             function, only that function is tried.
-        layouts: Other published weights of the network. If Keras cannot load an .h5 file, the `load` functions of these
-            weights are tried. The file may have the layout of one of them.
+        layouts: Other published weights of the network. If Keras cannot load a file, and the names of its tensors are
+            others, the `load` functions of these weights are tried. The file may have the layout of one of them.
 
     Raises:
-        WeightsIncompatible: The file is damaged, or it belongs to another network.
+        WeightsIncompatible: The file is damaged or dangerous, or it belongs to another network.
     """
+    top = "without its top" if len(model.output.shape) == 4 else "with its top"
+    try:
+        kind = readers.format_of(path)
+        readers.check(path)
+    except (OSError, zipfile.BadZipFile, WeightsIncompatible) as error:
+        raise _misfit(path, model.name, _in_plain_words(error, path), top) from None
+    others = list(dict.fromkeys(other.load for other in layouts if other.load is not None))
     if entry is not None and entry.load is not None:
         loaders = [entry.load]
-    elif path.suffix == ".keras":
+    elif path.suffix == ".keras" or kind == readers.KERAS:
         loaders = [_load_archive]
+    elif kind in readers.TENSOR_FORMATS:
+        loaders = [_load_tensors, *others]
     else:
-        loaders = [_load_h5, *dict.fromkeys(other.load for other in layouts if other.load is not None)]
-    problems = []
+        loaders = [_load_h5, *others]
+    problems: list[str] = []
     for load in loaders:
         try:
             # Some loaders build the published network to read the file. Its unnamed layers need the names that they
@@ -62,13 +75,14 @@ def load_weights(model: keras.Model, path: Path, entry: Weights | None = None, l
             # h5py, zipfile and Keras raise OSError, ValueError, KeyError, AttributeError and more on other files.
             if isinstance(error, WeightsIncompatible) and str(path) in str(error):
                 raise
-            problems.append(_in_plain_words(error, path))
-    top = "without its top" if len(model.output.shape) == 4 else "with its top"
+            # h5py, in the `load` of other weights, says only that it cannot open a file of tensors.
+            if not (problems and kind in readers.TENSOR_FORMATS and isinstance(error, OSError)):
+                problems.append(_in_plain_words(error, path))
     raise _misfit(path, model.name, "; or: ".join(dict.fromkeys(problems)), top)
 
 
 def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[Weights] = ()) -> None:
-    """Check that the number of parameters in an .h5 file fits an architecture.
+    """Check that the number of parameters in an .h5 file, or in a file of tensors, fits an architecture.
 
     This check runs before Keras starts. The number may differ by up to 1 % from that of the architecture's backbone.
     A .weights.h5 file may have any number of additional parameters, such as those of a head. The names of the layers
@@ -82,13 +96,17 @@ def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[W
             any of `layouts` has a `load` function, the file is therefore not checked.
 
     Raises:
-        WeightsIncompatible: The file is damaged, or its number of parameters does not fit.
+        WeightsIncompatible: The file is damaged or dangerous, or its number of parameters does not fit.
     """
+    try:
+        readers.check(path)
+    except (OSError, WeightsIncompatible) as error:
+        raise _misfit(path, architecture.name, _in_plain_words(error, path), "without its top") from None
     if path.suffix == ".keras" or not architecture.parameters or any(entry.load is not None for entry in layouts):
         return
     try:
         held, all_loaded = _parameters_in(path)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (WeightsIncompatible, OSError, RuntimeError, ValueError, KeyError) as error:
         raise _misfit(path, architecture.name, _in_plain_words(error, path), "without its top") from None
     # Preprocessing layers and random states hold a few numbers that `parameters` does not count.
     excess, tolerance = held - architecture.parameters, COUNT_TOLERANCE * architecture.parameters
@@ -98,15 +116,18 @@ def check_parameters(path: Path, architecture: Architecture, layouts: Sequence[W
 
 
 def _parameters_in(path: Path) -> tuple[int, bool]:
-    """Count the parameters in an .h5 file.
+    """Count the parameters in an .h5 file or in a file of tensors.
 
     Returns:
         The number of parameters, and whether Keras would load all of them. This is True for an .h5 file of the older
         format, because Keras loads every layer that such a file lists. It is False for a .weights.h5 file, because
         Keras loads only the layers that the network has. A .weights.h5 file may contain more layers, such as a head.
+        It is False for a file of tensors, too.
     """
     import h5py
 
+    if readers.format_of(path) in readers.TENSOR_FORMATS:
+        return sum(array.size for array in read_tensors(path).values()), False
     with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
         if "layer_names" in group.attrs:
@@ -126,6 +147,11 @@ def _misfit(path: Path, name: str, problem: str, top: str) -> WeightsIncompatibl
         f"{str(path)!r} does not fit {name}: {problem}. "
         f"Give weights of exactly this network, {top}. `zoo info` lists the published ones."
     )
+
+
+def _load_tensors(model: keras.Model, path: Path) -> None:
+    """Load a file whose tensors have the names of the network's layers."""
+    copy_tensors(read_tensors(path), model)
 
 
 def _load_h5(model: keras.Model, path: Path) -> None:
@@ -191,10 +217,9 @@ def _load_archive(model: keras.Model, path: Path) -> None:
     """
     import h5py
 
-    with zipfile.ZipFile(path) as archive:
-        config, weights = json.loads(archive.read("config.json")), archive.read("model.weights.h5")
-    groups = _group_names(config)
-    with h5py.File(io.BytesIO(weights), "r") as file:
+    members = hdf5.archive_members(path)
+    groups = _group_names(json.loads(members["config.json"]))
+    with h5py.File(io.BytesIO(members["model.weights.h5"]), "r") as file:
         values = [
             (part, _arrays(part, file, path))
             for layer in model.layers

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FILE = "config.toml"
 # Maps options to the keys of run.json under `options`. These are written in any case, as defaults may change.
 ALWAYS = {
-    **{"resize": "resize", "levels": "levels", "augment": "augment", "batch-size": "batch_size"},
+    **{"levels": "levels", "augment": "augment", "batch-size": "batch_size"},
     **{"label-smoothing": "label_smoothing", "compute": "precision", "seed": "seed"},
 }
 # These are written if the user gave them. The second group changes phases.
@@ -202,6 +202,7 @@ def _of_record(path: Path, record: RunRecord) -> Settings:
         chosen["weights"] = known or "none"
     sizes = values if options["size"] else chosen
     sizes["size"] = "x".join(map(str, options["size"] or record.image["size"]))
+    (values if options.get("resize") else chosen)["resize"] = options.get("resize") or _resize_of(record)
     values |= {key: options[name] for key, name in ALWAYS.items() if name in options}
     phases = {} if own else GIVEN_PHASES
     values |= {key: value for key, name in {**GIVEN, **phases}.items() if (value := options.get(name)) is not None}
@@ -225,6 +226,12 @@ def _of_record(path: Path, record: RunRecord) -> Settings:
     return Settings(
         path=path, values=values, chosen=chosen, schedule=own, recorded=recorded, run=_facts(record), folder=None
     )
+
+
+def _resize_of(record: RunRecord) -> str:
+    """Return how the pictures of a run were resized, as a value of --resize."""
+    method = str(record.image.get("resize", "squash"))
+    return f"crop:{record.image['fraction']:g}" if method == "crop" and "fraction" in record.image else method
 
 
 def _typed_schedule(record: RunRecord) -> bool:

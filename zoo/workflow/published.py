@@ -40,7 +40,7 @@ def export_top(
     name: str | None,
     exported: Path,
     size: tuple[int, int] | None,
-    resize: str,
+    resize: str | None,
     data: str,
     folder: Path = Path("runs"),
     replace: bool = False,
@@ -55,7 +55,7 @@ def export_top(
         name: The name of the export; None uses `<architecture>-<tag>`.
         exported: The folder of exports.
         size: (height, width) in pixels of the pictures; None means the default of the architecture.
-        resize: How pictures are resized, as in `zoo.config.FinetuneConfig`.
+        resize: How pictures are resized, as in `zoo.config.FinetuneConfig`. None means what the weights prefer.
         data: The pictures for the parity check; see `zoo.data.sources`.
         folder: The folder of runs, where the run of a replaced export is looked up.
         replace: True also replaces an export of a run, or of another network.
@@ -79,7 +79,7 @@ def export_top(
     """
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
-    spec = config.image_spec(architecture, size, resize)
+    config.image_spec(architecture, size, resize or "squash")
     published = _published(architecture, tag, size, registry)
     target = exported / config.checked_name(name or f"{architecture.name}-{published[0].tag}") / EXPORTED_FILE
     files.check_writable(target.parent, "--exported FOLDER")
@@ -87,6 +87,8 @@ def export_top(
     replaced.check(target, new, replace=replace)
     classes = _fetch_classes(published, reporter)
     weights = _fetch_published(published, size, reporter)
+    resize, resampling = select.resizing(resize, weights.entry, reporter)
+    spec = config.image_spec(architecture, size, resize, resampling=resampling)
     source = sources.open_source(data, reading=reading, fewest_classes=1)
     reporter.say(f"Checking parity on {min(len(source.pictures), PARITY_PICTURES)} pictures of {data}")
     pixels = _parity_pixels(source.pictures, spec, source.max_pixels, source.formats)
@@ -110,7 +112,7 @@ def verify(
     reporter: Reporter,
     *,
     size: tuple[int, int] | None = None,
-    resize: str = "squash",
+    resize: str | None = None,
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def verify(
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
         size: (height, width) in pixels of the pictures; None means the default of the architecture.
-        resize: How pictures are resized, as in `zoo.config.FinetuneConfig`.
+        resize: How pictures are resized, as in `zoo.config.FinetuneConfig`. None means what the weights prefer.
         max_pixels: The largest picture to decode, in pixels of color; see `zoo_runtime.decode`.
         formats: The formats of picture files to read; see `zoo_runtime.decode`. None means the common ones.
 
@@ -155,13 +157,15 @@ def verify(
 
     architecture, tag = registry.resolve(wanted)
     size = size or architecture.input_size
-    spec = config.image_spec(architecture, size, resize)
+    config.image_spec(architecture, size, resize or "squash")
     sources.identified_folder(data)
     published = _published(architecture, tag, size, registry)
     # Small files come first: a folder of other pictures is refused before a gigabyte is downloaded.
     classes = _fetch_classes(published, reporter)
     pictures = sources.open_identified(data, classes)
     weights = _fetch_published(published, size, reporter)
+    resize, resampling = select.resizing(resize, weights.entry, reporter)
+    spec = config.image_spec(architecture, size, resize, resampling=resampling)
     pixels = _parity_pixels(pictures, spec, max_pixels, formats)
     graph, info = _published_graph(architecture, weights, classes, spec, pixels, reporter)
     predictor = Predictor(artifact.serialize(graph, info), max_pixels=max_pixels, formats=formats)
