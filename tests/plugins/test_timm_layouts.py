@@ -1,0 +1,171 @@
+"""Weights files in the layout of timm, loaded into zoo's networks: the outputs must be those of timm.
+
+The files are written here, with random weights under the names and in the shapes of the published files. The expected
+outputs were computed once with timm 1.0.31 from equal weights and pictures. timm is not needed here.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+from zoo.errors import WeightsIncompatible
+from zoo.train.network import build_backbone, build_classifier
+from zoo.train.weights_file import load_weights
+
+SIZE = (64, 96)
+
+
+def drawn(name, shape):
+    """Draw the values of a tensor from its name. RandomState gives the same numbers in every version of numpy."""
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("running_var"):
+        values = rng.uniform(0.5, 1.5, shape)
+    elif name.endswith(("pos_embed", "cls_token")):
+        values = rng.normal(0, 0.5, shape)
+    elif len(shape) < 2:
+        values = rng.uniform(0.5, 1.5, shape) if name.endswith(("weight", "gamma")) else rng.normal(0, 0.1, shape)
+    else:
+        values = rng.normal(0, 1, shape) * np.sqrt(2 / np.prod(shape[1:]))
+    return values.astype("float32")
+
+
+def write_safetensors(path, shapes):
+    """Write a file with one random tensor for each name and shape."""
+    header, data, end = {}, [], 0
+    for name, shape in shapes.items():
+        data.append(drawn(name, shape).tobytes())
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + len(data[-1])]}
+        end += len(data[-1])
+    text = json.dumps(header).encode()
+    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *data]))
+
+
+def convolution(name, norm, channels, inputs, kernel):
+    """The tensors of a convolution without bias, and of the BatchNorm after it."""
+    statistics = {f"{norm}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return {f"{name}.weight": (channels, inputs, kernel, kernel), **statistics}
+
+
+def bottleneck(name, inputs, start, expanded, middle, outputs):
+    """The tensors of a universal inverted bottleneck. `start` and `middle` are sides of depthwise kernels, or 0."""
+    parts = {
+        "dw_start": start and (inputs, 1, start),
+        "pw_exp": (expanded, inputs, 1),
+        "dw_mid": middle and (expanded, 1, middle),
+        "pw_proj": (outputs, expanded, 1),
+    }
+    return {
+        key: shape
+        for part, sizes in parts.items()
+        if sizes
+        for key, shape in convolution(f"{name}.{part}.conv", f"{name}.{part}.bn", *sizes).items()
+    }
+
+
+def mobilenetv4_conv_small():
+    """The names and shapes of the published file, row by row as in the table of MNv4-Conv-S in the paper."""
+    shapes = convolution("conv_stem", "bn1", 32, 3, 3)
+    rows = [(0, 0, 32, 32, 3), (0, 1, 32, 32, 1), (1, 0, 96, 32, 3), (1, 1, 64, 96, 1), (4, 0, 960, 128, 1)]
+    for stage, block, *sizes in rows:
+        shapes |= convolution(f"blocks.{stage}.{block}.conv", f"blocks.{stage}.{block}.bn1", *sizes)
+    rows = [(64, 5, 192, 5, 96), *[(96, 0, 192, 3, 96)] * 4, (96, 3, 384, 0, 96)]
+    for block, row in enumerate(rows):
+        shapes |= bottleneck(f"blocks.2.{block}", *row)
+    rows = [(96, 3, 576, 3, 128), (128, 5, 512, 5, 128), (128, 0, 512, 5, 128), (128, 0, 384, 5, 128)]
+    rows += [(128, 0, 512, 3, 128)] * 2
+    for block, row in enumerate(rows):
+        shapes |= bottleneck(f"blocks.3.{block}", *row)
+    shapes |= convolution("conv_head", "norm_head", 1280, 960, 1)
+    return {**shapes, "classifier.weight": (1000, 1280), "classifier.bias": (1000,)}
+
+
+def mobilenetv4_conv_medium():
+    """The names and shapes of the published file, row by row as in the table of MNv4-Conv-M in the paper."""
+    shapes = convolution("conv_stem", "bn1", 32, 3, 3)
+    shapes |= convolution("blocks.0.0.conv_exp", "blocks.0.0.bn1", 128, 32, 3)
+    shapes |= convolution("blocks.0.0.conv_pwl", "blocks.0.0.bn2", 48, 128, 1)
+    stages = {
+        1: [(48, 3, 192, 5, 80), (80, 3, 160, 3, 80)],
+        2: [
+            *[(80, 3, 480, 5, 160), (160, 3, 640, 3, 160), (160, 3, 640, 3, 160), (160, 3, 640, 5, 160)],
+            *[(160, 3, 640, 3, 160), (160, 3, 640, 0, 160), (160, 0, 320, 0, 160), (160, 3, 640, 0, 160)],
+        ],
+        3: [
+            *[(160, 5, 960, 5, 256), (256, 5, 1024, 5, 256), (256, 3, 1024, 5, 256), (256, 3, 1024, 5, 256)],
+            *[(256, 0, 1024, 0, 256), (256, 3, 1024, 0, 256), (256, 3, 512, 5, 256), (256, 5, 1024, 5, 256)],
+            *[(256, 0, 1024, 0, 256), (256, 0, 1024, 0, 256), (256, 5, 512, 0, 256)],
+        ],
+    }
+    for stage, rows in stages.items():
+        for block, row in enumerate(rows):
+            shapes |= bottleneck(f"blocks.{stage}.{block}", *row)
+    shapes |= convolution("blocks.4.0.conv", "blocks.4.0.bn1", 960, 256, 1)
+    shapes |= convolution("conv_head", "norm_head", 1280, 960, 1)
+    return {**shapes, "classifier.weight": (1000, 1280), "classifier.bias": (1000,)}
+
+
+def pixels(size):
+    return np.random.RandomState(0).randint(0, 256, (2, *size, 3)).astype("float32")
+
+
+# name: (names and shapes of the file, mean and standard deviation of timm's features, first logits of two pictures)
+REFERENCE = {
+    "mobilenetv4_conv_small": (
+        mobilenetv4_conv_small,
+        (1814.907, 2823.918, 1711.695, 0, 0, 0),
+        ((-2215.208, 2010.018, -10169.82, 4396.821, 10268.81), (-2491.236, 2101.591, -8646.878, 4374.446, 9652.172)),
+    ),
+    "mobilenetv4_conv_medium": (
+        mobilenetv4_conv_medium,
+        (1952410, 3027760, 0, 3773500, 1206911, 0),
+        ((-6320470, -5019948, -7660699, 3479474, 4695714), (-6464841, -4558834, -8757149, 3963673, 5382110)),
+    ),
+}
+
+
+def logits(model, size):
+    import keras
+
+    return keras.Model(model.input, model.get_layer("logits").output).predict_on_batch(pixels(size))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "mobilenetv4_conv_small" else pytest.mark.slow) for name in REFERENCE],
+)
+def test_outputs_are_those_of_timm(plugins, tmp_path, name):
+    """One file serves the network with its top and without."""
+    shapes, features, expected = REFERENCE[name]
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, shapes())
+    architecture, (entry, *_) = plugins.architecture(name), plugins.weights_of(name)
+    backbone, classifier = build_backbone(architecture, SIZE), build_classifier(architecture, SIZE, 1000)
+    for model in (backbone, classifier):
+        load_weights(model, path, entry)
+    map_ = backbone.predict_on_batch(pixels(SIZE))
+    assert np.allclose([map_.mean(), map_.std(), *map_[0, 0, 0, :2], *map_[1, -1, -1, -2:]], features, rtol=2e-4)
+    expected = np.array(expected)
+    assert np.abs(logits(classifier, SIZE)[:, :5] - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda shapes: shapes.pop("blocks.2.1.pw_exp.conv.weight"), "blocks_2_1_pw_exp_conv"),
+        (lambda shapes: shapes.update({"blocks.3.1.dw_mid.conv.weight": (512, 1, 3, 3)}), "blocks_3_1_dw_mid_conv"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_layer(plugins, tmp_path, change, words):
+    shapes = mobilenetv4_conv_small()
+    change(shapes)
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, shapes)
+    backbone = build_backbone(plugins.architecture("mobilenetv4_conv_small"), (32, 32))
+    before = [np.array(weight) for weight in backbone.weights]
+    with pytest.raises(WeightsIncompatible, match=words):
+        load_weights(backbone, path, plugins.weights_of("mobilenetv4_conv_small")[0])
+    assert all(np.array_equal(weight, was) for weight, was in zip(backbone.weights, before, strict=True))
