@@ -11,10 +11,12 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from zoo.errors import WeightsIncompatible
 from zoo.train.network import build_backbone, build_classifier
 from zoo.train.weights_file import load_weights
+from zoo_plugins.vit import interpolation
 
 SIZE = (64, 96)
 
@@ -108,6 +110,28 @@ def mobilenetv4_conv_medium():
     return {**shapes, "classifier.weight": (1000, 1280), "classifier.bias": (1000,)}
 
 
+def vit(channels, patch, grid, *, layer_scale=False, classes=None):
+    """The names and shapes of a vision transformer of 12 blocks, as section 3.1 of its paper describes it."""
+    shapes = {"cls_token": (1, 1, channels), "pos_embed": (1, 1 + grid**2, channels)}
+
+    def dense(name, units, inputs):
+        shapes.update({f"{name}.weight": (units, inputs), f"{name}.bias": (units,)})
+
+    shapes |= {"patch_embed.proj.weight": (channels, 3, patch, patch), "patch_embed.proj.bias": (channels,)}
+    for block in (f"blocks.{i}" for i in range(12)):
+        for name in ("norm1", "norm2"):
+            shapes |= {f"{block}.{name}.weight": (channels,), f"{block}.{name}.bias": (channels,)}
+        dense(f"{block}.attn.qkv", 3 * channels, channels)
+        dense(f"{block}.attn.proj", channels, channels)
+        dense(f"{block}.mlp.fc1", 4 * channels, channels)
+        dense(f"{block}.mlp.fc2", channels, 4 * channels)
+        shapes |= {f"{block}.{name}.gamma": (channels,) for name in ("ls1", "ls2") if layer_scale}
+    shapes |= {"norm.weight": (channels,), "norm.bias": (channels,)}
+    if classes:
+        dense("head", classes, channels)
+    return shapes
+
+
 def pixels(size):
     return np.random.RandomState(0).randint(0, 256, (2, *size, 3)).astype("float32")
 
@@ -169,3 +193,66 @@ def test_a_file_that_does_not_fit_is_refused_by_layer(plugins, tmp_path, change,
     with pytest.raises(WeightsIncompatible, match=words):
         load_weights(backbone, path, plugins.weights_of("mobilenetv4_conv_small")[0])
     assert all(np.array_equal(weight, was) for weight, was in zip(backbone.weights, before, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (
+            (64, 96),
+            [[-2.43036, 0.707132, -0.412646, 0.451749, -0.635118], [-0.905599, 0.660957, -1.6566, 1.83227, -1.62604]],
+        ),
+        (
+            (224, 224),
+            [[-1.63467, 1.67603, -0.0180238, 1.21609, -1.1062], [-2.17218, 2.00739, 0.045431, 1.45964, -0.747082]],
+        ),
+    ],
+)
+def test_deit_computes_what_timm_does_at_any_size(plugins, tmp_path, size, expected):
+    """At 64 x 96 pixels the positions are interpolated, at 224 x 224 they are those of the file."""
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, vit(192, 16, 14, classes=1000))
+    classifier = build_classifier(plugins.architecture("deit_tiny"), size, 1000)
+    load_weights(classifier, path, plugins.weights_of("deit_tiny")[0])
+    assert np.abs(logits(classifier, size)[:, :5] - np.array(expected)).max() < 5e-5
+
+
+@pytest.mark.slow
+def test_dinov2_computes_what_timm_does(plugins, tmp_path):
+    """LayerScale is part of the layers before it. The features are the patches, and the class token beside each."""
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, vit(384, 14, 37, layer_scale=True))
+    backbone = build_backbone(plugins.architecture("dinov2_small"), (70, 98))
+    load_weights(backbone, path, plugins.weights_of("dinov2_small")[0])
+    features = backbone.predict_on_batch(pixels((70, 98)))
+    assert features.shape == (2, 5, 7, 768)
+    patches, token = features[..., :384], features[..., 384:]
+    means = [-0.1682862, 0.183945, -0.9737224, 0.3239794, -0.03477746, -0.3961378, -1.514098, 0.8735309]
+    tokens = [-0.388057, -0.1154226, -0.7055922, 0.3270403, -0.3396569, -0.371624, -2.610385, 1.001272]
+    assert np.abs(patches.mean(axis=(1, 2))[:, :4].ravel() - means).max() < 5e-5
+    assert np.abs(token[:, 2, 3, :4].ravel() - tokens).max() < 5e-5
+    assert np.ptp(token, axis=(1, 2)).max() == 0
+    assert np.abs(patches[0, 0, 0, :3] - (-0.15041314, 0.21520212, -0.486101)).max() < 5e-5
+    assert np.abs(patches[1, -1, -1, -3:] - (0.4687002, 0.17752442, 1.2196398)).max() < 5e-5
+
+
+@pytest.mark.parametrize(("old", "new"), [(37, 16), (14, 6), (14, 14), (14, 20), (14, 1)])
+def test_positions_are_interpolated_as_pillow_resizes(old, new):
+    values = np.random.RandomState(1).normal(0, 1, (old, 5)).astype("float32")
+    resized = Image.fromarray(values, "F").resize((5, new), Image.Resampling.BICUBIC)
+    assert np.abs(interpolation(old, new) @ values - np.asarray(resized)).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_a_transformer_keeps_its_weights_at_another_size(plugins):
+    """`zoo export --size` builds the network again for another size; only the interpolation of positions differs."""
+    from zoo.train.network import assemble, resize
+
+    architecture = plugins.architecture("deit_tiny")
+    model = assemble(build_backbone(architecture, (64, 96)), architecture, architecture.head, 3).model
+    larger = resize(model, architecture, architecture.head, (96, 64), classes=3, task="multiclass")
+    assert larger.input.shape == (None, 96, 64, 3)
+    weights = {weight.path: np.array(weight) for weight in model.weights}
+    assert weights.keys() == {weight.path for weight in larger.weights}
+    assert all(np.array_equal(weights[weight.path], weight) for weight in larger.weights)
