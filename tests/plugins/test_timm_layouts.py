@@ -29,7 +29,9 @@ def drawn(name, shape):
     elif name.endswith(("pos_embed", "cls_token")):
         values = rng.normal(0, 0.5, shape)
     elif len(shape) < 2:
-        values = rng.uniform(0.5, 1.5, shape) if name.endswith(("weight", "gamma")) else rng.normal(0, 0.1, shape)
+        values = (
+            rng.uniform(0.5, 1.5, shape) if name.endswith(("weight", "gamma", "scale")) else rng.normal(0, 0.1, shape)
+        )
     else:
         values = rng.normal(0, 1, shape) * np.sqrt(2 / np.prod(shape[1:]))
     return values.astype("float32")
@@ -110,6 +112,38 @@ def mobilenetv4_conv_medium():
     return {**shapes, "classifier.weight": (1000, 1280), "classifier.bias": (1000,)}
 
 
+def hgnetv2(inside, stem, middles):
+    """The names and shapes of HGNetV2-B0 or -B1, which differ in the channels of their stem and inside their blocks."""
+    shapes = {}
+
+    def layer(name, channels, inputs, kernel, scaled=True):
+        shapes.update(convolution(f"{name}.conv", f"{name}.bn", channels, inputs, kernel))
+        shapes.update({f"{name}.lab.{part}": (1,) for part in ("scale", "bias") if scaled})
+
+    layer("stem.stem1", inside, 3, 3)
+    layer("stem.stem2a", inside // 2, inside, 2)
+    layer("stem.stem2b", inside, inside // 2, 2)
+    layer("stem.stem3", inside, 2 * inside, 3)
+    layer("stem.stem4", stem, inside, 1)
+    inputs = stem
+    for i, (middle, outputs, blocks) in enumerate(zip(middles, (64, 256, 512, 1024), (1, 1, 2, 1), strict=True)):
+        if i:
+            layer(f"stages.{i}.downsample", inputs, 1, 3, scaled=False)
+        for block in (f"stages.{i}.blocks.{j}" for j in range(blocks)):
+            for j, before in enumerate((inputs, middle, middle)):
+                if i < 2:
+                    layer(f"{block}.layers.{j}", middle, before, 3)
+                else:
+                    layer(f"{block}.layers.{j}.conv1", middle, before, 1, scaled=False)
+                    layer(f"{block}.layers.{j}.conv2", middle, 1, 5)
+            layer(f"{block}.aggregation.0", outputs // 2, inputs + 3 * middle, 1)
+            layer(f"{block}.aggregation.1", outputs, outputs // 2, 1)
+            inputs = outputs
+    shapes |= {"head.last_conv.0.weight": (2048, 1024, 1, 1)}
+    shapes |= {"head.last_conv.2.scale": (1,), "head.last_conv.2.bias": (1,)}
+    return {**shapes, "head.fc.weight": (1000, 2048), "head.fc.bias": (1000,)}
+
+
 def vit(channels, patch, grid, *, layer_scale=False, classes=None):
     """The names and shapes of a vision transformer of 12 blocks, as section 3.1 of its paper describes it."""
     shapes = {"cls_token": (1, 1, channels), "pos_embed": (1, 1 + grid**2, channels)}
@@ -147,6 +181,16 @@ REFERENCE = {
         mobilenetv4_conv_medium,
         (1952410, 3027760, 0, 3773500, 1206911, 0),
         ((-6320470, -5019948, -7660699, 3479474, 4695714), (-6464841, -4558834, -8757149, 3963673, 5382110)),
+    ),
+    "hgnetv2_b0": (
+        lambda: hgnetv2(16, 16, (16, 32, 64, 128)),
+        (1.438984, 2.509902, 3.469333, -0.1105587, -0.1105587, 1.486859),
+        ((3.099361, -2.102552, -3.648468, 0.5416058, 4.586403), (2.808494, -1.716534, -3.608196, 0.1271771, 4.43507)),
+    ),
+    "hgnetv2_b1": (
+        lambda: hgnetv2(24, 32, (32, 48, 96, 192)),
+        (4.642227, 7.731898, 8.909149, 9.228053, 17.94869, -0.1105587),
+        ((10.16148, -11.11623, -9.043943, -7.130464, 10.52612), (9.400136, -10.58472, -9.324331, -6.196742, 10.587)),
     ),
 }
 
