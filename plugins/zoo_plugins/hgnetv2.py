@@ -70,8 +70,12 @@ NETWORKS = {
     ),
 }
 
-# name: revision of timm's repository NAME.ssld_stage2_ft_in1k
-PUBLISHED = {"hgnetv2_b0": "fbde0576fe2bb17dd55228374272f0fc705a4640", "hgnetv2_b1": "main"}
+# name: (revision of timm's repository NAME.ssld_stage2_ft_in1k, top-1, top-5). The accuracies are those of PaddleClas,
+# docs/zh_CN/models/ImageNet1k/PP-HGNetV2.md.
+PUBLISHED = {
+    "hgnetv2_b0": ("fbde0576fe2bb17dd55228374272f0fc705a4640", 0.7777, 0.9391),
+    "hgnetv2_b1": ("main", 0.7918, 0.9457),
+}
 
 
 def build(input_shape: tuple[int, int, int], *, stem: tuple[int, int], stages: tuple[StageSize, ...]) -> keras.Model:
@@ -229,7 +233,7 @@ def zoo_architectures():
 
 @hookimpl
 def zoo_weights():
-    for name, revision in PUBLISHED.items():
+    for name, (revision, top1, top5) in PUBLISHED.items():
         yield Weights(
             architecture=name,
             tag="imagenet1k",
@@ -244,4 +248,6 @@ def zoo_weights():
             licence="Apache-2.0",
             source=f"Baidu, distilled with pictures of ImageNet-22k; https://huggingface.co/timm/{name}.ssld_stage2_ft_in1k",
             paper=PAPER,
+            top1=top1,
+            top5=top5,
         )
