@@ -222,6 +222,9 @@ def _maps_read(
     if name not in shapes and node.op_type != "Constant":
         raise ConversionFailed(f"the shape of its tensor {name!r} is not known")
     below = list(dict.fromkeys(each for each in node.input if each))
+    if node.op_type in RESHAPING and len(shapes[name]) == 4 and len(shapes.get(below[0], ())) == 3:
+        # The tokens of a transformer, which are laid out as a map. Below are its blocks, which have no maps.
+        return [name]
     squared = node.op_type == "Pow" or (node.op_type == "Mul" and len(below) == 1)
     passed_on = len(shapes.get(name, ())) != 4 or squared or node.op_type in READING
     if passed_on or node.op_type == "Concat":

@@ -3,7 +3,8 @@
 ONNX Runtime's graph optimizer does most of the work and writes the simplified graph to a file. The optimizer runs at
 its basic level, because the result then has only standard ONNX operators. It folds each BatchNorm that directly follows
 a convolution, depthwise or not, into that convolution. It also removes Transposes between NHWC and NCHW that cancel
-out. Afterwards, this module replaces the computed target shapes of Reshapes by constants.
+out. Afterwards, this module replaces the computed target shapes of Reshapes by constants, and so does
+`zoo.convert.batch_constants` with arrays that are equal for all pictures.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 
 from zoo import backend
+from zoo.convert import batch_constants
 from zoo.errors import ConversionFailed, WriteError
 
 
@@ -50,6 +52,9 @@ def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
             raise ConversionFailed(f"onnxruntime cannot read the graph: {str(error).splitlines()[0]}") from error
         cleaned = onnx.load(path)
     _reshape_to_constants(cleaned.graph)
+    if not _has_branches(cleaned.graph):
+        batch_constants.fold(cleaned)
+        drop_unused(cleaned.graph)
     # ONNX Runtime lists all domains that it knows, whether the graph uses them or not.
     used = {node.domain for node in cleaned.graph.node}
     kept = [opset for opset in cleaned.opset_import if opset.domain in used]
@@ -66,7 +71,7 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
     and compilers for accelerators do not accept these nodes. A graph with control flow (`If`, `Loop` or `Scan` nodes)
     is not changed.
     """
-    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+    if _has_branches(graph):
         # Branches and loops may read names of the surrounding graph, which this function does not follow.
         return
     makers = {name: node for node in graph.node for name in node.output}
@@ -91,6 +96,11 @@ def _reshape_to_constants(graph: onnx.GraphProto) -> None:
         graph.initializer.append(onnx.numpy_helper.from_array(target, name))
         node.input[1] = name
     drop_unused(graph)
+
+
+def _has_branches(graph: onnx.GraphProto) -> bool:
+    """Return whether a graph has control flow: `If`, `Loop` or `Scan` nodes, which hold graphs of their own."""
+    return any(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
 
 
 def _is_one_number(name: str, makers: dict[str, onnx.NodeProto]) -> bool:

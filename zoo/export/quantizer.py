@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from zoo.convert.batch_constants import batch_only
 from zoo.convert.keras_to_onnx import INPUT, LOGITS
 from zoo.convert.session import quantization
 from zoo.errors import ConversionFailed
@@ -202,13 +203,15 @@ def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _before_and_after(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the nodes that always stay in float32.
 
-    These nodes are at the two ends of the graph:
+    Most of these nodes are at the two ends of the graph:
 
     - The nodes before the first one with weights normalize the pixels, which already have 8 bits.
     - The nodes after the logits compute the probabilities with a softmax or a sigmoid. In a binary network with one
       unit, they also compute the probability of the first class. An 8-bit probability could not have values between 0
       and 1/255.
+    - Nodes that depend on the batch size alone, such as those that repeat a class token for each picture.
     """
+    same_for_all = batch_only(graph)
     constants = {tensor.name for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     before: set[str] = set()
@@ -225,7 +228,11 @@ def _before_and_after(graph: onnx.GraphProto) -> list[str]:
         if producer is not None and producer.name not in below_logits:
             below_logits.add(producer.name)
             waiting += producer.input
-    return [node.name for node in graph.node if node.name in before or node.name not in below_logits]
+    return [
+        node.name
+        for node in graph.node
+        if node.name in before or node.name not in below_logits or same_for_all & set(node.output)
+    ]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
 
     Args:
         graph: The graph that `zoo.convert.keras_to_onnx.convert` returned.
-        transposes: The greatest number of Transpose nodes that the graph may have.
+        transposes: The greatest number of Transpose nodes that the graph may have, besides three for each attention:
+            they sort queries, keys and values by heads, turn the keys, and sort the result by tokens.
 
     Raises:
         AssertionError: The graph has an input other than `image`, a non-standard operator, or too many Transpose nodes.
@@ -27,6 +28,8 @@ def check_graph(graph: onnx.ModelProto, transposes: int = 4) -> None:
     assert inputs == ["image"], f"the graph's inputs are {inputs}"
     foreign = {f"{node.domain}:{node.op_type}" for node in nodes if node.domain}
     assert not foreign, f"operators that are not ONNX's own: {sorted(foreign)}"
+    multiplied = {name for node in nodes if node.op_type == "MatMul" for name in node.input}
+    transposes += 3 * sum(node.op_type == "Softmax" and node.output[0] in multiplied for node in nodes)
     count = sum(node.op_type == "Transpose" for node in nodes)
     assert count <= transposes, f"the graph has {count} Transpose nodes; at most {transposes} are allowed"
 
