@@ -219,3 +219,9 @@ def test_licences_that_forbid_commerce_are_said_and_recorded(tmp_path, licence, 
     warnings = select.say(found, Reporter())
     assert len(warnings) == forbidden and all("forbids commercial use" in text for text in warnings)
     assert select.describe(found).get("commercial_use") is (False if forbidden else None)
+
+
+@pytest.mark.parametrize("origin", ["hf:owls/net/w.h5@main", "https://example.org/w.h5", "package:owls/w.h5"])
+def test_an_origin_in_place_of_a_file_is_explained(zoo, origin):
+    ran = zoo("finetune", "mnist_convnet", "--weights", origin)
+    assert ran.code == 1 and "Weights from there need a plugin that describes them; docs/plugins.md" in ran.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -335,7 +336,9 @@ def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weig
     try:
         digest = fetch.digest_of(path)
     except OSError as error:
-        raise WeightsUnavailable(f"the weights file {requested!r} cannot be read: {error.strerror}.") from None
+        hub = re.match(r"(package|hf|keras-hub|https?):", requested)
+        hint = " Weights from there need a plugin that describes them; docs/plugins.md has an example." if hub else ""
+        raise WeightsUnavailable(f"the weights file {requested!r} cannot be read: {error.strerror}.{hint}") from None
     # Only the `load` of a plugin knows the format that it reads. No plugin reads .keras files.
     any_format = path.suffix != ".keras" and any(entry.load is not None for entry in layouts)
     if not any_format and not _holds_weights(path):
