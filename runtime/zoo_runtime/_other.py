@@ -41,7 +41,7 @@ class OtherPredictor(Predictor):
     ) -> None:
         self.info = info
         self.max_pixels = max_pixels
-        self.formats = formats  # type: ignore[assignment]
+        self.formats = formats
         self.settings = Settings()
         self.drift = None
         self._threads = None
