@@ -344,7 +344,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.only == "formats":
         with tempfile.TemporaryDirectory() as folder:
-            write_pictures(options.photographs, Path(folder))
+            write_pictures(options.photographs, Path(folder), ["0.2 MP"])
             pictures = [str(picture(Path(folder), "0.2 MP", i)) for i in range(PHOTOGRAPHS)]
             measure_formats(options.run, pictures, options.threads, options.rounds)
         return

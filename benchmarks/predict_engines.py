@@ -18,7 +18,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -298,24 +298,27 @@ def photographs_of(folder: str, count: int) -> list[Path]:
     return random.Random(0).sample(found, min(count, len(found)))
 
 
-def write_pictures(photographs: str, target: Path) -> None:
+def write_pictures(photographs: str, target: Path, sizes: Sequence[str] = tuple(SIZES)) -> None:
     """Save some photographs in each of `SIZES` as JPEG, with a little noise, and one of 12 megapixels as PNG.
 
     Args:
         photographs: The folder of the photographs.
         target: The folder to write to.
+        sizes: Which of `SIZES`.
     """
     import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for size, (height, width) in SIZES.items():
+    for size in sizes:
+        height, width = SIZES[size]
         for i, path in enumerate(photographs_of(photographs, PHOTOGRAPHS)):
             image = Image.open(path).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             noisy = np.asarray(image, np.int16) + rng.normal(0, 3, (height, width, 1)).round().astype(np.int16)
             image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
             image.save(picture(target, size, i), quality=90)
-    image.save(target / "12MP.png")
+    if "12 MP" in sizes:
+        image.save(target / "12MP.png")
 
 
 def picture(folder: Path, size: str, number: int) -> Path:
