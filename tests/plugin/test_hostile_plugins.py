@@ -265,19 +265,24 @@ def test_nothing_that_a_plugin_prints_gets_into_json(install_plugin):
 
 def test_a_slow_plugin_is_named_with_its_seconds_and_its_reason(zoo, install_plugin, monkeypatch, tmp_path):
     monkeypatch.setattr(faults, "SLOW_SECONDS", 0.05)
-    install_plugin("slow", "import time\ntime.sleep(0.1)\nimport torch\n" + GOOD)
-    (tmp_path / "site-slow" / "torch.py").write_text("")
-    for name in ("torch", "slow_plugin_module"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    assert "took 0." in "\n".join(json.loads(zoo("doctor", "--json").out)["remarks"])
-    for name in ("torch", "slow_plugin_module"):
-        monkeypatch.delitem(sys.modules, name)
-    ran = zoo("list", "schedules")
-    monkeypatch.delitem(sys.modules, "torch")
+    # A package of that name which is quick to import; the next test takes the real TensorFlow.
+    install_plugin("slow", "import time\ntime.sleep(0.1)\nimport keras_hub\n" + GOOD)
+    (tmp_path / "site-slow" / "keras_hub.py").write_text("")
+
+    def fresh(*arguments: str):
+        for name in ("keras_hub", "slow_plugin_module"):
+            sys.modules.pop(name, None)
+        try:
+            return zoo(*arguments)
+        finally:
+            sys.modules.pop("keras_hub", None)
+
+    assert "took 0." in "\n".join(json.loads(fresh("doctor", "--json").out)["remarks"])
+    ran = fresh("list", "schedules")
     assert ran.code == 0 and "good" in ran.out
     (warning,) = [line for line in ran.err.splitlines() if "plugin slow" in line]
     assert warning.startswith("warning: plugin slow (zoo-slow 1.2) took 0.")
-    assert "s to load: it imports torch at the top of its module. Most commands wait for that." in warning
+    assert "s to load: it imports keras_hub at the top of its module. Most commands wait for that." in warning
     assert "`zoo --no-plugins` or ZOO_PLUGINS" in warning
 
 
@@ -287,7 +292,7 @@ def test_a_plugin_that_imports_tensorflow_at_the_top_is_named(install_plugin):
     ran = subprocess.run([sys.executable, "-m", "zoo", "list", "schedules"], capture_output=True, text=True)
     assert ran.returncode == 0 and "good" in ran.stdout
     assert "plugin heavy (zoo-heavy 1.2) took " in ran.stderr
-    assert "it imports tensorflow and keras at the top of its module" in ran.stderr
+    assert "it imports tensorflow at the top of its module" in ran.stderr
 
 
 def test_names_given_by_two_plugins_say_how_to_go_on(zoo, install_plugin, monkeypatch):

@@ -126,7 +126,7 @@ def remarks_on(plugin: Plugin, watched: Watched) -> list[str]:
     if slow:
         found.append(slow)
     elif heavy:
-        found.append(f"plugin {plugin} imports {' and '.join(heavy[:2])} at the top of its module, which is slow")
+        found.append(f"plugin {plugin} imports {heavy[0]} at the top of its module, which is slow")
     if watched.changed:
         found.append(
             f"plugin {plugin} changed {', '.join(watched.changed)} when it was loaded. zoo has put that back. A plugin "
@@ -140,7 +140,7 @@ def slowness(plugin: Plugin, watched: Watched) -> str:
     if watched.seconds < SLOW_SECONDS:
         return ""
     heavy = [name for name in HEAVY if name in watched.modules]
-    why = f": it imports {' and '.join(heavy[:2])} at the top of its module" if heavy else ""
+    why = f": it imports {heavy[0]} at the top of its module" if heavy else ""
     return (
         f"plugin {plugin} took {watched.seconds:.1f} s to load{why}. Most commands wait for that. Ask its authors to "
         f"import large packages inside functions, or leave it out with `zoo --no-plugins` or ZOO_PLUGINS"

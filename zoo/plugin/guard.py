@@ -24,7 +24,7 @@ from zoo.plugin.process_state import STATES, Namespaces
 
 NOTICE_SECONDS = 10.0
 """After this time, one line names the plugin that zoo waits for."""
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 120.0
 """After this time, the loading of a plugin is broken off."""
 
 

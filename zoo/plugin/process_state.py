@@ -180,7 +180,11 @@ class Namespaces:
             now = vars(owner)
             if len(now) == len(before) and all(map(operator.is_, now.values(), before.values())):
                 continue
-            changed += [f"{name}.{key}" for key in _differing(dict(now), before) if _restore(owner, key, before)]
+            differing = _differing(dict(now), before)
+            if name == "builtins":
+                # C libraries and gettext add names there. They replace none.
+                differing = [key for key in differing if key in before]
+            changed += [f"{name}.{key}" for key in differing if _restore(owner, key, before)]
         for name, function, code in self._code:
             if function.__code__ is not code[0] or function.__defaults__ is not code[1]:
                 function.__code__, function.__defaults__, function.__kwdefaults__ = code
