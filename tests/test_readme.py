@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import site
 import subprocess
 import sys
 import time
@@ -29,30 +27,6 @@ PAGES = [
 def files_of(page: Path) -> dict[str, str]:
     """Return the files that a page prints: a line "`NAME`:", then the content in a fenced block."""
     return dict(re.findall(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S))
-
-
-@pytest.fixture
-def environment_of_a_user(tmp_path, monkeypatch):
-    """Make a virtual environment that sees everything installed here, and into which packages can be installed.
-
-    Returns:
-        A function that runs `python ARGUMENTS` in it and returns the finished process.
-    """
-    folder = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    (python,) = [path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists()]
-    (own,) = {Path(path) for path in folder.rglob("site-packages")}
-    # addsitedir, so that an editable installation of zoo is found too.
-    seen = [path for path in site.getsitepackages() if os.path.isdir(path)]
-    (own / "seen.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in seen))
-    for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_USER"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-        command = [python, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd or tmp_path)
-
-    return run
 
 
 @pytest.mark.slow
