@@ -11,10 +11,13 @@ import h5py
 import numpy as np
 import pytest
 from harness import build_network
+from torch_files import plain, torch_module, write_legacy, write_zip
 
 from zoo import backend
 from zoo.errors import WeightsIncompatible
 from zoo.plugin import Head, Weights, registry
+from zoo.pretrained import select
+from zoo.reporter import Reporter
 from zoo.testing import randomize
 from zoo.train.network import build_backbone
 from zoo.train.weights_file import check_parameters, load_weights
@@ -263,3 +266,81 @@ def test_a_format_of_a_plugin_may_have_another_number_of_parameters(tmp_path):
         load=lambda model, path: None,
     )
     check_parameters(path, architecture, [entry])
+
+
+# --- files of tensors ------------------------------------------------------------------------------------------------
+
+
+def torch_tensors(model):
+    """The weights of a small network as PyTorch names and lays them out."""
+    tensors = {}
+    for layer in model.layers:
+        for variable, array in zip(layer.weights, layer.get_weights(), strict=True):
+            kernel = variable.name == "kernel"
+            tensors[f"{layer.name}.{'weight' if kernel else 'bias'}"] = array.transpose(3, 2, 0, 1) if kernel else array
+    return tensors
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+def test_a_file_of_tensors_of_the_user_is_loaded_by_names(plugins, tmp_path, monkeypatch, kind):
+    architecture = plugins.architecture("mnist_convnet")
+    source, backbone = (build_backbone(architecture, (28, 28)) for _ in range(2))
+    randomize(source)
+    path = tmp_path / "own.bin"
+    if kind == "safetensors":
+        header, data = {}, b""
+        for layer in source.layers:
+            for variable, array in zip(layer.weights, layer.get_weights(), strict=True):
+                end = len(data) + array.nbytes
+                offsets = [len(data), end]
+                header[f"{layer.name}/{variable.name}"] = {
+                    **{"dtype": "F32", "shape": list(array.shape)},
+                    "data_offsets": offsets,
+                }
+                data += array.tobytes()
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    else:
+        torch = torch_module(monkeypatch)
+        tensors = {name: plain(torch, np.ascontiguousarray(a), name) for name, a in torch_tensors(source).items()}
+        (write_zip if kind == "zip" else write_legacy)(torch, path, tensors)
+    chosen = select.choose(architecture, None, str(path), (28, 28), plugins, Reporter())
+    check_parameters(chosen.file, architecture)
+    load_weights(backbone, chosen.file)
+    pairs = zip(backbone.get_weights(), source.get_weights(), strict=True)
+    assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+    other = build_backbone(plugins.architecture("mobilenetv2_035"), (32, 32))
+    with pytest.raises(WeightsIncompatible, match=r"layer 'Conv1' needs the tensor 'Conv1/kernel' or 'Conv1\.weight'"):
+        load_weights(other, path, layouts=plugins.weights_of("mobilenetv2_035"))
+    with pytest.raises(WeightsIncompatible, match=r"the file holds [\d,]+ parameters, and 410,208 are needed"):
+        check_parameters(path, plugins.architecture("mobilenetv2_035"))
+
+
+def test_hostile_files_are_refused_before_keras_or_a_plugin_opens_them(zoo, plugins, tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["secret"] = np.ones((3, 3, 1, 32), "float32")
+    backbone = build_backbone(plugins.architecture("mnist_convnet"), (28, 28))
+    path = tmp_path / "w.weights.h5"
+    backbone.save_weights(path)
+    with h5py.File(path, "r+") as file:
+        (name,) = [name for name in file["layers"] if name == "conv2d"]
+        del file[f"layers/{name}/vars/0"]
+        file[f"layers/{name}/vars/0"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "secret")
+
+    def opened(*arguments):
+        raise AssertionError("the file was opened")
+
+    monkeypatch.setattr(type(backbone), "load_weights", opened)
+    entry = Weights(
+        **{"architecture": "small", "tag": "x", "url": "https://example.org/x.h5", "input_size": (28, 28)},
+        **{"includes_top": False, "licence": "MIT", "source": "here", "load": opened},
+    )
+    for layout in (None, entry):
+        with pytest.raises(WeightsIncompatible, match="'layers/conv2d/vars/0' is a link to another file"):
+            load_weights(backbone, path, layout)
+    ran = zoo("finetune", "mnist_convnet", "--weights", path, "--runs", tmp_path / "runs")
+    assert ran.code == 1 and "is a link to another file" in ran.err and not (tmp_path / "runs").exists()
+    evil = tmp_path / "evil.pth"
+    evil.write_bytes(b"\x80\x02cposix\nsystem\n(X\x05\x00\x00\x00touchtR.")
+    ran = zoo("finetune", "mnist_convnet", "--weights", evil, "--runs", tmp_path / "runs")
+    assert ran.code == 1 and "its pickle names posix.system, which is no part of a tensor; nothing" in ran.err

@@ -98,10 +98,10 @@ def make(names: Sequence[str], folder: Path, registry: Registry, reporter: Repor
     finally:
         _write_lists(folder, done, facts)
     if problems:
-        error, *_ = problems.values()
+        first = next(iter(problems.values()))
         others = list(problems)[1:]
         more = f"\nNot available either: {joined(others, 8)}." if others else ""
-        raise WeightsUnavailable(f"{len(problems)} of {counted(len(entries), 'file')} could not be got. {error}{more}")
+        raise WeightsUnavailable(f"{len(problems)} of {counted(len(entries), 'file')} are not available. {first}{more}")
     return done
 
 

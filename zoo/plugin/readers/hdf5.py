@@ -140,6 +140,8 @@ def _objects(file: h5py.File) -> Iterator[tuple[str, Any]]:
             if not isinstance(link, h5py.HardLink):
                 raise _refused(f"{path[:100]!r} is a soft link, which Keras does not write")
             child = item.get(key)
+            if child is None:
+                raise _refused(f"{path[:100]!r} cannot be opened")
             address = _address(child)
             if address not in seen:
                 seen.add(address)

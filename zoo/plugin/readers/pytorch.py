@@ -51,7 +51,6 @@ def _of_archive(stream: IO[bytes]) -> Mapping[str, np.ndarray]:
     try:
         with zipfile.ZipFile(stream) as archive:
             members = {info.filename: info for info in archive.infolist()}
-            _check_members(archive, size)
             (pickle,) = [name for name in members if re.fullmatch(r"[^/]+/data\.pkl|data\.pkl", name)] or [""]
             if not pickle:
                 raise WeightsIncompatible("the archive has no data.pkl; torch.save did not write it")
@@ -61,6 +60,7 @@ def _of_archive(stream: IO[bytes]) -> Mapping[str, np.ndarray]:
                     "it is a TorchScript program, which holds code. Save the state dict alone: "
                     "torch.save(model.state_dict(), ...)"
                 )
+            _check_members(archive, size)
             order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b"little"
             content = unpickler.read(io.BytesIO(archive.read(pickle)))
 

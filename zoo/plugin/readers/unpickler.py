@@ -17,7 +17,8 @@ from typing import IO, Any
 
 from zoo.errors import WeightsIncompatible
 
-MOST_INSTRUCTIONS = 5_000_000
+# A network of ten thousand tensors needs half a million.
+MOST_INSTRUCTIONS = 2_000_000
 MOST_DIMENSIONS = 32
 # The names of numbers in numpy, by the names that PyTorch gives to storages. BFloat16 is read as uint16 and widened.
 STORAGES = {
