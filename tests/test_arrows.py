@@ -37,7 +37,7 @@ ALLOWED = {
 }
 ALLOWED["zoo.workflow"] = set(ALLOWED) - {"zoo_plugins"}
 ALLOWED["zoo.testing"] = TOOLS | {"zoo.pretrained", "zoo.convert", "zoo.train", "zoo.export"}
-ALLOWED["zoo.scaffold"] = {"zoo.errors", "zoo.plugin"}
+ALLOWED["zoo.scaffold"] = {"zoo.errors", "zoo.installed", "zoo.plugin"}
 ALLOWED["zoo.cli"] = set(ALLOWED) - {"zoo_plugins"}
 ALLOWED["zoo.__main__"] = {"zoo.cli"}
 FOLDERS = {"zoo": "zoo", "zoo_plugins": "plugins/zoo_plugins", "zoo_runtime": "runtime/zoo_runtime"}

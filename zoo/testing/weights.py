@@ -27,8 +27,6 @@ def check_weights(weights: Weights, architecture: Architecture, path: Path | Non
     """
     from zoo.errors import HashMismatch, WeightsUnavailable
     from zoo.pretrained import fetch
-    from zoo.train.network import build_backbone, build_classifier
-    from zoo.train.weights_file import load_weights
 
     if path is None:
         if fetch.find_local(weights) is None:
@@ -39,8 +37,17 @@ def check_weights(weights: Weights, architecture: Architecture, path: Path | Non
         found = f"{algorithm}:{fetch.digest_of(path, algorithm)}"
         if found != weights.hash:
             raise HashMismatch(f"{str(path)!r} has the hash {found}, and the plugin states {weights.hash}.")
+    for top in sorted({weights.includes_top, weights.includes_top and not weights.top_optional}):
+        _check_in_network(weights, architecture, path, top=top)
+
+
+def _check_in_network(weights: Weights, architecture: Architecture, path: Path, *, top: bool) -> None:
+    """Load the file into a network with or without its top, and check the network."""
+    from zoo.train.network import build_backbone, build_classifier
+    from zoo.train.weights_file import load_weights
+
     backend.start().utils.set_random_seed(0)
-    if weights.includes_top:
+    if top:
         model = build_classifier(architecture, weights.input_size, weights.classes)
     else:
         model = build_backbone(architecture, weights.input_size)
