@@ -10,13 +10,14 @@ not faster. Who wants the half size says so: `openvino-fp16`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo.plugin import Format, FormatSource, hookimpl
 
-FILE = "model.xml"
+FILE, WEIGHTS_DIGEST = "model.xml", "zoo.weights_sha256"
 INSTALL = "pip install 'finezoo[openvino]'"
 
 
@@ -36,7 +37,12 @@ def make(source: FormatSource, *, compress: bool = False) -> None:
     model = openvino.Core().read_model(graph.SerializeToString())
     for key, text in source.metadata.items():
         model.set_rt_info(text, ["zoo", key])
-    openvino.save_model(model, source.folder / FILE, compress_to_fp16=compress)
+    target = source.folder / FILE
+    openvino.save_model(model, target, compress_to_fp16=compress)
+    # With the digest of the weights, the runtime notices if the two files do not belong together.
+    digest = hashlib.sha256(target.with_suffix(".bin").read_bytes()).hexdigest()
+    model.set_rt_info(f'"{digest}"', ["zoo", WEIGHTS_DIGEST])
+    openvino.save_model(model, target, compress_to_fp16=compress)
 
 
 def make_compressed(source: FormatSource) -> None:

@@ -23,7 +23,7 @@ from zoo.report.model_card_limits import limits, untried
 # What runtime/pyproject.toml requires; a test compares them.
 RUNTIME = {"numpy": ">=1.24", "onnxruntime": ">=1.27", "pillow": ">=13.0"}
 # What the formats of other engines need besides.
-ENGINES = {"litert": {"ai-edge-litert": ">=1.2"}, "openvino": {"openvino": ">=2025.0"}}
+ENGINES = {"litert": {"ai-edge-litert": ">=2.0"}, "openvino": {"openvino": ">=2025.0"}}
 RUNTIME_PACKAGE = "finezoo-runtime"
 MADE_BY = "zoo"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
