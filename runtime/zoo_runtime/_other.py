@@ -32,14 +32,22 @@ class OtherPredictor(Predictor):
     Args:
         info: The metadata of the file.
         run: Takes pixels, (batch, height, width, channels), and returns what `Predictor.outputs` returns.
+        engine: The name of the engine, for the versions in the self-test.
         max_pixels: As for `Predictor`.
         formats: As for `Predictor`.
     """
 
     def __init__(
-        self, info: ModelInfo, run: Run, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
+        self,
+        info: ModelInfo,
+        run: Run,
+        *,
+        engine: str = "onnxruntime",
+        max_pixels: int = MAX_PIXELS,
+        formats: Sequence[str] | None = None,
     ) -> None:
         self.info = info
+        self.engine = engine
         self.max_pixels = max_pixels
         self.formats = formats
         self.settings = Settings()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
@@ -249,7 +250,8 @@ def _predictor(kind: Format, info: ModelInfo, run: Callable[[Any], list[np.ndarr
     """Return a predictor that answers with the files of a format."""
     from zoo_runtime.workshop import OtherPredictor
 
-    return OtherPredictor(info, run, **dataset.source.limits)
+    engine = {".tflite": "litert", ".xml": "openvino"}.get(Path(kind.file).suffix, "onnxruntime")
+    return OtherPredictor(info, run, engine=engine, **dataset.source.limits)
 
 
 def _calibration(dataset: Dataset, seed: int) -> np.ndarray:
