@@ -11,6 +11,7 @@ from ._busy import OtherPrograms
 from ._choice import parse_formats
 from ._cores import usable_cores
 from ._drift import pixel_figures
+from ._engine import exported_in
 from ._format import INPUT, OUTPUT
 from ._kinds import conversion_advice, is_picture, is_readable
 from ._limit import format_pixels, parse_pixels, with_option_names
@@ -37,6 +38,7 @@ __all__ = [
     "OtherPrograms",
     "Pairs",
     "conversion_advice",
+    "exported_in",
     "format_accuracy",
     "format_pixels",
     "is_picture",

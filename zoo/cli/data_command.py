@@ -160,7 +160,8 @@ def _names_pictures(text: str) -> bool:
     if text == "digits":
         return True
     if os.path.isdir(path):
-        return not any(os.path.isfile(os.path.join(path, name)) for name in ("run.json", "model.onnx"))
+        of_zoo = ("run.json", "model.onnx", "model.tflite", "model.xml")
+        return not any(os.path.isfile(os.path.join(path, name)) for name in of_zoo)
     return os.path.isfile(path) and path.lower().endswith((".csv", ".npz"))
 
 

@@ -142,7 +142,7 @@ def _refuse_swapped(model: str, others: Sequence[str], exported: Path, runs: Pat
             found[other] = resolve_model(other, exported, runs)
     words = sys.argv[1:]
     for other, path in found.items():
-        if path.is_dir() or path.suffix.lower() == ".onnx":
+        if path.is_dir() or path.suffix.lower() in (".onnx", ".tflite", ".xml"):
             exchanged = {model: other, other: model}
             command = " ".join(["zoo", *(quoted(exchanged.get(word, word)) for word in words)])
             shown = f": `{command}`" if words.count(model) == words.count(other) == 1 else ""

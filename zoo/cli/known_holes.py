@@ -1,9 +1,9 @@
 """Known security holes of the packages that zoo is built on, by the versions that close them.
 
 The table is part of zoo: `zoo doctor` asks no server. It has what matters to zoo, that is reading pictures, weights,
-networks and exported files, and not every hole of each package. It was read from the addresses beside the entries in
-the month `KNOWN_ON`. Nothing is known of numpy from 1.26 on; h5py brings a copy of HDF5, whose holes have no numbers
-that versions of h5py could be compared with.
+networks and exported files, and not every hole of each package. The address beside an entry has its record. numpy and
+h5py have no entries: h5py brings a copy of HDF5, whose holes have no numbers that versions of h5py could be compared
+with.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 KNOWN_ON = "2026-11"
-"""The month in which the table was brought up to date."""
+"""The month in which the table was last changed."""
 _NVD = "https://nvd.nist.gov/vuln/detail/"
 _GITHUB = "https://github.com/advisories/"
 

@@ -26,6 +26,7 @@ from zoo.workflow.own_pictures import changes_for, open_pictures, recorded_readi
 from zoo.workflow.replaced import EXPORTED_FILE
 from zoo.workflow.solved import SolvedNetwork, open_trained
 from zoo_runtime import ImageSpec, ModelError, ModelInfo, Predictor
+from zoo_runtime.workshop import exported_in
 
 
 def evaluate(
@@ -140,7 +141,7 @@ def _open_model(
         InstallationError: The run has no exported file, and Keras cannot be imported.
         zoo_runtime.ModelError: The file is not a usable exported file.
     """
-    if (model.is_dir() and not (model / EXPORTED_FILE).is_file()) or (model / runs.RECORD).is_file():
+    if (model.is_dir() and not exported_in(str(model))) or (model / runs.RECORD).is_file():
         run, record = runs.load(model)
         if run.exported.is_file():
             return Predictor(run.exported), run, record
@@ -196,8 +197,9 @@ def resolve_model(text: str, exported: Path, runs_folder: Path, *, to_predict: b
         # Path.is_file raises an error for names that are too long, and for folders without permission to enter.
         if os.path.isfile(path):
             return path
-        if os.path.isfile(path / EXPORTED_FILE) and not os.path.isfile(path / runs.RECORD):
-            return path / EXPORTED_FILE
+        if (files := exported_in(str(path))) and not os.path.isfile(path / runs.RECORD):
+            # The ONNX file comes first.
+            return Path(files[0])
         # All checks of a place come before the next place: a run folder at this path precedes an export of this name.
         if os.path.isfile(path / runs.RECORD):
             folder = path
@@ -234,7 +236,7 @@ def find_run(text: str, exported: Path, runs_folder: Path, command: str, typed: 
     if found:
         return found
     for path in (Path(text), exported / text):
-        file = path if os.path.isfile(path) else path / EXPORTED_FILE
+        file = path if os.path.isfile(path) else Path(next(iter(exported_in(str(path))), path / EXPORTED_FILE))
         with contextlib.suppress(ModelError):
             identity = Predictor(file, tuned=False).info.run.get("id")
             if not identity:
@@ -255,7 +257,7 @@ def _not_found(text: str, exported: Path, runs_folder: Path) -> str:
 
     The message lists the exports and the latest runs, and suggests a similar name.
     """
-    exports = sorted(path.parent.name for path in exported.glob(f"*/{EXPORTED_FILE}"))
+    exports = sorted(path.name for path in exported.glob("*") if exported_in(str(path)))
     nearest = difflib.get_close_matches(Path(text).name, [*exports, *runs.names(runs_folder)], n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     if os.path.isdir(text):
