@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import site
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +168,30 @@ def install_plugin(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, f"{name}_plugin_module", raising=False)
 
     return install
+
+
+@pytest.fixture
+def environment_of_a_user(tmp_path, monkeypatch):
+    """Make a virtual environment that sees everything installed here, and into which packages can be installed.
+
+    Returns:
+        A function that runs `python ARGUMENTS` in it and returns the finished process.
+    """
+    folder = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (python,) = [path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists()]
+    (own,) = {Path(path) for path in folder.rglob("site-packages")}
+    # addsitedir, so that an editable installation of zoo is found too.
+    seen = [path for path in site.getsitepackages() if os.path.isdir(path)]
+    (own / "seen.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in seen))
+    for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_USER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        command = [python, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd or tmp_path)
+
+    return run
 
 
 @pytest.fixture(scope="session")

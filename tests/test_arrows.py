@@ -35,8 +35,9 @@ ALLOWED = {
     "zoo.config": TOOLS | {"zoo.pretrained", "zoo.data", "zoo.train"},
 }
 ALLOWED["zoo.workflow"] = set(ALLOWED) - {"zoo_plugins"}
-ALLOWED["zoo.testing"] = TOOLS | {"zoo.convert", "zoo.train", "zoo.export"}
-ALLOWED["zoo.cli"] = set(ALLOWED) - {"zoo_plugins", "zoo.testing"}
+ALLOWED["zoo.testing"] = TOOLS | {"zoo.pretrained", "zoo.convert", "zoo.train", "zoo.export"}
+ALLOWED["zoo.scaffold"] = {"zoo.errors", "zoo.plugin"}
+ALLOWED["zoo.cli"] = set(ALLOWED) - {"zoo_plugins"}
 ALLOWED["zoo.__main__"] = {"zoo.cli"}
 FOLDERS = {"zoo": "zoo", "zoo_plugins": "plugins/zoo_plugins", "zoo_runtime": "runtime/zoo_runtime"}
 
@@ -121,6 +122,8 @@ LIGHT_COMMANDS = [
             "doctor",
             "runs",
             "cache",
+            "check",
+            "new-plugin",
         )
     ),
 ]

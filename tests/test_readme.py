@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import site
 import subprocess
 import sys
 import time
@@ -31,30 +29,6 @@ def files_of(page: Path) -> dict[str, str]:
     return dict(re.findall(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S))
 
 
-@pytest.fixture
-def environment_of_a_user(tmp_path, monkeypatch):
-    """Make a virtual environment that sees everything installed here, and into which packages can be installed.
-
-    Returns:
-        A function that runs `python ARGUMENTS` in it and returns the finished process.
-    """
-    folder = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    (python,) = [path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists()]
-    (own,) = {Path(path) for path in folder.rglob("site-packages")}
-    # addsitedir, so that an editable installation of zoo is found too.
-    seen = [path for path in site.getsitepackages() if os.path.isdir(path)]
-    (own / "seen.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in seen))
-    for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_USER"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-        command = [python, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd or tmp_path)
-
-    return run
-
-
 @pytest.mark.slow
 def test_the_example_plugin_installs_lists_passes_its_test_trains_and_goes(environment_of_a_user, photos, tmp_path):
     files = files_of(REPOSITORY / "docs" / "plugins.md")
@@ -74,7 +48,7 @@ def test_the_example_plugin_installs_lists_passes_its_test_trains_and_goes(envir
     assert "plain" in python("-m", "zoo.cli", "list", "schedules").stdout
 
     tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_zoo_quick.py", cwd=folder)
-    assert tested.returncode == 0 and "2 passed" in tested.stdout, tested.stdout + tested.stderr
+    assert tested.returncode == 0 and "16 passed, 1 skipped" in tested.stdout, tested.stdout + tested.stderr
 
     ran = python(
         *("-m", "zoo.cli", "finetune", "quick", "--data", photos, "--size", 32, "--schedule", "plain"),
@@ -205,6 +179,12 @@ def test_the_service_of_the_runtimes_page_works(tmp_path, finished):
         process.wait()
     assert sorted(path.name for path in inbox.iterdir()) == ["c.jpg.part", "folder"]
     assert [path.read_bytes() for path in (tmp_path / "refused").iterdir()] == [b"no picture"]
+
+
+def test_the_page_lists_every_check_with_its_rule():
+    page = (REPOSITORY / "docs" / "plugins.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| [a-z ]+ \| (.*) \|$", page, re.M))
+    assert rows == {check.name: check.rule for check in testing.CHECKS}
 
 
 def test_the_example_policy_keeps_the_contract_and_refuses_what_is_out_of_range():

@@ -18,7 +18,21 @@ from typing import NoReturn
 import click
 
 from zoo import interrupts
-from zoo.cli import cache, catalog, data, doctor, ending, evaluate, export, report, runs, shortages, train, weights
+from zoo.cli import (
+    cache,
+    catalog,
+    data,
+    doctor,
+    ending,
+    evaluate,
+    export,
+    plugins,
+    report,
+    runs,
+    shortages,
+    train,
+    weights,
+)
 from zoo.cli.doctor import missing_text
 from zoo.errors import InstallationError, UsageError, ZooError
 from zoo.interrupts import exit_code
@@ -179,5 +193,7 @@ for command in (
     cache.cache,
     data.data,
     doctor.doctor,
+    plugins.check,
+    plugins.new_plugin,
 ):
     cli.add_command(command)

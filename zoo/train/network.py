@@ -68,14 +68,19 @@ def _single_input(model: keras.Model) -> keras.Model:
     The functions of keras.applications return a model that takes such a list if they are called with `input_tensor`.
 
     Raises:
-        InvalidPluginData: The model has several inputs or several outputs.
+        InvalidPluginData: It is no functional model, or it has several inputs or several outputs.
     """
+    keras = backend.start()
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise InvalidPluginData(
+            f"a network must be a functional keras.Model, made from a keras.Input. Received: {model!r}."
+        )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise InvalidPluginData(
             f"{model.name}: a network must have one input and one output. "
             f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs."
         )
-    return backend.start().Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def build_classifier(architecture: Architecture, size: tuple[int, int], classes: int) -> keras.Model:
