@@ -55,3 +55,13 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypa
     assert f"these packages are not installed: {absent}. Type `pip install --force-reinstall finezoo`" in problems
     assert "its package zoo_runtime is missing" in problems and "zoo_plugins" not in problems
     assert "(from a clone: `pip install --force-reinstall --no-deps .`)" in problems
+
+
+def test_long_names_of_plugins_stay_in_their_column(zoo, install_plugin):
+    install_plugin(
+        "efficientnet_lite_of_owls", "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_weights():\n    return []"
+    )
+    lines = zoo("doctor").out.splitlines()
+    rows = [line for line in lines if " loaded " in line]
+    assert any(line.startswith("  efficientnet_lite_of_owls loaded ") for line in rows)
+    assert len({line.index(" loaded ") for line in rows}) == 1

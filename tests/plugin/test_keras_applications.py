@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from zoo import backend
 from zoo.errors import InvalidPluginData
 from zoo.plugin import normalize, registry
 
@@ -66,3 +67,18 @@ def test_normalize(mode, expected):
 def test_normalize_refuses_another_mode():
     with pytest.raises(InvalidPluginData, match=r"tf, torch, caffe, 128, unit or none\. Received: 'zero'"):
         normalize(None, "zero")
+
+
+def test_normalize_by_mean_and_scale():
+    keras = backend.start()
+    pixels = keras.Input((2, 2, 3))
+    values = np.linspace(0, 255, 24, dtype="float32").reshape(2, 2, 2, 3)
+    for mean, scale in ((127, 128), ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), (127, (1, 2, 4))):
+        model = keras.Model(pixels, normalize(pixels, mean=mean, scale=scale))
+        assert [layer.name for layer in model.layers][1:] == ["normalize"]
+        np.testing.assert_allclose(model(values), (values - mean) / np.array(scale), rtol=1e-5, atol=1e-5)
+    for wrong in ({"mean": 1}, {"mean": 1, "scale": 0}, {"mean": (1, 2), "scale": 1}, {"mean": "a", "scale": 1}, {}):
+        with pytest.raises(InvalidPluginData, match="normalize: "):
+            normalize(pixels, **wrong)
+    with pytest.raises(InvalidPluginData, match="either a mode, or both mean and scale"):
+        normalize(pixels, "tf", mean=1, scale=1)
