@@ -33,7 +33,7 @@ def test_a_block_receives_the_tensors_of_the_same_block():
 
 def test_a_file_of_another_size_is_refused():
     weights, architecture = zoo_efficientnet_lite.zoo_weights()[0], zoo_efficientnet_lite.zoo_architectures()[2]
-    with pytest.raises(Exception, match=r"^layer 'stage1_block1_project' needs an array of shape"):
+    with pytest.raises(Exception, match=r"^layer 'stage2_block3_depthwise' needs an array of shape"):
         weights.load(architecture.build((260, 260, 3)), _file(weights))
 
 
