@@ -82,6 +82,7 @@ def test_labels_that_have_nothing_to_do_with_the_pictures(zoo, tmp_path):
     assert ran.code == 1 and "Check the labels" in ran.err and not (tmp_path / "exported").exists()
 
 
+@pytest.mark.slow
 def test_the_same_logits_for_every_picture(zoo, photos, tmp_path):
     arguments = ("finetune", "mobilenetv2_035", "--data", photos, "--weights", "none", "--schedule", "head-only")
     ran = zoo(*arguments, "--size", 32, "--epochs", 1, "--batch-size", 16, *folders(tmp_path))

@@ -158,6 +158,7 @@ def test_wrong_lists_of_labels(zoo, several, tmp_path, text, problem):
     assert ran.code == 1 and problem in ran.err
 
 
+@pytest.mark.slow
 def test_label_smoothing_keeps_the_loss_up(zoo, two, tmp_path):
     """With two classes and a smoothing of 0.2, the lowest possible loss is the entropy of (0.9, 0.1): 0.3251 nats."""
     arguments = ("mnist_convnet", "--data", two, "--epochs", 20, "--batch-size", 8, "--pool", "roi:2", "--hidden", "16")

@@ -115,6 +115,7 @@ print("PEAK", peak_memory() - before, fit.losses.mean())
 """
 
 
+@pytest.mark.slow
 def test_memory_hardly_grows_with_the_pictures(tmp_path):
     """One table of 40,000 pictures and 300 classes has 96 MB in 64 bits, and the whole problem has several."""
     grown = []

@@ -34,6 +34,7 @@ def rows_of(run):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_flipped_labels_are_in_the_first_tenth(zoo, digits, tmp_path, monkeypatch):
     path, wrong = digits
     monkeypatch.chdir(tmp_path)

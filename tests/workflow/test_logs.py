@@ -266,6 +266,7 @@ def test_none_and_history_are_accepted(zoo, photos):
         assert ran.code == 0, ran.err
 
 
+@pytest.mark.slow
 def test_a_logger_cannot_keep_the_process_from_ending(photos, tmp_path, install_plugin):
     install_plugin("logs", PLUGIN, "zoo-logs")
     words = ["finetune", "mnist_convnet", "--data", photos, *QUICK, "--epochs", 1, "--log", "sending", "--no-export"]

@@ -43,6 +43,7 @@ def two_runs(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_export_of_the_same_pictures_is_replaced_and_named(zoo, two_runs):
     place = two_runs / "exported"
     target = place / "shapes" / "model.onnx"

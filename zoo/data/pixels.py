@@ -239,7 +239,7 @@ def check_readable(pictures: Sequence[Picture], bad: Mapping[int, str]) -> None:
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
         converted = conversion_advice({pictures[i].name: "" for i in bad})
         advice = " ".join(filter(None, (converted, size_advice(bad.values()))))
-        if all("--formats " in why for why in bad.values()):
+        if all("which was not asked for; --formats " in why for why in bad.values()):
             advice = "Name these formats with --formats too, or leave the option out."
         raise UnreadablePictures(
             f"{len(bad)} of {len(pictures)} pictures cannot be read, more than {BAD_FRACTION:.0%}:\n{shown}{more}\n"

