@@ -30,8 +30,8 @@ PLACEHOLDERS = {"", "-", "?", "n/a", "na", "none", "null", "tba", "tbd", "todo",
 # An SPDX expression: identifiers joined by AND, OR and WITH.
 LICENCE = re.compile(r"[A-Za-z0-9][\w.+-]*(?: (?:AND|OR|WITH) [A-Za-z0-9][\w.+-]*)*")
 ADDRESS = re.compile(r"https?://(?P<host>[\w.-]+)|\bdoi:10\.\d+/\S+|\barXiv:\d{4}\.\d{4,5}")
-# Keras publishes no hashes of the first files. Neither hash nor commit of the others was known when they were listed. zoo
-# records the hash of the first download.
+# Keras publishes no hashes of the first files. Of the others, neither hash nor commit was known when they were listed.
+# zoo records the hash of the first download.
 WITHOUT_HASH = (
     "https://storage.googleapis.com/tensorflow/keras-applications/",
     "hf:timm/deit_tiny_patch16_224.fb_in1k/",
@@ -167,8 +167,8 @@ def check_metadata(subject: Subject, item: Item) -> None:
     """Licence, source and hash are stated, so that users may and can rely on them.
 
     `licence` is an SPDX identifier such as "MIT", "Apache-2.0" or "CC-BY-4.0" (https://spdx.org/licenses). `source`
-    has the address of the paper or the repository. Each file of weights has a `hash`; `sha256sum FILE` prints it. A file
-    of Hugging Face may have the whole id of a commit as its revision instead. `summary` is one line.
+    has the address of the paper or the repository. Each file of weights has a `hash`; `sha256sum FILE` prints it. A
+    file of Hugging Face may have the whole id of a commit as its revision instead. `summary` is one line.
     """
     summary = getattr(item, "summary", "")
     assert "\n" not in summary, f"the summary must be one line. Received: {summary!r}"
