@@ -100,8 +100,11 @@ class LiteRTSession:
         first = self._interpreter()
         if len(graph.inputs) != 1:
             raise CorruptModel(f"{name} has {len(graph.inputs)} inputs instead of one. Export it again.")
-        (taken,) = first.interpreter.get_input_details()
-        outputs = {int(each["index"]): each for each in first.interpreter.get_output_details()}
+        try:
+            (taken,) = first.interpreter.get_input_details()
+            outputs = {int(each["index"]): each for each in first.interpreter.get_output_details()}
+        except UnicodeDecodeError:
+            raise CorruptModel(f"{name} is damaged: a name in it is not text. Copy the file again.") from None
         self._taken = int(taken["index"])
         self._shape = tuple(map(int, taken["shape"]))
         if self._shape[:1] != (1,):
