@@ -11,7 +11,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from ._cores import usable_cores
 from ._engine import LITERT
 from ._errors import CorruptModel, UnsafeModel
 from ._format import INPUT
-from ._onnxruntime import Node
-from ._single import FoundNode, Meta, foreign_file, order_outputs, read_whole, refuse_providers
+from ._single import FoundNode, PictureByPicture, foreign_file, order_outputs, read_whole, refuse_providers
 from ._structure import BrokenStructure, UnsafeStructure
 from ._tflite import MOST_BYTES, Graph, read_graph, read_metadata
 
@@ -76,7 +74,7 @@ def open_file(model: str | bytes, settings: Settings, callers: int) -> LiteRTSes
     return LiteRTSession(name, content, graph, metadata, settings.threads or usable_cores())
 
 
-class LiteRTSession:
+class LiteRTSession(PictureByPicture):
     """Holds an open .tflite file. Several threads may run it at the same time.
 
     Args:
@@ -91,71 +89,39 @@ class LiteRTSession:
     """
 
     def __init__(self, name: str, content: bytes, graph: Graph, metadata: dict[str, str], threads: int) -> None:
+        super().__init__(metadata)
         self._name = name
         self._content = content
         self._threads = threads
-        self._meta = Meta(metadata)
-        self._idle: list[_Interpreter] = []
-        self._lock = threading.Lock()
-        first = self._interpreter()
+        first = self._worker()
         if len(graph.inputs) != 1:
             raise CorruptModel(f"{name} has {len(graph.inputs)} inputs instead of one. Export it again.")
         try:
-            (taken,) = first.interpreter.get_input_details()
-            outputs = {int(each["index"]): each for each in first.interpreter.get_output_details()}
+            (taken,) = first.get_input_details()
+            outputs = {int(each["index"]): each for each in first.get_output_details()}
         except UnicodeDecodeError:
             raise CorruptModel(f"{name} is damaged: a name in it is not text. Copy the file again.") from None
         self._taken = int(taken["index"])
         self._shape = tuple(map(int, taken["shape"]))
         if self._shape[:1] != (1,):
             raise CorruptModel(f"{name} accepts only batches of {self._shape[:1]}, instead of one. Export it again.")
-        self._inputs: list[Node] = [FoundNode(INPUT, _type_of(taken), ["batch", *self._shape[1:]])]
-        names, places = order_outputs(graph.names, graph.outputs)
-        self._names, self._places = names, places
-        self._outputs: list[Node] = [
+        self._inputs = [FoundNode(INPUT, _type_of(taken), ["batch", *self._shape[1:]])]
+        self._names, self._places = order_outputs(graph.names, graph.outputs)
+        self._outputs = [
             FoundNode(label, _type_of(outputs[place]), ["batch", *map(int, outputs[place]["shape"][1:])])
-            for label, place in zip(names, places, strict=True)
+            for label, place in zip(self._names, self._places, strict=True)
         ]
         self._idle.append(first)
 
-    def run(
-        self, output_names: Sequence[str] | None, input_feed: Mapping[str, npt.NDArray[np.uint8]]
+    def _run_one(
+        self, worker: Any, picture: npt.NDArray[np.uint8], places: Sequence[int]
     ) -> list[npt.NDArray[np.float32]]:
-        """Run the network on a batch, picture by picture; see `Session`."""
-        places = [
-            place
-            for label, place in zip(self._names, self._places, strict=True)
-            if output_names is None or label in output_names
-        ]
-        pixels = input_feed[INPUT]
-        with self._lock:
-            used = self._idle.pop() if self._idle else None
-        used = used or self._interpreter()
-        rows: list[list[npt.NDArray[np.float32]]] = []
-        try:
-            for picture in pixels:
-                used.interpreter.set_tensor(self._taken, picture[None])
-                used.interpreter.invoke()
-                # A copy, because the next picture overwrites it.
-                rows.append([used.interpreter.get_tensor(place) for place in places])
-        finally:
-            with self._lock:
-                self._idle.append(used)
-        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+        worker.set_tensor(self._taken, picture)
+        worker.invoke()
+        # `get_tensor` copies, because the next picture overwrites the output.
+        return [worker.get_tensor(place) for place in places]
 
-    def get_inputs(self) -> list[Node]:
-        return self._inputs
-
-    def get_outputs(self) -> list[Node]:
-        return self._outputs
-
-    def get_modelmeta(self) -> Meta:
-        return self._meta
-
-    def get_providers(self) -> list[str]:
-        return ["CPUExecutionProvider"]
-
-    def _interpreter(self) -> _Interpreter:
+    def _worker(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
@@ -168,12 +134,7 @@ class LiteRTSession:
                 f"LiteRT cannot load {self._name}: {(reason or ['no reason given'])[0]:.300}. Copy the file again, or "
                 "export it again. A newer LiteRT may know more: `pip install --upgrade ai-edge-litert`."
             ) from None
-        return _Interpreter(made)
-
-
-@dataclass(frozen=True)
-class _Interpreter:
-    interpreter: Any
+        return made
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,7 @@ from ._engine import OPENVINO, companion_of
 from ._errors import CorruptModel, NotAnExport, ProviderNotStarted, UnsafeModel
 from ._format import INPUT
 from ._ir import MOST_WEIGHTS, MOST_XML, WEIGHTS_DIGEST, Outline, check_sizes, read_xml
-from ._onnxruntime import Node
-from ._single import NAMES, FoundNode, Meta, foreign_file, order_outputs, read_whole, refuse_providers
+from ._single import NAMES, FoundNode, PictureByPicture, foreign_file, order_outputs, read_whole, refuse_providers
 from ._structure import BrokenStructure, UnsafeStructure
 
 if TYPE_CHECKING:
@@ -127,7 +125,7 @@ def _options(providers: Sequence[Provider]) -> dict[str, str]:
     return found
 
 
-class OpenVINOSession:
+class OpenVINOSession(PictureByPicture):
     """Holds a compiled IR. Several threads may run it at the same time.
 
     Args:
@@ -154,8 +152,8 @@ class OpenVINOSession:
     ) -> None:
         import openvino
 
+        super().__init__(metadata)
         self._name = name
-        self._meta = Meta(metadata)
         core = openvino.Core()
         try:
             model = core.read_model(*content)
@@ -180,8 +178,6 @@ class OpenVINOSession:
             if set(options) - {PRECISION}:
                 raise ProviderNotStarted(f"OpenVINO cannot load {name} with {dict(options)}: {_first(error)}") from None
             raise self._not_loaded(error) from None
-        self._idle: list[Any] = []
-        self._lock = threading.Lock()
 
     def _describe(self, model: Any) -> None:
         """Take over the names, types and shapes of the inputs and outputs."""
@@ -195,8 +191,8 @@ class OpenVINOSession:
         shape = _shape(taken)
         if isinstance(shape[0], int) and shape[0] != 1:
             raise CorruptModel(f"{self._name} accepts only batches of {shape[0]}. Export it again.")
-        self._inputs: list[Node] = [FoundNode(INPUT, _type_of(taken), ["batch", *shape[1:]])]
-        self._outputs: list[Node] = [
+        self._inputs = [FoundNode(INPUT, _type_of(taken), ["batch", *shape[1:]])]
+        self._outputs = [
             FoundNode(label, _type_of(model.outputs[place]), ["batch", *_shape(model.outputs[place])[1:]])
             for label, place in zip(self._names, self._places, strict=True)
         ]
@@ -207,39 +203,14 @@ class OpenVINOSession:
             "OpenVINO may know more: `pip install --upgrade openvino`."
         )
 
-    def run(
-        self, output_names: Sequence[str] | None, input_feed: Mapping[str, npt.NDArray[np.uint8]]
+    def _worker(self) -> Any:
+        return self._compiled.create_infer_request()
+
+    def _run_one(
+        self, worker: Any, picture: npt.NDArray[np.uint8], places: Sequence[int]
     ) -> list[npt.NDArray[np.float32]]:
-        """Run the network on a batch, picture by picture; see `Session`."""
-        places = [
-            place
-            for label, place in zip(self._names, self._places, strict=True)
-            if output_names is None or label in output_names
-        ]
-        with self._lock:
-            request = self._idle.pop() if self._idle else None
-        request = request or self._compiled.create_infer_request()
-        rows: list[list[npt.NDArray[np.float32]]] = []
-        try:
-            for picture in input_feed[INPUT]:
-                results = request.infer({0: picture[None]})
-                rows.append([np.array(results[place]) for place in places])
-        finally:
-            with self._lock:
-                self._idle.append(request)
-        return [np.concatenate(column) for column in zip(*rows, strict=True)]
-
-    def get_inputs(self) -> list[Node]:
-        return self._inputs
-
-    def get_outputs(self) -> list[Node]:
-        return self._outputs
-
-    def get_modelmeta(self) -> Meta:
-        return self._meta
-
-    def get_providers(self) -> list[str]:
-        return ["CPUExecutionProvider"]
+        results = worker.infer({0: picture})
+        return [np.array(results[place]) for place in places]
 
 
 def _shape(port: Any) -> list[int | str | None]:

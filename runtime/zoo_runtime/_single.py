@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import abc
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ._engine import Engine
 from ._errors import ModelNotFound, NotAnExport, ProviderNotStarted
-from ._format import OUTPUT
+from ._format import INPUT, OUTPUT
 from ._trust import FEATURE_NORM, OUTLIER_SCORE
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ._onnxruntime import Node
     from ._session import Provider
 
 NAMES = (OUTPUT, OUTLIER_SCORE, FEATURE_NORM)
@@ -33,6 +40,66 @@ class Meta:
 
     custom_metadata_map: dict[str, str]
     producer_name: str = ""
+
+
+class PictureByPicture(abc.ABC):
+    """The session of an engine that runs the pictures of a batch one by one. Several threads may run it at once.
+
+    A subclass fills `_inputs`, `_outputs`, and the names and places of the outputs.
+
+    Args:
+        metadata: The metadata entries of the file.
+    """
+
+    def __init__(self, metadata: dict[str, str]) -> None:
+        self._meta = Meta(metadata)
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
+        self._inputs: list[Node] = []
+        self._outputs: list[Node] = []
+        self._names: list[str] = []
+        self._places: list[int] = []
+
+    @abc.abstractmethod
+    def _worker(self) -> Any:
+        """Return a new object that one thread can run."""
+
+    @abc.abstractmethod
+    def _run_one(
+        self, worker: Any, picture: npt.NDArray[np.uint8], places: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Run the network on a batch of one picture. Return copies of the outputs at some places."""
+
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, npt.NDArray[np.uint8]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Run the network on a batch, picture by picture; see `Session`."""
+        places = [
+            place
+            for label, place in zip(self._names, self._places, strict=True)
+            if output_names is None or label in output_names
+        ]
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+        worker = self._worker() if worker is None else worker
+        try:
+            rows = [self._run_one(worker, picture[None], places) for picture in input_feed[INPUT]]
+        finally:
+            with self._lock:
+                self._idle.append(worker)
+        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+    def get_inputs(self) -> list[Node]:
+        return self._inputs
+
+    def get_outputs(self) -> list[Node]:
+        return self._outputs
+
+    def get_modelmeta(self) -> Meta:
+        return self._meta
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
 
 
 def read_whole(path: str, most: int) -> bytes:
