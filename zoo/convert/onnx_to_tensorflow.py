@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,28 @@ def _tensorflow() -> ModuleType:
     return tf
 
 
+def _in_order(graph: onnx.GraphProto, known: set[str]) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes so that each comes after those whose results it needs. The quantizer leaves them in any order.
+
+    Args:
+        graph: The graph.
+        known: The names of the inputs and constants.
+
+    Raises:
+        ConversionFailed: A node needs a result that no node makes.
+    """
+    waiting, known = list(graph.node), {*known, ""}
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.input)]
+        if not ready:
+            raise ConversionFailed(f"the graph has no {next(iter(set(waiting[0].input) - known))!r}.")
+        for node in ready:
+            known.update(node.output)
+            yield node
+        done = {id(node) for node in ready}
+        waiting = [node for node in waiting if id(node) not in done]
+
+
 class _Graph:
     """Translates the nodes of a graph one after another.
 
@@ -84,7 +107,7 @@ class _Graph:
 
         known: dict[str, Tensor] = {name: plain(np.asarray(value)) for name, value in self.constants.items()}
         known[self.model.graph.input[0].name] = plain(image)
-        for node in self.model.graph.node:
+        for node in _in_order(self.model.graph, set(known)):
             translate = OPERATORS.get(node.op_type)
             if translate is None or node.domain:
                 raise ConversionFailed(
