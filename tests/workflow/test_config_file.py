@@ -45,7 +45,7 @@ def test_a_run_is_repeated_to_the_same_bytes(zoo, tmp_path, monkeypatch):
     values = tomllib.loads(text)
     assert text.startswith("# The settings of one run") and f"zoo finetune --config {run / 'config.toml'}" in text
     assert values["seed"] == 4 and values["data"] == str(tmp_path / "pictures.npz") and values["dropout"] == 0.3
-    assert values["schedule"]["phase"][0]["epochs"] == 1 and values["chosen"] == {"weights": "none"}
+    assert values["schedule"]["phase"][0]["epochs"] == 1 and values["chosen"] == {"resize": "squash", "weights": "none"}
     # Neither the schedule's file nor the place matters any more.
     (tmp_path / "own.toml").unlink()
     shutil.move(run / "config.toml", tmp_path / "elsewhere.toml")
