@@ -22,11 +22,7 @@ from zoo.errors import ZooError
 from zoo.evaluate import evaluator
 from zoo.evaluate import metrics as metric_tools
 from zoo.evaluate.evaluator import Outputs
-from zoo.export.variants import (
-    Float32File,
-    VariantFile,
-    VariantRequest,
-)
+from zoo.export.variants import Float32File, VariantFile, VariantRequest
 from zoo.plugin import Head
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
