@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import shutil
 import site
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """If a process of pytest-xdist ends by itself, say how: pytest-xdist does not."""
+    if error:
+        process = node.gateway._io.popen
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+        print(f"\n{node.gateway.id} ended with {process.returncode}; minus a number is a signal", file=sys.stderr)
 
 
 @pytest.fixture(autouse=True)
@@ -116,22 +130,52 @@ def make_photos():
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory) -> Path:
-    """Write three class folders with 24 synthetic pictures each, and return their parent folder."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    write_photos(folder, 24)
+def shared(tmp_path_factory):
+    """Return a function that makes a folder once for all processes of pytest-xdist: `shared(name, make)`.
+
+    No test may change what is in it.
+    """
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            path = tmp_path_factory.mktemp(name)
+            make(path)
+            return path
+        # The tests of the runtime alone do without this package.
+        import filelock
+
+        path = tmp_path_factory.getbasetemp().parent / name
+        done = path.with_suffix(".done")
+        with filelock.FileLock(path.with_suffix(".lock")):
+            if not done.exists():
+                # What has failed halfway in another process is made again.
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                make(path)
+                done.touch()
+        return path
+
     return folder
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, photos):
-    """Fine-tune the smallest MobileNetV2 on `photos`; return (run folder, folder of exports, printed text)."""
-    import contextlib
-    import io
+def photos(shared) -> Path:
+    """Write three class folders with 24 synthetic pictures each, and return their parent folder."""
+    return shared("data", lambda folder: write_photos(folder / "photos", 24)) / "photos"
 
+
+@pytest.fixture(scope="session")
+def finished(shared, photos):
+    """Fine-tune the smallest MobileNetV2 on `photos`; return (run folder, folder of exports, printed text)."""
+    folder = shared("finished", lambda folder: _fine_tune(folder, photos))
+    (run,) = (folder / "runs").iterdir()
+    return run, folder / "exported", (folder / "printed.txt").read_text()
+
+
+def _fine_tune(folder: Path, photos: Path) -> None:
+    """Fine-tune the smallest MobileNetV2 on pictures, into a folder. What it printed is in printed.txt."""
     from zoo import cli
 
-    folder = tmp_path_factory.mktemp("finished")
     patch = pytest.MonkeyPatch()
     patch.setenv("ZOO_CACHE", str(folder / "cache"))
     patch.setenv("KERAS_HOME", str(folder / "keras"))
@@ -145,8 +189,7 @@ def finished(tmp_path_factory, photos):
         cli.main()
     patch.undo()
     assert not stopped.value.code, err.getvalue()
-    (run,) = (folder / "runs").iterdir()
-    return run, folder / "exported", out.getvalue() + err.getvalue()
+    (folder / "printed.txt").write_text(out.getvalue() + err.getvalue())
 
 
 @pytest.fixture

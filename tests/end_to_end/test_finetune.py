@@ -93,6 +93,7 @@ def test_no_export_leaves_none_but_evaluates(zoo, photos, tmp_path):
     assert (tmp_path / "exported" / "mnist_convnet-photos" / "model.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_options_are_obeyed_and_recorded(zoo, finished, photos, tmp_path):
     first, _, _ = finished
     ran = zoo(
@@ -152,6 +153,7 @@ def test_same_command_same_bytes_of_weights(zoo, photos, tmp_path, name):
     assert not np.array_equal(first[0], third[0])
 
 
+@pytest.mark.slow
 def test_a_run_continues_from_a_runs_own_model(zoo, finished, photos, tmp_path):
     run, _, _ = finished
     ran = zoo(

@@ -200,6 +200,7 @@ def test_balance_finds_the_rare_class(zoo, tmp_path):
     assert 0.55 < recalls["balanced"]["rare"] < 0.85 and 0.55 < recalls["balanced"]["frequent"] < 0.85
 
 
+@pytest.mark.slow
 def test_patience_and_the_last_epoch(zoo, two, tmp_path):
     """At a learning rate that is far too high, the validation loss soon stops falling."""
     arguments = ("mnist_dense", "--data", two, "--epochs", 15, "--batch-size", 8, "--learning-rate", "3", "--no-export")

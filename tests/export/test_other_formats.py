@@ -81,6 +81,7 @@ def stranger(install_plugin):
     install_plugin("stranger", PLUGIN)
 
 
+@pytest.mark.slow
 def test_a_format_of_a_stranger(stranger, run, exported, zoo):
     float32 = (exported / "shapes" / "model.onnx").read_bytes()
     ran = zoo("export", run, "--exported", exported, "--as", ",".join(["steady", *REASONS]))

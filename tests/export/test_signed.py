@@ -23,6 +23,7 @@ def key(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_exports_are_signed_and_a_new_export_drops_the_signature(export, exported, key, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_SIGN_PASSPHRASE", "open sesame")
     public = tmp_path / "key.pub"

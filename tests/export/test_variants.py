@@ -151,6 +151,7 @@ def test_a_file_that_loses_one_test_picture_is_made_and_one_that_loses_many_is_n
         assert warnings == json.loads(before)["warnings"] and "too few to tell" not in report
 
 
+@pytest.mark.slow
 def test_without_validation_pictures(trained, exported):
     """The search compares candidates on training pictures that calibrate nothing. No test picture takes part."""
     from zoo.reporter import Reporter
@@ -234,6 +235,7 @@ def test_finetune_makes_variants(zoo, photos, tmp_path):
     assert "int8       " in ran.out and "fp16       " in ran.out and "Export     " in ran.out
 
 
+@pytest.mark.slow
 def test_a_failure_of_one_variant_does_not_stop_another(export, exported, monkeypatch):
     def refuse(*arguments, **options):
         raise ConversionFailed("onnxruntime cannot quantize the network: no reason")

@@ -128,7 +128,8 @@ def test_a_broker_that_starts_later_gets_what_waited(broker):
     mqtt.close()
 
 
-def test_once_labels_nothing_while_the_broker_is_away(broker, model, pictures, capsys):
+def test_once_labels_nothing_while_the_broker_is_away(broker, model, pictures, capsys, monkeypatch):
+    monkeypatch.setattr("zoo_runtime._watch.mqtt.PATIENCE", 2.0)
     port = free_port()
     command = ["watch", str(model), "--watch-folder", str(pictures), "--once", "--mqtt", f"127.0.0.1:{port}/a"]
     assert main(command) == 1

@@ -15,6 +15,7 @@ from zoo.plugin import Phase, registry
 from zoo.train import inputs
 
 
+@pytest.mark.slow
 def test_pretrained_batch_norm_keeps_its_statistics_in_every_phase_of_the_default_schedule(plugins, pictures):
     """The same on MobileNetV2 itself, whose statistics Keras 3 would move."""
     network = plugins.architecture("mobilenetv2_035")
@@ -57,6 +58,7 @@ def test_the_average_of_weights_is_judged_and_kept(architecture, pictures):
     assert outcome.history[-1]["val_loss"] == pytest.approx(loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_phase_is_skipped_if_the_network_is_good_enough(architecture, pictures, listener):
     def phases_run(enough, **others):
         schedule = (

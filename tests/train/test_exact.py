@@ -79,6 +79,7 @@ def test_only_phases_of_the_head_on_unaltered_pictures_are_exact(changes):
         Phase(epochs=1, learning_rate=1e-3, optimizer="exact", **values)
 
 
+@pytest.mark.slow
 def test_the_schedule_from_the_command_line(zoo, photos, tmp_path):
     folders = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
     command = ("finetune", "mobilenetv2_035", "--data", photos, "--size", 32, "--weights", "none", *folders)

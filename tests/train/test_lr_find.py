@@ -218,6 +218,7 @@ def test_no_command_is_printed_if_no_rate_lowers_the_loss(zoo, photos, tmp_path,
     )
 
 
+@pytest.mark.slow
 def test_what_is_printed_to_use_can_be_typed(zoo, photos, tmp_path):
     """With the schedule that was tested, a phase that is left out, and options of every kind."""
     schedule = tmp_path / "three phases.toml"

@@ -136,6 +136,7 @@ def test_the_file_computes_what_keras_computes(train, plugins, photos):
     assert parity["drawn_pictures"] == 8 and 0 < parity["drawn_logits_difference"] < 1e-4
 
 
+@pytest.mark.slow
 def test_export_again_with_and_without_what_was_kept(train, zoo, cache, tmp_path):
     run, _ = train()
     before = graph_of(run / "model.onnx")

@@ -169,6 +169,7 @@ def without_digests(text: str) -> str:
     return re.sub(r'("zoo:bytes",\s+"value": )"\d+"', r"\1#", text)
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_texts_and_files_that_are_added_later_are_named(zoo, export):
     run, folder = export
     before = {name: (folder / name).read_bytes() for name in ("README.md", "sbom.json")}

@@ -85,6 +85,7 @@ def test_an_export_of_the_same_pictures_is_replaced_and_named(zoo, two_runs):
     assert again.code == 0 and "replaces" not in again.out and "Removed" not in again.out
 
 
+@pytest.mark.slow
 def test_a_file_that_no_run_folder_has_is_kept_beside_the_new_one(zoo, two_runs):
     target = two_runs / "exported" / "mine" / "model.onnx"
     old = rewritten(two_runs / "runs" / "one" / "model.onnx", target, run={"id": "gone"}).read_bytes()

@@ -112,6 +112,7 @@ SCHEDULE = (
 )
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without_and_found_features_change_no_bit(tmp_path):
     data, listener = brightness_pictures(SIZE, 1), Listener()
     without, _ = train_named("mnist_convnet", data, SCHEDULE, features=None)
@@ -277,6 +278,7 @@ def test_what_an_interrupted_run_computed_is_found(tmp_path, monkeypatch):
     assert made.stats.found == 20 and made.stats.computed == 20
 
 
+@pytest.mark.slow
 def test_features_of_layers_that_a_phase_between_trains_are_computed_anew(tmp_path):
     """Those for the third phase, computed in the first, would be those of untrained weights."""
     data = brightness_pictures(SIZE, 1)
