@@ -31,6 +31,7 @@ def print_predictions(
     coverage: float | None = None,
     csv: str | None = None,
     allow_url: bool = False,
+    require_signature: str | os.PathLike[str] | None = None,
 ) -> int:
     """Predict the classes of pictures, and print one line per picture.
 
@@ -53,6 +54,7 @@ def print_predictions(
         csv: Path of a table to which a row per picture is added; "-" prints the table in place of the text. None writes
             no table.
         allow_url: Whether to download pictures from http:// and https:// addresses.
+        require_signature: See `Predictor`.
 
     Returns:
         The exit code: 0, or 1 if a picture or a folder could not be read.
@@ -68,7 +70,14 @@ def print_predictions(
     failed = False
     is_text = not as_json and csv != "-"
 
-    predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels, formats=formats)
+    predictor = Predictor(
+        model,
+        threads=threads,
+        providers=providers,
+        max_pixels=max_pixels,
+        formats=formats,
+        require_signature=require_signature,
+    )
     if coverage is not None:
         known_coverage(Trust.from_json(predictor.info.trust).sets, coverage)
     with contextlib.ExitStack() as stack:
