@@ -30,7 +30,9 @@ def signed(model: str | bytes, public_key: str | os.PathLike[str] | None) -> Ite
     from ._signature import verify_signature
 
     if isinstance(model, bytes):
-        raise ValueError("require_signature needs the path of a file, beside which its signature lies. Received: bytes.")
+        raise ValueError(
+            "require_signature needs the path of a file, beside which its signature lies. Received: bytes."
+        )
     before = _status(model)
     verify_signature(model, public_key)
     yield

@@ -74,9 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if camera and options.size and camera.kind not in ("device", "picamera2"):
         options.usage(f"--size goes with a USB camera or picamera2. {camera.name} has a size of its own.")
     with Stop() as stop, contextlib.ExitStack() as stack:
-        predictor = Predictor(
-            options.model, require_signature=options.require_signature, **predictor_options(options)
-        )
+        predictor = Predictor(options.model, require_signature=options.require_signature, **predictor_options(options))
         outputs = _outputs(options, predictor, stack)
         if camera:
             _watch_camera(options, camera, predictor, outputs, stop)
