@@ -504,6 +504,6 @@ def test_a_server_that_never_stops_does_not_fill_the_disk(server, monkeypatch, l
                 sent.append(1 << 16)
 
     server.answers["/w.h5"] = endless
-    with pytest.raises(WeightsUnavailable, match=r"the server sends more than 1\.0 MB, so this is not the file"):
+    with pytest.raises(WeightsUnavailable, match=r"the server sends more than 1\.1 MB, so this is not the file"):
         find(entry(f"{server.url}/w.h5", bytes=1000))
     assert sum(sent) < 32 << 20 and not list((store() / download.FOLDER).glob("w.h5"))
