@@ -110,7 +110,7 @@ BROKEN_NETWORKS = [
     ),
     (
         "input",
-        "cannot be built for (48, 32, 3)",
+        "cannot be built for (48, 96, 3)",
         changed((RELU, f"{RELU}\n    x = keras.layers.Reshape((7, shape[1] // 2 - 1, 4))(x)")),
     ),
     (
@@ -126,7 +126,7 @@ BROKEN_NETWORKS = [
     (
         "normalization",
         "perhaps pixels are scaled twice",
-        changed(('x = normalize(pixels, "tf")', 'x = normalize(normalize(pixels, "unit"), "torch")')),
+        changed(('x = normalize(pixels, "tf")', 'x = normalize(pixels / 255, "torch")')),
     ),
     (
         "stages",

@@ -30,7 +30,7 @@ def require_name(owner: object, name: object) -> None:
     require(
         isinstance(name, str) and NAME.fullmatch(name) is not None and len(name) <= LONGEST_NAME,
         owner,
-        f"a name may hold {LONGEST_NAME} lower-case letters, digits, '_' and '-', and must begin with a letter or a digit",
+        f"a name may hold {LONGEST_NAME} lower-case letters, digits, '_' and '-', and begins with a letter or a digit",
         name,
     )
 

@@ -34,7 +34,7 @@ def check_augmentation_arrays(augmentation: Augmentation, channels: tuple[int, .
         changed = np.flatnonzero((marks != labels).any(axis=1))
         pure = [row for row in changed if marks[row].max() == 1]
         assert len(changed) < 2 or len(pure) < len(changed), (
-            f"{len(changed)} of {len(labels)} pictures got another class. A policy that mixes no pictures keeps the labels"
+            f"{len(changed)} of {len(labels)} pictures got another class. Keep the labels, unless pictures are mixed"
         )
         alike = np.tile(labels[:1], (len(labels), 1))
         _, marks = _applied(policy, images, alike, SEEDS)

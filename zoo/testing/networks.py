@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -258,10 +259,10 @@ def check_stages(network: TestedNetwork) -> None:
         for stage in network.architecture.stages
         if (names := _weighted(stage, network.backbone))
     ]
-    for (before, below), (after, above) in zip(begins, begins[1:], strict=False):
+    for (before, below), (after, above) in itertools.pairwise(begins):
         assert before < after, (
-            f"stage {above!r} is listed after {below!r}, but the picture passes it first: list the stages from the stem "
-            "to the top"
+            f"stage {above!r} is listed after {below!r}, but the picture passes it first: list stages from the stem to "
+            "the top"
         )
 
 
@@ -303,7 +304,7 @@ def check_input(network: TestedNetwork) -> None:
     larger = (network.size[0] + 32, network.size[1] + 64)
     other = network.built(larger)
     assert other.output.shape[-1] == model.output.shape[-1], (
-        f"the last axis of the feature map has {model.output.shape[-1]} entries at {network.size[0]}x{network.size[1]}, "
+        f"the feature map ends with {model.output.shape[-1]} entries at {network.size[0]}x{network.size[1]}, "
         f"and {other.output.shape[-1]} at {larger[0]}x{larger[1]}: features come last, after height and width"
     )
     assert other.count_params() == model.count_params(), (
