@@ -71,14 +71,8 @@ def print_predictions(
     failed = False
     is_text = not as_json and csv != "-"
 
-    predictor = Predictor(
-        model,
-        threads=threads,
-        providers=providers,
-        max_pixels=max_pixels,
-        formats=formats,
-        require_signature=require_signature,
-    )
+    choices = {"threads": threads, "providers": providers, "formats": formats, "require_signature": require_signature}
+    predictor = Predictor(model, max_pixels=max_pixels, **choices)  # type: ignore[arg-type]
     if coverage is not None:
         known_coverage(Trust.from_json(predictor.info.trust).sets, coverage)
     with contextlib.ExitStack() as stack:
