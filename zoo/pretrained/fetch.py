@@ -343,8 +343,7 @@ def _download(entry: PublicFile, path: Path, progress: Progress | None, say: Say
         HashMismatch: Another process has downloaded the file, and it does not have the published or recorded hash.
     """
     source = _download_of(entry)
-    # `_get` has refused origins without an address.
-    assert source is not None
+    assert source is not None  # `_get` has refused origins without an address.
     address = source.address
     try:
         with download.alone(path, say) as unfinished:
@@ -360,7 +359,6 @@ def _download(entry: PublicFile, path: Path, progress: Progress | None, say: Say
                 progress=progress,
                 say=say,
                 headers=source.headers,
-                # A published hash is more reliable than a published length.
                 most=2 * entry.bytes + HARMLESS if entry.bytes else download.LARGEST_FILE,
             )
             return _transferred(transfer, unfinished, entry, path)
