@@ -24,6 +24,7 @@ from ._listing import list_pictures
 from ._network import Network
 from ._onnxruntime import Session
 from ._session import Provider, Settings, is_pipe, model_file, read_tuned
+from ._signed import signed
 from ._trust import Trust, known_coverage
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Predictor:
             means the common ones, `zoo_runtime.DEFAULT_FORMATS`.
         drift: True counts figures of all pictures, such as their brightness, in the attribute `drift`. This takes about
             1 ms per picture.
+        require_signature: Path of a public key, whose owner must have signed the file; see `verify_signature`. None
+            needs no signature.
 
     Attributes:
         drift: A `DriftCounter`, or None. `predictor.drift.compare(predictor.info.trust["drift"])` compares its figures
@@ -136,6 +139,7 @@ class Predictor:
         NotAnExport: If zoo did not export the file.
         UnknownSchema: If this runtime does not know the version of the file's metadata.
         UnknownTask: If the file has no task, or a task that this runtime does not know.
+        BadSignature: If the owner of `require_signature` has not signed the file.
 
     Example:
 
@@ -156,6 +160,7 @@ class Predictor:
         max_pixels: int = MAX_PIXELS,
         formats: Sequence[str] | None = None,
         drift: bool = False,
+        require_signature: str | os.PathLike[str] | None = None,
     ) -> None:
         self.max_pixels = max_pixels
         self.formats = formats
@@ -170,17 +175,17 @@ class Predictor:
         # Tuned settings are the best for one picture at a time, but may be bad for many pictures on all cores.
         for_many = dataclasses.replace(Settings(), **given)
         self._threads = threads
-        try:
-            self._network = Network(source, self.settings, for_many)
-        except ProviderNotStarted as error:
-            if providers is not None:
-                raise
-            # The provider could start when the file was tuned.
-            warnings.warn(
-                f"{error} The tuned settings are ignored. Run `zoo-runtime tune` to tune again.", stacklevel=2
-            )
-            self.settings = dataclasses.replace(self.settings, providers=("cpu",))
-            self._network = Network(source, self.settings, for_many)
+        with signed(source, require_signature):
+            try:
+                self._network = Network(source, self.settings, for_many)
+            except ProviderNotStarted as error:
+                if providers is not None:
+                    raise
+                # The provider could start when the file was tuned.
+                text = f"{error} The tuned settings are ignored. Run `zoo-runtime tune` to tune again."
+                warnings.warn(text, stacklevel=2)
+                self.settings = dataclasses.replace(self.settings, providers=("cpu",))
+                self._network = Network(source, self.settings, for_many)
         self.engine = self._network.engine.name
         self.info = self._network.info()
         self._trust = Trust.from_json(self.info.trust)

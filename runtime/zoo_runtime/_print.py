@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ def print_predictions(
     coverage: float | None = None,
     csv: str | None = None,
     allow_url: bool = False,
+    require_signature: str | os.PathLike[str] | None = None,
 ) -> int:
     """Predict the classes of pictures, and print one line per picture.
 
@@ -53,6 +55,7 @@ def print_predictions(
         csv: Path of a table to which a row per picture is added; "-" prints the table in place of the text. None writes
             no table.
         allow_url: Whether to download pictures from http:// and https:// addresses.
+        require_signature: See `Predictor`.
 
     Returns:
         The exit code: 0, or 1 if a picture or a folder could not be read.
@@ -68,7 +71,8 @@ def print_predictions(
     failed = False
     is_text = not as_json and csv != "-"
 
-    predictor = Predictor(model, threads=threads, providers=providers, max_pixels=max_pixels, formats=formats)
+    choices = {"threads": threads, "providers": providers, "formats": formats, "require_signature": require_signature}
+    predictor = Predictor(model, max_pixels=max_pixels, **choices)  # type: ignore[arg-type]
     if coverage is not None:
         known_coverage(Trust.from_json(predictor.info.trust).sets, coverage)
     with contextlib.ExitStack() as stack:

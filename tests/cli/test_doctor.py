@@ -78,21 +78,27 @@ def test_columns_are_aligned_for_names_of_any_length(zoo, install_plugin):
     assert len({len(row) - len(row.split()[-1]) for row in versions}) == 1
 
 
-OLD_KERAS = {"CVE-2026-0897", "CVE-2026-1669", "CVE-2026-1462", "GHSA-hqp4-2352-xf5r"}
+LINKS = {"CVE-2026-12480", "CVE-2026-9335", "CVE-2026-12481"}
+OLD_KERAS = {"CVE-2026-1462", "GHSA-hqp4-2352-xf5r"}
+PILLOW_13 = {"CVE-2026-96639", "CVE-2026-112403", "CVE-2026-112395"}
 
 
 @pytest.mark.parametrize(
     ("package", "version", "ids"),
     [
         ("keras", "3.15.0", set()),
-        ("keras", "3.14.0", {"CVE-2026-12480"}),
-        ("keras", "3.14.1rc1", {"CVE-2026-12480"}),
-        ("keras", "3.14.1.post1", set()),
-        ("keras", "3.12.2", OLD_KERAS),
-        ("keras", "3.11.0", OLD_KERAS | {"CVE-2025-49655", "CVE-2026-12480"}),
-        ("pillow", "12.2.0", {"CVE-2026-59199", "CVE-2026-59205", "CVE-2026-59204"}),
+        ("keras", "3.14.1", LINKS),
+        ("keras", "3.15.0rc1", LINKS),
+        ("keras", "3.15.0.post1", set()),
+        ("keras", "3.12.3", OLD_KERAS),
+        ("keras", "3.12.2", OLD_KERAS | LINKS),
+        ("keras", "3.13.1", OLD_KERAS | LINKS | {"CVE-2026-0897", "CVE-2026-1669"}),
+        ("keras", "3.11.0", OLD_KERAS | LINKS | {"CVE-2025-49655", "CVE-2026-0897", "CVE-2026-1669"}),
+        ("pillow", "12.2.0", PILLOW_13 | {"CVE-2026-59199", "CVE-2026-59205", "CVE-2026-59204"}),
+        ("pillow", "12.3.0", PILLOW_13),
         ("pillow", "13", set()),
-        ("onnx", "1.21.0", set()),
+        ("onnx", "1.21.0", {"CVE-2026-44512", "CVE-2026-63632"}),
+        ("onnx", "1.22.0", set()),
         ("onnxruntime", "1.13.0", {"CVE-2022-1941"}),
         ("tensorflow", "2.20.0", set()),
         ("pillow", "unknown", set()),
@@ -111,13 +117,13 @@ def test_an_installed_version_with_a_hole_is_a_problem_with_its_cure(zoo, monkey
     ran = zoo("doctor")
     assert ran.code == 1
     assert (
-        "  pillow 12.2.0 has 3 known holes (known on 2026-11). `pip install 'pillow>=12.3.0'` closes them:\n" in ran.out
+        "  pillow 12.2.0 has 6 known holes (known on 2026-11). `pip install 'pillow>=13.0.0'` closes them:\n" in ran.out
     )
     assert "CVE-2026-59199: pasting and cropping can write past a buffer (fixed in 12.3.0; https://" in ran.out
     holes = json.loads(zoo("doctor", "--json").out)["holes"]
     assert holes["known_on"] == "2026-11"
     assert {(hole["package"], hole["version"], hole["fixed"]) for hole in holes["found"]} == {
-        ("pillow", "12.2.0", "12.3.0")
+        ("pillow", "12.2.0", fixed) for fixed in ("12.3.0", "13.0.0")
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from zoo.data import augment
@@ -116,3 +117,41 @@ def test_a_run_trains_with_a_policy_and_records_its_parameters(zoo, install_plug
     assert records["cutmix:flip=false"][0] == {"name": "cutmix", "parameters": {"flip": False, "alpha": 1.0}}
     assert records["course:rotation=30"][0]["parameters"]["rotation"] == 30.0
     assert len({history for _, history in records.values()}) == 3
+
+
+LATE = """
+import sys
+import numpy as np
+from zoo.plugin import Augmentation, hookimpl
+
+POLICIES = {
+    "late-raises": lambda images, labels, seeds: [][1],
+    "late-none": lambda images, labels, seeds: None,
+    "late-cuts": lambda images, labels, seeds: (images[:, :5], labels),
+    "late-nan": lambda images, labels, seeds: (images * np.nan, labels),
+    "late-wide": lambda images, labels, seeds: (images.astype("float64"), labels.astype("int64")),
+}
+
+@hookimpl
+def zoo_augmentations():
+    for name, made in {**POLICIES, "late-text": "no function"}.items():
+        yield Augmentation(name=name, summary="late", build=lambda made=made: made)
+"""
+
+
+def test_a_policy_that_misbehaves_while_it_trains_is_named(install_plugin):
+    install_plugin("late", LATE)
+    found = registry.load()
+    images, labels, seeds = np.zeros((2, 8, 8, 3), "f4"), np.eye(2, dtype="f4"), np.arange(2, dtype="u8")
+    for name, problem in {
+        "late-raises": r"'late-raises' failed: IndexError: list index out of range \(.*late_plugin_module\.py:7\)",
+        "late-none": "'late-none' failed: TypeError",
+        "late-cuts": r"must keep the shapes of pictures and labels, \(2, 8, 8, 3\) and \(2, 2\)\. Received: \(2, 5, 8",
+        "late-nan": "makes pixels or labels that are not finite",
+    }.items():
+        with pytest.raises(InvalidPluginData, match=problem):
+            augment.build(found.augmentation(name), {})(images, labels, seeds)
+    with pytest.raises(InvalidPluginData, match="`build` must return a function"):
+        augment.build(found.augmentation("late-text"), {})
+    out = augment.build(found.augmentation("late-wide"), {})(images, labels, seeds)
+    assert [each.dtype.name for each in out] == ["float32", "float32"]

@@ -453,3 +453,52 @@ def test_the_guard_watches_what_zoo_and_its_tools_consist_of():
     kept = {name for name, *_ in guard.Guard()._namespaces._kept}
     assert {"zoo.plugin.registry", "zoo.plugin.types.Architecture", "pluggy._manager.PluginManager", "builtins"} <= kept
     assert click.__name__ in kept and pluggy.__name__ in kept and len(kept) > 100
+
+
+ENDS = """
+import sys
+import click
+from zoo.plugin import Schedule, hookimpl
+
+def phases(architecture):
+    sys.exit(0)
+
+@hookimpl
+def zoo_schedules():
+    return [Schedule(name="ends", summary="ends zoo", phases=phases)]
+
+@click.command("end-it")
+@click.argument("how")
+def end_it(how):
+    if how == "odd":
+        raise BaseException("odd")
+    sys.exit({"text": "it is done", "four": 4, "nothing": None}[how])
+
+@hookimpl
+def zoo_commands():
+    return [end_it]
+"""
+
+
+def test_sys_exit_in_a_function_of_a_plugin_is_no_success(zoo, install_plugin):
+    install_plugin("ends", ENDS)
+    ran = zoo("schedule", "show", "ends", "mobilenetv2")
+    assert ran.code == 1
+    assert "error: the command ended before it was done, by SystemExit: 0 (" in ran.err
+    assert "ends_plugin_module.py:7). That is code of a plugin" in ran.err
+
+
+def test_a_command_of_a_plugin_may_end_with_a_code_or_a_text(zoo, install_plugin):
+    install_plugin("ends", ENDS)
+    assert [zoo("end-it", how).code for how in ("nothing", "four", "text")] == [0, 4, 1]
+    assert zoo("end-it", "text").err == "it is done\n"
+    ran = zoo("end-it", "odd")
+    assert (
+        ran.code == 1 and "is a command of the plugin ends (zoo-ends 1.2), and it failed: BaseException: odd" in ran.err
+    )
+
+
+def test_names_are_short_enough_for_folders(zoo, install_plugin):
+    install_plugin("long", SCHEDULE + f"@hookimpl\ndef zoo_schedules():\n    return [schedule('{'x' * 101}')]\n")
+    ran = zoo("list", "schedules")
+    assert ran.code == 0 and "plugin long (zoo-long 1.2) cannot be used: Schedule: a name may hold" in ran.err

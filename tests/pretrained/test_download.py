@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import gzip
 import hashlib
@@ -463,3 +464,46 @@ def until(condition) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 400, "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 01 Jan 2030 00:00:00 +99999999999999"]
+)
+def test_a_server_that_asks_to_wait_for_ever(server, waits, value):
+    server.answers["/w.h5"] = Busy(b"", 9, 503, {"Retry-After": value})
+    with pytest.raises(WeightsUnavailable, match="answers 503"):
+        find(entry(f"{server.url}/w.h5"))
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/w.h5", "http://[::1"])
+def test_a_redirect_leads_to_no_file_of_this_computer(server, target):
+    def away(handler):
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.end_headers()
+
+    server.answers["/w.h5"] = away
+    with pytest.raises(WeightsUnavailable, match="cannot be reached: "):
+        find(entry(f"{server.url}/w.h5"))
+    assert not (store() / "w.h5").exists()
+
+
+@pytest.mark.parametrize("length", [None, "99999999", "9" * 5000])
+def test_a_server_that_never_stops_does_not_fill_the_disk(server, monkeypatch, length):
+    monkeypatch.setattr(fetch, "HARMLESS", 1 << 20)
+    sent = []
+
+    def endless(handler):
+        handler.send_response(200)
+        if length:
+            handler.send_header("Content-Length", length)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1000 if handler.command == "GET" else 0):
+                handler.wfile.write(bytes(1 << 16))
+                sent.append(1 << 16)
+
+    server.answers["/w.h5"] = endless
+    with pytest.raises(WeightsUnavailable, match=r"the server sends more than 1\.1 MB, so this is not the file"):
+        find(entry(f"{server.url}/w.h5", bytes=1000))
+    assert sum(sent) < 32 << 20 and not list((store() / download.FOLDER).glob("w.h5"))

@@ -225,3 +225,27 @@ def test_licences_that_forbid_commerce_are_said_and_recorded(tmp_path, licence, 
 def test_an_origin_in_place_of_a_file_is_explained(zoo, origin):
     ran = zoo("finetune", "mnist_convnet", "--weights", origin)
     assert ran.code == 1 and "Weights from there need a plugin that describes them; docs/plugins.md" in ran.err
+
+
+@pytest.mark.parametrize("url", ["https://me:secret@owls.org/w.h5", "https://", "http://[::1/w.h5", "https://x y/w.h5"])
+def test_an_address_is_complete_and_holds_no_password(url):
+    with pytest.raises(InvalidPluginData, match="a complete address without spaces, and without a user name"):
+        entry(url)
+
+
+@pytest.mark.parametrize("name", ["..", ".h5", "a\nb.h5", "\x1b[2J.h5", "a:b.h5", "a\\b.h5", "w" * 300, "../w.h5"])
+def test_names_of_files_that_no_folder_should_hold_are_refused(name):
+    with pytest.raises(InvalidPluginData, match="filename must be a file name"):
+        entry(filename=name)
+
+
+@pytest.mark.parametrize("token", ["hf_one\nhf_two", "hf secret", "hf_é"])
+def test_a_token_that_cannot_be_sent_is_not_shown(monkeypatch, server, token):
+    server.answers["/owls/net/resolve/main/w.h5"] = 401
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    with pytest.raises(WeightsUnavailable, match="answers 401") as caught:
+        find(entry("hf:owls/net/w.h5@main", ""))
+    assert token not in str(caught.value) and repr(token)[1:-1] not in str(caught.value)
+    monkeypatch.setenv("HF_ENDPOINT", server.url.replace("//", "//me:secret@"))
+    assert "secret" not in places.download_of(entry("hf:owls/net/w.h5@main", "")).address

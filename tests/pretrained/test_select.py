@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -121,6 +123,15 @@ def test_two_requests_that_contradict_each_other(plugins):
         choose(plugins, "mobilenetv2_035.imagenet1k", "none")
     with pytest.raises(UnknownName, match="Did you mean imagenet1k"):
         choose(plugins, "mobilenetv2_035", "imagenet1")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_pipe_and_a_device_are_no_weights(plugins, tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "zero.h5").symlink_to("/dev/zero")
+    for name in ("pipe.pth", "zero.h5"):
+        with pytest.raises(WeightsUnavailable, match=r"is a device or a pipe\. Give a file"):
+            choose(plugins, "mobilenetv2_035", tmp_path / name)
 
 
 INSTALLED = """

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from zoo_runtime import BadSignature, Predictor, Signer, _signature, rollback, update, verify_signature
 from zoo_runtime.cli import main
@@ -288,3 +289,45 @@ def test_without_cryptography_the_message_has_the_command(signed, keys):
     command = [sys.executable, "-c", code, "check", str(signed), "--require-signature", str(keys / "mine.pub")]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 1 and "pip install 'finezoo-runtime[sign]'" in ran.stderr
+
+
+def test_a_predictor_opens_signed_files_alone(signed, keys, capsys, monkeypatch):
+    options = ["--require-signature", str(keys / "other.pub")]
+    red = Image.new("RGB", (40, 40), "red")
+    assert Predictor(signed, require_signature=keys / "mine.pub")(red).label
+    picture = str(signed.with_name("red.png"))
+    red.save(picture)
+    assert main(["predict", str(signed), picture, "--require-signature", str(keys / "mine.pub")]) == 0
+    for command in (["predict", str(signed), picture], ["watch", str(signed), "--watch-folder", str(signed.parent)]):
+        assert main([*command, *options]) == 1
+        assert "is signed with the key SHA256:" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="needs the path of a file"):
+        Predictor(signed.read_bytes(), require_signature=keys / "mine.pub")
+    # A file that takes the place of the one that was checked.
+    good = signed.read_bytes()
+    checked = _signature.check_signature
+
+    def exchanged(model, *others):
+        fingerprint = checked(model, *others)
+        signed.with_name("new").write_bytes(good)
+        os.replace(signed.with_name("new"), signed)
+        return fingerprint
+
+    monkeypatch.setattr(_signature, "check_signature", exchanged)
+    with pytest.raises(BadSignature, match="was replaced or written to while it was opened"):
+        Predictor(signed, require_signature=keys / "mine.pub")
+
+
+def test_the_service_takes_up_signed_files_alone(signed, keys, graph, info):
+    models = pytest.importorskip("zoo_runtime._service.models")
+    options = {"require_signature": str(keys / "mine.pub")}
+    with pytest.raises(BadSignature, match="is signed with the key"):
+        models.Model("tiny", str(signed), concurrency=1, options={"require_signature": str(keys / "other.pub")})
+    served = models.Model("tiny", str(signed), concurrency=1, options=options, self_test=False)
+    signed.write_bytes(graph({**info.to_metadata(), "zoo.run": '{"id": "2"}'}))
+    assert not served.changed() and served.changed() and served.take_up() == "refused"
+    assert "not a signature of" in served.problem and served.current.alone.info.run.get("id") != "2"
+    assert not served.changed()
+    signed.with_name("model.onnx.sig").write_bytes(Signer(keys / "mine.pem").sign(signed))
+    assert not served.changed() and served.changed() and served.take_up() == "taken"
+    assert served.current.alone.info.run["id"] == "2" and served.problem is None

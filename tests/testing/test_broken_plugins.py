@@ -110,7 +110,7 @@ BROKEN_NETWORKS = [
     ),
     (
         "input",
-        "cannot be built for (48, 32, 3)",
+        "cannot be built for (48, 96, 3)",
         changed((RELU, f"{RELU}\n    x = keras.layers.Reshape((7, shape[1] // 2 - 1, 4))(x)")),
     ),
     (
@@ -122,6 +122,33 @@ BROKEN_NETWORKS = [
         "normalization",
         "perhaps pixels are scaled twice",
         changed(('x = normalize(pixels, "tf")', "x = pixels / 255 / 255")),
+    ),
+    (
+        "normalization",
+        "perhaps pixels are scaled twice",
+        changed(('x = normalize(pixels, "tf")', 'x = normalize(pixels / 255, "torch")')),
+    ),
+    (
+        "stages",
+        "stage 'low' is listed after 'high', but the picture passes it first",
+        changed(
+            ('(Stage("low", ("one*",)), Stage("high", ("two",)))', '(Stage("high", ("two",)), Stage("low", ("one*",)))')
+        ),
+    ),
+    (
+        "input",
+        "the features sum to 1 everywhere",
+        changed(('name="two")(x)', 'name="two")(x)\n    x = keras.layers.Softmax()(x)')),
+    ),
+    (
+        "input",
+        "features come last, after height and width",
+        changed(('name="two")(x)', 'name="two")(x)\n    x = keras.layers.Permute((3, 1, 2))(x)')),
+    ),
+    (
+        "save-load",
+        "Lambda",
+        changed((RELU, f"{RELU}\n    x = keras.layers.Lambda(lambda values: values * 2, output_shape=lambda s: s)(x)")),
     ),
     ("frozen-batch-norm", "changes frozen BatchNorm layers: one_norm", changed(("x = norm(x)", MOVING))),
     (
@@ -205,6 +232,17 @@ BROKEN_OTHERS = [
         "augmentation-arrays",
         "pixels left 0..255",
         POLICY.replace("RETURN", "return images + np.float32(1), labels"),
+    ),
+    (
+        "augmentation-arrays",
+        "pixels are at most 1",
+        POLICY.replace("RETURN", "return images / np.float32(255), labels"),
+    ),
+    ("augmentation-arrays", "pictures got another class", POLICY.replace("RETURN", "return images, labels[::-1]")),
+    (
+        "augmentation-arrays",
+        "pictures of one class got labels of other classes",
+        POLICY.replace("RETURN", "return images, labels * np.float32(0.7) + np.float32(0.1)"),
     ),
     (
         "augmentation-seeds",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 
@@ -127,3 +128,28 @@ def test_lists_and_facts_show_licence_commerce_top_and_origin(zoo, owls):
     assert "owlnet.owls, with or without top\n" in text and "  url           package:owl_data/owl-*.h5\n" in text
     assert "CC-BY-NC-4.0; it forbids commercial use\n" in text
     assert text.count("  file          owl.h5") == 1, "a file that serves with and without its top is listed once"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_mirror_of_a_stranger_is_read_in_time(zoo, owls, tmp_path):
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    os.mkfifo(mirror / "pipe.h5")
+    (mirror / "device.h5").symlink_to("/dev/zero")
+    (mirror / "nowhere.h5").symlink_to(tmp_path / "absent")
+    (mirror / "folder.h5").mkdir()
+    names = ("pipe.h5", "device.h5", "nowhere.h5", "folder.h5", "gone\x1b[2J.h5", "x" * 300)
+    (mirror / "SHA256SUMS").write_text("".join(f"{'0' * 64}  {name}\n" for name in names))
+    ran = zoo("weights", "verify", mirror)
+    assert ran.code == 1 and ran.out.count("damaged") == 4 and "\x1b" not in ran.out
+    for name in ("SHA256SUMS", "weights.json"):
+        (mirror / name).unlink(missing_ok=True)
+        (mirror / name).symlink_to("/dev/zero")
+    assert "holds no weights files" in zoo("weights", "verify", mirror).err
+    (mirror / "weights.json").unlink()
+    (mirror / "weights.json").write_text("[" * 100_000)
+    (mirror / "owl.h5").symlink_to(tmp_path / "absent")
+    assert "is not replaced" in zoo("weights", "fetch", "owlnet", "--to", mirror).err
+    (mirror / "owl.h5").unlink()
+    assert "owl.h5: copied" in zoo("weights", "fetch", "owlnet", "--to", mirror).out
+    assert not (tmp_path / "absent").exists() and not (mirror / "SHA256SUMS").is_symlink()

@@ -22,7 +22,7 @@ import click
 
 from zoo import interrupts
 from zoo.cli import ending, plugin_commands
-from zoo.errors import InstallationError, UsageError, ZooError
+from zoo.errors import InstallationError, UsageError, ZooError, reason
 from zoo.interrupts import exit_code
 
 # What other programs call our commands.
@@ -102,6 +102,16 @@ def _run() -> int:
                 error = click.NoSuchOption(error.option_name, possibilities=begins, ctx=error.ctx)
         error.show()
         return error.exit_code
+    except SystemExit as request:
+        if _of_click(request):
+            raise
+        # A plugin would end zoo without a word.
+        click.echo(
+            f"error: the command ended before it was done, by {reason(request)}. That is code of a plugin or another "
+            "package: show this to its authors. `zoo list plugins` shows the plugins.",
+            err=True,
+        )
+        return 1
     except ZooError as error:
         click.echo(f"error: {error}", err=True)
         return 2 if isinstance(error, UsageError) else 1
@@ -126,6 +136,15 @@ def _run() -> int:
                 raise
         click.echo(f"error: {message}", err=True)
         return 1
+
+
+def _of_click(request: SystemExit) -> bool:
+    """Return whether click ends the program, as it does after the completion of a shell."""
+    trace = request.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = str(trace.tb_frame.f_globals.get("__name__")) if trace is not None else ""
+    return name.partition(".")[0] == "click"
 
 
 def _interrupted(error: BaseException | None) -> int:

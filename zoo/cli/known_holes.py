@@ -16,6 +16,8 @@ KNOWN_ON = "2026-11"
 """The month in which the table was last changed."""
 _NVD = "https://nvd.nist.gov/vuln/detail/"
 _GITHUB = "https://github.com/advisories/"
+_PILLOW = "https://pillow.readthedocs.io/en/stable/releasenotes/"
+_PILLOW_ADVISORIES = "https://github.com/python-pillow/Pillow/security/advisories/"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,13 @@ def _release(version: str) -> tuple[int, ...]:
 
 HOLES = (
     Hole(
-        "keras", "CVE-2025-1550", "3.9.0", "a .keras file can run code, even in the safe mode", _NVD + "CVE-2025-1550"
+        *("keras", "CVE-2025-1550", "3.9.0", "a .keras file can run code, even in the safe mode"),
+        source=_GITHUB + "GHSA-48g7-3x6r-xfhp",
+        since="3.0.0",
+    ),
+    Hole(
+        *("keras", "CVE-2025-9906", "3.11.0", "a .keras file can run code, even in the safe mode"),
+        source=_GITHUB + "GHSA-36fq-jgmw-4r9c",
     ),
     Hole(
         *("keras", "CVE-2025-8747", "3.11.0", "a .keras file can run code, even in the safe mode"),
@@ -73,14 +81,16 @@ HOLES = (
         since="3.11.0",
     ),
     Hole(
-        *("keras", "CVE-2026-0897", "3.13.1", "a .keras file can fill the memory"),
-        source=_NVD + "CVE-2026-0897",
+        *("keras", "CVE-2026-0897", "3.13.2", "a .keras file can fill the memory"),
+        source=_GITHUB + "GHSA-mgx6-5cf9-rr43",
         since="3.0.0",
+        also_fixed="3.12.1",
     ),
     Hole(
         *("keras", "CVE-2026-1669", "3.13.2", "a .keras file can read other files of yours"),
-        source=_NVD + "CVE-2026-1669",
+        source=_GITHUB + "GHSA-3m4q-jmj6-r34q",
         since="3.0.0",
+        also_fixed="3.12.1",
     ),
     Hole(
         *("keras", "CVE-2026-1462", "3.13.2", "a .keras file can run code, even in the safe mode"),
@@ -91,9 +101,19 @@ HOLES = (
         source=_GITHUB + "GHSA-hqp4-2352-xf5r",
     ),
     Hole(
-        *("keras", "CVE-2026-12480", "3.14.1", "a .keras or .h5 file can read other HDF5 files of yours"),
-        source=_NVD + "CVE-2026-12480",
-        also_fixed="3.12.2",
+        *("keras", "CVE-2026-12480", "3.15.0", "a .keras or .h5 file can read other HDF5 files of yours"),
+        source=_GITHUB + "GHSA-26c4-7vv6-867j",
+        also_fixed="3.12.3",
+    ),
+    Hole(
+        *("keras", "CVE-2026-9335", "3.15.0", "a weights file can read other HDF5 files of yours through links"),
+        source=_GITHUB + "GHSA-m8wh-29wm-52mv",
+        also_fixed="3.12.3",
+    ),
+    Hole(
+        *("keras", "CVE-2026-12481", "3.15.0", "a .keras file can run code, even in the safe mode"),
+        source=_GITHUB + "GHSA-5gwj-m78q-7pq3",
+        also_fixed="3.12.3",
     ),
     Hole(
         *("onnx", "CVE-2025-51480", "1.21.0", "saving a network can overwrite other files"),
@@ -114,6 +134,15 @@ HOLES = (
     Hole(
         *("onnx", "CVE-2026-34447", "1.21.0", "a network can read other files of yours through links"),
         source=_GITHUB + "GHSA-p433-9wv8-28xj",
+    ),
+    Hole(
+        *("onnx", "CVE-2026-44512", "1.22.0", "converting a network to another opset can end the process"),
+        source=_GITHUB + "GHSA-hwpq-hmq9-wj77",
+        since="1.9.0",
+    ),
+    Hole(
+        *("onnx", "CVE-2026-63632", "1.22.0", "converting a network to another opset can read past a buffer"),
+        source=_GITHUB + "GHSA-p893-rvq9-2xf9",
     ),
     Hole(
         *("onnxruntime", "CVE-2022-1941", "1.13.1", "a network can fill the memory"),
@@ -139,9 +168,14 @@ HOLES = (
         since="10.3.0",
     ),
     Hole(
-        *("pillow", "PYSEC-2026-2251", "12.2.0", "nested coordinates can write past a buffer"),
-        source="https://osv.dev/vulnerability/PYSEC-2026-2251",
+        *("pillow", "CVE-2026-42309", "12.2.0", "nested coordinates can write past a buffer"),
+        source=_PILLOW + "12.2.0.html",
         since="11.2.1",
+    ),
+    Hole(
+        *("pillow", "CVE-2026-42311", "12.2.0", "a PSD picture can write past a buffer"),
+        source=_PILLOW + "12.2.0.html",
+        since="10.3.0",
     ),
     Hole(
         *("pillow", "CVE-2026-59199", "12.3.0", "pasting and cropping can write past a buffer"),
@@ -154,6 +188,18 @@ HOLES = (
     Hole(
         *("pillow", "CVE-2026-59204", "12.3.0", "a JPEG 2000 picture can fill the memory"),
         source=_NVD + "CVE-2026-59204",
+    ),
+    Hole(
+        *("pillow", "CVE-2026-96639", "13.0.0", "a picture of several frames can write past a buffer"),
+        source=_PILLOW + "13.0.0.html",
+    ),
+    Hole(
+        *("pillow", "CVE-2026-112403", "13.0.0", "a JPEG picture can write past a buffer"),
+        source=_PILLOW_ADVISORIES + "GHSA-8g5g-8vmr-9782",
+    ),
+    Hole(
+        *("pillow", "CVE-2026-112395", "13.0.0", "a TIFF picture can read past a buffer"),
+        source=_PILLOW_ADVISORIES + "GHSA-462x-pgg6-55fp",
     ),
     Hole(
         *("tensorflow", "CVE-2024-7264", "2.18.1", "its copy of curl can read past a buffer"),

@@ -124,9 +124,15 @@ def _guarded(found: PluginCommand) -> PluginCommand:
     def invoke_and_name(context: click.Context) -> int:
         try:
             result: Any = invoke(context)
-        except (ZooError, click.ClickException, click.exceptions.Exit, click.Abort):
+        except (ZooError, click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except SystemExit as request:
+            # A command may end so. Elsewhere in a plugin, it is a mistake.
+            if request.code is not None and not isinstance(request.code, int):
+                click.echo(request.code, err=True)
+                return 1
+            return request.code or 0
+        except BaseException as error:
             import traceback
 
             traceback.print_exc()

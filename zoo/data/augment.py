@@ -110,7 +110,7 @@ def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
 
     Returns:
         A function `f(images, labels, seeds) -> (images, labels)`. `zoo.plugin.Augmentation` states its shapes and
-        dtypes.
+        dtypes. It raises InvalidPluginData if the policy fails, or returns something else.
 
     Raises:
         InstallationError: Keras cannot be imported.
@@ -119,7 +119,7 @@ def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
     """
     backend.start()
     try:
-        return policy.build(**parameters)
+        function = policy.build(**parameters)
     except Exception as error:
         if dict(parameters) != dict(policy.parameters):
             why = str(error) if isinstance(error, ValueError) else reason(error)
@@ -127,6 +127,39 @@ def build(policy: Augmentation, parameters: Mapping[str, Any]) -> Augment:
                 f"the policy {policy.name} does not accept {describe(policy, parameters)}: {why}"
             ) from error
         raise InvalidPluginData(f"augmentation {policy.name!r} cannot be built: {reason(error)}") from error
+    if not callable(function):
+        raise InvalidPluginData(
+            f"augmentation {policy.name!r}: `build` must return a function f(images, labels, seeds). Received: "
+            f"{function!r:.60}."
+        )
+    return _guarded(policy.name, function)
+
+
+def _guarded(name: str, function: Callable[..., Any]) -> Augment:
+    """Return a policy whose mistakes become errors that name it. Otherwise Keras would fail far from their cause."""
+
+    def augment(images: np.ndarray, labels: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wanted = images.shape, labels.shape
+        try:
+            altered, marks = function(images, labels, seeds)
+            made = np.asarray(altered, "float32"), np.asarray(marks, "float32")
+        except Exception as error:
+            raise InvalidPluginData(
+                f"augmentation {name!r} failed: {reason(error)}. `zoo check {name}` says more"
+            ) from error
+        if (made[0].shape, made[1].shape) != wanted:
+            raise InvalidPluginData(
+                f"augmentation {name!r} must keep the shapes of pictures and labels, {wanted[0]} and {wanted[1]}. "
+                f"Received: {made[0].shape} and {made[1].shape}. `zoo check {name}` says more."
+            )
+        # A sum shows what is not a number, and costs less than a look at each pixel.
+        if not math.isfinite(float(made[0].sum()) + float(made[1].sum())):
+            raise InvalidPluginData(
+                f"augmentation {name!r} makes pixels or labels that are not finite. `zoo check {name}` says more."
+            )
+        return made
+
+    return augment
 
 
 def picture_seeds(seed: int, epoch: int, pictures: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ import re
 
 from zoo.errors import InvalidPluginData
 
+# Names are parts of names of folders, which may have 255 characters.
+LONGEST_NAME = 100
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -26,9 +28,9 @@ def require(condition: bool, owner: object, problem: str, received: object) -> N
 
 def require_name(owner: object, name: object) -> None:
     require(
-        isinstance(name, str) and NAME.fullmatch(name) is not None,
+        isinstance(name, str) and NAME.fullmatch(name) is not None and len(name) <= LONGEST_NAME,
         owner,
-        "a name may hold lower-case letters, digits, '_' and '-', and must begin with a letter or a digit",
+        f"a name may hold {LONGEST_NAME} lower-case letters, digits, '_' and '-', and begins with a letter or a digit",
         name,
     )
 

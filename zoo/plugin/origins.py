@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 HUGGING_FACE = "https://huggingface.co"
 KAGGLE = "https://www.kaggle.com/api/v1"
@@ -77,12 +77,28 @@ def parse(text: str) -> Origin:
         ValueError: The text is no origin that zoo knows. The message says what is wrong.
     """
     if text.startswith(("https://", "http://")):
+        if not is_address(text):
+            raise ValueError(
+                "url must be a complete address without spaces, and without a user name or a password: everybody would "
+                "see them. ~/.netrc can hold them"
+            )
         return Origin("address", "", text)
     scheme, colon, rest = text.partition(":")
     readers = {"package": _package, "hf": _hugging_face, "keras-hub": _keras_hub, "file": _file}
     if not colon or scheme not in readers:
         raise ValueError(f"url must be {FORMS}")
     return readers[scheme](rest)
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an address of a server: one line, with a host, and without a user and a password."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    plain = re.fullmatch(r"[!-~]+", text) is not None and "@" not in parts.netloc
+    return plain and parts.scheme in ("https", "http") and bool(host) and port != 0
 
 
 def _package(rest: str) -> Origin:

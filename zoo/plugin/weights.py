@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 HASH = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 RESIZE = re.compile(r"squash|pad|crop(:(0?\.\d*[1-9]\d*|1(\.0*)?))?")
+# No control characters, nothing that Windows refuses, no hidden file, and no place for `..`.
+FILENAME = re.compile(r'[^./\\:*?"<>|\s][^/\\:*?"<>|\n\r\t]{0,199}')
 FILTERS = ("bilinear", "bicubic", "lanczos")
 # In the name of a licence that is no SPDX identifier, or in an identifier such as CC-BY-NC-4.0.
 NO_COMMERCE = re.compile(r"\bNC\b|non-?commercial|research[ -](use[ -])?only", re.IGNORECASE)
@@ -186,10 +188,11 @@ class Weights:
 
 def _require_file(owner: Weights | ClassIndex) -> None:
     if isinstance(owner, ClassIndex):
-        told = isinstance(owner.url, str) and owner.url.startswith(("https://", "http://"))
-        require(told, owner, "url must begin with https:// or http://", owner.url)
-    plain = isinstance(owner.filename, str) and owner.filename and Path(owner.filename).name == owner.filename
-    require(bool(plain), owner, "filename must be a file name without folders", owner.filename)
+        told = isinstance(owner.url, str) and origins.is_address(owner.url)
+        problem = "url must begin with https:// or http://, be complete, and hold no user name and no password"
+        require(told, owner, problem, owner.url)
+    plain = isinstance(owner.filename, str) and FILENAME.fullmatch(owner.filename) and owner.filename.isprintable()
+    require(bool(plain), owner, "filename must be a file name without folders, for every system", owner.filename)
     known = owner.hash is None or (isinstance(owner.hash, str) and HASH.fullmatch(owner.hash) is not None)
     require(known, owner, "hash must be 'md5:<32 hex>', 'sha256:<64 hex>' or None", owner.hash)
     require(owner.bytes is None or is_count(owner.bytes), owner, "bytes must be a positive whole number", owner.bytes)

@@ -38,6 +38,8 @@ SYNCED_BYTES = 4 << 20
 # Another process that downloads the same file and makes no progress for this long is no longer waited for.
 PATIENCE_SECONDS = 3 * READ_SECONDS
 FOLDER = ".downloads"
+# Where no size is published, a file that is larger is no weights file.
+LARGEST_FILE = 50 << 30
 LEFTOVER_SECONDS = 14 * 24 * 3600
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -88,6 +90,7 @@ class Transfer:
         progress: A function to call with (bytes received, bytes in total), or None.
         say: A function that receives a line of text when an attempt fails and another one follows, or None.
         headers: Further headers of the request. A token is not sent on to another server that the first one names.
+        most: The most bytes to receive, so that a server that never stops cannot fill the disk.
 
     Attributes:
         resumed: Whether the file consists of parts of several attempts.
@@ -103,7 +106,9 @@ class Transfer:
         progress: Progress | None,
         say: Say | None,
         headers: Mapping[str, str] | None = None,
+        most: int = LARGEST_FILE,
     ):
+        self._most = most
         self._headers = dict(headers or {})
         self._path, self._checked, self._progress, self._say = path, checked, progress, say
         self._notes = path.with_name(path.name + ".json")
@@ -197,7 +202,7 @@ class Transfer:
         """
         status, sent = response.status_code, response.headers
         encoded = sent.get("Content-Encoding", "identity").lower() not in ("", "identity")
-        part = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", sent.get("Content-Range", "").strip())
+        part = re.fullmatch(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", sent.get("Content-Range", "").strip())
         if status == 416 and part and part[2] == str(self._origin.kept):
             return False
         if status == 416 or status == 206:
@@ -213,7 +218,8 @@ class Transfer:
             # The length of a compressed answer is not that of the file.
             length = sent.get("Content-Length", "") if not encoded else ""
             self._origin = _Origin(self._origin.url, "" if encoded else _validator(sent))
-            self._origin.total = int(length) if length.isdecimal() else 0
+            self._origin.total = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else 0
+            self._refuse_endless(self._origin.total)
         elif status in network.TEMPORARY:
             raise _BrokenOff(network.status_text(status), network.retry_after(sent))
         else:
@@ -239,6 +245,7 @@ class Transfer:
                 for chunk in _chunks(response) if self._resumable else response.iter_content(CHUNK):
                     stream.write(chunk)
                     self._done += len(chunk)
+                    self._refuse_endless(self._done)
                     if self._progress:
                         self._progress(self._done, max(self._done, origin.total) if origin.total else 0)
                     if self._done - synced >= SYNCED_BYTES:
@@ -249,6 +256,11 @@ class Transfer:
                 self._sync(stream)
         if self._done < origin.total:
             raise _BrokenOff(self._broken_text(CLOSED))
+
+    def _refuse_endless(self, size: int) -> None:
+        if size > self._most:
+            self.discard()
+            raise TransferError(f"the server sends more than {files.size_text(self._most)}, so this is not the file")
 
     def _sync(self, stream: IO[bytes]) -> None:
         """Flush the unfinished file to the disk, and record how long it is."""

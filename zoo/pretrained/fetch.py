@@ -24,6 +24,7 @@ from zoo.plugin import ClassIndex, Weights, readers
 from zoo.pretrained import download, network, places
 
 RECORDED = ".sha256"
+HARMLESS = 16 << 20
 WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras", ".safetensors", ".pt", ".pth", ".bin", ".npz")
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -342,8 +343,7 @@ def _download(entry: PublicFile, path: Path, progress: Progress | None, say: Say
         HashMismatch: Another process has downloaded the file, and it does not have the published or recorded hash.
     """
     source = _download_of(entry)
-    # `_get` has refused origins without an address.
-    assert source is not None
+    assert source is not None  # `_get` has refused origins without an address.
     address = source.address
     try:
         with download.alone(path, say) as unfinished:
@@ -353,7 +353,13 @@ def _download(entry: PublicFile, path: Path, progress: Progress | None, say: Say
             if reason:
                 raise WeightsUnavailable(f"{address} cannot be reached: {reason}")
             transfer = download.Transfer(
-                address, unfinished, checked=bool(entry.hash), progress=progress, say=say, headers=source.headers
+                address,
+                unfinished,
+                checked=bool(entry.hash),
+                progress=progress,
+                say=say,
+                headers=source.headers,
+                most=2 * entry.bytes + HARMLESS if entry.bytes else download.LARGEST_FILE,
             )
             return _transferred(transfer, unfinished, entry, path)
     except (download.TransferError, ValueError) as error:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 CONNECT_SECONDS = 5
 IMPATIENT_SECONDS = 1
+LONGEST_RETRY = 1e9
 # Answers after which the same request can succeed a little later.
 TEMPORARY = frozenset((408, 425, 429, 500, 502, 503, 504))
 
@@ -103,10 +104,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
-        return float(text)
+        return min(float(text), LONGEST_RETRY)
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
     return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())

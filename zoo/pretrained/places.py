@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.plugin import Weights
-from zoo.plugin.origins import HUGGING_FACE, Origin
+from zoo.plugin.origins import HUGGING_FACE, Origin, is_address
 
 PACKAGE = "package"
 FOLDER = "folder"
@@ -88,8 +89,9 @@ def package_of(entry: Weights) -> str | None:
 def download_of(entry: Weights) -> Download | None:
     """Return how a file is downloaded; None if its origin has no address.
 
-    HF_ENDPOINT names another server than huggingface.co. The token of HF_TOKEN, or of the file that Hugging Face's own
-    tools write, is sent to it, because some repositories ask for one.
+    HF_ENDPOINT names another server than huggingface.co. It counts only without a password in it, which messages would
+    show. The token of HF_TOKEN, or of the file that Hugging Face's own tools write, is sent to the server, because some
+    repositories ask for one.
     """
     address = entry.origin.address
     if not address:
@@ -97,7 +99,7 @@ def download_of(entry: Weights) -> Download | None:
     headers = {}
     if entry.origin.kind == "hf":
         endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
-        if endpoint.startswith(("https://", "http://")):
+        if is_address(endpoint):
             address = endpoint + address.removeprefix(HUGGING_FACE)
         token = _token()
         if token:
@@ -108,11 +110,16 @@ def download_of(entry: Weights) -> Download | None:
 def _token() -> str:
     token = os.environ.get("HF_TOKEN", "").strip()
     if token:
-        return token
+        return _usable(token)
     with contextlib.suppress(OSError, ValueError):
         path = os.environ.get("HF_TOKEN_PATH") or os.path.join(_hugging_face_home(), "token")
-        return Path(path).expanduser().read_text("ascii").strip()
+        return _usable(Path(path).expanduser().read_text("ascii").strip())
     return ""
+
+
+def _usable(token: str) -> str:
+    """Return a token, or an empty text if it cannot stand in a header. An error of requests would show it."""
+    return token if re.fullmatch(r"[!-~]{1,1000}", token) else ""
 
 
 def _candidates(origin: Origin) -> list[Path]:

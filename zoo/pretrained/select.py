@@ -362,6 +362,9 @@ def _own_file(architecture: Architecture, requested: str, layouts: Sequence[Weig
         WeightsIncompatible: The file cannot hold weights; see `_holds_weights`.
     """
     path = Path(os.path.expanduser(requested))
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        # Reading it could take for ever.
+        raise WeightsUnavailable(f"{requested!r} is a device or a pipe. Give a file.")
     try:
         digest = fetch.digest_of(path)
     except OSError as error:

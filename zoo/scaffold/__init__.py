@@ -101,8 +101,8 @@ def check_name(name: str) -> None:
     legal = NAME.fullmatch(name) is not None and re.fullmatch(r".*[a-z0-9]", name) is not None
     if not legal or len(name) > LONGEST or "--" in name or "__" in name:
         raise UsageError(
-            f"{name!r} cannot be the name of a plugin. A name has at most {LONGEST} lower-case letters, digits and "
-            f"single hyphens or underscores, and begins and ends with a letter or a digit.{_nearest(name)}"
+            f"{name[:80]!r} cannot be the name of a plugin. A name has at most {LONGEST} lower-case letters, digits "
+            f"and single hyphens or underscores, and begins and ends with a letter or a digit.{_nearest(name)}"
         )
     if keyword.iskeyword(module) or not module.isidentifier():
         raise UsageError(f"{module!r} cannot be the name of a Python module. Choose another name.")

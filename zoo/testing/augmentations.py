@@ -26,8 +26,19 @@ def check_augmentation_arrays(augmentation: Augmentation, channels: tuple[int, .
         assert out.shape == images.shape and out.dtype == np.float32, f"pictures became {out.dtype} {out.shape}"
         assert marks.shape == labels.shape and marks.dtype == np.float32, f"labels became {marks.dtype} {marks.shape}"
         assert out.min() >= 0 and out.max() <= 255, f"pixels left 0..255: {out.min()} to {out.max()}"
+        assert out.max() > 2, (
+            f"pixels are at most {out.max():.3g}: they must stay in 0..255, and are not normalized here"
+        )
         assert marks.min() >= 0 and marks.max() <= 1, f"labels left 0..1: {marks.min()} to {marks.max()}"
         assert np.allclose(marks.sum(axis=1), 1, atol=1e-5), "rows of labels no longer sum to 1"
+        changed = np.flatnonzero((marks != labels).any(axis=1))
+        pure = [row for row in changed if marks[row].max() == 1]
+        assert len(changed) < 2 or len(pure) < len(changed), (
+            f"{len(changed)} of {len(labels)} pictures got another class. Keep the labels, unless pictures are mixed"
+        )
+        alike = np.tile(labels[:1], (len(labels), 1))
+        _, marks = _applied(policy, images, alike, SEEDS)
+        assert np.allclose(marks, alike, atol=1e-5), "pictures of one class got labels of other classes"
         # Multi-label data: the pictures belong to all classes, to two, to one and to none.
         several = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 1]], "float32")
         _, marks = _applied(policy, images, several, SEEDS)

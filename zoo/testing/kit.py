@@ -82,7 +82,8 @@ def _weights(subject: Subject, weights: Weights) -> None:
     """The file of weights is the described one, and fills the whole network.
 
     No layer keeps its random values, and the outputs are finite. The check needs the file: download it, put it into a
-    folder, and let ZOO_WEIGHTS_DIR name that folder. `load(model, path)` must give every layer its values.
+    folder, and let ZOO_WEIGHTS_DIR name that folder. `load(model, path)` must give every layer its values. Whether the
+    normalization and the order of the classes are right, only pictures tell: `zoo verify NAME --data DIR`.
     """
     from zoo.pretrained import fetch
 

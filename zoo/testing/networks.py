@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -252,6 +253,30 @@ def check_stages(network: TestedNetwork) -> None:
     from zoo.train import network as networks
 
     networks.check_stages(network.architecture, network.backbone)
+    places = {layer.name: place for place, layer in enumerate(network.backbone.layers)}
+    begins = [
+        (min(places[name] for name in names), stage.name)
+        for stage in network.architecture.stages
+        if (names := _weighted(stage, network.backbone))
+    ]
+    for (before, below), (after, above) in itertools.pairwise(begins):
+        assert before < after, (
+            f"stage {above!r} is listed after {below!r}, but the picture passes it first: list stages from the stem to "
+            "the top"
+        )
+
+
+def _weighted(stage: Stage, model: keras.Model) -> list[str]:
+    """Return the names of the layers of a stage that have weights and do more than normalize pixels."""
+    from fnmatch import fnmatchcase
+
+    return [
+        layer.name
+        for layer in model.layers
+        if layer.weights
+        and layer.__class__.__name__ not in PREPROCESSING
+        and any(fnmatchcase(layer.name, pattern) for pattern in stage.layers)
+    ]
 
 
 def check_input(network: TestedNetwork) -> None:
@@ -272,8 +297,16 @@ def check_input(network: TestedNetwork) -> None:
     assert np.abs(np.diff(three, axis=0)).max() > 0, "the feature map does not depend on the picture"
     apart = np.abs(three[:1] - one).max() / max(np.abs(three).max(), 1e-12)
     assert apart <= BATCH_TOLERANCE, f"a picture has other features alone than in a batch of three, by {apart:.1%}"
-    larger = (network.size[0] + 32, network.size[1])
+    sums = three.sum(axis=-1)
+    assert three.shape[-1] < 2 or three.min() < 0 or np.abs(sums - 1).max() > 1e-3, (
+        "the features sum to 1 everywhere: the network ends with the softmax of a head, and zoo adds a head of its own"
+    )
+    larger = (network.size[0] + 32, network.size[1] + 64)
     other = network.built(larger)
+    assert other.output.shape[-1] == model.output.shape[-1], (
+        f"the feature map ends with {model.output.shape[-1]} entries at {network.size[0]}x{network.size[1]}, "
+        f"and {other.output.shape[-1]} at {larger[0]}x{larger[1]}: features come last, after height and width"
+    )
     assert other.count_params() == model.count_params(), (
         f"the network has {other.count_params():,} weights at {larger[0]}x{larger[1]}, "
         f"and {model.count_params():,} at {network.size[0]}x{network.size[1]}"
@@ -300,7 +333,9 @@ def check_normalization(network: TestedNetwork) -> None:
     if reads is not model.input:
         values = network.answers(keras.Model(model.input, reads), pixels)
     where = f"the first layer with weights, {first.name!r}," if first is not None else "the head"
-    largest, mean, deviation = float(np.abs(values).max()), float(np.abs(values.mean())), float(values.std())
+    # Channels may have different means, which would hide that the values of each hardly vary.
+    deviation = float(values.std(axis=tuple(range(values.ndim - 1))).max())
+    largest, mean = float(np.abs(values).max()), float(np.abs(values.mean()))
     assert largest <= LARGEST_SCALED or mean <= LARGEST_MEAN, (
         f"{where} reads values up to {largest:.0f} with a mean of {mean:.0f}: the pixels are not normalized"
     )

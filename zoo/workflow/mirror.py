@@ -25,6 +25,7 @@ from zoo.reporter import Reporter, counted, joined
 SUMS = "SHA256SUMS"
 NOTES = "LICENCES.txt"
 FACTS = "weights.json"
+LONGEST_LIST = 16 << 20
 OWN_FILES = (SUMS, NOTES, FACTS)
 LICENCE_FILE = re.compile(r"(licen[cs]e|copying|notice)", re.IGNORECASE)
 SPDX = re.compile(r"[A-Za-z0-9.+-]+")
@@ -146,6 +147,8 @@ def _wanted(names: Sequence[str], registry: Registry, *, top: bool) -> list[Weig
         found += entries
         found += [entry.class_index for entry in entries if top and entry.class_index]
     by_name = {entry.filename: entry for entry in found}
+    for name in by_name.keys() & {*OWN_FILES}:
+        raise UsageError(f"a plugin calls a weights file {name}, as a list in every mirror. Show this to its authors.")
     return list(by_name.values())
 
 
@@ -163,7 +166,7 @@ def _copied(entry: Weights | ClassIndex, folder: Path, reporter: Reporter) -> Mi
         raise WeightsUnavailable(f"{entry.filename}: {error}.\n{fetch.advice(entry)}.") from None
     target = folder / entry.filename
     if os.path.lexists(target):
-        if fetch.digest_of(target) != digest:
+        if not os.path.isfile(target) or fetch.digest_of(target) != digest:
             raise HashMismatch(
                 f"{str(target)!r} is not the published file of this name, and it is not replaced. Remove it, and type "
                 "the command again."
@@ -212,21 +215,33 @@ def _copy_licences(entry: Weights, folder: Path) -> None:
 
 def _read_facts(folder: Path) -> dict[str, dict[str, Any]]:
     try:
-        listed = json.loads((folder / FACTS).read_text("utf-8"))
+        listed = json.loads(_text_of(folder / FACTS))
         return {each["file"]: {key: value for key, value in each.items() if key != "file"} for each in listed}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
+
+
+def _text_of(path: Path) -> str:
+    """Read a short text. The folder may come from a stranger, with links to devices and pipes that never end.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no file, or far too long.
+    """
+    if not os.path.isfile(path) or os.path.getsize(path) > LONGEST_LIST:
+        raise ValueError(f"{str(path)!r} is no list of files")
+    return path.read_text("utf-8")
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
     """Return the digests in SHA256SUMS by name. A line of another form is left out."""
     try:
-        text = (folder / SUMS).read_text("utf-8")
+        text = _text_of(folder / SUMS)
     except (OSError, ValueError):
         return {}
     found = {}
     for line in text.splitlines():
-        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *]([^/\\\0]+)", line)
+        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *]([^/\\\0]{1,255})", line)
         if match and match[2] not in (".", ".."):
             found[match[2]] = match[1].lower()
     return found
@@ -282,6 +297,8 @@ def _published(registry: Registry) -> dict[str, Weights | ClassIndex]:
 
 def _verified(folder: Path, name: str, listed: str | None, entry: Weights | ClassIndex | None) -> Mirrored:
     path = folder / name
+    if os.path.lexists(path) and not os.path.isfile(path):
+        return Mirrored(name, 0, "", "damaged", "it is no file, or a link that leads nowhere")
     try:
         digest, size = fetch.digest_of(path), path.stat().st_size
         algorithm, _, wanted = (entry.hash or "" if entry else "").partition(":")

@@ -19,7 +19,7 @@ from .._selftest import check, tolerance_of
 from .._session import regular_model_file
 from .._trust import Trust
 
-Signature = tuple[int, int, int]
+Signature = tuple[int, ...]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
@@ -36,7 +36,8 @@ class Opened:
         shared: Runs one picture on a single thread. It is the fastest while several threads use it. The same object as
             `alone` if a second session would not help.
         version: The first 12 hexadecimal digits of the file's sha256.
-        signature: Modification time in nanoseconds, size in bytes, and number of the file on the disk.
+        signature: Modification time in nanoseconds, size in bytes, and number of the file on the disk. If files must
+            be signed, those of the file of the signature follow.
         trust: The thresholds of the file.
         opened_at: When it was opened, in seconds since 1970.
     """
@@ -82,25 +83,32 @@ class Model:
 
     def _open(self) -> Opened:
         path = regular_model_file(self.path)
-        before = signature(path)
+        before = self._signature(path)
         digest = _sha256(path)
         alone = Predictor(path, **self._options)
         shared = alone
         # A second session takes the memory of the weights again. See `Predictor.predict_each`.
         if self._concurrency > 1 and alone.settings.providers == ("cpu",) and size_of(path) <= LARGEST_TWICE:
             shared = Predictor(path, tuned=False, **{**self._options, "threads": 1})
-        if before is None or signature(path) != before or alone.info != shared.info:
+        if before is None or self._signature(path) != before or alone.info != shared.info:
             raise StillChanging(f"{path!r} was written to while it was being opened.")
         if self._self_test:
             for predictor in {id(alone): alone, id(shared): shared}.values():
                 _check(predictor, path)
         return Opened(alone, shared, digest[:12], before, Trust.from_json(alone.info.trust), time.time())
 
+    def _signature(self, path: str) -> Signature | None:
+        """Return what tells the file at a path from another. A signature that arrives later makes another one, too."""
+        found = signature(path)
+        if found is None or self._options.get("require_signature") is None:
+            return found
+        return (*found, *(signature(f"{path}.sig") or ()))
+
     def changed(self) -> bool:
         """Look at the disk. Return whether there is another file that has stopped changing and was not yet tried."""
         now, why = None, "the file is not there any more"
         try:
-            now = signature(regular_model_file(self.path))
+            now = self._signature(regular_model_file(self.path))
         except ModelNotFound as error:
             if exported_in(self.path) if os.path.isdir(self.path) else os.path.exists(self.path):
                 why = f"the file was replaced by something else: {str(error).rstrip('.')}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .options import KEY_HELP, add_model
+from .options import add_key, add_model
 
 DESCRIPTION = (
     "Run the file's self-test: does this machine give the same pixels and probabilities as the machine that exported "
@@ -15,7 +15,7 @@ DESCRIPTION = (
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_model(command)
-    command.add_argument("--require-signature", metavar="PUB", help=KEY_HELP)
+    add_key(command)
     command.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -17,6 +17,11 @@ PROVIDERS_HELP = "where the network runs, best first: cpu, openvino, cuda, ... (
 KEY_HELP = "refuse a file that the owner of this Ed25519 key did not sign: the file of the public key"
 
 
+def add_key(command: argparse._ActionsContainer) -> None:
+    """Add the option --require-signature to a command."""
+    command.add_argument("--require-signature", metavar="PUB", help=KEY_HELP)
+
+
 def add_model(command: argparse.ArgumentParser) -> None:
     """Add the argument MODEL to a command."""
     command.add_argument("model", help=MODEL_HELP)

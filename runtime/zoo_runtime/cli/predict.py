@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .options import add_model, add_predictor_options, positive, predictor_options
+from .options import add_key, add_model, add_predictor_options, positive, predictor_options
 
 DESCRIPTION = "Label pictures, one line per picture."
 COVERAGE_HELP = "also show the classes that the picture may be of, with this probability: 0.9, 0.95 or 0.99"
@@ -26,6 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--allow-url", action="store_true", help="download pictures from http:// and https:// addresses"
     )
     add_predictor_options(command)
+    add_key(command)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
             coverage=options.coverage,
             csv=options.csv,
             allow_url=options.allow_url,
+            require_signature=options.require_signature,
             **predictor_options(options),
         )
     except ValueError as error:

@@ -18,6 +18,7 @@ from .options import (
     FORMATS_HELP,
     MODEL_HELP,
     PROVIDERS_HELP,
+    add_key,
     formats,
     pixels,
     positive,
@@ -69,6 +70,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     running.add_argument("--providers", type=provider_names, metavar="P,...", help=PROVIDERS_HELP)
     running.add_argument("--log-requests", action="store_true", help="print a line for each request")
     running.add_argument("--no-watch", action="store_true", help="take up new files only after the signal SIGHUP")
+    add_key(running)
     running.add_argument("--skip-self-test", action="store_true", help="use files that fail it, or have none")
 
 
@@ -135,6 +137,7 @@ def _open(name: str, path: str, options: argparse.Namespace, limits: Limits) -> 
         "providers": options.providers,
         "max_pixels": options.max_pixels or MAX_PIXELS,
         "formats": options.formats,
+        "require_signature": options.require_signature,
     }
     return Model(name, path, concurrency=limits.concurrency, options=chosen, self_test=not options.skip_self_test)
 

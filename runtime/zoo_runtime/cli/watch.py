@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .._errors import NotWritten
-from .options import add_model, add_predictor_options, positive, predictor_options
+from .options import add_key, add_model, add_predictor_options, positive, predictor_options
 
 if TYPE_CHECKING:
     from .._predictor import Predictor
@@ -60,6 +60,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--page", type=_page, metavar="PORT", help="also show a page at http://localhost:PORT; HOST:PORT opens it"
     )
     add_predictor_options(command)
+    add_key(command)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if camera and options.size and camera.kind not in ("device", "picamera2"):
         options.usage(f"--size goes with a USB camera or picamera2. {camera.name} has a size of its own.")
     with Stop() as stop, contextlib.ExitStack() as stack:
-        predictor = Predictor(options.model, **predictor_options(options))
+        predictor = Predictor(options.model, require_signature=options.require_signature, **predictor_options(options))
         outputs = _outputs(options, predictor, stack)
         if camera:
             _watch_camera(options, camera, predictor, outputs, stop)

@@ -29,7 +29,8 @@ LARGEST_RATIO = 50
 HARMLESS = 16 << 20
 # deflate, shuffle, fletcher32, szip, and lzf: these are part of h5py, so that no code is loaded for them.
 FILTERS = {1, 2, 3, 4, 32000}
-LONGEST_CONFIG = 64 << 20
+# That of a network of a thousand layers has less than a megabyte. As objects, its text takes many times the memory.
+LONGEST_CONFIG = 8 << 20
 
 
 def check(file: Path | IO[bytes]) -> None:
@@ -75,30 +76,39 @@ def archive_members(path: Path) -> dict[str, bytes]:
         WeightsIncompatible: A member is missing, or far larger than the archive. Or the archive is damaged.
         OSError: The file cannot be read.
     """
-    try:
-        return _members(path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise WeightsIncompatible(f"the file is damaged, or it is not a weights file ({str(error)[:100]})") from None
+    with path.open("rb") as stream:
+        try:
+            return _members(stream)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+            # A member that claims to lie before the start of the file raises OSError.
+            text = str(error)[:100]
+        raise WeightsIncompatible(f"the file is damaged, or it is not a weights file ({text})")
 
 
-def _members(path: Path) -> dict[str, bytes]:
-    size = path.stat().st_size
+def _members(archived: IO[bytes]) -> dict[str, bytes]:
+    size = archived.seek(0, 2)
     found = {}
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(archived) as archive:
         for name, most in (("config.json", LONGEST_CONFIG), ("model.weights.h5", None)):
             try:
                 info = archive.getinfo(name)
             except KeyError:
                 raise WeightsIncompatible(f"the archive has no {name}; Keras did not save it") from None
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise WeightsIncompatible(f"{name} is compressed in a way that Keras does not use")
             limit = max(HARMLESS, LARGEST_RATIO * size) if most is None else most
             if info.file_size > limit:
-                raise _refused(f"{name} has {info.file_size:,} bytes, and the archive has {size:,}")
+                raise _too_large(f"{name} has {info.file_size:,} bytes", size, most)
             with archive.open(info) as stream:
                 # The size that a member claims need not be true.
                 found[name] = stream.read(limit + 1)
             if len(found[name]) > limit:
-                raise _refused(f"{name} has more than {limit:,} bytes, and the archive has {size:,}")
+                raise _too_large(f"{name} has more than {limit:,} bytes", size, most)
     return found
+
+
+def _too_large(what: str, size: int, most: int | None) -> WeightsIncompatible:
+    return _refused(f"{what}, and " + (f"the archive has {size:,}" if most is None else f"at most {most:,} are read"))
 
 
 def read(path: Path) -> Mapping[str, np.ndarray]:
@@ -116,7 +126,11 @@ def read(path: Path) -> Mapping[str, np.ndarray]:
     with h5py.File(path, "r") as file:
         for name, item in _objects(file):
             if isinstance(item, h5py.Dataset) and item.dtype.kind in "biufc" and item.shape is not None:
-                array = np.asarray(item[()])
+                try:
+                    array = np.asarray(item[()])
+                except (OSError, RuntimeError, ValueError) as error:
+                    # A filter notices only now that its bytes are damaged.
+                    raise WeightsIncompatible(f"the array {name[:100]!r} is damaged ({str(error)[:100]})") from None
                 array.flags.writeable = False
                 arrays[name] = array
     return arrays

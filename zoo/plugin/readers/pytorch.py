@@ -29,6 +29,8 @@ PROTOCOL = 1001
 LONGEST_PICKLE = 256 << 20
 DEEPEST = 16
 MOST_ITEMS = 2_000_000
+# One long key above many short ones would make as many long names.
+LONGEST_NAME = 1000
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
@@ -71,7 +73,8 @@ def _of_archive(stream: IO[bytes]) -> Mapping[str, np.ndarray]:
                 return _bytes(archive.read(name))
 
             return _arrays(content, numbers, order.strip() == b"little")
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError, KeyError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, KeyError) as error:
+        # A member that claims to lie before the start of the file raises OSError.
         raise WeightsIncompatible(f"the archive is damaged ({str(error)[:80]})") from None
 
 
@@ -192,10 +195,20 @@ def _view(name: str, tensor: Tensor, numbers: np.ndarray) -> np.ndarray:
             f"tensor {name[:80]!r} of shape {tensor.shape} reaches beyond its storage of {storage.count:,} numbers"
         )
     if empty:
-        return np.zeros(tensor.shape, numbers.dtype)
+        return _empty(name, tensor.shape, numbers.dtype)
     part = numbers[storage.offset + tensor.offset : storage.offset + storage.count]
     strides = tuple(stride * part.itemsize for stride in tensor.strides)
     return np.lib.stride_tricks.as_strided(part, tensor.shape, strides, writeable=False)
+
+
+def _empty(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    import numpy as np
+
+    try:
+        return np.zeros(shape, dtype)
+    except ValueError:
+        # numpy multiplies the other sides.
+        raise WeightsIncompatible(f"tensor {name[:80]!r} of shape {shape} is too large for an empty one") from None
 
 
 def _unwrapped(content: Any) -> Any:
@@ -228,6 +241,8 @@ def _named(content: Any) -> Iterator[tuple[str, Tensor]]:
         if depth > DEEPEST or seen > MOST_ITEMS:
             raise WeightsIncompatible(f"its dictionaries are nested more than {DEEPEST} deep, or have too many entries")
         pairs = list(item.items() if isinstance(item, dict) else enumerate(item))
+        if len(name) > LONGEST_NAME:
+            raise WeightsIncompatible(f"it has a name of more than {LONGEST_NAME:,} characters")
         waiting += [(f"{name}.{key}" if name else str(key), value, depth + 1) for key, value in reversed(pairs)]
 
 

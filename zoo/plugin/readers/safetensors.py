@@ -17,8 +17,10 @@ from zoo.errors import WeightsIncompatible
 if TYPE_CHECKING:
     import numpy as np
 
-# The limit that the format itself sets.
-LONGEST_HEADER = 100_000_000
+# Ten thousand tensors need about one megabyte. In memory, a hostile header takes 25 times its length.
+LONGEST_HEADER = 8 << 20
+LONGEST_NAME = 1000
+LARGEST_NUMBER = 1 << 62
 # dtype: numpy's name. BF16 is read as uint16 and widened.
 DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
@@ -40,8 +42,13 @@ def read(path: Path) -> Mapping[str, np.ndarray]:
         size = stream.seek(0, 2)
         stream.seek(0)
         length = int.from_bytes(stream.read(8), "little")
-        if length > min(LONGEST_HEADER, size - 8):
+        if length > size - 8:
             raise _damaged(f"its header claims {length:,} bytes, and the file has {size:,}")
+        if length > LONGEST_HEADER:
+            raise WeightsIncompatible(
+                f"the safetensors file is refused: its header has {length:,} bytes, and at most {LONGEST_HEADER:,} are "
+                "read"
+            )
         header = _header(stream.read(length))
         data = np.fromfile(stream, np.uint8)
     placed = sorted((_placed(name, entry) for name, entry in header.items()), key=lambda item: item[1:3])
@@ -58,11 +65,21 @@ def read(path: Path) -> Mapping[str, np.ndarray]:
     for name in header:
         begin, stop, dtype, shape = places[name]
         if begin == stop:
-            arrays[name] = np.zeros(shape, DTYPES[dtype])
+            arrays[name] = _empty(name, shape, DTYPES[dtype])
             continue
         array = np.frombuffer(data[begin:stop].tobytes() if begin % 8 else data[begin:stop], DTYPES[dtype])
         arrays[name] = (widened(array) if dtype == "BF16" else array).reshape(shape)
     return arrays
+
+
+def _empty(name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    import numpy as np
+
+    try:
+        return np.zeros(shape, dtype)
+    except ValueError:
+        # numpy multiplies the other sides.
+        raise _damaged(f"tensor {name!r} of shape {shape} is too large for an empty one") from None
 
 
 def widened(bfloat16: np.ndarray) -> np.ndarray:
@@ -97,6 +114,8 @@ def _placed(name: str, entry: Any) -> tuple[str, int, int, str, tuple[int, ...]]
     Returns:
         Its name, where its bytes begin and end, its dtype, and its shape.
     """
+    if len(name) > LONGEST_NAME:
+        raise _damaged(f"a tensor has a name of more than {LONGEST_NAME:,} characters")
     if not isinstance(entry, dict):
         raise _damaged(f"tensor {name!r} is not described by an object")
     dtype: Any = entry.get("dtype")
@@ -104,11 +123,12 @@ def _placed(name: str, entry: Any) -> tuple[str, int, int, str, tuple[int, ...]]
     offsets: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise WeightsIncompatible(
-            f"tensor {name!r} of the safetensors file has dtype {dtype!r}; zoo reads {', '.join(DTYPES)}"
+            f"tensor {name!r} of the safetensors file has dtype {str(dtype)[:40]!r}; zoo reads {', '.join(DTYPES)}"
         )
     whole = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
     numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else []
-    if not whole or not all(type(n) is int and n >= 0 for n in numbers) or len(numbers) > MOST_DIMENSIONS:
+    fits = all(type(n) is int and 0 <= n < LARGEST_NUMBER for n in numbers)
+    if not whole or not fits or len(numbers) > MOST_DIMENSIONS:
         raise _damaged(f"tensor {name!r} has no shape and offsets of whole numbers")
     import numpy as np
 

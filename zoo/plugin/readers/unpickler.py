@@ -20,6 +20,9 @@ from zoo.errors import WeightsIncompatible
 # A network of ten thousand tensors needs half a million.
 MOST_INSTRUCTIONS = 2_000_000
 MOST_DIMENSIONS = 32
+# A short pickle can name the same long list again and again, and have it copied each time.
+MOST_COPIED = 200_000
+LARGEST_NUMBER = 1 << 62
 # The names of numbers in numpy, by the names that PyTorch gives to storages. BFloat16 is read as uint16 and widened.
 STORAGES = {
     **{"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "BFloat16Storage": "bf16"},
@@ -106,6 +109,7 @@ class _Machine:
     def __init__(self) -> None:
         self._stack: list[Any] = []
         self._memory: dict[int, Any] = {}
+        self._copied = 0
 
     def result(self) -> Any:
         if len(self._stack) != 1:
@@ -207,12 +211,15 @@ class _Machine:
         if type(function) is not Name or type(arguments) is not tuple:
             raise ValueError("something is called that has no name")
         if function == ORDERED:
+            self._copied += len(arguments[0]) if arguments else 0
+            if self._copied > MOST_COPIED:
+                raise WeightsIncompatible(f"its pickle copies more than {MOST_COPIED:,} entries")
             self._stack.append(_dictionary(arguments))
         elif function in (REBUILD, OLD_REBUILD):
             self._stack.append(_tensor(arguments))
         elif function == PARAMETER and arguments and isinstance(arguments[0], Tensor):
             self._stack.append(arguments[0])
-        elif function == SIZE and len(arguments) == 1:
+        elif function == SIZE and len(arguments) == 1 and _is_shape(arguments[0]):
             self._stack.append(tuple(arguments[0]))
         elif function == DEVICE:
             self._stack.append("device")
@@ -235,7 +242,11 @@ def _is_dtype(named: Name) -> bool:
 
 
 def _counts(*values: Any) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)
+    return all(type(value) is int and 0 <= value < LARGEST_NUMBER for value in values)
+
+
+def _is_shape(value: Any) -> bool:
+    return type(value) in (tuple, list) and len(value) <= MOST_DIMENSIONS and _counts(*value)
 
 
 def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
@@ -249,8 +260,8 @@ def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
 
 def _tensor(arguments: tuple[Any, ...]) -> Tensor:
     storage, offset, shape, strides = arguments[:4]
-    fits = isinstance(storage, Storage) and _counts(offset) and type(shape) is tuple and type(strides) is tuple
-    if not fits or len(shape) != len(strides) or not _counts(*shape, *strides) or len(shape) > MOST_DIMENSIONS:
+    fits = isinstance(storage, Storage) and _counts(offset) and _is_shape(shape) and _is_shape(strides)
+    if not fits or type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
         raise ValueError("a tensor is not described by storage, offset, shape and strides")
     return Tensor(storage, offset, shape, strides)
 
