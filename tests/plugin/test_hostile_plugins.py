@@ -142,6 +142,7 @@ def test_doctor_says_what_to_do_about_each_broken_plugin(zoo, install_plugin):
         if text.startswith("plugin ")
     }
     assert "`pip install --force-reinstall zoo-needs`" in said["needs"] and "nothing_of_that_name" in said["needs"]
+    assert "If the plugin is yours, add the package to `dependencies` in its pyproject.toml." in said["needs"]
     assert "`pip install --upgrade finezoo`. Or install an older version of zoo-future." in said["future"]
     assert "Update both: `pip install --upgrade finezoo zoo-older`" in said["older"]
     assert f"another Python than {sys.version_info[0]}.{sys.version_info[1]}" in said["syntax"]

@@ -51,7 +51,7 @@ BROKEN = {
     ),
     "misspelt_hook": (
         "from zoo.plugin import hookimpl\n@hookimpl\ndef zoo_architecture():\n    return []",
-        "there is no hook 'zoo_architecture'",
+        "there is no hook 'zoo_architecture'. Did you mean 'zoo_architectures'?",
     ),
     "subclass": (
         "from zoo.plugin import Schedule, hookimpl\nclass Mine(Schedule):\n    def __post_init__(self): pass\n"

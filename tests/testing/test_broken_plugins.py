@@ -291,7 +291,9 @@ def test_weights_that_do_not_fill_the_network_fail(install_plugin, zoo, tmp_path
     digest = "'sha256:' + __import__('hashlib').sha256(b'12 bytes long').hexdigest()"
     install_plugin("odd", weights(hash=digest, load="lambda model, path: None"))
     skipped = checked(zoo, "odd")["mnist_convnet.odd-weights"]
-    assert skipped["state"] == "skipped" and skipped["text"] == "the file is not available: odd.h5"
+    assert skipped["state"] == "skipped"
+    assert "odd.h5. `zoo weights fetch mnist_convnet --to mirror`" in skipped["text"]
+    assert skipped["text"].endswith("set ZOO_WEIGHTS_DIR=mirror")
     monkeypatch.setenv("ZOO_WEIGHTS_DIR", str(tmp_path))
     failed = {name: each for name, each in checked(zoo, "odd").items() if each["state"] == "failed"}
     assert set(failed) == {"mnist_convnet.odd-weights"}
@@ -313,3 +315,52 @@ def test_a_name_that_two_plugins_bring_fails_in_both(install_plugin, zoo):
         ran = zoo("check", name, "--only", "ids", "--json")
         (check,) = json.loads(ran.out)["checks"]
         assert check["text"] == f"schedule 'odd' is brought by {other} (zoo-{other} 1.2) too; zoo uses neither"
+
+
+COMMAND = """
+import click
+from zoo.plugin import hookimpl
+
+@click.command({name!r})
+def made():
+    pass
+
+@hookimpl
+def zoo_commands():
+    return [{returned}]
+"""
+
+
+def test_a_plugin_that_brings_commands_alone_passes(install_plugin, zoo):
+    install_plugin("odd", COMMAND.format(name="count-it", returned="made"))
+    assert {each["check"]: each["state"] for each in checked(zoo, "odd").values()} == {
+        "load": "passed",
+        "light-import": "passed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "returned", "problem"),
+    [
+        ("Count_It", "made", "the name of a command has lower-case letters, digits and single hyphens"),
+        ("count-it", "made, 7", "zoo_commands must return click.Command objects. Received: one of int"),
+    ],
+)
+def test_commands_that_zoo_would_leave_out_fail(name, returned, problem, install_plugin, zoo):
+    install_plugin("odd", COMMAND.format(name=name, returned=returned))
+    failed = checked(zoo, "odd")["odd-load"]
+    assert failed["state"] == "failed" and problem in failed["text"]
+
+
+def test_the_kit_wants_the_names_of_commands_that_zoo_wants():
+    from zoo.cli import plugin_commands
+    from zoo.testing import packages
+
+    assert packages.COMMAND.pattern == plugin_commands.NAME.pattern
+
+
+def test_missing_stages_are_counted_beyond_the_first_five(install_plugin, zoo):
+    many = "".join(f'    x = keras.layers.Conv2D(6, 3, padding="same", name="more{i}")(x)\n' for i in range(7))
+    install_plugin("odd", NETWORK.replace("    return keras.Model(", many + "    return keras.Model("))
+    failed = checked(zoo, "odd", "--only", "stages")["odd-stages"]
+    assert "Missing: more0, more1, more2, more3, more4 and 2 more." in failed["text"]

@@ -47,7 +47,7 @@ def owls(install_plugin, tmp_path):
 def test_a_mirror_is_made_checked_and_used(zoo, owls, tmp_path, monkeypatch):
     mirror = tmp_path / "mirror"
     ran = zoo("weights", "fetch", "owlnet", "--to", mirror)
-    assert ran.code == 1 and "1 of 2 files are not available. other.h5: other.h5 is not available locally" in ran.err
+    assert ran.code == 1 and "1 of 2 files is not available. other.h5: other.h5 is not available locally" in ran.err
     assert "https://example.org/other.h5" in ran.err and "owl.h5: copied, 3 bytes" in ran.out
     digest = hashlib.sha256(b"owl").hexdigest()
     assert (mirror / "SHA256SUMS").read_text() == f"{digest}  owl.h5\n"

@@ -12,6 +12,7 @@ import click
 from zoo.cli.console import quoted
 from zoo.cli.table import colored
 from zoo.errors import UsageError
+from zoo.reporter import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,7 +142,7 @@ def _wrapped(text: str) -> str:
 def _show_summary(outcomes: Sequence[Outcome], counts: dict[str, int]) -> None:
     texts = [f"{count} {state}" for state, count in counts.items() if count]
     seconds = sum(outcome.seconds for outcome in outcomes)
-    click.echo(f"{len(outcomes)} checks in {seconds:.0f} s: {', '.join(texts)}")
+    click.echo(f"{counted(len(outcomes), 'check')} in {seconds:.0f} s: {', '.join(texts)}")
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:

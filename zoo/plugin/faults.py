@@ -110,7 +110,8 @@ def _advice(plugin: Plugin, error: BaseException) -> str:
     if missing:
         return (
             f"It needs the module {missing}, which is not installed. `pip install --force-reinstall "
-            f"{plugin.distribution}` installs what the plugin says it needs; otherwise try `pip install {missing}`."
+            f"{plugin.distribution}` installs what the plugin says it needs; otherwise try `pip install {missing}`. "
+            "If the plugin is yours, add the package to `dependencies` in its pyproject.toml."
         )
     if isinstance(error, SyntaxError):
         version = ".".join(map(str, sys.version_info[:2]))

@@ -10,6 +10,7 @@ wrong with it. `zoo.plugin.selection` says which plugins are loaded.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import os
 import re
@@ -395,8 +396,8 @@ def _collect(
     unknown = [caller.name for caller in manager.get_hookcallers(module) or [] if caller.name not in known]
     if unknown:
         raise InvalidPluginData(
-            f"there is no hook {unknown[0]!r}. The hooks are {', '.join(known)}. If a newer zoo has it: "
-            "`pip install --upgrade finezoo`"
+            f"there is no hook {unknown[0]!r}.{_meant(unknown[0], known)} The hooks are {', '.join(known)}. If a newer "
+            "zoo has it: `pip install --upgrade finezoo`"
         )
     if not manager.get_hookcallers(module):
         raise InvalidPluginData(f"it implements none of the hooks {', '.join(known)}")
@@ -408,6 +409,12 @@ def _collect(
     for returned in _returned(manager, module, COMMANDS) if commands else ():
         made += _listed(COMMANDS, "click.Command", returned)
     return items, made
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """Suggest the hook that a misspelled one resembles."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _returned(manager: pluggy.PluginManager, module: object, hook: str) -> Iterator[object]:

@@ -309,7 +309,8 @@ def _checked(path: Path, entry: PublicFile, recorded: str | None) -> str:
         origin = "published" if entry.hash else f"recorded in {path.name + RECORDED!r} when it was first downloaded"
         raise HashMismatch(
             f"{str(path)!r} has {algorithm} {received}, but {wanted} was {origin}. The file is damaged, or it is "
-            "another file of the same name. Remove it and try again."
+            "another file of the same name. Move it away and try again. If the file is right and the plugin is yours, "
+            "state this hash in its `Weights`."
         )
     return digest
 
@@ -451,7 +452,8 @@ def _accepted(file: Path, entry: PublicFile, path: Path, md5: str) -> str:
         whose = "published" if entry.hash else "announced by the server"
         raise ValueError(
             f"the received file has the hash {algorithm}:{received}, but {wanted} was {whose}. "
-            "Either the file was altered on the way, or the publisher has replaced it"
+            "Either the file was altered on the way, or the publisher has replaced it, or the plugin states "
+            "a wrong hash"
         )
     _refuse_other_files(file, entry)
     known = _recorded(path)

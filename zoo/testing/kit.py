@@ -91,7 +91,10 @@ def _weights(subject: Subject, weights: Weights) -> None:
     if weights.architecture not in brought:
         raise Blocked("ids")
     if fetch.find_local(weights) is None:
-        raise Skipped(f"the file is not available: {weights.filename}")
+        raise Skipped(
+            f"the file is not available: {weights.filename}. `zoo weights fetch {weights.architecture} --to mirror` "
+            "gets it for an installed plugin; then set ZOO_WEIGHTS_DIR=mirror"
+        )
     check_weights(weights, brought[weights.architecture])
 
 

@@ -30,6 +30,8 @@ PLACEHOLDERS = {"", "-", "?", "n/a", "na", "none", "null", "tba", "tbd", "todo",
 # An SPDX expression: identifiers joined by AND, OR and WITH.
 LICENCE = re.compile(r"[A-Za-z0-9][\w.+-]*(?: (?:AND|OR|WITH) [A-Za-z0-9][\w.+-]*)*")
 ADDRESS = re.compile(r"https?://(?P<host>[\w.-]+)|\bdoi:10\.\d+/\S+|\barXiv:\d{4}\.\d{4,5}")
+# As `zoo` itself wants them; see zoo.cli.plugin_commands.
+COMMAND = re.compile("[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # Keras publishes no hashes of the first files. Of the others, neither hash nor commit was known when they were listed.
 # zoo records the hash of the first download.
 WITHOUT_HASH = (
@@ -49,8 +51,9 @@ RESERVED = {
 def check_load(subject: Subject) -> None:
     """The plugin can be imported, and its hooks return what the API asks for.
 
-    `zoo doctor` shows the traceback. A hook takes no argument and returns a list of objects of `zoo.plugin`. No name
-    may be listed twice.
+    `zoo doctor` shows the traceback of an installed plugin. What the module imports belongs into `dependencies` in
+    pyproject.toml. A hook takes no argument and returns a list of objects of `zoo.plugin`, or of commands. No name may
+    be listed twice.
     """
     for broken in subject.broken:
         # pluggy says what is wrong with a hook in a later line of its text.
@@ -59,7 +62,24 @@ def check_load(subject: Subject) -> None:
         raise AssertionError(f"plugin {broken} cannot be used: {broken.error}{more}")
     for (_, name), plugins in subject.own.conflicts.items():
         raise AssertionError(f"{' and '.join(map(str, plugins))} bring the same name, {name!r}")
-    assert subject.items, f"{subject.name} provides nothing: its hooks return empty lists"
+    for plugin, command in subject.own.commands:
+        if problem := _command_problem(command):
+            raise AssertionError(f"plugin {plugin}: {problem}")
+    assert subject.items or subject.own.commands, f"{subject.name} provides nothing: its hooks return empty lists"
+
+
+def _command_problem(command: object) -> str:
+    """Return why `zoo` would leave out a command; an empty text if it would not."""
+    import click
+
+    if not isinstance(command, click.Command):
+        return f"zoo_commands must return click.Command objects. Received: one of {type(command).__name__}"
+    if type(command.name) is not str or not COMMAND.fullmatch(command.name):
+        return (
+            "the name of a command has lower-case letters, digits and single hyphens, and begins with a letter. "
+            f"Received: {command.name!r:.60}"
+        )
+    return ""
 
 
 def check_light_import(subject: Subject) -> None:

@@ -105,7 +105,7 @@ def _name(item: Item) -> str:
 
 def _of_points(name: str, chosen: list[EntryPoint], points: Iterable[EntryPoint], folder: Path | None) -> Subject:
     # Alone, because a name that another plugin brings too would be missing from the registry of all.
-    own, found = registry.load(chosen), registry.load(points)
+    own, found = registry.load(chosen, commands=True), registry.load(points)
     items = [item for kind in own.items for item in own.all(kind)]
     return Subject(name, tuple(dict.fromkeys(point.module for point in chosen)), tuple(items), own, found, folder)
 

@@ -41,7 +41,7 @@ def build_backbone(architecture: Architecture, size: tuple[int, int]) -> keras.M
     if tuple(model.input.shape) != expected or len(model.output.shape) != 4:
         raise InvalidPluginData(
             f"{architecture.name}: build must return a model from {expected} to a feature map (batch, h, w, features). "
-            f"Received: {model.input.shape} -> {model.output.shape}."
+            f"Received: {model.input.shape} -> {model.output.shape}. zoo adds the last pooling and the head itself."
         )
     nested = [layer.name for layer in model.layers if isinstance(layer, backend.start().Model)]
     if nested:
@@ -138,8 +138,10 @@ def check_stages(architecture: Architecture, backbone: keras.Model) -> None:
     staged = stage_of(architecture, [layer.name for layer in backbone.layers])
     missing = [layer.name for layer in backbone.layers if layer.weights and layer.name not in staged]
     if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise InvalidPluginData(
-            f"{architecture.name}: every layer with weights must be in a stage. Missing: {', '.join(missing[:5])}."
+            f"{architecture.name}: every layer with weights must be in a stage. "
+            f"Missing: {', '.join(missing[:5])}{more}."
         )
 
 

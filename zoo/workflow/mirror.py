@@ -102,7 +102,9 @@ def make(names: Sequence[str], folder: Path, registry: Registry, reporter: Repor
         first = next(iter(problems.values()))
         others = list(problems)[1:]
         more = f"\nNot available either: {joined(others, 8)}." if others else ""
-        raise WeightsUnavailable(f"{len(problems)} of {counted(len(entries), 'file')} are not available. {first}{more}")
+        verb = "is" if len(problems) == 1 else "are"
+        whole = f"{len(problems)} of {counted(len(entries), 'file')} {verb} not available"
+        raise WeightsUnavailable(f"{whole}. {first}{more}")
     return done
 
 
