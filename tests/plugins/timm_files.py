@@ -11,27 +11,33 @@ import zlib
 import numpy as np
 
 
-def drawn(name, shape):
-    """Draw the values of a tensor from its name. RandomState gives the same numbers in every version of numpy."""
+def drawn(name, shape, gain=1.0):
+    """Draw the values of a tensor from its name. RandomState gives the same numbers in every version of numpy.
+
+    Args:
+        name: The name of the tensor.
+        shape: Its shape.
+        gain: A factor on what norms multiply by. A deep network with squeeze-and-excite needs less than 1: otherwise its
+            features grow until its gates jump, and even PyTorch's float32 and float64 disagree.
+    """
     rng = np.random.RandomState(zlib.crc32(name.encode()))
     if name.endswith("running_var"):
         values = rng.uniform(0.5, 1.5, shape)
     elif name.endswith(("pos_embed", "cls_token")):
         values = rng.normal(0, 0.5, shape)
     elif len(shape) < 2:
-        values = (
-            rng.uniform(0.5, 1.5, shape) if name.endswith(("weight", "gamma", "scale")) else rng.normal(0, 0.1, shape)
-        )
+        scales = name.endswith(("weight", "gamma", "scale"))
+        values = gain * rng.uniform(0.5, 1.5, shape) if scales else rng.normal(0, 0.1, shape)
     else:
         values = rng.normal(0, 1, shape) * np.sqrt(2 / np.prod(shape[1:]))
     return values.astype("float32")
 
 
-def write_safetensors(path, shapes):
+def write_safetensors(path, shapes, gain=1.0):
     """Write a file with one random tensor for each name and shape."""
     header, data, end = {}, [], 0
     for name, shape in shapes.items():
-        data.append(drawn(name, shape).tobytes())
+        data.append(drawn(name, shape, gain).tobytes())
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + len(data[-1])]}
         end += len(data[-1])
     text = json.dumps(header).encode()
