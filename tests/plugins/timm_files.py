@@ -17,8 +17,8 @@ def drawn(name, shape, gain=1.0):
     Args:
         name: The name of the tensor.
         shape: Its shape.
-        gain: A factor on what norms multiply by. A deep network with squeeze-and-excite needs less than 1: otherwise its
-            features grow until its gates jump, and even PyTorch's float32 and float64 disagree.
+        gain: A factor on what norms multiply by. A deep network with squeeze-and-excite needs less than 1. Otherwise,
+            its features grow until its gates jump, and even PyTorch's float32 and float64 disagree.
     """
     rng = np.random.RandomState(zlib.crc32(name.encode()))
     if name.endswith("running_var"):
