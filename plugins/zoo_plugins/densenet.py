@@ -2,11 +2,29 @@
 
 Source: Huang et al. 2016, https://arxiv.org/abs/1608.06993. The layers come from keras.applications. Digests and
 reported accuracies are those that Keras publishes (https://keras.io/api/applications/).
+
+Weights of timm (https://huggingface.co/timm) fit the same layers; `tensor_name` says what timm calls them.
 """
 
 from __future__ import annotations
 
-from zoo.plugin import KerasApplication, Stage, hookimpl, imagenet_weights, keras_architecture
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.plugin import (
+    KerasApplication,
+    Stage,
+    copy_tensors,
+    hookimpl,
+    imagenet_weights,
+    keras_architecture,
+    read_tensors,
+    timm_weights,
+)
+
+if TYPE_CHECKING:
+    import keras
 
 PAPER = "https://arxiv.org/abs/1608.06993"
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
@@ -34,6 +52,34 @@ STAGES = (
     *(Stage(f"conv{i}", (f"conv{i}_*", f"pool{i}_*")) for i in range(2, 5)),
     Stage("conv5", ("conv5_*", "bn")),
 )
+
+
+def load_timm(model: keras.Model, path: Path) -> None:
+    """Load a weights file in the layout of timm.
+
+    Args:
+        model: A network from `build` or `build_classifier`.
+        path: The safetensors file, or a state dict of PyTorch.
+
+    Raises:
+        WeightsIncompatible: A tensor is missing, or has another shape than the layer needs.
+    """
+    copy_tensors(read_tensors(path), model, tensor_name)
+
+
+def tensor_name(layer: str) -> str:
+    """Return how timm names a layer: "features.denseblock1.denselayer6.conv2" for "conv2_block6_2_conv"."""
+    match = re.fullmatch(r"conv(\d+)_block(\d+)_(\d)_(bn|conv)", layer)
+    if match:
+        block, number, part, kind = match.groups()
+        # A dense layer here begins with the BatchNorm 0 and the convolution 1; timm counts both from 1.
+        own = f"norm{int(part) + 1}" if kind == "bn" else f"conv{part}"
+        return f"features.denseblock{int(block) - 1}.denselayer{number}.{own}"
+    match = re.fullmatch(r"pool(\d)_(bn|conv)", layer)
+    if match:
+        return f"features.transition{int(match[1]) - 1}.{'norm' if match[2] == 'bn' else 'conv'}"
+    single = {"conv1_conv": "conv0", "conv1_bn": "norm0", "bn": "norm5"}
+    return f"features.{single[layer]}" if layer in single else "classifier"
 
 
 @hookimpl
@@ -66,3 +112,17 @@ def zoo_weights():
             top1=top1,
             top5=top5,
         )
+    yield timm_weights(
+        "densenet121",
+        "densenet121.ra_in1k",
+        tag="ra_in1k",
+        revision="e65bed9f92a2e438879b179438d22ed719be26d6",
+        size=288,
+        crop=0.95,
+        load=load_timm,
+        licence="Apache-2.0",
+        source="Ross Wightman, with RandAugment",
+        paper=PAPER,
+        top1=0.765,
+        top5=0.93368,
+    )

@@ -12,10 +12,16 @@ The networks differ from Keras's graph in two ways, neither of which changes the
   exists only if Keras's argument `weights` is "imagenet".
 - The pooling of squeeze-and-excite keeps the pooled dimensions, so that no reshape is needed to restore them. The
   exported graph then has one pooling and two convolutions per squeeze-and-excite.
+
+Better weights than Keras's come from timm (https://huggingface.co/timm), converted from those that the authors trained
+on more pictures: the first version as a noisy student (Xie et al. 2019, https://arxiv.org/abs/1911.04252) of JFT-300M,
+the second one on ImageNet-21k. Those of tf_efficientnetv2_b3 do not fit: they expect other pixels than Keras's.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +30,14 @@ from zoo.plugin import (
     IMAGENET_MEAN,
     KerasApplication,
     Stage,
+    Weights,
+    copy_tensors,
     copy_weights,
     hookimpl,
     imagenet_weights,
     keras_architecture,
+    read_tensors,
+    timm_weights,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +112,41 @@ LENGTHS_V2 = {
     "l": 473_176_280,
 }
 
+STUDENT = "https://arxiv.org/abs/1911.04252"
+# variant: (crop, top-1, top-5) of timm's tf_efficientnet_VARIANT.ns_jft_in1k, from its results/results-imagenet.csv.
+STUDENTS = {
+    "b0": (0.875, 0.7867, 0.94374),
+    "b1": (0.882, 0.81394, 0.95736),
+    "b2": (0.89, 0.82378, 0.96254),
+    "b3": (0.904, 0.84056, 0.96918),
+    "b4": (0.922, 0.85162, 0.9747),
+    "b5": (0.934, 0.86088, 0.97754),
+    "b6": (0.942, 0.86456, 0.97884),
+    "b7": (0.949, 0.8684, 0.98094),
+}
+# variant: (top-1, top-5) of timm's tf_efficientnetv2_VARIANT.in21k_ft_in1k, from the same file.
+FROM_21K = {"s": (0.84288, 0.97252), "m": (0.86, 0.97946), "l": (0.86802, 0.98136)}
+# variant: (commit, file) where a commit is known.
+COMMITS = {
+    "b2": ("90b07ca77bad354512ba5b225c3704f055318973", "pytorch_model.bin"),
+    "s": ("497adf871095dc43180dc61db9d3588b379280e9", "pytorch_model.bin"),
+    "m": ("9a2df5ebd3e594d89fd4c635fd6c0db92592a147", "model.safetensors"),
+}
+UNKNOWN = ("main", "model.safetensors")
+
+# What timm calls the layers of a block, by the kind of the block: inverted bottleneck, the first ones of version 1 that
+# do not expand, fused, and fused without expansion.
+SQUEEZE = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
+PARTS = {
+    "conv_pwl": {
+        **{"expand_conv": "conv_pw", "expand_bn": "bn1", "dwconv": "conv_dw", "dwconv2": "conv_dw", "bn": "bn2"},
+        **{"project_conv": "conv_pwl", "project_bn": "bn3", **SQUEEZE},
+    },
+    "conv_dw": {"dwconv": "conv_dw", "bn": "bn1", "project_conv": "conv_pw", "project_bn": "bn2", **SQUEEZE},
+    "conv_exp": {"expand_conv": "conv_exp", "expand_bn": "bn1", "project_conv": "conv_pwl", "project_bn": "bn2"},
+    "conv": {"project_conv": "conv", "project_bn": "bn1"},
+}
+
 
 def change(layer: keras.Layer) -> keras.Layer | None:
     """Replace, remove or keep one layer of Keras's network. `zoo.plugin.rebuild` calls this function for every layer.
@@ -164,6 +209,37 @@ class _Network(KerasApplication):
                         f"expected are ImageNet's {IMAGENET_MEAN} and {IMAGENET_DEVIATION}"
                     )
         copy_weights(layout, model)
+
+
+def load_timm(model: keras.Model, path: Path) -> None:
+    """Load a weights file in the layout of timm.
+
+    Args:
+        model: A network from `build` or `build_classifier`.
+        path: The safetensors file, or a state dict of PyTorch.
+
+    Raises:
+        WeightsIncompatible: A tensor is missing, or has another shape than the layer needs.
+    """
+    tensors = read_tensors(path)
+    copy_tensors(tensors, model, lambda layer: tensor_name(layer, tensors))
+
+
+def tensor_name(layer: str, tensors: Container[str]) -> str:
+    """Return how timm names a layer: "blocks.3.0.conv_pw" for "block4a_expand_conv".
+
+    Args:
+        layer: The name of a layer here.
+        tensors: The names of the tensors in the file, which tell the kind of the block.
+    """
+    match = re.fullmatch(r"block(\d)([a-z])_(\w+)", layer)
+    if not match:
+        single = {"stem_conv": "conv_stem", "stem_bn": "bn1", "top_conv": "conv_head", "top_bn": "bn2"}
+        return single.get(layer, "classifier")
+    block = f"blocks.{int(match[1]) - 1}.{ord(match[2]) - ord('a')}"
+    kinds = ("conv_exp", "conv_pwl", "conv_dw")
+    kind = next((kind for kind in kinds if f"{block}.{kind}.weight" in tensors), "conv")
+    return f"{block}.{PARTS[kind].get(match[3], match[3])}"
 
 
 def _stages(blocks: int) -> tuple[Stage, ...]:
@@ -235,6 +311,44 @@ def zoo_weights():
             lengths=(LENGTHS_V2[variant], None),
             licence="Apache-2.0",
             source="https://github.com/google/automl/tree/master/efficientnetv2",
+            paper=PAPER_V2,
+            top1=top1,
+            top5=top5,
+        )
+    yield from _timm_weights()
+
+
+def _timm_weights() -> Iterator[Weights]:
+    for variant, (crop, top1, top5) in STUDENTS.items():
+        revision, file = COMMITS.get(variant, UNKNOWN)
+        yield timm_weights(
+            f"efficientnet_{variant}",
+            f"tf_efficientnet_{variant}.ns_jft_in1k",
+            tag="ns_jft_in1k",
+            revision=revision,
+            file=file,
+            size=NETWORKS[variant][0],
+            crop=crop,
+            load=load_timm,
+            licence="Apache-2.0",
+            source="Google, a noisy student of JFT-300M",
+            paper=STUDENT,
+            top1=top1,
+            top5=top5,
+        )
+    for variant, (top1, top5) in FROM_21K.items():
+        revision, file = COMMITS.get(variant, UNKNOWN)
+        yield timm_weights(
+            f"efficientnetv2_{variant}",
+            f"tf_efficientnetv2_{variant}.in21k_ft_in1k",
+            tag="in21k_ft_in1k",
+            revision=revision,
+            file=file,
+            size=NETWORKS_V2[variant][0],
+            crop=1.0,
+            load=load_timm,
+            licence="Apache-2.0",
+            source="Google, pretrained on ImageNet-21k",
             paper=PAPER_V2,
             top1=top1,
             top5=top5,

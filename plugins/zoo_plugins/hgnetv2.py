@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.plugin import (
-    IMAGENET1K,
     Architecture,
     Head,
     Stage,
-    Weights,
     copy_tensors,
     hookimpl,
     normalize,
     read_tensors,
+    timm_weights,
 )
 
 if TYPE_CHECKING:
@@ -234,19 +233,14 @@ def zoo_architectures():
 @hookimpl
 def zoo_weights():
     for name, (revision, top1, top5) in PUBLISHED.items():
-        yield Weights(
-            architecture=name,
-            tag="imagenet1k",
-            url=f"hf:timm/{name}.ssld_stage2_ft_in1k/model.safetensors@{revision}",
-            includes_top=True,
-            top_optional=True,
-            input_size=(224, 224),
-            resize="crop:0.965",
-            filter="bicubic",
-            class_index=IMAGENET1K,
+        yield timm_weights(
+            name,
+            f"{name}.ssld_stage2_ft_in1k",
+            revision=revision,
+            crop=0.965,
             load=load,
             licence="Apache-2.0",
-            source=f"Baidu, distilled with pictures of ImageNet-22k; https://huggingface.co/timm/{name}.ssld_stage2_ft_in1k",
+            source="Baidu, distilled with pictures of ImageNet-22k",
             paper=PAPER,
             top1=top1,
             top5=top5,

@@ -18,22 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.plugin import (
-    IMAGENET1K,
     Architecture,
     Head,
     Stage,
-    Weights,
     copy_tensors,
     hookimpl,
     normalize,
     read_tensors,
+    timm_weights,
 )
 
 if TYPE_CHECKING:
     import keras
 
 PAPER = "https://arxiv.org/abs/2404.10518"
-SOURCE = "https://huggingface.co/timm (Ross Wightman)"
 EPSILON = 1e-5
 TOP_CHANNELS, HIDDEN = 960, 1280
 
@@ -270,19 +268,13 @@ def zoo_architectures():
 @hookimpl
 def zoo_weights():
     for name, (recipe, revision, top1, top5) in PUBLISHED.items():
-        yield Weights(
-            architecture=name,
-            tag="imagenet1k",
-            url=f"hf:timm/{name}.{recipe}/model.safetensors@{revision}",
-            includes_top=True,
-            top_optional=True,
-            input_size=(224, 224),
-            resize="crop:0.875",
-            filter="bicubic",
-            class_index=IMAGENET1K,
+        yield timm_weights(
+            name,
+            f"{name}.{recipe}",
+            revision=revision,
             load=load,
             licence="Apache-2.0",
-            source=f"{SOURCE}, recipe {recipe}",
+            source=f"Ross Wightman, recipe {recipe}",
             paper=PAPER,
             top1=top1,
             top5=top5,

@@ -4,21 +4,36 @@ Source: Xie et al. 2016, https://arxiv.org/abs/1611.05431. Keras 3 has no ResNeX
 layer names of keras-applications 1.0.8 (https://github.com/keras-team/keras-applications). The weights files come from
 the releases of that package, and the accuracies from its README. The files contain each grouped convolution as a
 depthwise convolution with a channel multiplier, whose outputs are summed within each group. `load` converts them.
+
+Weights of timm (https://huggingface.co/timm) fit the same layers; `tensor_name` says what timm calls them. Those of
+Meta, which billions of hashtags have taught, may not be used commercially.
 """
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.plugin import Architecture, Head, Stage, hookimpl, imagenet_weights, normalize
+from zoo.plugin import (
+    Architecture,
+    Head,
+    Stage,
+    copy_tensors,
+    hookimpl,
+    imagenet_weights,
+    normalize,
+    read_tensors,
+    timm_weights,
+)
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
 PAPER = "https://arxiv.org/abs/1611.05431"
+BILLION = "https://arxiv.org/abs/1905.00546"
 BASE_URL = "https://github.com/keras-team/keras-applications/releases/download/resnet/"
 GROUPS = 32
 EPSILON = 1.001e-5
@@ -34,6 +49,31 @@ HASHES = {
     "resnext50": ("md5:62527c363bdd9ec598bed41947b379fc", "md5:67a5b30d522ed92f75a1f16eef299d1a"),
     "resnext101": ("md5:0f678c91647380debd923963594981b3", "md5:34fb605428fcc7aa4d62f44404c11509"),
 }
+
+# (name, tag, repository of timm, revision, size, crop, filter, licence, source, paper, top-1, top-5). The accuracies
+# are those of timm's results/results-imagenet.csv, the licences those of the model cards.
+TIMM = (
+    (
+        *("resnext50", "a1_in1k", "resnext50_32x4d.a1_in1k", "cf70ff7e66fdd0850944d954e53bf14131d70be1"),
+        *(288, 1.0, "bicubic", "Apache-2.0", "Ross Wightman, recipe A1", "https://arxiv.org/abs/2110.00476"),
+        *(0.81466, 0.95174),
+    ),
+    (
+        *("resnext101", "gluon_in1k", "resnext101_32x4d.gluon_in1k", "main"),
+        *(224, 0.875, "bicubic", "Apache-2.0", "the authors of GluonCV", "https://arxiv.org/abs/1812.01187"),
+        *(0.8034, 0.9493),
+    ),
+    (
+        *("resnext50", "swsl_ig1b", "resnext50_32x4d.fb_swsl_ig1b_ft_in1k", "main"),
+        *(224, 0.875, "bilinear", "CC-BY-NC-4.0", "Meta, from a billion pictures with hashtags", BILLION),
+        *(0.82174, 0.96222),
+    ),
+    (
+        *("resnext101", "swsl_ig1b", "resnext101_32x4d.fb_swsl_ig1b_ft_in1k", "main"),
+        *(224, 0.875, "bilinear", "CC-BY-NC-4.0", "Meta, from a billion pictures with hashtags", BILLION),
+        *(0.83232, 0.96758),
+    ),
+)
 
 
 def build(input_shape: tuple[int, int, int], *, blocks: tuple[int, ...]) -> keras.Model:
@@ -137,6 +177,29 @@ def grouped_kernel(depthwise: np.ndarray, groups: int) -> np.ndarray:
     return parts.transpose(0, 1, 3, 2, 4).reshape(height, width, channels // groups, groups * multiplier)
 
 
+def load_timm(model: keras.Model, path: Path) -> None:
+    """Load a weights file in the layout of timm.
+
+    Args:
+        model: A network from `build` or `build_classifier`.
+        path: The safetensors file, or a state dict of PyTorch.
+
+    Raises:
+        WeightsIncompatible: A tensor is missing, or has another shape than the layer needs.
+    """
+    copy_tensors(read_tensors(path), model, tensor_name)
+
+
+def tensor_name(layer: str) -> str:
+    """Return how timm names a layer: "layer1.2.conv3" for "conv2_block3_3_conv"."""
+    match = re.fullmatch(r"conv(\d+)_block(\d+)_(\d)_(bn|conv)", layer)
+    if not match:
+        return {"conv1_conv": "conv1", "conv1_bn": "bn1"}.get(layer, "fc")
+    stack, block, part, kind = match.groups()
+    own = f"{kind}{part}" if part != "0" else f"downsample.{0 if kind == 'conv' else 1}"
+    return f"layer{int(stack) - 1}.{int(block) - 1}.{own}"
+
+
 @hookimpl
 def zoo_architectures():
     for name, (blocks, parameters, _, _) in NETWORKS.items():
@@ -169,6 +232,22 @@ def zoo_weights():
             licence="BSD-3-Clause",
             source="https://github.com/facebookresearch/ResNeXt",
             paper=PAPER,
+            top1=top1,
+            top5=top5,
+        )
+    for name, tag, repository, revision, side, crop, resampling, licence, source, paper, top1, top5 in TIMM:
+        yield timm_weights(
+            name,
+            repository,
+            tag=tag,
+            revision=revision,
+            size=side,
+            crop=crop,
+            filter=resampling,
+            load=load_timm,
+            licence=licence,
+            source=source,
+            paper=paper,
             top1=top1,
             top5=top5,
         )

@@ -24,15 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.plugin import (
-    IMAGENET1K,
     Architecture,
     Head,
     Stage,
-    Weights,
     copy_tensors,
     hookimpl,
     normalize,
     read_tensors,
+    timm_weights,
 )
 
 if TYPE_CHECKING:
@@ -307,19 +306,16 @@ def zoo_architectures():
 def zoo_weights():
     for name, (repository, revision, top1, top5) in PUBLISHED.items():
         labelled = top1 is not None
-        yield Weights(
-            architecture=name,
+        yield timm_weights(
+            name,
+            repository,
             tag="imagenet1k" if labelled else "lvd142m",
-            url=f"hf:timm/{repository}/model.safetensors@{revision}",
-            includes_top=labelled,
-            top_optional=labelled,
-            input_size=(224, 224),
-            resize="crop:0.9" if labelled else "squash",
-            filter="bicubic",
-            class_index=IMAGENET1K if labelled else None,
+            revision=revision,
+            crop=0.9 if labelled else None,
+            top=labelled,
             load=load,
             licence="Apache-2.0",
-            source=f"Meta, in timm's layout: https://huggingface.co/timm/{repository}",
+            source="Meta",
             paper=NETWORKS[name][2],
             top1=top1,
             top5=top5,

@@ -6,12 +6,10 @@ outputs were computed once with timm 1.0.31 from equal weights and pictures. tim
 
 from __future__ import annotations
 
-import json
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image
+from timm_files import convolution, logits, pixels, write_safetensors
 
 from zoo.errors import WeightsIncompatible
 from zoo.train.network import build_backbone, build_classifier
@@ -19,39 +17,6 @@ from zoo.train.weights_file import load_weights
 from zoo_plugins.vit import interpolation
 
 SIZE = (64, 96)
-
-
-def drawn(name, shape):
-    """Draw the values of a tensor from its name. RandomState gives the same numbers in every version of numpy."""
-    rng = np.random.RandomState(zlib.crc32(name.encode()))
-    if name.endswith("running_var"):
-        values = rng.uniform(0.5, 1.5, shape)
-    elif name.endswith(("pos_embed", "cls_token")):
-        values = rng.normal(0, 0.5, shape)
-    elif len(shape) < 2:
-        values = (
-            rng.uniform(0.5, 1.5, shape) if name.endswith(("weight", "gamma", "scale")) else rng.normal(0, 0.1, shape)
-        )
-    else:
-        values = rng.normal(0, 1, shape) * np.sqrt(2 / np.prod(shape[1:]))
-    return values.astype("float32")
-
-
-def write_safetensors(path, shapes):
-    """Write a file with one random tensor for each name and shape."""
-    header, data, end = {}, [], 0
-    for name, shape in shapes.items():
-        data.append(drawn(name, shape).tobytes())
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + len(data[-1])]}
-        end += len(data[-1])
-    text = json.dumps(header).encode()
-    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *data]))
-
-
-def convolution(name, norm, channels, inputs, kernel):
-    """The tensors of a convolution without bias, and of the BatchNorm after it."""
-    statistics = {f"{norm}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
-    return {f"{name}.weight": (channels, inputs, kernel, kernel), **statistics}
 
 
 def bottleneck(name, inputs, start, expanded, middle, outputs):
@@ -166,10 +131,6 @@ def vit(channels, patch, grid, *, layer_scale=False, classes=None):
     return shapes
 
 
-def pixels(size):
-    return np.random.RandomState(0).randint(0, 256, (2, *size, 3)).astype("float32")
-
-
 # name: (names and shapes of the file, mean and standard deviation of timm's features, first logits of two pictures)
 REFERENCE = {
     "mobilenetv4_conv_small": (
@@ -193,12 +154,6 @@ REFERENCE = {
         ((10.16148, -11.11623, -9.043943, -7.130464, 10.52612), (9.400136, -10.58472, -9.324331, -6.196742, 10.587)),
     ),
 }
-
-
-def logits(model, size):
-    import keras
-
-    return keras.Model(model.input, model.get_layer("logits").output).predict_on_batch(pixels(size))
 
 
 @pytest.mark.parametrize(

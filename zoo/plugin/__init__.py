@@ -32,7 +32,7 @@ from zoo.plugin.loggers import EpochFigures, LoggedRun, Logger, RunLog
 from zoo.plugin.readers import read_tensors
 from zoo.plugin.tensors import copy_tensors
 from zoo.plugin.types import Architecture, Augmentation, Head, Phase, Schedule, Stage, hookimpl
-from zoo.plugin.weights import IMAGENET1K, ClassIndex, Weights, imagenet_weights
+from zoo.plugin.weights import IMAGENET1K, ClassIndex, Weights, imagenet_weights, timm_weights
 
 __all__ = [
     "API_VERSION",
@@ -67,4 +67,5 @@ __all__ = [
     "random_horizontal_flip",
     "read_tensors",
     "rebuild",
+    "timm_weights",
 ]

@@ -252,3 +252,54 @@ def imagenet_weights(
         )
         for i in range(2)
     ]
+
+
+def timm_weights(
+    architecture: str,
+    repository: str,
+    *,
+    load: Callable[[keras.Model, Path], None],
+    tag: str = "imagenet1k",
+    revision: str = "main",
+    file: str = "model.safetensors",
+    size: int = 224,
+    crop: float | None = 0.875,
+    top: bool = True,
+    source: str = "",
+    **facts: Any,
+) -> Weights:
+    """Describe weights in the layout of timm, from a file of one of its repositories on Hugging Face.
+
+    One file serves the network with its top and without. Pictures are resized with the filter "bicubic", unless
+    `facts` say otherwise: almost all networks of timm were evaluated so.
+
+    Args:
+        architecture: The name of the architecture.
+        repository: The repository, without its owner `timm`, such as "densenet121.ra_in1k".
+        load: Loads the file; see `Weights`.
+        tag: The name of the training. "imagenet1k" is that of Keras's weights; others need another one.
+        revision: The whole id of a commit. A branch such as "main" changes, so that zoo can only compare a file with
+            the one that it downloaded first.
+        file: The name of the file. Older commits have "pytorch_model.bin" alone.
+        size: The height and width in pixels at which the accuracies were measured. It becomes the default size.
+        crop: The fraction of the picture that a crop keeps, in (0, 1]: `crop_pct` of timm. None squashes pictures.
+        top: Whether the file has a top for the 1,000 classes of ImageNet.
+        source: Who trained the weights. The address of the repository is added.
+        facts: Other fields of `Weights`: licence, paper, top1, top5, hash, filter.
+
+    Raises:
+        InvalidPluginData: A field has a value that is not allowed.
+    """
+    page = f"https://huggingface.co/timm/{repository}"
+    return Weights(
+        architecture=architecture,
+        tag=tag,
+        url=f"hf:timm/{repository}/{file}@{revision}",
+        includes_top=top,
+        top_optional=top,
+        input_size=(size, size),
+        class_index=IMAGENET1K if top else None,
+        load=load,
+        source=f"{source}; {page}" if source else page,
+        **{"resize": "squash" if crop is None else f"crop:{crop:g}", "filter": "bicubic", **facts},
+    )

@@ -38,6 +38,10 @@ WITHOUT_HASH = (
     "https://storage.googleapis.com/tensorflow/keras-applications/",
     "hf:timm/deit_tiny_patch16_224.fb_in1k/",
     "hf:timm/hgnetv2_b1.ssld_stage2_ft_in1k/",
+    "hf:timm/resnext50_32x4d.fb_swsl_ig1b_ft_in1k/",
+    "hf:timm/resnext101_32x4d.",
+    "hf:timm/tf_efficientnet_b",
+    "hf:timm/tf_efficientnetv2_l.in21k_ft_in1k/",
 )
 # The commit of a repository fixes the content of its files.
 COMMIT = re.compile(r"[0-9a-f]{40}")
