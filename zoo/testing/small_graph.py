@@ -46,7 +46,8 @@ def _raw() -> onnx.ModelProto:
     random = np.random.default_rng(1)
 
     def drawn(*shape: int) -> np.ndarray:
-        return np.asarray(random.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:])), np.float32)
+        values: np.ndarray = random.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
+        return values.astype(np.float32)
 
     values: dict[str, np.ndarray] = {
         "scale": np.array(1 / 127.5, np.float32),
