@@ -366,9 +366,10 @@ def _finish_interrupted(place: Place) -> None:
 
 def _settle(place: Place) -> None:
     """Give second files their usual names. Until that is done, their names with digests count; see `_second`."""
-    with contextlib.suppress(OSError):
-        _second.settle(place, _duplicate)
-        _sync_folder(place)
+    if engine_of(place.current).companion:
+        with contextlib.suppress(OSError):
+            _second.settle(place, _duplicate)
+            _sync_folder(place)
 
 
 def _keep_owner(present: str, new: str) -> None:
