@@ -144,6 +144,7 @@ def _archive(source: FormatSource) -> bytes:
 def zoo_formats() -> list[Format]:
     """Return the formats of LiteRT, which was TensorFlow Lite."""
     shared: dict[str, Any] = {"file": FILE, "run": run, "needs": ("ai_edge_litert", "tensorflow"), "install": INSTALL}
+    shared["same_bytes"] = True
     return [
         Format(name="litert", summary="LiteRT (.tflite) in float32, for Android", make=make, tolerance=1e-3, **shared),
         Format(

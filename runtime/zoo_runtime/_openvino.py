@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._cores import usable_cores
-from ._engine import OPENVINO, companion_of
-from ._errors import CorruptModel, NotAnExport, ProviderNotStarted, UnsafeModel
+from ._engine import OPENVINO
+from ._errors import CorruptModel, ModelError, NotAnExport, ProviderNotStarted, UnsafeModel
 from ._format import INPUT
 from ._ir import MOST_WEIGHTS, MOST_XML, WEIGHTS_DIGEST, Outline, check_sizes, read_xml
+from ._second import weights_of
 from ._single import NAMES, FoundNode, PictureByPicture, foreign_file, order_outputs, read_whole, refuse_providers
 from ._structure import BrokenStructure, UnsafeStructure
 
@@ -78,6 +79,8 @@ def open_file(model: str | bytes, settings: Settings, callers: int) -> OpenVINOS
 def read_checked(path: str) -> tuple[bytes, bytes, Outline]:
     """Read the two files of an IR, and check them.
 
+    If both are replaced at that moment, they are read once more; see `_second`.
+
     Args:
         path: Path of `model.xml`.
 
@@ -91,10 +94,29 @@ def read_checked(path: str) -> tuple[bytes, bytes, Outline]:
         BrokenStructure: If the structure is damaged.
         UnsafeStructure: If it has what exported files never have.
     """
+    before = _state(path)
+    try:
+        return _read_pair(path)
+    except (ModelError, BrokenStructure):
+        if _state(path) == before:
+            raise
+        return _read_pair(path)
+
+
+def _state(path: str) -> tuple[object, ...]:
+    """Return what changes if an IR is replaced: the file that `model.xml` is, and where its weights are."""
+    try:
+        status = os.stat(path)
+        return status.st_ino, status.st_mtime_ns, weights_of(path)
+    except (OSError, ValueError):
+        return ()
+
+
+def _read_pair(path: str) -> tuple[bytes, bytes, Outline]:
     from ._foreign import refuse_xml
 
     xml = read_whole(path, MOST_XML)
-    weights_path = companion_of(path) or path
+    weights_path = weights_of(path, xml)
     refuse_xml(path, xml)
     # Whether the file is one of zoo's counts first. Of the others, nothing more is read.
     if b"<zoo.schema" not in xml:

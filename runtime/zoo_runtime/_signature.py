@@ -166,12 +166,13 @@ def _check_companion(model: str, name: str) -> None:
     """
     from ._engine import companion_of
 
-    second = companion_of(model)
-    if second is None:
+    if companion_of(model) is None:
         return
     from ._ir import MOST_XML, WEIGHTS_DIGEST, read_xml
+    from ._second import weights_of
     from ._structure import BrokenStructure, UnsafeStructure
 
+    second = weights_of(model)
     try:
         with open(model, "rb") as stream:
             stated = read_xml(stream.read(MOST_XML)).metadata.get(WEIGHTS_DIGEST, "")

@@ -11,7 +11,7 @@ whole. So each step is one rename, which file systems with a journal do complete
 
 Going back renames `model.previous.onnx` to `model.onnx` in step 3. The next command finishes what was interrupted: a
 `model.swap.onnx` with the content of `model.onnx` is removed (step 3 was not reached), and any other is renamed as in
-step 4. `_sidecars` looks after the other files of the folder.
+step 4. `_sidecars` looks after the other files of the folder, and `_second` after the `model.bin` of an OpenVINO model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import _sidecars
+from . import _second, _sidecars
 from ._engine import ENGINES, ONNXRUNTIME, Engine, engine_of, exported_in
 from ._errors import ModelError, ModelNotFound, NotUpdated
 from ._format import ModelInfo
@@ -105,6 +105,7 @@ def update(
         try:
             _refuse_other_kinds(source)
             _copy(source, incoming)
+            _second.bring(place, incoming, source, _copy)
             signed_by = check_signature(incoming, key, shown=source, signature=f"{source}.sig") if key else None
             predictor, result = _tested(incoming, source)
             before = _info_of(current)
@@ -116,10 +117,12 @@ def update(
                 _sidecars.take_over_signature(place, source, checked=key is not None)
             else:
                 _keep_owner(current, incoming)
+                _second.keep(place, _duplicate)
                 _swap(place, incoming, _sidecars.of(source))
                 notes += _beside(place, _sidecars.after_update, place, source)
         finally:
             _remove(incoming)
+            _settle(place)
     return Updated(
         not same, current, _existing(place, place.previous), predictor.info, before, result, signed_by, (*notes,)
     )
@@ -156,7 +159,11 @@ def rollback(folder: str | os.PathLike[str], *, require_signature: str | os.Path
         signed_by = check_signature(previous, key) if key else None
         predictor, result = _tested(previous, previous)
         before, signature = _info_of(current), _sidecars.signature_of_previous(place)
-        _swap(place, previous, _sidecars.of(previous))
+        try:
+            _second.keep(place, _duplicate)
+            _swap(place, previous, _sidecars.of(previous))
+        finally:
+            _settle(place)
         notes = _beside(place, _sidecars.after_rollback, place, signature)
     return Updated(
         True, current, _existing(place, place.previous), predictor.info, before, result, signed_by, (*notes,)
@@ -174,15 +181,9 @@ def _folder(folder: str | os.PathLike[str], engine: Engine) -> Place:
         engine: The engine of the new file.
 
     Raises:
-        NotUpdated: If there is no folder, or it has a file of another engine, or the engine has files of two parts.
+        NotUpdated: If there is no folder, or it has a file of another engine.
     """
     path = os.fsdecode(folder)
-    if engine.companion:
-        raise NotUpdated(
-            f"{engine.title} models are two files, {engine.file} and model{engine.companion}, which cannot be replaced "
-            "in one step. Put the new export into a folder of its own, run `zoo-runtime check` on it, and start the "
-            "program with that folder."
-        )
     if os.path.isfile(path):
         raise NotUpdated(
             f"{path!r} is a file. Give the folder of the device first, then the new file: "
@@ -359,7 +360,16 @@ def _finish_interrupted(place: Place) -> None:
         else:
             _keep_old(place)
         _sync_folder(place)
+    _settle(place)
     _beside(place, _sidecars.after_interruption, place)
+
+
+def _settle(place: Place) -> None:
+    """Give second files their usual names. Until that is done, their names with digests count; see `_second`."""
+    if engine_of(place.current).companion:
+        with contextlib.suppress(OSError):
+            _second.settle(place, _duplicate)
+            _sync_folder(place)
 
 
 def _keep_owner(present: str, new: str) -> None:

@@ -45,8 +45,9 @@ def _graph(
     pixel_type: int = TensorProto.UINT8,
     names: tuple[str, str] = ("image", "probabilities"),
     weights_in: str | None = None,
+    sharpness: float = SHARPNESS,
 ) -> bytes:
-    weights = numpy_helper.from_array((np.eye(channels, classes) * SHARPNESS).astype(np.float32), "weights")
+    weights = numpy_helper.from_array((np.eye(channels, classes) * sharpness).astype(np.float32), "weights")
     if weights_in:
         # The graph then refers to another file for its weights.
         size_of = {"location": weights_in, "offset": "0", "length": str(len(weights.raw_data))}

@@ -8,13 +8,14 @@ import json
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import CLASSES, SHARPNESS
+from conftest import CLASSES, SHARPNESS, _jpeg
 from engine_files import openvino_ir, tflite
 
 import zoo_runtime
@@ -53,6 +54,15 @@ def make(engine, folder, info, graph):
         return folder / "model.tflite"
     pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'finezoo-runtime[openvino]'")
     return openvino_ir(folder, graph({}), info.to_metadata())
+
+
+def openvino_of_run(folder, info, graph, seed):
+    """Write an OpenVINO model with other weights for each seed, and its own self-test. Return its path."""
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'finezoo-runtime[openvino]'")
+    content = graph(info.to_metadata(), sharpness=(1 + seed / 8) * SHARPNESS)
+    selftest = record(Predictor(content), [_jpeg((200, 10, 10)), _jpeg((10, 90, 200))])
+    own = dataclasses.replace(info, run={"seed": seed}, selftest=selftest)
+    return openvino_ir(folder, content, own.to_metadata())
 
 
 def run(arguments, capsys):
@@ -292,12 +302,81 @@ def test_a_tflite_file_is_updated_and_rolled_back(tmp_path, info):
 
 
 def test_an_update_does_not_mix_engines(exported, tmp_path, model):
-    if exported.suffix == ".xml":
-        with pytest.raises(NotUpdated, match=r"two files, model\.xml and model\.bin"):
-            update(model.parent, exported)
-        return
-    with pytest.raises(NotUpdated, match=r"holds model\.onnx, but the new file is a TensorFlow Lite model"):
+    kind = {".xml": "an OpenVINO model", ".tflite": "a TensorFlow Lite model"}[exported.suffix]
+    with pytest.raises(NotUpdated, match=rf"holds model\.onnx, but the new file is {kind}"):
         update(model.parent, exported)
+
+
+def test_both_files_of_an_openvino_model_are_updated_and_rolled_back(tmp_path, info, graph):
+    device = tmp_path / "device"
+    device.mkdir()
+    first, second = (openvino_of_run(tmp_path / str(seed), info, graph, seed) for seed in (0, 1))
+    weights = [(each.parent / "model.bin").read_bytes() for each in (first, second)]
+    assert weights[0] != weights[1]
+    assert update(device, first).file == str(device / "model.xml")
+    assert update(device, second.parent).info.run == {"seed": 1}
+    names = {path.name for path in device.iterdir()}
+    assert names == {"model.xml", "model.bin", "model.previous.xml", "model.previous.bin"}
+    assert [(device / f"model{each}.bin").read_bytes() for each in (".previous", "")] == weights
+    assert not update(device, second).changed and {path.name for path in device.iterdir()} == names
+    assert rollback(device).info.run == {"seed": 0} and Predictor(device)(RED).label == "red"
+    assert [(device / f"model{each}.bin").read_bytes() for each in ("", ".previous")] == weights
+    # Weights that do not belong to the new file are found before anything is replaced.
+    (second.parent / "model.bin").write_bytes(weights[0])
+    with pytest.raises(CorruptModel, match="does not belong to"):
+        update(device, second)
+    assert {path.name for path in device.iterdir()} == names and Predictor(device).info.run == {"seed": 0}
+    assert Predictor(device / "model.previous.xml").info.run == {"seed": 1}
+
+
+KILLED = """
+import os, signal, sys
+import openvino
+from zoo_runtime import rollback, update
+
+left = int(sys.argv[1])
+
+def hook(event, arguments):
+    global left
+    if event in ("open", "os.rename", "os.link", "os.remove") and sys.argv[2] in str(arguments):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+rollback(sys.argv[2]) if sys.argv[3] == "-" else update(sys.argv[2], sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
+@pytest.mark.parametrize("step", ["update", "rollback"])
+def test_a_kill_before_any_step_leaves_a_pair_of_files(tmp_path, info, graph, step):
+    """The process is killed before the first, the second, ... thing that it does with a file of the folder."""
+    paths = [openvino_of_run(tmp_path / str(seed), info, graph, seed) for seed in range(3)]
+    device = tmp_path / "device"
+    device.mkdir()
+    for path in paths[:2]:
+        update(device, path)
+    new, number = str(paths[2]) if step == "update" else "-", 0
+    for number in range(120):
+        seeds = {Predictor(device).info.run["seed"], 2 if step == "update" else 0}
+        seeds |= {Predictor(device / "model.previous.xml").info.run["seed"]} if step == "rollback" else set()
+        command = [sys.executable, "-c", KILLED, str(number), str(device), new]
+        ended = subprocess.run(command, capture_output=True)
+        # What a device does when it starts, before any other update.
+        predictor = Predictor(device)
+        assert predictor.info.run["seed"] in seeds and zoo_runtime.check(predictor).passed, number
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert not update(device, device).changed
+        assert len({path.name for path in device.iterdir()}) == 4
+        both = [Predictor(device / name).info.run["seed"] for name in ("model.xml", "model.previous.xml")]
+        assert both[0] != both[1]
+        if step == "update" and both[0] == 2:
+            rollback(device)
+    assert 12 < number < 119
 
 
 def test_a_signature_covers_both_files_of_an_openvino_model(tmp_path, info, graph):

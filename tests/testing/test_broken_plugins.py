@@ -211,7 +211,47 @@ from zoo.plugin import Logger, RunLog, hookimpl
 def zoo_loggers():
     return [Logger(name="odd", summary="odd", open=lambda run: print("hello") or RunLog())]
 """
+FORMAT = """
+from zoo.plugin import Format, hookimpl
+
+
+def make(source):
+    import json
+    import onnx
+
+    onnx.load_model_from_string(source.onnx)
+    (source.folder / "net.bin").write_bytes(source.onnx)
+    (source.folder / "labels.txt").write_text("\\n".join(source.classes), "utf-8")
+    (source.folder / "metadata.json").write_text(json.dumps(dict(source.metadata)), "utf-8")
+
+
+def run(folder):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession((folder / "net.bin").read_bytes())
+    names = [each.name for each in session.get_outputs()]
+
+    def outputs(pixels):
+        found = dict(zip(names, session.run(None, {"image": pixels})))
+        return found
+
+    return outputs
+
+
+@hookimpl
+def zoo_formats():
+    return [Format(name="odd", summary="odd", file="net.bin", make=make, run=run, tolerance=1e-3, same_bytes=True)]
+"""
 SOUND_SCHEDULE = SCHEDULE.replace("TRAIN", "'last:1'").replace("NAME", "'odd'")
+
+
+def format_with(*pairs: tuple[str, str]) -> str:
+    """Return the sound format with some text replaced."""
+    code = FORMAT
+    for old, new in pairs:
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    return code
 
 
 def weights(**changes: str) -> str:
@@ -251,6 +291,75 @@ BROKEN_OTHERS = [
     ),
     ("schedule", "odd: There is no layer", SOUND_SCHEDULE.replace("last:1", "from:nowhere")),
     ("logger", "the logger prints to stdout: 'hello", LOGGER),
+    ("light-import", "(import onnxruntime) imports", "import onnxruntime\n" + FORMAT),
+    (
+        "ids",
+        "format 'open-vino' looks like format 'openvino'",
+        format_with(('name="odd"', 'name="open-vino"')),
+    ),
+    (
+        "format-needs",
+        "the code imports chip_compiler (line 5), which is not in needs=()",
+        FORMAT.replace("\n\n\n", "\ndef compiled():\n    import chip_compiler\n\n\n", 1).replace(
+            "def compiled", "\ndef compiled"
+        ),
+    ),
+    (
+        "format-files",
+        "make leaves scratch.tmp in the working folder",
+        format_with(('    (source.folder / "net', '    open("scratch.tmp", "w").close()\n    (source.folder / "net')),
+    ),
+    (
+        "format-files",
+        "the format odd made no file 'net.bin'. It made labels.txt, metadata.json, other.bin",
+        format_with(('(source.folder / "net.bin")', '(source.folder / "other.bin")')),
+    ),
+    (
+        "format-failure",
+        "make raises no error for an ONNX file that is cut in the middle",
+        format_with(("    onnx.load_model_from_string(source.onnx)\n", "")),
+    ),
+    (
+        "format-answers",
+        "its probabilities differ from those of the ONNX file by up to 0.0",
+        format_with(("return found", 'return {**found, "probabilities": found["probabilities"] * 0.96 + 0.01}')),
+    ),
+    (
+        "format-answers",
+        "a batch of 1 gets other answers than a batch of 64",
+        format_with(
+            (
+                "return found",
+                'return {**found, "probabilities": found["probabilities"] * (1 + 5e-4 * (len(pixels) < 9))}',
+            )
+        ),
+    ),
+    (
+        "format-answers",
+        "gives no output 'outlier_score'",
+        format_with(("return found", 'return {"probabilities": found["probabilities"]}')),
+    ),
+    (
+        "format-metadata",
+        "labels.txt has the classes ['Größe 4', 'bars', 'discs', 'noise'] instead of ['bars', 'discs'",
+        format_with(("join(source.classes)", "join(sorted(source.classes))")),
+    ),
+    (
+        "format-metadata",
+        "the file carries other metadata than zoo handed over: zoo.architecture",
+        format_with(("dict(source.metadata)", '{**source.metadata, "zoo.architecture": "{}"}')),
+    ),
+    (
+        "format-bytes",
+        "the same source gives other bytes the second time in made.txt",
+        format_with(
+            (
+                "    onnx.load_model",
+                '    import time; (source.folder / "made.txt").write_text(time.ctime(time.time()))\n'
+                "    onnx.load_model",
+            )
+        ),
+    ),
 ]
 
 
@@ -269,8 +378,10 @@ BROKEN = BROKEN_NETWORKS + BROKEN_OTHERS
 
 
 @pytest.mark.parametrize("number", range(len(BROKEN)), ids=lambda number: f"{number}-{BROKEN[number][0]}")
-def test_exactly_the_broken_rule_fails(number, install_plugin, zoo):
+def test_exactly_the_broken_rule_fails(number, install_plugin, zoo, tmp_path, monkeypatch):
     check, problem, code = BROKEN[number]
+    # One of the plugins writes into the working folder.
+    monkeypatch.chdir(tmp_path)
     install_plugin("odd", code)
     # All checks run for the first network that breaks a rule. For the others, which take seconds, this check alone.
     again = code in [other for *_, other in BROKEN_NETWORKS] and check in [name for name, *_ in BROKEN[:number]]
@@ -306,6 +417,22 @@ def test_a_sound_plugin_passes(install_plugin, zoo):
     install_plugin("odd", NETWORK)
     states = {name: each["state"] for name, each in checked(zoo, "odd").items()}
     assert set(states.values()) == {"passed"} and len(states) == 14
+
+
+def test_a_sound_format_passes(install_plugin, zoo):
+    install_plugin("odd", FORMAT)
+    states = {name: each["state"] for name, each in checked(zoo, "odd").items()}
+    assert set(states.values()) == {"passed"} and len(states) == 10
+    (format,) = [item for item in testing.plugin_cases("odd")[-1].arguments()[0].__dict__.values() if item]
+    testing.check_format(format)
+
+
+def test_a_format_that_cannot_be_made_here_says_why(install_plugin, zoo):
+    install_plugin("odd", format_with(("same_bytes=True", 'needs=("chip_engine",), install="pip install chip"')))
+    states = {name: each for name, each in checked(zoo, "odd").items() if each["state"] == "skipped"}
+    assert len(states) == 5
+    assert states["odd-format-answers"]["text"] == "chip_engine is not installed; pip install chip"
+    assert {each["state"] for each in checked(zoo, "int8").values() if "format" in each["check"]} == {"skipped"}
 
 
 def test_a_name_that_two_plugins_bring_fails_in_both(install_plugin, zoo):

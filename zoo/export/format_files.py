@@ -71,7 +71,7 @@ class Writer:
                 folder=Path(folder),
                 tensorflow=lambda: self._function,
             )
-            _call(kind, "make", kind.make, source, quiet=True)
+            call(kind, "make", kind.make, source, quiet=True)
             files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
             if not files.get(kind.file):
                 raise ExportError(
@@ -81,7 +81,7 @@ class Writer:
             place = tempfile.TemporaryDirectory(prefix="zoo-format-")
             for name, content in files.items():
                 Path(place.name, name).write_bytes(content)
-            runner = _call(kind, "run", kind.run, Path(place.name), quiet=True)
+            runner = call(kind, "run", kind.run, Path(place.name), quiet=True)
         names = [output.name for output in public(self._graph).graph.output]
         return files, _Checked(kind, runner, names, len(info.classes), place).run
 
@@ -112,7 +112,7 @@ class _Checked:
         """
         import numpy as np
 
-        found = _call(self.kind, "run", self.runner, pixels)
+        found = call(self.kind, "run", self.runner, pixels)
         outputs = []
         for name in self.names:
             if not isinstance(found, Mapping) or name not in found:
@@ -131,7 +131,7 @@ class _Checked:
         return outputs
 
 
-def _call(kind: Format, what: str, function: Callable[..., Any], *arguments: Any, quiet: bool = False) -> Any:
+def call(kind: Format, what: str, function: Callable[..., Any], *arguments: Any, quiet: bool = False) -> Any:
     """Call a function of a plugin. Whatever it raises becomes an ExportError, and nothing gets into the output.
 
     Args:

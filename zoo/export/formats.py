@@ -63,6 +63,9 @@ class Base:
     made: VariantGraph
 
 
+OwnThresholds = Callable[[str, Base, "ModelInfo", Callable[[Any], "list[np.ndarray]"]], "tuple[ModelInfo, bool]"]
+
+
 @dataclass
 class Bases:
     """Makes each graph that formats store once, however many formats store it.
@@ -73,6 +76,9 @@ class Bases:
         finisher: Returns the function that puts calibration and thresholds into the graph of a named format.
         reporter: Receives progress messages.
         seed: The seed of every random choice.
+        thresholds: Measures the thresholds of a file with the file itself: takes the name of the format, the graph, the
+            metadata and the function that runs the file, and returns the metadata and whether they have thresholds.
+            None leaves those of the ONNX file.
     """
 
     float32: Float32File
@@ -80,6 +86,7 @@ class Bases:
     finisher: Callable[[str], FinishGraph]
     reporter: Reporter
     seed: int
+    thresholds: OwnThresholds | None = None
     _made: dict[tuple[str, float], VariantGraph | ZooError] = field(default_factory=dict)
     _bases: dict[tuple[str, float], Base] = field(default_factory=dict)
 
@@ -168,6 +175,11 @@ def make_format(
     predictor = _predictor(kind, info, run, dataset)
     plain = artifact.serialize(base.graph, info)
     same = _compare_with_onnx(kind, predictor, plain, dataset)
+    if bases.thresholds is not None and same["probabilities_difference"] > SMALLEST_TOLERANCE:
+        # A threshold that was fitted to the ONNX file would promise too much or too little.
+        info, own = bases.thresholds(variant.name, base, info, run)
+        same["own_thresholds"] = own
+        predictor = _predictor(kind, info, run, dataset)
     outputs = evaluator.predict_parts(predictor, dataset, reporter)
     evaluated = evaluator.measure_parts(outputs, dataset)
     tolerance = min(max(SMALLEST_TOLERANCE, same["probabilities_difference"]), LARGEST_TOLERANCE)
@@ -190,7 +202,7 @@ def make_format(
         "selftest_tolerance": tolerance,
         **base.made.tried,
     }
-    figures["refusal"] = _refuse(kind, same) or variant.refuse(figures, limits)
+    figures["refusal"] = refusal_of(kind, same) or variant.refuse(figures, limits)
     figures["too_few"] = acceptance.decide(variant.name, figures, limits.max_drop)[1]
     main = files[kind.file]
     return VariantFile(variant, main, figures, figures["refusal"], metrics=evaluated, files=files, info=info)
@@ -234,8 +246,13 @@ def _figures(
     }
 
 
-def _refuse(kind: Format, same: Mapping[str, Any]) -> str | None:
-    """Return why a file is refused that computes something else than the ONNX file of the same graph."""
+def refusal_of(kind: Format, same: Mapping[str, Any]) -> str | None:
+    """Return why a file is refused that computes something else than the ONNX file of the same graph.
+
+    Args:
+        kind: The format.
+        same: What `differences` returns.
+    """
     difference = same["probabilities_difference"]
     if kind.tolerance is None or difference <= kind.tolerance:
         return None
@@ -266,8 +283,8 @@ def _compare_with_onnx(kind: Format, predictor: Predictor, onnx_file: bytes, dat
 
     Returns:
         `pictures`, `tolerance`, `probabilities_difference` (the largest difference of a probability),
-        `outlier_score_difference` if there is a score, and `top1_equal`, the number of pictures with the same likeliest
-        class.
+        `probabilities_mean_difference`, `outlier_score_difference` if there is a score, and `top1_equal`, the number of
+        pictures with the same likeliest class.
     """
     import numpy as np
 
@@ -281,8 +298,23 @@ def _compare_with_onnx(kind: Format, predictor: Predictor, onnx_file: bytes, dat
         [np.concatenate(each) for each in zip(*(one.outputs(batch) for batch in batches), strict=True)]
         for one in (reference, predictor)
     )
-    figures: dict[str, Any] = {"pictures": len(rows), "tolerance": kind.tolerance}
-    figures["probabilities_difference"] = float(np.abs(first[0] - second[0]).max())
+    return differences(kind, first, second)
+
+
+def differences(kind: Format, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Return how far the outputs of a file are from those of the ONNX file; see `_compare_with_onnx`.
+
+    Args:
+        kind: The format.
+        first: The outputs of the ONNX file: probabilities (pictures, classes), and scores (pictures,) if there are any.
+        second: Those of the file.
+    """
+    import numpy as np
+
+    figures: dict[str, Any] = {"pictures": len(first[0]), "tolerance": kind.tolerance}
+    apart = np.abs(first[0] - second[0])
+    figures["probabilities_difference"] = float(apart.max())
+    figures["probabilities_mean_difference"] = float(apart.mean())
     if len(first) > 1:
         figures["outlier_score_difference"] = float(np.abs(first[1] - second[1]).max())
     figures["top1_equal"] = int((first[0].argmax(axis=1) == second[0].argmax(axis=1)).sum())

@@ -73,6 +73,8 @@ class Format:
         needs: The modules that must be installed, by the names under which they are imported.
         install: The command that installs them, such as "pip install 'finezoo[litert]'". An error shows it if a module
             is missing.
+        same_bytes: Whether `make` promises to write the same bytes whenever it gets the same source. `zoo check` then
+            asks for that.
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.
@@ -87,6 +89,7 @@ class Format:
     tolerance: float | None = None
     needs: tuple[str, ...] = ()
     install: str = ""
+    same_bytes: bool = False
 
     def __post_init__(self) -> None:
         require_name(self, self.name)
@@ -107,6 +110,7 @@ class Format:
         if self.needs:
             require_text(self, "install", self.install)
         require(isinstance(self.install, str), self, "install must be a text", self.install)
+        require(isinstance(self.same_bytes, bool), self, "same_bytes must be True or False", self.same_bytes)
 
     def missing(self) -> list[str]:
         """Return those of `needs` that are not installed. No module is imported."""

@@ -9,13 +9,15 @@ Plugin authors run it in their tests, and zoo does the same for its own plugins:
         check()
 
 `zoo check tinynet` runs the same checks and prints a table. `plugin_cases` lists them for other programs. The functions
-`check_architecture`, `check_augmentation`, `check_schedule`, `check_logger`, `check_weights` and `check_graph` check
-one object. If a check fails, it raises AssertionError, or the ZooError that a user of the plugin would see.
+`check_architecture`, `check_augmentation`, `check_schedule`, `check_logger`, `check_weights`, `check_format` and
+`check_graph` check one object. If a check fails, it raises AssertionError, or the ZooError that a user of the plugin
+would see.
 
 The name of a check does not change between versions. A new version may bring new checks.
 """
 
 from zoo.testing.augmentations import check_augmentation
+from zoo.testing.formats import check_format
 from zoo.testing.graphs import check_graph
 from zoo.testing.kit import CHECKS, Case, Check, Outcome, plugin_cases
 from zoo.testing.loggers import check_logger
@@ -36,6 +38,7 @@ __all__ = [
     "Skipped",
     "check_architecture",
     "check_augmentation",
+    "check_format",
     "check_graph",
     "check_logger",
     "check_schedule",

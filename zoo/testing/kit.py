@@ -15,7 +15,9 @@ from typing import Any, cast
 from zoo.errors import UnknownName, UsageError, ZooError, reason
 from zoo.plugin import Architecture, Augmentation, Format, Logger, Schedule, Weights
 from zoo.plugin.registry import KINDS, Item
-from zoo.testing import augmentations, networks, packages
+from zoo.testing import augmentations, formats, networks, packages
+from zoo.testing.format_modules import check_format_needs
+from zoo.testing.formats import TestedFormat
 from zoo.testing.loggers import check_logger
 from zoo.testing.networks import TestedNetwork
 from zoo.testing.outcomes import Blocked, Skipped
@@ -119,6 +121,12 @@ CHECKS = (
     Check("augmentation-seeds", (Augmentation,), augmentations.check_augmentation_seeds),
     Check("schedule", (Schedule,), _schedule),
     Check("logger", (Logger,), _logger),
+    Check("format-needs", (Format,), check_format_needs),
+    Check("format-files", (Format,), formats.check_format_files),
+    Check("format-failure", (Format,), formats.check_format_failure),
+    Check("format-answers", (Format,), formats.check_format_answers),
+    Check("format-metadata", (Format,), formats.check_format_metadata),
+    Check("format-bytes", (Format,), formats.check_format_bytes),
 )
 """All checks, in the order in which they run. `zoo check --list` prints them."""
 
@@ -217,6 +225,21 @@ class _LastNetwork:
 _last_network = _LastNetwork()
 
 
+class _LastFormat:
+    """Hands out formats with the files that they made, and keeps those of the last one alone."""
+
+    def __init__(self) -> None:
+        self._kept: TestedFormat | None = None
+
+    def __call__(self, format: Format) -> TestedFormat:
+        if self._kept is None or self._kept.format is not format:
+            self._kept = TestedFormat(format)
+        return self._kept
+
+
+_last_format = _LastFormat()
+
+
 def plugin_cases(
     plugin: str | Path | ModuleType | Subject,
     *,
@@ -256,6 +279,8 @@ def plugin_cases(
 def _arguments(check: Check, subject: Subject, item: Item) -> Callable[[], tuple[Any, ...]]:
     if check.function in networks.ARCHITECTURE_CHECKS:
         return lambda: (_last_network(cast(Architecture, item)),)
+    if check.function in formats.FORMAT_CHECKS:
+        return lambda: (_last_format(cast(Format, item)),)
     if check.about == (Augmentation,):
         return lambda: (item,)
     return lambda: (subject, item)

@@ -124,7 +124,9 @@ def export_all(
     Returns:
         Each file with its figures, and its path in the folder of exports. The path is None if it was refused.
     """
-    bases, made = Bases(float32, trained.dataset, finisher.of, reporter, trained.record.options["seed"]), []
+    made: list[tuple[VariantFile, Path | None]] = []
+    seed = trained.record.options["seed"]
+    bases = Bases(float32, trained.dataset, finisher.of, reporter, seed, finisher.thresholds)
     for each in variants:
         if isinstance(each.variant, FormatVariant):
             options = {"keep": place.keep, "replace": place.replace}

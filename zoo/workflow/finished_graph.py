@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo import runs
 from zoo.errors import ConstantOutput, ExportError
 from zoo.evaluate import evaluator
 from zoo.evaluate.evaluator import Outputs
+from zoo.export.formats import Base
 from zoo.export.variants import FinishGraph
 from zoo.reporter import Reporter
 from zoo.train.feature_tensor import feature_tensor
-from zoo.workflow import precision, transfer, trust, verdict
+from zoo.workflow import format_trust, precision, transfer, trust, verdict
 from zoo.workflow.checked_graph import convert_and_check, join_and_check
 from zoo.workflow.solved import SolvedNetwork
 from zoo.workflow.trained import TrainedModel
@@ -133,3 +135,29 @@ class Finisher:
             return graph, info
 
         return finish
+
+    def thresholds(
+        self, variant: str, base: Base, info: ModelInfo, run: Callable[[Any], Sequence[Any]]
+    ) -> tuple[ModelInfo, bool]:
+        """Return the metadata of a file in another format with thresholds that were measured with the file.
+
+        Args:
+            variant: The name of the format.
+            base: The ONNX graph that the format stores.
+            info: The metadata of the ONNX file.
+            run: Runs the file; see `zoo.workflow.format_trust.measured`.
+
+        Returns:
+            The metadata, and whether there are thresholds.
+
+        Raises:
+            ExportError: No threshold holds the wanted precision.
+        """
+        dataset, seed = self.trained.dataset, self.options.seed
+        known = transfer.moved_by(self.raw, base.made.graph, dataset, self.held_out, seed)
+        found = format_trust.measured(base.graph, info, run, known, dataset, self.options)
+        if found is None:
+            return info, False
+        if refusal := precision.refused_variant(found, self.trained, variant):
+            raise ExportError(f"{refusal}.")
+        return dataclasses.replace(info, trust=dict(found.metadata)), True

@@ -7,7 +7,7 @@ module decides on which pictures they are fitted: on pictures that were held out
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -194,22 +194,15 @@ def fit(
     refusal, possible = None, ""
     sure = np.zeros(0)
     if count >= 2:
-        kept = calibration.sample([dataset.groups[i] for i in known.rows], known.logits.shape[1])
-        if len(kept) < count:
-            known = HeldOut(known.rows[kept], known.logits[kept], known.targets[kept], known.source)
-        groups = [dataset.groups[i] for i in known.rows]
+        known = enough(known, dataset)
+        scaling, after, groups = _crossed(known, dataset, options)
         # Each from a calibration that was fitted without the picture. Its own would be too good for it.
-        scaling, after = calibration.fit_and_cross(
-            known.logits, known.targets, task, shifts=not options.balanced, groups=groups
-        )
         likely = calibration.probabilities(after, task)
-        sure, right = calibration.decided(likely, known.targets, task)
+        sure, _ = calibration.decided(likely, known.targets, task)
         metadata["calibration"], report["reliability"] = _calibrated(known, scaling, after, task)
         if task != "multilabel":
-            # The promises count independent pictures: near-duplicates are no further evidence.
-            each = calibration.one_of_each(groups)
-            metadata["unknown"], refusal, possible = _thresholds(sure[each], right[each], options.precision)
-            metadata["sets"] = calibration.set_thresholds(likely[each], known.targets[each])
+            entries, refusal, possible = _promised(likely, known, groups, options)
+            metadata |= entries
     elif options.precision is not None:
         refusal = (
             f"no threshold holds a precision of {options.precision:g}, because fewer than 2 pictures were held out. "
@@ -231,6 +224,50 @@ def fit(
             }
     metadata["drift"] = _statistics(dataset, rows, features, score, sure)
     return Trust(scaling, score, metadata, report, refusal, possible)
+
+
+def promises(
+    known: HeldOut, dataset: Dataset, options: TrustOptions, moved: Callable[[HeldOut], npt.NDArray[Any]]
+) -> Trust:
+    """Return what `fit` finds for thresholds and label sets alone: the entries `unknown` and `sets` of the metadata.
+
+    Args:
+        known: Logits of two or more held-out pictures; see `enough`.
+        dataset: The dataset of the run.
+        options: What is asked for. A picture has one label.
+        moved: Takes calibrated logits of these pictures, and returns those that another file gives.
+    """
+    scaling, after, groups = _crossed(known, dataset, options)
+    likely = calibration.probabilities(moved(dataclasses.replace(known, logits=after)), options.task)
+    entries, refusal, possible = _promised(likely, known, groups, options)
+    return Trust(scaling, None, entries, {}, refusal, possible)
+
+
+def enough(known: HeldOut, dataset: Dataset) -> HeldOut:
+    """Return as many held-out pictures as are needed."""
+    kept = calibration.sample([dataset.groups[i] for i in known.rows], known.logits.shape[1])
+    if len(kept) == len(known.logits):
+        return known
+    return HeldOut(known.rows[kept], known.logits[kept], known.targets[kept], known.source)
+
+
+def _crossed(known: HeldOut, dataset: Dataset, options: TrustOptions) -> tuple[Calibration, Array, list[Any]]:
+    """Return the calibration, the logits that calibrations give that were fitted without the picture, and groups."""
+    groups = [dataset.groups[i] for i in known.rows]
+    shifts = not options.balanced
+    return *calibration.fit_and_cross(known.logits, known.targets, options.task, shifts=shifts, groups=groups), groups
+
+
+def _promised(
+    likely: Array, known: HeldOut, groups: Sequence[Any], options: TrustOptions
+) -> tuple[dict[str, Any], str | None, str]:
+    """Return the entries `unknown` and `sets`, why no threshold holds the precision, and the largest that one holds."""
+    sure, right = calibration.decided(likely, known.targets, options.task)
+    # The promises count independent pictures: near-duplicates are no further evidence.
+    each = calibration.one_of_each(groups)
+    unknown, refusal, possible = _thresholds(sure[each], right[each], options.precision)
+    sets = calibration.set_thresholds(likely[each], known.targets[each])
+    return {"unknown": unknown, "sets": sets}, refusal, possible
 
 
 def reopened(values: Mapping[str, Any]) -> Trust:
