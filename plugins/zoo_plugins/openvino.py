@@ -10,6 +10,7 @@ not faster. Who wants the half size says so: `openvino-fp16`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,18 @@ from zoo.plugin import Format, FormatSource, hookimpl
 
 FILE, WEIGHTS_DIGEST = "model.xml", "zoo.weights_sha256"
 INSTALL = "pip install 'finezoo[openvino]'"
+
+
+@functools.cache
+def core() -> Any:
+    """Return the `openvino.Core` of zoo, which is never removed.
+
+    Two that are removed in the order in which they were made leave a stack for signals behind that is gone, and the next
+    Ctrl-C ends the process with SIGSEGV (OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def make(source: FormatSource, *, compress: bool = False) -> None:
@@ -34,7 +47,7 @@ def make(source: FormatSource, *, compress: bool = False) -> None:
     graph = onnx.load_model_from_string(source.onnx)
     # The reader would store them a second time, in a place of its own.
     del graph.metadata_props[:]
-    model = openvino.Core().read_model(graph.SerializeToString())
+    model = core().read_model(graph.SerializeToString())
     for number, operation in enumerate(model.get_ordered_ops()):
         # OpenVINO counts those without a name in the whole process, so that the same network would get other bytes.
         if operation.get_friendly_name() == operation.get_name():
@@ -56,11 +69,9 @@ def make_compressed(source: FormatSource) -> None:
 
 def run(folder: Path) -> Callable[[Any], Mapping[str, Any]]:
     """Open an IR on the processor, in the precision that the file has."""
-    import openvino
-
     # Without the hint, OpenVINO computes in 16 bits on some processors.
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(folder / FILE, "CPU", options)
+    compiled = core().compile_model(folder / FILE, "CPU", options)
     request = compiled.create_infer_request()
     names = [output.any_name for output in compiled.outputs]
 

@@ -7,6 +7,7 @@ processors that can compute in bfloat16 would otherwise give other answers than 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
 PRECISION = "INFERENCE_PRECISION_HINT"
 MOST_STREAMS = 8
 """How many threads may run a network at the same time if each computes its own picture. Each takes memory."""
+
+
+@functools.cache
+def _core() -> Any:
+    """Return the one `openvino.Core` of this process, which is never removed.
+
+    A `Core` gives the thread that first compiles with it another stack for signals, and restores the one before when it
+    is removed. If two of them are removed in the order in which they were made, that stack is gone, and the next signal
+    (Ctrl-C, for example) ends the process with SIGSEGV. OpenVINO 2026.4 does so.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def version() -> str:
@@ -176,7 +190,7 @@ class OpenVINOSession(PictureByPicture):
 
         super().__init__(metadata)
         self._name = name
-        core = openvino.Core()
+        core = _core()
         try:
             model = core.read_model(*content)
         except Exception as error:

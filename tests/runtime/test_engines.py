@@ -259,6 +259,27 @@ def test_other_providers_are_refused(exported):
         Predictor(exported, providers=["AzureExecutionProvider"])
 
 
+CTRL_C = """
+import os, signal, sys, time
+from zoo_runtime import Predictor
+signal.signal(signal.SIGINT, signal.default_int_handler)
+first, second = Predictor(sys.argv[1]), Predictor(sys.argv[1])
+del first
+del second
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_still_works_after_predictors_are_gone(exported):
+    """OpenVINO gives a thread another stack for signals, which is gone with the last of several cores."""
+    ran = subprocess.run([sys.executable, "-c", CTRL_C, exported], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr
+
+
 def test_openvino_gets_the_options_of_the_processor(tmp_path, info, graph):
     path = make("openvino", tmp_path / "ir", info, graph)
     asked = Predictor(path, providers=[("cpu", {"INFERENCE_PRECISION_HINT": "f32"})])
