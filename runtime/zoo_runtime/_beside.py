@@ -139,7 +139,10 @@ def _others_of(path: str) -> tuple[list[str], dict[str, str]]:
 
 def _identity(info: ModelInfo) -> tuple[Any, ...]:
     """Return what is equal for two files of one network with the same precision."""
-    return info.classes, info.image, info.run.get("id"), info.precision.get("kind")
+    precision = info.precision
+    # Other formats state the graph that they store. An ONNX file with weights of 16 bits is computed in float32, too.
+    graph = precision.get("graph") or precision.get("kind", "float32")
+    return info.classes, info.image, info.run.get("id"), "float32" if graph == "fp16" else graph
 
 
 def fastest_of(files: Sequence[Mapping[str, Any]], worth: float) -> Mapping[str, Any]:

@@ -185,13 +185,15 @@ def test_bench_compares_engines(tmp_path, info, graph, model, capsys):
 
 def test_tune_compares_the_files_of_one_network(tmp_path, model_bytes, info, graph, monkeypatch, capsys):
     for engine in ENGINES:
-        make(engine, tmp_path / f"tiny-{engine}", info, graph)
+        # As exports state it.
+        of_format = dataclasses.replace(info, precision={"kind": engine, "graph": "float32"})
+        make(engine, tmp_path / f"tiny-{engine}", of_format, graph)
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "model.onnx").write_bytes(model_bytes)
     (tmp_path / "tiny-int8").mkdir()
     (tmp_path / "tiny-int8" / "model.onnx").write_bytes(model_bytes)
-    other = dataclasses.replace(info, classes=("a", "b", "c"))
-    openvino_ir(tmp_path / "tiny-litert-openvino", graph({}), other.to_metadata())
+    rounded = dataclasses.replace(info, precision={"kind": "openvino-int8", "graph": "int8"})
+    openvino_ir(tmp_path / "tiny-litert-openvino", graph({}), rounded.to_metadata())
     code, out, _ = run(["tune", tmp_path / "tiny", "--seconds", "0.01", "--json"], capsys)
     result = json.loads(out)
     beside = result["beside"]
