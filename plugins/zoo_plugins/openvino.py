@@ -26,8 +26,8 @@ INSTALL = "pip install 'finezoo[openvino]'"
 def core() -> Any:
     """Return the `openvino.Core` of zoo, which is never removed.
 
-    Two that are removed in the order in which they were made leave a stack for signals that is gone, and the next Ctrl-C
-    ends the process with SIGSEGV (OpenVINO 2026.4).
+    Two that are removed in the order in which they were made leave a stack for signals that is gone. Then the next
+    Ctrl-C ends the process with SIGSEGV (OpenVINO 2026.4).
     """
     import openvino
 

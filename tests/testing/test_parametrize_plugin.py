@@ -59,7 +59,7 @@ def test_the_tests_name_items_checks_and_reasons(install_plugin, tmp_path, monke
 
 def test_expected_failures_and_checks_are_checked_when_they_are_named(install_plugin):
     install_plugin("odd", PLUGIN)
-    with pytest.raises(UnknownName, match=r"no check called 'metdata'. Did you mean metadata\?"):
+    with pytest.raises(UnknownName, match=r"no check called 'metdata'. Did you mean metadata or format-metadata\?"):
         testing.parametrize_plugin("odd", expected_failures={"metdata": "a slip"})
     with pytest.raises(UsageError, match=r"the expected failure of 'metadata' needs a reason. Received: ''\."):
         testing.plugin_cases("odd", expected_failures={"metadata": ""})

@@ -40,6 +40,8 @@ PATIENCE_SECONDS = 3 * READ_SECONDS
 FOLDER = ".downloads"
 # Where no size is published, a file that is larger is no weights file.
 LARGEST_FILE = 50 << 30
+# A file may be twice as large as was published, and this much more, before its hash is checked.
+HARMLESS = 16 << 20
 LEFTOVER_SECONDS = 14 * 24 * 3600
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -277,6 +279,15 @@ class Transfer:
             os.replace(draft, self._notes)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def most_of(published: int | None) -> int:
+    """Return how many bytes of a file are received at most.
+
+    Args:
+        published: The size of the file in bytes, as its publisher states it; None if it is not known.
+    """
+    return 2 * published + HARMLESS if published else LARGEST_FILE
 
 
 @contextlib.contextmanager

@@ -24,7 +24,6 @@ from zoo.plugin import ClassIndex, Weights, readers
 from zoo.pretrained import download, network, places
 
 RECORDED = ".sha256"
-HARMLESS = 16 << 20
 WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras", ".safetensors", ".pt", ".pth", ".bin", ".npz")
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -360,7 +359,7 @@ def _download(entry: PublicFile, path: Path, progress: Progress | None, say: Say
                 progress=progress,
                 say=say,
                 headers=source.headers,
-                most=2 * entry.bytes + HARMLESS if entry.bytes else download.LARGEST_FILE,
+                most=download.most_of(entry.bytes),
             )
             return _transferred(transfer, unfinished, entry, path)
     except (download.TransferError, ValueError) as error:
@@ -452,8 +451,7 @@ def _accepted(file: Path, entry: PublicFile, path: Path, md5: str) -> str:
         whose = "published" if entry.hash else "announced by the server"
         raise ValueError(
             f"the received file has the hash {algorithm}:{received}, but {wanted} was {whose}. "
-            "Either the file was altered on the way, or the publisher has replaced it, or the plugin states "
-            "a wrong hash"
+            "Either the file was altered on the way, or the publisher has replaced it, or the plugin has a wrong hash"
         )
     _refuse_other_files(file, entry)
     known = _recorded(path)
