@@ -490,7 +490,7 @@ def test_a_redirect_leads_to_no_file_of_this_computer(server, target):
 
 @pytest.mark.parametrize("length", [None, "99999999", "9" * 5000])
 def test_a_server_that_never_stops_does_not_fill_the_disk(server, monkeypatch, length):
-    monkeypatch.setattr(fetch, "HARMLESS", 1 << 20)
+    monkeypatch.setattr(download, "HARMLESS", 1 << 20)
     sent = []
 
     def endless(handler):

@@ -347,7 +347,7 @@ def test_the_digest_is_recorded_at_the_first_download_and_checked_ever_after(ser
     damaged = bytearray(data)
     damaged[5000] ^= 1
     place(store(), "w.h5", bytes(damaged))
-    with pytest.raises(HashMismatch, match=r"recorded in 'w\.h5\.sha256' when it was first downloaded.*Remove it"):
+    with pytest.raises(HashMismatch, match=r"recorded in 'w\.h5\.sha256' when it was first downloaded.*Move it away"):
         find(wanted)
     (store() / "w.h5").unlink()
     assert find(wanted).sha256 == sha256(data)

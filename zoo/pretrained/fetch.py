@@ -24,6 +24,7 @@ from zoo.plugin import ClassIndex, Weights, readers
 from zoo.pretrained import download, network, places
 
 RECORDED = ".sha256"
+YOURS = " If the file is right and the plugin is yours, state this hash in its `Weights`."
 WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras", ".safetensors", ".pt", ".pth", ".bin", ".npz")
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -308,8 +309,7 @@ def _checked(path: Path, entry: PublicFile, recorded: str | None) -> str:
         origin = "published" if entry.hash else f"recorded in {path.name + RECORDED!r} when it was first downloaded"
         raise HashMismatch(
             f"{str(path)!r} has {algorithm} {received}, but {wanted} was {origin}. The file is damaged, or it is "
-            "another file of the same name. Move it away and try again. If the file is right and the plugin is yours, "
-            "state this hash in its `Weights`."
+            f"another file of the same name. Move it away and try again.{YOURS if entry.hash else ''}"
         )
     return digest
 
