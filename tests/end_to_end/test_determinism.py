@@ -73,7 +73,13 @@ SCHEDULES = [("scratch", ()), ("head-only", ("--schedule", "head-only", "--cache
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("schedule", "options"), SCHEDULES, ids=[name for name, _ in SCHEDULES])
+@pytest.mark.parametrize(
+    ("schedule", "options"),
+    [
+        pytest.param(name, options, id=name, marks=pytest.mark.every if name == "head-only" else ())
+        for name, options in SCHEDULES
+    ],
+)
 def test_everything_else_may_differ(photos, tmp_path, schedule, options):
     digests = {}
     for number, (what, threads, environment, more) in enumerate(WAYS):

@@ -24,6 +24,10 @@ QUICK = sorted(
 SLOW = sorted({*smallest_of_each_family(), "mobilenetv2", "mobilenetv3_large_minimalistic", "vgg16"} - {*QUICK})
 
 
+# These take a minute each.
+LARGE = {"inceptionresnetv2", "nasnet_mobile"}
+
+
 def test_every_module_is_loaded_whole(plugins):
     """Each module of zoo_plugins that has a hook is an entry point, and the registry has everything that it lists."""
     listed = Counter()
@@ -62,7 +66,9 @@ def test_keeps_the_rules(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.every if name in LARGE else ()) for name in SLOW]
+)
 def test_one_network_of_each_other_family_keeps_the_rules(name):
     assert broken_rules(name) == []
 

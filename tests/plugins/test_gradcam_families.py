@@ -82,8 +82,18 @@ def test_heat_of_other_pools_is_that_of_keras(plugins, name):
     compare(plugins.architecture("mnist_convnet"), (40, 32), HEADS[name])
 
 
+# These take a minute each.
+LARGE = {"inceptionresnetv2", "inceptionv3", "nasnet_mobile", "xception"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(smallest_of_each_family()) - {*QUICK, "mnist_dense"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.every if name in LARGE else ())
+        for name in sorted(set(smallest_of_each_family()) - {*QUICK, "mnist_dense"})
+    ],
+)
 def test_heat_of_each_other_family_is_that_of_keras(plugins, name):
     architecture = plugins.architecture(name)
     compare(architecture, tuple(max(side, architecture.min_size + 32) for side in SIZE))

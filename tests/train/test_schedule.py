@@ -66,7 +66,7 @@ def test_a_growing_network_leaves_earlier_steps_as_they_are(plugins):
     [
         ("vgg16", 5),
         pytest.param("resnet50", 5, marks=pytest.mark.every),
-        ("densenet121", 5),
+        pytest.param("densenet121", 5, marks=pytest.mark.every),
         ("mobilenetv2_035", 9),
     ],
 )
