@@ -79,6 +79,7 @@ def train(place, data, *network):
 
 
 @pytest.mark.slow
+@pytest.mark.every
 def test_memory_of_a_thousand_classes(tmp_path):
     data = tmp_path / "data"
     write_pictures(data, 20)

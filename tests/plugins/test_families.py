@@ -25,7 +25,7 @@ SLOW = sorted({*smallest_of_each_family(), "mobilenetv2", "mobilenetv3_large_min
 
 
 # These take a minute each.
-LARGE = {"inceptionresnetv2", "nasnet_mobile"}
+LARGE = {"efficientnetv2_b0", "inceptionresnetv2", "nasnet_mobile"}
 
 
 def test_every_module_is_loaded_whole(plugins):

@@ -83,7 +83,7 @@ def test_heat_of_other_pools_is_that_of_keras(plugins, name):
 
 
 # These take a minute each.
-LARGE = {"inceptionresnetv2", "inceptionv3", "nasnet_mobile", "xception"}
+LARGE = {"inceptionresnetv2", "inceptionv3", "nasnet_mobile", "resnext50", "xception"}
 
 
 @pytest.mark.slow

@@ -373,7 +373,7 @@ rollback(sys.argv[2]) if sys.argv[3] == "-" else update(sys.argv[2], sys.argv[3]
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
-@pytest.mark.parametrize("step", ["update", "rollback"])
+@pytest.mark.parametrize("step", ["update", pytest.param("rollback", marks=pytest.mark.every)])
 def test_a_kill_before_any_step_leaves_a_pair_of_files(tmp_path, info, graph, step):
     """The process is killed before the first, the second, ... thing that it does with a file of the folder."""
     paths = [openvino_of_run(tmp_path / str(seed), info, graph, seed) for seed in range(3)]

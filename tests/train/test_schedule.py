@@ -64,7 +64,7 @@ def test_a_growing_network_leaves_earlier_steps_as_they_are(plugins):
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
-        ("vgg16", 5),
+        pytest.param("vgg16", 5, marks=pytest.mark.every),
         pytest.param("resnet50", 5, marks=pytest.mark.every),
         pytest.param("densenet121", 5, marks=pytest.mark.every),
         ("mobilenetv2_035", 9),
