@@ -49,7 +49,7 @@ def test_an_expected_failure_is_shown_and_one_that_passes_fails(install_plugin, 
     ("arguments", "problem"),
     [
         ([], "PLUGIN is missing"),
-        (["odd", "--only", "metdata"], "Did you mean metadata?"),
+        (["odd", "--only", "metdata"], "Did you mean metadata or format-metadata?"),
         (["odd", "--only", "stages"], "odd provides nothing that stages could check"),
         (["odd", "--expect", "metadata"], "give CHECK=REASON. Received: 'metadata'"),
         (["mobilenetv9"], "There is no plugin, network or module called 'mobilenetv9'. Did you mean mobilenetv"),

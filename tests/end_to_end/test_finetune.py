@@ -135,7 +135,8 @@ def test_frozen_random_weights_are_warned_of_and_never_exported(zoo, photos, tmp
     assert not (tmp_path / "exported").exists()
 
 
-@pytest.mark.parametrize("name", ["mnist_convnet", pytest.param("mobilenetv2_035", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist_convnet", "mobilenetv2_035"])
 def test_same_command_same_bytes_of_weights(zoo, photos, tmp_path, name):
     """Another seed gives other weights. Two epochs of all layers, with augmentation."""
     import keras

@@ -61,6 +61,7 @@ def test_an_untrained_network_is_kept_and_not_exported(zoo, photos, tmp_path, ea
     assert json.loads((run / "run.json").read_text())["warnings"] == warnings
 
 
+@pytest.mark.slow
 def test_without_an_export_the_exit_code_says_it_too(zoo, photos, tmp_path):
     arguments = ("finetune", "mnist_convnet", "--data", photos, *UNTRAINED, "--no-export", "--runs")
     assert zoo(*arguments, tmp_path / "refused").code == 1

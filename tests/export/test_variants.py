@@ -118,7 +118,7 @@ def means(dataset, part):
     return dataset.pixels.array[getattr(dataset.split, part)].astype(float).mean(axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("lost", [1, 5])
+@pytest.mark.parametrize("lost", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_file_that_loses_one_test_picture_is_made_and_one_that_loses_many_is_not(trained, exported, lost):
     from zoo.reporter import Reporter
     from zoo.workflow.export import export_model

@@ -18,11 +18,10 @@ ARCHITECTURES = builtin(Architecture)
 # Checked by default: networks whose check takes seconds, because they are small or have few layers.
 QUICK_PARAMETERS = 430_000
 QUICK = sorted(
-    {name for name, item in ARCHITECTURES.items() if item.parameters <= QUICK_PARAMETERS}
-    | {"mobilenetv2", "mobilenetv3_small", "vgg16"}
+    {name for name, item in ARCHITECTURES.items() if item.parameters <= QUICK_PARAMETERS} | {"mobilenetv3_small"}
 )
 # Checked with `-m slow`: one network of each other family. benchmarks/backbones.py checks all at their own sizes.
-SLOW = sorted({*smallest_of_each_family(), "mobilenetv3_large_minimalistic"} - {*QUICK})
+SLOW = sorted({*smallest_of_each_family(), "mobilenetv2", "mobilenetv3_large_minimalistic", "vgg16"} - {*QUICK})
 
 
 def test_every_module_is_loaded_whole(plugins):

@@ -105,10 +105,11 @@ def agree(received, expected, tolerance=1e-4):
     return np.abs(received - expected).max() <= tolerance * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [False, True])
 def test_resnext(plugins, tmp_path, top):
     backend.start()
-    (entry,) = plugins.weights_of("resnext50", top=top)
+    (entry,) = plugins.weights_of("resnext50", "imagenet1k", top=top)
     layout = published_resnext((3, 4, 6, 3), classes=CLASSES if top else None)
     randomize(layout)
     write_as_published(layout, tmp_path / "x.h5")
@@ -123,7 +124,7 @@ def test_resnext(plugins, tmp_path, top):
 def test_efficientnet(plugins, tmp_path, top):
     """Keras's graph for ImageNet weights normalizes as torch does, by several layers that zoo leaves out."""
     keras = backend.start()
-    (entry,) = plugins.weights_of("efficientnet_b0", top=top)
+    (entry,) = plugins.weights_of("efficientnet_b0", "imagenet1k", top=top)
     layout = keras.applications.EfficientNetB0(input_shape=(*SIZE, 3), include_top=top, weights=None, **options(top))
     (normalization,) = (x for x in layout.layers if isinstance(x, keras.layers.Normalization))
     published = [np.array(IMAGENET_MEAN), np.array(IMAGENET_DEVIATION)]
@@ -158,7 +159,7 @@ def test_efficientnet(plugins, tmp_path, top):
 @pytest.mark.parametrize("top", [False, True])
 def test_convnext(plugins, tmp_path, top):
     keras = backend.start()
-    (entry,) = plugins.weights_of("convnext_tiny", top=top)
+    (entry,) = plugins.weights_of("convnext_tiny", "imagenet1k", top=top)
     with backend.fresh_names():
         layout = keras.applications.ConvNeXtTiny(input_shape=(*SIZE, 3), include_top=top, weights=None, **options(top))
     randomize(layout)

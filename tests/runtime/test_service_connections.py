@@ -127,7 +127,10 @@ def test_an_announced_body_is_not_asked_for(model):
 def test_two_requests_at_once_on_one_connection(model, red):
     with running(model) as (_, port), connect(port) as client:
         client.sendall((head(len(red)) + red) * 3)
-        assert [answer_of(client)[0] for _ in range(3)] == [200, 200, 200]
+        received = b""
+        while received.count(b"HTTP/1.1 ") < 3 or not received.endswith(b"}"):
+            received += client.recv(65_536)
+        assert received.count(b"HTTP/1.1 200 OK") == 3
 
 
 def test_a_request_that_says_twice_where_it_ends_is_the_last_on_its_connection(model):

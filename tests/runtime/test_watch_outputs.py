@@ -129,7 +129,8 @@ def test_a_broker_that_starts_later_gets_what_waited(broker):
 
 
 def test_once_labels_nothing_while_the_broker_is_away(broker, model, pictures, capsys, monkeypatch):
-    monkeypatch.setattr("zoo_runtime._watch.mqtt.PATIENCE", 2.0)
+    # A damaged picture is tried again until it is as old as this.
+    monkeypatch.setattr("zoo_runtime._watch.folder.PATIENCE", 0.5)
     port = free_port()
     command = ["watch", str(model), "--watch-folder", str(pictures), "--once", "--mqtt", f"127.0.0.1:{port}/a"]
     assert main(command) == 1

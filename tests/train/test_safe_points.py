@@ -85,7 +85,9 @@ def check_resumed(architecture, pictures, folder, expected):
 
 
 @pytest.mark.parametrize("done", [2, 4], ids=["averages", "end of a phase"])
-@pytest.mark.parametrize("batches", [0, 1], ids=["between epochs", "within an epoch"])
+@pytest.mark.parametrize(
+    "batches", [pytest.param(0, id="between epochs", marks=pytest.mark.slow), pytest.param(1, id="within an epoch")]
+)
 def test_a_training_that_was_killed_ends_in_the_same_bytes(
     architecture, pictures, alone, tmp_path, monkeypatch, done, batches
 ):

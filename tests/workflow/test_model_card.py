@@ -209,6 +209,7 @@ def test_another_size_has_a_card_of_its_own(zoo, export):
     )
 
 
+@pytest.mark.slow
 def test_texts_of_the_user_stay_and_a_new_run_replaces_those_of_zoo(zoo, export, tmp_path):
     run, folder = export
     other = tmp_path / "runs" / "other"

@@ -117,6 +117,7 @@ def test_logits_that_antransfer_makes_worse_become_as_much_worse(alike):
     assert max(misses) < 0.1 if alike else max(misses) > 0.2
 
 
+@pytest.mark.slow
 def test_a_file_without_held_out_pictures_says_so_and_promises_nothing(zoo, finished, tmp_path, monkeypatch):
     run, _, _ = finished
     monkeypatch.setattr(trust, "held_out", lambda dataset, *_: trust.HeldOut(EMPTY, np.zeros((0, 3)), EMPTY, ""))

@@ -271,6 +271,7 @@ def test_the_rule(finished, tmp_path):
     assert refused(data={"digest": "other", "place": ""}) == ""
 
 
+@pytest.mark.slow
 def test_an_export_that_came_during_the_training_is_not_replaced(zoo, two_runs, monkeypatch):
     """Two runs of different pictures that finish at the same time: the second one is kept in its run folder."""
     monkeypatch.setattr(replaced, "check_targets", lambda *arguments, **options: None)
