@@ -24,7 +24,7 @@ from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import sources
 from zoo.data.dataset import Dataset
 from zoo.data.reading import ReadingOptions
-from zoo.errors import DataError, UsageError, WriteError, ZooError
+from zoo.errors import DataError, EmptyClass, UsageError, WeightsUnavailable, WriteError, ZooError
 from zoo.evaluate import choice
 from zoo.evaluate.choice import Choice, Contender
 from zoo.evaluate.metrics import interval
@@ -264,7 +264,8 @@ def _try(
     )
     resolved = config.resolve(finetune, registry, reporter)
     if resolved.weights.random:
-        raise UsageError(f"it has no pretrained weights here: {resolved.weights.missing or 'no plugin lists any'}")
+        why = resolved.weights.missing or "no plugin lists any"
+        raise WeightsUnavailable(f"{row.name} has no pretrained weights here: {why}")
     dataset = load_dataset(resolved, reporter, validation=False)
     data, stats = training_data(dataset), CacheStats()
     training = train_config(resolved, dataset)
@@ -273,7 +274,7 @@ def _try(
     with reporter.progress("solving the head"):
         chosen = by_evidence.choose(groups, resolved, data, weights)
     if not len(chosen.fit.rows):
-        raise UsageError("no picture could be held out. Each class needs two pictures besides that for the test.")
+        raise EmptyClass("no picture could be held out. Each class needs two pictures besides that for the test.")
     row.size, row.weights = resolved.spec.size, str(resolved.weights.record.get("id") or "")
     _judge(row, chosen, data, dataset, weights)
     network = by_evidence.head_alone(backbone, chosen, groups, resolved, registry, reporter)
