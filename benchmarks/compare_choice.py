@@ -4,9 +4,9 @@ Usage:
 
     python benchmarks/compare_choice.py DATA [FOLDER]
 
-`zoo compare` runs first, then `zoo finetune` on each network, with the same seed. The accuracies of fine-tuning are those
-of the test pictures, which `zoo compare` does not use. It prints both, Spearman's rank correlation between them, and what
-the chosen network loses to the best one after fine-tuning.
+`zoo compare` runs first, then `zoo finetune` on each network, with the same seed. The accuracies of fine-tuning are
+those of the test pictures, which `zoo compare` does not use. It prints both, Spearman's rank correlation between them,
+and what the chosen network loses to the best one after fine-tuning.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ def main() -> None:
         )
     correlation = spearmanr([row["accuracy"] for row in rows], [tuned[row["name"]] for row in rows]).statistic
     best = max(tuned, key=lambda name: tuned[name])
-    print(
-        f"rank correlation {correlation:.2f}; {compared['take']} is {tuned[best] - tuned[compared['take']]:.4f} behind {best}"
-    )
+    lost = tuned[best] - tuned[compared["take"]]
+    print(f"rank correlation {correlation:.2f}; {compared['take']} is {lost:.4f} behind {best}")
 
 
 if __name__ == "__main__":
