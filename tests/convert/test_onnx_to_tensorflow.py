@@ -71,6 +71,20 @@ CASES = {
         [("Add", "x c", "a", {}), ("Sub", "a d", "b", {}), ("Div", "b e", "out", {})],
         {"c": weights(3, 1, 1), "d": weights(11), "e": np.float32(3)},
     ),
+    "a token for each picture": (
+        [
+            ("ReduceMean", "x", "m", {"axes": [2, 3], "keepdims": 0}),
+            ("Slice", "m zero one one", "s", {}),
+            ("Shape", "s", "n", {}),
+            ("ConstantOfShape", "n", "o", {"value": numpy_helper.from_array(np.ones(1, np.float32))}),
+            ("MatMul", "o w", "t", {}),
+            ("Tile", "t often", "r", {}),
+            ("Mul", "r m", "out", {}),
+        ],
+        {
+            **{"zero": np.array([0]), "one": np.array([1]), "often": np.array([1, 3]), "w": weights(1, 1)},
+        },
+    ),
     "layer norm": (
         [
             ("ReduceMean", "x", "m", {"axes": [1], "keepdims": 1}),
@@ -179,13 +193,11 @@ def test_what_is_not_translated_is_named():
         function_of(graph([("Conv", "x x", "out", {})], {}))
 
 
-FAMILIES = ("mobilenetv3_small", "efficientnet_b0", "convnext_tiny", "resnext50", "nasnet_mobile")
+FAMILIES = ("mobilenetv3_small", "efficientnet_b0", "convnext_tiny", "resnext50", "nasnet_mobile", "deit_tiny")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["mobilenetv3_small", "efficientnet_b0", "convnext_tiny", "resnext50", "nasnet_mobile"]
-)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("form", ["litert", "openvino"])
 def test_families_in_other_formats(name, form, plugins, tmp_path):
     """One network of each kind of graph: its LiteRT file and its OpenVINO IR compute what the ONNX graph computes."""

@@ -207,6 +207,34 @@ def _flatten(node: Node, x: Tensor) -> Tensor:
     return _plain_of(tf.reshape(values, [-1, int(np.prod(values.shape[1:]))]), 2)
 
 
+def _shape(node: Node, x: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    if node.get("start", 0) or node.get("end") is not None:
+        raise node.failed("it asks for a part of a shape")
+    return plain(np.array(x.values.shape, np.int64)) if x.constant else plain(tf.shape(in_order(x), tf.int64))
+
+
+def _constant_of_shape(node: Node, shape: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    given = node.get("value")
+    value = np.zeros(1, np.float32) if given is None else numpy_helper.to_array(given)
+    if shape.constant:
+        return plain(np.full(shape.values, value[0], value.dtype))
+    return _plain_of(tf.fill(in_order(shape), value[0]), int(shape.values.shape[0]))
+
+
+def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    if not repeats.constant:
+        raise node.failed("how often it repeats is computed")
+    if x.constant:
+        return plain(np.tile(x.values, repeats.values))
+    return _plain_of(tf.tile(in_order(x), repeats.values), x.rank)
+
+
 def _squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     import tensorflow as tf
 
@@ -410,6 +438,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Flatten": _flatten,
+    "Shape": _shape,
+    "ConstantOfShape": _constant_of_shape,
+    "Tile": _tile,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Concat": _concat,

@@ -10,7 +10,6 @@ wrong with it. `zoo.plugin.selection` says which plugins are loaded.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
@@ -413,6 +412,8 @@ def _collect(
 
 def _meant(name: str, known: Iterable[str]) -> str:
     """Suggest the hook that a misspelled one resembles."""
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
