@@ -242,6 +242,7 @@ COMMANDS = {
     "doctor": "doctor:doctor",
     "check": "plugins:check",
     "new-plugin": "plugins:new_plugin",
+    "compare": "compare:compare",
 }
 
 

@@ -214,7 +214,7 @@ def _solve_head(
     if cost:
         reporter.warn(cost)
     with reporter.timing.measure("solving the head"):
-        chosen = _choose(groups, resolved, data, weights)
+        chosen = choose(groups, resolved, data, weights)
     fit = chosen.fit
     if backbone is None:
         # Keras has computed the features of the head that was requested.
@@ -246,7 +246,7 @@ def _solve_head(
     return chosen, row, {**phase.to_json(), **_solution(chosen, loss), "seconds": seconds}
 
 
-def _choose(
+def choose(
     groups: list[np.ndarray], resolved: ResolvedConfig, data: TrainingData, weights: np.ndarray | None
 ) -> ChosenHead:
     """Solve and choose the head; see `zoo.train.evidence.choose_head`.
