@@ -353,20 +353,23 @@ def _trial_words(requested: SweepConfig, schedule: str, registry: Registry) -> t
 
 def _ladder(work: Sweep, rungs: Sequence[int]) -> None:
     """Judge all trials on the first rung, a third of them on the second one, and so on."""
-    for work.rung in rungs:
-        rung = work.rung
+    while True:
+        work.rung = next(rung for rung in rungs if rung > work.rung)
         folders = [work.trials[name] for name in work.alive if name in work.trials]
-        judge_in_turn(work, folders, rung, lambda: work.budget.left(sweep_ladder.TRIALS_SHARE, _reserve(work)))
+        judge_in_turn(work, folders, work.rung, lambda: work.budget.left(sweep_ladder.TRIALS_SHARE, _reserve(work)))
         answers = work.answered(work.alive)
         if not answers or not any(name in work.trials for name in answers):
             return
         _check_answers(work, answers)
-        if work.stopped or rung == rungs[-1]:
+        # Without solved heads, the number of pictures is known only now.
+        rungs = sweep_ladder.rungs(rungs[-1], next(iter(answers.values())).training_pictures)
+        cut = any(each.answers(work.rung) is None and not each.facts().get("problem") for each in folders)
+        if cut or work.rung >= rungs[-1]:
             return
-        rights = {name: each.right for name, each in answers.items()}
         groups = {name: work.folders[name].trial.pair for name in answers}
+        rights = {name: each.right for name, each in answers.items()}
         kept = sweep_ladder.survivors(rights, _costs(answers), groups=groups)
-        work.reached |= {name: rung for name in answers if name not in kept}
+        work.reached |= {name: work.rung for name in answers if name not in kept}
         work.alive = kept
         if not any(name in work.trials for name in kept) or len(kept) == 1:
             return
@@ -399,9 +402,7 @@ def _check_answers(work: Sweep, answers: Mapping[str, Answers]) -> None:
         if not lines:
             raise RunError(f"the time was over before a network was judged. Give more: `{work.requested.command}`")
         raise RunError("\n".join(["all trials have failed:", *lines]))
-    if len({each.data for each in answers.values()}) > 1 or not sweep_ladder.shared(
-        each.right for each in answers.values()
-    ):
+    if len({each.data for each in answers.values()}) > 1:
         raise DataError(
             "the pictures have changed since the sweep began, so that its trials cannot be compared. Start another one "
             "with --output FOLDER."

@@ -2,7 +2,7 @@
 
 Successive halving is from Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
 Optimization" (2016, https://arxiv.org/abs/1502.07943). What grows from rung to rung here is the number of folds that
-were held out, so that all trials of a rung have answered the same pictures.
+were held out, so that the trials of a rung have answered the same pictures.
 
 This module starts nothing and writes nothing; see `zoo.workflow.sweep`.
 """
@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from zoo.evaluate import choice
-from zoo.evaluate.choice import Choice, Contender
+import numpy as np
 
 # One of so many trials goes on to the next rung.
 KEPT = 3
@@ -23,6 +22,8 @@ KEPT = 3
 LEAST_PAIRS = 2
 # No more folds are held out once a trial has answered so many pictures: a difference of two points then shows.
 ENOUGH = 1000
+# Trials are compared picture by picture if so much of their pictures is common to all of them.
+COMMON = 0.5
 # The solved heads may take this share of the budget, and all trials together the second one. The rest is for training
 # the winner on all pictures and for its export.
 HEADS_SHARE, TRIALS_SHARE = 0.35, 0.8
@@ -45,29 +46,60 @@ def rungs(folds: int, pictures: int | None) -> tuple[int, ...]:
     return (*found, last)
 
 
-def shared(answers: Iterable[Mapping[str, float]]) -> set[str]:
-    """Return the pictures that all trials have answered.
+@dataclass(frozen=True)
+class Standing:
+    """How trials stand.
 
     Args:
-        answers: For each trial, how right its answer to each held-out picture is, in 0..1.
+        best: The name of the best trial.
+        behind: For each trial, by how much its accuracy is below that of the best one, and the standard error of this
+            difference, both in 0..1.
+        paired: Whether the trials were compared picture by picture.
     """
-    return set.intersection(*(set(each) for each in answers))
+
+    best: str
+    behind: Mapping[str, tuple[float, float]]
+    paired: bool
 
 
-def standing(answers: Mapping[str, Mapping[str, float]], costs: Mapping[str, float]) -> Choice:
-    """Compare trials on the pictures that all of them have answered.
+def standing(answers: Mapping[str, Mapping[str, float]], costs: Mapping[str, float]) -> Standing:
+    """Compare trials picture by picture on the pictures that all of them have answered.
+
+    Which pictures are near-duplicates depends a little on the picture size, and the folds depend on that. If fewer than
+    half of the pictures are common to all trials, each trial counts with all pictures that it has answered, and the
+    differences have greater standard errors.
 
     Args:
-        answers: For each trial, how right its answer to each held-out picture is, in 0..1.
+        answers: For each trial, how right its answer to each held-out picture is, in 0..1; at least one picture.
         costs: For each trial, what decides between two that are equally accurate: the lower one wins.
 
-    Returns:
-        The best trial, and by how much each one is behind it, with the standard error of this difference.
-
     Raises:
-        ValueError: There is no trial, or no picture that all of them have answered.
+        ValueError: There is no trial, or one without an answer.
     """
-    return choice.choose([Contender(name, right, costs[name], 0) for name, right in answers.items()])
+    if not answers or not all(answers.values()):
+        raise ValueError("there is no trial, or one has answered no picture")
+    common = sorted(set.intersection(*(set(each) for each in answers.values())))
+    paired = len(common) >= COMMON * min(len(each) for each in answers.values())
+    values = {
+        name: np.array([each[picture] for picture in (common if paired else sorted(each))])
+        for name, each in answers.items()
+    }
+    best = min(answers, key=lambda name: (-values[name].mean(), costs[name], name))
+    behind: dict[str, tuple[float, float]] = {}
+    for name, each in values.items():
+        gap = float(values[best].mean() - each.mean())
+        if name == best:
+            behind[name] = 0.0, 0.0
+        elif paired:
+            behind[name] = gap, _error(values[best] - each)
+        else:
+            behind[name] = gap, math.hypot(_error(values[best]), _error(each))
+    return Standing(best, behind, paired)
+
+
+def _error(values: np.ndarray) -> float:
+    """Return the standard error of the mean."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("inf")
 
 
 def survivors(
@@ -91,15 +123,18 @@ def survivors(
     """
     behind = standing(answers, costs).behind
     order = sorted(answers, key=lambda name: (behind[name][0], costs[name], name))
-    pictures = sorted(shared(answers.values()))
-    seen: set[tuple[str, tuple[float, ...]]] = set()
-    different = []
+    different: list[str] = []
     for name in order:
-        said = ((groups or {}).get(name, name), tuple(answers[name][picture] for picture in pictures))
-        if said not in seen:
-            seen.add(said)
+        twins = (other for other in different if groups and groups[other] == groups[name])
+        if not any(_same(answers[other], answers[name]) for other in twins):
             different.append(name)
     return tuple(different[: max(least, math.ceil(len(order) / KEPT))])
+
+
+def _same(first: Mapping[str, float], second: Mapping[str, float]) -> bool:
+    """Return whether two trials have answered the same pictures alike."""
+    common = first.keys() & second.keys()
+    return bool(common) and all(first[picture] == second[picture] for picture in common)
 
 
 def dealt(pairs: Sequence[str], schedules: Sequence[str]) -> tuple[tuple[str, str], ...]:

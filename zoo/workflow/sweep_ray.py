@@ -2,9 +2,9 @@
 
 ASHA is from Li et al., "A System for Massively Parallel Hyperparameter Tuning" (2018, https://arxiv.org/abs/1810.05934).
 
-A trial is a child process here too, `zoo finetune` or `zoo resume`, which a worker of Ray starts. What is done is in the
-folder of the trial, on a disk that all machines share. So a trial whose worker was killed goes on from its safe point on
-another one, and a step that is done is not done again.
+A trial is a child process here too, `zoo finetune` or `zoo resume`, which a worker of Ray starts. What is done is in
+the folder of the trial, on a disk that all machines share. So a trial whose worker was killed goes on from its safe
+point on another one, and a step that is done is not done again.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Cluster:
             ray.init(self._address, **options)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise UsageError(
-                f"there is no Ray cluster at {self._address or 'this computer'!r}: {str(error).splitlines()[0]} Start one "
-                "with `ray start --head --port 6379`, or leave out --address to use this computer alone."
+                f"there is no Ray cluster at {self._address or 'this computer'!r}: {str(error).splitlines()[0]} Start "
+                "one with `ray start --head --port 6379`, or leave out --address to use this computer alone."
             ) from None
         found = ray.cluster_resources().get("CPU", 0.0)
         if max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0) < self._cpus:
@@ -139,10 +139,10 @@ class Cluster:
         )
         folders = list(sweep.trials.values())
         left = sweep.budget.left(sweep_ladder.TRIALS_SHARE)
-        self._fit(sweep, folders, rungs, left, asha if rungs[-1] > 1 else None)
+        over = self._fit(sweep, folders, rungs, left, asha if rungs[-1] > 1 else None)
         answers = sweep.answered([each.trial.key for each in folders])
         sweep.rung = max((each.step for each in answers.values()), default=0)
-        if not sweep.stopped:
+        if not over:
             out = [name for name, each in answers.items() if each.step < sweep.rung]
             sweep.reached |= {name: answers[name].step for name in out}
             sweep.alive = tuple(name for name in sweep.alive if name not in out)
@@ -154,17 +154,17 @@ class Cluster:
         steps: Sequence[int],
         seconds: float | None,
         scheduler: Any,
-    ) -> None:
-        """Run trials with Ray Tune until all have ended, or the time is over."""
+    ) -> bool:
+        """Run trials with Ray Tune until all have ended, or the time is over. Return whether the time is over."""
         from ray import tune
 
         began = time.monotonic()
         todo = [each for each in folders if scheduler is not None or each.answers(steps[-1]) is None]
         if not todo:
-            return
+            return False
         if seconds is not None and seconds <= 0:
             sweep.stopped = True
-            return
+            return True
         self._parts += 1
         found = tune.Tuner(
             tune.with_resources(carry_out, {"cpu": self._cpus}),
@@ -193,6 +193,7 @@ class Cluster:
             sweep.tell(folder, answers)
         sweep.stopped |= over
         sweep.save()
+        return over
 
 
 def _values(folder: TrialFolder, steps: Sequence[int]) -> dict[str, Any]:

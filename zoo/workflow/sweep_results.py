@@ -10,7 +10,8 @@ from typing import Any
 
 from zoo import runs
 from zoo.errors import RunError
-from zoo.evaluate.choice import EQUAL, Choice
+from zoo.evaluate.choice import EQUAL
+from zoo.workflow.sweep_ladder import Standing
 from zoo.workflow.sweep_trials import HEAD, TrialFolder, size_text
 
 # The states of a trial: it is the best one; it is behind that one by at most one standard error; it was compared with
@@ -98,7 +99,7 @@ class SweepResult:
 
 
 def rows_of(
-    folders: Mapping[str, TrialFolder], reached: Mapping[str, int], alive: Sequence[str], standing: Choice, rung: int
+    folders: Mapping[str, TrialFolder], reached: Mapping[str, int], alive: Sequence[str], standing: Standing, rung: int
 ) -> list[Row]:
     """Return the leaderboard, the best first.
 
@@ -118,7 +119,7 @@ def rows_of(
     return sorted(rows, key=place)
 
 
-def _row(folder: TrialFolder, reached: Mapping[str, int], alive: Sequence[str], standing: Choice, rung: int) -> Row:
+def _row(folder: TrialFolder, reached: Mapping[str, int], alive: Sequence[str], standing: Standing, rung: int) -> Row:
     name, facts, latest, trial = folder.trial.key, folder.facts(), folder.latest(), folder.trial
     problem = facts.get("problem") or ""
     behind = standing.behind.get(name) if name in alive else None
