@@ -126,6 +126,8 @@ LIGHT_COMMANDS = [
             "cache",
             "check",
             "new-plugin",
+            "compare",
+            "sweep",
         )
     ),
 ]

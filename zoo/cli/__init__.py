@@ -243,6 +243,7 @@ COMMANDS = {
     "check": "plugins:check",
     "new-plugin": "plugins:new_plugin",
     "compare": "compare:compare",
+    "sweep": "sweep:sweep",
 }
 
 

@@ -166,6 +166,20 @@ def phase_option(option: str, setting: str, **attributes: Any) -> Callable:
 DATA_HELP = "Pictures: a folder, a CSV file, an .npz file, or 'digits', which come with zoo."
 
 
+# `zoo sweep` uses them. `zoo.workflow.judging.Judging` says what they mean.
+JUDGING_OPTIONS = (
+    click.option("--hold-out", type=WholeNumber(0, 100), hidden=True, help="Train at most so many folds."),
+    click.option("--judge-only", is_flag=True, hidden=True, help="Stop before the training on all pictures."),
+)
+
+
+def judging_options(command: Callable) -> Callable:
+    """Give a command the options that say how far a run is judged by held-out pictures."""
+    for option in reversed(JUDGING_OPTIONS):
+        command = option(command)
+    return command
+
+
 # The options that decide how a network is trained.
 levels_option = click.option(
     "--levels",

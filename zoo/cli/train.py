@@ -22,6 +22,7 @@ from zoo.cli.options import (
     allow_chance_option,
     exported_option,
     hidden_option,
+    judging_options,
     log_option,
     name_option,
     parse_size,
@@ -111,6 +112,7 @@ class _FinetuneCommand(DataCommand):
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read, split and replaced, and stop.")
 @click.option("--resume", metavar="RUN", expose_value=False, help="Continue an interrupted run, as `zoo resume RUN`.")
+@judging_options
 def finetune(
     architecture: str,
     export: bool,
@@ -118,6 +120,8 @@ def finetune(
     replace: bool,
     profile: bool,
     dry_run: bool,
+    hold_out: int | None,
+    judge_only: bool,
     **values: Any,
 ) -> int:
     """Fine-tune a network on your pictures, export it, and evaluate the exported file.
@@ -149,7 +153,13 @@ def finetune(
     options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
     options["typed"] = _typed()
     options["repeats"] = settings.run if settings else None
-    result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
+    from zoo.workflow.judging import Judged, Judging
+
+    options["judging"] = Judging(hold_out, judge_only)
+    try:
+        result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
+    except Judged:
+        return 0
     return _show_result(result, reporter, config, profile=profile)
 
 
@@ -220,7 +230,8 @@ def _show_result(result: ExportResult, reporter: ConsoleReporter, config: Finetu
 @click.option("--data", help="The run's pictures, if they have moved.")
 @runs_option
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
-def resume(run: str, data: str | None, runs: Path, profile: bool) -> int:
+@judging_options
+def resume(run: str, data: str | None, runs: Path, profile: bool, hold_out: int | None, judge_only: bool) -> int:
     """Continue an interrupted run where it stopped, and export it as it was asked for.
 
     The weights are those of a run without interruption, bit for bit. RUN is a run folder, the name of a run, or the
@@ -231,10 +242,17 @@ def resume(run: str, data: str | None, runs: Path, profile: bool) -> int:
         registry = load_registry()
         from zoo import runs as run_folders
         from zoo.workflow import unfinished
+        from zoo.workflow.judging import Judged, Judging
 
     folder = run_folders.find(run, runs)
     _, _, asked = unfinished.open_unfinished(folder)
-    result = unfinished.resume(folder, registry, reporter, data=data) if asked is not None else None
+    judging = Judging(hold_out, judge_only)
+    try:
+        result = (
+            unfinished.resume(folder, registry, reporter, data=data, judging=judging) if asked is not None else None
+        )
+    except Judged:
+        return 0
     if asked is None or result is None:
         click.echo(unfinished.finished_text(folder))
         return 0

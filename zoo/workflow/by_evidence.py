@@ -29,6 +29,7 @@ from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.linear_head import FOLDS, cross_entropies, decisions, out_of_fold
 from zoo.train.safe_points import SafePoints, Values
 from zoo.workflow import head_logits, solved
+from zoo.workflow.judging import EVERYTHING, Judging, stop
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.solved import SolvedNetwork
 from zoo_runtime.workshop import usable_cores
@@ -55,6 +56,7 @@ def train(
     reporter: Reporter,
     points: SafePoints,
     log: Callable[[Mapping[str, Any]], None],
+    judging: Judging,
 ) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
     """Solve the head, train later phases if held-out pictures say that they help, and write the files of the run.
 
@@ -69,6 +71,7 @@ def train(
         reporter: Receives progress messages and warnings.
         points: The safe points of the run. Steps that are finished in them are not repeated.
         log: Receives each row of the history, once its epoch has ended. The rows before an interruption come again.
+        judging: How far the run is judged by held-out pictures.
 
     Returns:
         The network, and the record with the results of training. If only the head was trained and the backbone could be
@@ -76,6 +79,7 @@ def train(
 
     Raises:
         ZooError: The network cannot be built or trained, or a file cannot be written.
+        Judged: The run was only to be judged.
     """
     started, stats = time.perf_counter(), CacheStats()
     backbone, groups = features_of(resolved, data, config, registry, reporter, stats)
@@ -83,10 +87,11 @@ def train(
     log(row)
     epochs, phases, warnings = 1, [phase], _not_judged(chosen, resolved, data, reporter)
     found, trials = Evidence(0, ""), None
-    if len(resolved.phases) > 1:
+    if len(resolved.phases) > 1 and judging.folds != 0:
         trials = trials_of(chosen, resolved, data, config, registry, reporter, points)
-        found = found_by(trials, resolved)
+        found = found_by(trials, resolved, judging)
         reporter.say(f"Evidence: {found.text}")
+    _stop_if_judged(judging, chosen, found, resolved, data, dataset, run)
     if trials is not None and found.count:
         network, result = trials.refit(found, lambda row: log(_after_head(row, found)))
         epochs += len(result.history)
@@ -134,11 +139,32 @@ def trials_of(
     return Trials(build, chosen, resolved.phases[1:], data, config, reporter, points)
 
 
-def found_by(trials: Trials, resolved: ResolvedConfig) -> Evidence:
+def found_by(trials: Trials, resolved: ResolvedConfig, judging: Judging = EVERYTHING) -> Evidence:
     """Return what the trials of a run say. If the user gave epochs for every phase, none is tried."""
     if len(resolved.requested.epochs or ()) > 1:
         return Evidence(len(resolved.phases) - 1, "--epochs has a value for each phase, so that all are trained")
-    return trials.run(every_fold=resolved.requested.folds is not None)
+    return trials.run(every_fold=resolved.requested.folds is not None, most=judging.most)
+
+
+def _stop_if_judged(
+    judging: Judging,
+    chosen: ChosenHead,
+    found: Evidence,
+    resolved: ResolvedConfig,
+    data: TrainingData,
+    dataset: Dataset,
+    run: runs.Run,
+) -> None:
+    """End a run that is only to be judged; see `zoo.workflow.judging.stop`."""
+    if not judging.alone:
+        return
+    fit = chosen.fit
+    rows, logits = fit.rows, found.logits if found.count else fit.logits
+    if judging.folds and logits is not None:
+        counted_in = fit.fold_of[rows] < judging.folds
+        rows, logits = rows[counted_in], logits[counted_in]
+    weights = class_weights(data) if resolved.requested.balance else None
+    stop(judging, run, data, dataset, rows, logits, weights)
 
 
 def _head_of(

@@ -24,6 +24,7 @@ from zoo.runs import run_lock
 from zoo.train.safe_points import SafePoints
 from zoo.workflow import export_formats, solved
 from zoo.workflow.export import ExportResult, export_model
+from zoo.workflow.judging import EVERYTHING, Judged, Judging
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.logs import RunLogs, parameters_of
 from zoo.workflow.request_file import RunRequest
@@ -54,6 +55,7 @@ def carry_out(
     begin: Callable[[], None],
     *,
     resumed: bool = False,
+    judging: Judging = EVERYTHING,
 ) -> ExportResult:
     """Train the network of a run, unless that is done, and export it. Other processes are kept away from the run.
 
@@ -67,6 +69,7 @@ def carry_out(
         reporter: Receives progress messages and warnings.
         begin: Writes the first files of the run. It is called once the run folder is locked.
         resumed: Whether the run was interrupted and continues now.
+        judging: How far the run is judged by held-out pictures.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -74,6 +77,7 @@ def carry_out(
     Raises:
         ZooError: A step failed. run.json says so, unless the network was trained already.
         KeyboardInterrupt: The run was interrupted. A warning says how to resume it.
+        Judged: The run was only to be judged. A message says how to finish it.
     """
     folder = run_lock.folder_of(run)
     with run_lock.hold(run):
@@ -84,7 +88,7 @@ def carry_out(
             begin()
             logs.open(resolved.loggers, parameters_of(resolved, dataset, record), resumed=resumed)
             with reporter.timing.measure("training"):
-                training = _Training(resolved, dataset, registry, run, record, reporter, points, logs)
+                training = _Training(resolved, dataset, registry, run, record, reporter, points, logs, judging)
                 model, record = _trained(training)
                 record = record.with_warnings(logs.warnings)
                 # The network is kept, and run.json says so.
@@ -144,6 +148,8 @@ def _note_failure(
                 f"the network is trained and kept in {run.folder}. When the cause is removed, `{command}` finishes the "
                 "export."
             )
+    elif isinstance(error, Judged):
+        reporter.say(f"Judged by held-out pictures, as asked. `{command}` finishes the run")
     elif interrupted:
         reporter.warn(f"training was interrupted. `{command}` continues it {points.position()}.")
     elif not isinstance(error, TrainingError):
@@ -163,6 +169,7 @@ class _Training:
         reporter: Receives progress messages and warnings.
         points: The safe points of the run.
         logs: The open logs of the run.
+        judging: How far the run is judged by held-out pictures.
     """
 
     resolved: ResolvedConfig
@@ -173,6 +180,7 @@ class _Training:
     reporter: Reporter
     points: SafePoints
     logs: RunLogs
+    judging: Judging
 
 
 def _trained(training: _Training) -> tuple[SolvedNetwork | keras.Model, runs.RunRecord]:
@@ -207,15 +215,18 @@ def _train(training: _Training) -> tuple[SolvedNetwork | keras.Model, runs.RunRe
     """
     resolved, dataset, registry, reporter = training.resolved, training.dataset, training.registry, training.reporter
     run, record, points, log = training.run, training.record, training.points, training.logs.epoch
+    judging = training.judging
     data, config = training_data(dataset), train_config(resolved, dataset)
     if resolved.schedule.by_evidence:
         from zoo.workflow import by_evidence
 
-        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter, points, log)
+        return by_evidence.train(resolved, dataset, data, config, registry, run, record, reporter, points, log, judging)
     if resolved.requested.folds is not None:
         from zoo.workflow import cross_validation
 
-        return cross_validation.train(resolved, dataset, data, config, registry, run, record, reporter, points, log)
+        return cross_validation.train(
+            resolved, dataset, data, config, registry, run, record, reporter, points, log, judging
+        )
     from zoo.train import engine
 
     network = build_network(resolved, registry, reporter)

@@ -19,8 +19,9 @@ from zoo.reporter import Reporter
 from zoo.train import engine, progress
 from zoo.train.evidence import by_epoch, fold_result, quiet, right
 from zoo.train.folds import folds_of
-from zoo.train.inputs import TrainingData
+from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.safe_points import SafePoints, TrainingPoints
+from zoo.workflow.judging import Judging, stop
 from zoo.workflow.keras_network import build_network
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def train(
     reporter: Reporter,
     points: SafePoints,
     log: Callable[[Mapping[str, Any]], None],
+    judging: Judging,
 ) -> tuple[keras.Model, runs.RunRecord]:
     """Train all phases once for each fold, without its pictures, and then on all pictures; write the files of the run.
 
@@ -50,10 +52,11 @@ def train(
 
     Raises:
         ZooError: The network cannot be built or trained, or a file cannot be written.
+        Judged: The run was only to be judged.
     """
     phases = [dataclasses.replace(phase, patience=None, skip_below_loss=None) for phase in resolved.phases]
     config = dataclasses.replace(config, keep_best=False)
-    logits, histories = _held_out(resolved, phases, data, config, registry, reporter, points)
+    logits, histories = _held_out(resolved, phases, data, config, registry, reporter, points, judging)
     text = "no class has 2 different pictures, so that none could be held out"
     if logits is not None:
         held_out = np.isfinite(logits).all(axis=1)
@@ -62,6 +65,8 @@ def train(
         text = f"accuracy {correct.mean():.4f} on {folds}"
         run.write_out_of_fold([dataset.pixels.digests[i] for i in data.train[held_out]], logits[held_out])
     reporter.say(f"Cross-validation: {text}")
+    weights = class_weights(data) if resolved.requested.balance else None
+    stop(judging, run, data, dataset, np.arange(len(data.train)), logits, weights)
     network = build_network(resolved, registry, reporter)
     figures = by_epoch(histories) if histories else ()
 
@@ -93,6 +98,7 @@ def _held_out(
     registry: Registry,
     reporter: Reporter,
     points: SafePoints,
+    judging: Judging,
 ) -> tuple[np.ndarray | None, list[tuple[int, list[dict[str, Any]]]]]:
     """Train without each fold in turn.
 
@@ -118,7 +124,7 @@ def _held_out(
         return engine.train(network, phases, part, options, silent, training)
 
     logits, histories = None, []
-    for fold in range(count):
+    for fold in range(judging.most(count)):
         rows = np.flatnonzero(fold_of == fold)
         part = data.holding_out(rows)
         reporter.say(f"Cross-validation: fold {fold + 1} of {count}, {len(part.train)} pictures to train on")

@@ -28,6 +28,7 @@ from zoo.runs import entries
 from zoo.workflow import config_file, export_formats, request_file
 from zoo.workflow.carry_out import carry_out, train_config, training_data
 from zoo.workflow.export import ExportResult
+from zoo.workflow.judging import EVERYTHING, Judging
 from zoo.workflow.keras_network import build_network
 from zoo.workflow.replaced import NewExport, check_targets, plan
 from zoo.workflow.request_file import RunRequest, request_of
@@ -49,6 +50,7 @@ def finetune(
     needing_validation: Sequence[str] = (),
     typed: Sequence[str] = (),
     repeats: Mapping[str, Any] | None = None,
+    judging: Judging = EVERYTHING,
 ) -> ExportResult:
     """Fine-tune a network on a user's pictures, export it, and evaluate the exported file.
 
@@ -64,6 +66,7 @@ def finetune(
         typed: The options that the user typed and that `zoo export RUN` takes, as words, for commands in messages.
         repeats: The run whose settings these are; see `zoo.workflow.config_file.Settings.run`. A message says whether
             pictures, weights and versions are the same.
+        judging: How far the run is judged by held-out pictures.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files.
@@ -72,6 +75,7 @@ def finetune(
         ZooError: A step failed. The message says what to do about it. An earlier export is replaced only after all
             checks of the new file have passed.
         KeyboardInterrupt: The run was interrupted. A warning says how to resume it.
+        Judged: The run was only to be judged.
     """
     variants = export_formats.resolve(variants, registry)
     resolved = config.resolve(requested, registry, reporter)
@@ -103,7 +107,7 @@ def finetune(
         reporter.say(f"Run folder {run.folder}")
         _warn_of_left_out(run, record, dataset, reporter)
 
-    return carry_out(resolved, dataset, registry, run, record, asked, reporter, begin)
+    return carry_out(resolved, dataset, registry, run, record, asked, reporter, begin, judging=judging)
 
 
 def check_run_targets(

@@ -17,6 +17,7 @@ from zoo.workflow import export_formats, missing_plugins, own_pictures, replaced
 from zoo.workflow.carry_out import carry_out
 from zoo.workflow.export import ExportResult
 from zoo.workflow.finetune import load_dataset, plugins_of
+from zoo.workflow.judging import EVERYTHING, Judging
 from zoo.workflow.replaced import NewExport
 from zoo.workflow.request_file import RunRequest
 
@@ -28,7 +29,14 @@ def finished_text(folder: Path) -> str:
 
 
 @interrupts.handled()
-def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | None = None) -> ExportResult | None:
+def resume(
+    folder: Path,
+    registry: Registry,
+    reporter: Reporter,
+    *,
+    data: str | None = None,
+    judging: Judging = EVERYTHING,
+) -> ExportResult | None:
     """Continue an interrupted run after its latest safe point, with all that it was asked for.
 
     The weights are those that the run would have had without the interruption, bit for bit.
@@ -38,6 +46,7 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
         registry: The loaded plugins.
         reporter: Receives progress messages and warnings.
         data: The path of the run's pictures, if they have moved. None means the path in the request.
+        judging: How far the run is judged by held-out pictures.
 
     Returns:
         The run folder, the metrics, and the paths of the exported files. None if the run is finished.
@@ -47,6 +56,7 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
             changed.
         ZooError: A step failed.
         KeyboardInterrupt: The run was interrupted again.
+        Judged: The run was only to be judged.
     """
     run, record, asked = open_unfinished(folder)
     if asked is None:
@@ -68,7 +78,7 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
             run.write_record(dataclasses.replace(record, status="running", resumed=[*record.resumed, runs.now()]))
 
     running = record if record.status == "trained" else record.with_status("running")
-    return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin, resumed=True)
+    return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin, resumed=True, judging=judging)
 
 
 def open_unfinished(folder: Path) -> tuple[runs.Run, runs.RunRecord, RunRequest | None]:
