@@ -64,7 +64,13 @@ class Scorer:
         coverage: float | None = None,
     ) -> None:
         self._predictor = Predictor(
-            model, threads=threads, providers=providers, max_pixels=max_pixels or MAX_PIXELS, formats=formats
+            model,
+            threads=threads,
+            providers=providers,
+            # What `zoo-runtime tune` finds is the best for one picture at a time, on one machine.
+            tuned=False,
+            max_pixels=max_pixels or MAX_PIXELS,
+            formats=formats,
         )
         self.info = self._predictor.info
         self._coverage = coverage

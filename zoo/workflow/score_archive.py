@@ -124,7 +124,7 @@ def score_archive(model: Path, requested: ScoreConfig, reporter: Reporter) -> Sc
     content = _content(model)
     # With Ray, this one only checks the file and the options.
     threads = 1 if requested.ray else requested.threads
-    scorer = Scorer(content, threads=threads, providers=requested.providers, **options)
+    scorer = Scorer(model, threads=threads, providers=requested.providers, **options)
     roots = roots_of(requested.sources)
     ledger = Ledger(Path(os.path.abspath(requested.out)))
     kept = {**options, "column": requested.column, "slice": requested.slice}
