@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections import Counter
@@ -29,6 +30,8 @@ from zoo.errors import InstallationError, UsageError
 BEGINNINGS = 4
 # The fewest shards that Ray gets at once, and how many for each actor.
 SHARDS, SHARDS_PER_WORKER = 1000, 16
+# How long a cluster may take to answer, in seconds.
+KNOCK_SECONDS = 10
 
 
 class ShardScorer:
@@ -198,6 +201,7 @@ def _start(ray: Any, address: str, workers: int | None, threads: int, model_byte
         # The machines of a cluster need the packages that zoo_runtime needs, but not zoo: it travels.
         options["runtime_env"] = {"py_modules": [str(folder) for folder in _own_packages()]}
     try:
+        _knock(address)
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UsageError(
@@ -249,6 +253,17 @@ def _descriptor(stream: Any) -> int | None:
         return int(stream.fileno())
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def _knock(address: str) -> None:
+    """Check that something listens at an address such as 10.0.0.1:6379. Ray itself would try for many minutes.
+
+    Raises:
+        OSError: Nothing does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 def _own_packages() -> list[Path]:
