@@ -30,6 +30,7 @@ ALLOWED = {
     "zoo.convert": {"zoo.errors", "zoo.backend", "zoo.interrupts"},
     "zoo.data": TOOLS,
     "zoo.evaluate": BOTTOM | {"zoo.data"},
+    "zoo.archives": BOTTOM | {"zoo.files"},
     "zoo.report": BOTTOM | {"zoo.files", "zoo.plugin", "zoo.runs", "zoo.data"},
     "zoo.train": TOOLS | {"zoo.convert", "zoo.data"},
     "zoo.export": BOTTOM | {"zoo.files", "zoo.plugin", "zoo.data", "zoo.convert", "zoo.evaluate"},

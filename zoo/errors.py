@@ -22,6 +22,7 @@ next. `zoo/cli/__init__.py` translates exceptions into exit codes. The package `
     │   ├── DataLayout             the folder, CSV or .npz does not have a layout that zoo reads
     │   ├── UnreadablePictures     more than a fifth of the pictures cannot be read
     │   ├── EmptyClass             a class has too few pictures, or there are too few classes
+    │   ├── DamagedArchive         a tar or Parquet file of pictures is truncated or damaged
     │   └── SplitLeak              the same picture is in two parts of a given split
     ├── TrainingError              training cannot start or continue (for example, the loss is not finite)
     ├── RunError                   a run folder is missing, incomplete, damaged or of an unknown version
@@ -194,6 +195,10 @@ class UnreadablePictures(DataError):
 
 class EmptyClass(DataError):
     """A class has too few pictures, or there are too few classes."""
+
+
+class DamagedArchive(DataError):
+    """A tar or Parquet file of pictures is truncated or damaged. The pictures before the damage are good."""
 
 
 class SplitLeak(DataError):

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from zoo.cli import archive
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.data_command import DataCommand
 from zoo.cli.options import (
@@ -74,43 +75,27 @@ def evaluate(
 @click.option("--coverage", type=float, metavar="C", help="Also show label sets with this coverage: 0.9, 0.95 or 0.99.")
 @max_pixels_option
 @formats_option
+@archive.archive_options
 @runs_option
 @exported_option
-def predict(
-    model: str,
-    paths: tuple[str, ...],
-    top: int | None,
-    as_json: bool,
-    threads: int | None,
-    providers: list[str] | None,
-    coverage: float | None,
-    max_pixels: int | None,
-    formats: tuple[str, ...] | None,
-    runs: Path,
-    exported: Path,
-) -> int:
+def predict(model: str, paths: tuple[str, ...], runs: Path, exported: Path, **values: Any) -> int:
     """Label pictures with MODEL (an exported file, the name of an export, or a run).
 
-    PATH is a picture, a folder of pictures, or - for a picture on standard input.
+    PATH is a picture, a folder of pictures, or - for a picture on standard input. With --out DIR, the answers go to
+    Parquet, and PATH may be an archive.
     """
     from zoo.workflow import evaluate as workflow
     from zoo_runtime import MAX_PIXELS
     from zoo_runtime.workshop import print_predictions
 
+    scoring = {name: values.pop(name) for name in ("out", "ray", "address", "workers", "column", "slice")}
+    archive.check(scoring, values)
     _refuse_swapped(model, paths, exported, runs)
     path = workflow.resolve_model(model, exported, runs, to_predict=True)
+    if scoring["out"] is not None:
+        return archive.score(path, paths, scoring, values)
     try:
-        return print_predictions(
-            os.fspath(path),
-            paths,
-            top=top,
-            as_json=as_json,
-            threads=threads,
-            providers=providers,
-            max_pixels=max_pixels or MAX_PIXELS,
-            formats=formats,
-            coverage=coverage,
-        )
+        return print_predictions(os.fspath(path), paths, **{**values, "max_pixels": values["max_pixels"] or MAX_PIXELS})
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
