@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo import hosts
 from zoo.cli import config_option
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.export import show_refusal, show_variants
+from zoo.cli.hosts_options import hosts_options, together
 from zoo.cli.options import (
     DATA_HELP,
     WholeNumber,
@@ -108,6 +110,7 @@ class _FinetuneCommand(DataCommand):
 @precision_option
 @variant_options
 @log_option
+@hosts_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read, split and replaced, and stop.")
 @click.option("--resume", metavar="RUN", expose_value=False, help="Continue an interrupted run, as `zoo resume RUN`.")
@@ -118,6 +121,9 @@ def finetune(
     replace: bool,
     profile: bool,
     dry_run: bool,
+    processes: int | str | None,
+    process_index: int | None,
+    coordinator: str | None,
     **values: Any,
 ) -> int:
     """Fine-tune a network on your pictures, export it, and evaluate the exported file.
@@ -149,7 +155,13 @@ def finetune(
     options: dict[str, Any] = {"variants": variants, "allow_chance": allow_chance, "replace": replace}
     options["typed"] = _typed()
     options["repeats"] = settings.run if settings else None
-    result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
+    with together(processes, process_index, coordinator, {}, reporter.say):
+        if not hosts.leads():
+            from zoo.workflow import following
+
+            following.take_part(config, registry)
+            return 0
+        result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
     return _show_result(result, reporter, config, profile=profile)
 
 
@@ -219,8 +231,17 @@ def _show_result(result: ExportResult, reporter: ConsoleReporter, config: Finetu
 @click.argument("run", metavar="RUN")
 @click.option("--data", help="The run's pictures, if they have moved.")
 @runs_option
+@hosts_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
-def resume(run: str, data: str | None, runs: Path, profile: bool) -> int:
+def resume(
+    run: str,
+    data: str | None,
+    runs: Path,
+    profile: bool,
+    processes: int | str | None,
+    process_index: int | None,
+    coordinator: str | None,
+) -> int:
     """Continue an interrupted run where it stopped, and export it as it was asked for.
 
     The weights are those of a run without interruption, bit for bit. RUN is a run folder, the name of a run, or the
@@ -233,8 +254,14 @@ def resume(run: str, data: str | None, runs: Path, profile: bool) -> int:
         from zoo.workflow import unfinished
 
     folder = run_folders.find(run, runs)
-    _, _, asked = unfinished.open_unfinished(folder)
-    result = unfinished.resume(folder, registry, reporter, data=data) if asked is not None else None
+    with together(processes, process_index, coordinator, {"run": folder.name}, reporter.say):
+        if not hosts.leads():
+            from zoo.workflow import following
+
+            following.take_part_again(folder, registry, data)
+            return 0
+        _, _, asked = unfinished.open_unfinished(folder)
+        result = unfinished.resume(folder, registry, reporter, data=data) if asked is not None else None
     if asked is None or result is None:
         click.echo(unfinished.finished_text(folder))
         return 0
