@@ -212,6 +212,10 @@ class TrainingError(ZooError):
     """Training cannot start or continue, for example because the loss is not finite."""
 
 
+class HostsError(ZooError):
+    """The processes of a training on several hosts do not find each other, do different things, or one has ended."""
+
+
 class RunError(ZooError):
     """A run folder cannot be used.
 

@@ -65,7 +65,7 @@ def exit_code(error: BaseException | None) -> int:
     return 143 if isinstance(error, Terminated) else 130
 
 
-def _number(error: BaseException | None) -> signal.Signals | None:
+def number_of(error: BaseException | None) -> signal.Signals | None:
     """Return the signal that an exception stands for; None for other exceptions."""
     if not isinstance(error, KeyboardInterrupt):
         return None
@@ -86,7 +86,7 @@ def hidden(error: BaseException | None) -> KeyboardInterrupt | None:
     return None
 
 
-def _send(number: signal.Signals | None) -> None:
+def send(number: int | None) -> None:
     """Send a signal to the main thread."""
     main = threading.main_thread().ident
     if number is not None and main is not None:
@@ -126,12 +126,12 @@ def handled() -> Iterator[None]:
     outer = sys.unraisablehook
 
     def ignored(what: Any) -> None:
-        number = _number(what.exc_value)
+        number = number_of(what.exc_value)
         if number is None or number not in taken:
             outer(what)
             return
         signal.signal(number, receive)
-        again = threading.Timer(AGAIN, _send, (number,))
+        again = threading.Timer(AGAIN, send, (number,))
         again.daemon = True
         again.start()
 
@@ -177,6 +177,17 @@ def same_handlers() -> Iterator[None]:
 def waiting() -> bool:
     """Return whether a signal waits for `check`."""
     return _requests.received is not None
+
+
+def waiting_number() -> int:
+    """Return the number of the signal that waits for `check`; 0 if none does."""
+    return _requests.received or 0
+
+
+def note(number: int) -> None:
+    """Let a signal wait for `check` that another process has received."""
+    if _requests.received is None:
+        _requests.received = number
 
 
 def check() -> None:

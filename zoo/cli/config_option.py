@@ -28,7 +28,10 @@ config_option = click.option(
 )
 
 # These say how the command works, not what comes out.
-ONLY_TYPED = ("config", "resume", "dry-run", "profile", "help", "hold-out", "judge-only")
+ONLY_TYPED = (
+    *("config", "resume", "dry-run", "profile", "processes", "process-index", "coordinator", "help"),
+    *("hold-out", "judge-only"),
+)
 # Options whose values are paths; but `data` can also be "digits", and `weights` and `schedule` can be names.
 PATHS = ("data", "weights", "schedule", "root", "runs", "exported")
 # What zoo chose depends on these. If one is typed, zoo chooses again.

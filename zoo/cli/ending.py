@@ -9,6 +9,8 @@ import sys
 import threading
 from typing import NoReturn
 
+from zoo import hosts
+
 # How long threads that are left over have to end, and after them the exit handlers, in seconds.
 PATIENCE = 5.0
 # The program that reads the output has gone, or the disk is full. Python ends with this code too.
@@ -28,6 +30,9 @@ def end(code: int) -> NoReturn:
     try:
         # This is what Python does first at its end. Joining the threads would wait for ever for those of an open pool.
         threading._shutdown()  # type: ignore[attr-defined]
+        if hosts.deserted():
+            # JAX would wait for processes that are gone.
+            os._exit(_flushed(code))
         atexit._run_exitfuncs()
     except KeyboardInterrupt:
         os._exit(_flushed(130))

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo import hosts
 from zoo.cli import config_option
 from zoo.cli.console import ConsoleReporter, load_registry, quoted
 from zoo.cli.data_command import DataCommand, check_architecture
 from zoo.cli.export import show_refusal, show_variants
+from zoo.cli.hosts_options import hosts_options, together
 from zoo.cli.options import (
     DATA_HELP,
     WholeNumber,
@@ -109,6 +111,7 @@ class _FinetuneCommand(DataCommand):
 @precision_option
 @variant_options
 @log_option
+@hosts_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read, split and replaced, and stop.")
 @click.option("--resume", metavar="RUN", expose_value=False, help="Continue an interrupted run, as `zoo resume RUN`.")
@@ -122,6 +125,9 @@ def finetune(
     dry_run: bool,
     hold_out: int | None,
     judge_only: bool,
+    processes: int | str | None,
+    process_index: int | None,
+    coordinator: str | None,
     **values: Any,
 ) -> int:
     """Fine-tune a network on your pictures, export it, and evaluate the exported file.
@@ -157,7 +163,13 @@ def finetune(
 
     options["judging"] = Judging(hold_out, judge_only)
     try:
-        result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
+        with together(processes, process_index, coordinator, {}, reporter.say):
+            if not hosts.leads():
+                from zoo.workflow import following
+
+                following.take_part(config, registry)
+                return 0
+            result = workflow.finetune(config, registry, reporter, needing_validation=needing_validation, **options)
     except Judged:
         return 0
     return _show_result(result, reporter, config, profile=profile)
@@ -229,9 +241,20 @@ def _show_result(result: ExportResult, reporter: ConsoleReporter, config: Finetu
 @click.argument("run", metavar="RUN")
 @click.option("--data", help="The run's pictures, if they have moved.")
 @runs_option
+@hosts_options
 @click.option("--profile", is_flag=True, help="At the end, print how long each step took.")
 @judging_options
-def resume(run: str, data: str | None, runs: Path, profile: bool, hold_out: int | None, judge_only: bool) -> int:
+def resume(
+    run: str,
+    data: str | None,
+    runs: Path,
+    profile: bool,
+    processes: int | str | None,
+    process_index: int | None,
+    coordinator: str | None,
+    hold_out: int | None,
+    judge_only: bool,
+) -> int:
     """Continue an interrupted run where it stopped, and export it as it was asked for.
 
     The weights are those of a run without interruption, bit for bit. RUN is a run folder, the name of a run, or the
@@ -245,12 +268,20 @@ def resume(run: str, data: str | None, runs: Path, profile: bool, hold_out: int 
         from zoo.workflow.judging import Judged, Judging
 
     folder = run_folders.find(run, runs)
-    _, _, asked = unfinished.open_unfinished(folder)
     judging = Judging(hold_out, judge_only)
     try:
-        result = (
-            unfinished.resume(folder, registry, reporter, data=data, judging=judging) if asked is not None else None
-        )
+        with together(processes, process_index, coordinator, {"run": folder.name}, reporter.say):
+            if not hosts.leads():
+                from zoo.workflow import following
+
+                following.take_part_again(folder, registry, data)
+                return 0
+            _, _, asked = unfinished.open_unfinished(folder)
+            result = (
+                unfinished.resume(folder, registry, reporter, data=data, judging=judging)
+                if asked is not None
+                else None
+            )
     except Judged:
         return 0
     if asked is None or result is None:

@@ -108,7 +108,8 @@ def make_batches(
         Targets are float32 (batch, classes), or (batch, 1) for a single unit. If there are class weights, each batch
         has a third item: the weights of its pictures, float32 (batch,). The attribute `failed` of the dataset is the
         error that `read` raised, or None. The method `rest` returns a dataset without the
-        first batches of the epoch.
+        first batches of the epoch. `size` returns the number of pictures of a batch, and `part` some of its pictures,
+        which are read alone.
     """
     base: Any = backend.start().utils.PyDataset
 
@@ -124,11 +125,14 @@ def make_batches(
             return _number_of_batches(len(rows), batch_size, shuffle) - self.first
 
         def __getitem__(self, index: int) -> tuple[Any, ...]:
-            is_last = index == len(self) - 1
-            index += self.first
-            end = None if is_last else (index + 1) * batch_size
+            return self.part(index, slice(None))
+
+        def size(self, index: int) -> int:
+            return len(self._rows(index))
+
+        def part(self, index: int, part: slice) -> tuple[Any, ...]:
             try:
-                inputs, targets = read(self.epoch, self.order[index * batch_size : end])
+                inputs, targets = read(self.epoch, self._rows(index)[part])
             except Exception as error:
                 self.failed = error
                 raise
@@ -136,6 +140,11 @@ def make_batches(
             inputs = tuple(inputs) if isinstance(inputs, list) else inputs
             batch = inputs, targets[:, 1:] if single_unit else targets
             return batch if class_weights is None else (*batch, (targets @ class_weights).astype("float32"))
+
+        def _rows(self, index: int) -> np.ndarray:
+            is_last = index == len(self) - 1
+            index += self.first
+            return self.order[index * batch_size : None if is_last else (index + 1) * batch_size]
 
         def rest(self, first: int) -> Batches:
             return Batches(self.epoch, first)

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo import hosts
 from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
-from zoo.train import exact, fitting, freeze, grouped_conv, progress
+from zoo.train import exact, fitting, freeze, grouped_conv, jobs, progress
 from zoo.train.batches import Batching, PhaseInputs, make_batches
 from zoo.train.batchnorm import BatchNormRecalibration
 from zoo.train.epochs import BestWeights, optimizer_state
+from zoo.train.frozen import together
 from zoo.train.frozen.cut import Cut, find_cut
 from zoo.train.frozen.features import FeatureCacheConfig
 from zoo.train.inputs import InputPipeline, TrainingData, chance_loss, class_weights
@@ -133,7 +135,7 @@ def train(
         WriteError: A safe point cannot be written.
     """
     trainer = _Trainer(network, phases, data, config, reporter, points, log)
-    with grouped_conv.cut(network.model):
+    with jobs.announced(network, phases, data, config), grouped_conv.cut(network.model):
         first = trainer.resume()
         trainer.plan()
         for index in range(first, len(phases)):
@@ -263,6 +265,7 @@ class _Trainer:
         """
         self._variables = NetworkVariables([self._whole.model, *(each.model for each in self._networks)])
         values = self._points.load() if self._points is not None else None
+        values = jobs.same_start(self._variables, values)
         if values is None:
             return 0
         self._resumed, self._records = progress.read(values)
@@ -333,6 +336,7 @@ class _Trainer:
         self._variables.begin_phase(network.model)
         with self._reporter.timing.measure(f"phase {phase.name}"):
             inputs = self._inputs.for_phase(index)
+            together.require_same_inputs(inputs, phase.name)
             batches = make_batches(
                 inputs.train,
                 self._data.train,
@@ -405,9 +409,14 @@ class _Trainer:
 
         Afterwards the network has the weights of the best epoch so far, or of the last epoch if `keep_best` is False.
         """
-        if self.solves(active):
+        if not self.solves(active):
+            self._fit(active)
+        elif hosts.leads():
             self._solve(active)
-            return
+        jobs.same_end(self._variables, active.network, self._best, self._records.history)
+
+    def _fit(self, active: _ActivePhase) -> None:
+        """Train a phase whose head is not solved."""
         phase, history, best = active.phase, self._records.history, self._best
         network, steps = active.network.logits_model, len(active.batches)
         trained_part = active.inputs.trained_part
@@ -431,6 +440,9 @@ class _Trainer:
                 resumed=active.resumed,
                 capture=functools.partial(self._capture, active),
             )
+        if not hosts.leads():
+            # Process 0 does the rest alone.
+            return
         self._inputs.count(active.inputs, epochs)
         # The next phase, or the export, starts from the best epoch so far.
         network.set_weights(best.weights)

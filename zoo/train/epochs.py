@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backend, interrupts
+from zoo import backend, hosts, interrupts
 from zoo.errors import TrainingError
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
@@ -88,6 +88,7 @@ class EpochLog:
         self._history, self._best, self._reporter = history, best, reporter
         self._capture, self._saved = capture, time.perf_counter()
         self._validates, self._save_trained = validates, _nothing
+        self._team, self._stops = hosts.current(), False
         self.ended = resumed is not None and resumed.ended
         # Training stops after the rest of an epoch that was interrupted.
         self._continued = resumed if resumed is not None and resumed.batches else None
@@ -119,7 +120,8 @@ class EpochLog:
         self._reporter.timing.add("first step" if first_step else "steps", now - self._step_started)
         done = batch + 1 + (self._continued.batches if self._continued is not None else 0)
         self._advance(done, self._steps)
-        is_last, wanted = done == self._steps, interrupts.waiting() or now - self._saved > PERIOD
+        # All processes stop at the same step.
+        is_last, wanted = done == self._steps, self._signal_waits() or now - self._saved > PERIOD
         # Without validation, the epoch ends after the last batch, and it is a safe point itself.
         if (is_last or wanted) and (not is_last or self._validates):
             epochs, seconds = len(self._history) - self.first, now - self._epoch_started
@@ -143,7 +145,7 @@ class EpochLog:
         Raises:
             KeyboardInterrupt: A signal waits.
         """
-        if interrupts.waiting():
+        if self._signal_waits():
             self._save_trained()
             interrupts.check()
 
@@ -163,6 +165,9 @@ class EpochLog:
         """
         self.bars.close()
         phase, row = self._phase, self._row(epoch, logs)
+        if self._team is not None:
+            # Processors round differently, and all processes must come to the same decisions.
+            row = self._team.share("epoch", row).facts
         if not np.isfinite(row["loss"]):
             raise TrainingError(
                 f"the loss of epoch {row['epoch']} is {row['loss']}: the learning rate {phase.learning_rate:g} of "
@@ -188,6 +193,7 @@ class EpochLog:
                 self._trained_part.stop_training = True
         self.ended = epoch + 1 == phase.epochs or self._trained_part.stop_training
         self._save_trained = _nothing
+        self._signal_waits(now=True)
         self._write(Moment(epochs=epoch + 1, ended=self.ended))
         if self._continued is not None:
             self._continued, self._trained_part.stop_training = None, True
@@ -200,10 +206,18 @@ class EpochLog:
         progress.assign(self._trained_part.optimizer.variables, optimizer)
 
     def _write(self, moment: Moment) -> None:
-        """Write a safe point. Then raise the exception of a signal that waits."""
+        """Write a safe point. Then raise the exception of a signal that waits, if all processes know of it."""
         self._capture(moment)()
         self._saved = time.perf_counter()
-        interrupts.check()
+        if self._team is None or self._stops:
+            interrupts.check()
+
+    def _signal_waits(self, *, now: bool = False) -> bool:
+        """Return whether a signal waits, in any process; see `zoo.hosts.Team.signal_waits`."""
+        if self._team is None:
+            return interrupts.waiting()
+        self._stops = self._team.signal_waits(now=now)
+        return self._stops
 
     def _note_lowest(self, row: dict[str, Any]) -> None:
         if row["val_loss"] is not None and row["val_loss"] < self._lowest_loss:

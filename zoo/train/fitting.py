@@ -7,13 +7,14 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo import backend, interrupts
-from zoo.errors import TrainingError
+from zoo import backend, hosts, interrupts
+from zoo.errors import HostsError, TrainingError
 from zoo.plugin import Phase
 from zoo.reporter import Reporter
 from zoo.train import progress
 from zoo.train.epochs import BestWeights, Capture, EpochLog, callback_of
 from zoo.train.progress import Place
+from zoo.train.spread import spread
 
 if TYPE_CHECKING:
     import keras
@@ -70,28 +71,30 @@ def fit(
     # keeps the average.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
     callbacks = [*average, callback_of(log)]
-    options: dict[str, Any] = {"validation_data": validation, "epochs": phase.epochs, "verbose": 0, "shuffle": False}
-    options["callbacks"] = callbacks
-    rest = batches.rest(resumed.batches) if resumed is not None and resumed.batches else None
+    begun = resumed.batches if resumed is not None else 0
     if resumed is not None and not resumed.ended:
         progress.assign(_built_optimizer(trained_part).variables, resumed.optimizer)
         for callback in average:
             # After an epoch, this callback leaves the averages in the network. It swaps them with rounding errors, so
             # that the swap must be done by the same code.
-            callback._ema_weights_in_model = rest is None
-    read = [each for each in (batches, validation, rest) if each is not None]
-    with log.bars, reading(phase, *read), interrupts.held():
-        if rest is not None:
-            if len(rest):
-                trained_part.fit(rest, initial_epoch=done, **options)
-            else:
-                _validate(trained_part, validation, done, phase.epochs, callbacks)
-            # Keras has ended the training, which takes the averages out of the network.
-            log.restore()
-            batches.on_epoch_end()
-            done += 1
-        if not log.ended:
-            trained_part.fit(batches, initial_epoch=done, **options)
+            callback._ema_weights_in_model = not begun
+    with log.bars, spread(trained_part, batches, validation) as (batches, validation):
+        options: dict[str, Any] = {"validation_data": validation, "epochs": phase.epochs, "callbacks": callbacks}
+        options |= {"verbose": 0, "shuffle": False}
+        rest = batches.rest(begun) if begun else None
+        read = [each for each in (batches, validation, rest) if each is not None]
+        with reading(phase, *read), interrupts.held():
+            if rest is not None:
+                if len(rest):
+                    trained_part.fit(rest, initial_epoch=done, **options)
+                else:
+                    _validate(trained_part, validation, done, phase.epochs, callbacks)
+                # Keras has ended the training, which takes the averages out of the network.
+                log.restore()
+                batches.on_epoch_end()
+                done += 1
+            if not log.ended:
+                trained_part.fit(batches, initial_epoch=done, **options)
     if best.weights is None:
         raise TrainingError(
             f"the validation loss of phase {phase.name!r} was never finite. The learning rate {phase.learning_rate:g} "
@@ -143,7 +146,9 @@ def reading(phase: Phase, *batches: keras.utils.PyDataset) -> Iterator[None]:
     except Exception as error:
         failed = next((each.failed for each in batches if each.failed is not None), None)
         if isinstance(failed, OSError):
-            raise TrainingError(
+            # Other processes cannot go on without this one, as they can when a phase trains badly.
+            kind = TrainingError if hosts.current() is None else HostsError
+            raise kind(
                 f"the pictures or features of phase {phase.name!r} could not be read: {failed}. Another program may "
                 "have changed the file. Run the command again; missing features are then computed again."
             ) from failed

@@ -392,13 +392,22 @@ class Network:
         backbone: The names of the backbone's layers in the model, input first. All other layers belong to the head.
         architecture: Defines the stages of the backbone.
         prefix: The string in front of the names of the head's layers.
+        head: Describes the head; None for a network with fewer stages.
 
     Attributes:
         logits_model: The model from the input to the logits. Training uses this model.
     """
 
-    def __init__(self, model: keras.Model, backbone: tuple[str, ...], architecture: Architecture, prefix: str = ""):
+    def __init__(
+        self,
+        model: keras.Model,
+        backbone: tuple[str, ...],
+        architecture: Architecture,
+        prefix: str = "",
+        head: Head | None = None,
+    ):
         self.model, self.backbone, self.architecture, self.prefix = model, backbone, architecture, prefix
+        self.head = head
         self.logits_model = _model(model.input, model.get_layer(f"{prefix}logits").output)
 
 
@@ -447,7 +456,7 @@ def assemble(
     """
     lower = lower_maps(backbone, architecture, head)
     model = attach_head(backbone, head, classes, name or architecture.name, task=task, lower=lower)
-    return Network(model, tuple(layer.name for layer in backbone.layers), architecture)
+    return Network(model, tuple(layer.name for layer in backbone.layers), architecture, head=head)
 
 
 def truncate(whole: Network, depth: int, head: Head, classes: int, task: str, prefix: str | None = None) -> Network:

@@ -107,6 +107,14 @@ class NetworkVariables:
         numbers = [self._number[id(weight)] for weight in model.weights]
         return {place: number for place, number in enumerate(numbers) if number in self._changed}
 
+    def everything(self) -> dict[str, np.ndarray]:
+        """Return copies of all variables, as `restore` takes them."""
+        return {f"variable{i}": copied(variable) for i, variable in enumerate(self._all)}
+
+    def assign_all(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set all variables to what `everything` returned in another process."""
+        assign(self._all, [arrays[f"variable{i}"] for i in range(len(self._all))])
+
     def capture(self) -> dict[str, np.ndarray]:
         """Return copies of all variables that can have changed."""
         return {f"variable{i}": copied(self._all[i]) for i in sorted(self._changed)}
@@ -241,9 +249,10 @@ def restore_metrics(trained_part: keras.Model, values: Sequence[np.ndarray]) -> 
     Raises:
         RunError: The model has other metrics.
     """
-    nothing = backend.start().ops.zeros((1, *trained_part.output_shape[1:]))
-    # Keras makes the variables of a metric when it is used.
-    trained_part.compute_metrics(x=None, y=nothing, y_pred=nothing)
+    if len(trained_part.metrics_variables) < len(values):
+        nothing = backend.start().ops.zeros((1, *trained_part.output_shape[1:]))
+        # Keras makes the variables of a metric when it is used.
+        trained_part.compute_metrics(x=None, y=nothing, y_pred=nothing)
     assign(trained_part.metrics_variables, values)
 
 

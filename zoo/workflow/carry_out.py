@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zoo import backend, files, runs
+from zoo import backend, files, hosts, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
 from zoo.errors import DataError, RunError, TrainingError, WriteError, ZooError, reason
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.runs import run_lock
+from zoo.train import jobs
 from zoo.train.safe_points import SafePoints
 from zoo.workflow import export_formats, solved
 from zoo.workflow.export import ExportResult, export_model
@@ -82,6 +83,9 @@ def carry_out(
     folder = run_lock.folder_of(run)
     with run_lock.hold(run):
         points, logs = SafePoints(folder, reporter), RunLogs(run, registry, reporter)
+        team = hosts.current()
+        if team is not None:
+            team.at_end = lambda error: _note_failure(error, run, record, points, reporter)
         try:
             points.clean()
             files.remove_leftovers(run.folder)
@@ -90,6 +94,9 @@ def carry_out(
             with reporter.timing.measure("training"):
                 training = _Training(resolved, dataset, registry, run, record, reporter, points, logs, judging)
                 model, record = _trained(training)
+                # From here on, process 0 is alone.
+                jobs.dismiss()
+                hosts.finish()
                 record = record.with_warnings(logs.warnings)
                 # The network is kept, and run.json says so.
                 points.clean("*.npz")

@@ -7,12 +7,15 @@ This module decides the order of the steps. The steps themselves are in `zoo.con
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from zoo import config, files, interrupts, runs
+import numpy as np
+
+from zoo import config, files, hosts, interrupts, runs
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import dataset as datasets
 from zoo.data import group_by as grouping
@@ -88,6 +91,7 @@ def finetune(
     dataset = load_dataset(resolved, reporter, validation=not cross_validated)
     # Only now it is certain which pictures can be read, and whether they are those of an earlier export.
     check_run_targets(resolved, variants, dataset.digest, replace=replace)
+    agree(resolved, dataset)
     if repeats:
         changes = config_file.differences(repeats, resolved, dataset)
         if changes:
@@ -290,6 +294,32 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bo
             data=requested.data,
             reading=requested.reading,
         )
+
+
+def agree(resolved: ResolvedConfig, dataset: Dataset) -> None:
+    """Check that all processes of a training have the same pictures, split and weights. Alone, nothing happens.
+
+    Raises:
+        HostsError: They have not.
+        UsageError: Their devices cannot share a batch.
+    """
+    team = hosts.current()
+    if team is None:
+        return
+    from zoo.train.spread import check_batch_size
+
+    check_batch_size(resolved.requested.batch_size)
+    split = dataset.split
+    parts = b"".join(np.asarray(part, "<i8").tobytes() for part in (split.train, split.val, split.test))
+    facts = {
+        "the number of pictures": len(dataset.pixels.array),
+        "the digest of the pictures": dataset.digest,
+        "the classes": list(dataset.source.classes),
+        "the digest of the split": hashlib.sha256(parts).hexdigest(),
+        "the size of the pictures": list(dataset.spec.size),
+        "the digest of the weights": resolved.weights.record.get("sha256"),
+    }
+    team.require_same("pictures and weights", facts)
 
 
 def plugins_of(resolved: ResolvedConfig, registry: Registry) -> list[str]:

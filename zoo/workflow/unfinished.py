@@ -16,7 +16,7 @@ from zoo.runs import run_lock
 from zoo.workflow import export_formats, missing_plugins, own_pictures, replaced, request_file
 from zoo.workflow.carry_out import carry_out
 from zoo.workflow.export import ExportResult
-from zoo.workflow.finetune import load_dataset, plugins_of
+from zoo.workflow.finetune import agree, load_dataset, plugins_of
 from zoo.workflow.judging import EVERYTHING, Judging
 from zoo.workflow.replaced import NewExport
 from zoo.workflow.request_file import RunRequest
@@ -62,6 +62,7 @@ def resume(
     if asked is None:
         return None
     resolved, dataset = load_again(run, record, asked, registry, reporter, data)
+    agree(resolved, dataset)
     new = NewExport(run.id, run.folder.parent, resolved.source.classes, resolved.source.task)
     new = dataclasses.replace(new, data=str(record.options["data"]), digest=dataset.digest)
     if asked.config.export:

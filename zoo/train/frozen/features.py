@@ -28,6 +28,7 @@ from zoo.data.augment import picture_seeds
 from zoo.data.memory import MappedRows
 from zoo.reporter import Reporter
 from zoo.train.batches import BatchFn, PhaseInputs
+from zoo.train.frozen import together
 from zoo.train.frozen.cut import Cut, digest
 from zoo.train.frozen.part import FrozenPart, Unsound
 from zoo.train.frozen.stats import CacheStats
@@ -312,6 +313,7 @@ class FeatureCache:
             opened = sets
             self.stats.numbers = opened[0].numbers
             missing = np.unique(np.concatenate([feature_set.missing(rows.needed) for feature_set in opened]))
+            missing = together.missing_in_any(missing, rows.count)
             if len(missing):
                 self._fill(tensors, opened, missing, rows.batches(missing))
             else:
@@ -321,6 +323,7 @@ class FeatureCache:
         except OSError as error:
             # A half-written set would only take up space on the disk.
             self._cache.drop(opened)
+            together.refuse(error, self._cache.folder)
             self._writable = False
             self._reporter.warn(
                 f"features cannot be kept in {str(self._cache.folder)!r}: {error.strerror or error}. "
@@ -347,10 +350,10 @@ class FeatureCache:
         """
         labels = [rows.labels] if rows.labels else []
         tensors = list({id(x): x for other in (cut, *later) for x in other.tensors}.values())
-        sets = self._cache.open([*self._specs(tensors, rows), *labels])
+        sets = together.if_all_have_room(self._cache.open([*self._specs(tensors, rows), *labels]))
         if sets is None and later:
             tensors = list(cut.tensors)
-            sets = self._cache.open([*self._specs(tensors, rows), *labels])
+            sets = together.if_all_have_room(self._cache.open([*self._specs(tensors, rows), *labels]))
         if sets is None:
             count = len(rows.needed)
             self._reporter.say(
@@ -397,8 +400,7 @@ class FeatureCache:
 
         timed = self._reporter.timing.measure("computing the frozen part")
         with timed, self._reporter.progress("frozen part") as progress:
-            for places, pixels, labels in batches:
-                values = part(pixels.astype("float32"))
+            for places, values, labels in together.computed(batches, lambda pixels: part(pixels.astype("float32"))):
                 for feature_set, new in zip(sets, values if labels is None else [*values, labels], strict=True):
                     feature_set.write(places, new)
                 unfinished.append(places)
