@@ -92,7 +92,7 @@ def open_unfinished(folder: Path) -> tuple[runs.Run, runs.RunRecord, RunRequest 
             f"folder {runs.UNFINISHED!r} was removed. Start the run again: `{again}`."
         )
     asked = request_file.read(run)
-    if asked.backend != backend.wanted():
+    if asked.backend != backend.wanted() and record.status != "trained":
         raise RunError(
             f"{str(folder)!r} trains on the Keras backend {asked.backend!r}, and this is {backend.wanted()!r}. Set the "
             f"environment variable KERAS_BACKEND={asked.backend}."
