@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -282,3 +282,35 @@ def full_float32() -> Iterator[None]:
             stack.callback(settings.enable_tensor_float_32_execution, settings.tensor_float_32_execution_enabled())
             settings.enable_tensor_float_32_execution(False)
         yield
+
+
+def seed_dropout(seed: int) -> None:
+    """Set the random numbers that dropout draws on PyTorch. On other backends, they are variables of the network."""
+    if start().backend.backend() == "torch":
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def dropout_state() -> list[np.ndarray]:
+    """Return the state of the random numbers that dropout draws on PyTorch: of the processor, then of each GPU.
+
+    Each is a uint8 array. The list is empty on other backends, where variables of the network have the state.
+    """
+    if start().backend.backend() != "torch":
+        return []
+    import torch
+
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    return [state.numpy().copy() for state in states]
+
+
+def restore_dropout_state(states: Sequence[np.ndarray]) -> None:
+    """Set the random numbers of dropout to what `dropout_state` returned."""
+    if states:
+        import torch
+
+        first, *others = (torch.from_numpy(state.copy()) for state in states)
+        torch.set_rng_state(first)
+        if others and len(others) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(others)

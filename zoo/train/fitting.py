@@ -73,6 +73,8 @@ def fit(
     options: dict[str, Any] = {"validation_data": validation, "epochs": phase.epochs, "verbose": 0, "shuffle": False}
     options["callbacks"] = callbacks
     rest = batches.rest(resumed.batches) if resumed is not None and resumed.batches else None
+    if resumed is not None:
+        backend.restore_dropout_state(resumed.dropout)
     if resumed is not None and not resumed.ended:
         progress.assign(_built_optimizer(trained_part).variables, resumed.optimizer)
         for callback in average:

@@ -65,9 +65,11 @@ def resume(folder: Path, registry: Registry, reporter: Reporter, *, data: str | 
             raise RunError(f"another process has continued {str(run.folder)!r} meanwhile. `zoo runs` shows its state.")
         reporter.say(f"Resuming run {run.folder}")
         if record.status != "trained":
-            run.write_record(dataclasses.replace(record, status="running", resumed=[*record.resumed, runs.now()]))
+            run.write_record(running)
 
-    running = record if record.status == "trained" else record.with_status("running")
+    running = record
+    if record.status != "trained":
+        running = dataclasses.replace(record.with_status("running"), resumed=[*record.resumed, runs.now()])
     return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin, resumed=True)
 
 
