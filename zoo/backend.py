@@ -7,18 +7,28 @@ module imports neither package and changes no environment variable. `zoo.convert
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
+import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from zoo import interrupts
 from zoo.errors import InstallationError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 BACKENDS = ("tensorflow", "jax", "torch")
+# The packages that convert a network to ONNX, whatever the backend is.
+CONVERTERS = ("tensorflow", "tf2onnx")
+# What the drivers of GPUs and TPUs show: of NVIDIA, of AMD, of a TPU, and of a GPU in Windows's Linux.
+DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/dxg")
 
 
 def start() -> ModuleType:
@@ -36,6 +46,8 @@ def start() -> ModuleType:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         # Equal seeds must give equal weights. TensorFlow reads this variable when it starts.
         os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
+        # Otherwise Keras would take the backend that the user's ~/.keras/keras.json names, and run.json another one.
+        os.environ["KERAS_BACKEND"] = wanted()
         try:
             with without_stderr():
                 import keras
@@ -91,11 +103,37 @@ def check() -> None:
         InstallationError: The environment variable KERAS_BACKEND names an unknown backend, or the backend is not
             installed.
     """
-    if wanted() not in BACKENDS or importlib.util.find_spec(wanted()) is None:
+    name, there = wanted(), [each for each in BACKENDS if importlib.util.find_spec(each) is not None]
+    if name in there:
+        return
+    others = " or ".join(f"KERAS_BACKEND={each}" for each in there)
+    use = f"set the environment variable {others}, which is installed" if there else "install one of them"
+    if name not in BACKENDS:
         raise InstallationError(
-            f"KERAS_BACKEND requests {wanted()!r}, which is unknown or not installed. "
-            f"Known: {', '.join(BACKENDS)}. Unset KERAS_BACKEND to use tensorflow, which is installed with zoo."
+            f"the environment variable KERAS_BACKEND is {name!r}, and Keras has no such backend. "
+            f"Known: {', '.join(BACKENDS)}. Here, {use}."
         )
+    install = "tensorflow tf2onnx" if name == "tensorflow" else name
+    asked = "the backend that zoo trains on by default" if not os.environ.get("KERAS_BACKEND") else "KERAS_BACKEND"
+    raise InstallationError(
+        f"{asked} is {name!r}, which is not installed here. Type `pip install {install}`"
+        f"{f', or {use}' if there else ''}."
+    )
+
+
+def missing_converters() -> list[str]:
+    """Return which packages that convert networks to ONNX are not installed, without importing them."""
+    return [name for name in CONVERTERS if importlib.util.find_spec(name) is None]
+
+
+def engine() -> str:
+    """Return what computes in Keras, such as "jax 0.10.2 on cpu". This imports Keras if necessary.
+
+    Other versions and other devices round differently, so that their features are kept apart.
+    """
+    name = start().backend.backend()
+    version = getattr(sys.modules.get(name), "__version__", "of unknown version")
+    return f"{name} {version} on {'an accelerator' if has_accelerator() else 'cpu'}"
 
 
 @contextlib.contextmanager
@@ -182,3 +220,97 @@ def has_accelerator() -> bool:
             # JAX raises an error where TensorFlow returns an empty list.
             continue
     return False
+
+
+def accelerated() -> bool:
+    """Return what `has_accelerator` returns, but import Keras only if this computer shows a GPU or TPU."""
+    shown = shutil.which("nvidia-smi") is not None or any(map(os.path.exists, DEVICES))
+    # PyTorch alone brings its own support for the GPUs of Macs.
+    shown = shown or (sys.platform == "darwin" and wanted() == "torch")
+    return (shown or started()) and has_accelerator()
+
+
+def outputs_of(model: Any, pixels: np.ndarray, *, training: bool = False) -> list[np.ndarray]:
+    """Call a model once, for a few pictures, in the quickest way that the backend has.
+
+    TensorFlow and PyTorch run layer by layer: to trace the model would take longer. JAX would compile every layer, so
+    that it compiles the whole model instead.
+
+    Args:
+        model: A Keras model.
+        pixels: The input, float32 (pictures, height, width, channels) in 0..255.
+        training: Whether the model runs in training mode.
+
+    Returns:
+        The outputs of the model as arrays.
+    """
+    keras = start()
+    with full_float32():
+        if keras.backend.backend() == "jax":
+            import jax
+
+            call = jax.jit(functools.partial(model.stateless_call, training=training))
+            groups = (model.trainable_variables, model.non_trainable_variables)
+            outputs, _ = call(*([variable.value for variable in group] for group in groups), pixels)
+        else:
+            outputs = model(keras.ops.convert_to_tensor(pixels), training=training)
+    return [keras.ops.convert_to_numpy(each) for each in keras.tree.flatten(outputs)]
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Make GPUs multiply float32 numbers as float32 inside this context. On a processor, nothing changes.
+
+    By default, GPUs round the factors of convolutions to 10 bits (TF32). That is good enough to train with, but the
+    features and the parity of the exported file are compared with a processor, which does not.
+    """
+    keras = start()
+    name = keras.backend.backend()
+    # Keras has imported it.
+    module = sys.modules[name]
+    with contextlib.ExitStack() as stack:
+        if not has_accelerator():
+            pass
+        elif name == "jax":
+            stack.enter_context(module.default_matmul_precision("highest"))
+        elif name == "torch":
+            for place in (module.backends.cudnn, module.backends.cuda.matmul):
+                stack.callback(setattr, place, "allow_tf32", place.allow_tf32)
+                place.allow_tf32 = False
+        else:
+            settings = module.config.experimental
+            stack.callback(settings.enable_tensor_float_32_execution, settings.tensor_float_32_execution_enabled())
+            settings.enable_tensor_float_32_execution(False)
+        yield
+
+
+def seed_dropout(seed: int) -> None:
+    """Set the random numbers that dropout draws on PyTorch. On other backends, they are variables of the network."""
+    if start().backend.backend() == "torch":
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def dropout_state() -> list[np.ndarray]:
+    """Return the state of the random numbers that dropout draws on PyTorch: of the processor, then of each GPU.
+
+    Each is a uint8 array. The list is empty on other backends, where variables of the network have the state.
+    """
+    if start().backend.backend() != "torch":
+        return []
+    import torch
+
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    return [state.numpy().copy() for state in states]
+
+
+def restore_dropout_state(states: Sequence[np.ndarray]) -> None:
+    """Set the random numbers of dropout to what `dropout_state` returned."""
+    if states:
+        import torch
+
+        first, *others = (torch.from_numpy(state.copy()) for state in states)
+        torch.set_rng_state(first)
+        if others and len(others) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(others)

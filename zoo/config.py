@@ -203,6 +203,21 @@ def check_precision(precision: float | None, *, multilabel: bool) -> None:
         raise UsageError("--precision needs pictures with exactly one class each; these have several labels or none.")
 
 
+def check_backend(architecture: Architecture) -> None:
+    """Check that a network can be built on the requested backend of Keras.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    wanted = backend.wanted()
+    if wanted not in architecture.backends:
+        others = " or ".join(f"KERAS_BACKEND={name}" for name in architecture.backends)
+        raise UsageError(
+            f"{architecture.name} cannot be built on the backend {wanted!r} of Keras. Set the environment variable "
+            f"{others}, or take another network."
+        )
+
+
 def resolve(
     config: FinetuneConfig, registry: Registry, reporter: Reporter, planned: Schedule | None = None
 ) -> ResolvedConfig:
@@ -227,6 +242,7 @@ def resolve(
     """
     backend.check()
     architecture, tag = registry.resolve(config.architecture)
+    check_backend(architecture)
     augmentation, parameters = policies.parse(config.augment, registry)
     source = sources.open_source(config.data, reading=config.reading)
     if config.balance and source.multilabel:

@@ -235,6 +235,10 @@ class ConversionFailed(ExportError):
     """tf2onnx cannot convert the network, or onnxruntime cannot run or quantize the converted graph."""
 
 
+class ConverterMissing(ConversionFailed):
+    """TensorFlow or tf2onnx, which convert a network to ONNX, is not installed here. Training does without them."""
+
+
 class ParityFailed(ExportError):
     """The exported file runs, but it does not compute what the trained network computes.
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from importlib import metadata
 
 import pytest
 
-from zoo import runs
+from zoo import backend, runs
 from zoo.cli import doctor, known_holes
+
+FIND = importlib.util.find_spec
 
 
 def test_the_report_of_a_sound_installation(zoo, monkeypatch, tmp_path):
@@ -19,7 +22,7 @@ def test_the_report_of_a_sound_installation(zoo, monkeypatch, tmp_path):
     ran = zoo("doctor", "--json")
     report = json.loads(ran.out)
     assert ran.code == 0, report["problems"]
-    assert report.keys() == {"versions", "plugins", "folders", "providers", "holes", "remarks", "problems"}
+    assert report.keys() == {"versions", "backend", "plugins", "folders", "providers", "holes", "remarks", "problems"}
     assert report["versions"] == runs.versions() and "CPUExecutionProvider" in report["providers"]
     assert {plugin["state"] for plugin in report["plugins"]} == {"loaded"}
     assert report["folders"]["mirror (ZOO_WEIGHTS_DIR)"] == f"{tmp_path} (1 files, 2 MB)"
@@ -28,8 +31,21 @@ def test_the_report_of_a_sound_installation(zoo, monkeypatch, tmp_path):
     text = zoo("doctor").out.splitlines()
     assert text[-2:] == ["problems", "  none"]
     assert [line for line in text if not line.startswith(" ")] == [
-        *("versions", "plugins", "folders", "onnxruntime providers", "problems")
+        *("versions", "Keras backend", "plugins", "folders", "onnxruntime providers", "problems")
     ]
+
+
+def test_the_backend_of_keras_and_what_its_lack_means(zoo, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "no_such_converter"))
+    monkeypatch.setattr(backend, "BACKENDS", ("tensorflow", "torch"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else FIND(name, *rest))
+    ran = zoo("doctor", "--json")
+    report = json.loads(ran.out)
+    assert ran.code == 1 and report["backend"]["name"] == "torch" and report["backend"]["version"] is None
+    assert any(text.startswith("KERAS_BACKEND is 'torch', which is not installed here.") for text in report["problems"])
+    assert any(text.startswith("no_such_converter cannot be found.") for text in report["remarks"])
+    assert "these packages are not installed" not in ran.out
 
 
 def test_a_mirror_that_is_not_a_folder(zoo, monkeypatch, tmp_path):
@@ -74,7 +90,7 @@ def test_columns_are_aligned_for_names_of_any_length(zoo, install_plugin):
         "zoo-a_name_of_more_than_fourteen_letters",
         "1.2",
     ]
-    versions = lines[1 : lines.index("plugins")]
+    versions = lines[1 : lines.index("Keras backend")]
     assert len({len(row) - len(row.split()[-1]) for row in versions}) == 1
 
 

@@ -47,6 +47,7 @@ def examine() -> dict[str, Any]:
     Returns:
         A dictionary that JSON can hold, with these keys:
             versions: Maps "python" and the names of packages to their versions.
+            backend: The backend of Keras, its version, and which of the backends are installed.
             plugins: The name, distribution, version and state of each plugin: "loaded", "broken", or "left out" by
                 ZOO_PLUGINS or --no-plugins. Also the seconds that it took to load; None if it was left out.
             folders: The paths and sizes of the caches and of the mirror. The entry `network` says whether downloads are
@@ -59,6 +60,7 @@ def examine() -> dict[str, Any]:
     from zoo import files, runs
 
     plugins, remarks, problems = _plugins()
+    backends = _backend(remarks, problems)
     holes = known_holes.found()
     problems += [known_holes.text(*each) for each in holes]
     problems += _package_problems()
@@ -67,6 +69,7 @@ def examine() -> dict[str, Any]:
         problems.append(f"ZOO_WEIGHTS_DIR is {str(mirror)!r}, which is not a folder")
     return {
         "versions": runs.versions(),
+        "backend": backends,
         "plugins": plugins,
         "folders": {
             "cache (ZOO_CACHE)": _folder(files.cache()),
@@ -151,7 +154,7 @@ def _package_problems() -> list[str]:
     """
     from importlib import metadata
 
-    from zoo import runs
+    from zoo import backend, runs
 
     have = set()
     for name in ("finezoo", "finezoo-runtime"):
@@ -165,7 +168,8 @@ def _package_problems() -> list[str]:
             "them removes the files of the other. Keep one: `pip uninstall finezoo-runtime`, then "
             f"{REINSTALL}."
         )
-    absent = [name for name in runs.PACKAGES if name not in runs.versions()]
+    # `_backend` tells about these.
+    absent = [name for name in runs.PACKAGES if name not in (*runs.versions(), *backend.CONVERTERS)]
     if absent:
         problems.append(
             f"these packages are not installed: {', '.join(absent)}. Type `pip install --force-reinstall finezoo` "
@@ -175,6 +179,33 @@ def _package_problems() -> list[str]:
         if find_spec(module) is None:
             problems.append(missing_text(module))
     return problems
+
+
+def _backend(remarks: list[str], problems: list[str]) -> dict[str, Any]:
+    """Return the requested backend of Keras, its version, and the installed ones. Nothing of them is imported."""
+    from importlib import metadata
+
+    from zoo import backend
+    from zoo.errors import InstallationError
+
+    try:
+        backend.check()
+    except InstallationError as error:
+        problems.append(f"{error}")
+    lacking = backend.missing_converters()
+    if lacking:
+        remarks.append(
+            f"{' and '.join(lacking)} cannot be found. Networks are trained all the same, and exported on a computer "
+            f"that has TensorFlow, or here after `pip install {' '.join(lacking)}`"
+        )
+    installed = {}
+    for name in backend.BACKENDS:
+        if find_spec(name) is not None:
+            installed[name] = "of unknown version"
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                installed[name] = metadata.version(name)
+    wanted = backend.wanted()
+    return {"name": wanted, "version": installed.get(wanted), "installed": installed}
 
 
 def _folder(path: Path, absent: str = "does not exist yet") -> str:
@@ -209,6 +240,10 @@ def table(report: dict[str, Any]) -> str:
     versions = report["versions"]
     width = max(map(len, versions))
     lines = ["versions"] + [f"  {name:<{width}}  {version}" for name, version in versions.items()]
+    chosen = report["backend"]
+    others = [f"{name} {version}" for name, version in chosen["installed"].items() if name != chosen["name"]]
+    lines += ["Keras backend", f"  {chosen['name']} {chosen['version'] or 'is not installed'}"]
+    lines[-1] += f" (also installed: {', '.join(others)}; KERAS_BACKEND chooses)" if others else ""
     lines += ["plugins", *_aligned([_cells(plugin) for plugin in report["plugins"]])]
     lines += ["folders", *_aligned(list(report["folders"].items()))]
     lines += ["onnxruntime providers", "  " + ", ".join(report["providers"])]

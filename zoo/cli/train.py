@@ -278,9 +278,7 @@ def resume(
                 return 0
             _, _, asked = unfinished.open_unfinished(folder)
             result = (
-                unfinished.resume(folder, registry, reporter, data=data, judging=judging)
-                if asked is not None
-                else None
+                unfinished.resume(folder, registry, reporter, data=data, judging=judging) if asked is not None else None
             )
     except Judged:
         return 0

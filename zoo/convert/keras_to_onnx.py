@@ -23,7 +23,7 @@ import onnx
 
 from zoo import backend, interrupts
 from zoo.convert.optimize import optimize
-from zoo.errors import ConversionFailed
+from zoo.errors import ConversionFailed, ConverterMissing
 
 if TYPE_CHECKING:
     import keras
@@ -51,6 +51,7 @@ def convert(model: keras.Model, features: keras.KerasTensor | None = None) -> on
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here.
         WriteError: The folder for temporary files is full.
     """
     keras = backend.start()
@@ -74,6 +75,7 @@ def convert_maps(model: keras.Model) -> onnx.ModelProto:
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here.
         WriteError: The folder for temporary files is full.
     """
     return _checked(model, tuple(f"map_{i}" for i in range(len(model.outputs))), "float32")
@@ -92,9 +94,25 @@ def convert_features(model: keras.Model) -> onnx.ModelProto:
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here.
         WriteError: The folder for temporary files is full.
     """
     return _checked(model, tuple(f"features_{i}" for i in range(len(model.outputs))), "uint8")
+
+
+def require_converters() -> None:
+    """Check that TensorFlow and tf2onnx are installed, without importing them.
+
+    Raises:
+        ConverterMissing: One of them is not installed here.
+    """
+    lacking = backend.missing_converters()
+    if lacking:
+        names, do, are = " and ".join(lacking), *(("converts", "is") if len(lacking) == 1 else ("convert", "are"))
+        raise ConverterMissing(
+            f"{names}, which {do} networks to ONNX, {are} not installed here. Type `pip install {' '.join(lacking)}`, "
+            "or do this on another computer."
+        )
 
 
 def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
@@ -107,8 +125,10 @@ def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.Mo
 
     Raises:
         ConversionFailed: tf2onnx cannot convert the network, or produces an invalid graph.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here.
         WriteError: The folder for temporary files is full.
     """
+    require_converters()
     convert_model = _convert_here if backend.runs_on_tensorflow() else _convert_in_child
     graph = optimize(convert_model(model, names, pixels))
     _tidy(graph)

@@ -487,7 +487,9 @@ def _misfit(hellos: Mapping[int, Mapping[str, Any]], theirs: Mapping[str, Any], 
     """Say why a process does not belong to those that have come; empty if it does."""
     index, host = theirs["index"], theirs["host"]
     if theirs["count"] != place.count:
-        return f"process {index} on {host!r} was started with --processes {theirs['count']}, process 0 with {place.count}."
+        return (
+            f"process {index} on {host!r} was started with --processes {theirs['count']}, process 0 with {place.count}."
+        )
     if index in hellos:
         return (
             f"there are two processes with the index {index}, on {hellos[index]['host']!r} and on {host!r}. Give each "

@@ -81,7 +81,12 @@ def normalize(
         return keras.layers.Rescaling(scale, offset=offset, name="normalize")(pixels)
     if mode == "caffe":
         offset = [-mean for mean in IMAGENET_MEAN_BGR]
-        return keras.layers.Rescaling(1.0, offset=offset, name="normalize")(pixels[..., ::-1])
+        if keras.backend.backend() == "torch":
+            # PyTorch has no slices with a negative step.
+            blue_green_red = keras.ops.concatenate([pixels[..., i : i + 1] for i in (2, 1, 0)], axis=-1)
+        else:
+            blue_green_red = pixels[..., ::-1]
+        return keras.layers.Rescaling(1.0, offset=offset, name="normalize")(blue_green_red)
     raise InvalidPluginData(f"normalize: mode must be tf, torch, caffe, 128, unit or none. Received: {mode!r}.")
 
 

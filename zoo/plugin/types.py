@@ -31,6 +31,7 @@ hookimpl = pluggy.HookimplMarker("zoo")
 POOLS = ("avg", "max", "flatten", "l2norm", "roi")
 # The pools that give one number per channel, so that a head can pool large feature maps with them.
 VECTOR_POOLS = ("avg", "max", "l2norm")
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "exact")
 LR_SCHEDULES = ("constant", "cosine", "one-cycle")
 
@@ -168,6 +169,8 @@ class Architecture:
             map; None if it accepts any size.
         source: Where the method and the code come from (paper, repository).
         licence: The licence of the code that builds the network.
+        backends: The backends of Keras on which the network can be built and trained; by
+            default "tensorflow", "jax" and "torch".
 
     Raises:
         InvalidPluginData: A field has a value that is not allowed.
@@ -188,6 +191,7 @@ class Architecture:
     learning_rate: float = 1e-3
     build_classifier: Callable[[tuple[int, int, int], int], keras.Model] | None = None
     classifier_size: tuple[int, int] | None = None
+    backends: tuple[str, ...] = KERAS_BACKENDS
 
     def __post_init__(self) -> None:
         require_name(self, self.name)
@@ -201,6 +205,8 @@ class Architecture:
         only = self.classifier_size
         fits = only is None or (isinstance(only, tuple) and len(only) == 2 and all(map(is_count, only)))
         require(fits, self, "classifier_size must be (height, width) or None", only)
+        known = isinstance(self.backends, tuple) and bool(self.backends) and {*self.backends} <= {*KERAS_BACKENDS}
+        require(known, self, f"backends must be some of {', '.join(KERAS_BACKENDS)}", self.backends)
         object.__setattr__(self, "input_size", tuple(self.input_size))
         size = self.input_size
         require(len(size) == 2 and all(map(is_count, size)), self, "input_size must be (height, width)", size)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import hosts
+from zoo import backend, hosts
 from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
@@ -266,6 +266,7 @@ class _Trainer:
         self._variables = NetworkVariables([self._whole.model, *(each.model for each in self._networks)])
         values = self._points.load() if self._points is not None else None
         values = jobs.same_start(self._variables, values)
+        backend.seed_dropout(self._config.seed)
         if values is None:
             return 0
         self._resumed, self._records = progress.read(values)
@@ -385,9 +386,8 @@ class _Trainer:
         self._best.offer(float("nan") if row["val_loss"] is None else row["val_loss"], number, network)
         network.set_weights(self._best.weights)
         if self._config.val_logits:
-            self._records.val_logits.append(
-                np.asarray(active.inputs.trained_part.predict(active.validation, verbose=0))
-            )
+            logits = active.inputs.trained_part.predict(active.validation, verbose=0)
+            self._records.val_logits.append(np.asarray(logits))
         self._record(active, 1, {"solution": solution})
 
     def solves(self, active: _ActivePhase) -> bool:
@@ -446,8 +446,7 @@ class _Trainer:
         self._inputs.count(active.inputs, epochs)
         # The next phase, or the export, starts from the best epoch so far.
         network.set_weights(best.weights)
-        # The steps of this phase up to the best epoch. They are zero or negative if an earlier phase has the best
-        # epoch.
+        # The steps of this phase up to the best epoch; zero or less if an earlier phase has the best epoch.
         steps *= best.epoch - len(history) + epochs
         if phase.batch_norm == "update" and steps > 0:
             recalibration = BatchNormRecalibration(

@@ -72,6 +72,8 @@ def fit(
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if phase.ema is not None else []
     callbacks = [*average, callback_of(log)]
     begun = resumed.batches if resumed is not None else 0
+    if resumed is not None:
+        backend.restore_dropout_state(resumed.dropout)
     if resumed is not None and not resumed.ended:
         progress.assign(_built_optimizer(trained_part).variables, resumed.optimizer)
         for callback in average:

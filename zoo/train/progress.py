@@ -52,12 +52,14 @@ class Place(Moment):
         seconds: How long the phase has taken.
         numbers: The number format of cached features; see `zoo.train.frozen.stats.CacheStats`.
         optimizer: The variables of the optimizer, in its order; empty if the phase has ended.
+        dropout: See `zoo.backend.dropout_state`.
     """
 
     phase: int
     seconds: float
     numbers: str = ""
     optimizer: tuple[np.ndarray, ...] = ()
+    dropout: tuple[np.ndarray, ...] = ()
 
 
 @dataclass
@@ -178,6 +180,7 @@ def capture(
     arrays = variables.capture()
     arrays |= {f"optimizer{i}": value for i, value in enumerate(place.optimizer)}
     arrays |= {f"metric{i}": value for i, value in enumerate(place.metrics)}
+    arrays |= {f"dropout{i}": value for i, value in enumerate(backend.dropout_state())}
     arrays |= {f"logits{i}": value for i, value in enumerate(records.val_logits)}
     is_latest = best.epoch == len(records.history) and not place.batches
     if best.weights is not None and not is_latest:
@@ -185,7 +188,7 @@ def capture(
     facts = {
         "layout": variables.layout,
         "active": dict(active),
-        "place": {key: value for key, value in vars(place).items() if key not in ("optimizer", "metrics")},
+        "place": {key: value for key, value in vars(place).items() if key not in ("optimizer", "metrics", "dropout")},
         "records": {key: value for key, value in vars(records).items() if key != "val_logits"},
         "best": {"epoch": best.epoch, "loss": best.loss, "is_latest": is_latest, "kept": best.weights is not None},
     }
@@ -194,8 +197,8 @@ def capture(
 
 def read(values: Values) -> tuple[Place, Records]:
     """Return where a training was, and what it had recorded, from what `capture` returned."""
-    optimizer, metrics = (tuple(_numbered(values.arrays, name)) for name in ("optimizer", "metric"))
-    place = Place(**values.facts["place"], optimizer=optimizer, metrics=metrics)
+    optimizer, metrics, dropout = (tuple(_numbered(values.arrays, name)) for name in ("optimizer", "metric", "dropout"))
+    place = Place(**values.facts["place"], optimizer=optimizer, metrics=metrics, dropout=dropout)
     records = Records(**values.facts["records"], val_logits=_numbered(values.arrays, "logits"))
     return place, records
 

@@ -15,7 +15,7 @@ import numpy as np
 from zoo import backend, runs
 from zoo.config import ResolvedConfig
 from zoo.data.dataset import Dataset
-from zoo.errors import ConversionFailed, TrainingError
+from zoo.errors import ConversionFailed, ConverterMissing, TrainingError
 from zoo.files import atomic_write
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter, counted
@@ -198,17 +198,22 @@ def features_of(
 ) -> tuple[PooledBackbone | None, list[np.ndarray]]:
     """Return the converted backbone, and the pooled features of the training pictures, each float32 (pictures, n).
 
-    The backbone is None if it cannot be converted or run; Keras has then computed the features.
+    The backbone is None if it cannot be converted or run; Keras has then computed the features. On a GPU or TPU, Keras
+    computes them in either case.
     """
     weights = resolved.weights.file
     if weights is not None:
+        place = (resolved.architecture, resolved.head, resolved.spec.size, weights, registry, reporter)
+        arguments = (data.array, data.train, config.features, reporter, stats)
         try:
-            backbone = solved.open_backbone(
-                resolved.architecture, resolved.head, resolved.spec.size, weights, registry, reporter
-            )
-            return backbone, pooled_features(backbone, data.array, data.train, config.features, reporter, stats)
+            backbone = solved.open_backbone(*place)
+            computing = solved.keras_backbone(*place) if backend.accelerated() else backbone
+            return backbone, pooled_features(computing, *arguments)
+        except ConverterMissing:
+            reporter.say("Features: Keras computes them, because TensorFlow, which converts backbones, is missing here")
         except ConversionFailed as error:
             reporter.warn(f"features are computed by Keras, which is slower: {str(error).splitlines()[0]}")
+        return None, pooled_features(solved.keras_backbone(*place), *arguments)
     keras = backend.start()
     network = build_network(resolved, registry, reporter)
     layer = network.model.get_layer("logits")
@@ -242,7 +247,7 @@ def _solve_head(
     with reporter.timing.measure("solving the head"):
         chosen = choose(groups, resolved, data, weights)
     fit = chosen.fit
-    if backbone is None:
+    if backbone is None and len(groups) == 1:
         # Keras has computed the features of the head that was requested.
         chosen = dataclasses.replace(chosen, head=resolved.head)
     held_out, loss, accuracy = len(fit.rows), None, None

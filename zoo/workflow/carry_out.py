@@ -203,6 +203,11 @@ def _trained(training: _Training) -> tuple[SolvedNetwork | keras.Model, runs.Run
     if training.record.status == "trained":
         training.logs.earlier()
         return solved.open_trained(run, training.record, training.registry, reporter), training.record
+    if backend.missing_converters():
+        reporter.say(
+            "TensorFlow, which converts networks, is not installed here. This run ends when its network is trained. "
+            "Its last message says how another computer makes the file"
+        )
     model, record = _train(training)
     if backend.started() and backend.has_accelerator():
         reporter.warn(NOT_REPEATABLE)

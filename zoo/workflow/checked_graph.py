@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zoo import backend
 from zoo.reporter import Reporter
 from zoo.workflow import solved
 from zoo.workflow.solved import SolvedNetwork
@@ -49,7 +50,7 @@ def convert_and_check(
 
     with reporter.timing.measure("converting"):
         graph = convert(model, features)
-    with reporter.timing.measure("checking parity"):
+    with reporter.timing.measure("checking parity"), backend.full_float32():
         multilabel = info.task == "multilabel"
         figures = parity.check(model, graph, pixels, multilabel=multilabel, allow_constant=allow_constant)
     reporter.say(

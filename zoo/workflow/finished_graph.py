@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo import runs
-from zoo.errors import ConstantOutput, ExportError
+from zoo.data import sources
+from zoo.errors import ConstantOutput, ConverterMissing, ExportError
 from zoo.evaluate import evaluator
 from zoo.evaluate.evaluator import Outputs
 from zoo.export.formats import Base
@@ -85,6 +87,7 @@ def convert_trained(
 
     Raises:
         ConstantOutput: The network computes the same for every picture, and `allow_chance` is False.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here. The message says where the file can be made.
     """
     reporter.say("Exporting to ONNX")
     record, dataset = trained.record, trained.dataset
@@ -99,11 +102,24 @@ def convert_trained(
             trained.model, trained.info(), pixels, reporter, allow_constant=allow_chance, features=features
         )
         return graph, info, dataclasses.replace(options, frozen=frozen)
+    except ConverterMissing as error:
+        raise ConverterMissing(f"{error} {_elsewhere(trained)}") from None
     except ConstantOutput as error:
         if keep:
             trained.run.write_record(trained.record.with_warnings([str(error)]))
         advice = verdict.export_all_the_same(trained)
         raise ConstantOutput(f"{error} {advice}") from None
+
+
+def _elsewhere(trained: TrainedModel) -> str:
+    """Return how the file is made on a computer that has TensorFlow."""
+    run, embedded = trained.run, trained.record.options["data"] == sources.EMBEDDED
+    command = shlex.join(["zoo", "export", run.id])
+    pictures = "" if embedded else " --data FOLDER`, with the folder that has the pictures there"
+    return (
+        f"The network is trained and kept in {run.folder}. Copy this folder into the folder `runs` of a computer that "
+        f"has zoo with TensorFlow, and type there: `{command}{pictures or '`'}."
+    )
 
 
 def _moved_layers(record: runs.RunRecord) -> set[str]:

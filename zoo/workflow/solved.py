@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import backend, runs
+from zoo.convert.keras_to_onnx import require_converters
 from zoo.convert.linear_head_graph import with_linear_head
 from zoo.errors import DuplicateName, InvalidPluginData, PluginMissing, RunError, UnknownName, WeightsError
 from zoo.evaluate.calibration import probabilities
@@ -31,7 +32,7 @@ from zoo.pretrained.fetch import WeightsFile
 from zoo.reporter import Reporter
 from zoo.train.evidence import more_stages
 from zoo.train.frozen import backbone as backbones
-from zoo.train.frozen.backbone import FeatureSession, PooledBackbone
+from zoo.train.frozen.backbone import FeatureSession, KerasBackbone, PooledBackbone
 from zoo.workflow.missing_plugins import load_kept, refuse
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def open_backbone(
 
     Raises:
         ConversionFailed: The backbone cannot be converted, or its graph computes other features.
+        ConverterMissing: No graph is kept, and TensorFlow or tf2onnx is not installed here.
         ZooError: The backbone cannot be built, or the weights do not fit.
     """
     key = backbone_key(architecture, head, size, weights, registry)
@@ -180,6 +182,7 @@ def open_backbone(
     if found is not None:
         reporter.say("Backbone: the converted graph of an earlier run is used")
         return found
+    require_converters()
     model = pooled_model(architecture, head, size, weights, registry, reporter)
     reporter.say("Converting the backbone to ONNX")
     with reporter.timing.measure("converting the backbone"):
@@ -187,6 +190,19 @@ def open_backbone(
     if key:
         backbones.keep(made, key)
     return dataclasses.replace(made, key=key)
+
+
+def keras_backbone(
+    architecture: Architecture,
+    head: Head,
+    size: tuple[int, int],
+    weights: WeightsFile | Path,
+    registry: Registry,
+    reporter: Reporter,
+) -> KerasBackbone:
+    """Return the backbone of an architecture as Keras runs it. The arguments are those of `open_backbone`."""
+    key = backbone_key(architecture, head, size, weights, registry)
+    return KerasBackbone(pooled_model(architecture, head, size, weights, registry, reporter), key)
 
 
 def pooled_model(

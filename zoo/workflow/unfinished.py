@@ -76,9 +76,11 @@ def resume(
             raise RunError(f"another process has continued {str(run.folder)!r} meanwhile. `zoo runs` shows its state.")
         reporter.say(f"Resuming run {run.folder}")
         if record.status != "trained":
-            run.write_record(dataclasses.replace(record, status="running", resumed=[*record.resumed, runs.now()]))
+            run.write_record(running)
 
-    running = record if record.status == "trained" else record.with_status("running")
+    running = record
+    if record.status != "trained":
+        running = dataclasses.replace(record.with_status("running"), resumed=[*record.resumed, runs.now()])
     return carry_out(resolved, dataset, registry, run, running, asked, reporter, begin, resumed=True, judging=judging)
 
 
@@ -103,7 +105,7 @@ def open_unfinished(folder: Path) -> tuple[runs.Run, runs.RunRecord, RunRequest 
             f"folder {runs.UNFINISHED!r} was removed. Start the run again: `{again}`."
         )
     asked = request_file.read(run)
-    if asked.backend != backend.wanted():
+    if asked.backend != backend.wanted() and record.status != "trained":
         raise RunError(
             f"{str(folder)!r} trains on the Keras backend {asked.backend!r}, and this is {backend.wanted()!r}. Set the "
             f"environment variable KERAS_BACKEND={asked.backend}."

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import types
 
 import numpy as np
 import pytest
@@ -276,6 +277,48 @@ def test_what_an_interrupted_run_computed_is_found(tmp_path, monkeypatch):
     made = feature_cache(tmp_path, data)
     phase_inputs(network, data, made)
     assert made.stats.found == 20 and made.stats.computed == 20
+
+
+def test_features_that_onnxruntime_and_keras_computed_are_kept_apart(tmp_path, monkeypatch):
+    """They differ in their last bits, so that training would give other weights than the library that it began with."""
+    data, network = brightness_pictures(SIZE, 1), network_in_phase("mnist_convnet", "last:1")
+    first = feature_cache(tmp_path, data)
+    phase_inputs(network, data, first)
+    assert (first.stats.engine, first.stats.computed) == ("onnxruntime", 40)
+    monkeypatch.setattr(backend, "CONVERTERS", ("no_such_converter",))
+    without = feature_cache(tmp_path, data)
+    phase_inputs(network, data, without)
+    assert (without.stats.engine, without.stats.computed, without.stats.found) == ("Keras", 40, 0)
+    monkeypatch.undo()
+    again = feature_cache(tmp_path, data)
+    phase_inputs(network, data, again)
+    assert (again.stats.computed, again.stats.found) == (0, 40)
+
+
+def test_if_onnxruntime_fails_on_the_way_all_features_are_those_of_keras(tmp_path, monkeypatch):
+    data, network = brightness_pictures(SIZE, 1), network_in_phase("mnist_convnet", "last:1")
+    monkeypatch.setattr(backend, "CONVERTERS", ("no_such_converter",))
+    made = phase_inputs(network, data, feature_cache(tmp_path / "keras", data))
+    (expected,), _ = made.train(0, data.train)
+    monkeypatch.undo()
+    monkeypatch.setattr(feature_module, "BATCH", 10)
+    whole, calls = feature_module.FrozenPart.__call__, []
+
+    def call(self, pixels):
+        calls.append(len(pixels))
+        # The first call compares with Keras.
+        if len(calls) == 3 and self._session is not None:
+            self._session = types.SimpleNamespace(get_inputs=lambda: [types.SimpleNamespace(name="x")])
+        return whole(self, pixels)
+
+    monkeypatch.setattr(feature_module.FrozenPart, "__call__", call)
+    cache = feature_cache(tmp_path / "both", data)
+    (read,), _ = phase_inputs(network, data, cache).train(0, data.train)
+    assert cache.stats.engine == "Keras" and cache.stats.computed == 40
+    # After the comparison: one batch on onnxruntime, the one that failed, and all four again.
+    assert len(calls) == 7
+    # Keras computes in batches of another size here.
+    assert np.abs(read - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ it computes features with the graph, solves the head, and exports graph and head
 
 The features that Keras computed for a few drawn pictures are kept with the graph. A later run compares its exported
 file with them, although Keras does not run then.
+
+Where Keras computes on a GPU or TPU, or where TensorFlow is not installed, `KerasBackbone` computes the features.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +26,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+import zoo_runtime
 from zoo import backend, files
 from zoo.convert.session import open_session
 from zoo.errors import ConversionFailed
-from zoo.train.frozen.part import TOLERANCE, largest_difference
+from zoo.train.frozen.part import KERAS, ONNXRUNTIME, TOLERANCE, largest_difference
 
 if TYPE_CHECKING:
     import keras
@@ -57,6 +60,57 @@ class PooledBackbone:
     def widths(self) -> tuple[int, ...]:
         """The number of features of each output."""
         return tuple(each.shape[1] for each in self.reference)
+
+    @property
+    def engine(self) -> str:
+        """The library that computes the features."""
+        return ONNXRUNTIME
+
+    def versions(self) -> list[str]:
+        """Return what decides how the features are rounded, besides the graph."""
+        return [backend.onnxruntime().__version__, zoo_runtime.__version__]
+
+    def open(self) -> FeatureSession:
+        """Return a function that computes the features of a batch."""
+        return FeatureSession(self)
+
+
+@dataclass(frozen=True)
+class KerasBackbone:
+    """A backbone that ends in pooled features, and that Keras runs.
+
+    Args:
+        model: Input float32 (batch, height, width, channels) in 0..255. Outputs as those of `PooledBackbone`.
+        key: What the model was made from, as a digest. "" if its features are not kept.
+    """
+
+    model: keras.Model
+    key: str = ""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The number of features of each output."""
+        return tuple(output.shape[1] for output in self.model.outputs)
+
+    @property
+    def engine(self) -> str:
+        """The library that computes the features."""
+        return KERAS
+
+    def versions(self) -> list[str]:
+        """Return what decides how the features are rounded, besides the model."""
+        return [backend.engine(), zoo_runtime.__version__]
+
+    def open(self) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """Return a function that computes the features of a batch, uint8 (batch, height, width, channels) in 0..255."""
+        keras = backend.start()
+
+        def compute(pixels: np.ndarray) -> list[np.ndarray]:
+            with backend.full_float32():
+                outputs = self.model.predict_on_batch(pixels.astype("float32"))
+            return [np.asarray(each) for each in keras.tree.flatten(outputs)]
+
+        return compute
 
 
 def drawn_pictures(size: tuple[int, int], channels: int) -> np.ndarray:
@@ -92,16 +146,15 @@ def convert(model: keras.Model) -> PooledBackbone:
 
     Raises:
         ConversionFailed: The model cannot be converted, or the graph computes other features.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here.
         WriteError: The folder for temporary files is full.
     """
     from zoo.convert.keras_to_onnx import convert_features
 
-    keras = backend.start()
     graph = convert_features(model)
     _, height, width, channels = model.input.shape
     pictures = drawn_pictures((height, width), channels)
-    outputs = model(keras.ops.convert_to_tensor(pictures.astype("float32")), training=False)
-    reference = [keras.ops.convert_to_numpy(each) for each in keras.tree.flatten(outputs)]
+    reference = backend.outputs_of(model, pictures.astype("float32"))
     difference = largest_difference(reference, _run(open_session(graph), pictures))
     if not difference <= TOLERANCE:
         raise ConversionFailed(f"onnxruntime's features differ from Keras's by {difference:.1e} of the greatest one.")

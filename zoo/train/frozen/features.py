@@ -30,7 +30,7 @@ from zoo.reporter import Reporter
 from zoo.train.batches import BatchFn, PhaseInputs
 from zoo.train.frozen import together
 from zoo.train.frozen.cut import Cut, digest
-from zoo.train.frozen.part import FrozenPart, Unsound
+from zoo.train.frozen.part import KERAS, FrozenPart, Unsound, expected_engine
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.frozen.store import Cache, FeatureSet, FeatureSetSpec
 from zoo.train.views import Views
@@ -117,6 +117,8 @@ class FeatureCache:
         self._writable = True
         self._filled: set[Path] = set()
         self._parts: dict[tuple[str, ...], FrozenPart] = {}
+        # Features that another library computed differ in their last bits, and are kept apart.
+        self._engine: str | None = None
         self.stats = CacheStats()
 
     def worth(self, passes: int) -> bool:
@@ -315,7 +317,8 @@ class FeatureCache:
             missing = np.unique(np.concatenate([feature_set.missing(rows.needed) for feature_set in opened]))
             missing = together.missing_in_any(missing, rows.count)
             if len(missing):
-                self._fill(tensors, opened, missing, rows.batches(missing))
+                if not self._fill(tensors, opened, missing, rows.batches(missing)):
+                    return self._open_filled(cut, later, rows)
             else:
                 self._reporter.say(
                     f"  frozen part: the features of {len(rows.needed):,} pictures are in the cache already"
@@ -365,7 +368,8 @@ class FeatureCache:
 
     def _specs(self, tensors: Sequence[keras.KerasTensor], rows: _Rows) -> list[FeatureSetSpec]:
         keras = backend.start()
-        engine = ["Keras" if backend.has_accelerator() else backend.onnxruntime().__version__]
+        self._engine = self._engine or expected_engine()
+        engine = [backend.engine() if self._engine == KERAS else backend.onnxruntime().__version__]
         engine += [zoo_runtime.__version__, keras.__version__, keras.backend.backend()]
         return [
             FeatureSetSpec(repr([self._digest(x), engine, rows.key]), rows.count, rows.needed, tuple(x.shape[1:]))
@@ -378,7 +382,7 @@ class FeatureCache:
         sets: Sequence[FeatureSet],
         rows: np.ndarray,
         batches: Iterable[Batch],
-    ) -> None:
+    ) -> bool:
         """Compute rows of feature sets and write them to the disk.
 
         Args:
@@ -387,8 +391,16 @@ class FeatureCache:
             rows: Indices of the missing rows, int64.
             batches: Batches from `_Rows.batches`. They contain at least these rows, with labels if `sets` has a set of
                 labels.
+
+        Returns:
+            False if another library than that of the sets computes. The sets are then closed; those of the other
+            library must be opened.
         """
         part = self._part_for(tensors)
+        together.require_same_engine(part.engine)
+        if part.engine != self._engine:
+            self._leave(sets, part.engine)
+            return False
         started = time.perf_counter()
         done = 0
         unfinished: list[np.ndarray] = []
@@ -401,6 +413,9 @@ class FeatureCache:
         timed = self._reporter.timing.measure("computing the frozen part")
         with timed, self._reporter.progress("frozen part") as progress:
             for places, values, labels in together.computed(batches, lambda pixels: part(pixels.astype("float32"))):
+                if part.engine != self._engine:
+                    together.refuse_other_engine(part.note)
+                    break
                 for feature_set, new in zip(sets, values if labels is None else [*values, labels], strict=True):
                     feature_set.write(places, new)
                 unfinished.append(places)
@@ -410,6 +425,9 @@ class FeatureCache:
                 progress(done, len(rows))
         if unfinished:
             finish()
+        if part.engine != self._engine:
+            self._leave(sets, part.engine)
+            return False
         seconds = time.perf_counter() - started
         self.stats.engine = part.engine
         self.stats.computed += done
@@ -422,6 +440,13 @@ class FeatureCache:
             f"  frozen part: the features of {done:,} pictures were computed in {seconds:.1f} s on {part.engine}, "
             f"{size / 1e6:,.0f} MB kept as {sets[0].numbers}"
         )
+        return True
+
+    def _leave(self, sets: Sequence[FeatureSet], engine: str) -> None:
+        """Close the sets of one library, because another one computes from now on."""
+        self._engine = engine
+        for feature_set in sets:
+            feature_set.close()
 
     def _digest(self, tensor: keras.KerasTensor) -> str:
         if id(tensor) not in self._digests:

@@ -1,7 +1,8 @@
 """Runs the frozen part of a network, on onnxruntime if possible and on Keras otherwise.
 
-The frozen part runs on Keras if Keras computes on a GPU or TPU, or if the conversion to ONNX fails. It also runs on
-Keras if the outputs of onnxruntime differ from those of Keras, or if onnxruntime fails while it computes.
+The frozen part runs on Keras if Keras computes on a GPU or TPU, or if the conversion to ONNX fails, as it does where
+TensorFlow is not installed. It also runs on Keras if the outputs of onnxruntime differ from those of Keras, or if
+onnxruntime fails while it computes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 # The greatest difference accepted, relative to the greatest value of a tensor.
 TOLERANCE = 1e-4
+ONNXRUNTIME, KERAS = "onnxruntime", "Keras"
+
+
+def expected_engine() -> str:
+    """Return which library will compute a frozen part, if nothing fails: "onnxruntime" or "Keras"."""
+    return KERAS if backend.has_accelerator() or backend.missing_converters() else ONNXRUNTIME
 
 
 class Unsound(Exception):
@@ -46,17 +53,12 @@ class FrozenPart:
         keras = backend.start()
         self._model = keras.Model(network.inputs[0], list(tensors))
         self._session: Any = None
-        self.engine, self.note, self.sound = "Keras", "", True
-        # The model is called without tracing it, which would take longer than computing these few pictures.
-        pixels = keras.ops.convert_to_tensor(sample)
-        expected, training = (
-            [keras.ops.convert_to_numpy(x) for x in _as_list(self._model(pixels, training=mode))]
-            for mode in (False, True)
-        )
+        self.engine, self.note, self.sound = KERAS, "", True
+        expected, training = (backend.outputs_of(self._model, sample, training=mode) for mode in (False, True))
         if any(len(values) != len(sample) for values in expected) or largest_difference(expected, training) > TOLERANCE:
             self.sound = False
             return
-        if not backend.has_accelerator():
+        if expected_engine() == ONNXRUNTIME:
             self._convert(expected, sample)
 
     def _convert(self, expected: Sequence[np.ndarray], sample: np.ndarray) -> None:
@@ -81,7 +83,7 @@ class FrozenPart:
             self.note = f"onnxruntime's outputs differ from Keras's by {difference:.1e} of their greatest value"
             self._session = None
         elif self._session is not None:
-            self.engine = "onnxruntime"
+            self.engine = ONNXRUNTIME
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute the outputs of the frozen part for a batch of pictures.
@@ -103,9 +105,10 @@ class FrozenPart:
                 return self._session.run(None, {self._session.get_inputs()[0].name: pixels})
             except Exception as error:
                 # onnxruntime's exceptions share no base class. Keras may succeed where onnxruntime runs out of memory.
-                self._session, self.engine = None, "Keras"
+                self._session, self.engine = None, KERAS
                 self.note = f"onnxruntime failed: {str(error).splitlines()[0]}"
-        return [np.asarray(values) for values in _as_list(self._model.predict_on_batch(pixels))]
+        with backend.full_float32():
+            return [np.asarray(values) for values in _as_list(self._model.predict_on_batch(pixels))]
 
 
 def largest_difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:

@@ -1,4 +1,4 @@
-"""Computes the pooled features of pictures with a converted backbone, and keeps them on the disk for later runs."""
+"""Computes the pooled features of pictures with a backbone, and keeps them on the disk for later runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-import zoo_runtime
-from zoo import backend, files
+from zoo import files
 from zoo.data.memory import MappedRows, temporary
 from zoo.reporter import Reporter
-from zoo.train.frozen.backbone import FeatureSession, PooledBackbone
+from zoo.train.frozen.backbone import KerasBackbone, PooledBackbone
 from zoo.train.frozen.features import BATCH, BATCH_PIXELS, FINISHED_TOGETHER, FeatureCacheConfig
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.frozen.store import Cache, FeatureSet, FeatureSetSpec
@@ -24,7 +23,7 @@ Compute = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def pooled_features(
-    backbone: PooledBackbone,
+    backbone: PooledBackbone | KerasBackbone,
     array: np.ndarray,
     rows: np.ndarray,
     config: FeatureCacheConfig | None,
@@ -36,7 +35,7 @@ def pooled_features(
     Features are not kept if the backbone is not, if the cache is off, or if they do not fit on the disk.
 
     Args:
-        backbone: The converted backbone.
+        backbone: The backbone, converted or in Keras.
         array: Decoded pictures, uint8 (pictures, height, width, channels) in 0..255.
         rows: Indices of the pictures that are needed, int64, ascending.
         config: Settings of the feature cache; None turns it off.
@@ -50,7 +49,7 @@ def pooled_features(
         ConversionFailed: ONNX Runtime cannot run the backbone.
     """
     compute = _computing(backbone, array)
-    stats.engine = "onnxruntime"
+    stats.engine = backbone.engine
     sets = _open(backbone, len(array), rows, config) if config and backbone.key and config.pictures else None
     if sets is None:
         return _compute_for_now(compute, backbone, rows, array, reporter, stats)
@@ -84,12 +83,11 @@ def pooled_features(
 
 
 def _open(
-    backbone: PooledBackbone, count: int, rows: np.ndarray, config: FeatureCacheConfig
+    backbone: PooledBackbone | KerasBackbone, count: int, rows: np.ndarray, config: FeatureCacheConfig
 ) -> list[FeatureSet] | None:
     """Open one feature set for each output of the backbone; None if they cannot be kept."""
-    versions = [backend.onnxruntime().__version__, zoo_runtime.__version__]
     specs = [
-        FeatureSetSpec(repr([backbone.key, i, versions, config.pictures]), count, rows, (width,))
+        FeatureSetSpec(repr([backbone.key, i, backbone.versions(), config.pictures]), count, rows, (width,))
         for i, width in enumerate(backbone.widths)
     ]
     try:
@@ -99,14 +97,14 @@ def _open(
         return None
 
 
-def _computing(backbone: PooledBackbone, array: np.ndarray) -> Compute:
+def _computing(backbone: PooledBackbone | KerasBackbone, array: np.ndarray) -> Compute:
     """Return a function that computes the features of the pictures with given indices."""
     pixels = MappedRows(array)
-    opened: list[FeatureSession] = []
+    opened: list[Compute] = []
 
     def compute(chosen: np.ndarray) -> list[np.ndarray]:
         if not opened:
-            opened.append(FeatureSession(backbone))
+            opened.append(backbone.open())
         return opened[0](pixels[chosen])
 
     return compute
@@ -126,7 +124,7 @@ def _read(feature_set: FeatureSet, rows: np.ndarray) -> np.ndarray:
 
 def _compute_for_now(
     compute: Compute,
-    backbone: PooledBackbone,
+    backbone: PooledBackbone | KerasBackbone,
     rows: np.ndarray,
     array: np.ndarray,
     reporter: Reporter,
@@ -172,4 +170,4 @@ def _compute_all(
     seconds = time.perf_counter() - started
     stats.computed += done
     stats.seconds_computing += seconds
-    reporter.say(f"Features: those of {done:,} pictures were computed in {seconds:.1f} s on onnxruntime")
+    reporter.say(f"Features: those of {done:,} pictures were computed in {seconds:.1f} s on {stats.engine}")

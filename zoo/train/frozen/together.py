@@ -77,9 +77,31 @@ def refuse(error: OSError, folder: Path) -> None:
         ) from error
 
 
-def computed(
-    batches: Iterable[Batch], compute: Callable[[np.ndarray], Sequence[np.ndarray]]
-) -> Iterator[Computed]:
+def require_same_engine(engine: str) -> None:
+    """Check that the same library computes features in all processes.
+
+    Raises:
+        HostsError: It does not.
+    """
+    team = _several()
+    if team is not None:
+        team.require_same("the computation of features", {"library": engine})
+
+
+def refuse_other_engine(note: str) -> None:
+    """If there are other processes, raise an error, because another library computes in this one from now on.
+
+    Raises:
+        HostsError: There are other processes.
+    """
+    if _several() is not None:
+        raise HostsError(
+            f"{note}. The other processes compute features with onnxruntime, so that this one cannot use Keras. Let "
+            "every process have more memory, or set --cache-size 0."
+        )
+
+
+def computed(batches: Iterable[Batch], compute: Callable[[np.ndarray], Sequence[np.ndarray]]) -> Iterator[Computed]:
     """Compute the features of batches; several processes take turns, and tell each other.
 
     Args:
