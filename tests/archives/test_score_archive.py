@@ -41,7 +41,7 @@ def test_a_folder_has_the_answers_of_predict_bit_for_bit(zoo, model, folder, tmp
     ran = zoo("predict", model, folder, "--out", tmp_path / "out", "--slice", 10)
     assert ran.code == 1, ran.err
     assert "Scored     27 pictures in 3 parts, of which 3 could not be read" in ran.out
-    assert "over: 1 .txt" in ran.out and "pictures/s" in ran.out
+    assert "Left out   1 .txt" in ran.out and "pictures/s" in ran.out
     rows, lines = answers(tmp_path / "out"), printed(folder)
     assert len(rows) == 27 and rows.keys() == lines.keys()
     assert all(same(rows[path], lines[path]) for path in rows)
