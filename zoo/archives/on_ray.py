@@ -17,10 +17,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-import zoo_runtime
 from zoo import interrupts
 from zoo.archives.parts import PIECE_BYTES, Piece, pieces
 from zoo.archives.scoring import Scorer
@@ -305,7 +305,8 @@ def _knock(address: str) -> None:
 
 def _own_packages() -> list[Path]:
     """Return the folders of the packages that workers import: zoo and zoo_runtime."""
-    return [Path(__file__).resolve().parents[1], Path(str(zoo_runtime.__file__)).resolve().parent]
+    specs = [find_spec(name) for name in ("zoo", "zoo_runtime")]
+    return [Path(str(spec.origin)).resolve().parent for spec in specs if spec is not None]
 
 
 def _line(error: BaseException) -> str:
