@@ -19,7 +19,11 @@ pytest.importorskip("pyarrow")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoo.archives.parts import CLASSES
+from zoo.archives import parts
+from zoo.archives.ledger import Job, Ledger
+from zoo.archives.parts import CLASSES, pieces
+from zoo.archives.scoring import Scorer
+from zoo.archives.sources import Shard
 from zoo_runtime import Predictor
 
 
@@ -37,7 +41,7 @@ def test_a_folder_has_the_answers_of_predict_bit_for_bit(zoo, model, folder, tmp
     ran = zoo("predict", model, folder, "--out", tmp_path / "out", "--slice", 10)
     assert ran.code == 1, ran.err
     assert "Scored     27 pictures in 3 parts, of which 3 could not be read" in ran.out
-    assert "over: 1 .txt" in ran.out and "pictures/s" in ran.out
+    assert "Left out   1 .txt" in ran.out and "pictures/s" in ran.out
     rows, lines = answers(tmp_path / "out"), printed(folder)
     assert len(rows) == 27 and rows.keys() == lines.keys()
     assert all(same(rows[path], lines[path]) for path in rows)
@@ -282,6 +286,35 @@ def test_missing_packages_are_named(zoo, model, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     ran = zoo("predict", model, folder, "--out", tmp_path / "out2")
     assert ran.code == 1 and "pip install 'finezoo[tables]'" in ran.err
+
+
+def test_a_machine_that_does_not_see_the_pictures_says_so(model, tmp_path):
+    """Its pictures must not become rows with errors: another machine, or the next command, may see them."""
+    lost = [Shard(kind, "x", str(tmp_path / "gone"), "", ("gone/1.jpg",)) for kind in ("pictures", "tar", "parquet")]
+    for shard in lost:
+        (piece,) = pieces(Scorer(model), shard)
+        assert "All machines of a cluster must see the pictures at the same path" in piece.problem
+
+
+def test_large_answers_travel_in_pieces(model, folder, tmp_path, monkeypatch):
+    """A broken attempt is forgotten when another one begins; pieces of two attempts are never mixed."""
+    monkeypatch.setattr(parts, "PIECE_BYTES", 1000)
+    paths = tuple(str(path) for path in sorted((folder / "000").iterdir()))
+    shard = Shard("pictures", "x", str(folder), "f", paths)
+    scorer = Scorer(model)
+    first, second = list(pieces(scorer, shard)), list(pieces(scorer, shard))
+    assert len(second) > 3
+    ledger = Ledger(tmp_path / "out")
+    with ledger.held(Job("m", ("a",), (), {})):
+        assert [ledger.receive(piece, shard) for piece in first[:2]] == [None, None]
+        # The third piece of the first attempt was lost.
+        assert ledger.receive(first[3], shard) is None
+        figures = [ledger.receive(piece, shard) for piece in second]
+        assert figures[:-1] == [None] * (len(second) - 1) and figures[-1].pictures == 24
+        assert ledger.receive(second[0], shard) is None
+        assert ledger.part(shard.id).read_bytes() == b"".join(piece.data for piece in second)
+        assert ledger.finished() == {shard.id: "f"}
+    assert not list((tmp_path / "out").glob(".*.partial"))
 
 
 def test_two_processes_do_not_write_to_one_folder(zoo, model, folder, tmp_path):

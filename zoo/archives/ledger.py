@@ -129,9 +129,10 @@ class Ledger:
         for key, what in words.items():
             if found.get(key) != wanted[key]:
                 detail = _difference(found.get(key), wanted[key]) if key == "options" else ""
+                same = "Give the same options to go on, or a new folder" if detail else "Give a new folder"
                 raise UsageError(
-                    f"the answers in {str(self.folder)!r} are {what}{detail}. Give a new folder with --out DIR, so "
-                    "that they are not mixed up."
+                    f"the answers in {str(self.folder)!r} are {what}{detail}. {same} with --out DIR, so that they are "
+                    "not mixed up."
                 )
 
     def finished(self) -> dict[str, str]:

@@ -13,11 +13,13 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from zoo import interrupts
 from zoo.archives.parts import PIECE_BYTES, Piece, pieces
@@ -30,6 +32,8 @@ from zoo.errors import InstallationError, UsageError
 BEGINNINGS = 4
 # The fewest shards that Ray gets at once, and how many for each actor.
 SHARDS, SHARDS_PER_WORKER = 1000, 16
+# The thread of Ray that prints what it does about lost workers.
+LISTENER = "ray_listen_error_messages"
 # How long a cluster may take to answer, in seconds.
 KNOCK_SECONDS = 10
 
@@ -219,10 +223,43 @@ def _start(ray: Any, address: str, workers: int | None, threads: int, model_byte
 
 @contextlib.contextmanager
 def _without_foreign_lines() -> Iterator[None]:
-    """Keep lines that the C++ code of Ray prints to stderr off the terminal; they mean nothing to a user.
+    """Keep lines that Ray prints for itself off the terminal: they mean nothing to a user, and are in its log files.
 
-    What Python prints to `sys.stderr` still arrives. The lines are also in Ray's log files.
+    Its C++ code prints to stderr, and a thread of it prints to stdout that a worker was lost and is replaced. What zoo
+    prints still arrives.
     """
+    out = sys.stdout
+    sys.stdout = cast(TextIO, _WithoutThread(out))
+    try:
+        with _own_stderr():
+            yield
+    finally:
+        sys.stdout = out
+
+
+class _WithoutThread:
+    """A stream that drops what the listening thread of Ray writes.
+
+    Args:
+        stream: Where everything else goes.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, unless it is Ray's."""
+        if threading.current_thread().name == LISTENER:
+            return len(text)
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _own_stderr() -> Iterator[None]:
+    """Lead the descriptor of stderr nowhere, and `sys.stderr` to where it led before."""
     try:
         shown = os.dup(2)
     except OSError:
@@ -267,11 +304,9 @@ def _knock(address: str) -> None:
 
 
 def _own_packages() -> list[Path]:
-    """Return the folders of the packages that workers import."""
-    import zoo
-    import zoo_runtime
-
-    return [Path(os.path.dirname(str(module.__file__))) for module in (zoo, zoo_runtime)]
+    """Return the folders of the packages that workers import: zoo and zoo_runtime."""
+    specs = [find_spec(name) for name in ("zoo", "zoo_runtime")]
+    return [Path(str(spec.origin)).resolve().parent for spec in specs if spec is not None]
 
 
 def _line(error: BaseException) -> str:

@@ -122,7 +122,7 @@ def _summary(scored: Scored, out: Path) -> str:
     if counts:
         lines.append(f"Labels     {', '.join(counts)}")
     if scored.passed_over:
-        lines.append(f"Passed     over: {scored.passed_over}")
+        lines.append(f"Left out   {scored.passed_over}")
     if scored.now and scored.seconds:
         workers = f", {scored.workers} workers" if scored.workers > 1 else ""
         lines.append(f"Speed      {scored.now / scored.seconds:.1f} pictures/s, {scored.seconds:.0f} s{workers}")
