@@ -164,6 +164,7 @@ def test_a_budget_that_is_too_small_says_so(zoo, tmp_path, monkeypatch):
         (["--budget", "soon"], 2, "must be a time such as 30m"),
         (["--budget", "5"], 2, "must be a time such as 30m"),
         (["--address", "here:1"], 2, "--address goes with --ray"),
+        (["--ray", "--address", "127.0.0.1:9", "--networks", "mobilenetv2"], 2, "there is no Ray cluster at"),
         (["--trial-cpus", "1"], 2, "--trial-cpus goes with --ray"),
         (["--resume", "nowhere"], 2, "there is no sweep in 'nowhere'"),
         (["--resume", "nowhere", "--sizes", "96"], 2, "Leave out --sizes"),
@@ -174,6 +175,8 @@ def test_a_budget_that_is_too_small_says_so(zoo, tmp_path, monkeypatch):
     ],
 )
 def test_wrong_requests_are_refused(zoo, tmp_path, monkeypatch, arguments, code, message):
+    if "--ray" in arguments:
+        pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'finezoo[ray]'")
     monkeypatch.chdir(tmp_path)
     ran = zoo("sweep", *arguments)
     assert ran.code == code and message in ran.err, ran.err

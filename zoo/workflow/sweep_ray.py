@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # How often Ray starts a trial again whose worker was lost.
 MAX_FAILURES = 5
+# How long a cluster has to answer, in seconds.
+PATIENCE = 10.0
 METRIC, TIME = "accuracy", "folds"
 # Ray is asked to leave alone what zoo does itself.
 SETTINGS = {
@@ -102,11 +104,14 @@ class Cluster:
         if self._address is None:
             options |= {"include_dashboard": False}
         try:
+            if self._address is not None:
+                _reach(self._address)
             ray.init(self._address, **options)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            why = (getattr(error, "strerror", None) or str(error)).splitlines()[0].rstrip(".")
             raise UsageError(
-                f"there is no Ray cluster at {self._address or 'this computer'!r}: {str(error).splitlines()[0]} Start "
-                "one with `ray start --head --port 6379`, or leave out --address to use this computer alone."
+                f"there is no Ray cluster at {self._address or 'this computer'!r}: {why}. Start one with `ray start "
+                "--head --port 6379`, or leave out --address to use this computer alone."
             ) from None
         found = ray.cluster_resources().get("CPU", 0.0)
         if max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0) < self._cpus:
@@ -194,6 +199,20 @@ class Cluster:
         sweep.stopped |= over
         sweep.save()
         return over
+
+
+def _reach(address: str) -> None:
+    """Check that something listens at an address. Ray would try for ten minutes.
+
+    Args:
+        address: HOST:PORT, or another form of Ray's, such as "auto" or "ray://...", which is not checked.
+
+    Raises:
+        OSError: Nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
 def _values(folder: TrialFolder, steps: Sequence[int]) -> dict[str, Any]:
