@@ -109,7 +109,7 @@ def test_the_best_trial_is_exported_and_nothing_is_done_twice(zoo, networks, pho
 def test_a_crash_is_retried_and_ctrl_c_keeps_everything(networks, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["--data", str(photos), "--networks", "conv4", "--sizes", "24", "--schedules", "head-only"]
-    words += ["--epochs", "120", "--batch-size", "4"]
+    words += ["--epochs", "40", "--batch-size", "4"]
     process = subprocess.Popen(
         [sys.executable, "-m", "zoo", "sweep", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

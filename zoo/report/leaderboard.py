@@ -54,6 +54,7 @@ def render(found: Mapping[str, Any]) -> str:
     return environment.from_string(folder.joinpath("leaderboard.html.jinja").read_text("utf-8")).render(
         **found,
         best=winner,
+        key="exact_match" if "exact_match" in (found["test"] or {}) else "accuracy",
         style=shared_style() + folder.joinpath("comparison.css").read_text("utf-8"),
         at=lambda value: f"{100 * (value - low) / (high - low):.2f}",
         low=low,

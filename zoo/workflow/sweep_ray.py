@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -171,6 +172,15 @@ class Cluster:
             sweep.stopped = True
             return True
         self._parts += 1
+        storage, name = sweep.requested.output.absolute() / "ray", f"{os.getpid()}-part{self._parts}"
+
+        class Lines(tune.Callback):
+            """Says what a trial has reached, as soon as Ray knows."""
+
+            def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+                done = next(each for each in todo if _values(each, steps) == trial.config["trial"])
+                sweep.tell(done, done.answers(result[TIME]))
+
         found = tune.Tuner(
             tune.with_resources(carry_out, {"cpu": self._cpus}),
             param_space={"trial": tune.grid_search([_values(folder, steps) for folder in todo])},
@@ -183,8 +193,9 @@ class Cluster:
                 trial_dirname_creator=lambda each: each.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=f"{os.getpid()}-part{self._parts}",
-                storage_path=str(sweep.requested.output.absolute() / "ray"),
+                name=name,
+                storage_path=str(storage),
+                callbacks=[Lines()],
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 verbose=0,
             ),
@@ -195,7 +206,9 @@ class Cluster:
             answers = folder.latest()
             if answers is None and not folder.facts().get("problem") and not over:
                 folder.note(problem=f"Ray gave up: {errors[0] if errors else 'no worker could carry it out'}")
-            sweep.tell(folder, answers)
+                sweep.tell(folder, None)
+        # Everything is in the folders of the trials.
+        shutil.rmtree(storage, ignore_errors=True)
         sweep.stopped |= over
         sweep.save()
         return over
