@@ -105,6 +105,7 @@ def test_the_best_trial_is_exported_and_nothing_is_done_twice(zoo, networks, pho
 
 
 @pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_a_crash_is_retried_and_ctrl_c_keeps_everything(networks, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -68,5 +68,5 @@ def _state(row: Mapping[str, Any]) -> str:
     """Return what became of a trial, in words."""
     if row["state"] != "out":
         return STATES[row["state"]]
-    folds = row["folds"]
+    folds = row["out_after"]
     return "out after the solved head" if not folds else f"out after {folds} fold{'' if folds == 1 else 's'}"
