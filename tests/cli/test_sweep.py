@@ -105,11 +105,12 @@ def test_the_best_trial_is_exported_and_nothing_is_done_twice(zoo, networks, pho
 
 
 @pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_a_crash_is_retried_and_ctrl_c_keeps_everything(networks, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["--data", str(photos), "--networks", "conv4", "--sizes", "24", "--schedules", "head-only"]
-    words += ["--epochs", "120", "--batch-size", "4"]
+    words += ["--epochs", "40", "--batch-size", "4"]
     process = subprocess.Popen(
         [sys.executable, "-m", "zoo", "sweep", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -164,6 +165,7 @@ def test_a_budget_that_is_too_small_says_so(zoo, tmp_path, monkeypatch):
         (["--budget", "soon"], 2, "must be a time such as 30m"),
         (["--budget", "5"], 2, "must be a time such as 30m"),
         (["--address", "here:1"], 2, "--address goes with --ray"),
+        (["--ray", "--address", "127.0.0.1:9", "--networks", "mobilenetv2"], 2, "there is no Ray cluster at"),
         (["--trial-cpus", "1"], 2, "--trial-cpus goes with --ray"),
         (["--resume", "nowhere"], 2, "there is no sweep in 'nowhere'"),
         (["--resume", "nowhere", "--sizes", "96"], 2, "Leave out --sizes"),
@@ -174,6 +176,8 @@ def test_a_budget_that_is_too_small_says_so(zoo, tmp_path, monkeypatch):
     ],
 )
 def test_wrong_requests_are_refused(zoo, tmp_path, monkeypatch, arguments, code, message):
+    if "--ray" in arguments:
+        pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'finezoo[ray]'")
     monkeypatch.chdir(tmp_path)
     ran = zoo("sweep", *arguments)
     assert ran.code == code and message in ran.err, ran.err

@@ -396,6 +396,9 @@ def training_values(values: dict[str, Any], **others: Any) -> FinetuneConfig:
     from zoo.config import FinetuneConfig
 
     values = {**values, **others}
+    for name in ("hold_out", "judge_only"):
+        # They say how a command works, not what comes out.
+        values.pop(name, None)
     pool = values.pop("pool") or {}
     head = {key: values.pop(key) for key in ("hidden", "dropout", "weight_l1", "weight_l2", "reduce")}
     overrides = {key.removeprefix(OVERRIDE): values.pop(key) for key in list(values) if key.startswith(OVERRIDE)}

@@ -272,7 +272,7 @@ def _reading(values: Mapping[str, Any]) -> Any:
 
 def _note(row: Row) -> str:
     stages = {0: "the solved head", 1: "1 fold"}
-    out = f"out after {stages.get(row.folds or 0, f'{row.folds} folds')}"
+    out = f"out after {stages.get(row.out_after or 0, f'{row.out_after} folds')}"
     notes = {"winner": "take this one", "close": "as good", "behind": "", "out": out}
     return {**notes, "unfinished": "unfinished", "waiting": "not begun"}.get(row.state, row.state)
 

@@ -54,6 +54,7 @@ def render(found: Mapping[str, Any]) -> str:
     return environment.from_string(folder.joinpath("leaderboard.html.jinja").read_text("utf-8")).render(
         **found,
         best=winner,
+        key="exact_match" if "exact_match" in (found["test"] or {}) else "accuracy",
         style=shared_style() + folder.joinpath("comparison.css").read_text("utf-8"),
         at=lambda value: f"{100 * (value - low) / (high - low):.2f}",
         low=low,
@@ -67,5 +68,5 @@ def _state(row: Mapping[str, Any]) -> str:
     """Return what became of a trial, in words."""
     if row["state"] != "out":
         return STATES[row["state"]]
-    folds = row["folds"]
+    folds = row["out_after"]
     return "out after the solved head" if not folds else f"out after {folds} fold{'' if folds == 1 else 's'}"

@@ -311,6 +311,7 @@ def _judge(work: Sweep, judge_heads: Any, ladder: Any) -> None:
     """Judge the solved heads, and then the trials of the best pairs."""
     requested = work.requested
     heads: tuple[str, ...] = ()
+    solved: list[Answers] = []
     if requested.random:
         pairs = [each.trial.pair for each in work.heads]
         of_pair = {each.trial.pair: each.trial for each in work.heads}
@@ -329,30 +330,46 @@ def _judge(work: Sweep, judge_heads: Any, ladder: Any) -> None:
             least=sweep_ladder.LEAST_PAIRS,
         )
         of_pair = {work.folders[name].trial.pair: work.folders[name].trial for name in best}
+        solved = [answers[name] for name in best]
         pairs, heads = list(of_pair), best if requested.heads_compete else ()
         work.reached |= {name: 0 for name in answers if name not in best or not requested.heads_compete}
     names = dict.fromkeys(requested.schedules or DEFAULT_SCHEDULES)
+    # The solved head was judged on all folds, unless there are very many pictures.
+    every_fold = any(len(each.right) > _fold_at_most(each, requested) for each in solved)
     for pair, schedule in sweep_ladder.dealt(pairs, [name for name in names if name != HEAD]):
         trial = of_pair[pair]
-        words = _trial_words(requested, schedule, work.registry)
+        words = _trial_words(requested, schedule, work.registry, every_fold)
         folder = TrialFolder(Trial(trial.network, trial.size, schedule, words), requested.output.absolute())
         if folder.facts().get("problem"):
             folder.note(problem=None)
         work.trials[folder.trial.key] = folder
     work.alive = (*heads, *work.trials)
-    pictures = next((each.training_pictures for each in work.answered(heads).values()), None)
-    ladder(work, sweep_ladder.rungs(requested.folds or FOLDS, pictures))
+    ladder(work, sweep_ladder.rungs(requested.folds or FOLDS, next((each.training_pictures for each in solved), None)))
 
 
-def _trial_words(requested: SweepConfig, schedule: str, registry: Registry) -> tuple[str, ...]:
-    """Return the options of a trial. One whose schedule decides by evidence has folds of its own accord."""
-    if requested.folds is None and not schedules.find(schedule, registry).by_evidence:
+def _fold_at_most(answers: Answers, requested: SweepConfig) -> float:
+    """Return how many pictures one fold has at most, with some room for groups of near-duplicates."""
+    return 1.5 * answers.training_pictures / (requested.folds or FOLDS)
+
+
+def _trial_words(requested: SweepConfig, schedule: str, registry: Registry, every_fold: bool) -> tuple[str, ...]:
+    """Return the options of a trial.
+
+    Args:
+        requested: What the user requested.
+        schedule: The schedule.
+        registry: The loaded plugins.
+        every_fold: Whether a schedule that decides by evidence answers all folds too. By itself, it ends after some
+            hundred pictures; the others would then be compared with it on these alone.
+    """
+    if requested.folds is None and (every_fold or not schedules.find(schedule, registry).by_evidence):
         return (*requested.words, "--cv", str(FOLDS))
     return requested.words
 
 
 def _ladder(work: Sweep, rungs: Sequence[int]) -> None:
     """Judge all trials on the first rung, a third of them on the second one, and so on."""
+    folds = work.requested.folds or FOLDS
     while True:
         work.rung = next(rung for rung in rungs if rung > work.rung)
         folders = [work.trials[name] for name in work.alive if name in work.trials]
@@ -362,7 +379,7 @@ def _ladder(work: Sweep, rungs: Sequence[int]) -> None:
             return
         _check_answers(work, answers)
         # Without solved heads, the number of pictures is known only now.
-        rungs = sweep_ladder.rungs(rungs[-1], next(iter(answers.values())).training_pictures)
+        rungs = sweep_ladder.rungs(folds, next(iter(answers.values())).training_pictures)
         cut = any(each.answers(work.rung) is None and not each.facts().get("problem") for each in folders)
         if cut or work.rung >= rungs[-1]:
             return

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # How often Ray starts a trial again whose worker was lost.
 MAX_FAILURES = 5
+# How long a cluster has to answer, in seconds.
+PATIENCE = 10.0
 METRIC, TIME = "accuracy", "folds"
 # Ray is asked to leave alone what zoo does itself.
 SETTINGS = {
@@ -102,11 +105,14 @@ class Cluster:
         if self._address is None:
             options |= {"include_dashboard": False}
         try:
+            if self._address is not None:
+                _reach(self._address)
             ray.init(self._address, **options)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            why = (getattr(error, "strerror", None) or str(error)).splitlines()[0].rstrip(".")
             raise UsageError(
-                f"there is no Ray cluster at {self._address or 'this computer'!r}: {str(error).splitlines()[0]} Start "
-                "one with `ray start --head --port 6379`, or leave out --address to use this computer alone."
+                f"there is no Ray cluster at {self._address or 'this computer'!r}: {why}. Start one with `ray start "
+                "--head --port 6379`, or leave out --address to use this computer alone."
             ) from None
         found = ray.cluster_resources().get("CPU", 0.0)
         if max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0) < self._cpus:
@@ -166,6 +172,15 @@ class Cluster:
             sweep.stopped = True
             return True
         self._parts += 1
+        storage, name = sweep.requested.output.absolute() / "ray", f"{os.getpid()}-part{self._parts}"
+
+        class Lines(tune.Callback):
+            """Says what a trial has reached, as soon as Ray knows."""
+
+            def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+                done = next(each for each in todo if _values(each, steps) == trial.config["trial"])
+                sweep.tell(done, done.answers(result[TIME]))
+
         found = tune.Tuner(
             tune.with_resources(carry_out, {"cpu": self._cpus}),
             param_space={"trial": tune.grid_search([_values(folder, steps) for folder in todo])},
@@ -178,8 +193,9 @@ class Cluster:
                 trial_dirname_creator=lambda each: each.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=f"{os.getpid()}-part{self._parts}",
-                storage_path=str(sweep.requested.output.absolute() / "ray"),
+                name=name,
+                storage_path=str(storage),
+                callbacks=[Lines()],
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 verbose=0,
             ),
@@ -190,10 +206,26 @@ class Cluster:
             answers = folder.latest()
             if answers is None and not folder.facts().get("problem") and not over:
                 folder.note(problem=f"Ray gave up: {errors[0] if errors else 'no worker could carry it out'}")
-            sweep.tell(folder, answers)
+                sweep.tell(folder, None)
+        # Everything is in the folders of the trials.
+        shutil.rmtree(storage, ignore_errors=True)
         sweep.stopped |= over
         sweep.save()
         return over
+
+
+def _reach(address: str) -> None:
+    """Check that something listens at an address. Ray would try for ten minutes.
+
+    Args:
+        address: HOST:PORT, or another form of Ray's, such as "auto" or "ray://...", which is not checked.
+
+    Raises:
+        OSError: Nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
 def _values(folder: TrialFolder, steps: Sequence[int]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Row:
         schedule: The schedule.
         state: One of the states of this module.
         folds: After how many folds it was judged last; 0 is the solved head. None if it was not judged.
+        out_after: After how many folds of the others it went out; None if it did not.
         accuracy: The fraction of right answers to held-out pictures, in 0..1.
         accuracy_interval: The bounds of its 95 % confidence interval.
         pictures: The number of held-out pictures.
@@ -51,6 +52,7 @@ class Row:
     schedule: str
     state: str
     folds: int | None
+    out_after: int | None
     accuracy: float | None
     accuracy_interval: tuple[float, float] | None
     pictures: int
@@ -146,6 +148,7 @@ def _row(folder: TrialFolder, reached: Mapping[str, int], alive: Sequence[str], 
         schedule=trial.schedule,
         state=state,
         folds=None if latest is None else latest.step,
+        out_after=reached.get(name),
         accuracy=None if latest is None else latest.accuracy,
         accuracy_interval=None if latest is None else latest.accuracy_interval,
         pictures=0 if latest is None else len(latest.right),

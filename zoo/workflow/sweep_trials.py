@@ -291,7 +291,8 @@ def _checked(folder: TrialFolder, step: int, seconds: float) -> Answers | None:
         weights: Mapping[str, Any] = runs.Run(run).read_record().weights if run is not None else {}
         wanted = [word for word in folder.trial.words if word.startswith("--weights")]
         if weights.get("random") and not wanted:
-            folder.note(problem=f"no pretrained weights are here: {weights.get('reason') or 'no plugin lists any'}")
+            why = weights.get("reason") or "no plugin lists any"
+            folder.note(problem=f"no pretrained weights are here: {why}. --weights none tries random ones.")
             return None
         return folder.take_answers(step, seconds)
     except (RunError, KeyError) as error:
