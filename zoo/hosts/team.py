@@ -470,13 +470,15 @@ def _gathered(
                 )
                 break
             # A program that is not zoo may look what listens here.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, TypeError, KeyError):
                 theirs = Channel(connected, lambda ending: None).first(10.0).facts
                 problem = _misfit(hellos, theirs, place)
                 if problem:
                     _answer({0: connected}, {"problem": problem})
                     break
                 sockets[theirs["index"]], hellos[theirs["index"]] = connected, theirs
+                continue
+            connected.close()
         else:
             return sockets, hellos
     _answer(sockets, {"problem": problem})
@@ -487,7 +489,8 @@ def _misfit(hellos: Mapping[int, Mapping[str, Any]], theirs: Mapping[str, Any], 
     """Say why a process does not belong to those that have come; empty if it does."""
     index, host = theirs["index"], theirs["host"]
     if theirs["count"] != place.count:
-        return f"process {index} on {host!r} was started with --processes {theirs['count']}, process 0 with {place.count}."
+        count = theirs["count"]
+        return f"process {index} on {host!r} was started with --processes {count}, process 0 with {place.count}."
     if index in hellos:
         return (
             f"there are two processes with the index {index}, on {hellos[index]['host']!r} and on {host!r}. Give each "

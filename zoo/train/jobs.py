@@ -149,9 +149,7 @@ def same_start(variables: NetworkVariables, values: Values | None) -> Values | N
     return Values({**message.facts, "layout": variables.layout}, message.arrays)
 
 
-def same_end(
-    variables: NetworkVariables, network: Network, best: BestWeights, history: list[dict[str, Any]]
-) -> None:
+def same_end(variables: NetworkVariables, network: Network, best: BestWeights, history: list[dict[str, Any]]) -> None:
     """Give all processes what process 0 has after a phase: the variables, the best epoch and the history.
 
     Args:

@@ -54,9 +54,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 @contextlib.contextmanager
-def spread(
-    trained_part: keras.Model, batches: Any, validation: Any
-) -> Iterator[tuple[Any, Any]]:
+def spread(trained_part: keras.Model, batches: Any, validation: Any) -> Iterator[tuple[Any, Any]]:
     """Put a compiled model on the devices of all processes inside this context. Alone, nothing changes.
 
     Args:

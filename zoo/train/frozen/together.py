@@ -77,9 +77,7 @@ def refuse(error: OSError, folder: Path) -> None:
         ) from error
 
 
-def computed(
-    batches: Iterable[Batch], compute: Callable[[np.ndarray], Sequence[np.ndarray]]
-) -> Iterator[Computed]:
+def computed(batches: Iterable[Batch], compute: Callable[[np.ndarray], Sequence[np.ndarray]]) -> Iterator[Computed]:
     """Compute the features of batches; several processes take turns, and tell each other.
 
     Args:
