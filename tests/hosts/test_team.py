@@ -11,13 +11,13 @@ import pytest
 from processes import free_port
 
 from zoo.errors import HostsError
-from zoo.hosts import Abandoned, Place
+from zoo.hosts import Abandoned, Place, meeting
 from zoo.hosts import team as teams
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setenv(teams.TIMEOUT, "20")
+    monkeypatch.setenv(meeting.TIMEOUT, "20")
 
 
 def meet(places, facts):
@@ -25,7 +25,7 @@ def meet(places, facts):
 
     def one(place, fact):
         try:
-            return teams._met(place, fact, lambda text: None)
+            return teams.met(place, fact, lambda text: None)
         except HostsError as error:
             return error
 
@@ -120,7 +120,7 @@ def test_processes_that_do_not_belong_together(second, facts, words):
 
 
 def test_processes_that_do_not_come(monkeypatch):
-    monkeypatch.setenv(teams.TIMEOUT, "0.5")
+    monkeypatch.setenv(meeting.TIMEOUT, "0.5")
     (error,) = meet(places(3, free_port())[:1], [{}])
     assert "1 of 3 processes have come. Lacking: 1, 2." in str(error)
     port = free_port()
@@ -130,7 +130,7 @@ def test_processes_that_do_not_come(monkeypatch):
 
 def test_a_port_that_is_not_free():
     port = free_port()
-    with teams._server(port + 1):
+    with meeting._server(port + 1):
         (error,) = meet([Place(2, 0, "127.0.0.1", port)], [{}])
     assert f"port {port + 1} of this host is not free" in str(error)
 
@@ -139,9 +139,9 @@ def test_another_program_calls():
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(teams._met, Place(2, 0, "127.0.0.1", port), {}, lambda text: None)
-        with teams._connected(Place(2, 1, "127.0.0.1", port), 10) as caller:
+        with meeting._connected(Place(2, 1, "127.0.0.1", port), 10) as caller:
             caller.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        second = teams._met(Place(2, 1, "127.0.0.1", port), {}, lambda text: None)
+        second = teams.met(Place(2, 1, "127.0.0.1", port), {}, lambda text: None)
     assert first.result().names == second.names == (socket.gethostname(),) * 2
     first.result().end(None)
     second.end(None)

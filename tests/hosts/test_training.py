@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pytest
-
 from processes import Process, greatest_difference, history, only_run, together
 
 # 1259 training pictures: the last batch has 11, which two devices cannot share. Dropout, class weights, averaged
