@@ -77,5 +77,5 @@ def test_what_is_missing_is_named(monkeypatch):
     pytest.importorskip("jax")
     with pytest.raises(UsageError, match="--process-index I and --coordinator HOST:PORT cannot be found out"):
         find_place(2, None, None, {})
-    with pytest.raises(UsageError, match="RANK must be a whole number. Received: 'one'"):
+    with pytest.raises(UsageError, match=r"RANK must be a whole number. Received: 'one'"):
         find_place("auto", None, None, {"RANK": "one"})

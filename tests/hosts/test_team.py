@@ -138,7 +138,7 @@ def test_a_port_that_is_not_free():
 def test_another_program_calls():
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(teams._met, Place(2, 0, "127.0.0.1", port), {}, lambda text: None)
+        first = pool.submit(teams.met, Place(2, 0, "127.0.0.1", port), {}, lambda text: None)
         with meeting._connected(Place(2, 1, "127.0.0.1", port), 10) as caller:
             caller.sendall(b"GET / HTTP/1.1\r\n\r\n")
         second = teams.met(Place(2, 1, "127.0.0.1", port), {}, lambda text: None)

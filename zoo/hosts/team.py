@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -76,7 +77,7 @@ class Team:
     def connect(self, sockets: Mapping[int, socket.socket]) -> None:
         """Take over the connections to the other processes."""
         for index, each in sockets.items():
-            self._channels[index] = Channel(each, lambda ending, index=index: self._ended(index, ending))
+            self._channels[index] = Channel(each, functools.partial(self._ended, index))
         for channel in self._channels.values():
             channel.listen()
 
